@@ -1,0 +1,1 @@
+"""Prefect flows and the adapters to MLflow, BentoML, Evidently and the machine."""
