@@ -18,6 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.special import expit
 
 from ecg_lib.filtering import FS_HZ
 
@@ -318,7 +319,7 @@ class _Block:
         windows = beats.windows(part)
         similarity = _similarity(windows, windows, config)
         steepness = config.same_shape_steepness
-        sameness = 1 / (1 + np.exp(-(similarity - config.same_shape) * steepness))
+        sameness = expit((similarity - config.same_shape) * steepness)
         np.fill_diagonal(sameness, 1.0)
         rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
         known = np.isfinite(rr_prev)

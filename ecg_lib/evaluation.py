@@ -1,0 +1,293 @@
+"""Score beats as EC57 and WFDB's ``bxb`` do, with intervals over subjects.
+
+A detection belongs to an annotation when both are within 150 ms
+(:func:`ecg_lib.detection.match_beats`). Of V: a matched V called V is a true positive; a V that
+was called N, or not found, or lies where nothing could be read is a false negative; a matched N
+or S called V, or a detection that belongs to no annotation called V, is a false positive. F and Q
+called V do not count (EC57), and do in the strict variant. Detections and annotations inside
+ventricular flutter are left out, and counted apart. ``bxb`` scores from minute five on; here the
+start is an argument, and both are published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from typing import NamedTuple, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.annotations import Annotations
+from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
+
+LEARNING_PERIOD_S = 300.0
+"""Seconds at the start of a record that EC57 leaves to the algorithm (clause 4.2)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BeatCounts:
+    """What became of the beats of one record, or of several added up."""
+
+    beats: int = 0
+    """Annotated beats, of any class."""
+    found: int = 0
+    """Annotated beats with a detection."""
+    extra: int = 0
+    """Detections without an annotation."""
+    v_beats: int = 0
+    v_found: int = 0
+    """V beats with a detection, whatever it was called."""
+    v_true: int = 0
+    """V called V."""
+    v_false: int = 0
+    """N, S or no beat at all called V."""
+    v_false_fq: int = 0
+    """F or Q called V."""
+    n_beats: int = 0
+    """Annotated N and S beats."""
+    n_true: int = 0
+    """N or S called N."""
+    n_wrong: int = 0
+    """Matched N or S called V."""
+    v_wrong: int = 0
+    """Matched V called N."""
+    abstained: int = 0
+    """Matched detections that were reported as unreadable."""
+    in_flutter: int = 0
+    """Annotations and detections inside flutter, in none of the above."""
+
+    def __add__(self, other: Self) -> Self:
+        return type(self)(
+            **{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)}
+        )
+
+    @property
+    def qrs_sensitivity(self) -> float:
+        """Share of the annotated beats that were found (QRS Se)."""
+        return _ratio(self.found, self.beats)
+
+    @property
+    def qrs_predictivity(self) -> float:
+        """Share of the detections that are beats (QRS +P)."""
+        return _ratio(self.found, self.found + self.extra)
+
+    @property
+    def v_sensitivity(self) -> float:
+        """VEB Se."""
+        return _ratio(self.v_true, self.v_beats)
+
+    @property
+    def v_predictivity(self) -> float:
+        """VEB +P."""
+        return _ratio(self.v_true, self.v_true + self.v_false)
+
+    @property
+    def v_f1(self) -> float:
+        """Harmonic mean of VEB Se and +P."""
+        return _ratio(2 * self.v_true, self.v_true + self.v_false + self.v_beats)
+
+    @property
+    def v_f1_strict(self) -> float:
+        """F1 with F and Q called V counted as false."""
+        return _ratio(2 * self.v_true, self.v_true + self.v_false + self.v_false_fq + self.v_beats)
+
+    @property
+    def v_false_positive_rate(self) -> float:
+        """Share of what is not V that was called V (VEB FPR = FP / (TN + FP))."""
+        return _ratio(self.v_false, self.n_true + self.v_false)
+
+    @property
+    def accuracy(self) -> float:
+        """Share of the matched, readable N, S and V beats that got the right class."""
+        right = self.n_true + self.v_true
+        return _ratio(right, right + self.n_wrong + self.v_wrong)
+
+    @property
+    def accuracy_with_detection(self) -> float:
+        """Accuracy with missed N, S and V beats and extra detections counted as wrong."""
+        right = self.n_true + self.v_true
+        return _ratio(right, self.n_beats + self.v_beats + self.extra)
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else float("nan")
+
+
+def score_beats(
+    annotations: Annotations,
+    *,
+    detections: NDArray[np.int64],
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_] | None = None,
+    fs: float,
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+) -> BeatCounts:
+    """Score the beats of one record against its annotations.
+
+    Parameters
+    ----------
+    annotations : Annotations
+        Reference annotations.
+    detections : ndarray of int64, shape (n_detections,)
+        Ascending positions in samples of the record.
+    is_v : ndarray of bool, shape (n_detections,)
+        True where the detection was called V.
+    is_readable : ndarray of bool, shape (n_detections,), optional
+        False where the detection was reported as unreadable; its class then does not count, and
+        a V beat there is missed.
+    fs : float
+        Sampling rate of the record in Hz.
+    start_s, stop_s : float
+        Annotations and detections outside are left out, after matching.
+
+    Returns
+    -------
+    BeatCounts
+
+    """
+    readable = np.ones(len(detections), dtype=np.bool_) if is_readable is None else is_readable
+    beats, classes = annotations.beat_samples, annotations.beat_classes
+    beat_in_flutter = annotations.is_in_flutter(beats)
+    found_in_flutter = annotations.is_in_flutter(detections)
+    match = match_beats(beats, detections, tolerance=round(MATCH_TOLERANCE_S * fs))
+
+    first, last = start_s * fs, stop_s * fs
+    counts_beat = ~beat_in_flutter & (beats >= first) & (beats < last)
+    is_matched = match.of_detected >= 0
+    # A matched detection is counted with its annotation, an extra one by its own position.
+    counts_found = ~found_in_flutter & np.where(
+        is_matched,
+        counts_beat[match.of_detected],
+        (detections >= first) & (detections < last),
+    )
+    truth = (
+        np.where(is_matched, classes[match.of_detected], "-")
+        if len(classes)
+        else (np.full(len(detections), "-"))
+    )
+    called_v = is_v & readable & counts_found
+    called_n = ~is_v & readable & counts_found
+    is_n = np.isin(truth, ["N", "S"])
+    is_fq = np.isin(truth, ["F", "Q"])
+    v_beats = counts_beat & (classes == "V")
+    return BeatCounts(
+        beats=int(counts_beat.sum()),
+        found=int((counts_beat & (match.of_reference >= 0)).sum()),
+        extra=int((counts_found & ~is_matched).sum()),
+        v_beats=int(v_beats.sum()),
+        v_found=int((v_beats & (match.of_reference >= 0)).sum()),
+        v_true=int((called_v & (truth == "V")).sum()),
+        v_false=int((called_v & (is_n | ~is_matched)).sum()),
+        v_false_fq=int((called_v & is_fq).sum()),
+        n_beats=int((counts_beat & np.isin(classes, ["N", "S"])).sum()),
+        n_true=int((called_n & is_n).sum()),
+        n_wrong=int((called_v & is_n).sum()),
+        v_wrong=int((called_n & (truth == "V")).sum()),
+        abstained=int((counts_found & is_matched & ~readable).sum()),
+        in_flutter=int(beat_in_flutter.sum() + found_in_flutter.sum()),
+    )
+
+
+def add_up(counts: Sequence[BeatCounts]) -> BeatCounts:
+    """Add up the counts of several records (EC57's gross statistics)."""
+    return sum(counts[1:], counts[0]) if counts else BeatCounts()
+
+
+class Interval(NamedTuple):
+    """A figure and its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    counts_by_subject: Sequence[BeatCounts],
+    statistic: Callable[[BeatCounts], float],
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Estimate a gross figure with a percentile bootstrap over subjects.
+
+    Beats of one person are alike, so persons are drawn, not beats.
+
+    Parameters
+    ----------
+    counts_by_subject : sequence of BeatCounts
+        One entry for each subject.
+    statistic : callable
+        Figure of added-up counts, such as ``lambda counts: counts.v_f1``.
+    seed : int
+        Seed of the resampling.
+    n_resamples : int
+        Number of bootstrap samples.
+    confidence : float
+        Share of the resamples inside the interval.
+
+    Returns
+    -------
+    Interval
+
+    """
+    resampled = _resample(counts_by_subject, seed=seed, n_resamples=n_resamples)
+    values = np.array([statistic(counts) for counts in resampled])
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(values, [tail, 1 - tail])
+    return Interval(statistic(add_up(counts_by_subject)), float(low), float(high))
+
+
+def paired_bootstrap(
+    ours: Sequence[BeatCounts],
+    theirs: Sequence[BeatCounts],
+    statistic: Callable[[BeatCounts], float],
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    confidence: float = 0.90,
+) -> Interval:
+    """Estimate the difference of a figure between two classifiers on the same subjects.
+
+    Parameters
+    ----------
+    ours, theirs : sequence of BeatCounts
+        One entry for each subject, in one order.
+
+    Returns
+    -------
+    Interval
+        Of ``statistic(ours) - statistic(theirs)``.
+
+    Raises
+    ------
+    ValueError
+        If both do not have the same number of subjects.
+
+    """
+    if len(ours) != len(theirs):
+        msg = f"both must have the same subjects, got {len(ours)} and {len(theirs)}"
+        raise ValueError(msg)
+    pairs = zip(
+        _resample(ours, seed=seed, n_resamples=n_resamples),
+        _resample(theirs, seed=seed, n_resamples=n_resamples),
+        strict=True,
+    )
+    differences = np.array([statistic(a) - statistic(b) for a, b in pairs])
+    tail = (1 - confidence) / 2
+    low, high = np.nanquantile(differences, [tail, 1 - tail])
+    estimate = statistic(add_up(ours)) - statistic(add_up(theirs))
+    return Interval(estimate, float(low), float(high))
+
+
+def _resample(
+    counts_by_subject: Sequence[BeatCounts], *, seed: int, n_resamples: int
+) -> list[BeatCounts]:
+    names = [f.name for f in fields(BeatCounts)]
+    table = np.array([[getattr(counts, name) for name in names] for counts in counts_by_subject])
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(table), size=(n_resamples, len(table)))
+    sums = table[drawn].sum(axis=1)
+    return [BeatCounts(**dict(zip(names, row.tolist(), strict=True))) for row in sums]

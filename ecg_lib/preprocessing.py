@@ -1,0 +1,175 @@
+"""The one way from samples to the input of the network.
+
+Training, evaluation, the HTTP service and the command line all call :func:`prepare_beats`;
+nothing else in the project filters a signal, looks for R-peaks or cuts a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.beats import BeatConfig, extract_beats
+from ecg_lib.detection import DetectionConfig, detect_r_peaks
+from ecg_lib.errors import SignalTooShortError
+from ecg_lib.filtering import (
+    FS_HZ,
+    BandPassConfig,
+    band_pass,
+    check_sampling_rate,
+    resample,
+    robust_scale,
+)
+from ecg_lib.quality import (
+    QualityConfig,
+    Stretch,
+    find_unreadable,
+    is_inside,
+    measure_rail_share,
+)
+
+MIN_DURATION_S = 2.0
+"""Shortest signal in seconds that can be prepared; what is served must be longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingConfig:
+    """All constants between a signal and the network; saved in the bundle."""
+
+    band_pass: BandPassConfig = field(default_factory=BandPassConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    beats: BeatConfig = field(default_factory=BeatConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedBeats:
+    """The beats of one signal, in time order; every array has one row for each R-peak."""
+
+    r_peaks: NDArray[np.int64]
+    """Positions in samples of the given signal."""
+
+    windows: NDArray[np.float32]
+    """Shape ``(n_beats, 360, 2)``, see :class:`ecg_lib.beats.BeatFeatures`."""
+
+    features: NDArray[np.float32]
+    """Shape ``(n_beats, len(FEATURE_NAMES))``."""
+
+    rr_prev_s: NDArray[np.float64]
+    rr_next_s: NDArray[np.float64]
+    qrs_width_s: NDArray[np.float64]
+    amplitude_mv: NDArray[np.float64]
+    """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
+
+    is_readable: NDArray[np.bool_]
+    """False for detections in a stretch that cannot be read."""
+
+    unreadable: tuple[Stretch, ...]
+    """Stretches that cannot be read, in samples of the given signal."""
+
+    duration_s: float
+    """Length of the signal in seconds."""
+
+    unreadable_s: float
+    """Seconds of it that cannot be read."""
+
+    @property
+    def readable_s(self) -> float:
+        """Seconds of the signal that can be read."""
+        return self.duration_s - self.unreadable_s
+
+    def __len__(self) -> int:
+        return len(self.r_peaks)
+
+
+def prepare_beats(
+    signal_mv: NDArray[np.floating],
+    *,
+    fs: float,
+    r_peaks: NDArray[np.int64] | None = None,
+    config: PreprocessingConfig | None = None,
+) -> PreparedBeats:
+    """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        One lead in mV.
+    fs : float
+        Its sampling rate in Hz, 100 to 1000.
+    r_peaks : ndarray of int64, optional
+        R-peaks in samples of `signal_mv`, to use instead of the detector's (for evaluation with
+        reference R-peaks).
+    config : PreprocessingConfig, optional
+
+    Returns
+    -------
+    PreparedBeats
+
+    Raises
+    ------
+    InvalidSamplingRateError
+        If `fs` is out of range.
+    NonFiniteSignalError
+        If a sample is NaN or infinite.
+    SignalTooShortError
+        If the signal is shorter than two seconds.
+
+    """
+    config = config or PreprocessingConfig()
+    check_sampling_rate(fs)
+    duration_s = len(signal_mv) / fs
+    if duration_s < MIN_DURATION_S:
+        msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"
+        raise SignalTooShortError(msg)
+    resampled = resample(signal_mv, fs=fs)
+    peaks = (
+        detect_r_peaks(resampled.signal, config=config.detection)
+        if r_peaks is None
+        else resampled.from_source(r_peaks)
+    )
+    unreadable = find_unreadable(
+        resampled.signal,
+        peaks,
+        rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
+        config=config.quality,
+    )
+    filtered = band_pass(
+        resampled.signal,
+        low_hz=config.band_pass.low_hz,
+        high_hz=config.band_pass.high_hz,
+        order=config.band_pass.order,
+    )
+    beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
+    last = len(signal_mv)
+    return PreparedBeats(
+        r_peaks=np.minimum(resampled.to_source(peaks), last - 1) if r_peaks is None else r_peaks,
+        windows=beats.windows,
+        features=beats.features,
+        rr_prev_s=beats.rr_prev_s,
+        rr_next_s=beats.rr_next_s,
+        qrs_width_s=beats.qrs_width_s,
+        amplitude_mv=_measure_amplitude(filtered, peaks),
+        is_readable=~is_inside(peaks, unreadable),
+        unreadable=tuple(
+            Stretch(
+                min(round(start / resampled.ratio), last),
+                min(round(stop / resampled.ratio), last),
+                reason,
+            )
+            for start, stop, reason in unreadable
+        ),
+        duration_s=duration_s,
+        unreadable_s=sum(stop - start for start, stop, _ in unreadable) / FS_HZ,
+    )
+
+
+def _measure_amplitude(
+    filtered_mv: NDArray[np.float64], peaks: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    half = round(0.1 * FS_HZ)
+    padded = np.pad(filtered_mv, half, mode="edge")
+    around = padded[peaks[:, None] + np.arange(2 * half + 1)]  # (n_beats, 73)
+    return np.asarray(np.ptp(around, axis=1))
