@@ -8,17 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import StrEnum
 
+from ecg_lib.bundle import DataSource
 from ecg_lib.evaluation import BeatCounts, add_up, bootstrap_interval, paired_bootstrap
-
-
-class DataSource(StrEnum):
-    """What a model was trained on."""
-
-    MITDB = "mitdb"
-    DIRECTORY = "directory"
-    SIMULATED = "simulated"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

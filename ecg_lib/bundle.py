@@ -1,0 +1,281 @@
+"""The bundle: one directory with all that a classifier is, and what is known about it.
+
+::
+
+    network.onnx             logit of V from windows and features
+    config.json              preprocessing, RuleGuard, calibration, threshold
+    metrics.json             figures with intervals, and counts of each subject
+    out_of_fold.parquet      the prediction of every development beat by a network that had not
+                             seen its subject
+    drift_reference.parquet  what monitoring compares with, see ecg_lib.monitoring
+    golden.json              requests with their answers, see ecg_lib.golden
+    model_card.md
+    manifest.json            where it comes from, and the SHA-256 of each of the other files
+
+It is written once and never changed; its hash is that of its manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import TypeAdapter, ValidationError
+
+from ecg_lib.calibration import Calibration
+from ecg_lib.errors import BundleError, BundleIntegrityError
+from ecg_lib.preprocessing import PreprocessingConfig
+from ecg_lib.rule_guard import RuleGuardConfig
+
+BUNDLE_FORMAT: Final = 1
+NETWORK: Final = "network.onnx"
+CONFIG: Final = "config.json"
+METRICS: Final = "metrics.json"
+OUT_OF_FOLD: Final = "out_of_fold.parquet"
+DRIFT_REFERENCE: Final = "drift_reference.parquet"
+GOLDEN: Final = "golden.json"
+MODEL_CARD: Final = "model_card.md"
+MANIFEST: Final = "manifest.json"
+_CONTENT: Final = (
+    NETWORK, CONFIG, METRICS, OUT_OF_FOLD, DRIFT_REFERENCE, GOLDEN, MODEL_CARD,
+)  # fmt: skip
+
+
+class DataSource(StrEnum):
+    """What a classifier was trained on."""
+
+    MITDB = "mitdb"
+    SIMULATED = "simulated"
+
+
+class BundleSource(StrEnum):
+    """Who made a bundle."""
+
+    SHIPPED = "shipped"
+    """It came with the software."""
+    TRAINED = "trained"
+    """A pipeline run here made it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClassifierConfig:
+    """Everything between a signal and a class but the network's weights.
+
+    Raises
+    ------
+    ValueError
+        If the threshold is not a probability.
+
+    """
+
+    preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    rule_guard: RuleGuardConfig = field(default_factory=RuleGuardConfig)
+    calibration: Calibration = field(default_factory=Calibration)
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold < 1:
+            msg = f"threshold must be above 0 and below 1, got {self.threshold!r}"
+            raise ValueError(msg)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """Where a bundle comes from."""
+
+    created_at: str
+    """UTC, ISO 8601."""
+    source: BundleSource
+    data_source: DataSource
+    dataset_version: str
+    git_commit: str
+    """Commit of the training code, with ``+changes`` when the tree was not clean."""
+    run_id: str
+    """MLflow run that trained it."""
+    seed: int
+    library_versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Manifest:
+    format: int
+    provenance: Provenance
+    files: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Bundle:
+    """A bundle on disk whose files have the hashes of its manifest."""
+
+    directory: Path
+    provenance: Provenance
+    config: ClassifierConfig
+    metrics: dict[str, Any]
+    hash: str
+    """SHA-256 of the manifest, and so of everything in the bundle."""
+
+    @property
+    def network(self) -> Path:
+        """File of the ONNX graph."""
+        return self.directory / NETWORK
+
+    @property
+    def golden(self) -> Path:
+        """File of the golden requests."""
+        return self.directory / GOLDEN
+
+    @property
+    def model_card(self) -> str:
+        """Text of the model card, Markdown."""
+        return (self.directory / MODEL_CARD).read_text(encoding="utf-8")
+
+    def read_drift_reference(self) -> pa.Table:
+        """Read what monitoring compares with."""
+        return pq.read_table(self.directory / DRIFT_REFERENCE)
+
+    def read_out_of_fold(self) -> pa.Table:
+        """Read the out-of-fold predictions."""
+        return pq.read_table(self.directory / OUT_OF_FOLD)
+
+
+def write_config(config: ClassifierConfig) -> str:
+    """Write a configuration as JSON text that :func:`read_config` gives back equal."""
+    return json.dumps(asdict(config), indent=2)
+
+
+def read_config(text: str | bytes) -> ClassifierConfig:
+    """Read a configuration.
+
+    Raises
+    ------
+    BundleError
+        If a field is missing, unknown or out of range.
+
+    """
+    try:
+        config = TypeAdapter(ClassifierConfig).validate_json(text)
+    except ValidationError as error:
+        msg = f"{CONFIG} is no configuration of a classifier: {error}"
+        raise BundleError(msg) from error
+    # Fields that this version does not know would be dropped, and the answer would be another.
+    if json.loads(write_config(config)) != json.loads(text):
+        msg = f"{CONFIG} has fields that this version does not know, or lacks some"
+        raise BundleError(msg)
+    return config
+
+
+def write_bundle(
+    directory: Path,
+    *,
+    network: Path,
+    config: ClassifierConfig,
+    provenance: Provenance,
+    metrics: Mapping[str, Any],
+    out_of_fold: pa.Table,
+    drift_reference: pa.Table,
+    golden: str,
+    model_card: str,
+) -> Bundle:
+    """Write a bundle into a directory that does not exist yet, whole or not at all.
+
+    Parameters
+    ----------
+    directory : Path
+        Where the bundle goes.
+    network : Path
+        The ONNX graph, which is copied.
+    config, provenance, metrics, out_of_fold, drift_reference, golden, model_card
+        Content of the files, see the module.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    BundleError
+        If the directory exists.
+
+    """
+    if directory.exists():
+        msg = f"a bundle is written once, got the existing directory {directory.name}"
+        raise BundleError(msg)
+    draft = directory.with_name(f".{directory.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    shutil.copyfile(network, draft / NETWORK)
+    (draft / CONFIG).write_text(write_config(config), encoding="utf-8")
+    (draft / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    pq.write_table(out_of_fold, draft / OUT_OF_FOLD)
+    pq.write_table(drift_reference, draft / DRIFT_REFERENCE)
+    (draft / GOLDEN).write_text(golden, encoding="utf-8")
+    (draft / MODEL_CARD).write_text(model_card, encoding="utf-8")
+    manifest = _Manifest(
+        format=BUNDLE_FORMAT,
+        provenance=provenance,
+        files={name: _sha256(draft / name) for name in _CONTENT},
+    )
+    (draft / MANIFEST).write_text(
+        json.dumps(asdict(manifest), indent=2, sort_keys=True), encoding="utf-8"
+    )
+    draft.rename(directory)
+    return read_bundle(directory)
+
+
+def read_bundle(directory: Path) -> Bundle:
+    """Read a bundle and check the hash of every file.
+
+    Raises
+    ------
+    BundleError
+        If there is no bundle, or one of another format.
+    BundleIntegrityError
+        If a file is missing, changed or not in the manifest.
+
+    """
+    try:
+        text = (directory / MANIFEST).read_bytes()
+        manifest = TypeAdapter(_Manifest).validate_json(text)
+    except OSError as error:
+        msg = f"there is no bundle in {directory.name}: {error.strerror}"
+        raise BundleError(msg) from error
+    except ValidationError as error:
+        msg = f"{MANIFEST} of {directory.name} cannot be read: {error}"
+        raise BundleError(msg) from error
+    if manifest.format != BUNDLE_FORMAT:
+        msg = f"the bundle must have format {BUNDLE_FORMAT}, got {manifest.format}"
+        raise BundleError(msg)
+    _check_files(directory, manifest)
+    return Bundle(
+        directory=directory,
+        provenance=manifest.provenance,
+        config=read_config((directory / CONFIG).read_bytes()),
+        metrics=json.loads((directory / METRICS).read_text(encoding="utf-8")),
+        hash=hashlib.sha256(text).hexdigest(),
+    )
+
+
+def _check_files(directory: Path, manifest: _Manifest) -> None:
+    present = {path.name for path in directory.iterdir()} - {MANIFEST}
+    if present != set(manifest.files) or present != set(_CONTENT):
+        odd = sorted((present ^ set(manifest.files)) | (present ^ set(_CONTENT)))
+        msg = f"the files of a bundle must be those of its manifest, these are not: {odd}"
+        raise BundleIntegrityError(msg)
+    for name, expected in manifest.files.items():
+        found = _sha256(directory / name)
+        if found != expected:
+            msg = f"{name} must have the SHA-256 {expected[:12]} of the manifest, got {found[:12]}"
+            raise BundleIntegrityError(msg)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,162 @@
+"""Where things are: directories, ports and addresses, from the environment (prefix ``ECG_``).
+
+Only *where*. What is computed lives in frozen dataclasses beside the code and travels in the
+bundle; what is done this time comes as flow parameters.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ecg_lib.errors import ConfigurationError
+
+
+class Profile(StrEnum):
+    """How much work a pipeline run does."""
+
+    QUICK = "quick"
+    """Minutes on two cores."""
+    FULL = "full"
+    """As long as it pays."""
+
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
+
+
+class Settings(BaseSettings):
+    """The settings of every process of the platform.
+
+    Each field is the environment variable ``ECG_<NAME>``; an empty variable counts as unset.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="ECG_", env_ignore_empty=True, frozen=True)
+
+    home: AbsolutePath = Field(
+        default=Path("var"), validate_default=True, description="Where runs write everything."
+    )
+    mitdb_dir: AbsolutePath | None = Field(
+        default=None, description="Directory of the MIT-BIH records; downloaded when unset."
+    )
+    nstdb_dir: AbsolutePath | None = Field(
+        default=None, description="Directory of the MIT-BIH noise records, for noise evaluation."
+    )
+    physionet_url: str = Field(
+        default="https://physionet.org/files/mitdb/1.0.0/",
+        description="Where MIT-BIH is downloaded from.",
+    )
+    profile: Profile = Field(default=Profile.QUICK, description="Size of a pipeline run.")
+    fresh: bool = Field(default=False, description="Start with an empty registry.")
+
+    service_host: str = Field(default="127.0.0.1", description="Address the service listens on.")
+    service_port: Port = Field(default=3000, description="Port of the service.")
+    prefect_port: Port = Field(default=4200, description="Port of the Prefect server and UI.")
+    mlflow_port: Port = Field(default=5000, description="Port of the MLflow server and UI.")
+
+    mlflow_tracking_uri: str | None = Field(
+        default=None, description="MLflow server; the SQLite file under home when unset."
+    )
+    study_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the Optuna studies; SQLite when unset."
+    )
+    monitoring_url: str | None = Field(
+        default=None, description="SQLAlchemy URL of the monitoring database; SQLite when unset."
+    )
+    ledger_remote: str | None = Field(
+        default=None, description="Git remote that the release ledger is pushed to."
+    )
+
+    api_keys_file: AbsolutePath | None = Field(
+        default=None, description="File of hashed API keys; without it no key is asked for."
+    )
+    patient_key_file: AbsolutePath | None = Field(
+        default=None, description="Key of the patient hashes; made under home when unset."
+    )
+    rate_limit_per_min: int = Field(
+        default=0, ge=0, description="Requests a client may send in a minute; 0 is no limit."
+    )
+
+    @property
+    def data_dir(self) -> Path:
+        """Downloaded and simulated records."""
+        return self.home / "data"
+
+    @property
+    def datasets_dir(self) -> Path:
+        """Dataset versions and the prepared records they are made of."""
+        return self.home / "datasets"
+
+    @property
+    def serving_dir(self) -> Path:
+        """What the service obeys (``current.json``) and what it has spooled."""
+        return self.home / "serving"
+
+    @property
+    def ledger_dir(self) -> Path:
+        """Git repository with one commit for each released model."""
+        return self.home / "ledger"
+
+    @property
+    def reports_dir(self) -> Path:
+        """Reports as files."""
+        return self.home / "reports"
+
+    @property
+    def logs_dir(self) -> Path:
+        """Output of the processes that ``ecg up`` starts."""
+        return self.home / "logs"
+
+    @property
+    def bentoml_home(self) -> Path:
+        """BentoML's store of models and bentos."""
+        return self.home / "bentoml"
+
+    @property
+    def mlflow_dir(self) -> Path:
+        """MLflow's database and artifacts."""
+        return self.home / "mlflow"
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking and registry address."""
+        return self.mlflow_tracking_uri or f"sqlite:///{self.mlflow_dir / 'mlflow.db'}"
+
+    @property
+    def study_storage_url(self) -> str:
+        """SQLAlchemy URL of the Optuna studies."""
+        return self.study_url or f"sqlite:///{self.home / 'studies.db'}"
+
+    @property
+    def monitoring_database_url(self) -> str:
+        """SQLAlchemy URL of the monitoring database."""
+        return self.monitoring_url or f"sqlite:///{self.home / 'monitoring.db'}"
+
+    @property
+    def patient_key_path(self) -> Path:
+        """File with the key of the patient hashes."""
+        return self.patient_key_file or self.home / "patient.key"
+
+
+def read_settings() -> Settings:
+    """Read the settings from the environment.
+
+    Raises
+    ------
+    ConfigurationError
+        If a variable has a value that cannot be used; names the variable, not its value.
+
+    """
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(
+            f"ECG_{'_'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+            for item in error.errors()
+        )
+        msg = f"the environment has settings that cannot be used: {problems}"
+        raise ConfigurationError(msg) from error
