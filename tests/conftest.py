@@ -1,0 +1,154 @@
+"""Fixtures that several folders of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pyarrow as pa
+import pytest
+
+from ecg_lib.annotations import subject_of
+from ecg_lib.beats import FEATURE_NAMES, WINDOW_SAMPLES
+from ecg_lib.bundle import (
+    Bundle,
+    BundleSource,
+    ClassifierConfig,
+    DataSource,
+    Provenance,
+    write_bundle,
+)
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.golden import make_golden
+from ecg_lib.monitoring import observe_beats
+from ecg_lib.patients import draw_patient
+from ecg_lib.simulator import simulate_record
+
+BundleMaker = Callable[..., Bundle]
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Tests see only the settings that they make, and write below their own directory."""
+    for name in list(os.environ):
+        if name.startswith("ECG_") and name not in {"ECG_MITDB_DIR", "ECG_NSTDB_DIR"}:
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def mitdb_dir() -> Path:
+    """The real records; asks for the marker ``data``."""
+    directory = os.environ.get("ECG_MITDB_DIR")
+    if not directory:
+        pytest.skip("ECG_MITDB_DIR is not set: the MIT-BIH records are not here")
+    return Path(directory)
+
+
+def _write_toy_network(path: Path, *, steepness: float = 25.0) -> Path:
+    """Write a network that calls beats V that do not look like the conducted ones."""
+    weights = np.zeros((len(FEATURE_NAMES), 1), dtype=np.float32)
+    weights[FEATURE_NAMES.index("qrs_similarity")] = -steepness
+    node = onnx.helper.make_node
+    graph = onnx.helper.make_graph(
+        [
+            node("ReduceMean", ["windows"], ["mean"], axes=[1, 2], keepdims=0),
+            node("Unsqueeze", ["mean", "last"], ["column"]),
+            node("Mul", ["column", "zero"], ["nothing"]),
+            node("MatMul", ["features", "weights"], ["score"]),
+            node("Add", ["score", "bias"], ["biased"]),
+            node("Add", ["biased", "nothing"], ["logit"]),
+        ],
+        "toy",
+        [
+            onnx.helper.make_tensor_value_info(
+                "windows", onnx.TensorProto.FLOAT, ["n", WINDOW_SAMPLES, 2]
+            ),
+            onnx.helper.make_tensor_value_info(
+                "features", onnx.TensorProto.FLOAT, ["n", len(FEATURE_NAMES)]
+            ),
+        ],
+        [onnx.helper.make_tensor_value_info("logit", onnx.TensorProto.FLOAT, ["n", 1])],
+        [
+            onnx.numpy_helper.from_array(weights, "weights"),
+            onnx.numpy_helper.from_array(np.array([0.75 * steepness], dtype=np.float32), "bias"),
+            onnx.numpy_helper.from_array(np.array([0.0], dtype=np.float32), "zero"),
+            onnx.numpy_helper.from_array(np.array([1], dtype=np.int64), "last"),
+        ],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)])
+    model.ir_version = 9
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+@pytest.fixture(scope="session")
+def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
+    """Make bundles around a network without training; same arguments, same answers."""
+
+    def make(
+        name: str = "toy",
+        *,
+        steepness: float = 25.0,
+        threshold: float = 0.5,
+        data_source: DataSource = DataSource.SIMULATED,
+    ) -> Bundle:
+        directory = tmp_path_factory.mktemp(f"bundle-{name}")
+        network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
+        config = ClassifierConfig(threshold=threshold)
+        classifier = BeatClassifier(network.read_bytes(), config=config)
+        return write_bundle(
+            directory / name,
+            network=network,
+            config=config,
+            provenance=Provenance(
+                created_at="2026-01-01T00:00:00+00:00",
+                source=BundleSource.TRAINED,
+                data_source=data_source,
+                dataset_version="toy",
+                git_commit="0" * 40,
+                run_id=f"run-{name}",
+                seed=0,
+                library_versions={},
+            ),
+            metrics={"oof_v_f1": 0.9},
+            out_of_fold=pa.table({"subject": pa.array([], pa.string())}),
+            drift_reference=_reference(classifier),
+            golden=make_golden(classifier),
+            model_card="# Toy\n\nA network without training, for tests.\n",
+        )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(make_toy_bundle: BundleMaker) -> Bundle:
+    """A bundle that finds the PVCs of the simulator's strips."""
+    return make_toy_bundle()
+
+
+def _reference(classifier: BeatClassifier) -> pa.Table:
+    return pa.concat_tables(_observed_strips(classifier))
+
+
+def _observed_strips(classifier: BeatClassifier) -> Iterator[pa.Table]:
+    for seed in range(12):
+        record = simulate_record(
+            f"sim{seed}", patient=draw_patient(seed), duration_s=120.0, seed=seed
+        )
+        signal, length = record.signal_mv(), round(10 * record.fs)
+        for start in range(0, len(signal) - length + 1, length):
+            classified = classifier.classify(signal[start : start + length], fs=record.fs)
+            columns = observe_beats(classified)
+            n_beats = len(columns["rule"])
+            yield pa.table(
+                {
+                    "subject": [subject_of(record.name)] * n_beats,
+                    "strip": [f"{record.name}:{start}"] * n_beats,
+                    "strip_s": [10.0] * n_beats,
+                    **columns,
+                }
+            )
