@@ -135,10 +135,14 @@ def simulate_cohort(n_patients: int, *, duration_s: float, seed: int) -> Iterato
         raise ValueError(f"n_patients must not be negative, got n_patients={n_patients}")
     _check_request("sim", duration_s, 360.0, shortest_s=MIN_DURATION_S)
     generator(seed, PATIENT_STREAM)
-    return (_cohort_member(number, duration_s, seed) for number in range(1, n_patients + 1))
+    return (
+        simulate_cohort_member(number, duration_s=duration_s, seed=seed)
+        for number in range(1, n_patients + 1)
+    )
 
 
-def _cohort_member(number: int, duration_s: float, seed: int) -> Record:
+def simulate_cohort_member(number: int, *, duration_s: float, seed: int) -> Record:
+    """Simulate one record of :func:`simulate_cohort`, `number` counting from 1."""
     patient_seed, record_seed = np.random.SeedSequence([seed, number]).generate_state(2).tolist()
     return simulate_record(
         f"sim{number:03d}",
