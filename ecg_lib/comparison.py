@@ -13,7 +13,7 @@ the median of the p-values counts.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
@@ -176,6 +176,59 @@ class Comparison:
         )
 
 
+class MatchedBeats(NamedTuple):
+    """Reference and traffic of like strip lengths."""
+
+    reference: ObservedBeats
+    current: ObservedBeats
+    length: NDArray[np.float64]
+    """Length of the reference strips that each strip of the traffic is compared with."""
+    left_out: tuple[str, ...]
+    """What has no like, and why."""
+
+
+def match_lengths(
+    reference: ObservedBeats, current: ObservedBeats, *, max_ratio: float
+) -> MatchedBeats:
+    """Keep the strips whose lengths are alike on both sides.
+
+    Parameters
+    ----------
+    reference, current : ObservedBeats
+    max_ratio : float
+        How many times longer or shorter the nearest reference strips may be.
+
+    Returns
+    -------
+    MatchedBeats
+
+    Raises
+    ------
+    ValueError
+        If the reference is empty.
+
+    """
+    if reference.n_strips == 0:
+        raise ValueError("the reference must have at least one strip, got none")
+    lengths = np.unique(reference.strip_s)
+    ratios = np.abs(np.log(current.strip_s[:, None] / lengths))  # (n_strips, n_lengths)
+    nearest = lengths[ratios.argmin(axis=1)]
+    is_near = ratios.min(axis=1) <= np.log(max_ratio)
+    left_out: tuple[str, ...] = ()
+    if not is_near.all():
+        far_s = current.strip_s[~is_near]
+        range_s = f"{far_s.min():g} to {far_s.max():g} s"
+        left_out = (
+            f"{len(far_s)} strips of {range_s}, as the reference has none of such a length",
+        )
+    return MatchedBeats(
+        reference=reference.select(np.isin(reference.strip_s, nearest[is_near])),
+        current=current.select(is_near),
+        length=nearest[is_near],
+        left_out=left_out,
+    )
+
+
 def compare_beats(
     reference: ObservedBeats, current: ObservedBeats, *, config: ComparisonConfig | None = None
 ) -> Comparison:
@@ -200,37 +253,24 @@ def compare_beats(
 
     """
     config = config or ComparisonConfig()
-    if reference.n_strips == 0:
-        raise ValueError("the reference must have at least one strip, got none")
-    length, is_near = _nearest_length(reference, current, config.max_length_ratio)
-    left_out = []
-    if not is_near.all():
-        left_out.append(
-            f"{int((~is_near).sum())} strips of {current.strip_s[~is_near].min():g} to "
-            f"{current.strip_s[~is_near].max():g} s: the reference has no strips of such a length"
-        )
-    current, length = current.select(is_near), length[is_near]
-    reference = reference.select(np.isin(reference.strip_s, length))
-    names = []
-    for name in OBSERVED_COLUMNS:
+    matched = match_lengths(reference, current, max_ratio=config.max_length_ratio)
+    names, left_out = [], list(matched.left_out)
+    for name in OBSERVED_COLUMNS if matched.current.n_strips else ():
         absent = [
             side
-            for side, beats in (("reference", reference), ("traffic", current))
+            for side, beats in (("reference", matched.reference), ("traffic", matched.current))
             if not _is_known(beats.columns[name]).any()
         ]
         if absent:
-            left_out.append(f"{name}: no value in the {' and the '.join(absent)}")
+            left_out.append(f"{name}, as there is no value in the {' and the '.join(absent)}")
         else:
             names.append(name)
-    drifts: tuple[ColumnDrift, ...] = ()
-    if names:
-        drifts = _compare_columns(reference, current, length, names, config)
     return Comparison(
-        columns=drifts,
-        n_strips=current.n_strips,
-        n_beats=current.n_beats,
-        n_groups=current.n_groups,
-        n_reference_groups=reference.n_groups,
+        columns=_compare_columns(matched, names, config) if names else (),
+        n_strips=matched.current.n_strips,
+        n_beats=matched.current.n_beats,
+        n_groups=matched.current.n_groups,
+        n_reference_groups=matched.reference.n_groups,
         left_out=tuple(left_out),
     )
 
@@ -246,16 +286,6 @@ def adjust_p_values(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
     adjusted = np.empty_like(p_values)
     adjusted[order] = np.minimum(np.maximum.accumulate(steps), 1.0)
     return adjusted
-
-
-def _nearest_length(
-    reference: ObservedBeats, current: ObservedBeats, max_ratio: float
-) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Find the strip length of the reference nearest to each strip, and whether it is near."""
-    lengths = np.unique(reference.strip_s)
-    ratios = np.abs(np.log(current.strip_s[:, None] / lengths))  # (n_strips, n_lengths)
-    nearest = lengths[ratios.argmin(axis=1)]
-    return nearest, ratios.min(axis=1) <= np.log(max_ratio)
 
 
 def _is_known(values: NDArray[np.generic]) -> NDArray[np.bool_]:
@@ -290,14 +320,11 @@ class _Layout(NamedTuple):
 
 
 def _compare_columns(
-    reference: ObservedBeats,
-    current: ObservedBeats,
-    length: NDArray[np.float64],
-    names: Sequence[str],
-    config: ComparisonConfig,
+    matched: MatchedBeats, names: Sequence[str], config: ComparisonConfig
 ) -> tuple[ColumnDrift, ...]:
+    reference, current = matched.reference, matched.current
     ours, theirs, layout = _count_values(reference, current, names)
-    strips = _Strips.of(current.group, length)
+    strips = _Strips.of(current.group, matched.length)
     traffic = theirs.add_up(strips.order, strips.starts)
     subjects = _Strips.of(reference.group, reference.strip_s)
     everything = ours.add_up(subjects.order, subjects.starts)
@@ -359,7 +386,7 @@ def _count_values(
 
 def _count_grid(
     reference: ObservedBeats, current: ObservedBeats, name: str
-) -> Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Count the values at or below the quantiles of both sides, for each strip."""
     sides = [
         (beats, values, np.isfinite(values))
@@ -382,7 +409,7 @@ def _count_grid(
 
 def _count_categories(
     reference: ObservedBeats, current: ObservedBeats, name: str
-) -> Iterable[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
     """Count each category, for each strip."""
     categories = np.unique(
         np.concatenate([beats.columns[name].astype(np.str_) for beats in (reference, current)])
@@ -461,7 +488,8 @@ def _measure_distances(ours: _Counts, theirs: _Counts, layout: _Layout) -> NDArr
         _Counts(*(np.concatenate(pair) for pair in zip(ours, theirs, strict=True))), layout
     )
     is_theirs = np.arange(len(shares)) >= len(ours.known)
-    return _distances(shares, has_value, is_theirs[None, :], layout)[0].astype(np.float64)
+    found = _distances(shares, has_value, is_theirs[None, :], layout)
+    return np.asarray(found[0], dtype=np.float64)
 
 
 def _shares(counts: _Counts, layout: _Layout) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -487,7 +515,7 @@ def _distances(
     )
     greatest = np.maximum.reduceat(gap, layout.starts, axis=1)
     variation = np.add.reduceat(gap, layout.starts, axis=1) / 2
-    return np.where(layout.is_numerical, greatest, variation)
+    return np.asarray(np.where(layout.is_numerical, greatest, variation), dtype=np.float32)
 
 
 def _describe(values: NDArray[np.generic]) -> str:

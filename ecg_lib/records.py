@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.annotations import Annotations, subject_of
-from ecg_lib.errors import CorruptRecordError, RecordNotFoundError, UnknownLeadError
+from ecg_lib.errors import (
+    CorruptRecordError,
+    RecordError,
+    RecordNotFoundError,
+    UnknownLeadError,
+)
 
 PREFERRED_LEAD = "MLII"
 """The lead that the classifier is trained on (modified limb lead II)."""
@@ -24,6 +30,11 @@ ANNOTATION_EXTENSION = "atr"
 """Extension of the reference annotations of a WFDB record."""
 
 WFDB_LEADS_UNIT = "mV"
+
+_DEFAULT_FS_HZ = 360.0
+
+_NOTE, _SKIP, _AUX = 22, 59, 63
+"""Codes of WFDB annotation files: a comment, a distance of more than ten bits, a text."""
 
 _UNIT_TO_MV = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
 
@@ -160,27 +171,32 @@ def read_wfdb(path: Path, *, with_annotations: bool = False) -> Record:
         for file_name in header.file_name or ():
             _require(stem.parent / file_name)
         wfdb_record = wfdb.rdrecord(str(stem), physical=False)
-        annotation = None
-        if with_annotations:
-            _require(stem.with_suffix(f".{ANNOTATION_EXTENSION}"))
-            annotation = wfdb.rdann(str(stem), ANNOTATION_EXTENSION)
-    except RecordNotFoundError:
+        if wfdb_record.d_signal is None:
+            msg = f"record {stem.name} has no signal"
+            raise CorruptRecordError(msg)
+        _check_checksums(stem.name, wfdb_record.d_signal, header.checksum)
+        return Record(
+            name=stem.name,
+            fs=float(wfdb_record.fs),
+            leads=tuple(wfdb_record.sig_name),
+            signals_mv=_to_millivolt(stem.name, wfdb_record.dac(), tuple(wfdb_record.units)),
+            annotations=_read_annotations(stem) if with_annotations else None,
+            comments=tuple(wfdb_record.comments),
+        )
+    except RecordError:
         raise
-    except (ValueError, LookupError, TypeError, OSError, wfdb.io.header.HeaderSyntaxError) as error:
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        MemoryError,
+        OSError,
+        TypeError,
+        ValueError,
+        wfdb.io.header.HeaderSyntaxError,
+    ) as error:  # what wfdb raises on headers that make no sense
         msg = f"record {stem.name} cannot be read: {error}"
         raise CorruptRecordError(msg) from error
-    if wfdb_record.d_signal is None:
-        msg = f"record {stem.name} has no signal"
-        raise CorruptRecordError(msg)
-    _check_checksums(stem.name, wfdb_record.d_signal, header.checksum)
-    return Record(
-        name=stem.name,
-        fs=float(wfdb_record.fs),
-        leads=tuple(wfdb_record.sig_name),
-        signals_mv=_to_millivolt(stem.name, wfdb_record.dac(), tuple(wfdb_record.units)),
-        annotations=None if annotation is None else _annotations_of(annotation),
-        comments=tuple(wfdb_record.comments),
-    )
 
 
 def _require(path: Path) -> None:
@@ -215,10 +231,56 @@ def _to_millivolt(
     return np.asarray(physical * scale, dtype=np.float32)
 
 
-def _annotations_of(annotation: object) -> Annotations:
-    samples = np.asarray(annotation.sample, dtype=np.int64)  # type: ignore[attr-defined]
-    symbols = np.asarray(annotation.symbol, dtype="U1")  # type: ignore[attr-defined]
-    return Annotations(samples=samples, symbols=symbols)
+def _read_annotations(stem: Path) -> Annotations:
+    """Read an annotation file in MIT format (WFDB annot(5)).
+
+    Not by ``wfdb.rdann``, which takes a file without its end mark for whole, and never returns
+    from some garbled ones.
+    """
+    import wfdb  # noqa: PLC0415  see read_wfdb
+
+    path = stem.with_suffix(f".{ANNOTATION_EXTENSION}")
+    _require(path)
+    symbol_of_code = {label.label_store: label.symbol for label in wfdb.io.annotation.ann_labels}
+    samples: list[int] = []
+    symbols: list[str] = []
+    for sample, code in _decode_annotations(path):
+        if code == _NOTE and sample == 0:
+            continue  # describes the file
+        if code not in symbol_of_code:
+            msg = f"{path.name} has the annotation code {code}, which is none of WFDB"
+            raise CorruptRecordError(msg)
+        samples.append(sample)
+        symbols.append(symbol_of_code[code])
+    return Annotations(
+        samples=np.array(samples, dtype=np.int64), symbols=np.array(symbols, dtype="U1")
+    )
+
+
+def _decode_annotations(path: Path) -> Iterator[tuple[int, int]]:
+    """Give the sample and code of each annotation: six bits of code, ten of distance."""
+    content = path.read_bytes()
+    words = np.frombuffer(content[: len(content) // 2 * 2], dtype="<u2").astype(np.int64).tolist()
+    sample = index = 0
+    while index < len(words):
+        code, value = words[index] >> 10, words[index] & 1023
+        if words[index] == 0:
+            return
+        index += 1
+        if code == _SKIP:
+            if index + 2 > len(words):
+                break
+            distance = (words[index] << 16) + words[index + 1]
+            sample += distance - (1 << 32 if distance >> 31 else 0)
+            index += 2
+        elif code == _AUX:
+            index += (value + 1) // 2
+        elif code < _SKIP:
+            sample += value
+            if code != 0:
+                yield sample, code
+    msg = f"{path.name} has no end mark: it is cut off or garbled"
+    raise CorruptRecordError(msg)
 
 
 def read_edf(path: Path) -> Record:
@@ -276,12 +338,17 @@ def read_csv(path: Path, *, fs: float | None = None) -> Record:
     RecordNotFoundError
         If there is no such file.
     CorruptRecordError
-        If a row has another number of cells than the first, or a cell is not a number.
+        If a row has another number of cells than the first, a cell is not a number, a lead has
+        no column or several, or time does not go forwards.
 
     """
     _require(path)
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [row for row in csv.reader(file) if row]
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = [row for row in csv.reader(file) if row]
+    except (csv.Error, UnicodeDecodeError) as error:
+        msg = f"{path.name} is not a readable CSV file: {error}"
+        raise CorruptRecordError(msg) from error
     if not rows:
         msg = f"{path.name} is empty"
         raise CorruptRecordError(msg)
@@ -300,12 +367,20 @@ def read_csv(path: Path, *, fs: float | None = None) -> Record:
         names = [PREFERRED_LEAD] if values.shape[1] == 1 else _numbered_leads(values.shape[1])
     time_columns = [index for index, name in enumerate(names) if name.lower() in {"time", "time_s"}]
     if time_columns and len(values) > 1:
-        fs = (len(values) - 1) / float(np.ptp(values[:, time_columns[0]]))
+        lasts_s = float(values[-1, time_columns[0]] - values[0, time_columns[0]])
+        if not 0 < lasts_s < np.inf:
+            msg = f"time must go forwards in {path.name}, got {lasts_s!r} s from first to last row"
+            raise CorruptRecordError(msg)
+        fs = (len(values) - 1) / lasts_s
     kept = [index for index in range(values.shape[1]) if index not in time_columns]
+    leads = tuple(names[index] for index in kept)
+    if not leads or len(set(leads)) < len(leads):
+        msg = f"each lead of {path.name} must have one column, got the leads {leads}"
+        raise CorruptRecordError(msg)
     return Record(
         name=path.stem,
-        fs=fs or 360.0,
-        leads=tuple(names[index] for index in kept),
+        fs=_DEFAULT_FS_HZ if fs is None else fs,
+        leads=leads,
         signals_mv=values[:, kept].astype(np.float32),
     )
 
@@ -335,7 +410,8 @@ def read_npy(path: Path, *, fs: float | None = None) -> Record:
     """
     _require(path)
     try:
-        values = np.load(path, allow_pickle=False)
+        # Not np.load, which takes archives too; a length that the file does not have is refused.
+        values = np.lib.format.open_memmap(path, mode="r")
     except (ValueError, OSError, EOFError) as error:
         msg = f"{path.name} is not a readable NumPy file: {error}"
         raise CorruptRecordError(msg) from error
@@ -349,7 +425,7 @@ def read_npy(path: Path, *, fs: float | None = None) -> Record:
     count = columns.shape[1]
     return Record(
         name=path.stem,
-        fs=fs or 360.0,
+        fs=_DEFAULT_FS_HZ if fs is None else fs,
         leads=(PREFERRED_LEAD,) if count == 1 else tuple(_numbered_leads(count)),
         signals_mv=columns.astype(np.float32),
     )

@@ -18,6 +18,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import (
     create_table_artifact,
 )
+from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.annotations import MITDB_RECORDS, count_classes
@@ -106,7 +107,7 @@ def ingest_records(
     return version.version
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def find_records(source: Source, settings: Settings) -> Records:
     """Find the records, and download or simulate them when they are not on disk."""
     logger = get_run_logger()
@@ -185,7 +186,7 @@ def _write_simulated(name: str, directory: Path) -> None:
     draft.rmdir()
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def prepare_records(records: Records, settings: Settings) -> DatasetVersion:
     """Check, read and prepare each record; leave out what is broken, with its reason."""
     logger = get_run_logger()
@@ -338,7 +339,7 @@ def _prepare(directory: Path, name: str, files: dict[str, str], target: Path) ->
     return summary
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def check_enough(version: DatasetVersion, *, max_broken_share: float) -> None:
     """Refuse a version of which too many records are broken."""
     total = len(version.records) + len(version.broken)
@@ -352,7 +353,7 @@ def check_enough(version: DatasetVersion, *, max_broken_share: float) -> None:
         raise DatasetError(msg)
 
 
-@task
+@task(cache_policy=NO_CACHE)
 def publish_version(version: DatasetVersion, settings: Settings) -> None:
     """Write the version and show it as a table."""
     save_version(version, settings.datasets_dir)

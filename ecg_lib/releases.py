@@ -1,0 +1,82 @@
+"""Releases: what ``serving/current.json`` says, and where BentoML's store keeps what it names."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ecg_lib.errors import EcgError
+from ecg_lib.settings import Settings
+
+CURRENT: Final = "current.json"
+"""The release that the service obeys; written by the release flow."""
+
+LAST_GOOD: Final = "last-good.json"
+"""The release that a worker took last; what a new worker falls back on."""
+
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.\-]+$", max_length=128)]
+
+
+class ReleaseError(EcgError):
+    """A release that the service does not take."""
+
+    def __init__(self, message: str, *, bento_tag: str) -> None:
+        super().__init__(message)
+        self.bento_tag = bento_tag
+
+
+class Release(BaseModel):
+    """One release, as the file says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bento_tag: Tag
+    model_tag: Tag
+    bundle_hash: str
+    code_hash: str
+    model_version: str
+    released_at: str
+
+
+def read_release(path: Path) -> Release | None:
+    """Read a release; None when the file does not exist.
+
+    Raises
+    ------
+    ReleaseError
+        If the file cannot be read or is no release.
+
+    """
+    try:
+        return Release.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"{path.name} cannot be read: {error.strerror}"
+        raise ReleaseError(msg, bento_tag="unknown") from error
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()
+        )
+        msg = f"{path.name} must be a release: {reasons}"
+        raise ReleaseError(msg, bento_tag="unknown") from error
+
+
+def write_release(path: Path, release: Release) -> None:
+    """Write a release, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(release.model_dump_json(indent=2), encoding="utf-8")
+    draft.replace(path)
+
+
+def bento_source(settings: Settings, release: Release) -> Path:
+    """Directory of a release's code.
+
+    BentoML itself is not asked: the host, which needs this, stays small without importing it.
+    """
+    name, _, version = release.bento_tag.partition(":")
+    return settings.bentoml_home / "bentos" / name / version / "src"

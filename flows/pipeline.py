@@ -1,0 +1,88 @@
+"""Flow ``pipeline``: from records to a served champion, as one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_markdown_artifact
+from pydantic import Field
+
+from ecg_lib.settings import Profile, Settings, read_settings
+from flows.bento_store import load_bundle
+from flows.ingest_records import Source, ingest_records
+from flows.package_bento import package_bento
+from flows.promote_champion import promote_champion
+from flows.release_service import release_service
+from flows.serving import service_url
+from flows.train_sweep import train_sweep
+
+
+@flow(name="pipeline")
+def pipeline(
+    source: Source = Source.AUTO,
+    profile: Profile | None = None,
+    n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    seed: Annotated[int | None, Field(ge=0)] = None,
+    reason: str = "asked for by hand",
+) -> dict[str, Any]:
+    """Ingest records, train, select and promote, package and release: end with what is served.
+
+    Args:
+        source: Where records come from, see `ingest-records`.
+        profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
+        n_trials: Number of trials; that of the profile when left out.
+        seed: Seed of the sweep; one that was not used yet when left out.
+        reason: Why it runs, such as the drift that was found.
+
+    Returns:
+        What is served, the verdict on the new candidate, and the seconds of each stage.
+    """
+    logger = get_run_logger()
+    logger.info("pipeline: %s", reason)
+    settings = read_settings()
+    stages: dict[str, float] = {}
+
+    def timed(name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own
+        started_s = time.monotonic()
+        result = stage()
+        stages[name] = round(time.monotonic() - started_s, 1)
+        return result
+
+    version = timed("ingest-records", lambda: ingest_records(source=source))
+    timed(
+        "train-sweep",
+        lambda: train_sweep(dataset_version=version, profile=profile, n_trials=n_trials, seed=seed),
+    )
+    verdict = timed("promote-champion", lambda: promote_champion(dataset_version=version))
+    packaged = timed("package-bento", package_bento)
+    release = timed("release-service", lambda: release_service(release=packaged))
+    result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
+    _show(result, settings)
+    return result
+
+
+def _show(result: dict[str, Any], settings: Settings) -> None:
+    bundle = load_bundle(result["release"]["model_tag"])
+    metrics, provenance = bundle.metrics, bundle.provenance
+    verdict = result["verdict"]
+    lines = [
+        (
+            f"model {result['release']['model_version']} ({provenance.source}), trained on "
+            f"{provenance.data_source} data, bento {result['release']['bento_tag']}"
+        ),
+        (
+            f"out-of-fold V-F1 {metrics['oof_v_f1']:.4f} "
+            f"({metrics['oof_v_f1_low']:.3f} to {metrics['oof_v_f1_high']:.3f})"
+        ),
+        ("promoted" if verdict["is_promoted"] else "not promoted")
+        + f": {'; '.join(verdict['reasons'])}",
+        "stages: " + ", ".join(f"{name} {s:.1f} s" for name, s in result["stages"].items()),
+        f"service {service_url(settings)}",
+    ]
+    for line in lines:
+        get_run_logger().info("served: %s", line)
+    items = "\n".join(f"- {line}" for line in lines)
+    create_markdown_artifact(key="pipeline", markdown=f"# What is served\n\n{items}\n")

@@ -1,0 +1,492 @@
+"""Flow ``train-sweep``: search recipes on few beats, confirm the best on all, make a candidate.
+
+Trials are cheap: fewer beats and epochs, three folds by subject, pruned fold by fold. The best
+recipe is then trained with the full budget in five other folds, whose out-of-fold predictions
+give calibration, threshold, figures, gates and drift reference, and once more on all subjects.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+import numpy as np
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from ecg_lib.settings import Profile, Settings, read_settings
+from flows.dataset_versions import DatasetVersion, Role, load_version
+from flows.git_commit import read_git_commit
+from flows.progress import ProgressBar
+from flows.registry import ELIGIBLE, Registry, RunKind
+from flows.training_data import (
+    FULL_VIEWS,
+    QUICK_VIEWS,
+    SCORING_VIEWS,
+    ViewPlan,
+    load_annotations,
+    load_training_data,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ecg_lib.cross_validation import FoldOutput, Recipe
+    from ecg_lib.datasets import BeatDataset
+    from flows.candidate import OutOfFold
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SweepPlan:
+    """How much a sweep does."""
+
+    n_trials: int = 6
+    search_folds: int = 3
+    search_beats: int = 20_000
+    search_epochs: int = 3
+    confirm_folds: int = 5
+    confirm_epochs: int = 5
+    views: ViewPlan = field(default=QUICK_VIEWS)
+
+
+PLANS: Final = {
+    Profile.QUICK: SweepPlan(),
+    Profile.FULL: SweepPlan(
+        n_trials=40, search_beats=40_000, search_epochs=4, confirm_epochs=8, views=FULL_VIEWS
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sweep:
+    """A sweep that is under way; kept on disk, so that it goes on after a kill."""
+
+    name: str
+    run_id: str
+    """MLflow run of the sweep."""
+    directory: Path
+    seed: int
+    plan: SweepPlan
+    tags: dict[str, str]
+
+
+@flow(name="train-sweep")
+def train_sweep(
+    dataset_version: str | None = None,
+    profile: Profile | None = None,
+    n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    seed: Annotated[int | None, Field(ge=0)] = None,
+) -> str:
+    """Search for the best recipe on the development records and train a candidate with it.
+
+    A sweep that was killed goes on with the next run of the same parameters, where it was.
+
+    Args:
+        dataset_version: Dataset to train on; the latest when left out.
+        profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
+        n_trials: Number of trials; that of the profile when left out.
+        seed: Seed of the search, of the networks and of the choice of beats; when left out, the
+            number of sweeps that ended with these parameters, so that a retraining is a new try.
+
+    Returns:
+        The MLflow run of the candidate.
+    """
+    settings = read_settings()
+    version = load_version(settings.datasets_dir, dataset_version)
+    plan = PLANS[profile or settings.profile]
+    plan = replace(plan, n_trials=n_trials or plan.n_trials)
+    registry = Registry(settings)
+    sweep = open_sweep(version, plan, seed, registry, settings)
+    data = cut_training_beats(version, plan.views, settings)
+    recipe = search_recipe(sweep, version, data, registry, settings)
+    out_of_fold = confirm_recipe(sweep, version, data, recipe)
+    run_id = build_candidate(sweep, version, data, recipe, out_of_fold, registry)
+    close_sweep(sweep, run_id, registry)
+    return run_id
+
+
+@task(cache_policy=NO_CACHE)
+def open_sweep(
+    version: DatasetVersion,
+    plan: SweepPlan,
+    seed: int | None,
+    registry: Registry,
+    settings: Settings,
+) -> Sweep:
+    """Find the sweep of these parameters that did not end, or start one."""
+    logger = get_run_logger()
+    root = settings.home / "sweeps"
+    tags = {
+        "ecg.data_source": version.data_source.value,
+        "ecg.dataset_version": version.version,
+        "mlflow.source.git.commit": read_git_commit(),
+    }
+    key = _key_of(version, plan, seed)
+    earlier = sorted(root.glob(f"{key}-*"), key=lambda path: int(path.name.partition("-")[2]))
+    for directory in earlier:
+        state = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
+        if state["candidate_run_id"] is None:
+            logger.info("going on with sweep %s", directory.name)
+            return Sweep(
+                name=directory.name,
+                run_id=state["run_id"],
+                directory=directory,
+                seed=state["seed"],
+                plan=plan,
+                tags=tags,
+            )
+    seed = len(earlier) if seed is None else seed
+    name = f"{key}-{len(earlier) + 1}"
+    run_id = registry.start_run(name, kind=RunKind.SWEEP, tags={**tags, "ecg.sweep": name})
+    registry.log(run_id, params={"seed": seed, **_flat(asdict(plan))})
+    registry.log_dataset(
+        run_id,
+        version=version.version,
+        data_source=version.data_source.value,
+        description={"records": [record.name for record in version.records_of(Role.DEVELOPMENT)]},
+    )
+    sweep = Sweep(name=name, run_id=run_id, directory=root / name, seed=seed, plan=plan, tags=tags)
+    _write_state(sweep, candidate_run_id=None)
+    logger.info("started sweep %s on dataset %s (%s)", name, version.version, version.data_source)
+    return sweep
+
+
+def _key_of(version: DatasetVersion, plan: SweepPlan, seed: int | None) -> str:
+    import ecg_lib
+
+    code = hashlib.sha256()
+    for path in sorted(Path(ecg_lib.__file__).parent.glob("*.py")):
+        code.update(path.read_bytes())
+    text = json.dumps([version.version, asdict(plan), seed, code.hexdigest()], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:10]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = value
+    return flat
+
+
+def _write_state(sweep: Sweep, *, candidate_run_id: str | None) -> None:
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    state = {
+        "run_id": sweep.run_id,
+        "seed": sweep.seed,
+        "candidate_run_id": candidate_run_id,
+    }
+    draft = sweep.directory / ".sweep.json"
+    draft.write_text(json.dumps(state), encoding="utf-8")
+    draft.replace(sweep.directory / "sweep.json")
+
+
+@task(cache_policy=NO_CACHE)
+def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Settings) -> BeatDataset:
+    """Cut the labelled beats of the development records in all views."""
+    data = load_training_data(version, views, settings)
+    get_run_logger().info(
+        "%d beats of %d records, %d of them V",
+        len(data),
+        len(data.record_names),
+        int(data.is_v.sum()),
+    )
+    return data
+
+
+@task(cache_policy=NO_CACHE)
+def search_recipe(
+    sweep: Sweep,
+    version: DatasetVersion,
+    data: BeatDataset,
+    registry: Registry,
+    settings: Settings,
+) -> Recipe:
+    """Run the trials that the study still lacks and return the best recipe."""
+    import optuna
+
+    from ecg_lib.cross_validation import Recipe
+    from ecg_lib.training import TrainingConfig
+    from flows.search_space import best_recipe, count_done, open_study
+
+    logger = get_run_logger()
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    plan = sweep.plan
+    base = Recipe(training=TrainingConfig(epochs=plan.search_epochs), max_beats=plan.search_beats)
+    study = open_study(sweep.name, storage_url=settings.study_storage_url, seed=sweep.seed)
+    bar = ProgressBar("Trials")
+    bar.update(count_done(study), plan.n_trials)
+    while count_done(study) < plan.n_trials:
+        study.optimize(_objective(sweep, version, data, registry, base), n_trials=1)
+        trial = study.trials[-1]
+        logger.info(
+            "trial %d: %s, V-F1 %s, best %.4f",
+            trial.number,
+            trial.state.name.lower(),
+            ", ".join(f"{value:.4f}" for value in trial.intermediate_values.values()),
+            study.best_value,
+        )
+        bar.update(count_done(study), plan.n_trials)
+    _show_trials(study, sweep)
+    registry.log(
+        sweep.run_id,
+        metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
+        tags={"ecg.best_trial": str(study.best_trial.number)},
+    )
+    full = replace(base, training=TrainingConfig(epochs=plan.confirm_epochs), max_beats=None)
+    return best_recipe(study, full)
+
+
+def _objective(
+    sweep: Sweep, version: DatasetVersion, data: BeatDataset, registry: Registry, base: Recipe
+) -> Callable[[optuna.Trial], float]:
+    import optuna
+
+    from ecg_lib.cross_validation import predict_fold, score_quickly
+    from ecg_lib.datasets import WHOLE
+    from flows.figures import draw_losses
+    from flows.search_space import suggest_recipe
+
+    folds = version.folds[sweep.plan.search_folds]
+    n_folds = sweep.plan.search_folds
+    missed_v = {record.name: record.missed_v or 0 for record in version.records}
+
+    def run_trial(trial: optuna.Trial) -> float:
+        recipe = suggest_recipe(trial, base)
+        run_id = registry.start_run(
+            f"trial {trial.number}",
+            kind=RunKind.TRIAL,
+            tags={**sweep.tags, "ecg.sweep": sweep.name},
+            parent_run_id=sweep.run_id,
+        )
+        trial.set_user_attr("mlflow_run_id", run_id)
+        registry.log(run_id, params={**trial.params, "seed": sweep.seed})
+        outputs: list[FoldOutput] = []
+        scores: list[float] = []
+        started_s = time.monotonic()
+        try:
+            for fold in range(n_folds):
+                output = predict_fold(
+                    data,
+                    folds=folds,
+                    fold=fold,
+                    predicted_views=(WHOLE,),
+                    scoring_views=SCORING_VIEWS,
+                    recipe=recipe,
+                    seed=sweep.seed + fold,
+                )
+                outputs.append(output)
+                registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
+                rows = np.concatenate([output.rows for output in outputs])
+                logits = np.concatenate([output.logits for output in outputs])
+                best = score_quickly(data, rows, logits, view=WHOLE, missed_v=missed_v)
+                scores.append(best.f1)
+                trial.report(best.f1, fold)
+                if trial.should_prune():
+                    break
+        except BaseException:
+            registry.end_run(run_id, is_failed=True)
+            raise
+        is_whole = len(scores) == n_folds
+        registry.log_curve(run_id, "v_f1_so_far", scores)
+        metrics = {"seconds": time.monotonic() - started_s}
+        if is_whole:
+            metrics["search_v_f1"] = scores[-1]
+        registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(not is_whole).lower()})
+        registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
+        registry.end_run(run_id, is_killed=not is_whole)
+        if not is_whole:
+            raise optuna.TrialPruned
+        return scores[-1]
+
+    return run_trial
+
+
+def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
+    create_table_artifact(
+        key="sweep",
+        description=f"Trials of sweep {sweep.name}",
+        table=[
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "V-F1 after each fold": ", ".join(
+                    f"{value:.4f}" for value in trial.intermediate_values.values()
+                ),
+                **{
+                    name: f"{value:.3g}" if isinstance(value, float) else value
+                    for name, value in trial.params.items()
+                },
+            }
+            for trial in study.trials
+        ],
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def confirm_recipe(
+    sweep: Sweep, version: DatasetVersion, data: BeatDataset, recipe: Recipe
+) -> OutOfFold:
+    """Train a recipe with the full budget in each fold; folds that are done are kept."""
+    from ecg_lib.cross_validation import predict_fold
+    from flows.candidate import judge_folds
+
+    logger = get_run_logger()
+    n_folds = sweep.plan.confirm_folds
+    bar = ProgressBar("Folds")
+    outputs: list[FoldOutput] = []
+    for fold in range(n_folds):
+        kept = sweep.directory / f"{_hash_recipe(recipe)}-fold-{fold}.npz"
+        started_s = time.monotonic()
+        output = _load_fold(kept)
+        if output is None:
+            output = predict_fold(
+                data,
+                folds=version.folds[n_folds],
+                fold=fold,
+                predicted_views=SCORING_VIEWS,
+                scoring_views=SCORING_VIEWS,
+                recipe=recipe,
+                seed=sweep.seed + fold,
+            )
+            _save_fold(kept, output)
+        logger.info(
+            "fold %d: %d training beats, loss %s, %.0f s",
+            fold,
+            output.n_training_beats,
+            ", ".join(f"{loss:.4f}" for loss in output.loss),
+            time.monotonic() - started_s,
+        )
+        outputs.append(output)
+        bar.update(len(outputs), n_folds)
+    return judge_folds(data, outputs, version)
+
+
+def _hash_recipe(recipe: Recipe) -> str:
+    return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _save_fold(path: Path, output: FoldOutput) -> None:
+    draft = path.with_suffix(".draft.npz")
+    np.savez(
+        draft,
+        rows=output.rows,
+        logits=output.logits,
+        loss=np.array(output.loss),
+        n_training_beats=output.n_training_beats,
+    )
+    draft.replace(path)
+
+
+def _load_fold(path: Path) -> FoldOutput | None:
+    from ecg_lib.cross_validation import FoldOutput
+
+    if not path.exists():
+        return None
+    with np.load(path) as kept:
+        return FoldOutput(
+            kept["rows"],
+            kept["logits"],
+            tuple(kept["loss"].tolist()),
+            int(kept["n_training_beats"]),
+        )
+
+
+@task(cache_policy=NO_CACHE)
+def build_candidate(
+    sweep: Sweep,
+    version: DatasetVersion,
+    data: BeatDataset,
+    recipe: Recipe,
+    out_of_fold: OutOfFold,
+    registry: Registry,
+) -> str:
+    """Train on all development subjects, write the bundle and log it with its figures."""
+    from ecg_lib.cross_validation import fit_subjects
+    from flows import candidate, figures
+
+    logger = get_run_logger()
+    run_id = registry.start_run(
+        f"candidate of {sweep.name}",
+        kind=RunKind.CANDIDATE,
+        tags={**sweep.tags, "ecg.sweep": sweep.name, ELIGIBLE: "true"},
+        parent_run_id=sweep.run_id,
+    )
+    annotations = load_annotations(version)
+    metrics, by_record = candidate.measure(out_of_fold, version, annotations)
+    metrics["n_trials"] = sweep.plan.n_trials
+    logger.info(
+        "out of fold: V-F1 %.4f (%.3f to %.3f), 10 s strips %.4f, without rules %.4f",
+        *(metrics[f"oof_{name}"] for name in (
+            "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
+        )),
+    )  # fmt: skip
+    fitted = fit_subjects(
+        data,
+        subjects=set(version.folds[sweep.plan.confirm_folds]),
+        scoring_views=SCORING_VIEWS,
+        recipe=recipe,
+        seed=sweep.seed,
+    )
+    logger.info("final fit: loss %s", ", ".join(f"{loss:.4f}" for loss in fitted.loss))
+    bundle = candidate.build_bundle(
+        sweep.directory / f"bundle-{run_id}",
+        fitted=fitted,
+        recipe=recipe,
+        out_of_fold=out_of_fold,
+        version=version,
+        metrics=metrics,
+        by_record=by_record,
+        run_id=run_id,
+        seed=sweep.seed,
+    )
+    scored = out_of_fold.is_scored
+    is_v = data.label[out_of_fold.rows][scored] == "V"
+    probability = out_of_fold.probability_v[scored]
+    registry.log(
+        run_id,
+        params={"seed": sweep.seed, **_flat(asdict(recipe))},
+        metrics={key: value for key, value in bundle.metrics.items() if isinstance(value, float)},
+        tags={"ecg.bundle_hash": bundle.hash},
+    )
+    registry.log_dataset(
+        run_id,
+        version=version.version,
+        data_source=version.data_source.value,
+        description={"beats": len(data), "v_beats": int(data.is_v.sum())},
+    )
+    for fold, loss in enumerate((*out_of_fold.losses, fitted.loss)):
+        is_last = fold == len(out_of_fold.losses)
+        registry.log_curve(run_id, "final_loss" if is_last else f"fold{fold}_loss", loss)
+    curve = figures.draw_precision_recall(
+        probability,
+        is_v,
+        n_missed=out_of_fold.n_missed,
+        threshold=out_of_fold.config.threshold,
+    )
+    registry.log_figure(run_id, curve, "precision_recall.png")
+    registry.log_figure(run_id, figures.draw_reliability(probability, is_v), "reliability.png")
+    registry.log_figure(run_id, figures.draw_records(by_record), "records.png")
+    registry.log_bundle(run_id, bundle)
+    registry.end_run(run_id)
+    create_markdown_artifact(
+        key="model-card", markdown=bundle.model_card, description="Card of the candidate"
+    )
+    return run_id
+
+
+@task(cache_policy=NO_CACHE)
+def close_sweep(sweep: Sweep, candidate_run_id: str, registry: Registry) -> None:
+    """Note that the sweep has its candidate."""
+    _write_state(sweep, candidate_run_id=candidate_run_id)
+    registry.log(sweep.run_id, tags={"ecg.candidate": candidate_run_id})
+    registry.end_run(sweep.run_id)
