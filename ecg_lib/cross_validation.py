@@ -271,12 +271,3 @@ def score_records(
             stop_s=stop_s,
         )
     return counts
-
-
-def by_subject(counts: Mapping[str, BeatCounts]) -> dict[str, BeatCounts]:
-    """Add up the counts of records of one person."""
-    subjects: dict[str, BeatCounts] = {}
-    for name, record_counts in counts.items():
-        subject = subject_of(name)
-        subjects[subject] = subjects.get(subject, BeatCounts()) + record_counts
-    return subjects

@@ -11,14 +11,14 @@ start is an argument, and both are published.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.annotations import Annotations
+from ecg_lib.annotations import Annotations, subject_of
 from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
 
 LEARNING_PERIOD_S = 300.0
@@ -154,19 +154,17 @@ def score_beats(
     match = match_beats(beats, detections, tolerance=round(MATCH_TOLERANCE_S * fs))
 
     first, last = start_s * fs, stop_s * fs
-    counts_beat = ~beat_in_flutter & (beats >= first) & (beats < last)
-    is_matched = match.of_detected >= 0
+    beat_in_time = (beats >= first) & (beats < last)
     # A matched detection is counted with its annotation, an extra one by its own position.
-    counts_found = ~found_in_flutter & np.where(
-        is_matched,
-        counts_beat[match.of_detected],
-        (detections >= first) & (detections < last),
-    )
-    truth = (
-        np.where(is_matched, classes[match.of_detected], "-")
-        if len(classes)
-        else (np.full(len(detections), "-"))
-    )
+    is_matched = match.of_detected >= 0
+    matched = match.of_detected[is_matched]
+    found_in_time = (detections >= first) & (detections < last)
+    found_in_time[is_matched] = beat_in_time[matched]
+    found_in_flutter[is_matched] = beat_in_flutter[matched]
+    counts_beat = beat_in_time & ~beat_in_flutter
+    counts_found = found_in_time & ~found_in_flutter
+    truth = np.full(len(detections), "-")
+    truth[is_matched] = classes[matched]
     called_v = is_v & readable & counts_found
     called_n = ~is_v & readable & counts_found
     is_n = np.isin(truth, ["N", "S"])
@@ -186,13 +184,24 @@ def score_beats(
         n_wrong=int((called_v & is_n).sum()),
         v_wrong=int((called_n & (truth == "V")).sum()),
         abstained=int((counts_found & is_matched & ~readable).sum()),
-        in_flutter=int(beat_in_flutter.sum() + found_in_flutter.sum()),
+        in_flutter=int(
+            (beat_in_time & beat_in_flutter).sum() + (found_in_time & found_in_flutter).sum()
+        ),
     )
 
 
 def add_up(counts: Sequence[BeatCounts]) -> BeatCounts:
     """Add up the counts of several records (EC57's gross statistics)."""
     return sum(counts[1:], counts[0]) if counts else BeatCounts()
+
+
+def by_subject(counts: Mapping[str, BeatCounts]) -> dict[str, BeatCounts]:
+    """Add up the counts of records of one person."""
+    subjects: dict[str, BeatCounts] = {}
+    for name, record_counts in counts.items():
+        subject = subject_of(name)
+        subjects[subject] = subjects.get(subject, BeatCounts()) + record_counts
+    return subjects
 
 
 class Interval(NamedTuple):

@@ -24,6 +24,7 @@ from ecg_lib.evaluation import (
     BeatCounts,
     add_up,
     bootstrap_interval,
+    by_subject,
 )
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
@@ -159,8 +160,6 @@ def measure(
     out_of_fold: OutOfFold, version: DatasetVersion, annotations: Mapping[str, Annotations]
 ) -> tuple[dict[str, Any], dict[str, BeatCounts]]:
     """Compute the figures of the predictions, and the counts of each record."""
-    from ecg_lib.cross_validation import by_subject
-
     by_record = out_of_fold.score(version, annotations)
     subjects = by_subject(by_record)
     gross = add_up(list(by_record.values()))

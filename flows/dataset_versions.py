@@ -35,6 +35,7 @@ _PREPARING_MODULES: Final = (
     "annotations", "records", "filtering", "detection", "quality", "beats", "preprocessing",
     "datasets",
 )  # fmt: skip
+_TRAINING_MODULES: Final = ("balancing", "cnn", "training", "cross_validation")
 _LATEST: Final = "latest"
 
 
@@ -217,20 +218,24 @@ def hash_files(directory: Path, record_name: str) -> dict[str, str]:
 
 def prepared_key(files: Mapping[str, str]) -> str:
     """Name the prepared beats of a record by all that they depend on: files, constants, code."""
-    digest = hashlib.sha256(_preparing_code().encode())
+    digest = hashlib.sha256(_hash_modules(_PREPARING_MODULES).encode())
     digest.update(json.dumps([asdict(PreprocessingConfig()), dict(files)], sort_keys=True).encode())
     return digest.hexdigest()[:24]
 
 
-def _preparing_code() -> str:
+def hash_training_code() -> str:
+    """Hash the modules that decide what a recipe makes of a dataset."""
+    return _hash_modules(_PREPARING_MODULES + _TRAINING_MODULES)
+
+
+def _hash_modules(names: tuple[str, ...]) -> str:
     import ecg_lib
 
     root = Path(ecg_lib.__file__).parent
-    hashes = [
-        hashlib.sha256((root / f"{name}.py").read_bytes()).hexdigest()
-        for name in _PREPARING_MODULES
-    ]
-    return "".join(hashes)
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(hashlib.sha256((root / f"{name}.py").read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def _write_atomically(path: Path, text: str) -> None:

@@ -22,7 +22,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.settings import Profile, Settings, read_settings
-from flows.dataset_versions import DatasetVersion, Role, load_version
+from flows.dataset_versions import DatasetVersion, Role, hash_training_code, load_version
 from flows.git_commit import read_git_commit
 from flows.progress import ProgressBar
 from flows.registry import ELIGIBLE, Registry, RunKind
@@ -159,12 +159,7 @@ def open_sweep(
 
 
 def _key_of(version: DatasetVersion, plan: SweepPlan, seed: int | None) -> str:
-    import ecg_lib
-
-    code = hashlib.sha256()
-    for path in sorted(Path(ecg_lib.__file__).parent.glob("*.py")):
-        code.update(path.read_bytes())
-    text = json.dumps([version.version, asdict(plan), seed, code.hexdigest()], sort_keys=True)
+    text = json.dumps([version.version, asdict(plan), seed, hash_training_code()], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 

@@ -1,0 +1,345 @@
+"""The command ``ecg``: parses and calls, nothing else."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from ecg_lib.errors import EcgError
+from ecg_lib.settings import Settings, read_settings
+from flows.processes import (
+    PROJECT_DIR,
+    Platform,
+    end_platform,
+    environment,
+    find_addresses,
+    read_status,
+)
+
+app = typer.Typer(
+    help="ECG arrhythmia detection, end to end: start the platform, run flows, classify beats.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+_LEARNED: Final = ("mlflow", "bentoml", "bundles", "sweeps", "studies.db", "serving", "ledger")
+"""What ``ECG_FRESH`` sets aside."""
+
+
+def main() -> None:
+    """Run the command; an error that was foreseen is one line and exit code 1."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
+    try:
+        app()
+    except EcgError as error:
+        typer.secho(f"error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        typer.echo("stopped")
+        sys.exit(130)
+
+
+def _say(line: str) -> None:
+    typer.echo(line)
+
+
+def _enter_platform() -> Settings:
+    """Read the settings and take on the environment of the platform's processes."""
+    settings = read_settings()
+    os.environ.update(environment(settings))
+    return settings
+
+
+@app.command()
+def up(
+    *,
+    pipeline: Annotated[
+        bool, typer.Option(help="Run the pipeline before the platform is ready.")
+    ] = True,
+) -> None:
+    """Start Prefect, MLflow, a worker and the service, and run the pipeline."""
+    from flows.flow_runs import FlowRunError, run_and_follow
+    from flows.serving import read_current
+
+    settings = _enter_platform()
+    if settings.fresh:
+        _set_aside(settings)
+    started_s = time.monotonic()
+    try:
+        with Platform(settings, report=_say) as platform:
+            platform.start()
+            is_serving = read_current(settings) is not None
+            if is_serving:
+                platform.start_service()
+            _say(f"platform up after {time.monotonic() - started_s:.0f} s")
+            if pipeline:
+                try:
+                    run_and_follow("pipeline/ecg", report=_say, check=platform.check)
+                except FlowRunError as error:
+                    if not is_serving:
+                        raise
+                    typer.secho(f"{error}; serving the release before", fg="yellow", err=True)
+            if read_current(settings) is None:
+                _say("nothing is released yet; run the pipeline in the Prefect UI")
+            elif not is_serving:
+                platform.start_service()
+            _show_ready(settings, started_s)
+            while True:
+                platform.check()
+                time.sleep(1.0)
+    except KeyboardInterrupt:
+        _say("stopped; everything that was started has ended")
+
+
+def _set_aside(settings: Settings) -> None:
+    """Move what was learned and released so far into a directory of its own."""
+    aside = settings.home / f"before-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}"
+    for name in _LEARNED:
+        if (settings.home / name).exists():
+            aside.mkdir(parents=True, exist_ok=True)
+            shutil.move(settings.home / name, aside / name)
+    if aside.exists():
+        _say(f"ECG_FRESH: what was learned before is in {aside}")
+
+
+def _show_ready(settings: Settings, started_s: float) -> None:
+    import httpx
+
+    from flows.released import load_released_bundle
+    from flows.serving import read_current
+    from flows.traffic import demo_strip, send
+
+    addresses = find_addresses(settings)
+    if read_current(settings) is not None:
+        strip = demo_strip(settings)
+        with httpx.Client(timeout=30.0) as client:
+            answer = send(strip, client=client, settings=settings).json()
+        _say(f"\nprediction for {strip.name}:")
+        _say(
+            f"  {answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f}, "
+            f"risk {answer['risk_level']}), {answer['ventricular_beats']} V of "
+            f"{answer['total_beats_detected']} beats, {answer['processing_time_ms']:.1f} ms, "
+            f"id {answer['prediction_id']}"
+        )
+        beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
+        _say(f"  beats: {' '.join(beats)}")
+    _say("")
+    _say(f"  service  {addresses.service}  (API docs at /docs)")
+    _say(f"  Prefect  {addresses.prefect}")
+    _say(f"  MLflow   {addresses.mlflow}")
+    _say(f"  everything is written below {settings.home}; Ctrl-C or `ecg down` ends it all\n")
+    _say(f"ready after {time.monotonic() - started_s:.0f} s")
+    if read_current(settings) is None:
+        return
+    release, bundle = load_released_bundle(settings)
+    provenance = bundle.provenance
+    _say(
+        f"READY {addresses.service} model={release.model_version} source={provenance.source} "
+        f"data={provenance.data_source}"
+    )
+
+
+@app.command()
+def down() -> None:
+    """End every process that `ecg up` started."""
+    if not end_platform(read_settings(), report=_say):
+        _say("nothing is running")
+
+
+@app.command()
+def status() -> None:
+    """Show what runs and what is served."""
+    from flows.serving import read_current
+
+    settings = read_settings()
+    processes = read_status(settings)
+    for process in processes:
+        state = "running" if process.is_alive else "ended"
+        _say(f"{process.name:<16} {state:<8} pid {process.pid:<8} {process.address or ''}")
+    if not processes:
+        _say("nothing is running")
+    release = read_current(settings)
+    _say("nothing is released" if release is None else f"released: {release.bento_tag}")
+
+
+@app.command()
+def run(
+    flow: Annotated[str, typer.Argument(help="Name of the flow, such as monitor-drift.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, value as JSON.")
+    ] = None,
+) -> None:
+    """Run a flow by its deployment and follow its log."""
+    from flows.flow_runs import run_and_follow
+
+    _enter_platform()
+    run_and_follow(
+        f"{flow}/ecg", parameters=dict(_parse(item) for item in parameter or []), report=_say
+    )
+
+
+def _parse(item: str) -> tuple[str, object]:
+    name, separator, text = item.partition("=")
+    if not separator:
+        msg = f"a parameter must be name=value, got {item!r}"
+        raise typer.BadParameter(msg)
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+@app.command()
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="Model version; else the previous.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
+) -> None:
+    """Serve an earlier release again."""
+    from flows.flow_runs import run_and_follow
+
+    _enter_platform()
+    parameters = {"model_version": version, "reason": reason}
+    run_and_follow("rollback-champion/ecg", parameters=parameters, report=_say)
+
+
+@app.command()
+def releases() -> None:
+    """List the release ledger, latest first."""
+    from flows.ledger import read_ledger
+
+    entries = read_ledger(read_settings().ledger_dir)
+    for entry in entries:
+        f1 = entry.metrics.get("oof_v_f1", float("nan"))
+        _say(
+            f"{entry.committed_at:%Y-%m-%d %H:%M} {entry.commit[:10]} model "
+            f"{entry.release.model_version:<4} {entry.release.bento_tag:<32} "
+            f"out-of-fold V-F1 {f1:.4f}  {entry.reason}"
+        )
+    if not entries:
+        _say("nothing was released yet")
+
+
+@app.command()
+def predict(
+    file: Annotated[Path, typer.Argument(help="WFDB, EDF, CSV or NPY.")],
+    lead: Annotated[
+        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+    ] = None,
+    fs: Annotated[
+        float | None, typer.Option(help="Sampling rate in Hz of files that do not state it.")
+    ] = None,
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print every beat as JSON.")] = False,
+) -> None:
+    """Classify the beats of a recording by the released model, without a server."""
+    from ecg_lib.classifier import BeatClassifier
+    from flows.annotate import describe, list_beats, predict_file
+    from flows.released import load_released_bundle
+
+    _, bundle = load_released_bundle(read_settings())
+    prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
+    _say(json.dumps(list_beats(prediction), indent=1) if as_json else describe(prediction))
+
+
+@app.command()
+def annotate(
+    records: Annotated[list[Path], typer.Argument(help="WFDB records.")],
+    output_dir: Annotated[Path, typer.Option(help="Where the .pvc files go.")],
+    lead: Annotated[
+        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+    ] = None,
+) -> None:
+    """Write N or V for every beat as WFDB annotations, by the released model."""
+    from ecg_lib.classifier import BeatClassifier
+    from flows.annotate import annotate_record
+    from flows.released import load_released_bundle
+
+    _, bundle = load_released_bundle(read_settings())
+    classifier = BeatClassifier.load(bundle)
+    failed = 0
+    for path in records:
+        try:
+            done = annotate_record(path, classifier=classifier, output_dir=output_dir, lead=lead)
+        except EcgError as error:
+            failed += 1
+            typer.secho(f"{path}: {error}", fg="red", err=True)
+            continue
+        _say(
+            f"{done.path}: lead {done.lead}, {done.beats} beats, {done.v_beats} V, "
+            f"{done.unreadable_s:.0f} s unreadable, {done.invalid_samples} invalid samples"
+        )
+    if failed:
+        typer.secho(f"{failed} of {len(records)} records failed", fg="red", err=True)
+        raise typer.Exit(1)
+
+
+@app.command()
+def evaluate(
+    *,
+    final: Annotated[
+        bool, typer.Option("--final", help="Open DS2; noted in docs/ds2-openings.md.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+) -> None:
+    """Print the figures of the released model: DS1 out of fold, R-peaks, and DS2 if asked."""
+    from flows import evaluation_report as report
+    from flows.dataset_versions import load_version
+    from flows.git_commit import read_git_commit
+    from flows.released import load_released_bundle
+
+    settings = read_settings()
+    release, bundle = load_released_bundle(settings)
+    version = load_version(settings.datasets_dir, bundle.provenance.dataset_version)
+    _say(f"model {release.model_version}, bundle {bundle.hash[:12]}, {version.data_source} data")
+    for name, value in bundle.metrics.items():
+        if isinstance(value, float):
+            _say(f"  {name:<24} {value:.4f}")
+    if version.data_source != "mitdb":
+        _say("trained on simulated data: nothing here says how it does on people")
+        return
+    directory = Path(version.source_directory)
+    peaks = report.measure_r_peaks(directory)
+    for line in report.describe_r_peaks(peaks):
+        _say(line)
+    if not final:
+        return
+    if not reason:
+        msg = "an opening of DS2 must have a --reason"
+        raise report.EvaluationError(msg)
+    figures = report.open_ds2(bundle, directory)
+    commit = read_git_commit()
+    path = report.write_report(
+        settings.reports_dir, "ds2", {"bundle": bundle.hash, "commit": commit, **figures}
+    )
+    report.note_opening(PROJECT_DIR, bundle=bundle, commit=commit, reason=reason, figures=figures)
+    for part, values in figures.items():
+        if part != "by_record":
+            _say(f"DS2 {part}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
+    _say(f"written to {path} and noted in {report.OPENINGS}")
+
+
+@app.command()
+def traffic(
+    kind: Annotated[str, typer.Argument(help="replayed, noisy or simulated.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of strips.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Send strips of 10 s to the service, to see monitoring at work."""
+    from flows.traffic import Traffic, make_strips, send_many
+
+    if kind not in list(Traffic):
+        msg = f"traffic must be one of {', '.join(Traffic)}, got {kind!r}"
+        raise typer.BadParameter(msg)
+    settings = read_settings()
+    strips = make_strips(Traffic(kind), count=count, seed=seed, settings=settings)
+    for outcome, number in send_many(strips, settings=settings, report=_say).most_common():
+        _say(f"{number:>6} {outcome}")

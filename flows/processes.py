@@ -1,0 +1,447 @@
+"""The processes of the platform on one machine: what `ecg up` starts, in order.
+
+How processes are started, watched and ended is in ``flows.supervisor``.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import socket
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+import httpx
+import psutil
+
+from ecg_lib.settings import Settings
+from flows.supervisor import (
+    ProcessRecord,
+    Report,
+    Supervisor,
+    SupervisorError,
+    end_running,
+    read_state,
+)
+
+logger = logging.getLogger(__name__)
+
+WORK_POOL: Final = "ecg"
+WORKER: Final = "local"
+PROJECT_DIR: Final = Path(__file__).resolve().parent.parent
+"""Where prefect.yaml and the flows are; the platform runs from a checkout."""
+
+_READY_TIMEOUT_S: Final = 180.0
+_UNFINISHED: Final = ("RUNNING", "PENDING", "CANCELLING")
+_NO_TELEMETRY: Final = {
+    # Each library has its own idea of true.
+    "DO_NOT_TRACK": "true",
+    "BENTOML_DO_NOT_TRACK": "True",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
+}
+_QUIET: Final = {
+    "GIT_PYTHON_REFRESH": "quiet",  # MLflow's git library complains where git is not installed
+    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
+    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for features not used here
+    "PREFECT_CLI_COLORS": "false",
+    "PREFECT_CLI_PROMPT": "false",
+    "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",
+    "PREFECT_WORKER_QUERY_SECONDS": "2",
+    "PYTHONUNBUFFERED": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "2",
+    "TF_ENABLE_ONEDNN_OPTS": "0",
+}
+_LOOPBACK: Final = "127.0.0.1"
+
+
+class PortTakenError(SupervisorError):
+    """A port that a server needs is not free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Addresses:
+    """Where the three servers answer."""
+
+    prefect: str
+    mlflow: str
+    service: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProcessStatus:
+    """What is known about one process."""
+
+    name: str
+    pid: int
+    address: str | None
+    is_alive: bool
+
+
+class Platform:
+    """The servers, the worker and the service, from `start` to the end of the context.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where everything is.
+    project_dir : Path
+        The checkout, with ``prefect.yaml``.
+    report : callable
+        Is given one line for each event.
+
+    Raises
+    ------
+    PortTakenError
+        By ``with``, before anything is started, if a port is not free.
+    AlreadyRunningError
+        By ``with``, if a platform with the same home is alive.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        project_dir: Path = PROJECT_DIR,
+        report: Report = logger.info,
+    ) -> None:
+        self._settings = settings
+        self._project_dir = project_dir
+        self._report = report
+        self._addresses = find_addresses(settings)
+        self._supervisor = Supervisor(
+            state_path(settings),
+            logs_dir=settings.logs_dir,
+            environment=environment(settings),
+            report=report,
+        )
+
+    def __enter__(self) -> Self:
+        """End what a killed platform left, and check the ports."""
+        self._supervisor.__enter__()
+        try:
+            check_ports(self._settings)
+        except BaseException:
+            self._supervisor.__exit__(*sys.exc_info())
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """End every process, with the processes that it started."""
+        self._supervisor.__exit__(kind, error, traceback)
+
+    def start(self) -> None:
+        """Start the Prefect server, MLflow and a worker, and deploy every flow.
+
+        Raises
+        ------
+        SupervisorError
+            If a process ends or does not become ready; with the end of its log.
+
+        """
+        self._launch_prefect()
+        self._launch_mlflow()
+        self._wait_for_prefect()
+        self._create_work_pool()
+        self._close_unfinished_runs()
+        self._deploy()
+        self._start_worker()
+        self._wait_for_mlflow()
+
+    def start_service(self) -> None:
+        """Start the prediction service and wait until it has a model.
+
+        Raises
+        ------
+        SupervisorError
+            If it ends or does not become ready; with the end of its log.
+
+        """
+        address = self._addresses.service
+        self._supervisor.launch(
+            "service",
+            [sys.executable, "-m", "bentos.host"],
+            address=address,
+            cwd=self._project_dir,
+        )
+        self._supervisor.wait_until(
+            "service", lambda: _service_has_model(address), timeout_s=_READY_TIMEOUT_S
+        )
+        self._report(f"service: {address}")
+
+    def check(self) -> None:
+        """Check that everything that was started runs.
+
+        Raises
+        ------
+        ProcessEndedError
+            If a process has ended; with the end of its log.
+
+        """
+        self._supervisor.check()
+
+    def _launch_prefect(self) -> None:
+        (self._settings.home / "prefect").mkdir(parents=True, exist_ok=True)
+        self._supervisor.launch(
+            "prefect-server",
+            [sys.executable, "-m", "prefect", "server", "start"],
+            address=self._addresses.prefect,
+        )
+
+    def _wait_for_prefect(self) -> None:
+        health = f"{self._addresses.prefect}/api/health"
+        self._supervisor.wait_until(
+            "prefect-server", lambda: _answers(health), timeout_s=_READY_TIMEOUT_S
+        )
+        self._report(f"Prefect: {self._addresses.prefect}")
+
+    def _launch_mlflow(self) -> None:
+        if self._settings.mlflow_tracking_uri is not None:
+            return
+        directory = self._settings.mlflow_dir
+        directory.mkdir(parents=True, exist_ok=True)
+        self._supervisor.launch(
+            "mlflow-server",
+            [
+                *(sys.executable, "-m", "mlflow", "server"),
+                *("--host", _LOOPBACK, "--port", str(self._settings.mlflow_port)),
+                *("--workers", "1"),
+                *("--backend-store-uri", self._settings.tracking_uri),
+                *("--artifacts-destination", (directory / "artifacts").as_uri()),
+            ],
+            address=self._addresses.mlflow,
+            cwd=directory,
+        )
+
+    def _wait_for_mlflow(self) -> None:
+        if self._settings.mlflow_tracking_uri is None:
+            health = f"{self._addresses.mlflow}/health"
+            self._supervisor.wait_until(
+                "mlflow-server", lambda: _answers(health), timeout_s=_READY_TIMEOUT_S
+            )
+        self._report(f"MLflow: {self._addresses.mlflow}")
+
+    def _create_work_pool(self) -> None:
+        # The worker fills in the template of the pool's type.
+        answer = self._post_prefect("/work_pools/", {"name": WORK_POOL, "type": "process"})
+        if answer.status_code != httpx.codes.CONFLICT:
+            answer.raise_for_status()
+
+    def _close_unfinished_runs(self) -> None:
+        """Mark runs that died with an earlier platform: they would hold their slots for ever."""
+        answer = self._post_prefect(
+            "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": _UNFINISHED}}}}
+        )
+        for run in answer.raise_for_status().json():
+            state = {"type": "CRASHED", "message": "The platform was ended during this run."}
+            self._post_prefect(
+                f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True}
+            ).raise_for_status()
+            self._report(f"flow run {run['name']} of an earlier start is marked as crashed")
+
+    def _deploy(self) -> None:
+        self._supervisor.run(
+            "deploy",
+            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+            cwd=self._project_dir,
+            timeout_s=_READY_TIMEOUT_S,
+        )
+        self._report("every flow of prefect.yaml is deployed")
+
+    def _start_worker(self) -> None:
+        started_at = datetime.now(UTC)
+        self._supervisor.launch(
+            "worker",
+            [
+                *(sys.executable, "-m", "prefect", "worker", "start"),
+                *("--pool", WORK_POOL, "--type", "process", "--name", WORKER),
+            ],
+            cwd=self._project_dir,
+            ends_with_children=True,  # Prefect's worker waits for its flow runs instead
+        )
+        self._supervisor.wait_until(
+            "worker", lambda: self._has_worker_since(started_at), timeout_s=_READY_TIMEOUT_S
+        )
+        self._report(f"a worker serves the work pool {WORK_POOL}")
+
+    def _has_worker_since(self, started_at: datetime) -> bool:
+        answer = self._post_prefect(f"/work_pools/{WORK_POOL}/workers/filter", {})
+        return any(
+            worker["name"] == WORKER
+            and datetime.fromisoformat(worker["last_heartbeat_time"]) >= started_at
+            for worker in answer.raise_for_status().json()
+        )
+
+    def _post_prefect(self, path: str, body: dict[str, Any]) -> httpx.Response:
+        with _local_client(timeout_s=30.0) as client:
+            return client.post(f"{self._addresses.prefect}/api{path}", json=body)
+
+
+def state_path(settings: Settings) -> Path:
+    """Where the state of the running platform is."""
+    return settings.home / "processes.json"
+
+
+def find_addresses(settings: Settings) -> Addresses:
+    """Find where the three servers answer on this machine."""
+    return Addresses(
+        prefect=f"http://{_LOOPBACK}:{settings.prefect_port}",
+        mlflow=f"http://{_LOOPBACK}:{settings.mlflow_port}",
+        service=f"http://{_connectable(settings.service_host)}:{settings.service_port}",
+    )
+
+
+def environment(settings: Settings) -> dict[str, str]:
+    """Make the environment of every process of the platform.
+
+    Every setting is spelt out, because flow runs start in other working directories. What the
+    caller's environment says about threads and about Prefect's database is kept.
+    """
+    given = {
+        f"ECG_{name.upper()}": str(value)
+        for name, value in settings.model_dump(mode="json").items()
+        if value is not None
+    }
+    # Many small arrays in several processes: threads in BLAS only wait for each other.
+    threads = {
+        name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+    }
+    prefect_home = settings.home / "prefect"
+    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY"), _LOOPBACK, "localhost"]))
+    return {
+        **os.environ,
+        **_NO_TELEMETRY,
+        **_QUIET,
+        **threads,
+        **given,
+        "BENTOML_HOME": str(settings.bentoml_home),
+        "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "NO_PROXY": no_proxy,
+        "no_proxy": no_proxy,
+        "PREFECT_API_URL": f"{find_addresses(settings).prefect}/api",
+        "PREFECT_HOME": str(prefect_home),
+        "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
+        "PREFECT_SERVER_API_HOST": _LOOPBACK,
+        # The UI finds the server by the setting and ignores the server's --port.
+        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+    }
+
+
+def check_ports(settings: Settings) -> None:
+    """Check that every server can have its port.
+
+    Raises
+    ------
+    PortTakenError
+        If one cannot; names each port, who holds it, and the variable that changes it.
+
+    """
+    wanted = {
+        "ECG_PREFECT_PORT": ("the Prefect server", _LOOPBACK, settings.prefect_port),
+        "ECG_SERVICE_PORT": ("the service", settings.service_host, settings.service_port),
+    }
+    if settings.mlflow_tracking_uri is None:
+        wanted["ECG_MLFLOW_PORT"] = ("the MLflow server", _LOOPBACK, settings.mlflow_port)
+    problems = []
+    seen: dict[int, str] = {}
+    for variable, (server, host, port) in wanted.items():
+        if port in seen:
+            problems.append(f"port {port} of {server} ({variable}) is also that of {seen[port]}")
+        elif (refusal := _refusal(host, port)) is not None:
+            problems.append(
+                f"port {port} of {server} {refusal}; free it, or choose another with {variable}"
+            )
+        seen[port] = server
+    if problems:
+        msg = "the ports of the servers must be free: " + ". ".join(problems)
+        raise PortTakenError(msg)
+
+
+def read_status(settings: Settings) -> tuple[ProcessStatus, ...]:
+    """Read which processes of the platform there should be, and whether they are alive."""
+    state = read_state(state_path(settings))
+    if state is None:
+        return ()
+    return tuple(_status(record) for record in (state.supervisor, *state.children))
+
+
+def end_platform(settings: Settings, *, report: Report = logger.info) -> bool:
+    """End the platform of these settings from another process; whether there was one."""
+    return end_running(state_path(settings), report=report)
+
+
+def _status(record: ProcessRecord) -> ProcessStatus:
+    return ProcessStatus(
+        name=record.name,
+        pid=record.pid,
+        address=record.address,
+        is_alive=record.find() is not None,
+    )
+
+
+def _connectable(host: str) -> str:
+    return _LOOPBACK if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+
+
+def _refusal(host: str, port: int) -> str | None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Without it a port is not free for a minute after its server has ended.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return f"is held by {_holder(port)}"
+            return f"cannot be had on {host}: {error.strerror or error}"
+    return None
+
+
+def _holder(port: int) -> str:
+    try:
+        pids = {
+            connection.pid
+            for connection in psutil.net_connections(kind="tcp")
+            if connection.status == psutil.CONN_LISTEN
+            and connection.laddr
+            and connection.laddr.port == port
+            and connection.pid is not None
+        }
+        names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(pids)]
+    except (psutil.AccessDenied, psutil.NoSuchProcess):
+        names = []
+    return ", ".join(names) or "a process that cannot be seen from here"
+
+
+def _local_client(*, timeout_s: float) -> httpx.Client:
+    return httpx.Client(timeout=timeout_s, trust_env=False)  # a proxy does not reach loopback
+
+
+def _answers(url: str) -> bool:
+    try:
+        with _local_client(timeout_s=5.0) as client:
+            return client.get(url).status_code == httpx.codes.OK
+    except httpx.TransportError:
+        return False
+
+
+def _service_has_model(address: str) -> bool:
+    try:
+        with _local_client(timeout_s=5.0) as client:
+            answer = client.get(f"{address}/health")
+    except httpx.TransportError:
+        return False
+    return answer.status_code == httpx.codes.OK and bool(answer.json()["model_loaded"])

@@ -1,0 +1,26 @@
+"""What is released, loaded for use without a server."""
+
+from __future__ import annotations
+
+import os
+
+from ecg_lib.bundle import Bundle
+from ecg_lib.errors import BundleError
+from ecg_lib.releases import Release
+from ecg_lib.settings import Settings
+from flows.bento_store import load_bundle
+from flows.serving import read_current
+
+
+def load_released_bundle(settings: Settings) -> tuple[Release, Bundle]:
+    """Load the bundle of the current release.
+
+    Raises:
+        BundleError: If nothing was released yet.
+    """
+    release = read_current(settings)
+    if release is None:
+        msg = "there must be a released model, nothing was released yet; `ecg up` trains one"
+        raise BundleError(msg)
+    os.environ.setdefault("BENTOML_HOME", str(settings.bentoml_home))
+    return release, load_bundle(release.model_tag)
