@@ -93,9 +93,9 @@ def ingest_records(
     settings = read_settings()
     started_s = time.monotonic()
     records = find_records(source, settings)
-    version = prepare_records(records, settings)
-    check_enough(version, max_broken_share=max_broken_share)
-    publish_version(version, settings)
+    prepared, broken = prepare_records(records, settings)
+    check_enough(prepared, broken, max_broken_share=max_broken_share)
+    version = publish_version(records, prepared, broken, settings)
     get_run_logger().info(
         "dataset %s: %d records (%s), %d left out, %.1f s",
         version.version,
@@ -187,7 +187,9 @@ def _write_simulated(name: str, directory: Path) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def prepare_records(records: Records, settings: Settings) -> DatasetVersion:
+def prepare_records(
+    records: Records, settings: Settings
+) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
     """Check, read and prepare each record; leave out what is broken, with its reason."""
     logger = get_run_logger()
     target = settings.datasets_dir / "records"
@@ -202,15 +204,7 @@ def prepare_records(records: Records, settings: Settings) -> DatasetVersion:
         else:
             prepared.append(result)
         bar.update(len(prepared) + len(broken), len(records.names))
-    if not any(record.role is Role.DEVELOPMENT for record in prepared):
-        msg = f"there must be development records, all {len(records.names)} are broken or missing"
-        raise DatasetError(msg)
-    return make_version(
-        data_source=records.data_source,
-        source_directory=records.directory,
-        records=prepared,
-        broken=broken,
-    )
+    return prepared, broken
 
 
 def _prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | BrokenRecord]:
@@ -340,22 +334,34 @@ def _prepare(directory: Path, name: str, files: dict[str, str], target: Path) ->
 
 
 @task(cache_policy=NO_CACHE)
-def check_enough(version: DatasetVersion, *, max_broken_share: float) -> None:
-    """Refuse a version of which too many records are broken."""
-    total = len(version.records) + len(version.broken)
-    share = len(version.broken) / total
-    if share > max_broken_share:
-        reasons = "; ".join(f"{record.name}: {record.reason}" for record in version.broken[:5])
+def check_enough(
+    prepared: list[PreparedRecord], broken: list[BrokenRecord], *, max_broken_share: float
+) -> None:
+    """Refuse to go on when too many records are broken."""
+    total = len(prepared) + len(broken)
+    if len(broken) > max_broken_share * total:
+        reasons = "; ".join(f"{record.name}: {record.reason}" for record in broken[:5])
         msg = (
             f"at most {max_broken_share:.0%} of the records may be broken, "
-            f"got {len(version.broken)} of {total} ({reasons})"
+            f"got {len(broken)} of {total} ({reasons})"
         )
         raise DatasetError(msg)
 
 
 @task(cache_policy=NO_CACHE)
-def publish_version(version: DatasetVersion, settings: Settings) -> None:
-    """Write the version and show it as a table."""
+def publish_version(
+    records: Records,
+    prepared: list[PreparedRecord],
+    broken: list[BrokenRecord],
+    settings: Settings,
+) -> DatasetVersion:
+    """Make the version, write it and show it as a table."""
+    version = make_version(
+        data_source=records.data_source,
+        source_directory=records.directory,
+        records=prepared,
+        broken=broken,
+    )
     save_version(version, settings.datasets_dir)
     create_table_artifact(
         key="dataset",
@@ -376,3 +382,4 @@ def publish_version(version: DatasetVersion, settings: Settings) -> None:
             for record in version.broken
         ],
     )
+    return version
