@@ -164,7 +164,9 @@ def _simulate(settings: Settings) -> Records:
     names = tuple(f"sim{number:03d}" for number in range(1, SIMULATED_PATIENTS + 1))
     directory.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not _is_whole(directory, name)]
-    Parallel(n_jobs=_N_PROCESSES)(delayed(_write_simulated)(name, directory) for name in missing)
+    Parallel(n_jobs=_N_PROCESSES)(
+        delayed(_write_simulated)(name, directory, SIMULATED_DURATION_S) for name in missing
+    )
     return Records(directory, names, DataSource.SIMULATED, {})
 
 
@@ -172,15 +174,14 @@ def _is_whole(directory: Path, name: str) -> bool:
     return all((directory / f"{name}.{extension}").is_file() for extension in RECORD_FILES)
 
 
-def _write_simulated(name: str, directory: Path) -> None:
+def _write_simulated(name: str, directory: Path, duration_s: float) -> None:
     from ecg_lib.records import write_wfdb
     from ecg_lib.simulator import simulate_cohort_member
 
     number = int(name.removeprefix("sim"))
     draft = directory / f".{name}.draft"
-    write_wfdb(
-        simulate_cohort_member(number, duration_s=SIMULATED_DURATION_S, seed=SIMULATION_SEED), draft
-    )
+    member = simulate_cohort_member(number, duration_s=duration_s, seed=SIMULATION_SEED)
+    write_wfdb(member, draft)
     for extension in RECORD_FILES:
         (draft / f"{name}.{extension}").replace(directory / f"{name}.{extension}")
     draft.rmdir()

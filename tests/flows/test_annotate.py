@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+
+from ecg_lib.bundle import Bundle
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.errors import InvalidSignalError, UnknownLeadError, UnreadableSignalError
+from ecg_lib.records import write_wfdb
+from ecg_lib.simulator import StripKind, simulate_strip
+from flows.annotate import annotate_record, bridge_invalid, describe, list_beats, predict_file
+
+
+@pytest.fixture(scope="module")
+def classifier(toy_bundle: Bundle) -> BeatClassifier:
+    return BeatClassifier.load(toy_bundle)
+
+
+@pytest.fixture
+def run_record(tmp_path: Path) -> Path:
+    record = replace(simulate_strip(StripKind.RUN, seed=11, duration_s=20.0), name="run11")
+    write_wfdb(record, tmp_path)
+    return tmp_path / "run11"
+
+
+def test_every_detection_is_written_as_n_or_v(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    done = annotate_record(run_record, classifier=classifier, output_dir=tmp_path / "out")
+    written = wfdb.rdann(str(tmp_path / "out" / "run11"), "pvc")
+    truth = wfdb.rdann(str(run_record), "atr")
+    assert done.beats == len(written.sample) == len(truth.sample)
+    assert np.abs(written.sample - truth.sample).max() <= 18
+    assert written.symbol == truth.symbol
+    assert done.v_beats == written.symbol.count("V") > 0
+
+
+def test_unreadable_stretches_are_marked(classifier: BeatClassifier, tmp_path: Path) -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=11, duration_s=40.0)
+    signals = record.signals_mv.copy()
+    signals[3600:7200] = 0.0
+    write_wfdb(replace(record, name="gap", signals_mv=signals), tmp_path)
+    done = annotate_record(tmp_path / "gap", classifier=classifier, output_dir=tmp_path / "out")
+    written = wfdb.rdann(str(tmp_path / "out" / "gap"), "pvc")
+    marks = written.sample[np.array(written.symbol) == "~"]
+    assert len(marks) == 2
+    assert np.abs(marks - [3600, 7200]).max() <= 720
+    assert done.unreadable_s == pytest.approx(10, abs=4)
+
+
+def test_another_lead_can_be_named_and_an_unknown_one_is_refused(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    done = annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="V1")
+    assert done.lead == "V1"
+    with pytest.raises(UnknownLeadError, match="MLII, V1, not 'aVF'"):
+        annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="aVF")
+
+
+def test_invalid_samples_are_bridged_and_counted() -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=1)
+    signal = record.signal_mv().copy()
+    signal[100:110] = np.nan
+    bridged, count = bridge_invalid(signal, record=record)
+    assert count == 10
+    assert np.isfinite(bridged).all()
+    np.testing.assert_array_equal(bridged[110:], signal[110:])
+    signal[:2500] = np.nan
+    with pytest.raises(InvalidSignalError, match="at most 50% of the samples"):
+        bridge_invalid(signal, record=record)
+
+
+def test_a_prediction_of_a_file_is_described(classifier: BeatClassifier, run_record: Path) -> None:
+    prediction = predict_file(run_record, classifier=classifier)
+    text = describe(prediction)
+    assert text.startswith("run11: V, ")
+    assert "risk HIGH (" in text
+    assert "run(s) of V, the longest of 5 beats" in text
+    beats = list_beats(prediction)
+    assert [beat["beat_index"] for beat in beats] == list(range(len(prediction.classified)))
+    assert {beat["arrhythmia_type"] for beat in beats} == {"N", "V"}
+
+
+def test_a_file_that_is_too_short_or_flat_is_refused(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "short.npy", np.zeros(2000))
+    with pytest.raises(InvalidSignalError, match=r"at least 10 s, got 5\.6 s"):
+        predict_file(tmp_path / "short.npy", classifier=classifier)
+    np.save(tmp_path / "flat.npy", np.zeros(7200))
+    with pytest.raises(UnreadableSignalError, match="flat"):
+        predict_file(tmp_path / "flat.npy", classifier=classifier)

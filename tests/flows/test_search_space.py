@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from ecg_lib.balancing import Balancing
+from ecg_lib.cross_validation import Recipe
+from ecg_lib.training import TrainingConfig
+from flows.search_space import KNOWN_GOOD, best_recipe, count_done, open_study, suggest_recipe
+
+BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
+
+
+@pytest.fixture
+def storage_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+def _run(study: optuna.Study, n_trials: int) -> list[dict[str, object]]:
+    def objective(trial: optuna.Trial) -> float:
+        suggest_recipe(trial, BASE)
+        return trial.params["learning_rate"]
+
+    study.optimize(objective, n_trials=n_trials)
+    return [trial.params for trial in study.trials]
+
+
+def test_the_first_trial_is_the_known_recipe(storage_url: str) -> None:
+    params = _run(open_study("s", storage_url=storage_url, seed=0), 1)
+    assert params == [KNOWN_GOOD]
+    known = suggest_recipe(optuna.trial.FixedTrial(KNOWN_GOOD), BASE)
+    assert known == Recipe(training=TrainingConfig(epochs=2), max_beats=500)
+
+
+def test_balancing_focal_loss_network_and_optimiser_are_searched(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    _run(study, 1)
+    space = study.trials[0].distributions
+    assert set(space) == set(KNOWN_GOOD)
+    assert space["balancing"].choices == tuple(balancing.value for balancing in Balancing)
+    assert space["focal_gamma"].choices == (0.0, 1.0, 2.0)
+    assert space["width"].choices == ("narrow", "usual", "wide")
+
+
+def test_the_same_seed_draws_the_same_trials(tmp_path: Path) -> None:
+    runs = [
+        _run(open_study("s", storage_url=f"sqlite:///{tmp_path / name}", seed=3), 8)
+        for name in ("a.db", "b.db")
+    ]
+    assert runs[0] == runs[1]
+
+
+def test_a_study_is_found_again_with_its_trials(storage_url: str) -> None:
+    _run(open_study("s", storage_url=storage_url, seed=0), 3)
+    again = open_study("s", storage_url=storage_url, seed=0)
+    assert count_done(again) == 3
+
+
+def test_the_best_recipe_keeps_what_is_not_searched(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    _run(study, 5)
+    full = Recipe(training=TrainingConfig(epochs=9))
+    recipe = best_recipe(study, full)
+    assert recipe.training.epochs == 9
+    assert recipe.max_beats is None
+    assert recipe.training.learning_rate == study.best_params["learning_rate"]
