@@ -191,6 +191,9 @@ def measure(
         "threshold": out_of_fold.config.threshold,
     }
     metrics["by_subject"] = {subject: asdict(counts) for subject, counts in subjects.items()}
+    metrics["by_subject_strips_10_s"] = {
+        subject: asdict(counts) for subject, counts in by_subject(strips).items()
+    }
     metrics["rules"] = _rule_effects(out_of_fold)
     return metrics, by_record
 

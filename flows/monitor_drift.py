@@ -14,7 +14,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from ecg_lib.bundle import Bundle, read_bundle
 from ecg_lib.comparison import (
@@ -44,30 +44,23 @@ from ecg_lib.live_performance import (
     measure_performance,
 )
 from ecg_lib.prediction_log import DriftCheckRow, PredictionLog, PredictionRow
+from ecg_lib.releases import Release
 from ecg_lib.settings import Settings, read_settings
+from flows.serving import read_current
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
-REFERENCE_COUNTS = "counts"
-"""Key of the bundle's metrics: out-of-fold counts of 10 s strips (BeatCounts), by subject."""
+REFERENCE_COUNTS = "by_subject_strips_10_s"
+"""Key of the bundle's metrics: out-of-fold counts (BeatCounts) by subject."""
 
 _HISTORY = 1000
 
 
-class CurrentRelease(BaseModel):
-    """What ``current.json`` says is served."""
+class Served(NamedTuple):
+    """What is served, and since when."""
 
-    bento_tag: str
-    model_tag: str
-    bundle_hash: str
-    model_version: str
-    released_at: datetime
-
-
-class Release(NamedTuple):
-    """What is served."""
-
-    current: CurrentRelease
+    release: Release
     bundle: Bundle
+    since: datetime
 
 
 class Traffic(NamedTuple):
@@ -93,7 +86,7 @@ def monitor_drift(
     min_beats: Annotated[int, Field(ge=100)] = 500,
     min_groups: Annotated[int, Field(ge=2)] = 5,
     n_breaches: Annotated[int, Field(ge=1, le=100)] = 2,
-    cool_down_hours: Annotated[float, Field(ge=0, le=720)] = 24.0,
+    cool_down_hours: Annotated[float, Field(ge=0, le=168)] = 24.0,
     *,
     dry_run: bool = False,
 ) -> Any:  # noqa: ANN401  Prefect takes the decision or a named state
@@ -125,30 +118,30 @@ def monitor_drift(
         n_breaches=n_breaches,
         cool_down_s=cool_down_hours * 3600,
     )
-    release = read_release(settings)
-    if release is None:
+    served = read_served(settings)
+    if served is None:
         get_run_logger().warning(NOTHING_SERVED)
         return Completed(name="NothingServed", message=NOTHING_SERVED)
     traffic = read_traffic(
         settings,
-        release,
+        served,
         now=now,
         window=timedelta(hours=window_hours),
         label_window=timedelta(hours=label_window_hours),
         max_strips=max_strips,
     )
-    evidence = gather_evidence(release, traffic, policy)
-    decision = decide(release, evidence, traffic, now=now, policy=policy)
-    report = write_report(settings, release, traffic, now=now, policy=policy)
-    publish(release, decision, evidence.traffic, report)
+    evidence = gather_evidence(served, traffic, policy)
+    decision = decide(served, evidence, traffic, now=now, policy=policy)
+    report = write_report(settings, served, traffic, now=now, policy=policy)
+    publish(served, decision, evidence.traffic, report)
     if not dry_run:
-        start_action(release, decision)
-        store_check(settings, release, traffic, decision, now=now)
+        start_action(served, decision)
+        store_check(settings, served, traffic, decision, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),
         "figures": decision.figures,
-        "bento_tag": release.current.bento_tag,
+        "bento_tag": served.release.bento_tag,
         "report": None if report is None else str(report),
     }
 
@@ -163,28 +156,25 @@ def find_bundle(settings: Settings, model_tag: str) -> Path:
 
 
 @task(cache_policy=NO_CACHE)
-def read_release(settings: Settings) -> Release | None:
+def read_served(settings: Settings) -> Served | None:
     """Read what is served, or None before the first release."""
-    path = settings.serving_dir / "current.json"
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
+    release = read_current(settings)
+    if release is None:
         return None
-    current = CurrentRelease.model_validate_json(text)
-    bundle = read_bundle(find_bundle(settings, current.model_tag))
-    if bundle.hash != current.bundle_hash:
+    bundle = read_bundle(find_bundle(settings, release.model_tag))
+    if bundle.hash != release.bundle_hash:
         msg = (
-            f"{current.model_tag} must be the bundle {current.bundle_hash[:12]} of current.json, "
+            f"{release.model_tag} must be the bundle {release.bundle_hash[:12]} of the release, "
             f"got {bundle.hash[:12]}"
         )
         raise BundleIntegrityError(msg)
-    return Release(current, bundle)
+    return Served(release, bundle, datetime.fromisoformat(release.released_at))
 
 
 @task(cache_policy=NO_CACHE)
 def read_traffic(
     settings: Settings,
-    release: Release,
+    served: Served,
     *,
     now: datetime,
     window: timedelta,
@@ -192,37 +182,37 @@ def read_traffic(
     max_strips: int,
 ) -> Traffic:
     """Read predictions, feedback and earlier checks."""
-    current = release.current
+    release, released_at = served.release, served.since
     with _open_log(settings) as log:
         history = [_past_check(row) for row in log.read_drift_checks(limit=_HISTORY)]
         seen_until = confirm_after(
-            history, bundle_hash=current.bundle_hash, released_at=current.released_at
+            history, bundle_hash=release.bundle_hash, released_at=released_at
         )
         rows = log.read_predictions(
             since=max(now - window, seen_until or now - window),
-            bundle_hash=current.bundle_hash,
+            bundle_hash=release.bundle_hash,
             limit=max_strips,
         )
         around = []
-        if current.released_at > now - window:
-            around = log.read_predictions(since=current.released_at - window, limit=2 * max_strips)
+        if released_at > now - window:
+            around = log.read_predictions(since=released_at - window, limit=2 * max_strips)
         labelled = log.read_predictions(
-            since=now - label_window, bundle_hash=current.bundle_hash, limit=max_strips
+            since=now - label_window, bundle_hash=release.bundle_hash, limit=max_strips
         )
         feedback = log.read_feedback(row.prediction_id for row in labelled)
     labels: dict[str, dict[int, str]] = {}
     for given in feedback:  # oldest first: the latest word counts
         labels.setdefault(given.prediction_id, {}).update(given.labels)
-    before = [row for row in around if row.created_at < current.released_at]
+    before = [row for row in around if row.created_at < released_at]
     tags_before = {row.bento_tag for row in before} | {
-        check.bento_tag for check in history if check.created_at < current.released_at
+        check.bento_tag for check in history if check.created_at < released_at
     }
-    if current.bento_tag in tags_before:  # a return to what was there is a step back, not a step
+    if release.bento_tag in tags_before:  # a return to what was there is a step back, not a step
         before = []
     traffic = Traffic(
         rows=[row for row in rows if seen_until is None or row.created_at > seen_until],
         before=before,
-        since=[row for row in around if row.bento_tag == current.bento_tag],
+        since=[row for row in around if row.bento_tag == release.bento_tag],
         reviewed=[
             ReviewedStrip(
                 _group_of(row),
@@ -237,7 +227,7 @@ def read_traffic(
     get_run_logger().info(
         "%d predictions of %s, %d reviewed, %d before the release",
         len(traffic.rows),
-        current.bento_tag,
+        release.bento_tag,
         len(traffic.reviewed),
         len(traffic.before),
     )
@@ -245,12 +235,12 @@ def read_traffic(
 
 
 @task(cache_policy=NO_CACHE)
-def gather_evidence(release: Release, traffic: Traffic, policy: DriftPolicy) -> DriftEvidence:
+def gather_evidence(served: Served, traffic: Traffic, policy: DriftPolicy) -> DriftEvidence:
     """Compare, measure, estimate, and ask the golden requests."""
     from ecg_lib.classifier import BeatClassifier
     from ecg_lib.golden import check_golden
 
-    bundle = release.bundle
+    bundle = served.bundle
     current = _gather(traffic.rows)
     labelled = None
     if traffic.reviewed:
@@ -283,7 +273,7 @@ def gather_evidence(release: Release, traffic: Traffic, policy: DriftPolicy) -> 
 
 @task(cache_policy=NO_CACHE)
 def decide(
-    release: Release,
+    served: Served,
     evidence: DriftEvidence,
     traffic: Traffic,
     *,
@@ -294,8 +284,8 @@ def decide(
     decision = decide_action(
         evidence,
         history=traffic.history,
-        bundle_hash=release.current.bundle_hash,
-        released_at=release.current.released_at,
+        bundle_hash=served.bundle.hash,
+        released_at=served.since,
         now=now,
         policy=policy,
     )
@@ -306,7 +296,7 @@ def decide(
 @task(cache_policy=NO_CACHE)
 def write_report(
     settings: Settings,
-    release: Release,
+    served: Served,
     traffic: Traffic,
     *,
     now: datetime,
@@ -316,7 +306,7 @@ def write_report(
     from flows.drift_report import MIN_ROWS, write_drift_report
 
     reference, current, _, _ = match_lengths(
-        read_reference(release.bundle.read_drift_reference()),
+        read_reference(served.bundle.read_drift_reference()),
         _gather(traffic.rows),
         max_ratio=policy.comparison.max_length_ratio,
     )
@@ -331,25 +321,25 @@ def write_report(
     )
     create_link_artifact(
         report.html.as_uri(), link_text="drift report", key="drift-report",
-        description=f"Evidently's report of {release.current.bento_tag}",
+        description=f"Evidently's report of {served.release.bento_tag}",
     )  # fmt: skip
     return report.html
 
 
 @task(cache_policy=NO_CACHE)
 def publish(
-    release: Release, decision: DriftDecision, comparison: Comparison, report: Path | None
+    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
 ) -> None:
     """Show the decision and the table behind it in the Prefect UI."""
     create_markdown_artifact(
-        _as_markdown(release, decision, comparison, report),
+        _as_markdown(served, decision, comparison, report),
         key="drift-check",
-        description=f"{decision.action.value}: {release.current.bento_tag}",
+        description=f"{decision.action.value}: {served.release.bento_tag}",
     )
 
 
 @task(cache_policy=NO_CACHE)
-def start_action(release: Release, decision: DriftDecision) -> None:
+def start_action(served: Served, decision: DriftDecision) -> None:
     """Send the event that starts retraining or rollback.
 
     Raises
@@ -364,15 +354,15 @@ def start_action(release: Release, decision: DriftDecision) -> None:
     event = emit_event(
         name,
         resource={
-            "prefect.resource.id": f"ecg.model.{release.bundle.hash[:12]}",
-            "prefect.resource.name": release.current.bento_tag,
+            "prefect.resource.id": f"ecg.model.{served.bundle.hash[:12]}",
+            "prefect.resource.name": served.release.bento_tag,
         },
         payload={
             "action": decision.action.value,
             "reason": "; ".join(decision.reasons),
             "share": decision.figures["drifted_share"],
-            "bento_tag": release.current.bento_tag,
-            "bundle_hash": release.bundle.hash,
+            "bento_tag": served.release.bento_tag,
+            "bundle_hash": served.bundle.hash,
         },
     )
     if event is None:
@@ -383,7 +373,7 @@ def start_action(release: Release, decision: DriftDecision) -> None:
 @task(cache_policy=NO_CACHE)
 def store_check(
     settings: Settings,
-    release: Release,
+    served: Served,
     traffic: Traffic,
     decision: DriftDecision,
     *,
@@ -394,10 +384,10 @@ def store_check(
     row = DriftCheckRow(
         check_id=str(uuid.uuid4()),
         created_at=now,
-        bundle_hash=release.bundle.hash,
+        bundle_hash=served.bundle.hash,
         action=decision.action.value,
         summary={
-            "bento_tag": release.current.bento_tag,
+            "bento_tag": served.release.bento_tag,
             "is_conclusive": decision.is_conclusive,
             "is_breach": decision.is_breach,
             "newest_at": None if newest is None else newest.isoformat(),
@@ -451,12 +441,12 @@ def _reference_counts(bundle: Bundle) -> BeatCounts | None:
 
 
 def _as_markdown(
-    release: Release, decision: DriftDecision, comparison: Comparison, report: Path | None
+    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
 ) -> str:
     lines = [
         f"# {decision.action.value}",
         "",
-        f"`{release.current.bento_tag}`, model version {release.current.model_version}:",
+        f"`{served.release.bento_tag}`, model version {served.release.model_version}:",
         f"{comparison.n_strips} strips with {comparison.n_beats} beats of",
         f"{comparison.n_groups} patients or single predictions.",
         "",
