@@ -5,10 +5,8 @@ How processes are started, watched and ended is in ``flows.supervisor``.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
-import socket
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,17 +15,11 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
-import psutil
 
 from ecg_lib.settings import Settings
-from flows.supervisor import (
-    ProcessRecord,
-    Report,
-    Supervisor,
-    SupervisorError,
-    end_running,
-    read_state,
-)
+from flows.free_ports import check_ports
+from flows.process_state import ProcessRecord, read_state
+from flows.supervisor import Report, Supervisor, end_running
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +52,6 @@ _QUIET: Final = {
     "TF_ENABLE_ONEDNN_OPTS": "0",
 }
 _LOOPBACK: Final = "127.0.0.1"
-
-
-class PortTakenError(SupervisorError):
-    """A port that a server needs is not free."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -340,36 +328,6 @@ def environment(settings: Settings) -> dict[str, str]:
     }
 
 
-def check_ports(settings: Settings) -> None:
-    """Check that every server can have its port.
-
-    Raises
-    ------
-    PortTakenError
-        If one cannot; names each port, who holds it, and the variable that changes it.
-
-    """
-    wanted = {
-        "ECG_PREFECT_PORT": ("the Prefect server", _LOOPBACK, settings.prefect_port),
-        "ECG_SERVICE_PORT": ("the service", settings.service_host, settings.service_port),
-    }
-    if settings.mlflow_tracking_uri is None:
-        wanted["ECG_MLFLOW_PORT"] = ("the MLflow server", _LOOPBACK, settings.mlflow_port)
-    problems = []
-    seen: dict[int, str] = {}
-    for variable, (server, host, port) in wanted.items():
-        if port in seen:
-            problems.append(f"port {port} of {server} ({variable}) is also that of {seen[port]}")
-        elif (refusal := _refusal(host, port)) is not None:
-            problems.append(
-                f"port {port} of {server} {refusal}; free it, or choose another with {variable}"
-            )
-        seen[port] = server
-    if problems:
-        msg = "the ports of the servers must be free: " + ". ".join(problems)
-        raise PortTakenError(msg)
-
-
 def read_status(settings: Settings) -> tuple[ProcessStatus, ...]:
     """Read which processes of the platform there should be, and whether they are alive."""
     state = read_state(state_path(settings))
@@ -394,36 +352,6 @@ def _status(record: ProcessRecord) -> ProcessStatus:
 
 def _connectable(host: str) -> str:
     return _LOOPBACK if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
-
-
-def _refusal(host: str, port: int) -> str | None:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without it a port is not free for a minute after its server has ended.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return f"is held by {_holder(port)}"
-            return f"cannot be had on {host}: {error.strerror or error}"
-    return None
-
-
-def _holder(port: int) -> str:
-    try:
-        pids = {
-            connection.pid
-            for connection in psutil.net_connections(kind="tcp")
-            if connection.status == psutil.CONN_LISTEN
-            and connection.laddr
-            and connection.laddr.port == port
-            and connection.pid is not None
-        }
-        names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(pids)]
-    except (psutil.AccessDenied, psutil.NoSuchProcess):
-        names = []
-    return ", ".join(names) or "a process that cannot be seen from here"
 
 
 def _local_client(*, timeout_s: float) -> httpx.Client:

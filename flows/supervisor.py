@@ -8,38 +8,38 @@ process group nor the parent's pid leads to them once the worker is gone.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import logging
-import os
 import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
 
 import psutil
 
-from ecg_lib.errors import EcgError
+from flows.process_state import (
+    MARK,
+    ProcessRecord,
+    State,
+    SupervisorError,
+    find_descendants,
+    find_marked,
+    is_alive,
+    read_state,
+    send_signal,
+)
 
 logger = logging.getLogger(__name__)
 
-MARK: Final = "ECG_SUPERVISOR_MARK"
 _POLL_S: Final = 0.2
-_CLOCK_TOLERANCE_S: Final = 2.0
-"""The kernel derives creation times from the boot time, which moves when the clock is set."""
 _TAIL_LINES: Final = 15
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Report = Callable[[str], None]
-
-
-class SupervisorError(EcgError):
-    """The processes cannot be started as they should be."""
 
 
 class AlreadyRunningError(SupervisorError):
@@ -52,68 +52,6 @@ class ProcessEndedError(SupervisorError):
 
 class NotReadyError(SupervisorError):
     """A process did not become ready in its time."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessRecord:
-    """A process as the state file knows it; the creation time tells it from a later pid."""
-
-    name: str
-    pid: int
-    created_at: float
-    address: str | None = None
-
-    def find(self) -> psutil.Process | None:
-        """Find the process, if it is the one that was recorded and still runs."""
-        try:
-            process = psutil.Process(self.pid)
-            if (
-                abs(process.create_time() - self.created_at) > _CLOCK_TOLERANCE_S
-                or process.status() == psutil.STATUS_ZOMBIE
-            ):
-                return None
-        except psutil.NoSuchProcess:
-            return None
-        return process
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class State:
-    """What a supervisor has started."""
-
-    mark: str
-    supervisor: ProcessRecord
-    children: tuple[ProcessRecord, ...] = ()
-
-    def write(self, path: Path) -> None:
-        """Write the state file in one step."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        draft.replace(path)
-
-
-def read_state(path: Path) -> State | None:
-    """Read a state file.
-
-    Raises
-    ------
-    SupervisorError
-        If there is a file, and it is not a state file.
-
-    """
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        return State(
-            mark=raw["mark"],
-            supervisor=ProcessRecord(**raw["supervisor"]),
-            children=tuple(ProcessRecord(**child) for child in raw["children"]),
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        msg = f"{path} must be the state of the running processes, got {error!r}; remove it"
-        raise SupervisorError(msg) from error
 
 
 @dataclass(slots=True, kw_only=True)
@@ -323,17 +261,19 @@ class Supervisor:
         self._state_path.unlink(missing_ok=True)
 
     def _end(self, child: _Child) -> None:
-        descendants = _descendants(child.record)
+        descendants = find_descendants(child.record)
         started = time.monotonic()
         if child.process.poll() is None:
             child.process.terminate()
-        if child.ends_with_children:
-            _send(signal.SIGTERM, descendants)
-        while child.process.poll() is None or any(map(_is_alive, descendants)):
+        are_asked = False
+        while child.process.poll() is None or any(map(is_alive, descendants)):
+            if not are_asked and (child.ends_with_children or child.process.returncode is not None):
+                send_signal(signal.SIGTERM, descendants)
+                are_asked = True
             if time.monotonic() - started > self._grace_s:
                 self._report(f"{child.record.name} did not end by itself and is killed")
                 child.process.kill()
-                _send(signal.SIGKILL, descendants)
+                send_signal(signal.SIGKILL, descendants)
                 break
             time.sleep(0.05)
         child.process.wait()
@@ -377,57 +317,25 @@ def end_running(state_path: Path, *, report: Report = logger.info, grace_s: floa
 
 
 def _end_leftovers(state: State, *, report: Report, grace_s: float) -> None:
-    found: dict[int, psutil.Process] = {process.pid: process for process in _marked(state.mark)}
+    found: dict[int, psutil.Process] = {process.pid: process for process in find_marked(state.mark)}
     for record in state.children:
         process = record.find()
         if process is not None:
             report(f"ending {record.name} (pid {record.pid}), left over from an earlier start")
-            found |= {one.pid: one for one in (process, *_descendants(record))}
+            found |= {one.pid: one for one in (process, *find_descendants(record))}
     if not found:
         return
-    _send(signal.SIGTERM, found.values())
+    send_signal(signal.SIGTERM, found.values())
     _, alive = psutil.wait_procs(list(found.values()), timeout=grace_s)
-    _send(signal.SIGKILL, alive)
+    send_signal(signal.SIGKILL, alive)
     psutil.wait_procs(alive, timeout=grace_s)
     report(f"{len(found)} processes of an earlier start were ended")
 
 
 def _kill_marked(mark: str) -> None:
-    left = _marked(mark)
-    _send(signal.SIGKILL, left)
+    left = find_marked(mark)
+    send_signal(signal.SIGKILL, left)
     psutil.wait_procs(left, timeout=5.0)
-
-
-def _marked(mark: str) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        try:
-            if process.environ().get(MARK) == mark:
-                found.append(process)
-        except (psutil.NoSuchProcess, psutil.AccessDenied):
-            continue  # gone, or another user's, so not ours
-    return found
-
-
-def _descendants(record: ProcessRecord) -> list[psutil.Process]:
-    process = record.find()
-    try:
-        return [] if process is None else process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
-def _is_alive(process: psutil.Process) -> bool:
-    try:
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def _send(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
-    for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, as it should
-            process.send_signal(number)
 
 
 def _describe_end(child: _Child) -> str:

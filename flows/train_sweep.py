@@ -53,13 +53,20 @@ class SweepPlan:
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5
+    confirm_beats: int | None = 50_000
+    """Training beats of each fold and of the final fit; all when None."""
     views: ViewPlan = field(default=QUICK_VIEWS)
 
 
 PLANS: Final = {
     Profile.QUICK: SweepPlan(),
     Profile.FULL: SweepPlan(
-        n_trials=40, search_beats=40_000, search_epochs=4, confirm_epochs=8, views=FULL_VIEWS
+        n_trials=40,
+        search_beats=40_000,
+        search_epochs=4,
+        confirm_epochs=8,
+        confirm_beats=None,
+        views=FULL_VIEWS,
     ),
 }
 
@@ -237,7 +244,9 @@ def search_recipe(
         metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
         tags={"ecg.best_trial": str(study.best_trial.number)},
     )
-    full = replace(base, training=TrainingConfig(epochs=plan.confirm_epochs), max_beats=None)
+    full = replace(
+        base, training=TrainingConfig(epochs=plan.confirm_epochs), max_beats=plan.confirm_beats
+    )
     return best_recipe(study, full)
 
 
