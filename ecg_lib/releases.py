@@ -9,7 +9,6 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.errors import EcgError
-from ecg_lib.settings import Settings
 
 CURRENT: Final = "current.json"
 """The release that the service obeys; written by the release flow."""
@@ -73,10 +72,10 @@ def write_release(path: Path, release: Release) -> None:
     draft.replace(path)
 
 
-def bento_source(settings: Settings, release: Release) -> Path:
-    """Directory of a release's code.
+def bento_source(bentoml_home: Path, release: Release) -> Path:
+    """Name the directory of a release's code in BentoML's store.
 
     BentoML itself is not asked: the host, which needs this, stays small without importing it.
     """
     name, _, version = release.bento_tag.partition(":")
-    return settings.bentoml_home / "bentos" / name / version / "src"
+    return bentoml_home / "bentos" / name / version / "src"

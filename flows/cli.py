@@ -71,11 +71,11 @@ def up(
     from flows.serving import read_current
 
     settings = _enter_platform()
-    if settings.fresh:
-        _set_aside(settings)
     started_s = time.monotonic()
     try:
         with Platform(settings, report=_say) as platform:
+            if settings.fresh:
+                _set_aside(settings)
             platform.start()
             is_serving = read_current(settings) is not None
             if is_serving:

@@ -11,6 +11,7 @@ import httpx
 from ecg_lib.errors import EcgError
 from ecg_lib.releases import CURRENT, Release, read_release, write_release
 from ecg_lib.settings import Settings
+from flows.processes import find_addresses
 
 SWITCH_TIMEOUT_S: Final = 90.0
 _POLL_S: Final = 0.2
@@ -31,7 +32,7 @@ class Switch(NamedTuple):
 
 def service_url(settings: Settings) -> str:
     """Address of the service."""
-    return f"http://{settings.service_host}:{settings.service_port}"
+    return find_addresses(settings).service
 
 
 def read_health(settings: Settings) -> dict[str, Any] | None:

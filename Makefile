@@ -1,0 +1,84 @@
+# The words that humans, hooks and CI share. `make` alone lists them.
+
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+ARGS ?=
+
+# uv does not read pip's settings: where pip is told to look, and whom to trust, is passed on.
+ifneq ($(PIP_INDEX_URL),)
+export UV_DEFAULT_INDEX ?= $(if $(UV_INDEX_URL),$(UV_INDEX_URL),$(PIP_INDEX_URL))
+endif
+ifneq ($(PIP_CERT),)
+export SSL_CERT_FILE ?= $(PIP_CERT)
+endif
+
+.PHONY: help
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+
+.PHONY: setup
+setup: $(INSTALLED) ## make .venv from the hashed lock, with `ecg` on its path
+
+.PHONY: run
+run: $(INSTALLED) ## start everything, train, release, and serve until Ctrl-C
+	@$(BIN)/ecg up
+
+.PHONY: down
+down: $(INSTALLED) ## end what `make run` started in another shell
+	@$(BIN)/ecg down
+
+.PHONY: test
+test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+.PHONY: lint
+lint: $(INSTALLED) ## check style, types and directions of import
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.PHONY: format
+format: $(INSTALLED) ## format, and mend what can be mended
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+# Compiling starts from the locks that are there: versions move only where pyproject.toml asks, or
+# with ARGS=--upgrade. It needs the environment, not that it is up to date.
+.PHONY: lock
+lock: | $(BIN)/uv ## write both locks from pyproject.toml; ARGS=--upgrade for newest versions
+	$(BIN)/uv pip compile pyproject.toml --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile --group serving --constraint requirements.lock \
+		--output-file requirements-serving.lock $(LOCK_FLAGS) $(ARGS)
+
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
+.PHONY: clean
+clean: ## remove the environment and caches; var/ stays
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	find ecg_lib flows bentos tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# hatchling comes from the lock as well, so nothing is fetched to build the project.
+$(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
+	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# uv is installed by pip in the version and with the hashes of the lock.
+$(BIN)/uv: | $(BIN)/python
+	@sed -n '/^uv==/,/^[^ ]/{/^uv==/p;/^    --hash/p;}' requirements.lock > $(VENV)/uv.lock
+	$(BIN)/python -m pip install --quiet --require-hashes -r $(VENV)/uv.lock
+
+$(BIN)/python:
+	@for python in $(PYTHON) python3.11 python3 python; do \
+		if "$$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then \
+			"$$python" -m venv $(VENV) || { rm -rf $(VENV); exit 1; }; \
+			exit 0; \
+		fi; \
+	done; \
+	echo "Python 3.11 is needed and was not found as $(PYTHON), python3.11, python3 or python;" \
+		"name it with: make PYTHON=/path/to/python3.11 ..." >&2; \
+	exit 1

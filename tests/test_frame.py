@@ -1,0 +1,144 @@
+"""What holds the repository together: locks, caps, and one door for each framework."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("ecg_lib", "flows", "bentos")
+DOORS = {
+    "bentoml": {"bentos", "flows.bento_store"},
+    "dulwich": {"flows.git_commit", "flows.ledger"},
+    "edfio": {"ecg_lib.records"},
+    "evidently": {"flows.drift_report"},
+    "fastapi": {"bentos"},
+    "imblearn": {"ecg_lib.balancing"},
+    "keras": {"ecg_lib.cnn", "ecg_lib.training"},
+    "mlflow": {"flows.registry"},
+    "onnxruntime": {"ecg_lib.classifier"},
+    "optuna": {"flows.search_space", "flows.train_sweep"},
+    "pandas": {"flows.drift_report"},
+    "prefect": {"flows"},
+    "psutil": {"flows.free_ports", "flows.process_state", "flows.supervisor"},
+    "pydantic_settings": {"ecg_lib.settings"},
+    "sqlalchemy": {"ecg_lib.prediction_log"},
+    "tensorflow": {"ecg_lib.cnn", "ecg_lib.training"},
+    "wfdb": {"ecg_lib.records"},
+}
+
+
+def _read_versions(lock: str) -> dict[str, Version]:
+    lines = (ROOT / lock).read_text().splitlines()
+    pins = [re.match(r"([a-z0-9][a-z0-9._-]*)(?:\[[^]]*\])?==([^ ;\\]+)", line) for line in lines]
+    return {pin[1]: Version(pin[2]) for pin in pins if pin}
+
+
+def _imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _serving_files() -> set[Path]:
+    """Files of bentos, and those of ecg_lib that they import, directly or not."""
+    todo = list((ROOT / "bentos").rglob("*.py"))
+    found = set(todo)
+    while todo:
+        for name in _imports(todo.pop()):
+            parts = name.split(".")
+            path = ROOT.joinpath(*parts[:2]).with_suffix(".py")
+            if parts[0] in PACKAGES and path.exists() and path not in found:
+                found.add(path)
+                todo.append(path)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("package", "cap"), [("pandas", "3.1"), ("fastapi", "0.151"), ("sqlalchemy", "2.1")]
+)
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-serving.lock"])
+def test_packages_that_break_others_in_silence_stay_below_their_caps(
+    lock: str, package: str, cap: str
+) -> None:
+    assert _read_versions(lock)[package] < Version(cap)
+
+
+def test_both_locks_have_the_same_versions() -> None:
+    everything, serving = map(_read_versions, ("requirements.lock", "requirements-serving.lock"))
+    assert serving
+    assert {name: everything.get(name) for name in serving} == serving
+
+
+@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-serving.lock"])
+def test_locks_have_hashes_and_no_addresses_or_paths(lock: str) -> None:
+    text = (ROOT / lock).read_text()
+    assert "://" not in text
+    assert " @ " not in text
+    assert not re.search(r"(^|\s)/\w", text)
+    pins = re.findall(r"^[a-z0-9].*?(?=^[a-z0-9]|\Z)", text, flags=re.MULTILINE | re.DOTALL)
+    assert [pin.split()[0] for pin in pins if "--hash=sha256:" not in pin] == []
+
+
+def test_the_lock_holds_what_pyproject_asks_for_and_what_builds_it() -> None:
+    locked = _read_versions("requirements.lock")
+    assert {"hatchling", "editables", "uv", "pytest", "ruff", "mypy"} <= set(locked)
+    # One of the two, by the machine.
+    assert {"tensorflow", "tensorflow-cpu"} <= set(locked)
+
+
+def test_the_serving_lock_has_what_the_service_imports() -> None:
+    locked = _read_versions("requirements-serving.lock")
+    distributions = packages_distributions()
+    imported = {name.split(".")[0] for path in _serving_files() for name in _imports(path)}
+    foreign = imported - set(sys.stdlib_module_names) - set(PACKAGES)
+    missing = {
+        name
+        for name in foreign
+        if not any(canonicalize_name(one) in locked for one in distributions[name])
+    }
+    assert missing == set()
+
+
+@pytest.mark.parametrize("package", ["tensorflow", "tensorflow-cpu", "keras", "mlflow", "prefect"])
+def test_the_serving_lock_has_nothing_that_trains_or_orchestrates(package: str) -> None:
+    assert package not in _read_versions("requirements-serving.lock")
+
+
+def test_each_framework_has_one_door() -> None:
+    strangers = [
+        f"{_module(path)} imports {name}"
+        for package in PACKAGES
+        for path in sorted((ROOT / package).rglob("*.py"))
+        for name in _imports(path)
+        for doors in [DOORS.get(name.split(".")[0])]
+        if doors is not None and not {_module(path), package} & doors
+    ]
+    assert strangers == []
+
+
+def test_no_file_of_flows_bears_the_name_of_a_library() -> None:
+    # Prefect puts flows/ first on sys.path.
+    names = {path.stem for path in (ROOT / "flows").glob("*.py")} - {"__init__"}
+    assert names & (set(packages_distributions()) | set(sys.stdlib_module_names)) == set()
+
+
+def test_make_alone_says_what_can_be_made() -> None:
+    shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
+    for target in ("setup", "run", "down", "test", "lint", "lock", "format", "clean"):
+        assert f"make {target}\t" in shown
