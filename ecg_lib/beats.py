@@ -439,6 +439,7 @@ def _recording_template(blocks: list[_Block], config: BeatConfig) -> NDArray[np.
     templates = np.stack([block.template for block in blocks])
     weights = np.array([block.weight for block in blocks])
     agrees = _similarity(templates, templates, config) > 0.85
+    np.fill_diagonal(agrees, val=True)  # a flat template resembles nothing, not even itself
     quality = np.array([block.score.max() for block in blocks])
     support = agrees @ weights / weights.sum() + 0.3 * quality
     return _weighted_mean(weights * agrees[int(np.argmax(support))], templates)

@@ -92,8 +92,9 @@ def build_cnn(
     x = layers.Dropout(config.dropout)(x)
     x = layers.Dense(config.window_units, activation="relu")(x)
 
-    variance = np.square(np.maximum(feature_deviation, 1e-6))
-    y = layers.Normalization(mean=feature_mean, variance=variance)(features)
+    # Not layers.Normalization: its constants become inputs of the exported ONNX graph.
+    scale = 1 / np.maximum(feature_deviation, 1e-6)
+    y = layers.Rescaling(scale.tolist(), offset=(-feature_mean * scale).tolist())(features)
     y = keras.ops.clip(y, -5.0, 5.0)
     y = layers.Dense(config.feature_units, activation="relu")(y)
     y = layers.Dropout(config.dropout)(y)

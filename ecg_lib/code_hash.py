@@ -30,7 +30,8 @@ def hash_code(root: Path) -> str:
             msg = f"{root.name} must hold the packages {SERVING_PACKAGES}, {package} is missing"
             raise FileNotFoundError(msg)
         for path in sorted((root / package).rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
+            name = path.relative_to(root)
+            if path.is_file() and "__pycache__" not in name.parts:
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
-                digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+                digest.update(f"{name.as_posix()} {content}\n".encode())
     return digest.hexdigest()

@@ -191,12 +191,26 @@ class BeatDataset:
     def rows_of(
         self, *, records: Iterable[str] | None = None, view: View | None = None
     ) -> NDArray[np.int64]:
-        """Find the rows of some records, of one view, or both, in order."""
+        """Find the rows of some records, of one view, or both, in order.
+
+        Raises
+        ------
+        DatasetError
+            If the dataset does not hold one of the records, or the view.
+
+        """
         keep = np.ones(len(self), dtype=np.bool_)
         if records is not None:
-            wanted = [self.record_names.index(name) for name in records]
-            keep &= np.isin(self.record, wanted)
+            wanted = set(records)
+            unknown = sorted(wanted - set(self.record_names))
+            if unknown:
+                msg = f"records must be in the dataset, these are not: {', '.join(unknown)}"
+                raise DatasetError(msg)
+            keep &= np.isin(self.record, [self.record_names.index(name) for name in wanted])
         if view is not None:
+            if view not in self.views:
+                msg = f"the dataset must be cut in view {view}, got {[str(v) for v in self.views]}"
+                raise DatasetError(msg)
             keep &= self.view == self.views.index(view)
         return np.flatnonzero(keep)
 
@@ -230,7 +244,7 @@ class BeatDataset:
         Raises
         ------
         DatasetError
-            If the directory holds no dataset, or one of other features.
+            If the directory holds no dataset, one of other features, or parts of several.
 
         """
         try:
@@ -238,15 +252,22 @@ class BeatDataset:
             table = pq.read_table(directory / "beats.parquet")
             windows = np.load(directory / "windows.npy", mmap_mode="r")
             features = np.load(directory / "features.npy")
-        except (OSError, ValueError) as error:
+            feature_names = tuple(description["feature_names"])
+            record_names = tuple(description["record_names"])
+            views = tuple(View(**view) for view in description["views"])
+        except (LookupError, OSError, TypeError, ValueError) as error:
             msg = f"no readable dataset in {directory.name}: {error}"
             raise DatasetError(msg) from error
-        if tuple(description["feature_names"]) != FEATURE_NAMES:
+        if feature_names != FEATURE_NAMES:
             msg = f"dataset {directory.name} has the features of another version"
             raise DatasetError(msg)
+        lengths = {table.num_rows, len(windows), len(features)}
+        if lengths != {description["n_beats"]}:
+            msg = f"all files of {directory.name} must have one row for each beat, got {lengths}"
+            raise DatasetError(msg)
         return cls(
-            record_names=tuple(description["record_names"]),
-            views=tuple(View(**view) for view in description["views"]),
+            record_names=record_names,
+            views=views,
             record=table["record"].to_numpy(),
             view=table["view"].to_numpy(),
             position=table["position"].to_numpy(),

@@ -108,9 +108,12 @@ class PredictionLog:
     """
 
     def __init__(self, url: str) -> None:
-        self._engine: Engine = sa.create_engine(url, pool_pre_ping=True)
-        if self._engine.dialect.name == "sqlite":
+        if sa.make_url(url).get_backend_name() == "sqlite":
+            # A connection that is kept goes on writing into a file that was deleted.
+            self._engine: Engine = sa.create_engine(url, poolclass=sa.NullPool)
             sa.event.listen(self._engine, "connect", _set_up_sqlite)
+        else:
+            self._engine = sa.create_engine(url, pool_pre_ping=True)
 
     def create_tables(self) -> None:
         """Make the tables that are missing."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.beats import BeatConfig, extract_beats
 from ecg_lib.detection import DetectionConfig, detect_r_peaks
-from ecg_lib.errors import SignalTooShortError
+from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.filtering import (
     FS_HZ,
     BandPassConfig,
@@ -114,12 +114,17 @@ def prepare_beats(
         If `fs` is out of range.
     NonFiniteSignalError
         If a sample is NaN or infinite.
+    InvalidSignalError
+        If the signal has more than one dimension.
     SignalTooShortError
         If the signal is shorter than two seconds.
 
     """
     config = config or PreprocessingConfig()
     check_sampling_rate(fs)
+    if np.ndim(signal_mv) != 1:
+        msg = f"signal must be that of one lead, got shape {np.shape(signal_mv)}"
+        raise InvalidSignalError(msg)
     duration_s = len(signal_mv) / fs
     if duration_s < MIN_DURATION_S:
         msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"

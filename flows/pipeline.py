@@ -10,6 +10,7 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
+from ecg_lib.errors import EcgError
 from ecg_lib.settings import Profile, Settings, read_settings
 from flows.bento_store import load_bundle
 from flows.ingest_records import Source, ingest_records
@@ -20,12 +21,17 @@ from flows.serving import service_url
 from flows.train_sweep import train_sweep
 
 
+class PromotionError(EcgError):
+    """There is nothing that may be served."""
+
+
 @flow(name="pipeline")
 def pipeline(
     source: Source = Source.AUTO,
     profile: Profile | None = None,
     n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
+    min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
 ) -> dict[str, Any]:
     """Ingest records, train, select and promote, package and release: end with what is served.
@@ -35,6 +41,7 @@ def pipeline(
         profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
         n_trials: Number of trials; that of the profile when left out.
         seed: Seed of the sweep; one that was not used yet when left out.
+        min_v_f1: Least out-of-fold V-F1 of a champion.
         reason: Why it runs, such as the drift that was found.
 
     Returns:
@@ -56,7 +63,13 @@ def pipeline(
         "train-sweep",
         lambda: train_sweep(dataset_version=version, profile=profile, n_trials=n_trials, seed=seed),
     )
-    verdict = timed("promote-champion", lambda: promote_champion(dataset_version=version))
+    verdict = timed(
+        "promote-champion",
+        lambda: promote_champion(dataset_version=version, min_v_f1=min_v_f1),
+    )
+    if verdict["version"] is None:
+        msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
+        raise PromotionError(msg)
     packaged = timed("package-bento", package_bento)
     release = timed("release-service", lambda: release_service(release=packaged))
     result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}

@@ -1,0 +1,176 @@
+"""Build the answer to a prediction from classified beats, as a dict that is ready for JSON."""
+
+from __future__ import annotations
+
+import bisect
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.schemas import NOTICE
+from ecg_lib.classifier import ClassifiedBeats
+from ecg_lib.preprocessing import PreparedBeats
+from ecg_lib.quality import Stretch
+from ecg_lib.rhythm import RhythmSummary, summarize_rhythm
+from ecg_lib.risk import assess_risk
+
+USUAL_RANGE_MV: Final = (0.1, 20.0)
+"""Peak-to-peak amplitude of QRS complexes on the skin, with room on both sides."""
+
+
+def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
+    """Sum up a signal in which at least one beat is readable.
+
+    Parameters
+    ----------
+    classified : ClassifiedBeats
+    fs : float
+        Sampling rate of the signal in Hz.
+
+    Returns
+    -------
+    dict
+        The part of :class:`bentos.schemas.Prediction` that the signal decides.
+
+    """
+    prepared, is_readable = classified.prepared, classified.is_readable
+    is_v = classified.is_v
+    rhythm = summarize_rhythm(classified.r_peaks, is_v=is_v, is_readable=is_readable, fs=fs)
+    risk = assess_risk(rhythm, duration_s=prepared.duration_s)
+    probability_v = classified.probability_v
+    confidence = probability_v[is_v].max() if is_v.any() else 1 - probability_v[is_readable].max()
+    return {
+        "overall_arrhythmia_type": "V" if is_v.any() else "N",
+        "confidence": float(confidence),
+        "risk_level": risk.level.value,
+        "risk_basis": risk.basis.value,
+        "risk_reasons": list(risk.reasons),
+        "total_beats_detected": len(classified),
+        "normal_beats": rhythm.beats - rhythm.v_beats,
+        "ventricular_beats": rhythm.v_beats,
+        "unreadable_beats": len(classified) - rhythm.beats,
+        "beat_predictions": _list_beats(classified),
+        "rhythm": _describe_rhythm(rhythm),
+        "signal_quality": _describe_quality(prepared),
+        "threshold": classified.threshold,
+        "duration_s": prepared.duration_s,
+        "notice": NOTICE,
+    }
+
+
+def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
+    prepared, is_readable = classified.prepared, classified.is_readable
+    columns = zip(
+        classified.r_peaks.tolist(),
+        np.where(classified.is_v, "V", "N").tolist(),
+        classified.confidence.tolist(),
+        _round(prepared.rr_prev_s, 4),
+        _round(prepared.rr_next_s, 4),
+        classified.probability_v.tolist(),
+        _round(prepared.qrs_width_s * 1e3, 1),
+        classified.rule.tolist(),
+        _qualities(classified),
+        strict=True,
+    )
+    beats = [
+        {
+            "beat_index": index,
+            "position_sample": position,
+            "arrhythmia_type": arrhythmia_type,
+            "confidence": confidence,
+            "rr_previous": rr_previous,
+            "rr_next": rr_next,
+            "probability_v": probability_v,
+            "qrs_width_ms": qrs_width_ms,
+            "rule": rule or None,
+            "quality": quality,
+        }
+        for index, (
+            position,
+            arrhythmia_type,
+            confidence,
+            rr_previous,
+            rr_next,
+            probability_v,
+            qrs_width_ms,
+            rule,
+            quality,
+        ) in enumerate(columns)
+    ]
+    for index in np.flatnonzero(~is_readable).tolist():
+        beats[index].update(
+            arrhythmia_type=None, confidence=None, probability_v=None, qrs_width_ms=None
+        )
+    return beats
+
+
+def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
+    return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
+
+
+def _qualities(classified: ClassifiedBeats) -> list[str]:
+    stretches = classified.prepared.unreadable
+    if not stretches:
+        return ["ok"] * len(classified)
+    starts = [stretch.start for stretch in stretches]
+
+    def reason_at(position: int) -> str:
+        # A position may be rounded to just before the stretch that it is in.
+        return stretches[max(bisect.bisect_right(starts, position + 1) - 1, 0)].reason.value
+
+    return [
+        "ok" if readable else reason_at(position)
+        for readable, position in zip(
+            classified.is_readable.tolist(), classified.r_peaks.tolist(), strict=True
+        )
+    ]
+
+
+def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
+    return {
+        "heart_rate_bpm": rhythm.heart_rate_bpm,
+        "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
+        "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
+        "longest_rr_s": rhythm.longest_rr_s,
+        "pvc_burden": rhythm.burden,
+        "isolated": rhythm.isolated,
+        "couplets": rhythm.couplets,
+        "bigeminy_beats": rhythm.bigeminy_beats,
+        "trigeminy_beats": rhythm.trigeminy_beats,
+        "r_on_t": rhythm.r_on_t,
+        "runs": [asdict(run) for run in rhythm.runs],
+    }
+
+
+def _describe_quality(prepared: PreparedBeats) -> dict[str, Any]:
+    return {
+        "usable_share": prepared.readable_s / prepared.duration_s,
+        "warnings": _list_warnings(prepared),
+        "unreadable": [_describe_stretch(stretch) for stretch in prepared.unreadable],
+    }
+
+
+def _describe_stretch(stretch: Stretch) -> dict[str, Any]:
+    return {
+        "start_sample": stretch.start,
+        "end_sample": stretch.stop,
+        "reason": stretch.reason.value,
+    }
+
+
+def _list_warnings(prepared: PreparedBeats) -> list[str]:
+    warnings = []
+    if prepared.unreadable:
+        warnings.append(
+            f"{prepared.unreadable_s:.1f} s of {prepared.duration_s:.1f} s cannot be read"
+        )
+    amplitude_mv = float(np.median(prepared.amplitude_mv[prepared.is_readable]))
+    low_mv, high_mv = USUAL_RANGE_MV
+    if not low_mv <= amplitude_mv <= high_mv:
+        warnings.append(
+            f"signal_data must be in mV: QRS complexes span {low_mv:g} to {high_mv:g} mV as a "
+            f"rule, got {amplitude_mv:.3g} mV"
+        )
+    return warnings

@@ -1,0 +1,142 @@
+"""A running service without BentoML's store: a toy bundle on a real uvicorn server."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+
+with warnings.catch_warnings():
+    # BentoML 1.4 uses what pathspec 1.0 and pydantic 2.11 call deprecated, while it is imported.
+    warnings.simplefilter("ignore", DeprecationWarning)
+    from bentos.live_model import LoadedModel
+    from bentos.runtime import Runtime
+    from bentos.service import EcgService, app
+
+from ecg_lib.bundle import Bundle
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.simulator import StripKind, simulate_strip
+
+RequestMaker = Callable[..., dict[str, Any]]
+
+
+def load_toy(bundle: Bundle, *, version: str = "1", bento_tag: str = "ecg:toy") -> LoadedModel:
+    provenance = bundle.provenance
+    return LoadedModel(
+        classifier=BeatClassifier.load(bundle),
+        bundle=bundle,
+        info={
+            "name": "ecg",
+            "version": version,
+            "bento_tag": bento_tag,
+            "bundle_hash": bundle.hash,
+            "run_id": provenance.run_id,
+            "dataset_version": provenance.dataset_version,
+            "git_commit": provenance.git_commit,
+            "source": provenance.source.value,
+            "data": provenance.data_source.value,
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def toy_model(toy_bundle: Bundle) -> LoadedModel:
+    return load_toy(toy_bundle)
+
+
+class Service:
+    """A server in a thread of this process."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        previous = os.environ.get("ECG_HOME")
+        os.environ["ECG_HOME"] = str(home)
+        listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        config = uvicorn.Config(EcgService.to_asgi(), log_config=None, lifespan="on")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=self._server.run, args=([listener],))
+        self._thread.start()
+        while not self._server.started:
+            assert self._thread.is_alive()
+            time.sleep(0.01)
+        if previous is not None:
+            os.environ["ECG_HOME"] = previous
+        self.http = httpx.Client(base_url=self.url, timeout=30.0)
+
+    @property
+    def runtime(self) -> Runtime:
+        runtime: Runtime = app.state.runtime
+        return runtime
+
+    def predict(self, **fields: Any) -> httpx.Response:  # noqa: ANN401  any JSON
+        return self.http.post("/api/v1/predictions/", json=fields)
+
+    def close(self) -> None:
+        self.http.close()
+        self._server.should_exit = True
+        self._thread.join()
+
+
+@pytest.fixture(scope="module")
+def service(toy_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    service = Service(tmp_path_factory.mktemp("service-home"))
+    service.runtime.live.use(toy_model)
+    yield service
+    service.close()
+
+
+@pytest.fixture
+def http(service: Service) -> httpx.Client:
+    return service.http
+
+
+@pytest.fixture
+def predict(service: Service) -> Callable[..., httpx.Response]:
+    return service.predict
+
+
+@pytest.fixture
+def runtime(service: Service) -> Runtime:
+    return service.runtime
+
+
+@pytest.fixture
+def url(service: Service) -> str:
+    return service.url
+
+
+@pytest.fixture
+def home(service: Service) -> Path:
+    return service.home
+
+
+@pytest.fixture(scope="session")
+def make_request() -> RequestMaker:
+    """Make requests of strips; `gain` multiplies the samples."""
+
+    def make(
+        kind: StripKind = StripKind.ISOLATED_PVC,
+        *,
+        fs: float = 360.0,
+        gain: float = 1.0,
+        seed: int = 3,
+        **fields: Any,  # noqa: ANN401  any JSON
+    ) -> dict[str, Any]:
+        signal = simulate_strip(kind, seed=seed, fs=fs).signal_mv().astype(float) * gain
+        return {
+            "signal_data": [round(sample, 6) for sample in signal.tolist()],
+            "sampling_rate": fs,
+            **fields,
+        }
+
+    return make

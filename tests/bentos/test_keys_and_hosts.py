@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from bentos import VERSION
+from bentos.api_keys import is_accepted, read_api_keys
+from bentos.host import open_listener
+from bentos.patient_key import hash_patient, read_patient_key
+from ecg_lib.errors import ConfigurationError
+from ecg_lib.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+LETMEIN = "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_serving_imports_no_training_or_orchestration_library() -> None:
+    code = (
+        "import sys, bentos.service, bentos.worker\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'optuna', 'evidently', 'sklearn',"
+        " 'pandas', 'flows'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_host_stays_small() -> None:
+    code = (
+        "import sys, bentos.host; print(sorted({'bentoml', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_processes_that_start_together_make_one_patient_key(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "patient.key"
+    with ThreadPoolExecutor(8) as executor:
+        keys = set(executor.map(lambda _: read_patient_key(path), range(32)))
+    assert len(keys) == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["patient.key"]
+
+
+def test_a_patient_hash_depends_on_patient_and_key() -> None:
+    hashes = {hash_patient(who, key=key) for who in ("a", "b") for key in (b"k" * 32, b"l" * 32)}
+    assert len(hashes) == 4
+    assert {len(text) for text in hashes} == {64}
+
+
+def test_a_short_patient_key_is_refused_without_being_shown(tmp_path: Path) -> None:
+    path = tmp_path / "patient.key"
+    path.write_text("hunter2")
+    with pytest.raises(ConfigurationError, match="at least 16 bytes, got 7") as caught:
+        read_patient_key(path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_api_keys_are_read_from_hashes_and_compared(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n\n{'0' * 64}\n{LETMEIN}  # reader\n")
+    hashes = read_api_keys(path)
+    assert is_accepted(b"letmein", hashes)
+    assert not is_accepted(b"letmeout", hashes)
+    assert not is_accepted(None, hashes)
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "letmein\n", f"{LETMEIN}\nplain\n"])
+def test_a_file_without_hashes_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="must hold SHA-256 hashes") as caught:
+        read_api_keys(path)
+    assert "letmein" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])  # noqa: S104  the point
+def test_a_public_address_without_keys_is_refused(host: str) -> None:
+    settings = Settings(service_host=host, service_port=free_port())
+    with pytest.raises(ConfigurationError, match=r"must be a loopback address|cannot be used"):
+        open_listener(settings)
+
+
+def test_a_public_address_with_keys_is_served(tmp_path: Path) -> None:
+    settings = Settings(
+        service_host="0.0.0.0",  # noqa: S104  the point
+        service_port=free_port(),
+        api_keys_file=tmp_path / "keys",
+    )
+    with open_listener(settings) as listener:
+        assert listener.getsockname()[1] == settings.service_port
+
+
+def test_a_taken_port_ends_the_host_with_a_clear_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "bentos.host"],
+            cwd=ROOT,
+            env={**os.environ, "ECG_HOME": str(tmp_path), "ECG_SERVICE_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"ECG_SERVICE_PORT: 127.0.0.1 port {port} cannot be used: Address already in use"
+    )

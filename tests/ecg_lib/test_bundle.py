@@ -1,0 +1,242 @@
+"""The bundle: a round trip, and everything that may not be touched afterwards."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from ecg_lib.bundle import (
+    CONFIG,
+    MANIFEST,
+    Bundle,
+    BundleSource,
+    ClassifierConfig,
+    DataSource,
+    Provenance,
+    read_bundle,
+    read_config,
+    write_bundle,
+    write_config,
+)
+from ecg_lib.calibration import Calibration
+from ecg_lib.detection import DetectionConfig
+from ecg_lib.errors import BundleError, BundleIntegrityError
+from ecg_lib.preprocessing import PreprocessingConfig
+from ecg_lib.rule_guard import RuleGuardConfig
+
+FILES = [
+    "network.onnx",
+    "config.json",
+    "metrics.json",
+    "out_of_fold.parquet",
+    "drift_reference.parquet",
+    "golden.json",
+    "model_card.md",
+]
+PROVENANCE = Provenance(
+    created_at="2026-01-01T00:00:00+00:00",
+    source=BundleSource.TRAINED,
+    data_source=DataSource.MITDB,
+    dataset_version="abc",
+    git_commit="0" * 40,
+    run_id="run",
+    seed=7,
+    library_versions={"numpy": "2.0"},
+)
+CONFIG_OF_ITS_OWN = ClassifierConfig(
+    preprocessing=PreprocessingConfig(detection=DetectionConfig(strong=0.4)),
+    rule_guard=RuleGuardConfig(band_logit=1.5),
+    calibration=Calibration(slope=1.25, intercept=-0.5),
+    threshold=0.37,
+)
+
+
+def _write(directory: Path, **changes: Any) -> Bundle:  # noqa: ANN401
+    network = directory.parent / "some.onnx"
+    network.write_bytes(b"graph")
+    content: dict[str, Any] = {
+        "network": network,
+        "config": CONFIG_OF_ITS_OWN,
+        "provenance": PROVENANCE,
+        "metrics": {"oof_v_f1": 0.91, "interval": [0.9, 0.92]},
+        "out_of_fold": pa.table({"subject": ["101"], "probability_v": [0.5]}),
+        "drift_reference": pa.table({"rr_prev_s": [0.8, None]}),
+        "golden": '{"requests": []}',
+        "model_card": "# Karte\n\nfür Ärzte\n",
+    }
+    return write_bundle(directory, **(content | changes))
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return _write(tmp_path / "bundle")
+
+
+def test_what_was_written_is_read(bundle: Bundle) -> None:
+    back = read_bundle(bundle.directory)
+    assert back.config == CONFIG_OF_ITS_OWN
+    assert back.provenance == PROVENANCE
+    assert back.metrics == {"oof_v_f1": 0.91, "interval": [0.9, 0.92]}
+    assert back.hash == bundle.hash
+    assert back.network.read_bytes() == b"graph"
+    assert back.golden.read_text() == '{"requests": []}'
+    assert back.model_card == "# Karte\n\nfür Ärzte\n"
+    assert back.read_out_of_fold().to_pydict() == {"subject": ["101"], "probability_v": [0.5]}
+    assert back.read_drift_reference().to_pydict() == {"rr_prev_s": [0.8, None]}
+    assert sorted(path.name for path in bundle.directory.iterdir()) == sorted([*FILES, MANIFEST])
+
+
+def test_a_copy_has_the_hash_of_the_original(bundle: Bundle, tmp_path: Path) -> None:
+    shutil.copytree(bundle.directory, tmp_path / "copy")
+    assert read_bundle(tmp_path / "copy").hash == bundle.hash
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"config": replace(CONFIG_OF_ITS_OWN, threshold=0.38)},
+        {"provenance": replace(PROVENANCE, run_id="other")},
+        {"metrics": {"oof_v_f1": 0.92}},
+        {"golden": "{}"},
+        {"model_card": ""},
+        {"drift_reference": pa.table({"rr_prev_s": [0.9, None]})},
+    ],
+)
+def test_every_part_is_in_the_hash(bundle: Bundle, tmp_path: Path, change: dict[str, Any]) -> None:
+    assert _write(tmp_path / "other", **change).hash != bundle.hash
+
+
+def test_the_same_content_has_the_same_hash(bundle: Bundle, tmp_path: Path) -> None:
+    assert _write(tmp_path / "again").hash == bundle.hash
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_tampered_file_is_refused_by_name(bundle: Bundle, name: str) -> None:
+    path = bundle.directory / name
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BundleIntegrityError, match=f"^{name} must have the SHA-256"):
+        read_bundle(bundle.directory)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_missing_file_is_refused_by_name(bundle: Bundle, name: str) -> None:
+    (bundle.directory / name).unlink()
+    with pytest.raises(BundleIntegrityError, match=name):
+        read_bundle(bundle.directory)
+
+
+def test_an_extra_file_is_refused(bundle: Bundle) -> None:
+    (bundle.directory / "more.bin").write_bytes(b"")
+    with pytest.raises(BundleIntegrityError, match=r"more\.bin"):
+        read_bundle(bundle.directory)
+
+
+def test_an_extra_file_is_refused_even_when_the_manifest_names_it(bundle: Bundle) -> None:
+    (bundle.directory / "more.bin").write_bytes(b"")
+    manifest = json.loads((bundle.directory / MANIFEST).read_text())
+    empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    manifest["files"]["more.bin"] = empty
+    (bundle.directory / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleIntegrityError, match=r"more\.bin"):
+        read_bundle(bundle.directory)
+
+
+def test_a_file_that_the_manifest_does_not_name_is_refused(bundle: Bundle) -> None:
+    """Or else it could be changed, unhashed."""
+    manifest = json.loads((bundle.directory / MANIFEST).read_text())
+    del manifest["files"][CONFIG]
+    (bundle.directory / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(BundleIntegrityError, match=CONFIG):
+        read_bundle(bundle.directory)
+
+
+def test_a_manifest_that_was_rewritten_has_another_hash(bundle: Bundle) -> None:
+    path = bundle.directory / MANIFEST
+    path.write_text(path.read_text().replace('"run"', '"nur"'))
+    assert read_bundle(bundle.directory).hash != bundle.hash
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[1]", "not json"])
+def test_a_manifest_that_is_none_is_refused(bundle: Bundle, text: str) -> None:
+    (bundle.directory / MANIFEST).write_text(text)
+    with pytest.raises(BundleError, match="cannot be read"):
+        read_bundle(bundle.directory)
+
+
+def test_a_bundle_of_another_format_is_refused(bundle: Bundle) -> None:
+    path = bundle.directory / MANIFEST
+    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
+    with pytest.raises(BundleError, match="must have format 1, got 2"):
+        read_bundle(bundle.directory)
+
+
+def test_a_directory_without_a_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match="no bundle in nowhere"):
+        read_bundle(tmp_path / "nowhere")
+
+
+def test_a_bundle_is_written_once(bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="written once"):
+        _write(bundle.directory)
+    assert read_bundle(bundle.directory).hash == bundle.hash
+
+
+def test_a_bundle_that_cannot_be_finished_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        _write(tmp_path / "bundle", metrics={"odd": object()})
+    assert not (tmp_path / "bundle").exists()
+    assert _write(tmp_path / "bundle").metrics["oof_v_f1"] == 0.91
+
+
+# The configuration.
+
+
+def test_a_configuration_is_read_as_it_was_written() -> None:
+    assert read_config(write_config(CONFIG_OF_ITS_OWN)) == CONFIG_OF_ITS_OWN
+    assert read_config(write_config(ClassifierConfig()).encode()) == ClassifierConfig()
+
+
+def _changed(**changes: object) -> str:
+    return json.dumps(json.loads(write_config(ClassifierConfig())) | changes)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        _changed(threshold=1.0),
+        _changed(threshold=0.0),
+        _changed(threshold="0.5"),
+        _changed(threshold=None),
+        _changed(temperature=2.0),
+        _changed(calibration={"slope": 1.0}),
+        _changed(calibration={"slope": 1.0, "intercept": 0.0, "odd": 1}),
+        _changed(preprocessing={}),
+        "{}",
+        "[]",
+        "",
+    ],
+)
+def test_a_configuration_with_a_wrong_missing_or_unknown_field_is_refused(text: str) -> None:
+    with pytest.raises(BundleError, match=CONFIG):
+        read_config(text)
+
+
+def test_a_band_that_is_none_is_refused_inside_a_configuration() -> None:
+    content = json.loads(write_config(ClassifierConfig()))
+    content["preprocessing"]["band_pass"]["low_hz"] = 90.0
+    with pytest.raises(BundleError, match="low_hz < high_hz"):
+        read_config(json.dumps(content))
+
+
+@pytest.mark.parametrize("threshold", [0.0, 1.0, -0.1, float("nan")])
+def test_a_threshold_is_a_probability(threshold: float) -> None:
+    with pytest.raises(ValueError, match="threshold must be above 0 and below 1"):
+        ClassifierConfig(threshold=threshold)

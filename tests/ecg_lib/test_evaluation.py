@@ -1,0 +1,280 @@
+"""Scoring by hand: every kind of right and wrong, once, and the sums that must hold."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecg_lib.annotations import Annotations
+from ecg_lib.evaluation import (
+    LEARNING_PERIOD_S,
+    BeatCounts,
+    add_up,
+    bootstrap_interval,
+    paired_bootstrap,
+    score_beats,
+)
+
+
+def _score(
+    truth: str,
+    found: str,
+    *,
+    unreadable: tuple[int, ...] = (),
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+) -> BeatCounts:
+    """Score symbols against calls, one a second at 100 Hz; ``.`` is nothing there."""
+    here = [index for index, symbol in enumerate(truth) if symbol != "."]
+    detected = [index for index, call in enumerate(found) if call != "."]
+    annotations = Annotations(
+        samples=np.array(here, dtype=np.int64) * 100,
+        symbols=np.array([truth[index] for index in here], dtype="U1"),
+    )
+    return score_beats(
+        annotations,
+        detections=np.array(detected, dtype=np.int64) * 100,
+        is_v=np.array([found[index] == "V" for index in detected], dtype=np.bool_),
+        is_readable=np.array([index not in unreadable for index in detected], dtype=np.bool_),
+        fs=100.0,
+        start_s=start_s,
+        stop_s=stop_s,
+    )
+
+
+def test_a_perfect_classifier_has_nothing_against_it() -> None:
+    counts = _score("NNVASN", "NNVNNN")
+    assert counts == BeatCounts(
+        beats=6, found=6, v_beats=1, v_found=1, v_true=1, n_beats=5, n_true=5
+    )
+    assert counts.v_f1 == counts.v_f1_strict == counts.accuracy == 1
+    assert counts.qrs_sensitivity == counts.qrs_predictivity == 1
+    assert counts.v_false_positive_rate == 0
+
+
+@pytest.mark.parametrize(
+    ("truth", "found", "expected"),
+    [
+        ("V", "V", {"v_true": 1}),
+        ("V", "N", {"v_wrong": 1}),
+        ("V", ".", {"v_found": 0, "found": 0}),  # a missed V
+        ("N", "V", {"v_false": 1, "n_wrong": 1}),
+        ("A", "V", {"v_false": 1, "n_wrong": 1}),
+        ("A", "N", {"n_true": 1}),
+        (".", "V", {"extra": 1, "v_false": 1}),  # an extra detection called V
+        (".", "N", {"extra": 1}),
+        ("F", "V", {"v_false_fq": 1}),  # EC57: neither right nor wrong
+        ("F", "N", {}),
+        ("/", "V", {"v_false_fq": 1}),
+        ("Q", "V", {"v_false_fq": 1}),
+        ("E", "V", {"v_true": 1}),
+        ("!", "V", {"extra": 1, "v_false": 1}),  # a flutter wave is no beat
+        ("+", ".", {}),
+    ],
+)
+def test_each_outcome_counts_as_ec57_says(truth: str, found: str, expected: dict[str, int]) -> None:
+    is_beat = truth not in ".!+"
+    usual = {
+        "beats": int(is_beat),
+        "found": int(is_beat),
+        "v_beats": int(truth in "VE"),
+        "v_found": int(truth in "VE"),
+        "n_beats": int(truth in "NA"),
+    }
+    assert _score(truth, found) == BeatCounts(**(usual | expected))
+
+
+def test_figures_of_a_mixed_record_are_those_on_paper() -> None:
+    #                 v1 fn fn n1 fp n1 fq fp      (the last: no beat)
+    counts = _score("VVVNNAF.", "VN.NVNVV")
+    assert (counts.v_beats, counts.v_true, counts.v_false, counts.v_false_fq) == (3, 1, 2, 1)
+    assert counts.v_sensitivity == 1 / 3
+    assert counts.v_predictivity == 1 / 3
+    assert counts.v_f1 == 2 / (2 + 2 + 2)
+    assert counts.v_f1_strict == 2 / (2 + 3 + 2)
+    assert counts.v_false_positive_rate == 2 / (2 + 2)
+    assert counts.accuracy == 3 / 5
+    assert counts.accuracy_with_detection == 3 / (3 + 3 + 1)
+    assert counts.qrs_sensitivity == 6 / 7
+    assert counts.qrs_predictivity == 6 / 7
+
+
+def test_a_double_detection_is_one_beat_and_one_extra() -> None:
+    annotations = Annotations(samples=np.array([100]), symbols=np.array(["V"]))
+    counts = score_beats(
+        annotations, detections=np.array([99, 110]), is_v=np.array([True, True]), fs=100.0
+    )
+    assert (counts.v_true, counts.v_false, counts.extra) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(("offset", "is_found"), [(15, True), (-15, True), (16, False)])
+def test_150_ms_decide_in_samples_of_the_record(offset: int, *, is_found: bool) -> None:
+    annotations = Annotations(samples=np.array([100]), symbols=np.array(["V"]))
+    counts = score_beats(
+        annotations, detections=np.array([100 + offset]), is_v=np.array([True]), fs=100.0
+    )
+    assert (counts.v_true, counts.v_false) == ((1, 0) if is_found else (0, 1))
+
+
+def test_a_v_beat_that_cannot_be_read_is_missed() -> None:
+    counts = _score("VNV", "VNN", unreadable=(0, 1))
+    assert (counts.v_beats, counts.v_found, counts.v_true, counts.v_wrong) == (2, 2, 0, 1)
+    assert (counts.n_true, counts.abstained) == (0, 2)
+    assert counts.v_f1 == 0
+
+
+def test_an_unreadable_extra_detection_is_no_false_v() -> None:
+    assert _score(".", "V", unreadable=(0,)) == BeatCounts(extra=1)
+
+
+def test_beats_and_detections_in_flutter_are_left_out_and_counted_apart() -> None:
+    counts = _score("N[VV]V", "NVVVVV")
+    assert counts == BeatCounts(
+        beats=2, found=2, v_beats=1, v_found=1, v_true=1, n_beats=1, n_true=1, in_flutter=6
+    )
+
+
+def test_a_beat_at_the_edge_of_flutter_is_scored_with_its_detection() -> None:
+    annotations = Annotations(samples=np.array([100, 105]), symbols=np.array(["V", "["]))
+    counts = score_beats(annotations, detections=np.array([105]), is_v=np.array([True]), fs=100.0)
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1)
+
+
+def test_the_learning_period_is_left_out() -> None:
+    assert LEARNING_PERIOD_S == 300
+    counts = _score("VVVV", "VNVV", start_s=2.0)
+    assert (counts.v_beats, counts.v_true) == (2, 2)
+    assert _score("VVVV", "VNVV", stop_s=2.0).v_wrong == 1
+    assert _score(".V", "V.", start_s=1.0) == BeatCounts(beats=1, v_beats=1)
+    assert _score("V.", ".V", start_s=1.0) == BeatCounts(extra=1, v_false=1)
+
+
+def test_a_pair_over_the_start_counts_by_its_annotation() -> None:
+    annotations = Annotations(samples=np.array([100, 300]), symbols=np.array(["V", "V"]))
+    detections = np.array([105, 295])
+
+    def score(start_s: float) -> BeatCounts:
+        return score_beats(
+            annotations, detections=detections, is_v=np.ones(2, bool), fs=100.0, start_s=start_s
+        )
+
+    assert score(1.02) == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1)
+    assert score(2.98) == score(1.02)
+
+
+def test_flutter_before_the_start_is_not_counted() -> None:
+    assert _score("[V]N", "NVNN", start_s=3.0).in_flutter == 0
+
+
+def test_a_record_without_beats_has_only_extra_detections() -> None:
+    assert _score("....", ".V..") == BeatCounts(extra=1, v_false=1)
+    assert _score("", "") == BeatCounts()
+
+
+def test_figures_without_a_denominator_are_nan() -> None:
+    nothing = BeatCounts()
+    for name in ("qrs_sensitivity", "v_sensitivity", "v_predictivity", "v_f1", "accuracy"):
+        assert np.isnan(getattr(nothing, name))
+
+
+_RECORD = st.integers(0, 30).flatmap(
+    lambda n: st.tuples(
+        st.text("NAVF/.!", min_size=n, max_size=n), st.text("NV.", min_size=n, max_size=n)
+    )
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(record=_RECORD, unreadable=st.sets(st.integers(0, 30)))
+def test_the_counts_add_up(record: tuple[str, str], unreadable: set[int]) -> None:
+    truth, found = record
+    counts = _score(truth, found, unreadable=tuple(unreadable))
+    detections = len(found.replace(".", ""))
+    beats = sum(symbol in "NAVF/" for symbol in truth)
+    assert counts.beats == beats
+    assert counts.found + counts.extra == detections
+    assert counts.v_beats + counts.n_beats + sum(s in "F/" for s in truth) == beats
+    assert counts.v_true + counts.v_wrong <= counts.v_found <= counts.v_beats
+    assert counts.n_true + counts.n_wrong <= counts.n_beats
+    assert counts.n_wrong <= counts.v_false <= counts.n_wrong + counts.extra
+    called_v = sum(c == "V" for i, c in enumerate(found) if i not in unreadable)
+    assert counts.v_true + counts.v_false + counts.v_false_fq == called_v
+
+
+@settings(max_examples=50, deadline=None)
+@given(record=_RECORD, cut_s=st.integers(0, 30))
+def test_two_parts_of_a_record_add_up_to_the_whole(record: tuple[str, str], cut_s: int) -> None:
+    truth, found = record
+    parts = [_score(truth, found, stop_s=cut_s), _score(truth, found, start_s=cut_s)]
+    assert add_up(parts) == _score(truth, found)
+
+
+def test_adding_up_nothing_gives_nothing() -> None:
+    assert add_up([]) == BeatCounts()
+    one = BeatCounts(**{field.name: index for index, field in enumerate(fields(BeatCounts))})
+    assert add_up([one, one, BeatCounts()]) == one + one
+    assert (one + one).in_flutter == 2 * one.in_flutter
+
+
+# Intervals.
+
+
+def _subjects(n: int, *, right: int = 90, wrong: int = 10) -> list[BeatCounts]:
+    rng = np.random.default_rng(0)
+    moves = rng.integers(-wrong, wrong + 1, n).tolist()
+    return [BeatCounts(v_beats=right + wrong, v_true=right + move) for move in moves]
+
+
+def test_the_interval_holds_the_estimate_and_repeats_with_its_seed() -> None:
+    subjects = _subjects(20)
+    interval = bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=1)
+    assert interval.estimate == add_up(subjects).v_sensitivity
+    assert interval.low < interval.estimate < interval.high
+    assert interval == bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=1)
+    assert interval != bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=2)
+
+
+def test_the_interval_is_that_of_a_mean_over_subjects() -> None:
+    """With subjects of one size the gross figure is a mean, whose spread is known."""
+    subjects = _subjects(100)
+    shares = np.array([subject.v_true / 100 for subject in subjects])
+    expected = 1.96 * shares.std() / np.sqrt(100)
+    interval = bootstrap_interval(subjects, lambda c: c.v_sensitivity, n_resamples=4000)
+    assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.1)
+
+
+def test_alike_subjects_have_an_interval_of_no_width() -> None:
+    interval = bootstrap_interval([BeatCounts(v_beats=4, v_true=3)] * 5, lambda c: c.v_sensitivity)
+    assert interval == (0.75, 0.75, 0.75)
+
+
+def test_subjects_without_v_beats_do_not_spoil_the_interval() -> None:
+    subjects = [*_subjects(3), BeatCounts(n_beats=100, n_true=100)]
+    interval = bootstrap_interval(subjects, lambda c: c.v_f1)
+    assert np.isfinite(interval).all()
+
+
+def test_the_same_classifier_does_not_differ_from_itself() -> None:
+    subjects = _subjects(12)
+    assert paired_bootstrap(subjects, subjects, lambda c: c.v_f1) == (0, 0, 0)
+
+
+def test_pairing_by_subject_sees_what_spread_between_subjects_hides() -> None:
+    theirs = _subjects(12)
+    ours = [subject + BeatCounts(v_true=1) for subject in theirs]
+    difference = paired_bootstrap(ours, theirs, lambda c: c.v_sensitivity)
+    assert difference.low == pytest.approx(0.01)
+    assert difference.high == pytest.approx(0.01)
+    turned = paired_bootstrap(theirs, ours, lambda c: c.v_sensitivity)
+    assert turned.estimate == pytest.approx(-difference.estimate)
+    alone = bootstrap_interval(theirs, lambda c: c.v_sensitivity)
+    assert alone.high - alone.low > 0.02
+
+
+def test_a_comparison_of_other_subjects_is_refused() -> None:
+    with pytest.raises(ValueError, match="same subjects, got 3 and 2"):
+        paired_bootstrap(_subjects(3), _subjects(2), lambda c: c.v_f1)

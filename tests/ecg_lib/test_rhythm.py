@@ -1,0 +1,168 @@
+"""Rhythm of sequences that are written down, and of simulated patients."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ecg_lib.rhythm import RhythmSummary, summarize_rhythm
+from ecg_lib.simulator import StripKind, simulate_strip
+
+
+def _summarize(
+    beats: str, *, rr_s: float = 0.8, times_s: list[float] | None = None
+) -> RhythmSummary:
+    """Sum up calls; ``?`` is an unreadable detection."""
+    times = np.array(times_s) if times_s is not None else np.arange(len(beats)) * rr_s
+    return summarize_rhythm(
+        np.rint(times * 1000).astype(np.int64),
+        is_v=np.array([beat == "V" for beat in beats], dtype=np.bool_),
+        is_readable=np.array([beat != "?" for beat in beats], dtype=np.bool_),
+        fs=1000.0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("beats", "isolated", "couplets", "runs"),
+    [
+        ("NNNN", 0, 0, []),
+        ("NVNN", 1, 0, []),
+        ("NVVN", 0, 1, []),
+        ("NVVVN", 0, 0, [3]),
+        ("VVVVV", 0, 0, [5]),
+        ("VNVVNVVVNV", 2, 1, [3]),
+        ("NV?VN", 2, 0, []),  # what cannot be read parts what is beside it
+        ("VV?VV", 0, 2, []),
+    ],
+)
+def test_v_beats_are_grouped(beats: str, isolated: int, couplets: int, runs: list[int]) -> None:
+    rhythm = _summarize(beats)
+    assert (rhythm.isolated, rhythm.couplets) == (isolated, couplets)
+    assert [run.beats for run in rhythm.runs] == runs
+
+
+@pytest.mark.parametrize(
+    ("beats", "bigeminy", "trigeminy"),
+    [
+        ("NVNVNV", 3, 0),
+        ("NVNV", 0, 0),
+        ("NNVNVNVN", 3, 0),
+        ("NNVNNVNNV", 0, 3),
+        ("NNVNNV", 0, 0),
+        ("NVNVNVNVNVNNVNNVNNV", 5, 3),
+        ("NV?NVNV", 0, 0),
+        ("NNNN", 0, 0),
+    ],
+)
+def test_patterns_need_three_cycles(beats: str, bigeminy: int, trigeminy: int) -> None:
+    rhythm = _summarize(beats)
+    assert (rhythm.bigeminy_beats, rhythm.trigeminy_beats) == (bigeminy, trigeminy)
+
+
+def test_the_burden_is_the_share_of_readable_beats() -> None:
+    rhythm = _summarize("NNVN??N???")
+    assert (rhythm.beats, rhythm.v_beats, rhythm.burden) == (5, 1, 0.2)
+
+
+def test_a_v_beat_that_cannot_be_read_does_not_count() -> None:
+    rhythm = summarize_rhythm(
+        np.array([0, 800]),
+        is_v=np.array([True, False]),
+        is_readable=np.array([False, True]),
+        fs=1000.0,
+    )
+    assert (rhythm.beats, rhythm.v_beats, rhythm.burden, rhythm.isolated) == (1, 0, 0.0, 0)
+
+
+@pytest.mark.parametrize("rr_s", [0.5, 1.0, 1.5])
+def test_a_steady_rhythm_has_one_rate(rr_s: float) -> None:
+    rhythm = _summarize("N" * 20, rr_s=rr_s)
+    for rate in (rhythm.heart_rate_bpm, rhythm.heart_rate_min_bpm, rhythm.heart_rate_max_bpm):
+        assert rate == pytest.approx(60 / rr_s)
+    assert rhythm.longest_rr_s == pytest.approx(rr_s)
+
+
+def test_one_early_beat_is_no_heart_rate() -> None:
+    times = [*np.arange(10) * 1.0, *(9.4 + np.arange(10) * 1.0)]
+    rhythm = _summarize("N" * 20, times_s=times)
+    assert rhythm.heart_rate_bpm == pytest.approx(60)
+    assert rhythm.heart_rate_max_bpm == pytest.approx(60 / (7.4 / 8))
+
+
+def test_slow_and_fast_stretches_are_minimum_and_maximum() -> None:
+    times = np.cumsum([1.2] * 12 + [0.5] * 12).tolist()
+    rhythm = _summarize("N" * 24, times_s=times)
+    assert rhythm.heart_rate_min_bpm == pytest.approx(50)
+    assert rhythm.heart_rate_max_bpm == pytest.approx(120)
+
+
+@pytest.mark.parametrize("beats", ["", "N", "?", "??"])
+def test_there_is_no_rate_without_two_readable_beats(beats: str) -> None:
+    rhythm = _summarize(beats)
+    assert rhythm.heart_rate_bpm is None
+    assert rhythm.heart_rate_min_bpm is None
+    assert rhythm.heart_rate_max_bpm is None
+    assert rhythm.longest_rr_s is None
+    assert rhythm.burden == 0
+
+
+def test_a_run_has_its_start_and_its_rate() -> None:
+    rhythm = _summarize("NNVVVVN", times_s=[0, 1, 1.5, 1.9, 2.3, 2.7, 4])
+    (run,) = rhythm.runs
+    assert (run.first_beat, run.beats, run.start_s) == (2, 4, 1.5)
+    assert run.rate_bpm == pytest.approx(150)
+
+
+def test_a_gap_of_more_than_three_seconds_parts_beats() -> None:
+    rhythm = _summarize("NVVN", times_s=[0.0, 1.0, 4.1, 5.0])
+    assert (rhythm.isolated, rhythm.couplets) == (2, 0)
+    assert rhythm.longest_rr_s == pytest.approx(1.0)
+    near = _summarize("NVVN", times_s=[0.0, 1.0, 4.0, 5.0])
+    assert (near.isolated, near.couplets) == (0, 1)
+
+
+@pytest.mark.parametrize(("coupling_s", "r_on_t"), [(0.30, 1), (0.33, 1), (0.35, 0), (0.6, 0)])
+def test_a_v_beat_on_the_t_wave_is_a_candidate(coupling_s: float, r_on_t: int) -> None:
+    """At one beat a second Bazett's QT is 0.4 s, and the limit 0.34 s."""
+    times = [0.0, 1.0, 2.0, 2.0 + coupling_s, 4.0, 5.0, 6.0]
+    assert _summarize("NNNVNNN", times_s=times).r_on_t == r_on_t
+    assert _summarize("NNVVNNN", times_s=times).r_on_t == 0  # after another V beat it is a couplet
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        (StripKind.NORMAL, (0, 0, [])),
+        (StripKind.COUPLET, (0, 1, [])),
+        (StripKind.RUN, (0, 0, [5])),
+        (StripKind.ISOLATED_PVC, (1, 0, [])),
+    ],
+)
+def test_strips_have_the_rhythm_that_they_show(
+    kind: StripKind, expected: tuple[int, int, list[int]]
+) -> None:
+    for seed in range(5):
+        record = simulate_strip(kind, seed=seed)
+        assert record.annotations is not None
+        rhythm = summarize_rhythm(
+            record.annotations.beat_samples,
+            is_v=record.annotations.beat_classes == "V",
+            is_readable=np.ones(len(record.annotations.beat_samples), dtype=np.bool_),
+            fs=record.fs,
+        )
+        runs = [run.beats for run in rhythm.runs]
+        assert (rhythm.isolated, rhythm.couplets, runs) == expected
+        assert rhythm.heart_rate_bpm is not None
+        assert 55 <= rhythm.heart_rate_bpm <= 90
+
+
+@settings(max_examples=200, deadline=None)
+@given(beats=st.text("NV?", max_size=60))
+def test_every_readable_v_beat_is_in_one_group(beats: str) -> None:
+    rhythm = _summarize(beats)
+    in_runs = sum(run.beats for run in rhythm.runs)
+    assert rhythm.isolated + 2 * rhythm.couplets + in_runs == rhythm.v_beats == beats.count("V")
+    assert rhythm.beats == len(beats.replace("?", ""))
+    assert rhythm.bigeminy_beats + rhythm.trigeminy_beats <= rhythm.v_beats

@@ -1,0 +1,91 @@
+"""The level of attention, one reason at a time."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ecg_lib.rhythm import RhythmSummary, Run
+from ecg_lib.risk import HIGH_BURDEN, RiskBasis, RiskLevel, assess_risk
+
+QUIET = RhythmSummary(
+    beats=1000,
+    v_beats=0,
+    burden=0.0,
+    heart_rate_bpm=70.0,
+    heart_rate_min_bpm=60.0,
+    heart_rate_max_bpm=80.0,
+    longest_rr_s=1.0,
+    isolated=0,
+    couplets=0,
+    runs=(),
+    bigeminy_beats=0,
+    trigeminy_beats=0,
+    r_on_t=0,
+)
+FEW = replace(QUIET, v_beats=20, burden=0.02, isolated=20)
+MANY = replace(QUIET, v_beats=200, burden=0.2, isolated=200)
+A_RUN = Run(first_beat=5, beats=4, start_s=4.0, rate_bpm=150.0)
+
+
+def test_no_v_beats_are_low() -> None:
+    risk = assess_risk(QUIET, duration_s=10.0)
+    assert (risk.level, risk.basis, risk.reasons) == (
+        RiskLevel.LOW,
+        RiskBasis.STRIP,
+        ("no V beats",),
+    )
+
+
+def test_isolated_v_beats_are_medium() -> None:
+    risk = assess_risk(FEW, duration_s=10.0)
+    assert (risk.level, risk.reasons) == (RiskLevel.MEDIUM, ("20 isolated V beat(s)",))
+
+
+@pytest.mark.parametrize(
+    ("rhythm", "reason"),
+    [
+        (replace(FEW, couplets=1), "1 couplet(s) of V"),
+        (replace(FEW, runs=(A_RUN,)), "1 run(s) of V, the longest of 4 beats"),
+        (replace(FEW, r_on_t=2), "2 V beat(s) that may fall on a T wave"),
+    ],
+)
+def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -> None:
+    for duration_s in (10.0, 90_000.0):
+        risk = assess_risk(rhythm, duration_s=duration_s)
+        assert (risk.level, risk.reasons) == (RiskLevel.HIGH, (reason,))
+        assert not risk.is_provisional
+
+
+def test_all_reasons_are_given() -> None:
+    rhythm = replace(MANY, couplets=1, runs=(A_RUN,), r_on_t=1)
+    assert len(assess_risk(rhythm, duration_s=90_000.0).reasons) == 4
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "level", "basis", "is_provisional"),
+    [
+        (10.0, RiskLevel.MEDIUM, RiskBasis.STRIP, False),
+        (3599.0, RiskLevel.MEDIUM, RiskBasis.STRIP, False),
+        (3600.0, RiskLevel.HIGH, RiskBasis.RECORDING, True),
+        (86_399.0, RiskLevel.HIGH, RiskBasis.RECORDING, True),
+        (86_400.0, RiskLevel.HIGH, RiskBasis.RECORDING, False),
+    ],
+)
+def test_burden_counts_from_an_hour_and_is_provisional_below_a_day(
+    duration_s: float, level: RiskLevel, basis: RiskBasis, *, is_provisional: bool
+) -> None:
+    risk = assess_risk(MANY, duration_s=duration_s)
+    assert (risk.level, risk.basis, risk.is_provisional) == (level, basis, is_provisional)
+
+
+def test_a_burden_at_the_limit_is_not_above_it() -> None:
+    at_limit = replace(MANY, burden=HIGH_BURDEN)
+    assert assess_risk(at_limit, duration_s=90_000.0).level is RiskLevel.MEDIUM
+    above = replace(MANY, burden=HIGH_BURDEN + 0.001)
+    assert assess_risk(above, duration_s=90_000.0).level is RiskLevel.HIGH
+
+
+def test_a_run_besides_a_burden_is_not_provisional() -> None:
+    assert not assess_risk(replace(MANY, runs=(A_RUN,)), duration_s=7200.0).is_provisional

@@ -1,0 +1,127 @@
+"""The rules, each condition at its limit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ecg_lib.beats import FEATURE_NAMES
+from ecg_lib.rule_guard import Rule, RuleGuardConfig, apply_rules
+
+CONDUCTED = {"qrs_similarity": 0.99, "beat_similarity": 0.99, "qrs_width_ratio": 0.0}
+VENTRICULAR = {
+    "rr_prev_ratio": np.log(0.7),
+    "rr_next_ratio": 0.2,
+    "qrs_width_s": 0.14,
+    "qrs_similarity": 0.2,
+}
+
+
+def _features(**values: float) -> NDArray[np.float32]:
+    row = np.zeros((1, len(FEATURE_NAMES)), dtype=np.float32)
+    for name, value in values.items():
+        row[0, FEATURE_NAMES.index(name)] = value
+    return row
+
+
+def _apply(
+    probability: float, features: NDArray[np.float32], *, threshold: float = 0.5
+) -> tuple[bool, str]:
+    is_v, rule = apply_rules(np.array([probability]), features, threshold=threshold)
+    return bool(is_v[0]), str(rule[0])
+
+
+def test_a_conducted_shape_is_not_v() -> None:
+    assert _apply(0.6, _features(**CONDUCTED)) == (False, Rule.CONDUCTED_SHAPE)
+
+
+def test_a_premature_and_wide_beat_is_v() -> None:
+    assert _apply(0.4, _features(**VENTRICULAR)) == (True, Rule.PREMATURE_AND_WIDE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"qrs_similarity": 0.96},
+        {"beat_similarity": 0.96},
+        {"qrs_width_ratio": np.log(1.2)},
+    ],
+)
+def test_every_condition_of_a_conducted_shape_counts(change: dict[str, float]) -> None:
+    assert _apply(0.6, _features(**(CONDUCTED | change))) == (True, Rule.NONE)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rr_prev_ratio": np.log(0.9)},
+        {"rr_next_ratio": -0.01},
+        {"qrs_width_s": 0.11},
+        {"qrs_similarity": 0.61},
+    ],
+)
+def test_every_condition_of_a_ventricular_beat_counts(change: dict[str, float]) -> None:
+    assert _apply(0.4, _features(**(VENTRICULAR | change))) == (False, Rule.NONE)
+
+
+@pytest.mark.parametrize("threshold", [0.2, 0.5, 0.9])
+def test_a_sure_answer_is_left_alone(threshold: float) -> None:
+    at = np.log(threshold / (1 - threshold))
+
+    def probability(logit: float) -> float:
+        return float(1 / (1 + np.exp(-logit)))
+
+    conducted, ventricular = _features(**CONDUCTED), _features(**VENTRICULAR)
+    assert _apply(probability(at + 2.01), conducted, threshold=threshold) == (True, "")
+    assert _apply(probability(at + 1.99), conducted, threshold=threshold)[0] is False
+    assert _apply(probability(at - 2.01), ventricular, threshold=threshold) == (False, "")
+    assert _apply(probability(at - 1.99), ventricular, threshold=threshold)[0] is True
+
+
+def test_a_rule_that_agrees_with_the_network_does_not_name_itself() -> None:
+    assert _apply(0.4, _features(**CONDUCTED)) == (False, "")
+    assert _apply(0.6, _features(**VENTRICULAR)) == (True, "")
+
+
+def test_a_probability_at_the_threshold_is_v() -> None:
+    nothing = _features(qrs_similarity=0.8)
+    assert _apply(0.3, nothing, threshold=0.3) == (True, "")
+    assert _apply(np.nextafter(0.3, 0), nothing, threshold=0.3) == (False, "")
+
+
+@pytest.mark.parametrize("probability", [0.0, 1.0])
+def test_certainty_is_no_division_by_zero(probability: float) -> None:
+    assert _apply(probability, _features(**CONDUCTED)) == (probability == 1.0, "")
+
+
+def test_limits_come_from_the_configuration() -> None:
+    is_v, _ = apply_rules(
+        np.array([0.6]),
+        _features(**CONDUCTED),
+        threshold=0.5,
+        config=RuleGuardConfig(band_logit=0.0),
+    )
+    assert is_v.tolist() == [True]
+
+
+def test_no_beats_have_no_classes() -> None:
+    is_v, rule = apply_rules(
+        np.zeros(0), np.zeros((0, len(FEATURE_NAMES)), np.float32), threshold=0.5
+    )
+    assert len(is_v) == len(rule) == 0
+
+
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10_000), threshold=st.floats(0.01, 0.99))
+def test_a_class_differs_from_the_networks_only_where_a_rule_is_named(
+    seed: int, threshold: float
+) -> None:
+    rng = np.random.default_rng(seed)
+    probability = rng.random(200)
+    features = rng.normal(0.3, 0.6, (200, len(FEATURE_NAMES))).astype(np.float32)
+    is_v, rule = apply_rules(probability, features, threshold=threshold)
+    np.testing.assert_array_equal(is_v != (probability >= threshold), rule != "")
+    assert set(rule) <= {kind.value for kind in Rule}
