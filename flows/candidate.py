@@ -35,10 +35,9 @@ from flows.model_card import write_model_card
 
 if TYPE_CHECKING:
     from ecg_lib.cross_validation import FoldOutput, Recipe
-    from ecg_lib.training import FittedCnn
+    from flows.fitting import FinalFit
 
 _LIBRARIES: Final = ("numpy", "scipy", "tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
-_SPEED_BEATS: Final = 2048
 _N_PROCESSES: Final = 2
 
 
@@ -259,7 +258,7 @@ def _observe_record(
 def build_bundle(
     directory: Path,
     *,
-    fitted: FittedCnn,
+    final: FinalFit,
     recipe: Recipe,
     out_of_fold: OutOfFold,
     version: DatasetVersion,
@@ -269,19 +268,14 @@ def build_bundle(
     seed: int,
 ) -> Bundle:
     """Write the bundle of a fitted network, after measuring the network that is served."""
-    from ecg_lib.training import export_onnx, predict_logits
-
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    network = directory.with_suffix(".onnx")
-    export_onnx(fitted.model, network)
-    classifier = BeatClassifier(network.read_bytes(), config=out_of_fold.config)
-    rows = out_of_fold.rows[:: max(1, len(out_of_fold.rows) // _SPEED_BEATS)][:_SPEED_BEATS]
-    windows = np.ascontiguousarray(out_of_fold.dataset.windows[rows])
-    features = out_of_fold.dataset.features[rows]
-    trained = predict_logits(fitted.model, windows, features)
+    classifier = BeatClassifier(final.network.read_bytes(), config=out_of_fold.config)
+    windows = np.asarray(out_of_fold.dataset.windows[final.probe_rows])
+    features = out_of_fold.dataset.features[final.probe_rows]
     served = classifier.predict_logits(windows, features)
     calibration = out_of_fold.config.calibration
-    difference = np.abs(calibration.probabilities(trained) - calibration.probabilities(served))
+    difference = np.abs(
+        calibration.probabilities(final.probe_logits) - calibration.probabilities(served)
+    )
     metrics = {
         **metrics,
         "runtime_difference": float(difference.max()),
@@ -298,9 +292,9 @@ def build_bundle(
         seed=seed,
         library_versions=_library_versions(),
     )
-    bundle = write_bundle(
+    return write_bundle(
         directory,
-        network=network,
+        network=final.network,
         config=out_of_fold.config,
         provenance=provenance,
         metrics=metrics,
@@ -309,8 +303,6 @@ def build_bundle(
         golden=make_golden(classifier),
         model_card=write_model_card(provenance, metrics, by_record),
     )
-    network.unlink()
-    return bundle
 
 
 def _measure_speed(

@@ -49,7 +49,6 @@ _QUIET: Final = {
     "PREFECT_WORKER_QUERY_SECONDS": "2",
     "PYTHONUNBUFFERED": "1",
     "TF_CPP_MIN_LOG_LEVEL": "2",
-    "TF_ENABLE_ONEDNN_OPTS": "0",
 }
 _LOOPBACK: Final = "127.0.0.1"
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
-import numpy as np
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from prefect.cache_policies import NO_CACHE
@@ -23,24 +20,30 @@ from pydantic import Field
 
 from ecg_lib.settings import Profile, Settings, read_settings
 from flows.dataset_versions import DatasetVersion, Role, hash_training_code, load_version
+from flows.fitting import (
+    FinalFit,
+    fit_all,
+    fit_fold,
+    in_processes,
+    load_final,
+    load_fold,
+    run_trial,
+)
 from flows.git_commit import read_git_commit
 from flows.progress import ProgressBar
 from flows.registry import ELIGIBLE, Registry, RunKind
 from flows.training_data import (
     FULL_VIEWS,
     QUICK_VIEWS,
-    SCORING_VIEWS,
     ViewPlan,
+    find_training_data,
     load_annotations,
-    load_training_data,
 )
 
 if TYPE_CHECKING:
     import optuna
 
     from ecg_lib.cross_validation import FoldOutput, Recipe
-    from ecg_lib.datasets import BeatDataset
-    from flows.candidate import OutOfFold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,8 +116,8 @@ def train_sweep(
     sweep = open_sweep(version, plan, seed, registry, settings)
     data = cut_training_beats(version, plan.views, settings)
     recipe = search_recipe(sweep, version, data, registry, settings)
-    out_of_fold = confirm_recipe(sweep, version, data, recipe)
-    run_id = build_candidate(sweep, version, data, recipe, out_of_fold, registry)
+    folds, final = confirm_recipe(sweep, version, data, recipe)
+    run_id = build_candidate(sweep, version, data, recipe, folds, final, registry)
     close_sweep(sweep, run_id, registry)
     return run_id
 
@@ -193,126 +196,71 @@ def _write_state(sweep: Sweep, *, candidate_run_id: str | None) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Settings) -> BeatDataset:
+def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Settings) -> Path:
     """Cut the labelled beats of the development records in all views."""
-    data = load_training_data(version, views, settings)
+    from ecg_lib.datasets import BeatDataset
+
+    directory = find_training_data(version, views, settings)
+    data = BeatDataset.load(directory)
     get_run_logger().info(
         "%d beats of %d records, %d of them V",
         len(data),
         len(data.record_names),
         int(data.is_v.sum()),
     )
-    return data
+    return directory
 
 
 @task(cache_policy=NO_CACHE)
 def search_recipe(
-    sweep: Sweep,
-    version: DatasetVersion,
-    data: BeatDataset,
-    registry: Registry,
-    settings: Settings,
+    sweep: Sweep, version: DatasetVersion, data: Path, registry: Registry, settings: Settings
 ) -> Recipe:
     """Run the trials that the study still lacks and return the best recipe."""
-    import optuna
+    from joblib import delayed
 
     from ecg_lib.cross_validation import Recipe
     from ecg_lib.training import TrainingConfig
     from flows.search_space import best_recipe, count_done, open_study
 
     logger = get_run_logger()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     plan = sweep.plan
     base = Recipe(training=TrainingConfig(epochs=plan.search_epochs), max_beats=plan.search_beats)
     study = open_study(sweep.name, storage_url=settings.study_storage_url, seed=sweep.seed)
     bar = ProgressBar("Trials")
-    bar.update(count_done(study), plan.n_trials)
-    while count_done(study) < plan.n_trials:
-        study.optimize(_objective(sweep, version, data, registry, base), n_trials=1)
-        trial = study.trials[-1]
-        logger.info(
-            "trial %d: %s, V-F1 %s, best %.4f",
-            trial.number,
-            trial.state.name.lower(),
-            ", ".join(f"{value:.4f}" for value in trial.intermediate_values.values()),
-            study.best_value,
+    n_done = count_done(study)
+    jobs = [
+        delayed(run_trial)(
+            study_name=sweep.name,
+            job=len(study.trials) + job,
+            seed=sweep.seed,
+            n_folds=plan.search_folds,
+            base=base,
+            version=version,
+            data=data,
+            parent_run_id=sweep.run_id,
+            tags=sweep.tags,
+            settings=settings,
         )
-        bar.update(count_done(study), plan.n_trials)
+        for job in range(plan.n_trials - n_done)
+    ]
+    for trial in in_processes(jobs):
+        scores = ", ".join(f"{score:.4f}" for score in trial.scores)
+        logger.info("trial %d: %s, V-F1 %s", trial.number, trial.state, scores)
+        n_done += 1
+        bar.update(n_done, plan.n_trials)
     _show_trials(study, sweep)
+    logger.info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
     registry.log(
         sweep.run_id,
         metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
         tags={"ecg.best_trial": str(study.best_trial.number)},
     )
     full = replace(
-        base, training=TrainingConfig(epochs=plan.confirm_epochs), max_beats=plan.confirm_beats
+        base,
+        training=TrainingConfig(epochs=plan.confirm_epochs),
+        max_beats=plan.confirm_beats,
     )
     return best_recipe(study, full)
-
-
-def _objective(
-    sweep: Sweep, version: DatasetVersion, data: BeatDataset, registry: Registry, base: Recipe
-) -> Callable[[optuna.Trial], float]:
-    import optuna
-
-    from ecg_lib.cross_validation import predict_fold, score_quickly
-    from ecg_lib.datasets import WHOLE
-    from flows.figures import draw_losses
-    from flows.search_space import suggest_recipe
-
-    folds = version.folds[sweep.plan.search_folds]
-    n_folds = sweep.plan.search_folds
-    missed_v = {record.name: record.missed_v or 0 for record in version.records}
-
-    def run_trial(trial: optuna.Trial) -> float:
-        recipe = suggest_recipe(trial, base)
-        run_id = registry.start_run(
-            f"trial {trial.number}",
-            kind=RunKind.TRIAL,
-            tags={**sweep.tags, "ecg.sweep": sweep.name},
-            parent_run_id=sweep.run_id,
-        )
-        trial.set_user_attr("mlflow_run_id", run_id)
-        registry.log(run_id, params={**trial.params, "seed": sweep.seed})
-        outputs: list[FoldOutput] = []
-        scores: list[float] = []
-        started_s = time.monotonic()
-        try:
-            for fold in range(n_folds):
-                output = predict_fold(
-                    data,
-                    folds=folds,
-                    fold=fold,
-                    predicted_views=(WHOLE,),
-                    scoring_views=SCORING_VIEWS,
-                    recipe=recipe,
-                    seed=sweep.seed + fold,
-                )
-                outputs.append(output)
-                registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
-                rows = np.concatenate([output.rows for output in outputs])
-                logits = np.concatenate([output.logits for output in outputs])
-                best = score_quickly(data, rows, logits, view=WHOLE, missed_v=missed_v)
-                scores.append(best.f1)
-                trial.report(best.f1, fold)
-                if trial.should_prune():
-                    break
-        except BaseException:
-            registry.end_run(run_id, is_failed=True)
-            raise
-        is_whole = len(scores) == n_folds
-        registry.log_curve(run_id, "v_f1_so_far", scores)
-        metrics = {"seconds": time.monotonic() - started_s}
-        if is_whole:
-            metrics["search_v_f1"] = scores[-1]
-        registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(not is_whole).lower()})
-        registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
-        registry.end_run(run_id, is_killed=not is_whole)
-        if not is_whole:
-            raise optuna.TrialPruned
-        return scores[-1]
-
-    return run_trial
 
 
 def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
@@ -338,84 +286,56 @@ def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
 
 @task(cache_policy=NO_CACHE)
 def confirm_recipe(
-    sweep: Sweep, version: DatasetVersion, data: BeatDataset, recipe: Recipe
-) -> OutOfFold:
-    """Train a recipe with the full budget in each fold; folds that are done are kept."""
-    from ecg_lib.cross_validation import predict_fold
-    from flows.candidate import judge_folds
+    sweep: Sweep, version: DatasetVersion, data: Path, recipe: Recipe
+) -> tuple[list[FoldOutput], FinalFit]:
+    """Fit a recipe with the full budget in each fold and on all; fits that are done are kept."""
+    from joblib import delayed
 
     logger = get_run_logger()
     n_folds = sweep.plan.confirm_folds
-    bar = ProgressBar("Folds")
-    outputs: list[FoldOutput] = []
-    for fold in range(n_folds):
-        kept = sweep.directory / f"{_hash_recipe(recipe)}-fold-{fold}.npz"
-        started_s = time.monotonic()
-        output = _load_fold(kept)
-        if output is None:
-            output = predict_fold(
-                data,
-                folds=version.folds[n_folds],
-                fold=fold,
-                predicted_views=SCORING_VIEWS,
-                scoring_views=SCORING_VIEWS,
-                recipe=recipe,
-                seed=sweep.seed + fold,
-            )
-            _save_fold(kept, output)
-        logger.info(
-            "fold %d: %d training beats, loss %s, %.0f s",
-            fold,
-            output.n_training_beats,
-            ", ".join(f"{loss:.4f}" for loss in output.loss),
-            time.monotonic() - started_s,
+    name = _hash_recipe(recipe)
+    kept_folds = [sweep.directory / f"{name}-fold-{fold}.npz" for fold in range(n_folds)]
+    kept_final = sweep.directory / f"{name}-final.npz"
+    common = {"recipe": recipe, "data": data}
+    jobs = [
+        delayed(fit_fold)(
+            fold=fold, n_folds=n_folds, seed=sweep.seed, version=version, keep=kept, **common
         )
-        outputs.append(output)
-        bar.update(len(outputs), n_folds)
-    return judge_folds(data, outputs, version)
+        for fold, kept in enumerate(kept_folds)
+        if not kept.exists()
+    ]
+    if not kept_final.exists():
+        subjects = set(version.folds[n_folds])
+        jobs.append(delayed(fit_all)(subjects=subjects, seed=sweep.seed, keep=kept_final, **common))
+    n_done = n_folds + 1 - len(jobs)
+    bar = ProgressBar("Fits")
+    for done in in_processes(jobs):
+        n_done += 1
+        bar.update(n_done, n_folds + 1)
+        logger.info("fit %s is done", done)
+    folds, final = [load_fold(path) for path in kept_folds], load_final(kept_final)
+    for number, fold in enumerate(folds):
+        loss = ", ".join(f"{loss:.4f}" for loss in fold.loss)
+        logger.info("fold %d: %d training beats, loss %s", number, fold.n_training_beats, loss)
+    return folds, final
 
 
 def _hash_recipe(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def _save_fold(path: Path, output: FoldOutput) -> None:
-    draft = path.with_suffix(".draft.npz")
-    np.savez(
-        draft,
-        rows=output.rows,
-        logits=output.logits,
-        loss=np.array(output.loss),
-        n_training_beats=output.n_training_beats,
-    )
-    draft.replace(path)
-
-
-def _load_fold(path: Path) -> FoldOutput | None:
-    from ecg_lib.cross_validation import FoldOutput
-
-    if not path.exists():
-        return None
-    with np.load(path) as kept:
-        return FoldOutput(
-            kept["rows"],
-            kept["logits"],
-            tuple(kept["loss"].tolist()),
-            int(kept["n_training_beats"]),
-        )
-
-
 @task(cache_policy=NO_CACHE)
 def build_candidate(
     sweep: Sweep,
     version: DatasetVersion,
-    data: BeatDataset,
+    data: Path,
     recipe: Recipe,
-    out_of_fold: OutOfFold,
+    folds: list[FoldOutput],
+    final: FinalFit,
     registry: Registry,
 ) -> str:
-    """Train on all development subjects, write the bundle and log it with its figures."""
-    from ecg_lib.cross_validation import fit_subjects
+    """Judge the out-of-fold predictions, write the bundle and log it with its figures."""
+    from ecg_lib.datasets import BeatDataset
     from flows import candidate, figures
 
     logger = get_run_logger()
@@ -426,6 +346,8 @@ def build_candidate(
         parent_run_id=sweep.run_id,
     )
     annotations = load_annotations(version)
+    dataset = BeatDataset.load(data)
+    out_of_fold = candidate.judge_folds(dataset, folds, version)
     metrics, by_record = candidate.measure(out_of_fold, version, annotations)
     metrics["n_trials"] = sweep.plan.n_trials
     logger.info(
@@ -434,17 +356,9 @@ def build_candidate(
             "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
         )),
     )  # fmt: skip
-    fitted = fit_subjects(
-        data,
-        subjects=set(version.folds[sweep.plan.confirm_folds]),
-        scoring_views=SCORING_VIEWS,
-        recipe=recipe,
-        seed=sweep.seed,
-    )
-    logger.info("final fit: loss %s", ", ".join(f"{loss:.4f}" for loss in fitted.loss))
     bundle = candidate.build_bundle(
         sweep.directory / f"bundle-{run_id}",
-        fitted=fitted,
+        final=final,
         recipe=recipe,
         out_of_fold=out_of_fold,
         version=version,
@@ -454,7 +368,7 @@ def build_candidate(
         seed=sweep.seed,
     )
     scored = out_of_fold.is_scored
-    is_v = data.label[out_of_fold.rows][scored] == "V"
+    is_v = dataset.label[out_of_fold.rows][scored] == "V"
     probability = out_of_fold.probability_v[scored]
     registry.log(
         run_id,
@@ -466,9 +380,9 @@ def build_candidate(
         run_id,
         version=version.version,
         data_source=version.data_source.value,
-        description={"beats": len(data), "v_beats": int(data.is_v.sum())},
+        description={"beats": len(dataset), "v_beats": int(dataset.is_v.sum())},
     )
-    for fold, loss in enumerate((*out_of_fold.losses, fitted.loss)):
+    for fold, loss in enumerate((*out_of_fold.losses, final.loss)):
         is_last = fold == len(out_of_fold.losses)
         registry.log_curve(run_id, "final_loss" if is_last else f"fold{fold}_loss", loss)
     curve = figures.draw_precision_recall(

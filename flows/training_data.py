@@ -58,13 +58,13 @@ FULL_VIEWS: Final = ViewPlan(
 )
 
 
-def load_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> BeatDataset:
-    """Load the beats of the development records, and make them first when they are not there."""
+def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
+    """Find the beats of the development records, and make them when they are not there."""
     records = version.records_of(Role.DEVELOPMENT)
     directory = settings.datasets_dir / "training" / _key(records, plan)
     if not directory.exists():
         _make(version, records, plan, directory)
-    return BeatDataset.load(directory)
+    return directory
 
 
 def load_annotations(version: DatasetVersion) -> dict[str, Annotations]:

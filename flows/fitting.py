@@ -1,0 +1,254 @@
+"""The fits of a sweep: each in a process of its own with one thread, two at a time.
+
+One thread each, because a network this small gains nothing from a second one, and because a fit
+then gives the same weights every time.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.settings import Settings
+from flows.dataset_versions import DatasetVersion
+from flows.registry import Registry, RunKind
+from flows.training_data import SCORING_VIEWS
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ecg_lib.cross_validation import FoldOutput, Recipe
+
+N_PROCESSES: Final = 2
+
+T = TypeVar("T")
+
+
+class TrialResult(NamedTuple):
+    """How a trial ended."""
+
+    number: int
+    state: str
+    scores: tuple[float, ...]
+    """V-F1 of all folds so far, after each fold."""
+
+
+class FinalFit(NamedTuple):
+    """A network fitted to all development subjects."""
+
+    network: Path
+    """ONNX graph."""
+    loss: tuple[float, ...]
+    probe_rows: NDArray[np.int64]
+    """Some rows of the dataset, and the logits of the network where it was trained."""
+    probe_logits: NDArray[np.float64]
+
+
+def in_processes(jobs: Iterable[Any]) -> Iterator[Any]:
+    """Run ``joblib.delayed`` jobs, two at a time, and yield what they return as it comes."""
+    from joblib import Parallel
+
+    yield from Parallel(n_jobs=N_PROCESSES, return_as="generator_unordered", batch_size=1)(jobs)
+
+
+def _use_one_thread() -> None:
+    """Tell TensorFlow, which must not be imported yet."""
+    os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
+
+
+def run_trial(
+    *,
+    study_name: str,
+    job: int,
+    seed: int,
+    n_folds: int,
+    base: Recipe,
+    version: DatasetVersion,
+    data: Path,
+    parent_run_id: str,
+    tags: Mapping[str, str],
+    settings: Settings,
+) -> TrialResult:
+    """Run one trial of a study; the job's number makes it draw other parameters than others."""
+    _use_one_thread()
+    import optuna
+
+    from flows.search_space import open_study
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = open_study(study_name, storage_url=settings.study_storage_url, seed=1000 * seed + job)
+    objective = _objective(
+        base=base,
+        version=version,
+        data=data,
+        n_folds=n_folds,
+        seed=seed,
+        parent_run_id=parent_run_id,
+        tags={**tags, "ecg.sweep": study_name},
+        registry=Registry(settings),
+    )
+    numbers: list[int] = []
+    study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: numbers.append(trial.number)])
+    trial = study.trials[numbers[0]]
+    return TrialResult(
+        trial.number, trial.state.name.lower(), tuple(trial.intermediate_values.values())
+    )
+
+
+def _objective(
+    *,
+    base: Recipe,
+    version: DatasetVersion,
+    data: Path,
+    n_folds: int,
+    seed: int,
+    parent_run_id: str,
+    tags: Mapping[str, str],
+    registry: Registry,
+) -> Callable[[optuna.Trial], float]:
+    import optuna
+
+    from ecg_lib.cross_validation import predict_fold, score_quickly
+    from ecg_lib.datasets import WHOLE, BeatDataset
+    from flows.figures import draw_losses
+    from flows.search_space import suggest_recipe
+
+    dataset = BeatDataset.load(data)
+    missed_v = {record.name: record.missed_v or 0 for record in version.records}
+
+    def run(trial: optuna.Trial) -> float:
+        recipe = suggest_recipe(trial, base)
+        run_id = registry.start_run(
+            f"trial {trial.number}", kind=RunKind.TRIAL, tags=tags, parent_run_id=parent_run_id
+        )
+        registry.log(run_id, params={**trial.params, "seed": seed})
+        registry.log_dataset(
+            run_id,
+            version=version.version,
+            data_source=version.data_source.value,
+            description={"folds": n_folds, "max_beats": base.max_beats},
+        )
+        outputs: list[FoldOutput] = []
+        scores: list[float] = []
+        started_s = time.monotonic()
+        try:
+            for fold in range(n_folds):
+                output = predict_fold(
+                    dataset,
+                    folds=version.folds[n_folds],
+                    fold=fold,
+                    predicted_views=(WHOLE,),
+                    scoring_views=SCORING_VIEWS,
+                    recipe=recipe,
+                    seed=seed + fold,
+                )
+                outputs.append(output)
+                registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
+                rows = np.concatenate([output.rows for output in outputs])
+                logits = np.concatenate([output.logits for output in outputs])
+                best = score_quickly(dataset, rows, logits, view=WHOLE, missed_v=missed_v)
+                scores.append(best.f1)
+                trial.report(best.f1, fold)
+                if trial.should_prune():
+                    break
+        except BaseException:
+            registry.end_run(run_id, is_failed=True)
+            raise
+        is_whole = len(scores) == n_folds
+        registry.log_curve(run_id, "v_f1_so_far", scores)
+        metrics = {"seconds": time.monotonic() - started_s}
+        if is_whole:
+            metrics["search_v_f1"] = scores[-1]
+        registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(not is_whole).lower()})
+        registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
+        registry.end_run(run_id, is_killed=not is_whole)
+        if not is_whole:
+            raise optuna.TrialPruned
+        return scores[-1]
+
+    return run
+
+
+def fit_fold(
+    *,
+    fold: int,
+    n_folds: int,
+    recipe: Recipe,
+    seed: int,
+    version: DatasetVersion,
+    data: Path,
+    keep: Path,
+) -> int:
+    """Fit without one fold, predict it and keep the output in a file; return the fold."""
+    _use_one_thread()
+    from ecg_lib.cross_validation import predict_fold
+    from ecg_lib.datasets import BeatDataset
+
+    output = predict_fold(
+        BeatDataset.load(data),
+        folds=version.folds[n_folds],
+        fold=fold,
+        predicted_views=SCORING_VIEWS,
+        scoring_views=SCORING_VIEWS,
+        recipe=recipe,
+        seed=seed + fold,
+    )
+    draft = keep.with_suffix(".draft.npz")
+    np.savez(
+        draft,
+        rows=output.rows,
+        logits=output.logits,
+        loss=np.array(output.loss),
+        n_training_beats=output.n_training_beats,
+    )
+    draft.replace(keep)
+    return fold
+
+
+def load_fold(path: Path) -> FoldOutput:
+    """Load what :func:`fit_fold` kept."""
+    from ecg_lib.cross_validation import FoldOutput
+
+    with np.load(path) as kept:
+        return FoldOutput(
+            kept["rows"],
+            kept["logits"],
+            tuple(kept["loss"].tolist()),
+            int(kept["n_training_beats"]),
+        )
+
+
+def fit_all(
+    *, subjects: set[str], recipe: Recipe, seed: int, data: Path, keep: Path, n_probe: int = 2048
+) -> str:
+    """Fit to all subjects; keep the ONNX graph and some logits beside it; return ``final``."""
+    _use_one_thread()
+    from ecg_lib.cross_validation import fit_subjects
+    from ecg_lib.datasets import BeatDataset
+    from ecg_lib.training import export_onnx, predict_logits
+
+    dataset = BeatDataset.load(data)
+    fitted = fit_subjects(
+        dataset, subjects=subjects, scoring_views=SCORING_VIEWS, recipe=recipe, seed=seed
+    )
+    rows = np.arange(0, len(dataset), max(1, len(dataset) // n_probe))[:n_probe]
+    logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])
+    export_onnx(fitted.model, keep.with_suffix(".onnx"))
+    draft = keep.with_suffix(".draft.npz")
+    np.savez(draft, loss=np.array(fitted.loss), rows=rows, logits=logits)
+    draft.replace(keep)
+    return "final"
+
+
+def load_final(path: Path) -> FinalFit:
+    """Load what :func:`fit_all` kept."""
+    with np.load(path) as kept:
+        return FinalFit(
+            path.with_suffix(".onnx"), tuple(kept["loss"].tolist()), kept["rows"], kept["logits"]
+        )
