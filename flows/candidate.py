@@ -246,10 +246,11 @@ def _observe_record(
             raise RuntimeError(msg)
         columns = observe_beats(decide(prepared, probability_v[part], config=config))
         n_beats = len(columns["rule"])
+        # Arrays with types: a strip without a readable beat has none to tell them.
         keys = {
-            "subject": [record.subject] * n_beats,
-            "strip": [f"{name}:{start}"] * n_beats,
-            "strip_s": [float(STRIPS_10_S.strip_s or 0)] * n_beats,
+            "subject": np.full(n_beats, record.subject, dtype="U32"),
+            "strip": np.full(n_beats, f"{name}:{start}", dtype="U32"),
+            "strip_s": np.full(n_beats, float(STRIPS_10_S.strip_s or 0)),
         }
         tables.append(pa.table(keys | columns))
     return pa.concat_tables(tables)
