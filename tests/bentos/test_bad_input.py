@@ -6,6 +6,7 @@ import re
 import shutil
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
@@ -235,6 +236,32 @@ def test_a_failure_inside_is_a_problem_without_its_cause(
     answered = predict(**make_request())
     check_problem(answered, 500, "internal-error")
     assert "secret" not in answered.text
+
+
+def test_after_a_failure_the_connection_goes_on(
+    url: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "predict", None)
+    address = urlsplit(url)
+    request = (
+        b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"Content-Length: 2\r\n\r\n{}"
+    )
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        for _ in range(2):
+            connection.sendall(request)
+            assert connection.recv(65536).startswith(b"HTTP/1.1 500 ")
+            time.sleep(0.2)
+
+
+def test_a_refusal_reaches_a_client_that_is_still_sending(http: httpx.Client) -> None:
+    def chunks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b" " * 2**16
+            time.sleep(0.005)
+
+    answered = http.post("/api/v1/nowhere", content=chunks(), headers=JSON)
+    check_problem(answered, 404, "not-found")
 
 
 def test_without_a_model_predictions_are_not_ready(
