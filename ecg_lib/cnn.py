@@ -36,8 +36,8 @@ class CnnConfig:
 
     channels: Channels = Channels.DIFFERENCE
     filters: tuple[int, ...] = (16, 24, 24, 32, 32, 48, 48)
-    kernels: tuple[int, ...] = (7, 5, 5, 3, 3, 3, 3)
-    strides: tuple[int, ...] = (2, 2, 1, 2, 1, 2, 1)
+    kernels: tuple[int, ...] = (9, 5, 5, 3, 3, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 1, 2, 1, 1, 1)
     window_units: int = 16
     feature_units: int = 32
     joint_units: int = 32

@@ -49,7 +49,8 @@ class TrainingConfig:
     focal_gamma: float = 0.0
     """Focusing exponent of Lin et al. 2017, DOI 10.1109/ICCV.2017.324; 0 is cross-entropy."""
     averaging: float = 0.99
-    """Momentum of the moving average of the weights."""
+    """Momentum of the moving average of the weights; less in a fit of few steps, so that the
+    average never reaches back further than its last tenth."""
     balancing: Balancing = Balancing.NONE
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
 
@@ -92,20 +93,21 @@ def fit_cnn(
     FittedCnn
 
     """
+    # Else the graphs of earlier fits stay in memory.
+    keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     balanced = balance(beats, strategy=training.balancing, seed=seed)
     deviation = balanced.features.std(axis=0)
     model = build_cnn(cnn, feature_mean=balanced.features.mean(axis=0), feature_deviation=deviation)
     batches = _Batches(balanced, deviation, training, seed)
-    schedule = keras.optimizers.schedules.CosineDecay(
-        training.learning_rate, max(1, training.epochs * len(batches))
-    )
+    n_steps = max(1, training.epochs * len(batches))
+    schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, n_steps)
     model.compile(
         optimizer=keras.optimizers.AdamW(
             schedule,
             weight_decay=training.weight_decay,
             use_ema=True,
-            ema_momentum=training.averaging,
+            ema_momentum=min(training.averaging, max(0.0, 1 - 10 / n_steps)),
         ),
         loss=_loss(training),
     )

@@ -6,11 +6,14 @@ then gives the same weights every time.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,16 +30,13 @@ if TYPE_CHECKING:
 
 N_PROCESSES: Final = 2
 
-T = TypeVar("T")
-
 
 class TrialResult(NamedTuple):
     """How a trial ended."""
 
-    number: int
-    state: str
     scores: tuple[float, ...]
     """V-F1 of all folds so far, after each fold."""
+    is_pruned: bool
 
 
 class FinalFit(NamedTuple):
@@ -50,11 +50,16 @@ class FinalFit(NamedTuple):
     probe_logits: NDArray[np.float64]
 
 
-def in_processes(jobs: Iterable[Any]) -> Iterator[Any]:
-    """Run ``joblib.delayed`` jobs, two at a time, and yield what they return as it comes."""
-    from joblib import Parallel
-
-    yield from Parallel(n_jobs=N_PROCESSES, return_as="generator_unordered", batch_size=1)(jobs)
+@contextmanager
+def fit_processes() -> Iterator[ProcessPoolExecutor]:
+    """Open the processes that fits run in; what has not begun when the block ends is dropped."""
+    # Not joblib: its workers end when TensorFlow keeps memory, and a new one imports it again.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(N_PROCESSES, mp_context=context) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _use_one_thread() -> None:
@@ -64,8 +69,9 @@ def _use_one_thread() -> None:
 
 def run_trial(
     *,
-    study_name: str,
-    job: int,
+    number: int,
+    params: Mapping[str, Any],
+    earlier: Sequence[optuna.trial.FrozenTrial],
     seed: int,
     n_folds: int,
     base: Recipe,
@@ -75,108 +81,86 @@ def run_trial(
     tags: Mapping[str, str],
     settings: Settings,
 ) -> TrialResult:
-    """Run one trial of a study; the job's number makes it draw other parameters than others."""
+    """Run one trial fold by fold, as a nested MLflow run, until it ends or is pruned.
+
+    Args:
+        number: Number of the trial.
+        params: What the study drew.
+        earlier: The finished trials that the pruner may compare with. A trial that runs beside
+            this one is not among them, so that timing decides nothing.
+        seed: Seed of the networks; that of each fold differs.
+        n_folds: Number of folds.
+        base: What is not searched.
+        version: Dataset.
+        data: Its training beats.
+        parent_run_id: MLflow run of the sweep.
+        tags: Tags of the MLflow run.
+        settings: Where MLflow is.
+
+    Returns:
+        The scores, and whether it was pruned.
+    """
     _use_one_thread()
-    import optuna
-
-    from flows.search_space import open_study
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = open_study(study_name, storage_url=settings.study_storage_url, seed=1000 * seed + job)
-    objective = _objective(
-        base=base,
-        version=version,
-        data=data,
-        n_folds=n_folds,
-        seed=seed,
-        parent_run_id=parent_run_id,
-        tags={**tags, "ecg.sweep": study_name},
-        registry=Registry(settings),
-    )
-    numbers: list[int] = []
-    study.optimize(objective, n_trials=1, callbacks=[lambda _, trial: numbers.append(trial.number)])
-    trial = study.trials[numbers[0]]
-    return TrialResult(
-        trial.number, trial.state.name.lower(), tuple(trial.intermediate_values.values())
-    )
-
-
-def _objective(
-    *,
-    base: Recipe,
-    version: DatasetVersion,
-    data: Path,
-    n_folds: int,
-    seed: int,
-    parent_run_id: str,
-    tags: Mapping[str, str],
-    registry: Registry,
-) -> Callable[[optuna.Trial], float]:
-    import optuna
-
     from ecg_lib.cross_validation import predict_fold, score_quickly
     from ecg_lib.datasets import WHOLE, BeatDataset
     from flows.figures import draw_losses
-    from flows.search_space import suggest_recipe
+    from flows.search_space import replay_trial, suggest_recipe
 
+    registry = Registry(settings)
     dataset = BeatDataset.load(data)
     missed_v = {record.name: record.missed_v or 0 for record in version.records}
-
-    def run(trial: optuna.Trial) -> float:
-        recipe = suggest_recipe(trial, base)
-        run_id = registry.start_run(
-            f"trial {trial.number}", kind=RunKind.TRIAL, tags=tags, parent_run_id=parent_run_id
-        )
-        registry.log(run_id, params={**trial.params, "seed": seed})
-        registry.log_dataset(
-            run_id,
-            version=version.version,
-            data_source=version.data_source.value,
-            description={"folds": n_folds, "max_beats": base.max_beats},
-        )
-        outputs: list[FoldOutput] = []
-        scores: list[float] = []
-        started_s = time.monotonic()
-        try:
-            for fold in range(n_folds):
-                output = predict_fold(
-                    dataset,
-                    folds=version.folds[n_folds],
-                    fold=fold,
-                    predicted_views=(WHOLE,),
-                    scoring_views=SCORING_VIEWS,
-                    recipe=recipe,
-                    seed=seed + fold,
-                )
-                outputs.append(output)
-                registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
-                rows = np.concatenate([output.rows for output in outputs])
-                logits = np.concatenate([output.logits for output in outputs])
-                best = score_quickly(dataset, rows, logits, view=WHOLE, missed_v=missed_v)
-                scores.append(best.f1)
-                trial.report(best.f1, fold)
-                if trial.should_prune():
-                    break
-        except BaseException:
-            registry.end_run(run_id, is_failed=True)
-            raise
-        is_whole = len(scores) == n_folds
-        registry.log_curve(run_id, "v_f1_so_far", scores)
-        metrics = {"seconds": time.monotonic() - started_s}
-        if is_whole:
-            metrics["search_v_f1"] = scores[-1]
-        registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(not is_whole).lower()})
-        registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
-        registry.end_run(run_id, is_killed=not is_whole)
-        if not is_whole:
-            raise optuna.TrialPruned
-        return scores[-1]
-
-    return run
+    trial = replay_trial(params, earlier)
+    recipe = suggest_recipe(trial, base)
+    run_id = registry.start_run(
+        f"trial {number}", kind=RunKind.TRIAL, tags=tags, parent_run_id=parent_run_id
+    )
+    registry.log(run_id, params={**params, "seed": seed})
+    registry.log_dataset(
+        run_id,
+        version=version.version,
+        data_source=version.data_source.value,
+        description={"folds": n_folds, "max_beats": base.max_beats},
+    )
+    outputs: list[FoldOutput] = []
+    scores: list[float] = []
+    started_s = time.monotonic()
+    try:
+        for fold in range(n_folds):
+            output = predict_fold(
+                dataset,
+                folds=version.folds[n_folds],
+                fold=fold,
+                predicted_views=(WHOLE,),
+                scoring_views=SCORING_VIEWS,
+                recipe=recipe,
+                seed=seed + fold,
+            )
+            outputs.append(output)
+            registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
+            rows = np.concatenate([output.rows for output in outputs])
+            logits = np.concatenate([output.logits for output in outputs])
+            best = score_quickly(dataset, rows, logits, view=WHOLE, missed_v=missed_v)
+            scores.append(best.f1)
+            trial.report(best.f1, fold)
+            if fold + 1 < n_folds and trial.should_prune():
+                break
+    except BaseException:
+        registry.end_run(run_id, is_failed=True)
+        raise
+    is_pruned = len(scores) < n_folds
+    registry.log_curve(run_id, "v_f1_so_far", scores)
+    metrics = {"seconds": time.monotonic() - started_s}
+    if not is_pruned:
+        metrics["search_v_f1"] = scores[-1]
+    registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(is_pruned).lower()})
+    registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
+    registry.end_run(run_id, is_killed=is_pruned)
+    return TrialResult(tuple(scores), is_pruned)
 
 
 def fit_fold(
     *,
+    name: str,
     fold: int,
     n_folds: int,
     recipe: Recipe,
@@ -184,8 +168,8 @@ def fit_fold(
     version: DatasetVersion,
     data: Path,
     keep: Path,
-) -> int:
-    """Fit without one fold, predict it and keep the output in a file; return the fold."""
+) -> str:
+    """Fit without one fold, predict it and keep the output in a file; return the name."""
     _use_one_thread()
     from ecg_lib.cross_validation import predict_fold
     from ecg_lib.datasets import BeatDataset
@@ -208,7 +192,7 @@ def fit_fold(
         n_training_beats=output.n_training_beats,
     )
     draft.replace(keep)
-    return fold
+    return name
 
 
 def load_fold(path: Path) -> FoldOutput:
@@ -225,9 +209,16 @@ def load_fold(path: Path) -> FoldOutput:
 
 
 def fit_all(
-    *, subjects: set[str], recipe: Recipe, seed: int, data: Path, keep: Path, n_probe: int = 2048
+    *,
+    name: str,
+    subjects: set[str],
+    recipe: Recipe,
+    seed: int,
+    data: Path,
+    keep: Path,
+    n_probe: int = 2048,
 ) -> str:
-    """Fit to all subjects; keep the ONNX graph and some logits beside it; return ``final``."""
+    """Fit to all subjects; keep the ONNX graph and some logits beside it; return the name."""
     _use_one_thread()
     from ecg_lib.cross_validation import fit_subjects
     from ecg_lib.datasets import BeatDataset
@@ -243,7 +234,7 @@ def fit_all(
     draft = keep.with_suffix(".draft.npz")
     np.savez(draft, loss=np.array(fitted.loss), rows=rows, logits=logits)
     draft.replace(keep)
-    return "final"
+    return name
 
 
 def load_final(path: Path) -> FinalFit:

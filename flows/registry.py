@@ -119,6 +119,16 @@ class Registry:
         )
         return str(runs[0].info.run_id) if runs else None
 
+    def end_cut_off(self, parent_run_id: str) -> int:
+        """End the nested runs that a killed sweep left open; return how many there were."""
+        runs = self._client.search_runs(
+            [self.experiment_id()],
+            f"tags.`mlflow.parentRunId` = '{parent_run_id}' and attributes.status = 'RUNNING'",
+        )
+        for run in runs:
+            self.end_run(run.info.run_id, is_killed=True)
+        return len(runs)
+
     def log(
         self,
         run_id: str,

@@ -6,14 +6,15 @@ ends below it for lack of trials.
 
 from __future__ import annotations
 
-import warnings
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
 import optuna
+from optuna.trial import TrialState
 
 from ecg_lib.balancing import Balancing
-from ecg_lib.cnn import Channels, CnnConfig
+from ecg_lib.cnn import CnnConfig
 from ecg_lib.cross_validation import Recipe
 from ecg_lib.training import AugmentationConfig
 
@@ -23,7 +24,6 @@ _WIDTHS: Final = {"narrow": 0.67, "usual": 1.0, "wide": 1.5}
 KNOWN_GOOD: Final[dict[str, Any]] = {
     "balancing": Balancing.NONE.value,
     "focal_gamma": 0.0,
-    "channels": Channels.DIFFERENCE.value,
     "width": "usual",
     "dropout": 0.2,
     "learning_rate": 2e-3,
@@ -41,7 +41,6 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
     """Draw the recipe of a trial; `base` says what is not searched (epochs, number of beats)."""
     width = _WIDTHS[trial.suggest_categorical("width", list(_WIDTHS))]
     cnn = CnnConfig(
-        channels=Channels(trial.suggest_categorical("channels", [c.value for c in Channels])),
         filters=tuple(8 * max(1, round(count * width / 8)) for count in _BASE_FILTERS),
         dropout=trial.suggest_float("dropout", 0.0, 0.5),
     )
@@ -67,39 +66,70 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
 def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
     """Open the study of a sweep, or make it with the known recipe as its first trial.
 
-    A trial whose process died is tried again by whoever works on the study next.
+    A trial that was under way when its sweep was killed is asked for again.
     """
-    with warnings.catch_warnings():
-        # Heartbeats have been experimental since 2021; nothing else retries a killed trial.
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        storage = optuna.storages.RDBStorage(
-            storage_url,
-            engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
-            heartbeat_interval=10,
-            grace_period=60,
-            heartbeat_stale_trial_callback=optuna.storages.RetryHeartbeatStaleTrialCallback(
-                max_retry=2
-            ),
-        )
-    study = optuna.create_study(
-        study_name=name,
-        storage=storage,
-        load_if_exists=True,
-        direction="maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=5),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    _log_warnings_only()
+    storage = optuna.storages.RDBStorage(
+        storage_url,
+        engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
     )
+    study = optuna.create_study(
+        study_name=name, storage=storage, load_if_exists=True, direction="maximize"
+    )
+    # What is drawn next depends on the seed and on what was drawn, however often it is opened.
+    study.sampler = optuna.samplers.TPESampler(
+        seed=1000 * seed + len(study.get_trials(deepcopy=False)), n_startup_trials=5
+    )
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        study.tell(trial.number, state=TrialState.FAIL)
+        if trial.params:
+            study.enqueue_trial(trial.params)
     if not study.trials:
         study.enqueue_trial(KNOWN_GOOD)
     return study
 
 
+def replay_trial(
+    params: Mapping[str, Any], earlier: Sequence[optuna.trial.FrozenTrial]
+) -> optuna.Trial:
+    """Make a trial of its own with given parameters; it is pruned against earlier ones."""
+    _log_warnings_only()
+    study = optuna.create_study(
+        direction="maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=0),
+    )
+    study.add_trials(earlier)
+    study.enqueue_trial(dict(params))
+    return study.ask()
+
+
+def _log_warnings_only() -> None:
+    """Flows log each trial in a line of their own."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
 def count_done(study: optuna.Study) -> int:
     """Count the trials that are complete or pruned."""
-    states = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
-    return len(study.get_trials(deepcopy=False, states=states))
+    return len(finished(study))
 
 
-def best_recipe(study: optuna.Study, base: Recipe) -> Recipe:
-    """Rebuild the recipe of the best trial, with the epochs and beats of `base`."""
-    return suggest_recipe(optuna.trial.FixedTrial(study.best_params), base)
+def finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+    """List the trials that are complete or pruned."""
+    return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+
+
+def finalists(study: optuna.Study, base: Recipe) -> dict[int, Recipe]:
+    """Choose the recipes to confirm, by trial: the best one, and the known one.
+
+    Few beats and epochs favour recipes that learn fast, so the known one, which was chosen with
+    the full budget, is confirmed beside the best of the search.
+    """
+    chosen = [study.best_trial] + [
+        trial
+        for trial in study.get_trials(deepcopy=False)
+        if trial.params == KNOWN_GOOD and trial.state.is_finished()
+    ]
+    return {
+        trial.number: suggest_recipe(optuna.trial.FixedTrial(trial.params), base)
+        for trial in chosen
+    }

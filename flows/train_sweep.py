@@ -1,17 +1,21 @@
 """Flow ``train-sweep``: search recipes on few beats, confirm the best on all, make a candidate.
 
 Trials are cheap: fewer beats and epochs, three folds by subject, pruned fold by fold. The best
-recipe is then trained with the full budget in five other folds, whose out-of-fold predictions
-give calibration, threshold, figures, gates and drift reference, and once more on all subjects.
+recipe and the known one are then trained with the full budget in five other folds; the better
+one's out-of-fold predictions give calibration, threshold, figures, gates and drift reference, and
+its fit to all subjects is the candidate.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
@@ -21,10 +25,12 @@ from pydantic import Field
 from ecg_lib.settings import Profile, Settings, read_settings
 from flows.dataset_versions import DatasetVersion, Role, hash_training_code, load_version
 from flows.fitting import (
+    N_PROCESSES,
     FinalFit,
+    TrialResult,
     fit_all,
     fit_fold,
-    in_processes,
+    fit_processes,
     load_final,
     load_fold,
     run_trial,
@@ -44,6 +50,8 @@ if TYPE_CHECKING:
     import optuna
 
     from ecg_lib.cross_validation import FoldOutput, Recipe
+    from ecg_lib.evaluation import BeatCounts
+    from flows.candidate import OutOfFold
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +95,24 @@ class Sweep:
     tags: dict[str, str]
 
 
+class Confirmed(NamedTuple):
+    """A recipe with its fits of the full budget."""
+
+    trial: int
+    recipe: Recipe
+    folds: list[FoldOutput]
+    final: FinalFit
+
+
+class Judged(NamedTuple):
+    """A confirmed recipe with its figures."""
+
+    confirmed: Confirmed
+    out_of_fold: OutOfFold
+    metrics: dict[str, Any]
+    by_record: dict[str, BeatCounts]
+
+
 @flow(name="train-sweep")
 def train_sweep(
     dataset_version: str | None = None,
@@ -115,9 +141,10 @@ def train_sweep(
     registry = Registry(settings)
     sweep = open_sweep(version, plan, seed, registry, settings)
     data = cut_training_beats(version, plan.views, settings)
-    recipe = search_recipe(sweep, version, data, registry, settings)
-    folds, final = confirm_recipe(sweep, version, data, recipe)
-    run_id = build_candidate(sweep, version, data, recipe, folds, final, registry)
+    recipes = search_recipes(sweep, version, data, registry, settings)
+    confirmed = confirm_recipes(sweep, version, data, recipes)
+    best = choose_best(sweep, version, data, confirmed, registry)
+    run_id = build_candidate(sweep, version, best, registry)
     close_sweep(sweep, run_id, registry)
     return run_id
 
@@ -144,6 +171,7 @@ def open_sweep(
         state = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
         if state["candidate_run_id"] is None:
             logger.info("going on with sweep %s", directory.name)
+            registry.end_cut_off(state["run_id"])
             return Sweep(
                 name=directory.name,
                 run_id=state["run_id"],
@@ -212,44 +240,39 @@ def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Setti
 
 
 @task(cache_policy=NO_CACHE)
-def search_recipe(
+def search_recipes(
     sweep: Sweep, version: DatasetVersion, data: Path, registry: Registry, settings: Settings
-) -> Recipe:
-    """Run the trials that the study still lacks and return the best recipe."""
-    from joblib import delayed
+) -> dict[int, Recipe]:
+    """Run the trials that the study still lacks and return the recipes to confirm, by trial.
 
+    As many trials as there are processes are drawn together; the next are drawn when all of these
+    have ended, so that seed and number of trials decide what is tried, and timing does not.
+    """
     from ecg_lib.cross_validation import Recipe
     from ecg_lib.training import TrainingConfig
-    from flows.search_space import best_recipe, count_done, open_study
+    from flows.search_space import count_done, finalists, open_study
 
-    logger = get_run_logger()
     plan = sweep.plan
     base = Recipe(training=TrainingConfig(epochs=plan.search_epochs), max_beats=plan.search_beats)
     study = open_study(sweep.name, storage_url=settings.study_storage_url, seed=sweep.seed)
+    job = partial(
+        run_trial,
+        seed=sweep.seed,
+        n_folds=plan.search_folds,
+        base=base,
+        version=version,
+        data=data,
+        parent_run_id=sweep.run_id,
+        tags={**sweep.tags, "ecg.sweep": sweep.name},
+        settings=settings,
+    )
     bar = ProgressBar("Trials")
-    n_done = count_done(study)
-    jobs = [
-        delayed(run_trial)(
-            study_name=sweep.name,
-            job=len(study.trials) + job,
-            seed=sweep.seed,
-            n_folds=plan.search_folds,
-            base=base,
-            version=version,
-            data=data,
-            parent_run_id=sweep.run_id,
-            tags=sweep.tags,
-            settings=settings,
-        )
-        for job in range(plan.n_trials - n_done)
-    ]
-    for trial in in_processes(jobs):
-        scores = ", ".join(f"{score:.4f}" for score in trial.scores)
-        logger.info("trial %d: %s, V-F1 %s", trial.number, trial.state, scores)
-        n_done += 1
-        bar.update(n_done, plan.n_trials)
+    with fit_processes() as pool:
+        while (n_left := plan.n_trials - count_done(study)) > 0:
+            _run_together(study, min(N_PROCESSES, n_left), pool, job, base)
+            bar.update(count_done(study), plan.n_trials)
     _show_trials(study, sweep)
-    logger.info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
+    get_run_logger().info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
     registry.log(
         sweep.run_id,
         metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
@@ -260,7 +283,40 @@ def search_recipe(
         training=TrainingConfig(epochs=plan.confirm_epochs),
         max_beats=plan.confirm_beats,
     )
-    return best_recipe(study, full)
+    return finalists(study, full)
+
+
+def _run_together(
+    study: optuna.Study,
+    n_trials: int,
+    pool: ProcessPoolExecutor,
+    job: Callable[..., TrialResult],
+    base: Recipe,
+) -> None:
+    from optuna.trial import TrialState
+
+    from flows.search_space import finished, suggest_recipe
+
+    earlier = finished(study)
+    futures = []
+    for trial in [study.ask() for _ in range(n_trials)]:
+        suggest_recipe(trial, base)
+        future = pool.submit(job, number=trial.number, params=trial.params, earlier=earlier)
+        futures.append((trial, future))
+    for trial, future in futures:
+        scores, is_pruned = future.result()
+        for fold, score in enumerate(scores):
+            trial.report(score, fold)
+        if is_pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, scores[-1])
+        get_run_logger().info(
+            "trial %d: %s, V-F1 %s",
+            trial.number,
+            "pruned" if is_pruned else "complete",
+            ", ".join(f"{score:.4f}" for score in scores),
+        )
 
 
 def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
@@ -285,39 +341,46 @@ def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
 
 
 @task(cache_policy=NO_CACHE)
-def confirm_recipe(
-    sweep: Sweep, version: DatasetVersion, data: Path, recipe: Recipe
-) -> tuple[list[FoldOutput], FinalFit]:
-    """Fit a recipe with the full budget in each fold and on all; fits that are done are kept."""
-    from joblib import delayed
-
+def confirm_recipes(
+    sweep: Sweep, version: DatasetVersion, data: Path, recipes: dict[int, Recipe]
+) -> list[Confirmed]:
+    """Fit recipes with the full budget in each fold and on all; fits that are done are kept."""
     logger = get_run_logger()
     n_folds = sweep.plan.confirm_folds
-    name = _hash_recipe(recipe)
-    kept_folds = [sweep.directory / f"{name}-fold-{fold}.npz" for fold in range(n_folds)]
-    kept_final = sweep.directory / f"{name}-final.npz"
-    common = {"recipe": recipe, "data": data}
-    jobs = [
-        delayed(fit_fold)(
-            fold=fold, n_folds=n_folds, seed=sweep.seed, version=version, keep=kept, **common
+    subjects = set(version.folds[n_folds])
+    jobs: list[tuple[Path, Callable[[], str]]] = []
+    for trial, recipe in recipes.items():
+        fold_job = partial(
+            fit_fold, n_folds=n_folds, recipe=recipe, seed=sweep.seed, version=version, data=data
         )
-        for fold, kept in enumerate(kept_folds)
-        if not kept.exists()
-    ]
-    if not kept_final.exists():
-        subjects = set(version.folds[n_folds])
-        jobs.append(delayed(fit_all)(subjects=subjects, seed=sweep.seed, keep=kept_final, **common))
-    n_done = n_folds + 1 - len(jobs)
+        final_job = partial(fit_all, subjects=subjects, recipe=recipe, seed=sweep.seed, data=data)
+        for fold in range(n_folds):
+            kept = _kept(sweep, recipe, f"fold-{fold}")
+            name = f"fold {fold} of trial {trial}"
+            jobs.append((kept, partial(fold_job, name=name, fold=fold, keep=kept)))
+        kept = _kept(sweep, recipe, "final")
+        jobs.append((kept, partial(final_job, name=f"all folds of trial {trial}", keep=kept)))
+    waiting = [job for kept, job in jobs if not kept.exists()]
+    n_done = len(jobs) - len(waiting)
     bar = ProgressBar("Fits")
-    for done in in_processes(jobs):
-        n_done += 1
-        bar.update(n_done, n_folds + 1)
-        logger.info("fit %s is done", done)
-    folds, final = [load_fold(path) for path in kept_folds], load_final(kept_final)
-    for number, fold in enumerate(folds):
-        loss = ", ".join(f"{loss:.4f}" for loss in fold.loss)
-        logger.info("fold %d: %d training beats, loss %s", number, fold.n_training_beats, loss)
-    return folds, final
+    with fit_processes() as pool:
+        for done in as_completed([pool.submit(job) for job in waiting]):
+            n_done += 1
+            bar.update(n_done, len(jobs))
+            logger.info("fitted: %s", done.result())
+    return [
+        Confirmed(
+            trial,
+            recipe,
+            [load_fold(_kept(sweep, recipe, f"fold-{fold}")) for fold in range(n_folds)],
+            load_final(_kept(sweep, recipe, "final")),
+        )
+        for trial, recipe in recipes.items()
+    ]
+
+
+def _kept(sweep: Sweep, recipe: Recipe, name: str) -> Path:
+    return sweep.directory / f"{_hash_recipe(recipe)}-{name}.npz"
 
 
 def _hash_recipe(recipe: Recipe) -> str:
@@ -325,37 +388,54 @@ def _hash_recipe(recipe: Recipe) -> str:
 
 
 @task(cache_policy=NO_CACHE)
-def build_candidate(
+def choose_best(
     sweep: Sweep,
     version: DatasetVersion,
     data: Path,
-    recipe: Recipe,
-    folds: list[FoldOutput],
-    final: FinalFit,
+    confirmed: list[Confirmed],
     registry: Registry,
-) -> str:
-    """Judge the out-of-fold predictions, write the bundle and log it with its figures."""
+) -> Judged:
+    """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
     from ecg_lib.datasets import BeatDataset
+    from flows import candidate
+
+    dataset = BeatDataset.load(data)
+    annotations = load_annotations(version)
+    judged = []
+    for one in confirmed:
+        out_of_fold = candidate.judge_folds(dataset, one.folds, version)
+        metrics, by_record = candidate.measure(out_of_fold, version, annotations)
+        judged.append(Judged(one, out_of_fold, metrics, by_record))
+        get_run_logger().info(
+            "trial %d out of fold: V-F1 %.4f (%.3f to %.3f), 10 s strips %.4f, without rules %.4f",
+            one.trial,
+            *(metrics[f"oof_{name}"] for name in (
+                "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
+            )),
+        )  # fmt: skip
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
+
+
+@task(cache_policy=NO_CACHE)
+def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registry: Registry) -> str:
+    """Write the bundle of the best recipe and log it with its figures."""
     from flows import candidate, figures
 
-    logger = get_run_logger()
+    (_, recipe, _, final), out_of_fold, metrics, by_record = best
+    metrics = {**metrics, "n_trials": sweep.plan.n_trials}
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
         kind=RunKind.CANDIDATE,
         tags={**sweep.tags, "ecg.sweep": sweep.name, ELIGIBLE: "true"},
         parent_run_id=sweep.run_id,
     )
-    annotations = load_annotations(version)
-    dataset = BeatDataset.load(data)
-    out_of_fold = candidate.judge_folds(dataset, folds, version)
-    metrics, by_record = candidate.measure(out_of_fold, version, annotations)
-    metrics["n_trials"] = sweep.plan.n_trials
-    logger.info(
-        "out of fold: V-F1 %.4f (%.3f to %.3f), 10 s strips %.4f, without rules %.4f",
-        *(metrics[f"oof_{name}"] for name in (
-            "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
-        )),
-    )  # fmt: skip
+    dataset = out_of_fold.dataset
     bundle = candidate.build_bundle(
         sweep.directory / f"bundle-{run_id}",
         final=final,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import httpx
 import numpy as np
 import pytest
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
@@ -37,7 +39,7 @@ flows.ingest_records.SIMULATED_PATIENTS = 10
 flows.ingest_records.SIMULATED_DURATION_S = 120.0
 from flows.ingest_records import Source
 from flows.pipeline import pipeline
-result = pipeline(source=Source.SIMULATOR, n_trials=2, min_v_f1=0.5)
+result = pipeline(source=Source.SIMULATOR, n_trials=3, min_v_f1=0.5)
 print("RESULT " + json.dumps(result))
 """
 
@@ -64,6 +66,22 @@ class Platform:
         }
         self.url = f"http://127.0.0.1:{self.settings.service_port}"
 
+    def kill_when(self, code: str, sign: str) -> None:
+        """Run code until a line of its log holds the sign, then kill it with all its children."""
+        with subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=self.environment, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        ) as process:  # fmt: skip
+            assert process.stderr is not None
+            lines: list[str] = []
+            for line in process.stderr:
+                lines.append(line)
+                if sign in line:
+                    break
+            else:
+                pytest.fail("".join(lines[-30:]))
+            os.killpg(process.pid, signal.SIGKILL)
+
     def run(self, code: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", code],
@@ -85,6 +103,8 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def result(platform: Platform) -> dict[str, Any]:
+    # The first try is killed amid its trials; the second goes on where it was.
+    platform.kill_when(_PIPELINE, "trial 1: complete")
     printed = platform.run(_PIPELINE)
     line = next(line for line in printed.splitlines() if line.startswith("RESULT "))
     return dict(json.loads(line.removeprefix("RESULT ")))
@@ -130,15 +150,23 @@ def test_the_pipeline_promotes_and_releases_a_model(
     assert champion.version == result["release"]["model_version"]
 
 
+def _is_trial(run: Run) -> bool:
+    return bool(run.data.tags["ecg.kind"] == "trial")
+
+
 def test_the_sweep_is_in_mlflow_with_its_trials(platform: Platform, result: dict[str, Any]) -> None:
     client = MlflowClient(platform.settings.tracking_uri)
     experiment = client.get_experiment_by_name(EXPERIMENT)
     runs = client.search_runs([experiment.experiment_id])
+    assert "RUNNING" not in {run.info.status for run in runs}
+    # A trial that the kill cut off is tried again in a run of its own.
+    ended = [run for run in runs if "v_f1_so_far" in run.data.metrics or not _is_trial(run)]
     by_kind = {
-        kind: [run for run in runs if run.data.tags["ecg.kind"] == kind]
+        kind: [run for run in ended if run.data.tags["ecg.kind"] == kind]
         for kind in ("sweep", "trial", "candidate")
     }
-    assert [len(found) for found in by_kind.values()] == [1, 2, 1]
+    # One sweep and each trial once, though the first try was killed after two trials.
+    assert [len(found) for found in by_kind.values()] == [1, 3, 1]
     sweep, candidate = by_kind["sweep"][0], by_kind["candidate"][0]
     for run in [*by_kind["trial"], candidate]:
         assert run.data.tags["mlflow.parentRunId"] == sweep.info.run_id

@@ -8,7 +8,15 @@ import pytest
 from ecg_lib.balancing import Balancing
 from ecg_lib.cross_validation import Recipe
 from ecg_lib.training import TrainingConfig
-from flows.search_space import KNOWN_GOOD, best_recipe, count_done, open_study, suggest_recipe
+from flows.search_space import (
+    KNOWN_GOOD,
+    count_done,
+    finalists,
+    finished,
+    open_study,
+    replay_trial,
+    suggest_recipe,
+)
 
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
 
@@ -58,11 +66,44 @@ def test_a_study_is_found_again_with_its_trials(storage_url: str) -> None:
     assert count_done(again) == 3
 
 
-def test_the_best_recipe_keeps_what_is_not_searched(storage_url: str) -> None:
+def test_the_best_and_the_known_recipe_are_confirmed_with_the_full_budget(
+    storage_url: str,
+) -> None:
     study = open_study("s", storage_url=storage_url, seed=0)
     _run(study, 5)
-    full = Recipe(training=TrainingConfig(epochs=9))
-    recipe = best_recipe(study, full)
-    assert recipe.training.epochs == 9
-    assert recipe.max_beats is None
-    assert recipe.training.learning_rate == study.best_params["learning_rate"]
+    recipes = finalists(study, Recipe(training=TrainingConfig(epochs=9)))
+    assert list(recipes) == [study.best_trial.number, 0]
+    assert recipes[0] == Recipe(training=TrainingConfig(epochs=9))
+    best = recipes[study.best_trial.number]
+    assert best.training.learning_rate == study.best_params["learning_rate"]
+    assert best.training.epochs == 9
+
+
+def test_a_trial_that_was_cut_off_is_tried_again_first(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    _run(study, 1)
+    cut_off = study.ask()
+    suggest_recipe(cut_off, BASE)
+    again = open_study("s", storage_url=storage_url, seed=0)
+    assert count_done(again) == 1
+    assert _run(again, 1)[-1] == cut_off.params
+
+
+def test_a_trial_is_pruned_against_the_trials_it_is_given_and_no_others(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+
+    def objective(trial: optuna.Trial) -> float:
+        suggest_recipe(trial, BASE)
+        trial.report(0.8, 0)
+        return 0.8
+
+    study.optimize(objective, n_trials=3)
+    for earlier, score, is_pruned in (
+        (finished(study), 0.7, True),
+        (finished(study), 0.9, False),
+        ([], 0.7, False),
+    ):
+        trial = replay_trial(KNOWN_GOOD, earlier)
+        assert suggest_recipe(trial, BASE) == BASE
+        trial.report(score, 0)
+        assert trial.should_prune() == is_pruned
