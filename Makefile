@@ -31,7 +31,7 @@ down: $(INSTALLED) ## end what `make run` started in another shell
 
 .PHONY: test
 test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types and directions of import

@@ -44,13 +44,6 @@ DOORS = {
 }
 """What a module of ecg_lib may import besides the standard library and EVERYWHERE."""
 
-FLOW_DOORS = {
-    "mlflow": {"registry"},
-    "bentoml": {"bento_store"},
-    "evidently": {"drift_report"},
-    "optuna": {"search_space", "train_sweep"},
-}
-
 SERVING = ("classifier", "golden", "monitoring", "prediction_log")
 
 NOT_SERVED = PLATFORM - {"bentoml"} | {"tensorflow", "keras", "imblearn", "sklearn", "tf2onnx"}
@@ -128,25 +121,12 @@ def test_flows_and_bentos_never_import_each_other() -> None:
             assert other not in _roots(_imports(path)), f"{package}/{path.name}"
 
 
-def test_each_framework_has_one_door_in_flows() -> None:
-    for path in _files("flows"):
-        roots = _roots(_imports(path))
-        for framework, doors in FLOW_DOORS.items():
-            assert framework not in roots or path.stem in doors, path.name
-
-
 def test_bentos_imports_nothing_that_trains_or_orchestrates() -> None:
     for path in _files("bentos"):
         imported = _imports(path)
         assert not _roots(imported) & NOT_SERVED, path.name
         for module in ("balancing", "cnn", "training", "cross_validation"):
             assert not any(f"{name}.".startswith(f"ecg_lib.{module}.") for name in imported)
-
-
-def test_no_file_in_flows_bears_the_name_of_a_library() -> None:
-    """Prefect puts the directory first on ``sys.path``."""
-    taken = set(sys.stdlib_module_names) | PLATFORM | set().union(EVERYWHERE, *DOORS.values())
-    assert not {path.stem for path in _files("flows")} & taken
 
 
 def test_the_serving_path_loads_no_training_and_no_orchestration() -> None:

@@ -26,7 +26,7 @@ DOORS = {
     "keras": {"ecg_lib.cnn", "ecg_lib.training"},
     "mlflow": {"flows.registry"},
     "onnxruntime": {"ecg_lib.classifier"},
-    "optuna": {"flows.search_space", "flows.train_sweep"},
+    "optuna": {"flows.fitting", "flows.search_space", "flows.train_sweep"},
     "pandas": {"flows.drift_report"},
     "prefect": {"flows"},
     "psutil": {"flows.free_ports", "flows.process_state", "flows.supervisor"},
