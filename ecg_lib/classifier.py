@@ -1,4 +1,4 @@
-"""The classifier that is served: preprocessing, network, calibration, threshold and RuleGuard.
+"""The classifier that is served: preprocessing, network, vote, calibration, threshold, RuleGuard.
 
 The network runs in ONNX Runtime; TensorFlow is not imported here.
 """
@@ -17,6 +17,7 @@ from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.quality import UnreadableReason
 from ecg_lib.rule_guard import apply_rules
+from ecg_lib.shape_vote import vote
 
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
@@ -165,7 +166,12 @@ class BeatClassifier:
         self, prepared: PreparedBeats, *, apply_rule_guard: bool = True
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.preprocessing.prepare_beats` gave."""
-        logits = self.predict_logits(prepared.windows, prepared.features)
+        logits = vote(
+            self.predict_logits(prepared.windows, prepared.features),
+            prepared.shapes,
+            is_readable=prepared.is_readable,
+            config=self.config.shape_vote,
+        )
         return decide(
             prepared,
             self.config.calibration.probabilities(logits),
