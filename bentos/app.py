@@ -8,10 +8,10 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import lru_cache
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import bentoml._internal.server
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -55,7 +55,6 @@ T = TypeVar("T")
 
 _LOOK_UP_S: Final = 8.0
 _EXAMPLE_FS_HZ: Final = 100.0
-_SWAGGER: Final = Path(bentoml._internal.server.__file__).parent / "static_content"  # noqa: SLF001  BentoML's copy is served: no page comes from elsewhere
 _REF: Final = "#/components/schemas/{model}"
 
 
@@ -68,7 +67,7 @@ def make_app() -> FastAPI:
         docs_url=None,
         redoc_url=None,
     )
-    app.mount("/static_content", StaticFiles(directory=_SWAGGER), name="static_content")
+    app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
@@ -76,6 +75,13 @@ def make_app() -> FastAPI:
     app.add_exception_handler(Exception, _answer_failure)
     app.openapi = lambda: _describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
+
+
+def _find_swagger() -> Path:
+    """Find Swagger's files in BentoML, so that no page comes from elsewhere."""
+    bentoml = find_spec("bentoml")  # not imported: that takes longer than all that serves
+    assert bentoml is not None and bentoml.origin is not None  # noqa: PT018, S101  a dependency
+    return Path(bentoml.origin).parent / "_internal" / "server" / "static_content"
 
 
 def _add_api(app: FastAPI) -> None:

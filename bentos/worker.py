@@ -1,5 +1,8 @@
 """One process that serves: uvicorn on the socket of the host, running the bento's application.
 
+BentoML stored the code that runs here and is not loaded: it would take a second to start, 40 MB,
+and a millisecond of every request.
+
 It talks with the host (:mod:`bentos.host`) over another socket, one JSON object a line. It says
 ``{"ready": {"code_hash": ...}}`` or ``{"failed": reason}``; it is told ``{"refused": {...}}``
 (a release with other code that could not be started) and ``{"drain": true}``. When the host is
@@ -19,10 +22,12 @@ from typing import Any, Final
 
 import uvicorn
 
-from bentos.edge import ACCESS_LOGGER
+from bentos.app import make_app
+from bentos.edge import ACCESS_LOGGER, Edge
 from bentos.runtime import Runtime
-from bentos.service import EcgService, app
+from ecg_lib.errors import EcgError
 from ecg_lib.releases import read_release
+from ecg_lib.settings import read_settings
 
 DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""
@@ -39,12 +44,15 @@ class Worker(uvicorn.Server):
     config : uvicorn.Config
     control : socket.socket
         Connected to the host.
+    runtime : Runtime
+        What answers.
 
     """
 
-    def __init__(self, config: uvicorn.Config, control: socket.socket) -> None:
+    def __init__(self, config: uvicorn.Config, *, control: socket.socket, runtime: Runtime) -> None:
         super().__init__(config)
         self._control = control
+        self._runtime = runtime
         self._to_host: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -55,23 +63,27 @@ class Worker(uvicorn.Server):
             return
         # Kept: a writer that nobody holds closes its connection.
         reader, self._to_host = await asyncio.open_connection(sock=self._control)
-        runtime: Runtime = app.state.runtime
-        self._to_host.write(_line({"ready": {"code_hash": runtime.live.code_hash}}))
+        self._to_host.write(_line({"ready": {"code_hash": self._runtime.live.code_hash}}))
         await self._to_host.drain()
-        self._tasks.append(asyncio.create_task(self._obey(reader, runtime)))
+        self._tasks.append(asyncio.create_task(self._obey(reader)))
 
-    async def _obey(self, reader: asyncio.StreamReader, runtime: Runtime) -> None:
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End connections and the runtime; uvicorn gives itself the signal again after this."""
+        await super().shutdown(sockets)
+        self._runtime.close()
+
+    async def _obey(self, reader: asyncio.StreamReader) -> None:
         while line := await reader.readline():
             message = json.loads(line)
             if "refused" in message:
-                runtime.live.refuse(**message["refused"])
+                self._runtime.live.refuse(**message["refused"])
             elif "drain" in message:
-                self._tasks.append(asyncio.create_task(self._drain(runtime)))
+                self._tasks.append(asyncio.create_task(self._drain()))
         self.should_exit = True
 
-    async def _drain(self, runtime: Runtime) -> None:
+    async def _drain(self) -> None:
         """Take no new connection, answer those that are open, and end when they are closed."""
-        runtime.is_draining = True
+        self._runtime.is_draining = True
         for server in self.servers:
             server.close()
         deadline = asyncio.get_running_loop().time() + DRAIN_S
@@ -90,26 +102,44 @@ def main() -> int:
     _set_up_logging()
     # Threads that compute must give the event loop its turn soon.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    app.state.has_host = True
-    app.state.release = read_release(arguments.release) if arguments.release else None
     control = socket.socket(fileno=arguments.control_fd)
-    service: Any = EcgService
+    try:
+        runtime = _open_runtime(arguments.release)
+    except EcgError as error:
+        control.sendall(_line({"failed": str(error)}))
+        return 1
+    app = make_app()
+    app.state.runtime = runtime
     config = uvicorn.Config(
-        service.to_asgi(),
+        Edge(app),
         log_config=None,
         access_log=False,
         server_header=False,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,
-        lifespan="on",
+        lifespan="off",
     )
-    server = Worker(config, control)
-    server.run(sockets=[socket.socket(fileno=arguments.listen_fd)])
-    if server.started:
-        return 0
-    reason = app.state.refusal_reason or "the service did not start; its log says why"
-    control.sendall(_line({"failed": reason}))
-    return 1
+    runtime.start()
+    Worker(config, control=control, runtime=runtime).run(
+        sockets=[socket.socket(fileno=arguments.listen_fd)]
+    )
+    return 0
+
+
+def _open_runtime(path: Path | None) -> Runtime:
+    """Make the runtime, with the release that a file names, which it must take.
+
+    Raises
+    ------
+    EcgError
+        If a setting or the release cannot be used.
+
+    """
+    runtime = Runtime(read_settings(), has_host=True)
+    if path is not None and (release := read_release(path)) is not None:
+        runtime.live.take(release)
+    runtime.live.obey()
+    return runtime
 
 
 def _line(message: dict[str, Any]) -> bytes:
@@ -120,8 +150,7 @@ def _set_up_logging() -> None:
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
-    for name in ("bentoml", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
     lines = logging.StreamHandler(sys.stdout)
     lines.setFormatter(logging.Formatter("%(message)s"))
     access = logging.getLogger(ACCESS_LOGGER)

@@ -233,8 +233,7 @@ def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
     # The reductions themselves: `mean` and `norm` take longer to get to them than they do.
     centred = rows - np.add.reduce(rows, axis=-1, keepdims=True) / np.float32(rows.shape[-1])
     norm = np.sqrt(np.add.reduce(centred * centred, axis=-1, keepdims=True))
-    centred /= np.maximum(norm, np.float32(1e-9))
-    return centred
+    return np.asarray(centred / np.maximum(norm, np.float32(1e-9)), dtype=np.float32)
 
 
 def _block_bounds(n_beats: int, config: BeatConfig) -> list[tuple[int, int]]:

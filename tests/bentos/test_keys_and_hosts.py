@@ -43,6 +43,17 @@ def test_serving_imports_no_training_or_orchestration_library() -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_worker_of_the_host_loads_nothing_of_bentoml() -> None:
+    code = (
+        "import sys, bentos.worker\n"
+        "print(sorted({'bentoml', '_bentoml_sdk', '_bentoml_impl'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
 def test_the_host_stays_small() -> None:
     code = (
         "import sys, bentos.host; print(sorted({'bentoml', 'numpy', 'scipy'} & set(sys.modules)))"
