@@ -203,16 +203,19 @@ async def _read_example(kind: str) -> Response:
 
 
 async def _read_health(request: Request) -> Response:
-    """Tell whether a model is loaded, which, and what release was refused; 503 without a model."""
+    """Tell whether a model is loaded, which, and what release was refused; 503 without a model.
+
+    While workers switch one after the other, the model is the one that is on its way out.
+    """
     runtime = _runtime_of(request)
-    model, refusal = runtime.live.current, runtime.live.refusal
-    is_loaded = model is not None
+    refusal = runtime.live.refusal
+    is_loaded = runtime.live.current is not None
     health = {
         "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),
-        "model": model.info if model else None,
+        "model": runtime.live.info,
         "refused": asdict(refusal) if refusal else None,
         "prediction_log": {
             "waiting": len(runtime.spool),
@@ -226,8 +229,10 @@ async def _read_health(request: Request) -> Response:
 
 
 async def _read_metrics(request: Request) -> Response:
-    """Give the metrics of this process."""
-    return Response(_runtime_of(request).metrics.write(), media_type="text/plain; version=0.0.4")
+    """Give the metrics of all workers together."""
+    runtime = _runtime_of(request)
+    text = await asyncio.get_running_loop().run_in_executor(runtime.look_up, runtime.metrics.write)
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 async def _show_home(request: Request) -> Response:

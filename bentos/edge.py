@@ -49,6 +49,7 @@ class Edge:
         headers = dict(scope["headers"])
         request_id = _choose_id(headers.get(_REQUEST_ID))
         start, status, is_answered = perf_counter(), 500, False
+        runtime.metrics.in_flight.inc()
         body = _Body(receive, announced=int(headers.get(b"content-length", b"0")))
 
         async def send_on(message: Message) -> None:
@@ -77,6 +78,7 @@ class Edge:
             _logger.exception("request %s failed", request_id.decode())
         finally:
             seconds = perf_counter() - start
+            runtime.metrics.in_flight.dec()
             route = getattr(scope.get("route"), "path", "other")
             runtime.metrics.count_request(route, scope["method"], status, seconds)
             if _access.isEnabledFor(logging.INFO):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -120,6 +121,10 @@ class LiveModel:
         self.current: LoadedModel | None = None
         self.refusal: Refusal | None = None
         self.code_hash = code_hash
+        self.slowest: dict[str, str] | None = None
+        """The model that the last of the workers to switch still serves; the host tells it."""
+        self.when_used: Callable[[], object] = lambda: None
+        """Called, from another thread maybe, when another model is live."""
         self._has_host = has_host
         self._store = settings.bentoml_home
         self._path = settings.serving_dir / CURRENT
@@ -161,7 +166,13 @@ class LiveModel:
     def use(self, model: LoadedModel) -> None:
         """Make a loaded model live."""
         self.current = model
+        self.when_used()
         _logger.info("serving %s, bundle %s", model.bento_tag, model.bundle.hash[:12])
+
+    @property
+    def info(self) -> dict[str, str] | None:
+        """The ``model`` object of what all workers serve; None without a model."""
+        return self.slowest or (self.current.info if self.current else None)
 
     def refuse(self, bento_tag: str, reason: str) -> None:
         """Note that a release was not taken."""

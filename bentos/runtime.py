@@ -13,6 +13,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from pydantic import BaseModel, ValidationError
 
 from bentos.answers import build_answer
@@ -32,11 +33,12 @@ from bentos.problems import (
 )
 from bentos.schemas import MAX_ABS_MV, MAX_LABELS, FeedbackRequest, PredictionRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
-from ecg_lib.classifier import ClassifiedBeats, require_readable
+from ecg_lib.classifier import ClassifiedBeats, decide, require_readable
 from ecg_lib.code_hash import hash_code
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError, PredictionLogError
 from ecg_lib.monitoring import observe_beats
 from ecg_lib.prediction_log import FeedbackRow, PredictionLog
+from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.settings import Settings
 
 CODE_ROOT: Final = Path(__file__).parents[1]
@@ -80,7 +82,7 @@ class Runtime:
         self.log = PredictionLog(settings.monitoring_database_url)
         self.spool = Spool(settings.serving_dir / "spool", self.log)
         self.metrics = Metrics(
-            model_info=lambda: model.info if (model := self.live.current) else None,
+            model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
         )
         self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
@@ -129,8 +131,7 @@ class Runtime:
             request = parse(PredictionRequest, body)
             signal_mv = np.array(request.signal_data, dtype=np.float64)
             _check_range(signal_mv)
-        with self.metrics.stage("classify"):
-            classified = _classify(model, signal_mv, request)
+        classified = self._classify(model, signal_mv, request)
         with self.metrics.stage("answer"):
             created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
@@ -144,7 +145,7 @@ class Runtime:
                 "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
             }
             response = orjson.dumps(answer)
-        with self.metrics.stage("spool"):
+        with self.metrics.stage("log"):
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
@@ -156,7 +157,7 @@ class Runtime:
                 observed=observe_beats(classified),
             )
             self.spool.append(prediction_id, line)
-        self._count(answer)
+        self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
 
     def find_prediction(self, prediction_id: str) -> dict[str, Any]:
@@ -223,10 +224,33 @@ class Runtime:
             raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
         return True
 
+    def _classify(
+        self, model: LoadedModel, signal_mv: NDArray[np.float64], request: PredictionRequest
+    ) -> ClassifiedBeats:
+        """Do what :meth:`ecg_lib.classifier.BeatClassifier.classify` does, stage by stage."""
+        classifier, config = model.classifier, model.classifier.config
+        with self.metrics.stage("prepare"):
+            try:
+                prepared = prepare_beats(
+                    signal_mv, fs=request.sampling_rate, config=config.preprocessing
+                )
+                require_readable(prepared)
+            except (InvalidSignalError, InvalidSamplingRateError) as error:
+                raise explain_signal_error(error) from error
+        with self.metrics.stage("network"):
+            probability_v = classifier.predict_probabilities(prepared)
+        with self.metrics.stage("rules"):
+            return decide(
+                prepared, probability_v, config=config, apply_rule_guard=request.apply_ruleguard
+            )
+
     def _hash_patient(self, patient_id: str | None) -> str | None:
         return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)
 
-    def _count(self, answer: dict[str, Any]) -> None:
+    def _count(self, answer: dict[str, Any], prepared: PreparedBeats) -> None:
+        self.metrics.count_signal(
+            readable_s=prepared.readable_s, unreadable_s=prepared.unreadable_s
+        )
         self.metrics.count_beats(
             normal=answer["normal_beats"],
             ventricular=answer["ventricular_beats"],
@@ -258,23 +282,8 @@ def parse(model: type[T], body: bytes) -> T:
         raise explain_validation_error(error) from None
 
 
-def _check_range(signal_mv: np.ndarray[Any, np.dtype[np.float64]]) -> None:
+def _check_range(signal_mv: NDArray[np.float64]) -> None:
     greatest_mv = float(np.abs(signal_mv).max())
     if greatest_mv > MAX_ABS_MV:
         reason = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
         raise ProblemError(OUT_OF_RANGE, reason, errors=[("signal_data", reason)])
-
-
-def _classify(
-    model: LoadedModel,
-    signal_mv: np.ndarray[Any, np.dtype[np.float64]],
-    request: PredictionRequest,
-) -> ClassifiedBeats:
-    try:
-        classified = model.classifier.classify(
-            signal_mv, fs=request.sampling_rate, apply_rule_guard=request.apply_ruleguard
-        )
-        require_readable(classified.prepared)
-    except (InvalidSignalError, InvalidSamplingRateError) as error:
-        raise explain_signal_error(error) from error
-    return classified

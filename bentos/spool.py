@@ -8,6 +8,7 @@ a row that is written twice is stored once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
@@ -33,6 +34,7 @@ _COLLECT_S: Final = 0.25
 _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
 _CLOSE_S: Final = 2.0
+_PREDICTION_START: Final = b'{"prediction":{"prediction_id":"%s"'
 
 _logger = logging.getLogger(__name__)
 
@@ -148,9 +150,10 @@ class Spool:
         self._wake.set()
 
     def find_prediction(self, prediction_id: str) -> dict[str, Any] | None:
-        """Find the answer of a prediction that waits to be written."""
+        """Find the answer of a prediction that waits to be written, here or in another process."""
         with self._lock:
             line = self._read(prediction_id)
+        line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
         row = decode_row(line)
@@ -234,6 +237,18 @@ class Spool:
             offset, length = self._waiting[row_id]
             return os.pread(self._file, length, offset)
         return self._in_memory.get(row_id)
+
+    def _find_elsewhere(self, prediction_id: str) -> bytes | None:
+        """Find a row in the files of other processes, which may be emptied meanwhile."""
+        start = _PREDICTION_START % prediction_id.encode()
+        for path in self._directory.glob("*.jsonl"):
+            if path == self._path:
+                continue
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                for line in file:
+                    if line.startswith(start) and line.endswith(b"\n"):
+                        return line
+        return None
 
     def _next_batch(self) -> dict[str, bytes]:
         with self._lock:

@@ -4,9 +4,10 @@ BentoML stored the code that runs here and is not loaded: it would take a second
 and a millisecond of every request.
 
 It talks with the host (:mod:`bentos.host`) over another socket, one JSON object a line. It says
-``{"ready": {"code_hash": ...}}`` or ``{"failed": reason}``; it is told ``{"refused": {...}}``
-(a release with other code that could not be started) and ``{"drain": true}``. When the host is
-gone it ends.
+``{"ready": {"code_hash": ..., "serves": ...}}`` or ``{"failed": reason}``, and later
+``{"serves": ...}`` when it has switched to another model. It is told ``{"refused": {...}}`` (a
+release with other code that could not be started), ``{"slowest": ...}`` (what is still served by
+the last of the workers to switch) and ``{"drain": true}``. When the host is gone it ends.
 """
 
 from __future__ import annotations
@@ -34,6 +35,11 @@ DRAIN_S: Final = 15.0
 
 _KEEP_ALIVE_S: Final = 75
 _SWITCH_INTERVAL_S: Final = 0.001
+_PAUSE_S: Final = 1.0
+_TURN_S: Final = 0.001
+_MOST_TURNS: Final = 10
+
+_logger = logging.getLogger(__name__)
 
 
 class Worker(uvicorn.Server):
@@ -42,6 +48,8 @@ class Worker(uvicorn.Server):
     Parameters
     ----------
     config : uvicorn.Config
+    listener : socket.socket
+        Of the host; other workers accept from it too.
     control : socket.socket
         Connected to the host.
     runtime : Runtime
@@ -49,8 +57,16 @@ class Worker(uvicorn.Server):
 
     """
 
-    def __init__(self, config: uvicorn.Config, *, control: socket.socket, runtime: Runtime) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        listener: socket.socket,
+        control: socket.socket,
+        runtime: Runtime,
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._control = control
         self._runtime = runtime
         self._to_host: asyncio.StreamWriter | None = None
@@ -59,24 +75,61 @@ class Worker(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell the host how it went."""
         await super().startup(sockets)
-        if not self.started:
-            return
+        loop, live = asyncio.get_running_loop(), self._runtime.live
         # Kept: a writer that nobody holds closes its connection.
         reader, self._to_host = await asyncio.open_connection(sock=self._control)
-        self._to_host.write(_line({"ready": {"code_hash": self._runtime.live.code_hash}}))
-        await self._to_host.drain()
-        self._tasks.append(asyncio.create_task(self._obey(reader)))
+        live.when_used = lambda: loop.call_soon_threadsafe(self._tell_served)
+        serves = live.current.info if live.current else None
+        self._tell({"ready": {"code_hash": live.code_hash, "serves": serves}})
+        self._accepting = loop.create_task(self._accept())
+        self._tasks += [self._accepting, loop.create_task(self._obey(reader))]
+
+    async def on_tick(self, counter: int) -> bool:
+        """Refresh metrics once a second, for whichever worker is asked for them."""
+        if counter % 10 == 0:
+            self._runtime.metrics.refresh()
+        return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End connections and the runtime; uvicorn gives itself the signal again after this."""
+        self._accepting.cancel()
         await super().shutdown(sockets)
         self._runtime.close()
 
+    async def _accept(self) -> None:
+        """Accept connections, those first who have fewer.
+
+        Every worker is told of a new connection, and the first to ask gets it: without a pause
+        the one that is awake takes all that come together, and another core has nothing to do.
+        """
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                _logger.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400  the cause is the machine's
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+            n_open = len(self.server_state.connections)
+            await asyncio.sleep(_TURN_S * min(n_open, _MOST_TURNS))
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's own call
+            config=self.config, server_state=self.server_state, app_state={}
+        )
+        return protocol
+
     async def _obey(self, reader: asyncio.StreamReader) -> None:
+        live = self._runtime.live
         while line := await reader.readline():
             message = json.loads(line)
             if "refused" in message:
-                self._runtime.live.refuse(**message["refused"])
+                live.refuse(**message["refused"])
+            elif "slowest" in message:
+                live.slowest = message["slowest"]
             elif "drain" in message:
                 self._tasks.append(asyncio.create_task(self._drain()))
         self.should_exit = True
@@ -84,12 +137,19 @@ class Worker(uvicorn.Server):
     async def _drain(self) -> None:
         """Take no new connection, answer those that are open, and end when they are closed."""
         self._runtime.is_draining = True
-        for server in self.servers:
-            server.close()
+        self._accepting.cancel()
         deadline = asyncio.get_running_loop().time() + DRAIN_S
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn tells nobody when one closes
             await asyncio.sleep(0.1)
         self.should_exit = True
+
+    def _tell_served(self) -> None:
+        current = self._runtime.live.current
+        self._tell({"serves": current.info if current else None})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._to_host is not None:
+            self._to_host.write(_line(message))
 
 
 def main() -> int:
@@ -120,9 +180,9 @@ def main() -> int:
         lifespan="off",
     )
     runtime.start()
-    Worker(config, control=control, runtime=runtime).run(
-        sockets=[socket.socket(fileno=arguments.listen_fd)]
-    )
+    with socket.socket(fileno=arguments.listen_fd) as listener:
+        server = Worker(config, listener=listener, control=control, runtime=runtime)
+        server.run(sockets=[])  # its own: it accepts itself
     return 0
 
 

@@ -55,6 +55,9 @@ class Settings(BaseSettings):
 
     service_host: str = Field(default="127.0.0.1", description="Address the service listens on.")
     service_port: Port = Field(default=3000, description="Port of the service.")
+    service_workers: int = Field(
+        default=0, ge=0, le=64, description="Processes that serve; 0 is one a core, four at most."
+    )
     prefect_port: Port = Field(default=4200, description="Port of the Prefect server and UI.")
     mlflow_port: Port = Field(default=5000, description="Port of the MLflow server and UI.")
 
