@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import numpy as np
 import orjson
@@ -37,9 +39,12 @@ from ecg_lib.classifier import ClassifiedBeats, decide, require_readable
 from ecg_lib.code_hash import hash_code
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError, PredictionLogError
 from ecg_lib.monitoring import observe_beats
-from ecg_lib.prediction_log import FeedbackRow, PredictionLog
+from ecg_lib.prediction_rows import FeedbackRow
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.settings import Settings
+
+if TYPE_CHECKING:
+    from ecg_lib.prediction_log import PredictionLog
 
 CODE_ROOT: Final = Path(__file__).parents[1]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
@@ -79,8 +84,7 @@ class Runtime:
         self.api_keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else None
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
-        self.log = PredictionLog(settings.monitoring_database_url)
-        self.spool = Spool(settings.serving_dir / "spool", self.log)
+        self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
         self.metrics = Metrics(
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
@@ -88,6 +92,17 @@ class Runtime:
         self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
         # The log may be slow: those who wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
+
+    @cached_property
+    def log(self) -> PredictionLog:
+        """The prediction log; what it is made with takes half a second to import."""
+        from ecg_lib.prediction_log import PredictionLog  # noqa: PLC0415  see above
+
+        log = PredictionLog(self.settings.monitoring_database_url)
+        # Who asks for a prediction before any is stored is to be told that there is none.
+        with contextlib.suppress(PredictionLogError):
+            log.create_tables()
+        return log
 
     def start(self) -> None:
         """Begin to watch for releases and to write the log."""
@@ -100,7 +115,8 @@ class Runtime:
         for executor in (self.compute, self.look_up):
             executor.shutdown(wait=False, cancel_futures=True)
         self.spool.close()
-        self.log.close()
+        if "log" in self.__dict__:
+            self.log.close()
 
     def require_model(self) -> LoadedModel:
         """Give the model that answers.

@@ -213,7 +213,7 @@ def wait_for(url: str, is_there: Callable[[dict[str, Any]], object]) -> dict[str
     while time.monotonic() < deadline:
         try:
             health: dict[str, Any] = httpx.get(f"{url}/health", timeout=10).json()
-        except httpx.ConnectError:
+        except httpx.TransportError:  # a server that starts may listen before it answers
             health = {}
         seen = health
         if health and is_there(health):
