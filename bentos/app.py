@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,16 +14,18 @@ from typing import Any, Final, TypeVar
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
+from bentos.api_description import REF, describe_api
+from bentos.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
+from bentos.inputs import JSON, MEDIA_TYPES
 from bentos.pages import write_home
 from bentos.problems import (
     INTERNAL,
+    INVALID_REQUEST,
     LOG_UNAVAILABLE,
     MEDIA_TYPE,
     METHOD_NOT_ALLOWED,
@@ -38,15 +39,13 @@ from bentos.runtime import Runtime
 from bentos.schemas import (
     NOTICE,
     Feedback,
-    FeedbackRequest,
     Health,
     ModelCard,
     Prediction,
     PredictionRequest,
-    Problem,
 )
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.simulator import StripKind, simulate_strip
+from ecg_lib.simulator import StripKind
 
 MAX_PREDICTION_BYTES: Final = 16 * 2**20
 MAX_FEEDBACK_BYTES: Final = 2**20
@@ -54,8 +53,6 @@ MAX_FEEDBACK_BYTES: Final = 2**20
 T = TypeVar("T")
 
 _LOOK_UP_S: Final = 8.0
-_EXAMPLE_FS_HZ: Final = 100.0
-_REF: Final = "#/components/schemas/{model}"
 
 
 def make_app() -> FastAPI:
@@ -73,7 +70,7 @@ def make_app() -> FastAPI:
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_failure)
-    app.openapi = lambda: _describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
@@ -93,7 +90,6 @@ def _add_api(app: FastAPI) -> None:
         summary="Classify the beats of a signal",
         tags=["predictions"],
         responses={201: {"model": Prediction}, **_problems(400, 413, 415, 422, 503)},
-        openapi_extra=_body_of(PredictionRequest),
     )
     app.add_api_route(
         "/api/v1/predictions/{prediction_id}",
@@ -111,7 +107,6 @@ def _add_api(app: FastAPI) -> None:
         summary="Tell the classes that a reader gives to beats",
         tags=["feedback"],
         responses={201: {"model": Feedback}, **_problems(400, 404, 413, 415, 422)},
-        openapi_extra=_body_of(FeedbackRequest),
     )
     app.add_api_route(
         "/api/v1/model/",
@@ -127,7 +122,7 @@ def _add_api(app: FastAPI) -> None:
         methods=["GET"],
         summary="Get a simulated strip as a request",
         tags=["predictions"],
-        responses={200: {"model": PredictionRequest}, **_problems(404)},
+        responses={200: {"model": PredictionRequest}, **_problems(404, 422)},
     )
 
 
@@ -156,9 +151,10 @@ async def _create_prediction(request: Request) -> Response:
     """Find and classify the beats of one lead, and tell what rhythm they make."""
     runtime = _runtime_of(request)
     runtime.require_model()
-    body = await _read_json(request, MAX_PREDICTION_BYTES)
+    media_type, body = await _read_body(request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES)
+    query = request.query_params.multi_items()
     created = await asyncio.get_running_loop().run_in_executor(
-        runtime.compute, runtime.predict, body
+        runtime.compute, lambda: runtime.predict(body, media_type=media_type, query=query)
     )
     location = {"Location": f"/api/v1/predictions/{created.prediction_id}"}
     return _json(created.body, HTTPStatus.CREATED, location)
@@ -174,7 +170,7 @@ async def _read_prediction(request: Request, prediction_id: str) -> Response:
 async def _create_feedback(request: Request) -> Response:
     """Keep a reader's classes; monitoring measures the model against them."""
     runtime = _runtime_of(request)
-    body = await _read_json(request, MAX_FEEDBACK_BYTES)
+    _, body = await _read_body(request, MAX_FEEDBACK_BYTES, accepted=(JSON,))
     return _json(await _look_up(runtime, lambda: runtime.take_feedback(body)), HTTPStatus.CREATED)
 
 
@@ -194,12 +190,20 @@ async def _read_model(request: Request) -> Response:
     return _json(orjson.dumps(card))
 
 
-async def _read_example(kind: str) -> Response:
-    """Give a request as the predictions route wants it, of a strip whose rhythm is known."""
+async def _read_example(request: Request, kind: str) -> Response:
+    """Give a body as the predictions route wants it, of a strip whose rhythm is known.
+
+    `format` is json, float32 or npy; the last two are to be sent with `sampling_rate=100`.
+    """
     if kind not in set(StripKind):
         known = ", ".join(StripKind)
         raise ProblemError(NOT_FOUND, f"the example must be one of {known}")
-    return _json(orjson.dumps(_example(StripKind(kind))))
+    form = request.query_params.get("format", ExampleFormat.JSON)
+    if form not in set(ExampleFormat):
+        reason = f"must be one of {', '.join(ExampleFormat)}"
+        raise ProblemError(INVALID_REQUEST, f"format {reason}", errors=[("format", reason)])
+    body = write_body(StripKind(kind), ExampleFormat(form))
+    return Response(body, media_type=MEDIA_TYPE_OF[ExampleFormat(form)])
 
 
 async def _read_health(request: Request) -> Response:
@@ -261,8 +265,10 @@ def _json(
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
-async def _read_json(request: Request, max_bytes: int) -> bytes:
-    """Read a body of JSON, and stop where it is too large.
+async def _read_body(
+    request: Request, max_bytes: int, *, accepted: Sequence[str]
+) -> tuple[str, bytes]:
+    """Read the media type and a body of one of those accepted; stop where it is too large.
 
     Raises
     ------
@@ -271,8 +277,8 @@ async def _read_json(request: Request, max_bytes: int) -> bytes:
 
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ProblemError(WRONG_MEDIA_TYPE, "Content-Type must be application/json")
+    if media_type not in accepted:
+        raise ProblemError(WRONG_MEDIA_TYPE, f"Content-Type must be {' or '.join(accepted)}")
     too_large = ProblemError(TOO_LARGE, f"the body must have at most {max_bytes} bytes")
     # uvicorn has refused a Content-Length that is no number.
     if int(request.headers.get("content-length", "0")) > max_bytes:
@@ -282,7 +288,7 @@ async def _read_json(request: Request, max_bytes: int) -> bytes:
         body += chunk
         if len(body) > max_bytes:
             raise too_large
-    return bytes(body)
+    return media_type, bytes(body)
 
 
 async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:
@@ -322,55 +328,10 @@ async def _answer_failure(request: Request, _error: Exception) -> Response:
     return ProblemError(INTERNAL, "the service failed; its log says why").respond()
 
 
-@lru_cache
-def _example(kind: StripKind) -> dict[str, Any]:
-    strip = simulate_strip(kind, fs=_EXAMPLE_FS_HZ, seed=1)
-    return {
-        "signal_data": [round(sample, 3) for sample in strip.signal_mv().tolist()],
-        "sampling_rate": _EXAMPLE_FS_HZ,
-        "derivation": "MLII",
-    }
-
-
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": _REF.format(model="Problem")}
+    schema = {"$ref": REF.format(model="Problem")}
     problem = {"content": {MEDIA_TYPE: {"schema": schema}}}
     documented: dict[int | str, dict[str, Any]] = {
         status: {"description": HTTPStatus(status).phrase, **problem} for status in statuses
     }
     return {**documented, "default": {"description": "Another problem", **problem}}
-
-
-def _body_of(model: type[PredictionRequest | FeedbackRequest]) -> dict[str, Any]:
-    """Document a body that the route reads itself, which FastAPI does not see."""
-    schema = {"$ref": _REF.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _describe_api(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        described = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        bodies = (PredictionRequest, FeedbackRequest)
-        _, schemas = models_json_schema(
-            [*((body, "validation") for body in bodies), (Problem, "serialization")],
-            ref_template=_REF,
-        )
-        described["components"]["schemas"].update(schemas["$defs"])
-        for path, example in _examples().items():
-            content = described["paths"][path]["post"]["requestBody"]["content"]
-            content["application/json"]["example"] = example
-        app.openapi_schema = described
-    return app.openapi_schema
-
-
-def _examples() -> dict[str, dict[str, Any]]:
-    return {
-        "/api/v1/predictions/": _example(StripKind.ISOLATED_PVC),
-        "/api/v1/feedback/": {
-            "prediction_id": "4b1f7a3e-6d0c-4c1e-9f43-0d1a2b3c4d5e",
-            "labels": [{"beat_index": 3, "arrhythmia_type": "V"}],
-            "annotator": "reader 1",
-        },
-    }

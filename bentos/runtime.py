@@ -5,35 +5,31 @@ from __future__ import annotations
 import contextlib
 import os
 import uuid
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import orjson
-from numpy.typing import NDArray
-from pydantic import BaseModel, ValidationError
 
 from bentos.answers import build_answer
 from bentos.api_keys import read_api_keys
+from bentos.inputs import JSON, PredictionInput, parse, read_input
 from bentos.live_model import LiveModel, LoadedModel
 from bentos.metrics import Metrics
 from bentos.patient_key import hash_patient, read_patient_key
 from bentos.problems import (
-    INVALID_REQUEST,
     NOT_READY,
-    OUT_OF_RANGE,
     UNKNOWN_BEAT,
     UNKNOWN_PREDICTION,
     ProblemError,
     explain_signal_error,
-    explain_validation_error,
 )
-from bentos.schemas import MAX_ABS_MV, MAX_LABELS, FeedbackRequest, PredictionRequest
+from bentos.schemas import FeedbackRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
 from ecg_lib.classifier import ClassifiedBeats, decide, require_readable
 from ecg_lib.code_hash import hash_code
@@ -48,10 +44,6 @@ if TYPE_CHECKING:
 
 CODE_ROOT: Final = Path(__file__).parents[1]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
-
-T = TypeVar("T", bound=BaseModel)
-
-_MAX_MEMBERS: Final = 3 * MAX_LABELS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,8 +124,10 @@ class Runtime:
             raise ProblemError(NOT_READY, "no model is loaded yet")
         return model
 
-    def predict(self, body: bytes) -> Created:
-        """Answer the body of a request.
+    def predict(
+        self, body: bytes, *, media_type: str = JSON, query: Sequence[tuple[str, str]] = ()
+    ) -> Created:
+        """Answer the body of a request, see :func:`bentos.inputs.read_input`.
 
         Raises
         ------
@@ -144,19 +138,18 @@ class Runtime:
         start = perf_counter()
         model = self.require_model()
         with self.metrics.stage("parse"):
-            request = parse(PredictionRequest, body)
-            signal_mv = np.array(request.signal_data, dtype=np.float64)
-            _check_range(signal_mv)
-        classified = self._classify(model, signal_mv, request)
+            asked = read_input(body, media_type=media_type, query=query)
+            parameters = asked.parameters
+        classified = self._classify(model, asked)
         with self.metrics.stage("answer"):
             created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
                 "prediction_id": prediction_id,
                 "timestamp": created_at.isoformat(),
-                **build_answer(classified, fs=request.sampling_rate),
-                "sampling_rate": request.sampling_rate,
-                "derivation": request.derivation,
-                "ruleguard_applied": request.apply_ruleguard,
+                **build_answer(classified, fs=parameters.sampling_rate),
+                "sampling_rate": parameters.sampling_rate,
+                "derivation": parameters.derivation,
+                "ruleguard_applied": parameters.apply_ruleguard,
                 "model": model.info,
                 "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
             }
@@ -165,7 +158,7 @@ class Runtime:
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
-                patient_key=self._hash_patient(request.patient_id),
+                patient_key=self._hash_patient(parameters.patient_id),
                 bundle_hash=model.bundle.hash,
                 bento_tag=model.bento_tag,
                 duration_s=classified.prepared.duration_s,
@@ -240,15 +233,13 @@ class Runtime:
             raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
         return True
 
-    def _classify(
-        self, model: LoadedModel, signal_mv: NDArray[np.float64], request: PredictionRequest
-    ) -> ClassifiedBeats:
+    def _classify(self, model: LoadedModel, asked: PredictionInput) -> ClassifiedBeats:
         """Do what :meth:`ecg_lib.classifier.BeatClassifier.classify` does, stage by stage."""
-        classifier, config = model.classifier, model.classifier.config
+        classifier, config, parameters = model.classifier, model.classifier.config, asked.parameters
         with self.metrics.stage("prepare"):
             try:
                 prepared = prepare_beats(
-                    signal_mv, fs=request.sampling_rate, config=config.preprocessing
+                    asked.signal_mv, fs=parameters.sampling_rate, config=config.preprocessing
                 )
                 require_readable(prepared)
             except (InvalidSignalError, InvalidSamplingRateError) as error:
@@ -257,7 +248,7 @@ class Runtime:
             probability_v = classifier.predict_probabilities(prepared)
         with self.metrics.stage("rules"):
             return decide(
-                prepared, probability_v, config=config, apply_rule_guard=request.apply_ruleguard
+                prepared, probability_v, config=config, apply_rule_guard=parameters.apply_ruleguard
             )
 
     def _hash_patient(self, patient_id: str | None) -> str | None:
@@ -275,31 +266,3 @@ class Runtime:
         self.metrics.count_rules(
             beat["rule"] for beat in answer["beat_predictions"] if beat["rule"] is not None
         )
-
-
-def parse(model: type[T], body: bytes) -> T:
-    """Validate the JSON text of a request.
-
-    Raises
-    ------
-    ProblemError
-        If it is no JSON, or not what the model wants.
-
-    """
-    # Each unknown field costs an error of its own: a million of them would cost seconds.
-    members = body.count(b":")
-    if members > _MAX_MEMBERS:
-        raise ProblemError(
-            INVALID_REQUEST, f"the body must have at most {_MAX_MEMBERS} members, got {members}"
-        )
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise explain_validation_error(error) from None
-
-
-def _check_range(signal_mv: NDArray[np.float64]) -> None:
-    greatest_mv = float(np.abs(signal_mv).max())
-    if greatest_mv > MAX_ABS_MV:
-        reason = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
-        raise ProblemError(OUT_OF_RANGE, reason, errors=[("signal_data", reason)])
