@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -21,6 +22,7 @@ from starlette.staticfiles import StaticFiles
 from bentos import VERSION
 from bentos.api_description import REF, describe_api
 from bentos.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
+from bentos.edge import allow_scripts
 from bentos.inputs import JSON, MEDIA_TYPES
 from bentos.pages import write_home
 from bentos.problems import (
@@ -30,6 +32,7 @@ from bentos.problems import (
     MEDIA_TYPE,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    OVERLOADED,
     TOO_LARGE,
     WRONG_MEDIA_TYPE,
     ProblemError,
@@ -53,6 +56,7 @@ MAX_FEEDBACK_BYTES: Final = 2**20
 T = TypeVar("T")
 
 _LOOK_UP_S: Final = 8.0
+_MAX_WAITING: Final = 64
 
 
 def make_app() -> FastAPI:
@@ -63,6 +67,8 @@ def make_app() -> FastAPI:
         description=f"Ventricular beats in an ECG, beat by beat. {NOTICE}",
         docs_url=None,
         redoc_url=None,
+        # Its own would tell the whole address, and that may hold the identifier of a patient.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
@@ -89,7 +95,10 @@ def _add_api(app: FastAPI) -> None:
         status_code=HTTPStatus.CREATED,
         summary="Classify the beats of a signal",
         tags=["predictions"],
-        responses={201: {"model": Prediction}, **_problems(400, 413, 415, 422, 503)},
+        responses={
+            201: {"model": Prediction},
+            **_problems(400, 401, 408, 413, 415, 422, 429, 503, 504),
+        },
     )
     app.add_api_route(
         "/api/v1/predictions/{prediction_id}",
@@ -153,8 +162,8 @@ async def _create_prediction(request: Request) -> Response:
     runtime.require_model()
     media_type, body = await _read_body(request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES)
     query = request.query_params.multi_items()
-    created = await asyncio.get_running_loop().run_in_executor(
-        runtime.compute, lambda: runtime.predict(body, media_type=media_type, query=query)
+    created = await _compute(
+        runtime, lambda: runtime.predict(body, media_type=media_type, query=query)
     )
     location = {"Location": f"/api/v1/predictions/{created.prediction_id}"}
     return _json(created.body, HTTPStatus.CREATED, location)
@@ -245,13 +254,15 @@ async def _show_home(request: Request) -> Response:
 
 
 async def _show_docs() -> Response:
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="ECG beat service",
         swagger_js_url="/static_content/swagger-ui-bundle.js",
         swagger_css_url="/static_content/swagger-ui.css",
         swagger_favicon_url="data:,",
     )
+    page.headers["content-security-policy"] = allow_scripts(bytes(page.body))
+    return page
 
 
 def _runtime_of(request: Request) -> Runtime:
@@ -289,6 +300,28 @@ async def _read_body(
         if len(body) > max_bytes:
             raise too_large
     return media_type, bytes(body)
+
+
+async def _compute(runtime: Runtime, work: Callable[[], T]) -> T:
+    """Do what takes the processor, unless much of it waits already.
+
+    Raises
+    ------
+    ProblemError
+        If it does.
+
+    """
+    if runtime.waiting >= _MAX_WAITING:
+        raise ProblemError(
+            OVERLOADED, f"{runtime.waiting} predictions wait already", retry_after_s=1
+        )
+    runtime.waiting += 1
+    try:
+        # The thread logs and traces as this task does.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(runtime.compute, context.run, work)
+    finally:
+        runtime.waiting -= 1
 
 
 async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:

@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from bentos.logs import set_up_logging
+from bentos.rate_limit import TABLE_VARIABLE
 from bentos.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.releases import (
@@ -41,9 +43,6 @@ _STABLE_S: Final = 60.0
 _BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
 _OWN_CODE: Final = Path(__file__).parents[1]
-
-SHARED_VARIABLE: Final = "ECG_WORKERS_DIR"
-"""Tells workers the directory in which they keep what they count together."""
 
 _logger = logging.getLogger(__name__)
 
@@ -250,7 +249,7 @@ class Host:
             # The products of a strip are small: a second thread only waits for them, and burns
             # a core that another worker needs.
             "OPENBLAS_NUM_THREADS": "1",
-            SHARED_VARIABLE: str(self._shared),
+            TABLE_VARIABLE: str(self._shared / "rate-limit"),
             # prometheus_client reads it when it is imported.
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }
@@ -263,7 +262,8 @@ def open_listener(settings: Settings) -> socket.socket:
     Raises
     ------
     ConfigurationError
-        If the address is public and no API keys are asked for, cannot be used, or is taken.
+        If the address is public and API keys or a rate limit are missing, if it cannot be used,
+        or is taken.
 
     """
     host, port = settings.service_host, settings.service_port
@@ -271,12 +271,7 @@ def open_listener(settings: Settings) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if not ipaddress.ip_address(address[0]).is_loopback and settings.api_keys_file is None:
-            msg = (
-                "ECG_SERVICE_HOST must be a loopback address as long as ECG_API_KEYS_FILE is not "
-                f"set, got {host}"
-            )
-            raise ConfigurationError(msg)
+        _check_exposure(settings, str(address[0]))
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -286,6 +281,26 @@ def open_listener(settings: Settings) -> socket.socket:
             listener.close()
             raise
     return listener
+
+
+def _check_exposure(settings: Settings, address: str) -> None:
+    """Refuse to be open to a network without keys and a limit."""
+    if ipaddress.ip_address(address).is_loopback:
+        return
+    missing = [
+        name
+        for name, is_set in (
+            ("ECG_API_KEYS_FILE", settings.api_keys_file is not None),
+            ("ECG_RATE_LIMIT_PER_MIN", settings.rate_limit_per_min > 0),
+        )
+        if not is_set
+    ]
+    if missing:
+        msg = (
+            f"ECG_SERVICE_HOST must be a loopback address as long as {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set, got {settings.service_host}"
+        )
+        raise ConfigurationError(msg)
 
 
 @contextlib.contextmanager
@@ -299,9 +314,7 @@ def _explained(host: str, port: int) -> Iterator[None]:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 at the end, 2 for settings that cannot be used."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging()
     try:
         settings = read_settings()
         listener = open_listener(settings)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,6 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from bentos.answers import build_answer
-from bentos.api_keys import read_api_keys
 from bentos.inputs import JSON, PredictionInput, parse, read_input
 from bentos.live_model import LiveModel, LoadedModel
 from bentos.metrics import Metrics
@@ -29,11 +29,19 @@ from bentos.problems import (
     ProblemError,
     explain_signal_error,
 )
+from bentos.rate_limit import open_rate_limit
 from bentos.schemas import FeedbackRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
+from bentos.tracing import open_tracing
+from ecg_lib.api_keys import read_api_keys
 from ecg_lib.classifier import ClassifiedBeats, decide, require_readable
 from ecg_lib.code_hash import hash_code
-from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError, PredictionLogError
+from ecg_lib.errors import (
+    ConfigurationError,
+    InvalidSamplingRateError,
+    InvalidSignalError,
+    PredictionLogError,
+)
 from ecg_lib.monitoring import observe_beats
 from ecg_lib.prediction_rows import FeedbackRow
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
@@ -44,6 +52,8 @@ if TYPE_CHECKING:
 
 CODE_ROOT: Final = Path(__file__).parents[1]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +84,11 @@ class Runtime:
         self.settings = settings
         self.is_draining = False
         self.api_keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else None
+        self._keys_changed_ns = 0
+        self.rate_limit = open_rate_limit(settings.rate_limit_per_min)
+        self.tracing = open_tracing()
+        self.waiting = 0
+        """Predictions that are computed, or wait for it."""
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
@@ -106,9 +121,24 @@ class Runtime:
         self.live.close()
         for executor in (self.compute, self.look_up):
             executor.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            self.tracing.close()
         self.spool.close()
         if "log" in self.__dict__:
             self.log.close()
+
+    def refresh(self) -> None:
+        """Look at what may have changed: the file of the API keys, and what metrics show."""
+        self.metrics.refresh()
+        path = self.settings.api_keys_file
+        with contextlib.suppress(OSError):
+            if path is None or (changed_ns := path.stat().st_mtime_ns) == self._keys_changed_ns:
+                return
+            self._keys_changed_ns = changed_ns
+            try:
+                self.api_keys = read_api_keys(path)
+            except ConfigurationError as error:
+                _logger.error("%s; those before stay", error)  # noqa: TRY400  foreseen
 
     def require_model(self) -> LoadedModel:
         """Give the model that answers.
@@ -137,11 +167,11 @@ class Runtime:
         """
         start = perf_counter()
         model = self.require_model()
-        with self.metrics.stage("parse"):
+        with self._stage("parse"):
             asked = read_input(body, media_type=media_type, query=query)
             parameters = asked.parameters
         classified = self._classify(model, asked)
-        with self.metrics.stage("answer"):
+        with self._stage("answer"):
             created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
                 "prediction_id": prediction_id,
@@ -154,7 +184,7 @@ class Runtime:
                 "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
             }
             response = orjson.dumps(answer)
-        with self.metrics.stage("log"):
+        with self._stage("log"):
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
@@ -168,6 +198,14 @@ class Runtime:
             self.spool.append(prediction_id, line)
         self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        with (
+            self.metrics.stage(name),
+            self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
+        ):
+            yield
 
     def find_prediction(self, prediction_id: str) -> dict[str, Any]:
         """Find the answer of a prediction.
@@ -236,7 +274,7 @@ class Runtime:
     def _classify(self, model: LoadedModel, asked: PredictionInput) -> ClassifiedBeats:
         """Do what :meth:`ecg_lib.classifier.BeatClassifier.classify` does, stage by stage."""
         classifier, config, parameters = model.classifier, model.classifier.config, asked.parameters
-        with self.metrics.stage("prepare"):
+        with self._stage("prepare"):
             try:
                 prepared = prepare_beats(
                     asked.signal_mv, fs=parameters.sampling_rate, config=config.preprocessing
@@ -244,9 +282,9 @@ class Runtime:
                 require_readable(prepared)
             except (InvalidSignalError, InvalidSamplingRateError) as error:
                 raise explain_signal_error(error) from error
-        with self.metrics.stage("network"):
+        with self._stage("network"):
             probability_v = classifier.predict_probabilities(prepared)
-        with self.metrics.stage("rules"):
+        with self._stage("rules"):
             return decide(
                 prepared, probability_v, config=config, apply_rule_guard=parameters.apply_ruleguard
             )

@@ -24,7 +24,8 @@ from typing import Any, Final
 import uvicorn
 
 from bentos.app import make_app
-from bentos.edge import ACCESS_LOGGER, Edge
+from bentos.edge import Edge
+from bentos.logs import set_up_logging
 from bentos.runtime import Runtime
 from ecg_lib.errors import EcgError
 from ecg_lib.releases import read_release
@@ -85,9 +86,9 @@ class Worker(uvicorn.Server):
         self._tasks += [self._accepting, loop.create_task(self._obey(reader))]
 
     async def on_tick(self, counter: int) -> bool:
-        """Refresh metrics once a second, for whichever worker is asked for them."""
+        """Look once a second at what may have changed."""
         if counter % 10 == 0:
-            self._runtime.metrics.refresh()
+            self._runtime.refresh()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -159,7 +160,7 @@ def main() -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--release", type=Path, help="file of the release to start with")
     arguments = parser.parse_args()
-    _set_up_logging()
+    set_up_logging()
     # Threads that compute must give the event loop its turn soon.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     control = socket.socket(fileno=arguments.control_fd)
@@ -175,6 +176,9 @@ def main() -> int:
         log_config=None,
         access_log=False,
         server_header=False,
+        # Else the address of a client is what it says itself.
+        proxy_headers=bool(runtime.settings.trusted_proxies),
+        forwarded_allow_ips=runtime.settings.trusted_proxies,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,
         lifespan="off",
@@ -204,18 +208,6 @@ def _open_runtime(path: Path | None) -> Runtime:
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
-
-
-def _set_up_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger(ACCESS_LOGGER)
-    access.addHandler(lines)
-    access.propagate = False
 
 
 if __name__ == "__main__":

@@ -52,15 +52,17 @@ def toy_model(toy_bundle: Bundle) -> LoadedModel:
 class Service:
     """A server in a thread of this process."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: Any) -> None:  # noqa: ANN401  any settings
         self.home = home
-        self.runtime = Runtime(Settings(home=home), has_host=False)
+        self.runtime = Runtime(Settings(home=home, **settings), has_host=False)
         self.runtime.start()
         app = make_app()
         app.state.runtime = self.runtime
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(Edge(app), log_config=None, lifespan="off")
+        config = uvicorn.Config(
+            Edge(app), log_config=None, access_log=False, lifespan="off", server_header=False
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
@@ -85,6 +87,12 @@ def service(toy_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) ->
     service.runtime.live.use(toy_model)
     yield service
     service.close()
+
+
+@pytest.fixture
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Service]:
+    """Start a service with settings of its own, without a model; who starts it closes it."""
+    return lambda **settings: Service(tmp_path_factory.mktemp("own-home"), **settings)
 
 
 @pytest.fixture

@@ -286,7 +286,11 @@ def test_bentoml_serves_a_bento_with_its_own_bundle(
         health = wait_for(url, lambda health: health["status"] == "ok")
         assert health["model"]["bento_tag"] == "ecg:one-old"
         assert health["model"]["version"] == "unregistered"
-        answered = httpx.post(f"{url}/api/v1/predictions/", json=make_request())
+        answered = httpx.post(
+            f"{url}/api/v1/predictions/",
+            params={"patient_id": "Doe"},
+            json=make_request(patient_id="Doe"),
+        )
         assert answered.status_code == 201
         assert httpx.get(f"{url}/docs").status_code == 200
         assert httpx.get(f"{url}/nix").json()["type"] == "/problems/not-found"
@@ -294,3 +298,4 @@ def test_bentoml_serves_a_bento_with_its_own_bundle(
         health = wait_for(url, refuses("ecg:two-new"))
         assert "other code" in health["refused"]["reason"]
         assert health["model"]["bento_tag"] == "ecg:one-old"
+    assert "Doe" not in (store.home / f"{port}.log").read_text()
