@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextvars
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import lru_cache
 from http import HTTPStatus
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-import bentoml._internal.server
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
-from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.responses import HTMLResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
+from bentos.api_description import REF, describe_api
+from bentos.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
+from bentos.edge import allow_scripts
+from bentos.inputs import JSON, MEDIA_TYPES
 from bentos.pages import write_home
 from bentos.problems import (
     INTERNAL,
+    INVALID_REQUEST,
     LOG_UNAVAILABLE,
     MEDIA_TYPE,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
+    OVERLOADED,
     TOO_LARGE,
     WRONG_MEDIA_TYPE,
     ProblemError,
@@ -38,15 +42,13 @@ from bentos.runtime import Runtime
 from bentos.schemas import (
     NOTICE,
     Feedback,
-    FeedbackRequest,
     Health,
     ModelCard,
     Prediction,
     PredictionRequest,
-    Problem,
 )
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.simulator import StripKind, simulate_strip
+from ecg_lib.simulator import StripKind
 
 MAX_PREDICTION_BYTES: Final = 16 * 2**20
 MAX_FEEDBACK_BYTES: Final = 2**20
@@ -54,9 +56,7 @@ MAX_FEEDBACK_BYTES: Final = 2**20
 T = TypeVar("T")
 
 _LOOK_UP_S: Final = 8.0
-_EXAMPLE_FS_HZ: Final = 100.0
-_SWAGGER: Final = Path(bentoml._internal.server.__file__).parent / "static_content"  # noqa: SLF001  BentoML's copy is served: no page comes from elsewhere
-_REF: Final = "#/components/schemas/{model}"
+_MAX_WAITING: Final = 64
 
 
 def make_app() -> FastAPI:
@@ -67,15 +67,24 @@ def make_app() -> FastAPI:
         description=f"Ventricular beats in an ECG, beat by beat. {NOTICE}",
         docs_url=None,
         redoc_url=None,
+        # Its own would tell the whole address, and that may hold the identifier of a patient.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.mount("/static_content", StaticFiles(directory=_SWAGGER), name="static_content")
+    app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
     app.add_exception_handler(Exception, _answer_failure)
-    app.openapi = lambda: _describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
+    app.openapi = lambda: describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
+
+
+def _find_swagger() -> Path:
+    """Find Swagger's files in BentoML, so that no page comes from elsewhere."""
+    bentoml = find_spec("bentoml")  # not imported: that takes longer than all that serves
+    assert bentoml is not None and bentoml.origin is not None  # noqa: PT018, S101  a dependency
+    return Path(bentoml.origin).parent / "_internal" / "server" / "static_content"
 
 
 def _add_api(app: FastAPI) -> None:
@@ -86,8 +95,10 @@ def _add_api(app: FastAPI) -> None:
         status_code=HTTPStatus.CREATED,
         summary="Classify the beats of a signal",
         tags=["predictions"],
-        responses={201: {"model": Prediction}, **_problems(400, 413, 415, 422, 503)},
-        openapi_extra=_body_of(PredictionRequest),
+        responses={
+            201: {"model": Prediction},
+            **_problems(400, 401, 408, 413, 415, 422, 429, 503, 504),
+        },
     )
     app.add_api_route(
         "/api/v1/predictions/{prediction_id}",
@@ -105,7 +116,6 @@ def _add_api(app: FastAPI) -> None:
         summary="Tell the classes that a reader gives to beats",
         tags=["feedback"],
         responses={201: {"model": Feedback}, **_problems(400, 404, 413, 415, 422)},
-        openapi_extra=_body_of(FeedbackRequest),
     )
     app.add_api_route(
         "/api/v1/model/",
@@ -121,7 +131,7 @@ def _add_api(app: FastAPI) -> None:
         methods=["GET"],
         summary="Get a simulated strip as a request",
         tags=["predictions"],
-        responses={200: {"model": PredictionRequest}, **_problems(404)},
+        responses={200: {"model": PredictionRequest}, **_problems(404, 422)},
     )
 
 
@@ -150,9 +160,10 @@ async def _create_prediction(request: Request) -> Response:
     """Find and classify the beats of one lead, and tell what rhythm they make."""
     runtime = _runtime_of(request)
     runtime.require_model()
-    body = await _read_json(request, MAX_PREDICTION_BYTES)
-    created = await asyncio.get_running_loop().run_in_executor(
-        runtime.compute, runtime.predict, body
+    media_type, body = await _read_body(request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES)
+    query = request.query_params.multi_items()
+    created = await _compute(
+        runtime, lambda: runtime.predict(body, media_type=media_type, query=query)
     )
     location = {"Location": f"/api/v1/predictions/{created.prediction_id}"}
     return _json(created.body, HTTPStatus.CREATED, location)
@@ -168,7 +179,7 @@ async def _read_prediction(request: Request, prediction_id: str) -> Response:
 async def _create_feedback(request: Request) -> Response:
     """Keep a reader's classes; monitoring measures the model against them."""
     runtime = _runtime_of(request)
-    body = await _read_json(request, MAX_FEEDBACK_BYTES)
+    _, body = await _read_body(request, MAX_FEEDBACK_BYTES, accepted=(JSON,))
     return _json(await _look_up(runtime, lambda: runtime.take_feedback(body)), HTTPStatus.CREATED)
 
 
@@ -188,25 +199,36 @@ async def _read_model(request: Request) -> Response:
     return _json(orjson.dumps(card))
 
 
-async def _read_example(kind: str) -> Response:
-    """Give a request as the predictions route wants it, of a strip whose rhythm is known."""
+async def _read_example(request: Request, kind: str) -> Response:
+    """Give a body as the predictions route wants it, of a strip whose rhythm is known.
+
+    `format` is json, float32 or npy; the last two are to be sent with `sampling_rate=100`.
+    """
     if kind not in set(StripKind):
         known = ", ".join(StripKind)
         raise ProblemError(NOT_FOUND, f"the example must be one of {known}")
-    return _json(orjson.dumps(_example(StripKind(kind))))
+    form = request.query_params.get("format", ExampleFormat.JSON)
+    if form not in set(ExampleFormat):
+        reason = f"must be one of {', '.join(ExampleFormat)}"
+        raise ProblemError(INVALID_REQUEST, f"format {reason}", errors=[("format", reason)])
+    body = write_body(StripKind(kind), ExampleFormat(form))
+    return Response(body, media_type=MEDIA_TYPE_OF[ExampleFormat(form)])
 
 
 async def _read_health(request: Request) -> Response:
-    """Tell whether a model is loaded, which, and what release was refused; 503 without a model."""
+    """Tell whether a model is loaded, which, and what release was refused; 503 without a model.
+
+    While workers switch one after the other, the model is the one that is on its way out.
+    """
     runtime = _runtime_of(request)
-    model, refusal = runtime.live.current, runtime.live.refusal
-    is_loaded = model is not None
+    refusal = runtime.live.refusal
+    is_loaded = runtime.live.current is not None
     health = {
         "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),
-        "model": model.info if model else None,
+        "model": runtime.live.info,
         "refused": asdict(refusal) if refusal else None,
         "prediction_log": {
             "waiting": len(runtime.spool),
@@ -220,8 +242,10 @@ async def _read_health(request: Request) -> Response:
 
 
 async def _read_metrics(request: Request) -> Response:
-    """Give the metrics of this process."""
-    return Response(_runtime_of(request).metrics.write(), media_type="text/plain; version=0.0.4")
+    """Give the metrics of all workers together."""
+    runtime = _runtime_of(request)
+    text = await asyncio.get_running_loop().run_in_executor(runtime.look_up, runtime.metrics.write)
+    return Response(text, media_type="text/plain; version=0.0.4")
 
 
 async def _show_home(request: Request) -> Response:
@@ -230,13 +254,15 @@ async def _show_home(request: Request) -> Response:
 
 
 async def _show_docs() -> Response:
-    return get_swagger_ui_html(
+    page = get_swagger_ui_html(
         openapi_url="/openapi.json",
         title="ECG beat service",
         swagger_js_url="/static_content/swagger-ui-bundle.js",
         swagger_css_url="/static_content/swagger-ui.css",
         swagger_favicon_url="data:,",
     )
+    page.headers["content-security-policy"] = allow_scripts(bytes(page.body))
+    return page
 
 
 def _runtime_of(request: Request) -> Runtime:
@@ -250,8 +276,10 @@ def _json(
     return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
-async def _read_json(request: Request, max_bytes: int) -> bytes:
-    """Read a body of JSON, and stop where it is too large.
+async def _read_body(
+    request: Request, max_bytes: int, *, accepted: Sequence[str]
+) -> tuple[str, bytes]:
+    """Read the media type and a body of one of those accepted; stop where it is too large.
 
     Raises
     ------
@@ -260,8 +288,8 @@ async def _read_json(request: Request, max_bytes: int) -> bytes:
 
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != "application/json":
-        raise ProblemError(WRONG_MEDIA_TYPE, "Content-Type must be application/json")
+    if media_type not in accepted:
+        raise ProblemError(WRONG_MEDIA_TYPE, f"Content-Type must be {' or '.join(accepted)}")
     too_large = ProblemError(TOO_LARGE, f"the body must have at most {max_bytes} bytes")
     # uvicorn has refused a Content-Length that is no number.
     if int(request.headers.get("content-length", "0")) > max_bytes:
@@ -271,7 +299,29 @@ async def _read_json(request: Request, max_bytes: int) -> bytes:
         body += chunk
         if len(body) > max_bytes:
             raise too_large
-    return bytes(body)
+    return media_type, bytes(body)
+
+
+async def _compute(runtime: Runtime, work: Callable[[], T]) -> T:
+    """Do what takes the processor, unless much of it waits already.
+
+    Raises
+    ------
+    ProblemError
+        If it does.
+
+    """
+    if runtime.waiting >= _MAX_WAITING:
+        raise ProblemError(
+            OVERLOADED, f"{runtime.waiting} predictions wait already", retry_after_s=1
+        )
+    runtime.waiting += 1
+    try:
+        # The thread logs and traces as this task does.
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(runtime.compute, context.run, work)
+    finally:
+        runtime.waiting -= 1
 
 
 async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:
@@ -311,55 +361,10 @@ async def _answer_failure(request: Request, _error: Exception) -> Response:
     return ProblemError(INTERNAL, "the service failed; its log says why").respond()
 
 
-@lru_cache
-def _example(kind: StripKind) -> dict[str, Any]:
-    strip = simulate_strip(kind, fs=_EXAMPLE_FS_HZ, seed=1)
-    return {
-        "signal_data": [round(sample, 3) for sample in strip.signal_mv().tolist()],
-        "sampling_rate": _EXAMPLE_FS_HZ,
-        "derivation": "MLII",
-    }
-
-
 def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": _REF.format(model="Problem")}
+    schema = {"$ref": REF.format(model="Problem")}
     problem = {"content": {MEDIA_TYPE: {"schema": schema}}}
     documented: dict[int | str, dict[str, Any]] = {
         status: {"description": HTTPStatus(status).phrase, **problem} for status in statuses
     }
     return {**documented, "default": {"description": "Another problem", **problem}}
-
-
-def _body_of(model: type[PredictionRequest | FeedbackRequest]) -> dict[str, Any]:
-    """Document a body that the route reads itself, which FastAPI does not see."""
-    schema = {"$ref": _REF.format(model=model.__name__)}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
-
-
-def _describe_api(app: FastAPI) -> dict[str, Any]:
-    if app.openapi_schema is None:
-        described = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
-        )
-        bodies = (PredictionRequest, FeedbackRequest)
-        _, schemas = models_json_schema(
-            [*((body, "validation") for body in bodies), (Problem, "serialization")],
-            ref_template=_REF,
-        )
-        described["components"]["schemas"].update(schemas["$defs"])
-        for path, example in _examples().items():
-            content = described["paths"][path]["post"]["requestBody"]["content"]
-            content["application/json"]["example"] = example
-        app.openapi_schema = described
-    return app.openapi_schema
-
-
-def _examples() -> dict[str, dict[str, Any]]:
-    return {
-        "/api/v1/predictions/": _example(StripKind.ISOLATED_PVC),
-        "/api/v1/feedback/": {
-            "prediction_id": "4b1f7a3e-6d0c-4c1e-9f43-0d1a2b3c4d5e",
-            "labels": [{"beat_index": 3, "arrhythmia_type": "V"}],
-            "annotator": "reader 1",
-        },
-    }

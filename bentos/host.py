@@ -1,11 +1,11 @@
 """``python -m bentos.host``: keeps the service on its port while models and code change.
 
-It owns the listening socket and starts a worker (:mod:`bentos.worker`) that serves on it, with
-the code of the bento that ``serving/current.json`` names. A release with the same code is the
-worker's affair. For one with other code a second worker is started; when it has loaded its bundle
-and passed its golden requests it serves, and the first one ends its connections. When it cannot,
-the first one goes on and reports why. A worker that dies is started again; connections wait for
-it in the socket.
+It owns the listening socket and starts workers (:mod:`bentos.worker`) that serve on it, with the
+code of the bento that ``serving/current.json`` names. A release with the same code is the
+workers' affair. For one with other code other workers are started; when they have loaded its
+bundle and passed its golden requests they serve, and those before end their connections. When
+they cannot, those before go on and report why. A worker that dies is started again; connections
+go to the others meanwhile, or wait in the socket.
 """
 
 from __future__ import annotations
@@ -13,17 +13,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
-import json
 import logging
 import os
 import signal
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
+from bentos.logs import set_up_logging
+from bentos.rate_limit import TABLE_VARIABLE
+from bentos.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.releases import (
     CURRENT,
@@ -35,83 +37,14 @@ from ecg_lib.releases import (
 )
 from ecg_lib.settings import Settings, read_settings
 
-START_S: Final = 90.0
-"""Longest start of a worker."""
-
 _POLL_S: Final = 0.2
-_STOP_S: Final = 6.0
 _LONGEST_BACKOFF_S: Final = 30.0
 _STABLE_S: Final = 60.0
 _BACKLOG: Final = 2048
+_MOST_WORKERS: Final = 4
 _OWN_CODE: Final = Path(__file__).parents[1]
 
 _logger = logging.getLogger(__name__)
-
-
-class WorkerError(Exception):
-    """A worker did not start."""
-
-
-@dataclass(eq=False, slots=True)
-class _Worker:
-    """A process that serves, or is about to."""
-
-    process: asyncio.subprocess.Process
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-    code_hash: str = ""
-    started_at: float = 0.0
-
-    @property
-    def is_alive(self) -> bool:
-        return self.process.returncode is None
-
-    async def wait_until_ready(self) -> None:
-        """Wait for the word of the worker.
-
-        Raises
-        ------
-        WorkerError
-            If it does not come, or is that it failed.
-
-        """
-        try:
-            line = await asyncio.wait_for(self.reader.readline(), START_S)
-        except TimeoutError as error:
-            msg = f"the worker must be ready within {START_S:g} s, it was not"
-            raise WorkerError(msg) from error
-        except ConnectionError:
-            line = b""
-        if not line:
-            msg = f"the worker ended with status {await self.process.wait()} before it was ready"
-            raise WorkerError(msg)
-        message = json.loads(line)
-        if "failed" in message:
-            raise WorkerError(message["failed"])
-        self.code_hash = message["ready"]["code_hash"]
-        self.started_at = asyncio.get_running_loop().time()
-
-    def tell(self, message: dict[str, Any]) -> None:
-        """Send a message; a worker that is dead does not get it."""
-        if self.is_alive:
-            self.writer.write(json.dumps(message).encode() + b"\n")
-
-    def tell_refused(self, error: ReleaseError) -> None:
-        """Let the worker report a release that could not be started."""
-        self.tell({"refused": {"bento_tag": error.bento_tag, "reason": str(error)}})
-
-    async def stop(self) -> None:
-        """End the process."""
-        if self.is_alive:
-            with contextlib.suppress(ProcessLookupError):
-                self.process.terminate()
-            try:
-                await asyncio.wait_for(self.process.wait(), _STOP_S)
-            except TimeoutError:
-                _logger.warning("worker %d did not end and is killed", self.process.pid)
-                self.process.kill()
-                await self.process.wait()
-        self.writer.close()
 
 
 class Host:
@@ -122,17 +55,22 @@ class Host:
     settings : Settings
     listener : socket.socket
         Bound and listening.
+    shared : Path
+        Directory in which the workers keep what they count together.
 
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, listener: socket.socket, *, shared: Path) -> None:
         self._settings = settings
         self._listener = listener
-        self._worker: _Worker | None = None
-        self._replaced: list[_Worker] = []
+        self._shared = shared
+        self._n_workers = settings.service_workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+        self._workers: list[WorkerProcess] = []
+        self._replaced: list[WorkerProcess] = []
         self._considered: Release | None = None
         self._stop = asyncio.Event()
         self._backoff_s = 0.0
+        self._not_before = 0.0
 
     async def run(self) -> None:
         """Serve until SIGTERM or SIGINT.
@@ -156,36 +94,65 @@ class Host:
             for task in (stop, serve):
                 task.cancel()
             await asyncio.gather(stop, serve, return_exceptions=True)
-            workers = [*self._replaced, *([self._worker] if self._worker else [])]
-            await asyncio.gather(*(worker.stop() for worker in workers))
+            await asyncio.gather(*(worker.stop() for worker in [*self._replaced, *self._workers]))
 
     async def _serve(self) -> None:
-        self._worker = await self._start_best()
+        self._add(await self._start_best())
         while True:
+            if len(self._workers) < self._n_workers:
+                await self._complete()
             await asyncio.sleep(_POLL_S)
-            if not self._worker.is_alive:
-                await self._restart()
+            for worker in [worker for worker in self._workers if not worker.is_alive]:
+                await self._bury(worker)
             await self._follow()
             for worker in [worker for worker in self._replaced if not worker.is_alive]:
-                await worker.stop()
                 self._replaced.remove(worker)
+                await self._end(worker)
 
-    async def _restart(self) -> None:
-        dead = self._worker
-        if dead is not None:
-            lived_s = asyncio.get_running_loop().time() - dead.started_at
-            self._backoff_s = 0.0 if lived_s > _STABLE_S else self._backoff_s
-            status = dead.process.returncode
-            _logger.error("the worker ended with status %s after %.0f s", status, lived_s)
-            await dead.stop()
-        await asyncio.sleep(self._backoff_s)
-        self._backoff_s = min(_LONGEST_BACKOFF_S, 2 * self._backoff_s or 0.5)
+    def _add(self, worker: WorkerProcess) -> None:
+        self._workers.append(worker)
+        worker.listen(self._tell_slowest)
+        self._tell_slowest()
+
+    def _tell_slowest(self) -> None:
+        """While workers switch, let all of them report the model that is on its way out."""
+        serving = [worker for worker in self._workers if worker.serves is not None]
+        slowest = min(serving, key=lambda worker: worker.serves_since, default=None)
+        for worker in self._workers:
+            worker.tell({"slowest": None if slowest is None else slowest.serves})
+
+    async def _complete(self) -> None:
+        """Start a worker that is missing, but not again and again."""
+        if asyncio.get_running_loop().time() < self._not_before:
+            return
         try:
-            self._worker = await self._start_best()
+            self._add(await self._start_best())
         except WorkerError as error:
+            self._wait_longer()
             _logger.error("no worker starts: %s", error)  # noqa: TRY400  the worker's log has more
 
-    async def _start_best(self) -> _Worker:
+    async def _bury(self, dead: WorkerProcess) -> None:
+        lived_s = asyncio.get_running_loop().time() - dead.started_at
+        status = dead.process.returncode
+        _logger.error("a worker ended with status %s after %.0f s", status, lived_s)
+        if lived_s > _STABLE_S:
+            self._backoff_s = 0.0
+        self._wait_longer()
+        self._workers.remove(dead)
+        await self._end(dead)
+
+    def _wait_longer(self) -> None:
+        self._not_before = asyncio.get_running_loop().time() + self._backoff_s
+        self._backoff_s = min(_LONGEST_BACKOFF_S, 2 * self._backoff_s or 0.5)
+
+    async def _end(self, worker: WorkerProcess) -> None:
+        await worker.stop()
+        # What a dead worker counted stays, but not what it had at that moment.
+        for path in self._shared.glob(f"gauge_live*_{worker.process.pid}.db"):
+            path.unlink()
+        self._tell_slowest()
+
+    async def _start_best(self) -> WorkerProcess:
         """Start a worker with the current release, else the last good one, else with no model.
 
         Raises
@@ -204,13 +171,21 @@ class Host:
             worker = await self._start_release(LAST_GOOD)
         except ReleaseError:
             worker = None
-        worker = worker or await self._start(_OWN_CODE, None)
+        worker = worker or await self._start(self._own_source, None)
         if refusal is not None:
             worker.tell_refused(refusal)
         return worker
 
-    async def _start_release(self, name: str) -> _Worker | None:
-        """Start a worker with the release that a file names; None when there is no file.
+    @property
+    def _own_source(self) -> Path:
+        """The code that all workers run; ours as long as there is none."""
+        return self._workers[0].source if self._workers else _OWN_CODE
+
+    async def _start_release(self, name: str, *, any_code: bool = False) -> WorkerProcess | None:
+        """Start a worker with the release that a file names.
+
+        Returns None when there is no file, or when the release has other code than the workers
+        and `any_code` is false.
 
         Raises
         ------
@@ -222,38 +197,43 @@ class Host:
         release = read_release(path)
         if release is None:
             return None
+        source = bento_source(self._settings.bentoml_home, release)
+        if self._workers and source != self._own_source and not any_code:
+            return None
         if name == CURRENT:
             self._considered = release
         try:
-            return await self._start(bento_source(self._settings.bentoml_home, release), path)
+            return await self._start(source, path)
         except WorkerError as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more
             raise ReleaseError(str(error), bento_tag=release.bento_tag) from error
 
     async def _follow(self) -> None:
-        """Replace the worker when the current release has other code."""
-        worker = self._worker
+        """Replace the workers when the current release has other code."""
         try:
             release = read_release(self._settings.serving_dir / CURRENT)
         except ReleaseError:
-            return  # the worker reports it
-        if worker is None or release is None or release == self._considered:
+            return  # the workers report it
+        if not self._workers or release is None or release == self._considered:
             return
         self._considered = release
-        if release.code_hash == worker.code_hash:
+        if release.code_hash == self._workers[0].code_hash:
             return
         _logger.info("starting %s, which has other code", release.bento_tag)
         try:
-            replacement = await self._start_release(CURRENT)
+            replacement = await self._start_release(CURRENT, any_code=True)
         except ReleaseError as error:
-            worker.tell_refused(error)
+            for worker in self._workers:
+                worker.tell_refused(error)
             return
         if replacement is not None:
-            worker.tell({"drain": True})
-            self._replaced.append(worker)
-            self._worker = replacement
+            for worker in self._workers:
+                worker.tell({"drain": True})
+            self._replaced += self._workers
+            self._workers = []
+            self._add(replacement)
 
-    async def _start(self, source: Path, release: Path | None) -> _Worker:
+    async def _start(self, source: Path, release: Path | None) -> WorkerProcess:
         """Start a worker with the code below a directory.
 
         Raises
@@ -262,45 +242,18 @@ class Host:
             If it does not get ready.
 
         """
-        _require_source(source)
-        ours, theirs = socket.socketpair()
-        command = [
-            # -P: the code comes from PYTHONPATH, whatever lies in the working directory.
-            *(sys.executable, "-P", "-m", "bentos.worker"),
-            *("--listen-fd", str(self._listener.fileno()), "--control-fd", str(theirs.fileno())),
-            *(("--release", str(release)) if release else ()),
-        ]
-        with theirs:
-            process = await asyncio.create_subprocess_exec(
-                *command,
-                env=self._environment(source),
-                pass_fds=(self._listener.fileno(), theirs.fileno()),
-                # Ctrl-C reaches the host alone, which ends its workers in order.
-                start_new_session=True,
-            )
-        reader, writer = await asyncio.open_connection(sock=ours)
-        worker = _Worker(process, reader, writer)
-        try:
-            await worker.wait_until_ready()
-        except BaseException:
-            await worker.stop()
-            raise
-        _logger.info("worker %d serves", process.pid)
-        return worker
-
-    def _environment(self, source: Path) -> dict[str, str]:
-        return {
+        environment = {
             **os.environ,
             "BENTOML_HOME": str(self._settings.bentoml_home),
             "BENTOML_DO_NOT_TRACK": "True",
-            "PYTHONPATH": str(source),
+            # The products of a strip are small: a second thread only waits for them, and burns
+            # a core that another worker needs.
+            "OPENBLAS_NUM_THREADS": "1",
+            TABLE_VARIABLE: str(self._shared / "rate-limit"),
+            # prometheus_client reads it when it is imported.
+            "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }
-
-
-def _require_source(source: Path) -> None:
-    if not source.is_dir():
-        msg = f"the bento must be in the store, {source.parent.name} is not"
-        raise WorkerError(msg)
+        return await start_worker(source, release, listener=self._listener, environment=environment)
 
 
 def open_listener(settings: Settings) -> socket.socket:
@@ -309,7 +262,8 @@ def open_listener(settings: Settings) -> socket.socket:
     Raises
     ------
     ConfigurationError
-        If the address is public and no API keys are asked for, cannot be used, or is taken.
+        If the address is public and API keys or a rate limit are missing, if it cannot be used,
+        or is taken.
 
     """
     host, port = settings.service_host, settings.service_port
@@ -317,12 +271,7 @@ def open_listener(settings: Settings) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        if not ipaddress.ip_address(address[0]).is_loopback and settings.api_keys_file is None:
-            msg = (
-                "ECG_SERVICE_HOST must be a loopback address as long as ECG_API_KEYS_FILE is not "
-                f"set, got {host}"
-            )
-            raise ConfigurationError(msg)
+        _check_exposure(settings, str(address[0]))
         listener = socket.socket(family, socket.SOCK_STREAM)
         try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -332,6 +281,26 @@ def open_listener(settings: Settings) -> socket.socket:
             listener.close()
             raise
     return listener
+
+
+def _check_exposure(settings: Settings, address: str) -> None:
+    """Refuse to be open to a network without keys and a limit."""
+    if ipaddress.ip_address(address).is_loopback:
+        return
+    missing = [
+        name
+        for name, is_set in (
+            ("ECG_API_KEYS_FILE", settings.api_keys_file is not None),
+            ("ECG_RATE_LIMIT_PER_MIN", settings.rate_limit_per_min > 0),
+        )
+        if not is_set
+    ]
+    if missing:
+        msg = (
+            f"ECG_SERVICE_HOST must be a loopback address as long as {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not set, got {settings.service_host}"
+        )
+        raise ConfigurationError(msg)
 
 
 @contextlib.contextmanager
@@ -345,18 +314,16 @@ def _explained(host: str, port: int) -> Iterator[None]:
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 at the end, 2 for settings that cannot be used."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up_logging()
     try:
         settings = read_settings()
         listener = open_listener(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    with listener:
+    with listener, tempfile.TemporaryDirectory(prefix="ecg-workers-") as shared:
         try:
-            asyncio.run(Host(settings, listener).run())
+            asyncio.run(Host(settings, listener, shared=Path(shared)).run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1

@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-import bentoml
 
 from ecg_lib.bundle import Bundle, read_bundle
 from ecg_lib.classifier import BeatClassifier
@@ -23,6 +22,7 @@ from ecg_lib.releases import (
     LAST_GOOD,
     Release,
     ReleaseError,
+    model_directory,
     read_release,
     write_release,
 )
@@ -62,9 +62,9 @@ class Refusal:
 
 
 def load_model(
-    model_tag: str, *, bento_tag: str, version: str, bundle_hash: str | None = None
+    stored: Path, *, bento_tag: str, version: str, bundle_hash: str | None = None
 ) -> LoadedModel:
-    """Load a bundle from BentoML's store and ask it its golden requests.
+    """Load the bundle in a directory of BentoML's model store and ask it its golden requests.
 
     Raises
     ------
@@ -73,8 +73,7 @@ def load_model(
 
     """
     try:
-        model = bentoml.models.get(model_tag)
-        bundle = read_bundle(Path(model.path) / "bundle")
+        bundle = read_bundle(stored / "bundle")
         classifier = BeatClassifier.load(bundle)
         failures = check_golden(classifier, bundle.golden.read_text(encoding="utf-8"))
     except Exception as error:  # whatever a broken release raises, the old one must go on
@@ -122,7 +121,12 @@ class LiveModel:
         self.current: LoadedModel | None = None
         self.refusal: Refusal | None = None
         self.code_hash = code_hash
+        self.slowest: dict[str, str] | None = None
+        """The model that the last of the workers to switch still serves; the host tells it."""
+        self.when_used: Callable[[], object] = lambda: None
+        """Called, from another thread maybe, when another model is live."""
         self._has_host = has_host
+        self._store = settings.bentoml_home
         self._path = settings.serving_dir / CURRENT
         self._last_good = settings.serving_dir / LAST_GOOD
         self._seen: tuple[int, ...] | None = None
@@ -145,7 +149,7 @@ class LiveModel:
             )
             raise ReleaseError(msg, bento_tag=release.bento_tag)
         model = load_model(
-            release.model_tag,
+            model_directory(self._store, release),
             bento_tag=release.bento_tag,
             version=release.model_version,
             bundle_hash=release.bundle_hash,
@@ -162,7 +166,13 @@ class LiveModel:
     def use(self, model: LoadedModel) -> None:
         """Make a loaded model live."""
         self.current = model
+        self.when_used()
         _logger.info("serving %s, bundle %s", model.bento_tag, model.bundle.hash[:12])
+
+    @property
+    def info(self) -> dict[str, str] | None:
+        """The ``model`` object of what all workers serve; None without a model."""
+        return self.slowest or (self.current.info if self.current else None)
 
     def refuse(self, bento_tag: str, reason: str) -> None:
         """Note that a release was not taken."""

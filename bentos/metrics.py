@@ -1,7 +1,13 @@
-"""What Prometheus reads at ``/metrics``."""
+"""What Prometheus reads at ``/metrics``, counted over all workers of a host.
+
+Workers write what they count into files of one directory (``PROMETHEUS_MULTIPROC_DIR``, set by
+:mod:`bentos.host` before prometheus_client is imported), and whichever is asked adds them up.
+Without a host there is one process, and no files.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -10,19 +16,24 @@ from typing import Final
 from prometheus_client import (
     CollectorRegistry,
     Counter,
+    Gauge,
     Histogram,
-    PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
+from prometheus_client.multiprocess import MultiProcessCollector
+
+STAGES: Final = ("parse", "prepare", "network", "rules", "answer", "log")
+"""The way of a prediction: JSON and its checks; filter, R-peaks and features; the network; rules
+and readability; rhythm and JSON; the spool."""
 
 _SECONDS: Final = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_BEATS: Final = (5, 10, 15, 20, 30, 50, 100, 300, 1000, 3000)
+_MODEL: Final = ("version", "bento_tag", "bundle_hash", "source", "data")
 
 
 class Metrics:
-    """The metrics of one process, in a registry of their own.
+    """The metrics of one process.
 
     Parameters
     ----------
@@ -40,41 +51,58 @@ class Metrics:
         backlog: Callable[[], tuple[int, int]],
     ) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        self.registry.register(_State(model_info, backlog))
-        self._requests = Counter(
-            "ecg_requests",
-            "Requests by route and status",
-            ["route", "method", "status"],
+        self._model_info = model_info
+        self._backlog = backlog
+        self._shown: tuple[str, ...] | None = None
+        self._lost = 0
+        self._requests = self._counter(
+            "ecg_requests", "Requests by route and status", "route", "method", "status"
+        )
+        self._durations = self._histogram(
+            "ecg_request_seconds", "Time of a request by route", "route"
+        )
+        self.in_flight = self._gauge(
+            "ecg_requests_in_flight", "Requests that are being answered", mode="livesum"
+        )
+        stages = self._histogram("ecg_stage_seconds", "Time of a prediction by stage", "stage")
+        self._stages = {name: stages.labels(name) for name in STAGES}
+        self._beats = self._counter(
+            "ecg_beats", "Beats by class (N, V, unreadable)", "arrhythmia_type"
+        )
+        self._n_beats = Histogram(
+            "ecg_beats_per_prediction",
+            "Beats that the network is given at a time",
+            buckets=_BEATS,
             registry=self.registry,
         )
-        self._stages = Histogram(
-            "ecg_stage_seconds",
-            "Time of a prediction by stage",
-            ["stage"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._rules = self._counter("ecg_rules", "Classes changed by rule", "rule")
+        self._signal = self._counter(
+            "ecg_signal_seconds", "Seconds of ECG by readability", "readable"
         )
-        self._durations = Histogram(
-            "ecg_request_seconds",
-            "Time of a request by route",
-            ["route"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        self._refusals = self._counter("ecg_refusals", "Requests refused by problem", "problem")
+        self._waiting = self._gauge(
+            "ecg_log_backlog_rows", "Rows that wait for the prediction log", mode="livesum"
         )
-        self._beats = Counter(
-            "ecg_beats",
-            "Beats by class (N, V, unreadable)",
-            ["arrhythmia_type"],
-            registry=self.registry,
+        self._lost_rows = Counter(
+            "ecg_log_lost_rows", "Rows that could be kept nowhere", registry=self.registry
         )
-        self._rules = Counter(
-            "ecg_rules", "Classes changed by rule", ["rule"], registry=self.registry
+        self._model = self._gauge(
+            "ecg_model_info", "The model that answers", *_MODEL, mode="livemax"
         )
-        self._refusals = Counter(
-            "ecg_refusals", "Requests refused by problem", ["problem"], registry=self.registry
-        )
+        self._process = {
+            sample.name: self._gauge(sample.name, metric.documentation, mode="liveall")
+            for metric in ProcessCollector(registry=None).collect()
+            for sample in metric.samples
+        }
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
+        return Histogram(name, text, labels, buckets=_SECONDS, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str, mode: str) -> Gauge:
+        return Gauge(name, text, labels, multiprocess_mode=mode, registry=self.registry)  # type: ignore[arg-type]  # a Literal
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
@@ -86,6 +114,12 @@ class Metrics:
         self._beats.labels("N").inc(normal)
         self._beats.labels("V").inc(ventricular)
         self._beats.labels("unreadable").inc(unreadable)
+        self._n_beats.observe(normal + ventricular + unreadable)
+
+    def count_signal(self, *, readable_s: float, unreadable_s: float) -> None:
+        """Count the seconds of a signal."""
+        self._signal.labels("yes").inc(readable_s)
+        self._signal.labels("no").inc(unreadable_s)
 
     def count_rules(self, rules: Iterable[str]) -> None:
         """Count the rules that changed a class."""
@@ -98,36 +132,33 @@ class Metrics:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Measure a stage of a prediction."""
+        """Measure one of :data:`STAGES`."""
         start = perf_counter()
         yield
-        self._stages.labels(name).observe(perf_counter() - start)
+        self._stages[name].observe(perf_counter() - start)
+
+    def refresh(self) -> None:
+        """Note what is not counted but read: backlog, model, memory and processor time."""
+        waiting, lost = self._backlog()
+        self._waiting.set(waiting)
+        self._lost_rows.inc(lost - self._lost)
+        self._lost = lost
+        info = self._model_info()
+        model = tuple(info[name] for name in _MODEL) if info else None
+        if self._shown not in {None, model}:
+            self._model.labels(*self._shown).set(0)  # no label can be removed from a file
+        if model is not None:
+            self._model.labels(*model).set(1)
+        self._shown = model
+        for metric in ProcessCollector(registry=None).collect():
+            for sample in metric.samples:
+                self._process[sample.name].set(sample.value)
 
     def write(self) -> bytes:
         """Write the text that Prometheus reads."""
-        return generate_latest(self.registry)
-
-
-class _State(Collector):
-    """Gauges that are asked for when they are read."""
-
-    def __init__(
-        self,
-        model_info: Callable[[], dict[str, str] | None],
-        backlog: Callable[[], tuple[int, int]],
-    ) -> None:
-        self._model_info = model_info
-        self._backlog = backlog
-
-    def collect(self) -> Iterator[Metric]:
-        waiting, lost = self._backlog()
-        yield GaugeMetricFamily(
-            "ecg_log_backlog_rows", "Rows that wait for the prediction log", value=waiting
-        )
-        yield GaugeMetricFamily("ecg_log_lost_rows", "Rows that could be kept nowhere", value=lost)
-        info = self._model_info()
-        labels = ("version", "bento_tag", "bundle_hash", "source", "data")
-        model = GaugeMetricFamily("ecg_model_info", "The model that answers", labels=labels)
-        if info is not None:
-            model.add_metric([info[label] for label in labels], 1)
-        yield model
+        self.refresh()
+        if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
+            return generate_latest(self.registry)
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)

@@ -50,6 +50,9 @@ METHOD_NOT_ALLOWED: Final = ProblemKind("method-not-allowed", 405, "The method i
 TOO_LARGE: Final = ProblemKind("body-too-large", 413, "The body is too large")
 WRONG_MEDIA_TYPE: Final = ProblemKind("wrong-media-type", 415, "The media type is not supported")
 KEY_REQUIRED: Final = ProblemKind("api-key-required", 401, "An API key is required")
+FOREIGN_ORIGIN: Final = ProblemKind("foreign-origin", 403, "The page is of another site")
+BODY_STALLED: Final = ProblemKind("body-stalled", 408, "The body does not come")
+TOO_MANY_REQUESTS: Final = ProblemKind("too-many-requests", 429, "Too many requests")
 TOO_SHORT: Final = ProblemKind("signal-too-short", 422, "The signal is too short")
 TOO_LONG: Final = ProblemKind("signal-too-long", 422, "The signal is too long")
 NOT_FINITE: Final = ProblemKind("signal-not-finite", 422, "The signal has NaN or infinity")
@@ -63,6 +66,8 @@ UNKNOWN_FIELD: Final = ProblemKind("unknown-field", 422, "The request has unknow
 UNKNOWN_BEAT: Final = ProblemKind("unknown-beat", 422, "The prediction has no such beat")
 INTERNAL: Final = ProblemKind("internal-error", 500, "The service failed")
 NOT_READY: Final = ProblemKind("not-ready", 503, "The service is not ready")
+OVERLOADED: Final = ProblemKind("overloaded", 503, "Too many requests wait already")
+TIME_LIMIT: Final = ProblemKind("time-limit", 504, "The answer took too long")
 LOG_UNAVAILABLE: Final = ProblemKind(
     "prediction-log-unavailable", 503, "Stored predictions cannot be read now"
 )
@@ -104,19 +109,27 @@ class ProblemError(Exception):
     detail : str
         What is wrong this time.
     errors : iterable of (field, reason)
+    retry_after_s : int, optional
+        When it may be worth another try.
 
     """
 
     def __init__(
-        self, kind: ProblemKind, detail: str, *, errors: Iterable[tuple[str, str]] = ()
+        self,
+        kind: ProblemKind,
+        detail: str,
+        *,
+        errors: Iterable[tuple[str, str]] = (),
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
 
-    def respond(self, headers: dict[str, str] | None = None) -> Response:
-        """Make the answer."""
+    def describe(self) -> dict[str, object]:
+        """Describe the problem as RFC 9457 wants it."""
         body: dict[str, object] = {
             "type": self.kind.uri,
             "title": self.kind.title,
@@ -128,8 +141,14 @@ class ProblemError(Exception):
                 {"field": field[:_MAX_TEXT], "reason": reason[:_MAX_TEXT]}
                 for field, reason in self.errors[:MAX_ERRORS]
             ]
+        return body
+
+    def respond(self, headers: dict[str, str] | None = None) -> Response:
+        """Make the answer."""
+        if self.retry_after_s is not None:
+            headers = {**(headers or {}), "Retry-After": str(self.retry_after_s)}
         return Response(
-            orjson.dumps(body),
+            orjson.dumps(self.describe()),
             status_code=self.kind.status,
             headers=headers,
             media_type=MEDIA_TYPE,

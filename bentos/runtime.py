@@ -2,49 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import uuid
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from time import perf_counter
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
 import orjson
-from pydantic import BaseModel, ValidationError
 
 from bentos.answers import build_answer
-from bentos.api_keys import read_api_keys
+from bentos.inputs import JSON, PredictionInput, parse, read_input
 from bentos.live_model import LiveModel, LoadedModel
 from bentos.metrics import Metrics
 from bentos.patient_key import hash_patient, read_patient_key
 from bentos.problems import (
-    INVALID_REQUEST,
     NOT_READY,
-    OUT_OF_RANGE,
     UNKNOWN_BEAT,
     UNKNOWN_PREDICTION,
     ProblemError,
     explain_signal_error,
-    explain_validation_error,
 )
-from bentos.schemas import MAX_ABS_MV, MAX_LABELS, FeedbackRequest, PredictionRequest
+from bentos.rate_limit import open_rate_limit
+from bentos.schemas import FeedbackRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
-from ecg_lib.classifier import ClassifiedBeats, require_readable
+from bentos.tracing import open_tracing
+from ecg_lib.api_keys import read_api_keys
+from ecg_lib.classifier import ClassifiedBeats, decide, require_readable
 from ecg_lib.code_hash import hash_code
-from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError, PredictionLogError
+from ecg_lib.errors import (
+    ConfigurationError,
+    InvalidSamplingRateError,
+    InvalidSignalError,
+    PredictionLogError,
+)
 from ecg_lib.monitoring import observe_beats
-from ecg_lib.prediction_log import FeedbackRow, PredictionLog
+from ecg_lib.prediction_rows import FeedbackRow
+from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.settings import Settings
+
+if TYPE_CHECKING:
+    from ecg_lib.prediction_log import PredictionLog
 
 CODE_ROOT: Final = Path(__file__).parents[1]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
 
-T = TypeVar("T", bound=BaseModel)
-
-_MAX_MEMBERS: Final = 3 * MAX_LABELS
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,17 +84,32 @@ class Runtime:
         self.settings = settings
         self.is_draining = False
         self.api_keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else None
+        self._keys_changed_ns = 0
+        self.rate_limit = open_rate_limit(settings.rate_limit_per_min)
+        self.tracing = open_tracing()
+        self.waiting = 0
+        """Predictions that are computed, or wait for it."""
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
-        self.log = PredictionLog(settings.monitoring_database_url)
-        self.spool = Spool(settings.serving_dir / "spool", self.log)
+        self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
         self.metrics = Metrics(
-            model_info=lambda: model.info if (model := self.live.current) else None,
+            model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
         )
         self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
         # The log may be slow: those who wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
+
+    @cached_property
+    def log(self) -> PredictionLog:
+        """The prediction log; what it is made with takes half a second to import."""
+        from ecg_lib.prediction_log import PredictionLog  # noqa: PLC0415  see above
+
+        log = PredictionLog(self.settings.monitoring_database_url)
+        # Who asks for a prediction before any is stored is to be told that there is none.
+        with contextlib.suppress(PredictionLogError):
+            log.create_tables()
+        return log
 
     def start(self) -> None:
         """Begin to watch for releases and to write the log."""
@@ -97,8 +121,24 @@ class Runtime:
         self.live.close()
         for executor in (self.compute, self.look_up):
             executor.shutdown(wait=False, cancel_futures=True)
+        if self.tracing is not None:
+            self.tracing.close()
         self.spool.close()
-        self.log.close()
+        if "log" in self.__dict__:
+            self.log.close()
+
+    def refresh(self) -> None:
+        """Look at what may have changed: the file of the API keys, and what metrics show."""
+        self.metrics.refresh()
+        path = self.settings.api_keys_file
+        with contextlib.suppress(OSError):
+            if path is None or (changed_ns := path.stat().st_mtime_ns) == self._keys_changed_ns:
+                return
+            self._keys_changed_ns = changed_ns
+            try:
+                self.api_keys = read_api_keys(path)
+            except ConfigurationError as error:
+                _logger.error("%s; those before stay", error)  # noqa: TRY400  foreseen
 
     def require_model(self) -> LoadedModel:
         """Give the model that answers.
@@ -114,8 +154,10 @@ class Runtime:
             raise ProblemError(NOT_READY, "no model is loaded yet")
         return model
 
-    def predict(self, body: bytes) -> Created:
-        """Answer the body of a request.
+    def predict(
+        self, body: bytes, *, media_type: str = JSON, query: Sequence[tuple[str, str]] = ()
+    ) -> Created:
+        """Answer the body of a request, see :func:`bentos.inputs.read_input`.
 
         Raises
         ------
@@ -125,30 +167,28 @@ class Runtime:
         """
         start = perf_counter()
         model = self.require_model()
-        with self.metrics.stage("parse"):
-            request = parse(PredictionRequest, body)
-            signal_mv = np.array(request.signal_data, dtype=np.float64)
-            _check_range(signal_mv)
-        with self.metrics.stage("classify"):
-            classified = _classify(model, signal_mv, request)
-        with self.metrics.stage("answer"):
+        with self._stage("parse"):
+            asked = read_input(body, media_type=media_type, query=query)
+            parameters = asked.parameters
+        classified = self._classify(model, asked)
+        with self._stage("answer"):
             created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
                 "prediction_id": prediction_id,
                 "timestamp": created_at.isoformat(),
-                **build_answer(classified, fs=request.sampling_rate),
-                "sampling_rate": request.sampling_rate,
-                "derivation": request.derivation,
-                "ruleguard_applied": request.apply_ruleguard,
+                **build_answer(classified, fs=parameters.sampling_rate),
+                "sampling_rate": parameters.sampling_rate,
+                "derivation": parameters.derivation,
+                "ruleguard_applied": parameters.apply_ruleguard,
                 "model": model.info,
                 "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
             }
             response = orjson.dumps(answer)
-        with self.metrics.stage("spool"):
+        with self._stage("log"):
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
-                patient_key=self._hash_patient(request.patient_id),
+                patient_key=self._hash_patient(parameters.patient_id),
                 bundle_hash=model.bundle.hash,
                 bento_tag=model.bento_tag,
                 duration_s=classified.prepared.duration_s,
@@ -156,8 +196,16 @@ class Runtime:
                 observed=observe_beats(classified),
             )
             self.spool.append(prediction_id, line)
-        self._count(answer)
+        self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
+
+    @contextlib.contextmanager
+    def _stage(self, name: str) -> Iterator[None]:
+        with (
+            self.metrics.stage(name),
+            self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
+        ):
+            yield
 
     def find_prediction(self, prediction_id: str) -> dict[str, Any]:
         """Find the answer of a prediction.
@@ -223,10 +271,31 @@ class Runtime:
             raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
         return True
 
+    def _classify(self, model: LoadedModel, asked: PredictionInput) -> ClassifiedBeats:
+        """Do what :meth:`ecg_lib.classifier.BeatClassifier.classify` does, stage by stage."""
+        classifier, config, parameters = model.classifier, model.classifier.config, asked.parameters
+        with self._stage("prepare"):
+            try:
+                prepared = prepare_beats(
+                    asked.signal_mv, fs=parameters.sampling_rate, config=config.preprocessing
+                )
+                require_readable(prepared)
+            except (InvalidSignalError, InvalidSamplingRateError) as error:
+                raise explain_signal_error(error) from error
+        with self._stage("network"):
+            probability_v = classifier.predict_probabilities(prepared)
+        with self._stage("rules"):
+            return decide(
+                prepared, probability_v, config=config, apply_rule_guard=parameters.apply_ruleguard
+            )
+
     def _hash_patient(self, patient_id: str | None) -> str | None:
         return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)
 
-    def _count(self, answer: dict[str, Any]) -> None:
+    def _count(self, answer: dict[str, Any], prepared: PreparedBeats) -> None:
+        self.metrics.count_signal(
+            readable_s=prepared.readable_s, unreadable_s=prepared.unreadable_s
+        )
         self.metrics.count_beats(
             normal=answer["normal_beats"],
             ventricular=answer["ventricular_beats"],
@@ -235,46 +304,3 @@ class Runtime:
         self.metrics.count_rules(
             beat["rule"] for beat in answer["beat_predictions"] if beat["rule"] is not None
         )
-
-
-def parse(model: type[T], body: bytes) -> T:
-    """Validate the JSON text of a request.
-
-    Raises
-    ------
-    ProblemError
-        If it is no JSON, or not what the model wants.
-
-    """
-    # Each unknown field costs an error of its own: a million of them would cost seconds.
-    members = body.count(b":")
-    if members > _MAX_MEMBERS:
-        raise ProblemError(
-            INVALID_REQUEST, f"the body must have at most {_MAX_MEMBERS} members, got {members}"
-        )
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        raise explain_validation_error(error) from None
-
-
-def _check_range(signal_mv: np.ndarray[Any, np.dtype[np.float64]]) -> None:
-    greatest_mv = float(np.abs(signal_mv).max())
-    if greatest_mv > MAX_ABS_MV:
-        reason = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
-        raise ProblemError(OUT_OF_RANGE, reason, errors=[("signal_data", reason)])
-
-
-def _classify(
-    model: LoadedModel,
-    signal_mv: np.ndarray[Any, np.dtype[np.float64]],
-    request: PredictionRequest,
-) -> ClassifiedBeats:
-    try:
-        classified = model.classifier.classify(
-            signal_mv, fs=request.sampling_rate, apply_rule_guard=request.apply_ruleguard
-        )
-        require_readable(classified.prepared)
-    except (InvalidSignalError, InvalidSamplingRateError) as error:
-        raise explain_signal_error(error) from error
-    return classified

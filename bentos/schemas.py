@@ -8,7 +8,7 @@ tests hold the one against the other.
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal, Self
+from typing import Annotated, Final, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
 from pydantic_core import PydanticCustomError
@@ -39,15 +39,9 @@ class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
 
-class PredictionRequest(_Request):
-    """One lead of an ECG."""
+class PredictionParameters(_Request):
+    """What is said of a signal."""
 
-    signal_data: Annotated[list[float], FailFast()] = Field(
-        description="Samples of one lead in mV, from 10 s to 30 min.",
-        max_length=round(MAX_DURATION_S * MAX_FS_HZ),
-        # Not min_length: a signal that is too short is told so in seconds.
-        json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
-    )
     sampling_rate: float = Field(
         default=FS_HZ,
         ge=MIN_FS_HZ,
@@ -65,22 +59,42 @@ class PredictionRequest(_Request):
         default=True, description="Let the physiological rules correct unsure classes."
     )
 
+
+class WrongDuration(NamedTuple):
+    """Why a signal is too short or too long."""
+
+    is_short: bool
+    reason: str
+
+
+def explain_duration(n_samples: int, sampling_rate: float) -> WrongDuration | None:
+    """Tell what is wrong with the length of a signal; None when nothing is."""
+    duration_s = n_samples / sampling_rate
+    # Ten seconds at 128.5 Hz are 1285 samples or, cut to whole ones, 1284.
+    is_short = n_samples < int(MIN_DURATION_S * sampling_rate)
+    if not is_short and duration_s <= MAX_DURATION_S:
+        return None
+    bound = f"at least {MIN_DURATION_S:g}" if is_short else f"at most {MAX_DURATION_S:g}"
+    return WrongDuration(is_short, f"signal_data must last {bound} s, got {duration_s:.2f} s")
+
+
+class PredictionRequest(PredictionParameters):
+    """One lead of an ECG."""
+
+    signal_data: Annotated[list[float], FailFast()] = Field(
+        description="Samples of one lead in mV, from 10 s to 30 min.",
+        max_length=round(MAX_DURATION_S * MAX_FS_HZ),
+        # Not min_length: a signal that is too short is told so in seconds.
+        json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
+    )
+
     @model_validator(mode="after")
     def _check_duration(self) -> Self:
-        n_samples = len(self.signal_data)
-        duration_s = n_samples / self.sampling_rate
-        # Ten seconds at 128.5 Hz are 1285 samples or, cut to whole ones, 1284.
-        if n_samples < int(MIN_DURATION_S * self.sampling_rate):
-            code, bound = "signal_too_short", f"at least {MIN_DURATION_S:g}"
-        elif duration_s > MAX_DURATION_S:
-            code, bound = "signal_too_long", f"at most {MAX_DURATION_S:g}"
-        else:
+        wrong = explain_duration(len(self.signal_data), self.sampling_rate)
+        if wrong is None:
             return self
-        raise PydanticCustomError(
-            code,
-            "signal_data must last {bound} s, got {duration} s",
-            {"bound": bound, "duration": f"{duration_s:.2f}"},
-        )
+        code = "signal_too_short" if wrong.is_short else "signal_too_long"
+        raise PydanticCustomError(code, "{reason}", {"reason": wrong.reason})
 
 
 class BeatLabel(_Request):

@@ -1,12 +1,13 @@
 """The BentoML service ``ecg``: the application mounted, and its runtime started and stopped.
 
-Under ``python -m bentos.host`` it serves what ``serving/current.json`` says; under
-``bentoml serve ecg:<version>`` it does so too when that release is of its own code, and else
-serves the bundle that its bento came with.
+``bentoml serve ecg:<version>`` runs it. It serves what ``serving/current.json`` says when that
+release is of its own code, and else the bundle that its bento came with. ``python -m bentos.host``
+serves the code of a bento as well, by :mod:`bentos.worker` and without loading BentoML.
 """
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Final
 
 import bentoml
@@ -15,13 +16,9 @@ from bentos.app import make_app
 from bentos.edge import Edge
 from bentos.live_model import BUNDLE_MODEL, UNREGISTERED, load_model
 from bentos.runtime import Runtime
-from ecg_lib.releases import Release, ReleaseError
 from ecg_lib.settings import read_settings
 
 app: Final = make_app()
-app.state.has_host = False
-app.state.release = None
-app.state.refusal_reason = ""
 
 
 @bentoml.service(
@@ -37,11 +34,8 @@ class EcgService:
     """Ventricular beats in an ECG, beat by beat."""
 
     def __init__(self) -> None:
-        self.runtime = Runtime(read_settings(), has_host=app.state.has_host)
+        self.runtime = Runtime(read_settings(), has_host=False)
         app.state.runtime = self.runtime
-        release: Release | None = app.state.release
-        if release is not None:
-            self._take(release)
         self.runtime.live.obey()
         if self.runtime.live.current is None:
             self._serve_own_bundle()
@@ -52,14 +46,6 @@ class EcgService:
         """End threads and connections."""
         self.runtime.close()
 
-    def _take(self, release: Release) -> None:
-        """Take the release that the host started this process for, or do not start."""
-        try:
-            self.runtime.live.take(release)
-        except ReleaseError as error:
-            app.state.refusal_reason = str(error)
-            raise
-
     def _serve_own_bundle(self) -> None:
         """Serve the bundle of the bento that this process was started from, if it was."""
         service: Any = EcgService
@@ -67,7 +53,10 @@ class EcgService:
             return
         for model in service.bento.info.all_models:
             if model.tag.name == BUNDLE_MODEL:
-                tag = str(service.bento.tag)
                 self.runtime.live.use(
-                    load_model(str(model.tag), bento_tag=tag, version=UNREGISTERED)
+                    load_model(
+                        Path(bentoml.models.get(model.tag).path),
+                        bento_tag=str(service.bento.tag),
+                        version=UNREGISTERED,
+                    )
                 )

@@ -8,24 +8,28 @@ a row that is written twice is stored once.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import logging
 import os
 import threading
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import orjson
 from numpy.typing import NDArray
 
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.prediction_log import FeedbackRow, PredictionLog, PredictionRow
+from ecg_lib.prediction_rows import FeedbackRow, PredictionRow
+
+if TYPE_CHECKING:
+    from ecg_lib.prediction_log import PredictionLog
 
 _BATCH_ROWS: Final = 200
 _MAX_IN_MEMORY: Final = 1000
@@ -33,6 +37,7 @@ _COLLECT_S: Final = 0.25
 _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
 _CLOSE_S: Final = 2.0
+_PREDICTION_START: Final = b'{"prediction":{"prediction_id":"%s"'
 
 _logger = logging.getLogger(__name__)
 
@@ -113,17 +118,18 @@ class Spool:
     ----------
     directory : Path
         Where all processes have their files.
-    log : PredictionLog
+    open_log : callable
+        Gives the prediction log; not called before there is a row.
 
     """
 
-    def __init__(self, directory: Path, log: PredictionLog) -> None:
+    def __init__(self, directory: Path, open_log: Callable[[], PredictionLog]) -> None:
         self.lost = 0
         """Rows that could be kept nowhere."""
         self.problem: str | None = None
         """Why the log cannot be written now."""
         self._directory = directory
-        self._log = log
+        self._open_log = open_log
         self._has_tables = False
         self._path, self._file = _create_file(directory)
         self._size = 0
@@ -148,9 +154,10 @@ class Spool:
         self._wake.set()
 
     def find_prediction(self, prediction_id: str) -> dict[str, Any] | None:
-        """Find the answer of a prediction that waits to be written."""
+        """Find the answer of a prediction that waits to be written, here or in another process."""
         with self._lock:
             line = self._read(prediction_id)
+        line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
         row = decode_row(line)
@@ -181,9 +188,6 @@ class Spool:
             If the log cannot be written; what is not written waits on.
 
         """
-        if not self._has_tables:
-            self._log.create_tables()
-            self._has_tables = True
         while batch := self._next_batch():
             self._store(decode_row(line) for line in batch.values())
             self._forget(batch)
@@ -235,6 +239,18 @@ class Spool:
             return os.pread(self._file, length, offset)
         return self._in_memory.get(row_id)
 
+    def _find_elsewhere(self, prediction_id: str) -> bytes | None:
+        """Find a row in the files of other processes, which may be emptied meanwhile."""
+        start = _PREDICTION_START % prediction_id.encode()
+        for path in self._directory.glob("*.jsonl"):
+            if path == self._path:
+                continue
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                for line in file:
+                    if line.startswith(start) and line.endswith(b"\n"):
+                        return line
+        return None
+
     def _next_batch(self) -> dict[str, bytes]:
         with self._lock:
             batch = {
@@ -253,9 +269,12 @@ class Spool:
                 self._size = 0
 
     def _store(self, rows: Iterable[Row]) -> None:
-        together = list(rows)
-        self._log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
-        self._log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])
+        together, log = list(rows), self._open_log()
+        if not self._has_tables:
+            log.create_tables()
+            self._has_tables = True
+        log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
+        log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])
 
     def _adopt(self, path: Path) -> None:
         """Write the file of a process that has ended."""
@@ -271,7 +290,8 @@ class Spool:
             n_rows = n_broken = 0
             for lines in _batches(file):
                 rows, broken = _decode_whole(lines)
-                self._store(rows)
+                if rows:
+                    self._store(rows)
                 n_rows, n_broken = n_rows + len(rows), n_broken + broken
             if n_broken:
                 _logger.error("%d lines of %s are no rows; the file is kept", n_broken, path.name)

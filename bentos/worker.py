@@ -1,9 +1,13 @@
 """One process that serves: uvicorn on the socket of the host, running the bento's application.
 
+BentoML stored the code that runs here and is not loaded: it would take a second to start, 40 MB,
+and a millisecond of every request.
+
 It talks with the host (:mod:`bentos.host`) over another socket, one JSON object a line. It says
-``{"ready": {"code_hash": ...}}`` or ``{"failed": reason}``; it is told ``{"refused": {...}}``
-(a release with other code that could not be started) and ``{"drain": true}``. When the host is
-gone it ends.
+``{"ready": {"code_hash": ..., "serves": ...}}`` or ``{"failed": reason}``, and later
+``{"serves": ...}`` when it has switched to another model. It is told ``{"refused": {...}}`` (a
+release with other code that could not be started), ``{"slowest": ...}`` (what is still served by
+the last of the workers to switch) and ``{"drain": true}``. When the host is gone it ends.
 """
 
 from __future__ import annotations
@@ -19,16 +23,24 @@ from typing import Any, Final
 
 import uvicorn
 
-from bentos.edge import ACCESS_LOGGER
+from bentos.app import make_app
+from bentos.edge import Edge
+from bentos.logs import set_up_logging
 from bentos.runtime import Runtime
-from bentos.service import EcgService, app
+from ecg_lib.errors import EcgError
 from ecg_lib.releases import read_release
+from ecg_lib.settings import read_settings
 
 DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""
 
 _KEEP_ALIVE_S: Final = 75
 _SWITCH_INTERVAL_S: Final = 0.001
+_PAUSE_S: Final = 1.0
+_TURN_S: Final = 0.001
+_MOST_TURNS: Final = 10
+
+_logger = logging.getLogger(__name__)
 
 
 class Worker(uvicorn.Server):
@@ -37,47 +49,108 @@ class Worker(uvicorn.Server):
     Parameters
     ----------
     config : uvicorn.Config
+    listener : socket.socket
+        Of the host; other workers accept from it too.
     control : socket.socket
         Connected to the host.
+    runtime : Runtime
+        What answers.
 
     """
 
-    def __init__(self, config: uvicorn.Config, control: socket.socket) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        listener: socket.socket,
+        control: socket.socket,
+        runtime: Runtime,
+    ) -> None:
         super().__init__(config)
+        self._listener = listener
         self._control = control
+        self._runtime = runtime
         self._to_host: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell the host how it went."""
         await super().startup(sockets)
-        if not self.started:
-            return
+        loop, live = asyncio.get_running_loop(), self._runtime.live
         # Kept: a writer that nobody holds closes its connection.
         reader, self._to_host = await asyncio.open_connection(sock=self._control)
-        runtime: Runtime = app.state.runtime
-        self._to_host.write(_line({"ready": {"code_hash": runtime.live.code_hash}}))
-        await self._to_host.drain()
-        self._tasks.append(asyncio.create_task(self._obey(reader, runtime)))
+        live.when_used = lambda: loop.call_soon_threadsafe(self._tell_served)
+        serves = live.current.info if live.current else None
+        self._tell({"ready": {"code_hash": live.code_hash, "serves": serves}})
+        self._accepting = loop.create_task(self._accept())
+        self._tasks += [self._accepting, loop.create_task(self._obey(reader))]
 
-    async def _obey(self, reader: asyncio.StreamReader, runtime: Runtime) -> None:
+    async def on_tick(self, counter: int) -> bool:
+        """Look once a second at what may have changed."""
+        if counter % 10 == 0:
+            self._runtime.refresh()
+        return await super().on_tick(counter)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End connections and the runtime; uvicorn gives itself the signal again after this."""
+        self._accepting.cancel()
+        await super().shutdown(sockets)
+        self._runtime.close()
+
+    async def _accept(self) -> None:
+        """Accept connections, those first who have fewer.
+
+        Every worker is told of a new connection, and the first to ask gets it: without a pause
+        the one that is awake takes all that come together, and another core has nothing to do.
+        """
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        while True:
+            try:
+                connection, _ = await loop.sock_accept(self._listener)
+            except OSError as error:
+                _logger.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400  the cause is the machine's
+                await asyncio.sleep(_PAUSE_S)
+                continue
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await loop.connect_accepted_socket(self._make_protocol, connection)
+            n_open = len(self.server_state.connections)
+            await asyncio.sleep(_TURN_S * min(n_open, _MOST_TURNS))
+
+    def _make_protocol(self) -> asyncio.Protocol:
+        protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's own call
+            config=self.config, server_state=self.server_state, app_state={}
+        )
+        return protocol
+
+    async def _obey(self, reader: asyncio.StreamReader) -> None:
+        live = self._runtime.live
         while line := await reader.readline():
             message = json.loads(line)
             if "refused" in message:
-                runtime.live.refuse(**message["refused"])
+                live.refuse(**message["refused"])
+            elif "slowest" in message:
+                live.slowest = message["slowest"]
             elif "drain" in message:
-                self._tasks.append(asyncio.create_task(self._drain(runtime)))
+                self._tasks.append(asyncio.create_task(self._drain()))
         self.should_exit = True
 
-    async def _drain(self, runtime: Runtime) -> None:
+    async def _drain(self) -> None:
         """Take no new connection, answer those that are open, and end when they are closed."""
-        runtime.is_draining = True
-        for server in self.servers:
-            server.close()
+        self._runtime.is_draining = True
+        self._accepting.cancel()
         deadline = asyncio.get_running_loop().time() + DRAIN_S
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn tells nobody when one closes
             await asyncio.sleep(0.1)
         self.should_exit = True
+
+    def _tell_served(self) -> None:
+        current = self._runtime.live.current
+        self._tell({"serves": current.info if current else None})
+
+    def _tell(self, message: dict[str, Any]) -> None:
+        if self._to_host is not None:
+            self._to_host.write(_line(message))
 
 
 def main() -> int:
@@ -87,46 +160,54 @@ def main() -> int:
     parser.add_argument("--control-fd", type=int, required=True)
     parser.add_argument("--release", type=Path, help="file of the release to start with")
     arguments = parser.parse_args()
-    _set_up_logging()
+    set_up_logging()
     # Threads that compute must give the event loop its turn soon.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    app.state.has_host = True
-    app.state.release = read_release(arguments.release) if arguments.release else None
     control = socket.socket(fileno=arguments.control_fd)
-    service: Any = EcgService
+    try:
+        runtime = _open_runtime(arguments.release)
+    except EcgError as error:
+        control.sendall(_line({"failed": str(error)}))
+        return 1
+    app = make_app()
+    app.state.runtime = runtime
     config = uvicorn.Config(
-        service.to_asgi(),
+        Edge(app),
         log_config=None,
         access_log=False,
         server_header=False,
+        # Else the address of a client is what it says itself.
+        proxy_headers=bool(runtime.settings.trusted_proxies),
+        forwarded_allow_ips=runtime.settings.trusted_proxies,
         timeout_keep_alive=_KEEP_ALIVE_S,
         timeout_graceful_shutdown=3,
-        lifespan="on",
+        lifespan="off",
     )
-    server = Worker(config, control)
-    server.run(sockets=[socket.socket(fileno=arguments.listen_fd)])
-    if server.started:
-        return 0
-    reason = app.state.refusal_reason or "the service did not start; its log says why"
-    control.sendall(_line({"failed": reason}))
-    return 1
+    runtime.start()
+    with socket.socket(fileno=arguments.listen_fd) as listener:
+        server = Worker(config, listener=listener, control=control, runtime=runtime)
+        server.run(sockets=[])  # its own: it accepts itself
+    return 0
+
+
+def _open_runtime(path: Path | None) -> Runtime:
+    """Make the runtime, with the release that a file names, which it must take.
+
+    Raises
+    ------
+    EcgError
+        If a setting or the release cannot be used.
+
+    """
+    runtime = Runtime(read_settings(), has_host=True)
+    if path is not None and (release := read_release(path)) is not None:
+        runtime.live.take(release)
+    runtime.live.obey()
+    return runtime
 
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
-
-
-def _set_up_logging() -> None:
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
-    for name in ("bentoml", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    lines = logging.StreamHandler(sys.stdout)
-    lines.setFormatter(logging.Formatter("%(message)s"))
-    access = logging.getLogger(ACCESS_LOGGER)
-    access.addHandler(lines)
-    access.propagate = False
 
 
 if __name__ == "__main__":

@@ -24,10 +24,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from pydantic import TypeAdapter, ValidationError
 
 from ecg_lib.calibration import Calibration
@@ -35,6 +33,11 @@ from ecg_lib.errors import BundleError, BundleIntegrityError
 from ecg_lib.preprocessing import PreprocessingConfig
 from ecg_lib.rule_guard import RuleGuardConfig
 from ecg_lib.shape_vote import ShapeVoteConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+# pyarrow is imported where it is used: who serves a bundle reads none of its tables.
 
 BUNDLE_FORMAT: Final = 1
 NETWORK: Final = "network.onnx"
@@ -141,11 +144,17 @@ class Bundle:
 
     def read_drift_reference(self) -> pa.Table:
         """Read what monitoring compares with."""
-        return pq.read_table(self.directory / DRIFT_REFERENCE)
+        return _read_table(self.directory / DRIFT_REFERENCE)
 
     def read_out_of_fold(self) -> pa.Table:
         """Read the out-of-fold predictions."""
-        return pq.read_table(self.directory / OUT_OF_FOLD)
+        return _read_table(self.directory / OUT_OF_FOLD)
+
+
+def _read_table(path: Path) -> pa.Table:
+    from pyarrow import parquet as pq  # noqa: PLC0415  see above
+
+    return pq.read_table(path)
 
 
 def write_config(config: ClassifierConfig) -> str:
@@ -216,6 +225,8 @@ def write_bundle(
     shutil.copyfile(network, draft / NETWORK)
     (draft / CONFIG).write_text(write_config(config), encoding="utf-8")
     (draft / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
+    from pyarrow import parquet as pq  # noqa: PLC0415  see above
+
     pq.write_table(out_of_fold, draft / OUT_OF_FOLD)
     pq.write_table(drift_reference, draft / DRIFT_REFERENCE)
     (draft / GOLDEN).write_text(golden, encoding="utf-8")

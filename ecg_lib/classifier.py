@@ -126,6 +126,19 @@ class BeatClassifier:
         ]
         return np.concatenate(parts)[:, 0].astype(np.float64)
 
+    def predict_probabilities(self, prepared: PreparedBeats) -> NDArray[np.float64]:
+        """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
+
+        Beats of one shape vote before the calibration (:mod:`ecg_lib.shape_vote`).
+        """
+        logits = vote(
+            self.predict_logits(prepared.windows, prepared.features),
+            prepared.shapes,
+            is_readable=prepared.is_readable,
+            config=self.config.shape_vote,
+        )
+        return self.config.calibration.probabilities(logits)
+
     def classify(
         self,
         signal_mv: NDArray[np.floating],
@@ -166,15 +179,9 @@ class BeatClassifier:
         self, prepared: PreparedBeats, *, apply_rule_guard: bool = True
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.preprocessing.prepare_beats` gave."""
-        logits = vote(
-            self.predict_logits(prepared.windows, prepared.features),
-            prepared.shapes,
-            is_readable=prepared.is_readable,
-            config=self.config.shape_vote,
-        )
         return decide(
             prepared,
-            self.config.calibration.probabilities(logits),
+            self.predict_probabilities(prepared),
             config=self.config,
             apply_rule_guard=apply_rule_guard,
         )

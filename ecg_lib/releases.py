@@ -75,7 +75,13 @@ def write_release(path: Path, release: Release) -> None:
 def bento_source(bentoml_home: Path, release: Release) -> Path:
     """Name the directory of a release's code in BentoML's store.
 
-    BentoML itself is not asked: the host, which needs this, stays small without importing it.
+    BentoML itself is not asked: importing it takes longer than all that serves.
     """
     name, _, version = release.bento_tag.partition(":")
     return bentoml_home / "bentos" / name / version / "src"
+
+
+def model_directory(bentoml_home: Path, release: Release) -> Path:
+    """Name the directory of a release's model in BentoML's store."""
+    name, _, version = release.model_tag.partition(":")
+    return bentoml_home / "models" / name / version

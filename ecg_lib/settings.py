@@ -10,8 +10,14 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationError,
+)
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ecg_lib.errors import ConfigurationError
 
@@ -26,6 +32,11 @@ class Profile(StrEnum):
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Origins = Annotated[
+    tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*]+$")], ...],
+    NoDecode,
+    BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text),
+]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -55,6 +66,9 @@ class Settings(BaseSettings):
 
     service_host: str = Field(default="127.0.0.1", description="Address the service listens on.")
     service_port: Port = Field(default=3000, description="Port of the service.")
+    service_workers: int = Field(
+        default=0, ge=0, le=64, description="Processes that serve; 0 is one a core, four at most."
+    )
     prefect_port: Port = Field(default=4200, description="Port of the Prefect server and UI.")
     mlflow_port: Port = Field(default=5000, description="Port of the MLflow server and UI.")
 
@@ -79,6 +93,16 @@ class Settings(BaseSettings):
     )
     rate_limit_per_min: int = Field(
         default=0, ge=0, description="Requests a client may send in a minute; 0 is no limit."
+    )
+    answer_limit_s: float = Field(
+        default=30.0, gt=0, description="Seconds that an answer may take once its request is there."
+    )
+    allowed_origins: Origins = Field(
+        default=(), description="Sites whose pages may call the service, with commas."
+    )
+    trusted_proxies: str = Field(
+        default="",
+        description="Addresses, with commas, whose word on the client's address is taken.",
     )
 
     @property

@@ -282,6 +282,23 @@ def annotate(
         raise typer.Exit(1)
 
 
+@app.command("api-key")
+def api_key(
+    name: Annotated[str, typer.Argument(help="Whose key it is; a comment in the file.")] = "",
+) -> None:
+    """Make a key for the service: shown this once, its hash goes into ECG_API_KEYS_FILE."""
+    from ecg_lib.api_keys import add_api_key, hash_api_key, make_api_key
+
+    path, key = read_settings().api_keys_file, make_api_key()
+    if path is None:
+        _say("ECG_API_KEYS_FILE is not set; the line for that file is")
+        _say(f"{hash_api_key(key.encode())}  # {name}" if name else hash_api_key(key.encode()))
+        _say("and the key, for the header X-API-Key,")
+    else:
+        add_api_key(path, key, name=name)
+    _say(key)
+
+
 @app.command()
 def evaluate(
     *,

@@ -43,7 +43,8 @@ from ecg_lib.live_performance import (
     estimate_performance,
     measure_performance,
 )
-from ecg_lib.prediction_log import DriftCheckRow, PredictionLog, PredictionRow
+from ecg_lib.prediction_log import PredictionLog
+from ecg_lib.prediction_rows import DriftCheckRow, PredictionRow
 from ecg_lib.releases import Release
 from ecg_lib.settings import Settings, read_settings
 from flows.serving import read_current

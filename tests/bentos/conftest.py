@@ -1,12 +1,10 @@
-"""A running service without BentoML's store: a toy bundle on a real uvicorn server."""
+"""A running service without a host: a toy bundle on a real uvicorn server."""
 
 from __future__ import annotations
 
-import os
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,15 +13,13 @@ import httpx
 import pytest
 import uvicorn
 
-with warnings.catch_warnings():
-    # BentoML 1.4 uses what pathspec 1.0 and pydantic 2.11 call deprecated, while it is imported.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from bentos.live_model import LoadedModel
-    from bentos.runtime import Runtime
-    from bentos.service import EcgService, app
-
+from bentos.app import make_app
+from bentos.edge import Edge
+from bentos.live_model import LoadedModel
+from bentos.runtime import Runtime
 from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
+from ecg_lib.settings import Settings
 from ecg_lib.simulator import StripKind, simulate_strip
 
 RequestMaker = Callable[..., dict[str, Any]]
@@ -56,27 +52,24 @@ def toy_model(toy_bundle: Bundle) -> LoadedModel:
 class Service:
     """A server in a thread of this process."""
 
-    def __init__(self, home: Path) -> None:
+    def __init__(self, home: Path, **settings: Any) -> None:  # noqa: ANN401  any settings
         self.home = home
-        previous = os.environ.get("ECG_HOME")
-        os.environ["ECG_HOME"] = str(home)
+        self.runtime = Runtime(Settings(home=home, **settings), has_host=False)
+        self.runtime.start()
+        app = make_app()
+        app.state.runtime = self.runtime
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(EcgService.to_asgi(), log_config=None, lifespan="on")
+        config = uvicorn.Config(
+            Edge(app), log_config=None, access_log=False, lifespan="off", server_header=False
+        )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()
         while not self._server.started:
             assert self._thread.is_alive()
             time.sleep(0.01)
-        if previous is not None:
-            os.environ["ECG_HOME"] = previous
         self.http = httpx.Client(base_url=self.url, timeout=30.0)
-
-    @property
-    def runtime(self) -> Runtime:
-        runtime: Runtime = app.state.runtime
-        return runtime
 
     def predict(self, **fields: Any) -> httpx.Response:  # noqa: ANN401  any JSON
         return self.http.post("/api/v1/predictions/", json=fields)
@@ -85,6 +78,7 @@ class Service:
         self.http.close()
         self._server.should_exit = True
         self._thread.join()
+        self.runtime.close()
 
 
 @pytest.fixture(scope="module")
@@ -93,6 +87,12 @@ def service(toy_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) ->
     service.runtime.live.use(toy_model)
     yield service
     service.close()
+
+
+@pytest.fixture
+def start_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Service]:
+    """Start a service with settings of its own, without a model; who starts it closes it."""
+    return lambda **settings: Service(tmp_path_factory.mktemp("own-home"), **settings)
 
 
 @pytest.fixture

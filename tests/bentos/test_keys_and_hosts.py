@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from bentos import VERSION
-from bentos.api_keys import is_accepted, read_api_keys
 from bentos.host import open_listener
 from bentos.patient_key import hash_patient, read_patient_key
+from ecg_lib.api_keys import add_api_key, is_accepted, make_api_key, read_api_keys
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.settings import Settings
 
@@ -36,6 +36,17 @@ def test_serving_imports_no_training_or_orchestration_library() -> None:
         "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'optuna', 'evidently', 'sklearn',"
         " 'pandas', 'flows'}\n"
         "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_of_the_host_loads_nothing_of_bentoml() -> None:
+    code = (
+        "import sys, bentos.worker\n"
+        "print(sorted({'bentoml', '_bentoml_sdk', '_bentoml_impl'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
@@ -85,6 +96,47 @@ def test_api_keys_are_read_from_hashes_and_compared(tmp_path: Path) -> None:
     assert not is_accepted(None, hashes)
 
 
+def test_a_key_that_is_made_is_accepted_and_its_file_does_not_have_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "keys"
+    keys = [make_api_key() for _ in range(3)]
+    for key in keys:
+        add_api_key(path, key, name="reader 1")
+    hashes = read_api_keys(path)
+    assert all(is_accepted(key.encode(), hashes) for key in keys)
+    assert not is_accepted(make_api_key().encode(), hashes)
+    assert len(set(keys)) == 3
+    assert min(map(len, keys)) >= 43
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not any(key in path.read_text() for key in keys)
+
+
+def test_a_key_is_added_to_a_file_without_an_end_of_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(LETMEIN)
+    add_api_key(path, "other")
+    assert len(read_api_keys(path)) == 2
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a # b", "x" * 81])
+def test_a_name_that_is_no_comment_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="the name of a key must be one line"):
+        add_api_key(tmp_path / "keys", "key", name=name)
+
+
+def test_the_command_line_makes_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    done = subprocess.run(
+        [sys.executable, "-c", "import flows.cli; flows.cli.main()", "api-key", "reader 1"],
+        cwd=ROOT,
+        env={**os.environ, "ECG_API_KEYS_FILE": str(path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert is_accepted(done.stdout.strip().encode(), read_api_keys(path))
+    assert path.read_text().endswith("  # reader 1\n")
+
+
 @pytest.mark.parametrize("text", ["", "# nothing\n", "letmein\n", f"{LETMEIN}\nplain\n"])
 def test_a_file_without_hashes_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys"
@@ -95,17 +147,37 @@ def test_a_file_without_hashes_is_refused_without_being_shown(tmp_path: Path, te
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])  # noqa: S104  the point
-def test_a_public_address_without_keys_is_refused(host: str) -> None:
-    settings = Settings(service_host=host, service_port=free_port())
-    with pytest.raises(ConfigurationError, match=r"must be a loopback address|cannot be used"):
+@pytest.mark.parametrize(
+    ("is_keyed", "limit", "missing"),
+    [
+        (False, 0, "ECG_API_KEYS_FILE and ECG_RATE_LIMIT_PER_MIN are not set"),
+        (True, 0, "ECG_RATE_LIMIT_PER_MIN is not set"),
+        (False, 60, "ECG_API_KEYS_FILE is not set"),
+    ],
+)
+def test_a_public_address_without_keys_and_a_limit_is_refused(
+    tmp_path: Path,
+    host: str,
+    is_keyed: bool,  # noqa: FBT001  a parameter of the test
+    limit: int,
+    missing: str,
+) -> None:
+    settings = Settings(
+        service_host=host,
+        service_port=free_port(),
+        api_keys_file=tmp_path / "keys" if is_keyed else None,
+        rate_limit_per_min=limit,
+    )
+    with pytest.raises(ConfigurationError, match=rf"{missing}|cannot be used"):
         open_listener(settings)
 
 
-def test_a_public_address_with_keys_is_served(tmp_path: Path) -> None:
+def test_a_public_address_with_keys_and_a_limit_is_served(tmp_path: Path) -> None:
     settings = Settings(
         service_host="0.0.0.0",  # noqa: S104  the point
         service_port=free_port(),
         api_keys_file=tmp_path / "keys",
+        rate_limit_per_min=60,
     )
     with open_listener(settings) as listener:
         assert listener.getsockname()[1] == settings.service_port

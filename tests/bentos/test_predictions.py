@@ -236,7 +236,7 @@ def test_metrics_count_what_was_done(
     predict(signal_data=[])
     text = http.get("/metrics").text
     assert 'ecg_requests_total{method="POST",route="/api/v1/predictions/",status="201"}' in text
-    assert 'ecg_stage_seconds_bucket{le="0.005",stage="classify"}' in text
+    assert 'ecg_stage_seconds_bucket{le="0.005",stage="prepare"}' in text
     assert 'ecg_beats_total{arrhythmia_type="V"}' in text
     assert 'ecg_refusals_total{problem="signal-too-short"}' in text
     assert 'bento_tag="ecg:toy"' in text

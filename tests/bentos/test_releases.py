@@ -169,7 +169,12 @@ def running(command: list[str], store: Store, port: int) -> Iterator[subprocess.
         process = subprocess.Popen(
             command,
             cwd=store.home,
-            env={**store.env, "ECG_SERVICE_PORT": str(port), "PYTHONPATH": str(store.roots["old"])},
+            env={
+                **store.env,
+                "ECG_SERVICE_PORT": str(port),
+                "ECG_SERVICE_WORKERS": "2",
+                "PYTHONPATH": str(store.roots["old"]),
+            },
             stdout=output,
             stderr=output,
         )
@@ -194,13 +199,21 @@ def free_port() -> int:
         return port
 
 
+def workers_of(host: subprocess.Popen[bytes], count: int) -> list[psutil.Process]:
+    deadline = time.monotonic() + 60
+    while len(workers := psutil.Process(host.pid).children()) != count:
+        assert time.monotonic() < deadline, f"there must be {count} workers, got {len(workers)}"
+        time.sleep(0.05)
+    return workers
+
+
 def wait_for(url: str, is_there: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     deadline = time.monotonic() + 60
     seen: object = None
     while time.monotonic() < deadline:
         try:
             health: dict[str, Any] = httpx.get(f"{url}/health", timeout=10).json()
-        except httpx.ConnectError:
+        except httpx.TransportError:  # a server that starts may listen before it answers
             health = {}
         seen = health
         if health and is_there(health):
@@ -229,22 +242,24 @@ def test_bundles_and_code_are_swapped_under_load_without_a_failed_request(
         wait_for(url, serves(store.release("one", "old")))
         with Load(url, body) as load:
             wait_for(url, serves(store.release("two", "old")))
-            (before,) = psutil.Process(host.pid).children()
+            before = workers_of(host, 2)
             wait_for(url, serves(store.release("two", "new")))
             health = wait_for(url, refuses(store.release("three", "new")))
             assert "BundleIntegrityError" in health["refused"]["reason"]
             health = wait_for(url, refuses(store.release("three", "bad")))
             assert "before it was ready" in health["refused"]["reason"]
             assert health["model"]["bento_tag"] == "ecg:two-new"
-            before.wait(timeout=30)
+            assert psutil.wait_procs(before, timeout=30)[1] == []
+            workers_of(host, 2)
             time.sleep(0.3)
         assert load.failures == []
         assert set(load.answers) == {"ecg:one-old", "ecg:two-old", "ecg:two-new"}
 
-        (worker,) = psutil.Process(host.pid).children()
-        worker.send_signal(signal.SIGKILL)
+        for worker in workers_of(host, 2):
+            worker.send_signal(signal.SIGKILL)
         health = wait_for(url, refuses("ecg:three-bad"))
         assert health["model"]["bento_tag"] == "ecg:two-new"
+        workers_of(host, 2)
         health = wait_for(url, serves(store.release("one", "old")))
         assert health["refused"] is None
 
@@ -271,7 +286,11 @@ def test_bentoml_serves_a_bento_with_its_own_bundle(
         health = wait_for(url, lambda health: health["status"] == "ok")
         assert health["model"]["bento_tag"] == "ecg:one-old"
         assert health["model"]["version"] == "unregistered"
-        answered = httpx.post(f"{url}/api/v1/predictions/", json=make_request())
+        answered = httpx.post(
+            f"{url}/api/v1/predictions/",
+            params={"patient_id": "Doe"},
+            json=make_request(patient_id="Doe"),
+        )
         assert answered.status_code == 201
         assert httpx.get(f"{url}/docs").status_code == 200
         assert httpx.get(f"{url}/nix").json()["type"] == "/problems/not-found"
@@ -279,3 +298,4 @@ def test_bentoml_serves_a_bento_with_its_own_bundle(
         health = wait_for(url, refuses("ecg:two-new"))
         assert "other code" in health["refused"]["reason"]
         assert health["model"]["bento_tag"] == "ecg:one-old"
+    assert "Doe" not in (store.home / f"{port}.log").read_text()

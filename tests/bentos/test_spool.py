@@ -19,7 +19,8 @@ from bentos.live_model import LoadedModel
 from bentos.runtime import Runtime
 from bentos.spool import Spool, decode_row, encode_feedback, encode_prediction
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.prediction_log import FeedbackRow, PredictionLog, PredictionRow
+from ecg_lib.prediction_log import PredictionLog
+from ecg_lib.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -62,7 +63,7 @@ def url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def spool(tmp_path: Path, url: str) -> Iterator[Spool]:
-    spool = Spool(tmp_path / "spool", PredictionLog(url))
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
     yield spool
     spool.close()
 
@@ -101,7 +102,7 @@ def test_rows_are_written_and_the_file_is_emptied(spool: Spool, url: str, tmp_pa
 
 
 def test_what_is_written_while_the_spool_closes_is_not_lost(url: str, tmp_path: Path) -> None:
-    spool = Spool(tmp_path / "spool", PredictionLog(url))
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
     spool.start()
     for number in range(500):
         spool.append(f"p{number}", line_of(f"p{number}"))
@@ -114,7 +115,7 @@ def test_a_database_that_is_gone_delays_nothing_and_gets_its_rows_when_it_is_bac
     tmp_path: Path,
 ) -> None:
     place = tmp_path / "away"
-    spool = Spool(tmp_path / "spool", PredictionLog(f"sqlite:///{place / 'log.db'}"))
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(f"sqlite:///{place / 'log.db'}"))
     spool.start()
     start = time.perf_counter()
     for number in range(100):
@@ -186,7 +187,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from bentos.spool import Spool
 from ecg_lib.prediction_log import PredictionLog
-spool = Spool(Path(sys.argv[1]), PredictionLog(sys.argv[2]))
+spool = Spool(Path(sys.argv[1]), lambda: PredictionLog(sys.argv[2]))
 if sys.argv[4] == "drain":
     spool.start()
 line = sys.stdin.buffer.read()
@@ -219,7 +220,7 @@ def test_a_killed_process_loses_nothing_and_its_rows_are_stored_once(
     child.stdout.close()
     child.wait()
     whole = {row_id.strip().decode() for row_id in answered if row_id.endswith(b"\n")}
-    spool = Spool(tmp_path / "spool", PredictionLog(url))
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
     spool.drain()
     spool.drain()
     spool.close()
@@ -231,12 +232,21 @@ def test_a_killed_process_loses_nothing_and_its_rows_are_stored_once(
 
 
 def test_the_file_of_a_living_process_is_left_alone(spool: Spool, url: str, tmp_path: Path) -> None:
+    PredictionLog(url).create_tables()
     spool.append("p1", line_of("p1"))
-    other = Spool(tmp_path / "spool", PredictionLog(url))
+    other = Spool(tmp_path / "spool", lambda: PredictionLog(url))
     other.drain()
     assert PredictionLog(url).count_predictions() == 0
     other.close()
     assert len(list((tmp_path / "spool").iterdir())) == 1
+
+
+def test_a_prediction_that_waits_in_another_process_is_found(spool: Spool, tmp_path: Path) -> None:
+    spool.append("p1", line_of("p1"))
+    other = Spool(tmp_path / "spool", lambda: PredictionLog("sqlite://"))
+    assert other.find_prediction("p1") == {"prediction_id": "p1", "total_beats_detected": 2}
+    assert other.find_prediction("p2") is None
+    other.close()
 
 
 def test_a_torn_line_is_passed_over_and_a_broken_file_is_kept(

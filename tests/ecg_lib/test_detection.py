@@ -10,7 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import signal as sp
 
+from ecg_lib import detection
 from ecg_lib.annotations import DS1, PACED
 from ecg_lib.detection import MATCH_TOLERANCE_S, detect_r_peaks, match_beats
 from ecg_lib.evaluation import BeatCounts, score_beats
@@ -142,6 +144,27 @@ def test_r_peaks_ascend_within_the_signal_whatever_it_is(seed: int, n_samples: i
     assert found.dtype == np.int64
     assert (np.diff(found) > 0).all()
     assert ((found >= 0) & (found < n_samples)).all()
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 10_000), n_samples=st.integers(0, 2000), distance=st.integers(1, 100))
+def test_maxima_are_those_of_scipy(seed: int, n_samples: int, distance: int) -> None:
+    envelope = np.abs(np.random.default_rng(seed).standard_normal(n_samples))
+    expected, _ = sp.find_peaks(envelope, distance=distance)
+    found = detection._find_maxima(envelope, distance=distance)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_plateau_is_one_maximum_in_its_middle() -> None:
+    envelope = np.array([9, 0, 1, 1, 1, 0, 2, 2, 1, 3, 3.0])
+    assert detection._find_maxima(envelope, distance=1).tolist() == [3, 6]
+
+
+def test_of_equal_maxima_within_reach_one_wins() -> None:
+    envelope = np.array([0, 1, 0, 1, 0, 1, 0, 1, 0.0])
+    found = detection._find_maxima(envelope, distance=4)
+    assert 1 <= len(found) <= 2
+    assert (np.diff(found) >= 4).all()
 
 
 # Matching.

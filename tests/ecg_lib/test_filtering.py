@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import signal as sp
 
 from ecg_lib.errors import InvalidSamplingRateError, NonFiniteSignalError
 from ecg_lib.filtering import (
@@ -51,6 +52,29 @@ def test_wander_and_muscle_noise_are_stopped(frequency_hz: float) -> None:
     assert _gain(frequency_hz) < 0.03
 
 
+@pytest.mark.parametrize("n_samples", [1, 2, 31, 32, 33, 720, 3600, 100_001])
+@pytest.mark.parametrize(
+    ("low_hz", "high_hz", "order"),
+    [(0.5, 40, 2), (5, 18, 2), (3, 10, 2), (1, 30, 2), (0.5, 40, 1), (0.5, 40, 3), (10, 12, 4)],
+)
+def test_the_filter_is_that_of_scipy(
+    low_hz: float, high_hz: float, order: int, n_samples: int
+) -> None:
+    walk = np.random.default_rng(n_samples).normal(size=n_samples).cumsum() + 5
+    pad = min(n_samples - 1, int(3 * 360 / (2 * np.pi * low_hz)) + 3 * (2 * order + 1))
+    sections = sp.butter(order, [low_hz, high_hz], "bandpass", fs=360.0, output="sos")
+    expected = sp.sosfiltfilt(sections, walk, padlen=pad)
+    filtered = band_pass(walk, low_hz=low_hz, high_hz=high_hz, order=order)
+    np.testing.assert_allclose(filtered, expected, rtol=0, atol=1e-10 * np.abs(walk).max())
+
+
+def test_the_filter_leaves_its_input_as_it_is() -> None:
+    signal = _sine(5.0).astype(np.float32)
+    before = signal.copy()
+    band_pass(signal, low_hz=0.5, high_hz=40.0)
+    np.testing.assert_array_equal(signal, before)
+
+
 def test_an_offset_leaves_no_transient_at_the_edges() -> None:
     filtered = band_pass(np.full(3600, 5.0), low_hz=0.5, high_hz=40.0)
     assert np.abs(filtered).max() < 1e-6
@@ -76,6 +100,26 @@ def test_a_sine_is_the_same_sine_after_resampling(fs: float) -> None:
     assert resampled.ratio == pytest.approx(360.0 / fs, rel=1e-5)
     expected = _sine(7.0, duration_s=len(resampled.signal) / 360.0)
     np.testing.assert_allclose(resampled.signal[360:-360], expected[360:-360], atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("fs", "up", "down"),
+    [
+        (100, 18, 5),
+        (128.5, 720, 257),
+        (250, 36, 25),
+        (500, 18, 25),
+        (512, 45, 64),
+        (999.9, 355, 986),
+    ],
+)
+@pytest.mark.parametrize("n_samples", [1, 7, 3617])
+def test_resampling_is_that_of_scipy(fs: float, up: int, down: int, n_samples: int) -> None:
+    walk = np.random.default_rng(n_samples).normal(size=n_samples).cumsum() + 5
+    expected = sp.resample_poly(walk, up, down, padtype="edge")
+    resampled = resample(walk, fs=fs)
+    assert resampled.ratio == up / down
+    np.testing.assert_allclose(resampled.signal, expected, rtol=0, atol=1e-12 * abs(walk).max())
 
 
 def test_nothing_above_the_new_nyquist_frequency_is_folded_back() -> None:

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.prediction_log import DriftCheckRow, FeedbackRow, PredictionLog, PredictionRow
+from ecg_lib.prediction_log import PredictionLog
+from ecg_lib.prediction_rows import DriftCheckRow, FeedbackRow, PredictionRow
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -26,7 +26,8 @@ from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.monitoring import OBSERVED_COLUMNS, observe_beats
 from ecg_lib.noise import mix_at_snr, muscle_noise
 from ecg_lib.patients import draw_patient
-from ecg_lib.prediction_log import FeedbackRow, PredictionLog, PredictionRow
+from ecg_lib.prediction_log import PredictionLog
+from ecg_lib.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.releases import CURRENT, Release, write_release
 from ecg_lib.settings import Settings, read_settings
 from ecg_lib.simulator import simulate_record
