@@ -21,7 +21,8 @@ from ecg_lib.rule_guard import apply_rules
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
 
-_BATCH: Final = 2048
+_BATCH: Final = 256
+"""More beats at a time leave the cache of a core, and are slower."""
 
 _WORDS: Final = {
     UnreadableReason.FLAT: "signal is flat",

@@ -19,7 +19,8 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "errors annotations records filtering noise patients simulator detection quality beats "
     "preprocessing datasets balancing cnn calibration training rule_guard bundle rhythm "
-    "heart_rate risk evaluation run_scoring cross_validation classifier golden monitoring "
+    "heart_rate morphology risk evaluation run_scoring cross_validation classifier "
+    "long_recordings golden monitoring "
     "promotion comparison live_performance drift prediction_log settings code_hash releases"
 ).split()
 """The modules of ecg_lib; each imports only those before it."""
