@@ -26,6 +26,7 @@ _MARGIN: Final = 12
 _SURVEYED: Final = 2000
 _PAIRED: Final = 600
 _MOST_FORMS: Final = 12
+_MOST_TRIES: Final = 40
 _ASSIGNED_AT_ONCE: Final = 8192
 
 
@@ -109,7 +110,9 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
     left = shapes
     least = max(3, int(config.min_share * len(shapes) / 2))
     forms: list[NDArray[np.float32]] = []
-    while len(left) >= min(least, config.min_beats) and len(forms) < _MOST_FORMS:
+    for _ in range(_MOST_TRIES):
+        if len(left) < min(least, config.min_beats) or len(forms) == _MOST_FORMS:
+            break
         sample = _core(left[:: -(-len(left) // _PAIRED)])
         alike = _unit(sample) @ _unit(sample).T >= config.same_form
         founder = int(alike.sum(axis=1).argmax())

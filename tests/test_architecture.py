@@ -17,9 +17,9 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ORDER = (
-    "errors annotations records filtering noise patients simulator detection quality beats "
-    "preprocessing datasets balancing cnn calibration training rule_guard bundle rhythm "
-    "heart_rate morphology risk evaluation run_scoring cross_validation classifier "
+    "errors annotations records filtering wfdb_format edf_format recording_files archives noise "
+    "patients simulator detection quality beats preprocessing datasets balancing cnn calibration "
+    "training rule_guard bundle rhythm heart_rate morphology risk evaluation run_scoring cross_validation classifier "
     "long_recordings golden monitoring "
     "promotion comparison live_performance drift prediction_log settings code_hash releases"
 ).split()
