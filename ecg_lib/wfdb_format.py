@@ -306,3 +306,32 @@ def read_blocks(
             f"got {total % 65_536}"
         )
         raise CorruptRecordError(msg)
+
+
+_CODE_OF_SYMBOL: Final = {"N": 1, "V": 5, "~": 14}
+
+
+def encode_annotations(samples: NDArray[np.int64], symbols: NDArray[np.str_]) -> bytes:
+    """Encode annotations in MIT format (WFDB annot(5)).
+
+    ``wfdb.wrann`` takes seconds for the beats of a day.
+
+    Parameters
+    ----------
+    samples : ndarray of int64, shape (n_annotations,)
+        Ascending positions.
+    symbols : ndarray of str, shape (n_annotations,)
+        ``N``, ``V`` or ``~`` (change of signal quality).
+
+    """
+    steps = np.diff(samples, prepend=0)
+    codes = np.zeros(len(samples), dtype=np.int64)
+    for symbol, code in _CODE_OF_SYMBOL.items():
+        codes[symbols == symbol] = code
+    is_far = steps > 1023
+    words = np.zeros((len(samples), 4), dtype=np.int64)  # skip, high and low half of it, beat
+    words[:, 0] = 59 << 10
+    words[:, 1], words[:, 2] = steps >> 16, steps & 0xFFFF
+    words[:, 3] = codes << 10 | np.where(is_far, 0, steps)
+    is_written = np.stack([is_far, is_far, is_far, np.ones_like(is_far)], axis=1)
+    return words[is_written].astype("<u2").tobytes() + b"\x00\x00"

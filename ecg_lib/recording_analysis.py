@@ -1,0 +1,330 @@
+"""From an opened recording to results on disk: the one path for service, command line and flow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from pyarrow import csv as pa_csv
+
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.errors import UnreadableSignalError
+from ecg_lib.fhir import make_bundle
+from ecg_lib.html_report import write_html
+from ecg_lib.long_recordings import RecordingBeats, Report, classify_recording
+from ecg_lib.pdf_report import write_pdf
+from ecg_lib.quality import Stretch, UnreadableReason
+from ecg_lib.recording_files import Lead, RecordingFile, check_duration, choose_lead
+from ecg_lib.recording_report import make_report
+from ecg_lib.recording_summary import RecordingSummary, describe_summary, summarize_recording
+from ecg_lib.rule_guard import Rule
+from ecg_lib.signal_file import read_signal, write_signal
+from ecg_lib.wfdb_format import encode_annotations
+
+MIN_READABLE_S: Final = 5.0
+BEATS: Final = "beats.npy"
+NAMES: Final = "beats.json"
+"""What the codes in :data:`BEATS` mean, and the sampling rate."""
+
+BEAT_DTYPE: Final = np.dtype(
+    [
+        ("sample", "<i8"),
+        ("type", "i1"),
+        ("form", "i1"),
+        ("rule", "u1"),
+        ("quality", "u1"),
+        ("probability_v", "<f4"),
+        ("rr_s", "<f4"),
+    ]
+)
+"""One beat: type is 1 for V, 0 for N, -1 where nothing can be read."""
+
+_READ_SHARE: Final = 0.1
+_CLASSIFIED_SHARE: Final = 0.95
+
+
+class ResultFormat(StrEnum):
+    """How a result is given."""
+
+    JSON = "json"
+    CSV = "csv"
+    ATR = "atr"
+    FHIR = "fhir"
+    HTML = "html"
+    PDF = "pdf"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in a directory of results."""
+        return {"json": "summary.json", "csv": "beats.csv", "atr": "beats.pvc"}.get(
+            self.value, "fhir.json" if self is ResultFormat.FHIR else f"report.{self.value}"
+        )
+
+    @property
+    def suffix(self) -> str:
+        """What follows the name of a recording."""
+        return {"atr": ".pvc", "fhir": ".fhir.json"}.get(self.value, f".{self.value}")
+
+
+class Analysis(NamedTuple):
+    """A recording that was analysed; its signal is on disk."""
+
+    summary: RecordingSummary
+    signal_mv: NDArray[np.float32]
+    described: dict[str, Any]
+
+
+def analyze_recording(
+    opened: RecordingFile,
+    *,
+    lead: str | None = None,
+    classifier: BeatClassifier,
+    model: Mapping[str, Any],
+    directory: Path,
+    threads: int = 1,
+    report: Report | None = None,
+) -> Analysis:
+    """Read one lead to disk, classify its beats and sum them up.
+
+    Parameters
+    ----------
+    opened : RecordingFile
+    lead : str, optional
+        Name of the lead; MLII, or else the first, when left out.
+    classifier : BeatClassifier
+    model : mapping
+        What is said about the model.
+    directory : Path
+        Where the lead goes, see :mod:`ecg_lib.signal_file`.
+    threads : int
+        Parts that are worked on at a time.
+    report : callable, optional
+        Is given the share that is done.
+
+    Raises
+    ------
+    RecordError, InvalidSignalError, UnknownLeadError
+        If the file cannot be read, or too little of it can be analysed.
+
+    """
+    tell = report or _tell_nobody
+    chosen = choose_lead(opened.leads, lead)
+    n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
+    check_duration(n_samples / chosen.fs)
+    signal_mv = read_signal(directory)
+    beats = classify_recording(
+        signal_mv,
+        fs=chosen.fs,
+        classifier=classifier,
+        threads=threads,
+        report=lambda share: tell(_READ_SHARE + share * (_CLASSIFIED_SHARE - _READ_SHARE)),
+    )
+    _require_readable(beats)
+    summary = summarize_recording(
+        beats,
+        lead=chosen.name,
+        leads=tuple(other.name for other in opened.leads),
+        start_clock_s=opened.start_clock_s,
+    )
+    analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Analysis(
+        summary, signal_mv, describe_summary(summary, model=model, analysed_at=analysed_at)
+    )
+
+
+def _tell_nobody(_share: float) -> None:
+    """Take what is reported when nobody listens."""
+
+
+def _count_blocks(
+    opened: RecordingFile, lead: Lead, tell: Callable[[float], None]
+) -> Iterator[NDArray[np.float32]]:
+    """Pass blocks on, and stop a text that goes on for more than a day."""
+    n_read = 0
+    for block in opened.blocks(lead):
+        n_read += len(block)
+        if lead.n_samples is None:
+            check_duration(max(n_read / lead.fs, 10.0))
+        else:
+            tell(_READ_SHARE * n_read / lead.n_samples)
+        yield block
+
+
+def _require_readable(beats: RecordingBeats) -> None:
+    readable_s = beats.duration_s - beats.unreadable_s
+    if readable_s >= MIN_READABLE_S and beats.is_readable.any():
+        return
+    reasons = sorted({stretch.reason.value for stretch in beats.unreadable})
+    why = f" ({', '.join(reasons)})" if reasons else " (no beat was found)"
+    msg = (
+        f"at least {MIN_READABLE_S:g} s must be readable, "
+        f"got {readable_s:.1f} s of {beats.duration_s:.1f} s{why}"
+    )
+    raise UnreadableSignalError(msg)
+
+
+def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:
+    """Write one result; whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    _WRITERS[kind](analysis, draft, recording_id)
+    draft.replace(path)
+
+
+def _write_json(analysis: Analysis, path: Path, _id: str) -> None:
+    path.write_text(json.dumps(analysis.described, allow_nan=False), encoding="utf-8")
+
+
+def _write_fhir(analysis: Analysis, path: Path, recording_id: str) -> None:
+    bundle = make_bundle(analysis.described, recording_id=recording_id)
+    path.write_text(json.dumps(bundle, allow_nan=False), encoding="utf-8")
+
+
+def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
+    beats = analysis.summary.beats
+    types = np.where(beats.is_readable, np.where(beats.is_v, "V", "N"), "")
+    forms = np.array([*(form.name for form in analysis.summary.forms), ""])
+    table = {
+        "beat_index": np.arange(len(beats)),
+        "time_s": np.round(beats.r_peaks / beats.fs, 4),
+        "position_sample": beats.r_peaks,
+        "arrhythmia_type": types,
+        "probability_v": _known(np.round(beats.probability_v, 6), beats.is_readable),
+        "rr_previous_s": _known(np.round(beats.rr_prev_s, 4), np.isfinite(beats.rr_prev_s)),
+        "qrs_width_ms": _known(np.round(beats.qrs_width_s * 1e3, 1), beats.is_readable),
+        "rule": beats.rule,
+        "quality": beats.quality,
+        "form": forms[_form_of_beats(analysis.summary)],
+    }
+    options = pa_csv.WriteOptions(quoting_style="none")
+    pa_csv.write_csv(pa.table(table), path, options)
+
+
+def _known(values: NDArray[np.float64], is_known: NDArray[np.bool_]) -> pa.Array:
+    # Not from_pandas, which imports pandas.
+    return pa.array(values, mask=~is_known)
+
+
+def _write_annotations(analysis: Analysis, path: Path, _id: str) -> None:
+    beats = analysis.summary.beats
+    samples, symbols = list_annotations(beats.r_peaks, is_v=beats.is_v, unreadable=beats.unreadable)
+    path.write_bytes(encode_annotations(samples, symbols))
+
+
+def _write_html(analysis: Analysis, path: Path, _id: str) -> None:
+    described = analysis.described
+    report = make_report(
+        analysis.summary,
+        analysis.signal_mv,
+        model=described["model"],
+        analysed_at=described["analysed_at"],
+    )
+    path.write_text(write_html(report), encoding="utf-8")
+
+
+def _write_pdf(analysis: Analysis, path: Path, _id: str) -> None:
+    described = analysis.described
+    report = make_report(
+        analysis.summary,
+        analysis.signal_mv,
+        model=described["model"],
+        analysed_at=described["analysed_at"],
+    )
+    path.write_bytes(write_pdf(report))
+
+
+_WRITERS: Final[dict[ResultFormat, Callable[[Analysis, Path, str], None]]] = {
+    ResultFormat.JSON: _write_json,
+    ResultFormat.CSV: _write_csv,
+    ResultFormat.ATR: _write_annotations,
+    ResultFormat.FHIR: _write_fhir,
+    ResultFormat.HTML: _write_html,
+    ResultFormat.PDF: _write_pdf,
+}
+
+
+def list_annotations(
+    r_peaks: NDArray[np.int64], *, is_v: NDArray[np.bool_], unreadable: tuple[Stretch, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """List beats as WFDB annotations: ``N`` or ``V``, and ``~`` around what cannot be read.
+
+    Detections where nothing can be read have no class, and are written as ``N``.
+    """
+    marks = [edge for stretch in unreadable for edge in (stretch.start, stretch.stop - 1)]
+    samples = np.concatenate([r_peaks, np.array(marks, dtype=np.int64)])
+    symbols = np.concatenate([np.where(is_v, "V", "N"), np.full(len(marks), "~")])
+    order = np.argsort(samples, kind="stable")
+    return samples[order], symbols[order]
+
+
+def _form_of_beats(summary: RecordingSummary) -> NDArray[np.int64]:
+    forms = np.full(len(summary.beats), -1)
+    forms[summary.beats.is_v] = summary.form_of_v
+    return forms
+
+
+def write_beats(summary: RecordingSummary, directory: Path) -> None:
+    """Write the beats so that any stretch of them is read at once."""
+    beats = summary.beats
+    rules = [rule.value for rule in Rule]
+    qualities = ["ok", *(reason.value for reason in UnreadableReason)]
+    table = np.zeros(len(beats), dtype=BEAT_DTYPE)
+    table["sample"] = beats.r_peaks
+    table["type"] = np.where(beats.is_readable, beats.is_v, -1)
+    table["form"] = _form_of_beats(summary)
+    table["rule"] = _encode(beats.rule, rules)
+    table["quality"] = _encode(beats.quality, qualities)
+    table["probability_v"] = np.where(beats.is_readable, beats.probability_v, np.nan)
+    table["rr_s"] = beats.rr_prev_s
+    np.save(directory / BEATS, table)
+    names = {"fs": beats.fs, "samples": beats.n_samples, "rules": rules, "qualities": qualities}
+    (directory / NAMES).write_text(json.dumps(names), encoding="utf-8")
+
+
+def _encode(values: NDArray[np.str_], names: list[str]) -> NDArray[np.uint8]:
+    codes = np.zeros(len(values), dtype=np.uint8)
+    for code, name in enumerate(names):
+        codes[values == name] = code
+    return codes
+
+
+class BeatStretch(NamedTuple):
+    """Beats of a stretch, as parallel lists."""
+
+    total: int
+    """Beats of the stretch; more than are listed when it has too many."""
+    columns: dict[str, list[Any]]
+
+
+def read_beats(
+    directory: Path, *, start_s: float, duration_s: float, max_beats: int
+) -> BeatStretch:
+    """Read the beats of a stretch, at most `max_beats` of them, from its beginning."""
+    names = json.loads((directory / NAMES).read_text(encoding="utf-8"))
+    fs, rules, qualities = names["fs"], names["rules"], names["qualities"]
+    table = np.load(directory / BEATS, mmap_mode="r")
+    first, last = np.searchsorted(table["sample"], [start_s * fs, (start_s + duration_s) * fs])
+    part = np.array(table[first : min(last, first + max_beats)])
+    return BeatStretch(
+        total=int(last - first),
+        columns={
+            "time_s": np.round(part["sample"] / fs, 5).tolist(),
+            "type": [{1: "V", 0: "N"}.get(code) for code in part["type"].tolist()],
+            "probability_v": _nullable(part["probability_v"], 6),
+            "rr_s": _nullable(part["rr_s"], 4),
+            "rule": [rules[code] or None for code in part["rule"].tolist()],
+            "quality": [qualities[code] for code in part["quality"].tolist()],
+            "form": [code if code >= 0 else None for code in part["form"].tolist()],
+        },
+    )
+
+
+def _nullable(values: NDArray[np.float32], digits: int) -> list[float | None]:
+    rounded = np.round(values.astype(np.float64), digits).tolist()
+    return [None if value != value else value for value in rounded]  # noqa: PLR0124  NaN
