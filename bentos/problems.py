@@ -14,11 +14,17 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from ecg_lib.errors import (
+    EcgError,
     InvalidSamplingRateError,
     InvalidSignalError,
+    MissingDetailError,
     NonFiniteSignalError,
+    RecordError,
+    RecordTooLongError,
     SignalTooShortError,
+    UnknownLeadError,
     UnreadableSignalError,
+    UnsupportedRecordError,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -61,6 +67,20 @@ WRONG_RATE: Final = ProblemKind(
 UNKNOWN_LEAD: Final = ProblemKind("unknown-lead", 422, "The lead is unknown")
 UNKNOWN_FIELD: Final = ProblemKind("unknown-field", 422, "The request has unknown fields")
 UNKNOWN_BEAT: Final = ProblemKind("unknown-beat", 422, "The prediction has no such beat")
+UNREADABLE_FILE: Final = ProblemKind("file-unreadable", 422, "The file cannot be read")
+UNSUPPORTED_FILE: Final = ProblemKind("file-unsupported", 415, "The kind of file is not supported")
+MALFORMED_FORM: Final = ProblemKind("malformed-form", 400, "The body is no multipart form")
+UNKNOWN_RECORDING: Final = ProblemKind("unknown-recording", 404, "There is no such recording")
+NOT_FINISHED: Final = ProblemKind("recording-not-finished", 409, "There is no result yet")
+NO_RESULT: Final = ProblemKind("recording-without-result", 409, "There is no result")
+CRASHED: Final = ProblemKind("analysis-failed", 500, "The analysis of the recording failed")
+TOO_MUCH_MEMORY: Final = ProblemKind(
+    "recording-too-large", 422, "The recording needs more memory than there is"
+)
+TOOK_TOO_LONG: Final = ProblemKind("analysis-too-long", 422, "The analysis took too long")
+QUEUE_FULL: Final = ProblemKind("queue-full", 503, "Too many recordings wait already")
+STORAGE_FULL: Final = ProblemKind("storage-full", 503, "There is no room for the recording")
+UPLOAD_STALLED: Final = ProblemKind("upload-stalled", 408, "The upload came to a halt")
 INTERNAL: Final = ProblemKind("internal-error", 500, "The service failed")
 NOT_READY: Final = ProblemKind("not-ready", 503, "The service is not ready")
 LOG_UNAVAILABLE: Final = ProblemKind(
@@ -74,6 +94,19 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[Exception], ProblemKind], ...]] = (
     (InvalidSamplingRateError, WRONG_RATE),
     (InvalidSignalError, INVALID_REQUEST),
 )
+
+_KIND_OF_FILE_ERROR: Final[tuple[tuple[type[Exception], ProblemKind, str], ...]] = (
+    (UnknownLeadError, UNKNOWN_LEAD, "lead"),
+    (InvalidSamplingRateError, WRONG_RATE, "sampling_rate"),
+    (MissingDetailError, INVALID_REQUEST, ""),
+    (RecordTooLongError, TOO_LONG, "files"),
+    (UnsupportedRecordError, UNSUPPORTED_FILE, "files"),
+    (UnreadableSignalError, UNREADABLE, "files"),
+    (SignalTooShortError, TOO_SHORT, "files"),
+    (InvalidSignalError, UNREADABLE_FILE, "files"),
+    (RecordError, UNREADABLE_FILE, "files"),
+)
+"""Kinds of what may be wrong with a file, and the field that it came in."""
 
 _KIND_OF_CHECK: Final = {
     ("signal_too_short", "signal_data"): TOO_SHORT,
@@ -104,19 +137,27 @@ class ProblemError(Exception):
     detail : str
         What is wrong this time.
     errors : iterable of (field, reason)
+    retry_after_s : int, optional
+        When it may be worth another try.
 
     """
 
     def __init__(
-        self, kind: ProblemKind, detail: str, *, errors: Iterable[tuple[str, str]] = ()
+        self,
+        kind: ProblemKind,
+        detail: str,
+        *,
+        errors: Iterable[tuple[str, str]] = (),
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(detail)
         self.kind = kind
         self.detail = detail
         self.errors = tuple(errors)
+        self.retry_after_s = retry_after_s
 
-    def respond(self, headers: dict[str, str] | None = None) -> Response:
-        """Make the answer."""
+    def describe(self) -> dict[str, object]:
+        """Describe the problem as RFC 9457 wants it."""
         body: dict[str, object] = {
             "type": self.kind.uri,
             "title": self.kind.title,
@@ -128,12 +169,28 @@ class ProblemError(Exception):
                 {"field": field[:_MAX_TEXT], "reason": reason[:_MAX_TEXT]}
                 for field, reason in self.errors[:MAX_ERRORS]
             ]
+        return body
+
+    def respond(self, headers: dict[str, str] | None = None) -> Response:
+        """Make the answer."""
+        if self.retry_after_s is not None:
+            headers = {**(headers or {}), "Retry-After": str(self.retry_after_s)}
         return Response(
-            orjson.dumps(body),
+            orjson.dumps(self.describe()),
             status_code=self.kind.status,
             headers=headers,
             media_type=MEDIA_TYPE,
         )
+
+
+def explain_file_error(error: EcgError) -> ProblemError:
+    """Turn an error of the library about a file into a problem."""
+    kind, field = next(
+        (kind, field) for leaf, kind, field in _KIND_OF_FILE_ERROR if isinstance(error, leaf)
+    )
+    if isinstance(error, MissingDetailError):
+        field = error.detail
+    return ProblemError(kind, str(error), errors=[(field, str(error))])
 
 
 def explain_signal_error(error: InvalidSignalError | InvalidSamplingRateError) -> ProblemError:

@@ -30,6 +30,7 @@ from bentos.problems import (
     explain_signal_error,
     explain_validation_error,
 )
+from bentos.recording_jobs import RecordingJobs
 from bentos.schemas import MAX_ABS_MV, MAX_LABELS, FeedbackRequest, PredictionRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
 from ecg_lib.classifier import ClassifiedBeats, require_readable
@@ -86,16 +87,20 @@ class Runtime:
         self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
         # The log may be slow: those who wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
+        self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
+        self.recordings = RecordingJobs(settings, model=lambda: self.live.current)
 
     def start(self) -> None:
         """Begin to watch for releases and to write the log."""
         self.spool.start()
         self.live.start()
+        self.recordings.start()
 
     def close(self) -> None:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
-        for executor in (self.compute, self.look_up):
+        self.recordings.close()
+        for executor in (self.compute, self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
         self.spool.close()
         self.log.close()

@@ -13,7 +13,8 @@ _STYLE: Final = """
 *{box-sizing:border-box}
 body{margin:0;background:#f1eeea;color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,Helvetica,Arial,sans-serif}
-main{max-width:198mm;margin:8mm auto;padding:9mm;background:#fff;border:1px solid var(--line)}
+main{max-width:calc(200mm + 4px);margin:8mm auto;padding:10mm;background:#fff;
+border:1px solid var(--line)}
 h1{font-size:23px;line-height:1.2;margin:0 0 2px}h2{font-size:16px;margin:26px 0 8px}
 .soft{color:var(--soft)}p{margin:4px 0 8px}
 .level{border-left:5px solid var(--soft);padding:6px 12px;margin:14px 0 18px;background:#f8f6f3}

@@ -324,6 +324,11 @@ def test_the_api_description_is_complete_and_its_examples_validate(http: httpx.C
         "/api/v1/feedback/",
         "/api/v1/model/",
         "/api/v1/examples/{kind}",
+        "/api/v1/recordings/",
+        "/api/v1/recordings/{job_id}",
+        "/api/v1/recordings/{job_id}/beats",
+        "/api/v1/recordings/{job_id}/result",
+        "/api/v1/recordings/{job_id}/signal",
         "/health",
         "/metrics",
     }
