@@ -19,6 +19,7 @@ SIGNAL: Final = "signal.f32"
 STEPS: Final = (16, 256, 4096)
 
 _DTYPE: Final = np.dtype("<f4")
+_RATIO: Final = 16
 _BINS_AT_ONCE: Final = 65_536
 
 
@@ -54,21 +55,27 @@ def write_signal(blocks: Iterable[NDArray[np.float32]], directory: Path) -> int:
             n_samples += len(block)
     if n_samples == 0:
         return 0
-    source: NDArray[np.float32] = read_signal(directory)[:, None]
-    pairs = np.broadcast_to(source, (n_samples, 2))
+    low = high = read_signal(directory)
     for step in STEPS:
         path = directory / f"envelope-{step}.f32"
-        ratio = step if step == STEPS[0] else STEPS[1] // STEPS[0]
         with path.open("wb") as file:
-            for start in range(0, len(pairs), ratio * _BINS_AT_ONCE):
-                part = pairs[start : start + ratio * _BINS_AT_ONCE]
-                edges = np.arange(0, len(part), ratio)
-                # fmin and fmax: an invalid sample is NaN, and leaves the others as they are.
-                low = np.fmin.reduceat(part[:, 0], edges)
-                high = np.fmax.reduceat(part[:, 1], edges)
-                file.write(np.stack([low, high], axis=1).astype(_DTYPE, copy=False).tobytes())
-        pairs = _read_pairs(path)
+            for start in range(0, len(low), _RATIO * _BINS_AT_ONCE):
+                part = slice(start, start + _RATIO * _BINS_AT_ONCE)
+                pairs = np.stack([_halve(low[part], np.fmin), _halve(high[part], np.fmax)], axis=1)
+                file.write(pairs.astype(_DTYPE, copy=False).tobytes())
+        low, high = _read_pairs(path).T
     return n_samples
+
+
+def _halve(values: NDArray[np.float32], ufunc: np.ufunc) -> NDArray[np.float32]:
+    """Least or greatest of every 16 values; the last ones may be fewer.
+
+    fmin and fmax: an invalid sample is NaN, and leaves the others as they are.
+    """
+    padded = np.pad(values, (0, -len(values) % _RATIO), constant_values=np.nan)
+    for _ in range(4):
+        padded = ufunc(padded[::2], padded[1::2])
+    return padded
 
 
 def read_signal(directory: Path) -> NDArray[np.float32]:

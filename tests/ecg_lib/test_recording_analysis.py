@@ -90,7 +90,8 @@ def test_the_summary_agrees_with_itself(analysis: Analysis, tmp_path: Path) -> N
 def test_csv_annotations_and_stretches_list_the_same_beats(
     analysis: Analysis, tmp_path: Path
 ) -> None:
-    rows = list(csv.DictReader(_write(analysis, tmp_path, ResultFormat.CSV).open()))
+    text = _write(analysis, tmp_path, ResultFormat.CSV).read_text()
+    rows = list(csv.DictReader(text.splitlines()))
     beats = analysis.summary.beats
     assert [int(row["position_sample"]) for row in rows] == beats.r_peaks.tolist()
     calls = [row["arrhythmia_type"] for row in rows]
