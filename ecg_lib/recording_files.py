@@ -287,8 +287,10 @@ class NpyFile:
         column = self.leads.index(lead)
         for start in range(0, len(self.values), _NPY_SAMPLES_AT_ONCE):
             samples = self.values[start : start + _NPY_SAMPLES_AT_ONCE, column]
-            wide = samples.astype(np.float32 if samples.dtype == np.float32 else np.float64)
-            yield _checked(wide if self.scale_to_mv == 1 else wide * self.scale_to_mv)
+            if samples.dtype == np.float32 and self.scale_to_mv == 1.0:
+                yield _checked(samples.astype(np.float32))
+            else:
+                yield _checked(samples.astype(np.float64) * self.scale_to_mv)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
