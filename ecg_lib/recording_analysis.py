@@ -10,9 +10,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv as pa_csv
 
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.errors import UnreadableSignalError
@@ -186,29 +184,37 @@ def _write_fhir(analysis: Analysis, path: Path, recording_id: str) -> None:
     path.write_text(json.dumps(bundle, allow_nan=False), encoding="utf-8")
 
 
+_CSV_HEADER: Final = (
+    "beat_index,time_s,position_sample,arrhythmia_type,probability_v,rr_previous_s,qrs_width_ms,"
+    "rule,quality,form\n"
+)
+
+
 def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
     beats = analysis.summary.beats
-    types = np.where(beats.is_readable, np.where(beats.is_v, "V", "N"), "")
-    forms = np.array([*(form.name for form in analysis.summary.forms), ""])
-    table = {
-        "beat_index": np.arange(len(beats)),
-        "time_s": np.round(beats.r_peaks / beats.fs, 4),
-        "position_sample": beats.r_peaks,
-        "arrhythmia_type": types,
-        "probability_v": _known(np.round(beats.probability_v, 6), beats.is_readable),
-        "rr_previous_s": _known(np.round(beats.rr_prev_s, 4), np.isfinite(beats.rr_prev_s)),
-        "qrs_width_ms": _known(np.round(beats.qrs_width_s * 1e3, 1), beats.is_readable),
-        "rule": beats.rule,
-        "quality": beats.quality,
-        "form": forms[_form_of_beats(analysis.summary)],
-    }
-    options = pa_csv.WriteOptions(quoting_style="none")
-    pa_csv.write_csv(pa.table(table), path, options)
+    forms = [*(form.name for form in analysis.summary.forms), ""]
+    # No cell needs quotes: numbers, and names of our own.
+    columns = (
+        range(len(beats)),
+        _cells(beats.r_peaks / beats.fs, 4),
+        beats.r_peaks.tolist(),
+        np.where(beats.is_readable, np.where(beats.is_v, "V", "N"), "").tolist(),
+        _cells(np.where(beats.is_readable, beats.probability_v, np.nan), 6),
+        _cells(beats.rr_prev_s, 4),
+        _cells(np.where(beats.is_readable, beats.qrs_width_s * 1e3, np.nan), 1),
+        beats.rule.tolist(),
+        beats.quality.tolist(),
+        [forms[form] for form in _form_of_beats(analysis.summary).tolist()],
+    )
+    rows = (",".join(map(str, row)) for row in zip(*columns, strict=True))
+    path.write_text(_CSV_HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
 
 
-def _known(values: NDArray[np.float64], is_known: NDArray[np.bool_]) -> pa.Array:
-    # Not from_pandas, which imports pandas.
-    return pa.array(values, mask=~is_known)
+def _cells(values: NDArray[np.float64], digits: int) -> list[float | str]:
+    rounded: list[float | str] = np.round(values, digits).tolist()
+    for place in np.flatnonzero(np.isnan(values)).tolist():
+        rounded[place] = ""
+    return rounded
 
 
 def _write_annotations(analysis: Analysis, path: Path, _id: str) -> None:

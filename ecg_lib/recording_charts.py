@@ -27,6 +27,7 @@ _RIGHT: Final = 3.0
 _TOP: Final = 7.0
 _BOTTOM: Final = 7.0
 _TICKS: Final = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500)
+_LABELLED_RR_S: Final = 0.3  # there is no room for the figure of a shorter one
 _MAX_POINTS: Final = 3000
 
 
@@ -157,8 +158,8 @@ def _label_beats(summary: RecordingSummary, start_s: float, left: float, top: fl
         letter = "?" if not readable else "V" if is_v else "N"
         colour = Colour.RED if is_v else Colour.SOFT
         shapes.append(Text(x, top - 0.9, letter, 2.8, colour, Anchor.MIDDLE, is_bold=is_v))
-        if beat > first:
-            rr_s = float(times_s[beat] - times_s[beat - 1])
+        rr_s = float(times_s[beat] - times_s[beat - 1]) if beat > first else 0.0
+        if rr_s >= _LABELLED_RR_S:
             shapes.append(
                 Text(
                     x - rr_s * MM_PER_S / 2,

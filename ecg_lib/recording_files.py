@@ -15,9 +15,7 @@ from pathlib import Path
 from typing import Final, Literal, NamedTuple, Protocol
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
-from pyarrow import csv as pa_csv
 
 from ecg_lib import edf_format, wfdb_format
 from ecg_lib.errors import (
@@ -370,6 +368,9 @@ class CsvFile:
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`; an empty cell is an invalid sample."""
+        import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
+        from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
+
         columns = [f"column{number}" for number in range(len(self.names))]
         wanted = columns[self.names.index(lead.name)]
         try:

@@ -118,7 +118,7 @@ def test_a_recording_becomes_a_result(
     ("kind", "media_type", "start"),
     [
         ("json", "application/json", b"{"),
-        ("csv", "text/csv; charset=utf-8", b'"beat_index"'),
+        ("csv", "text/csv; charset=utf-8", b"beat_index,"),
         ("atr", "application/octet-stream", b""),
         ("fhir", "application/fhir+json", b'{"resourceType": "Bundle"'),
         ("html", "text/html; charset=utf-8", b"<!doctype html>"),
