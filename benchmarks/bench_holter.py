@@ -109,8 +109,9 @@ def _measure(day: Path, bundle: Path) -> dict[str, float]:
 def _analyze_one(day: Path, bundle: Path, out: Path) -> None:
     from ecg_lib.bundle import read_bundle
     from ecg_lib.classifier import BeatClassifier
-    from ecg_lib.recording_analysis import ResultFormat, analyze_recording, write_result
+    from ecg_lib.recording_analysis import analyze_recording, write_result
     from ecg_lib.recording_files import open_recording
+    from ecg_lib.recording_summary import ResultFormat
 
     classifier = BeatClassifier.load(read_bundle(bundle))
     marks = [time.perf_counter()]

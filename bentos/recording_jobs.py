@@ -28,6 +28,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from bentos.job_files import OUTCOME, PROGRESS, RESULTS, TASK
 from bentos.live_model import LoadedModel
 from bentos.problems import (
     CRASHED,
@@ -41,7 +42,6 @@ from bentos.problems import (
     ProblemError,
     explain_file_error,
 )
-from bentos.recording_process import OUTCOME, PROGRESS, RESULTS, TASK
 from bentos.uploads import Recording
 from ecg_lib import errors
 from ecg_lib.settings import Settings

@@ -15,21 +15,14 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
+from bentos.job_files import OUTCOME, PROGRESS, RESULTS, TASK
+from ecg_lib.beat_file import write_beats
 from ecg_lib.bundle import read_bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.errors import EcgError
-from ecg_lib.recording_analysis import (
-    ResultFormat,
-    analyze_recording,
-    write_beats,
-    write_result,
-)
+from ecg_lib.recording_analysis import analyze_recording, write_result
 from ecg_lib.recording_files import open_recording
-
-TASK: Final = "task.json"
-PROGRESS: Final = "progress"
-OUTCOME: Final = "outcome.json"
-RESULTS: Final = "results"
+from ecg_lib.recording_summary import ResultFormat
 
 _MAX_MEMORY_BYTES: Final = 3 * 2**30
 _NICENESS: Final = 10

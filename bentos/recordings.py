@@ -18,7 +18,8 @@ from bentos.problems import TOO_LARGE, ProblemError, explain_validation_error
 from bentos.recording_jobs import Job, RecordingJobs
 from bentos.runtime import Runtime
 from bentos.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form
-from ecg_lib.recording_analysis import NAMES, ResultFormat, read_beats
+from ecg_lib.beat_file import NAMES, read_beats
+from ecg_lib.recording_summary import ResultFormat
 from ecg_lib.signal_file import read_stretch
 
 MAX_POINTS: Final = 20_000

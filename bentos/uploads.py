@@ -7,6 +7,7 @@ is written: a name may be a person's.
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -32,10 +33,10 @@ from bentos.problems import (
     explain_validation_error,
 )
 from ecg_lib.archives import unpack_record
-from ecg_lib.edf_format import MAGIC, blank_identity
+from ecg_lib.edf_format import MAGIC, blank_annotations, blank_identity
 from ecg_lib.errors import EcgError, RecordNotFoundError
 from ecg_lib.filtering import MAX_FS_HZ, MIN_FS_HZ
-from ecg_lib.recording_files import Lead, choose_lead, open_recording
+from ecg_lib.recording_files import EdfFile, Lead, choose_lead, open_recording
 from ecg_lib.wfdb_format import MAX_HEADER_BYTES, parse_header, write_neutral_header
 
 MAX_UPLOAD_BYTES: Final = 512 * 2**20
@@ -168,7 +169,8 @@ class _Form:
             raise _refuse("files", "files must have different names, two have the same")
         path = self.directory / f"upload{len(self.files)}{suffix}"
         self.files[name] = path
-        self.part.file = path.open("xb")
+        # Nobody needs the annotations of others, and they may say whose they are.
+        self.part.file = (path if suffix != ".atr" else Path(os.devnull)).open("wb")
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         part, piece = self.part, data[start:end]
@@ -276,6 +278,8 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         path = _arrange(files, directory)
         opened = open_recording(path, fs=fields.sampling_rate, unit=fields.unit)
         lead = choose_lead(opened.leads, fields.lead)
+        if isinstance(opened, EdfFile):
+            blank_annotations(path, opened.header)
     except EcgError as error:
         raise explain_file_error(error) from error
     return Recording(

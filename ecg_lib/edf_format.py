@@ -53,6 +53,22 @@ class EdfHeader:
     """Samples of all signals in a data record."""
     start_clock_s: float | None
     signals: tuple[EdfSignal, ...]
+    annotations: tuple[tuple[int, int], ...]
+    """First sample and number of samples, in a data record, of each signal of annotations."""
+
+
+def blank_annotations(path: Path, header: EdfHeader) -> None:
+    """Blank the annotations of an EDF+ file, whose texts may say whose it is."""
+    values = np.memmap(
+        path,
+        dtype="<i2",
+        mode="r+",
+        offset=header.data_at,
+        shape=(header.n_records, header.record_samples),
+    )
+    for first, count in header.annotations:
+        values[:, first : first + count] = 0
+    values.flush()
 
 
 def blank_identity(start: bytes) -> bytes:
@@ -108,6 +124,11 @@ def read_header(path: Path) -> EdfHeader:
         record_samples=record_samples,
         start_clock_s=_clock(fixed[176:184]),
         signals=_list_signals(columns, per_record, duration_s),
+        annotations=tuple(
+            (sum(per_record[:number]), per_record[number])
+            for number, label in enumerate(columns[0])
+            if _text(label) == _ANNOTATIONS
+        ),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
-from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -18,57 +17,21 @@ from ecg_lib.fhir import make_bundle
 from ecg_lib.html_report import write_html
 from ecg_lib.long_recordings import RecordingBeats, Report, classify_recording
 from ecg_lib.pdf_report import write_pdf
-from ecg_lib.quality import Stretch, UnreadableReason
+from ecg_lib.quality import Stretch
 from ecg_lib.recording_files import Lead, RecordingFile, check_duration, choose_lead
 from ecg_lib.recording_report import make_report
-from ecg_lib.recording_summary import RecordingSummary, describe_summary, summarize_recording
-from ecg_lib.rule_guard import Rule
+from ecg_lib.recording_summary import (
+    RecordingSummary,
+    ResultFormat,
+    describe_summary,
+    summarize_recording,
+)
 from ecg_lib.signal_file import read_signal, write_signal
 from ecg_lib.wfdb_format import encode_annotations
 
 MIN_READABLE_S: Final = 5.0
-BEATS: Final = "beats.npy"
-NAMES: Final = "beats.json"
-"""What the codes in :data:`BEATS` mean, and the sampling rate."""
-
-BEAT_DTYPE: Final = np.dtype(
-    [
-        ("sample", "<i8"),
-        ("type", "i1"),
-        ("form", "i1"),
-        ("rule", "u1"),
-        ("quality", "u1"),
-        ("probability_v", "<f4"),
-        ("rr_s", "<f4"),
-    ]
-)
-"""One beat: type is 1 for V, 0 for N, -1 where nothing can be read."""
-
 _READ_SHARE: Final = 0.1
 _CLASSIFIED_SHARE: Final = 0.95
-
-
-class ResultFormat(StrEnum):
-    """How a result is given."""
-
-    JSON = "json"
-    CSV = "csv"
-    ATR = "atr"
-    FHIR = "fhir"
-    HTML = "html"
-    PDF = "pdf"
-
-    @property
-    def file_name(self) -> str:
-        """Name of the file in a directory of results."""
-        return {"json": "summary.json", "csv": "beats.csv", "atr": "beats.pvc"}.get(
-            self.value, "fhir.json" if self is ResultFormat.FHIR else f"report.{self.value}"
-        )
-
-    @property
-    def suffix(self) -> str:
-        """What follows the name of a recording."""
-        return {"atr": ".pvc", "fhir": ".fhir.json"}.get(self.value, f".{self.value}")
 
 
 class Analysis(NamedTuple):
@@ -204,7 +167,7 @@ def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
         _cells(np.where(beats.is_readable, beats.qrs_width_s * 1e3, np.nan), 1),
         beats.rule.tolist(),
         beats.quality.tolist(),
-        [forms[form] for form in _form_of_beats(analysis.summary).tolist()],
+        [forms[form] for form in analysis.summary.form_of_beats.tolist()],
     )
     rows = (",".join(map(str, row)) for row in zip(*columns, strict=True))
     path.write_text(_CSV_HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
@@ -267,70 +230,3 @@ def list_annotations(
     symbols = np.concatenate([np.where(is_v, "V", "N"), np.full(len(marks), "~")])
     order = np.argsort(samples, kind="stable")
     return samples[order], symbols[order]
-
-
-def _form_of_beats(summary: RecordingSummary) -> NDArray[np.int64]:
-    forms = np.full(len(summary.beats), -1)
-    forms[summary.beats.is_v] = summary.form_of_v
-    return forms
-
-
-def write_beats(summary: RecordingSummary, directory: Path) -> None:
-    """Write the beats so that any stretch of them is read at once."""
-    beats = summary.beats
-    rules = [rule.value for rule in Rule]
-    qualities = ["ok", *(reason.value for reason in UnreadableReason)]
-    table = np.zeros(len(beats), dtype=BEAT_DTYPE)
-    table["sample"] = beats.r_peaks
-    table["type"] = np.where(beats.is_readable, beats.is_v, -1)
-    table["form"] = _form_of_beats(summary)
-    table["rule"] = _encode(beats.rule, rules)
-    table["quality"] = _encode(beats.quality, qualities)
-    table["probability_v"] = np.where(beats.is_readable, beats.probability_v, np.nan)
-    table["rr_s"] = beats.rr_prev_s
-    np.save(directory / BEATS, table)
-    names = {"fs": beats.fs, "samples": beats.n_samples, "rules": rules, "qualities": qualities}
-    (directory / NAMES).write_text(json.dumps(names), encoding="utf-8")
-
-
-def _encode(values: NDArray[np.str_], names: list[str]) -> NDArray[np.uint8]:
-    codes = np.zeros(len(values), dtype=np.uint8)
-    for code, name in enumerate(names):
-        codes[values == name] = code
-    return codes
-
-
-class BeatStretch(NamedTuple):
-    """Beats of a stretch, as parallel lists."""
-
-    total: int
-    """Beats of the stretch; more than are listed when it has too many."""
-    columns: dict[str, list[Any]]
-
-
-def read_beats(
-    directory: Path, *, start_s: float, duration_s: float, max_beats: int
-) -> BeatStretch:
-    """Read the beats of a stretch, at most `max_beats` of them, from its beginning."""
-    names = json.loads((directory / NAMES).read_text(encoding="utf-8"))
-    fs, rules, qualities = names["fs"], names["rules"], names["qualities"]
-    table = np.load(directory / BEATS, mmap_mode="r")
-    first, last = np.searchsorted(table["sample"], [start_s * fs, (start_s + duration_s) * fs])
-    part = np.array(table[first : min(last, first + max_beats)])
-    return BeatStretch(
-        total=int(last - first),
-        columns={
-            "time_s": np.round(part["sample"] / fs, 5).tolist(),
-            "type": [{1: "V", 0: "N"}.get(code) for code in part["type"].tolist()],
-            "probability_v": _nullable(part["probability_v"], 6),
-            "rr_s": _nullable(part["rr_s"], 4),
-            "rule": [rules[code] or None for code in part["rule"].tolist()],
-            "quality": [qualities[code] for code in part["quality"].tolist()],
-            "form": [code if code >= 0 else None for code in part["form"].tolist()],
-        },
-    )
-
-
-def _nullable(values: NDArray[np.float32], digits: int) -> list[float | None]:
-    rounded = np.round(values.astype(np.float64), digits).tolist()
-    return [None if value != value else value for value in rounded]  # noqa: PLR0124  NaN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from typing import Any, Final
 
 import numpy as np
@@ -24,6 +25,29 @@ from ecg_lib.risk import Risk, assess_risk
 NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
 
 _FORM_NAMES: Final = "ABCDEFGHIJKL"
+
+
+class ResultFormat(StrEnum):
+    """How a result is given."""
+
+    JSON = "json"
+    CSV = "csv"
+    ATR = "atr"
+    FHIR = "fhir"
+    HTML = "html"
+    PDF = "pdf"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in a directory of results."""
+        return {"json": "summary.json", "csv": "beats.csv", "atr": "beats.pvc"}.get(
+            self.value, "fhir.json" if self is ResultFormat.FHIR else f"report.{self.value}"
+        )
+
+    @property
+    def suffix(self) -> str:
+        """What follows the name of a recording."""
+        return {"atr": ".pvc", "fhir": ".fhir.json"}.get(self.value, f".{self.value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,6 +86,13 @@ class RecordingSummary:
     def overall(self) -> str:
         """``V`` if any readable beat is V."""
         return "V" if self.rhythm.v_beats else "N"
+
+    @property
+    def form_of_beats(self) -> NDArray[np.int64]:
+        """Index into `forms` of each beat, or -1."""
+        forms = np.full(len(self.beats), -1)
+        forms[self.beats.is_v] = self.form_of_v
+        return forms
 
     @property
     def v_per_hour(self) -> float:

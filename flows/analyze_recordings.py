@@ -11,7 +11,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
-from ecg_lib.recording_analysis import ResultFormat
+from ecg_lib.recording_summary import ResultFormat
 from ecg_lib.settings import read_settings
 from flows.analyzed_files import (
     AnalysisError,

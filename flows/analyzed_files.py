@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ecg_lib.errors import EcgError
-from ecg_lib.recording_analysis import (
-    ResultFormat,
-    analyze_recording,
-    write_result,
-)
+from ecg_lib.recording_analysis import analyze_recording, write_result
 from ecg_lib.recording_files import SUFFIXES, open_recording
+from ecg_lib.recording_summary import ResultFormat
 from flows.processes import PROJECT_DIR
 
 if TYPE_CHECKING:

@@ -302,7 +302,7 @@ def analyze(
     """Analyse recordings of up to 24 h by the released model, without a server."""
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
     from ecg_lib.classifier import BeatClassifier
-    from ecg_lib.recording_analysis import ResultFormat
+    from ecg_lib.recording_summary import ResultFormat
     from flows import analyzed_files as analysis
     from flows.released import load_released_bundle
 

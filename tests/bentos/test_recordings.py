@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
+import shutil
 import signal
 import socket
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -18,12 +23,16 @@ import httpx
 import numpy as np
 import psutil
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from bentos.live_model import LoadedModel
+from bentos.problems import ProblemError
 from bentos.recording_jobs import Job, JobStatus, RecordingJobs
 from bentos.runtime import Runtime
 from bentos.schemas import Problem
-from bentos.uploads import MAX_UPLOAD_BYTES, Recording, UploadFields
+from bentos.uploads import MAX_UPLOAD_BYTES, Recording, UploadFields, lay_out, receive_form
+from ecg_lib.edf_format import blank_identity
 from ecg_lib.patients import draw_patient
 from ecg_lib.recording_files import Lead
 from ecg_lib.records import Record, write_wfdb
@@ -56,14 +65,14 @@ def _form(files: dict[str, bytes]) -> Files:
 
 
 def _wait(http: httpx.Client, job_id: str, *, until: str = "done") -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while time.monotonic() < deadline:
         job: dict[str, Any] = http.get(f"{RECORDINGS}{job_id}").json()
         if job["status"] in {until, "failed", "cancelled", "done"}:
             assert job["status"] == until, job
             return job
         time.sleep(0.05)
-    pytest.fail(f"{job_id} must be {until} within 60 s")
+    pytest.fail(f"{job_id} must be {until} within 180 s")
 
 
 def _send(http: httpx.Client, files: dict[str, bytes], **fields: str) -> httpx.Response:
@@ -175,7 +184,9 @@ def test_what_identifies_a_patient_is_nowhere_on_disk(
     edf = edfio.Edf(
         [edfio.EdfSignal(np.sin(np.arange(4000)), 200, label="ECG II", physical_dimension="mV")],
         patient=edfio.Patient(name=NAME, code="4711"),
+        annotations=[edfio.EdfAnnotation(1.0, None, f"{NAME} felt dizzy")],
     )
+    assert edf.to_bytes().count(NAME.encode()) == 2
     answered = _send(http, {f"{NAME}.edf": edf.to_bytes()})
     assert answered.status_code == 202
     assert NAME not in answered.text
@@ -222,6 +233,72 @@ def test_every_kind_of_file_is_taken(
     assert result["total_beats_detected"] == pytest.approx(
         len(record.annotations.beat_samples), abs=2
     )
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(cuts=st.lists(st.integers(0, 3000), max_size=12), size=st.integers(0, 1200))
+def test_a_form_is_the_same_however_it_is_cut(tmp_path: Path, cuts: list[int], size: int) -> None:
+    edf = (b"0       " + NAME.encode().ljust(80) + b"x" * 200 + bytes(size))[: 8 + size]
+    parts = [(b'name="lead"', b"V1"), (b'name="files"; filename="p.edf"', edf)]
+    body = b"".join(
+        b"--x\r\nContent-Disposition: form-data; %s\r\n\r\n%s\r\n" % part for part in parts
+    )
+    body += b"--x--\r\n"
+    edges = sorted({0, len(body), *(cut for cut in cuts if cut < len(body))})
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for start, stop in pairwise(edges):
+            yield body[start:stop]
+
+    directory = tmp_path / "form"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    with ThreadPoolExecutor(1) as pool:
+        texts, files = asyncio.run(
+            receive_form(
+                chunks(),
+                content_type="multipart/form-data; boundary=x",
+                directory=directory,
+                executor=pool,
+            )
+        )
+    written = files["p.edf"].read_bytes()
+    assert texts == {"lead": "V1"}
+    assert written == (blank_identity(edf) if len(edf) >= 256 else b"")
+
+
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(data=st.data())
+def test_any_form_is_taken_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    directory = tmp_path / "form"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    body = bytearray(
+        b'--x\r\nContent-Disposition: form-data; name="files"; filename="a/b/r.csv"\r\n'
+        b"Content-Type: text/csv\r\n\r\n1\n2\n\r\n--x--\r\n"
+    )
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, len(body) - 1))
+        body[place : place + 1] = data.draw(st.binary(max_size=4))
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield bytes(body)
+
+    with ThreadPoolExecutor(1) as pool, suppress(ProblemError):
+        texts, files = asyncio.run(
+            receive_form(
+                chunks(),
+                content_type="multipart/form-data; boundary=x",
+                directory=directory,
+                executor=pool,
+            )
+        )
+        lay_out(texts, files, directory)
+    assert {path.parent for path in tmp_path.rglob("*") if path.is_file()} <= {directory}
 
 
 def test_a_lead_is_chosen_by_name(http: httpx.Client, wfdb_files: dict[str, bytes]) -> None:
@@ -402,7 +479,7 @@ def _workers(job_id: str) -> list[psutil.Process]:
 def test_cancelling_ends_the_work_and_health_stays_quick(http: httpx.Client) -> None:
     answered = _send(http, {"r.npy": _long_npy(12)}, sampling_rate="360")
     job_id = answered.json()["job_id"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while http.get(f"{RECORDINGS}{job_id}").json()["progress"] < 0.12:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -424,7 +501,7 @@ def test_a_process_that_dies_costs_its_recording_alone(
 ) -> None:
     first = _send(http, {"r.npy": _long_npy(6)}, sampling_rate="360").json()["job_id"]
     second = _send(http, wfdb_files).json()["job_id"]
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while not (workers := _workers(first)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -451,8 +528,7 @@ def queue(toy_model: LoadedModel, tmp_path: Path) -> Iterator[Callable[..., Reco
     made: list[RecordingJobs] = []
 
     def make(**changes: int) -> RecordingJobs:
-        settings = Settings(home=tmp_path, **changes)
-        jobs = RecordingJobs(settings, model=lambda: toy_model)
+        jobs = RecordingJobs(Settings(home=tmp_path, **changes), model=lambda: toy_model)
         jobs.start()
         made.append(jobs)
         return jobs
@@ -478,7 +554,7 @@ def _add(jobs: RecordingJobs, content: bytes) -> Job:
 
 
 def _until(jobs: RecordingJobs, job_id: str, *statuses: JobStatus) -> Job:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while (job := jobs.find(job_id)).status not in statuses:
         assert time.monotonic() < deadline, job
         time.sleep(0.02)
@@ -534,7 +610,7 @@ def test_only_the_newest_results_are_kept(queue: Callable[..., RecordingJobs]) -
     jobs = queue(recordings_kept=2)
     ids = [_add(jobs, _npy(np.zeros(36_000))).job_id for _ in range(4)]
     _until(jobs, ids[-1], JobStatus.FAILED)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while len(list(jobs._list())) > 2:
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -543,8 +619,7 @@ def test_only_the_newest_results_are_kept(queue: Callable[..., RecordingJobs]) -
 
 def test_work_ends_with_the_process_that_started_it(toy_model: LoadedModel, tmp_path: Path) -> None:
     """As after a kill: nobody tells the process anything, its input just ends."""
-    settings = Settings(home=tmp_path)
-    jobs = RecordingJobs(settings, model=lambda: toy_model)
+    jobs = RecordingJobs(Settings(home=tmp_path), model=lambda: toy_model)
     jobs.start()
     job = _add(jobs, _long_npy(6))
     _until(jobs, job.job_id, JobStatus.RUNNING)
@@ -553,5 +628,5 @@ def test_work_ends_with_the_process_that_started_it(toy_model: LoadedModel, tmp_
     process, _ = jobs._processes[job.job_id]
     assert process.stdin is not None
     process.stdin.close()
-    assert process.wait(timeout=10) == 1
+    assert process.wait(timeout=120) == 1
     jobs.close()

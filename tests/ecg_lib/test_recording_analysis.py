@@ -18,6 +18,7 @@ from fhir.resources.R4B.observation import Observation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ecg_lib.beat_file import read_beats, write_beats
 from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.drawing import to_svg
@@ -25,14 +26,12 @@ from ecg_lib.errors import UnreadableSignalError
 from ecg_lib.patients import NoiseLevels, draw_patient
 from ecg_lib.recording_analysis import (
     Analysis,
-    ResultFormat,
     analyze_recording,
-    read_beats,
-    write_beats,
     write_result,
 )
 from ecg_lib.recording_charts import draw_burden, draw_heart_rate, draw_intervals, draw_strip
 from ecg_lib.recording_files import open_recording
+from ecg_lib.recording_summary import ResultFormat
 from ecg_lib.simulator import simulate_record
 from ecg_lib.wfdb_format import encode_annotations
 
