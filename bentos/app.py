@@ -38,6 +38,7 @@ from bentos.problems import (
     ProblemError,
     ProblemKind,
 )
+from bentos.recordings import add_routes
 from bentos.runtime import Runtime
 from bentos.schemas import (
     NOTICE,
@@ -72,6 +73,7 @@ def make_app() -> FastAPI:
     )
     app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
+    add_routes(app, _problems)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
