@@ -18,11 +18,11 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
-from bentos.pages import write_home
+from bentos.pages import add_viewer
 from bentos.problems import (
     INTERNAL,
     LOG_UNAVAILABLE,
@@ -142,7 +142,7 @@ def _add_pages(app: FastAPI) -> None:
         tags=["operations"],
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    app.add_api_route("/", _show_home, methods=["GET"], include_in_schema=False)
+    add_viewer(app)
     app.add_api_route("/docs", _show_docs, methods=["GET"], include_in_schema=False)
 
 
@@ -222,11 +222,6 @@ async def _read_health(request: Request) -> Response:
 async def _read_metrics(request: Request) -> Response:
     """Give the metrics of this process."""
     return Response(_runtime_of(request).metrics.write(), media_type="text/plain; version=0.0.4")
-
-
-async def _show_home(request: Request) -> Response:
-    model = _runtime_of(request).live.current
-    return HTMLResponse(write_home(str(request.base_url), model.info if model else None))
 
 
 async def _show_docs() -> Response:
