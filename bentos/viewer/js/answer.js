@@ -88,6 +88,7 @@ export function readPrediction(prediction) {
     ...readCommon(prediction),
     findings: [
       ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
+      ...readPauses(prediction),
       ...unreadable.map(describeUnreadable),
     ].sort((one, other) => one.startS - other.startS),
     morphologies: [],
@@ -156,6 +157,19 @@ export function describeGroup({ kind, beats, rateBpm, startS, endS }) {
   if (kind === "run") return `Run of ${beats} V beats at ${Math.round(rateBpm ?? 0)}/min`;
   if (kind === "couplet") return "Couplet";
   return `Bigeminy, ${plural(beats, "V beat")} in ${duration(endS - startS)}`;
+}
+
+/**
+ * @param {Record<string, any>} found
+ * @returns {Finding[]}
+ */
+export function readPauses(found) {
+  return (found.rhythm?.pauses ?? []).map((/** @type {Record<string, any>} */ pause) => ({
+    kind: "pause",
+    startS: pause.start_s,
+    endS: pause.start_s + pause.duration_s,
+    text: `Pause of ${pause.duration_s.toFixed(1)} s${pause.follows_v ? " after a V beat" : ""}`,
+  }));
 }
 
 /** @param {UnreadableStretch} stretch */

@@ -52,7 +52,7 @@ bindSettings(/** @type {HTMLDetailsElement} */ (byId("settings")), { store, open
 bindStatus(byId("status"), { store, opener, useKey });
 bindSummary(byId("summary"), store);
 bindBeatCard(byId("beat"), { store, feedback });
-bindFindings(byId("findings"), { store, navigation });
+bindFindings(byId("findings"), { store, navigation, paper: byId("paper") });
 bindModel(byId("model"), { alarm: byId("alarm"), store });
 bindModelCard(byId("card-link"), byId("card"), service);
 bindRequest(byId("request"), { store, service, hasKey: () => Boolean(sessionStorage.getItem(KEY_NAME)) });
@@ -131,6 +131,7 @@ function bindPage() {
     document.title = subject ? `${subject.name} · ECG beat viewer` : "ECG beat viewer";
     byId("subject-name").textContent = subject?.name ?? "";
     byId("subject-about").textContent = subject ? describeSubject(state) : "";
+    byId("stored-note").hidden = !state.answer || state.signal !== null;
     demo.value = subject?.example ?? "";
     document.documentElement.classList.toggle("has-answer", state.answer !== null);
     if (subject && !before.subject) scrollTo({ top: 0 });

@@ -2,9 +2,20 @@
  * Read the summary of a recording, and make the sources of its signal and beats.
  */
 
-import { describeGroup, describeUnreadable, limitFindings, readCommon } from "./answer.js";
+import {
+  describeGroup,
+  describeUnreadable,
+  limitFindings,
+  readCommon,
+  readPauses,
+} from "./answer.js";
 import { makeRecordedBeats } from "./signal/beats.js";
 import { makeRemoteSignal } from "./signal/remote_signal.js";
+
+const HOUR_S = 3600;
+
+/** Where a summary tells only where a couplet begins. */
+const USUAL_COUPLET_S = 0.5;
 
 /**
  * @typedef {object} Recording
@@ -65,14 +76,16 @@ function readSummary(jobId, summary, beats) {
     lead: summary.derivation ?? summary.lead ?? "",
     ...readCommon(summary),
     findings: limitFindings(
-      [...readGroups(summary), ...unreadable.map(describeUnreadable)].sort(
-        (one, other) => one.startS - other.startS,
-      ),
+      [
+        ...readGroups(summary),
+        ...readPauses(summary),
+        ...unreadable.map(describeUnreadable),
+      ].sort((one, other) => one.startS - other.startS),
     ),
     morphologies: readMorphologies(summary.morphologies ?? summary.rhythm?.morphologies ?? []),
     unreadable,
     beats,
-    trend: readHourly(summary.hourly ?? []),
+    trend: readHourly(summary.hourly ?? summary.hours ?? []),
   };
 }
 
@@ -89,32 +102,48 @@ function readStretch(stretch, fs) {
 }
 
 /**
- * Runs and couplets.
+ * Runs, couplets and bigeminy; what a summary does not list is not there.
  *
  * @param {Record<string, any>} summary
  */
 function readGroups(summary) {
-  const rhythm = summary.rhythm ?? {};
-  const listOf = (/** @type {string} */ name) =>
-    [rhythm[name], summary[name]].find((value) => Array.isArray(value)) ?? [];
-  const runs = listOf("runs").map((/** @type {Record<string, any>} */ run) => ({
-    kind: /** @type {const} */ ("run"),
-    startS: run.start_s,
-    endS: run.end_s ?? run.start_s + (60 * (run.beats - 1)) / run.rate_bpm,
-    beats: run.beats,
-    rateBpm: run.rate_bpm,
-  }));
-  const couplets = listOf("couplets").map((/** @type {any} */ couplet) => {
-    const startS = typeof couplet === "number" ? couplet : couplet.start_s;
-    return {
-      kind: /** @type {const} */ ("couplet"),
-      startS,
-      endS: couplet.end_s ?? startS + 0.5,
-      beats: 2,
-      rateBpm: null,
-    };
-  });
-  return [...runs, ...couplets].map((group) => ({ ...group, text: describeGroup(group) }));
+  /** @param {string} name */
+  const listOf = (name) =>
+    [summary.rhythm?.[name], summary[name]].find((value) => Array.isArray(value)) ?? [];
+  const starts = [...listOf("couplet_starts_s"), ...listOf("couplets")];
+  const bigeminy = listOf("patterns").filter(
+    (/** @type {Record<string, any>} */ pattern) => pattern.kind === "bigeminy",
+  );
+  return [
+    ...listOf("runs").map(readRun),
+    ...starts.map((couplet) => readCouplet(Object(couplet).start_s ?? couplet)),
+    ...bigeminy.map(readBigeminy),
+  ].map((group) => ({ ...group, text: describeGroup(group) }));
+}
+
+/**
+ * @param {Record<string, any>} run
+ * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
+ */
+function readRun({ start_s: startS, beats, rate_bpm: rateBpm, duration_s: durationS }) {
+  const endS = startS + (durationS ?? (60 * (beats - 1)) / rateBpm);
+  return { kind: "run", startS, endS, beats, rateBpm };
+}
+
+/**
+ * @param {number} startS
+ * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
+ */
+function readCouplet(startS) {
+  return { kind: "couplet", startS, endS: startS + USUAL_COUPLET_S, beats: 2, rateBpm: null };
+}
+
+/**
+ * @param {Record<string, any>} pattern
+ * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
+ */
+function readBigeminy({ start_s: startS, stop_s: endS, v_beats: beats }) {
+  return { kind: "bigeminy", startS, endS, beats, rateBpm: null };
 }
 
 /**
@@ -136,8 +165,8 @@ function readMorphologies(morphologies) {
 function readHourly(hourly) {
   if (!hourly.length) return null;
   return {
-    stepS: hourly.length > 1 ? hourly[1].start_s - hourly[0].start_s : 3600,
-    heartRateBpm: hourly.map((hour) => hour.heart_rate_bpm ?? null),
-    burden: hourly.map((hour) => hour.pvc_burden ?? null),
+    stepS: HOUR_S,
+    heartRateBpm: hourly.map((hour) => hour.heart_rate_mean_bpm ?? hour.heart_rate_bpm ?? null),
+    burden: hourly.map((hour) => hour.burden ?? hour.pvc_burden ?? null),
   };
 }

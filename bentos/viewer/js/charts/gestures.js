@@ -12,8 +12,8 @@ const KEY_SHARE = 0.2;
 const CLICK_PX = 4;
 const EDGE_PX = 7;
 /** How near to a beat the pointer must be, in seconds at most and px. */
-const NEAR_S = 0.4;
-const NEAR_PX = 60;
+const NEAR_S = 0.7;
+const NEAR_PX = 80;
 
 /**
  * @typedef {object} GestureOptions

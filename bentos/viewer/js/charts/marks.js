@@ -199,19 +199,17 @@ function drawTriangle(context, x, half, palette) {
 }
 
 /**
- * Mark runs and couplets where more is seen than beats are asked for.
+ * Mark what stands out where more is seen than beats are asked for.
  *
  * @param {CanvasRenderingContext2D} context
  * @param {Frame} frame
- * @param {Array<{kind: string, startS: number}>} findings
+ * @param {Array<{kind: string, timeS: number}>} events
  * @param {Palette} palette
  */
-export function drawFindings(context, frame, findings, palette) {
-  for (const { kind, startS } of findings) {
-    const x = xAt(frame, startS);
-    if (kind !== "unreadable" && x > GUTTER_PX && x < frame.width) {
-      drawTriangle(context, x, kind === "run" ? 4 : 2, palette);
-    }
+export function drawEvents(context, frame, events, palette) {
+  for (const { kind, timeS } of events) {
+    const x = xAt(frame, timeS);
+    if (x > GUTTER_PX && x < frame.width) drawTriangle(context, x, kind === "run" ? 4 : 2, palette);
   }
 }
 

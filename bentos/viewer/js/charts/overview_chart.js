@@ -8,7 +8,7 @@ import { percent } from "../format.js";
 import { font, hatch, prepareCanvas, sharp } from "./canvas.js";
 import { GUTTER_PX, niceStep } from "./geometry.js";
 import { nameTime } from "./paper.js";
-import { traceCurve } from "./trace.js";
+import { drawTrace } from "./trace.js";
 
 const TIME_LANE_PX = 16;
 const EVENT_LANE_PX = 13;
@@ -19,6 +19,7 @@ const EVENT_LANE_PX = 13;
  * @property {{startS: number, endS: number}} window
  * @property {import("../signal/local_signal.js").SignalSource | null} signal For short ones.
  * @property {import("../signal/trend.js").Trend | null} trend For long ones.
+ * @property {import("../signal/beats.js").Beat[]} beats Drawn where there is nothing else.
  * @property {Array<{timeS: number, kind: string}>} events
  * @property {import("../answer.js").UnreadableStretch[]} unreadable
  */
@@ -45,6 +46,7 @@ export function drawOverview(canvas, size, content, palette) {
   }
   if (content.trend) drawTrend(context, frame, area, { trend: content.trend, palette });
   else if (content.signal) drawSignal(context, frame, area, { signal: content.signal, palette });
+  else drawBeats(context, frame, area, { beats: content.beats, palette });
   drawEvents(context, frame, content.events, palette);
   drawTimes(context, frame, palette);
   drawWindow(context, frame, content.window, palette);
@@ -90,9 +92,24 @@ function drawSignal(context, frame, { top, bottom }, { signal, palette }) {
   const scale = (bottom - top - 4) / Math.max(0.2, greatest - least);
   const middle = (least + greatest) / 2;
   const yAt = (/** @type {number} */ mv) => (top + bottom) / 2 - (mv - middle) * scale;
-  context.strokeStyle = palette.trace;
-  context.lineWidth = 0.9;
-  context.stroke(traceCurve(frame, pieces, yAt));
+  const ink = { colour: palette.trace, spanColour: palette.trace, spans: [], width: 0.9 };
+  drawTrace(context, frame, pieces, yAt, ink);
+}
+
+/**
+ * A line for each beat, a taller one for each V.
+ *
+ * @param {CanvasRenderingContext2D} context
+ * @param {Frame} frame
+ * @param {Area} area
+ * @param {{beats: import("../signal/beats.js").Beat[], palette: Palette}} options
+ */
+function drawBeats(context, frame, { top, bottom }, { beats, palette }) {
+  for (const { timeS, type } of beats) {
+    const height = (type === "V" ? 0.9 : 0.4) * (bottom - top);
+    context.fillStyle = type === "V" ? palette.v : type ? palette.n : palette.hatch;
+    context.fillRect(GUTTER_PX + timeS * frame.pxPerS - 0.75, bottom - height, 1.5, height);
+  }
 }
 
 /**

@@ -4,10 +4,7 @@
 
 import { clock } from "../format.js";
 import { font, sharp } from "./canvas.js";
-import { GUTTER_PX, PX_PER_MM, niceStep, xAt } from "./geometry.js";
-
-/** Below this speed a square is no measure of time any more, and only times are drawn. */
-const SLOWEST_PAPER_MM_PER_S = 6;
+import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, niceStep, xAt } from "./geometry.js";
 
 const LABEL_GAP_PX = 64;
 const PULSE_MV = 1;

@@ -8,6 +8,8 @@ import { usualGapPx } from "./marks.js";
 
 const PAD_PX = 9;
 const RADIUS_PX = 5;
+/** Smaller heads are dots, whatever the class. */
+const SMALLEST_PX = 2;
 
 /**
  * Draw the track under the strip.
@@ -27,7 +29,7 @@ export function drawProbabilities(canvas, size, view, content, palette) {
   const yAt = (/** @type {number} */ p) => PAD_PX + (1 - p) * (size.height - 2 * PAD_PX);
   drawScale(context, frame, { yAt, threshold, palette });
   if (isEmpty) drawInvitation(context, frame, palette);
-  const radius = Math.min(RADIUS_PX, Math.max(1.2, usualGapPx(frame, beats) / 2));
+  const radius = Math.min(RADIUS_PX, usualGapPx(frame, beats) / 2);
   context.save();
   context.beginPath();
   context.rect(GUTTER_PX, 0, frame.width - GUTTER_PX, frame.height);
@@ -56,6 +58,10 @@ export function drawProbabilities(canvas, size, view, content, palette) {
  * @param {import("./canvas.js").Palette} palette
  */
 function drawHead(context, { x, y, radius }, beat, palette) {
+  if (radius < SMALLEST_PX) {
+    context.fillRect(x - 1, y - 1, 2, 2);
+    return;
+  }
   context.beginPath();
   if (beat.type === "V") {
     context.moveTo(x, y - radius);

@@ -59,8 +59,8 @@ export function bindStage({ store, elements, onResize }) {
     const { answer, signal, view, labels, selected, hovered } = state;
     const beats = beatsAround(AROUND_S);
     const unreadable = answer?.unreadable ?? refusedStretch(state);
-    const findings = answer && areTooMany(state) ? answer.findings : [];
-    const content = { signal, beats, findings, durationS, unreadable, labels, selected, hovered };
+    const events = areTooMany(state) ? eventsOf(answer) : [];
+    const content = { signal, beats, events, durationS, unreadable, labels, selected, hovered };
     const { leavesPaper } = drawStrip(strip, sizeOf(strip), view, content, palette);
     track.hidden = !answer;
     hint.hidden = !leavesPaper || view.gain <= 5;
@@ -78,6 +78,7 @@ export function bindStage({ store, elements, onResize }) {
         window: { startS: view.startS, endS },
         signal: answer?.kind === "recording" ? null : signal,
         trend: answer?.trend ?? null,
+        beats: answer?.beats.all ?? [],
         events: eventsOf(answer),
         unreadable,
       },

@@ -3,35 +3,35 @@
  */
 
 import { findGroups } from "../signal/rhythm_groups.js";
-import { font, prepareCanvas } from "./canvas.js";
-import { GUTTER_PX, PX_PER_MM, makeFrame, xAt } from "./geometry.js";
+import { prepareCanvas } from "./canvas.js";
+import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, makeFrame, xAt } from "./geometry.js";
 import {
   BRACKET_LANE_PX,
   LABEL_LANE_PX,
   drawBrackets,
   drawClasses,
-  drawFindings,
+  drawEvents,
   drawFocus,
   drawUnreadable,
   extentOf,
 } from "./marks.js";
 import { drawCalibration, drawGrid, drawTimes } from "./paper.js";
-import { traceCurve } from "./trace.js";
+import { drawTrace } from "./trace.js";
 
 const TOP_PX = LABEL_LANE_PX + BRACKET_LANE_PX;
 const TIME_LANE_PX = 18;
+/** On paper the samples themselves are drawn, not their extremes, which look like stairs. */
+const PAPER_POINTS_PER_S = 300;
 /** Below this speed bands behind V beats would be stripes. */
 const SLOWEST_BANDS_MM_PER_S = 3;
 /** Below this speed the trace is a band, which is drawn lighter. */
 const SLOWEST_LINE_MM_PER_S = 1.5;
-/** More V beats than this are not coloured one by one. */
-const MAX_COLOURED = 400;
 
 /**
  * @typedef {object} StripContent
  * @property {import("../signal/local_signal.js").SignalSource | null} signal
  * @property {import("../signal/beats.js").Beat[]} beats Those in view and a little around it.
- * @property {import("../answer.js").Finding[]} findings Marked in place of the beats.
+ * @property {Array<{timeS: number, kind: string}>} events Marked in place of the beats.
  * @property {number} durationS
  * @property {import("../answer.js").UnreadableStretch[]} unreadable
  * @property {Map<string, "N" | "V">} labels The reader's classes.
@@ -65,10 +65,9 @@ export function drawStrip(canvas, size, view, content, palette) {
   const leavesPaper = drawSignal(context, frame, { view, content, middleY, palette });
   drawTimes(context, frame, { durationS: content.durationS, palette });
   drawClasses(context, frame, beats, { palette, labels: content.labels });
-  drawFindings(context, frame, content.findings, palette);
+  drawEvents(context, frame, content.events, palette);
   drawBrackets(context, frame, findGroups(beats), palette);
   drawCalibration(context, frame, { gain: view.gain, middleY, top: TOP_PX, palette });
-  if (!content.signal) drawNoTrace(context, frame, palette);
   return { leavesPaper };
 }
 
@@ -81,33 +80,21 @@ export function drawStrip(canvas, size, view, content, palette) {
 function drawSignal(context, frame, { view, content, middleY, palette }) {
   const { signal, beats } = content;
   if (!signal) return false;
-  const pointsPerS = frame.pxPerS * frame.dpr;
+  const isPaper = view.speed >= SLOWEST_PAPER_MM_PER_S;
+  const pointsPerS = Math.max(frame.pxPerS * frame.dpr, isPaper ? PAPER_POINTS_PER_S : 0);
   const pieces = signal.read({ startS: frame.startS, endS: frame.endS, pointsPerS });
   const centreMv = signal.centreMv ?? 0;
   const pxPerMv = view.gain * PX_PER_MM;
-  const path = traceCurve(frame, pieces, (mv) => middleY - (mv - centreMv) * pxPerMv);
   context.save();
   context.beginPath();
   context.rect(GUTTER_PX, 0, frame.width - GUTTER_PX, frame.height);
   context.clip();
-  context.lineWidth = 1.4;
-  context.lineJoin = "round";
-  context.strokeStyle = palette.trace;
-  context.globalAlpha = view.speed < SLOWEST_LINE_MM_PER_S ? 0.6 : 1;
-  context.stroke(path);
-  context.globalAlpha = 1;
-  const ventricular = beats.filter((beat) => beat.type === "V");
-  if (ventricular.length && ventricular.length <= MAX_COLOURED) {
-    context.beginPath();
-    for (const beat of ventricular) {
-      const [left, right] = extentOf(beat).map((timeS) => xAt(frame, timeS));
-      context.rect(left, 0, right - left, frame.height);
-    }
-    context.clip();
-    context.strokeStyle = palette.v;
-    context.lineWidth = 1.8;
-    context.stroke(path);
-  }
+  context.globalAlpha = view.speed < SLOWEST_LINE_MM_PER_S ? 0.65 : 1;
+  drawTrace(context, frame, pieces, (mv) => middleY - (mv - centreMv) * pxPerMv, {
+    colour: palette.trace,
+    spanColour: palette.v,
+    spans: beats.filter((beat) => beat.type === "V").map(extentOf),
+  });
   context.restore();
   const limitMv = (frame.height - TIME_LANE_PX - middleY) / pxPerMv;
   return pieces.some((piece) => goesBeyond(piece, frame, centreMv, limitMv));
@@ -159,20 +146,4 @@ function drawEnd(context, frame, durationS, palette) {
   if (x >= frame.width) return;
   context.fillStyle = palette.unreadable;
   context.fillRect(x, 0, frame.width - x, frame.height);
-}
-
-/**
- * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
- * @param {import("./canvas.js").Palette} palette
- */
-function drawNoTrace(context, frame, palette) {
-  context.font = font(13);
-  context.fillStyle = palette.soft;
-  context.textAlign = "center";
-  context.textBaseline = "middle";
-  const x = (frame.width + GUTTER_PX) / 2;
-  const y = TOP_PX + (frame.height - TOP_PX - TIME_LANE_PX) / 2;
-  context.fillText("The service keeps beats, not signals: no trace here.", x, y - 10, frame.width - 80);
-  context.fillText("Choose its file to see the trace under them.", x, y + 10, frame.width - 80);
 }

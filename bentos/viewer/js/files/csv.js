@@ -18,6 +18,8 @@ import { fileProblem } from "../problem.js";
 const TIME_NAME = /^(elapsed[ _]?)?time([ _]?stamp)?$|^t$|^seconds?$|^timestamp$/i;
 const INDEX_NAME = /^$|^#$|^index$|^unnamed: 0$|^sample([ _]?(#|number|index|no\.?))?$/i;
 const UNIT_IN_NAME = /[[(]\s*([^\])]+?)\s*[\])]\s*$|_(mv|uv|s|ms)$/i;
+/** Lines that tell how a file is written. */
+const LOOKED_AT = 6;
 const UNITS = new Map([
   ["mv", "mV"],
   ["millivolt", "mV"],
@@ -39,7 +41,7 @@ export function parseCsv(text, fileName) {
   const lines = text.replace(/^\ufeff/, "").split(/\r\n|\n|\r/);
   const rows = lines.flatMap((line, at) => (line.trim() && !line.startsWith("#") ? [at] : []));
   if (!rows.length) throw fileProblem(`${fileName} is empty`);
-  const split = chooseSplit(lines[rows[0]], lines[rows[Math.min(2, rows.length - 1)]]);
+  const split = chooseSplit(rows.slice(0, LOOKED_AT).map((at) => lines[at]));
   const first = split(lines[rows[0]]);
   const hasHeader = first.some((cell) => Number.isNaN(parseCell(cell)));
   const second = hasHeader && rows.length > 1 ? split(lines[rows[1]]) : [];
@@ -47,7 +49,8 @@ export function parseCsv(text, fileName) {
   const body = rows.slice(Number(hasHeader) + Number(hasUnits));
   if (!body.length) throw fileProblem(`${fileName} has no samples`, "There are names and no rows.");
   const columns = readColumns(lines, body, { split, width: first.length, fileName });
-  const headings = (hasHeader ? first : []).map((cell, at) => readHeading(cell, second[at]));
+  const units = hasUnits ? second : [];
+  const headings = (hasHeader ? first : []).map((cell, at) => readHeading(cell, units[at]));
   return describe(columns, hasHeader ? headings : numberHeadings(first.length), fileName);
 }
 
@@ -112,13 +115,13 @@ function readColumns(lines, body, { split, width, fileName }) {
 /**
  * Choose how lines are split: a semicolon or tab before a comma, and blanks when there is none.
  *
- * @param {string} first
- * @param {string} later
+ * @param {string[]} lines The first ones.
  * @returns {(line: string) => string[]}
  */
-function chooseSplit(first, later) {
-  const delimiter = [";", "\t", ","].find((sign) => first.includes(sign) && later.includes(sign));
-  if (delimiter === ";" && /\d,\d/.test(later)) {
+function chooseSplit(lines) {
+  const [first, second = first] = lines;
+  const delimiter = [";", "\t", ","].find((sign) => first.includes(sign) && second.includes(sign));
+  if (delimiter === ";" && lines.some((line) => /\d,\d/.test(line))) {
     return (line) => line.split(";").map((cell) => cell.replace(",", "."));
   }
   if (delimiter) return (line) => line.split(delimiter);

@@ -12,6 +12,7 @@ const ROW_PX = 32;
 /** Rows that are made at once: those of the tallest table, and some around. */
 const SHOWN_ROWS = 12;
 const MARGIN_ROWS = 8;
+const REST_MS = 150;
 /** Rows that are printed. */
 const PRINTED_ROWS = 500;
 
@@ -74,6 +75,7 @@ export function bindBeatTable(element, { store, navigation }) {
   /** @type {Beat[]} */
   let rows = [];
   let frame = 0;
+  let rest = 0;
   let isPrinted = false;
 
   function update() {
@@ -134,6 +136,12 @@ export function bindBeatTable(element, { store, navigation }) {
     frame = requestAnimationFrame(work);
   }
 
+  /** List the beats in view when the strip has come to rest. */
+  function updateAtRest() {
+    clearTimeout(rest);
+    rest = setTimeout(update, REST_MS);
+  }
+
   for (const [name, starts] of /** @type {const} */ ([["beforeprint", true], ["afterprint", false]])) {
     addEventListener(name, () => {
       isPrinted = starts;
@@ -161,7 +169,7 @@ export function bindBeatTable(element, { store, navigation }) {
       scroller.scrollTop = 0;
     }
     if (isOther) update();
-    else if (isMoved) later(update);
+    else if (isMoved) updateAtRest();
     if (state.selected !== before.selected) {
       reveal();
       render();

@@ -7,6 +7,8 @@ import { clock, count } from "../format.js";
 
 const SHOWN_AT_FIRST = 8;
 
+/** @typedef {(startS: number, endS: number) => void} LookAt */
+
 /**
  * List the findings.
  *
@@ -14,23 +16,29 @@ const SHOWN_AT_FIRST = 8;
  * @param {object} options
  * @param {import("../state.js").ViewerStore} options.store
  * @param {import("../navigate.js").Navigation} options.navigation
+ * @param {HTMLElement} options.paper What is to be seen after a click.
  */
-export function bindFindings(element, { store, navigation }) {
+export function bindFindings(element, { store, navigation, paper }) {
+  /** @type {LookAt} */
+  const lookAt = (startS, endS) => {
+    navigation.lookAt(startS, endS);
+    paper.scrollIntoView({ block: "nearest" });
+  };
   store.subscribe((state, before) => {
     if (state.answer === before.answer) return;
     const { answer } = state;
     const hasAny = answer && (answer.findings.length || answer.morphologies.length);
     element.hidden = !hasAny;
-    if (hasAny) show(element, answer, navigation);
+    if (hasAny) show(element, answer, lookAt);
   });
 }
 
 /**
  * @param {HTMLElement} element
  * @param {import("../answer.js").Answer} answer
- * @param {import("../navigate.js").Navigation} navigation
+ * @param {LookAt} lookAt
  */
-function show(element, answer, navigation) {
+function show(element, answer, lookAt) {
   const { findings, morphologies, durationS } = answer;
   const list = h("ul", { class: "findings" });
   /** @param {number} limit */
@@ -39,7 +47,7 @@ function show(element, answer, navigation) {
     fill(
       list,
       ...findings.slice(0, limit).map((finding) =>
-        h("li", {}, makeJump(finding.text, finding.kind, finding, durationS, navigation)),
+        h("li", {}, makeJump(finding.text, finding.kind, finding, durationS, lookAt)),
       ),
       hidden > 0 &&
         h(
@@ -71,7 +79,7 @@ function show(element, answer, navigation) {
             h(
               "span",
               { class: "times" },
-              ...timesS.slice(0, 4).map((timeS) => makeTime(timeS, durationS, navigation)),
+              ...timesS.slice(0, 4).map((timeS) => makeTime(timeS, durationS, lookAt)),
             ),
           ),
         ),
@@ -84,12 +92,12 @@ function show(element, answer, navigation) {
  * @param {string} kind
  * @param {{startS: number, endS: number}} where
  * @param {number} durationS
- * @param {import("../navigate.js").Navigation} navigation
+ * @param {LookAt} lookAt
  */
-function makeJump(text, kind, { startS, endS }, durationS, navigation) {
+function makeJump(text, kind, { startS, endS }, durationS, lookAt) {
   return h(
     "button",
-    { type: "button", class: `jump jump-${kind}`, onclick: () => navigation.lookAt(startS, endS) },
+    { type: "button", class: `jump jump-${kind}`, onclick: () => lookAt(startS, endS) },
     h("span", {}, text),
     h("span", { class: "soft" }, nameTime(startS, durationS)),
   );
@@ -98,12 +106,12 @@ function makeJump(text, kind, { startS, endS }, durationS, navigation) {
 /**
  * @param {number} timeS
  * @param {number} durationS
- * @param {import("../navigate.js").Navigation} navigation
+ * @param {LookAt} lookAt
  */
-function makeTime(timeS, durationS, navigation) {
+function makeTime(timeS, durationS, lookAt) {
   return h(
     "button",
-    { type: "button", onclick: () => navigation.lookAt(timeS, timeS) },
+    { type: "button", onclick: () => lookAt(timeS, timeS) },
     nameTime(timeS, durationS),
   );
 }

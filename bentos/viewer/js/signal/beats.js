@@ -7,6 +7,8 @@ import { makeTileCache } from "./tiles.js";
 /** Seconds of beats that are asked for at once. */
 export const BEAT_TILE_S = 600;
 
+const SETTLE_MS = 60;
+
 /** Beats of a recording are not asked for when more than this is seen. */
 export const MAX_BEATS_SEEN_S = 3700;
 
@@ -82,6 +84,7 @@ export function makeRecordedBeats({ durationS, load, onChange }) {
     load: async ({ index }, signal) => readColumns(await load({ ...part(index), signal })),
     onChange,
     capacity: 48,
+    settleMs: SETTLE_MS,
     maxRequests: 2,
   });
   /** @param {number} timeS */

@@ -9,6 +9,7 @@ import { makeTileCache } from "./tiles.js";
 const TILE_POINTS = 8192;
 const FINEST_TILE_S = 16;
 const LEVEL_FACTOR = 4;
+const SETTLE_MS = 60;
 
 /**
  * Seconds of a tile.
@@ -76,6 +77,7 @@ export function makeRemoteSignal({ durationS, load, onChange }) {
     },
     onChange,
     isPinned: ({ level }) => level === coarsest,
+    settleMs: SETTLE_MS,
   });
   /** @type {(keys: import("./tiles.js").TileKey[]) => import("./local_signal.js").Piece[]} */
   const atHand = (keys) => keys.flatMap(({ level, index }) => cache.get(level, index) ?? []);

@@ -32,6 +32,8 @@ const RETRY_MS = 2000;
  * @param {(key: TileKey) => boolean} [options.isPinned] Never forgotten.
  * @param {number} [options.capacity]
  * @param {number} [options.maxRequests] At the same time.
+ * @param {number} [options.settleMs] How long the same tiles must be wanted before they are asked
+ *   for, so that what flies past is not.
  * @returns {TileCache<T>}
  */
 export function makeTileCache({
@@ -40,6 +42,7 @@ export function makeTileCache({
   isPinned = () => false,
   capacity = 96,
   maxRequests = 3,
+  settleMs = 0,
 }) {
   /** @type {Map<string, {key: TileKey, tile: T}>} In the order of use, the latest last. */
   const held = new Map();
@@ -49,6 +52,8 @@ export function makeTileCache({
   const failed = new Map();
   /** @type {TileKey[]} */
   let queue = [];
+  let wantedBefore = "";
+  let timer = 0;
 
   const nameOf = (/** @type {TileKey} */ { level, index }) => `${level}/${index}`;
 
@@ -56,6 +61,14 @@ export function makeTileCache({
     while (running.size < maxRequests && queue.length) {
       start(/** @type {TileKey} */ (queue.shift()));
     }
+  }
+
+  function startLater() {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      timer = 0;
+      startNext();
+    }, settleMs);
   }
 
   /** @param {TileKey} key */
@@ -72,11 +85,14 @@ export function makeTileCache({
       onChange();
     } catch (error) {
       if (controller.signal.aborted) return;
+      // Said once; then it is tried again for as long as it is wanted.
+      const isNews = !failed.has(name);
       failed.set(name, performance.now() + RETRY_MS);
-      onChange(error);
+      setTimeout(onChange, RETRY_MS + 1);
+      onChange(isNews ? error : undefined);
     } finally {
       if (running.get(name) === controller) running.delete(name);
-      startNext();
+      if (!timer) startNext();
     }
   }
 
@@ -97,22 +113,26 @@ export function makeTileCache({
       return found.tile;
     },
     want(wanted) {
-      const names = new Set(wanted.map(nameOf));
+      const keys = new Map(wanted.map((key) => [nameOf(key), key]));
       for (const [name, controller] of running) {
-        if (names.has(name)) continue;
+        if (keys.has(name)) continue;
         controller.abort();
         running.delete(name);
       }
+      const now = performance.now();
       const isMissing = (/** @type {string} */ name) =>
-        !held.has(name) && !running.has(name) && !((failed.get(name) ?? 0) > performance.now());
-      queue = [...new Map(wanted.map((key) => [nameOf(key), key]))].flatMap(([name, key]) =>
-        isMissing(name) ? [key] : [],
-      );
-      startNext();
+        !held.has(name) && !running.has(name) && !((failed.get(name) ?? 0) > now);
+      queue = [...keys].filter(([name]) => isMissing(name)).map(([, key]) => key);
+      const names = [...keys.keys()].join();
+      if (!settleMs || !held.size) startNext();
+      else if (names !== wantedBefore) startLater();
+      else if (!timer) startNext();
+      wantedBefore = names;
     },
     pending: () => running.size + queue.length,
     close() {
       queue = [];
+      clearTimeout(timer);
       for (const controller of running.values()) controller.abort();
       running.clear();
     },
