@@ -201,7 +201,8 @@ export function limitFindings(findings) {
  * @returns {string}
  */
 export function describeBeat(beat, answer) {
-  const at = answer.durationS > 120 ? clock(beat.timeS, { decimals: 1 }) : `${beat.timeS.toFixed(2)} s`;
+  const at =
+    answer.durationS > 120 ? clock(beat.timeS, { decimals: 1 }) : `${beat.timeS.toFixed(2)} s`;
   const what = beat.type === null ? `not read, ${beat.quality}` : `class ${beat.type}`;
   const order = beat.index === null ? "" : ` ${count(beat.index + 1)}`;
   const p = beat.probabilityV === null ? "" : `, probability of V ${beat.probabilityV.toFixed(3)}`;

@@ -36,7 +36,9 @@ export function h(tag, attributes = {}, ...children) {
 export function fill(element, ...children) {
   const kept = children.filter((child) => child !== null && child !== undefined && child !== false);
   element.replaceChildren(
-    ...kept.map((child) => (child instanceof Node ? child : document.createTextNode(String(child)))),
+    ...kept.map((child) =>
+      child instanceof Node ? child : document.createTextNode(String(child)),
+    ),
   );
 }
 

@@ -12,7 +12,9 @@ const DASH = "–";
  * @returns {string}
  */
 export function number(value, digits = 0) {
-  return value === null || value === undefined || Number.isNaN(value) ? DASH : value.toFixed(digits);
+  return value === null || value === undefined || Number.isNaN(value)
+    ? DASH
+    : value.toFixed(digits);
 }
 
 /**

@@ -55,7 +55,11 @@ bindBeatCard(byId("beat"), { store, feedback });
 bindFindings(byId("findings"), { store, navigation, paper: byId("paper") });
 bindModel(byId("model"), { alarm: byId("alarm"), store });
 bindModelCard(byId("card-link"), byId("card"), service);
-bindRequest(byId("request"), { store, service, hasKey: () => Boolean(sessionStorage.getItem(KEY_NAME)) });
+bindRequest(byId("request"), {
+  store,
+  service,
+  hasKey: () => Boolean(sessionStorage.getItem(KEY_NAME)),
+});
 bindBeatTable(byId("table"), { store, navigation });
 bindTooltip(byId("tooltip"), byId("paper"), store);
 bindStageAndGestures();
@@ -124,7 +128,11 @@ function bindPage() {
     if (state.said !== before.said) byId("said").textContent = state.said;
     const { subject } = state;
     byId("start").hidden = subject !== null || !(state.isAtStart || state.problem);
-    if (subject === before.subject && state.answer === before.answer && state.signal === before.signal) {
+    if (
+      subject === before.subject &&
+      state.answer === before.answer &&
+      state.signal === before.signal
+    ) {
       return;
     }
     byId("workspace").hidden = subject === null;
@@ -133,7 +141,6 @@ function bindPage() {
     byId("subject-about").textContent = subject ? describeSubject(state) : "";
     byId("stored-note").hidden = !state.answer || state.signal !== null;
     demo.value = subject?.example ?? "";
-    document.documentElement.classList.toggle("has-answer", state.answer !== null);
     if (subject && !before.subject) scrollTo({ top: 0 });
   });
 }

@@ -8,19 +8,24 @@
 import { readPrediction } from "./answer.js";
 import { nameExample } from "./examples.js";
 import { readLeads, sortFiles, suffix } from "./files/recording_files.js";
-import { chooseLead, guessUnit, nameOnWire } from "./files/request.js";
+import { chooseLead } from "./files/request.js";
 import { link } from "./link.js";
 import { asProblem, fileProblem } from "./problem.js";
 import { makeRecorder } from "./record.js";
 import { makeLocalSignal } from "./signal/local_signal.js";
 import { NOTHING_OPEN, NO_FEEDBACK } from "./state.js";
+import {
+  USUAL_FS_HZ,
+  chooseSettings,
+  columnOf,
+  describeSubject,
+  isWaitingForSignal,
+  tableOf,
+} from "./subject.js";
 
 /** What the predictions route takes. */
 const MAX_PREDICTION_S = 30 * 60;
 const MAX_PREDICTION_BYTES = 16 * 2 ** 20;
-
-const USUAL_FS_HZ = 360;
-const USUAL_COUNTS_PER_MV = 200;
 
 /** @typedef {ReturnType<typeof makeOpener>} Opener */
 /** @typedef {import("./files/reader.js").ReadTable} ReadTable */
@@ -86,16 +91,7 @@ export function makeOpener({ store, service, reader }) {
    * @param {AbortSignal} signal
    */
   async function showTable(table, origin, signal) {
-    const lead = chooseLead(table.leads);
-    const settings = {
-      lead,
-      fs: table.fs ?? USUAL_FS_HZ,
-      unit: table.unit ?? guessUnit(columnOf(table, lead)),
-      countsPerMv: USUAL_COUNTS_PER_MV,
-      derivation: nameOnWire(lead, store.get().knownLeads),
-      applyRuleguard: table.applyRuleguard ?? true,
-      patientId: table.patientId ?? "",
-    };
+    const settings = chooseSettings(table, store.get().knownLeads);
     const isRateKnown = table.fs !== null;
     reset({
       subject: {
@@ -165,7 +161,9 @@ export function makeOpener({ store, service, reader }) {
             : "This service analyses no recordings."),
       );
     }
-    reset({ subject: { ...describeSubject("recording", subject.name, subject), leads: subject.leads } });
+    reset({
+      subject: { ...describeSubject("recording", subject.name, subject), leads: subject.leads },
+    });
     await recorder.record([file], { lead: subject.leads.length > 1 ? lead : "", fs, unit }, signal);
   }
 
@@ -206,15 +204,8 @@ export function makeOpener({ store, service, reader }) {
           `${answer.durationS.toFixed(2)} s. Close the prediction to analyse another file.`,
       );
     }
-    const { signalMv } = await reader.prepareRequest(samples, {
-      lead,
-      fs,
-      unit: table.unit ?? guessUnit(samples),
-      countsPerMv: USUAL_COUNTS_PER_MV,
-      derivation: answer.lead,
-      applyRuleguard: true,
-      patientId: "",
-    });
+    const settings = { ...chooseSettings(table, []), fs };
+    const { signalMv } = await reader.prepareRequest(samples, settings);
     if (signal.aborted) return;
     store.set({
       subject: { ...subject, name: file.name, files: [file] },
@@ -224,9 +215,6 @@ export function makeOpener({ store, service, reader }) {
   }
 
   return {
-    /** How many requests for signal and beats of a recording run or wait. */
-    pending: recorder.pending,
-
     /**
      * Open what was dropped or chosen.
      *
@@ -330,7 +318,9 @@ export function makeOpener({ store, service, reader }) {
       try {
         const wasRunning = await recorder.cancel();
         if (!wasRunning) return;
-        store.set({ problem: fileProblem("The analysis was cancelled", "The files are still here.") });
+        store.set({
+          problem: fileProblem("The analysis was cancelled", "The files are still here."),
+        });
       } catch (error) {
         store.set({ problem: asProblem(error) });
       }
@@ -346,46 +336,4 @@ export function makeOpener({ store, service, reader }) {
       link({});
     },
   };
-}
-
-/**
- * @param {ReadTable} table
- * @param {string} lead
- */
-function columnOf(table, lead) {
-  return table.columns[table.leads.indexOf(lead)];
-}
-
-/** @param {import("./state.js").State} state */
-function isWaitingForSignal({ subject, signal, answer }) {
-  return subject?.kind === "stored" && answer !== null && signal === null;
-}
-
-/**
- * @param {"signal" | "recording" | "stored"} kind
- * @param {string} name
- * @param {{files?: File[], example?: string | null}} [origin]
- * @returns {import("./state.js").Subject}
- */
-function describeSubject(kind, name, { files = [], example = null } = {}) {
-  return {
-    kind,
-    name,
-    example,
-    files,
-    table: null,
-    leads: [],
-    settings: null,
-    isRateKnown: true,
-    body: null,
-    isSent: false,
-  };
-}
-
-/**
- * @param {Record<string, any>} request A request of the predictions route.
- * @returns {ReadTable}
- */
-function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
-  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, unit: "mV" };
 }

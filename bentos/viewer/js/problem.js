@@ -62,7 +62,10 @@ const HINTS = new Map([
   ["unknown-lead", "Choose one of the names that the service knows below."],
   ["body-too-large", "Cut the signal, or lower its sampling rate."],
   ["not-ready", "The service has no model yet. Try again in a moment."],
-  ["prediction-log-unavailable", "The store of predictions does not answer. Try again in a moment."],
+  [
+    "prediction-log-unavailable",
+    "The store of predictions does not answer. Try again in a moment.",
+  ],
   ["unknown-prediction", "The link may be mistyped, or of another service."],
   ["network", "Is the service running? What you chose is still here; send it again when it is."],
   ["internal-error", "Send it again, or give the operator the request number below."],

@@ -4,7 +4,7 @@
 
 import { USUAL_VIEW } from "./charts/geometry.js";
 import { link } from "./link.js";
-import { asProblem, fileProblem } from "./problem.js";
+import { ProblemError, asProblem, fileProblem } from "./problem.js";
 import { makeRecording } from "./recording.js";
 
 const POLL_MS = 400;
@@ -35,7 +35,10 @@ export function makeRecorder({ store, service, tell }) {
     let state = job;
     runningJob = job.job_id;
     while (state.status === "queued" || state.status === "running") {
-      tell(state.status === "queued" ? "Waiting for its turn" : "Finding the beats", state.progress);
+      tell(
+        state.status === "queued" ? "Waiting for its turn" : "Finding the beats",
+        state.progress,
+      );
       await pause(waitMs, signal);
       if (signal.aborted) return;
       waitMs = Math.min(SLOWEST_POLL_MS, 1.2 * waitMs);
@@ -77,8 +80,6 @@ export function makeRecorder({ store, service, tell }) {
   return {
     follow,
     close,
-    /** How many requests for signal and beats run or wait. */
-    pending: () => recording?.pending() ?? 0,
     /**
      * Upload a recording and follow its job.
      *
@@ -116,11 +117,12 @@ export function makeRecorder({ store, service, tell }) {
 
 /** @param {unknown} error */
 function readJobError(error) {
-  const { type, title, detail, errors } = Object(error);
-  const problem = fileProblem(title ?? "The recording could not be analysed", detail ?? "");
-  problem.type = type ?? problem.type;
-  problem.errors = Array.isArray(errors) ? errors : [];
-  return problem;
+  const {
+    type = "viewer/job",
+    title = "The recording could not be analysed",
+    detail,
+  } = Object(error);
+  return new ProblemError({ type, title, detail });
 }
 
 /**

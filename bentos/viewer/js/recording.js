@@ -21,7 +21,6 @@ const USUAL_COUPLET_S = 0.5;
  * @typedef {object} Recording
  * @property {import("./answer.js").Answer} answer
  * @property {ReturnType<typeof makeRemoteSignal>} signal
- * @property {() => number} pending Requests that run or wait.
  * @property {() => void} close Give up what is still asked for.
  */
 
@@ -50,7 +49,6 @@ export function makeRecording({ jobId, summary, service, onChange }) {
   return {
     answer: readSummary(jobId, summary, beats),
     signal,
-    pending: () => signal.pending() + beats.pending(),
     close() {
       signal.close();
       beats.close();
@@ -76,11 +74,9 @@ function readSummary(jobId, summary, beats) {
     lead: summary.derivation ?? summary.lead ?? "",
     ...readCommon(summary),
     findings: limitFindings(
-      [
-        ...readGroups(summary),
-        ...readPauses(summary),
-        ...unreadable.map(describeUnreadable),
-      ].sort((one, other) => one.startS - other.startS),
+      [...readGroups(summary), ...readPauses(summary), ...unreadable.map(describeUnreadable)].sort(
+        (one, other) => one.startS - other.startS,
+      ),
     ),
     morphologies: readMorphologies(summary.morphologies ?? summary.rhythm?.morphologies ?? []),
     unreadable,

@@ -45,12 +45,17 @@ export function makeService({ baseUrl, apiKey }) {
   async function ask(path, { accepted = [], headers, ...options } = {}) {
     let answered;
     try {
-      answered = await fetch(address(path), { ...options, headers: { ...keyHeader(), ...headers } });
+      answered = await fetch(address(path), {
+        ...options,
+        headers: { ...keyHeader(), ...headers },
+      });
     } catch (error) {
       throw explainFailure(error);
     }
     if (!answered.ok && !accepted.includes(answered.status)) {
-      throw readProblem(answered.status, await answered.text(), (name) => answered.headers.get(name));
+      throw readProblem(answered.status, await answered.text(), (name) =>
+        answered.headers.get(name),
+      );
     }
     return answered;
   }
@@ -151,7 +156,9 @@ function jobPath(jobId) {
  */
 function readFloats(buffer) {
   const view = new DataView(buffer);
-  return Float32Array.from({ length: buffer.byteLength >> 2 }, (_, i) => view.getFloat32(4 * i, true));
+  return Float32Array.from({ length: buffer.byteLength >> 2 }, (_, i) =>
+    view.getFloat32(4 * i, true),
+  );
 }
 
 /** @param {unknown} error */
@@ -183,7 +190,9 @@ function upload(url, form, { headers, onProgress, signal }) {
       if (request.status >= 200 && request.status < 300) resolve(JSON.parse(request.responseText));
       else {
         reject(
-          readProblem(request.status, request.responseText, (name) => request.getResponseHeader(name)),
+          readProblem(request.status, request.responseText, (name) =>
+            request.getResponseHeader(name),
+          ),
         );
       }
     });

@@ -258,6 +258,9 @@ def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url
     expect(page.locator("#request")).to_be_hidden()
     page.get_by_label("Samples per second (Hz)").fill("500")
     expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples are 10 s")
+    page.keyboard.press("Tab")
+    expect(page.locator("#subject-about")).to_contain_text("500 Hz")
+    expect(page.get_by_label("Unit of the samples")).to_be_focused()
     page.get_by_label("Column").select_option("lead 2")
     assert sent == []
     page.get_by_role("button", name="Find the beats").click()

@@ -33,7 +33,8 @@ export function bindStripGestures(strip, { store, navigation, beatsInView }) {
   let movedPx = 0;
 
   const frame = () => makeFrame(store.get().view, { width: store.get().width, height: 0, dpr: 1 });
-  const xOf = (/** @type {MouseEvent} */ event) => event.clientX - strip.getBoundingClientRect().left;
+  const xOf = (/** @type {MouseEvent} */ event) =>
+    event.clientX - strip.getBoundingClientRect().left;
 
   /** @param {number} x */
   function beatNear(x) {

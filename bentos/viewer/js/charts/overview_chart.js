@@ -154,17 +154,16 @@ function drawTrend(context, frame, { top, bottom }, { trend, palette }) {
   context.fillStyle = palette.n;
   context.fillText(`${high}`, GUTTER_PX - 5, top + 5);
   context.fillText(`${low}`, GUTTER_PX - 5, bottom - 5);
-  nameCurves(context, frame, { greatestBurden: Math.max(...trend.burden.map(Number)), palette });
+  nameCurves(context, { greatestBurden: Math.max(...trend.burden.map(Number)), palette });
 }
 
 /**
  * Say what the line and the bars are.
  *
  * @param {CanvasRenderingContext2D} context
- * @param {Frame} frame
  * @param {{greatestBurden: number, palette: Palette}} options
  */
-function nameCurves(context, frame, { greatestBurden, palette }) {
+function nameCurves(context, { greatestBurden, palette }) {
   const parts = [
     ["heart rate /min", palette.n],
     [`V burden, up to ${percent(greatestBurden)}`, palette.v],

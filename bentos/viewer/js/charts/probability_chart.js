@@ -109,7 +109,11 @@ function drawScale(context, frame, { yAt, threshold, palette }) {
   context.setLineDash([]);
   context.fillStyle = palette.ink;
   context.textAlign = "right";
-  context.fillText(threshold.toFixed(2), GUTTER_PX - 5, Math.min(yAt(0) - 11, Math.max(yAt(1) + 11, y)));
+  context.fillText(
+    threshold.toFixed(2),
+    GUTTER_PX - 5,
+    Math.min(yAt(0) - 11, Math.max(yAt(1) + 11, y)),
+  );
 }
 
 /**

@@ -19,13 +19,20 @@ const MAX_EVENTS = 60;
 
 /** Members of the state that are drawn. */
 const DRAWN = /** @type {const} */ ([
-  "signal", "answer", "problem", "view", "width", "selected", "hovered", "labels", "drawn",
-]); // prettier-ignore
+  "signal",
+  "answer",
+  "problem",
+  "view",
+  "width",
+  "selected",
+  "hovered",
+  "labels",
+  "drawn",
+]);
 
 /**
  * @typedef {object} Stage
- * @property {() => void} draw Draw in the next frame.
- * @property {() => void} drawNow
+ * @property {() => void} drawNow Draw at once, in the colours that the page has now.
  * @property {() => import("../signal/beats.js").Beat[]} beatsInView
  */
 
@@ -67,7 +74,13 @@ export function bindStage({ store, elements, onResize }) {
     const threshold = answer?.threshold ?? null;
     if (answer) {
       const isEmpty = areTooMany(state);
-      drawProbabilities(track, sizeOf(track), view, { beats, threshold, selected, isEmpty }, palette);
+      drawProbabilities(
+        track,
+        sizeOf(track),
+        view,
+        { beats, threshold, selected, isEmpty },
+        palette,
+      );
     }
     const endS = Math.min(durationS, view.startS + secondsIn(state.width, view.speed));
     drawOverview(
@@ -111,7 +124,6 @@ export function bindStage({ store, elements, onResize }) {
   });
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", restyle);
   return {
-    draw,
     drawNow() {
       palette = readPalette();
       drawNow();

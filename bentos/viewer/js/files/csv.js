@@ -71,7 +71,8 @@ function describe(columns, headings, fileName) {
   const kept = headings.flatMap((heading, at) =>
     at === timeAt || (INDEX_NAME.test(heading.name) && isNumbering(columns[at])) ? [] : [at],
   );
-  if (!kept.length) throw fileProblem(`${fileName} has no lead`, "Every column is time or a number.");
+  if (!kept.length)
+    throw fileProblem(`${fileName} has no lead`, "Every column is time or a number.");
   const unit = kept.map((at) => UNITS.get(headings[at].unit.toLowerCase())).find(Boolean) ?? null;
   return {
     leads: kept.map((at) => headings[at].name),
@@ -144,7 +145,10 @@ function parseCell(cell) {
 
 /** @param {string} cell */
 function unquote(cell) {
-  return cell.trim().replace(/^(['"])(.*)\1$/, "$2").trim();
+  return cell
+    .trim()
+    .replace(/^(['"])(.*)\1$/, "$2")
+    .trim();
 }
 
 /**

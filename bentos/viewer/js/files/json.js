@@ -38,7 +38,10 @@ export function parseJson(text, fileName) {
   }
   const bad = samples.findIndex((sample) => typeof sample !== "number");
   if (bad >= 0) {
-    throw fileProblem(`Sample ${bad} of ${fileName} is no number`, "Samples must be numbers in mV.");
+    throw fileProblem(
+      `Sample ${bad} of ${fileName} is no number`,
+      "Samples must be numbers in mV.",
+    );
   }
   const rate = request.sampling_rate;
   return {

@@ -17,7 +17,8 @@ const TASKS = {
   /** @param {{file: File, kind: string}} argument */
   async read({ file, kind }) {
     const isPart = file.size > MAX_READ_BYTES;
-    if (isPart && kind === "json") throw fileProblem(`${file.name} is too large`, "48 MiB are read.");
+    if (isPart && kind === "json")
+      throw fileProblem(`${file.name} is too large`, "48 MiB are read.");
     const part = isPart ? file.slice(0, BEGINNING_BYTES) : file;
     if (kind === "npy") return { ...parseNpy(await part.arrayBuffer(), file.name, isPart), isPart };
     const text = await part.text();
@@ -40,4 +41,3 @@ addEventListener("message", async ({ data: { id, task, argument } }) => {
     postMessage({ id, problem: { type, title, detail } });
   }
 });
-

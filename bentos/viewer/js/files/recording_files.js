@@ -57,14 +57,20 @@ function requirePair(files) {
   const headers = files.filter((file) => suffix(file) === "hea");
   const signals = files.filter((file) => suffix(file) === "dat");
   if (headers.length && !signals.length) {
-    throw fileProblem("The signal file is missing", `Choose ${headers[0].name} and its .dat together.`);
+    throw fileProblem(
+      "The signal file is missing",
+      `Choose ${headers[0].name} and its .dat together.`,
+    );
   }
   if (signals.length && !headers.length) {
     throw fileProblem("The header is missing", `Choose ${signals[0].name} and its .hea together.`);
   }
   const whole = files.length - headers.length - signals.length;
   if (headers.length + whole > 1) {
-    throw fileProblem("One recording at a time", `${headers.length + whole} recordings were chosen.`);
+    throw fileProblem(
+      "One recording at a time",
+      `${headers.length + whole} recordings were chosen.`,
+    );
   }
 }
 

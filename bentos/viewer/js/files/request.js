@@ -75,7 +75,8 @@ export function chooseLead(leads) {
  * @returns {string}
  */
 export function nameOnWire(lead, known) {
-  const plain = (/** @type {string} */ name) => name.toLowerCase().replace(/^(lead|ecg)?[ _-]+/, "");
+  const plain = (/** @type {string} */ name) =>
+    name.toLowerCase().replace(/^(lead|ecg)?[ _-]+/, "");
   return known.find((name) => plain(name) === plain(lead)) ?? "ECG";
 }
 

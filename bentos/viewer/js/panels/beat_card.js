@@ -51,7 +51,9 @@ function show(element, state, feedback) {
 
 /** @param {import("../signal/beats.js").Beat} beat */
 function nameBeat(beat) {
-  return beat.index === null ? `Beat at ${clock(beat.timeS, { decimals: 2 })}` : `Beat ${beat.index + 1}`;
+  return beat.index === null
+    ? `Beat at ${clock(beat.timeS, { decimals: 2 })}`
+    : `Beat ${beat.index + 1}`;
 }
 
 /**
@@ -63,7 +65,10 @@ function describe(beat, answer) {
   const rows = [
     ["Class", isRead ? `${beat.type}, confidence ${number(beat.confidence, 3)}` : "not read"],
     ["p(V)", `${number(beat.probabilityV, 3)} (threshold ${number(answer.threshold, 2)})`],
-    ["At", answer.durationS > 120 ? clock(beat.timeS, { decimals: 2 }) : `${beat.timeS.toFixed(3)} s`],
+    [
+      "At",
+      answer.durationS > 120 ? clock(beat.timeS, { decimals: 2 }) : `${beat.timeS.toFixed(3)} s`,
+    ],
     ["RR before, after", `${milliseconds(beat.rrPreviousS)}, ${milliseconds(beat.rrNextS)}`],
     ["QRS width", beat.qrsWidthMs === null ? "–" : `${Math.round(beat.qrsWidthMs)} ms`],
     ["Rule", beat.rule ? describeRule(beat.rule) : "none"],
@@ -135,7 +140,11 @@ function describeMarks({ selected, labels, feedback: sent }, feedback) {
     sent.text &&
       h(
         "p",
-        { class: sent.status === "failed" ? "warnings" : "soft", role: "status", id: "feedback-said" },
+        {
+          class: sent.status === "failed" ? "warnings" : "soft",
+          role: "status",
+          id: "feedback-said",
+        },
         sent.text,
       ),
   ];

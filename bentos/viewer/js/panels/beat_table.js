@@ -16,7 +16,18 @@ const REST_MS = 150;
 /** Rows that are printed. */
 const PRINTED_ROWS = 500;
 
-const COLUMNS = ["Beat", "Time", "Class", "p(V)", "RR before", "RR after", "QRS", "Rule", "Quality", "You"];
+const COLUMNS = [
+  "Beat",
+  "Time",
+  "Class",
+  "p(V)",
+  "RR before",
+  "RR after",
+  "QRS",
+  "Rule",
+  "Quality",
+  "You",
+];
 
 /**
  * @typedef {import("../signal/beats.js").Beat} Beat
@@ -142,7 +153,10 @@ export function bindBeatTable(element, { store, navigation }) {
     rest = setTimeout(update, REST_MS);
   }
 
-  for (const [name, starts] of /** @type {const} */ ([["beforeprint", true], ["afterprint", false]])) {
+  for (const [name, starts] of /** @type {const} */ ([
+    ["beforeprint", true],
+    ["afterprint", false],
+  ])) {
     addEventListener(name, () => {
       isPrinted = starts;
       render();
@@ -163,7 +177,8 @@ export function bindBeatTable(element, { store, navigation }) {
   });
   store.subscribe((state, before) => {
     const isOther = state.answer !== before.answer || state.labels !== before.labels;
-    const isMoved = !state.answer?.beats.all && (state.view !== before.view || state.drawn !== before.drawn);
+    const isMoved =
+      !state.answer?.beats.all && (state.view !== before.view || state.drawn !== before.drawn);
     if (state.answer !== before.answer) {
       select.value = "all";
       scroller.scrollTop = 0;
@@ -198,7 +213,11 @@ function makeRow(beat, { place, isSelected, label, isLong, choose }) {
   const time = isLong ? clock(beat.timeS, { decimals: 1 }) : `${beat.timeS.toFixed(2)} s`;
   const name = beat.index === null ? "show" : count(beat.index + 1);
   const cells = [
-    h("button", { type: "button", id: rowId(beat), "aria-label": `Choose the beat at ${time}` }, name),
+    h(
+      "button",
+      { type: "button", id: rowId(beat), "aria-label": `Choose the beat at ${time}` },
+      name,
+    ),
     time,
     h("span", { class: `class class-${beat.type ?? "none"}` }, beat.type ?? "?"),
     makeMeter(beat.probabilityV),

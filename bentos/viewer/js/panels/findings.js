@@ -46,9 +46,11 @@ function show(element, answer, lookAt) {
     const hidden = findings.length - limit;
     fill(
       list,
-      ...findings.slice(0, limit).map((finding) =>
-        h("li", {}, makeJump(finding.text, finding.kind, finding, durationS, lookAt)),
-      ),
+      ...findings
+        .slice(0, limit)
+        .map((finding) =>
+          h("li", {}, makeJump(finding.text, finding.kind, finding, durationS, lookAt)),
+        ),
       hidden > 0 &&
         h(
           "li",

@@ -35,7 +35,11 @@ function renderBlock(lines) {
   if (lines.length > 1 && lines.every((line) => line.startsWith("|"))) return renderTable(lines);
   if (lines[0].startsWith("- ")) {
     const items = lines.join("\n").slice(2).split(/\n- /);
-    return h("ul", {}, ...items.map((item) => h("li", {}, ...renderInline(item.replace(/\n\s*/g, " ")))));
+    return h(
+      "ul",
+      {},
+      ...items.map((item) => h("li", {}, ...renderInline(item.replace(/\n\s*/g, " ")))),
+    );
   }
   return h("p", {}, ...renderInline(lines.join(" ")));
 }

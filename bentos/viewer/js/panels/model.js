@@ -62,9 +62,7 @@ function describe({ model, isGuarded, processingMs, timestamp }) {
     h(
       "dl",
       { class: "facts" },
-      ...rows.flatMap(([name, value]) =>
-        value ? [h("dt", {}, name), h("dd", {}, value)] : [],
-      ),
+      ...rows.flatMap(([name, value]) => (value ? [h("dt", {}, name), h("dd", {}, value)] : [])),
     ),
   ];
 }

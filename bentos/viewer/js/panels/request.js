@@ -43,11 +43,16 @@ function show(element, { subject, answer }, { store, service, hasKey }) {
   const curl = subject && writeCurl(subject, { baseUrl: service.address(""), hasKey });
   fill(
     element,
-    h("h2", { id: "request-title" }, answer?.kind === "recording" ? "Results and request" : "Link and request"),
+    h(
+      "h2",
+      { id: "request-title" },
+      answer?.kind === "recording" ? "Results and request" : "Link and request",
+    ),
     ...(answer?.kind === "prediction" ? describeLink(answer, service) : []),
     ...(answer?.kind === "recording" ? describeResults(answer.id, store, service) : []),
     curl && h("h3", {}, "What was sent, as a command"),
-    curl && h("pre", { tabindex: 0, id: "curl", "aria-label": "curl command" }, h("code", {}, curl.text)),
+    curl &&
+      h("pre", { tabindex: 0, id: "curl", "aria-label": "curl command" }, h("code", {}, curl.text)),
     curl &&
       h(
         "p",
@@ -58,7 +63,8 @@ function show(element, { subject, answer }, { store, service, hasKey }) {
             "button",
             {
               type: "button",
-              onclick: () => subject.body && save(subject.body, /** @type {string} */ (curl.bodyName)),
+              onclick: () =>
+                subject.body && save(subject.body, /** @type {string} */ (curl.bodyName)),
             },
             `Save ${curl.bodyName}`,
           ),
@@ -81,7 +87,11 @@ function describeLink({ id }, service) {
       "p",
       { class: "row" },
       makeCopy("Copy link", () => location.href, null),
-      h("a", { class: "button", href: service.address(`api/v1/predictions/${encodeURIComponent(id)}`) }, "JSON"),
+      h(
+        "a",
+        { class: "button", href: service.address(`api/v1/predictions/${encodeURIComponent(id)}`) },
+        "JSON",
+      ),
     ),
     h("p", { class: "soft small id" }, id),
   ];
@@ -112,7 +122,11 @@ function describeResults(jobId, store, service) {
         h("button", { type: "button", onclick: () => void download(format, suffix) }, name),
       ),
     ),
-    h("p", { class: "row" }, makeCopy("Copy link", () => location.href, null)),
+    h(
+      "p",
+      { class: "row" },
+      makeCopy("Copy link", () => location.href, null),
+    ),
     h("p", { class: "soft small id" }, jobId),
   ];
 }

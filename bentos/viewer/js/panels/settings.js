@@ -39,34 +39,63 @@ const FIELDS_OF_SAMPLES = /** @type {Record<string, string>} */ ({
  */
 export function bindSettings(element, { store, opener }) {
   store.subscribe((state, before) => {
-    if (state.subject !== before.subject || state.knownLeads !== before.knownLeads) {
-      show(element, state, opener);
+    const { subject } = state;
+    // While something is typed or chosen the form stays the same one, and keeps the focus.
+    const isOther =
+      subject?.table !== before.subject?.table ||
+      subject?.files !== before.subject?.files ||
+      isAsked(state) !== isAsked(before) ||
+      state.knownLeads !== before.knownLeads;
+    if (isOther) show(element, { state, before, opener });
+    else if (subject && subject !== before.subject) {
+      const shown = element.querySelector(".summary-now");
+      if (shown) shown.textContent = describe(subject);
     }
     if (state.problem !== before.problem) flag(element, state.problem);
   });
 }
 
 /**
- * @param {HTMLDetailsElement} element
+ * Whether nothing is sent before the reader said how the samples are to be read.
+ *
  * @param {import("../state.js").State} state
- * @param {import("../open.js").Opener} opener
  */
-function show(element, state, opener) {
+function isAsked({ subject, answer }) {
+  return subject !== null && !subject.isRateKnown && !answer;
+}
+
+/**
+ * @param {HTMLDetailsElement} element
+ * @param {{state: import("../state.js").State, before: import("../state.js").State,
+ *   opener: import("../open.js").Opener}} options
+ */
+function show(element, { state, before, opener }) {
   const { subject } = state;
-  const hasLeads = subject?.kind === "recording" && subject.files.length > 0 && subject.leads.length > 1;
+  const hasLeads =
+    subject?.kind === "recording" && subject.files.length > 0 && subject.leads.length > 1;
   element.hidden = !subject?.settings && !hasLeads;
-  if (!subject || element.hidden) return;
-  const isAsked = !subject.isRateKnown && !state.answer;
-  const summary = h(
-    "summary",
-    {},
-    h("span", { class: "summary-title" }, isAsked ? "How is this signal to be read?" : "Signal settings"),
-    h("span", { class: "soft" }, describe(subject)),
+  if (!subject || element.hidden) {
+    fill(element);
+    return;
+  }
+  const title = isAsked(state) ? "How is this signal to be read?" : "Signal settings";
+  // What was asked is answered: the strip is to be seen.
+  const isSame = subject.files === before.subject?.files && !isAsked(before);
+  const isOpen = isAsked(state) || (isSame && element.open);
+  const focused = element.contains(document.activeElement) ? document.activeElement?.id : "";
+  fill(
+    element,
+    h(
+      "summary",
+      {},
+      h("span", { class: "summary-title" }, title),
+      h("span", { class: "soft summary-now" }, describe(subject)),
+    ),
+    hasLeads ? makeLeadForm(subject, opener) : makeForm(state, isAsked(state), opener),
   );
-  const isOpen = isAsked || (element.open && element.childElementCount > 0);
-  fill(element, summary, hasLeads ? makeLeadForm(subject, opener) : makeForm(state, isAsked, opener));
   element.open = isOpen;
   flag(element, state.problem);
+  if (focused) document.getElementById(focused)?.focus();
 }
 
 /** @param {import("../state.js").Subject} subject */
@@ -79,10 +108,10 @@ function describe({ settings, leads }) {
 
 /**
  * @param {import("../state.js").State} state
- * @param {boolean} isAsked
+ * @param {boolean} isFirst Whether it is asked before anything is sent.
  * @param {import("../open.js").Opener} opener
  */
-function makeForm({ subject, knownLeads }, isAsked, opener) {
+function makeForm({ subject, knownLeads }, isFirst, opener) {
   const { settings, table, leads } = /** @type {import("../state.js").Subject} */ (subject);
   if (!settings || !table) return null;
   const form = h("form", { class: "settings-form" });
@@ -96,7 +125,13 @@ function makeForm({ subject, knownLeads }, isAsked, opener) {
   };
   fill(
     form,
-    leads.length > 1 && makeSelect("lead", "Column", leads.map((name) => [name, name]), settings.lead),
+    leads.length > 1 &&
+      makeSelect(
+        "lead",
+        "Column",
+        leads.map((name) => [name, name]),
+        settings.lead,
+      ),
     makeInput("fs", "Samples per second (Hz)", {
       type: "number",
       min: 1,
@@ -115,9 +150,10 @@ function makeForm({ subject, knownLeads }, isAsked, opener) {
     makeSelect(
       "derivation",
       "Name of the lead",
-      (knownLeads.includes(settings.derivation) ? knownLeads : [settings.derivation, ...knownLeads]).map(
-        (name) => [name, name],
-      ),
+      (knownLeads.includes(settings.derivation)
+        ? knownLeads
+        : [settings.derivation, ...knownLeads]
+      ).map((name) => [name, name]),
       settings.derivation,
     ),
     makeInput("patient", "Patient identifier (optional)", {
@@ -135,7 +171,11 @@ function makeForm({ subject, knownLeads }, isAsked, opener) {
     h(
       "p",
       { class: "settings-foot" },
-      h("button", { type: "submit", class: "primary", id: "analyse" }, isAsked ? "Find the beats" : "Analyse again"),
+      h(
+        "button",
+        { type: "submit", class: "primary", id: "analyse" },
+        isFirst ? "Find the beats" : "Analyse again",
+      ),
       h("span", { class: "soft small" }, "The patient identifier is kept only as a keyed hash."),
     ),
   );
@@ -149,7 +189,7 @@ function makeForm({ subject, knownLeads }, isAsked, opener) {
   form.addEventListener("change", () => {
     showCounts();
     // What is not sent yet is at least drawn as it would be.
-    if (isAsked && form.checkValidity()) void opener.preview(read());
+    if (isFirst && form.checkValidity()) void opener.preview(read());
   });
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -183,7 +223,12 @@ function readForm(form, before) {
  * @param {import("../open.js").Opener} opener
  */
 function makeLeadForm({ leads }, opener) {
-  const select = makeSelect("lead", "Lead", leads.map((name) => [name, name]), leads[0]);
+  const select = makeSelect(
+    "lead",
+    "Lead",
+    leads.map((name) => [name, name]),
+    leads[0],
+  );
   return h(
     "form",
     {

@@ -98,7 +98,11 @@ export function bindStart({ gallery, served, formats }, { store, service, opener
  * @param {import("../charts/canvas.js").Palette} palette
  */
 function drawPicture(canvas, samples, palette) {
-  const size = { width: canvas.clientWidth, height: canvas.clientHeight, dpr: devicePixelRatio || 1 };
+  const size = {
+    width: canvas.clientWidth,
+    height: canvas.clientHeight,
+    dpr: devicePixelRatio || 1,
+  };
   const context = prepareCanvas(canvas, size);
   context.fillStyle = palette.paper;
   context.fillRect(0, 0, size.width, size.height);

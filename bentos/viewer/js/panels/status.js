@@ -6,6 +6,9 @@ import { fill, h } from "../dom.js";
 import { percent } from "../format.js";
 import { hintFor } from "../problem.js";
 
+/** What is over sooner is not announced: the page would jump. */
+const PATIENCE_MS = 300;
+
 /**
  * Show problems and progress.
  *
@@ -19,8 +22,16 @@ export function bindStatus(element, { store, opener, useKey }) {
   const progress = h("div", { class: "progress", role: "status" });
   const problem = h("div", { role: "alert" });
   element.append(progress, problem);
+  let timer = 0;
   store.subscribe((state, before) => {
-    if (state.progress !== before.progress) showProgress(progress, state.progress, opener);
+    if (state.progress && !before.progress) {
+      timer = setTimeout(() => showProgress(progress, store.get().progress, opener), PATIENCE_MS);
+    } else if (state.progress !== before.progress) {
+      if (!state.progress) clearTimeout(timer);
+      if (!state.progress || progress.hasChildNodes()) {
+        showProgress(progress, state.progress, opener);
+      }
+    }
     if (state.problem !== before.problem || state.isKeyAsked !== before.isKeyAsked) {
       showProblem(problem, { state, store, opener, useKey });
     }
@@ -72,9 +83,8 @@ function showProblem(element, { state, store, opener, useKey }) {
   const fields = problem.errors.filter(({ reason }) => reason && reason !== problem.detail);
   // The detail of one wrong field is that field again.
   const isField = fields.some(({ field, reason }) => problem.detail === `${field}: ${reason}`);
-  const invalid = () => /** @type {HTMLElement | null} */ (
-    document.querySelector("#settings [aria-invalid]")
-  );
+  const invalid = () =>
+    /** @type {HTMLElement | null} */ (document.querySelector("#settings [aria-invalid]"));
   const hint = hintFor(problem);
   fill(
     element,
@@ -106,7 +116,12 @@ function showProblem(element, { state, store, opener, useKey }) {
 
 /** @param {(key: string) => void} useKey */
 function makeKeyForm(useKey) {
-  const input = h("input", { type: "password", id: "api-key", autocomplete: "off", required: true });
+  const input = h("input", {
+    type: "password",
+    id: "api-key",
+    autocomplete: "off",
+    required: true,
+  });
   return h(
     "form",
     {

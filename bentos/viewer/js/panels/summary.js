@@ -47,18 +47,24 @@ function describe(answer) {
     h(
       "dl",
       { class: "figures" },
-      ...figure("V burden", percent(rhythm.burden), `${count(counts.ventricular)} of ${count(
-        counts.normal + counts.ventricular,
-      )} read beats`),
       ...figure(
-        "Heart rate",
-        `${number(rhythm.heartRateBpm)} /min`,
-        describeSpread(rhythm),
+        "V burden",
+        percent(rhythm.burden),
+        `${count(counts.ventricular)} of ${count(counts.normal + counts.ventricular)} read beats`,
       ),
+      ...figure("Heart rate", `${number(rhythm.heartRateBpm)} /min`, describeSpread(rhythm)),
       ...figure("Runs", count(rhythm.runs), "3 or more V in a row"),
       ...figure("Couplets", count(rhythm.couplets), "2 V in a row"),
-      ...figure("Isolated V", count(rhythm.isolated), rhythm.rOnT ? `${rhythm.rOnT} may be R-on-T` : ""),
-      ...figure("In bigeminy", count(rhythm.bigeminyBeats), `${count(rhythm.trigeminyBeats)} in trigeminy`),
+      ...figure(
+        "Isolated V",
+        count(rhythm.isolated),
+        rhythm.rOnT ? `${rhythm.rOnT} may be R-on-T` : "",
+      ),
+      ...figure(
+        "In bigeminy",
+        count(rhythm.bigeminyBeats),
+        `${count(rhythm.trigeminyBeats)} in trigeminy`,
+      ),
       ...figure("Longest RR", `${number(rhythm.longestRrS, 2)} s`, ""),
       ...figure(
         "Readable",
@@ -102,6 +108,10 @@ function describeAttention({ riskLevel, riskBasis, riskReasons }) {
     { class: `attention attention-${level}` },
     h("p", {}, h("b", {}, `Attention: ${level}`), riskBasis && ` · judged on this ${riskBasis}`),
     riskReasons.length > 0 && h("p", {}, riskReasons.join("; ")),
-    h("p", { class: "soft small" }, "How much attention it deserves: information, not a diagnosis."),
+    h(
+      "p",
+      { class: "soft small" },
+      "How much attention it deserves: information, not a diagnosis.",
+    ),
   );
 }

@@ -53,7 +53,8 @@ function describe(beat, threshold) {
   const order = beat.index === null ? "Beat" : `Beat ${beat.index + 1}`;
   const sign = (beat.probabilityV ?? 0) >= (threshold ?? 1) ? "≥" : "<";
   const lines = [
-    beat.probabilityV !== null && `p(V) ${number(beat.probabilityV, 3)} ${sign} ${number(threshold, 2)}`,
+    beat.probabilityV !== null &&
+      `p(V) ${number(beat.probabilityV, 3)} ${sign} ${number(threshold, 2)}`,
     `RR ${milliseconds(beat.rrPreviousS)} before, ${milliseconds(beat.rrNextS)} after`,
     beat.qrsWidthMs !== null && `QRS ${Math.round(beat.qrsWidthMs)} ms`,
     beat.rule && `Rule: ${describeRule(beat.rule)}`,

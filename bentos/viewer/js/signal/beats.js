@@ -71,7 +71,7 @@ export function makePredictedBeats(prediction) {
  * @param {(part: {startS: number, durationS: number, signal: AbortSignal}) =>
  *   Promise<Record<string, any[]>>} options.load
  * @param {(error?: unknown) => void} options.onChange
- * @returns {BeatSource & {close: () => void, pending: () => number}}
+ * @returns {BeatSource & {close: () => void}}
  */
 export function makeRecordedBeats({ durationS, load, onChange }) {
   const nTiles = Math.ceil(durationS / BEAT_TILE_S);
@@ -114,7 +114,6 @@ export function makeRecordedBeats({ durationS, load, onChange }) {
       return null;
     },
     close: cache.close,
-    pending: cache.pending,
   };
 }
 

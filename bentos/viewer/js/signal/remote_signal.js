@@ -61,7 +61,7 @@ export function tilesBetween(level, startS, endS, durationS) {
  * @param {(part: {startS: number, durationS: number, maxPoints: number, signal: AbortSignal}) =>
  *   Promise<import("./local_signal.js").Piece>} options.load
  * @param {(error?: unknown) => void} options.onChange
- * @returns {import("./local_signal.js").SignalSource & {close: () => void, pending: () => number}}
+ * @returns {import("./local_signal.js").SignalSource & {close: () => void}}
  */
 export function makeRemoteSignal({ durationS, load, onChange }) {
   const coarsest = chooseLevel(0, durationS);
@@ -90,7 +90,12 @@ export function makeRemoteSignal({ durationS, load, onChange }) {
     read({ startS, endS, pointsPerS }) {
       const level = chooseLevel(pointsPerS, durationS);
       const seen = tilesBetween(level, startS, endS, durationS);
-      const around = tilesBetween(level, startS - (endS - startS), endS + (endS - startS), durationS);
+      const around = tilesBetween(
+        level,
+        startS - (endS - startS),
+        endS + (endS - startS),
+        durationS,
+      );
       const base = tilesBetween(coarsest, 0, durationS, durationS);
       cache.want([...seen, ...base, ...around]);
       const fine = atHand(seen);
@@ -104,6 +109,5 @@ export function makeRemoteSignal({ durationS, load, onChange }) {
       return fine;
     },
     close: cache.close,
-    pending: cache.pending,
   };
 }

@@ -66,7 +66,13 @@ function rowsOfV(stretch) {
     const beats = last - first + 1;
     const [startS, endS] = [stretch[first].timeS, stretch[last].timeS];
     if (beats >= MIN_RUN) {
-      groups.push({ kind: "run", startS, endS, beats, rateBpm: (60 * (beats - 1)) / (endS - startS) });
+      groups.push({
+        kind: "run",
+        startS,
+        endS,
+        beats,
+        rateBpm: (60 * (beats - 1)) / (endS - startS),
+      });
     } else if (beats === 2) {
       groups.push({ kind: "couplet", startS, endS, beats, rateBpm: null });
     }
@@ -84,7 +90,8 @@ function rowsOfV(stretch) {
 function bigeminyIn(stretch) {
   /** @type {RhythmGroup[]} */
   const groups = [];
-  const isPair = (/** @type {number} */ at) => stretch[at]?.type === "N" && stretch[at + 1]?.type === "V";
+  const isPair = (/** @type {number} */ at) =>
+    stretch[at]?.type === "N" && stretch[at + 1]?.type === "V";
   for (let first = 0; first < stretch.length; first += 1) {
     let cycles = 0;
     while (isPair(first + 2 * cycles)) cycles += 1;

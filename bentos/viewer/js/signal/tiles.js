@@ -18,7 +18,6 @@ const RETRY_MS = 2000;
  * @property {(level: number, index: number) => T | undefined} get
  * @property {(wanted: TileKey[]) => void} want What is seen now, most urgent first; requests for
  *   what is not wanted any more are given up.
- * @property {() => number} pending How many requests run or wait.
  * @property {() => void} close Give up all requests.
  */
 
@@ -129,7 +128,6 @@ export function makeTileCache({
       else if (!timer) startNext();
       wantedBefore = names;
     },
-    pending: () => running.size + queue.length,
     close() {
       queue = [];
       clearTimeout(timer);
