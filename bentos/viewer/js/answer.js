@@ -10,13 +10,20 @@ import { measureTrend } from "./signal/trend.js";
 /** Signals longer than this have a trend in place of a picture of themselves. */
 const TREND_FROM_S = 120;
 
-/** Findings of a kind that are listed; a bigeminy of hours has more than anybody reads. */
-const MAX_LISTED = 200;
-
 /**
  * @typedef {{startS: number, endS: number, reason: string}} UnreadableStretch
  * @typedef {{kind: string, startS: number, endS: number, text: string}} Finding
- * @typedef {{name: string, beats: number, timesS: number[]}} Morphology
+ */
+
+/**
+ * V beats of one shape.
+ *
+ * @typedef {object} Morphology
+ * @property {string} name
+ * @property {number} beats
+ * @property {number} exampleS Time of the beat that is most like all of them.
+ * @property {number | null} couplingMs
+ * @property {number} qrsWidthMs
  */
 
 /**
@@ -32,6 +39,7 @@ const MAX_LISTED = 200;
  * @property {number | null} bigeminyBeats
  * @property {number | null} trigeminyBeats
  * @property {number | null} rOnT
+ * @property {number | null} pauses RR intervals of more than two seconds.
  */
 
 /**
@@ -46,6 +54,7 @@ const MAX_LISTED = 200;
  * @property {string} riskLevel
  * @property {string} riskBasis
  * @property {string[]} riskReasons
+ * @property {boolean} isProvisional Whether the level rests on the burden of less than a day.
  * @property {{total: number, normal: number, ventricular: number, unreadable: number}} counts
  * @property {Rhythm} rhythm
  * @property {Finding[]} findings
@@ -88,7 +97,7 @@ export function readPrediction(prediction) {
     ...readCommon(prediction),
     findings: [
       ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
-      ...readPauses(prediction),
+      ...(prediction.rhythm.pauses ?? []).map(describePause),
       ...unreadable.map(describeUnreadable),
     ].sort((one, other) => one.startS - other.startS),
     morphologies: [],
@@ -111,6 +120,7 @@ export function readCommon(found) {
     riskLevel: found.risk_level ?? "",
     riskBasis: found.risk_basis ?? "",
     riskReasons: found.risk_reasons ?? [],
+    isProvisional: found.risk_is_provisional ?? false,
     counts: {
       total: found.total_beats_detected ?? 0,
       normal: found.normal_beats ?? 0,
@@ -129,13 +139,14 @@ export function readCommon(found) {
       bigeminyBeats: rhythm.bigeminy_beats ?? null,
       trigeminyBeats: rhythm.trigeminy_beats ?? null,
       rOnT: rhythm.r_on_t ?? null,
+      pauses: numberOf(rhythm.pauses),
     },
     usableShare: found.signal_quality?.usable_share ?? null,
     warnings: found.signal_quality?.warnings ?? [],
     threshold: found.threshold ?? null,
     model: found.model ?? {},
     notice: found.notice ?? "",
-    timestamp: found.timestamp ?? "",
+    timestamp: found.timestamp ?? found.analysed_at ?? "",
     processingMs: found.processing_time_ms ?? null,
     isGuarded: found.ruleguard_applied ?? true,
   };
@@ -160,37 +171,18 @@ export function describeGroup({ kind, beats, rateBpm, startS, endS }) {
 }
 
 /**
- * @param {Record<string, any>} found
- * @returns {Finding[]}
+ * @param {Record<string, any>} pause
+ * @returns {Finding}
  */
-export function readPauses(found) {
-  return (found.rhythm?.pauses ?? []).map((/** @type {Record<string, any>} */ pause) => ({
-    kind: "pause",
-    startS: pause.start_s,
-    endS: pause.start_s + pause.duration_s,
-    text: `Pause of ${pause.duration_s.toFixed(1)} s${pause.follows_v ? " after a V beat" : ""}`,
-  }));
+export function describePause({ start_s: startS, duration_s: durationS, follows_v: followsV }) {
+  const text = `Pause of ${durationS.toFixed(1)} s${followsV ? " after a V beat" : ""}`;
+  return { kind: "pause", startS, endS: startS + durationS, text };
 }
 
 /** @param {UnreadableStretch} stretch */
 export function describeUnreadable({ startS, endS, reason }) {
   const text = `Cannot be read for ${duration(endS - startS)}: ${reason}`;
   return { kind: "unreadable", startS, endS, text };
-}
-
-/**
- * Keep the first findings of each kind.
- *
- * @param {Finding[]} findings
- * @returns {Finding[]}
- */
-export function limitFindings(findings) {
-  /** @type {Map<string, number>} */
-  const seen = new Map();
-  return findings.filter(({ kind }) => {
-    seen.set(kind, (seen.get(kind) ?? 0) + 1);
-    return /** @type {number} */ (seen.get(kind)) <= MAX_LISTED;
-  });
 }
 
 /**

@@ -139,6 +139,7 @@ function bindPage() {
     document.title = subject ? `${subject.name} · ECG beat viewer` : "ECG beat viewer";
     byId("subject-name").textContent = subject?.name ?? "";
     byId("subject-about").textContent = subject ? describeSubject(state) : "";
+    byId("layout").hidden = !durationOf(state);
     byId("stored-note").hidden = !state.answer || state.signal !== null;
     demo.value = subject?.example ?? "";
     if (subject && !before.subject) scrollTo({ top: 0 });

@@ -5,7 +5,7 @@
 import { USUAL_VIEW } from "./charts/geometry.js";
 import { link } from "./link.js";
 import { ProblemError, asProblem, fileProblem } from "./problem.js";
-import { makeRecording } from "./recording.js";
+import { makeRecording, refineTrend } from "./recording.js";
 
 const POLL_MS = 400;
 const SLOWEST_POLL_MS = 2000;
@@ -49,14 +49,15 @@ export function makeRecorder({ store, service, tell }) {
     if (state.status === "cancelled") throw fileProblem("The analysis was cancelled");
     tell("Reading the result");
     const summary = await service.readSummary(job.job_id);
-    if (!signal.aborted) show(job.job_id, summary);
+    if (!signal.aborted) await show(job.job_id, summary, signal);
   }
 
   /**
    * @param {string} jobId
    * @param {Record<string, any>} summary
+   * @param {AbortSignal} aborter
    */
-  function show(jobId, summary) {
+  async function show(jobId, summary, aborter) {
     close();
     recording = makeRecording({
       jobId,
@@ -67,7 +68,9 @@ export function makeRecorder({ store, service, tell }) {
         store.set({ drawn: drawn + 1, ...(error ? { problem: asProblem(error) } : {}) });
       },
     });
-    const { signal, answer } = recording;
+    const { signal } = recording;
+    const answer = await refineTrend(recording.answer, service);
+    if (aborter.aborted) return;
     store.set({ signal, answer, progress: null, view: USUAL_VIEW });
   }
 

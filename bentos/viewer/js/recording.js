@@ -2,17 +2,15 @@
  * Read the summary of a recording, and make the sources of its signal and beats.
  */
 
-import {
-  describeGroup,
-  describeUnreadable,
-  limitFindings,
-  readCommon,
-  readPauses,
-} from "./answer.js";
-import { makeRecordedBeats } from "./signal/beats.js";
+import { describeGroup, describeUnreadable, describePause, readCommon } from "./answer.js";
+import { makeRecordedBeats, readColumns } from "./signal/beats.js";
 import { makeRemoteSignal } from "./signal/remote_signal.js";
+import { measureTrend } from "./signal/trend.js";
 
 const HOUR_S = 3600;
+
+/** Its beats come in one answer, which lists 20,000. */
+const LONGEST_REFINED_S = 2 * HOUR_S;
 
 /** Where a summary tells only where a couplet begins. */
 const USUAL_COUPLET_S = 0.5;
@@ -35,7 +33,7 @@ const USUAL_COUPLET_S = 0.5;
  * @returns {Recording}
  */
 export function makeRecording({ jobId, summary, service, onChange }) {
-  const durationS = summary.duration_s;
+  const durationS = summary.recording.duration_s;
   const signal = makeRemoteSignal({
     durationS,
     load: (part) => service.readSignal(jobId, part),
@@ -57,112 +55,103 @@ export function makeRecording({ jobId, summary, service, onChange }) {
 }
 
 /**
+ * Measure the trend of a recording of few hours from its beats; its summary tells only hours.
+ *
+ * @param {import("./answer.js").Answer} answer
+ * @param {import("./service.js").Service} service
+ * @returns {Promise<import("./answer.js").Answer>}
+ */
+export async function refineTrend(answer, service) {
+  const { durationS, id } = answer;
+  if (durationS > LONGEST_REFINED_S) return answer;
+  const columns = await service.readBeats(id, { startS: 0, durationS });
+  return { ...answer, trend: measureTrend(readColumns(columns), durationS) };
+}
+
+/**
  * @param {string} jobId
  * @param {Record<string, any>} summary
  * @param {import("./signal/beats.js").BeatSource} beats
  * @returns {import("./answer.js").Answer}
  */
 function readSummary(jobId, summary, beats) {
-  const unreadable = (summary.signal_quality?.unreadable ?? []).map(
-    (/** @type {Record<string, any>} */ stretch) => readStretch(stretch, summary.sampling_rate),
-  );
+  const { recording, runs, couplets, patterns, pauses, hours } = summary;
+  /** @type {import("./answer.js").UnreadableStretch[]} */
+  const unreadable = summary.signal_quality.unreadable.map(readStretch);
+  /** @type {import("./signal/rhythm_groups.js").RhythmGroup[]} */
+  const groups = [
+    ...runs.map(readRun),
+    ...couplets.map(readCouplet),
+    ...patterns.filter(isBigeminy).map(readBigeminy),
+  ];
+  /** @type {import("./answer.js").Finding[]} */
+  const findings = [
+    ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
+    ...pauses.map(describePause),
+    ...unreadable.map(describeUnreadable),
+  ];
   return {
     kind: "recording",
     id: jobId,
-    durationS: summary.duration_s,
-    fs: summary.sampling_rate ?? null,
-    lead: summary.derivation ?? summary.lead ?? "",
+    durationS: recording.duration_s,
+    fs: recording.sampling_rate,
+    lead: recording.lead,
     ...readCommon(summary),
-    findings: limitFindings(
-      [...readGroups(summary), ...readPauses(summary), ...unreadable.map(describeUnreadable)].sort(
-        (one, other) => one.startS - other.startS,
-      ),
-    ),
-    morphologies: readMorphologies(summary.morphologies ?? summary.rhythm?.morphologies ?? []),
+    findings: findings.sort((one, other) => one.startS - other.startS),
+    morphologies: summary.morphologies.forms.map(readForm),
     unreadable,
     beats,
-    trend: readHourly(summary.hourly ?? summary.hours ?? []),
+    trend: readHours(hours),
   };
 }
 
-/**
- * @param {Record<string, any>} stretch
- * @param {number} fs
- */
-function readStretch(stretch, fs) {
-  return {
-    startS: stretch.start_s ?? stretch.start_sample / fs,
-    endS: stretch.end_s ?? stretch.end_sample / fs,
-    reason: stretch.reason,
-  };
+/** @param {Record<string, any>} stretch */
+function readStretch({ start_s: startS, end_s: endS, reason }) {
+  return { startS, endS, reason };
 }
 
-/**
- * Runs, couplets and bigeminy; what a summary does not list is not there.
- *
- * @param {Record<string, any>} summary
- */
-function readGroups(summary) {
-  /** @param {string} name */
-  const listOf = (name) =>
-    [summary.rhythm?.[name], summary[name]].find((value) => Array.isArray(value)) ?? [];
-  const starts = [...listOf("couplet_starts_s"), ...listOf("couplets")];
-  const bigeminy = listOf("patterns").filter(
-    (/** @type {Record<string, any>} */ pattern) => pattern.kind === "bigeminy",
-  );
-  return [
-    ...listOf("runs").map(readRun),
-    ...starts.map((couplet) => readCouplet(Object(couplet).start_s ?? couplet)),
-    ...bigeminy.map(readBigeminy),
-  ].map((group) => ({ ...group, text: describeGroup(group) }));
+/** @param {Record<string, any>} run */
+function readRun({ start_s: startS, duration_s: durationS, beats, rate_bpm: rateBpm }) {
+  return { kind: "run", startS, endS: startS + durationS, beats, rateBpm };
 }
 
-/**
- * @param {Record<string, any>} run
- * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
- */
-function readRun({ start_s: startS, beats, rate_bpm: rateBpm, duration_s: durationS }) {
-  const endS = startS + (durationS ?? (60 * (beats - 1)) / rateBpm);
-  return { kind: "run", startS, endS, beats, rateBpm };
-}
-
-/**
- * @param {number} startS
- * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
- */
+/** @param {number} startS */
 function readCouplet(startS) {
   return { kind: "couplet", startS, endS: startS + USUAL_COUPLET_S, beats: 2, rateBpm: null };
 }
 
-/**
- * @param {Record<string, any>} pattern
- * @returns {import("./signal/rhythm_groups.js").RhythmGroup}
- */
+/** @param {Record<string, any>} pattern */
+function isBigeminy({ kind }) {
+  return kind === "bigeminy";
+}
+
+/** @param {Record<string, any>} pattern */
 function readBigeminy({ start_s: startS, stop_s: endS, v_beats: beats }) {
   return { kind: "bigeminy", startS, endS, beats, rateBpm: null };
 }
 
 /**
- * @param {Array<Record<string, any>>} morphologies
- * @returns {import("./answer.js").Morphology[]}
+ * @param {Record<string, any>} form
+ * @returns {import("./answer.js").Morphology}
  */
-function readMorphologies(morphologies) {
-  return morphologies.map((morphology, at) => ({
-    name: String(morphology.name ?? `Shape ${at + 1}`),
-    beats: morphology.beats ?? morphology.count ?? 0,
-    timesS: morphology.times_s ?? morphology.examples_s ?? [],
-  }));
+function readForm({
+  name,
+  beats,
+  example_s: exampleS,
+  coupling_ms: couplingMs,
+  qrs_width_ms: qrs,
+}) {
+  return { name, beats, exampleS, couplingMs, qrsWidthMs: qrs };
 }
 
 /**
- * @param {Array<Record<string, any>>} hourly
- * @returns {import("./signal/trend.js").Trend | null}
+ * @param {Array<Record<string, any>>} hours
+ * @returns {import("./signal/trend.js").Trend}
  */
-function readHourly(hourly) {
-  if (!hourly.length) return null;
+function readHours(hours) {
   return {
     stepS: HOUR_S,
-    heartRateBpm: hourly.map((hour) => hour.heart_rate_mean_bpm ?? hour.heart_rate_bpm ?? null),
-    burden: hourly.map((hour) => hour.burden ?? hour.pvc_burden ?? null),
+    heartRateBpm: hours.map((hour) => hour.heart_rate_mean_bpm),
+    burden: hours.map((hour) => hour.burden),
   };
 }

@@ -209,15 +209,27 @@ class Day:
 
     @cached_property
     def summary(self) -> dict[str, Any]:
+        """The result as JSON, in the members that the viewer reads."""
         r_peaks, is_v, is_readable = self.beats
+        times_s = r_peaks / self.fs
         rhythm = summarize_rhythm(r_peaks, is_v=is_v, is_readable=is_readable, fs=self.fs)
-        v_times = r_peaks[is_v] / self.fs
+        v_times_s = times_s[is_v]
+        is_couplet = np.convolve(is_v, [1, 1], mode="valid") == 2
+        alone = ~np.append(is_v[2:], [False]) & ~np.insert(is_v[:-2], 0, False)
+        flat_s = float(self.flat_block * self.block_s)
         return {
+            "analysed_at": "2026-01-01T00:00:00+00:00",
+            "recording": {
+                "duration_s": self.duration_s,
+                "sampling_rate": self.fs,
+                "lead": "MLII",
+                "leads": ["MLII", "V5"],
+            },
             "overall_arrhythmia_type": "V",
-            "confidence": 0.999,
             "risk_level": "HIGH",
             "risk_basis": "recording",
             "risk_reasons": [f"{len(rhythm.runs)} run(s) of V"],
+            "risk_is_provisional": False,
             "total_beats_detected": len(r_peaks),
             "normal_beats": rhythm.beats - rhythm.v_beats,
             "ventricular_beats": rhythm.v_beats,
@@ -230,39 +242,48 @@ class Day:
                 "pvc_burden": rhythm.burden,
                 "isolated": rhythm.isolated,
                 "couplets": rhythm.couplets,
+                "runs": len(rhythm.runs),
                 "bigeminy_beats": rhythm.bigeminy_beats,
                 "trigeminy_beats": rhythm.trigeminy_beats,
                 "r_on_t": rhythm.r_on_t,
-                "runs": [
-                    {
-                        "first_beat": run.first_beat,
-                        "beats": run.beats,
-                        "start_s": run.start_s,
-                        "rate_bpm": run.rate_bpm,
-                    }
-                    for run in rhythm.runs
-                ],
+                "pauses": 1,
             },
-            "hourly": [self._hour(number) for number in range(24)],
-            "morphologies": [
-                {"beats": len(v_times), "times_s": v_times[:: len(v_times) // 4][:4].tolist()}
+            "hours": [self._hour(number) for number in range(24)],
+            "runs": [
+                {
+                    "first_beat": run.first_beat,
+                    "beats": run.beats,
+                    "start_s": run.start_s,
+                    "rate_bpm": run.rate_bpm,
+                    "duration_s": 60 * (run.beats - 1) / run.rate_bpm,
+                    "kind": "nsvt",
+                }
+                for run in rhythm.runs
             ],
+            "couplets": times_s[:-1][is_couplet & alone].tolist(),
+            "patterns": [
+                {"kind": "bigeminy", "start_s": 40_000.0, "stop_s": 40_009.0, "v_beats": 5}
+            ],
+            "pauses": [{"start_s": 50_000.0, "duration_s": 2.3, "follows_v": True}],
+            "morphologies": {
+                "forms": [
+                    {
+                        "name": "A",
+                        "beats": len(v_times_s),
+                        "example_s": float(v_times_s[100]),
+                        "coupling_ms": 480.0,
+                        "qrs_width_ms": 152.0,
+                    }
+                ]
+            },
             "signal_quality": {
                 "usable_share": 1 - 1 / self.n_blocks,
-                "warnings": ["600.0 s of 86400.0 s cannot be read"],
                 "unreadable": [
-                    {
-                        "start_sample": int(self.flat_block * self.block_s * self.fs),
-                        "end_sample": int((self.flat_block + 1) * self.block_s * self.fs),
-                        "reason": "flat",
-                    }
+                    {"start_s": flat_s, "end_s": flat_s + self.block_s, "reason": "flat"}
                 ],
             },
             "threshold": 0.5,
-            "sampling_rate": self.fs,
-            "derivation": "MLII",
-            "duration_s": self.duration_s,
-            "timestamp": "2026-01-01T00:00:00+00:00",
+            "model": {"name": "ecg", "version": "1", "source": "trained", "data": "mitdb"},
             "notice": "",
         }
 
@@ -272,7 +293,7 @@ class Day:
         rr_s = np.diff(r_peaks[is_there]) / self.fs
         return {
             "start_s": 3600.0 * number,
-            "heart_rate_mean_bpm": 60 / float(np.median(rr_s)),
+            "heart_rate_mean_bpm": 60 / float(rr_s.mean()),
             "burden": float(is_v[is_there].mean()),
         }
 

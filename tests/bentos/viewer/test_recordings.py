@@ -52,7 +52,7 @@ def test_a_recording_is_uploaded_followed_and_shown(page: Page, recordings: Stub
     assert page.url.endswith("/?recording=day-1")
     expect(page.locator("#subject-about")).to_contain_text("24 h · 250 Hz · lead MLII")
     summary = recordings.day.summary
-    runs = summary["rhythm"]["runs"]
+    runs = summary["runs"]
     assert len(runs) > 10
     expect(page.locator("#summary")).to_contain_text(f"{len(runs)}")
     expect(page.locator("#summary")).to_contain_text("judged on this recording")
@@ -140,7 +140,7 @@ def test_a_link_opens_a_recording_again(page: Page, recordings: Stub) -> None:
     expect(page.get_by_role("alert")).to_contain_text("There is no such recording")
 
 
-@pytest.mark.parametrize("name", ["Report", "PDF", "Beats, CSV", "WFDB .atr", "FHIR"])
+@pytest.mark.parametrize("name", ["Report", "PDF", "Beats, CSV", "WFDB annotations", "FHIR"])
 def test_results_are_downloaded(page: Page, recordings: Stub, name: str) -> None:
     open_day(page, recordings)
     with page.expect_download() as caught:
@@ -151,8 +151,9 @@ def test_results_are_downloaded(page: Page, recordings: Stub, name: str) -> None
 def test_findings_and_v_beats_are_a_step_away(page: Page, recordings: Stub) -> None:
     open_day(page, recordings)
     overview = page.locator("#overview")
+    expect(page.locator("#findings")).to_contain_text("QRS 152 ms, coupling 480 ms")
     page.locator("#findings .jump-run").first.click()
-    start_s = recordings.day.summary["rhythm"]["runs"][0]["start_s"]
+    start_s = recordings.day.summary["runs"][0]["start_s"]
     shown_s = float(overview.get_attribute("aria-valuenow") or "nan")
     assert shown_s < start_s < shown_s + 10
     expect(page.locator("#table tbody .class-V").first).to_be_visible()

@@ -169,6 +169,16 @@ def test_a_tile_that_failed_is_left_alone_for_a_while(evaluate: Evaluate) -> Non
     assert evaluate("signal/tiles.js", check) == {"asked": 1, "errors": ["no"]}
 
 
+def test_a_trend_has_heart_rate_and_burden_of_each_bin(evaluate: Evaluate) -> None:
+    beats = [
+        *({"timeS": at * 0.5, "type": "N", "rrPreviousS": 0.5} for at in range(40)),
+        *({"timeS": 20 + at, "type": "NV"[at % 2], "rrPreviousS": 1.0} for at in range(20)),
+        *({"timeS": 40 + at, "type": None, "rrPreviousS": 1.0} for at in range(20)),
+    ]
+    trend = evaluate("signal/trend.js", "return m.measureTrend(argument, 60);", beats)
+    assert trend == {"stepS": 20, "heartRateBpm": [120, 60, None], "burden": [0, 0.5, None]}
+
+
 @pytest.mark.parametrize(
     ("expression", "text"),
     [

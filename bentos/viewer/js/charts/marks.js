@@ -12,8 +12,10 @@ export const BRACKET_LANE_PX = 22;
 /** Beats nearer to each other than this have no room for letters; then, for ticks of N beats. */
 const LETTER_GAP_PX = 17;
 const TICK_GAP_PX = 3;
-const INTERVAL_GAP_PX = 62;
+const INTERVAL_GAP_PX = 48;
 
+/** How far the name of a short group may reach beyond its bracket. */
+const ROOM_PX = 60;
 /** Shorter groups would be brackets around nothing that can be seen. */
 const SHORTEST_BRACKET_PX = 7;
 
@@ -95,7 +97,7 @@ export function drawClasses(context, frame, beats, { palette, labels }) {
     const label = labels.get(beat.id);
     if (label) drawReaderMark(context, x, label, palette);
     const interval = beat.rrPreviousS;
-    if (interval !== null && gapPx >= INTERVAL_GAP_PX && x - before > 52) {
+    if (interval !== null && gapPx >= INTERVAL_GAP_PX && x - before > INTERVAL_GAP_PX - 2) {
       context.font = font(10.5);
       context.fillStyle = palette.soft;
       context.textAlign = "center";
@@ -260,7 +262,7 @@ export function drawBrackets(context, frame, groups, palette) {
     const text = nameGroup(group);
     context.font = font(11.5, 600);
     const width = context.measureText(text).width + 8;
-    const room = group.kind === "couplet" ? 40 : 6;
+    const room = group.kind === "bigeminy" ? 0 : ROOM_PX;
     const middle = (left + right) / 2;
     if (right - left + room < width || middle - width / 2 < textEnd) continue;
     textEnd = middle + width / 2;

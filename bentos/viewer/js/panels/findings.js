@@ -3,9 +3,21 @@
  */
 
 import { fill, h } from "../dom.js";
-import { clock, count } from "../format.js";
+import { clock, count, plural } from "../format.js";
 
-const SHOWN_AT_FIRST = 8;
+/** So many findings are one list. */
+const MAX_TOGETHER = 10;
+const SHOWN_AT_FIRST = 4;
+const SHOWN_MORE = 50;
+
+/** What matters most comes first. */
+const KINDS = [
+  ["run", "Runs"],
+  ["pause", "Pauses"],
+  ["couplet", "Couplets"],
+  ["bigeminy", "Bigeminy"],
+  ["unreadable", "Unreadable"],
+];
 
 /** @typedef {(startS: number, endS: number) => void} LookAt */
 
@@ -38,55 +50,68 @@ export function bindFindings(element, { store, navigation, paper }) {
  * @param {import("../answer.js").Answer} answer
  * @param {LookAt} lookAt
  */
-function show(element, answer, lookAt) {
-  const { findings, morphologies, durationS } = answer;
-  const list = h("ul", { class: "findings" });
-  /** @param {number} limit */
-  const showFirst = (limit) => {
-    const hidden = findings.length - limit;
-    fill(
-      list,
-      ...findings
-        .slice(0, limit)
-        .map((finding) =>
-          h("li", {}, makeJump(finding.text, finding.kind, finding, durationS, lookAt)),
-        ),
-      hidden > 0 &&
-        h(
-          "li",
-          {},
-          h(
-            "button",
-            { type: "button", class: "more", onclick: () => showFirst(findings.length) },
-            `${count(hidden)} more`,
-          ),
-        ),
-    );
-  };
-  showFirst(SHOWN_AT_FIRST);
+function show(element, { findings, morphologies, durationS }, lookAt) {
+  /** @param {import("../answer.js").Finding} finding */
+  const makeFinding = (finding) => makeJump(finding.text, finding.kind, finding, durationS, lookAt);
+  const groups = [
+    ...sortByKind(findings).map(({ title, members }) => ({
+      title,
+      makers: members.map((finding) => () => makeFinding(finding)),
+    })),
+    {
+      title: "Shapes of V beats",
+      makers: morphologies.map((shape) => () => makeShape(shape, durationS, lookAt)),
+    },
+  ];
   fill(
     element,
     h("h2", { id: "findings-title" }, "Go to"),
-    findings.length > 0 && list,
-    morphologies.length > 0 && h("h3", {}, "Shapes of V beats"),
-    morphologies.length > 0 &&
-      h(
-        "ul",
-        { class: "findings" },
-        ...morphologies.map(({ name, beats, timesS }) =>
-          h(
-            "li",
-            {},
-            h("span", {}, `${name}, ${count(beats)} beats`),
-            h(
-              "span",
-              { class: "times" },
-              ...timesS.slice(0, 4).map((timeS) => makeTime(timeS, durationS, lookAt)),
-            ),
-          ),
-        ),
-      ),
+    h(
+      "div",
+      { class: "findings-groups" },
+      ...groups
+        .filter(({ makers }) => makers.length)
+        .flatMap(({ title, makers }) => [
+          title && h("h3", {}, `${title}: ${count(makers.length)}`),
+          makeList(makers),
+        ]),
+    ),
   );
+}
+
+/**
+ * Few findings stay together in the order of time; many are sorted by what they are.
+ *
+ * @param {import("../answer.js").Finding[]} findings
+ */
+function sortByKind(findings) {
+  if (findings.length <= MAX_TOGETHER) return [{ title: null, members: findings }];
+  return KINDS.map(([kind, title]) => ({
+    title,
+    members: findings.filter((finding) => finding.kind === kind),
+  }));
+}
+
+/**
+ * A list that shows its first members, and more on demand.
+ *
+ * @param {Array<() => HTMLElement>} makers
+ */
+function makeList(makers) {
+  const list = h("ul", { class: "findings" });
+  /** @param {number} limit */
+  const showFirst = (limit) => {
+    const hidden = makers.length - limit;
+    const showMore = () => showFirst(limit + SHOWN_MORE);
+    fill(
+      list,
+      ...makers.slice(0, limit).map((make) => h("li", {}, make())),
+      hidden > 0 &&
+        h("li", {}, h("button", { type: "button", onclick: showMore }, `${count(hidden)} more`)),
+    );
+  };
+  showFirst(makers.length <= MAX_TOGETHER ? makers.length : SHOWN_AT_FIRST);
+  return list;
 }
 
 /**
@@ -106,16 +131,14 @@ function makeJump(text, kind, { startS, endS }, durationS, lookAt) {
 }
 
 /**
- * @param {number} timeS
+ * @param {import("../answer.js").Morphology} morphology
  * @param {number} durationS
  * @param {LookAt} lookAt
  */
-function makeTime(timeS, durationS, lookAt) {
-  return h(
-    "button",
-    { type: "button", onclick: () => lookAt(timeS, timeS) },
-    nameTime(timeS, durationS),
-  );
+function makeShape({ name, beats, exampleS, couplingMs, qrsWidthMs }, durationS, lookAt) {
+  const coupling = couplingMs === null ? "" : `, coupling ${Math.round(couplingMs)} ms`;
+  const text = `${name}: ${plural(beats, "beat")}, QRS ${Math.round(qrsWidthMs)} ms${coupling}`;
+  return makeJump(text, "shape", { startS: exampleS, endS: exampleS }, durationS, lookAt);
 }
 
 /**

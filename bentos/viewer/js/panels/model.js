@@ -34,7 +34,7 @@ export function bindModel(element, { alarm, store }) {
     if (model?.data === "simulated") {
       fill(
         alarm,
-        h("strong", {}, "Trained on simulated patients, not on people. "),
+        h("strong", {}, "⚠ Trained on simulated patients, not on people. "),
         "Its answers show how the platform works; read nothing into them.",
       );
     }

@@ -11,8 +11,8 @@ const FORMATS = [
   ["html", "Report", "html"],
   ["pdf", "PDF", "pdf"],
   ["csv", "Beats, CSV", "csv"],
-  ["atr", "WFDB .atr", "atr"],
-  ["fhir", "FHIR", "json"],
+  ["atr", "WFDB annotations", "pvc"],
+  ["fhir", "FHIR", "fhir.json"],
   ["json", "Summary, JSON", "json"],
 ];
 

@@ -65,7 +65,11 @@ function describe(answer) {
         count(rhythm.bigeminyBeats),
         `${count(rhythm.trigeminyBeats)} in trigeminy`,
       ),
-      ...figure("Longest RR", `${number(rhythm.longestRrS, 2)} s`, ""),
+      ...figure(
+        "Longest RR",
+        `${number(rhythm.longestRrS, 2)} s`,
+        rhythm.pauses ? `${plural(rhythm.pauses, "pause")} above 2 s` : "",
+      ),
       ...figure(
         "Readable",
         percent(answer.usableShare, 0),
@@ -100,7 +104,7 @@ function figure(name, value, more) {
 }
 
 /** @param {import("../answer.js").Answer} answer */
-function describeAttention({ riskLevel, riskBasis, riskReasons }) {
+function describeAttention({ riskLevel, riskBasis, riskReasons, isProvisional }) {
   if (!riskLevel) return null;
   const level = riskLevel.toLowerCase();
   return h(
@@ -108,6 +112,7 @@ function describeAttention({ riskLevel, riskBasis, riskReasons }) {
     { class: `attention attention-${level}` },
     h("p", {}, h("b", {}, `Attention: ${level}`), riskBasis && ` · judged on this ${riskBasis}`),
     riskReasons.length > 0 && h("p", {}, riskReasons.join("; ")),
+    isProvisional && h("p", {}, "Provisional: less than a day was recorded."),
     h(
       "p",
       { class: "soft small" },

@@ -118,10 +118,12 @@ export function makeRecordedBeats({ durationS, load, onChange }) {
 }
 
 /**
+ * Read beats of a recording.
+ *
  * @param {Record<string, any[]>} columns Parallel arrays.
  * @returns {Beat[]}
  */
-function readColumns(columns) {
+export function readColumns(columns) {
   return columns.time_s.map((timeS, at) => {
     const probabilityV = columns.probability_v?.[at] ?? null;
     const type = columns.type?.[at] ?? null;

@@ -11,7 +11,7 @@
 
 /** Bins of a trend; fewer than beats, or a bin is a beat. */
 const MAX_BINS = 180;
-const SHORTEST_BIN_S = 10;
+const SHORTEST_BIN_S = 20;
 
 /**
  * Measure the trend of beats that are all at hand.
