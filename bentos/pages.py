@@ -11,8 +11,16 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
 _VIEWER: Final = Path(__file__).parent / "viewer"
-_CACHING: Final = {"Cache-Control": "no-cache"}
-"""Browsers ask whether a file has changed, so that after a release no old and new modules mix."""
+
+_HEADERS: Final = {
+    # Browsers ask whether a file has changed, so that after a release no old and new modules mix.
+    "Cache-Control": "no-cache",
+    # On the files too: the policy of the reader's thread is that of its script.
+    "Content-Security-Policy": (
+        "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; "
+        "frame-ancestors 'none'"
+    ),
+}
 
 
 def add_viewer(app: FastAPI) -> None:
@@ -24,9 +32,9 @@ def add_viewer(app: FastAPI) -> None:
 class _ViewerFiles(StaticFiles):
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
-        response.headers.update(_CACHING)
+        response.headers.update(_HEADERS)
         return response
 
 
 async def _show_viewer() -> Response:
-    return FileResponse(_VIEWER / "index.html", headers=_CACHING)
+    return FileResponse(_VIEWER / "index.html", headers=_HEADERS)

@@ -7,7 +7,6 @@ import shutil
 import socket
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cached_property
@@ -24,15 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from bentos.app import make_app
 from bentos.edge import Edge
 from ecg_lib.patients import Patient, draw_patient
 from ecg_lib.rhythm import summarize_rhythm
 from ecg_lib.simulator import simulate_record
-
-with warnings.catch_warnings():
-    # BentoML 1.4 uses what pathspec 1.0 and pydantic 2.11 call deprecated, while it is imported.
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from bentos.service import app as service_app
 
 CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 ARGUMENTS: Final = (
@@ -44,9 +39,6 @@ ARGUMENTS: Final = (
     "--disable-component-update",
     "--disable-sync",
 )
-POLICY: Final = "default-src 'self'; object-src 'none'; base-uri 'self'; frame-ancestors 'none'"
-"""As strict as a header can be; every test runs under it."""
-
 RECORDINGS: Final = "/api/v1/recordings/"
 
 
@@ -101,9 +93,16 @@ def page(context: BrowserContext) -> Iterator[Page]:
 @pytest.fixture(scope="module")
 def viewer_url(service: Any) -> Iterator[str]:  # noqa: ANN401  the class of the other conftest
     """Address of the viewer on the real service."""
-    front = Front(Edge(service_app))
+    front = Front(show(service))
     yield front.url
     front.close()
+
+
+def show(service: Any) -> Edge:  # noqa: ANN401  the class of the other conftest
+    """Make an application of its own on the runtime of a service."""
+    app = make_app()
+    app.state.runtime = service.runtime
+    return Edge(app)
 
 
 @pytest.fixture(scope="session")
@@ -114,7 +113,7 @@ def day() -> Day:
 @pytest.fixture
 def recordings(service: Any, day: Day) -> Iterator[RecordingsStub]:  # noqa: ANN401
     """The real service, with recordings in front of it."""
-    stub = RecordingsStub(Edge(service_app), day)
+    stub = RecordingsStub(show(service), day)
     front = Front(stub)
     stub.url = front.url
     yield stub
@@ -420,29 +419,13 @@ class RecordingsStub:
         )
 
 
-class UnderPolicy:
-    """Adds the strict policy to every answer."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def send_on(message: Any) -> None:  # noqa: ANN401  ASGI
-            if message["type"] == "http.response.start":
-                header = (b"content-security-policy", POLICY.encode())
-                message["headers"] = [*message.get("headers", []), header]
-            await send(message)
-
-        await self.app(scope, receive, send_on)
-
-
 class Front:
-    """A server that shows an application under the policy."""
+    """A server in a thread of this process."""
 
     def __init__(self, app: ASGIApp) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        config = uvicorn.Config(UnderPolicy(app), log_config=None, lifespan="off")
+        config = uvicorn.Config(app, log_config=None, lifespan="off")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
         self._thread.start()

@@ -197,14 +197,16 @@ def test_it_prints_the_strip_to_scale_in_light_colours(page: Page, viewer_url: s
     assert page.locator("#strip").evaluate(dark)
 
 
-def test_the_page_and_its_files_are_checked_for_changes(page: Page, viewer_url: str) -> None:
-    seen: dict[str, str] = {}
-    page.on(
-        "response",
-        lambda response: seen.update({response.url: response.headers.get("cache-control", "")}),
-    )
+def test_the_page_and_its_files_have_a_strict_policy_and_are_checked_for_changes(
+    page: Page, viewer_url: str
+) -> None:
+    seen: dict[str, dict[str, str]] = {}
+    page.on("response", lambda response: seen.update({response.url: response.headers}))
     page.goto(viewer_url)
     page.locator("#served dl").wait_for()
-    files = {url: value for url, value in seen.items() if re.search(r"/$|/viewer/", url)}
+    files = [headers for url, headers in seen.items() if re.search(r"/$|/viewer/", url)]
     assert len(files) > 20
-    assert set(files.values()) == {"no-cache"}
+    assert {headers["cache-control"] for headers in files} == {"no-cache"}
+    (policy,) = {headers["content-security-policy"] for headers in files}
+    assert policy.startswith("default-src 'self'; object-src 'none'")
+    assert "unsafe" not in policy

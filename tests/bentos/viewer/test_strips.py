@@ -45,6 +45,17 @@ def strip_csv(kind: StripKind, *, fs: float = 250.0, header: str = "time,MLII") 
     return f"{header}\n" + "\n".join(rows) + "\n"
 
 
+def hide_recordings(page: Page) -> None:
+    """Let the service look like one without recordings."""
+
+    def describe(route: Route) -> None:
+        described = route.fetch().json()
+        described["paths"].pop("/api/v1/recordings/", None)
+        route.fulfill(json=described)
+
+    page.route("**/openapi.json", describe)
+
+
 def open_example(page: Page, url: str, kind: StripKind) -> None:
     page.goto(f"{url}/?example={kind.value}")
     page.locator("#summary").wait_for()
@@ -62,6 +73,7 @@ def beat_rows(page: Page) -> list[list[str]]:
 
 
 def test_the_start_page_shows_the_strips_and_the_model(page: Page, viewer_url: str) -> None:
+    hide_recordings(page)
     page.goto(viewer_url)
     expect(page.locator("#served")).to_contain_text("version 1, trained")
     expect(page.locator("#served")).to_contain_text("ecg:toy")
@@ -487,6 +499,7 @@ def test_half_an_hour_is_read_and_shown(page: Page, viewer_url: str) -> None:
     fs = 100.0
     strip = simulate_strip(StripKind.COUPLET, seed=3, fs=fs).signal_mv()
     signal = np.tile(strip, 180).round(3)
+    hide_recordings(page)
     page.goto(viewer_url)
     page.locator("#served dl").wait_for()
     choose(
@@ -507,6 +520,7 @@ def test_half_an_hour_is_read_and_shown(page: Page, viewer_url: str) -> None:
 
 
 def test_recordings_are_not_offered_where_the_service_has_none(page: Page, viewer_url: str) -> None:
+    hide_recordings(page)
     page.goto(viewer_url)
     page.locator("#served dl").wait_for()
     choose(page, file("day.edf", "0"))
