@@ -66,6 +66,8 @@ class SweepPlan:
     confirm_epochs: int = 5
     confirm_beats: int | None = 50_000
     """Training beats of each fold and of the final fit; all when None."""
+    confirm_networks: int = 1
+    """Networks of different seeds that each of these fits averages."""
     views: ViewPlan = field(default=QUICK_VIEWS)
 
 
@@ -77,6 +79,7 @@ PLANS: Final = {
         search_epochs=4,
         confirm_epochs=8,
         confirm_beats=None,
+        confirm_networks=3,
         views=FULL_VIEWS,
     ),
 }
@@ -280,7 +283,7 @@ def search_recipes(
     )
     full = replace(
         base,
-        training=TrainingConfig(epochs=plan.confirm_epochs),
+        training=TrainingConfig(epochs=plan.confirm_epochs, networks=plan.confirm_networks),
         max_beats=plan.confirm_beats,
     )
     return finalists(study, full)
