@@ -98,9 +98,26 @@ class BeatClassifier:
         self.config = config
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 1) -> Self:
-        """Load a bundle whose hashes are checked."""
-        return cls(bundle.network.read_bytes(), config=bundle.config, threads=threads)
+    def load(cls, bundle: Bundle, *, fold: int | None = None, threads: int = 1) -> Self:
+        """Load a bundle whose hashes are checked.
+
+        Parameters
+        ----------
+        bundle : Bundle
+        fold : int, optional
+            Take the network that was made without the subjects of this fold, to judge them;
+            preprocessing, vote, calibration, threshold and rules are those of the bundle.
+        threads : int
+            Threads of the network for one call.
+
+        Raises
+        ------
+        BundleError
+            If there is no such fold, or the graph cannot be loaded.
+
+        """
+        network = bundle.network if fold is None else bundle.fold_network(fold)
+        return cls(network.read_bytes(), config=bundle.config, threads=threads)
 
     def predict_logits(
         self, windows: NDArray[np.float32], features: NDArray[np.float32]

@@ -430,7 +430,7 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     """Write the bundle of the best recipe and log it with its figures."""
     from flows import candidate, figures
 
-    (_, recipe, _, final), out_of_fold, metrics, by_record = best
+    (_, recipe, folds, final), out_of_fold, metrics, by_record = best
     metrics = {**metrics, "n_trials": sweep.plan.n_trials}
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
@@ -442,6 +442,9 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     bundle = candidate.build_bundle(
         sweep.directory / f"bundle-{run_id}",
         final=final,
+        fold_networks=[
+            _kept(sweep, recipe, f"fold-{fold}").with_suffix(".onnx") for fold in range(len(folds))
+        ],
         recipe=recipe,
         out_of_fold=out_of_fold,
         version=version,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +95,7 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         steepness: float = 25.0,
         threshold: float = 0.5,
         data_source: DataSource = DataSource.SIMULATED,
+        folds: Mapping[str, int] | None = None,
     ) -> Bundle:
         directory = tmp_path_factory.mktemp(f"bundle-{name}")
         network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
@@ -103,6 +104,8 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         return write_bundle(
             directory / name,
             network=network,
+            fold_networks=[network, network],
+            folds=folds or {"201": 0, "101": 1},
             config=config,
             provenance=Provenance(
                 created_at="2026-01-01T00:00:00+00:00",

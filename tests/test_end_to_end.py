@@ -272,6 +272,8 @@ run_id = registry.start_run("by hand", kind=RunKind.CANDIDATE, tags={ELIGIBLE: "
 other = write_bundle(
     settings.home / "other",
     network=bundle.network,
+    fold_networks=[bundle.fold_network(fold) for fold in sorted(set(bundle.folds.values()))],
+    folds=bundle.folds,
     config=bundle.config,
     provenance=replace(bundle.provenance, run_id=run_id),
     metrics=bundle.metrics,
