@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -399,6 +399,18 @@ def choose_best(
     registry: Registry,
 ) -> Judged:
     """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
+    judged = judge(version, data, confirmed)
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
+
+
+def judge(version: DatasetVersion, data: Path, confirmed: Sequence[Confirmed]) -> list[Judged]:
+    """Judge the out-of-fold predictions of confirmed recipes."""
     from ecg_lib.datasets import BeatDataset
     from flows import candidate
 
@@ -416,13 +428,7 @@ def choose_best(
                 "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
             )),
         )  # fmt: skip
-    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
-    registry.log(
-        sweep.run_id,
-        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
-        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
-    )
-    return best
+    return judged
 
 
 @task(cache_policy=NO_CACHE)
@@ -431,7 +437,7 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     from flows import candidate, figures
 
     (_, recipe, folds, final), out_of_fold, metrics, by_record = best
-    metrics = {**metrics, "n_trials": sweep.plan.n_trials}
+    metrics = {**metrics, "n_trials": sweep.plan.n_trials, "plan": asdict(sweep.plan)}
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
         kind=RunKind.CANDIDATE,

@@ -26,6 +26,8 @@ DEPLOYMENTS = {
     "monitor-drift",
     "rollback-champion",
     "analyze-recordings",
+    "install-reference",
+    "reproduce-reference",
     "pipeline",
 }
 
