@@ -6,7 +6,6 @@ Scaling and clipping of the inputs are layers, so the exported graph takes what
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -105,23 +104,3 @@ def build_cnn(
     z = layers.Dropout(config.dropout)(z)
     logit = layers.Dense(1, name="logit")(z)
     return keras.Model([windows, features], logit, name="ecg_cnn")
-
-
-def average_cnns(members: Sequence[Any]) -> Any:  # noqa: ANN401  keras has no types
-    """Join networks into one whose logit is the mean of theirs.
-
-    Parameters
-    ----------
-    members : sequence of keras.Model
-        Networks of :func:`build_cnn`.
-
-    Returns
-    -------
-    keras.Model
-        With the inputs and the output of one of them.
-
-    """
-    windows = keras.Input((WINDOW_SAMPLES, 2), name="windows")
-    features = keras.Input((len(FEATURE_NAMES),), name="features")
-    logits = [member([windows, features]) for member in members]
-    return keras.Model([windows, features], keras.layers.Average(name="logit")(logits))

@@ -17,10 +17,9 @@ from scipy import optimize
 
 from ecg_lib.balancing import Balancing, TrainingBeats, balance
 from ecg_lib.calibration import Calibration
-from ecg_lib.cnn import CnnConfig, average_cnns, build_cnn
+from ecg_lib.cnn import CnnConfig, build_cnn
 
 _PREDICT_BATCH = 4096
-_SEED_STEP = 1000  # between the networks of a fit: seeds of fits are small
 ONNX_OPSET = 17
 
 
@@ -52,15 +51,8 @@ class TrainingConfig:
     averaging: float = 0.99
     """Momentum of the moving average of the weights; less in a fit of few steps, so that the
     average never reaches back further than its last tenth."""
-    networks: int = 1
-    """Networks of different seeds; the one that is kept gives the mean of their logits."""
     balancing: Balancing = Balancing.NONE
     augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
-
-    def __post_init__(self) -> None:
-        if self.networks < 1:
-            msg = f"networks must be at least 1, got {self.networks!r}"
-            raise ValueError(msg)
 
 
 class FittedCnn(NamedTuple):
@@ -70,7 +62,7 @@ class FittedCnn(NamedTuple):
     """A keras model, see :func:`ecg_lib.cnn.build_cnn`."""
 
     loss: tuple[float, ...]
-    """Mean training loss of each epoch, of one network after the other."""
+    """Mean training loss of each epoch."""
 
 
 def fit_cnn(
@@ -103,33 +95,11 @@ def fit_cnn(
     """
     # Else the graphs of earlier fits stay in memory.
     keras.backend.clear_session()
-    balanced = balance(beats, strategy=training.balancing, seed=seed)
-    losses: list[float] = []
-
-    def note_epoch(_: int, logs: dict[str, float]) -> None:
-        losses.append(float(logs["loss"]))
-        if on_epoch_end is not None:
-            on_epoch_end(len(losses) - 1, losses[-1])
-
-    members = [
-        _fit_member(balanced, cnn, training, seed + _SEED_STEP * member, note_epoch)
-        for member in range(training.networks)
-    ]
-    model = members[0] if len(members) == 1 else average_cnns(members)
-    return FittedCnn(model, tuple(losses))
-
-
-def _fit_member(
-    beats: TrainingBeats,
-    cnn: CnnConfig,
-    training: TrainingConfig,
-    seed: int,
-    on_epoch_end: Callable[[int, dict[str, float]], None],
-) -> Any:  # noqa: ANN401  keras has no types
     keras.utils.set_random_seed(seed)
-    deviation = beats.features.std(axis=0)
-    model = build_cnn(cnn, feature_mean=beats.features.mean(axis=0), feature_deviation=deviation)
-    batches = _Batches(beats, deviation, training, seed)
+    balanced = balance(beats, strategy=training.balancing, seed=seed)
+    deviation = balanced.features.std(axis=0)
+    model = build_cnn(cnn, feature_mean=balanced.features.mean(axis=0), feature_deviation=deviation)
+    batches = _Batches(balanced, deviation, training, seed)
     n_steps = max(1, training.epochs * len(batches))
     schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, n_steps)
     model.compile(
@@ -141,13 +111,20 @@ def _fit_member(
         ),
         loss=_loss(training),
     )
+    losses: list[float] = []
+
+    def note_epoch(epoch: int, logs: dict[str, float]) -> None:
+        losses.append(float(logs["loss"]))
+        if on_epoch_end is not None:
+            on_epoch_end(epoch, losses[-1])
+
     model.fit(
         batches,
         epochs=training.epochs,
         verbose=0,
-        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=on_epoch_end)],
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note_epoch)],
     )
-    return model
+    return FittedCnn(model, tuple(losses))
 
 
 def _loss(training: TrainingConfig) -> Any:  # noqa: ANN401  keras has no types

@@ -64,10 +64,8 @@ class SweepPlan:
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5
-    confirm_beats: int | None = 50_000
+    confirm_beats: int | None = 40_000
     """Training beats of each fold and of the final fit; all when None."""
-    confirm_networks: int = 1
-    """Networks of different seeds that each of these fits averages."""
     views: ViewPlan = field(default=QUICK_VIEWS)
 
 
@@ -79,7 +77,6 @@ PLANS: Final = {
         search_epochs=4,
         confirm_epochs=8,
         confirm_beats=None,
-        confirm_networks=3,
         views=FULL_VIEWS,
     ),
 }
@@ -283,7 +280,7 @@ def search_recipes(
     )
     full = replace(
         base,
-        training=TrainingConfig(epochs=plan.confirm_epochs, networks=plan.confirm_networks),
+        training=TrainingConfig(epochs=plan.confirm_epochs),
         max_beats=plan.confirm_beats,
     )
     return finalists(study, full)

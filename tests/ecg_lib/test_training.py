@@ -184,27 +184,6 @@ def test_each_epoch_is_told_and_may_stop_the_fit(train_set: BeatDataset) -> None
     assert all(np.isfinite(loss) and loss > 0 for _, loss in told)
 
 
-def test_several_networks_are_kept_as_one_that_gives_their_mean(
-    fitted: FittedCnn, train_set: BeatDataset, test_set: BeatDataset, tmp_path: Path
-) -> None:
-    beats = _training_beats(train_set)
-    pair = fit_cnn(beats, cnn=SMALL, training=replace(TINY_FIT, networks=2), seed=1)
-    other = fit_cnn(beats, cnn=SMALL, training=TINY_FIT, seed=1001)
-    assert pair.loss == fitted.loss + other.loss
-    inputs = (test_set.windows, test_set.features)
-    mean = (predict_logits(fitted.model, *inputs) + predict_logits(other.model, *inputs)) / 2
-    np.testing.assert_allclose(predict_logits(pair.model, *inputs), mean, atol=1e-5)
-
-    export_onnx(pair.model, tmp_path / "pair.onnx")
-    served = BeatClassifier((tmp_path / "pair.onnx").read_bytes(), config=ClassifierConfig())
-    np.testing.assert_allclose(served.predict_logits(*inputs), mean, atol=1e-4)
-
-
-def test_a_fit_has_at_least_one_network() -> None:
-    with pytest.raises(ValueError, match="networks must be at least 1, got 0"):
-        TrainingConfig(networks=0)
-
-
 def test_one_class_alone_is_refused(train_set: BeatDataset) -> None:
     only_n = _beats_of(train_set, np.flatnonzero(train_set.label == "N"))
     with pytest.raises(ValueError, match="got 0 V beats"):
