@@ -120,6 +120,7 @@ PREDICTION: Final[dict[str, Any]] = {
         "heart_rate_bpm": 98.4,
         "heart_rate_min_bpm": 98.4,
         "heart_rate_max_bpm": 98.4,
+        "heart_rate_mean_bpm": 98.4,
         "longest_rr_s": 0.61,
         "pvc_burden": 0.5,
         "isolated": 1,
@@ -128,6 +129,7 @@ PREDICTION: Final[dict[str, Any]] = {
         "trigeminy_beats": 0,
         "r_on_t": 0,
         "runs": [],
+        "pauses": [],
     },
     "signal_quality": {
         "usable_share": 1.0,
