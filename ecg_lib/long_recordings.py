@@ -87,7 +87,7 @@ class RecordingBeats:
     @property
     def is_paced(self) -> NDArray[np.bool_]:
         """True for beats that a pacemaker seems to have made; they are neither N nor V."""
-        return self.quality == PACED
+        return np.asarray(self.quality == PACED)
 
     @property
     def has_class(self) -> NDArray[np.bool_]:

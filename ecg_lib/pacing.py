@@ -134,7 +134,7 @@ def _have_spikes(
             > config.min_over_noise * (np.median(cut(bends, at, -60, 61), axis=1) + _TINY)
         )
     )
-    return found
+    return np.asarray(found, dtype=np.bool_)
 
 
 def _smooth_span(samples: NDArray[np.float64]) -> NDArray[np.float64]:

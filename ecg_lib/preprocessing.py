@@ -89,7 +89,7 @@ class PreparedBeats:
     @property
     def is_paced(self) -> NDArray[np.bool_]:
         """True for beats that a pacemaker seems to have made; they are readable, but not N or V."""
-        return self.beat_quality == PACED
+        return np.asarray(self.beat_quality == PACED)
 
     @property
     def readable_s(self) -> float:

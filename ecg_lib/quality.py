@@ -230,7 +230,7 @@ def _grade_seconds(
     tallest = ndimage.maximum_filter1d(np.maximum.reduceat(energy, seconds), 3, mode="nearest")
     bins = np.minimum(np.arange(len(seconds)) // config.bin_s, len(medians) - 1)
     prominence = np.maximum(tallest / medians[bins.astype(np.int64)], 1e-12)
-    return np.clip(1 - config.noise_prominence / prominence, 0.0, 1.0)
+    return np.asarray(np.clip(1 - config.noise_prominence / prominence, 0.0, 1.0))
 
 
 def _is_noise(
