@@ -77,7 +77,7 @@ def find_flutter(
     -------
     tuple of (int, int)
         First sample and first sample after each stretch, in time order; the edges are right to
-        about a second.
+        about a second and a half, half a window.
 
     """
     config = config or FlutterConfig()
