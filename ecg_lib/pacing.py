@@ -3,8 +3,8 @@
 The spike is looked for in the second difference of the signal, in which it is tall and two
 hundredths of a second wide at 360 Hz, as in the MIT-BIH records, whose recorder passed 0.1 to
 100 Hz. A narrow QRS complex that a pacemaker made (of the atrium, or of the bundle of His), a
-spike too small for the lead, and what a sampling rate much below 250 Hz or a filter of the
-recorder takes away are not found.
+spike too small for the lead or more than 0.11 s before the R-peak, and what a low sampling rate or
+a filter of the recorder takes away are not found.
 """
 
 from __future__ import annotations

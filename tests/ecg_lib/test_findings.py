@@ -53,7 +53,7 @@ def _paced(duration_s: float = 30.0) -> NDArray[np.float64]:
     """Wide complexes, 75 a minute, each begun by a spike of 11 ms."""
     signal = 0.002 * np.random.default_rng(2).standard_normal(round(duration_s * FS))
     at = np.arange(80)
-    wide = 1.2 * np.sin(2 * np.pi * at / 80)
+    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
     for start in range(200, len(signal) - 200, 288):
         signal[start : start + 80] += wide
         signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
