@@ -8,10 +8,10 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -123,6 +123,12 @@ def _set_aside(settings: Settings) -> None:
         _say(f"ECG_FRESH: what was learned before is in {aside}")
 
 
+def _name_overall(answer: Mapping[str, Any]) -> str:
+    if answer["confidence"] is None:
+        return "no beat has a class"
+    return f"{answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f})"
+
+
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
@@ -137,9 +143,9 @@ def _show_ready(settings: Settings, started_s: float) -> None:
             answer = send(strip, client=client, settings=settings).json()
         _say(f"\nprediction for {strip.name}:")
         _say(
-            f"  {answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f}, "
-            f"risk {answer['risk_level']}), {answer['ventricular_beats']} V of "
-            f"{answer['total_beats_detected']} beats, {answer['processing_time_ms']:.1f} ms, "
+            f"  {_name_overall(answer)}, risk {answer['risk_level']}, "
+            f"{answer['ventricular_beats']} V of {answer['total_beats_detected']} beats, "
+            f"{answer['processing_time_ms']:.1f} ms, "
             f"id {answer['prediction_id']}"
         )
         beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
