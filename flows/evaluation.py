@@ -220,7 +220,7 @@ def _find_missing(
     if extent is Extent.QUICK:
         missing.append(
             "Strips of 30 s and 5 min, noise and the second lead: not part of a quick evaluation; "
-            "`ecg evaluate` has them."
+            "ecg evaluate has them."
         )
     elif not has_noise:
         missing.append(

@@ -21,7 +21,7 @@ def draw_interval(figure: Mapping[str, Any], *, lowest: float) -> str:
     """Draw a figure and its interval as a bar on a scale from `lowest` to 1."""
     if figure["gross"] is None:
         return ""
-    width, height = 110.0, 14.0
+    width, height = 84.0, 14.0
 
     def x(value: float | None) -> float:
         inside = lowest if value is None else min(max(value, lowest), 1.0)
@@ -143,7 +143,7 @@ def draw_strip(error: BeatError) -> str:
         f'<polyline class="ecg" points="{_points_mm(across[::step], heights[::step])}"/>',
     ]
     for time_s, truth, call in error.beats:
-        x = (time_s - error.strip_start_s) * MM_PER_S
+        x = min(max((time_s - error.strip_start_s) * MM_PER_S, 1.5), width - 1.5)
         wrong = " wrong" if (truth == "V") != (call == "V") and truth in "NSVO" else ""
         parts.append(
             f'<text class="truth" x="{x:.2f}" y="3.6" text-anchor="middle">{escape(truth)}</text>'

@@ -22,7 +22,7 @@ _MAX_STRIPS: Final = 24
 _STRIPS_OF_RECORD: Final = 3
 
 _PART_WORDS: Final = {
-    Part.WHOLE.value: "whole record",
+    Part.WHOLE.value: "whole",
     Part.AFTER_5_MIN.value: "after 5 min",
     Part.NOISY_MINUTES.value: "noisy minutes",
 }

@@ -62,7 +62,7 @@ Document = dict[str, Any]
 def conditions_in_order() -> list[tuple[str, str]]:
     """Name every condition, with its label, in the order of the report."""
     return [
-        (OWN, "own R-peaks (end to end)"),
+        (OWN, "own R-peaks"),
         (REFERENCE, "reference R-peaks"),
         *((strips_condition(s), f"strips of {_duration(s)}") for s in STRIPS_S),
         (SECOND_LEAD, "second lead"),
@@ -208,7 +208,11 @@ def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = Tr
     )
     figures: Document = {}
     for name, statistic in FIGURES.items():
-        of_records = np.array([statistic(record) for record in counts.values()])
+        # One false V would make 0 of the F1 of a record without any V beat.
+        needs_v = name.startswith("v_f1")
+        of_records = np.array(
+            [statistic(record) for record in counts.values() if record.v_beats or not needs_v]
+        )
         known = of_records[np.isfinite(of_records)]
         figures[name] = {
             "gross": number(intervals[name].estimate),

@@ -11,10 +11,13 @@ from hypothesis import strategies as st
 
 from ecg_lib.annotations import Annotations
 from ecg_lib.evaluation import (
+    CALLS,
     LEARNING_PERIOD_S,
+    TRUTHS,
     BeatCounts,
     add_up,
     score_beats,
+    tabulate_beats,
 )
 
 
@@ -218,3 +221,129 @@ def test_adding_up_nothing_gives_nothing() -> None:
     one = BeatCounts(**{field.name: index for index, field in enumerate(fields(BeatCounts))})
     assert add_up([one, one, BeatCounts()]) == one + one
     assert (one + one).in_flutter == 2 * one.in_flutter
+
+
+# The rules of bxb at close quarters: who is paired with whom.
+
+
+def _score_at(
+    beats: list[tuple[int, str]],
+    detections: list[tuple[int, str]],
+    *,
+    unreadable: tuple[int, ...] = (),
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+) -> BeatCounts:
+    """Score beats and calls at samples of 360 Hz."""
+    return score_beats(
+        Annotations(
+            samples=np.array([at for at, _ in beats], dtype=np.int64),
+            symbols=np.array([symbol for _, symbol in beats], dtype="U1"),
+        ),
+        detections=np.array([at for at, _ in detections], dtype=np.int64),
+        is_v=np.array([call == "V" for _, call in detections], dtype=np.bool_),
+        is_readable=np.array([at not in unreadable for at, _ in detections], dtype=np.bool_),
+        fs=360.0,
+        start_s=start_s,
+        stop_s=stop_s,
+    )
+
+
+@pytest.mark.parametrize("offset", [-54, 54])
+def test_150_ms_sharp_is_a_match_and_a_sample_more_is_none(offset: int) -> None:
+    assert _score_at([(1000, "V")], [(1000 + offset, "V")]).v_true == 1
+    further = offset + (1 if offset > 0 else -1)
+    assert _score_at([(1000, "V")], [(1000 + further, "V")]) == BeatCounts(
+        beats=1, v_beats=1, extra=1, v_false=1
+    )
+
+
+def test_of_two_detections_the_nearer_is_the_beat() -> None:
+    counts = _score_at([(1000, "V")], [(980, "N"), (1010, "V")])
+    assert (counts.v_true, counts.extra, counts.other_true) == (1, 1, 1)
+
+
+def test_of_two_detections_equally_near_the_later_is_the_beat() -> None:
+    counts = _score_at([(1000, "V")], [(990, "V"), (1010, "N")])
+    assert (counts.v_wrong, counts.v_false, counts.extra) == (1, 1, 1)
+
+
+def test_of_two_beats_equally_near_the_later_is_detected() -> None:
+    counts = _score_at([(1000, "N"), (1040, "V")], [(1020, "V")])
+    assert (counts.found, counts.v_true, counts.v_false) == (1, 1, 0)
+    assert counts.beats == 2
+
+
+def test_a_detection_between_a_couplet_is_that_of_the_nearer_beat() -> None:
+    counts = _score_at([(1000, "N"), (1050, "V")], [(1010, "V")])
+    assert (counts.v_false, counts.v_found) == (1, 0)
+
+
+def test_an_extra_detection_does_not_take_the_beat_of_the_next() -> None:
+    """A T wave called a beat 120 ms before a PVC, and the PVC itself."""
+    counts = _score_at([(1000, "N"), (1300, "V")], [(1000, "N"), (1257, "V"), (1300, "V")])
+    assert (counts.found, counts.v_true, counts.v_false, counts.extra) == (2, 1, 1, 1)
+
+
+def test_the_first_beat_after_five_minutes_counts_and_the_last_before_does_not() -> None:
+    border = 300 * 360
+    beats = [(border - 1, "V"), (border + 400, "V")]
+    detections = [(border, "V"), (border + 399, "N")]
+    counts = _score_at(beats, detections, start_s=LEARNING_PERIOD_S)
+    # The first detection lies behind the border, but its beat does not.
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_wrong=1)
+    on_it = _score_at([(border, "V")], [(border - 5, "V")], start_s=LEARNING_PERIOD_S)
+    assert on_it == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1)
+    alone = _score_at([], [(border - 1, "V"), (border, "V")], start_s=LEARNING_PERIOD_S)
+    assert alone == BeatCounts(extra=1, v_false=1)
+
+
+def test_the_first_and_the_last_sample_of_a_record_count() -> None:
+    counts = _score_at([(0, "V"), (3599, "V")], [(0, "V"), (3599, "N")], stop_s=10.0)
+    assert (counts.v_beats, counts.v_true, counts.v_wrong) == (2, 1, 1)
+    assert _score_at([(3600, "V")], [(3600, "V")], stop_s=10.0) == BeatCounts()
+
+
+def test_a_v_beat_in_what_cannot_be_read_is_missed_and_its_neighbour_is_not() -> None:
+    counts = _score_at([(1000, "V"), (1400, "V")], [(1000, "V"), (1400, "V")], unreadable=(1000,))
+    assert (counts.v_true, counts.v_found, counts.abstained) == (1, 2, 1)
+    assert counts.v_sensitivity == 0.5
+
+
+def test_an_extra_detection_in_flutter_is_no_false_v() -> None:
+    beats = [(1000, "["), (1200, "!"), (1400, "!"), (1600, "]"), (2000, "V")]
+    counts = _score_at(beats, [(1200, "V"), (1300, "N"), (2000, "V")])
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1, in_flutter=2)
+
+
+def test_the_false_positive_rate_is_that_of_bxb() -> None:
+    """VFP / (VTN + VFP), where VTN holds F, Q and no beat that were not called V."""
+    #                NF called N, N called V, nothing called N
+    counts = _score("NFN.", "NNVN")
+    assert counts.v_false_positive_rate == 1 / (3 + 1)
+
+
+def test_the_beat_by_beat_table_counts_each_beat_and_detection_once() -> None:
+    truth, found = "NASVVFQV.N.", "VNNVN.VVVNN"
+    samples = [index for index, symbol in enumerate(truth) if symbol != "."]
+    detected = [index for index, call in enumerate(found) if call != "."]
+    table = tabulate_beats(
+        Annotations(
+            samples=np.array(samples, dtype=np.int64) * 100,
+            symbols=np.array([truth[index] for index in samples]),
+        ),
+        detections=np.array(detected, dtype=np.int64) * 100,
+        is_v=np.array([found[index] == "V" for index in detected]),
+        is_readable=np.array([index != 7 for index in detected]),
+        fs=100.0,
+    )
+    assert dict(zip(TRUTHS, table.tolist(), strict=True)) == {
+        #     N  V  unreadable  missed
+        "N": [1, 1, 0, 0],
+        "S": [2, 0, 0, 0],
+        "V": [1, 1, 1, 0],
+        "F": [0, 0, 0, 1],
+        "Q": [0, 1, 0, 0],
+        "O": [1, 1, 0, 0],
+    }
+    assert CALLS == ("N", "V", "unreadable", "missed")
