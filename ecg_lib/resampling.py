@@ -73,14 +73,12 @@ def bootstrap_intervals(
     """
     resampled = _resample(counts_by_subject, seed=seed, n_resamples=n_resamples)
     gross = add_up(counts_by_subject)
-    tail = (1 - confidence) / 2
-    intervals = {}
-    for name, statistic in statistics.items():
-        values = np.array([statistic(counts) for counts in resampled])
-        known = values[np.isfinite(values)]
-        low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-        intervals[name] = Interval(statistic(gross), float(low), float(high))
-    return intervals
+    return {
+        name: _interval(
+            statistic(gross), [statistic(counts) for counts in resampled], confidence=confidence
+        )
+        for name, statistic in statistics.items()
+    }
 
 
 class LeftOut(NamedTuple):
@@ -163,10 +161,18 @@ def paired_bootstrap(
         _resample(theirs, seed=seed, n_resamples=n_resamples),
         strict=True,
     )
-    differences = np.array([statistic(a) - statistic(b) for a, b in pairs])
+    return _interval(
+        statistic(add_up(ours)) - statistic(add_up(theirs)),
+        [statistic(a) - statistic(b) for a, b in pairs],
+        confidence=confidence,
+    )
+
+
+def _interval(estimate: float, resampled: Sequence[float], *, confidence: float) -> Interval:
+    values = np.array(resampled)
+    known = values[np.isfinite(values)]
     tail = (1 - confidence) / 2
-    low, high = np.nanquantile(differences, [tail, 1 - tail])
-    estimate = statistic(add_up(ours)) - statistic(add_up(theirs))
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
     return Interval(estimate, float(low), float(high))
 
 

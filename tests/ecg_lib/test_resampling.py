@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from ecg_lib.evaluation import BeatCounts, add_up
-from ecg_lib.resampling import bootstrap_interval, leave_one_out, paired_bootstrap
+from ecg_lib.resampling import (
+    bootstrap_interval,
+    bootstrap_intervals,
+    leave_one_out,
+    paired_bootstrap,
+)
 
 
 def _subjects(n: int, *, right: int = 90, wrong: int = 10) -> list[BeatCounts]:
@@ -92,3 +97,17 @@ def test_without_any_v_beat_the_range_is_nan() -> None:
 def test_one_subject_cannot_be_left_out() -> None:
     with pytest.raises(ValueError, match="at least two subjects, got 1"):
         leave_one_out({"a": BeatCounts()}, lambda c: c.v_f1)
+
+
+def test_figures_that_are_never_defined_have_no_interval() -> None:
+    subjects = [BeatCounts(n_beats=3), BeatCounts(n_beats=4)]
+    assert np.isnan(bootstrap_interval(subjects, lambda c: c.v_sensitivity)).all()
+    assert np.isnan(paired_bootstrap(subjects, subjects, lambda c: c.v_sensitivity)).all()
+
+
+def test_figures_of_the_same_resamples_are_those_of_each_alone() -> None:
+    subjects = _subjects(12)
+    statistics = {"se": lambda c: c.v_sensitivity, "f1": lambda c: c.v_f1}
+    both = bootstrap_intervals(subjects, statistics)
+    for name, statistic in statistics.items():
+        assert both[name] == bootstrap_interval(subjects, statistic)
