@@ -35,7 +35,9 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Origins = Annotated[
     tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*]+$")], ...],
     NoDecode,
-    BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text),
+    BeforeValidator(
+        lambda text: [one for one in text.split(",") if one] if isinstance(text, str) else text
+    ),
 ]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
