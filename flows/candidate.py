@@ -23,11 +23,11 @@ from ecg_lib.evaluation import (
     LEARNING_PERIOD_S,
     BeatCounts,
     add_up,
-    bootstrap_interval,
     by_subject,
 )
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
+from ecg_lib.resampling import bootstrap_interval
 from ecg_lib.rule_guard import apply_rules
 from flows.dataset_versions import DatasetVersion, Role
 from flows.git_commit import read_git_commit

@@ -397,46 +397,50 @@ def analyze(
 @app.command()
 def evaluate(
     *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No noise, longer strips or second lead.")
+    ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2; noted in docs/ds2-openings.md.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
 ) -> None:
-    """Print the figures of the released model: DS1 out of fold, R-peaks, and DS2 if asked."""
-    from flows import evaluation_report as report
-    from flows.dataset_versions import load_version
+    """Write the EC57 report of the released model: DS1 out of fold, or DS2 with --final."""
+    from flows import ds2_opening as opening
+    from flows import evaluation
+    from flows.evaluation_records import Extent
     from flows.git_commit import read_git_commit
     from flows.released import load_released_bundle
 
     settings = read_settings()
     release, bundle = load_released_bundle(settings)
-    version = load_version(settings.datasets_dir, bundle.provenance.dataset_version)
+    version = evaluation.find_dataset(bundle, settings)
     _say(f"model {release.model_version}, bundle {bundle.hash[:12]}, {version.data_source} data")
-    for name, value in bundle.metrics.items():
-        if isinstance(value, float):
-            _say(f"  {name:<24} {value:.4f}")
-    if version.data_source != "mitdb":
-        _say("trained on simulated data: nothing here says how it does on people")
-        return
-    directory = Path(version.source_directory)
-    peaks = report.measure_r_peaks(directory)
-    for line in report.describe_r_peaks(peaks):
-        _say(line)
-    if not final:
-        return
-    if not reason:
-        msg = "an opening of DS2 must have a --reason"
-        raise report.EvaluationError(msg)
-    figures = report.open_ds2(bundle, directory)
-    commit = read_git_commit()
-    path = report.write_report(
-        settings.reports_dir, "ds2", {"bundle": bundle.hash, "commit": commit, **figures}
-    )
-    report.note_opening(PROJECT_DIR, bundle=bundle, commit=commit, reason=reason, figures=figures)
-    for part, values in figures.items():
-        if part != "by_record":
-            _say(f"DS2 {part}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
-    _say(f"written to {path} and noted in {report.OPENINGS}")
+    if final:
+        commit = read_git_commit()
+        opening.check_opening(bundle, version, reason=reason, commit=commit, settings=settings)
+        found = opening.open_ds2(
+            bundle, version, reason=reason, settings=settings, on_record=_say_progress
+        )
+        noted = opening.note_opening(PROJECT_DIR, found, commit=commit)
+        _say(f"noted in {opening.OPENINGS}, with {noted.html.name}: commit both")
+        written = evaluation.report_path(settings.reports_dir, bundle, "ds2")
+    else:
+        extent = Extent.QUICK if quick else Extent.FULL
+        found = evaluation.evaluate_development(
+            bundle, version, extent=extent, settings=settings, on_record=_say_progress
+        )
+        written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
+    evaluation.write_evaluation(found, written)
+    for name, value in evaluation.summarize_headline(found.document).items():
+        _say(f"  {name:<24} {value}")
+    for line in found.document["missing"]:
+        _say(f"  not in it: {line}")
+    _say(f"report: {written.html}")
+
+
+def _say_progress(done: int, total: int) -> None:
+    typer.secho(f"\r  {done} of {total} records", nl=done == total, err=True)
 
 
 @app.command()

@@ -178,6 +178,11 @@ def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
     _write_atomically(directory / _LATEST, version.version)
 
 
+def list_versions(datasets_dir: Path) -> list[str]:
+    """Name the versions that are there."""
+    return sorted(path.stem for path in (datasets_dir / "versions").glob("*.json"))
+
+
 def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersion:
     """Load a version, or the latest.
 
@@ -197,8 +202,7 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
         text = (directory / f"{name}.json").read_text(encoding="utf-8")
         return TypeAdapter(DatasetVersion).validate_json(text)
     except FileNotFoundError as error:
-        known = sorted(path.stem for path in directory.glob("*.json"))
-        msg = f"dataset version must be one of {known}, got {name!r}"
+        msg = f"dataset version must be one of {list_versions(datasets_dir)}, got {name!r}"
         raise DatasetError(msg) from error
     except ValidationError as error:
         msg = f"dataset version {name} cannot be read: {error}"

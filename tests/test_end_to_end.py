@@ -143,7 +143,8 @@ def test_the_pipeline_promotes_and_releases_a_model(
 ) -> None:
     assert result["verdict"]["is_promoted"] is True
     assert set(result["stages"]) == {
-        "ingest-records", "train-sweep", "promote-champion", "package-bento", "release-service",
+        "ingest-records", "train-sweep", "promote-champion", "evaluate-champion", "package-bento",
+        "release-service",
     }  # fmt: skip
     champion = Registry(platform.settings).get_alias(Alias.CHAMPION)
     assert champion is not None

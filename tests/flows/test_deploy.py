@@ -21,6 +21,7 @@ DEPLOYMENTS = {
     "ingest-records",
     "train-sweep",
     "promote-champion",
+    "evaluate-champion",
     "package-bento",
     "release-service",
     "monitor-drift",
