@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
@@ -16,6 +16,9 @@ from flows.dataset_versions import DatasetVersion, load_version
 from flows.ingest_records import Source, ingest_records
 from flows.reference import read_reference
 from flows.train_sweep import Sweep, SweepPlan, confirm_recipes, cut_training_beats, judge
+
+if TYPE_CHECKING:
+    from ecg_lib.cross_validation import Recipe
 
 _COMPARED: Final = (
     "oof_v_f1", "oof_v_f1_strict", "oof_v_se", "oof_v_ppv", "oof_accuracy", "oof_qrs_se",
@@ -87,10 +90,7 @@ def reproduce_reference(source: Source = Source.AUTO) -> dict[str, Any]:
 
 def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) -> dict[str, float]:
     """Fit the recipe of the reference in its folds and compute its figures."""
-    plan = TypeAdapter(SweepPlan).validate_python(reference.metrics["plan"])
-    from ecg_lib.cross_validation import Recipe
-
-    recipe = TypeAdapter(Recipe).validate_python(reference.metrics["recipe"])
+    plan, recipe = read_plan(reference.metrics)
     sweep = Sweep(
         name="reproduction",
         run_id="",
@@ -103,6 +103,16 @@ def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) 
     data = cut_training_beats(version, plan.views, settings)
     (judged,) = judge(version, data, confirm_recipes(sweep, version, data, {0: recipe}))
     return {name: float(judged.metrics[name]) for name in _COMPARED}
+
+
+def read_plan(metrics: Mapping[str, Any]) -> tuple[SweepPlan, Recipe]:
+    """Read the plan and the recipe of a bundle from its figures."""
+    from ecg_lib.cross_validation import Recipe
+
+    return (
+        TypeAdapter(SweepPlan).validate_python(metrics["plan"]),
+        TypeAdapter(Recipe).validate_python(metrics["recipe"]),
+    )
 
 
 def compare(published: Mapping[str, Any], found: Mapping[str, float]) -> Comparison:

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import optuna
 import pytest
 
 from ecg_lib.bundle import Bundle, BundleSource, change_source, read_bundle
 from ecg_lib.classifier import BeatClassifier
+from ecg_lib.cross_validation import Recipe
 from ecg_lib.errors import BundleError
-from ecg_lib.settings import read_settings
+from ecg_lib.settings import Profile, read_settings
 from ecg_lib.simulator import StripKind, simulate_strip
 from flows.install_reference import install_reference
 from flows.reference import has_reference, read_reference, ship
 from flows.registry import Alias, Registry
 from flows.released import load_bundle_to_use
-from flows.reproduce_reference import Comparison, compare
+from flows.reproduce_reference import Comparison, compare, read_plan
+from flows.search_space import KNOWN_GOOD, suggest_recipe
 from flows.serving import read_current
+from flows.train_sweep import PLANS
 
 
 @pytest.fixture
@@ -114,3 +120,11 @@ def test_a_reproduction_is_judged_by_the_published_interval(
     assert isinstance(comparison, Comparison)
     assert comparison.is_inside is verdict
     assert comparison.published["oof_v_se"] == 0.94
+
+
+@pytest.mark.parametrize("profile", list(Profile))
+def test_plan_and_recipe_come_back_from_the_figures_of_a_bundle(profile: Profile) -> None:
+    plan = PLANS[profile]
+    recipe = suggest_recipe(optuna.trial.FixedTrial(KNOWN_GOOD), Recipe(max_beats=1000))
+    kept = json.loads(json.dumps({"plan": asdict(plan), "recipe": asdict(recipe)}))
+    assert read_plan(kept) == (plan, recipe)
