@@ -7,6 +7,10 @@ that is frequent, not premature, not followed by a pause, and narrow. That holds
 alternate with conducted beats or outnumber them, in a 10 s strip as in a 24 h recording (taken in
 overlapping blocks of 240 beats, with a memory of the shape that most blocks agree on).
 
+How different is different depends on the recording: noise and breathing change every beat a
+little. So the limit of one shape follows from how much neighbours in shape differ, and each
+difference to the template is given twice, as it is and against the usual one of conducted beats.
+
 Constants were chosen on DS1.
 """
 
@@ -57,8 +61,23 @@ FEATURE_NAMES = (
     "shape_qrs_width_s",
     "similarity_to_recording",
     "template_similarity_to_recording",
+    "qrs_unlikeness",
+    "beat_unlikeness",
+    "p_unlikeness",
+    "t_unlikeness",
+    "qrs_residual_excess",
+    "beat_residual_excess",
+    "qrs_width_excess",
+    "amplitude_excess",
+    "usual_qrs_similarity",
+    "usual_p_similarity",
+    "usual_t_similarity",
 )
-"""Names of the columns of :attr:`BeatFeatures.features`; ratios are natural logarithms."""
+"""Names of the columns of :attr:`BeatFeatures.features`; ratios are natural logarithms.
+
+``unlikeness`` and ``excess`` are differences to the template in units of those that the
+recording's conducted beats usually have; ``usual`` is what they usually have.
+"""
 
 _CENTRE = WINDOW_SAMPLES // 2
 
@@ -75,8 +94,13 @@ class BeatConfig:
     """The window in which whole beats (PR segment, QRS, ST, T) are compared."""
     qrs_weight: float = 0.65
     """Share of the QRS in the similarity of two beats; the rest is the whole beat's."""
-    same_shape: float = 0.88
-    same_shape_steepness: float = 60.0
+    same_shape_differences: float = 5.0
+    """Two beats are of one shape when they differ less than this many times what a beat and those
+    most similar to it usually do."""
+    same_shape_limits: tuple[float, float] = (0.85, 0.975)
+    """Least and greatest similarity that this limit may be."""
+    same_shape_sharpness: float = 6.0
+    """Slope of the transition at the limit, in units of its distance to 1."""
     align_s: float = 0.035
     """How far a beat may be shifted to fit the template."""
     score_share: float = 1.0
@@ -86,6 +110,17 @@ class BeatConfig:
     score_recording: float = 2.0
     slope_floor: float = 0.10
     """The QRS ends where its slope stays below this share of its greatest slope."""
+
+
+class ShapeBlock(NamedTuple):
+    """How much some beats of a recording are of one shape with the beats around them."""
+
+    rows: slice
+    """The beats."""
+    columns: slice
+    """Those that they are compared with, which they are among."""
+    sameness: NDArray[np.float32]
+    """From 0 (other shape) to 1 (same), shape ``(n_rows, n_columns)``."""
 
 
 class BeatFeatures(NamedTuple):
@@ -111,6 +146,9 @@ class BeatFeatures(NamedTuple):
 
     is_template_beat: NDArray[np.bool_]
     """True for the beats that the template was made of."""
+
+    shapes: tuple[ShapeBlock, ...]
+    """Which beats are of one shape; the rows of all blocks are the beats in order."""
 
 
 def extract_beats(
@@ -157,9 +195,10 @@ def extract_beats(
     )
     blocks = [_Block.survey(beats, start, stop) for start, stop in _block_bounds(n_beats, config)]
     recording = _recording_template(blocks, config)
+    kept = _kept_parts(n_beats, config)
     parts = [
         block.describe(beats, recording, keep=keep)
-        for block, keep in zip(blocks, _kept_parts(n_beats, config), strict=True)
+        for block, keep in zip(blocks, kept, strict=True)
     ]
     return BeatFeatures(
         windows=np.concatenate([part[0] for part in parts]),
@@ -168,6 +207,7 @@ def extract_beats(
         rr_next_s=rr_next,
         qrs_width_s=beats.width,
         is_template_beat=np.concatenate([part[2] for part in parts]),
+        shapes=tuple(block.shapes(keep) for block, keep in zip(blocks, kept, strict=True)),
     )
 
 
@@ -218,6 +258,7 @@ def _no_beats() -> BeatFeatures:
         rr_next_s=nothing,
         qrs_width_s=nothing,
         is_template_beat=np.zeros(0, dtype=np.bool_),
+        shapes=(),
     )
 
 
@@ -319,10 +360,7 @@ class _Block:
         config = beats.config
         part = slice(start, stop)
         windows = beats.windows(part)
-        similarity = _similarity(windows, windows, config)
-        steepness = config.same_shape_steepness
-        sameness = expit((similarity - config.same_shape) * steepness)
-        np.fill_diagonal(sameness, 1.0)
+        sameness = _measure_sameness(_similarity(windows, windows, config), config)
         rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
         known = np.isfinite(rr_prev)
         median_rr = float(np.median(rr_prev[known])) if known.any() else 0.8
@@ -347,6 +385,12 @@ class _Block:
             template=_weighted_mean(sameness[best], windows),
             weight=float(sameness[best].sum()),
         )
+
+    def shapes(self, keep: slice) -> ShapeBlock:
+        """Tell the sameness of some of the block's beats with all of it."""
+        start = self.part.start
+        rows = slice(start + keep.start, start + keep.stop)
+        return ShapeBlock(rows, self.part, self.sameness[keep])
 
     def describe(
         self, beats: _Beats, recording: NDArray[np.float32], *, keep: slice
@@ -374,6 +418,7 @@ class _Block:
             ],
             axis=1,
         )
+        features = np.concatenate([features, _excess_features(features, is_template_beat)], axis=1)
         scaled = np.stack([windows, windows - template], axis=2) / np.float32(amplitude)
         return (
             np.clip(scaled[keep], -8, 8).astype(np.float32),
@@ -415,6 +460,22 @@ class _Block:
             ],
             axis=1,
         )
+
+
+def _measure_sameness(similarity: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
+    """Turn the similarity of beats into how much they are of one shape, 0 to 1."""
+    n_beats = len(similarity)
+    usual = 1.0
+    if n_beats > 1:
+        n_nearest = min(5, max(1, n_beats // 6))
+        to_others = similarity.copy()
+        np.fill_diagonal(to_others, -1.0)
+        nearest = np.partition(to_others, n_beats - n_nearest, axis=1)[:, -n_nearest:]
+        usual = float(np.median(nearest.mean(axis=1)))
+    limit = np.clip(1 - config.same_shape_differences * (1 - usual), *config.same_shape_limits)
+    sameness = expit((similarity - limit) * (config.same_shape_sharpness / (1 - limit)))
+    np.fill_diagonal(sameness, 1.0)
+    return np.asarray(sameness, dtype=np.float32)
 
 
 def _mean_of_shape(
@@ -498,6 +559,50 @@ def _shape_features(
         _of_next(to_previous),
     ]
     return np.stack(columns, axis=1).astype(np.float64)
+
+
+def _excess_features(
+    features: NDArray[np.float64], is_template_beat: NDArray[np.bool_]
+) -> NDArray[np.float64]:
+    """Compare differences to the template with those that its own beats have."""
+
+    def column(name: str) -> NDArray[np.float64]:
+        return features[:, FEATURE_NAMES.index(name)]
+
+    def usual(values: NDArray[np.float64]) -> float:
+        return float(np.median(values[is_template_beat]))
+
+    def unlikeness(name: str, floor: float) -> NDArray[np.float64]:
+        difference = 1 - column(name)
+        return np.log((difference + floor) / (usual(difference) + floor))
+
+    def above_usual(name: str) -> NDArray[np.float64]:
+        return column(name) - usual(column(name))
+
+    def in_deviations(name: str, floor: float) -> NDArray[np.float64]:
+        centred = above_usual(name)
+        return np.arcsinh(centred / (1.4826 * usual(np.abs(centred)) + floor))
+
+    def constant(name: str) -> NDArray[np.float64]:
+        return np.full(len(features), usual(column(name)))
+
+    return np.stack(
+        [
+            # Floors: differences as small as these come from sampling alone.
+            unlikeness("qrs_similarity", 0.003),
+            unlikeness("beat_similarity", 0.005),
+            unlikeness("p_similarity", 0.02),
+            unlikeness("t_similarity", 0.02),
+            above_usual("qrs_residual"),
+            above_usual("beat_residual"),
+            in_deviations("qrs_width_s", 0.005),
+            in_deviations("amplitude_ratio", 0.03),
+            constant("qrs_similarity"),
+            constant("p_similarity"),
+            constant("t_similarity"),
+        ],
+        axis=1,
+    )
 
 
 def _part(start_s: float, stop_s: float) -> slice:

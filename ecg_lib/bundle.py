@@ -3,7 +3,7 @@
 ::
 
     network.onnx             logit of V from windows and features
-    config.json              preprocessing, RuleGuard, calibration, threshold
+    config.json              preprocessing, shape vote, RuleGuard, calibration, threshold
     metrics.json             figures with intervals, and counts of each subject
     out_of_fold.parquet      the prediction of every development beat by a network that had not
                              seen its subject
@@ -32,6 +32,7 @@ from ecg_lib.calibration import Calibration
 from ecg_lib.errors import BundleError, BundleIntegrityError
 from ecg_lib.preprocessing import PreprocessingConfig
 from ecg_lib.rule_guard import RuleGuardConfig
+from ecg_lib.shape_vote import ShapeVoteConfig
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -80,6 +81,7 @@ class ClassifierConfig:
     """
 
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    shape_vote: ShapeVoteConfig = field(default_factory=ShapeVoteConfig)
     rule_guard: RuleGuardConfig = field(default_factory=RuleGuardConfig)
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float = 0.5

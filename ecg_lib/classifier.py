@@ -1,4 +1,4 @@
-"""The classifier that is served: preprocessing, network, calibration, threshold and RuleGuard.
+"""The classifier that is served: preprocessing, network, vote, calibration, threshold, RuleGuard.
 
 The network runs in ONNX Runtime; TensorFlow is not imported here.
 """
@@ -17,6 +17,7 @@ from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.quality import UnreadableReason
 from ecg_lib.rule_guard import apply_rules
+from ecg_lib.shape_vote import vote
 
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
@@ -127,7 +128,12 @@ class BeatClassifier:
 
     def predict_probabilities(self, prepared: PreparedBeats) -> NDArray[np.float64]:
         """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``."""
-        logits = self.predict_logits(prepared.windows, prepared.features)
+        logits = vote(
+            self.predict_logits(prepared.windows, prepared.features),
+            prepared.shapes,
+            is_readable=prepared.is_readable,
+            config=self.config.shape_vote,
+        )
         return self.config.calibration.probabilities(logits)
 
     def classify(

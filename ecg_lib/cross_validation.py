@@ -18,6 +18,7 @@ from ecg_lib.balancing import TrainingBeats
 from ecg_lib.cnn import CnnConfig
 from ecg_lib.datasets import NO_BEAT, BeatDataset, View
 from ecg_lib.evaluation import BeatCounts, score_beats
+from ecg_lib.shape_vote import ShapeVoteConfig, vote
 from ecg_lib.training import (
     FittedCnn,
     ThresholdChoice,
@@ -177,6 +178,35 @@ def _is_of(dataset: BeatDataset, subjects: set[str]) -> NDArray[np.bool_]:
     return np.asarray(of_subject[dataset.record])
 
 
+def vote_out_of_fold(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    *,
+    config: ShapeVoteConfig | None = None,
+) -> NDArray[np.float64]:
+    """Let the predicted beats of one shape vote, as the classifier does.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    rows, logits : ndarray of shape (n_rows,)
+        Predicted rows, whole records or strips, and their logits.
+    config : ShapeVoteConfig, optional
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+
+    """
+    is_predicted = np.zeros(len(dataset), dtype=np.bool_)
+    is_predicted[rows] = True
+    every = np.zeros(len(dataset))
+    every[rows] = logits
+    shapes = [block for block in dataset.shapes if is_predicted[block.rows].all()]
+    return vote(every, shapes, is_readable=dataset.is_readable, config=config)[rows]
+
+
 def score_quickly(
     dataset: BeatDataset,
     rows: NDArray[np.int64],
@@ -185,7 +215,7 @@ def score_quickly(
     view: View,
     missed_v: Mapping[str, int],
 ) -> ThresholdChoice:
-    """Find the best V-F1 of some predictions of one view, over all thresholds.
+    """Find the best V-F1 of some predictions of one view after the vote, over all thresholds.
 
     Counts as :func:`ecg_lib.evaluation.score_beats` does: F, Q and flutter are left out, V beats
     without a readable detection are missed.
@@ -201,6 +231,7 @@ def score_quickly(
         V beats without a detection, of each record.
 
     """
+    logits = vote_out_of_fold(dataset, rows, logits)
     of_view = dataset.view[rows] == dataset.views.index(view)
     rows, logits = rows[of_view], logits[of_view]
     label = dataset.label[rows]

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from ecg_lib.annotations import Annotations
-from ecg_lib.beats import FEATURE_NAMES
+from ecg_lib.beats import FEATURE_NAMES, ShapeBlock
 from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
 from ecg_lib.errors import DatasetError
 from ecg_lib.preprocessing import PreparedBeats, PreprocessingConfig, prepare_beats
@@ -171,6 +171,9 @@ class BeatDataset:
     features: NDArray[np.float32]
     """Shape ``(n_beats, len(FEATURE_NAMES))``."""
 
+    shapes: tuple[ShapeBlock, ...]
+    """Which beats of the scoring views are of one shape; rows and columns are those of here."""
+
     def __len__(self) -> int:
         return len(self.record)
 
@@ -219,6 +222,7 @@ class BeatDataset:
         directory.mkdir(parents=True, exist_ok=True)
         np.save(directory / "windows.npy", self.windows)
         np.save(directory / "features.npy", self.features)
+        _save_shapes(self.shapes, directory)
         table = pa.table(
             {
                 "record": self.record,
@@ -252,6 +256,7 @@ class BeatDataset:
             table = pq.read_table(directory / "beats.parquet")
             windows = np.load(directory / "windows.npy", mmap_mode="r")
             features = np.load(directory / "features.npy")
+            shapes = _load_shapes(directory)
             feature_names = tuple(description["feature_names"])
             record_names = tuple(description["record_names"])
             views = tuple(View(**view) for view in description["views"])
@@ -275,7 +280,37 @@ class BeatDataset:
             is_readable=table["is_readable"].to_numpy(),
             windows=windows,
             features=features,
+            shapes=shapes,
         )
+
+
+def _save_shapes(shapes: Sequence[ShapeBlock], directory: Path) -> None:
+    bounds = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns, _ in shapes]
+    np.save(directory / "shape_bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, 4))
+    flat = [block.sameness.ravel().astype(np.float16) for block in shapes]
+    np.save(directory / "sameness.npy", np.concatenate([np.zeros(0, np.float16), *flat]))
+
+
+def _load_shapes(directory: Path) -> tuple[ShapeBlock, ...]:
+    flat = np.load(directory / "sameness.npy")
+    shapes, first = [], 0
+    for start, stop, left, right in np.load(directory / "shape_bounds.npy").tolist():
+        last = first + (stop - start) * (right - left)
+        sameness = flat[first:last].reshape(stop - start, right - left).astype(np.float32)
+        shapes.append(ShapeBlock(slice(start, stop), slice(left, right), sameness))
+        first = last
+    return tuple(shapes)
+
+
+def _shift(shapes: Iterable[ShapeBlock], by: int) -> tuple[ShapeBlock, ...]:
+    return tuple(
+        ShapeBlock(
+            slice(rows.start + by, rows.stop + by),
+            slice(columns.start + by, columns.stop + by),
+            sameness,
+        )
+        for rows, columns, sameness in shapes
+    )
 
 
 def build_beats(
@@ -343,6 +378,7 @@ def build_beats(
                     is_readable=beats.is_readable[keep],
                     windows=beats.windows[keep],
                     features=beats.features[keep],
+                    shapes=beats.shapes if view in scoring_views else (),
                 )
             )
     return _join(parts)
@@ -372,6 +408,7 @@ def join_records(parts: Sequence[BeatDataset]) -> BeatDataset:
 
 
 def _join(parts: Sequence[BeatDataset]) -> BeatDataset:
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
     return BeatDataset(
         record_names=parts[0].record_names,
         views=parts[0].views,
@@ -382,6 +419,11 @@ def _join(parts: Sequence[BeatDataset]) -> BeatDataset:
         is_readable=np.concatenate([part.is_readable for part in parts]),
         windows=np.concatenate([part.windows for part in parts]),
         features=np.concatenate([part.features for part in parts]),
+        shapes=tuple(
+            block
+            for part, first in zip(parts, starts, strict=True)
+            for block in _shift(part.shapes, first)
+        ),
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.beats import BeatConfig, extract_beats
+from ecg_lib.beats import BeatConfig, ShapeBlock, extract_beats
 from ecg_lib.detection import DetectionConfig, detect_r_peaks
 from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.filtering import (
@@ -65,6 +65,9 @@ class PreparedBeats:
 
     is_readable: NDArray[np.bool_]
     """False for detections in a stretch that cannot be read."""
+
+    shapes: tuple[ShapeBlock, ...]
+    """Which beats are of one shape, see :class:`ecg_lib.beats.BeatFeatures`."""
 
     unreadable: tuple[Stretch, ...]
     """Stretches that cannot be read, in samples of the given signal."""
@@ -158,6 +161,7 @@ def prepare_beats(
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
         is_readable=~is_inside(peaks, unreadable),
+        shapes=beats.shapes,
         unreadable=tuple(
             Stretch(
                 min(round(start / resampled.ratio), last),

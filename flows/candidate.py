@@ -118,6 +118,7 @@ def judge_folds(
     dataset: BeatDataset, outputs: list[FoldOutput], version: DatasetVersion
 ) -> OutOfFold:
     """Calibrate, choose the threshold and apply the rules to the predictions of all folds."""
+    from ecg_lib.cross_validation import vote_out_of_fold
     from ecg_lib.training import choose_threshold, fit_calibration
 
     rows = np.concatenate([output.rows for output in outputs])
@@ -132,8 +133,9 @@ def judge_folds(
     scored = is_whole & readable & np.isin(label, ["N", "S", "V", NO_BEAT])
     n_missed = sum(record.missed_v or 0 for record in version.records_of(Role.DEVELOPMENT))
     n_missed += int((is_whole & ~readable & (label == "V")).sum())
-    calibration = fit_calibration(logits[scored], label[scored] == "V")
-    probability = calibration.probabilities(logits)
+    voted = vote_out_of_fold(dataset, rows, logits)
+    calibration = fit_calibration(voted[scored], label[scored] == "V")
+    probability = calibration.probabilities(voted)
     threshold = choose_threshold(
         probability[scored], label[scored] == "V", n_missed=n_missed
     ).threshold

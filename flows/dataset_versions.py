@@ -35,7 +35,7 @@ _PREPARING_MODULES: Final = (
     "annotations", "records", "filtering", "detection", "quality", "beats", "preprocessing",
     "datasets",
 )  # fmt: skip
-_TRAINING_MODULES: Final = ("balancing", "cnn", "training", "cross_validation")
+_TRAINING_MODULES: Final = ("balancing", "cnn", "training", "shape_vote", "cross_validation")
 _LATEST: Final = "latest"
 
 

@@ -18,8 +18,8 @@ ROOT = Path(__file__).parent.parent
 
 ORDER = (
     "errors annotations records filtering noise patients simulator detection quality beats "
-    "preprocessing datasets balancing cnn calibration training rule_guard bundle rhythm risk "
-    "evaluation cross_validation classifier golden monitoring promotion comparison "
+    "preprocessing datasets balancing cnn calibration training rule_guard shape_vote bundle "
+    "rhythm risk evaluation cross_validation classifier golden monitoring promotion comparison "
     "live_performance drift prediction_rows prediction_log settings api_keys code_hash releases"
 ).split()
 """The modules of ecg_lib; each imports only those before it."""

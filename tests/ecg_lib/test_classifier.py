@@ -22,6 +22,7 @@ from ecg_lib.classifier import (
 from ecg_lib.errors import BundleError, SignalTooShortError, UnreadableSignalError
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.records import Record
+from ecg_lib.shape_vote import vote
 from ecg_lib.simulator import StripKind, simulate_strip
 
 BEATING = [
@@ -138,8 +139,9 @@ def test_the_calibration_of_the_bundle_is_applied(toy_bundle: Bundle) -> None:
     other = BeatClassifier(toy_bundle.network.read_bytes(), config=config)
     prepared = prepare_beats(record.signal_mv(), fs=record.fs)
     logits = plain.predict_logits(prepared.windows, prepared.features)
+    voted = vote(logits, prepared.shapes, is_readable=prepared.is_readable)
     np.testing.assert_allclose(
-        _classify(other, record).probability_v, 1 / (1 + np.exp(-(0.5 * logits + 1.0)))
+        _classify(other, record).probability_v, 1 / (1 + np.exp(-(0.5 * voted + 1.0)))
     )
 
 
