@@ -17,8 +17,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ORDER = (
-    "errors annotations records filtering noise patients simulator detection quality beats "
-    "preprocessing datasets balancing cnn calibration training rule_guard shape_vote bundle "
+    "errors annotations records filtering noise patients simulator beat_verifier detection quality "
+    "beats preprocessing datasets balancing cnn calibration training rule_guard shape_vote bundle "
     "rhythm risk evaluation cross_validation classifier golden monitoring promotion comparison "
     "live_performance drift prediction_rows prediction_log settings api_keys code_hash releases"
 ).split()
