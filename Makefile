@@ -16,7 +16,7 @@ endif
 
 .PHONY: help
 help: ## list what can be made
-	@sed -n 's/^\([a-z]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
+	@sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST)
 
 .PHONY: setup
 setup: $(INSTALLED) ## make .venv from the hashed lock, with `ecg` on its path
@@ -32,6 +32,10 @@ down: $(INSTALLED) ## end what `make run` started in another shell
 .PHONY: test
 test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+
+.PHONY: bench-holter
+bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" without a release
+	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types and directions of import

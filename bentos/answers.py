@@ -37,7 +37,13 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
     """
     prepared, is_readable = classified.prepared, classified.is_readable
     is_v = classified.is_v
-    rhythm = summarize_rhythm(classified.r_peaks, is_v=is_v, is_readable=is_readable, fs=fs)
+    rhythm = summarize_rhythm(
+        classified.r_peaks,
+        is_v=is_v,
+        is_readable=is_readable,
+        fs=fs,
+        unreadable=prepared.unreadable,
+    )
     risk = assess_risk(rhythm, duration_s=prepared.duration_s)
     probability_v = classified.probability_v
     confidence = probability_v[is_v].max() if is_v.any() else 1 - probability_v[is_readable].max()
@@ -133,6 +139,7 @@ def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
         "heart_rate_bpm": rhythm.heart_rate_bpm,
         "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
         "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
+        "heart_rate_mean_bpm": rhythm.heart_rate_mean_bpm,
         "longest_rr_s": rhythm.longest_rr_s,
         "pvc_burden": rhythm.burden,
         "isolated": rhythm.isolated,
@@ -140,7 +147,8 @@ def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
         "bigeminy_beats": rhythm.bigeminy_beats,
         "trigeminy_beats": rhythm.trigeminy_beats,
         "r_on_t": rhythm.r_on_t,
-        "runs": [asdict(run) for run in rhythm.runs],
+        "runs": [{**asdict(run), "kind": run.kind.value} for run in rhythm.runs],
+        "pauses": [asdict(pause) for pause in rhythm.pauses],
     }
 
 

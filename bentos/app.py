@@ -16,7 +16,7 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
@@ -24,7 +24,7 @@ from bentos.api_description import REF, describe_api
 from bentos.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
 from bentos.edge import allow_scripts
 from bentos.inputs import JSON, MEDIA_TYPES
-from bentos.pages import write_home
+from bentos.pages import add_viewer
 from bentos.problems import (
     INTERNAL,
     INVALID_REQUEST,
@@ -38,6 +38,7 @@ from bentos.problems import (
     ProblemError,
     ProblemKind,
 )
+from bentos.recordings import add_routes
 from bentos.runtime import Runtime
 from bentos.schemas import (
     NOTICE,
@@ -72,6 +73,7 @@ def make_app() -> FastAPI:
     )
     app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
+    add_routes(app, _problems)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -152,7 +154,7 @@ def _add_pages(app: FastAPI) -> None:
         tags=["operations"],
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
-    app.add_api_route("/", _show_home, methods=["GET"], include_in_schema=False)
+    add_viewer(app)
     app.add_api_route("/docs", _show_docs, methods=["GET"], include_in_schema=False)
 
 
@@ -246,11 +248,6 @@ async def _read_metrics(request: Request) -> Response:
     runtime = _runtime_of(request)
     text = await asyncio.get_running_loop().run_in_executor(runtime.look_up, runtime.metrics.write)
     return Response(text, media_type="text/plain; version=0.0.4")
-
-
-async def _show_home(request: Request) -> Response:
-    model = _runtime_of(request).live.current
-    return HTMLResponse(write_home(str(request.base_url), model.info if model else None))
 
 
 async def _show_docs() -> Response:

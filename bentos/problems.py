@@ -14,11 +14,17 @@ from pydantic import ValidationError
 from starlette.responses import Response
 
 from ecg_lib.errors import (
+    EcgError,
     InvalidSamplingRateError,
     InvalidSignalError,
+    MissingDetailError,
     NonFiniteSignalError,
+    RecordError,
+    RecordTooLongError,
     SignalTooShortError,
+    UnknownLeadError,
     UnreadableSignalError,
+    UnsupportedRecordError,
 )
 
 MEDIA_TYPE: Final = "application/problem+json"
@@ -64,6 +70,20 @@ WRONG_RATE: Final = ProblemKind(
 UNKNOWN_LEAD: Final = ProblemKind("unknown-lead", 422, "The lead is unknown")
 UNKNOWN_FIELD: Final = ProblemKind("unknown-field", 422, "The request has unknown fields")
 UNKNOWN_BEAT: Final = ProblemKind("unknown-beat", 422, "The prediction has no such beat")
+UNREADABLE_FILE: Final = ProblemKind("file-unreadable", 422, "The file cannot be read")
+UNSUPPORTED_FILE: Final = ProblemKind("file-unsupported", 415, "The kind of file is not supported")
+MALFORMED_FORM: Final = ProblemKind("malformed-form", 400, "The body is no multipart form")
+UNKNOWN_RECORDING: Final = ProblemKind("unknown-recording", 404, "There is no such recording")
+NOT_FINISHED: Final = ProblemKind("recording-not-finished", 409, "There is no result yet")
+NO_RESULT: Final = ProblemKind("recording-without-result", 409, "There is no result")
+CRASHED: Final = ProblemKind("analysis-failed", 500, "The analysis of the recording failed")
+TOO_MUCH_MEMORY: Final = ProblemKind(
+    "recording-too-large", 422, "The recording needs more memory than there is"
+)
+TOOK_TOO_LONG: Final = ProblemKind("analysis-too-long", 422, "The analysis took too long")
+QUEUE_FULL: Final = ProblemKind("queue-full", 503, "Too many recordings wait already")
+STORAGE_FULL: Final = ProblemKind("storage-full", 503, "There is no room for the recording")
+UPLOAD_STALLED: Final = ProblemKind("upload-stalled", 408, "The upload came to a halt")
 INTERNAL: Final = ProblemKind("internal-error", 500, "The service failed")
 NOT_READY: Final = ProblemKind("not-ready", 503, "The service is not ready")
 OVERLOADED: Final = ProblemKind("overloaded", 503, "Too many requests wait already")
@@ -79,6 +99,19 @@ _KIND_OF_ERROR: Final[tuple[tuple[type[Exception], ProblemKind], ...]] = (
     (InvalidSamplingRateError, WRONG_RATE),
     (InvalidSignalError, INVALID_REQUEST),
 )
+
+_KIND_OF_FILE_ERROR: Final[tuple[tuple[type[Exception], ProblemKind, str], ...]] = (
+    (UnknownLeadError, UNKNOWN_LEAD, "lead"),
+    (InvalidSamplingRateError, WRONG_RATE, "sampling_rate"),
+    (MissingDetailError, INVALID_REQUEST, ""),
+    (RecordTooLongError, TOO_LONG, "files"),
+    (UnsupportedRecordError, UNSUPPORTED_FILE, "files"),
+    (UnreadableSignalError, UNREADABLE, "files"),
+    (SignalTooShortError, TOO_SHORT, "files"),
+    (InvalidSignalError, UNREADABLE_FILE, "files"),
+    (RecordError, UNREADABLE_FILE, "files"),
+)
+"""Kinds of what may be wrong with a file, and the field that it came in."""
 
 _KIND_OF_CHECK: Final = {
     ("signal_too_short", "signal_data"): TOO_SHORT,
@@ -153,6 +186,16 @@ class ProblemError(Exception):
             headers=headers,
             media_type=MEDIA_TYPE,
         )
+
+
+def explain_file_error(error: EcgError) -> ProblemError:
+    """Turn an error of the library about a file into a problem."""
+    kind, field = next(
+        (kind, field) for leaf, kind, field in _KIND_OF_FILE_ERROR if isinstance(error, leaf)
+    )
+    if isinstance(error, MissingDetailError):
+        field = error.detail
+    return ProblemError(kind, str(error), errors=[(field, str(error))])
 
 
 def explain_signal_error(error: InvalidSignalError | InvalidSamplingRateError) -> ProblemError:

@@ -30,6 +30,7 @@ from bentos.problems import (
     explain_signal_error,
 )
 from bentos.rate_limit import open_rate_limit
+from bentos.recording_jobs import RecordingJobs
 from bentos.schemas import FeedbackRequest
 from bentos.spool import Spool, encode_feedback, encode_prediction
 from bentos.tracing import open_tracing
@@ -99,6 +100,8 @@ class Runtime:
         self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
         # The log may be slow: those who wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
+        self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
+        self.recordings = RecordingJobs(settings, model=lambda: self.live.current)
 
     @cached_property
     def log(self) -> PredictionLog:
@@ -115,11 +118,13 @@ class Runtime:
         """Begin to watch for releases and to write the log."""
         self.spool.start()
         self.live.start()
+        self.recordings.start()
 
     def close(self) -> None:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
-        for executor in (self.compute, self.look_up):
+        self.recordings.close()
+        for executor in (self.compute, self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             self.tracing.close()

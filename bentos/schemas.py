@@ -16,6 +16,7 @@ from pydantic_core import PydanticCustomError
 from ecg_lib.annotations import BeatType
 from ecg_lib.bundle import BundleSource, DataSource
 from ecg_lib.filtering import FS_HZ, MAX_FS_HZ, MIN_FS_HZ
+from ecg_lib.rhythm import RunKind
 from ecg_lib.risk import RiskBasis, RiskLevel
 
 MIN_DURATION_S: Final = 10.0
@@ -166,6 +167,16 @@ class VentricularRun(_Answer):
     beats: int
     start_s: float
     rate_bpm: float
+    duration_s: float = Field(description="From the first R-peak to the last.")
+    kind: RunKind = Field(description="What a run of this rate and length is called.")
+
+
+class LongInterval(_Answer):
+    """An RR interval of more than two seconds."""
+
+    start_s: float
+    duration_s: float
+    follows_v: bool = Field(description="True after a V beat; part of it may be compensatory.")
 
 
 class Rhythm(_Answer):
@@ -174,6 +185,7 @@ class Rhythm(_Answer):
     heart_rate_bpm: float | None
     heart_rate_min_bpm: float | None
     heart_rate_max_bpm: float | None
+    heart_rate_mean_bpm: float | None
     longest_rr_s: float | None
     pvc_burden: float = Field(description="Share of readable beats that are V, 0 to 1.")
     isolated: int
@@ -182,6 +194,7 @@ class Rhythm(_Answer):
     trigeminy_beats: int
     r_on_t: int
     runs: list[VentricularRun]
+    pauses: list[LongInterval]
 
 
 class UnreadableStretch(_Answer):

@@ -266,7 +266,7 @@ def _cut(
     signal: NDArray[np.float64], positions: NDArray[np.int64], half: int
 ) -> NDArray[np.float32]:
     padded = np.pad(signal.astype(np.float32), half, mode="edge")
-    return np.asarray(padded[positions[:, None] + np.arange(2 * half)])
+    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[positions])
 
 
 def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -22,7 +22,8 @@ from ecg_lib.shape_vote import vote
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
 
-_BATCH: Final = 2048
+_BATCH: Final = 256
+"""More beats at a time leave the cache of a core, and are slower."""
 
 _WORDS: Final = {
     UnreadableReason.FLAT: "signal is flat",
@@ -127,7 +128,10 @@ class BeatClassifier:
         return np.concatenate(parts)[:, 0].astype(np.float64)
 
     def predict_probabilities(self, prepared: PreparedBeats) -> NDArray[np.float64]:
-        """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``."""
+        """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
+
+        Beats of one shape vote before the calibration (:mod:`ecg_lib.shape_vote`).
+        """
         logits = vote(
             self.predict_logits(prepared.windows, prepared.features),
             prepared.shapes,

@@ -10,7 +10,10 @@
     ├── InvalidSamplingRateError  a sampling rate out of range (also ValueError)
     ├── RecordError               a record that cannot be read
     │   ├── RecordNotFoundError   a file of the record is missing (also FileNotFoundError)
-    │   └── CorruptRecordError    a checksum, a length or the format is wrong
+    │   ├── CorruptRecordError    a checksum, a length or the format is wrong
+    │   ├── UnsupportedRecordError  a kind of file or of encoding that is not read here
+    │   ├── MissingDetailError    something the file does not state and nobody has said
+    │   └── RecordTooLongError    more hours than the analysis takes
     ├── UnknownLeadError          the record has no lead of that name (also LookupError)
     ├── DatasetError              a dataset that cannot be built, found or trusted
     ├── BundleError               a bundle that cannot be loaded
@@ -56,6 +59,23 @@ class RecordNotFoundError(RecordError, FileNotFoundError):
 
 class CorruptRecordError(RecordError):
     """A checksum, a length or the format of a file of the record is wrong."""
+
+
+class UnsupportedRecordError(RecordError):
+    """The kind of the file, or how its samples are encoded, is not read here."""
+
+
+class MissingDetailError(RecordError):
+    """The file does not state something that must be known, and nobody has said it."""
+
+    def __init__(self, message: str, *, detail: str) -> None:
+        super().__init__(message)
+        self.detail = detail
+        """``sampling_rate`` or ``unit``."""
+
+
+class RecordTooLongError(RecordError):
+    """The record has more hours than the analysis takes."""
 
 
 class UnknownLeadError(EcgError, LookupError):

@@ -148,16 +148,23 @@ def measure_rail_share(
     n_bins = max(1, int(len(samples) / (config.bin_s * fs)))
     edges = (np.arange(n_bins) * config.bin_s * fs).astype(np.int64)
     at_rail = np.zeros(len(samples), dtype=np.float64)
+    run = max(2, int(config.clipped_run_s * fs))
     for rail in (samples.min(), samples.max()):
-        is_there = (samples == rail).astype(np.uint8)
-        run = max(2, int(config.clipped_run_s * fs))
-        at_rail += ndimage.binary_opening(is_there, structure=np.ones(run))
+        is_there = samples == rail
+        if np.count_nonzero(is_there) >= run:
+            at_rail += ndimage.binary_opening(is_there, structure=np.ones(run))
     return _mean_of_bins(at_rail, edges)
 
 
 def _mean_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
     sizes = np.diff(np.append(edges, len(values)))
     return np.asarray(np.add.reduceat(values, edges) / sizes)
+
+
+def _median_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Median of each bin; all but the last have one width."""
+    whole = values[: edges[-1]].reshape(len(edges) - 1, -1) if len(edges) > 1 else values[:0, None]
+    return np.append(np.median(whole, axis=1), np.median(values[edges[-1] :]))
 
 
 def _is_noise(
@@ -168,7 +175,7 @@ def _is_noise(
 ) -> NDArray[np.bool_]:
     slope = np.abs(np.gradient(band_pass(samples, low_hz=5.0, high_hz=18.0)))
     energy = ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ))
-    medians = np.array([np.median(part) for part in np.split(energy, edges[1:])])
+    medians = _median_of_bins(energy, edges)
     prominence = np.maximum.reduceat(energy, edges) / np.maximum(medians, 1e-12)
     size = min(config.smooth_bins, len(edges))
     prominence = ndimage.median_filter(prominence, size=size, mode="nearest")

@@ -1,13 +1,21 @@
-"""Sum up the beats of a recording: burden, couplets, bigeminy, trigeminy, runs, heart rate."""
+"""Sum up the beats of a recording: burden, couplets, patterns, runs, pauses, heart rate.
+
+What changes over the hours, and the variability of the heart rate, are in
+:mod:`ecg_lib.heart_rate`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
-from typing import Final
+from enum import StrEnum
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import ndimage
+
+from ecg_lib.quality import Stretch
 
 MIN_RUN: Final = 3
 """V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
@@ -15,6 +23,29 @@ MIN_RUN: Final = 3
 MIN_CYCLES: Final = 3
 """Repetitions of a pattern that make bigeminy or trigeminy."""
 
+TACHYCARDIA_BPM: Final = 100.0
+"""Rate from which a run is ventricular tachycardia.
+
+Al-Khatib et al. 2018 (AHA/ACC/HRS guideline, table of definitions), DOI
+10.1161/CIR.0000000000000549: three or more beats at more than 100/min, a cycle below 600 ms.
+"""
+
+SUSTAINED_S: Final = 30.0
+"""Length from which ventricular tachycardia is called sustained (same source)."""
+
+ESCAPE_BPM: Final = 50.0
+"""Rate below which a run is an escape rhythm of the ventricles and not accelerated; convention."""
+
+PAUSE_S: Final = 2.0
+"""RR interval above which there is a pause; the usual limit of Holter reports."""
+
+LONG_PAUSE_S: Final = 3.0
+"""RR interval above which a pause asks for a look.
+
+Kusumoto et al. 2019 (ACC/AHA/HRS guideline on bradycardia), DOI 10.1161/CIR.0000000000000628.
+"""
+
+_USUAL_RR_BEATS: Final = 61
 _LONGEST_RR_S: Final = 3.0
 """Beats further apart than this are not "in a row"; there is a gap in what could be read."""
 
@@ -28,6 +59,67 @@ class Run:
     beats: int
     start_s: float
     rate_bpm: float
+    duration_s: float = 0.0
+    """From its first R-peak to its last."""
+
+    @property
+    def kind(self) -> RunKind:
+        """What a run of this rate and length is called."""
+        if self.rate_bpm >= TACHYCARDIA_BPM:
+            is_sustained = self.duration_s >= SUSTAINED_S
+            return RunKind.SUSTAINED_VT if is_sustained else RunKind.NSVT
+        return RunKind.AIVR if self.rate_bpm >= ESCAPE_BPM else RunKind.ESCAPE
+
+
+class RunKind(StrEnum):
+    """Runs by rate and length."""
+
+    NSVT = "nsvt"
+    """Non-sustained ventricular tachycardia: 100/min or more, shorter than 30 s."""
+    SUSTAINED_VT = "sustained_vt"
+    """Ventricular tachycardia of 30 s or more."""
+    AIVR = "aivr"
+    """Accelerated idioventricular rhythm: 50/min or more, below 100/min."""
+    ESCAPE = "escape"
+    """Idioventricular escape rhythm: below 50/min."""
+
+
+class PatternKind(StrEnum):
+    """Patterns of N and V in turn."""
+
+    BIGEMINY = "bigeminy"
+    TRIGEMINY = "trigeminy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pattern:
+    """An episode of bigeminy or trigeminy."""
+
+    kind: PatternKind
+    start_s: float
+    """Time of its first V beat."""
+    stop_s: float
+    """Time of its last V beat."""
+    v_beats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A long RR interval in a stretch that can be read."""
+
+    start_s: float
+    duration_s: float
+    follows_v: bool
+    """True after a V beat: part of it may be compensatory."""
+
+
+class Coupling(NamedTuple):
+    """Intervals from a conducted beat to the V beat that follows it, in seconds."""
+
+    median_s: float
+    iqr_s: float
+    """Distance between the quartiles; a fixed coupling has a small one."""
+    shortest_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +146,25 @@ class RhythmSummary:
     """V beats in trigeminy: N, N and V in turn, three times or more."""
     r_on_t: int
     """V beats so early that they may fall on the T wave of the beat before."""
+    heart_rate_mean_bpm: float | None = None
+    """From the mean RR interval."""
+    couplet_starts_s: tuple[float, ...] = ()
+    """Time of the first beat of each couplet."""
+    r_on_t_s: tuple[float, ...] = ()
+    """Times of the R-on-T candidates."""
+    patterns: tuple[Pattern, ...] = ()
+    pauses: tuple[Pause, ...] = ()
+    coupling: Coupling | None = None
+    """None without a V beat that follows a conducted one."""
+
+    @property
+    def long_pauses(self) -> int:
+        """Pauses of more than three seconds."""
+        return sum(1 for pause in self.pauses if pause.duration_s > LONG_PAUSE_S)
+
+    def runs_of(self, kind: RunKind) -> tuple[Run, ...]:
+        """The runs of one kind."""
+        return tuple(run for run in self.runs if run.kind is kind)
 
 
 def summarize_rhythm(
@@ -62,6 +173,7 @@ def summarize_rhythm(
     is_v: NDArray[np.bool_],
     is_readable: NDArray[np.bool_],
     fs: float,
+    unreadable: Sequence[Stretch] = (),
 ) -> RhythmSummary:
     """Sum up the beats of one recording.
 
@@ -73,6 +185,8 @@ def summarize_rhythm(
         Class and readability of each beat; unreadable ones part what is before and after them.
     fs : float
         Sampling rate in Hz.
+    unreadable : sequence of Stretch
+        Stretches that cannot be read, in samples; an interval across one is no pause.
 
     Returns
     -------
@@ -86,6 +200,13 @@ def summarize_rhythm(
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
     sustained = _sustained_rr(intervals)
     n_beats, n_v = int(is_readable.sum()), int((is_v & is_readable).sum())
+    patterns = [
+        pattern
+        for stretch in stretches
+        for kind, text in _PATTERNS.items()
+        for pattern in _find_patterns(kind, text, is_v[stretch], times_s[stretch])
+    ]
+    r_on_t_s = _find_r_on_t(stretches, times_s, is_v)
     return RhythmSummary(
         beats=n_beats,
         v_beats=n_v,
@@ -97,9 +218,17 @@ def summarize_rhythm(
         isolated=sum(1 for group in groups if len(group) == 1),
         couplets=sum(1 for group in groups if len(group) == 2),
         runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
-        bigeminy_beats=sum(_beats_in_pattern(is_v[stretch], "NV") for stretch in stretches),
-        trigeminy_beats=sum(_beats_in_pattern(is_v[stretch], "NNV") for stretch in stretches),
-        r_on_t=_count_r_on_t(stretches, times_s, is_v),
+        bigeminy_beats=_count_v(patterns, PatternKind.BIGEMINY),
+        trigeminy_beats=_count_v(patterns, PatternKind.TRIGEMINY),
+        r_on_t=len(r_on_t_s),
+        heart_rate_mean_bpm=60 / float(rr_s.mean()) if len(rr_s) else None,
+        couplet_starts_s=tuple(float(times_s[g[0]]) for g in groups if len(g) == 2),
+        r_on_t_s=r_on_t_s,
+        patterns=tuple(sorted(patterns, key=lambda pattern: pattern.start_s)),
+        pauses=_find_pauses(
+            times_s, is_v, is_readable, [(s.start / fs, s.stop / fs) for s in unreadable]
+        ),
+        coupling=_measure_coupling(stretches, times_s, is_v),
     )
 
 
@@ -128,6 +257,7 @@ def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:
         beats=len(group),
         start_s=float(first),
         rate_bpm=float(60 * (len(group) - 1) / (last - first)),
+        duration_s=float(last - first),
     )
 
 
@@ -140,37 +270,92 @@ def _sustained_rr(intervals: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     return np.concatenate(means) if means else np.zeros(0)
 
 
-def _beats_in_pattern(is_v: NDArray[np.bool_], pattern: str) -> int:
-    """V beats in repetitions of a pattern, three times or more in a row."""
+_PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}
+
+
+def _find_patterns(
+    kind: PatternKind, pattern: str, is_v: NDArray[np.bool_], times_s: NDArray[np.float64]
+) -> list[Pattern]:
+    """Find where a pattern comes three times or more in a row."""
     text = "".join("V" if value else "N" for value in is_v.tolist())
-    total = position = 0
-    while (position := text.find(pattern * MIN_CYCLES, position)) >= 0:
-        cycles = 0
-        while text.startswith(pattern, position):
-            cycles += 1
-            position += len(pattern)
-        total += cycles
-    return total
+    found: list[Pattern] = []
+    start = 0
+    while (start := text.find(pattern * MIN_CYCLES, start)) >= 0:
+        stop = start
+        while text.startswith(pattern, stop):
+            stop += len(pattern)
+        first_v = float(times_s[start + len(pattern) - 1])
+        found.append(
+            Pattern(
+                kind=kind,
+                start_s=first_v,
+                stop_s=float(times_s[stop - 1]),
+                v_beats=(stop - start) // len(pattern),
+            )
+        )
+        start = stop
+    return found
 
 
-def _count_r_on_t(
+def _count_v(patterns: Iterable[Pattern], kind: PatternKind) -> int:
+    return sum(pattern.v_beats for pattern in patterns if pattern.kind is kind)
+
+
+def _find_r_on_t(
     stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
-) -> int:
+) -> tuple[float, ...]:
     """V beats within the QT interval that Bazett's formula gives for the usual RR interval.
 
     Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130, call a PVC that falls on the T wave grade 5.
     The QT interval is not measured but taken as ``0.40 s * sqrt(RR)``, so this finds candidates:
-    V beats less than 0.85 QT after a beat that is not V.
+    V beats less than 0.85 QT after a beat that is not V. The usual RR interval is the median of
+    the stretch, or of a minute around the beat where the stretch is longer.
     """
-    count = 0
+    found: list[NDArray[np.float64]] = []
     for stretch in stretches:
         if len(stretch) < 3:
             continue
-        usual_rr_s = float(np.median(np.diff(times_s[stretch])))
-        limit_s = 0.85 * 0.40 * np.sqrt(usual_rr_s)
-        count += sum(
-            1
-            for before, beat in pairwise(stretch.tolist())
-            if is_v[beat] and not is_v[before] and times_s[beat] - times_s[before] < limit_s
+        rr_s = np.diff(times_s[stretch])
+        usual_rr_s = (
+            np.full(len(rr_s), np.median(rr_s))
+            if len(rr_s) <= _USUAL_RR_BEATS
+            else ndimage.median_filter(rr_s, size=_USUAL_RR_BEATS, mode="nearest")
         )
-    return count
+        calls = is_v[stretch]
+        is_candidate = calls[1:] & ~calls[:-1] & (rr_s < 0.85 * 0.40 * np.sqrt(usual_rr_s))
+        found.append(times_s[stretch[1:][is_candidate]])
+    return tuple(np.concatenate(found).tolist()) if found else ()
+
+
+def _find_pauses(
+    times_s: NDArray[np.float64],
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_],
+    unreadable_s: Sequence[tuple[float, float]],
+) -> tuple[Pause, ...]:
+    """Find RR intervals of more than two seconds with nothing unreadable in them."""
+    long = np.flatnonzero((np.diff(times_s) > PAUSE_S) & is_readable[:-1] & is_readable[1:])
+    return tuple(
+        Pause(
+            start_s=float(times_s[beat]),
+            duration_s=float(times_s[beat + 1] - times_s[beat]),
+            follows_v=bool(is_v[beat]),
+        )
+        for beat in long.tolist()
+        if not any(
+            start < times_s[beat + 1] and stop > times_s[beat] for start, stop in unreadable_s
+        )
+    )
+
+
+def _measure_coupling(
+    stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
+) -> Coupling | None:
+    intervals = [
+        np.diff(times_s[stretch])[is_v[stretch][1:] & ~is_v[stretch][:-1]] for stretch in stretches
+    ]
+    coupling_s = np.concatenate(intervals) if intervals else np.zeros(0)
+    if len(coupling_s) == 0:
+        return None
+    low, median, high = np.quantile(coupling_s, [0.25, 0.5, 0.75])
+    return Coupling(float(median), float(high - low), float(coupling_s.min()))

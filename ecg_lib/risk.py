@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
-from ecg_lib.rhythm import RhythmSummary
+from ecg_lib.rhythm import RhythmSummary, RunKind
 
 
 class RiskLevel(StrEnum):
@@ -35,6 +35,21 @@ Zeppenfeld et al. 2022 (ESC guideline on ventricular arrhythmias), DOI 10.1093/e
 "above 10 %, with a risk that rises above 20 %".
 """
 
+VERY_HIGH_BURDEN: Final = 0.24
+"""Share of PVCs above which left ventricular function was impaired most often.
+
+Baman et al. 2010, DOI 10.1016/j.hrthm.2010.03.036: 24 % separated both groups best.
+"""
+
+FREQUENT_PER_HOUR: Final = 30.0
+"""V beats in an hour from which they are called frequent (grade 2 of Lown & Wolf 1971)."""
+
+_RUN_WORDS: Final = {
+    RunKind.SUSTAINED_VT: "at 100/min or more for 30 s or longer",
+    RunKind.AIVR: "at 50 to 100/min, the rate of an accelerated idioventricular rhythm",
+    RunKind.ESCAPE: "below 50/min, the rate of a ventricular escape rhythm",
+}
+
 _BURDEN_FROM_S: Final = 3600.0
 _FULL_DAY_S: Final = 24 * 3600.0
 
@@ -55,7 +70,8 @@ def assess_risk(rhythm: RhythmSummary, *, duration_s: float) -> Risk:
 
     LOW without V beats; MEDIUM with isolated ones; HIGH with couplets, runs of three or more, or
     R-on-T candidates (grades 4a, 4b and 5 of Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130), and,
-    for recordings of an hour or more, with a burden above 10 %.
+    for recordings of an hour or more, with a burden above 10 %. A run counts as one whatever its
+    rate; the reason names what kind it is.
 
     Parameters
     ----------
@@ -73,19 +89,28 @@ def assess_risk(rhythm: RhythmSummary, *, duration_s: float) -> Risk:
     if rhythm.runs:
         longest = max(run.beats for run in rhythm.runs)
         high.append(f"{len(rhythm.runs)} run(s) of V, the longest of {longest} beats")
+        high += [
+            f"{count} of them {words}"
+            for kind, words in _RUN_WORDS.items()
+            if (count := len(rhythm.runs_of(kind)))
+        ]
     if rhythm.couplets:
         high.append(f"{rhythm.couplets} couplet(s) of V")
     if rhythm.r_on_t:
         high.append(f"{rhythm.r_on_t} V beat(s) that may fall on a T wave")
     counts_burden = basis is RiskBasis.RECORDING and rhythm.burden > HIGH_BURDEN
     if counts_burden:
-        high.append(f"V burden of {rhythm.burden:.1%}, above {HIGH_BURDEN:.0%}")
+        limit = VERY_HIGH_BURDEN if rhythm.burden > VERY_HIGH_BURDEN else HIGH_BURDEN
+        high.append(f"V burden of {rhythm.burden:.1%}, above {limit:.0%}")
     if high:
         is_provisional = counts_burden and len(high) == 1 and duration_s < _FULL_DAY_S
         return Risk(
             level=RiskLevel.HIGH, basis=basis, reasons=tuple(high), is_provisional=is_provisional
         )
     if rhythm.v_beats:
-        reason = f"{rhythm.v_beats} isolated V beat(s)"
-        return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=(reason,))
+        reasons = [f"{rhythm.v_beats} isolated V beat(s)"]
+        per_hour = rhythm.v_beats / (duration_s / 3600.0)
+        if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
+            reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
+        return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))

@@ -35,7 +35,9 @@ Port = Annotated[int, Field(ge=1, le=65535)]
 Origins = Annotated[
     tuple[Annotated[str, StringConstraints(pattern=r"^https?://[^/\s*]+$")], ...],
     NoDecode,
-    BeforeValidator(lambda text: text.split(",") if isinstance(text, str) else text),
+    BeforeValidator(
+        lambda text: [one for one in text.split(",") if one] if isinstance(text, str) else text
+    ),
 ]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
@@ -105,6 +107,16 @@ class Settings(BaseSettings):
         description="Addresses, with commas, whose word on the client's address is taken.",
     )
 
+    recordings_kept: int = Field(
+        default=20, ge=1, description="Finished recordings that the service keeps, the newest."
+    )
+    recordings_waiting: int = Field(
+        default=16, ge=1, description="Recordings that may wait or be analysed at a time."
+    )
+    recordings_at_once: int = Field(
+        default=1, ge=1, description="Recordings that are analysed at a time, each by a process."
+    )
+
     @property
     def data_dir(self) -> Path:
         """Downloaded and simulated records."""
@@ -119,6 +131,11 @@ class Settings(BaseSettings):
     def serving_dir(self) -> Path:
         """What the service obeys (``current.json``) and what it has spooled."""
         return self.home / "serving"
+
+    @property
+    def recordings_dir(self) -> Path:
+        """Recordings that were sent to the service, and their results."""
+        return self.home / "recordings"
 
     @property
     def ledger_dir(self) -> Path:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.errors import InvalidSignalError
+from ecg_lib.recording_analysis import list_annotations
 from ecg_lib.records import Record, read_record, read_wfdb, write_annotations
 from ecg_lib.rhythm import summarize_rhythm
 from ecg_lib.risk import assess_risk
@@ -54,19 +55,14 @@ def annotate_record(
     name = record.choose_lead(lead)
     signal, n_invalid = bridge_invalid(record.signal_mv(name), record=record)
     classified = classifier.classify(signal, fs=record.fs)
-    marks = [
-        edge
-        for stretch in classified.prepared.unreadable
-        for edge in (stretch.start, stretch.stop - 1)
-    ]
-    samples = np.concatenate([classified.r_peaks, np.array(marks, dtype=np.int64)])
-    symbols = np.concatenate([np.where(classified.is_v, "V", "N"), np.full(len(marks), "~")])
-    order = np.argsort(samples, kind="stable")
+    samples, symbols = list_annotations(
+        classified.r_peaks, is_v=classified.is_v, unreadable=classified.prepared.unreadable
+    )
     written = write_annotations(
         output_dir / record.name,
         extension=ANNOTATOR,
-        samples=samples[order],
-        symbols=symbols[order],
+        samples=samples,
+        symbols=symbols,
         fs=record.fs,
     )
     return Annotated(

@@ -300,6 +300,58 @@ def api_key(
 
 
 @app.command()
+def analyze(
+    files: Annotated[
+        list[Path], typer.Argument(help="WFDB, EDF, CSV, NPY or zip, and directories of them.")
+    ],
+    output_dir: Annotated[Path, typer.Option(help="Where the results go.")] = Path(),
+    formats: Annotated[
+        list[str] | None, typer.Option("--format", help="json, csv, atr, fhir, html or pdf; all.")
+    ] = None,
+    lead: Annotated[
+        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+    ] = None,
+    fs: Annotated[
+        float | None, typer.Option(help="Sampling rate in Hz of CSV without time, and of NPY.")
+    ] = None,
+    unit: Annotated[str | None, typer.Option(help="Unit of CSV and NPY: mV, uV or V.")] = None,
+) -> None:
+    """Analyse recordings of up to 24 h by the released model, without a server."""
+    os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+    from ecg_lib.classifier import BeatClassifier
+    from ecg_lib.recording_summary import ResultFormat
+    from flows import analyzed_files as analysis
+    from flows.released import load_released_bundle
+
+    kinds = tuple(formats or ResultFormat)
+    if unknown := set(kinds) - set(ResultFormat):
+        msg = f"a format must be one of {', '.join(ResultFormat)}, got {', '.join(unknown)}"
+        raise typer.BadParameter(msg)
+    release, bundle = load_released_bundle(read_settings())
+    classifier = BeatClassifier.load(bundle)
+    model = analysis.describe_model(bundle, version=release.model_version)
+    failed = 0
+    for path in analysis.list_recordings(files):
+        request = analysis.Request(
+            path=str(path),
+            output_dir=str(output_dir),
+            formats=kinds,
+            lead=lead,
+            sampling_rate=fs,
+            unit=unit,
+        )
+        try:
+            done = analysis.analyze_file(request, classifier=classifier, model=model)
+        except EcgError as error:
+            failed += 1
+            typer.secho(f"{path}: {error}", fg="red", err=True)
+            continue
+        _say(analysis.describe_file(done))
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def evaluate(
     *,
     final: Annotated[

@@ -298,7 +298,7 @@ def environment(settings: Settings) -> dict[str, str]:
     caller's environment says about threads and about Prefect's database is kept.
     """
     given = {
-        f"ECG_{name.upper()}": str(value)
+        f"ECG_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)
         for name, value in settings.model_dump(mode="json").items()
         if value is not None
     }

@@ -211,6 +211,7 @@ def test_a_prediction_over_http_is_that_of_the_bundle_and_is_stored(
     assert service.post("/api/v1/feedback/", json=feedback).status_code == 201
 
     log = PredictionLog(platform.settings.monitoring_database_url)
+    log.create_tables()  # the service makes them with its first row
     deadline_s = time.monotonic() + 20
     while (row := log.get_prediction(body["prediction_id"])) is None:
         assert time.monotonic() < deadline_s, "the prediction never reached the database"

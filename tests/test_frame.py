@@ -31,6 +31,8 @@ DOORS = {
     "prefect": {"flows"},
     "psutil": {"flows.free_ports", "flows.process_state", "flows.supervisor"},
     "pydantic_settings": {"ecg_lib.settings"},
+    "python_multipart": {"bentos"},
+    "reportlab": {"ecg_lib.pdf_report"},
     "sqlalchemy": {"ecg_lib.prediction_log"},
     "tensorflow": {"ecg_lib.cnn", "ecg_lib.training"},
     "wfdb": {"ecg_lib.records"},

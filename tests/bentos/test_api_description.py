@@ -14,6 +14,11 @@ PATHS = {
     "/api/v1/feedback/",
     "/api/v1/model/",
     "/api/v1/examples/{kind}",
+    "/api/v1/recordings/",
+    "/api/v1/recordings/{job_id}",
+    "/api/v1/recordings/{job_id}/beats",
+    "/api/v1/recordings/{job_id}/result",
+    "/api/v1/recordings/{job_id}/signal",
     "/health",
     "/metrics",
 }

@@ -1,11 +1,8 @@
 from __future__ import annotations
 
-import html
 import json
 import re
-import shutil
 import socket
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -310,16 +307,7 @@ def test_pages_load_nothing_from_elsewhere(http: httpx.Client, path: str) -> Non
     page = http.get(path).text
     assert not re.findall(r'(?:src|href)\s*=\s*"(?:https?:)?//', page)
     assert not re.findall(r"@import|url\((?!#)", page)
-    for asset in re.findall(r'(?:src|href)="(/[^"]+)"', page):
+    assets = re.findall(r'(?:src|href)="([^"#:]+)"', page)
+    assert assets
+    for asset in assets:
         assert http.get(asset).status_code == 200
-
-
-@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
-def test_the_curl_example_of_the_page_works_as_pasted(http: httpx.Client) -> None:
-    page = http.get("/").text
-    (command,) = re.findall(r"<pre><code>(.*?)</code></pre>", page, re.DOTALL)
-    done = subprocess.run(
-        ["/bin/sh", "-c", html.unescape(command)], capture_output=True, check=True, timeout=20
-    )
-    answer = json.loads(done.stdout)
-    assert answer["overall_arrhythmia_type"] == "V"

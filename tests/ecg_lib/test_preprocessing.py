@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ecg_lib.beats import FEATURE_NAMES
 from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
+from ecg_lib.cross_validation import vote_out_of_fold
 from ecg_lib.datasets import STRIPS_10_S, WHOLE, build_beats
 from ecg_lib.detection import detect_r_peaks, match_beats
 from ecg_lib.errors import (
@@ -205,7 +206,9 @@ def test_training_and_serving_see_the_same_arrays_and_probabilities(toy_bundle: 
             getattr(dataset, name)[rows],
             np.concatenate([getattr(beats.prepared, name) for _, beats in served]),
         )
-    logits = classifier.predict_logits(dataset.windows[rows], dataset.features[rows])
+    logits = vote_out_of_fold(
+        dataset, rows, classifier.predict_logits(dataset.windows[rows], dataset.features[rows])
+    )
     np.testing.assert_allclose(
         classifier.config.calibration.probabilities(logits),
         np.concatenate([beats.probability_v for _, beats in served]),

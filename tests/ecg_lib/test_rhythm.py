@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_lib.rhythm import RhythmSummary, summarize_rhythm
-from ecg_lib.simulator import StripKind, simulate_strip
+from ecg_lib.patients import draw_patient
+from ecg_lib.quality import Stretch, UnreadableReason
+from ecg_lib.rhythm import PatternKind, RhythmSummary, RunKind, summarize_rhythm
+from ecg_lib.simulator import StripKind, simulate_record, simulate_strip
 
 
 def _summarize(
@@ -166,3 +170,83 @@ def test_every_readable_v_beat_is_in_one_group(beats: str) -> None:
     assert rhythm.isolated + 2 * rhythm.couplets + in_runs == rhythm.v_beats == beats.count("V")
     assert rhythm.beats == len(beats.replace("?", ""))
     assert rhythm.bigeminy_beats + rhythm.trigeminy_beats <= rhythm.v_beats
+
+
+@pytest.mark.parametrize(
+    ("rr_s", "n_beats", "kind"),
+    [
+        (0.4, 5, RunKind.NSVT),
+        (0.6, 3, RunKind.NSVT),
+        (0.61, 3, RunKind.AIVR),
+        (1.2, 4, RunKind.AIVR),
+        (1.25, 4, RunKind.ESCAPE),
+        (0.4, 76, RunKind.SUSTAINED_VT),
+        (0.4, 75, RunKind.NSVT),
+    ],
+)
+def test_a_run_is_named_by_its_rate_and_length(rr_s: float, n_beats: int, kind: RunKind) -> None:
+    (run,) = _summarize("NN" + "V" * n_beats + "NN", rr_s=rr_s).runs
+    assert run.kind is kind
+    assert run.duration_s == pytest.approx((n_beats - 1) * rr_s)
+
+
+def test_couplets_and_patterns_have_their_times() -> None:
+    rhythm = _summarize("NVVNNNVNVNVNNNVNNVNNVN", rr_s=1.0)
+    assert rhythm.couplet_starts_s == (1.0,)
+    bigeminy, trigeminy = rhythm.patterns
+    assert (bigeminy.kind, bigeminy.start_s, bigeminy.stop_s) == (PatternKind.BIGEMINY, 6, 10)
+    assert (trigeminy.kind, trigeminy.start_s, trigeminy.v_beats) == (PatternKind.TRIGEMINY, 14, 3)
+
+
+def test_pauses_are_found_unless_something_in_them_cannot_be_read() -> None:
+    times_s = [0, 1, 3.5, 4.5, 8, 9]
+    rhythm = _summarize("NVNNNN", times_s=times_s)
+    assert [(p.start_s, p.duration_s, p.follows_v) for p in rhythm.pauses] == [
+        (1.0, 2.5, True),
+        (4.5, 3.5, False),
+    ]
+    assert rhythm.long_pauses == 1
+    dark = summarize_rhythm(
+        np.rint(np.array(times_s) * 1000).astype(np.int64),
+        is_v=np.zeros(6, dtype=np.bool_),
+        is_readable=np.ones(6, dtype=np.bool_),
+        fs=1000.0,
+        unreadable=[Stretch(5000, 7000, UnreadableReason.FLAT)],
+    )
+    assert [pause.start_s for pause in dark.pauses] == [1.0]
+    assert _summarize("NN?N", times_s=[0, 1, 3.5, 6]).pauses == ()
+    assert _summarize("NN", times_s=[0, 2.0]).pauses == ()
+
+
+def test_coupling_is_measured_from_conducted_beats_alone() -> None:
+    rhythm = _summarize("NVNVVNV", times_s=[0, 0.5, 2, 2.6, 3, 5, 5.7])
+    assert rhythm.coupling is not None
+    assert rhythm.coupling.median_s == pytest.approx(0.6)
+    assert rhythm.coupling.shortest_s == pytest.approx(0.5)
+    assert _summarize("NNNVVV").coupling is not None
+    assert _summarize("VVV").coupling is None
+
+
+def test_the_usual_interval_of_r_on_t_is_that_of_its_minute() -> None:
+    """Of a fast and a slow hour, only the V beat of the slow one is early for its rate."""
+    slow, fast = [1.2] * 200, [0.5] * 800
+    times = np.cumsum([*slow, 0.34, 2.0, *slow, *fast, 0.34, 0.66, *fast])
+    beats = "N" * 200 + "V" + "N" * 1001 + "V" + "N" * 801
+    rhythm = _summarize(beats, times_s=times.tolist())
+    assert rhythm.r_on_t_s == pytest.approx((times[200],), abs=1e-3)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_simulated_patient_has_the_couplets_and_runs_of_the_truth(seed: int) -> None:
+    record = simulate_record("sim", patient=draw_patient(seed), duration_s=600.0, seed=seed)
+    assert record.annotations is not None
+    classes = "".join(record.annotations.beat_classes)
+    groups = [len(group) for group in re.findall("V+", classes)]
+    rhythm = summarize_rhythm(
+        record.annotations.beat_samples,
+        is_v=record.annotations.beat_classes == "V",
+        is_readable=np.ones(len(classes), dtype=np.bool_),
+        fs=record.fs,
+    )
+    assert rhythm.couplets == groups.count(2) == len(rhythm.couplet_starts_s)
+    assert [run.beats for run in rhythm.runs] == [size for size in groups if size > 2]

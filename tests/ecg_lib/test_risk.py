@@ -89,3 +89,28 @@ def test_a_burden_at_the_limit_is_not_above_it() -> None:
 
 def test_a_run_besides_a_burden_is_not_provisional() -> None:
     assert not assess_risk(replace(MANY, runs=(A_RUN,)), duration_s=7200.0).is_provisional
+
+
+@pytest.mark.parametrize(
+    ("run", "words"),
+    [
+        (replace(A_RUN, rate_bpm=80.0), "accelerated idioventricular"),
+        (replace(A_RUN, rate_bpm=40.0), "escape rhythm"),
+        (replace(A_RUN, duration_s=31.0), "for 30 s or longer"),
+    ],
+)
+def test_runs_that_are_no_short_tachycardia_are_named(run: Run, words: str) -> None:
+    risk = assess_risk(replace(FEW, runs=(run,)), duration_s=10.0)
+    assert risk.level is RiskLevel.HIGH
+    assert words in risk.reasons[1]
+
+
+def test_a_burden_above_24_percent_names_that_limit() -> None:
+    reasons = assess_risk(replace(MANY, burden=0.3), duration_s=90_000.0).reasons
+    assert reasons == ("V burden of 30.0%, above 24%",)
+
+
+def test_frequent_v_beats_are_named_in_recordings_alone() -> None:
+    frequent = replace(FEW, v_beats=60, isolated=60)
+    assert assess_risk(frequent, duration_s=3600.0).reasons[1] == "60 V beats an hour, 30 or more"
+    assert len(assess_risk(frequent, duration_s=600.0).reasons) == 1

@@ -25,6 +25,7 @@ DEPLOYMENTS = {
     "release-service",
     "monitor-drift",
     "rollback-champion",
+    "analyze-recordings",
     "pipeline",
 }
 

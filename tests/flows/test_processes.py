@@ -307,11 +307,17 @@ def test_the_port_of_mlflow_does_not_matter_when_mlflow_is_elsewhere(
     )
 
 
+@pytest.mark.parametrize("origins", [(), ("https://a.example", "http://b.example:8080")])
 def test_children_see_every_setting_and_send_no_telemetry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origins: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("NO_PROXY", "intranet.example")
-    settings = Settings(home=tmp_path, prefect_port=4321, mitdb_dir=tmp_path / "mitdb")
+    settings = Settings(
+        home=tmp_path,
+        prefect_port=4321,
+        mitdb_dir=tmp_path / "mitdb",
+        allowed_origins=origins,
+    )
     given = environment(settings)
     assert (
         Settings.model_validate(

@@ -1,0 +1,166 @@
+"""Analyse 24 h of one lead at 360 Hz, from file to results, and say what it costs.
+
+The day is that of one simulated patient at 70 beats a minute, every hour another: 31 million
+samples, about 100,000 beats. It is made once and kept. The peer is ``wfdb``'s ``xqrs``, which
+finds R-peaks alone; it is run on a part of the first hour and its time is scaled to the day.
+Figures are wall and CPU seconds of a fresh process, with its start, and its greatest memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROOT: Final = Path(__file__).parents[1]
+FS_HZ: Final = 360.0
+HOURS: Final = 24
+PEER_S: Final = 600.0
+ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="directory of a bundle; else the released one")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--one", nargs=3, metavar=("DAY", "BUNDLE", "OUT"), help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        _analyze_one(*map(Path, arguments.one))
+        return
+    day = _find_day(ROOT / "var" / "bench" / f"day-{HOURS}h.npy")
+    bundle = arguments.bundle or _released()
+    rounds = []
+    for number in range(arguments.rounds):
+        ours = _measure(day, bundle)
+        ours["peer_s"] = _measure_peer(day)
+        rounds.append(ours)
+        _say(
+            f"round {number + 1}: wall {ours['wall_s']:.1f} s, CPU {ours['cpu_s']:.1f} s, "
+            f"read {ours['read_s']:.1f} s, classify {ours['classify_s']:.1f} s, results "
+            f"{ours['results_s']:.1f} s, peak {ours['peak_mib']:.0f} MiB; "
+            f"xqrs {ours['peer_s']:.0f} s"
+        )
+    middle = sorted(rounds, key=lambda one: one["wall_s"])[len(rounds) // 2]
+    ratios = sorted(one["peer_s"] / one["wall_s"] for one in rounds)
+    _say(f"24 h of one lead at 360 Hz, {middle['beats']:.0f} beats, median of {len(rounds)}:")
+    _say(f"  file to every result      {middle['wall_s']:6.1f} s   (goal 4 s, must pass 15 s)")
+    _say(f"  CPU                       {middle['cpu_s']:6.1f} s   on {os.cpu_count()} cores")
+    _say(f"  peak memory               {middle['peak_mib']:6.0f} MiB (must pass 1024 MiB)")
+    _say(f"  wfdb xqrs, R-peaks alone  {middle['peer_s']:6.0f} s   scaled from {PEER_S:g} s")
+    _say(f"  ratio, paired             {ratios[len(ratios) // 2]:6.1f}")
+
+
+def _find_day(path: Path) -> Path:
+    if not path.exists():
+        _say(f"making {path.name}, once")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with ProcessPoolExecutor() as pool:
+            hours = list(pool.map(_make_hour, range(HOURS)))
+        draft = path.with_name(f".{path.name}")
+        np.save(draft, np.concatenate(hours))
+        draft.rename(path)
+    return path
+
+
+def _make_hour(hour: int) -> NDArray[np.float32]:
+    from ecg_lib.patients import draw_patient
+    from ecg_lib.simulator import simulate_record
+
+    patient = replace(draw_patient(7), heart_rate_bpm=69.5)
+    return simulate_record("day", patient=patient, duration_s=3600.0, seed=hour).signal_mv()
+
+
+def _released() -> Path:
+    from ecg_lib.settings import read_settings
+    from flows.released import load_released_bundle
+
+    directory: Path = load_released_bundle(read_settings())[1].directory
+    return directory
+
+
+def _measure(day: Path, bundle: Path) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as out:
+        started_s = time.perf_counter()
+        done = subprocess.run(
+            [sys.executable, __file__, "--one", str(day), str(bundle), out],
+            env={**os.environ, **ONE_THREAD},
+            check=True,
+            capture_output=True,
+        )
+        wall_s = time.perf_counter() - started_s
+    figures: dict[str, float] = json.loads(done.stdout)
+    return {"wall_s": wall_s, **figures}
+
+
+def _analyze_one(day: Path, bundle: Path, out: Path) -> None:
+    from ecg_lib.bundle import read_bundle
+    from ecg_lib.classifier import BeatClassifier
+    from ecg_lib.recording_analysis import analyze_recording, write_result
+    from ecg_lib.recording_files import open_recording
+    from ecg_lib.recording_summary import ResultFormat
+
+    classifier = BeatClassifier.load(read_bundle(bundle))
+    marks = [time.perf_counter()]
+    reported: list[float] = []
+
+    def report(share: float) -> None:
+        if not reported and share > 0.1:
+            marks.append(time.perf_counter())
+        if share > 0.1:
+            reported.append(share)
+
+    analysis = analyze_recording(
+        open_recording(day, fs=FS_HZ),
+        classifier=classifier,
+        model={},
+        directory=out,
+        threads=min(2, os.cpu_count() or 1),
+        report=report,
+    )
+    marks.append(time.perf_counter())
+    for kind in ResultFormat:
+        write_result(analysis, out / kind.file_name, kind=kind, recording_id="bench")
+    marks.append(time.perf_counter())
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    read_s, classify_s, results_s = np.diff(marks).tolist()
+    figures = {
+        "cpu_s": usage.ru_utime + usage.ru_stime,
+        "read_s": read_s,
+        "classify_s": classify_s,
+        "results_s": results_s,
+        "peak_mib": usage.ru_maxrss / 1024,
+        "beats": len(analysis.summary.beats),
+    }
+    sys.stdout.write(json.dumps(figures))
+
+
+def _measure_peer(day: Path) -> float:
+    import wfdb.processing
+
+    signal = np.load(day, mmap_mode="r")[: round(PEER_S * FS_HZ)].astype(np.float64)
+    started_s = time.perf_counter()
+    wfdb.processing.xqrs_detect(signal, fs=FS_HZ, verbose=False)
+    return (time.perf_counter() - started_s) * HOURS * 3600 / PEER_S
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

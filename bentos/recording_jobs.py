@@ -1,0 +1,474 @@
+"""Recordings that wait, are analysed, or are done: directories on disk, and who works on them.
+
+Every process of the service takes recordings and reads results; the one that holds the lock
+starts processes that analyse them (:mod:`bentos.recording_process`). Everything is in files, so
+that a restart finds what was done, and analyses again what was not. A job that a restart cut off
+twice is given up.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from bentos.job_files import OUTCOME, PROGRESS, RESULTS, TASK
+from bentos.live_model import LoadedModel
+from bentos.problems import (
+    CRASHED,
+    NO_RESULT,
+    NOT_FINISHED,
+    QUEUE_FULL,
+    STORAGE_FULL,
+    TOO_MUCH_MEMORY,
+    TOOK_TOO_LONG,
+    UNKNOWN_RECORDING,
+    ProblemError,
+    explain_file_error,
+)
+from bentos.uploads import Recording
+from ecg_lib import errors
+from ecg_lib.settings import Settings
+
+MAX_ANALYSIS_S: Final = 900.0
+
+_INPUT: Final = "input"
+_STATE: Final = "state.json"
+_CANCEL: Final = "cancel"
+_LOCK: Final = ".owner"
+_INCOMING: Final = ".incoming"
+_POLL_S: Final = 0.1
+_MAX_ATTEMPTS: Final = 2
+_FREE_BYTES: Final = 2**30
+_RETRY_S: Final = 30
+_STALE_UPLOAD_S: Final = 3600.0
+_JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_CODE_ROOT: Final = Path(__file__).parents[1]
+
+_logger = logging.getLogger(__name__)
+
+
+class JobStatus(StrEnum):
+    """How far a recording is."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+_FINISHED: Final = frozenset({JobStatus.DONE, JobStatus.FAILED, JobStatus.CANCELLED})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A recording and how far it is."""
+
+    job_id: str
+    status: JobStatus
+    progress: float
+    created_at: str
+    finished_at: str | None
+    kind: str
+    """Kind of the file."""
+    lead: str
+    leads: list[str]
+    sampling_rate: float
+    duration_s: float | None
+    """Null for text, whose rows are not counted yet."""
+    attempts: int
+    error: dict[str, Any] | None
+    """A problem, when it failed."""
+
+
+class RecordingJobs:
+    """All recordings below a directory.
+
+    Parameters
+    ----------
+    settings : Settings
+    model : callable
+        Gives the model that answers now, or None.
+
+    """
+
+    def __init__(self, settings: Settings, *, model: Callable[[], LoadedModel | None]) -> None:
+        self._home = settings.recordings_dir
+        self._kept = settings.recordings_kept
+        self._waiting = settings.recordings_waiting
+        self._at_once = settings.recordings_at_once
+        self._model = model
+        self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+        self._lock_file: int | None = None
+        self._stop = threading.Event()
+        self._wake = threading.Event()
+        self._taking = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
+
+    def start(self) -> None:
+        """Begin to work on what waits, if no other process does."""
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End what is being analysed; it is analysed again when the service is back."""
+        self._stop.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        for job_id in list(self._processes):
+            self._end_process(job_id)
+            job = self._read(job_id)
+            if job is not None:  # to be ended in order is no failed attempt
+                self._update(job_id, status=JobStatus.QUEUED, attempts=job.attempts - 1)
+        if self._lock_file is not None:
+            os.close(self._lock_file)
+            self._lock_file = None
+
+    # What requests do.
+
+    def open_upload(self, announced_bytes: int) -> Path:
+        """Make a directory for an upload, when there is room for it.
+
+        Raises
+        ------
+        ProblemError
+            If too many recordings wait, or the disk is full.
+
+        """
+        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.require_room()
+        free = shutil.disk_usage(self._home).free
+        if free < announced_bytes + _FREE_BYTES:
+            raise ProblemError(
+                STORAGE_FULL, "there is no room for the recording now", retry_after_s=_RETRY_S
+            )
+        directory = self._home / _INCOMING / str(uuid.uuid4())
+        directory.mkdir(parents=True, mode=0o700)
+        return directory
+
+    def require_room(self) -> None:
+        """Refuse when too many recordings wait.
+
+        Raises
+        ------
+        ProblemError
+
+        """
+        count = sum(job.status not in _FINISHED for job in self._list())
+        if count >= self._waiting:
+            raise ProblemError(
+                QUEUE_FULL,
+                f"at most {self._waiting} recordings may wait, as many do; try again later",
+                retry_after_s=_RETRY_S,
+            )
+
+    def add(self, recording: Recording) -> Job:
+        """Queue a recording that lies in the directory of its upload.
+
+        Raises
+        ------
+        ProblemError
+            If too many recordings wait.
+
+        """
+        upload = recording.path.parent
+        lead, fields = recording.lead, recording.fields
+        job = Job(
+            job_id=upload.name,
+            status=JobStatus.QUEUED,
+            progress=0.0,
+            created_at=_now(),
+            finished_at=None,
+            kind=recording.kind,
+            lead=lead.name,
+            leads=list(recording.leads),
+            sampling_rate=lead.fs,
+            duration_s=None if lead.n_samples is None else lead.n_samples / lead.fs,
+            attempts=0,
+            error=None,
+        )
+        task = {
+            "file": recording.path.name,
+            "lead": lead.name,
+            "sampling_rate": fields.sampling_rate,
+            "unit": fields.unit,
+        }
+        draft = upload.with_name(f"{upload.name}.job")
+        draft.mkdir(mode=0o700)
+        upload.rename(draft / _INPUT)
+        _write_json(draft / TASK, task)
+        _write_json(draft / _STATE, asdict(job))
+        with self._taking:
+            try:
+                self.require_room()
+            except ProblemError:
+                shutil.rmtree(draft)
+                raise
+            draft.rename(self._home / job.job_id)
+        self._wake.set()
+        return job
+
+    def find(self, job_id: str) -> Job:
+        """Find a job.
+
+        Raises
+        ------
+        ProblemError
+            If there is none.
+
+        """
+        job = self._read(job_id) if _JOB_ID.fullmatch(job_id) else None
+        if job is None:
+            raise ProblemError(UNKNOWN_RECORDING, "no recording has this job_id")
+        directory = self._home / job_id
+        if job.status not in _FINISHED and (directory / _CANCEL).exists():
+            return replace(job, status=JobStatus.CANCELLED)
+        if job.status is JobStatus.RUNNING:
+            with suppress(OSError, ValueError):
+                progress = float((directory / PROGRESS).read_text(encoding="ascii"))
+                return replace(job, progress=min(max(progress, 0.0), 1.0))
+        return job
+
+    def find_results(self, job_id: str) -> Path:
+        """Find the directory with the results of a job that is done.
+
+        Raises
+        ------
+        ProblemError
+            If there is no such job, or no result of it.
+
+        """
+        job = self.find(job_id)
+        if job.status is JobStatus.DONE:
+            return self._home / job_id / RESULTS
+        if job.status in _FINISHED:
+            raise ProblemError(NO_RESULT, f"the recording is {job.status}: it has no result")
+        raise ProblemError(
+            NOT_FINISHED,
+            f"the recording is {job.status}, {job.progress:.0%} done",
+            retry_after_s=1,
+        )
+
+    def delete(self, job_id: str) -> Job | None:
+        """Cancel a job that is not finished, or remove one that is; None when it was removed.
+
+        Raises
+        ------
+        ProblemError
+            If there is no such job.
+
+        """
+        job = self.find(job_id)
+        if job.status in _FINISHED:
+            self._remove(job_id)
+            return None
+        (self._home / job_id / _CANCEL).touch()
+        self._wake.set()
+        return replace(job, status=JobStatus.CANCELLED)
+
+    # What the process that holds the lock does.
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                if self._owns():
+                    self._work()
+            except OSError:
+                _logger.exception("recordings cannot be worked on now")
+                self._stop.wait(1.0)
+            self._wake.wait(_POLL_S if self._processes else 5 * _POLL_S)
+            self._wake.clear()
+
+    def _owns(self) -> bool:
+        if self._lock_file is not None:
+            return True
+        file = os.open(self._home / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._lock_file = file
+        self._recover()
+        return True
+
+    def _recover(self) -> None:
+        """Queue again what another process was working on when it ended."""
+        for job in self._list():
+            if job.status is not JobStatus.RUNNING:
+                continue
+            if job.attempts >= _MAX_ATTEMPTS:
+                detail = f"the analysis was cut off {job.attempts} times"
+                self._finish(job.job_id, JobStatus.FAILED, ProblemError(CRASHED, detail))
+            else:
+                _logger.info("recording %s was cut off and is analysed again", job.job_id)
+                self._update(job.job_id, status=JobStatus.QUEUED)
+
+    def _work(self) -> None:
+        for job_id in list(self._processes):
+            self._look_after(job_id)
+        jobs = sorted(self._list(), key=lambda job: job.created_at)
+        for job in jobs:
+            if job.status is not JobStatus.QUEUED:
+                continue
+            if (self._home / job.job_id / _CANCEL).exists():
+                self._finish(job.job_id, JobStatus.CANCELLED)
+            elif len(self._processes) < self._at_once and (model := self._model()) is not None:
+                self._start(job, model)
+        finished = [job.job_id for job in jobs if job.status in _FINISHED]
+        for job_id in finished[: -self._kept]:
+            self._remove(job_id)
+        self._clear_uploads()
+
+    def _start(self, job: Job, model: LoadedModel) -> None:
+        directory = self._home / job.job_id
+        for left in (OUTCOME, PROGRESS):
+            (directory / left).unlink(missing_ok=True)
+        task = json.loads((directory / TASK).read_bytes())
+        task |= {"bundle": str(model.bundle.directory), "model": model.info}
+        _write_json(directory / TASK, task)
+        self._update(job.job_id, status=JobStatus.RUNNING, attempts=job.attempts + 1)
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "bentos.recording_process", str(directory)],
+            # Its end is the sign that this process has ended.
+            stdin=subprocess.PIPE,
+            env={
+                **os.environ,
+                "PYTHONPATH": str(_CODE_ROOT),
+                # Parts are worked on by threads of our own.
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+            },
+            start_new_session=True,
+        )
+        self._processes[job.job_id] = (process, time.monotonic())
+
+    def _look_after(self, job_id: str) -> None:
+        process, started_s = self._processes[job_id]
+        if (self._home / job_id / _CANCEL).exists():
+            self._end_process(job_id)
+            self._finish(job_id, JobStatus.CANCELLED)
+        elif process.poll() is not None:
+            self._end_process(job_id)
+            self._conclude(job_id, process.returncode)
+        elif time.monotonic() - started_s > MAX_ANALYSIS_S:
+            self._end_process(job_id)
+            detail = f"an analysis must end within {MAX_ANALYSIS_S:g} s, this one did not"
+            self._finish(job_id, JobStatus.FAILED, ProblemError(TOOK_TOO_LONG, detail))
+
+    def _end_process(self, job_id: str) -> None:
+        process, _ = self._processes.pop(job_id)
+        if process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+        if process.stdin is not None:
+            process.stdin.close()
+
+    def _conclude(self, job_id: str, status: int) -> None:
+        try:
+            error = json.loads((self._home / job_id / OUTCOME).read_bytes())["error"]
+        except (OSError, ValueError, KeyError):
+            _logger.error("the analysis of recording %s ended with status %d", job_id, status)  # noqa: TRY400  its own log says more
+            detail = "the process that analysed the recording ended before it was done"
+            self._finish(job_id, JobStatus.FAILED, ProblemError(CRASHED, detail))
+            return
+        if error is None:
+            self._finish(job_id, JobStatus.DONE)
+        else:
+            self._finish(job_id, JobStatus.FAILED, _explain(error))
+
+    def _finish(self, job_id: str, status: JobStatus, problem: ProblemError | None = None) -> None:
+        directory = self._home / job_id
+        # What was sent is not needed any more, nor are results that are not whole.
+        shutil.rmtree(directory / _INPUT, ignore_errors=True)
+        if status is not JobStatus.DONE:
+            shutil.rmtree(directory / RESULTS, ignore_errors=True)
+        self._update(
+            job_id,
+            status=status,
+            finished_at=_now(),
+            progress=1.0 if status is JobStatus.DONE else 0.0,
+            error=problem.describe() if problem else None,
+        )
+
+    def _update(self, job_id: str, **changes: Any) -> None:  # noqa: ANN401  fields of Job
+        job = self._read(job_id)
+        if job is not None:
+            _write_json(self._home / job_id / _STATE, asdict(replace(job, **changes)))
+
+    def _remove(self, job_id: str) -> None:
+        # Renamed first: half a job is none.
+        gone = self._home / _INCOMING / f"{job_id}.gone"
+        with suppress(FileNotFoundError):
+            gone.parent.mkdir(exist_ok=True)
+            (self._home / job_id).rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+
+    def _clear_uploads(self) -> None:
+        """Remove what uploads left that a killed process was taking."""
+        incoming = self._home / _INCOMING
+        if not incoming.exists():
+            return
+        for path in incoming.iterdir():
+            with suppress(FileNotFoundError):
+                if time.time() - path.stat().st_mtime > _STALE_UPLOAD_S:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _list(self) -> Iterator[Job]:
+        if not self._home.exists():
+            return
+        for path in self._home.iterdir():
+            job = self._read(path.name) if _JOB_ID.fullmatch(path.name) else None
+            if job is not None:
+                yield job
+
+    def _read(self, job_id: str) -> Job | None:
+        try:
+            fields = json.loads((self._home / job_id / _STATE).read_bytes())
+        except FileNotFoundError:
+            return None
+        return Job(**{**fields, "status": JobStatus(fields["status"])})
+
+
+def _explain(error: dict[str, Any]) -> ProblemError:
+    """Turn the end of a process into a problem."""
+    if error["class"] == "MemoryError":
+        return ProblemError(TOO_MUCH_MEMORY, "the recording needs more memory than there is")
+    leaf = getattr(errors, error["class"], None)
+    if leaf is None:
+        return ProblemError(CRASHED, "the analysis failed")
+    if leaf is errors.MissingDetailError:
+        return explain_file_error(leaf(error["message"], detail=error["detail"]))
+    try:
+        return explain_file_error(leaf(error["message"]))
+    except StopIteration:  # an error that is none of a file
+        return ProblemError(CRASHED, "the analysis failed; the log of the service says why")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    draft.write_text(json.dumps(content), encoding="utf-8")
+    draft.replace(path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

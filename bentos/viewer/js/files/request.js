@@ -1,0 +1,98 @@
+/**
+ * From a table of samples to the body of a request: lead, unit, mV, JSON text.
+ */
+
+/** Digits after the point of a sample in mV: a hundredth of a microvolt. */
+const DECIMALS = 1e5;
+
+/** What one unit is in mV; counts depend on the converter. */
+const IN_MV = new Map([
+  ["mV", 1],
+  ["uV", 1e-3],
+  ["V", 1e3],
+]);
+
+/** Peak to peak in mV beyond which samples are no mV: a converter's counts. */
+const LARGEST_MV = 40;
+
+/**
+ * @typedef {object} SignalSettings
+ * @property {string} lead Column of the file.
+ * @property {number} fs
+ * @property {string} unit `mV`, `uV`, `V` or `counts`.
+ * @property {number} countsPerMv For `counts`.
+ * @property {string} derivation Name of the lead on the wire.
+ * @property {boolean} applyRuleguard
+ * @property {string} patientId Empty when it is not told.
+ */
+
+/**
+ * Bring samples to mV; the zero of counts is their median.
+ *
+ * @param {Float64Array} samples
+ * @param {Pick<SignalSettings, "unit" | "countsPerMv">} settings
+ * @returns {Float64Array}
+ */
+export function toMillivolt(samples, { unit, countsPerMv }) {
+  const factor = IN_MV.get(unit) ?? 1 / countsPerMv;
+  const zero = unit === "counts" ? Float64Array.from(samples).sort()[samples.length >> 1] : 0;
+  return samples.map((sample) => Math.round((sample - zero) * factor * DECIMALS) / DECIMALS);
+}
+
+/**
+ * Guess the unit of samples for which the file names none.
+ *
+ * @param {Float64Array} samples
+ * @returns {string}
+ */
+export function guessUnit(samples) {
+  let least = Infinity;
+  let greatest = -Infinity;
+  for (const sample of samples) {
+    least = Math.min(least, sample);
+    greatest = Math.max(greatest, sample);
+  }
+  if (greatest - least <= LARGEST_MV) return "mV";
+  // Counts are whole numbers around the middle of the converter's range.
+  return samples.every(Number.isInteger) ? "counts" : "uV";
+}
+
+/**
+ * Choose a lead as the service does: MLII, else the first; II is the next best.
+ *
+ * @param {string[]} leads
+ * @returns {string}
+ */
+export function chooseLead(leads) {
+  return ["MLII", "II", "ML II"].find((name) => leads.includes(name)) ?? leads[0];
+}
+
+/**
+ * The name of a lead on the wire.
+ *
+ * @param {string} lead
+ * @param {string[]} known Names that the service takes.
+ * @returns {string}
+ */
+export function nameOnWire(lead, known) {
+  const plain = (/** @type {string} */ name) =>
+    name.toLowerCase().replace(/^(lead|ecg)?[ _-]+/, "");
+  return known.find((name) => plain(name) === plain(lead)) ?? "ECG";
+}
+
+/**
+ * Write the request.
+ *
+ * @param {Float64Array} signalMv
+ * @param {Omit<SignalSettings, "lead" | "unit" | "countsPerMv">} settings
+ * @returns {string} JSON text.
+ */
+export function writeRequest(signalMv, { fs, derivation, applyRuleguard, patientId }) {
+  return JSON.stringify({
+    signal_data: Array.from(signalMv),
+    sampling_rate: fs,
+    derivation,
+    ...(patientId ? { patient_id: patientId } : {}),
+    ...(applyRuleguard ? {} : { apply_ruleguard: false }),
+  });
+}

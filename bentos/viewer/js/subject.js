@@ -1,0 +1,85 @@
+/**
+ * What is opened: where it came from, and how its samples are read at first.
+ */
+
+import { chooseLead, guessUnit, nameOnWire } from "./files/request.js";
+
+/** @typedef {import("./files/reader.js").ReadTable} ReadTable */
+
+/** The rate of MIT-BIH records, which the service takes for those without one. */
+export const USUAL_FS_HZ = 360;
+
+/** The gain of MIT-BIH records. */
+const USUAL_COUNTS_PER_MV = 200;
+
+/**
+ * Choose how a table is read: what it tells, and what is usual.
+ *
+ * @param {ReadTable} table
+ * @param {string[]} knownLeads Names that the service takes.
+ * @returns {import("./files/request.js").SignalSettings}
+ */
+export function chooseSettings(table, knownLeads) {
+  const lead = chooseLead(table.leads);
+  return {
+    lead,
+    fs: table.fs ?? USUAL_FS_HZ,
+    unit: table.unit ?? guessUnit(columnOf(table, lead)),
+    countsPerMv: USUAL_COUNTS_PER_MV,
+    derivation: nameOnWire(lead, knownLeads),
+    applyRuleguard: table.applyRuleguard ?? true,
+    patientId: table.patientId ?? "",
+  };
+}
+
+/**
+ * The samples of a lead.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ */
+export function columnOf(table, lead) {
+  return table.columns[table.leads.indexOf(lead)];
+}
+
+/**
+ * Whether a stored prediction is shown without its trace.
+ *
+ * @param {import("./state.js").State} state
+ */
+export function isWaitingForSignal({ subject, signal, answer }) {
+  return subject?.kind === "stored" && answer !== null && signal === null;
+}
+
+/**
+ * A subject of which nothing more is known yet.
+ *
+ * @param {"signal" | "recording" | "stored"} kind
+ * @param {string} name
+ * @param {{files?: File[], example?: string | null}} [origin]
+ * @returns {import("./state.js").Subject}
+ */
+export function describeSubject(kind, name, { files = [], example = null } = {}) {
+  return {
+    kind,
+    name,
+    example,
+    files,
+    table: null,
+    leads: [],
+    settings: null,
+    isRateKnown: true,
+    body: null,
+    isSent: false,
+  };
+}
+
+/**
+ * A demo strip as a table.
+ *
+ * @param {Record<string, any>} request A request of the predictions route.
+ * @returns {ReadTable}
+ */
+export function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
+  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, unit: "mV" };
+}

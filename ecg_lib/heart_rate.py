@@ -1,0 +1,209 @@
+"""How the heart rate and the burden of V beats change over a recording, and how the rate varies.
+
+Only what can be read counts: a beat that cannot be read parts what is before and after it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ecg_lib.quality import Stretch
+from ecg_lib.rhythm import RhythmSummary
+
+HOUR_S: Final = 3600.0
+MINUTE_S: Final = 60.0
+
+MIN_HRV_S: Final = 300.0
+"""Seconds of normal intervals that a variability needs.
+
+Task Force of the ESC and NASPE 1996, DOI 10.1161/01.CIR.93.5.1043: five minutes are the standard
+short recording.
+"""
+
+MIN_NN_SHARE: Final = 0.8
+"""Share of the intervals that must be normal ones; below it the rest decides. Convention."""
+
+_LONGEST_NN_S: Final = 3.0
+_NN_DEVIATION: Final = 0.2
+_NN_NEIGHBOURS: Final = 11
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hour:
+    """An hour of the recording, or what there is of the last one."""
+
+    start_s: float
+    duration_s: float
+    readable_s: float
+    beats: int
+    """Readable beats."""
+    v_beats: int
+    couplets: int
+    runs: int
+    burden: float | None
+    """Share of the readable beats that are V; None without one."""
+    heart_rate_mean_bpm: float | None
+    heart_rate_min_bpm: float | None
+    """Of the minutes of the hour; None without a minute that has ten intervals."""
+    heart_rate_max_bpm: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeartRateVariability:
+    """Variability of the intervals between normal beats in the time domain."""
+
+    nn_intervals: int
+    nn_s: float
+    """Seconds that the normal intervals last together."""
+    nn_share: float
+    """Share of the readable intervals that are normal."""
+    sdnn_ms: float | None
+    """Standard deviation of the normal intervals; it grows with the length of the recording."""
+    rmssd_ms: float | None
+    """Root mean square of the differences of normal intervals in a row."""
+    is_valid: bool
+    """False when there are too few normal intervals, or too many others; then there is no figure.
+
+    Atrial fibrillation is not recognised here, and its figures are no measure of the sinus node.
+    """
+
+
+def describe_hours(
+    r_peaks: NDArray[np.int64],
+    *,
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_],
+    fs: float,
+    duration_s: float,
+    rhythm: RhythmSummary,
+    unreadable: Sequence[Stretch] = (),
+) -> tuple[Hour, ...]:
+    """Describe each hour of a recording.
+
+    Parameters
+    ----------
+    r_peaks, is_v, is_readable, fs
+        See :func:`ecg_lib.rhythm.summarize_rhythm`.
+    duration_s : float
+        Length of the recording.
+    rhythm : RhythmSummary
+        Of the same beats; couplets and runs count in the hour in which they begin.
+    unreadable : sequence of Stretch
+        Stretches that cannot be read, in samples.
+
+    """
+    n_hours = max(1, int(np.ceil(duration_s / HOUR_S)))
+    times_s = r_peaks / fs
+    hour_of_beat = np.minimum((times_s // HOUR_S).astype(np.int64), n_hours - 1)
+    beats = np.bincount(hour_of_beat[is_readable], minlength=n_hours)
+    v_beats = np.bincount(hour_of_beat[is_readable & is_v], minlength=n_hours)
+    couplets = _count_hours(rhythm.couplet_starts_s, n_hours)
+    runs = _count_hours([run.start_s for run in rhythm.runs], n_hours)
+    rates = heart_rate_by_minute(r_peaks, is_readable=is_readable, fs=fs, duration_s=duration_s)
+    rr_s = np.diff(times_s)
+    counts = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+    hours = []
+    for hour in range(n_hours):
+        start_s = hour * HOUR_S
+        stop_s = min(start_s + HOUR_S, duration_s)
+        minutes = rates[hour * 60 : (hour + 1) * 60]
+        known = minutes[np.isfinite(minutes)]
+        rr_of_hour_s = rr_s[counts & (hour_of_beat[1:] == hour)]
+        lost_s = sum(
+            max(0.0, min(stop_s, stretch.stop / fs) - max(start_s, stretch.start / fs))
+            for stretch in unreadable
+        )
+        hours.append(
+            Hour(
+                start_s=start_s,
+                duration_s=stop_s - start_s,
+                readable_s=stop_s - start_s - lost_s,
+                beats=int(beats[hour]),
+                v_beats=int(v_beats[hour]),
+                couplets=int(couplets[hour]),
+                runs=int(runs[hour]),
+                burden=float(v_beats[hour] / beats[hour]) if beats[hour] else None,
+                heart_rate_mean_bpm=60 / float(rr_of_hour_s.mean()) if len(rr_of_hour_s) else None,
+                heart_rate_min_bpm=float(known.min()) if len(known) else None,
+                heart_rate_max_bpm=float(known.max()) if len(known) else None,
+            )
+        )
+    return tuple(hours)
+
+
+def _count_hours(times_s: Sequence[float], n_hours: int) -> NDArray[np.int64]:
+    hours = np.minimum((np.asarray(times_s) // HOUR_S).astype(np.int64), n_hours - 1)
+    return np.bincount(hours, minlength=n_hours)
+
+
+def heart_rate_by_minute(
+    r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], fs: float, duration_s: float
+) -> NDArray[np.float64]:
+    """Heart rate of each minute from its median RR interval, NaN where it has fewer than ten.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_minutes,)
+        Beats a minute.
+
+    """
+    n_minutes = max(1, int(np.ceil(duration_s / MINUTE_S)))
+    times_s = r_peaks / fs
+    rr_s = np.diff(times_s)
+    counts = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+    minute = np.minimum((times_s[1:] // MINUTE_S).astype(np.int64), n_minutes - 1)
+    edges = np.searchsorted(minute[counts], np.arange(n_minutes + 1))
+    intervals = rr_s[counts]
+    return np.array(
+        [
+            60 / np.median(intervals[first:last]) if last - first >= 10 else np.nan
+            for first, last in pairwise(edges.tolist())
+        ]
+    )
+
+
+def measure_variability(
+    r_peaks: NDArray[np.int64],
+    *,
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_],
+    fs: float,
+) -> HeartRateVariability:
+    """Measure SDNN and RMSSD from the intervals between normal beats.
+
+    The definitions are those of the Task Force 1996, DOI 10.1161/01.CIR.93.5.1043. Atrial
+    premature beats are not classified here, so an interval is normal when both its beats are
+    readable and not V, neither it nor the interval before touches a V beat (a pause after one is
+    no normal interval), and it differs from the median of its eleven neighbours by 20 % at most
+    (after Malik et al. 1989, who compare with the interval before).
+    """
+    rr_s = np.diff(r_peaks / fs)
+    is_known = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+    touches_v = is_v[1:] | is_v[:-1]
+    is_normal = is_known & ~touches_v
+    if is_normal.any():
+        places = np.flatnonzero(is_normal)
+        size = min(_NN_NEIGHBOURS, len(places))
+        usual_s = ndimage.median_filter(rr_s[places], size=size, mode="nearest")
+        is_usual = np.abs(rr_s[places] - usual_s) <= _NN_DEVIATION * usual_s
+        is_normal[places] = is_usual
+    nn_s = rr_s[is_normal]
+    in_a_row = is_normal[1:] & is_normal[:-1]
+    steps_s = np.diff(rr_s)[in_a_row]
+    share = float(is_normal.sum() / is_known.sum()) if is_known.any() else 0.0
+    is_valid = bool(nn_s.sum() >= MIN_HRV_S and share >= MIN_NN_SHARE and len(steps_s) > 0)
+    return HeartRateVariability(
+        nn_intervals=len(nn_s),
+        nn_s=float(nn_s.sum()),
+        nn_share=share,
+        sdnn_ms=float(nn_s.std(ddof=1) * 1e3) if is_valid else None,
+        rmssd_ms=float(np.sqrt(np.mean(steps_s**2)) * 1e3) if is_valid else None,
+        is_valid=is_valid,
+    )

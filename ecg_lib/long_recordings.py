@@ -1,0 +1,278 @@
+"""Classify the beats of a recording of any length up to a day, in bounded memory.
+
+A recording of up to 32 minutes is classified as a whole, as a strip is. A longer one is taken in
+parts of half an hour, the length of the records that the classifier is trained on, with a minute
+of room on both sides; each part goes the one signal path, and of its beats those of the half hour
+are kept. What this changes against the whole: templates, and the scale of the signal, are those of
+the half hour and not of the day. Beats, RR intervals and decisions were compared with the path
+over the whole signal (``tests/ecg_lib/test_long_recordings.py``): the same beats within a sample,
+and the same class for at least 99.9 % of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.classifier import BeatClassifier, ClassifiedBeats
+from ecg_lib.errors import InvalidSignalError
+from ecg_lib.morphology import cut_shapes
+from ecg_lib.quality import Stretch
+
+PART_S: Final = 1800.0
+ROOM_S: Final = 60.0
+"""More than the detector, the quality check and the blocks of beats look around."""
+
+MAX_INVALID_SHARE: Final = 0.5
+
+Report = Callable[[float], None]
+"""Is given the share that is done, 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordingBeats:
+    """The beats of a recording, in time order; every array has one row for each R-peak."""
+
+    r_peaks: NDArray[np.int64]
+    """Positions in samples of the recording."""
+    probability_v: NDArray[np.float64]
+    is_v: NDArray[np.bool_]
+    rule: NDArray[np.str_]
+    is_readable: NDArray[np.bool_]
+    rr_prev_s: NDArray[np.float64]
+    """NaN for the first beat."""
+    qrs_width_s: NDArray[np.float64]
+    amplitude_mv: NDArray[np.float64]
+    v_shapes: NDArray[np.float32]
+    """Shapes of the V beats, see :func:`ecg_lib.morphology.cut_shapes`."""
+    unreadable: tuple[Stretch, ...]
+    """In samples of the recording, in time order."""
+    n_samples: int
+    invalid_samples: int
+    """Samples that are NaN, and were bridged by straight lines."""
+    fs: float
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.r_peaks)
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the recording in seconds."""
+        return self.n_samples / self.fs
+
+    @property
+    def unreadable_s(self) -> float:
+        """Seconds of it that cannot be read."""
+        return sum(stretch.stop - stretch.start for stretch in self.unreadable) / self.fs
+
+    @property
+    def quality(self) -> NDArray[np.str_]:
+        """``ok``, or why the stretch of a beat cannot be read."""
+        quality = np.full(len(self), "ok", dtype="U16")
+        places = np.flatnonzero(~self.is_readable)
+        if len(places) and self.unreadable:
+            starts = np.array([stretch.start for stretch in self.unreadable])
+            # A position may be rounded to just before the stretch that it is in.
+            at = np.searchsorted(starts, self.r_peaks[places] + 1, side="right") - 1
+            reasons = np.array([stretch.reason.value for stretch in self.unreadable])
+            quality[places] = reasons[np.maximum(at, 0)]
+        return quality
+
+
+class _Part(NamedTuple):
+    """Samples from `start` to `stop`, of which those from `first` to `last` count."""
+
+    start: int
+    first: int
+    last: int
+    stop: int
+
+
+class _PartBeats(NamedTuple):
+    r_peaks: NDArray[np.int64]
+    probability_v: NDArray[np.float64]
+    is_v: NDArray[np.bool_]
+    rule: NDArray[np.str_]
+    is_readable: NDArray[np.bool_]
+    rr_prev_s: NDArray[np.float64]
+    qrs_width_s: NDArray[np.float64]
+    amplitude_mv: NDArray[np.float64]
+    v_shapes: NDArray[np.float32]
+    unreadable: tuple[Stretch, ...]
+    invalid_samples: int
+    threshold: float
+
+
+def classify_recording(
+    signal_mv: NDArray[np.floating],
+    *,
+    fs: float,
+    classifier: BeatClassifier,
+    threads: int = 1,
+    report: Report | None = None,
+) -> RecordingBeats:
+    """Find and classify the beats of one lead.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        Samples in mV, NaN where one is invalid; it may be a memory map.
+    fs : float
+        Sampling rate in Hz, 100 to 1000.
+    classifier : BeatClassifier
+    threads : int
+        Parts that are worked on at a time.
+    report : callable, optional
+        Is given the share that is done.
+
+    Returns
+    -------
+    RecordingBeats
+
+    Raises
+    ------
+    InvalidSignalError
+        If more than half of the samples are invalid, or the signal cannot be prepared.
+    InvalidSamplingRateError
+        If `fs` is out of range.
+
+    """
+    parts = _divide(len(signal_mv), fs)
+    found: list[_PartBeats] = []
+    with ThreadPoolExecutor(threads) as pool:
+        results = pool.map(lambda part: _classify_part(signal_mv, part, fs, classifier), parts)
+        for number, result in enumerate(results, 1):
+            found.append(result)
+            if report is not None:
+                report(number / len(parts))
+    n_invalid = sum(part.invalid_samples for part in found)
+    if n_invalid > MAX_INVALID_SHARE * len(signal_mv):
+        msg = (
+            f"at most {MAX_INVALID_SHARE:.0%} of the samples may be invalid, "
+            f"got {n_invalid} of {len(signal_mv)}"
+        )
+        raise InvalidSignalError(msg)
+    return _join(found, parts, n_samples=len(signal_mv), fs=fs)
+
+
+def _divide(n_samples: int, fs: float) -> list[_Part]:
+    n_parts = max(1, round(n_samples / fs / PART_S))
+    if n_samples <= (PART_S + 2 * ROOM_S) * fs:
+        n_parts = 1
+    # Whole seconds, even ones: the bins of the quality check begin where those of the whole do.
+    edges = [round(2 * round(n_samples / fs * part / n_parts / 2) * fs) for part in range(n_parts)]
+    edges.append(n_samples)
+    room = round(ROOM_S * fs)
+    return [
+        _Part(max(0, first - room), first, last, min(n_samples, last + room))
+        for first, last in pairwise(edges)
+    ]
+
+
+def _classify_part(
+    signal_mv: NDArray[np.floating], part: _Part, fs: float, classifier: BeatClassifier
+) -> _PartBeats:
+    samples, is_invalid = bridge(np.asarray(signal_mv[part.start : part.stop]))
+    classified = classifier.classify(samples, fs=fs)
+    prepared = classified.prepared
+    return _PartBeats(
+        r_peaks=classified.r_peaks + part.start,
+        probability_v=classified.probability_v,
+        is_v=classified.is_v,
+        rule=classified.rule,
+        is_readable=classified.is_readable,
+        rr_prev_s=prepared.rr_prev_s,
+        qrs_width_s=prepared.qrs_width_s,
+        amplitude_mv=prepared.amplitude_mv,
+        v_shapes=_shapes_of(classified),
+        unreadable=_clip(prepared.unreadable, part),
+        invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
+        threshold=classified.threshold,
+    )
+
+
+def bridge(signal_mv: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
+    """Bridge invalid samples by straight lines; tell which they are.
+
+    A long bridge is flat to the eye of the quality check, and so reported as unreadable.
+    """
+    is_invalid = ~np.isfinite(signal_mv)
+    if not is_invalid.any():
+        return signal_mv, is_invalid
+    if is_invalid.all():
+        return np.zeros_like(signal_mv), is_invalid
+    at = np.arange(len(signal_mv))
+    bridged = np.interp(at, at[~is_invalid], signal_mv[~is_invalid])
+    return bridged.astype(signal_mv.dtype), is_invalid
+
+
+def _shapes_of(classified: ClassifiedBeats) -> NDArray[np.float32]:
+    # A copy: a view would keep the windows of all beats.
+    return cut_shapes(classified.prepared.windows[classified.is_v, :, 0]).copy()
+
+
+def _clip(stretches: tuple[Stretch, ...], part: _Part) -> tuple[Stretch, ...]:
+    clipped = [
+        Stretch(max(part.first, start + part.start), min(part.last, stop + part.start), reason)
+        for start, stop, reason in stretches
+    ]
+    return tuple(stretch for stretch in clipped if stretch.start < stretch.stop)
+
+
+def _join(
+    found: list[_PartBeats], parts: list[_Part], *, n_samples: int, fs: float
+) -> RecordingBeats:
+    """Take from each part the beats between its seams, which lie between two beats."""
+    seams = [-1.0]
+    for beats, part in zip(found[:-1], parts[:-1], strict=True):
+        after = int(np.searchsorted(beats.r_peaks, part.last, side="right"))
+        is_between = 0 < after < len(beats.r_peaks)
+        seams.append(
+            float(beats.r_peaks[after - 1 : after + 1].mean()) if is_between else part.last
+        )
+    seams.append(float(n_samples))
+    kept = [
+        (beats.r_peaks > low) & (beats.r_peaks <= high)
+        for beats, low, high in zip(found, seams[:-1], seams[1:], strict=True)
+    ]
+
+    def joined(name: str) -> NDArray[np.generic]:
+        columns = [getattr(beats, name)[keep] for beats, keep in zip(found, kept, strict=True)]
+        return np.concatenate(columns)
+
+    shapes = [beats.v_shapes[keep[beats.is_v]] for beats, keep in zip(found, kept, strict=True)]
+    r_peaks = joined("r_peaks").astype(np.int64)
+    return RecordingBeats(
+        r_peaks=r_peaks,
+        probability_v=joined("probability_v").astype(np.float64),
+        is_v=joined("is_v").astype(np.bool_),
+        rule=joined("rule").astype(np.str_),
+        is_readable=joined("is_readable").astype(np.bool_),
+        rr_prev_s=joined("rr_prev_s").astype(np.float64),
+        qrs_width_s=joined("qrs_width_s").astype(np.float64),
+        amplitude_mv=joined("amplitude_mv").astype(np.float64),
+        v_shapes=np.concatenate(shapes),
+        unreadable=_merge([stretch for beats in found for stretch in beats.unreadable]),
+        n_samples=n_samples,
+        invalid_samples=sum(beats.invalid_samples for beats in found),
+        fs=fs,
+        threshold=found[0].threshold,
+    )
+
+
+def _merge(stretches: list[Stretch]) -> tuple[Stretch, ...]:
+    merged: list[Stretch] = []
+    for stretch in stretches:
+        last = merged[-1] if merged else None
+        if last is not None and last.stop == stretch.start and last.reason == stretch.reason:
+            merged[-1] = Stretch(last.start, stretch.stop, stretch.reason)
+        else:
+            merged.append(stretch)
+    return tuple(merged)

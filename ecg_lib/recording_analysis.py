@@ -1,0 +1,232 @@
+"""From an opened recording to results on disk: the one path for service, command line and flow."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.errors import UnreadableSignalError
+from ecg_lib.fhir import make_bundle
+from ecg_lib.html_report import write_html
+from ecg_lib.long_recordings import RecordingBeats, Report, classify_recording
+from ecg_lib.pdf_report import write_pdf
+from ecg_lib.quality import Stretch
+from ecg_lib.recording_files import Lead, RecordingFile, check_duration, choose_lead
+from ecg_lib.recording_report import make_report
+from ecg_lib.recording_summary import (
+    RecordingSummary,
+    ResultFormat,
+    describe_summary,
+    summarize_recording,
+)
+from ecg_lib.signal_file import read_signal, write_signal
+from ecg_lib.wfdb_format import encode_annotations
+
+MIN_READABLE_S: Final = 5.0
+_READ_SHARE: Final = 0.1
+_CLASSIFIED_SHARE: Final = 0.95
+
+
+class Analysis(NamedTuple):
+    """A recording that was analysed; its signal is on disk."""
+
+    summary: RecordingSummary
+    signal_mv: NDArray[np.float32]
+    described: dict[str, Any]
+
+
+def analyze_recording(
+    opened: RecordingFile,
+    *,
+    lead: str | None = None,
+    classifier: BeatClassifier,
+    model: Mapping[str, Any],
+    directory: Path,
+    threads: int = 1,
+    report: Report | None = None,
+) -> Analysis:
+    """Read one lead to disk, classify its beats and sum them up.
+
+    Parameters
+    ----------
+    opened : RecordingFile
+    lead : str, optional
+        Name of the lead; MLII, or else the first, when left out.
+    classifier : BeatClassifier
+    model : mapping
+        What is said about the model.
+    directory : Path
+        Where the lead goes, see :mod:`ecg_lib.signal_file`.
+    threads : int
+        Parts that are worked on at a time.
+    report : callable, optional
+        Is given the share that is done.
+
+    Raises
+    ------
+    RecordError, InvalidSignalError, UnknownLeadError
+        If the file cannot be read, or too little of it can be analysed.
+
+    """
+    tell = report or _tell_nobody
+    chosen = choose_lead(opened.leads, lead)
+    n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
+    check_duration(n_samples / chosen.fs)
+    signal_mv = read_signal(directory)
+    beats = classify_recording(
+        signal_mv,
+        fs=chosen.fs,
+        classifier=classifier,
+        threads=threads,
+        report=lambda share: tell(_READ_SHARE + share * (_CLASSIFIED_SHARE - _READ_SHARE)),
+    )
+    _require_readable(beats)
+    summary = summarize_recording(
+        beats,
+        lead=chosen.name,
+        leads=tuple(other.name for other in opened.leads),
+        start_clock_s=opened.start_clock_s,
+    )
+    analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
+    return Analysis(
+        summary, signal_mv, describe_summary(summary, model=model, analysed_at=analysed_at)
+    )
+
+
+def _tell_nobody(_share: float) -> None:
+    """Take what is reported when nobody listens."""
+
+
+def _count_blocks(
+    opened: RecordingFile, lead: Lead, tell: Callable[[float], None]
+) -> Iterator[NDArray[np.float32]]:
+    """Pass blocks on, and stop a text that goes on for more than a day."""
+    n_read = 0
+    for block in opened.blocks(lead):
+        n_read += len(block)
+        if lead.n_samples is None:
+            check_duration(max(n_read / lead.fs, 10.0))
+        else:
+            tell(_READ_SHARE * n_read / lead.n_samples)
+        yield block
+
+
+def _require_readable(beats: RecordingBeats) -> None:
+    readable_s = beats.duration_s - beats.unreadable_s
+    if readable_s >= MIN_READABLE_S and beats.is_readable.any():
+        return
+    reasons = sorted({stretch.reason.value for stretch in beats.unreadable})
+    why = f" ({', '.join(reasons)})" if reasons else " (no beat was found)"
+    msg = (
+        f"at least {MIN_READABLE_S:g} s must be readable, "
+        f"got {readable_s:.1f} s of {beats.duration_s:.1f} s{why}"
+    )
+    raise UnreadableSignalError(msg)
+
+
+def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:
+    """Write one result; whole or not at all."""
+    draft = path.with_name(f".{path.name}.draft")
+    _WRITERS[kind](analysis, draft, recording_id)
+    draft.replace(path)
+
+
+def _write_json(analysis: Analysis, path: Path, _id: str) -> None:
+    path.write_text(json.dumps(analysis.described, allow_nan=False), encoding="utf-8")
+
+
+def _write_fhir(analysis: Analysis, path: Path, recording_id: str) -> None:
+    bundle = make_bundle(analysis.described, recording_id=recording_id)
+    path.write_text(json.dumps(bundle, allow_nan=False), encoding="utf-8")
+
+
+_CSV_HEADER: Final = (
+    "beat_index,time_s,position_sample,arrhythmia_type,probability_v,rr_previous_s,qrs_width_ms,"
+    "rule,quality,form\n"
+)
+
+
+def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
+    beats = analysis.summary.beats
+    forms = [*(form.name for form in analysis.summary.forms), ""]
+    # No cell needs quotes: numbers, and names of our own.
+    columns = (
+        range(len(beats)),
+        _cells(beats.r_peaks / beats.fs, 4),
+        beats.r_peaks.tolist(),
+        np.where(beats.is_readable, np.where(beats.is_v, "V", "N"), "").tolist(),
+        _cells(np.where(beats.is_readable, beats.probability_v, np.nan), 6),
+        _cells(beats.rr_prev_s, 4),
+        _cells(np.where(beats.is_readable, beats.qrs_width_s * 1e3, np.nan), 1),
+        beats.rule.tolist(),
+        beats.quality.tolist(),
+        [forms[form] for form in analysis.summary.form_of_beats.tolist()],
+    )
+    rows = (",".join(map(str, row)) for row in zip(*columns, strict=True))
+    path.write_text(_CSV_HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+
+
+def _cells(values: NDArray[np.float64], digits: int) -> list[float | str]:
+    rounded: list[float | str] = np.round(values, digits).tolist()
+    for place in np.flatnonzero(np.isnan(values)).tolist():
+        rounded[place] = ""
+    return rounded
+
+
+def _write_annotations(analysis: Analysis, path: Path, _id: str) -> None:
+    beats = analysis.summary.beats
+    samples, symbols = list_annotations(beats.r_peaks, is_v=beats.is_v, unreadable=beats.unreadable)
+    path.write_bytes(encode_annotations(samples, symbols))
+
+
+def _write_html(analysis: Analysis, path: Path, _id: str) -> None:
+    described = analysis.described
+    report = make_report(
+        analysis.summary,
+        analysis.signal_mv,
+        model=described["model"],
+        analysed_at=described["analysed_at"],
+    )
+    path.write_text(write_html(report), encoding="utf-8")
+
+
+def _write_pdf(analysis: Analysis, path: Path, _id: str) -> None:
+    described = analysis.described
+    report = make_report(
+        analysis.summary,
+        analysis.signal_mv,
+        model=described["model"],
+        analysed_at=described["analysed_at"],
+    )
+    path.write_bytes(write_pdf(report))
+
+
+_WRITERS: Final[dict[ResultFormat, Callable[[Analysis, Path, str], None]]] = {
+    ResultFormat.JSON: _write_json,
+    ResultFormat.CSV: _write_csv,
+    ResultFormat.ATR: _write_annotations,
+    ResultFormat.FHIR: _write_fhir,
+    ResultFormat.HTML: _write_html,
+    ResultFormat.PDF: _write_pdf,
+}
+
+
+def list_annotations(
+    r_peaks: NDArray[np.int64], *, is_v: NDArray[np.bool_], unreadable: tuple[Stretch, ...]
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """List beats as WFDB annotations: ``N`` or ``V``, and ``~`` around what cannot be read.
+
+    Detections where nothing can be read have no class, and are written as ``N``.
+    """
+    marks = [edge for stretch in unreadable for edge in (stretch.start, stretch.stop - 1)]
+    samples = np.concatenate([r_peaks, np.array(marks, dtype=np.int64)])
+    symbols = np.concatenate([np.where(is_v, "V", "N"), np.full(len(marks), "~")])
+    order = np.argsort(samples, kind="stable")
+    return samples[order], symbols[order]

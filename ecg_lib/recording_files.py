@@ -1,0 +1,485 @@
+"""Open recordings that people send: WFDB, EDF and EDF+, CSV, NPY; a day, several leads.
+
+One lead is read block by block, so that a day needs no more memory than a minute, and what a file
+says about itself is checked before anything is believed. No message repeats the name of a file or
+what it says about a person. :mod:`ecg_lib.records` reads whole records that are trusted.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib import edf_format, wfdb_format
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSignalError,
+    MissingDetailError,
+    RecordNotFoundError,
+    RecordTooLongError,
+    UnknownLeadError,
+    UnsupportedRecordError,
+)
+from ecg_lib.filtering import check_sampling_rate
+from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
+
+MAX_DURATION_S: Final = 24 * 3600.0
+MIN_DURATION_S: Final = 10.0
+MAX_ABS_MV: Final = 1e4
+"""No electrode gives 10 V: samples beyond it are counts of a converter, not mV."""
+
+PREFERRED_LEAD: Final = "MLII"
+UNITS: Final = ("mV", "uV", "V")
+
+SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy")
+"""What names a recording; the signal files of a WFDB record are beside its header."""
+
+_PEEK_BYTES: Final = 65_536
+_CSV_BLOCK_BYTES: Final = 2**22
+_NPY_SAMPLES_AT_ONCE: Final = 2**20
+_TIME_NAMES: Final = ("time", "time_s", "seconds")
+_MAX_NAME: Final = 64
+
+
+class Lead(NamedTuple):
+    """A lead of a file, with what is known before it is read."""
+
+    name: str
+    fs: float
+    n_samples: int | None
+    """None for text, whose rows are not counted yet."""
+
+
+class RecordingFile(Protocol):
+    """A file that was opened and checked."""
+
+    @property
+    def kind(self) -> str:
+        """``wfdb``, ``edf``, ``csv`` or ``npy``."""
+        ...
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """The leads that can be analysed."""
+        ...
+
+    @property
+    def start_clock_s(self) -> float | None:
+        """Time of day at which it begins, in seconds since midnight."""
+        ...
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """Read a lead block by block, in mV, NaN where a sample is invalid."""
+        ...
+
+
+def open_recording(
+    path: Path, *, fs: float | None = None, unit: str | None = None
+) -> RecordingFile:
+    """Open a recording by the extension of its file.
+
+    Parameters
+    ----------
+    path : Path
+        ``.hea`` (or ``.dat``, or the record's name), ``.edf``, ``.csv`` or ``.npy``.
+    fs : float, optional
+        Sampling rate in Hz of a file that does not state it.
+    unit : str, optional
+        Unit of a CSV or NPY file, one of ``mV`` (when left out), ``uV``, ``V``.
+
+    Raises
+    ------
+    RecordError
+        If it cannot be read; see its leaves.
+    InvalidSamplingRateError
+        If the sampling rate is not between 100 and 1000 Hz.
+
+    """
+    if unit is not None and unit not in UNIT_TO_MV:
+        msg = f"unit must be one of {', '.join(UNITS)}"
+        raise MissingDetailError(msg, detail="unit")
+    suffix = path.suffix.lower()
+    header = path if suffix == ".hea" else path.with_name(f"{_stem(path)}.hea")
+    if not (path.is_file() or header.is_file()):
+        msg = "the file of the recording is missing"
+        raise RecordNotFoundError(msg)
+    opened: RecordingFile
+    if suffix == ".edf":
+        opened = EdfFile.open(path)
+    elif suffix == ".csv":
+        opened = CsvFile.open(path, fs=fs, unit=unit)
+    elif suffix == ".npy":
+        opened = NpyFile.open(path, fs=fs, unit=unit)
+    elif suffix in {".hea", ".dat", ""}:
+        opened = WfdbFile.open(header)
+    else:
+        known = ", ".join(SUFFIXES)
+        msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
+        raise UnsupportedRecordError(msg)
+    if opened.kind in {"wfdb", "edf"}:
+        _refuse_contradiction(opened, fs=fs, unit=unit)
+    for lead in opened.leads:
+        check_sampling_rate(lead.fs)
+        if lead.n_samples is not None:
+            check_duration(lead.n_samples / lead.fs)
+    return opened
+
+
+def _stem(path: Path) -> str:
+    return path.stem if path.suffix.lower() in {".hea", ".dat"} else path.name
+
+
+def _refuse_contradiction(opened: RecordingFile, *, fs: float | None, unit: str | None) -> None:
+    if unit is not None:
+        msg = "unit must be left out for WFDB and EDF, which state it"
+        raise MissingDetailError(msg, detail="unit")
+    if fs is not None and any(abs(lead.fs - fs) > 1e-6 * fs for lead in opened.leads):
+        msg = f"the file states {opened.leads[0].fs:g} Hz; sampling_rate must be that or left out"
+        raise MissingDetailError(msg, detail="sampling_rate")
+
+
+def check_duration(duration_s: float) -> None:
+    """Refuse a recording that is too short or too long.
+
+    Raises
+    ------
+    RecordTooLongError, InvalidSignalError
+
+    """
+    if duration_s > MAX_DURATION_S:
+        msg = f"a recording must last at most 24 h, got {duration_s / 3600:.2f} h"
+        raise RecordTooLongError(msg)
+    if duration_s < MIN_DURATION_S:
+        msg = f"a recording must last at least {MIN_DURATION_S:g} s, got {duration_s:.1f} s"
+        raise InvalidSignalError(msg)
+
+
+def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
+    """Choose a lead by name; without one MLII, or else the first.
+
+    Raises
+    ------
+    UnknownLeadError
+        If there is none of that name; says which there are.
+
+    """
+    by_name = {lead.name: lead for lead in leads}
+    if name is None:
+        return by_name.get(PREFERRED_LEAD, leads[0])
+    if name not in by_name:
+        known = ", ".join(lead[:_MAX_NAME] for lead in list(by_name)[:MAX_SIGNALS])
+        msg = f"lead must be one of those of the recording: {known}"
+        raise UnknownLeadError(msg)
+    return by_name[name]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WfdbFile:
+    """A WFDB record of one segment."""
+
+    header: wfdb_format.WfdbHeader
+    files: Mapping[str, Path]
+    n_samples: int
+    kind: str = "wfdb"
+
+    @classmethod
+    def open(cls, path: Path) -> WfdbFile:
+        """Open a record by its header; its signal files are beside it."""
+        if path.stat().st_size > wfdb_format.MAX_HEADER_BYTES:
+            msg = f"a WFDB header must have at most {wfdb_format.MAX_HEADER_BYTES} bytes"
+            raise CorruptRecordError(msg)
+        header = wfdb_format.parse_header(path.read_text(encoding="latin-1"))
+        files = {signal.file: path.with_name(signal.file) for signal in header.signals}
+        count = wfdb_format.count_samples(header, files)
+        return cls(header=header, files=files, n_samples=count)
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """Every signal of the header."""
+        return tuple(
+            Lead(signal.name, self.header.fs, self.n_samples) for signal in self.header.signals
+        )
+
+    @property
+    def start_clock_s(self) -> float | None:
+        """Base time of the header."""
+        return self.header.start_clock_s
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`."""
+        number = self.leads.index(lead)
+        return wfdb_format.read_blocks(self.header, number, self.files, self.n_samples)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdfFile:
+    """An EDF or continuous EDF+ file; its signals in volts are leads."""
+
+    path: Path
+    header: edf_format.EdfHeader
+    kind: str = "edf"
+
+    @classmethod
+    def open(cls, path: Path) -> EdfFile:
+        """Open a file."""
+        return cls(path=path, header=edf_format.read_header(path))
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """Every signal in volts."""
+        count = self.header.n_records
+        return tuple(
+            Lead(signal.name, signal.fs, signal.per_record * count)
+            for signal in self.header.signals
+        )
+
+    @property
+    def start_clock_s(self) -> float | None:
+        """Start time of the header."""
+        return self.header.start_clock_s
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`."""
+        return edf_format.read_blocks(self.path, self.header, self.leads.index(lead))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpyFile:
+    """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``."""
+
+    values: NDArray[np.generic]
+    fs: float
+    scale_to_mv: float
+    kind: str = "npy"
+    start_clock_s: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, fs: float | None, unit: str | None) -> NpyFile:
+        """Open a file; its samples are mapped, not read."""
+        if fs is None:
+            raise _missing_rate("a NumPy file")
+        values = _map_array(path)
+        if not 1 <= values.shape[1] <= MAX_SIGNALS:
+            msg = (
+                f"the NumPy file must have 1 to {MAX_SIGNALS} leads, as columns, "
+                f"got shape {values.shape}"
+            )
+            raise CorruptRecordError(msg)
+        return cls(values=values, fs=fs, scale_to_mv=UNIT_TO_MV[unit or "mV"])
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """One lead is called MLII, several are numbered."""
+        n_samples, count = self.values.shape
+        return tuple(Lead(name, self.fs, n_samples) for name in _unnamed_leads(count))
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`."""
+        column = self.leads.index(lead)
+        for start in range(0, len(self.values), _NPY_SAMPLES_AT_ONCE):
+            samples = self.values[start : start + _NPY_SAMPLES_AT_ONCE, column]
+            if samples.dtype == np.float32 and self.scale_to_mv == 1.0:
+                yield _checked(samples.astype(np.float32))
+            else:
+                yield _checked(samples.astype(np.float64) * self.scale_to_mv)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvFile:
+    """A text file of numbers: a column for each lead, names in the first row or none.
+
+    A column called ``time``, ``time_s`` or ``seconds`` gives the sampling rate and is no lead.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    has_header: bool
+    delimiter: str
+    fs: float
+    scale_to_mv: float
+    kind: str = "csv"
+    start_clock_s: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, fs: float | None, unit: str | None) -> CsvFile:
+        """Open a file by its first rows."""
+        with path.open("rb") as file:
+            start = file.read(_PEEK_BYTES)
+        try:
+            text = start.decode(
+                "utf-8-sig", errors="strict" if len(start) < _PEEK_BYTES else "ignore"
+            )
+        except UnicodeDecodeError as error:
+            msg = "the CSV file must be UTF-8 text, it is not"
+            raise CorruptRecordError(msg) from error
+        # The last line may be cut.
+        lines = text.splitlines()[: None if len(start) < _PEEK_BYTES else -1]
+        delimiter = max(",;\t", key=lines[0].count) if lines else ","
+        rows = _split_rows(lines, delimiter)
+        if not rows or "\x00" in text:
+            msg = "the CSV file must have rows of numbers, it has none"
+            raise CorruptRecordError(msg)
+        has_header = not all(_is_number(cell) for cell in rows[0])
+        body = rows[1:] if has_header else rows
+        if not body or not all(_is_number(cell) for cell in body[0]):
+            msg = "the CSV file must have rows of numbers below its header, it has none"
+            raise CorruptRecordError(msg)
+        width = len(rows[0])
+        names = (
+            tuple(cell.strip()[:_MAX_NAME] for cell in rows[0])
+            if has_header
+            else _unnamed_leads(width)
+        )
+        if width > MAX_SIGNALS + 1 or len(set(names)) < width or len(body[0]) != width:
+            msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
+            raise CorruptRecordError(msg)
+        time_column = _find_time(names)
+        if fs is None and time_column is None:
+            raise _missing_rate("a CSV file without a column of time")
+        opened = cls(
+            path=path,
+            names=names,
+            has_header=has_header,
+            delimiter=delimiter,
+            fs=fs if fs is not None else _rate_of(body, time_column or 0),
+            scale_to_mv=UNIT_TO_MV[unit or "mV"],
+        )
+        if not opened.leads:
+            msg = "the CSV file must have a column for a lead, it has time alone"
+            raise CorruptRecordError(msg)
+        return opened
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """Every column but that of time."""
+        time_column = _find_time(self.names)
+        return tuple(
+            Lead(name, self.fs, None)
+            for column, name in enumerate(self.names)
+            if column != time_column
+        )
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`; an empty cell is an invalid sample."""
+        import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
+        from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
+
+        columns = [f"column{number}" for number in range(len(self.names))]
+        wanted = columns[self.names.index(lead.name)]
+        try:
+            with pa_csv.open_csv(
+                self.path,
+                read_options=pa_csv.ReadOptions(
+                    column_names=columns,
+                    skip_rows=int(self.has_header),
+                    block_size=_CSV_BLOCK_BYTES,
+                    use_threads=False,
+                ),
+                parse_options=pa_csv.ParseOptions(delimiter=self.delimiter),
+                convert_options=pa_csv.ConvertOptions(
+                    include_columns=[wanted],
+                    column_types={wanted: pa.float64()},
+                    null_values=["", "NaN", "nan", "NA"],
+                ),
+            ) as reader:
+                for batch in reader:
+                    values = batch.column(0).to_numpy(zero_copy_only=False)
+                    yield _checked(values.astype(np.float64) * self.scale_to_mv)
+        except pa.ArrowInvalid as error:
+            # Arrow's message repeats the cell.
+            msg = "every row of the CSV file must hold as many numbers as the first, one does not"
+            raise CorruptRecordError(msg) from error
+
+
+_NPY_HEADER: Final = re.compile(
+    rb"\{'descr': '(?P<dtype>[<>=|]?[iu][1248]|[<>=]?f[248])', "
+    rb"'fortran_order': (?P<order>True|False), "
+    rb"'shape': \((?P<rows>\d{1,12}),(?: ?(?P<columns>\d{1,6}),?)?\),? ?\}\s*"
+)
+
+
+def _map_array(path: Path) -> NDArray[np.generic]:
+    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``.
+
+    Not by NumPy itself, which evaluates the header as Python's literals, takes archives, and
+    raises whatever comes up.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+        width = 2 if start[6:7] == b"\x01" else 4
+        size = int.from_bytes(start[8 : 8 + width], "little")
+        file.seek(8 + width)
+        header = _NPY_HEADER.fullmatch(file.read(min(size, _PEEK_BYTES)))
+    if not start.startswith(b"\x93NUMPY") or header is None:
+        msg = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
+        raise CorruptRecordError(msg)
+    dtype = np.dtype(header["dtype"].decode())
+    shape = (int(header["rows"]), int(header["columns"] or 1))
+    offset = 8 + width + size
+    if shape[0] * shape[1] == 0 or path.stat().st_size - offset < (
+        shape[0] * shape[1] * dtype.itemsize
+    ):
+        msg = f"the NumPy file must hold samples of shape {shape}, it is shorter or empty"
+        raise CorruptRecordError(msg)
+    order: Literal["C", "F"] = "F" if header["order"] == b"True" else "C"
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
+
+
+def _missing_rate(what: str) -> MissingDetailError:
+    msg = f"sampling_rate must be given for {what}, which does not state it"
+    return MissingDetailError(msg, detail="sampling_rate")
+
+
+def _unnamed_leads(count: int) -> tuple[str, ...]:
+    return (PREFERRED_LEAD,) if count == 1 else tuple(f"lead{n}" for n in range(1, count + 1))
+
+
+def _split_rows(lines: list[str], delimiter: str) -> list[list[str]]:
+    try:
+        return [row for row in csv.reader(lines, delimiter=delimiter) if row]
+    except csv.Error as error:
+        msg = "the CSV file must have rows of numbers, its quotes do not end"
+        raise CorruptRecordError(msg) from error
+
+
+def _find_time(names: tuple[str, ...]) -> int | None:
+    found = [number for number, name in enumerate(names) if name.lower() in _TIME_NAMES]
+    return found[0] if found else None
+
+
+def _is_number(cell: str) -> bool:
+    return bool(re.fullmatch(r"\s*(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|NaN|)\s*", cell))
+
+
+def _rate_of(rows: list[list[str]], column: int) -> float:
+    """Sampling rate from a column of seconds; near a whole number it is that number."""
+    try:
+        times_s = np.array([float(row[column]) for row in rows], dtype=np.float64)
+    except (ValueError, IndexError) as error:
+        msg = "the column of time of the CSV file must hold seconds, it does not"
+        raise CorruptRecordError(msg) from error
+    lasts_s = float(times_s[-1] - times_s[0])
+    if not (np.diff(times_s) > 0).all() or not 0 < lasts_s < np.inf:
+        msg = "time must go forwards in the CSV file, it does not"
+        raise CorruptRecordError(msg)
+    fs = (len(times_s) - 1) / lasts_s
+    # Times are rounded to milliseconds as a rule.
+    return float(round(fs)) if abs(fs - round(fs)) < 2e-4 * fs else fs
+
+
+def _checked(samples_mv: NDArray[np.floating]) -> NDArray[np.float32]:
+    greatest = max(np.fmax.reduce(samples_mv), -np.fmin.reduce(samples_mv))
+    if greatest > MAX_ABS_MV:  # not so where all are NaN
+        msg = (
+            f"samples must be in the unit that is given (mV when none is), at most {MAX_ABS_MV:g} "
+            "mV; these are more"
+        )
+        raise InvalidSignalError(msg)
+    return samples_mv.astype(np.float32)

@@ -1,0 +1,533 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+from playwright.sync_api import BrowserContext, Page, Route, expect
+
+from bentos.runtime import Runtime
+from ecg_lib.simulator import StripKind, simulate_strip
+
+CSV = "text/csv"
+COUNT_DARK = """canvas => {
+  const {data} = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+  let n = 0;
+  for (let at = 0; at < data.length; at += 4) n += data[at] + data[at + 1] < 330;
+  return n;
+}"""
+
+
+def wait_until(is_true: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def file(name: str, content: str | bytes) -> dict[str, Any]:
+    body = content.encode() if isinstance(content, str) else content
+    return {"name": name, "mimeType": CSV, "buffer": body}
+
+
+def strip_csv(kind: StripKind, *, fs: float = 250.0, header: str = "time,MLII") -> str:
+    signal = simulate_strip(kind, seed=3, fs=fs).signal_mv()
+    rows = (f"{at / fs:.4f},{value:.4f}" for at, value in enumerate(signal))
+    return f"{header}\n" + "\n".join(rows) + "\n"
+
+
+def hide_recordings(page: Page) -> None:
+    """Let the service look like one without recordings."""
+
+    def describe(route: Route) -> None:
+        described = route.fetch().json()
+        described["paths"].pop("/api/v1/recordings/", None)
+        route.fulfill(json=described)
+
+    page.route("**/openapi.json", describe)
+
+
+def open_example(page: Page, url: str, kind: StripKind) -> None:
+    page.goto(f"{url}/?example={kind.value}")
+    page.locator("#summary").wait_for()
+
+
+def choose(page: Page, *files: dict[str, Any]) -> None:
+    page.set_input_files("#files", list(files))
+
+
+def beat_rows(page: Page) -> list[list[str]]:
+    rows: list[list[str]] = page.locator("#table tbody tr:not(.spacer)").evaluate_all(
+        "rows => rows.map((row) => [...row.cells].map((cell) => cell.innerText.trim()))"
+    )
+    return rows
+
+
+def test_the_start_page_shows_the_strips_and_the_model(page: Page, viewer_url: str) -> None:
+    hide_recordings(page)
+    page.goto(viewer_url)
+    expect(page.locator("#served")).to_contain_text("version 1, trained")
+    expect(page.locator("#served")).to_contain_text("ecg:toy")
+    kinds = page.locator("#gallery button")
+    expect(kinds).to_have_count(len(StripKind))
+    expect(page.locator("#formats")).not_to_contain_text("Recordings")
+    # Each picture gets a trace: pixels much darker than the squares of the paper.
+    for canvas in page.locator("#gallery canvas").all():
+        wait_until(lambda canvas=canvas: canvas.evaluate(COUNT_DARK) > 100)
+
+
+def test_the_demo_strips_of_the_page_are_those_of_the_service(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    kinds = page.evaluate(
+        "async () => (await import('/viewer/js/examples.js')).EXAMPLES.map(({kind}) => kind)"
+    )
+    assert sorted(kinds) == sorted(StripKind)
+
+
+def test_a_demo_strip_is_shown_beat_by_beat(
+    page: Page, viewer_url: str, http: httpx.Client
+) -> None:
+    page.goto(viewer_url)
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    expect(page.locator("#summary")).to_contain_text("Attention: high")
+    expect(page.locator("#summary")).to_contain_text("information, not a diagnosis")
+    expect(page.locator("#findings")).to_contain_text("Run of 5 V beats at")
+    (prediction_id,) = re.findall(r"prediction=([0-9a-f-]{36})", page.url)
+    stored = http.get(f"/api/v1/predictions/{prediction_id}").json()
+    rows = beat_rows(page)
+    assert [row[2] for row in rows] == [
+        beat["arrhythmia_type"] for beat in stored["beat_predictions"]
+    ]
+    assert [row[3] for row in rows] == [
+        f"{b['probability_v']:.3f}" for b in stored["beat_predictions"]
+    ]
+    page.locator("#table-filter").select_option("v")
+    assert [row[2] for row in beat_rows(page)] == ["V"] * 5
+    expect(page.locator("#model")).to_contain_text("ecg:toy")
+    expect(page.locator("#alarm")).to_contain_text("Trained on simulated patients, not on people")
+    expect(page.locator(".notice")).to_contain_text("Not a medical device")
+
+
+def test_a_model_of_real_records_gives_no_alarm(
+    page: Page, viewer_url: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = runtime.live.current
+    assert model is not None
+    monkeypatch.setitem(model.info, "data", "mitdb")
+    open_example(page, viewer_url, StripKind.NORMAL)
+    expect(page.locator("#model")).to_contain_text("MIT-BIH")
+    expect(page.locator("#alarm")).to_be_hidden()
+
+
+def test_the_strip_is_sharp_and_its_paper_true(page: Page, viewer_url: str, context: Any) -> None:  # noqa: ANN401
+    sharp = context.browser.new_context(
+        device_scale_factor=2, viewport={"width": 1400, "height": 900}
+    )
+    other = sharp.new_page()
+    open_example(other, viewer_url, StripKind.ISOLATED_PVC)
+    found = other.locator("#strip").evaluate(
+        "canvas => ({width: canvas.width, shown: canvas.clientWidth, dpr: devicePixelRatio})"
+    )
+    assert found["width"] == 2 * found["shown"]
+    # Lines of 5 mm along one row of pixels, which lies between two lines across.
+    row = other.locator("#strip").evaluate(
+        """canvas => {
+             const y = canvas.height - 60;
+             const {data} = canvas.getContext('2d').getImageData(0, y, canvas.width, 1);
+             const green = Array.from({length: canvas.width}, (_, x) => data[4 * x + 1]);
+             const least = Math.min(...green.slice(400, 900));
+             return green.flatMap((value, x) => (x >= 400 && value <= least + 4 ? [x] : []));
+           }"""
+    )
+    steps = np.diff(row)
+    assert np.median(steps[steps > 2]) == pytest.approx(2 * 5 * 96 / 25.4, abs=1)
+    sharp.close()
+
+
+def test_v_beats_are_marked_by_shape_and_letter_and_colour(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    legend = page.locator("#legend")
+    for text in (
+        "N",
+        "V",
+        "ventricular",
+        "a rule changed the class",
+        "cannot be read",
+        "your mark",
+    ):
+        expect(legend).to_contain_text(text)
+    # The flag of the one V beat is the only filled shape of that colour in the lane of classes.
+    spans = page.locator("#strip").evaluate(
+        """canvas => {
+             const {data} = canvas.getContext('2d').getImageData(0, 5, canvas.width, 1);
+             const isV = (x) => data[4 * x] > 160 && data[4 * x + 1] < 80 && data[4 * x + 2] < 40;
+             return Array.from({length: canvas.width}, (_, x) => isV(x)).reduce(
+               (runs, is, x, all) => runs + (is && !all[x - 1]), 0);
+           }"""
+    )
+    assert spans >= 1
+
+
+def test_keys_choose_beats_and_say_them(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    page.locator("#paper").focus()
+    page.keyboard.press(">")
+    said = page.locator("#said")
+    expect(said).to_contain_text("class V, probability of V")
+    expect(page.locator("#beat")).to_contain_text("QRS width")
+    expect(page.locator("#tooltip")).to_contain_text("V")
+    expect(page.locator('#table tr[aria-selected="true"]')).to_contain_text("V")
+    chosen = said.inner_text()
+    page.keyboard.press(".")
+    expect(said).to_contain_text("class N")
+    page.keyboard.press(",")
+    expect(said).to_have_text(chosen)
+    page.keyboard.press("Escape")
+    expect(page.locator("#beat")).to_contain_text("No beat chosen")
+
+
+def test_the_pointer_shows_a_beat_and_a_click_chooses_it(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    box = page.locator("#strip").bounding_box()
+    assert box is not None
+    page.locator("#findings").wait_for(state="hidden")
+    page.mouse.move(box["x"] + 42 + 0.47 * 94.5, box["y"] + 150)
+    expect(page.locator("#tooltip")).to_contain_text("Beat 1: N")
+    expect(page.locator("#tooltip")).to_contain_text("p(V)")
+    expect(page.locator("#tooltip")).to_contain_text("RR \u2013 before")
+    page.mouse.down()
+    page.mouse.up()
+    expect(page.locator("#beat-title")).to_have_text("Beat 1")
+
+
+def test_the_strip_is_moved_by_drag_wheel_and_keys(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.RUN)
+    overview = page.locator("#overview")
+
+    def start_s() -> float:
+        return float(overview.get_attribute("aria-valuenow") or "nan")
+
+    assert start_s() == 0
+    page.get_by_text("50", exact=True).click()
+    box = page.locator("#strip").bounding_box()
+    assert box is not None
+    middle = (box["x"] + 500, box["y"] + 200)
+    page.mouse.move(*middle)
+    page.mouse.wheel(0, 189)
+    expect(overview).not_to_have_attribute("aria-valuenow", "0.0")
+    before = start_s()
+    page.mouse.down()
+    page.mouse.move(middle[0] - 94.5, middle[1], steps=4)
+    page.mouse.up()
+    assert start_s() == pytest.approx(before + 0.5, abs=0.06)
+    page.locator("#paper").focus()
+    page.keyboard.press("Home")
+    assert start_s() == 0
+    page.keyboard.press("End")
+    assert start_s() > 4
+    page.keyboard.press("0")
+    assert start_s() == 0
+    expect(page.locator("#toolbar output")).to_contain_text("10 s in view")
+
+
+def test_a_csv_file_is_analysed_and_the_same_numbers_come_as_over_http(
+    page: Page, viewer_url: str, http: httpx.Client
+) -> None:
+    page.goto(viewer_url)
+    text = strip_csv(StripKind.COUPLET)
+    choose(page, file("ward 7.csv", text))
+    expect(page.locator("#summary")).to_contain_text("2 ventricular beats")
+    expect(page.locator("#subject-about")).to_contain_text("10 s · 250 Hz · lead MLII")
+    signal = [float(line.split(",")[1]) for line in text.splitlines()[1:]]
+    request = {"signal_data": signal, "sampling_rate": 250, "derivation": "MLII"}
+    answer = http.post("/api/v1/predictions/", json=request).json()
+    shown = [row[3] for row in beat_rows(page)]
+    assert shown == [f"{beat['probability_v']:.3f}" for beat in answer["beat_predictions"]]
+
+
+def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url: str) -> None:
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=500.0).signal_mv()
+    content = io.BytesIO()
+    np.save(content, np.stack([0 * signal, signal], axis=1).astype("<f4"))
+    sent: list[str] = []
+    page.on(
+        "request", lambda request: sent.append(request.url) if request.method == "POST" else None
+    )
+    page.goto(viewer_url)
+    choose(page, file("two.npy", content.getvalue()))
+    expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
+    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples are 13.9 s")
+    expect(page.locator("#request")).to_be_hidden()
+    page.get_by_label("Samples per second (Hz)").fill("500")
+    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples are 10 s")
+    page.keyboard.press("Tab")
+    expect(page.locator("#subject-about")).to_contain_text("500 Hz")
+    expect(page.get_by_label("Unit of the samples")).to_be_focused()
+    page.get_by_label("Column").select_option("lead 2")
+    assert sent == []
+    page.get_by_role("button", name="Find the beats").click()
+    expect(page.locator("#summary")).to_contain_text("ventricular beat")
+    assert len(sent) == 1
+
+
+def test_a_refused_signal_stays_on_the_paper_with_the_reason(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    choose(page, file("flat.csv", strip_csv(StripKind.FLAT)))
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("No ECG can be read in the signal")
+    expect(problem).to_contain_text("at least 5 s must be readable")
+    expect(page.locator("#subject-name")).to_have_text("flat.csv")
+    expect(page.locator("#strip")).to_be_visible()
+    expect(page.locator("#summary")).to_be_hidden()
+
+
+def test_a_wrong_field_is_named_at_its_place_and_mended_there(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    choose(page, file("slow.csv", strip_csv(StripKind.ISOLATED_PVC).replace("time,MLII", "n,MLII")))
+    page.get_by_label("Samples per second (Hz)").fill("50")
+    page.get_by_label("Column").select_option("MLII")
+    page.get_by_role("button", name="Find the beats").click()
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("The sampling rate is out of range")
+    expect(problem).to_contain_text("sampling_rate Input should be greater than or equal to 100")
+    field = page.get_by_label("Samples per second (Hz)")
+    expect(field).to_have_attribute("aria-invalid", "true")
+    problem.get_by_role("button", name="Go to the setting").click()
+    expect(field).to_be_focused()
+    field.fill("250")
+    page.keyboard.press("Enter")
+    expect(page.locator("#summary")).to_contain_text("ventricular beat")
+    expect(problem).to_be_empty()
+
+
+def test_a_file_that_cannot_be_read_leaves_what_is_open(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.RUN)
+    choose(page, file("bad.csv", "a,b\n1,2\n3,x\n"))
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("Row 3 of bad.csv has no number")
+    expect(problem).to_contain_text("Column 2 holds “x”")
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    choose(page, file("100.hea", "100 1 360\n"))
+    expect(problem).to_contain_text("The signal file is missing")
+
+
+def test_a_service_that_does_not_answer_loses_nothing(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    page.route("**/api/v1/predictions/", lambda route: route.abort())
+    choose(page, file("mine.csv", strip_csv(StripKind.RUN)))
+    problem = page.get_by_role("alert")
+    expect(problem).to_contain_text("The service does not answer")
+    page.unroute("**/api/v1/predictions/")
+    problem.get_by_role("button", name="Try again").click()
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+
+
+def test_what_comes_from_files_and_answers_is_text(page: Page, viewer_url: str) -> None:
+    evil = "<img src=x onerror=alert(1)>"
+    page.on("dialog", lambda dialog: pytest.fail(dialog.message))
+
+    def answer(route: Route) -> None:
+        body = {"type": evil, "title": evil, "status": 422, "detail": evil,
+                "errors": [{"field": evil, "reason": evil}]}  # fmt: skip
+        route.fulfill(status=422, content_type="application/problem+json", body=json.dumps(body))
+
+    page.route("**/api/v1/predictions/", answer)
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    choose(page, file(f"{evil}.csv", strip_csv(StripKind.RUN, header=f"time,{evil}")))
+    expect(page.get_by_role("alert")).to_contain_text(evil)
+    expect(page.locator("#subject-name")).to_have_text(f"{evil}.csv")
+    assert page.locator("img").count() == 0
+
+
+def test_feedback_is_marked_by_key_and_sent(page: Page, viewer_url: str, runtime: Runtime) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    (prediction_id,) = re.findall(r"prediction=([0-9a-f-]{36})", page.url)
+    page.locator("#paper").focus()
+    page.keyboard.press(">")
+    page.keyboard.press("n")
+    page.keyboard.press(".")
+    page.keyboard.press("v")
+    page.locator("#table-filter").select_option("marked")
+    marked = beat_rows(page)
+    assert [(row[2], row[-1]) for row in marked] == [("V", "N"), ("N", "V")]
+    page.get_by_label("Your name or initials (optional)").fill("Dr. A")
+    page.get_by_role("button", name="Send 2 marks").click()
+    expect(page.locator("#feedback-said")).to_contain_text("2 marks taken as feedback")
+    expect(page.get_by_role("button", name="Send 2 marks")).to_have_count(0)
+    runtime.spool.drain()
+    (row,) = runtime.log.read_feedback([prediction_id])
+    assert row.annotator == "Dr. A"
+    assert row.labels == {int(marked[0][0]) - 1: "N", int(marked[1][0]) - 1: "V"}
+
+
+def test_feedback_that_is_refused_keeps_the_marks(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    page.route("**/api/v1/feedback/", lambda route: route.abort())
+    page.locator("#paper").focus()
+    page.keyboard.press(".")
+    page.keyboard.press("v")
+    page.get_by_role("button", name="Send 1 mark").click()
+    expect(page.locator("#feedback-said")).to_contain_text("Your marks are still here")
+    expect(page.get_by_role("button", name="Send 1 mark")).to_be_enabled()
+
+
+def test_a_link_shows_a_stored_prediction_and_takes_its_file(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    text = strip_csv(StripKind.RUN)
+    choose(page, file("mine.csv", text))
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    page.reload()
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    expect(page.locator("#subject-name")).to_have_text("Stored prediction")
+    expect(page.locator("#stored-note")).to_contain_text("The service keeps beats, not signals")
+    choose(page, file("other.csv", strip_csv(StripKind.RUN, fs=200)))
+    expect(page.get_by_role("alert")).to_contain_text(
+        "other.csv is not the signal of this prediction"
+    )
+    choose(page, file("mine.csv", text))
+    expect(page.locator("#subject-name")).to_have_text("mine.csv")
+    expect(page.locator("#stored-note")).to_be_hidden()
+
+
+def test_a_link_to_nothing_says_so(page: Page, viewer_url: str) -> None:
+    page.goto(f"{viewer_url}/?prediction=nix")
+    expect(page.get_by_role("alert")).to_contain_text("There is no such prediction")
+    expect(page.get_by_role("button", name="Choose a file")).to_be_visible()
+
+
+def test_a_link_to_a_demo_strip_brings_its_trace_back(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.BIGEMINY)
+    page.reload()
+    expect(page.locator("#subject-name")).to_have_text("Bigeminy")
+    expect(page.locator("#findings")).to_contain_text("Bigeminy,")
+    expect(page.locator("#stored-note")).to_be_hidden()
+
+
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
+@pytest.mark.parametrize("is_demo", [True, False])
+def test_the_command_works_as_copied(
+    page: Page,
+    viewer_url: str,
+    tmp_path: Path,
+    is_demo: bool,  # noqa: FBT001  a parameter of the test
+) -> None:
+    if is_demo:
+        open_example(page, viewer_url, StripKind.RUN)
+    else:
+        page.goto(viewer_url)
+        page.locator("#served dl").wait_for()
+        choose(page, file("my ward's.csv", strip_csv(StripKind.RUN)))
+        page.locator("#summary").wait_for()
+        with page.expect_download() as caught:
+            page.get_by_role("button", name="Save my_ward_s.request.json").click()
+        caught.value.save_as(tmp_path / caught.value.suggested_filename)
+    page.get_by_role("button", name="Copy command").click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+    command = page.evaluate("navigator.clipboard.readText()")
+    done = subprocess.run(
+        ["/bin/sh", "-c", command], cwd=tmp_path, capture_output=True, check=True, timeout=20
+    )
+    answer = json.loads(done.stdout)
+    assert [f"{beat['probability_v']:.3f}" for beat in answer["beat_predictions"]] == [
+        row[3] for row in beat_rows(page)
+    ]
+
+
+def test_a_key_is_asked_for_and_used(
+    page: Page, viewer_url: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # SHA-256 of "letmein".
+    accepted = "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032"
+    monkeypatch.setattr(runtime, "api_keys", (accepted,))
+    page.goto(viewer_url)
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("An API key is required")
+    page.get_by_label("API key").fill("letmein")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    expect(page.locator("#curl")).to_contain_text("X-API-Key: $ECG_API_KEY")
+    expect(page.locator("#curl")).not_to_contain_text("letmein")
+
+
+def test_without_a_model_the_page_says_so(
+    page: Page, viewer_url: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime.live, "current", None)
+    page.goto(viewer_url)
+    expect(page.locator("#served")).to_contain_text("No model is loaded yet")
+    page.get_by_role("button", name="Run").click()
+    expect(page.get_by_role("alert")).to_contain_text("The service is not ready")
+
+
+def test_the_model_card_is_shown_as_text(page: Page, viewer_url: str) -> None:
+    page.goto(viewer_url)
+    page.get_by_role("link", name="Model card").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog).to_contain_text("A network without training, for tests.")
+    dialog.get_by_role("button", name="Close").click()
+    expect(dialog).to_be_hidden()
+
+
+def test_an_unreadable_stretch_is_hatched_and_named(page: Page, viewer_url: str) -> None:
+    fs = 250.0
+    parts = [simulate_strip(kind, seed=3, fs=fs).signal_mv() for kind in
+             (StripKind.ISOLATED_PVC, StripKind.NOISE_ONLY, StripKind.ISOLATED_PVC)]  # fmt: skip
+    request = {"signal_data": np.concatenate(parts).round(4).tolist(), "sampling_rate": fs}
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    choose(page, file("gap.json", json.dumps(request)))
+    page.get_by_role("button", name=re.compile("Cannot be read for .*: noise")).click()
+    expect(page.locator("#summary .warnings")).to_contain_text("cannot be read")
+    page.locator("#table-filter").select_option("unread")
+    assert {(row[2], row[8]) for row in beat_rows(page)} == {("?", "noise")}
+
+
+def test_half_an_hour_is_read_and_shown(page: Page, viewer_url: str) -> None:
+    fs = 100.0
+    strip = simulate_strip(StripKind.COUPLET, seed=3, fs=fs).signal_mv()
+    signal = np.tile(strip, 180).round(3)
+    hide_recordings(page)
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    choose(
+        page,
+        file(
+            "long.csv",
+            "time,MLII\n" + "".join(f"{n / fs:.2f},{value}\n" for n, value in enumerate(signal)),
+        ),
+    )
+    expect(page.locator("#summary")).to_contain_text("ventricular beats", timeout=60_000)
+    expect(page.locator("#subject-about")).to_contain_text("30 min · 100 Hz")
+    n_beats = int(page.locator("#table table").get_attribute("aria-rowcount") or 0) - 1
+    assert n_beats > 1500
+    assert page.locator("#table tbody tr").count() < 60
+    choose(page, file("longer.csv", "MLII\n" + "0.1\n" * 700_000))
+    page.get_by_role("button", name="Find the beats").click()
+    expect(page.get_by_role("alert")).to_contain_text("The signal is too long for one request")
+
+
+def test_recordings_are_not_offered_where_the_service_has_none(page: Page, viewer_url: str) -> None:
+    hide_recordings(page)
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    choose(page, file("day.edf", "0"))
+    expect(page.get_by_role("alert")).to_contain_text("This service analyses no recordings")
+
+
+def test_two_contexts_share_nothing(context: BrowserContext, page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.RUN)
+    stored = page.evaluate("JSON.stringify([{...localStorage}, document.cookie])")
+    assert json.loads(stored) == [{}, ""]

@@ -1,0 +1,414 @@
+"""Decoders of files from strangers: against wfdb and edfio, and against whatever comes."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pytest
+import wfdb
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ecg_lib.annotations import DS1
+from ecg_lib.edf_format import blank_identity
+from ecg_lib.errors import (
+    CorruptRecordError,
+    EcgError,
+    InvalidSamplingRateError,
+    InvalidSignalError,
+    MissingDetailError,
+    RecordNotFoundError,
+    RecordTooLongError,
+    UnknownLeadError,
+    UnsupportedRecordError,
+)
+from ecg_lib.recording_files import RecordingFile, choose_lead, open_recording
+from ecg_lib.records import read_wfdb, write_wfdb
+from ecg_lib.simulator import StripKind, simulate_strip
+from ecg_lib.wfdb_format import parse_header, write_neutral_header
+
+SECRET = "Mustermann"  # noqa: S105  a name, which must not be told
+
+
+def _read(opened: RecordingFile, name: str | None = None) -> NDArray[np.float32]:
+    return np.concatenate(list(opened.blocks(choose_lead(opened.leads, name))))
+
+
+@pytest.fixture
+def wfdb_record(tmp_path: Path) -> Path:
+    return write_wfdb(simulate_strip(StripKind.COUPLET, seed=2, duration_s=20.0), tmp_path)
+
+
+def _write_edf(path: Path, *, fs: float = 200.0, seconds: int = 12, **header: str) -> NDArray:
+    rng = np.random.default_rng(3)
+    leads = rng.uniform(-2, 2, (2, round(seconds * fs)))
+    signals = [
+        edfio.EdfSignal(leads[0], fs, label="ECG II", physical_dimension="mV"),
+        edfio.EdfSignal(leads[1] * 1000, fs, label="V5", physical_dimension="uV"),
+        edfio.EdfSignal(rng.uniform(0, 40, seconds), 1, label="Temp", physical_dimension="degC"),
+    ]
+    patient = edfio.Patient(name=SECRET, code="123")
+    edf = edfio.Edf(signals, patient=patient, **header)
+    edf.add_annotations([edfio.EdfAnnotation(1.0, None, f"{SECRET} felt dizzy")])
+    edf.write(path)
+    return leads
+
+
+# The same samples as independent readers give.
+
+
+@pytest.mark.parametrize(
+    ("encoding", "limit"),
+    [("16", 30000), ("212", 2000), ("80", 120), ("24", 8_000_000), ("32", 2**30)],
+)
+@pytest.mark.parametrize("n_signals", [1, 2, 3])
+def test_each_encoding_is_read_as_wfdb_reads_it(
+    tmp_path: Path, encoding: str, limit: int, n_signals: int
+) -> None:
+    rng = np.random.default_rng(1)
+    digital = rng.integers(-limit, limit, (5001, n_signals))
+    wfdb.wrsamp(
+        "r",
+        fs=250,
+        units=["mV"] * n_signals,
+        sig_name=[f"L{n}" for n in range(n_signals)],
+        d_signal=digital,
+        fmt=[encoding] * n_signals,
+        adc_gain=[limit / 10] * n_signals,
+        baseline=[7] * n_signals,
+        write_dir=str(tmp_path),
+    )
+    opened = open_recording(tmp_path / "r.hea")
+    for number in range(n_signals):
+        expected = (digital[:, number] - 7) / (limit / 10)
+        np.testing.assert_allclose(_read(opened, f"L{number}"), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.data
+def test_real_records_are_read_as_the_trusted_reader_reads_them(mitdb_dir: Path) -> None:
+    for name in DS1[::5]:
+        record = read_wfdb(mitdb_dir / name)
+        opened = open_recording(mitdb_dir / f"{name}.hea")
+        assert [lead.name for lead in opened.leads] == list(record.leads)
+        for lead in record.leads:
+            np.testing.assert_allclose(_read(opened, lead), record.signal_mv(lead), atol=1e-5)
+
+
+@pytest.mark.parametrize("suffix", ["", ".hea", ".dat"])
+def test_a_wfdb_record_is_opened_by_any_of_its_names(wfdb_record: Path, suffix: str) -> None:
+    opened = open_recording(wfdb_record.with_suffix(suffix))
+    expected = read_wfdb(wfdb_record)
+    assert opened.kind == "wfdb"
+    np.testing.assert_allclose(_read(opened), expected.signal_mv(), atol=1e-6)
+
+
+def test_edf_is_read_as_edfio_reads_it(tmp_path: Path) -> None:
+    _write_edf(tmp_path / "r.edf")
+    opened = open_recording(tmp_path / "r.edf")
+    assert [(lead.name, lead.fs, lead.n_samples) for lead in opened.leads] == [
+        ("II", 200.0, 2400),
+        ("V5", 200.0, 2400),
+    ]
+    edf = edfio.read_edf(tmp_path / "r.edf")
+    np.testing.assert_allclose(_read(opened, "II"), edf.signals[0].data, atol=1e-5)
+    np.testing.assert_allclose(_read(opened, "V5"), edf.signals[1].data / 1000, atol=1e-5)
+
+
+def test_the_identity_of_an_edf_file_can_be_blanked(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    content = path.read_bytes()
+    assert SECRET.encode() in content[:256]
+    path.write_bytes(blank_identity(content[:256]) + content[256:])
+    assert SECRET.encode() not in path.read_bytes()[:256]
+    edf = edfio.read_edf(path)
+    assert edf.patient.name == "X"
+    assert len(_read(open_recording(path))) == 2400
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("has_header", [True, False])
+def test_csv_of_several_leads_is_read(tmp_path: Path, delimiter: str, *, has_header: bool) -> None:
+    values = np.random.default_rng(2).uniform(-1, 1, (3000, 2))
+    lines = [delimiter.join(f"{value:.6f}" for value in row) for row in values]
+    header = [delimiter.join(["V1", "MLII"])] if has_header else []
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join([*header, *lines]) + "\n")
+    opened = open_recording(path, fs=250.0, unit="uV")
+    expected = values / 1000
+    first, second = (lead.name for lead in opened.leads)
+    assert (first, second) == (("V1", "MLII") if has_header else ("lead1", "lead2"))
+    np.testing.assert_allclose(_read(opened, first), expected[:, 0], atol=1e-8)
+    np.testing.assert_allclose(_read(opened, second), expected[:, 1], atol=1e-8)
+
+
+@pytest.mark.parametrize(("fs", "digits"), [(360.0, 3), (250.0, 3), (128.0, 6), (257.5, 6)])
+def test_a_column_of_time_gives_the_rate(tmp_path: Path, fs: float, digits: int) -> None:
+    path = tmp_path / "r.csv"
+    rows = (f"{n / fs:.{digits}f},{n % 7 / 10}" for n in range(6000))
+    path.write_text("time,MLII\n" + "\n".join(rows))
+    opened = open_recording(path)
+    (lead,) = opened.leads
+    assert lead.fs == pytest.approx(fs, rel=1e-4)
+    assert len(_read(opened)) == 6000
+
+
+def test_an_empty_cell_is_an_invalid_sample(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("a,b\n" + "1,2\n" * 2000 + "1,\n" + "1,NaN\n" + "1,2\n")
+    samples = _read(open_recording(path, fs=200.0), "b")
+    assert np.flatnonzero(np.isnan(samples)).tolist() == [2000, 2001]
+
+
+@pytest.mark.parametrize("dtype", ["f4", "f8", "f2", "i2", "u2", "i8", ">f4"])
+def test_numpy_arrays_of_numbers_are_read(tmp_path: Path, dtype: str) -> None:
+    values = np.arange(6000).reshape(3000, 2) % 50
+    np.save(tmp_path / "r.npy", np.asfortranarray(values.astype(dtype)))
+    opened = open_recording(tmp_path / "r.npy", fs=250.0, unit="uV")
+    np.testing.assert_allclose(_read(opened, "lead2"), values[:, 1] / 1000, rtol=1e-3)
+
+
+def test_a_header_without_names_says_the_same(wfdb_record: Path) -> None:
+    text = wfdb_record.read_text() + f"# {SECRET}\n"
+    header = parse_header(text)
+    neutral = write_neutral_header(header, {header.signals[0].file: "signal0.dat"})
+    again = parse_header(neutral)
+    assert SECRET not in neutral
+    assert wfdb_record.stem not in neutral
+    assert [
+        (signal.gain, signal.baseline, signal.unit, signal.checksum, signal.name)
+        for signal in again.signals
+    ] == [
+        (signal.gain, signal.baseline, signal.unit, signal.checksum, signal.name)
+        for signal in header.signals
+    ]
+    bare = parse_header("x 1 250 100 10:20:30\nx.dat 212\n")
+    assert parse_header(write_neutral_header(bare, {"x.dat": "y.dat"})).signals[0].checksum is None
+    assert bare.start_clock_s == 37_230.0
+
+
+def test_leads_are_chosen_by_name_and_unknown_ones_named(wfdb_record: Path) -> None:
+    leads = open_recording(wfdb_record).leads
+    assert choose_lead(leads).name == "MLII"
+    assert choose_lead(leads[1:]).name == "V1"
+    assert choose_lead(leads, "V1").name == "V1"
+    with pytest.raises(UnknownLeadError, match="MLII, V1"):
+        choose_lead(leads, "aVF")
+
+
+# What is refused.
+
+
+def test_a_flipped_bit_has_the_wrong_checksum(wfdb_record: Path) -> None:
+    dat = wfdb_record.with_suffix(".dat")
+    content = bytearray(dat.read_bytes())
+    content[1000] ^= 1
+    dat.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match="checksum"):
+        _read(open_recording(wfdb_record))
+
+
+@pytest.mark.parametrize(
+    ("header", "error"),
+    [
+        ("", CorruptRecordError),
+        ("r 1 250", CorruptRecordError),
+        ("r 0 250 5000", CorruptRecordError),
+        ("r 999999999 250 5000\nr.dat 16", CorruptRecordError),
+        ("r/3 1 250 5000\nr.dat 16", UnsupportedRecordError),
+        ("r 1 250 5000\n/etc/passwd 16", CorruptRecordError),
+        ("r 1 250 5000\n../r.dat 16", CorruptRecordError),
+        ("r 1 250 5000\n..\\r.dat 16", CorruptRecordError),
+        ("r 1 250 5000\n~ 16", CorruptRecordError),
+        ("r 1 250 5000\nr.dat 516", UnsupportedRecordError),
+        ("r 1 250 5000\nr.dat 16x2", UnsupportedRecordError),
+        ("r 1 250 5000\nr.dat 16:5", UnsupportedRecordError),
+        ("r 1 250 999999999999\nr.dat 16", CorruptRecordError),
+        ("r 1 250 5000\nother.dat 16", RecordNotFoundError),
+        ("r 1 250 5000\nr.dat 16+999999999", CorruptRecordError),
+        ("r 1 1e300 5000\nr.dat 16", InvalidSamplingRateError),
+        ("r 1 0.0001 5000\nr.dat 16", InvalidSamplingRateError),
+        ("r 1 250 5\nr.dat 16", InvalidSignalError),
+        ("r 2 250 5000\nr.dat 16\nr.dat 212", CorruptRecordError),
+    ],
+)
+def test_headers_that_make_no_sense_are_refused(
+    tmp_path: Path, header: str, error: type[EcgError]
+) -> None:
+    (tmp_path / "r.hea").write_text(header)
+    np.zeros(5000, np.int16).tofile(tmp_path / "r.dat")
+    with pytest.raises(error):
+        open_recording(tmp_path / "r.hea")
+
+
+def test_more_than_a_day_is_refused_by_name_of_the_limit(tmp_path: Path) -> None:
+    n_samples = 100 * 86_400 + 1
+    (tmp_path / "r.hea").write_text(f"r 1 100 {n_samples}\nr.dat 16 200 16 0\n")
+    with (tmp_path / "r.dat").open("wb") as file:
+        file.truncate(2 * n_samples)
+    with pytest.raises(RecordTooLongError, match="at most 24 h"):
+        open_recording(tmp_path / "r.hea")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".npy"])
+def test_a_file_without_a_rate_needs_one(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"r{suffix}"
+    if suffix == ".csv":
+        path.write_text("MLII\n" + "0.1\n" * 5000)
+    else:
+        np.save(path, np.zeros(5000))
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given") as raised:
+        open_recording(path)
+    assert raised.value.detail == "sampling_rate"
+    assert open_recording(path, fs=200.0).leads[0].fs == 200.0
+
+
+def test_what_contradicts_the_file_is_refused(wfdb_record: Path) -> None:
+    assert open_recording(wfdb_record, fs=360.0).leads[0].fs == 360.0
+    with pytest.raises(MissingDetailError, match="states 360 Hz"):
+        open_recording(wfdb_record, fs=250.0)
+    with pytest.raises(MissingDetailError, match="left out"):
+        open_recording(wfdb_record, unit="mV")
+    with pytest.raises(MissingDetailError, match="one of mV, uV, V"):
+        open_recording(wfdb_record, unit="furlong")
+
+
+def test_counts_of_a_converter_are_no_millivolts(tmp_path: Path) -> None:
+    np.save(tmp_path / "r.npy", np.full(5000, 20_000.0))
+    with pytest.raises(InvalidSignalError, match="unit that is given"):
+        _read(open_recording(tmp_path / "r.npy", fs=200.0))
+
+
+def test_numpy_objects_and_archives_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    np.savez(tmp_path / "z.npz", np.zeros(5000))
+    (tmp_path / "z.npz").rename(tmp_path / "z.npy")
+    np.save(tmp_path / "wide.npy", np.zeros((2, 5000)))
+    for name in ("o.npy", "z.npy", "wide.npy"):
+        with pytest.raises(CorruptRecordError):
+            open_recording(tmp_path / name, fs=200.0)
+
+
+def test_a_gap_in_edf_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    content = bytearray(path.read_bytes())
+    content[192:197] = b"EDF+D"
+    path.write_bytes(content)
+    with pytest.raises(UnsupportedRecordError, match="gaps"):
+        open_recording(path)
+
+
+def test_an_edf_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    whole = path.read_bytes()
+    for kept in (0, 100, 300, 1000, len(whole) - 1):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(CorruptRecordError):
+            open_recording(path)
+
+
+def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.docx").write_bytes(b"x")
+    with pytest.raises(UnsupportedRecordError, match=r"\.hea, \.edf, \.csv, \.npy"):
+        open_recording(tmp_path / "r.docx")
+
+
+def _expect_answer_or_refusal(path: Path, **options: object) -> None:
+    """Whatever comes is read or refused by an error of ours that repeats nothing."""
+    said = ""
+    try:
+        opened = open_recording(path, **options)  # type: ignore[arg-type]
+        for lead in opened.leads[:3]:
+            for _ in opened.blocks(lead):
+                pass
+    except EcgError as error:
+        said = str(error)
+    assert SECRET not in said
+    assert str(path.parent) not in said
+
+
+_FUZZ = settings(
+    max_examples=150,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
+
+
+@_FUZZ
+@given(data=st.data())
+def test_a_changed_wfdb_header_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    write_wfdb(simulate_strip(StripKind.NORMAL, seed=1), tmp_path)
+    path = next(tmp_path.glob("*.hea"))
+    text = list(path.read_text() + f"# {SECRET}\n")
+    for _ in range(data.draw(st.integers(1, 4))):
+        place = data.draw(st.integers(0, len(text) - 1))
+        text[place] = data.draw(st.sampled_from([*"0123456789-+./():x \n~", "", "e308", SECRET]))
+    path.write_text("".join(text))
+    _expect_answer_or_refusal(path)
+
+
+@_FUZZ
+@given(data=st.data())
+def test_a_changed_edf_file_is_read_or_refused(tmp_path: Path, data: st.DataObject) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    content = bytearray(path.read_bytes())
+    for _ in range(data.draw(st.integers(1, 6))):
+        place = data.draw(st.integers(0, 1500))
+        content[place] = data.draw(st.sampled_from(b"0123456789-+. eEXn\x00\xff"))
+    path.write_bytes(content[: data.draw(st.integers(len(content) // 2, len(content)))])
+    _expect_answer_or_refusal(path)
+
+
+@_FUZZ
+@given(content=st.binary(max_size=600))
+@pytest.mark.parametrize("suffix", [".edf", ".csv", ".npy", ".hea"])
+def test_any_bytes_are_read_or_refused(tmp_path: Path, suffix: str, content: bytes) -> None:
+    path = tmp_path / f"r{suffix}"
+    path.write_bytes(content)
+    _expect_answer_or_refusal(path, fs=None if suffix in {".edf", ".hea"} else 200.0)
+
+
+@_FUZZ
+@given(
+    rows=st.lists(
+        st.lists(
+            st.one_of(
+                st.floats(width=32).map(str), st.sampled_from(["", "x", SECRET, '"', "1e999"])
+            ),
+            min_size=1,
+            max_size=4,
+        ).map(",".join),
+        max_size=40,
+    )
+)
+def test_any_text_is_read_or_refused(tmp_path: Path, rows: list[str]) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join(["0.1,0.2"] * 1000 + rows))
+    _expect_answer_or_refusal(path, fs=100.0)
+
+
+@_FUZZ
+@given(
+    header=st.one_of(
+        st.binary(max_size=200),
+        st.fixed_dictionaries(
+            {
+                "descr": st.sampled_from(["<f4", "<f8", "|O", "<i2", "V8", "<U4", "<c16"]),
+                "fortran_order": st.booleans(),
+                "shape": st.lists(st.integers(-1, 10**13), max_size=4).map(tuple),
+            }
+        ).map(lambda header: str(header).encode()),
+    )
+)
+def test_any_numpy_header_is_read_or_refused(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "r.npy"
+    file = io.BytesIO(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    path.write_bytes(file.getvalue() + b"\x00" * 8000)
+    _expect_answer_or_refusal(path, fs=200.0)

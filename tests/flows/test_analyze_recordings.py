@@ -1,0 +1,156 @@
+"""Long recordings without a server: the flow, and the command as people type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+from prefect.client.orchestration import get_client
+
+from ecg_lib.bundle import Bundle
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.records import write_wfdb
+from ecg_lib.releases import CURRENT, Release, write_release
+from ecg_lib.settings import Settings
+from ecg_lib.simulator import StripKind, simulate_strip
+from flows.analyze_recordings import analyze_recordings
+from flows.analyzed_files import (
+    AnalysisError,
+    Request,
+    analyze_apart,
+    analyze_file,
+    describe_model,
+    list_recordings,
+)
+
+_STORE = """
+import shutil, sys
+from pathlib import Path
+import bentoml
+with bentoml.models.create("ecg_bundle:toy") as stored:
+    shutil.copytree(sys.argv[1], Path(stored.path) / "bundle")
+"""
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    """Two that are whole, and two that are broken."""
+    directory = tmp_path / "recordings"
+    for kind in (StripKind.RUN, StripKind.NORMAL):
+        record = simulate_strip(kind, seed=11, duration_s=60.0)
+        write_wfdb(replace(record, name=kind.value), directory)
+    (directory / "broken.edf").write_bytes(b"0       nothing more")
+    np.save(directory / "flat.npy", np.zeros(7200))
+    return directory
+
+
+def _release(bundle: Bundle) -> Release:
+    return Release(
+        bento_tag="ecg:toy",
+        model_tag="ecg_bundle:toy",
+        bundle_hash=bundle.hash,
+        code_hash="c" * 64,
+        model_version="3",
+        released_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def test_a_broken_recording_costs_itself(
+    prefect_server: None,
+    recordings: Path,
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    released = (_release(toy_bundle), toy_bundle)
+    monkeypatch.setattr("flows.released.load_released_bundle", lambda _settings: released)
+    done = analyze_recordings(
+        [str(recordings)], output_dir=str(tmp_path / "out"), sampling_rate=360.0
+    )
+    assert done["analysed"] == 2
+    assert set(done["failed"]) == {"broken.edf", "flat.npy"}
+    assert "header" in done["failed"]["broken.edf"]
+    assert "flat" in done["failed"]["flat.npy"]
+    result = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert result["rhythm"]["longest_run_beats"] == 5
+    assert result["model"]["version"] == "3"
+    assert {path.name for path in (tmp_path / "out").glob("normal.*")} == {
+        "normal.json", "normal.csv", "normal.pvc", "normal.fhir.json", "normal.html", "normal.pdf",
+    }  # fmt: skip
+    with get_client(sync_client=True) as client:
+        (artifact,) = [one for one in client.read_artifacts() if one.key == "recordings"]
+    assert "LEFT OUT" in str(artifact.data)
+
+    with pytest.raises(AnalysisError, match="all 1 failed"):
+        analyze_recordings([str(recordings / "broken.edf")])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AnalysisError, match="there are none"):
+        analyze_recordings([str(tmp_path / "empty")])
+
+
+def test_a_process_that_dies_is_an_error_of_its_file(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    request = Request(path=str(recordings / "run.hea"), output_dir=str(tmp_path), formats=("nix",))
+    with pytest.raises(AnalysisError, match="ended with status"):
+        analyze_apart(request, bundle_directory=toy_bundle.directory, model={})
+
+
+def test_an_archive_gives_what_its_record_gives(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        for suffix in (".hea", ".dat"):
+            archive.write(recordings / f"run{suffix}", f"a/run{suffix}")
+    classifier = BeatClassifier.load(toy_bundle)
+    model = describe_model(toy_bundle, version="1")
+    results = []
+    for source in (tmp_path / "run.zip", recordings / "run.hea"):
+        out = tmp_path / source.suffix
+        request = Request(path=str(source), output_dir=str(out), formats=("csv", "atr"))
+        analyze_file(request, classifier=classifier, model=model)
+        results.append((out / "run.csv").read_text())
+    assert results[0] == results[1]
+    written = wfdb.rdann(str(tmp_path / ".hea" / "run"), "pvc")
+    assert set(written.symbol) == {"N", "V"}
+
+
+def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) -> None:
+    listed = [path.name for path in list_recordings([recordings, Path("else.csv")])]
+    assert listed == ["broken.edf", "flat.npy", "normal.hea", "run.hea", "else.csv"]
+
+
+@pytest.mark.slow
+def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path / "home")
+    env = {
+        **os.environ,
+        "ECG_HOME": str(settings.home),
+        "BENTOML_HOME": str(settings.bentoml_home),
+        "BENTOML_DO_NOT_TRACK": "True",
+    }
+    store = [sys.executable, "-c", _STORE, str(toy_bundle.directory)]
+    subprocess.run(store, env=env, check=True, capture_output=True)
+    write_release(settings.serving_dir / CURRENT, _release(toy_bundle))
+    command = [
+        *(sys.executable, "-c", "from flows.cli import main; main()", "analyze"),
+        *(str(recordings / "run.hea"), str(recordings / "broken.edf")),
+        *("--output-dir", str(tmp_path / "out"), "--format", "json", "--format", "html"),
+    ]
+    done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.startswith("run: lead MLII, ")
+    assert "attention HIGH" in done.stdout
+    assert "broken.edf: an EDF file must begin with its header" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.html", "run.json"]
