@@ -268,20 +268,19 @@ def _place_r_peaks(
 ) -> NDArray[np.int64]:
     """Move each beat to the extremum of its complex, in the polarity of the neighbourhood.
 
-    Deflections are measured from the mean of their surroundings: of a sharp one and a broad one
-    of equal height the sharp one is the R-peak, as for the annotators of paced beats.
+    The heights of both deflections are measured from the mean of their surroundings: of a sharp
+    and a broad one of equal size the sharp one is the R-peak, as for annotators of paced beats.
     """
     if len(position) == 0:
         return position
     reach = int(config.peak_search_s * FS_HZ)
     padded = np.pad(smooth, 3 * reach, mode="edge")
     around = padded[position[:, None] + np.arange(6 * reach + 1)]  # (n_beats, 6 reach + 1)
+    inside = slice(2 * reach, 4 * reach + 1)
+    highest, lowest = around[:, inside].argmax(axis=1), around[:, inside].argmin(axis=1)
     around -= ndimage.uniform_filter1d(around, int(config.peak_base_s * FS_HZ), axis=1)
-    complexes = around[:, 2 * reach : 4 * reach + 1]
-    highest, lowest = complexes.argmax(axis=1), complexes.argmin(axis=1)
-    rows = np.arange(len(position))
-    up = np.maximum(complexes[rows, highest], 1e-9)
-    down = np.maximum(-complexes[rows, lowest], 1e-9)
+    up = np.maximum(around[:, inside].max(axis=1), 1e-9)
+    down = np.maximum(-around[:, inside].min(axis=1), 1e-9)
     size = min(config.polarity_beats, len(position))
     is_upright = ndimage.median_filter(np.log(up / down), size=size, mode="nearest") > 0
     ratio = config.polarity_ratio

@@ -109,7 +109,7 @@ def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
 def test_layers_that_do_not_fit_are_refused() -> None:
     tiny = _tiny()
     with pytest.raises(ValueError, match="layers must follow each other"):
-        BeatVerifier(mean=tiny.mean, scale=tiny.scale, layers=tiny.layers[1:])
+        BeatVerifier(mean=tiny.mean[:1], scale=tiny.scale[:1], layers=tiny.layers)
     with pytest.raises(ValueError, match="layers must follow each other"):
         BeatVerifier(mean=tiny.mean, scale=tiny.scale, layers=tiny.layers[:1])
 
