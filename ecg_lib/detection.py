@@ -64,8 +64,6 @@ class DetectionConfig:
     whole number with which no more V beats are missed, out-of-fold, than by the rules alone,
     clean and in muscle noise of 12 dB."""
     peak_search_s: float = 0.09
-    peak_base_s: float = 0.22
-    """A deflection is measured from the mean over this time around it."""
     polarity_beats: int = 61
     polarity_ratio: float = 1.8
     """How much taller a deflection against the dominant polarity must be to be the R-peak."""
@@ -266,11 +264,7 @@ def _fill_gaps(
 def _place_r_peaks(
     smooth: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
 ) -> NDArray[np.int64]:
-    """Move each beat to the extremum of its complex, in the polarity of the neighbourhood.
-
-    The heights of both deflections are measured from the mean of their surroundings: of a sharp
-    and a broad one of equal size the sharp one is the R-peak, as for annotators of paced beats.
-    """
+    """Move each beat to the extremum of its complex, in the polarity of the neighbourhood."""
     if len(position) == 0:
         return position
     reach = int(config.peak_search_s * FS_HZ)
@@ -278,7 +272,7 @@ def _place_r_peaks(
     around = padded[position[:, None] + np.arange(6 * reach + 1)]  # (n_beats, 6 reach + 1)
     inside = slice(2 * reach, 4 * reach + 1)
     highest, lowest = around[:, inside].argmax(axis=1), around[:, inside].argmin(axis=1)
-    around -= ndimage.uniform_filter1d(around, int(config.peak_base_s * FS_HZ), axis=1)
+    around -= np.median(around, axis=1, keepdims=True)
     up = np.maximum(around[:, inside].max(axis=1), 1e-9)
     down = np.maximum(-around[:, inside].min(axis=1), 1e-9)
     size = min(config.polarity_beats, len(position))
