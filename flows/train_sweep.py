@@ -75,10 +75,8 @@ PLANS: Final = {
     Profile.QUICK: SweepPlan(),
     Profile.FULL: SweepPlan(
         n_trials=40,
-        search_beats=40_000,
-        search_epochs=4,
-        confirm_epochs=8,
-        confirm_beats=None,
+        search_beats=30_000,
+        confirm_beats=80_000,
         n_seeds=5,
         views=FULL_VIEWS,
     ),
