@@ -25,7 +25,7 @@ from flows.evaluation import (
 )
 from flows.evaluation_calls import EvaluationError
 from flows.evaluation_records import OWN, REFERENCE, SECOND_LEAD, Extent, Part, noise_condition
-from flows.evaluation_summary import Document
+from flows.evaluation_slices import Document
 from flows.git_commit import NO_REPOSITORY
 
 OPENINGS: Final = Path("docs") / "ds2-openings.md"

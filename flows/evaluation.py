@@ -37,7 +37,8 @@ from flows.evaluation_records import (
     score_record,
     strips_condition,
 )
-from flows.evaluation_summary import SCHEMA, Document, summarize
+from flows.evaluation_slices import Document
+from flows.evaluation_summary import SCHEMA, summarize
 from flows.git_commit import read_git_commit
 
 if TYPE_CHECKING:

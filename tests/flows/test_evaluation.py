@@ -42,7 +42,8 @@ from flows.evaluation import (
 from flows.evaluation_calls import EvaluationError
 from flows.evaluation_page import write_page
 from flows.evaluation_records import Extent, Part
-from flows.evaluation_summary import SCHEMA, conditions_in_order
+from flows.evaluation_slices import conditions_in_order
+from flows.evaluation_summary import SCHEMA
 
 DURATION_S = 450.0  # five minutes to learn, two noisy, half a minute clean
 FS = 360.0
