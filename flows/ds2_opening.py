@@ -14,6 +14,7 @@ from ecg_lib.bundle import Bundle, DataSource
 from ecg_lib.settings import Settings
 from flows.dataset_versions import DatasetVersion, Role
 from flows.evaluation import (
+    OPENING,
     Evaluation,
     OnRecord,
     WrittenReport,
@@ -91,7 +92,7 @@ def open_ds2(
         settings=settings,
         header={
             "title": "EC57 evaluation: DS2",
-            "kind": "opening",
+            "kind": OPENING,
             "reason": reason,
             "data": describe_data("DS2", records, version),
         },

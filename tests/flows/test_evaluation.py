@@ -32,6 +32,7 @@ from flows.dataset_versions import (
 )
 from flows.evaluation import (
     Evaluation,
+    evaluate,
     evaluate_development,
     find_dataset,
     is_current,
@@ -47,14 +48,16 @@ from flows.evaluation_summary import SCHEMA
 
 DURATION_S = 450.0  # five minutes to learn, two noisy, half a minute clean
 FS = 360.0
-DEVELOPMENT = {"101": 0, "106": 1, "201": 0, "208": 1, "223": 0}
+pytestmark = pytest.mark.timeout(900)  # the fixtures take half a minute, on a busy machine longer
+DEVELOPMENT = {"101": 0, "106": 1, "201": 0}
+OTHERS = ("208", "223")  # a version has five subjects at least
 
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory: pytest.TempPathFactory) -> Settings:
     """Where records and noise are: simulated, under the names of those of MIT-BIH and NSTDB."""
     home = tmp_path_factory.mktemp("evaluation")
-    for number, name in enumerate([*DEVELOPMENT, "107", "100", "202"]):
+    for number, name in enumerate([*DEVELOPMENT, *OTHERS, "107", "100", "202"]):
         patient = draw_patient(40 + number)
         record = simulate_record(name, patient=patient, duration_s=DURATION_S, seed=number)
         write_wfdb(record, home / "records")
@@ -83,11 +86,12 @@ def version(places: Settings) -> DatasetVersion:
             detected=420,
             unreadable_s=0.0,
         )
-        for name in [*DEVELOPMENT, "107", "100", "202"]
+        for name in [*DEVELOPMENT, *OTHERS, "107", "100", "202"]
     ]
-    return make_version(
+    whole = make_version(
         data_source=DataSource.MITDB, source_directory=directory, records=records, broken=()
     )
+    return replace(whole, records=tuple(r for r in whole.records if r.name not in OTHERS))
 
 
 @pytest.fixture(scope="module")
@@ -326,6 +330,24 @@ def test_a_whole_dataset_may_be_opened(
     one = next(record for record in version.records if record.name == "100")
     every = replace(version, records=tuple(replace(one, name=name) for name in DS2))
     opening.check_opening(bundle, every, reason="why not", commit="a" * 40, settings=places)
+
+
+def test_ds2_is_not_scored_but_by_an_opening(
+    bundle: Bundle, version: DatasetVersion, places: Settings
+) -> None:
+    one = next(record for record in version.records if record.name == "100")
+    other = next(record for record in version.records if record.name == "101")
+    for record, beside in ((one, other), (other, one)):
+        with pytest.raises(EvaluationError, match="opening alone, got 100"):
+            evaluate(
+                bundle,
+                version,
+                records=[(record, None)],
+                others=[beside],
+                extent=Extent.QUICK,
+                settings=places,
+                header={"kind": "out_of_fold"},
+            )
 
 
 def test_a_subject_without_a_fold_is_refused(
