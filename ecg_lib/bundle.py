@@ -300,6 +300,27 @@ def write_bundle(
     return read_bundle(directory)
 
 
+def change_source(bundle: Bundle, source: BundleSource, directory: Path) -> Bundle:
+    """Copy a bundle into a directory that does not exist yet, with another source.
+
+    Raises
+    ------
+    BundleError
+        If the directory exists.
+
+    """
+    if directory.exists():
+        msg = f"a bundle is written once, got the existing directory {directory.name}"
+        raise BundleError(msg)
+    shutil.copytree(bundle.directory, directory)
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    manifest["provenance"]["source"] = source.value
+    (directory / MANIFEST).write_text(
+        json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8"
+    )
+    return read_bundle(directory)
+
+
 def read_bundle(directory: Path) -> Bundle:
     """Read a bundle and check the hash of every file.
 

@@ -8,9 +8,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -77,7 +78,7 @@ def up(
             if settings.fresh:
                 _set_aside(settings)
             platform.start()
-            is_serving = read_current(settings) is not None
+            is_serving = _find_release(settings, check=platform.check)
             if is_serving:
                 platform.start_service()
             _say(f"platform up after {time.monotonic() - started_s:.0f} s")
@@ -100,6 +101,17 @@ def up(
         _say("stopped; everything that was started has ended")
 
 
+def _find_release(settings: Settings, *, check: Callable[[], None]) -> bool:
+    """Tell whether there is a release; where there is none, release what ships."""
+    from flows.flow_runs import run_and_follow
+    from flows.reference import has_reference
+    from flows.serving import read_current
+
+    if read_current(settings) is None and has_reference() and not settings.fresh:
+        run_and_follow("install-reference/ecg", report=_say, check=check)
+    return read_current(settings) is not None
+
+
 def _set_aside(settings: Settings) -> None:
     """Move what was learned and released so far into a directory of its own."""
     aside = settings.home / f"before-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}"
@@ -109,6 +121,12 @@ def _set_aside(settings: Settings) -> None:
             shutil.move(settings.home / name, aside / name)
     if aside.exists():
         _say(f"ECG_FRESH: what was learned before is in {aside}")
+
+
+def _name_overall(answer: Mapping[str, Any]) -> str:
+    if answer["confidence"] is None:
+        return "no beat has a class"
+    return f"{answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f})"
 
 
 def _show_ready(settings: Settings, started_s: float) -> None:
@@ -125,9 +143,9 @@ def _show_ready(settings: Settings, started_s: float) -> None:
             answer = send(strip, client=client, settings=settings).json()
         _say(f"\nprediction for {strip.name}:")
         _say(
-            f"  {answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f}, "
-            f"risk {answer['risk_level']}), {answer['ventricular_beats']} V of "
-            f"{answer['total_beats_detected']} beats, {answer['processing_time_ms']:.1f} ms, "
+            f"  {_name_overall(answer)}, risk {answer['risk_level']}, "
+            f"{answer['ventricular_beats']} V of {answer['total_beats_detected']} beats, "
+            f"{answer['processing_time_ms']:.1f} ms, "
             f"id {answer['prediction_id']}"
         )
         beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
@@ -212,6 +230,31 @@ def rollback(
 
 
 @app.command()
+def ship(
+    version: Annotated[str | None, typer.Argument(help="Model version; else the champion.")] = None,
+) -> None:
+    """Make a model the reference bundle, which ships with the software."""
+    from flows.package_bento import find_version
+    from flows.reference import REFERENCE, ship
+    from flows.registry import Registry
+
+    _enter_platform()
+    registry = Registry(read_settings())
+    found = find_version.fn(registry, version)
+    bundle = ship(registry.fetch_bundle(found.run_id))
+    _say(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
+
+
+@app.command()
+def reproduce() -> None:
+    """Train the reference bundle again and check that its figures come out; needs `ecg up`."""
+    from flows.flow_runs import run_and_follow
+
+    _enter_platform()
+    run_and_follow("reproduce-reference/ecg", report=_say)
+
+
+@app.command()
 def releases() -> None:
     """List the release ledger, latest first."""
     from flows.ledger import read_ledger
@@ -243,9 +286,9 @@ def predict(
     """Classify the beats of a recording by the released model, without a server."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import describe, list_beats, predict_file
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
-    _, bundle = load_released_bundle(read_settings())
+    _, bundle = load_bundle_to_use(read_settings())
     prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
     _say(json.dumps(list_beats(prediction), indent=1) if as_json else describe(prediction))
 
@@ -261,9 +304,9 @@ def annotate(
     """Write N or V for every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import annotate_record
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
-    _, bundle = load_released_bundle(read_settings())
+    _, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     failed = 0
     for path in records:
@@ -321,15 +364,15 @@ def analyze(
     from ecg_lib.classifier import BeatClassifier
     from ecg_lib.recording_summary import ResultFormat
     from flows import analyzed_files as analysis
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
     kinds = tuple(formats or ResultFormat)
     if unknown := set(kinds) - set(ResultFormat):
         msg = f"a format must be one of {', '.join(ResultFormat)}, got {', '.join(unknown)}"
         raise typer.BadParameter(msg)
-    release, bundle = load_released_bundle(read_settings())
+    version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
-    model = analysis.describe_model(bundle, version=release.model_version)
+    model = analysis.describe_model(bundle, version=version)
     failed = 0
     for path in analysis.list_recordings(files):
         request = analysis.Request(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -64,7 +64,7 @@ class SweepPlan:
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5
-    confirm_beats: int | None = 50_000
+    confirm_beats: int | None = 40_000
     """Training beats of each fold and of the final fit; all when None."""
     n_seeds: int = 1
     """Seeds that the folds of the chosen recipe are fitted with, to see how far figures move."""
@@ -75,10 +75,8 @@ PLANS: Final = {
     Profile.QUICK: SweepPlan(),
     Profile.FULL: SweepPlan(
         n_trials=40,
-        search_beats=40_000,
-        search_epochs=4,
-        confirm_epochs=8,
-        confirm_beats=None,
+        search_beats=30_000,
+        confirm_beats=80_000,
         n_seeds=5,
         views=FULL_VIEWS,
     ),
@@ -403,6 +401,18 @@ def choose_best(
     registry: Registry,
 ) -> Judged:
     """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
+    judged = judge(version, data, confirmed)
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
+
+
+def judge(version: DatasetVersion, data: Path, confirmed: Sequence[Confirmed]) -> list[Judged]:
+    """Judge the out-of-fold predictions of confirmed recipes."""
     from ecg_lib.datasets import BeatDataset
     from flows import candidate
 
@@ -420,13 +430,7 @@ def choose_best(
                 "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
             )),
         )  # fmt: skip
-    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
-    registry.log(
-        sweep.run_id,
-        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
-        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
-    )
-    return best
+    return judged
 
 
 @task(cache_policy=NO_CACHE)
@@ -463,7 +467,7 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     from flows import candidate, figures
 
     (_, recipe, folds, final), out_of_fold, metrics, by_record = best
-    metrics = {**metrics, "n_trials": sweep.plan.n_trials}
+    metrics = {**metrics, "n_trials": sweep.plan.n_trials, "plan": asdict(sweep.plan)}
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
         kind=RunKind.CANDIDATE,

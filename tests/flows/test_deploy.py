@@ -27,6 +27,8 @@ DEPLOYMENTS = {
     "monitor-drift",
     "rollback-champion",
     "analyze-recordings",
+    "install-reference",
+    "reproduce-reference",
     "pipeline",
 }
 
