@@ -61,8 +61,8 @@ def test_a_strip_that_the_service_would_refuse_abstains(
     calls = call_strips(classifier, signal, fs=FS, strip_s=10)
     in_strip = (calls.detections >= 3600) & (calls.detections < 7200)
     assert in_strip.any()
-    assert not calls.is_readable[in_strip].any()
-    assert calls.is_readable[~in_strip].all()
+    assert not calls.has_class[in_strip].any()
+    assert calls.has_class[~in_strip].all()
 
 
 def test_a_signal_shorter_than_a_strip_is_refused(
@@ -116,7 +116,7 @@ def _calls(detections: list[int], is_v: list[bool], probability_v: list[float]) 
         is_v_unguarded=np.array(is_v),
         rule=np.full(len(detections), ""),
         probability_v=np.array(probability_v),
-        is_readable=np.ones(len(detections), dtype=np.bool_),
+        has_class=np.ones(len(detections), dtype=np.bool_),
     )
 
 
