@@ -405,17 +405,17 @@ def evaluate(
     ] = False,
     reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
 ) -> None:
-    """Write the EC57 report of the released model: DS1 out of fold, or DS2 with --final."""
+    """Write the EC57 report of the model in use: DS1 out of fold, or DS2 with --final."""
     from flows import ds2_opening as opening
     from flows import evaluation
     from flows.evaluation_records import Extent
     from flows.git_commit import read_git_commit
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
     settings = read_settings()
-    release, bundle = load_released_bundle(settings)
+    model, bundle = load_bundle_to_use(settings)
     version = evaluation.find_dataset(bundle, settings)
-    _say(f"model {release.model_version}, bundle {bundle.hash[:12]}, {version.data_source} data")
+    _say(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
     if final:
         commit = read_git_commit()
         opening.check_opening(bundle, version, reason=reason, commit=commit, settings=settings)

@@ -14,6 +14,7 @@ from ecg_lib.bundle import Bundle, DataSource
 from ecg_lib.settings import Settings
 from flows.dataset_versions import DatasetVersion, Role
 from flows.evaluation import (
+    OPENING,
     Evaluation,
     OnRecord,
     WrittenReport,
@@ -25,7 +26,7 @@ from flows.evaluation import (
 )
 from flows.evaluation_calls import EvaluationError
 from flows.evaluation_records import OWN, REFERENCE, SECOND_LEAD, Extent, Part, noise_condition
-from flows.evaluation_summary import Document
+from flows.evaluation_slices import Document
 from flows.git_commit import NO_REPOSITORY
 
 OPENINGS: Final = Path("docs") / "ds2-openings.md"
@@ -91,7 +92,7 @@ def open_ds2(
         settings=settings,
         header={
             "title": "EC57 evaluation: DS2",
-            "kind": "opening",
+            "kind": OPENING,
             "reason": reason,
             "data": describe_data("DS2", records, version),
         },

@@ -37,13 +37,17 @@ from flows.evaluation_records import (
     score_record,
     strips_condition,
 )
-from flows.evaluation_summary import SCHEMA, Document, summarize
+from flows.evaluation_slices import Document
+from flows.evaluation_summary import SCHEMA, summarize
 from flows.git_commit import read_git_commit
 
 if TYPE_CHECKING:
     from ecg_lib.peak_scoring import PeakScores
 
 N_PROCESSES: Final = 2
+
+OUT_OF_FOLD: Final = "out_of_fold"
+OPENING: Final = "opening"
 
 OnRecord = Callable[[int, int], None]
 """Told how many records are done, of how many."""
@@ -109,7 +113,7 @@ def evaluate_development(
         settings=settings,
         header={
             "title": f"EC57 evaluation: {data}, out of fold",
-            "kind": "out_of_fold",
+            "kind": OUT_OF_FOLD,
             "reason": None,
             "data": describe_data(data, records, version),
         },
@@ -142,13 +146,17 @@ def evaluate(
         on_record: Told after each record.
 
     Raises:
-        EvaluationError: If there is no record.
+        EvaluationError: If there is no record, or one is of DS2 and this is no opening.
         ConfigurationError: If the directory of noise records is set and has none.
     """
     from joblib import Parallel, delayed
 
     if not records:
         msg = "there must be records to evaluate, there is none"
+        raise EvaluationError(msg)
+    of_ds2 = [r.name for r in (*(r for r, _ in records), *others) if r.role is Role.TEST]
+    if of_ds2 and header["kind"] != OPENING:
+        msg = f"records of DS2 are scored by an opening alone, got {', '.join(of_ds2)}"
         raise EvaluationError(msg)
     started_s = time.monotonic()
     nstdb_dir = _find_noise(settings) if extent is Extent.FULL else None

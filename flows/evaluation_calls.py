@@ -34,7 +34,8 @@ class Calls(NamedTuple):
     """Without RuleGuard."""
     rule: NDArray[np.str_]
     probability_v: NDArray[np.float64]
-    is_readable: NDArray[np.bool_]
+    has_class: NDArray[np.bool_]
+    """False for what was reported as unreadable or paced, and so is neither N nor V."""
     stop_s: float = float("inf")
     """End of what was classified."""
 
@@ -44,10 +45,10 @@ def calls_of(classified: ClassifiedBeats) -> Calls:
     return Calls(
         detections=classified.r_peaks,
         is_v=classified.is_v,
-        is_v_unguarded=(classified.probability_v >= classified.threshold) & classified.is_readable,
+        is_v_unguarded=(classified.probability_v >= classified.threshold) & classified.has_class,
         rule=classified.rule,
         probability_v=classified.probability_v,
-        is_readable=classified.is_readable,
+        has_class=classified.has_class,
     )
 
 
@@ -68,7 +69,7 @@ def call_strips(
         try:
             require_readable(classified.prepared)
         except UnreadableSignalError:
-            calls = calls._replace(is_readable=np.zeros_like(calls.is_readable))
+            calls = calls._replace(has_class=np.zeros_like(calls.has_class))
         parts.append(calls._replace(detections=calls.detections + start))
     if not parts:
         msg = f"the signal must hold a strip of {strip_s} s, got {len(signal_mv) / fs:.1f} s"
@@ -81,7 +82,7 @@ def call_strips(
         is_v_unguarded=np.concatenate([part.is_v_unguarded for part in parts])[order],
         rule=np.concatenate([part.rule for part in parts])[order],
         probability_v=np.concatenate([part.probability_v for part in parts])[order],
-        is_readable=np.concatenate([part.is_readable for part in parts])[order],
+        has_class=np.concatenate([part.has_class for part in parts])[order],
         stop_s=float(n_strips * strip_s),
     )
 

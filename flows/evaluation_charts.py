@@ -21,7 +21,7 @@ def draw_interval(figure: Mapping[str, Any], *, lowest: float) -> str:
     """Draw a figure and its interval as a bar on a scale from `lowest` to 1."""
     if figure["gross"] is None:
         return ""
-    width, height = 84.0, 14.0
+    width, height = 72.0, 14.0
 
     def x(value: float | None) -> float:
         inside = lowest if value is None else min(max(value, lowest), 1.0)
@@ -70,11 +70,12 @@ def draw_noise(
     parts += [_text(x, 228, f"{snr_db} dB", "middle") for snr_db, x in xs.items()]
     if clean is not None:
         parts.append(_line(46, y(clean), 410, y(clean), "clean"))
-        parts.append(_text(410, y(clean) - 5, f"clean {clean:.3f}", "end", "soft"))
     band = [(xs[s], y(f["high"])) for s, f, _ in shown if f["high"] is not None]
     band += [(xs[s], y(f["low"])) for s, f, _ in reversed(shown) if f["low"] is not None]
     if len(band) > 2:
         parts.append(f'<polygon class="band" points="{_points(band)}"/>')
+    if clean is not None:
+        parts.append(_text(410, y(clean) - 5, f"clean {clean:.3f}", "end", "soft"))
     plain = [(xs[s], y(p)) for s, _, p in shown if p is not None]
     parts.append(f'<polyline class="plain" points="{_points(plain)}"/>')
     curve = [(xs[s], y(f["gross"])) for s, f, _ in shown]

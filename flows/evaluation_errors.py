@@ -62,7 +62,7 @@ def find_errors(
     beats = sorted([*words, *((float(at), "V", NO_CALL) for at in missed_s)])
     signal = record.signal_mv(lead)
     is_false = calls.is_v & np.isin(truth, ["N", "S", "O"])
-    is_wrong = calls.is_readable & ~calls.is_v & (truth == "V")
+    is_wrong = calls.has_class & ~calls.is_v & (truth == "V")
     chosen: list[tuple[float, str, str, float | None, str]] = [
         (float(at), "V", NO_CALL, None, "") for at in missed_s[:_KEPT]
     ]
@@ -105,6 +105,6 @@ def _missed_v(annotations: Annotations, calls: Calls, *, fs: float) -> NDArray[n
 
 
 def _word(calls: Calls, index: int) -> str:
-    if not calls.is_readable[index]:
+    if not calls.has_class[index]:
         return "~"
     return "V" if calls.is_v[index] else "N"

@@ -14,7 +14,7 @@ from ecg_lib.evaluation import BeatCounts
 from flows.evaluation_charts import draw_interval, draw_noise, draw_reliability, draw_strip
 from flows.evaluation_errors import BeatError
 from flows.evaluation_records import NOISES, OWN, SNRS_DB, Part, noise_condition
-from flows.evaluation_summary import Document
+from flows.evaluation_slices import Document
 
 _TEMPLATE: Final = "evaluation_page.html.jinja"
 _NOTHING: Final = "\N{EN DASH}"

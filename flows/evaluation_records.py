@@ -156,7 +156,7 @@ def score_record(
                     parts = (Part.NOISY_MINUTES, Part.AFTER_5_MIN)
                     score.add(noise_condition(noise, snr_db), calls, parts)
     truth = truth_of(annotations, own.detections, fs=fs)
-    is_scored = own.is_readable & np.isin(truth, ["N", "S", "V", "O"])
+    is_scored = own.has_class & np.isin(truth, ["N", "S", "V", "O"])
     return RecordScores(
         name=record.name,
         subject=record.subject,
@@ -173,7 +173,7 @@ def score_record(
                 annotations,
                 detections=own.detections,
                 is_v=own.is_v,
-                is_readable=own.is_readable,
+                is_readable=own.has_class,
                 fs=fs,
                 start_s=0.0 if part is Part.WHOLE else LEARNING_PERIOD_S,
             )
@@ -183,7 +183,7 @@ def score_record(
             annotations,
             detections=own.detections,
             is_v=own.is_v,
-            is_readable=own.is_readable,
+            is_readable=own.has_class,
             fs=fs,
         ),
         peaks=score_peaks(annotations, detections=own.detections, fs=fs),
@@ -232,7 +232,7 @@ class _Scorer:
                     self._annotations,
                     detections=calls.detections,
                     is_v=calls.is_v,
-                    is_readable=calls.is_readable,
+                    is_readable=calls.has_class,
                     fs=self._fs,
                     start_s=start_s,
                     stop_s=min(stop_s, calls.stop_s),
@@ -259,7 +259,7 @@ class _Scorer:
         in_part = np.zeros(len(time_s), dtype=np.bool_)
         for start_s, stop_s in self._spans(calls, part):
             in_part |= (time_s >= start_s) & (time_s < stop_s)
-        counts = calls.is_readable & in_part & np.isin(truth, ["N", "S", "V", "O"])
+        counts = calls.has_class & in_part & np.isin(truth, ["N", "S", "V", "O"])
         judged = {}
         for rule in sorted(set(calls.rule.tolist()) - {""}):
             fired = counts & (calls.rule == rule)

@@ -6,8 +6,7 @@ are not defined (a share of nothing) are null.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -17,65 +16,25 @@ from ecg_lib.annotations import DS1, DS2, PACED, subject_of
 from ecg_lib.bundle import Bundle
 from ecg_lib.calibration import expected_calibration_error, reliability_bins
 from ecg_lib.detection import MATCH_TOLERANCE_S
-from ecg_lib.evaluation import CALLS, LEARNING_PERIOD_S, TRUTHS, BeatCounts, add_up, by_subject
+from ecg_lib.evaluation import CALLS, LEARNING_PERIOD_S, TRUTHS
 from ecg_lib.noise import SEGMENT_S
 from ecg_lib.peak_scoring import NARROW_TOLERANCE_S, PeakScores, add_up_peaks
-from ecg_lib.resampling import bootstrap_intervals, leave_one_out, paired_bootstrap
 from ecg_lib.run_scoring import RunFigure, add_up_runs
 from flows.evaluation_calls import NOISE_SIGNAL
 from flows.evaluation_errors import BeatError
-from flows.evaluation_records import (
-    NOISES,
-    OWN,
-    REFERENCE,
-    SECOND_LEAD,
-    SNRS_DB,
-    STRIPS_S,
-    Part,
-    RecordScores,
-    noise_condition,
-    strips_condition,
+from flows.evaluation_records import Part, RecordScores
+from flows.evaluation_slices import (
+    CONFIDENCE,
+    N_RESAMPLES,
+    Document,
+    number,
+    summarize_conditions,
+    summarize_rules,
 )
 
 SCHEMA: Final = "ecg-evaluation/1"
 
-N_RESAMPLES: Final = 2000
-CONFIDENCE: Final = 0.95
 N_BINS: Final = 15
-
-FIGURES: Final[dict[str, Callable[[BeatCounts], float]]] = {
-    "v_f1": lambda counts: counts.v_f1,
-    "v_f1_strict": lambda counts: counts.v_f1_strict,
-    "v_sensitivity": lambda counts: counts.v_sensitivity,
-    "v_predictivity": lambda counts: counts.v_predictivity,
-    "v_false_positive_rate": lambda counts: counts.v_false_positive_rate,
-    "accuracy": lambda counts: counts.accuracy,
-    "accuracy_with_detection": lambda counts: counts.accuracy_with_detection,
-    "qrs_sensitivity": lambda counts: counts.qrs_sensitivity,
-    "qrs_predictivity": lambda counts: counts.qrs_predictivity,
-}
-"""The figures of every slice, by name."""
-
-Document = dict[str, Any]
-
-
-def conditions_in_order() -> list[tuple[str, str]]:
-    """Name every condition, with its label, in the order of the report."""
-    return [
-        (OWN, "own R-peaks"),
-        (REFERENCE, "reference R-peaks"),
-        *((strips_condition(s), f"strips of {_duration(s)}") for s in STRIPS_S),
-        (SECOND_LEAD, "second lead"),
-        *(
-            (noise_condition(noise, snr_db), f"noise {noise}, {snr_db} dB")
-            for noise in NOISES
-            for snr_db in SNRS_DB
-        ),
-    ]
-
-
-def _duration(seconds: int) -> str:
-    return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
 def summarize(
@@ -102,12 +61,12 @@ def summarize(
         "bundle": _describe_bundle(bundle),
         "method": _describe_method(),
         "records": {name: _describe_record(score) for name, score in by_name.items()},
-        "conditions": _summarize_conditions(by_name),
+        "conditions": summarize_conditions(by_name),
         "beat_table": _summarize_table(scores),
         "runs": _summarize_runs(scores),
         "r_peaks": _summarize_peaks(by_name, peaks),
         "reliability": _summarize_reliability(scores),
-        "rule_guard": _summarize_rules(by_name),
+        "rule_guard": summarize_rules(by_name),
         "seeds": _summarize_seeds(bundle.metrics),
         "errors": [
             _describe_error(error)
@@ -163,77 +122,6 @@ def _describe_record(score: RecordScores) -> Document:
         "annotated": score.annotated,
         "fold": score.fold,
     }
-
-
-def _summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
-    shared = sorted({"201", "202"} & set(scores))
-    conditions: Document = {}
-    for name, label in conditions_in_order():
-        having = [score for score in scores.values() if name in score.counts]
-        if not having:
-            continue
-        parts = {
-            part: {score.name: score.counts[name][part] for score in having}
-            for part in having[0].counts[name]
-        }
-        conditions[name] = {
-            "label": label,
-            "parts": {part.value: summarize_slice(counts) for part, counts in parts.items()},
-            "without_shared_subject": {
-                "records": shared,
-                "parts": {
-                    part.value: summarize_slice(
-                        {record: c for record, c in counts.items() if record not in shared},
-                        with_records=False,
-                    )
-                    for part, counts in parts.items()
-                },
-            }
-            if shared and name in {OWN, REFERENCE, strips_condition(STRIPS_S[0])}
-            else None,
-        }
-    return conditions
-
-
-def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = True) -> Document:
-    """Compute the figures of some records in one condition and part.
-
-    Args:
-        counts: By record.
-        with_records: Give the counts of each record too.
-    """
-    subjects = by_subject(counts)
-    intervals = bootstrap_intervals(
-        list(subjects.values()), FIGURES, n_resamples=N_RESAMPLES, confidence=CONFIDENCE
-    )
-    figures: Document = {}
-    for name, statistic in FIGURES.items():
-        # One false V would make 0 of the F1 of a record without any V beat.
-        needs_v = name.startswith("v_f1")
-        of_records = np.array(
-            [statistic(record) for record in counts.values() if record.v_beats or not needs_v]
-        )
-        known = of_records[np.isfinite(of_records)]
-        figures[name] = {
-            "gross": number(intervals[name].estimate),
-            "low": number(intervals[name].low),
-            "high": number(intervals[name].high),
-            "average": number(float(known.mean())) if len(known) else None,
-            "leave_one_out": None,
-        }
-        if len(subjects) > 1:
-            left_out = leave_one_out(subjects, statistic)
-            figures[name]["leave_one_out"] = {
-                "low": number(left_out.low),
-                "high": number(left_out.high),
-                "low_without": left_out.low_without,
-                "high_without": left_out.high_without,
-            }
-    gross = asdict(add_up(list(counts.values())))
-    summary: Document = {"figures": figures, "counts": gross}
-    if with_records:
-        summary["by_record"] = {name: asdict(record) for name, record in counts.items()}
-    return summary
 
 
 def _summarize_table(scores: Sequence[RecordScores]) -> Document:
@@ -334,48 +222,6 @@ def _summarize_reliability(scores: Sequence[RecordScores]) -> Document:
     }
 
 
-def _summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
-    conditions: Document = {}
-    for name, label in conditions_in_order():
-        having = [score for score in scores.values() if name in score.counts]
-        if not having:
-            continue
-        part = next(iter(having[0].counts[name]))
-        guarded = by_subject({score.name: score.counts[name][part] for score in having})
-        plain = by_subject({score.name: score.unguarded[name][part] for score in having})
-        difference = paired_bootstrap(
-            list(guarded.values()),
-            [plain[subject] for subject in guarded],
-            FIGURES["v_f1"],
-            n_resamples=N_RESAMPLES,
-            confidence=CONFIDENCE,
-        )
-        rules: dict[str, dict[str, int]] = {}
-        for score in having:
-            for rule, (fired, right) in score.rules[name].items():
-                entry = rules.setdefault(rule, {"fired": 0, "right": 0})
-                entry["fired"] += fired
-                entry["right"] += right
-        conditions[name] = {
-            "label": label,
-            "part": part.value,
-            "with": _three(add_up(list(guarded.values()))),
-            "without": _three(add_up(list(plain.values()))),
-            "difference": {
-                "v_f1": number(difference.estimate),
-                "low": number(difference.low),
-                "high": number(difference.high),
-            },
-            "rules": dict(sorted(rules.items())),
-        }
-    return conditions
-
-
-def _three(counts: BeatCounts) -> Document:
-    names = ("v_f1", "v_sensitivity", "v_predictivity")
-    return {name: number(FIGURES[name](counts)) for name in names}
-
-
 def _summarize_seeds(metrics: Mapping[str, Any]) -> Document | None:
     """Mean and spread over the seeds that the bundle's recipe was trained with, if several."""
     seeds = metrics.get("seeds")
@@ -405,8 +251,3 @@ def _describe_error(error: BeatError) -> Document:
         "probability_v": None if error.probability_v is None else number(error.probability_v),
         "rule": error.rule,
     }
-
-
-def number(value: float) -> float | None:
-    """Round for JSON; null for what is not a number."""
-    return round(value, 6) if math.isfinite(value) else None
