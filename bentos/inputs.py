@@ -81,7 +81,9 @@ def read_input(
         )
     else:
         samples = _read_npy(body) if media_type == NPY else _read_float32(body)
-        read = PredictionInput(signal_mv=samples.astype(np.float64), parameters=_parse_query(query))
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+            signal_mv = samples.astype(np.float64)
+        read = PredictionInput(signal_mv=signal_mv, parameters=_parse_query(query))
         _check_samples(read)
     _check_range(read.signal_mv)
     return read
