@@ -18,7 +18,7 @@ from typing import Any, Final
 from fuzz_inputs import Case, draw_case
 
 ANSWER_S: Final = 60.0
-RAW_S: Final = 2.0
+RAW_S: Final = 0.5
 _HEALTH: Final = b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
 _LENGTH: Final = re.compile(rb"(?i)\r\ncontent-length: *(\d+)")
 _MAX_SHOWN: Final = 20
