@@ -62,26 +62,39 @@ def fuzz_decoders(*, cases: int, seed: int) -> dict[str, Any]:
     each = cases // len(_PROPERTIES)
     report: dict[str, Any] = {"cases": 0, "n_failures": 0, "seed": seed, "failures": []}
     for name, check, strategy in _PROPERTIES:
-        count = [0]
-
-        def run(drawn: Any, check: Any = check, count: list[int] = count) -> None:  # noqa: ANN401
-            count[0] += 1
-            check(drawn)
-
-        bounded = settings(
-            max_examples=each,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        try:
-            seeded(seed)(bounded(given(strategy)(run)))()
-        except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
+        drawn, error = _run(check, strategy, examples=each, seed=seed)
+        report["cases"] += drawn
+        if error is not None:
             notes = getattr(error, "__notes__", [])
             report["failures"].append({"of": name, "error": repr(error), "notes": notes[:3]})
             report["n_failures"] += 1
-        report["cases"] += count[0]
     return report
+
+
+def _run(
+    check: Callable[[Any], None], strategy: st.SearchStrategy[Any], *, examples: int, seed: int
+) -> tuple[int, Exception | None]:
+    """Check what is drawn; how much that was, and what was found, made small."""
+    count = 0
+
+    @seeded(seed)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(strategy)
+    def check_one(drawn: Any) -> None:  # noqa: ANN401  whatever the strategy draws
+        nonlocal count
+        count += 1
+        check(drawn)
+
+    try:
+        check_one()
+    except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
+        return count, error
+    return count, None
 
 
 def _check_json(fields: Any) -> None:  # noqa: ANN401  any JSON
