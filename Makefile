@@ -4,6 +4,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 ARGS ?=
 
 # uv does not read pip's settings: where pip is told to look, and whom to trust, is passed on.
@@ -37,6 +38,18 @@ test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" without a release
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: bench
+bench: $(INSTALLED) ## measure the service beside others; ARGS="--bundle DIR --rounds 5"
+	$(BIN)/python benchmarks/bench_service.py $(ARGS)
+
+.PHONY: soak
+soak: $(INSTALLED) ## ten minutes at 80 % of the greatest throughput; ARGS="--minutes 60"
+	$(BIN)/python benchmarks/soak_service.py $(ARGS)
+
+.PHONY: fuzz
+fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases for every endpoint, decoder and reader of files
+	$(BIN)/python benchmarks/fuzz_service.py $(ARGS)
+
 .PHONY: lint
 lint: $(INSTALLED) ## check style, types and directions of import
 	$(BIN)/ruff check
@@ -52,10 +65,12 @@ format: $(INSTALLED) ## format, and mend what can be mended
 # Compiling starts from the locks that are there: versions move only where pyproject.toml asks, or
 # with ARGS=--upgrade. It needs the environment, not that it is up to date.
 .PHONY: lock
-lock: | $(BIN)/uv ## write both locks from pyproject.toml; ARGS=--upgrade for newest versions
+lock: | $(BIN)/uv ## write the locks from pyproject.toml; ARGS=--upgrade for newest versions
 	$(BIN)/uv pip compile pyproject.toml --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group serving --constraint requirements.lock \
 		--output-file requirements-serving.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile --group fuzz --constraint requirements.lock \
+		--output-file requirements-fuzz.lock $(LOCK_FLAGS) $(ARGS)
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
@@ -69,6 +84,11 @@ clean: ## remove the environment and caches; var/ stays
 $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# What only `make fuzz` needs is installed when it is asked for.
+$(FUZZ_INSTALLED): requirements-fuzz.lock $(INSTALLED)
+	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-fuzz.lock
 	@touch $@
 
 # uv is installed by pip in the version and with the hashes of the lock.

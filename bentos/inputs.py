@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
+from tokenize import TokenError
 from typing import Final, TypeVar
 
 import numpy as np
@@ -45,6 +46,16 @@ _NPY_VERSIONS: Final = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
 }
+_NPY_ERRORS: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+)
+"""What NumPy raises of a header, which it evaluates as literals of Python 3, then of Python 2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -81,7 +92,9 @@ def read_input(
         )
     else:
         samples = _read_npy(body) if media_type == NPY else _read_float32(body)
-        read = PredictionInput(signal_mv=samples.astype(np.float64), parameters=_parse_query(query))
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+            signal_mv = samples.astype(np.float64)
+        read = PredictionInput(signal_mv=signal_mv, parameters=_parse_query(query))
         _check_samples(read)
     _check_range(read.signal_mv)
     return read
@@ -134,7 +147,7 @@ def _read_npy(body: bytes) -> NDArray[np.floating]:
     try:
         read_header = _NPY_VERSIONS[npy.read_magic(file)]
         shape, _, dtype = read_header(file)
-    except (ValueError, KeyError):
+    except _NPY_ERRORS:
         raise _refuse("signal_data", "the body must be a file of NPY format 1.0 or 2.0") from None
     if dtype.kind != "f" or dtype.itemsize not in {4, 8}:
         raise _refuse(

@@ -67,6 +67,8 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[errors], force=True)
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    # It warns of each form that is none; that is the client's affair, and in the access log.
+    logging.getLogger("python_multipart").setLevel(logging.ERROR)
     access = logging.getLogger(ACCESS_LOGGER)
     access.handlers = [accesses]
     access.propagate = False

@@ -202,10 +202,11 @@ class Spool:
             try:
                 self.drain()
                 self.problem, wait_s = None, 0.0
-            except PredictionLogError as error:
+            except (PredictionLogError, OSError) as error:
+                problem = _explain(error)
                 if self.problem is None:
-                    _logger.error("%s; %d rows wait", error, len(self))  # noqa: TRY400  once
-                self.problem = str(error)
+                    _logger.error("%s; %d rows wait", problem, len(self))  # noqa: TRY400  once
+                self.problem = problem
                 # The database may be another one when it is back.
                 self._has_tables = False
                 wait_s = min(_LONGEST_WAIT_S, 2 * wait_s or 0.25)
@@ -300,6 +301,13 @@ class Spool:
                 path.unlink(missing_ok=True)
             if n_rows:
                 _logger.info("%d rows of a process that ended are written", n_rows)
+
+
+def _explain(error: PredictionLogError | OSError) -> str:
+    # What the system says of a file names its path, and /health shows this to everybody.
+    if isinstance(error, PredictionLogError):
+        return str(error)
+    return f"the spool cannot be read: {error.strerror}"
 
 
 def _create_file(directory: Path) -> tuple[Path, int]:

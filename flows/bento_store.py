@@ -19,6 +19,10 @@ from ecg_lib.errors import EcgError
 
 BUNDLE_MODEL: Final = "ecg_bundle"
 BENTO: Final = "ecg"
+PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
+"""What a bento is made of. The last begins at the root: without the slash BentoML would also pack
+each file of that name below it, those of earlier bentos in ``var`` among them, without an end."""
+
 _BUNDLE: Final = "bundle"
 _GOLDEN_TIMEOUT_S: Final = 120.0
 
@@ -116,7 +120,7 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
             name=BENTO,
             version=tag.partition(":")[2],
             build_ctx=str(root),
-            include=["bentos/**", "ecg_lib/**", "requirements-serving.lock"],
+            include=list(PACKED),
             exclude=["**/__pycache__/**"],
             models=[model_tag],
             python={

@@ -9,6 +9,8 @@ process group nor the parent's pid leads to them once the worker is gone.
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import signal
 import subprocess
 import time
@@ -37,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.2
 _TAIL_LINES: Final = 15
+_MAX_LOG_BYTES: Final = 64 * 2**20
+"""A log that is larger is set aside; the one that was set aside before goes."""
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Report = Callable[[str], None]
@@ -168,7 +172,8 @@ class Supervisor:
         """
         self._logs_dir.mkdir(parents=True, exist_ok=True)
         log = self._logs_dir / f"{name}.log"
-        with log.open("wb") as output:
+        log.unlink(missing_ok=True)
+        with log.open("ab") as output:  # appended to, so that it may be cut while it is written
             process = subprocess.Popen(
                 list(command),
                 stdin=subprocess.DEVNULL,
@@ -237,7 +242,7 @@ class Supervisor:
             time.sleep(_POLL_S)
 
     def check(self) -> None:
-        """Check that every process runs.
+        """Check that every process runs, and set aside logs that have become large.
 
         Raises
         ------
@@ -251,6 +256,7 @@ class Supervisor:
         for child in self._children:
             if child is not besides and child.process.poll() is not None:
                 raise ProcessEndedError(_describe_end(child))
+            _bound(child.log)
 
     def _stop(self) -> None:
         for child in reversed(self._children):
@@ -287,6 +293,17 @@ class Supervisor:
             supervisor=self._me,
             children=tuple(child.record for child in self._children),
         ).write(self._state_path)
+
+
+def _bound(log: Path) -> None:
+    """Set a large log aside; what is written between the copy and the cut is lost."""
+    if not log.exists() or log.stat().st_size <= _MAX_LOG_BYTES:
+        return
+    try:
+        shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+    except OSError as error:  # a full disk needs the cut all the more
+        logger.warning("%s cannot be set aside: %s", log.name, error.strerror)
+    os.truncate(log, 0)
 
 
 def end_running(state_path: Path, *, report: Report = logger.info, grace_s: float = 15.0) -> bool:

@@ -6,6 +6,7 @@ import ast
 import re
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from importlib.metadata import packages_distributions
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from flows.bento_store import PACKED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ecg_lib", "flows", "bentos")
@@ -87,7 +90,16 @@ def test_both_locks_have_the_same_versions() -> None:
     assert {name: everything.get(name) for name in serving} == serving
 
 
-@pytest.mark.parametrize("lock", ["requirements.lock", "requirements-serving.lock"])
+def test_fuzzing_changes_no_version_of_what_it_fuzzes() -> None:
+    everything, fuzzing = map(_read_versions, ("requirements.lock", "requirements-fuzz.lock"))
+    assert {"atheris", "schemathesis"} <= set(fuzzing)
+    shared = set(fuzzing) & set(everything)
+    assert {name: fuzzing[name] for name in shared} == {name: everything[name] for name in shared}
+
+
+@pytest.mark.parametrize(
+    "lock", ["requirements.lock", "requirements-serving.lock", "requirements-fuzz.lock"]
+)
 def test_locks_have_hashes_and_no_addresses_or_paths(lock: str) -> None:
     text = (ROOT / lock).read_text()
     assert "://" not in text
@@ -140,7 +152,20 @@ def test_no_file_of_flows_bears_the_name_of_a_library() -> None:
     assert names & (set(packages_distributions()) | set(sys.stdlib_module_names)) == set()
 
 
+def test_a_bento_packs_the_locks_of_nothing_below_the_root() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of BentoML's own imports
+        from bentoml._internal.bento.build_config import BentoPathSpec  # noqa: PLC0415  see above
+
+        specification = BentoPathSpec(list(PACKED), [], str(ROOT / "bentos"))
+    assert specification.includes("requirements-serving.lock")
+    assert specification.includes("bentos/app.py")
+    for stray in ("var/bentoml/bentos/ecg/x/src/requirements-serving.lock", "var/x/bentos/app.py"):
+        assert not specification.includes(stray)
+
+
 def test_make_alone_says_what_can_be_made() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
-    for target in ("setup", "run", "down", "test", "lint", "lock", "format", "clean"):
+    targets = "setup run down test bench fuzz soak lint lock format clean"
+    for target in targets.split():
         assert f"make {target}\t" in shown

@@ -5,8 +5,9 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
+import sqlalchemy
 
 from bentos.live_model import LoadedModel
 from bentos.runtime import Runtime
@@ -49,7 +51,7 @@ def feedback_of(feedback_id: str) -> FeedbackRow:
     )
 
 
-def wait_until(is_true: Callable[[], object], *, timeout_s: float = 10.0) -> None:
+def wait_until(is_true: Callable[[], object], *, timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not is_true():
         assert time.monotonic() < deadline, "it did not happen in time"
@@ -179,6 +181,70 @@ def test_a_full_disk_keeps_rows_in_memory_and_counts_what_is_lost(
     spool.drain()
     stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
     assert stored == {"p0", "p1", "p9"}
+
+
+def test_a_slow_database_delays_no_answer(
+    spool: Spool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, began = PredictionLog.add_predictions, threading.Event()
+
+    def add_slowly(log: PredictionLog, rows: Sequence[PredictionRow]) -> None:
+        began.set()
+        time.sleep(1.0)
+        real(log, rows)
+
+    monkeypatch.setattr(PredictionLog, "add_predictions", add_slowly)
+    spool.start()
+    spool.append("p0", line_of("p0"))
+    assert began.wait(10)
+    start = time.perf_counter()
+    for number in range(1, 50):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+        assert spool.find_prediction(f"p{number}") is not None
+    assert time.perf_counter() - start < 0.5
+    wait_until(lambda: len(spool) == 0, timeout_s=20)
+    stored = [row.prediction_id for row in PredictionLog(url).read_predictions()]
+    assert sorted(stored) == sorted(f"p{number}" for number in range(50))
+
+
+def test_a_full_database_gets_its_rows_when_there_is_room_again(tmp_path: Path, url: str) -> None:
+    log, pages = PredictionLog(url), [40]
+    sqlalchemy.event.listen(
+        log._engine,
+        "connect",
+        lambda connection, _: connection.execute(f"PRAGMA max_page_count = {pages[0]}"),
+    )
+    spool = Spool(tmp_path / "spool", lambda: log)
+    spool.start()
+    ids = [f"p{number}" for number in range(600)]
+    for row_id in ids:
+        spool.append(row_id, line_of(row_id))
+    wait_until(lambda: spool.problem, timeout_s=20)
+    assert "full" in (spool.problem or "")
+    # What fitted is stored, what did not waits; nothing is both lost and forgotten.
+    assert 0 < len(spool) <= len(ids)
+    pages[0] = 100_000
+    wait_until(lambda: len(spool) == 0, timeout_s=30)
+    spool.close()
+    assert spool.lost == 0
+    stored = [row.prediction_id for row in log.read_predictions()]
+    assert sorted(stored) == sorted(ids)
+
+
+def test_what_cannot_be_read_in_the_directory_stops_nothing_for_good(
+    spool: Spool, url: str, tmp_path: Path
+) -> None:
+    strange = tmp_path / "spool" / "1-strange.jsonl"
+    strange.mkdir()
+    spool.start()
+    spool.append("p1", line_of("p1"))
+    wait_until(lambda: spool.problem)
+    assert str(tmp_path) not in (spool.problem or "")
+    strange.rmdir()
+    spool.append("p2", line_of("p2"))
+    wait_until(lambda: spool.problem is None and len(spool) == 0)
+    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    assert stored == {"p1", "p2"}
 
 
 KILLED = """

@@ -32,6 +32,12 @@ from flows.supervisor import (
     Supervisor,
 )
 
+_TALKER = """
+import time
+while True:
+    print("0123456789" * 100, flush=True)
+    time.sleep(0.001)
+"""
 _SLEEPER = "import time; time.sleep(300)"
 _DEAF = """
 import signal, time
@@ -185,6 +191,26 @@ def test_a_server_that_ends_without_an_error_is_reported_too(
         supervisor.launch("brief", _python("pass"))
         with pytest.raises(ProcessEndedError, match="exit code 0"):
             supervisor.wait_until("brief", lambda: False, timeout_s=10.0)
+
+
+def test_a_log_that_grows_large_is_set_aside_and_goes_on(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flows.supervisor._MAX_LOG_BYTES", 100_000)
+    with make_supervisor() as supervisor:
+        supervisor.launch("talker", _python(_TALKER))
+        deadline = time.monotonic() + 20
+        while not (aside := tmp_path / "logs" / "talker.log.1").exists():
+            assert time.monotonic() < deadline, "the log must be set aside"
+            supervisor.check()
+            time.sleep(0.02)
+        is_set_aside = aside.stat().st_size
+        log = tmp_path / "logs" / "talker.log"
+        while log.stat().st_size == 0:
+            assert time.monotonic() < deadline, "the process must go on writing"
+        with log.open("rb") as file:
+            assert file.read(1) != b"\0"  # it goes on at the start, not behind a hole
+    assert is_set_aside > 100_000
 
 
 def test_a_child_that_does_not_become_ready_is_reported(

@@ -1,0 +1,328 @@
+"""Measure the service against a plain Keras endpoint and against an earlier commit of its own.
+
+In every round each of them is started, measured and ended in turn, so that what else the machine
+does meets all of them; figures are medians over rounds, ratios are medians of the rounds' ratios.
+The earlier commit runs with the libraries of this environment, its own code and a bundle that its
+own code made. Times are those of a client in another process on the same machine. What a request
+costs in processor time is given too: it says what a busy machine hides.
+
+Prints a table in Markdown, and writes every round to ``benchmarks/results/service.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import subprocess
+import sys
+import tarfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Final
+
+from clients import (
+    BenchmarkError,
+    Server,
+    ask_one_by_one,
+    ask_together,
+    make_post,
+    make_strips,
+    percentile,
+    serve_home,
+)
+from make_home import KERAS_NETWORK
+
+ROOT: Final = Path(__file__).parents[1]
+RESULTS: Final = ROOT / "benchmarks" / "results"
+WORK: Final = ROOT / "var" / "bench"
+EARLIER: Final = "805345f"
+CLIENTS: Final = 8
+N_STRIPS: Final = 16
+WARM_UP: Final = 20
+MEMORY_AFTER: Final = 100
+
+OURS: Final = "this commit"
+KERAS: Final = "FastAPI + Keras"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """Something that is measured."""
+
+    name: str
+    start: Callable[[int | None], Server]
+    """Start it, with so many workers."""
+    takes_float32: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """A line of the table."""
+
+    key: str
+    text: str
+    unit: str
+    goal: str
+    is_met: Callable[[float], bool] | None = None
+    more_is_better: bool = False
+
+
+ROWS: Final = (
+    Row(key="start_s", text="exec to first 201", unit="s", goal="< 3", is_met=lambda x: x < 3),
+    Row(
+        key="pss_mib",
+        text="memory (PSS), 1 worker, after 100 requests",
+        unit="MiB",
+        goal="< 300",
+        is_met=lambda x: x < 300,
+    ),
+    Row(key="json_p50_ms", text="JSON, 1 client, p50", unit="ms", goal="<= 5",
+        is_met=lambda x: x <= 5),
+    Row(key="json_p99_ms", text="JSON, 1 client, p99", unit="ms", goal="<= 15",
+        is_met=lambda x: x <= 15),
+    Row(key="float32_p50_ms", text="float32, 1 client, p50", unit="ms", goal="<= 5",
+        is_met=lambda x: x <= 5),
+    Row(key="float32_p99_ms", text="float32, 1 client, p99", unit="ms", goal="<= 15",
+        is_met=lambda x: x <= 15),
+    Row(key="json_cpu_ms", text="processor time of a JSON request", unit="ms", goal=""),
+    Row(key="float32_cpu_ms", text="processor time of a float32 request", unit="ms", goal=""),
+    Row(key="per_s", text=f"throughput, {CLIENTS} clients, JSON", unit="/s", goal=">= 400",
+        is_met=lambda x: x >= 400, more_is_better=True),
+    Row(key="health_p50_ms", text="/health meanwhile, p50", unit="ms", goal="< 20",
+        is_met=lambda x: x < 20),
+    Row(key="health_p99_ms", text="/health meanwhile, p99", unit="ms", goal=""),
+)  # fmt: skip
+
+
+def main() -> None:
+    """Measure, print and write."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--bundle", type=Path, help="directory of a bundle; else the released one, else a new one"
+    )
+    parser.add_argument("--against", default=EARLIER, help="an earlier commit; 'none' for none")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=400, help="of one client, a body a round")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of load, a round")
+    parser.add_argument("--out", type=Path, default=RESULTS / "service.json")
+    arguments = parser.parse_args()
+    candidates = _find_candidates(arguments.bundle or _find_released(), arguments.against)
+    strips = list(make_strips(N_STRIPS))
+    bodies = {
+        "json": [make_post(body) for body, _ in strips],
+        "float32": [
+            make_post(body, media_type="application/octet-stream", query="?sampling_rate=360")
+            for _, body in strips
+        ],
+    }
+    rounds = []
+    for number in range(arguments.rounds):
+        measured = {}
+        for candidate in candidates:
+            measured[candidate.name] = figures = _measure(
+                candidate, bodies, count=arguments.requests, seconds=arguments.seconds
+            )
+            shown = ", ".join(f"{key} {value:.4g}" for key, value in figures.items())
+            _say(f"round {number + 1}, {candidate.name}: {shown}")
+        rounds.append(measured)
+    names = [candidate.name for candidate in candidates]
+    table = _write_table(rounds, names)
+    _say(table)
+    report = {"about": describe_run(), "rounds": rounds, "table": table.splitlines()}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def describe_run() -> dict[str, Any]:
+    """Tell what was measured, when and on what."""
+    return {
+        "commit": _git("rev-parse", "HEAD").decode().strip(),
+        "has_changes": bool(_git("status", "--porcelain", "--", "bentos", "ecg_lib", "flows")),
+        "measured_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "cores": os.cpu_count(),
+        "load_average": [round(load, 2) for load in os.getloadavg()],
+        "niceness": os.nice(0),
+    }
+
+
+def _find_released() -> Path | None:
+    from ecg_lib.errors import BundleError
+    from ecg_lib.settings import read_settings
+    from flows.released import load_released_bundle
+
+    try:
+        directory: Path = load_released_bundle(read_settings())[1].directory
+    except BundleError:
+        return None
+    return directory
+
+
+def find_home(root: Path, bundle: Path | None, *, name: str) -> tuple[Path, Path]:
+    """Make or find the home of a checkout; give it and the source of its bento."""
+    home = WORK / name
+    command = [sys.executable, str(Path(__file__).with_name("make_home.py")), str(home)]
+    command += ["--root", str(root), *(["--bundle", str(bundle)] if bundle else [])]
+    _say(f"making {home.name}, if it is not there")
+    done = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": str(root)},
+        check=False,
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode != 0:
+        msg = f"{root.name} must be able to make a release, it is not:\n{done.stderr[-3000:]}"
+        raise BenchmarkError(msg)
+    # Benchmarks start with the same log of predictions: none.
+    for left in (*home.glob("monitoring.db*"), home / "recordings"):
+        if left.is_dir():
+            shutil.rmtree(left)
+        else:
+            left.unlink(missing_ok=True)
+    return home, Path(json.loads(done.stdout)["source"])
+
+
+def home_of_checkout(bundle: Path | None) -> tuple[Path, Path]:
+    """Make or find the home of this checkout, as its code and bundle are now."""
+    from ecg_lib.bundle import read_bundle
+    from ecg_lib.code_hash import hash_code
+
+    code = hash_code(ROOT)[:12]
+    of = "fitted" if bundle is None else read_bundle(bundle).hash[:12]
+    return find_home(ROOT, bundle, name=f"home-{code}-{of}")
+
+
+def _find_candidates(bundle: Path | None, against: str) -> list[Candidate]:
+    home, source = home_of_checkout(bundle)
+    candidates = [
+        Candidate(
+            name=OURS,
+            start=lambda workers: serve_home(home, source, workers=workers),
+            takes_float32=True,
+        ),
+        _find_baseline(home),
+    ]
+    if against != "none":
+        candidates.append(_find_earlier(against))
+    return candidates
+
+
+def _find_baseline(home: Path) -> Candidate:
+    network = home / KERAS_NETWORK
+    if not network.exists():
+        _write_network(network)
+    environment = {
+        "ECG_BENCH_NETWORK": str(network),
+        "PYTHONPATH": f"{ROOT}{os.pathsep}{Path(__file__).parent}",
+        "TF_CPP_MIN_LOG_LEVEL": "2",
+    }
+    command = [sys.executable, "-m", "uvicorn", "keras_service:app", "--port", "{port}"]
+    command += ["--log-level", "warning"]
+    return Candidate(
+        name=KERAS,
+        start=lambda _: Server(command, environment, log=home / "keras.log"),
+        takes_float32=False,
+    )
+
+
+def _write_network(path: Path) -> None:
+    """Write a network of the usual size; a bundle has its own as ONNX alone."""
+    import numpy as np
+
+    from ecg_lib.beats import FEATURE_NAMES
+    from ecg_lib.cnn import CnnConfig, build_cnn
+
+    n_features = len(FEATURE_NAMES)
+    build_cnn(
+        CnnConfig(), feature_mean=np.zeros(n_features), feature_deviation=np.ones(n_features)
+    ).save(path)
+
+
+def _find_earlier(commit: str) -> Candidate:
+    full = _git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
+    root = WORK / f"code-{full[:12]}"
+    if not root.exists():
+        with tarfile.open(fileobj=BytesIO(_git("archive", full))) as archive:
+            archive.extractall(root, filter="data")
+    home, source = find_home(root, None, name=f"home-{full[:12]}")
+    return Candidate(
+        name=f"commit {full[:7]}",
+        start=lambda workers: serve_home(home, source, workers=workers),
+        takes_float32=False,
+    )
+
+
+def _measure(
+    candidate: Candidate, bodies: dict[str, list[bytes]], *, count: int, seconds: float
+) -> dict[str, float]:
+    first = bodies["json"][0]
+    figures: dict[str, float] = {}
+    with candidate.start(1) as server:
+        start_s = [server.wait_for_answer(first)]
+        ask_one_by_one(server.port, bodies["json"], count=MEMORY_AFTER - 1)
+        figures["pss_mib"] = server.pss_mib()
+        for name in ("json", "float32") if candidate.takes_float32 else ("json",):
+            ask_one_by_one(server.port, bodies[name], count=WARM_UP)
+            cpu_s = server.cpu_s()
+            times_s = ask_one_by_one(server.port, bodies[name], count=count)
+            figures[f"{name}_cpu_ms"] = (server.cpu_s() - cpu_s) / count * 1e3
+            figures[f"{name}_p50_ms"] = percentile(times_s, 0.5) * 1e3
+            figures[f"{name}_p99_ms"] = percentile(times_s, 0.99) * 1e3
+    with candidate.start(None) as server:
+        start_s.append(server.wait_for_answer(first))
+        ask_together(server.port, bodies["json"], clients=CLIENTS, seconds=min(seconds, 2.0))
+        load = ask_together(server.port, bodies["json"], clients=CLIENTS, seconds=seconds)
+    figures["start_s"] = min(start_s)
+    figures["per_s"] = load.per_second
+    figures["health_p50_ms"] = percentile(load.health_times_s, 0.5) * 1e3
+    figures["health_p99_ms"] = percentile(load.health_times_s, 0.99) * 1e3
+    figures["load_1min"] = os.getloadavg()[0]
+    return figures
+
+
+def _write_table(rounds: Sequence[dict[str, dict[str, float]]], names: Sequence[str]) -> str:
+    others = names[1:]
+    head = ["", *names, *(f"ratio to {name}" for name in others), "goal"]
+    lines = [_line(head), _line(["---", *["---:"] * (len(head) - 2), "---"])]
+    for row in ROWS:
+        cells = [f"{row.text}, {row.unit}"]
+        medians = {
+            name: statistics.median(one[name][row.key] for one in rounds)
+            for name in names
+            if row.key in rounds[0][name]
+        }
+        cells += [f"{medians[name]:.3g}" if name in medians else "-" for name in names]
+        for name in others:
+            if name not in medians:
+                cells.append("-")
+                continue
+            ratio = statistics.median(one[name][row.key] / one[OURS][row.key] for one in rounds)
+            cells.append(f"{1 / ratio if row.more_is_better else ratio:.3g}")
+        is_met = "" if row.is_met is None else ": met" if row.is_met(medians[OURS]) else ": missed"
+        lines.append(_line([*cells, f"{row.goal}{is_met}"]))
+    return "\n".join([*lines, "", "Ratios say how many times better this commit is."])
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout  # noqa: S607  a benchmark of commits needs git
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

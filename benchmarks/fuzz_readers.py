@@ -1,0 +1,283 @@
+"""Give the readers of files and bodies what a fuzzer makes; only our own errors may come out.
+
+``--engine atheris`` (group ``fuzz`` of pyproject.toml) is led by coverage; ``--engine mutate``
+needs nothing and is seeded. Both give each case to :func:`read_one`, in this process. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import importlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, Future
+from pathlib import Path
+from typing import Any, Final
+
+CASE_S: Final = 20
+MAX_BYTES: Final = 16_384
+BOUNDARY: Final = "b0undary"
+
+_EXECUTED: Final = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
+
+
+def main() -> int:
+    """Fuzz; 0 when nothing was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--engine", choices=("atheris", "mutate"), default="mutate")
+    parser.add_argument("--cases", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.inside is not None:
+        _run_atheris(arguments.inside, cases=arguments.cases, seed=arguments.seed)
+    run = fuzz_by_coverage if arguments.engine == "atheris" else fuzz_by_mutation
+    report = run(cases=arguments.cases, seed=arguments.seed)
+    sys.stdout.write(json.dumps(report) + "\n")
+    return int(bool(report["n_failures"]))
+
+
+def fuzz_by_mutation(*, cases: int, seed: int) -> dict[str, Any]:
+    """Read mutated valid inputs."""
+    from fuzz_inputs import mutate
+
+    rng = random.Random(seed)  # noqa: S311  nothing secret
+    corpus = make_corpus()
+    outcomes: Counter[str] = Counter()
+    failures: list[dict[str, str]] = []
+    for _ in range(cases):
+        valid = rng.choice(corpus)
+        data = valid[:1] + mutate(valid[1:], rng)
+        try:
+            outcomes[f"{READERS[data[0]][0]} {read_one(data)}"] += 1
+        except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
+            failures.append({"error": repr(error), "input": repr(data[:400])})
+    return {
+        "engine": "mutate",
+        "cases": cases,
+        "seed": seed,
+        "outcomes": dict(sorted(outcomes.items())),
+        "n_failures": len(failures),
+        "failures": failures[:20],
+    }
+
+
+def fuzz_by_coverage(*, cases: int, seed: int) -> dict[str, Any]:
+    """Let atheris look for inputs that reach other code, in a process that it may end."""
+    with tempfile.TemporaryDirectory() as temporary:
+        corpus = Path(temporary) / "corpus"
+        corpus.mkdir()
+        for number, data in enumerate(make_corpus()):
+            (corpus / f"valid{number}").write_bytes(data)
+        command = [sys.executable, __file__, "--inside", str(corpus)]
+        command += ["--cases", str(cases), "--seed", str(seed)]
+        done = subprocess.run(
+            command, cwd=temporary, check=False, capture_output=True, text=True, errors="replace"
+        )
+        found = [path for path in Path(temporary).iterdir() if path != corpus]
+        failures = [
+            {"error": done.stdout[-3000:], "input": repr(path.read_bytes()[:2000])}
+            for path in found
+        ]
+        if done.returncode != 0 and not failures:
+            failures = [{"error": (done.stdout + done.stderr)[-3000:], "input": ""}]
+        executed = _EXECUTED.search(done.stderr)
+        return {
+            "engine": "atheris",
+            "cases": int(executed[1]) if executed else 0,
+            "seed": seed,
+            "corpus": len(list(corpus.iterdir())),
+            "n_failures": len(failures),
+            "failures": failures,
+        }
+
+
+def _run_atheris(corpus: Path, *, cases: int, seed: int) -> None:
+    import atheris
+
+    with atheris.instrument_imports(include=["ecg_lib", "bentos"]):
+        for name in ("bentos.inputs", "bentos.spool", "bentos.uploads", "ecg_lib.archives"):
+            importlib.import_module(name)
+    limits = [f"-runs={cases}", f"-seed={seed}", f"-timeout={CASE_S}", f"-max_len={MAX_BYTES}"]
+    flags = ["-print_final_stats=1", "-rss_limit_mb=3000", "-verbosity=1"]
+    atheris.Setup([sys.argv[0], *limits, *flags, str(corpus)], read_one)
+    atheris.Fuzz()
+
+
+def make_corpus() -> list[bytes]:
+    """Make a valid input of each reader; the first byte says whose it is."""
+    from fuzz_inputs import Upload, draw_float32, draw_json, draw_npy, valid_uploads, write_form
+
+    rng = random.Random(3)  # noqa: S311  nothing secret
+    wfdb, archive, edf, csv, npy = valid_uploads()
+    header = dict(wfdb.files)["r.hea"]
+    contents = {
+        "edf": edf.files[0][1],
+        "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:1100]),
+        "npy file": npy.files[0][1],
+        "wfdb header": header,
+        "zip": archive.files[0][1],
+        "form": write_form(Upload(wfdb.files[-1:], (("lead", "MLII"),)), boundary=BOUNDARY),
+        "json": b'{"signal_data":[0,1,0.5,-1e3],"sampling_rate":100,"derivation":"MLII"}',
+        "float32": draw_float32(rng),
+        "npy": draw_npy(rng),
+        "spool": b'{"prediction":{"prediction_id":"a","created_at":"2026-01-01T00:00:00+00:00",'
+        b'"patient_key":null,"bundle_hash":"h","bento_tag":"b","duration_s":10.0,"response":{},'
+        b'"observed":{}}}',
+        "feedback": b'{"prediction_id":"a","labels":[{"beat_index":1,"arrhythmia_type":"V"}]}',
+    }
+    corpus = [bytes([number]) + contents[name] for number, (name, _) in enumerate(READERS)]
+    return [*corpus, bytes([_number_of("json")]) + draw_json(rng)]
+
+
+def _number_of(reader: str) -> int:
+    return [name for name, _ in READERS].index(reader)
+
+
+def read_one(data: bytes) -> str:
+    """Read a case to its end; say how it was taken.
+
+    Raises
+    ------
+    Exception
+        Any that is none of our own: a finding.
+
+    """
+    from bentos.problems import ProblemError
+    from ecg_lib.errors import EcgError
+
+    if not data:
+        return "nothing"
+    _, read = READERS[data[0] % len(READERS)]
+    directory = Path(tempfile.mkdtemp(dir=_fast_directory()))
+    try:
+        read(data[1:], directory)
+    except (EcgError, ProblemError) as error:
+        return type(error).__name__
+    finally:
+        shutil.rmtree(directory)
+    return "read"
+
+
+def _fast_directory() -> str | None:
+    memory = "/dev/shm"  # noqa: S108  a directory of ours is made in it
+    return memory if os.access(memory, os.W_OK) else None
+
+
+def _read_file(name: str, *, fs: float | None = None) -> Callable[[bytes, Path], None]:
+    def read(content: bytes, directory: Path) -> None:
+        path = directory / name
+        path.write_bytes(content)
+        _read_to_end(path, fs=fs)
+
+    return read
+
+
+def _read_to_end(path: Path, *, fs: float | None = None) -> None:
+    import numpy as np
+
+    from ecg_lib.recording_files import MAX_ABS_MV, open_recording
+
+    opened = open_recording(path, fs=fs)
+    for lead in opened.leads[:2]:
+        for block in opened.blocks(lead):
+            assert block.dtype == np.float32  # noqa: S101  what a reader promises
+            assert not np.isinf(block).any()  # noqa: S101  what a reader promises
+            assert not (np.abs(block) > 1.01 * MAX_ABS_MV).any()  # noqa: S101  what a reader promises
+
+
+def _read_wfdb(content: bytes, directory: Path) -> None:
+    from fuzz_inputs import valid_uploads
+
+    for name, other in valid_uploads()[0].files:
+        (directory / name).write_bytes(content if name.endswith(".hea") else other)
+    _read_to_end(directory / "r.hea")
+
+
+def _read_zip(content: bytes, directory: Path) -> None:
+    from ecg_lib.archives import unpack_record
+
+    archive, unpacked = directory / "r.zip", directory / "unpacked"
+    archive.write_bytes(content)
+    unpacked.mkdir()
+    unpack_record(archive, unpacked)
+
+
+class _Here(Executor):
+    """Runs what it is given at once, so that no thread hides from the fuzzer."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:  # noqa: ANN401  as Executor
+        future: Future[Any] = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001  as an executor does
+            future.set_exception(error)
+        return future
+
+
+def _read_form(content: bytes, directory: Path) -> None:
+    from bentos.uploads import lay_out, receive_form
+
+    async def stream() -> AsyncIterator[bytes]:
+        for start in range(0, len(content), 1000):
+            yield content[start : start + 1000]
+
+    content_type = f"multipart/form-data; boundary={BOUNDARY}"
+    texts, files = asyncio.run(
+        receive_form(stream(), content_type=content_type, directory=directory, executor=_Here())
+    )
+    lay_out(texts, files, directory)
+
+
+def _read_body(media_type: str) -> Callable[[bytes, Path], None]:
+    def read(content: bytes, _directory: Path) -> None:
+        from bentos.inputs import read_input
+
+        query = () if media_type == "application/json" else (("sampling_rate", "100"),)
+        asked = read_input(content, media_type=media_type, query=query)
+        assert asked.signal_mv.ndim == 1  # noqa: S101  what a decoder promises
+
+    return read
+
+
+def _read_spool(content: bytes, _directory: Path) -> None:
+    from bentos.spool import decode_row
+
+    with contextlib.suppress(ValueError):
+        decode_row(content)
+
+
+def _read_feedback(content: bytes, _directory: Path) -> None:
+    from bentos.inputs import parse
+    from bentos.schemas import FeedbackRequest
+
+    parse(FeedbackRequest, content)
+
+
+READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
+    ("edf", _read_file("r.edf")),
+    ("csv", _read_file("r.csv")),
+    ("npy file", _read_file("r.npy", fs=100.0)),
+    ("wfdb header", _read_wfdb),
+    ("zip", _read_zip),
+    ("form", _read_form),
+    ("json", _read_body("application/json")),
+    ("float32", _read_body("application/octet-stream")),
+    ("npy", _read_body("application/x-npy")),
+    ("spool", _read_spool),
+    ("feedback", _read_feedback),
+)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

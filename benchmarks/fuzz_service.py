@@ -1,0 +1,151 @@
+"""Fuzz the service: every endpoint, every decoder, every reader of files.
+
+1. What :mod:`fuzz_inputs` draws, over HTTP, with ``/health`` after each case.
+2. schemathesis, from the service's own OpenAPI; how many cases it sent, the service's metrics say.
+3. hypothesis, on the decoders of bodies.
+4. atheris, led by coverage, on the readers of files and forms.
+
+The service runs in processes of its own, with a release of this checkout (``--bundle`` or the
+released one, else one that is fitted for a minute). Parts 2 and 4 need the group ``fuzz``. Ends
+with 1 when anything was found, and writes counts and findings to
+``benchmarks/results/fuzz.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+from bench_service import RESULTS, describe_run, home_of_checkout
+from clients import Server, make_post, make_strips
+from fuzz_decoders import fuzz_decoders
+from fuzz_http import fuzz_http
+from fuzz_readers import fuzz_by_coverage
+
+WANTED: Final = 100_000
+SHARES: Final = {"http": 0.1, "schema": 0.1, "decoders": 0.2, "readers": 0.6}
+"""Parts of the cases; a request costs a hundred times what a file costs."""
+
+_CHECKS: Final = "not_a_server_error,status_code_conformance,content_type_conformance"
+_COUNTED: Final = re.compile(
+    r'^ecg_requests_total\{[^}]*route="(?!/metrics)[^}]*\} (\S+)', re.MULTILINE
+)
+
+
+def main() -> int:
+    """Fuzz; 0 when nothing was found."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--bundle", type=Path, help="directory of a bundle")
+    parser.add_argument("--cases", type=int, default=WANTED)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--parts", default=",".join(SHARES), help="of http,schema,decoders,readers")
+    parser.add_argument("--out", type=Path, default=RESULTS / "fuzz.json")
+    arguments = parser.parse_args()
+    seed = arguments.seed
+    counts = {name: round(share * arguments.cases) for name, share in SHARES.items()}
+    parts: dict[str, Any] = {}
+    about = describe_run()
+    wanted = arguments.parts.split(",")
+    if {"http", "schema"} & set(wanted):
+        with _serve(arguments.bundle) as server:
+            if "http" in wanted:
+                parts["http"] = _timed(
+                    lambda: fuzz_http(server.port, cases=counts["http"], seed=seed).describe()
+                )
+            if "schema" in wanted:
+                parts["schema"] = _timed(
+                    lambda: _fuzz_schema(server.port, cases=counts["schema"], seed=seed)
+                )
+    if "decoders" in wanted:
+        parts["decoders"] = _timed(lambda: fuzz_decoders(cases=counts["decoders"], seed=seed))
+    if "readers" in wanted:
+        parts["readers"] = _timed(lambda: fuzz_by_coverage(cases=counts["readers"], seed=seed))
+    n_failures = sum(part["n_failures"] for part in parts.values())
+    report = {
+        "about": about,
+        "cases": sum(part["cases"] for part in parts.values()),
+        "n_failures": n_failures,
+        "parts": parts,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(report, indent=1) + "\n")
+    for name, part in parts.items():
+        _say(f"{name}: {part['cases']} cases in {part['seconds']} s, {part['n_failures']} findings")
+    _say(f"in all: {report['cases']} cases, {n_failures} findings, in {arguments.out}")
+    return int(n_failures > 0)
+
+
+def _timed(fuzz: Any) -> dict[str, Any]:  # noqa: ANN401  a function that gives a report
+    started_s = time.perf_counter()
+    report: dict[str, Any] = fuzz()
+    return {"seconds": round(time.perf_counter() - started_s, 1), **report}
+
+
+@contextlib.contextmanager
+def _serve(bundle: Path | None) -> Iterator[Server]:
+    home, source = home_of_checkout(bundle)
+    environment = {
+        "ECG_HOME": str(home),
+        "BENTOML_HOME": str(home / "bentoml"),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "ECG_SERVICE_WORKERS": "1",
+        "PYTHONPATH": str(source),
+        # Recordings that are taken are removed again, in their own time.
+        "ECG_RECORDINGS_WAITING": "1000",
+    }
+    log = home / "fuzz.log"
+    with Server([sys.executable, "-m", "bentos.host"], environment, log=log) as server:
+        server.wait_for_answer(make_post(next(make_strips(1))[0]))
+        yield server
+        if server.process.poll() is not None:
+            msg = f"the service must outlive its fuzzing, it ended with {server.process.returncode}"
+            raise RuntimeError(msg)
+
+
+def _fuzz_schema(port: int, *, cases: int, seed: int) -> dict[str, Any]:
+    """Run schemathesis on every operation of our OpenAPI."""
+    url = f"http://127.0.0.1:{port}"
+    before = _count_requests(url)
+    paths = httpx.get(f"{url}/openapi.json", timeout=60, trust_env=False).json()["paths"]
+    n_operations = sum(map(len, paths.values()))
+    with tempfile.TemporaryDirectory() as temporary:
+        command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
+        command += [f"{url}/openapi.json", "--phases", "examples,coverage,fuzzing"]
+        command += ["--checks", _CHECKS, "--seed", str(seed), "--no-color"]
+        command += ["--max-examples", str(max(1, cases // n_operations)), "--continue-on-failure"]
+        done = subprocess.run(
+            command,
+            cwd=temporary,
+            check=False,
+            capture_output=True,
+            text=True,
+            env={**os.environ, "NO_COLOR": "1"},
+        )
+    counted = _count_requests(url) - before
+    failures = [] if done.returncode == 0 else [{"output": done.stdout[-6000:] + done.stderr}]
+    return {"cases": counted, "n_failures": len(failures), "failures": failures}
+
+
+def _count_requests(url: str) -> int:
+    text = httpx.get(f"{url}/metrics", timeout=60, trust_env=False).text
+    return round(sum(float(count) for count in _COUNTED.findall(text)))
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
