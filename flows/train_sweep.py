@@ -60,7 +60,7 @@ class SweepPlan:
 
     n_trials: int = 6
     search_folds: int = 3
-    search_beats: int = 20_000
+    search_beats: int = 15_000
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5

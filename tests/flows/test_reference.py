@@ -88,7 +88,7 @@ def test_without_release_and_reference_there_is_nothing_to_use(
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of what builds bentos
 def test_the_reference_becomes_the_first_champion_and_is_released_once(
     prefect_server: None, shipped: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
