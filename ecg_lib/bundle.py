@@ -300,8 +300,10 @@ def write_bundle(
     return read_bundle(directory)
 
 
-def change_source(bundle: Bundle, source: BundleSource, directory: Path) -> Bundle:
-    """Copy a bundle into a directory that does not exist yet, with another source.
+def change_source(
+    bundle: Bundle, source: BundleSource, directory: Path, *, model_card: str
+) -> Bundle:
+    """Copy a bundle into a directory that does not exist yet, with another source and card.
 
     Raises
     ------
@@ -315,6 +317,8 @@ def change_source(bundle: Bundle, source: BundleSource, directory: Path) -> Bund
     shutil.copytree(bundle.directory, directory)
     manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
     manifest["provenance"]["source"] = source.value
+    (directory / MODEL_CARD).write_text(model_card, encoding="utf-8")
+    manifest["files"][MODEL_CARD] = _sha256(directory / MODEL_CARD)
     (directory / MANIFEST).write_text(
         json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8"
     )

@@ -8,10 +8,13 @@ something to beat.
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from ecg_lib.bundle import Bundle, BundleSource, change_source, read_bundle
+from ecg_lib.evaluation import BeatCounts
+from flows.model_card import write_model_card
 
 REFERENCE: Final = Path(__file__).parent / "reference_bundle"
 
@@ -31,10 +34,16 @@ def read_reference(directory: Path = REFERENCE) -> Bundle:
 
 
 def ship(bundle: Bundle, directory: Path = REFERENCE) -> Bundle:
-    """Make a bundle the one that ships; the one before is replaced."""
+    """Make a bundle the one that ships, with a card of today; the one before is replaced."""
     draft = directory.with_name(f".{directory.name}.new")
     shutil.rmtree(draft, ignore_errors=True)
-    shipped = change_source(bundle, BundleSource.SHIPPED, draft)
+    provenance = replace(bundle.provenance, source=BundleSource.SHIPPED)
+    by_subject = {
+        subject: BeatCounts(**counts)
+        for subject, counts in bundle.metrics.get("by_subject", {}).items()
+    }
+    card = write_model_card(provenance, bundle.metrics, by_subject)
+    shipped = change_source(bundle, BundleSource.SHIPPED, draft, model_card=card)
     shutil.rmtree(directory, ignore_errors=True)
     shipped.directory.rename(directory)
     return read_bundle(directory)

@@ -29,6 +29,7 @@ from flows.train_sweep import PLANS
 @pytest.fixture
 def shipped(toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The toy, shipped in place of the reference."""
+    monkeypatch.setattr("flows.reference.write_model_card", lambda *_: "# A card of today")
     bundle = ship(toy_bundle, tmp_path / "reference_bundle")
     for module in ("install_reference", "released"):
         monkeypatch.setattr(f"flows.{module}.read_reference", lambda: bundle)
@@ -40,6 +41,7 @@ def test_what_ships_says_so_and_is_otherwise_the_same(toy_bundle: Bundle, shippe
     assert shipped.provenance.source is BundleSource.SHIPPED
     assert toy_bundle.provenance.source is BundleSource.TRAINED
     assert shipped.hash != toy_bundle.hash
+    assert shipped.model_card == "# A card of today"
     assert shipped.config == toy_bundle.config
     strip = simulate_strip(StripKind.RUN, seed=3)
     ours, theirs = (
@@ -54,7 +56,7 @@ def test_shipping_again_replaces_the_bundle(shipped: Bundle, toy_bundle: Bundle)
     assert again.hash == shipped.hash
     assert [path.name for path in shipped.directory.parent.glob(".*")] == []
     with pytest.raises(BundleError, match="written once"):
-        change_source(toy_bundle, BundleSource.SHIPPED, shipped.directory)
+        change_source(toy_bundle, BundleSource.SHIPPED, shipped.directory, model_card="")
 
 
 def test_a_bundle_that_was_changed_is_refused(shipped: Bundle) -> None:
@@ -71,6 +73,8 @@ def test_the_reference_of_this_checkout_is_whole_and_of_real_records() -> None:
     assert reference.provenance.data_source.value == "mitdb"
     figures = reference.metrics
     assert figures["oof_v_f1_low"] < figures["oof_v_f1"] < figures["oof_v_f1_high"]
+    assert f"| V-F1 | {figures['oof_v_f1']:.4f} (" in reference.model_card
+    assert "- source: shipped" in reference.model_card
 
 
 def test_where_nothing_was_released_the_shipped_bundle_answers(shipped: Bundle) -> None:
