@@ -1,6 +1,9 @@
 """Physiological rules over the network's answer; each names itself when it changes a class.
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
+A rule that made V beats of a conducted shape N is gone: out of fold it was right in none of the 28
+beats that it changed, for since beats of one shape vote (:mod:`ecg_lib.shape_vote`) no such error
+is left to it.
 The limits were chosen on the out-of-fold predictions of DS1. What each rule does, clean and under
 noise, is in every report of an evaluation (``docs/evaluation.md``).
 """
@@ -21,8 +24,6 @@ class Rule(StrEnum):
     """The rules, and NONE where none changed a class."""
 
     NONE = ""
-    CONDUCTED_SHAPE = "conducted_shape"
-    """V to N: the QRS and its T wave look like the patient's conducted beats, and it is as wide."""
     PREMATURE_AND_WIDE = "premature_and_wide"
     """N to V: early, wide, unlike a conducted beat, and followed by a pause."""
 
@@ -33,10 +34,6 @@ class RuleGuardConfig:
 
     band_logit: float = 2.0
     """How far from the threshold, in logits, a rule may change the answer."""
-    conducted_similarity: float = 0.97
-    """Correlation with the template of conducted beats, QRS and whole beat, of a conducted one."""
-    conducted_width_ratio: float = 1.15
-    """It may be wider than the template by this factor."""
     premature_rr_ratio: float = 0.85
     """RR interval over the usual one, below which a beat is early (Marriott: "premature")."""
     wide_qrs_s: float = 0.12
@@ -84,11 +81,6 @@ def apply_rules(
     def feature(name: str) -> NDArray[np.float64]:
         return features[:, FEATURE_NAMES.index(name)].astype(np.float64)
 
-    is_conducted = (
-        (feature("qrs_similarity") >= config.conducted_similarity)
-        & (feature("beat_similarity") >= config.conducted_similarity)
-        & (feature("qrs_width_ratio") <= np.log(config.conducted_width_ratio))
-    )
     is_ventricular = (
         (feature("rr_prev_ratio") <= np.log(config.premature_rr_ratio))
         & (feature("rr_next_ratio") > 0)
@@ -96,7 +88,6 @@ def apply_rules(
         & (feature("qrs_similarity") < config.wide_similarity)
     )
     rule = np.full(len(is_v), Rule.NONE.value, dtype="U24")
-    rule[is_v & is_unsure & is_conducted] = Rule.CONDUCTED_SHAPE.value
     rule[~is_v & is_unsure & is_ventricular] = Rule.PREMATURE_AND_WIDE.value
     is_changed = rule != Rule.NONE.value
     return GuardedBeats(is_v ^ is_changed, rule)

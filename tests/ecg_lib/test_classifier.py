@@ -167,15 +167,18 @@ def conducted() -> PreparedBeats:
     return prepare_beats(strip.signal_mv(), fs=strip.fs)
 
 
-def test_rule_guard_speaks_only_when_it_is_asked(conducted: PreparedBeats) -> None:
-    unsure = np.full(len(conducted), 0.6)
+def test_rule_guard_speaks_only_when_it_is_asked() -> None:
+    strip = simulate_strip(StripKind.ISOLATED_PVC, seed=1)
+    beats = prepare_beats(strip.signal_mv(), fs=strip.fs)
+    unsure = np.full(len(beats), 0.4)
     config = ClassifierConfig(threshold=0.5)
-    guarded = decide(conducted, unsure, config=config)
-    plain = decide(conducted, unsure, config=config, apply_rule_guard=False)
-    assert plain.is_v.all()
+    guarded = decide(beats, unsure, config=config)
+    plain = decide(beats, unsure, config=config, apply_rule_guard=False)
+    assert not plain.is_v.any()
     assert set(plain.rule) == {""}
-    assert not guarded.is_v.any()
-    assert set(guarded.rule) == {"conducted_shape"}
+    assert 0 < guarded.is_v.sum() < len(beats) / 2
+    assert set(guarded.rule[guarded.is_v]) == {"premature_and_wide"}
+    assert set(guarded.rule[~guarded.is_v]) == {""}
 
 
 @pytest.mark.parametrize(("threshold", "is_v"), [(0.59, True), (0.6, True), (0.61, False)])

@@ -204,7 +204,6 @@ export function describeBeat(beat, answer) {
 
 /** The rules of RuleGuard in words. */
 const RULES = new Map([
-  ["conducted_shape", "V became N: it looks like the patient’s conducted beats"],
   ["premature_and_wide", "N became V: early, wide, and a pause after it"],
 ]);
 
