@@ -34,7 +34,7 @@ class RuleGuardConfig:
 
     band_logit: float = 2.0
     """How far from the threshold, in logits, a rule may change the answer."""
-    premature_rr_ratio: float = 0.85
+    premature_rr_ratio: float = 0.8
     """RR interval over the usual one, below which a beat is early (Marriott: "premature")."""
     wide_qrs_s: float = 0.12
     """Least QRS width of ventricular origin (AHA/ACCF/HRS 2009, DOI 10.1016/j.jacc.2008.12.013)."""

@@ -45,7 +45,7 @@ def test_a_premature_and_wide_beat_is_v() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"rr_prev_ratio": np.log(0.9)},
+        {"rr_prev_ratio": np.log(0.82)},
         {"rr_next_ratio": -0.01},
         {"qrs_width_s": 0.11},
         {"qrs_similarity": 0.61},
