@@ -132,7 +132,6 @@ def _name_overall(answer: Mapping[str, Any]) -> str:
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
-    from flows.released import load_released_bundle
     from flows.serving import read_current
     from flows.traffic import demo_strip, send
 
@@ -158,11 +157,11 @@ def _show_ready(settings: Settings, started_s: float) -> None:
     _say(f"ready after {time.monotonic() - started_s:.0f} s")
     if read_current(settings) is None:
         return
-    release, bundle = load_released_bundle(settings)
-    provenance = bundle.provenance
+    # Of the service: a release of earlier code is served by that code, and may be unknown to this.
+    model = httpx.get(f"{addresses.service}/health", timeout=30.0).json()["model"]
     _say(
-        f"READY {addresses.service} model={release.model_version} source={provenance.source} "
-        f"data={provenance.data_source}"
+        f"READY {addresses.service} model={model['version']} source={model['source']} "
+        f"data={model['data']}"
     )
 
 

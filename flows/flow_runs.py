@@ -41,10 +41,14 @@ def run_and_follow(
     Raises:
         FlowRunError: If there is no such deployment, or the run does not complete.
     """
+    import httpx
     from prefect.client.orchestration import get_client
     from prefect.exceptions import ObjectNotFound
 
     with get_client(sync_client=True) as client:
+        if isinstance(client.api_healthcheck(), httpx.ConnectError):
+            msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
+            raise FlowRunError(msg)
         try:
             found = client.read_deployment_by_name(deployment)
         except ObjectNotFound as error:
