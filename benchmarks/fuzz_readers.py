@@ -24,7 +24,7 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Final
 
-CASE_S: Final = 20
+CASE_S: Final = 120
 MAX_BYTES: Final = 16_384
 BOUNDARY: Final = "b0undary"
 
