@@ -30,7 +30,7 @@ import httpx
 from bench_service import RESULTS, describe_run, home_of_checkout
 from clients import Server, make_post, make_strips
 from fuzz_decoders import fuzz_decoders
-from fuzz_http import fuzz_http
+from fuzz_http import ANSWER_S, fuzz_http
 from fuzz_readers import fuzz_by_coverage
 
 WANTED: Final = 100_000
@@ -128,6 +128,7 @@ def _fuzz_schema(port: int, *, cases: int, seed: int) -> dict[str, Any]:
         command = [str(Path(sys.executable).with_name("schemathesis")), "run"]
         command += [f"{url}/openapi.json", "--phases", "examples,coverage,fuzzing"]
         command += ["--checks", _CHECKS, "--seed", str(seed), "--no-color"]
+        command += ["--request-timeout", f"{ANSWER_S:g}"]
         command += ["--max-examples", str(max(1, cases // n_operations)), "--continue-on-failure"]
         done = subprocess.run(
             command,
