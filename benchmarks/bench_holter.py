@@ -86,9 +86,9 @@ def _make_hour(hour: int) -> NDArray[np.float32]:
 
 def _released() -> Path:
     from ecg_lib.settings import read_settings
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
-    directory: Path = load_released_bundle(read_settings())[1].directory
+    directory: Path = load_bundle_to_use(read_settings())[1].directory
     return directory
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from dataclasses import asdict
 from typing import Any, Final
 
@@ -11,8 +10,9 @@ from numpy.typing import NDArray
 
 from bentos.schemas import NOTICE
 from ecg_lib.classifier import ClassifiedBeats
+from ecg_lib.findings import FINDING_WORDS, Finding, FindingKind, list_alarms
 from ecg_lib.preprocessing import PreparedBeats
-from ecg_lib.quality import Stretch
+from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.rhythm import RhythmSummary, summarize_rhythm
 from ecg_lib.risk import assess_risk
 
@@ -21,7 +21,7 @@ USUAL_RANGE_MV: Final = (0.1, 20.0)
 
 
 def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
-    """Sum up a signal in which at least one beat is readable.
+    """Sum up a signal in which a beat is readable, or flutter is suspected.
 
     Parameters
     ----------
@@ -44,18 +44,21 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
         fs=fs,
         unreadable=prepared.unreadable,
     )
-    risk = assess_risk(rhythm, duration_s=prepared.duration_s)
-    probability_v = classified.probability_v
-    confidence = probability_v[is_v].max() if is_v.any() else 1 - probability_v[is_readable].max()
+    risk = assess_risk(
+        rhythm, duration_s=prepared.duration_s, alarms=list_alarms(prepared.findings, fs=fs)
+    )
+    overall, confidence = _judge_all(classified)
+    paced_beats = int(prepared.is_paced.sum())
     return {
-        "overall_arrhythmia_type": "V" if is_v.any() else "N",
-        "confidence": float(confidence),
+        "overall_arrhythmia_type": overall,
+        "confidence": confidence,
         "risk_level": risk.level.value,
         "risk_basis": risk.basis.value,
         "risk_reasons": list(risk.reasons),
         "total_beats_detected": len(classified),
-        "normal_beats": rhythm.beats - rhythm.v_beats,
+        "normal_beats": rhythm.beats - rhythm.v_beats - paced_beats,
         "ventricular_beats": rhythm.v_beats,
+        "paced_beats": paced_beats,
         "unreadable_beats": len(classified) - rhythm.beats,
         "beat_predictions": _list_beats(classified),
         "rhythm": _describe_rhythm(rhythm),
@@ -66,8 +69,18 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
     }
 
 
+def _judge_all(classified: ClassifiedBeats) -> tuple[str | None, float | None]:
+    """Give the class of the whole, with its probability; None where no beat has one."""
+    probability_v = classified.probability_v[classified.has_class]
+    if len(probability_v) == 0:
+        return None, None
+    if classified.is_v.any():
+        return "V", float(classified.probability_v[classified.is_v].max())
+    return "N", float(1 - probability_v.max())
+
+
 def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
-    prepared, is_readable = classified.prepared, classified.is_readable
+    prepared = classified.prepared
     columns = zip(
         classified.r_peaks.tolist(),
         np.where(classified.is_v, "V", "N").tolist(),
@@ -77,7 +90,7 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
         classified.probability_v.tolist(),
         _round(prepared.qrs_width_s * 1e3, 1),
         classified.rule.tolist(),
-        _qualities(classified),
+        prepared.beat_quality.tolist(),
         strict=True,
     )
     beats = [
@@ -105,33 +118,15 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
             quality,
         ) in enumerate(columns)
     ]
-    for index in np.flatnonzero(~is_readable).tolist():
-        beats[index].update(
-            arrhythmia_type=None, confidence=None, probability_v=None, qrs_width_ms=None
-        )
+    for index in np.flatnonzero(~classified.has_class).tolist():
+        beats[index].update(arrhythmia_type=None, confidence=None, probability_v=None)
+    for index in np.flatnonzero(~classified.is_readable).tolist():
+        beats[index].update(qrs_width_ms=None)
     return beats
 
 
 def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
     return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
-
-
-def _qualities(classified: ClassifiedBeats) -> list[str]:
-    stretches = classified.prepared.unreadable
-    if not stretches:
-        return ["ok"] * len(classified)
-    starts = [stretch.start for stretch in stretches]
-
-    def reason_at(position: int) -> str:
-        # A position may be rounded to just before the stretch that it is in.
-        return stretches[max(bisect.bisect_right(starts, position + 1) - 1, 0)].reason.value
-
-    return [
-        "ok" if readable else reason_at(position)
-        for readable, position in zip(
-            classified.is_readable.tolist(), classified.r_peaks.tolist(), strict=True
-        )
-    ]
 
 
 def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
@@ -156,7 +151,9 @@ def _describe_quality(prepared: PreparedBeats) -> dict[str, Any]:
     return {
         "usable_share": prepared.readable_s / prepared.duration_s,
         "warnings": _list_warnings(prepared),
+        "per_second": _round(prepared.quality_per_second, 2),
         "unreadable": [_describe_stretch(stretch) for stretch in prepared.unreadable],
+        "findings": [_describe_finding(finding) for finding in prepared.findings],
     }
 
 
@@ -168,12 +165,27 @@ def _describe_stretch(stretch: Stretch) -> dict[str, Any]:
     }
 
 
+def _describe_finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "start_sample": finding.start,
+        "end_sample": finding.stop,
+        "text": FINDING_WORDS[finding.kind],
+    }
+
+
 def _list_warnings(prepared: PreparedBeats) -> list[str]:
     warnings = []
-    if prepared.unreadable:
+    if prepared.unreadable_s > 0:
         warnings.append(
             f"{prepared.unreadable_s:.1f} s of {prepared.duration_s:.1f} s cannot be read"
         )
+    if any(stretch.reason is UnreadableReason.FLAT for stretch in prepared.unreadable):
+        warnings.append("where the line is flat an electrode is off; asystole is not ruled out")
+    found = {finding.kind for finding in prepared.findings}
+    warnings += [FINDING_WORDS[kind] for kind in FindingKind if kind in found]
+    if not prepared.is_readable.any():
+        return warnings
     amplitude_mv = float(np.median(prepared.amplitude_mv[prepared.is_readable]))
     low_mv, high_mv = USUAL_RANGE_MV
     if not low_mv <= amplitude_mv <= high_mv:

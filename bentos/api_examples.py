@@ -88,6 +88,7 @@ PREDICTION: Final[dict[str, Any]] = {
     "total_beats_detected": 2,
     "normal_beats": 1,
     "ventricular_beats": 1,
+    "paced_beats": 0,
     "unreadable_beats": 0,
     "beat_predictions": [
         {
@@ -130,7 +131,13 @@ PREDICTION: Final[dict[str, Any]] = {
         "runs": [],
         "pauses": [],
     },
-    "signal_quality": {"usable_share": 1.0, "warnings": [], "unreadable": []},
+    "signal_quality": {
+        "usable_share": 1.0,
+        "warnings": [],
+        "per_second": [0.91, 0.93, 0.92, 0.94, 0.94, 0.93, 0.92, 0.93, 0.94, 0.93],
+        "unreadable": [],
+        "findings": [],
+    },
     "threshold": 0.5,
     "sampling_rate": 100.0,
     "derivation": "MLII",

@@ -78,7 +78,7 @@ class ServiceProblemError(ClientError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Beat:
-    """One beat; class and probabilities are None where the signal is unreadable."""
+    """One beat; class and probabilities are None unless its quality is ``ok``."""
 
     beat_index: int
     position_sample: int
@@ -115,13 +115,15 @@ class Prediction:
 
     prediction_id: str
     timestamp: datetime
-    overall_arrhythmia_type: BeatClass
-    confidence: float
+    overall_arrhythmia_type: BeatClass | None
+    """None when no beat has a class."""
+    confidence: float | None
     risk_level: str
     risk_reasons: tuple[str, ...]
     total_beats_detected: int
     normal_beats: int
     ventricular_beats: int
+    paced_beats: int
     unreadable_beats: int
     beats: tuple[Beat, ...]
     rhythm: Mapping[str, Any]

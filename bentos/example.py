@@ -40,8 +40,9 @@ def main() -> int:
 def describe(prediction: Prediction) -> str:
     """Write a prediction as a table."""
     reasons = "; ".join(prediction.risk_reasons)
+    overall, confidence = prediction.overall_arrhythmia_type, prediction.confidence
     lines = [
-        f"{prediction.overall_arrhythmia_type}, confidence {prediction.confidence:.3f}",
+        "no beat has a class" if confidence is None else f"{overall}, confidence {confidence:.3f}",
         f"risk {prediction.risk_level}: {reasons}",
         f"model {prediction.model.version}, trained on {prediction.model.data}",
         f"prediction {prediction.prediction_id}",

@@ -16,6 +16,8 @@ from pydantic_core import PydanticCustomError
 from ecg_lib.annotations import BeatType
 from ecg_lib.bundle import BundleSource, DataSource
 from ecg_lib.filtering import FS_HZ, MAX_FS_HZ, MIN_FS_HZ
+from ecg_lib.findings import FindingKind
+from ecg_lib.quality import UnreadableReason
 from ecg_lib.rhythm import RunKind
 from ecg_lib.risk import RiskBasis, RiskLevel
 
@@ -146,7 +148,7 @@ class ModelInfo(_Answer):
 
 
 class BeatPrediction(_Answer):
-    """One detected beat; class and probabilities are null where the signal is unreadable."""
+    """One detected beat; class and probabilities are null unless its quality is `ok`."""
 
     beat_index: int
     position_sample: int = Field(description="R-peak, in samples of the request.")
@@ -157,7 +159,9 @@ class BeatPrediction(_Answer):
     probability_v: float | None
     qrs_width_ms: float | None
     rule: str | None = Field(description="The rule that changed the class.")
-    quality: Literal["ok", "flat", "clipped", "noise"]
+    quality: Literal["ok", "flat", "clipped", "noise", "flutter", "asystole", "paced"] = Field(
+        description="Why a beat has no class; `ok` when it has one."
+    )
 
 
 class VentricularRun(_Answer):
@@ -198,19 +202,35 @@ class Rhythm(_Answer):
 
 
 class UnreadableStretch(_Answer):
-    """Samples in which no ECG can be read."""
+    """Samples in which no beats can be read."""
 
     start_sample: int
     end_sample: int = Field(description="First sample after the stretch.")
-    reason: Literal["flat", "clipped", "noise"]
+    reason: UnreadableReason
+
+
+class SuspectedFinding(_Answer):
+    """What is suspected in a part of the signal; no diagnosis."""
+
+    kind: FindingKind
+    start_sample: int
+    end_sample: int = Field(description="First sample after it.")
+    text: str
 
 
 class SignalQuality(_Answer):
     """How much of the signal could be read."""
 
-    usable_share: float
+    usable_share: float = Field(description="Share that is not flat, clipped or noise.")
     warnings: list[str]
+    per_second: list[float | None] = Field(
+        description="Of each second begun, from 0 (no QRS complex stands out, or unreadable) to 1; "
+        "null in suspected flutter and asystole, where there is none to judge by."
+    )
     unreadable: list[UnreadableStretch]
+    findings: list[SuspectedFinding] = Field(
+        description="Ventricular flutter or fibrillation, asystole and pacing, as suspicions."
+    )
 
 
 class Prediction(_Answer):
@@ -218,14 +238,17 @@ class Prediction(_Answer):
 
     prediction_id: str
     timestamp: datetime
-    overall_arrhythmia_type: BeatType = Field(description="V if any readable beat is V.")
-    confidence: float
+    overall_arrhythmia_type: BeatType | None = Field(
+        description="V if any readable beat is V, else N; null when no beat has a class."
+    )
+    confidence: float | None
     risk_level: RiskLevel = Field(description="How much attention it deserves; no diagnosis.")
     risk_basis: RiskBasis
     risk_reasons: list[str]
     total_beats_detected: int
     normal_beats: int
     ventricular_beats: int
+    paced_beats: int = Field(description="Beats of a suspected pacemaker: neither N nor V.")
     unreadable_beats: int
     beat_predictions: list[BeatPrediction]
     rhythm: Rhythm

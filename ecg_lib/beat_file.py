@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.quality import UnreadableReason
+from ecg_lib.findings import BEAT_QUALITIES
 from ecg_lib.recording_summary import RecordingSummary
 from ecg_lib.rule_guard import Rule
 
@@ -28,21 +28,21 @@ BEAT_DTYPE: Final = np.dtype(
         ("rr_s", "<f4"),
     ]
 )
-"""One beat: type is 1 for V, 0 for N, -1 where nothing can be read."""
+"""One beat: type is 1 for V, 0 for N, -1 for a beat without a class."""
 
 
 def write_beats(summary: RecordingSummary, directory: Path) -> None:
     """Write the beats so that any stretch of them is read at once."""
     beats = summary.beats
     rules = [rule.value for rule in Rule]
-    qualities = ["ok", *(reason.value for reason in UnreadableReason)]
+    qualities = list(BEAT_QUALITIES)
     table = np.zeros(len(beats), dtype=BEAT_DTYPE)
     table["sample"] = beats.r_peaks
-    table["type"] = np.where(beats.is_readable, beats.is_v, -1)
+    table["type"] = np.where(beats.has_class, beats.is_v, -1)
     table["form"] = summary.form_of_beats
     table["rule"] = _encode(beats.rule, rules)
     table["quality"] = _encode(beats.quality, qualities)
-    table["probability_v"] = np.where(beats.is_readable, beats.probability_v, np.nan)
+    table["probability_v"] = np.where(beats.has_class, beats.probability_v, np.nan)
     table["rr_s"] = beats.rr_prev_s
     np.save(directory / BEATS, table)
     names = {"fs": beats.fs, "samples": beats.n_samples, "rules": rules, "qualities": qualities}

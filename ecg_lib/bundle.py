@@ -10,7 +10,13 @@
     drift_reference.parquet  what monitoring compares with, see ecg_lib.monitoring
     golden.json              requests with their answers, see ecg_lib.golden
     model_card.md
-    manifest.json            where it comes from, and the SHA-256 of each of the other files
+    fold-0.onnx, ...         the networks of the folds, each made without the subjects of its fold
+    manifest.json            where it comes from, the fold of each development subject, and the
+                             SHA-256 of each of the other files
+
+The networks of the folds are there for evaluation: they judge the development subjects in any
+variant (noise, strips, another lead) by a network that has not seen the person. Serving does not
+load them; there are five, of about 0.1 MB each, so a bento simply carries them.
 
 It is written once and never changed; its hash is that of its manifest.
 """
@@ -20,7 +26,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -39,7 +45,7 @@ if TYPE_CHECKING:
 
 # pyarrow is imported where it is used: who serves a bundle reads none of its tables.
 
-BUNDLE_FORMAT: Final = 1
+BUNDLE_FORMAT: Final = 2
 NETWORK: Final = "network.onnx"
 CONFIG: Final = "config.json"
 METRICS: Final = "metrics.json"
@@ -113,6 +119,7 @@ class Provenance:
 class _Manifest:
     format: int
     provenance: Provenance
+    folds: dict[str, int]
     files: dict[str, str]
 
 
@@ -124,6 +131,8 @@ class Bundle:
     provenance: Provenance
     config: ClassifierConfig
     metrics: dict[str, Any]
+    folds: dict[str, int]
+    """Fold of each development subject; the network of a fold has not seen its subjects."""
     hash: str
     """SHA-256 of the manifest, and so of everything in the bundle."""
 
@@ -131,6 +140,35 @@ class Bundle:
     def network(self) -> Path:
         """File of the ONNX graph."""
         return self.directory / NETWORK
+
+    def fold_network(self, fold: int) -> Path:
+        """File of the ONNX graph that was made without the subjects of a fold.
+
+        Raises
+        ------
+        BundleError
+            If there is no such fold.
+
+        """
+        if fold not in self.folds.values():
+            known = sorted(set(self.folds.values()))
+            msg = f"fold must be one of {known}, got {fold!r}"
+            raise BundleError(msg)
+        return self.directory / _fold_name(fold)
+
+    def fold_of(self, subject: str) -> int:
+        """Tell which fold a development subject is in.
+
+        Raises
+        ------
+        BundleError
+            If the bundle was not developed with the subject.
+
+        """
+        if subject not in self.folds:
+            msg = f"the bundle must have a fold of subject {subject}, it has none"
+            raise BundleError(msg)
+        return self.folds[subject]
 
     @property
     def golden(self) -> Path:
@@ -149,6 +187,10 @@ class Bundle:
     def read_out_of_fold(self) -> pa.Table:
         """Read the out-of-fold predictions."""
         return _read_table(self.directory / OUT_OF_FOLD)
+
+
+def _fold_name(fold: int) -> str:
+    return f"fold-{fold}.onnx"
 
 
 def _read_table(path: Path) -> pa.Table:
@@ -187,6 +229,8 @@ def write_bundle(
     directory: Path,
     *,
     network: Path,
+    fold_networks: Sequence[Path],
+    folds: Mapping[str, int],
     config: ClassifierConfig,
     provenance: Provenance,
     metrics: Mapping[str, Any],
@@ -203,6 +247,10 @@ def write_bundle(
         Where the bundle goes.
     network : Path
         The ONNX graph, which is copied.
+    fold_networks : sequence of Path
+        The ONNX graphs of the folds in their order, which are copied.
+    folds : mapping of str to int
+        Fold of each development subject.
     config, provenance, metrics, out_of_fold, drift_reference, golden, model_card
         Content of the files, see the module.
 
@@ -213,16 +261,24 @@ def write_bundle(
     Raises
     ------
     BundleError
-        If the directory exists.
+        If the directory exists, or the folds are not those of the networks.
 
     """
     if directory.exists():
         msg = f"a bundle is written once, got the existing directory {directory.name}"
         raise BundleError(msg)
+    if set(folds.values()) != set(range(len(fold_networks))):
+        msg = (
+            f"the folds of the subjects must be 0 to {len(fold_networks) - 1}, one for each "
+            f"network, got {sorted(set(folds.values()))}"
+        )
+        raise BundleError(msg)
     draft = directory.with_name(f".{directory.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     shutil.copyfile(network, draft / NETWORK)
+    for fold, fold_network in enumerate(fold_networks):
+        shutil.copyfile(fold_network, draft / _fold_name(fold))
     (draft / CONFIG).write_text(write_config(config), encoding="utf-8")
     (draft / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     from pyarrow import parquet as pq  # noqa: PLC0415  see above
@@ -234,12 +290,38 @@ def write_bundle(
     manifest = _Manifest(
         format=BUNDLE_FORMAT,
         provenance=provenance,
-        files={name: _sha256(draft / name) for name in _CONTENT},
+        folds=dict(folds),
+        files={name: _sha256(draft / name) for name in _content(folds)},
     )
     (draft / MANIFEST).write_text(
         json.dumps(asdict(manifest), indent=2, sort_keys=True), encoding="utf-8"
     )
     draft.rename(directory)
+    return read_bundle(directory)
+
+
+def change_source(
+    bundle: Bundle, source: BundleSource, directory: Path, *, model_card: str
+) -> Bundle:
+    """Copy a bundle into a directory that does not exist yet, with another source and card.
+
+    Raises
+    ------
+    BundleError
+        If the directory exists.
+
+    """
+    if directory.exists():
+        msg = f"a bundle is written once, got the existing directory {directory.name}"
+        raise BundleError(msg)
+    shutil.copytree(bundle.directory, directory)
+    manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    manifest["provenance"]["source"] = source.value
+    (directory / MODEL_CARD).write_text(model_card, encoding="utf-8")
+    manifest["files"][MODEL_CARD] = _sha256(directory / MODEL_CARD)
+    (directory / MANIFEST).write_text(
+        json.dumps(manifest, indent=2, sort_keys=True), encoding="utf-8"
+    )
     return read_bundle(directory)
 
 
@@ -272,14 +354,20 @@ def read_bundle(directory: Path) -> Bundle:
         provenance=manifest.provenance,
         config=read_config((directory / CONFIG).read_bytes()),
         metrics=json.loads((directory / METRICS).read_text(encoding="utf-8")),
+        folds=manifest.folds,
         hash=hashlib.sha256(text).hexdigest(),
     )
 
 
+def _content(folds: Mapping[str, int]) -> tuple[str, ...]:
+    return (*_CONTENT, *(_fold_name(fold) for fold in sorted(set(folds.values()))))
+
+
 def _check_files(directory: Path, manifest: _Manifest) -> None:
     present = {path.name for path in directory.iterdir()} - {MANIFEST}
-    if present != set(manifest.files) or present != set(_CONTENT):
-        odd = sorted((present ^ set(manifest.files)) | (present ^ set(_CONTENT)))
+    expected_names = set(_content(manifest.folds))
+    if present != set(manifest.files) or present != expected_names:
+        odd = sorted((present ^ set(manifest.files)) | (present ^ expected_names))
         msg = f"the files of a bundle must be those of its manifest, these are not: {odd}"
         raise BundleIntegrityError(msg)
     for name, expected in manifest.files.items():

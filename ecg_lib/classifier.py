@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ecg_lib.bundle import Bundle, ClassifierConfig
 from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
-from ecg_lib.quality import UnreadableReason
+from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.rule_guard import apply_rules
 from ecg_lib.shape_vote import vote
 
@@ -29,6 +29,7 @@ _WORDS: Final = {
     UnreadableReason.FLAT: "signal is flat",
     UnreadableReason.CLIPPED: "signal is clipped at the limits of the amplifier",
     UnreadableReason.NOISE: "signal is noise in which no ECG can be found",
+    UnreadableReason.FLUTTER: "signal is noise or flutter in which no beat can be found",
 }
 
 
@@ -40,7 +41,7 @@ class ClassifiedBeats:
     probability_v: NDArray[np.float64]
     """Calibrated probability of V; of unreadable beats it means nothing."""
     is_v: NDArray[np.bool_]
-    """Class after RuleGuard; False where the beat is not readable."""
+    """Class after RuleGuard; False where the beat is not readable, or paced."""
     rule: NDArray[np.str_]
     """The rule that changed the class, or an empty string."""
     threshold: float
@@ -57,6 +58,11 @@ class ClassifiedBeats:
     def is_readable(self) -> NDArray[np.bool_]:
         """False for detections in a stretch that cannot be read, which have no class."""
         return self.prepared.is_readable
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """False for beats that are not readable, or paced: they are neither N nor V."""
+        return self.prepared.is_readable & ~self.prepared.is_paced
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -98,9 +104,26 @@ class BeatClassifier:
         self.config = config
 
     @classmethod
-    def load(cls, bundle: Bundle, *, threads: int = 1) -> Self:
-        """Load a bundle whose hashes are checked."""
-        return cls(bundle.network.read_bytes(), config=bundle.config, threads=threads)
+    def load(cls, bundle: Bundle, *, fold: int | None = None, threads: int = 1) -> Self:
+        """Load a bundle whose hashes are checked.
+
+        Parameters
+        ----------
+        bundle : Bundle
+        fold : int, optional
+            Take the network that was made without the subjects of this fold, to judge them;
+            preprocessing, vote, calibration, threshold and rules are those of the bundle.
+        threads : int
+            Threads of the network for one call.
+
+        Raises
+        ------
+        BundleError
+            If there is no such fold, or the graph cannot be loaded.
+
+        """
+        network = bundle.network if fold is None else bundle.fold_network(fold)
+        return cls(network.read_bytes(), config=bundle.config, threads=threads)
 
     def predict_logits(
         self, windows: NDArray[np.float32], features: NDArray[np.float32]
@@ -203,11 +226,12 @@ def decide(
         is_v, rule = guarded
     else:
         is_v, rule = probability_v >= config.threshold, np.full_like(guarded.rule, "")
+    has_class = prepared.is_readable & ~prepared.is_paced
     return ClassifiedBeats(
         prepared=prepared,
         probability_v=probability_v,
-        is_v=is_v & prepared.is_readable,
-        rule=np.where(prepared.is_readable, rule, ""),
+        is_v=is_v & has_class,
+        rule=np.where(has_class, rule, ""),
         threshold=config.threshold,
     )
 
@@ -215,19 +239,52 @@ def decide(
 def require_readable(prepared: PreparedBeats, *, min_s: float = MIN_READABLE_S) -> None:
     """Refuse a signal of which too little can be read, or in which there is no beat.
 
+    Suspected flutter has no beats that could be read and is no reason to refuse: to say so is the
+    answer.
+
     Raises
     ------
     UnreadableSignalError
         Names the seconds that can be read, and why the others cannot.
 
     """
-    if prepared.readable_s >= min_s and prepared.is_readable.any():
-        return
-    reasons = sorted({stretch.reason for stretch in prepared.unreadable})
+    reason = explain_unreadable(
+        prepared.unreadable,
+        readable_s=prepared.readable_s,
+        duration_s=prepared.duration_s,
+        has_beats=bool(prepared.is_readable.any()),
+        min_s=min_s,
+    )
+    if reason is not None:
+        raise UnreadableSignalError(reason)
+
+
+def explain_unreadable(
+    unreadable: tuple[Stretch, ...],
+    *,
+    readable_s: float,
+    duration_s: float,
+    has_beats: bool,
+    min_s: float = MIN_READABLE_S,
+) -> str | None:
+    """Tell why a signal cannot be answered; None when it can.
+
+    Parameters
+    ----------
+    unreadable : tuple of Stretch
+    readable_s, duration_s : float
+        Seconds that are not flat, clipped or noise, and all seconds.
+    has_beats : bool
+        False when no beat can be read.
+    min_s : float
+
+    """
+    reasons = sorted({stretch.reason for stretch in unreadable})
+    if readable_s >= min_s and (has_beats or UnreadableReason.FLUTTER in reasons):
+        return None
     why = f" ({', '.join(reasons)})" if reasons else " (no beat was found)"
     words = _WORDS[reasons[0]] if len(reasons) == 1 else "signal cannot be read"
-    msg = (
+    return (
         f"{words}: at least {min_s:g} s must be readable, "
-        f"got {prepared.readable_s:.1f} s of {prepared.duration_s:.1f} s{why}"
+        f"got {readable_s:.1f} s of {duration_s:.1f} s{why}"
     )
-    raise UnreadableSignalError(msg)

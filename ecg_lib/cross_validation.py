@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,8 @@ class FoldOutput(NamedTuple):
     """Training loss of each epoch."""
 
     n_training_beats: int
+    model: Any = None
+    """The keras model, where it was fitted."""
 
 
 def fit_subjects(
@@ -170,7 +172,7 @@ def predict_fold(
             dataset, subjects=others, scoring_views=scoring_views, recipe=recipe, seed=seed
         )
     )
-    return FoldOutput(rows, logits, fitted.loss, n_training)
+    return FoldOutput(rows, logits, fitted.loss, n_training, fitted.model)
 
 
 def _is_of(dataset: BeatDataset, subjects: set[str]) -> NDArray[np.bool_]:

@@ -24,6 +24,7 @@ from ecg_lib.annotations import Annotations
 from ecg_lib.beats import FEATURE_NAMES, ShapeBlock
 from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
 from ecg_lib.errors import DatasetError
+from ecg_lib.noise import mix_at_snr, muscle_noise
 from ecg_lib.preprocessing import PreparedBeats, PreprocessingConfig, prepare_beats
 from ecg_lib.records import Record
 
@@ -45,11 +46,15 @@ class View:
         range: ``cos(angle) * lead + sin(angle) * other``; 90 is the other lead alone.
     strip_s : int, optional
         Length of the strips in seconds; the whole record when left out.
+    noise_db : int, optional
+        Signal-to-noise ratio (that of ``nst``) of simulated muscle noise that is added to the
+        lead; no noise when left out.
 
     """
 
     angle_deg: int = 0
     strip_s: int | None = None
+    noise_db: int | None = None
 
     def __post_init__(self) -> None:
         if self.strip_s is not None and self.strip_s < 5:
@@ -58,7 +63,8 @@ class View:
 
     def __str__(self) -> str:
         length = "whole" if self.strip_s is None else f"{self.strip_s} s"
-        return f"{self.angle_deg} deg, {length}"
+        noise = "" if self.noise_db is None else f", noise of {self.noise_db} dB"
+        return f"{self.angle_deg} deg, {length}{noise}"
 
 
 WHOLE: Final = View()
@@ -93,9 +99,15 @@ def view_signal(record: Record, view: View) -> NDArray[np.float32]:
     Raises
     ------
     DatasetError
-        If the view needs a second lead and the record has one only.
+        If the view needs a second lead and the record has one only, or has noise and the record
+        no annotations, which say where the QRS complexes are.
 
     """
+    signal = _turn(record, view)
+    return signal if view.noise_db is None else _add_noise(signal, record, view)
+
+
+def _turn(record: Record, view: View) -> NDArray[np.float32]:
     own = record.choose_lead()
     signal = record.signal_mv(own)
     if view.angle_deg == 0:
@@ -107,6 +119,27 @@ def view_signal(record: Record, view: View) -> NDArray[np.float32]:
     angle = np.deg2rad(view.angle_deg)
     mixed = np.cos(angle) * _scaled(signal) + np.sin(angle) * _scaled(record.signal_mv(others[0]))
     return np.asarray(mixed, dtype=np.float32)
+
+
+def _add_noise(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
+    if record.annotations is None or view.noise_db is None:
+        msg = f"view {view} needs annotations, record {record.name} has none"
+        raise DatasetError(msg)
+    rng = _seeded(f"{record.name} {view}")
+    beats = record.annotations.beat_samples[record.annotations.beat_classes != "V"]
+    return mix_at_snr(
+        signal,
+        muscle_noise(len(signal), fs=record.fs, rms_mv=1.0, rng=rng),
+        snr_db=view.noise_db,
+        r_peaks=beats,
+        fs=record.fs,
+    ).astype(np.float32)
+
+
+def _seeded(text: str) -> np.random.Generator:
+    """Make a generator whose seed is the hash of a text."""
+    digest = hashlib.sha256(text.encode()).digest()
+    return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
 
 def _scaled(signal: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -354,8 +387,7 @@ def build_beats(
         msg = f"record {record.name} must have annotations"
         raise DatasetError(msg)
     views = [*scoring_views, *training_views]
-    digest = hashlib.sha256(f"{seed} {record.name}".encode()).digest()
-    rng = np.random.default_rng(int.from_bytes(digest[:8], "big"))
+    rng = _seeded(f"{seed} {record.name}")
     parts: list[BeatDataset] = []
     for index, view in enumerate(views):
         if view.angle_deg != 0 and len(record.leads) < 2:

@@ -1,4 +1,4 @@
-"""Score beats as EC57 and WFDB's ``bxb`` do, with intervals over subjects.
+"""Score beats as EC57 and WFDB's ``bxb`` do.
 
 A detection belongs to an annotation when both are within 150 ms
 (:func:`ecg_lib.detection.match_beats`). Of V: a matched V called V is a true positive; a V that
@@ -6,14 +6,15 @@ was called N, or not found, or lies where nothing could be read is a false negat
 or S called V, or a detection that belongs to no annotation called V, is a false positive. F and Q
 called V do not count (EC57), and do in the strict variant. Detections and annotations inside
 ventricular flutter are left out, and counted apart. ``bxb`` scores from minute five on; here the
-start is an argument, and both are published.
+start is an argument, and both are published. ``docs/evaluation.md`` lists where this strays from
+``bxb``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +53,8 @@ class BeatCounts:
     """Matched N or S called V."""
     v_wrong: int = 0
     """Matched V called N."""
+    other_true: int = 0
+    """F, Q or no beat at all called N, which ``bxb`` counts among what is rightly not V."""
     abstained: int = 0
     """Matched detections that were reported as unreadable."""
     in_flutter: int = 0
@@ -95,7 +98,7 @@ class BeatCounts:
     @property
     def v_false_positive_rate(self) -> float:
         """Share of what is not V that was called V (VEB FPR = FP / (TN + FP))."""
-        return _ratio(self.v_false, self.n_true + self.v_false)
+        return _ratio(self.v_false, self.n_true + self.other_true + self.v_false)
 
     @property
     def accuracy(self) -> float:
@@ -114,6 +117,26 @@ def _ratio(part: int, whole: int) -> float:
     return part / whole if whole else float("nan")
 
 
+TRUTHS: Final = ("N", "S", "V", "F", "Q", "O")
+"""Rows of the beat-by-beat table: the AAMI class of the annotation, or O for none."""
+
+CALLS: Final = ("N", "V", "unreadable", "missed")
+"""Columns of the beat-by-beat table: what was reported; the last is ``bxb``'s column o."""
+
+
+class _Compared(NamedTuple):
+    """Both sides of a comparison, and which of them count."""
+
+    classes: NDArray[np.str_]
+    """AAMI class of each annotated beat."""
+    is_found: NDArray[np.bool_]
+    counts_beat: NDArray[np.bool_]
+    truth: NDArray[np.str_]
+    """One of :data:`TRUTHS` for each detection."""
+    counts_found: NDArray[np.bool_]
+    in_flutter: int
+
+
 def score_beats(
     annotations: Annotations,
     *,
@@ -123,6 +146,7 @@ def score_beats(
     fs: float,
     start_s: float = 0.0,
     stop_s: float = float("inf"),
+    tolerance_s: float = MATCH_TOLERANCE_S,
 ) -> BeatCounts:
     """Score the beats of one record against its annotations.
 
@@ -141,6 +165,8 @@ def score_beats(
         Sampling rate of the record in Hz.
     start_s, stop_s : float
         Annotations and detections outside are left out, after matching.
+    tolerance_s : float
+        Largest distance of a detection from its annotation in seconds.
 
     Returns
     -------
@@ -148,10 +174,80 @@ def score_beats(
 
     """
     readable = np.ones(len(detections), dtype=np.bool_) if is_readable is None else is_readable
+    compared = _compare(
+        annotations, detections, fs=fs, start_s=start_s, stop_s=stop_s, tolerance_s=tolerance_s
+    )
+    classes, is_found, counts_beat, truth, counts_found, in_flutter = compared
+    called_v = is_v & readable & counts_found
+    called_n = ~is_v & readable & counts_found
+    is_n = np.isin(truth, ["N", "S"])
+    is_fq = np.isin(truth, ["F", "Q"])
+    is_extra = truth == "O"
+    v_beats = counts_beat & (classes == "V")
+    return BeatCounts(
+        beats=int(counts_beat.sum()),
+        found=int((counts_beat & is_found).sum()),
+        extra=int((counts_found & is_extra).sum()),
+        v_beats=int(v_beats.sum()),
+        v_found=int((v_beats & is_found).sum()),
+        v_true=int((called_v & (truth == "V")).sum()),
+        v_false=int((called_v & (is_n | is_extra)).sum()),
+        v_false_fq=int((called_v & is_fq).sum()),
+        n_beats=int((counts_beat & np.isin(classes, ["N", "S"])).sum()),
+        n_true=int((called_n & is_n).sum()),
+        n_wrong=int((called_v & is_n).sum()),
+        v_wrong=int((called_n & (truth == "V")).sum()),
+        other_true=int((called_n & (is_fq | is_extra)).sum()),
+        abstained=int((counts_found & ~is_extra & ~readable).sum()),
+        in_flutter=in_flutter,
+    )
+
+
+def tabulate_beats(
+    annotations: Annotations,
+    *,
+    detections: NDArray[np.int64],
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_] | None = None,
+    fs: float,
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+) -> NDArray[np.int64]:
+    """Count beats by what they are and what they were called, as the table of ``bxb`` does.
+
+    Parameters are those of :func:`score_beats`.
+
+    Returns
+    -------
+    ndarray of int64, shape (len(TRUTHS), len(CALLS))
+        No extra detection can be missed, so the last cell is 0.
+
+    """
+    readable = np.ones(len(detections), dtype=np.bool_) if is_readable is None else is_readable
+    compared = _compare(annotations, detections, fs=fs, start_s=start_s, stop_s=stop_s)
+    missed = compared.counts_beat & ~compared.is_found
+    calls = (~is_v & readable, is_v & readable, ~readable)
+    table = np.zeros((len(TRUTHS), len(CALLS)), dtype=np.int64)
+    for row, truth in enumerate(TRUTHS):
+        is_row = compared.counts_found & (compared.truth == truth)
+        table[row, :-1] = [int((is_row & call).sum()) for call in calls]
+        table[row, -1] = int((missed & (compared.classes == truth)).sum())
+    return table
+
+
+def _compare(
+    annotations: Annotations,
+    detections: NDArray[np.int64],
+    *,
+    fs: float,
+    start_s: float,
+    stop_s: float,
+    tolerance_s: float = MATCH_TOLERANCE_S,
+) -> _Compared:
     beats, classes = annotations.beat_samples, annotations.beat_classes
     beat_in_flutter = annotations.is_in_flutter(beats)
     found_in_flutter = annotations.is_in_flutter(detections)
-    match = match_beats(beats, detections, tolerance=round(MATCH_TOLERANCE_S * fs))
+    match = match_beats(beats, detections, tolerance=round(tolerance_s * fs))
 
     first, last = start_s * fs, stop_s * fs
     beat_in_time = (beats >= first) & (beats < last)
@@ -161,29 +257,14 @@ def score_beats(
     found_in_time = (detections >= first) & (detections < last)
     found_in_time[is_matched] = beat_in_time[matched]
     found_in_flutter[is_matched] = beat_in_flutter[matched]
-    counts_beat = beat_in_time & ~beat_in_flutter
-    counts_found = found_in_time & ~found_in_flutter
-    truth = np.full(len(detections), "-")
+    truth = np.full(len(detections), "O")
     truth[is_matched] = classes[matched]
-    called_v = is_v & readable & counts_found
-    called_n = ~is_v & readable & counts_found
-    is_n = np.isin(truth, ["N", "S"])
-    is_fq = np.isin(truth, ["F", "Q"])
-    v_beats = counts_beat & (classes == "V")
-    return BeatCounts(
-        beats=int(counts_beat.sum()),
-        found=int((counts_beat & (match.of_reference >= 0)).sum()),
-        extra=int((counts_found & ~is_matched).sum()),
-        v_beats=int(v_beats.sum()),
-        v_found=int((v_beats & (match.of_reference >= 0)).sum()),
-        v_true=int((called_v & (truth == "V")).sum()),
-        v_false=int((called_v & (is_n | ~is_matched)).sum()),
-        v_false_fq=int((called_v & is_fq).sum()),
-        n_beats=int((counts_beat & np.isin(classes, ["N", "S"])).sum()),
-        n_true=int((called_n & is_n).sum()),
-        n_wrong=int((called_v & is_n).sum()),
-        v_wrong=int((called_n & (truth == "V")).sum()),
-        abstained=int((counts_found & is_matched & ~readable).sum()),
+    return _Compared(
+        classes=classes,
+        is_found=match.of_reference >= 0,
+        counts_beat=beat_in_time & ~beat_in_flutter,
+        truth=truth,
+        counts_found=found_in_time & ~found_in_flutter,
         in_flutter=int(
             (beat_in_time & beat_in_flutter).sum() + (found_in_time & found_in_flutter).sum()
         ),
@@ -202,101 +283,3 @@ def by_subject(counts: Mapping[str, BeatCounts]) -> dict[str, BeatCounts]:
         subject = subject_of(name)
         subjects[subject] = subjects.get(subject, BeatCounts()) + record_counts
     return subjects
-
-
-class Interval(NamedTuple):
-    """A figure and its bootstrap interval."""
-
-    estimate: float
-    low: float
-    high: float
-
-
-def bootstrap_interval(
-    counts_by_subject: Sequence[BeatCounts],
-    statistic: Callable[[BeatCounts], float],
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Estimate a gross figure with a percentile bootstrap over subjects.
-
-    Beats of one person are alike, so persons are drawn, not beats.
-
-    Parameters
-    ----------
-    counts_by_subject : sequence of BeatCounts
-        One entry for each subject.
-    statistic : callable
-        Figure of added-up counts, such as ``lambda counts: counts.v_f1``.
-    seed : int
-        Seed of the resampling.
-    n_resamples : int
-        Number of bootstrap samples.
-    confidence : float
-        Share of the resamples inside the interval.
-
-    Returns
-    -------
-    Interval
-
-    """
-    resampled = _resample(counts_by_subject, seed=seed, n_resamples=n_resamples)
-    values = np.array([statistic(counts) for counts in resampled])
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(values, [tail, 1 - tail])
-    return Interval(statistic(add_up(counts_by_subject)), float(low), float(high))
-
-
-def paired_bootstrap(
-    ours: Sequence[BeatCounts],
-    theirs: Sequence[BeatCounts],
-    statistic: Callable[[BeatCounts], float],
-    *,
-    seed: int = 0,
-    n_resamples: int = 2000,
-    confidence: float = 0.90,
-) -> Interval:
-    """Estimate the difference of a figure between two classifiers on the same subjects.
-
-    Parameters
-    ----------
-    ours, theirs : sequence of BeatCounts
-        One entry for each subject, in one order.
-
-    Returns
-    -------
-    Interval
-        Of ``statistic(ours) - statistic(theirs)``.
-
-    Raises
-    ------
-    ValueError
-        If both do not have the same number of subjects.
-
-    """
-    if len(ours) != len(theirs):
-        msg = f"both must have the same subjects, got {len(ours)} and {len(theirs)}"
-        raise ValueError(msg)
-    pairs = zip(
-        _resample(ours, seed=seed, n_resamples=n_resamples),
-        _resample(theirs, seed=seed, n_resamples=n_resamples),
-        strict=True,
-    )
-    differences = np.array([statistic(a) - statistic(b) for a, b in pairs])
-    tail = (1 - confidence) / 2
-    low, high = np.nanquantile(differences, [tail, 1 - tail])
-    estimate = statistic(add_up(ours)) - statistic(add_up(theirs))
-    return Interval(estimate, float(low), float(high))
-
-
-def _resample(
-    counts_by_subject: Sequence[BeatCounts], *, seed: int, n_resamples: int
-) -> list[BeatCounts]:
-    names = [f.name for f in fields(BeatCounts)]
-    table = np.array([[getattr(counts, name) for name in names] for counts in counts_by_subject])
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(len(table), size=(n_resamples, len(table)))
-    sums = table[drawn].sum(axis=1)
-    return [BeatCounts(**dict(zip(names, row.tolist(), strict=True))) for row in sums]

@@ -22,8 +22,9 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats
 from ecg_lib.errors import InvalidSignalError
+from ecg_lib.findings import PACED, Finding, FindingKind
 from ecg_lib.morphology import cut_shapes
-from ecg_lib.quality import Stretch
+from ecg_lib.quality import Stretch, UnreadableReason
 
 PART_S: Final = 1800.0
 ROOM_S: Final = 60.0
@@ -51,8 +52,14 @@ class RecordingBeats:
     amplitude_mv: NDArray[np.float64]
     v_shapes: NDArray[np.float32]
     """Shapes of the V beats, see :func:`ecg_lib.morphology.cut_shapes`."""
+    quality: NDArray[np.str_]
+    """One of :data:`ecg_lib.findings.BEAT_QUALITIES`: ``ok``, or why a beat has no class."""
     unreadable: tuple[Stretch, ...]
     """In samples of the recording, in time order."""
+    findings: tuple[Finding, ...]
+    """What is suspected, in samples of the recording."""
+    quality_per_second: NDArray[np.float64]
+    """See :class:`ecg_lib.findings.Judgement`."""
     n_samples: int
     invalid_samples: int
     """Samples that are NaN, and were bridged by straight lines."""
@@ -69,21 +76,23 @@ class RecordingBeats:
 
     @property
     def unreadable_s(self) -> float:
-        """Seconds of it that cannot be read."""
-        return sum(stretch.stop - stretch.start for stretch in self.unreadable) / self.fs
+        """Seconds of it that cannot be read: flat, clipped or noise."""
+        lengths = (
+            stretch.stop - stretch.start
+            for stretch in self.unreadable
+            if stretch.reason is not UnreadableReason.FLUTTER
+        )
+        return sum(lengths) / self.fs
 
     @property
-    def quality(self) -> NDArray[np.str_]:
-        """``ok``, or why the stretch of a beat cannot be read."""
-        quality = np.full(len(self), "ok", dtype="U16")
-        places = np.flatnonzero(~self.is_readable)
-        if len(places) and self.unreadable:
-            starts = np.array([stretch.start for stretch in self.unreadable])
-            # A position may be rounded to just before the stretch that it is in.
-            at = np.searchsorted(starts, self.r_peaks[places] + 1, side="right") - 1
-            reasons = np.array([stretch.reason.value for stretch in self.unreadable])
-            quality[places] = reasons[np.maximum(at, 0)]
-        return quality
+    def is_paced(self) -> NDArray[np.bool_]:
+        """True for beats that a pacemaker seems to have made; they are neither N nor V."""
+        return np.asarray(self.quality == PACED)
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """False for beats that are not readable, or paced."""
+        return self.is_readable & ~self.is_paced
 
 
 class _Part(NamedTuple):
@@ -105,7 +114,10 @@ class _PartBeats(NamedTuple):
     qrs_width_s: NDArray[np.float64]
     amplitude_mv: NDArray[np.float64]
     v_shapes: NDArray[np.float32]
+    quality: NDArray[np.str_]
     unreadable: tuple[Stretch, ...]
+    findings: tuple[Finding, ...]
+    quality_per_second: NDArray[np.float64]
     invalid_samples: int
     threshold: float
 
@@ -192,7 +204,10 @@ def _classify_part(
         qrs_width_s=prepared.qrs_width_s,
         amplitude_mv=prepared.amplitude_mv,
         v_shapes=_shapes_of(classified),
+        quality=prepared.beat_quality,
         unreadable=_clip(prepared.unreadable, part),
+        findings=_clip_findings(prepared.findings, part),
+        quality_per_second=_seconds_of(prepared.quality_per_second, part, fs),
         invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
         threshold=classified.threshold,
     )
@@ -224,6 +239,20 @@ def _clip(stretches: tuple[Stretch, ...], part: _Part) -> tuple[Stretch, ...]:
         for start, stop, reason in stretches
     ]
     return tuple(stretch for stretch in clipped if stretch.start < stretch.stop)
+
+
+def _clip_findings(findings: tuple[Finding, ...], part: _Part) -> tuple[Finding, ...]:
+    clipped = [
+        Finding(kind, max(part.first, start + part.start), min(part.last, stop + part.start))
+        for kind, start, stop in findings
+    ]
+    return tuple(finding for finding in clipped if finding.start < finding.stop)
+
+
+def _seconds_of(per_second: NDArray[np.float64], part: _Part, fs: float) -> NDArray[np.float64]:
+    """Take the seconds between the seams, which lie at whole seconds."""
+    begin = round((part.first - part.start) / fs)
+    return per_second[begin : begin + int(np.ceil((part.last - part.first) / fs - 0.01))]
 
 
 def _join(
@@ -259,7 +288,10 @@ def _join(
         qrs_width_s=joined("qrs_width_s").astype(np.float64),
         amplitude_mv=joined("amplitude_mv").astype(np.float64),
         v_shapes=np.concatenate(shapes),
+        quality=joined("quality").astype(np.str_),
         unreadable=_merge([stretch for beats in found for stretch in beats.unreadable]),
+        findings=_merge_findings([finding for beats in found for finding in beats.findings]),
+        quality_per_second=np.concatenate([beats.quality_per_second for beats in found]),
         n_samples=n_samples,
         invalid_samples=sum(beats.invalid_samples for beats in found),
         fs=fs,
@@ -275,4 +307,19 @@ def _merge(stretches: list[Stretch]) -> tuple[Stretch, ...]:
             merged[-1] = Stretch(last.start, stretch.stop, stretch.reason)
         else:
             merged.append(stretch)
+    return tuple(merged)
+
+
+def _merge_findings(findings: list[Finding]) -> tuple[Finding, ...]:
+    """Join what a seam has parted."""
+    merged: list[Finding] = []
+    of_kind: dict[FindingKind, int] = {}
+    for finding in findings:
+        place = of_kind.get(finding.kind)
+        last = merged[place] if place is not None else None
+        if place is not None and last is not None and last.stop >= finding.start:
+            merged[place] = Finding(finding.kind, last.start, max(last.stop, finding.stop))
+        else:
+            of_kind[finding.kind] = len(merged)
+            merged.append(finding)
     return tuple(merged)

@@ -39,12 +39,12 @@ def observe_beats(classified: ClassifiedBeats) -> dict[str, NDArray[np.generic]]
     Returns
     -------
     dict of ndarray
-        :data:`OBSERVED_COLUMNS`, each of shape ``(n_readable_beats,)``; ``rr_prev_s`` of the
+        :data:`OBSERVED_COLUMNS`, each of shape ``(n_classed_beats,)``; ``rr_prev_s`` of the
         first beat is NaN.
 
     """
     prepared = classified.prepared
-    keep = classified.is_readable
+    keep = classified.has_class
     n_kept = int(keep.sum())
     rr_s = prepared.rr_prev_s[keep]
     known = rr_s[np.isfinite(rr_s)]

@@ -22,13 +22,8 @@ from ecg_lib.filtering import (
     resample,
     robust_scale,
 )
-from ecg_lib.quality import (
-    QualityConfig,
-    Stretch,
-    find_unreadable,
-    is_inside,
-    measure_rail_share,
-)
+from ecg_lib.findings import OK, PACED, Finding, FindingsConfig, judge_signal
+from ecg_lib.quality import QualityConfig, Stretch, UnreadableReason, measure_rail_share
 
 MIN_DURATION_S = 2.0
 """Shortest signal in seconds that can be prepared; what is served must be longer."""
@@ -41,6 +36,7 @@ class PreprocessingConfig:
     band_pass: BandPassConfig = field(default_factory=BandPassConfig)
     detection: DetectionConfig = field(default_factory=DetectionConfig)
     quality: QualityConfig = field(default_factory=QualityConfig)
+    findings: FindingsConfig = field(default_factory=FindingsConfig)
     beats: BeatConfig = field(default_factory=BeatConfig)
 
 
@@ -64,19 +60,36 @@ class PreparedBeats:
     """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
 
     is_readable: NDArray[np.bool_]
-    """False for detections in a stretch that cannot be read."""
+    """False for detections in a stretch that cannot be read, in flutter or asystole."""
+
+    beat_quality: NDArray[np.str_]
+    """One of :data:`ecg_lib.findings.BEAT_QUALITIES` for each beat."""
 
     shapes: tuple[ShapeBlock, ...]
     """Which beats are of one shape, see :class:`ecg_lib.beats.BeatFeatures`."""
 
     unreadable: tuple[Stretch, ...]
-    """Stretches that cannot be read, in samples of the given signal."""
+    """Stretches in which beats cannot be read, in samples of the given signal."""
+
+    findings: tuple[Finding, ...]
+    """What is suspected, in samples of the given signal."""
+
+    quality_per_second: NDArray[np.float64]
+    """See :class:`ecg_lib.findings.Judgement`."""
 
     duration_s: float
     """Length of the signal in seconds."""
 
     unreadable_s: float
-    """Seconds of it that cannot be read."""
+    """Seconds of it that cannot be read: flat, clipped or noise."""
+
+    flutter_s: float
+    """Seconds of it that are suspected to be flutter."""
+
+    @property
+    def is_paced(self) -> NDArray[np.bool_]:
+        """True for beats that a pacemaker seems to have made; they are readable, but not N or V."""
+        return np.asarray(self.beat_quality == PACED)
 
     @property
     def readable_s(self) -> float:
@@ -138,11 +151,12 @@ def prepare_beats(
         if r_peaks is None
         else resampled.from_source(r_peaks)
     )
-    unreadable = find_unreadable(
+    judged = judge_signal(
         resampled.signal,
         peaks,
         rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
-        config=config.quality,
+        quality=config.quality,
+        config=config.findings,
     )
     filtered = band_pass(
         resampled.signal,
@@ -152,6 +166,11 @@ def prepare_beats(
     )
     beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
     last = len(signal_mv)
+
+    def to_source(position: int) -> int:
+        return min(round(position / resampled.ratio), last)
+
+    flutter_s = _seconds_of(judged.unreadable, UnreadableReason.FLUTTER)
     return PreparedBeats(
         r_peaks=np.minimum(resampled.to_source(peaks), last - 1) if r_peaks is None else r_peaks,
         windows=beats.windows,
@@ -160,19 +179,27 @@ def prepare_beats(
         rr_next_s=beats.rr_next_s,
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
-        is_readable=~is_inside(peaks, unreadable),
+        is_readable=(judged.beat_quality == OK) | (judged.beat_quality == PACED),
+        beat_quality=judged.beat_quality,
         shapes=beats.shapes,
         unreadable=tuple(
-            Stretch(
-                min(round(start / resampled.ratio), last),
-                min(round(stop / resampled.ratio), last),
-                reason,
-            )
-            for start, stop, reason in unreadable
+            Stretch(to_source(start), to_source(stop), reason)
+            for start, stop, reason in judged.unreadable
         ),
+        findings=tuple(
+            Finding(kind, to_source(start), to_source(stop))
+            for kind, start, stop in judged.findings
+        ),
+        quality_per_second=judged.per_second,
         duration_s=duration_s,
-        unreadable_s=sum(stop - start for start, stop, _ in unreadable) / FS_HZ,
+        unreadable_s=_seconds_of(judged.unreadable) - flutter_s,
+        flutter_s=flutter_s,
     )
+
+
+def _seconds_of(stretches: tuple[Stretch, ...], reason: UnreadableReason | None = None) -> float:
+    lengths = (s.stop - s.start for s in stretches if reason is None or s.reason is reason)
+    return sum(lengths) / FS_HZ
 
 
 def _measure_amplitude(

@@ -1,10 +1,13 @@
-"""Find the stretches of a signal in which no ECG can be read.
+"""Judge a signal second by second, and find the stretches in which no ECG can be read.
 
 Three things make a stretch unreadable: it is flat (the electrode is off), it is clipped (the
 amplifier is at its rail), or it is noise: nothing stands out of it as QRS complexes do, or what
 stands out is never twice of one shape. Limits were chosen on DS1 and the paced records, where
 they call less than 0.1 % of the time outside ventricular flutter unreadable; the signals that they
 must refuse are the noise records of the MIT-BIH Noise Stress Test Database, hum, and random walks.
+
+Where the heart makes no beats that could be read (flutter, asystole) is for
+:mod:`ecg_lib.findings`.
 """
 
 from __future__ import annotations
@@ -26,10 +29,12 @@ class UnreadableReason(StrEnum):
     FLAT = "flat"
     CLIPPED = "clipped"
     NOISE = "noise"
+    FLUTTER = "flutter"
+    """The signal may be good, but has no beats: see :mod:`ecg_lib.flutter`."""
 
 
 class Stretch(NamedTuple):
-    """A part of the signal that cannot be read."""
+    """A part of the signal in which beats cannot be read."""
 
     start: int
     """First sample."""
@@ -63,14 +68,28 @@ class QualityConfig:
     """Between both, beats must resemble their neighbours this much."""
 
 
-def find_unreadable(
+class Quality(NamedTuple):
+    """What :func:`assess_quality` finds."""
+
+    unreadable: tuple[Stretch, ...]
+    """In time order, without overlap; flat, clipped or noise."""
+    per_second: NDArray[np.float64]
+    """Of each second begun, 0 to 1: one minus the limit of noise over the prominence.
+
+    The prominence is how many times the greatest slope of a second and its neighbours is the
+    usual one; 0 is a signal in which nothing stands out, and every second that cannot be read.
+    """
+
+
+def assess_quality(
     signal_mv: NDArray[np.floating],
     r_peaks: NDArray[np.int64],
     *,
+    energy: NDArray[np.float64] | None = None,
     rail_share: NDArray[np.float64] | None = None,
     config: QualityConfig | None = None,
-) -> tuple[Stretch, ...]:
-    """Find the stretches of a 360 Hz signal in which no ECG can be read.
+) -> Quality:
+    """Judge a 360 Hz signal second by second, and find where no ECG can be read.
 
     Parameters
     ----------
@@ -78,6 +97,8 @@ def find_unreadable(
         One lead at 360 Hz in mV, not yet filtered.
     r_peaks : ndarray of int64
         The detector's R-peaks in it.
+    energy : ndarray of shape (n_samples,), optional
+        :func:`measure_slope_energy` of it; measured when left out.
     rail_share : ndarray, optional
         :func:`measure_rail_share` of the signal before it was resampled, which rounds the rail
         off; measured on `signal_mv` when left out.
@@ -85,12 +106,13 @@ def find_unreadable(
 
     Returns
     -------
-    tuple of Stretch
-        In time order, without overlap.
+    Quality
 
     """
     config = config or QualityConfig()
     samples = np.asarray(signal_mv, dtype=np.float64)
+    if energy is None:
+        energy = measure_slope_energy(samples)
     width = int(config.bin_s * FS_HZ)
     edges = np.arange(0, max(1, len(samples) // width)) * width
     is_flat = _range_of_bins(samples, edges) < config.flat_range_mv
@@ -99,7 +121,8 @@ def find_unreadable(
     # Rounding may make one bin of difference between both time bases.
     rail_share = np.resize(np.append(rail_share, rail_share[-1:]), len(edges))
     is_clipped = rail_share > config.clipped_share
-    is_noise = _is_noise(samples, edges, r_peaks, config)
+    medians = np.maximum(_median_of_bins(energy, edges), 1e-12)
+    is_noise = _is_noise(samples, energy, medians, edges, r_peaks, config)
     reasons: list[UnreadableReason | None] = [
         UnreadableReason.FLAT
         if flat
@@ -110,7 +133,39 @@ def find_unreadable(
         else None
         for flat, clipped, noise in zip(is_flat, is_clipped, is_noise, strict=True)
     ]
-    return _merge(reasons, edges, len(samples))
+    per_second = _grade_seconds(energy, medians, config)
+    bin_of_second = np.minimum(np.arange(len(per_second)) // config.bin_s, len(edges) - 1)
+    per_second[(is_flat | is_clipped | is_noise)[bin_of_second.astype(np.int64)]] = 0.0
+    return Quality(_merge(reasons, edges, len(samples)), per_second)
+
+
+def find_unreadable(
+    signal_mv: NDArray[np.floating],
+    r_peaks: NDArray[np.int64],
+    *,
+    rail_share: NDArray[np.float64] | None = None,
+    config: QualityConfig | None = None,
+) -> tuple[Stretch, ...]:
+    """Give the stretches that :func:`assess_quality` finds."""
+    return assess_quality(signal_mv, r_peaks, rail_share=rail_share, config=config).unreadable
+
+
+def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Average the slope of the 5 to 18 Hz band, that of QRS complexes, over 0.1 s.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        One lead at 360 Hz in mV.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In mV a sample.
+
+    """
+    slope = np.abs(np.gradient(band_pass(signal_mv, low_hz=5.0, high_hz=18.0)))
+    return np.asarray(ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ)))
 
 
 def is_inside(positions: NDArray[np.int64], stretches: tuple[Stretch, ...]) -> NDArray[np.bool_]:
@@ -167,16 +222,26 @@ def _median_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> ND
     return np.append(np.median(whole, axis=1), np.median(values[edges[-1] :]))
 
 
+def _grade_seconds(
+    energy: NDArray[np.float64], medians: NDArray[np.float64], config: QualityConfig
+) -> NDArray[np.float64]:
+    """Grade each second by the tallest slope in it and its neighbours: three hold a QRS complex."""
+    seconds = np.arange(0, len(energy), int(FS_HZ))
+    tallest = ndimage.maximum_filter1d(np.maximum.reduceat(energy, seconds), 3, mode="nearest")
+    bins = np.minimum(np.arange(len(seconds)) // config.bin_s, len(medians) - 1)
+    prominence = np.maximum(tallest / medians[bins.astype(np.int64)], 1e-12)
+    return np.asarray(np.clip(1 - config.noise_prominence / prominence, 0.0, 1.0))
+
+
 def _is_noise(
     samples: NDArray[np.float64],
+    energy: NDArray[np.float64],
+    medians: NDArray[np.float64],
     edges: NDArray[np.int64],
     r_peaks: NDArray[np.int64],
     config: QualityConfig,
 ) -> NDArray[np.bool_]:
-    slope = np.abs(np.gradient(band_pass(samples, low_hz=5.0, high_hz=18.0)))
-    energy = ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ))
-    medians = _median_of_bins(energy, edges)
-    prominence = np.maximum.reduceat(energy, edges) / np.maximum(medians, 1e-12)
+    prominence = np.maximum.reduceat(energy, edges) / medians
     size = min(config.smooth_bins, len(edges))
     prominence = ndimage.median_filter(prominence, size=size, mode="nearest")
     likeness = _likeness_of_bins(samples, edges, r_peaks)

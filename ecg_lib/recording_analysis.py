@@ -11,13 +11,14 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.classifier import BeatClassifier
+from ecg_lib.classifier import BeatClassifier, explain_unreadable
 from ecg_lib.errors import UnreadableSignalError
 from ecg_lib.fhir import make_bundle
+from ecg_lib.findings import OK, PACED
 from ecg_lib.html_report import write_html
 from ecg_lib.long_recordings import RecordingBeats, Report, classify_recording
 from ecg_lib.pdf_report import write_pdf
-from ecg_lib.quality import Stretch
+from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.recording_files import Lead, RecordingFile, check_duration, choose_lead
 from ecg_lib.recording_report import make_report
 from ecg_lib.recording_summary import (
@@ -29,7 +30,6 @@ from ecg_lib.recording_summary import (
 from ecg_lib.signal_file import read_signal, write_signal
 from ecg_lib.wfdb_format import encode_annotations
 
-MIN_READABLE_S: Final = 5.0
 _READ_SHARE: Final = 0.1
 _CLASSIFIED_SHARE: Final = 0.95
 
@@ -119,16 +119,14 @@ def _count_blocks(
 
 
 def _require_readable(beats: RecordingBeats) -> None:
-    readable_s = beats.duration_s - beats.unreadable_s
-    if readable_s >= MIN_READABLE_S and beats.is_readable.any():
-        return
-    reasons = sorted({stretch.reason.value for stretch in beats.unreadable})
-    why = f" ({', '.join(reasons)})" if reasons else " (no beat was found)"
-    msg = (
-        f"at least {MIN_READABLE_S:g} s must be readable, "
-        f"got {readable_s:.1f} s of {beats.duration_s:.1f} s{why}"
+    reason = explain_unreadable(
+        beats.unreadable,
+        readable_s=beats.duration_s - beats.unreadable_s,
+        duration_s=beats.duration_s,
+        has_beats=bool(beats.is_readable.any()),
     )
-    raise UnreadableSignalError(msg)
+    if reason is not None:
+        raise UnreadableSignalError(reason)
 
 
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:
@@ -161,8 +159,8 @@ def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
         range(len(beats)),
         _cells(beats.r_peaks / beats.fs, 4),
         beats.r_peaks.tolist(),
-        np.where(beats.is_readable, np.where(beats.is_v, "V", "N"), "").tolist(),
-        _cells(np.where(beats.is_readable, beats.probability_v, np.nan), 6),
+        np.where(beats.has_class, np.where(beats.is_v, "V", "N"), "").tolist(),
+        _cells(np.where(beats.has_class, beats.probability_v, np.nan), 6),
         _cells(beats.rr_prev_s, 4),
         _cells(np.where(beats.is_readable, beats.qrs_width_s * 1e3, np.nan), 1),
         beats.rule.tolist(),
@@ -182,7 +180,9 @@ def _cells(values: NDArray[np.float64], digits: int) -> list[float | str]:
 
 def _write_annotations(analysis: Analysis, path: Path, _id: str) -> None:
     beats = analysis.summary.beats
-    samples, symbols = list_annotations(beats.r_peaks, is_v=beats.is_v, unreadable=beats.unreadable)
+    samples, symbols = list_annotations(
+        beats.r_peaks, is_v=beats.is_v, quality=beats.quality, unreadable=beats.unreadable
+    )
     path.write_bytes(encode_annotations(samples, symbols))
 
 
@@ -219,14 +219,36 @@ _WRITERS: Final[dict[ResultFormat, Callable[[Analysis, Path, str], None]]] = {
 
 
 def list_annotations(
-    r_peaks: NDArray[np.int64], *, is_v: NDArray[np.bool_], unreadable: tuple[Stretch, ...]
+    r_peaks: NDArray[np.int64],
+    *,
+    is_v: NDArray[np.bool_],
+    quality: NDArray[np.str_],
+    unreadable: tuple[Stretch, ...],
 ) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
-    """List beats as WFDB annotations: ``N`` or ``V``, and ``~`` around what cannot be read.
+    """List beats as WFDB annotations, and mark what cannot be read.
 
-    Detections where nothing can be read have no class, and are written as ``N``.
+    A beat is ``N`` or ``V``, or ``/`` when a pacemaker seems to have made it. Suspected flutter
+    stands between ``[`` and ``]``, its waves are ``!``, which is no beat; everything else that
+    cannot be read stands between two ``~``, and detections there, which have no class, are ``Q``
+    (unclassifiable).
+
+    Parameters
+    ----------
+    r_peaks : ndarray of int64, shape (n_beats,)
+    is_v : ndarray of bool, shape (n_beats,)
+    quality : ndarray of str, shape (n_beats,)
+        See :data:`ecg_lib.findings.BEAT_QUALITIES`.
+    unreadable : tuple of Stretch
+
     """
-    marks = [edge for stretch in unreadable for edge in (stretch.start, stretch.stop - 1)]
-    samples = np.concatenate([r_peaks, np.array(marks, dtype=np.int64)])
-    symbols = np.concatenate([np.where(is_v, "V", "N"), np.full(len(marks), "~")])
-    order = np.argsort(samples, kind="stable")
-    return samples[order], symbols[order]
+    symbols = np.where(is_v, "V", "N")
+    symbols[quality != OK] = "Q"
+    symbols[quality == PACED] = "/"
+    symbols[quality == UnreadableReason.FLUTTER.value] = "!"
+    samples, marks = [r_peaks], [symbols]
+    for start, stop, reason in unreadable:
+        samples.append(np.array([start, stop - 1]))
+        marks.append(np.array(["[", "]"] if reason is UnreadableReason.FLUTTER else ["~", "~"]))
+    every, named = np.concatenate(samples), np.concatenate(marks)
+    order = np.argsort(every, kind="stable")
+    return every[order], named[order]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.drawing import Anchor, Box, Colour, Drawing, Path, Shape, Text, line
+from ecg_lib.findings import OK, PACED
 from ecg_lib.heart_rate import HOUR_S
 from ecg_lib.recording_summary import RecordingSummary, format_clock
 
@@ -154,8 +155,8 @@ def _label_beats(summary: RecordingSummary, start_s: float, left: float, top: fl
     shapes: list[Shape] = []
     for beat in range(int(first), int(last)):
         x = left + (float(times_s[beat]) - start_s) * MM_PER_S
-        is_v, readable = bool(beats.is_v[beat]), bool(beats.is_readable[beat])
-        letter = "?" if not readable else "V" if is_v else "N"
+        is_v, quality = bool(beats.is_v[beat]), str(beats.quality[beat])
+        letter = {OK: "V" if is_v else "N", PACED: "P"}.get(quality, "?")
         colour = Colour.RED if is_v else Colour.SOFT
         shapes.append(Text(x, top - 0.9, letter, 2.8, colour, Anchor.MIDDLE, is_bold=is_v))
         rr_s = float(times_s[beat] - times_s[beat - 1]) if beat > first else 0.0

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.drawing import Drawing
+from ecg_lib.findings import FINDING_WORDS, FindingKind
 from ecg_lib.recording_charts import draw_burden, draw_heart_rate, draw_intervals, draw_strip
 from ecg_lib.recording_summary import NOTICE, RecordingSummary, format_clock
 from ecg_lib.rhythm import Run, RunKind
@@ -123,8 +124,8 @@ def _list_blocks(
     yield Figure(draw_intervals(summary))
     yield Heading("Strips")
     yield Paragraph(
-        "Each beat is marked N, V, or ? where the signal cannot be read; between them stand RR "
-        "intervals in milliseconds.",
+        "Each beat is marked N, V, P where a pacemaker seems to have made it, or ? where the "
+        "signal cannot be read; between them stand RR intervals in milliseconds.",
         is_soft=True,
     )
     yield from (
@@ -136,6 +137,7 @@ def _list_blocks(
     yield _list_hours(summary)
     yield Heading("Signal")
     yield Paragraph(_describe_quality(summary))
+    yield from _list_findings(summary)
     yield Heading("How this was made")
     yield Facts(tuple((name, str(value)) for name, value in model.items()))
 
@@ -288,6 +290,29 @@ def _list_hours(summary: RecordingSummary) -> Table:
                 f"{hour.readable_s / hour.duration_s:.0%}",
             )
             for hour in summary.hours
+        ),
+    )
+
+
+def _list_findings(summary: RecordingSummary) -> Iterator[Block]:
+    findings = summary.beats.findings
+    if not findings:
+        return
+    yield Heading("Suspected")
+    if len(findings) > _MAX_ROWS:
+        yield Paragraph(f"The first {_MAX_ROWS} of {len(findings):,}.", is_soft=True)
+    fs = summary.beats.fs
+    yield Table(
+        ("What", "Begins", "Lasts (s)"),
+        tuple(
+            (
+                FINDING_WORDS[finding.kind],
+                _time(summary, finding.start / fs),
+                f"{(finding.stop - finding.start) / fs:.1f}",
+            )
+            for finding in sorted(findings, key=lambda finding: finding.kind is FindingKind.PACING)[
+                :_MAX_ROWS
+            ]
         ),
     )
 

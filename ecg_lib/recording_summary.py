@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.findings import FINDING_WORDS, list_alarms
 from ecg_lib.heart_rate import (
     HeartRateVariability,
     Hour,
@@ -83,9 +84,11 @@ class RecordingSummary:
     risk: Risk
 
     @property
-    def overall(self) -> str:
-        """``V`` if any readable beat is V."""
-        return "V" if self.rhythm.v_beats else "N"
+    def overall(self) -> str | None:
+        """``V`` if any readable beat is V, else ``N``; None when no beat has a class."""
+        if self.rhythm.v_beats:
+            return "V"
+        return "N" if self.beats.has_class.any() else None
 
     @property
     def form_of_beats(self) -> NDArray[np.int64]:
@@ -155,13 +158,17 @@ def summarize_recording(
         ),
         forms=tuple(_describe_forms(beats, grouped)),
         form_of_v=grouped.labels,
-        risk=assess_risk(rhythm, duration_s=beats.duration_s),
+        risk=assess_risk(
+            rhythm,
+            duration_s=beats.duration_s,
+            alarms=list_alarms(beats.findings, fs=beats.fs),
+        ),
     )
 
 
 def _describe_forms(beats: RecordingBeats, grouped: Morphologies) -> list[Form]:
     of_v = np.flatnonzero(beats.is_v)
-    is_conducted = ~beats.is_v & beats.is_readable
+    is_conducted = ~beats.is_v & beats.has_class
     follows = np.concatenate([[False], is_conducted[:-1]])
     forms = []
     for number, example in enumerate(grouped.examples.tolist()):
@@ -211,8 +218,9 @@ def describe_summary(
         "risk_reasons": list(risk.reasons),
         "risk_is_provisional": risk.is_provisional,
         "total_beats_detected": len(beats),
-        "normal_beats": rhythm.beats - rhythm.v_beats,
+        "normal_beats": rhythm.beats - rhythm.v_beats - int(beats.is_paced.sum()),
         "ventricular_beats": rhythm.v_beats,
+        "paced_beats": int(beats.is_paced.sum()),
         "unreadable_beats": len(beats) - rhythm.beats,
         "rhythm": _describe_rhythm(summary),
         "hours": [asdict(hour) for hour in summary.hours],
@@ -243,11 +251,29 @@ def describe_summary(
                 }
                 for stretch in beats.unreadable
             ],
+            "per_minute": _quality_by_minute(beats),
+            "findings": [
+                {
+                    "kind": finding.kind.value,
+                    "start_s": finding.start / beats.fs,
+                    "end_s": finding.stop / beats.fs,
+                    "text": FINDING_WORDS[finding.kind],
+                }
+                for finding in beats.findings
+            ],
         },
         "threshold": beats.threshold,
         "model": dict(model),
         "notice": NOTICE,
     }
+
+
+def _quality_by_minute(beats: RecordingBeats) -> list[float | None]:
+    """Mean quality of the seconds of each minute begun; None without a second to judge by."""
+    per_second = beats.quality_per_second
+    minutes = [per_second[start : start + 60] for start in range(0, len(per_second), 60)]
+    known = [minute[np.isfinite(minute)] for minute in minutes]
+    return [round(float(minute.mean()), 2) if len(minute) else None for minute in known]
 
 
 def _describe_rhythm(summary: RecordingSummary) -> dict[str, Any]:

@@ -6,6 +6,7 @@ hours.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
@@ -65,19 +66,21 @@ class Risk:
     """True when a burden counted that rests on less than 24 h."""
 
 
-def assess_risk(rhythm: RhythmSummary, *, duration_s: float) -> Risk:
+def assess_risk(rhythm: RhythmSummary, *, duration_s: float, alarms: Sequence[str] = ()) -> Risk:
     """Judge a rhythm.
 
     LOW without V beats; MEDIUM with isolated ones; HIGH with couplets, runs of three or more, or
     R-on-T candidates (grades 4a, 4b and 5 of Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130), and,
     for recordings of an hour or more, with a burden above 10 %. A run counts as one whatever its
-    rate; the reason names what kind it is.
+    rate; the reason names what kind it is. HIGH whatever the beats with an alarm.
 
     Parameters
     ----------
     rhythm : RhythmSummary
     duration_s : float
         Length of the recording in seconds.
+    alarms : sequence of str
+        :func:`ecg_lib.findings.list_alarms`: flutter or asystole that is suspected.
 
     Returns
     -------
@@ -85,7 +88,7 @@ def assess_risk(rhythm: RhythmSummary, *, duration_s: float) -> Risk:
 
     """
     basis = RiskBasis.RECORDING if duration_s >= _BURDEN_FROM_S else RiskBasis.STRIP
-    high: list[str] = []
+    high = list(alarms)
     if rhythm.runs:
         longest = max(run.beats for run in rhythm.runs)
         high.append(f"{len(rhythm.runs)} run(s) of V, the longest of {longest} beats")

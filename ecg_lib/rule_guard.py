@@ -1,7 +1,8 @@
 """Physiological rules over the network's answer; each names itself when it changes a class.
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
-The limits were chosen on the out-of-fold predictions of DS1, see ``docs/rule-guard.md``.
+The limits were chosen on the out-of-fold predictions of DS1. What each rule does, clean and under
+noise, is in every report of an evaluation (``docs/evaluation.md``).
 """
 
 from __future__ import annotations

@@ -308,7 +308,7 @@ def read_blocks(
         raise CorruptRecordError(msg)
 
 
-_CODE_OF_SYMBOL: Final = {"N": 1, "V": 5, "~": 14}
+_CODE_OF_SYMBOL: Final = {"N": 1, "V": 5, "/": 12, "Q": 13, "~": 14, "!": 31, "[": 32, "]": 33}
 
 
 def encode_annotations(samples: NDArray[np.int64], symbols: NDArray[np.str_]) -> bytes:

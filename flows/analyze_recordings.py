@@ -53,20 +53,18 @@ def analyze_recordings(
     Returns:
         How many were analysed, and why others were not.
     """
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
     settings = read_settings()
     logger = get_run_logger()
-    release, bundle = load_released_bundle(settings)
+    version, bundle = load_bundle_to_use(settings)
     target = Path(output_dir) if output_dir else settings.reports_dir / "recordings"
     files = list_recordings([Path(path) for path in paths])
     if not files:
         msg = f"there must be recordings in {', '.join(paths)}, there are none"
         raise AnalysisError(msg)
-    logger.info(
-        "%d recordings, model %s, results go to %s", len(files), release.model_version, target
-    )
-    model = describe_model(bundle, version=release.model_version)
+    logger.info("%d recordings, model %s, results go to %s", len(files), version, target)
+    model = describe_model(bundle, version=version)
     futures = [
         analyze_one.submit(
             Request(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.errors import InvalidSignalError
+from ecg_lib.findings import list_alarms
 from ecg_lib.recording_analysis import list_annotations
 from ecg_lib.records import Record, read_record, read_wfdb, write_annotations
 from ecg_lib.rhythm import summarize_rhythm
@@ -42,8 +43,8 @@ def annotate_record(
 ) -> Annotated:
     """Write ``RECORD.pvc`` with ``N`` or ``V`` for every detection.
 
-    A stretch that cannot be read begins and ends with ``~``; detections inside it have no class
-    and are written as ``N``.
+    A stretch that cannot be read begins and ends with ``~``, suspected flutter with ``[`` and
+    ``]``; see :func:`ecg_lib.recording_analysis.list_annotations`.
 
     Args:
         path: A WFDB record.
@@ -56,7 +57,10 @@ def annotate_record(
     signal, n_invalid = bridge_invalid(record.signal_mv(name), record=record)
     classified = classifier.classify(signal, fs=record.fs)
     samples, symbols = list_annotations(
-        classified.r_peaks, is_v=classified.is_v, unreadable=classified.prepared.unreadable
+        classified.r_peaks,
+        is_v=classified.is_v,
+        quality=classified.prepared.beat_quality,
+        unreadable=classified.prepared.unreadable,
     )
     written = write_annotations(
         output_dir / record.name,
@@ -139,8 +143,11 @@ def describe(prediction: Prediction) -> str:
         is_readable=classified.is_readable,
         fs=record.fs,
     )
-    risk = assess_risk(rhythm, duration_s=record.duration_s)
-    overall = "V" if rhythm.v_beats else "N"
+    findings = classified.prepared.findings
+    risk = assess_risk(
+        rhythm, duration_s=record.duration_s, alarms=list_alarms(findings, fs=record.fs)
+    )
+    overall = "V" if rhythm.v_beats else "N" if classified.has_class.any() else "no class"
     rate = "-" if rhythm.heart_rate_bpm is None else f"{rhythm.heart_rate_bpm:.0f}/min"
     return (
         f"{record.name}: {overall}, {rhythm.v_beats} V of {rhythm.beats} beats in "
@@ -159,11 +166,7 @@ def list_beats(prediction: Prediction) -> list[dict[str, object]]:
             "beat_index": index,
             "position_sample": int(classified.r_peaks[index]),
             "arrhythmia_type": (
-                None
-                if not classified.is_readable[index]
-                else "V"
-                if classified.is_v[index]
-                else "N"
+                None if not classified.has_class[index] else "V" if classified.is_v[index] else "N"
             ),
             "probability_v": round(float(classified.probability_v[index]), 6),
             "rule": str(classified.rule[index]) or None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,11 +23,11 @@ from ecg_lib.evaluation import (
     LEARNING_PERIOD_S,
     BeatCounts,
     add_up,
-    bootstrap_interval,
     by_subject,
 )
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
+from ecg_lib.resampling import bootstrap_interval
 from ecg_lib.rule_guard import apply_rules
 from flows.dataset_versions import DatasetVersion, Role
 from flows.git_commit import read_git_commit
@@ -262,6 +262,7 @@ def build_bundle(
     directory: Path,
     *,
     final: FinalFit,
+    fold_networks: Sequence[Path],
     recipe: Recipe,
     out_of_fold: OutOfFold,
     version: DatasetVersion,
@@ -298,6 +299,8 @@ def build_bundle(
     return write_bundle(
         directory,
         network=final.network,
+        fold_networks=fold_networks,
+        folds=version.folds[len(fold_networks)],
         config=out_of_fold.config,
         provenance=provenance,
         metrics=metrics,

@@ -8,9 +8,10 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -77,7 +78,7 @@ def up(
             if settings.fresh:
                 _set_aside(settings)
             platform.start()
-            is_serving = read_current(settings) is not None
+            is_serving = _find_release(settings, check=platform.check)
             if is_serving:
                 platform.start_service()
             _say(f"platform up after {time.monotonic() - started_s:.0f} s")
@@ -100,6 +101,17 @@ def up(
         _say("stopped; everything that was started has ended")
 
 
+def _find_release(settings: Settings, *, check: Callable[[], None]) -> bool:
+    """Tell whether there is a release; where there is none, release what ships."""
+    from flows.flow_runs import run_and_follow
+    from flows.reference import has_reference
+    from flows.serving import read_current
+
+    if read_current(settings) is None and has_reference() and not settings.fresh:
+        run_and_follow("install-reference/ecg", report=_say, check=check)
+    return read_current(settings) is not None
+
+
 def _set_aside(settings: Settings) -> None:
     """Move what was learned and released so far into a directory of its own."""
     aside = settings.home / f"before-{datetime.now(UTC).strftime('%Y%m%dT%H%M%S')}"
@@ -109,6 +121,12 @@ def _set_aside(settings: Settings) -> None:
             shutil.move(settings.home / name, aside / name)
     if aside.exists():
         _say(f"ECG_FRESH: what was learned before is in {aside}")
+
+
+def _name_overall(answer: Mapping[str, Any]) -> str:
+    if answer["confidence"] is None:
+        return "no beat has a class"
+    return f"{answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f})"
 
 
 def _show_ready(settings: Settings, started_s: float) -> None:
@@ -125,9 +143,9 @@ def _show_ready(settings: Settings, started_s: float) -> None:
             answer = send(strip, client=client, settings=settings).json()
         _say(f"\nprediction for {strip.name}:")
         _say(
-            f"  {answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f}, "
-            f"risk {answer['risk_level']}), {answer['ventricular_beats']} V of "
-            f"{answer['total_beats_detected']} beats, {answer['processing_time_ms']:.1f} ms, "
+            f"  {_name_overall(answer)}, risk {answer['risk_level']}, "
+            f"{answer['ventricular_beats']} V of {answer['total_beats_detected']} beats, "
+            f"{answer['processing_time_ms']:.1f} ms, "
             f"id {answer['prediction_id']}"
         )
         beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
@@ -212,6 +230,31 @@ def rollback(
 
 
 @app.command()
+def ship(
+    version: Annotated[str | None, typer.Argument(help="Model version; else the champion.")] = None,
+) -> None:
+    """Make a model the reference bundle, which ships with the software."""
+    from flows.package_bento import find_version
+    from flows.reference import REFERENCE, ship
+    from flows.registry import Registry
+
+    _enter_platform()
+    registry = Registry(read_settings())
+    found = find_version.fn(registry, version)
+    bundle = ship(registry.fetch_bundle(found.run_id))
+    _say(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
+
+
+@app.command()
+def reproduce() -> None:
+    """Train the reference bundle again and check that its figures come out; needs `ecg up`."""
+    from flows.flow_runs import run_and_follow
+
+    _enter_platform()
+    run_and_follow("reproduce-reference/ecg", report=_say)
+
+
+@app.command()
 def releases() -> None:
     """List the release ledger, latest first."""
     from flows.ledger import read_ledger
@@ -243,9 +286,9 @@ def predict(
     """Classify the beats of a recording by the released model, without a server."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import describe, list_beats, predict_file
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
-    _, bundle = load_released_bundle(read_settings())
+    _, bundle = load_bundle_to_use(read_settings())
     prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
     _say(json.dumps(list_beats(prediction), indent=1) if as_json else describe(prediction))
 
@@ -261,9 +304,9 @@ def annotate(
     """Write N or V for every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import annotate_record
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
-    _, bundle = load_released_bundle(read_settings())
+    _, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     failed = 0
     for path in records:
@@ -321,15 +364,15 @@ def analyze(
     from ecg_lib.classifier import BeatClassifier
     from ecg_lib.recording_summary import ResultFormat
     from flows import analyzed_files as analysis
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
     kinds = tuple(formats or ResultFormat)
     if unknown := set(kinds) - set(ResultFormat):
         msg = f"a format must be one of {', '.join(ResultFormat)}, got {', '.join(unknown)}"
         raise typer.BadParameter(msg)
-    release, bundle = load_released_bundle(read_settings())
+    version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
-    model = analysis.describe_model(bundle, version=release.model_version)
+    model = analysis.describe_model(bundle, version=version)
     failed = 0
     for path in analysis.list_recordings(files):
         request = analysis.Request(
@@ -354,46 +397,50 @@ def analyze(
 @app.command()
 def evaluate(
     *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No noise, longer strips or second lead.")
+    ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2; noted in docs/ds2-openings.md.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
 ) -> None:
-    """Print the figures of the released model: DS1 out of fold, R-peaks, and DS2 if asked."""
-    from flows import evaluation_report as report
-    from flows.dataset_versions import load_version
+    """Write the EC57 report of the model in use: DS1 out of fold, or DS2 with --final."""
+    from flows import ds2_opening as opening
+    from flows import evaluation
+    from flows.evaluation_records import Extent
     from flows.git_commit import read_git_commit
-    from flows.released import load_released_bundle
+    from flows.released import load_bundle_to_use
 
     settings = read_settings()
-    release, bundle = load_released_bundle(settings)
-    version = load_version(settings.datasets_dir, bundle.provenance.dataset_version)
-    _say(f"model {release.model_version}, bundle {bundle.hash[:12]}, {version.data_source} data")
-    for name, value in bundle.metrics.items():
-        if isinstance(value, float):
-            _say(f"  {name:<24} {value:.4f}")
-    if version.data_source != "mitdb":
-        _say("trained on simulated data: nothing here says how it does on people")
-        return
-    directory = Path(version.source_directory)
-    peaks = report.measure_r_peaks(directory)
-    for line in report.describe_r_peaks(peaks):
-        _say(line)
-    if not final:
-        return
-    if not reason:
-        msg = "an opening of DS2 must have a --reason"
-        raise report.EvaluationError(msg)
-    figures = report.open_ds2(bundle, directory)
-    commit = read_git_commit()
-    path = report.write_report(
-        settings.reports_dir, "ds2", {"bundle": bundle.hash, "commit": commit, **figures}
-    )
-    report.note_opening(PROJECT_DIR, bundle=bundle, commit=commit, reason=reason, figures=figures)
-    for part, values in figures.items():
-        if part != "by_record":
-            _say(f"DS2 {part}: " + ", ".join(f"{k} {v:.4f}" for k, v in values.items()))
-    _say(f"written to {path} and noted in {report.OPENINGS}")
+    model, bundle = load_bundle_to_use(settings)
+    version = evaluation.find_dataset(bundle, settings)
+    _say(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
+    if final:
+        commit = read_git_commit()
+        opening.check_opening(bundle, version, reason=reason, commit=commit, settings=settings)
+        found = opening.open_ds2(
+            bundle, version, reason=reason, settings=settings, on_record=_say_progress
+        )
+        noted = opening.note_opening(PROJECT_DIR, found, commit=commit)
+        _say(f"noted in {opening.OPENINGS}, with {noted.html.name}: commit both")
+        written = evaluation.report_path(settings.reports_dir, bundle, "ds2")
+    else:
+        extent = Extent.QUICK if quick else Extent.FULL
+        found = evaluation.evaluate_development(
+            bundle, version, extent=extent, settings=settings, on_record=_say_progress
+        )
+        written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
+    evaluation.write_evaluation(found, written)
+    for name, value in evaluation.summarize_headline(found.document).items():
+        _say(f"  {name:<24} {value}")
+    for line in found.document["missing"]:
+        _say(f"  not in it: {line}")
+    _say(f"report: {written.html}")
+
+
+def _say_progress(done: int, total: int) -> None:
+    typer.secho(f"\r  {done} of {total} records", nl=done == total, err=True)
 
 
 @app.command()

@@ -31,11 +31,14 @@ FOLD_COUNTS: Final = (3, 5)
 RECORD_FILES: Final = ("hea", "dat", "atr")
 """Extensions of the files of a record."""
 
-_PREPARING_MODULES: Final = (
-    "annotations", "records", "filtering", "detection", "quality", "beats", "preprocessing",
-    "datasets",
+_PREPARING_FILES: Final = (
+    "annotations.py", "records.py", "filtering.py", "noise.py", "beat_verifier.py",
+    "beat_verifier.npz", "detection.py", "quality.py", "flutter.py", "asystole.py", "pacing.py",
+    "findings.py", "beats.py", "preprocessing.py", "datasets.py",
 )  # fmt: skip
-_TRAINING_MODULES: Final = ("balancing", "cnn", "training", "shape_vote", "cross_validation")
+_TRAINING_FILES: Final = (
+    "balancing.py", "cnn.py", "training.py", "shape_vote.py", "cross_validation.py",
+)  # fmt: skip
 _LATEST: Final = "latest"
 
 
@@ -178,6 +181,11 @@ def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
     _write_atomically(directory / _LATEST, version.version)
 
 
+def list_versions(datasets_dir: Path) -> list[str]:
+    """Name the versions that are there."""
+    return sorted(path.stem for path in (datasets_dir / "versions").glob("*.json"))
+
+
 def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersion:
     """Load a version, or the latest.
 
@@ -197,8 +205,7 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
         text = (directory / f"{name}.json").read_text(encoding="utf-8")
         return TypeAdapter(DatasetVersion).validate_json(text)
     except FileNotFoundError as error:
-        known = sorted(path.stem for path in directory.glob("*.json"))
-        msg = f"dataset version must be one of {known}, got {name!r}"
+        msg = f"dataset version must be one of {list_versions(datasets_dir)}, got {name!r}"
         raise DatasetError(msg) from error
     except ValidationError as error:
         msg = f"dataset version {name} cannot be read: {error}"
@@ -218,23 +225,23 @@ def hash_files(directory: Path, record_name: str) -> dict[str, str]:
 
 def prepared_key(files: Mapping[str, str]) -> str:
     """Name the prepared beats of a record by all that they depend on: files, constants, code."""
-    digest = hashlib.sha256(_hash_modules(_PREPARING_MODULES).encode())
+    digest = hashlib.sha256(_hash_files(_PREPARING_FILES).encode())
     digest.update(json.dumps([asdict(PreprocessingConfig()), dict(files)], sort_keys=True).encode())
     return digest.hexdigest()[:24]
 
 
 def hash_training_code() -> str:
-    """Hash the modules that decide what a recipe makes of a dataset."""
-    return _hash_modules(_PREPARING_MODULES + _TRAINING_MODULES)
+    """Hash the files that decide what a recipe makes of a dataset."""
+    return _hash_files(_PREPARING_FILES + _TRAINING_FILES)
 
 
-def _hash_modules(names: tuple[str, ...]) -> str:
+def _hash_files(names: tuple[str, ...]) -> str:
     import ecg_lib
 
     root = Path(ecg_lib.__file__).parent
     digest = hashlib.sha256()
     for name in names:
-        digest.update(hashlib.sha256((root / f"{name}.py").read_bytes()).digest())
+        digest.update(hashlib.sha256((root / name).read_bytes()).digest())
     return digest.hexdigest()
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.calibration import reliability_bins
 from ecg_lib.evaluation import BeatCounts
 
 if TYPE_CHECKING:
@@ -55,14 +56,10 @@ def draw_reliability(
     probabilities: NDArray[np.float64], is_v: NDArray[np.bool_], *, n_bins: int = 15
 ) -> Figure:
     """Draw the observed share of V over the stated probability."""
-    bins = np.minimum((probabilities * n_bins).astype(np.int64), n_bins - 1)
-    counts = np.bincount(bins, minlength=n_bins)
-    filled = counts > 0
-    stated = np.bincount(bins, weights=probabilities, minlength=n_bins)[filled] / counts[filled]
-    observed = np.bincount(bins, weights=is_v.astype(float), minlength=n_bins)[filled]
+    bins = [one for one in reliability_bins(probabilities, is_v, n_bins=n_bins) if one.beats]
     figure, axes = _new_figure()
     axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    axes.plot(stated, observed / counts[filled], "o-")
+    axes.plot([one.stated for one in bins], [one.observed for one in bins], "o-")
     axes.set(xlabel="stated probability of V", ylabel="observed share of V")
     axes.set_title("Reliability, out of fold")
     return figure

@@ -169,10 +169,11 @@ def fit_fold(
     data: Path,
     keep: Path,
 ) -> str:
-    """Fit without one fold, predict it and keep the output in a file; return the name."""
+    """Fit without one fold and predict it; keep output and ONNX graph; return the name."""
     _use_one_thread()
     from ecg_lib.cross_validation import predict_fold
     from ecg_lib.datasets import BeatDataset
+    from ecg_lib.training import export_onnx
 
     output = predict_fold(
         BeatDataset.load(data),
@@ -183,6 +184,7 @@ def fit_fold(
         recipe=recipe,
         seed=seed + fold,
     )
+    export_onnx(output.model, keep.with_suffix(".onnx"))
     draft = keep.with_suffix(".draft.npz")
     np.savez(
         draft,

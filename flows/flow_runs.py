@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 _POLL_S: Final = 1.0
+_TASK_DONE: Final = "Finished in state Completed()"
+"""What Prefect logs for every task and flow that ends well; a stage says itself what it did."""
 
 
 class FlowRunError(EcgError):
@@ -76,6 +78,8 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
                 continue
             seen.add(log.id)
             since = log.timestamp
+            if log.message == _TASK_DONE:
+                continue
             name = names[log.flow_run_id] if log.flow_run_id is not None else ""
             for line in log.message.splitlines():
                 yield f"{log.timestamp.astimezone():%H:%M:%S} {name:<16} {line}"

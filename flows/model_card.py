@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from statistics import mean, stdev
 from typing import Any
 
 from ecg_lib.bundle import DataSource, Provenance
@@ -41,17 +42,19 @@ Research software. Not a medical device, not for diagnosis.
 ## Model
 
 A one-dimensional CNN of seven convolutions on the difference between a beat and the template of
-the patient's own conducted beats, joined by RR and shape features; calibrated by Platt scaling;
-a threshold of {metrics["threshold"]:.4f}; RuleGuard rules. One lead, {provenance.data_source} data.
+the patient's own conducted beats, joined by RR and shape features; a vote among beats of one shape;
+calibrated by Platt scaling; a threshold of {metrics["threshold"]:.4f}; RuleGuard rules.
+One lead, {provenance.data_source} data.
 
 - made: {provenance.created_at}, by MLflow run `{provenance.run_id}`
 - code: commit `{provenance.git_commit}`
 - dataset version: `{provenance.dataset_version}`, seed {provenance.seed}
+- source: {provenance.source}
 
 ## Intended use
 
 Beat-by-beat detection of ventricular ectopic beats (PVC) in one-lead ECG of adults, for research
-and for trying out the platform. Strips of 10 s or longer, 100 to 1000 Hz.
+and education, and for trying out the platform. Strips of 10 s or longer, 100 to 1000 Hz.
 
 **Not for**: diagnosis, monitoring or any decision about a person; paced rhythms; ventricular
 flutter or fibrillation; infants; leads very unlike MLII.
@@ -67,7 +70,8 @@ beats are left out of training. Folds are by subject.
 
 Scored as EC57 and `bxb` do, whole records, own R-peaks, F and Q called V not counted; "strict"
 counts them as false. Recipe chosen among {metrics["n_trials"]} trials on the same subjects, so
-these figures are a little optimistic. Intervals: 95 %, bootstrap over subjects.
+these figures are a little optimistic; so is the network that judges candidate R-peaks, which was
+fitted to the same records. Intervals: 95 %, bootstrap over subjects.
 
 | Figure | Value |
 |---|---|
@@ -90,12 +94,26 @@ these figures are a little optimistic. Intervals: 95 %, bootstrap over subjects.
 | Record | V beats | Se % | +P % | false V | QRS Se % | QRS +P % |
 |---|---|---|---|---|---|---|
 {rows}
-
+{_describe_seeds(metrics)}
 ## Limits
 
 Few subjects: 22 people of one hospital of the 1970s. Where the conducted beats are themselves
 wide or change shape (bundle branch block, aberration), errors gather, as the table shows.
+Sex, age and heart disease are not equally covered, and no figure by subgroup would mean anything
+with so few. The full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak
+places, errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
 """
+
+
+def _describe_seeds(metrics: Mapping[str, Any]) -> str:
+    f1 = [one["oof_v_f1"] for one in metrics.get("seeds", [])]
+    if len(f1) < 2:
+        return ""
+    return (
+        f"\n## Seeds\n\nV-F1 of the recipe with {len(f1)} seeds: mean {mean(f1):.4f}, standard "
+        f"deviation {stdev(f1):.4f}, {min(f1):.4f} to {max(f1):.4f}. This is the first of them, "
+        "not the best.\n"
+    )
 
 
 def _percent(share: float) -> str:

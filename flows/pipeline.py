@@ -13,6 +13,7 @@ from pydantic import Field
 from ecg_lib.errors import EcgError
 from ecg_lib.settings import Profile, Settings, read_settings
 from flows.bento_store import load_bundle
+from flows.evaluate_champion import evaluate_champion
 from flows.ingest_records import Source, ingest_records
 from flows.package_bento import package_bento
 from flows.promote_champion import promote_champion
@@ -34,7 +35,7 @@ def pipeline(
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
 ) -> dict[str, Any]:
-    """Ingest records, train, select and promote, package and release: end with what is served.
+    """Ingest, train, promote, evaluate, package and release: end with what is served.
 
     Args:
         source: Where records come from, see `ingest-records`.
@@ -70,6 +71,8 @@ def pipeline(
     if verdict["version"] is None:
         msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
         raise PromotionError(msg)
+    if verdict["is_promoted"]:
+        timed("evaluate-champion", evaluate_champion)
     packaged = timed("package-bento", package_bento)
     release = timed("release-service", lambda: release_service(release=packaged))
     result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}

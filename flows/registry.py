@@ -56,6 +56,7 @@ class RunKind(StrEnum):
     SWEEP = "sweep"
     TRIAL = "trial"
     CANDIDATE = "candidate"
+    REFERENCE = "reference"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

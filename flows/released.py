@@ -9,7 +9,23 @@ from ecg_lib.errors import BundleError
 from ecg_lib.releases import Release
 from ecg_lib.settings import Settings
 from flows.bento_store import load_bundle
+from flows.reference import has_reference, read_reference
 from flows.serving import read_current
+
+
+def load_bundle_to_use(settings: Settings) -> tuple[str, Bundle]:
+    """Load the bundle of the current release, else the one that ships.
+
+    Returns:
+        Version of the model, ``shipped`` where nothing was released, and its bundle.
+
+    Raises:
+        BundleError: If nothing was released yet and none ships.
+    """
+    if read_current(settings) is None and has_reference():
+        return "shipped", read_reference()
+    release, bundle = load_released_bundle(settings)
+    return release.model_version, bundle
 
 
 def load_released_bundle(settings: Settings) -> tuple[Release, Bundle]:

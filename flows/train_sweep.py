@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -60,12 +60,14 @@ class SweepPlan:
 
     n_trials: int = 6
     search_folds: int = 3
-    search_beats: int = 20_000
+    search_beats: int = 15_000
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5
-    confirm_beats: int | None = 50_000
+    confirm_beats: int | None = 40_000
     """Training beats of each fold and of the final fit; all when None."""
+    n_seeds: int = 1
+    """Seeds that the folds of the chosen recipe are fitted with, to see how far figures move."""
     views: ViewPlan = field(default=QUICK_VIEWS)
 
 
@@ -73,10 +75,9 @@ PLANS: Final = {
     Profile.QUICK: SweepPlan(),
     Profile.FULL: SweepPlan(
         n_trials=40,
-        search_beats=40_000,
-        search_epochs=4,
-        confirm_epochs=8,
-        confirm_beats=None,
+        search_beats=30_000,
+        confirm_beats=80_000,
+        n_seeds=5,
         views=FULL_VIEWS,
     ),
 }
@@ -119,6 +120,7 @@ def train_sweep(
     profile: Profile | None = None,
     n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
+    seeds: Annotated[int | None, Field(ge=1, le=20)] = None,
 ) -> str:
     """Search for the best recipe on the development records and train a candidate with it.
 
@@ -130,6 +132,8 @@ def train_sweep(
         n_trials: Number of trials; that of the profile when left out.
         seed: Seed of the search, of the networks and of the choice of beats; when left out, the
             number of sweeps that ended with these parameters, so that a retraining is a new try.
+        seeds: Number of seeds that the folds of the chosen recipe are fitted with, for mean and
+            spread in the report; that of the profile when left out (1 or 5).
 
     Returns:
         The MLflow run of the candidate.
@@ -137,13 +141,14 @@ def train_sweep(
     settings = read_settings()
     version = load_version(settings.datasets_dir, dataset_version)
     plan = PLANS[profile or settings.profile]
-    plan = replace(plan, n_trials=n_trials or plan.n_trials)
+    plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
     registry = Registry(settings)
     sweep = open_sweep(version, plan, seed, registry, settings)
     data = cut_training_beats(version, plan.views, settings)
     recipes = search_recipes(sweep, version, data, registry, settings)
     confirmed = confirm_recipes(sweep, version, data, recipes)
     best = choose_best(sweep, version, data, confirmed, registry)
+    best = repeat_with_seeds(sweep, version, data, best, registry)
     run_id = build_candidate(sweep, version, best, registry)
     close_sweep(sweep, run_id, registry)
     return run_id
@@ -396,6 +401,18 @@ def choose_best(
     registry: Registry,
 ) -> Judged:
     """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
+    judged = judge(version, data, confirmed)
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
+
+
+def judge(version: DatasetVersion, data: Path, confirmed: Sequence[Confirmed]) -> list[Judged]:
+    """Judge the out-of-fold predictions of confirmed recipes."""
     from ecg_lib.datasets import BeatDataset
     from flows import candidate
 
@@ -413,13 +430,35 @@ def choose_best(
                 "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
             )),
         )  # fmt: skip
-    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
-    registry.log(
-        sweep.run_id,
-        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
-        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    return judged
+
+
+@task(cache_policy=NO_CACHE)
+def repeat_with_seeds(
+    sweep: Sweep, version: DatasetVersion, data: Path, best: Judged, registry: Registry
+) -> Judged:
+    """Fit the folds of the chosen recipe with other seeds, and note how far its figures move."""
+    from flows.seed_spread import measure_seeds
+
+    plan = sweep.plan
+    if plan.n_seeds == 1:
+        return best
+    recipe = best.confirmed.recipe
+    seeds = measure_seeds(
+        first=best.metrics,
+        n_seeds=plan.n_seeds,
+        seed=sweep.seed,
+        n_folds=plan.confirm_folds,
+        recipe=recipe,
+        version=version,
+        data=data,
+        keep=lambda name: _kept(sweep, recipe, name),
+        on_fit=ProgressBar("Fits with other seeds").update,
     )
-    return best
+    f1 = [one["oof_v_f1"] for one in seeds]
+    get_run_logger().info("V-F1 of %d seeds: %s", len(f1), ", ".join(f"{one:.4f}" for one in f1))
+    registry.log_curve(sweep.run_id, "v_f1_of_seeds", f1)
+    return best._replace(metrics={**best.metrics, "seeds": seeds})
 
 
 @task(cache_policy=NO_CACHE)
@@ -427,8 +466,8 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     """Write the bundle of the best recipe and log it with its figures."""
     from flows import candidate, figures
 
-    (_, recipe, _, final), out_of_fold, metrics, by_record = best
-    metrics = {**metrics, "n_trials": sweep.plan.n_trials}
+    (_, recipe, folds, final), out_of_fold, metrics, by_record = best
+    metrics = {**metrics, "n_trials": sweep.plan.n_trials, "plan": asdict(sweep.plan)}
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
         kind=RunKind.CANDIDATE,
@@ -439,6 +478,9 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
     bundle = candidate.build_bundle(
         sweep.directory / f"bundle-{run_id}",
         final=final,
+        fold_networks=[
+            _kept(sweep, recipe, f"fold-{fold}").with_suffix(".onnx") for fold in range(len(folds))
+        ],
         recipe=recipe,
         out_of_fold=out_of_fold,
         version=version,

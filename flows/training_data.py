@@ -42,9 +42,13 @@ QUICK_VIEWS: Final = ViewPlan(
         View(angle_deg=120),
         View(angle_deg=145),
         View(angle_deg=20, strip_s=20),
+        View(angle_deg=10, strip_s=20, noise_db=18),
+        View(angle_deg=45, noise_db=12),
+        View(angle_deg=-30, noise_db=8),
+        View(angle_deg=90, noise_db=6),
     )
 )
-"""Five more leads, whole, and one in strips."""
+"""Five more leads, whole, and one in strips; and four under muscle noise."""
 
 FULL_VIEWS: Final = ViewPlan(
     training_views=(
@@ -54,6 +58,8 @@ FULL_VIEWS: Final = ViewPlan(
         View(angle_deg=160, strip_s=60),
         View(angle_deg=105),
         View(angle_deg=165),
+        View(angle_deg=0, noise_db=3),
+        View(angle_deg=70, strip_s=10, noise_db=12),
     )
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,7 @@ def mitdb_dir() -> Path:
     return Path(directory)
 
 
-def _write_toy_network(path: Path, *, steepness: float = 25.0) -> Path:
+def _write_toy_network(path: Path, *, steepness: float = 25.0, offset: float = 0.0) -> Path:
     """Write a network that calls beats V that do not look like the conducted ones."""
     weights = np.zeros((len(FEATURE_NAMES), 1), dtype=np.float32)
     weights[FEATURE_NAMES.index("qrs_similarity")] = -steepness
@@ -74,7 +74,7 @@ def _write_toy_network(path: Path, *, steepness: float = 25.0) -> Path:
         [onnx.helper.make_tensor_value_info("logit", onnx.TensorProto.FLOAT, ["n", 1])],
         [
             onnx.numpy_helper.from_array(weights, "weights"),
-            onnx.numpy_helper.from_array(np.array([0.75 * steepness], dtype=np.float32), "bias"),
+            onnx.numpy_helper.from_array(np.array([0.75 * steepness + offset], np.float32), "bias"),
             onnx.numpy_helper.from_array(np.array([0.0], dtype=np.float32), "zero"),
             onnx.numpy_helper.from_array(np.array([1], dtype=np.int64), "last"),
         ],
@@ -95,14 +95,22 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         steepness: float = 25.0,
         threshold: float = 0.5,
         data_source: DataSource = DataSource.SIMULATED,
+        folds: Mapping[str, int] | None = None,
+        blind_fold: int | None = None,
     ) -> Bundle:
         directory = tmp_path_factory.mktemp(f"bundle-{name}")
         network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
+        blind = _write_toy_network(directory / "blind.onnx", offset=-1000.0)
+        folds = folds or {"201": 0, "101": 1}
         config = ClassifierConfig(threshold=threshold)
         classifier = BeatClassifier(network.read_bytes(), config=config)
         return write_bundle(
             directory / name,
             network=network,
+            fold_networks=[
+                blind if fold == blind_fold else network for fold in sorted(set(folds.values()))
+            ],
+            folds=folds,
             config=config,
             provenance=Provenance(
                 created_at="2026-01-01T00:00:00+00:00",

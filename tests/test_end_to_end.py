@@ -143,7 +143,8 @@ def test_the_pipeline_promotes_and_releases_a_model(
 ) -> None:
     assert result["verdict"]["is_promoted"] is True
     assert set(result["stages"]) == {
-        "ingest-records", "train-sweep", "promote-champion", "package-bento", "release-service",
+        "ingest-records", "train-sweep", "promote-champion", "evaluate-champion", "package-bento",
+        "release-service",
     }  # fmt: skip
     champion = Registry(platform.settings).get_alias(Alias.CHAMPION)
     assert champion is not None
@@ -272,6 +273,8 @@ run_id = registry.start_run("by hand", kind=RunKind.CANDIDATE, tags={ELIGIBLE: "
 other = write_bundle(
     settings.home / "other",
     network=bundle.network,
+    fold_networks=[bundle.fold_network(fold) for fold in sorted(set(bundle.folds.values()))],
+    folds=bundle.folds,
     config=bundle.config,
     provenance=replace(bundle.provenance, run_id=run_id),
     metrics=bundle.metrics,

@@ -248,3 +248,28 @@ def test_every_example_is_a_valid_request(http: httpx.Client) -> None:
         answered = http.get(f"/api/v1/examples/{kind.value}")
         assert answered.status_code == 200
         PredictionRequest.model_validate_json(answered.content)
+
+
+def test_flutter_is_answered_with_an_alarm_and_no_beat(
+    predict: Predict, make_request: RequestMaker
+) -> None:
+    waves = np.sin(2 * np.pi * 4.5 * np.arange(3600) / 360)
+    request = {**make_request(StripKind.NORMAL), "signal_data": waves.tolist()}
+    answered = predict(**request)
+    assert answered.status_code == 201, answered.text
+    answer = Prediction.model_validate_json(answered.content)
+    assert (answer.overall_arrhythmia_type, answer.confidence) == (None, None)
+    assert answer.risk_level == "HIGH"
+    assert {beat.quality for beat in answer.beat_predictions} == {"flutter"}
+    assert {beat.arrhythmia_type for beat in answer.beat_predictions} == {None}
+    assert [finding.kind for finding in answer.signal_quality.findings] == ["ventricular_flutter"]
+    assert (answer.normal_beats, answer.ventricular_beats) == (0, 0)
+
+
+def test_every_second_of_the_request_has_a_quality(
+    predict: Predict, make_request: RequestMaker
+) -> None:
+    quality = predict(**make_request(StripKind.NORMAL)).json()["signal_quality"]
+    assert len(quality["per_second"]) == 10
+    assert all(0 < grade <= 1 for grade in quality["per_second"])
+    assert quality["findings"] == []

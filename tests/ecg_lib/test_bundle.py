@@ -38,6 +38,8 @@ FILES = [
     "drift_reference.parquet",
     "golden.json",
     "model_card.md",
+    "fold-0.onnx",
+    "fold-1.onnx",
 ]
 PROVENANCE = Provenance(
     created_at="2026-01-01T00:00:00+00:00",
@@ -60,8 +62,13 @@ CONFIG_OF_ITS_OWN = ClassifierConfig(
 def _write(directory: Path, **changes: Any) -> Bundle:  # noqa: ANN401
     network = directory.parent / "some.onnx"
     network.write_bytes(b"graph")
+    fold_networks = [directory.parent / f"other-{fold}.onnx" for fold in range(2)]
+    for fold, path in enumerate(fold_networks):
+        path.write_bytes(f"graph {fold}".encode())
     content: dict[str, Any] = {
         "network": network,
+        "fold_networks": fold_networks,
+        "folds": {"101": 0, "106": 1, "108": 1},
         "config": CONFIG_OF_ITS_OWN,
         "provenance": PROVENANCE,
         "metrics": {"oof_v_f1": 0.91, "interval": [0.9, 0.92]},
@@ -105,6 +112,7 @@ def test_a_copy_has_the_hash_of_the_original(bundle: Bundle, tmp_path: Path) -> 
         {"metrics": {"oof_v_f1": 0.92}},
         {"golden": "{}"},
         {"model_card": ""},
+        {"folds": {"101": 0, "106": 1, "108": 0}},
         {"drift_reference": pa.table({"rr_prev_s": [0.9, None]})},
     ],
 )
@@ -173,9 +181,27 @@ def test_a_manifest_that_is_none_is_refused(bundle: Bundle, text: str) -> None:
 
 def test_a_bundle_of_another_format_is_refused(bundle: Bundle) -> None:
     path = bundle.directory / MANIFEST
-    path.write_text(path.read_text().replace('"format": 1', '"format": 2'))
-    with pytest.raises(BundleError, match="must have format 1, got 2"):
+    path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
+    with pytest.raises(BundleError, match="must have format 2, got 1"):
         read_bundle(bundle.directory)
+
+
+def test_a_subject_is_judged_by_the_network_that_has_not_seen_it(bundle: Bundle) -> None:
+    back = read_bundle(bundle.directory)
+    assert back.folds == {"101": 0, "106": 1, "108": 1}
+    assert back.fold_network(back.fold_of("101")).read_bytes() == b"graph 0"
+    assert back.fold_network(back.fold_of("108")).read_bytes() == b"graph 1"
+    with pytest.raises(BundleError, match="fold of subject 100, it has none"):
+        back.fold_of("100")
+    with pytest.raises(BundleError, match=r"fold must be one of \[0, 1\], got 2"):
+        back.fold_network(2)
+
+
+@pytest.mark.parametrize("folds", [{}, {"101": 0}, {"101": 0, "106": 2}, {"101": 1, "106": 2}])
+def test_folds_without_their_networks_are_refused(tmp_path: Path, folds: dict[str, int]) -> None:
+    with pytest.raises(BundleError, match="must be 0 to 1, one for each network"):
+        _write(tmp_path / "bundle", folds=folds)
+    assert not (tmp_path / "bundle").exists()
 
 
 def test_a_directory_without_a_bundle_is_refused(tmp_path: Path) -> None:

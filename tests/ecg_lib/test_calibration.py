@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecg_lib.calibration import Calibration, expected_calibration_error
+from ecg_lib.calibration import Calibration, expected_calibration_error, reliability_bins
 
 
 def test_without_calibration_a_logit_is_a_log_odds() -> None:
@@ -46,3 +46,15 @@ def test_certainty_belongs_to_the_last_bin() -> None:
 
 def test_no_beats_have_no_error() -> None:
     assert np.isnan(expected_calibration_error(np.zeros(0), np.zeros(0, dtype=np.bool_)))
+
+
+def test_bins_hold_each_beat_once_with_what_was_stated_and_observed() -> None:
+    probabilities = np.array([0.0, 0.05, 0.5, 0.55, 0.95, 1.0])
+    is_v = np.array([False, False, True, False, True, True])
+    bins = reliability_bins(probabilities, is_v, n_bins=10)
+    assert [one.beats for one in bins] == [2, 0, 0, 0, 0, 2, 0, 0, 0, 2]
+    assert bins[5].stated == pytest.approx(0.525)
+    assert bins[5].observed == 0.5
+    assert bins[9] == (0.9, 1.0, 2, 0.975, 1.0)
+    assert np.isnan(bins[1].stated)
+    assert np.isnan(bins[1].observed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -143,6 +144,21 @@ def test_the_calibration_of_the_bundle_is_applied(toy_bundle: Bundle) -> None:
     np.testing.assert_allclose(
         _classify(other, record).probability_v, 1 / (1 + np.exp(-(0.5 * voted + 1.0)))
     )
+
+
+def test_the_network_of_a_fold_answers_with_everything_else_of_the_bundle(
+    make_toy_bundle: Callable[..., Bundle],
+) -> None:
+    bundle = make_toy_bundle("folds", threshold=0.4, blind_fold=1)
+    strip = simulate_strip(StripKind.BIGEMINY, seed=2)
+    served, same, blind = (BeatClassifier.load(bundle, fold=fold) for fold in (None, 0, 1))
+    assert blind.config == bundle.config
+    expected = _classify(served, strip).probability_v
+    np.testing.assert_array_equal(_classify(same, strip).probability_v, expected)
+    assert _classify(served, strip).is_v.any()
+    assert not _classify(blind, strip).is_v.any()
+    with pytest.raises(BundleError, match="fold must be one of"):
+        BeatClassifier.load(bundle, fold=2)
 
 
 @pytest.fixture(scope="module")

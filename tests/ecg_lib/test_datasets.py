@@ -27,6 +27,7 @@ from ecg_lib.datasets import (
     view_signal,
 )
 from ecg_lib.errors import DatasetError
+from ecg_lib.noise import measure_noise_rms, measure_qrs_amplitude
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record, read_wfdb
 from ecg_lib.simulator import simulate_record
@@ -126,6 +127,28 @@ def test_a_second_lead_that_is_not_there_is_refused() -> None:
         view_signal(one_lead, OTHER_LEAD)
     views = set(_build(one_lead).view.tolist())
     assert views == {0, 1}
+
+
+def test_noise_is_that_of_the_ratio_and_of_the_view() -> None:
+    record = _record(1)
+    noisy = View(noise_db=6)
+    noise = view_signal(record, noisy) - record.signals_mv[:, 0]
+    assert record.annotations is not None
+    is_v = record.annotations.beat_classes == "V"
+    amplitude = measure_qrs_amplitude(
+        record.signals_mv[:, 0], r_peaks=record.annotations.beat_samples[~is_v], fs=record.fs
+    )
+    rms = measure_noise_rms(noise, fs=record.fs)
+    assert 10 * np.log10(amplitude**2 / 8 / rms**2) == pytest.approx(6, abs=0.3)
+    np.testing.assert_array_equal(view_signal(record, noisy), view_signal(record, View(noise_db=6)))
+    assert str(noisy) == "0 deg, whole, noise of 6 dB"
+    other = view_signal(_record(2), noisy) - _record(2).signals_mv[:, 0]
+    assert abs(np.corrcoef(noise, other)[0, 1]) < 0.05
+
+
+def test_noise_needs_to_know_where_the_beats_are() -> None:
+    with pytest.raises(DatasetError, match="noise of 6 dB needs annotations, record sim1 has none"):
+        view_signal(replace(_record(1), annotations=None), View(noise_db=6))
 
 
 def test_a_strip_has_at_least_five_seconds() -> None:

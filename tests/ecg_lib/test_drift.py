@@ -19,9 +19,9 @@ from ecg_lib.drift import (
     confirm_after,
     decide_action,
 )
-from ecg_lib.evaluation import Interval
 from ecg_lib.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.monitoring import OBSERVED_COLUMNS
+from ecg_lib.resampling import Interval
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RELEASED = NOW - timedelta(days=10)

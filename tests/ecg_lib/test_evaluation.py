@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from ecg_lib.annotations import Annotations
 from ecg_lib.evaluation import (
+    CALLS,
     LEARNING_PERIOD_S,
+    TRUTHS,
     BeatCounts,
     add_up,
-    bootstrap_interval,
-    paired_bootstrap,
     score_beats,
+    tabulate_beats,
 )
 
 
@@ -66,9 +67,9 @@ def test_a_perfect_classifier_has_nothing_against_it() -> None:
         ("A", "V", {"v_false": 1, "n_wrong": 1}),
         ("A", "N", {"n_true": 1}),
         (".", "V", {"extra": 1, "v_false": 1}),  # an extra detection called V
-        (".", "N", {"extra": 1}),
+        (".", "N", {"extra": 1, "other_true": 1}),
         ("F", "V", {"v_false_fq": 1}),  # EC57: neither right nor wrong
-        ("F", "N", {}),
+        ("F", "N", {"other_true": 1}),
         ("/", "V", {"v_false_fq": 1}),
         ("Q", "V", {"v_false_fq": 1}),
         ("E", "V", {"v_true": 1}),
@@ -203,6 +204,8 @@ def test_the_counts_add_up(record: tuple[str, str], unreadable: set[int]) -> Non
     assert counts.n_wrong <= counts.v_false <= counts.n_wrong + counts.extra
     called_v = sum(c == "V" for i, c in enumerate(found) if i not in unreadable)
     assert counts.v_true + counts.v_false + counts.v_false_fq == called_v
+    called_n = sum(c == "N" for i, c in enumerate(found) if i not in unreadable)
+    assert counts.n_true + counts.v_wrong + counts.other_true == called_n
 
 
 @settings(max_examples=50, deadline=None)
@@ -220,61 +223,127 @@ def test_adding_up_nothing_gives_nothing() -> None:
     assert (one + one).in_flutter == 2 * one.in_flutter
 
 
-# Intervals.
+# The rules of bxb at close quarters: who is paired with whom.
 
 
-def _subjects(n: int, *, right: int = 90, wrong: int = 10) -> list[BeatCounts]:
-    rng = np.random.default_rng(0)
-    moves = rng.integers(-wrong, wrong + 1, n).tolist()
-    return [BeatCounts(v_beats=right + wrong, v_true=right + move) for move in moves]
+def _score_at(
+    beats: list[tuple[int, str]],
+    detections: list[tuple[int, str]],
+    *,
+    unreadable: tuple[int, ...] = (),
+    start_s: float = 0.0,
+    stop_s: float = float("inf"),
+) -> BeatCounts:
+    """Score beats and calls at samples of 360 Hz."""
+    return score_beats(
+        Annotations(
+            samples=np.array([at for at, _ in beats], dtype=np.int64),
+            symbols=np.array([symbol for _, symbol in beats], dtype="U1"),
+        ),
+        detections=np.array([at for at, _ in detections], dtype=np.int64),
+        is_v=np.array([call == "V" for _, call in detections], dtype=np.bool_),
+        is_readable=np.array([at not in unreadable for at, _ in detections], dtype=np.bool_),
+        fs=360.0,
+        start_s=start_s,
+        stop_s=stop_s,
+    )
 
 
-def test_the_interval_holds_the_estimate_and_repeats_with_its_seed() -> None:
-    subjects = _subjects(20)
-    interval = bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=1)
-    assert interval.estimate == add_up(subjects).v_sensitivity
-    assert interval.low < interval.estimate < interval.high
-    assert interval == bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=1)
-    assert interval != bootstrap_interval(subjects, lambda c: c.v_sensitivity, seed=2)
+@pytest.mark.parametrize("offset", [-54, 54])
+def test_150_ms_sharp_is_a_match_and_a_sample_more_is_none(offset: int) -> None:
+    assert _score_at([(1000, "V")], [(1000 + offset, "V")]).v_true == 1
+    further = offset + (1 if offset > 0 else -1)
+    assert _score_at([(1000, "V")], [(1000 + further, "V")]) == BeatCounts(
+        beats=1, v_beats=1, extra=1, v_false=1
+    )
 
 
-def test_the_interval_is_that_of_a_mean_over_subjects() -> None:
-    """With subjects of one size the gross figure is a mean, whose spread is known."""
-    subjects = _subjects(100)
-    shares = np.array([subject.v_true / 100 for subject in subjects])
-    expected = 1.96 * shares.std() / np.sqrt(100)
-    interval = bootstrap_interval(subjects, lambda c: c.v_sensitivity, n_resamples=4000)
-    assert (interval.high - interval.low) / 2 == pytest.approx(expected, rel=0.1)
+def test_of_two_detections_the_nearer_is_the_beat() -> None:
+    counts = _score_at([(1000, "V")], [(980, "N"), (1010, "V")])
+    assert (counts.v_true, counts.extra, counts.other_true) == (1, 1, 1)
 
 
-def test_alike_subjects_have_an_interval_of_no_width() -> None:
-    interval = bootstrap_interval([BeatCounts(v_beats=4, v_true=3)] * 5, lambda c: c.v_sensitivity)
-    assert interval == (0.75, 0.75, 0.75)
+def test_of_two_detections_equally_near_the_later_is_the_beat() -> None:
+    counts = _score_at([(1000, "V")], [(990, "V"), (1010, "N")])
+    assert (counts.v_wrong, counts.v_false, counts.extra) == (1, 1, 1)
 
 
-def test_subjects_without_v_beats_do_not_spoil_the_interval() -> None:
-    subjects = [*_subjects(3), BeatCounts(n_beats=100, n_true=100)]
-    interval = bootstrap_interval(subjects, lambda c: c.v_f1)
-    assert np.isfinite(interval).all()
+def test_of_two_beats_equally_near_the_later_is_detected() -> None:
+    counts = _score_at([(1000, "N"), (1040, "V")], [(1020, "V")])
+    assert (counts.found, counts.v_true, counts.v_false) == (1, 1, 0)
+    assert counts.beats == 2
 
 
-def test_the_same_classifier_does_not_differ_from_itself() -> None:
-    subjects = _subjects(12)
-    assert paired_bootstrap(subjects, subjects, lambda c: c.v_f1) == (0, 0, 0)
+def test_a_detection_between_a_couplet_is_that_of_the_nearer_beat() -> None:
+    counts = _score_at([(1000, "N"), (1050, "V")], [(1010, "V")])
+    assert (counts.v_false, counts.v_found) == (1, 0)
 
 
-def test_pairing_by_subject_sees_what_spread_between_subjects_hides() -> None:
-    theirs = _subjects(12)
-    ours = [subject + BeatCounts(v_true=1) for subject in theirs]
-    difference = paired_bootstrap(ours, theirs, lambda c: c.v_sensitivity)
-    assert difference.low == pytest.approx(0.01)
-    assert difference.high == pytest.approx(0.01)
-    turned = paired_bootstrap(theirs, ours, lambda c: c.v_sensitivity)
-    assert turned.estimate == pytest.approx(-difference.estimate)
-    alone = bootstrap_interval(theirs, lambda c: c.v_sensitivity)
-    assert alone.high - alone.low > 0.02
+def test_an_extra_detection_does_not_take_the_beat_of_the_next() -> None:
+    """A T wave called a beat 120 ms before a PVC, and the PVC itself."""
+    counts = _score_at([(1000, "N"), (1300, "V")], [(1000, "N"), (1257, "V"), (1300, "V")])
+    assert (counts.found, counts.v_true, counts.v_false, counts.extra) == (2, 1, 1, 1)
 
 
-def test_a_comparison_of_other_subjects_is_refused() -> None:
-    with pytest.raises(ValueError, match="same subjects, got 3 and 2"):
-        paired_bootstrap(_subjects(3), _subjects(2), lambda c: c.v_f1)
+def test_the_first_beat_after_five_minutes_counts_and_the_last_before_does_not() -> None:
+    border = 300 * 360
+    beats = [(border - 1, "V"), (border + 400, "V")]
+    detections = [(border, "V"), (border + 399, "N")]
+    counts = _score_at(beats, detections, start_s=LEARNING_PERIOD_S)
+    # The first detection lies behind the border, but its beat does not.
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_wrong=1)
+    on_it = _score_at([(border, "V")], [(border - 5, "V")], start_s=LEARNING_PERIOD_S)
+    assert on_it == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1)
+    alone = _score_at([], [(border - 1, "V"), (border, "V")], start_s=LEARNING_PERIOD_S)
+    assert alone == BeatCounts(extra=1, v_false=1)
+
+
+def test_the_first_and_the_last_sample_of_a_record_count() -> None:
+    counts = _score_at([(0, "V"), (3599, "V")], [(0, "V"), (3599, "N")], stop_s=10.0)
+    assert (counts.v_beats, counts.v_true, counts.v_wrong) == (2, 1, 1)
+    assert _score_at([(3600, "V")], [(3600, "V")], stop_s=10.0) == BeatCounts()
+
+
+def test_a_v_beat_in_what_cannot_be_read_is_missed_and_its_neighbour_is_not() -> None:
+    counts = _score_at([(1000, "V"), (1400, "V")], [(1000, "V"), (1400, "V")], unreadable=(1000,))
+    assert (counts.v_true, counts.v_found, counts.abstained) == (1, 2, 1)
+    assert counts.v_sensitivity == 0.5
+
+
+def test_an_extra_detection_in_flutter_is_no_false_v() -> None:
+    beats = [(1000, "["), (1200, "!"), (1400, "!"), (1600, "]"), (2000, "V")]
+    counts = _score_at(beats, [(1200, "V"), (1300, "N"), (2000, "V")])
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1, in_flutter=2)
+
+
+def test_the_false_positive_rate_is_that_of_bxb() -> None:
+    """VFP / (VTN + VFP), where VTN holds F, Q and no beat that were not called V."""
+    #                NF called N, N called V, nothing called N
+    counts = _score("NFN.", "NNVN")
+    assert counts.v_false_positive_rate == 1 / (3 + 1)
+
+
+def test_the_beat_by_beat_table_counts_each_beat_and_detection_once() -> None:
+    truth, found = "NASVVFQV.N.", "VNNVN.VVVNN"
+    samples = [index for index, symbol in enumerate(truth) if symbol != "."]
+    detected = [index for index, call in enumerate(found) if call != "."]
+    table = tabulate_beats(
+        Annotations(
+            samples=np.array(samples, dtype=np.int64) * 100,
+            symbols=np.array([truth[index] for index in samples]),
+        ),
+        detections=np.array(detected, dtype=np.int64) * 100,
+        is_v=np.array([found[index] == "V" for index in detected]),
+        is_readable=np.array([index != 7 for index in detected]),
+        fs=100.0,
+    )
+    assert dict(zip(TRUTHS, table.tolist(), strict=True)) == {
+        #     N  V  unreadable  missed
+        "N": [1, 1, 0, 0],
+        "S": [2, 0, 0, 0],
+        "V": [1, 1, 1, 0],
+        "F": [0, 0, 0, 1],
+        "Q": [0, 1, 0, 0],
+        "O": [1, 1, 0, 0],
+    }
+    assert CALLS == ("N", "V", "unreadable", "missed")

@@ -70,8 +70,8 @@ def test_a_broken_recording_costs_itself(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    released = (_release(toy_bundle), toy_bundle)
-    monkeypatch.setattr("flows.released.load_released_bundle", lambda _settings: released)
+    released = ("3", toy_bundle)
+    monkeypatch.setattr("flows.released.load_bundle_to_use", lambda _settings: released)
     done = analyze_recordings(
         [str(recordings)], output_dir=str(tmp_path / "out"), sampling_rate=360.0
     )

@@ -21,11 +21,14 @@ DEPLOYMENTS = {
     "ingest-records",
     "train-sweep",
     "promote-champion",
+    "evaluate-champion",
     "package-bento",
     "release-service",
     "monitor-drift",
     "rollback-champion",
     "analyze-recordings",
+    "install-reference",
+    "reproduce-reference",
     "pipeline",
 }
 

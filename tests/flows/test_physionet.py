@@ -130,8 +130,9 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("ETag", self.owner.etag)
 
     def send(self, body: bytes) -> None:
-        self.wfile.write(body)
+        # Noted first: the client may be done before this thread goes on.
         self.request_seen.sent.append(len(body))
+        self.wfile.write(body)
 
     def refuse(self, status: int, **headers: str) -> None:
         self.send_response(status)

@@ -1,0 +1,268 @@
+"""What each record is put through in an evaluation, and what is kept of it.
+
+One record at a time, in a process of its own: the classifier answers in every condition (own and
+reference R-peaks, strips, noise, the other lead), the answers are scored, and only counts go back.
+How counts become figures is in :mod:`flows.evaluation_summary`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.annotations import Annotations
+from ecg_lib.bundle import Bundle
+from ecg_lib.classifier import BeatClassifier
+from ecg_lib.evaluation import LEARNING_PERIOD_S, BeatCounts, add_up, score_beats, tabulate_beats
+from ecg_lib.noise import SEGMENT_S
+from ecg_lib.peak_scoring import PeakScores, score_peaks
+from ecg_lib.preprocessing import prepare_beats
+from ecg_lib.records import Record
+from ecg_lib.run_scoring import RunCounts, score_runs
+from flows.evaluation_calls import (
+    Calls,
+    EvaluationError,
+    add_noise,
+    call_strips,
+    calls_of,
+    read_noise,
+    truth_of,
+)
+from flows.evaluation_errors import BeatError, find_errors
+
+STRIPS_S: Final = (10, 30, 300)
+"""Lengths of strips in seconds."""
+
+NOISES: Final = ("bw", "ma")
+"""Records of the MIT-BIH Noise Stress Test Database: baseline wander and muscle artefact."""
+
+SNRS_DB: Final = (24, 18, 12, 6, 0)
+
+OWN: Final = "own_r_peaks"
+REFERENCE: Final = "reference_r_peaks"
+SECOND_LEAD: Final = "second_lead"
+
+
+class Extent(StrEnum):
+    """How much an evaluation does."""
+
+    QUICK = "quick"
+    """Own and reference R-peaks, and strips of 10 s: seconds."""
+    FULL = "full"
+    """And longer strips, noise, and the second lead: a few minutes."""
+
+
+class Part(StrEnum):
+    """Which minutes of a record are scored."""
+
+    WHOLE = "whole"
+    AFTER_5_MIN = "after_5_min"
+    NOISY_MINUTES = "noisy_minutes"
+    """Of the noise stress test: every other two minutes after the fifth."""
+
+
+def strips_condition(strip_s: int) -> str:
+    """Name the condition of strips of one length."""
+    return f"strips_{strip_s}_s"
+
+
+def noise_condition(noise: str, snr_db: int) -> str:
+    """Name the condition of one noise at one ratio."""
+    return f"noise_{noise}_{snr_db}_db"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordScores:
+    """The counts of one record."""
+
+    name: str
+    subject: str
+    lead: str
+    second_lead: str | None
+    duration_s: float
+    annotated: dict[str, int]
+    """Beats of each AAMI class."""
+    fold: int | None
+    """The network that judged it; None for that of all folds."""
+    counts: dict[str, dict[Part, BeatCounts]]
+    """By condition and part."""
+    unguarded: dict[str, dict[Part, BeatCounts]]
+    """The same without RuleGuard."""
+    rules: dict[str, dict[str, tuple[int, int]]]
+    """By condition and rule: how often it changed a class, and how often it was right."""
+    table: dict[Part, NDArray[np.int64]]
+    """See :func:`ecg_lib.evaluation.tabulate_beats`, of own R-peaks."""
+    runs: RunCounts
+    """Of own R-peaks, after 5 min."""
+    peaks: PeakScores
+    probability_v: NDArray[np.float64]
+    """Of the scored beats of own R-peaks."""
+    is_v: NDArray[np.bool_]
+    """Which of these are V."""
+    unreadable_s: float
+    errors: tuple[BeatError, ...]
+
+
+def score_record(
+    record: Record,
+    *,
+    bundle: Bundle,
+    fold: int | None,
+    extent: Extent,
+    nstdb_dir: Path | None,
+) -> RecordScores:
+    """Classify one record in every condition and score it.
+
+    Args:
+        record: With annotations.
+        bundle: The classifier.
+        fold: The network to use, for a development record; that of all folds when None.
+        extent: Which conditions.
+        nstdb_dir: Directory of the noise records; no noise without it.
+
+    Raises:
+        EvaluationError: If the record has no annotations.
+    """
+    annotations = _annotations_of(record)
+    classifier = BeatClassifier.load(bundle, fold=fold)
+    own_lead = record.choose_lead()
+    signal, fs = record.signal_mv(own_lead), record.fs
+    classified = classifier.classify(signal, fs=fs)
+    own = calls_of(classified)
+    score = _Scorer(annotations, fs)
+    score.add(OWN, own, (Part.WHOLE, Part.AFTER_5_MIN))
+    told = classifier.classify(signal, fs=fs, r_peaks=annotations.beat_samples)
+    score.add(REFERENCE, calls_of(told), (Part.WHOLE, Part.AFTER_5_MIN))
+    for strip_s in STRIPS_S if extent is Extent.FULL else STRIPS_S[:1]:
+        calls = call_strips(classifier, signal, fs=fs, strip_s=strip_s)
+        score.add(strips_condition(strip_s), calls, (Part.WHOLE,))
+    others = [lead for lead in record.leads if lead != own_lead]
+    second_lead = others[0] if others else None
+    if extent is Extent.FULL:
+        if second_lead is not None:
+            other = classifier.classify(record.signal_mv(second_lead), fs=fs)
+            score.add(SECOND_LEAD, calls_of(other), (Part.WHOLE, Part.AFTER_5_MIN))
+        if nstdb_dir is not None:
+            for noise in NOISES:
+                noise_mv = read_noise(nstdb_dir, noise, fs=fs)
+                for snr_db in SNRS_DB:
+                    noisy = add_noise(signal, noise_mv, annotations, snr_db=snr_db, fs=fs)
+                    calls = calls_of(classifier.classify(noisy, fs=fs))
+                    parts = (Part.NOISY_MINUTES, Part.AFTER_5_MIN)
+                    score.add(noise_condition(noise, snr_db), calls, parts)
+    truth = truth_of(annotations, own.detections, fs=fs)
+    is_scored = own.has_class & np.isin(truth, ["N", "S", "V", "O"])
+    return RecordScores(
+        name=record.name,
+        subject=record.subject,
+        lead=own_lead,
+        second_lead=second_lead,
+        duration_s=record.duration_s,
+        annotated={name: int((annotations.beat_classes == name).sum()) for name in "NSVFQ"},
+        fold=fold,
+        counts=score.counts,
+        unguarded=score.unguarded,
+        rules=score.rules,
+        table={
+            part: tabulate_beats(
+                annotations,
+                detections=own.detections,
+                is_v=own.is_v,
+                is_readable=own.has_class,
+                fs=fs,
+                start_s=0.0 if part is Part.WHOLE else LEARNING_PERIOD_S,
+            )
+            for part in (Part.WHOLE, Part.AFTER_5_MIN)
+        },
+        runs=score_runs(
+            annotations,
+            detections=own.detections,
+            is_v=own.is_v,
+            is_readable=own.has_class,
+            fs=fs,
+        ),
+        peaks=score_peaks(annotations, detections=own.detections, fs=fs),
+        probability_v=own.probability_v[is_scored],
+        is_v=truth[is_scored] == "V",
+        unreadable_s=classified.prepared.unreadable_s,
+        errors=find_errors(record, lead=own_lead, annotations=annotations, calls=own),
+    )
+
+
+def score_peaks_alone(record: Record) -> PeakScores:
+    """Score the R-peak detector on a record that is not classified."""
+    annotations = _annotations_of(record)
+    detections = prepare_beats(record.signal_mv(), fs=record.fs).r_peaks
+    return score_peaks(annotations, detections=detections, fs=record.fs)
+
+
+def _annotations_of(record: Record) -> Annotations:
+    if record.annotations is None:
+        msg = f"a record that is scored must have annotations, {record.name} has none"
+        raise EvaluationError(msg)
+    return record.annotations
+
+
+class _Scorer:
+    """Collects the counts of one record."""
+
+    def __init__(self, annotations: Annotations, fs: float) -> None:
+        self._annotations = annotations
+        self._fs = fs
+        self.counts: dict[str, dict[Part, BeatCounts]] = {}
+        self.unguarded: dict[str, dict[Part, BeatCounts]] = {}
+        self.rules: dict[str, dict[str, tuple[int, int]]] = {}
+
+    def add(self, condition: str, calls: Calls, parts: tuple[Part, ...]) -> None:
+        """Score the calls of one condition; the rules in the first part."""
+        self.counts[condition] = {part: self._score(calls, part) for part in parts}
+        plain = calls._replace(is_v=calls.is_v_unguarded)
+        self.unguarded[condition] = {part: self._score(plain, part) for part in parts}
+        self.rules[condition] = self._judge_rules(calls, parts[0])
+
+    def _score(self, calls: Calls, part: Part) -> BeatCounts:
+        return add_up(
+            [
+                score_beats(
+                    self._annotations,
+                    detections=calls.detections,
+                    is_v=calls.is_v,
+                    is_readable=calls.has_class,
+                    fs=self._fs,
+                    start_s=start_s,
+                    stop_s=min(stop_s, calls.stop_s),
+                )
+                for start_s, stop_s in self._spans(calls, part)
+            ]
+        )
+
+    def _spans(self, calls: Calls, part: Part) -> list[tuple[float, float]]:
+        if part is Part.WHOLE:
+            return [(0.0, calls.stop_s)]
+        if part is Part.AFTER_5_MIN:
+            return [(LEARNING_PERIOD_S, calls.stop_s)]
+        # Beats behind the last annotation can only be extra detections in its segment.
+        last = max(
+            (a[-1] for a in (self._annotations.samples, calls.detections) if len(a)), default=0
+        )
+        starts = np.arange(LEARNING_PERIOD_S, last / self._fs, 2 * SEGMENT_S)
+        return [(float(start_s), float(start_s + SEGMENT_S)) for start_s in starts]
+
+    def _judge_rules(self, calls: Calls, part: Part) -> dict[str, tuple[int, int]]:
+        truth = truth_of(self._annotations, calls.detections, fs=self._fs)
+        time_s = calls.detections / self._fs
+        in_part = np.zeros(len(time_s), dtype=np.bool_)
+        for start_s, stop_s in self._spans(calls, part):
+            in_part |= (time_s >= start_s) & (time_s < stop_s)
+        counts = calls.has_class & in_part & np.isin(truth, ["N", "S", "V", "O"])
+        judged = {}
+        for rule in sorted(set(calls.rule.tolist()) - {""}):
+            fired = counts & (calls.rule == rule)
+            right = int((fired & (calls.is_v == (truth == "V"))).sum())
+            judged[rule] = (int(fired.sum()), right)
+        return judged

@@ -1,0 +1,66 @@
+"""Flow ``install-reference``: the model that ships becomes the first champion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from ecg_lib.settings import read_settings
+from flows.package_bento import package_bento
+from flows.reference import read_reference
+from flows.registry import Alias, ModelVersion, Registry, RunKind
+from flows.release_service import release_service
+
+
+@flow(name="install-reference")
+def install_reference() -> dict[str, Any] | None:
+    """Register the bundle that ships, make it champion if there is none, and release it.
+
+    Returns:
+        The release that is served, or None when there is a champion already.
+    """
+    registry = Registry(read_settings())
+    champion = registry.get_alias(Alias.CHAMPION)
+    if champion is not None:
+        get_run_logger().info("model %s is champion already", champion.version)
+        return None
+    version = register_reference(registry)
+    release: dict[str, Any] = release_service(release=package_bento(model_version=version.version))
+    return release
+
+
+@task(cache_policy=NO_CACHE)
+def register_reference(registry: Registry) -> ModelVersion:
+    """Register the bundle that ships and make it champion."""
+    bundle = read_reference()
+    tags = {
+        "bundle_hash": bundle.hash,
+        "data_source": bundle.provenance.data_source.value,
+        "source": bundle.provenance.source.value,
+        "oof_v_f1": f"{bundle.metrics['oof_v_f1']:.4f}",
+    }
+    run_id = registry.start_run(
+        "reference bundle",
+        kind=RunKind.REFERENCE,
+        tags={
+            "ecg.data_source": tags["data_source"],
+            "ecg.dataset_version": bundle.provenance.dataset_version,
+            "ecg.bundle_hash": bundle.hash,
+            "mlflow.source.git.commit": bundle.provenance.git_commit,
+        },
+    )
+    figures = {key: value for key, value in bundle.metrics.items() if isinstance(value, float)}
+    registry.log(run_id, metrics=figures)
+    registry.log_bundle(run_id, bundle)
+    registry.end_run(run_id)
+    version = registry.register(run_id, tags=tags)
+    registry.make_champion(version.version)
+    get_run_logger().info(
+        "model %s ships with the software, trained on %s data, out-of-fold V-F1 %.4f",
+        version.version,
+        tags["data_source"],
+        bundle.metrics["oof_v_f1"],
+    )
+    return version

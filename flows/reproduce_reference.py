@@ -1,0 +1,124 @@
+"""Flow ``reproduce-reference``: train the reference model again and compare the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
+from pydantic import TypeAdapter
+
+from ecg_lib.bundle import Bundle
+from ecg_lib.errors import EcgError
+from ecg_lib.settings import Settings, read_settings
+from flows.dataset_versions import DatasetVersion, load_version
+from flows.ingest_records import Source, ingest_records
+from flows.reference import read_reference
+from flows.train_sweep import Sweep, SweepPlan, confirm_recipes, cut_training_beats, judge
+
+if TYPE_CHECKING:
+    from ecg_lib.cross_validation import Recipe
+
+_COMPARED: Final = (
+    "oof_v_f1", "oof_v_f1_strict", "oof_v_se", "oof_v_ppv", "oof_accuracy", "oof_qrs_se",
+    "oof_qrs_ppv", "oof_v_f1_after_5min", "oof_strips_10s_v_f1",
+)  # fmt: skip
+
+
+class ReproductionError(EcgError):
+    """The reference cannot be reproduced, or its figures were not."""
+
+
+class Comparison(NamedTuple):
+    """Figures of the reference and of its reproduction."""
+
+    published: dict[str, float]
+    found: dict[str, float]
+    interval: tuple[float, float]
+    """Of the published V-F1."""
+
+    @property
+    def is_inside(self) -> bool:
+        """True when the V-F1 that was found lies in the published interval."""
+        return self.interval[0] <= self.found["oof_v_f1"] <= self.interval[1]
+
+
+@flow(name="reproduce-reference")
+def reproduce_reference(source: Source = Source.AUTO) -> dict[str, Any]:
+    """Train the recipe of the reference bundle again, from the raw records, with its seed.
+
+    Args:
+        source: Where records come from, see `ingest-records`.
+
+    Returns:
+        The published figures and those that were found.
+
+    Raises:
+        ReproductionError: If the records are not those of the reference, or the V-F1 lies
+            outside the published interval.
+    """
+    settings = read_settings()
+    reference = read_reference()
+    version = load_version(settings.datasets_dir, ingest_records(source=source))
+    if version.data_source is not reference.provenance.data_source:
+        msg = (
+            f"the reference was trained on {reference.provenance.data_source} records, "
+            f"these are {version.data_source}; set ECG_MITDB_DIR"
+        )
+        raise ReproductionError(msg)
+    found = compare(reference.metrics, train_again(reference, version, settings))
+    rows = [
+        {
+            "figure": name,
+            "published": f"{found.published[name]:.4f}",
+            "found": f"{found.found[name]:.4f}",
+        }
+        for name in _COMPARED
+    ]
+    create_table_artifact(key="reproduction", table=rows, description="Reference, trained again")
+    for row in rows:
+        get_run_logger().info("%(figure)-22s published %(published)s, found %(found)s", row)
+    low, high = found.interval
+    verdict = f"V-F1 {found.found['oof_v_f1']:.4f}, published interval {low:.4f} to {high:.4f}"
+    if not found.is_inside:
+        msg = f"the reference must be reproduced inside its interval, got {verdict}"
+        raise ReproductionError(msg)
+    get_run_logger().info("reproduced: %s", verdict)
+    return {"published": found.published, "found": found.found}
+
+
+def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) -> dict[str, float]:
+    """Fit the recipe of the reference in its folds and compute its figures."""
+    plan, recipe = read_plan(reference.metrics)
+    sweep = Sweep(
+        name="reproduction",
+        run_id="",
+        directory=settings.home / "sweeps" / f"reproduction-{reference.hash[:12]}",
+        seed=reference.provenance.seed,
+        plan=plan,
+        tags={},
+    )
+    sweep.directory.mkdir(parents=True, exist_ok=True)
+    data = cut_training_beats(version, plan.views, settings)
+    (judged,) = judge(version, data, confirm_recipes(sweep, version, data, {0: recipe}))
+    return {name: float(judged.metrics[name]) for name in _COMPARED}
+
+
+def read_plan(metrics: Mapping[str, Any]) -> tuple[SweepPlan, Recipe]:
+    """Read the plan and the recipe of a bundle from its figures."""
+    from ecg_lib.cross_validation import Recipe
+
+    return (
+        TypeAdapter(SweepPlan).validate_python(metrics["plan"]),
+        TypeAdapter(Recipe).validate_python(metrics["recipe"]),
+    )
+
+
+def compare(published: Mapping[str, Any], found: Mapping[str, float]) -> Comparison:
+    """Put the figures of both side by side."""
+    return Comparison(
+        {name: float(published[name]) for name in _COMPARED},
+        {name: found[name] for name in _COMPARED},
+        (float(published["oof_v_f1_low"]), float(published["oof_v_f1_high"])),
+    )
