@@ -6,7 +6,7 @@
 4. atheris, led by coverage, on the readers of files and forms.
 
 The service runs in processes of its own, with a release of this checkout (``--bundle`` or the
-released one, else one that is fitted for a minute). Parts 2 and 4 need the group ``fuzz``. Ends
+released one, else the one that ships). Parts 2 and 4 need the group ``fuzz``. Ends
 with 1 when anything was found, and writes counts and findings to
 ``benchmarks/results/fuzz.json``.
 """
