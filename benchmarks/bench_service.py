@@ -105,7 +105,7 @@ def main() -> None:
     """Measure, print and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--bundle", type=Path, help="directory of a bundle; else the released one, else a new one"
+        "--bundle", type=Path, help="directory of a bundle; else the released, else the shipped"
     )
     parser.add_argument("--against", default=EARLIER, help="an earlier commit; 'none' for none")
     parser.add_argument("--rounds", type=int, default=3)
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=10.0, help="of load, a round")
     parser.add_argument("--out", type=Path, default=RESULTS / "service.json")
     arguments = parser.parse_args()
-    candidates = _find_candidates(arguments.bundle or _find_released(), arguments.against)
+    candidates = _find_candidates(arguments.bundle, arguments.against)
     strips = list(make_strips(N_STRIPS))
     bodies = {
         "json": [make_post(body) for body, _ in strips],
@@ -191,12 +191,13 @@ def find_home(root: Path, bundle: Path | None, *, name: str) -> tuple[Path, Path
 
 
 def home_of_checkout(bundle: Path | None) -> tuple[Path, Path]:
-    """Make or find the home of this checkout, as its code and bundle are now."""
+    """Make or find the home of this checkout; without a bundle the released one or its own."""
     from ecg_lib.bundle import read_bundle
     from ecg_lib.code_hash import hash_code
 
+    bundle = bundle or _find_released()
     code = hash_code(ROOT)[:12]
-    of = "fitted" if bundle is None else read_bundle(bundle).hash[:12]
+    of = "shipped" if bundle is None else read_bundle(bundle).hash[:12]
     return find_home(ROOT, bundle, name=f"home-{code}-{of}")
 
 

@@ -79,10 +79,13 @@ def _add_bodies(paths: dict[str, Any]) -> None:
         }
         for name, field in schema["properties"].items()
     ]
-    paths["/api/v1/examples/{kind}"]["get"]["parameters"] = [
+    example = paths["/api/v1/examples/{kind}"]["get"]
+    example["parameters"] = [
         _choice("kind", StripKind, where="path"),
         _choice("format", ExampleFormat, where="query"),
     ]
+    binary = {"schema": {"type": "string", "format": "binary"}}
+    example["responses"]["200"]["content"] |= {FLOAT32: binary, NPY: binary}
     paths["/api/v1/feedback/"]["post"]["requestBody"] = {
         "required": True,
         "content": {JSON: _json_body(FeedbackRequest, examples.FEEDBACK_REQUEST)},

@@ -54,7 +54,8 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
     """
     try:
         with zipfile.ZipFile(archive) as opened:
-            entries = [entry for entry in opened.infolist() if not entry.is_dir()]
+            # Not is_dir(), which fails for a name that is empty.
+            entries = [one for one in opened.infolist() if not one.filename.endswith("/")]
             _check_entries(entries)
             taken = [entry for entry in entries if _suffix(entry) in _TAKEN]
             found: dict[str, Path] = {}

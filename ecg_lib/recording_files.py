@@ -215,7 +215,8 @@ class WfdbFile:
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`."""
         number = self.leads.index(lead)
-        return wfdb_format.read_blocks(self.header, number, self.files, self.n_samples)
+        blocks = wfdb_format.read_blocks(self.header, number, self.files, self.n_samples)
+        return map(_checked, blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,7 +248,8 @@ class EdfFile:
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`."""
-        return edf_format.read_blocks(self.path, self.header, self.leads.index(lead))
+        blocks = edf_format.read_blocks(self.path, self.header, self.leads.index(lead))
+        return map(_checked, blocks)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

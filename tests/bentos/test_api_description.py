@@ -92,6 +92,17 @@ def test_the_examples_that_lie_elsewhere_are_accepted(
         assert answered.status_code == 201, answered.text
 
 
+def test_every_media_type_of_an_example_is_described(
+    described: dict[str, Any], http: httpx.Client
+) -> None:
+    operation = described["paths"]["/api/v1/examples/{kind}"]["get"]
+    (formats,) = (one["schema"]["enum"] for one in operation["parameters"] if one["in"] == "query")
+    given = {
+        http.get(f"/api/v1/examples/normal?format={one}").headers["content-type"] for one in formats
+    }
+    assert given == set(operation["responses"]["200"]["content"])
+
+
 def test_the_parameters_of_binary_bodies_are_described_with_their_limits(
     described: dict[str, Any],
 ) -> None:

@@ -24,8 +24,8 @@ def test_no_request_breaks_the_service(url: str, monkeypatch: pytest.MonkeyPatch
     kinds = {"json", "float32", "npy", "feedback", "recording", "read", "raw"}
     assert set(report.cases) == kinds
     # It is no fuzzing when everything is refused at the door.
-    assert report.statuses["json 201"] > 5
-    assert report.statuses["json 422"] > 5
+    assert report.statuses["json 201"] >= 3
+    assert report.statuses["json 422"] >= 3
 
 
 def test_decoders_take_what_was_sent_or_refuse_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,6 +31,18 @@ def target(tmp_path: Path) -> Path:
     return directory
 
 
+def test_a_name_that_is_empty_is_refused(tmp_path: Path, target: Path) -> None:
+    archive = _zip(tmp_path / "a.zip", {"r.hea": HEADER, "r.dat": b"12", "x": b"x"})
+    content = archive.read_bytes()
+    # The central directory: the length of the last name becomes 0, its letter a comment.
+    at = content.rindex(b"PK\x01\x02")
+    entry = bytearray(content[at:])
+    entry[28:30], entry[32:34] = b"\0\0", b"\1\0"
+    archive.write_bytes(content[:at] + bytes(entry))
+    with pytest.raises(EcgError, match="names in the zip archive must be plain"):
+        unpack_record(archive, target)
+
+
 @pytest.mark.parametrize("folder", ["", "some/where/"])
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_record_comes_out_under_other_names(

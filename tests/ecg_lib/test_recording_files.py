@@ -283,6 +283,13 @@ def test_counts_of_a_converter_are_no_millivolts(tmp_path: Path) -> None:
         _read(open_recording(tmp_path / "r.npy", fs=200.0))
 
 
+def test_a_calibration_that_gives_more_than_any_electrode_is_refused(wfdb_record: Path) -> None:
+    header = wfdb_record.with_suffix(".hea")
+    header.write_text(header.read_text().replace(" 2000.0(0)/mV", " 0.01(0)/mV"))
+    with pytest.raises(InvalidSignalError, match="at most 10000 mV"):
+        _read(open_recording(header))
+
+
 def test_numpy_objects_and_archives_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.savez(tmp_path / "z.npz", np.zeros(5000))
