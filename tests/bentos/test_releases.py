@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -134,6 +136,7 @@ class Load:
         self.url = url
         self.body = body
         self.answers: Counter[str] = Counter()
+        self.ids: list[str] = []
         self.failures: list[str] = []
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send) for _ in range(3)]
@@ -148,6 +151,7 @@ class Load:
                     )
                     assert answered.status_code == 201, answered.text
                     self.answers[answered.json()["model"]["bento_tag"]] += 1
+                    self.ids.append(answered.json()["prediction_id"])
                 except (httpx.HTTPError, AssertionError) as error:
                     self.failures.append(f"{type(error).__name__}: {error}")
 
@@ -255,9 +259,11 @@ def test_bundles_and_code_are_swapped_under_load_without_a_failed_request(
         assert load.failures == []
         assert set(load.answers) == {"ecg:one-old", "ecg:two-old", "ecg:two-new"}
 
-        for worker in workers_of(host, 2):
-            worker.send_signal(signal.SIGKILL)
-        health = wait_for(url, refuses("ecg:three-bad"))
+        with Load(url, body) as interrupted:
+            time.sleep(0.5)
+            for worker in workers_of(host, 2):
+                worker.send_signal(signal.SIGKILL)
+            health = wait_for(url, refuses("ecg:three-bad"))
         assert health["model"]["bento_tag"] == "ecg:two-new"
         workers_of(host, 2)
         health = wait_for(url, serves(store.release("one", "old")))
@@ -270,6 +276,14 @@ def test_bundles_and_code_are_swapped_under_load_without_a_failed_request(
         assert time.monotonic() - started < 8
         assert psutil.wait_procs(children, timeout=5)[1] == []
     assert list((store.home / "serving" / "spool").glob("*.jsonl")) == []
+    # Whatever was answered is in the log, once; whose answer was cut off may be there too.
+    with contextlib.closing(sqlite3.connect(store.home / "monitoring.db")) as database:
+        stored = [row_id for (row_id,) in database.execute("SELECT prediction_id FROM predictions")]
+    answered = [*load.ids, *interrupted.ids]
+    assert interrupted.ids
+    assert len(stored) == len(set(stored))
+    assert set(answered) <= set(stored)
+    assert len(stored) <= len(answered) + len(interrupted.failures)
 
 
 def test_bentoml_serves_a_bento_with_its_own_bundle(
