@@ -64,7 +64,7 @@ class SweepPlan:
     search_epochs: int = 3
     confirm_folds: int = 5
     confirm_epochs: int = 5
-    confirm_beats: int | None = 40_000
+    confirm_beats: int | None = 30_000
     """Training beats of each fold and of the final fit; all when None."""
     n_seeds: int = 1
     """Seeds that the folds of the chosen recipe are fitted with, to see how far figures move."""
