@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 _POLL_S: Final = 1.0
+_LAST_LINES_S: Final = 3.0
 _TASK_DONE: Final = "Finished in state Completed()"
 """What Prefect logs for every task and flow that ends well; a stage says itself what it did."""
 
@@ -73,8 +74,10 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
     while not is_over:
         check()
         state = client.read_flow_run(run_id).state
-        # The last lines are read after the run has ended.
         is_over = state is not None and state.is_final()
+        if is_over:
+            # The last lines come after the end: Prefect sends logs every two seconds.
+            time.sleep(_LAST_LINES_S)
         for run in _family(client, run_id):
             names.setdefault(run.id, client.read_flow(run.flow_id).name)
         for log in _read_logs(client, list(names), since):
