@@ -17,8 +17,8 @@ from ecg_lib.noise import mix_at_snr, muscle_noise
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record
 from ecg_lib.settings import Settings
-from ecg_lib.simulator import simulate_record
-from flows.dataset_versions import Role, load_version
+from ecg_lib.simulator import StripKind, simulate_record, simulate_strip
+from flows.dataset_versions import Role, list_versions, load_version
 from flows.serving import service_url
 
 STRIP_S: Final = 10.0
@@ -51,7 +51,18 @@ class Strip(NamedTuple):
 
 
 def demo_strip(settings: Settings) -> Strip:
-    """Cut the first strip with a ventricular beat out of the development records."""
+    """Cut the first strip with a ventricular beat out of the development records.
+
+    Before any were ingested it is a simulated one, whose name says so.
+    """
+    if not list_versions(settings.datasets_dir):
+        record = simulate_strip(StripKind.RUN, seed=1)
+        return Strip(
+            name="a simulated strip",
+            patient=record.subject,
+            signal_mv=record.signal_mv(),
+            fs=record.fs,
+        )
     version = load_version(settings.datasets_dir)
     for prepared in version.records_of(Role.DEVELOPMENT):
         record = version.read_source(prepared)
