@@ -8,6 +8,7 @@ the same for both.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -312,8 +313,21 @@ def write_evaluation(evaluation: Evaluation, written: WrittenReport) -> None:
     written.json.parent.mkdir(parents=True, exist_ok=True)
     for path, text in (
         (written.html, write_page(evaluation.document, evaluation.errors)),
-        (written.json, json.dumps(evaluation.document, allow_nan=False, separators=(",", ":"))),
+        (written.json, _write_json(evaluation.document)),
     ):
         draft = path.with_name(f".{path.name}.draft")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
+
+
+def _write_json(document: Any) -> str:  # noqa: ANN401  what JSON may hold
+    """Write JSON in which a figure that nothing defines is null."""
+
+    def defined(value: Any) -> Any:  # noqa: ANN401  see above
+        if isinstance(value, dict):
+            return {key: defined(part) for key, part in value.items()}
+        if isinstance(value, list | tuple):
+            return [defined(part) for part in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(defined(document), allow_nan=False, separators=(",", ":"))
