@@ -160,6 +160,13 @@ def measure_candidates(
     ndarray of float32, shape (n, 73)
 
     """
+    # Rounding may leave energies a little below nothing on a still line.
+    candidates = candidates._replace(
+        height=np.maximum(candidates.height, 0.0), slope=np.maximum(candidates.slope, 0.0)
+    )
+    envelopes = envelopes._replace(
+        steep=np.maximum(envelopes.steep, 0.0), slow=np.maximum(envelopes.slow, 0.0)
+    )
     position = candidates.position
     n_samples = len(envelopes.smooth)
     picture = envelopes.smooth[np.clip(position[:, None] + _PICTURE_AT, 0, n_samples - 1)]
@@ -194,17 +201,16 @@ def _measure_surroundings(
     level = envelopes.steep_level
     sums = np.concatenate([[0.0], np.cumsum(envelopes.steep)])
     first, last = np.maximum(position - int(FS_HZ), 0), np.minimum(position + int(FS_HZ), n_samples)
-    noise = np.maximum(sums[last] - sums[first], 0) / (last - first)
+    noise = (sums[last] - sums[first]) / (last - first)
     step = np.abs(np.median(picture[:, 35:50], axis=1) - np.median(picture[:, 1:16], axis=1))
     return np.concatenate(
         [
-            # Energies, which rounding may leave a little below nothing on a still line.
-            np.log(np.maximum(envelopes.steep[at], 0) / level[:, None] + _FLOOR),
-            np.log(np.maximum(envelopes.slow[at], 0) / envelopes.slow_level[:, None] + _FLOOR),
+            np.log(envelopes.steep[at] / level[:, None] + _FLOOR),
+            np.log(envelopes.slow[at] / envelopes.slow_level[:, None] + _FLOOR),
             np.stack(
                 [
                     np.log(noise / level + _FLOOR),
-                    np.log(np.maximum(candidates.slope, 0) / level + _FLOOR),
+                    np.log(candidates.slope / level + _FLOOR),
                     np.log(span / (np.ptp(picture, axis=1) + _TINY) + _FLOOR),
                     np.minimum(step / span, 3.0),
                     np.minimum(position / FS_HZ, 2.0),
