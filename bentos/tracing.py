@@ -102,14 +102,22 @@ class Tracing:
         }
         parent = TraceContextTextMapPropagator().extract(carrier)
         with self._tracer.start_as_current_span(
-            method, parent, kind=trace.SpanKind.SERVER, attributes={"http.request.method": method}
+            method,
+            parent,
+            kind=trace.SpanKind.SERVER,
+            attributes={"http.request.method": method},
+            # What an exception says may quote the request.
+            record_exception=False,
+            set_status_on_exception=False,
         ) as span:
             yield RequestSpan(span, method)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Trace a part of what is traced now."""
-        with self._tracer.start_as_current_span(name, record_exception=False):
+        with self._tracer.start_as_current_span(
+            name, record_exception=False, set_status_on_exception=False
+        ):
             yield
 
     def close(self) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -100,6 +101,33 @@ def test_a_request_is_a_span_and_its_stages_are_below_it(
     assert attributes(spans["GET other"])["http.response.status_code"] == 404
     resource = collector.received[0].resource_spans[0].resource
     assert attributes(resource)["service.name"] == "ecg"
+    assert "Doe" not in str(collector.received)
+
+
+def test_what_an_exception_says_is_in_no_trace(
+    collector: Collector,
+    start_service: Callable[..., Any],
+    toy_model: LoadedModel,
+    make_request: RequestMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        msg = "the beats of Doe"
+        raise RuntimeError(msg)
+
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
+    with closing(start_service()) as service:
+        service.runtime.live.use(toy_model)
+        monkeypatch.setattr("bentos.runtime.decide", fail)
+        assert service.http.post("/api/v1/predictions/", json=make_request()).status_code == 500
+        monkeypatch.setattr("bentos.edge._Exchange._run_limited", fail)
+        assert service.http.get("/health").status_code == 500
+
+    spans = {span.name: span for span in collector.spans()}
+    failed = {"POST /api/v1/predictions/", "GET other"}
+    assert {*failed, "rules"} <= set(spans)
+    assert {spans[name].status.code for name in failed} == {spans["rules"].status.STATUS_CODE_ERROR}
+    assert [list(span.events) for span in spans.values() if span.events] == []
     assert "Doe" not in str(collector.received)
 
 
