@@ -23,6 +23,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
+from prometheus_client.multiprocess import mark_process_dead
+
 from bentos.logs import set_up_logging
 from bentos.rate_limit import TABLE_VARIABLE
 from bentos.worker_process import WorkerError, WorkerProcess, start_worker
@@ -148,8 +150,7 @@ class Host:
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.stop()
         # What a dead worker counted stays, but not what it had at that moment.
-        for path in self._shared.glob(f"gauge_live*_{worker.process.pid}.db"):
-            path.unlink()
+        mark_process_dead(worker.process.pid, self._shared)  # type: ignore[no-untyped-call]
         self._tell_slowest()
 
     async def _start_best(self) -> WorkerProcess:

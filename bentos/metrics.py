@@ -8,6 +8,7 @@ Without a host there is one process, and no files.
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
@@ -55,6 +56,7 @@ class Metrics:
         self._backlog = backlog
         self._shown: tuple[str, ...] | None = None
         self._lost = 0
+        self._refreshing = threading.Lock()
         self._requests = self._counter(
             "ecg_requests", "Requests by route and status", "route", "method", "status"
         )
@@ -67,11 +69,11 @@ class Metrics:
         stages = self._histogram("ecg_stage_seconds", "Time of a prediction by stage", "stage")
         self._stages = {name: stages.labels(name) for name in STAGES}
         self._beats = self._counter(
-            "ecg_beats", "Beats by class (N, V, unreadable)", "arrhythmia_type"
+            "ecg_beats", "Beats by class (N, V, paced, unreadable)", "arrhythmia_type"
         )
         self._n_beats = Histogram(
             "ecg_beats_per_prediction",
-            "Beats that the network is given at a time",
+            "Beats of a prediction, of every class",
             buckets=_BEATS,
             registry=self.registry,
         )
@@ -109,12 +111,13 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._durations.labels(route).observe(seconds)
 
-    def count_beats(self, *, normal: int, ventricular: int, unreadable: int) -> None:
+    def count_beats(self, *, normal: int, ventricular: int, paced: int, unreadable: int) -> None:
         """Count the beats of a prediction."""
         self._beats.labels("N").inc(normal)
         self._beats.labels("V").inc(ventricular)
+        self._beats.labels("paced").inc(paced)
         self._beats.labels("unreadable").inc(unreadable)
-        self._n_beats.observe(normal + ventricular + unreadable)
+        self._n_beats.observe(normal + ventricular + paced + unreadable)
 
     def count_signal(self, *, readable_s: float, unreadable_s: float) -> None:
         """Count the seconds of a signal."""
@@ -139,6 +142,11 @@ class Metrics:
 
     def refresh(self) -> None:
         """Note what is not counted but read: backlog, model, memory and processor time."""
+        # A tick of the server and requests for metrics may come together.
+        with self._refreshing:
+            self._refresh()
+
+    def _refresh(self) -> None:
         waiting, lost = self._backlog()
         self._waiting.set(waiting)
         self._lost_rows.inc(lost - self._lost)
