@@ -55,6 +55,7 @@ UNKNOWN_PREDICTION: Final = ProblemKind("unknown-prediction", 404, "There is no 
 METHOD_NOT_ALLOWED: Final = ProblemKind("method-not-allowed", 405, "The method is not allowed")
 TOO_LARGE: Final = ProblemKind("body-too-large", 413, "The body is too large")
 WRONG_MEDIA_TYPE: Final = ProblemKind("wrong-media-type", 415, "The media type is not supported")
+FOREIGN_HOST: Final = ProblemKind("foreign-host", 421, "The service has no such name")
 KEY_REQUIRED: Final = ProblemKind("api-key-required", 401, "An API key is required")
 FOREIGN_ORIGIN: Final = ProblemKind("foreign-origin", 403, "The page is of another site")
 BODY_STALLED: Final = ProblemKind("body-stalled", 408, "The body does not come")
@@ -110,8 +111,9 @@ _KIND_OF_FILE_ERROR: Final[tuple[tuple[type[Exception], ProblemKind, str], ...]]
     (SignalTooShortError, TOO_SHORT, "files"),
     (InvalidSignalError, UNREADABLE_FILE, "files"),
     (RecordError, UNREADABLE_FILE, "files"),
+    (EcgError, CRASHED, ""),
 )
-"""Kinds of what may be wrong with a file, and the field that it came in."""
+"""Kinds of what may be wrong with a file, and the field that it came in; the last is our affair."""
 
 _KIND_OF_CHECK: Final = {
     ("signal_too_short", "signal_data"): TOO_SHORT,
@@ -193,6 +195,8 @@ def explain_file_error(error: EcgError) -> ProblemError:
     kind, field = next(
         (kind, field) for leaf, kind, field in _KIND_OF_FILE_ERROR if isinstance(error, leaf)
     )
+    if kind is CRASHED:
+        return ProblemError(CRASHED, "the analysis failed; the log of the service says why")
     if isinstance(error, MissingDetailError):
         field = error.detail
     return ProblemError(kind, str(error), errors=[(field, str(error))])

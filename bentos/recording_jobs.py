@@ -35,14 +35,13 @@ from bentos.problems import (
     NO_RESULT,
     NOT_FINISHED,
     QUEUE_FULL,
-    STORAGE_FULL,
     TOO_MUCH_MEMORY,
     TOOK_TOO_LONG,
     UNKNOWN_RECORDING,
     ProblemError,
     explain_file_error,
 )
-from bentos.uploads import Recording
+from bentos.uploads import RETRY_S, Recording, explain_no_room
 from ecg_lib import errors
 from ecg_lib.settings import Settings
 
@@ -56,8 +55,10 @@ _INCOMING: Final = ".incoming"
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
 _FREE_BYTES: Final = 2**30
-_RETRY_S: Final = 30
-_STALE_UPLOAD_S: Final = 3600.0
+_STALE_UPLOAD_S: Final = 600.0
+"""Far longer than an upload may stand still (:func:`bentos.uploads.receive_form`)."""
+
+_GONE: Final = ".gone"
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CODE_ROOT: Final = Path(__file__).parents[1]
 
@@ -120,6 +121,7 @@ class RecordingJobs:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._taking = threading.Lock()
+        self._unreadable: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
 
     def start(self) -> None:
@@ -153,31 +155,25 @@ class RecordingJobs:
             If too many recordings wait, or the disk is full.
 
         """
-        self._home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self.require_room()
-        free = shutil.disk_usage(self._home).free
-        if free < announced_bytes + _FREE_BYTES:
-            raise ProblemError(
-                STORAGE_FULL, "there is no room for the recording now", retry_after_s=_RETRY_S
-            )
-        directory = self._home / _INCOMING / str(uuid.uuid4())
-        directory.mkdir(parents=True, mode=0o700)
+        incoming = self._home / _INCOMING
+        incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with self._taking:
+            self._require_place(self._count_waiting() + _count_uploads(incoming))
+            if shutil.disk_usage(self._home).free < announced_bytes + _FREE_BYTES:
+                raise explain_no_room()
+            directory = incoming / str(uuid.uuid4())
+            directory.mkdir(mode=0o700)
         return directory
 
-    def require_room(self) -> None:
-        """Refuse when too many recordings wait.
+    def _count_waiting(self) -> int:
+        return sum(job.status not in _FINISHED for job in self._list())
 
-        Raises
-        ------
-        ProblemError
-
-        """
-        count = sum(job.status not in _FINISHED for job in self._list())
-        if count >= self._waiting:
+    def _require_place(self, taken: int) -> None:
+        if taken >= self._waiting:
             raise ProblemError(
                 QUEUE_FULL,
-                f"at most {self._waiting} recordings may wait, as many do; try again later",
-                retry_after_s=_RETRY_S,
+                f"at most {self._waiting} recordings may come or wait, as many do; try again later",
+                retry_after_s=RETRY_S,
             )
 
     def add(self, recording: Recording) -> Job:
@@ -213,16 +209,17 @@ class RecordingJobs:
         }
         draft = upload.with_name(f"{upload.name}.job")
         draft.mkdir(mode=0o700)
-        upload.rename(draft / _INPUT)
-        _write_json(draft / TASK, task)
-        _write_json(draft / _STATE, asdict(job))
-        with self._taking:
-            try:
-                self.require_room()
-            except ProblemError:
-                shutil.rmtree(draft)
-                raise
-            draft.rename(self._home / job.job_id)
+        try:
+            upload.rename(draft / _INPUT)
+            _write_json(draft / TASK, task)
+            _write_json(draft / _STATE, asdict(job))
+            with self._taking:
+                # Other processes take recordings too, and none asks another.
+                self._require_place(self._count_waiting())
+                draft.rename(self._home / job.job_id)
+        except BaseException:
+            shutil.rmtree(draft, ignore_errors=True)
+            raise
         self._wake.set()
         return job
 
@@ -342,7 +339,12 @@ class RecordingJobs:
         directory = self._home / job.job_id
         for left in (OUTCOME, PROGRESS):
             (directory / left).unlink(missing_ok=True)
-        task = json.loads((directory / TASK).read_bytes())
+        try:
+            task = json.loads((directory / TASK).read_bytes())
+        except (FileNotFoundError, ValueError):
+            detail = "what is to be analysed cannot be read any more"
+            self._finish(job.job_id, JobStatus.FAILED, ProblemError(CRASHED, detail))
+            return
         task |= {"bundle": str(model.bundle.directory), "model": model.info}
         _write_json(directory / TASK, task)
         self._update(job.job_id, status=JobStatus.RUNNING, attempts=job.attempts + 1)
@@ -393,8 +395,16 @@ class RecordingJobs:
             return
         if error is None:
             self._finish(job_id, JobStatus.DONE)
-        else:
-            self._finish(job_id, JobStatus.FAILED, _explain(error))
+            return
+        problem = _explain(error)
+        if problem.kind is CRASHED:
+            _logger.error(
+                "the analysis of recording %s failed: %s: %s",
+                job_id,
+                error["class"],
+                error["message"],
+            )
+        self._finish(job_id, JobStatus.FAILED, problem)
 
     def _finish(self, job_id: str, status: JobStatus, problem: ProblemError | None = None) -> None:
         directory = self._home / job_id
@@ -417,7 +427,7 @@ class RecordingJobs:
 
     def _remove(self, job_id: str) -> None:
         # Renamed first: half a job is none.
-        gone = self._home / _INCOMING / f"{job_id}.gone"
+        gone = self._home / _INCOMING / f"{job_id}{_GONE}"
         with suppress(FileNotFoundError):
             gone.parent.mkdir(exist_ok=True)
             (self._home / job_id).rename(gone)
@@ -430,7 +440,7 @@ class RecordingJobs:
             return
         for path in incoming.iterdir():
             with suppress(FileNotFoundError):
-                if time.time() - path.stat().st_mtime > _STALE_UPLOAD_S:
+                if time.time() - _last_changed_s(path) > _STALE_UPLOAD_S:
                     shutil.rmtree(path, ignore_errors=True)
 
     def _list(self) -> Iterator[Job]:
@@ -442,26 +452,38 @@ class RecordingJobs:
                 yield job
 
     def _read(self, job_id: str) -> Job | None:
+        """Read a job; None when there is none, or it was written by another version or cut off."""
         try:
             fields = json.loads((self._home / job_id / _STATE).read_bytes())
+            job = Job(**{**fields, "status": JobStatus(fields["status"])})
         except FileNotFoundError:
             return None
-        return Job(**{**fields, "status": JobStatus(fields["status"])})
+        except (ValueError, TypeError, KeyError):
+            if job_id not in self._unreadable:
+                self._unreadable.add(job_id)
+                _logger.error("the state of recording %s cannot be read", job_id)  # noqa: TRY400  once, and no value of it
+            return None
+        self._unreadable.discard(job_id)
+        return job
+
+
+def _count_uploads(incoming: Path) -> int:
+    return sum(path.suffix != _GONE for path in incoming.iterdir())
+
+
+def _last_changed_s(upload: Path) -> float:
+    """When an upload grew last: the time of a directory stays while a file in it grows."""
+    return max(path.stat().st_mtime for path in (upload, *upload.rglob("*")))
 
 
 def _explain(error: dict[str, Any]) -> ProblemError:
     """Turn the end of a process into a problem."""
     if error["class"] == "MemoryError":
         return ProblemError(TOO_MUCH_MEMORY, "the recording needs more memory than there is")
-    leaf = getattr(errors, error["class"], None)
-    if leaf is None:
-        return ProblemError(CRASHED, "the analysis failed")
+    leaf = getattr(errors, error["class"], errors.EcgError)
     if leaf is errors.MissingDetailError:
         return explain_file_error(leaf(error["message"], detail=error["detail"]))
-    try:
-        return explain_file_error(leaf(error["message"]))
-    except StopIteration:  # an error that is none of a file
-        return ProblemError(CRASHED, "the analysis failed; the log of the service says why")
+    return explain_file_error(leaf(error["message"]))
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

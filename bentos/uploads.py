@@ -7,9 +7,11 @@ is written: a name may be a person's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -21,8 +23,10 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
 from bentos.problems import (
+    CRASHED,
     INVALID_REQUEST,
     MALFORMED_FORM,
+    STORAGE_FULL,
     TOO_LARGE,
     UNKNOWN_FIELD,
     UNSUPPORTED_FILE,
@@ -41,6 +45,8 @@ from ecg_lib.wfdb_format import MAX_HEADER_BYTES, parse_header, write_neutral_he
 
 MAX_UPLOAD_BYTES: Final = 512 * 2**20
 MAX_FILES: Final = 16
+RETRY_S: Final = 30
+"""When room may have been made for another recording."""
 RECORDING: Final = "recording"
 """Name of the file that is opened, but for its extension."""
 
@@ -50,7 +56,9 @@ _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
 _ALONE: Final = frozenset({".zip", ".edf", ".csv", ".npy"})
-_TAKEN: Final = _ALONE | {".hea", ".dat", ".atr"}
+_LEFT_OUT: Final = ".atr"
+_TAKEN: Final = _ALONE | {".hea", ".dat", _LEFT_OUT}
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class UploadFields(BaseModel):
@@ -96,6 +104,8 @@ class _Form:
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     """Where each file is, by the name that the client gave it."""
+    left_out: set[str] = field(default_factory=set)
+    """Names of the files that are not kept."""
     part: _Part = field(default_factory=_Part)
     is_over: bool = False
 
@@ -163,14 +173,17 @@ class _Form:
         if suffix not in _TAKEN:
             detail = f"files must be one of {', '.join(sorted(_TAKEN))} by their names"
             raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
-        if len(self.files) == MAX_FILES:
+        if len(self.files) + len(self.left_out) == MAX_FILES:
             raise _refuse("files", f"there must be at most {MAX_FILES} files")
-        if name in self.files:
+        if name in self.files or name in self.left_out:
             raise _refuse("files", "files must have different names, two have the same")
-        path = self.directory / f"upload{len(self.files)}{suffix}"
-        self.files[name] = path
-        # Nobody needs the annotations of others, and they may say whose they are.
-        self.part.file = (path if suffix != ".atr" else Path(os.devnull)).open("wb")
+        if suffix == _LEFT_OUT:
+            # Nobody needs the annotations of others, and they may say whose they are.
+            self.left_out.add(name)
+            path = Path(os.devnull)
+        else:
+            path = self.files[name] = self.directory / f"upload{len(self.files)}{suffix}"
+        self.part.file = path.open("wb")
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
         part, piece = self.part, data[start:end]
@@ -203,6 +216,31 @@ class _Form:
 
 def _refuse(name: str, reason: str) -> ProblemError:
     return ProblemError(INVALID_REQUEST, f"{name}: {reason}", errors=[(name, reason)])
+
+
+def explain_no_room() -> ProblemError:
+    """Tell that the disk is full."""
+    return ProblemError(
+        STORAGE_FULL, "there is no room for the recording now", retry_after_s=RETRY_S
+    )
+
+
+@contextlib.contextmanager
+def refuse_without_room() -> Iterator[None]:
+    """Turn a disk that has become full into a problem.
+
+    Raises
+    ------
+    ProblemError
+        If it has.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise explain_no_room() from error
+        raise
 
 
 async def receive_form(
@@ -281,7 +319,13 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         if isinstance(opened, EdfFile):
             blank_annotations(path, opened.header)
     except EcgError as error:
-        raise explain_file_error(error) from error
+        cause = error.__cause__
+        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:  # while a zip was unpacked
+            raise explain_no_room() from error
+        problem = explain_file_error(error)
+        if problem.kind is CRASHED:  # not an error of a file
+            raise
+        raise problem from error
     return Recording(
         path=path,
         lead=lead,
