@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from http import HTTPStatus
 from typing import Any, Final
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from bentos import api_examples as examples
 from bentos.api_examples import ExampleFormat
+from bentos.guard import GUARDED
 from bentos.inputs import FLOAT32, JSON, NPY
+from bentos.problems import MEDIA_TYPE
 from bentos.schemas import FeedbackRequest, PredictionParameters, PredictionRequest, Problem
 from ecg_lib.simulator import StripKind
 
@@ -32,6 +36,48 @@ _KEY: Final = {
 }
 
 
+def document_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Document the problems that a route may answer with, by their status."""
+    schema = {"$ref": REF.format(model="Problem")}
+    problem = {"content": {MEDIA_TYPE: {"schema": schema}}}
+    documented: dict[int | str, dict[str, Any]] = {
+        status: {"description": HTTPStatus(status).phrase, **problem} for status in statuses
+    }
+    return {**documented, "default": {"description": "Another problem", **problem}}
+
+
+def document_query(query: type[BaseModel], *, note: str = "") -> list[dict[str, Any]]:
+    """Document the parameters of an address that a route reads itself.
+
+    `note` is added to the description of each.
+    """
+    schema = query.model_json_schema()
+    parameters = []
+    for name, field in schema["properties"].items():
+        described = {**_resolve(field, schema.get("$defs", {})), **field}
+        text = f"{field.get('description', '')} {note}".strip()
+        parameters.append(
+            {
+                "name": name,
+                "in": "query",
+                "required": False,
+                **({"description": text} if text else {}),
+                "schema": {
+                    key: value
+                    for key, value in described.items()
+                    if key not in {"$ref", "description"}
+                },
+            }
+        )
+    return parameters
+
+
+def _resolve(field: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+    """Give the definition that a field refers to; nothing when it refers to none."""
+    resolved: dict[str, Any] = definitions.get(field.get("$ref", "").rpartition("/")[2], {})
+    return resolved
+
+
 def describe_api(app: FastAPI) -> dict[str, Any]:
     """Describe the API; the first call makes it, later ones give it again."""
     if app.openapi_schema is None:
@@ -46,6 +92,7 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
         described["components"]["schemas"].update(schemas["$defs"])
         described["components"]["securitySchemes"] = {"api_key": _KEY}
         _add_bodies(described["paths"])
+        _add_keys(described["paths"])
         _add_answers(described["paths"])
         app.openapi_schema = described
     return app.openapi_schema
@@ -54,7 +101,6 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
 def _add_bodies(paths: dict[str, Any]) -> None:
     """Document the bodies that routes read themselves, which FastAPI does not see."""
     predict = paths["/api/v1/predictions/"]["post"]
-    predict["security"] = [{}, {"api_key": []}]
     predict["requestBody"] = {
         "required": True,
         "content": {
@@ -68,17 +114,9 @@ def _add_bodies(paths: dict[str, Any]) -> None:
             ),
         },
     }
-    schema = PredictionParameters.model_json_schema(ref_template=REF)
-    predict["parameters"] = [
-        {
-            "name": name,
-            "in": "query",
-            "required": False,
-            "description": f"{field['description']} For a binary body; JSON holds it itself.",
-            "schema": {key: value for key, value in field.items() if key != "description"},
-        }
-        for name, field in schema["properties"].items()
-    ]
+    predict["parameters"] = document_query(
+        PredictionParameters, note="For a binary body; JSON holds it itself."
+    )
     example = paths["/api/v1/examples/{kind}"]["get"]
     example["parameters"] = [
         _choice("kind", StripKind, where="path"),
@@ -90,6 +128,14 @@ def _add_bodies(paths: dict[str, Any]) -> None:
         "required": True,
         "content": {JSON: _json_body(FeedbackRequest, examples.FEEDBACK_REQUEST)},
     }
+
+
+def _add_keys(paths: dict[str, Any]) -> None:
+    """Document that a key may be asked for, wherever the guard asks for one."""
+    for path, operations in paths.items():
+        if path.startswith(GUARDED):
+            for operation in operations.values():
+                operation["security"] = [{}, {"api_key": []}]
 
 
 def _choice(name: str, values: type[StrEnum], *, where: str) -> dict[str, Any]:
@@ -122,4 +168,4 @@ def _add_answers(paths: dict[str, Any]) -> None:
         for operation in operations.values():
             problem = operation["responses"].get("default")
             if problem is not None:
-                problem["content"]["application/problem+json"]["example"] = examples.PROBLEM
+                problem["content"][MEDIA_TYPE]["example"] = examples.PROBLEM

@@ -10,26 +10,26 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
-from bentos.api_description import REF, describe_api
+from bentos.api_description import describe_api, document_problems
 from bentos.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
 from bentos.edge import allow_scripts
-from bentos.inputs import JSON, MEDIA_TYPES
+from bentos.inputs import JSON, MEDIA_TYPES, parse
 from bentos.pages import add_viewer
 from bentos.problems import (
     INTERNAL,
     INVALID_REQUEST,
     LOG_UNAVAILABLE,
-    MEDIA_TYPE,
     METHOD_NOT_ALLOWED,
     NOT_FOUND,
     OVERLOADED,
@@ -39,10 +39,12 @@ from bentos.problems import (
     ProblemKind,
 )
 from bentos.recordings import add_routes
+from bentos.routing import answer_json, runtime_of
 from bentos.runtime import Runtime
 from bentos.schemas import (
     NOTICE,
     Feedback,
+    FeedbackRequest,
     Health,
     ModelCard,
     Prediction,
@@ -55,6 +57,9 @@ MAX_PREDICTION_BYTES: Final = 16 * 2**20
 MAX_FEEDBACK_BYTES: Final = 2**20
 
 T = TypeVar("T")
+
+CLIENT_GONE: Final = 499
+"""What is counted when a client goes away in the middle of its request; nobody is answered."""
 
 _LOOK_UP_S: Final = 8.0
 _MAX_WAITING: Final = 64
@@ -73,10 +78,11 @@ def make_app() -> FastAPI:
     )
     app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
     _add_api(app)
-    add_routes(app, _problems)
+    add_routes(app)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
     app.add_exception_handler(Exception, _answer_failure)
     app.openapi = lambda: describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
@@ -99,7 +105,7 @@ def _add_api(app: FastAPI) -> None:
         tags=["predictions"],
         responses={
             201: {"model": Prediction},
-            **_problems(400, 401, 408, 413, 415, 422, 429, 503, 504),
+            **document_problems(400, 401, 408, 413, 415, 422, 429, 503, 504),
         },
     )
     app.add_api_route(
@@ -108,7 +114,7 @@ def _add_api(app: FastAPI) -> None:
         methods=["GET"],
         summary="Read a stored prediction",
         tags=["predictions"],
-        responses={200: {"model": Prediction}, **_problems(404, 503)},
+        responses={200: {"model": Prediction}, **document_problems(404, 503)},
     )
     app.add_api_route(
         "/api/v1/feedback/",
@@ -117,7 +123,7 @@ def _add_api(app: FastAPI) -> None:
         status_code=HTTPStatus.CREATED,
         summary="Tell the classes that a reader gives to beats",
         tags=["feedback"],
-        responses={201: {"model": Feedback}, **_problems(400, 404, 413, 415, 422)},
+        responses={201: {"model": Feedback}, **document_problems(400, 404, 413, 415, 422, 503)},
     )
     app.add_api_route(
         "/api/v1/model/",
@@ -125,7 +131,7 @@ def _add_api(app: FastAPI) -> None:
         methods=["GET"],
         summary="Read the card of the model that answers",
         tags=["model"],
-        responses={200: {"model": ModelCard}, **_problems(503)},
+        responses={200: {"model": ModelCard}, **document_problems(503)},
     )
     app.add_api_route(
         "/api/v1/examples/{kind}",
@@ -133,7 +139,7 @@ def _add_api(app: FastAPI) -> None:
         methods=["GET"],
         summary="Get a simulated strip as a request",
         tags=["predictions"],
-        responses={200: {"model": PredictionRequest}, **_problems(404, 422)},
+        responses={200: {"model": PredictionRequest}, **document_problems(404, 422)},
     )
 
 
@@ -160,7 +166,7 @@ def _add_pages(app: FastAPI) -> None:
 
 async def _create_prediction(request: Request) -> Response:
     """Find and classify the beats of one lead, and tell what rhythm they make."""
-    runtime = _runtime_of(request)
+    runtime = runtime_of(request)
     runtime.require_model()
     media_type, body = await _read_body(request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES)
     query = request.query_params.multi_items()
@@ -168,26 +174,36 @@ async def _create_prediction(request: Request) -> Response:
         runtime, lambda: runtime.predict(body, media_type=media_type, query=query)
     )
     location = {"Location": f"/api/v1/predictions/{created.prediction_id}"}
-    return _json(created.body, HTTPStatus.CREATED, location)
+    return answer_json(created.body, HTTPStatus.CREATED, location)
 
 
 async def _read_prediction(request: Request, prediction_id: str) -> Response:
     """Give the answer that was given when the prediction was made."""
-    runtime = _runtime_of(request)
-    found = await _look_up(runtime, lambda: runtime.find_prediction(prediction_id))
-    return _json(orjson.dumps(found))
+    runtime = runtime_of(request)
+    try:
+        found = await _look_up(runtime, lambda: runtime.find_prediction(prediction_id))
+    except PredictionLogError as error:
+        raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
+    return answer_json(orjson.dumps(found))
 
 
 async def _create_feedback(request: Request) -> Response:
     """Keep a reader's classes; monitoring measures the model against them."""
-    runtime = _runtime_of(request)
+    runtime = runtime_of(request)
     _, body = await _read_body(request, MAX_FEEDBACK_BYTES, accepted=(JSON,))
-    return _json(await _look_up(runtime, lambda: runtime.take_feedback(body)), HTTPStatus.CREATED)
+    feedback = await _compute(runtime, lambda: parse(FeedbackRequest, body))
+    try:
+        await _look_up(runtime, lambda: runtime.check_feedback(feedback))
+        is_verified = True
+    except PredictionLogError:
+        is_verified = False
+    # Nothing comes between keeping it and the answer: who is told of an error may send it again.
+    return answer_json(runtime.take_feedback(feedback, is_verified=is_verified), HTTPStatus.CREATED)
 
 
 async def _read_model(request: Request) -> Response:
     """Give the figures, constants and origin of the model that answers."""
-    model = _runtime_of(request).require_model()
+    model = runtime_of(request).require_model()
     bundle = model.bundle
     card = {
         "model": model.info,
@@ -198,7 +214,7 @@ async def _read_model(request: Request) -> Response:
         "model_card": bundle.model_card,
         "notice": NOTICE,
     }
-    return _json(orjson.dumps(card))
+    return answer_json(orjson.dumps(card))
 
 
 async def _read_example(request: Request, kind: str) -> Response:
@@ -222,7 +238,7 @@ async def _read_health(request: Request) -> Response:
 
     While workers switch one after the other, the model is the one that is on its way out.
     """
-    runtime = _runtime_of(request)
+    runtime = runtime_of(request)
     refusal = runtime.live.refusal
     is_loaded = runtime.live.current is not None
     health = {
@@ -238,14 +254,14 @@ async def _read_health(request: Request) -> Response:
             "problem": runtime.spool.problem,
         },
     }
-    return _json(
+    return answer_json(
         orjson.dumps(health), HTTPStatus.OK if is_loaded else HTTPStatus.SERVICE_UNAVAILABLE
     )
 
 
 async def _read_metrics(request: Request) -> Response:
     """Give the metrics of all workers together."""
-    runtime = _runtime_of(request)
+    runtime = runtime_of(request)
     text = await asyncio.get_running_loop().run_in_executor(runtime.look_up, runtime.metrics.write)
     return Response(text, media_type="text/plain; version=0.0.4")
 
@@ -260,17 +276,6 @@ async def _show_docs() -> Response:
     )
     page.headers["content-security-policy"] = allow_scripts(bytes(page.body))
     return page
-
-
-def _runtime_of(request: Request) -> Runtime:
-    runtime: Runtime = request.app.state.runtime
-    return runtime
-
-
-def _json(
-    body: bytes, status: HTTPStatus = HTTPStatus.OK, headers: dict[str, str] | None = None
-) -> Response:
-    return Response(body, status_code=status, headers=headers, media_type="application/json")
 
 
 async def _read_body(
@@ -326,20 +331,21 @@ async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:
 
     Raises
     ------
-    ProblemError
+    PredictionLogError
         If the log cannot be read in time.
 
     """
     future = asyncio.get_running_loop().run_in_executor(runtime.look_up, work)
     try:
         return await asyncio.wait_for(future, _LOOK_UP_S)
-    except (PredictionLogError, TimeoutError) as error:
-        raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
+    except TimeoutError as error:
+        msg = f"the prediction log must be read within {_LOOK_UP_S:g} s, it was not"
+        raise PredictionLogError(msg) from error
 
 
 async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)  # noqa: S101  Starlette's handlers are typed so
-    _runtime_of(request).metrics.count_refusal(error.kind.name)
+    runtime_of(request).metrics.count_refusal(error.kind.name)
     return error.respond()
 
 
@@ -348,20 +354,15 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(
         error.status_code, ProblemKind("http-error", error.status_code, error.detail)
     )
-    _runtime_of(request).metrics.count_refusal(kind.name)
+    runtime_of(request).metrics.count_refusal(kind.name)
     headers = dict(error.headers) if error.headers else None
     return ProblemError(kind, kind.title).respond(headers)
 
 
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
 async def _answer_failure(request: Request, _error: Exception) -> Response:
-    _runtime_of(request).metrics.count_refusal(INTERNAL.name)
+    runtime_of(request).metrics.count_refusal(INTERNAL.name)
     return ProblemError(INTERNAL, "the service failed; its log says why").respond()
-
-
-def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    schema = {"$ref": REF.format(model="Problem")}
-    problem = {"content": {MEDIA_TYPE: {"schema": schema}}}
-    documented: dict[int | str, dict[str, Any]] = {
-        status: {"description": HTTPStatus(status).phrase, **problem} for status in statuses
-    }
-    return {**documented, "default": {"description": "Another problem", **problem}}

@@ -24,11 +24,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bentos.guard import GUARDED, check_request
 from bentos.logs import ACCESS_LOGGER, request_id
-from bentos.problems import (
-    BODY_STALLED,
-    TIME_LIMIT,
-    ProblemError,
-)
+from bentos.problems import BODY_STALLED, TIME_LIMIT, ProblemError
+from bentos.recordings import SIGNAL_HEADERS
 from bentos.runtime import Runtime
 
 BODY_GRACE_S: Final = 30.0
@@ -90,7 +87,7 @@ class Edge:
             allow_origins=origins,
             allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["Content-Type", "X-API-Key", "X-Request-ID"],
-            expose_headers=["Location", "Retry-After", "X-Request-ID"],
+            expose_headers=["Location", "Retry-After", "X-Request-ID", *SIGNAL_HEADERS],
         )
 
     async def _guard(self, scope: Scope, receive: Receive, send: Send) -> None:

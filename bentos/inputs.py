@@ -94,7 +94,9 @@ def read_input(
         samples = _read_npy(body) if media_type == NPY else _read_float32(body)
         with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
             signal_mv = samples.astype(np.float64)
-        read = PredictionInput(signal_mv=signal_mv, parameters=_parse_query(query))
+        read = PredictionInput(
+            signal_mv=signal_mv, parameters=parse_query(PredictionParameters, query)
+        )
         _check_samples(read)
     _check_range(read.signal_mv)
     return read
@@ -121,14 +123,22 @@ def parse(model: type[T], body: bytes) -> T:
         raise explain_validation_error(error) from None
 
 
-def _parse_query(query: Sequence[tuple[str, str]]) -> PredictionParameters:
+def parse_query(model: type[T], query: Sequence[tuple[str, str]]) -> T:
+    """Validate the parameters of an address.
+
+    Raises
+    ------
+    ProblemError
+        If they are not what the model wants, or one is there twice.
+
+    """
     fields = dict(query)
     if len(fields) < len(query):
         names = [name for name, _ in query]
         twice = next(name for name in names if names.count(name) > 1)
         raise _refuse(twice[:80], "the parameter must be given once")
     try:
-        return PredictionParameters.model_validate_strings(fields)
+        return model.model_validate_strings(fields)
     except ValidationError as error:
         raise explain_validation_error(error) from None
 

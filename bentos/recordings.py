@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict
 from http import HTTPStatus
+from pathlib import Path
 from typing import Any, Final, TypeVar
 
 import orjson
-from fastapi import APIRouter, Request
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from fastapi import APIRouter, FastAPI, Request
+from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
-from bentos.problems import TOO_LARGE, ProblemError, explain_validation_error
-from bentos.recording_jobs import Job, RecordingJobs
+from bentos.api_description import document_problems, document_query
+from bentos.inputs import parse_query
+from bentos.problems import TOO_LARGE, ProblemError
+from bentos.recording_jobs import Job, JobStatus
+from bentos.routing import answer_json, runtime_of
 from bentos.runtime import Runtime
-from bentos.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form
+from bentos.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from ecg_lib.beat_file import NAMES, read_beats
 from ecg_lib.recording_summary import ResultFormat
 from ecg_lib.signal_file import read_stretch
@@ -25,6 +28,8 @@ from ecg_lib.signal_file import read_stretch
 MAX_POINTS: Final = 20_000
 MAX_BEATS: Final = 20_000
 MAX_STRETCH_S: Final = 90_000.0
+SIGNAL_HEADERS: Final = ("X-ECG-Kind", "X-ECG-Start-S", "X-ECG-Step-S", "X-ECG-Points")
+"""What the answer with a stretch of the signal says beside it."""
 
 _PATH: Final = "/api/v1/recordings"
 _MEDIA_TYPES: Final = {
@@ -38,8 +43,7 @@ _MEDIA_TYPES: Final = {
 _SHOWN: Final = frozenset({ResultFormat.JSON, ResultFormat.HTML})
 _CLOSED: Final = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
-T = TypeVar("T", bound=BaseModel)
-U = TypeVar("U")
+T = TypeVar("T")
 
 
 class _Query(BaseModel):
@@ -70,41 +74,66 @@ async def create_recording(request: Request) -> Response:
 
     A WFDB header with its signal files, or a zip of them, or one EDF, CSV or NPY file.
     """
-    runtime: Runtime = request.app.state.runtime
+    runtime = runtime_of(request)
     runtime.require_model()
     announced = int(request.headers.get("content-length", "0"))
     if announced > MAX_UPLOAD_BYTES:
         raise ProblemError(TOO_LARGE, f"the body must have at most {MAX_UPLOAD_BYTES} bytes")
-    jobs, loop = runtime.recordings, asyncio.get_running_loop()
-    directory = await loop.run_in_executor(runtime.files, jobs.open_upload, announced)
+    directory = await _do(runtime, lambda: runtime.recordings.open_upload(announced))
     try:
-        texts, files = await receive_form(
-            request.stream(),
-            content_type=request.headers.get("content-type", ""),
-            directory=directory,
-            executor=runtime.files,
-        )
-        job = await loop.run_in_executor(
-            runtime.files, lambda: jobs.add(lay_out(texts, files, directory))
-        )
+        with refuse_without_room():
+            texts, files = await receive_form(
+                request.stream(),
+                content_type=request.headers.get("content-type", ""),
+                directory=directory,
+                executor=runtime.files,
+            )
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
+    job = await _take(runtime, texts, files, directory)
     headers = {"Location": f"{_PATH}/{job.job_id}"}
-    return _json(_describe(job), HTTPStatus.ACCEPTED, headers)
+    return answer_json(orjson.dumps(job), HTTPStatus.ACCEPTED, headers)
+
+
+async def _take(
+    runtime: Runtime, texts: dict[str, str], files: dict[str, Path], directory: Path
+) -> Job:
+    """Queue an upload, or leave nothing of it: also when nobody waits for its end any more."""
+
+    def take() -> Job:
+        try:
+            with refuse_without_room():
+                return runtime.recordings.add(lay_out(texts, files, directory))
+        except BaseException:
+            shutil.rmtree(directory, ignore_errors=True)
+            raise
+
+    def give_back(taken: asyncio.Future[Job]) -> None:
+        if not taken.cancelled() and taken.exception() is None:
+            job_id = taken.result().job_id
+            runtime.files.submit(runtime.recordings.delete, job_id)
+
+    taken = asyncio.ensure_future(_do(runtime, take))
+    try:
+        return await asyncio.shield(taken)
+    except asyncio.CancelledError:
+        # A thread cannot be stopped. A job that nobody was told of is not to be analysed.
+        taken.add_done_callback(give_back)
+        raise
 
 
 async def read_recording(request: Request, job_id: str) -> Response:
     """Tell how far a recording is; ``error`` says why it failed."""
-    jobs = _jobs(request)
-    return _json(_describe(await _do(request, lambda: jobs.find(job_id))))
+    runtime = runtime_of(request)
+    return answer_json(orjson.dumps(await _do(runtime, lambda: runtime.recordings.find(job_id))))
 
 
 async def read_result(request: Request, job_id: str) -> Response:
     """Give the result of a recording that is done, in one of several formats."""
-    kind = _parse(ResultQuery, request).format
-    jobs = _jobs(request)
-    results = await _do(request, lambda: jobs.find_results(job_id))
+    kind = parse_query(ResultQuery, request.query_params.multi_items()).format
+    runtime = runtime_of(request)
+    results = await _do(runtime, lambda: runtime.recordings.find_results(job_id))
     name = None if kind in _SHOWN else f"recording-{job_id}{kind.suffix}"
     headers = {"Content-Security-Policy": _CLOSED} if kind is ResultFormat.HTML else None
     return FileResponse(
@@ -123,11 +152,11 @@ async def read_signal(request: Request, job_id: str) -> Response:
     the time of the first sample or bin, ``X-ECG-Step-S`` the seconds from one to the next,
     ``X-ECG-Points`` how many there are. Samples that are invalid are NaN.
     """
-    query = _parse(SignalQuery, request)
-    jobs = _jobs(request)
+    query = parse_query(SignalQuery, request.query_params.multi_items())
+    runtime = runtime_of(request)
 
     def read() -> Response:
-        results = jobs.find_results(job_id)
+        results = runtime.recordings.find_results(job_id)
         fs = orjson.loads((results / NAMES).read_bytes())["fs"]
         stretch = read_stretch(
             results,
@@ -136,19 +165,19 @@ async def read_signal(request: Request, job_id: str) -> Response:
             duration_s=query.duration_s,
             max_points=query.max_points,
         )
-        headers = {
-            "X-ECG-Kind": stretch.kind.value,
-            "X-ECG-Start-S": repr(stretch.start_s),
-            "X-ECG-Step-S": repr(stretch.step_s),
-            "X-ECG-Points": str(stretch.points),
-        }
+        said = (
+            stretch.kind.value,
+            repr(stretch.start_s),
+            repr(stretch.step_s),
+            str(stretch.points),
+        )
         return Response(
             stretch.values_mv.astype("<f4").tobytes(),
-            headers=headers,
+            headers=dict(zip(SIGNAL_HEADERS, said, strict=True)),
             media_type="application/octet-stream",
         )
 
-    return await _do(request, read)
+    return await _do(runtime, read)
 
 
 async def read_recording_beats(request: Request, job_id: str) -> Response:
@@ -157,39 +186,43 @@ async def read_recording_beats(request: Request, job_id: str) -> Response:
     ``total`` says how many the stretch has; when it is more, the rest begins after the last
     ``time_s``.
     """
-    query = _parse(BeatsQuery, request)
-    jobs = _jobs(request)
+    query = parse_query(BeatsQuery, request.query_params.multi_items())
+    runtime = runtime_of(request)
 
     def read() -> Response:
         stretch = read_beats(
-            jobs.find_results(job_id),
+            runtime.recordings.find_results(job_id),
             start_s=query.start_s,
             duration_s=query.duration_s,
             max_beats=MAX_BEATS,
         )
-        return _json(
-            {
-                "start_s": query.start_s,
-                "duration_s": query.duration_s,
-                "total": stretch.total,
-                **stretch.columns,
-            }
-        )
+        found = {
+            "start_s": query.start_s,
+            "duration_s": query.duration_s,
+            "total": stretch.total,
+            **stretch.columns,
+        }
+        return answer_json(orjson.dumps(found))
 
-    return await _do(request, read)
+    return await _do(runtime, read)
 
 
 async def delete_recording(request: Request, job_id: str) -> Response:
     """Cancel the analysis of a recording (202), or remove one that has ended (204)."""
-    jobs = _jobs(request)
-    job = await _do(request, lambda: jobs.delete(job_id))
+    runtime = runtime_of(request)
+    job = await _do(runtime, lambda: runtime.recordings.delete(job_id))
     if job is None:
         return Response(status_code=HTTPStatus.NO_CONTENT)
-    return _json(_describe(job), HTTPStatus.ACCEPTED)
+    return answer_json(orjson.dumps(job), HTTPStatus.ACCEPTED)
 
 
-def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a function of its module
-    """Add the routes; `problems` documents answers by their status."""
+async def _do(runtime: Runtime, work: Callable[[], T]) -> T:
+    """Do what reads or writes files away from the event loop."""
+    return await asyncio.get_running_loop().run_in_executor(runtime.files, work)
+
+
+def add_routes(app: FastAPI) -> None:
+    """Add the routes."""
     router = APIRouter(prefix=_PATH, tags=["recordings"])
     one = "/{job_id}"
     router.add_api_route(
@@ -200,7 +233,7 @@ def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a 
         summary="Send a recording of up to 24 h",
         responses={
             202: {"model": RecordingJob},
-            **problems(400, 408, 413, 415, 422, 503),
+            **document_problems(400, 408, 413, 415, 422, 503),
         },
         openapi_extra=_FORM,
     )
@@ -209,7 +242,7 @@ def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a 
         read_recording,
         methods=["GET"],
         summary="See how far a recording is",
-        responses={200: {"model": RecordingJob}, **problems(404)},
+        responses={200: {"model": RecordingJob}, **document_problems(404)},
     )
     router.add_api_route(
         f"{one}/result",
@@ -224,9 +257,9 @@ def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a 
                     for media_type in _MEDIA_TYPES.values()
                 },
             },
-            **problems(404, 409, 422),
+            **document_problems(404, 409, 422),
         },
-        openapi_extra=_document(ResultQuery),
+        openapi_extra={"parameters": document_query(ResultQuery)},
     )
     router.add_api_route(
         f"{one}/signal",
@@ -238,17 +271,17 @@ def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a 
                 "description": "float32 little-endian, in mV",
                 "content": {"application/octet-stream": {"schema": _BINARY}},
             },
-            **problems(404, 409, 422),
+            **document_problems(404, 409, 422),
         },
-        openapi_extra=_document(SignalQuery),
+        openapi_extra={"parameters": document_query(SignalQuery)},
     )
     router.add_api_route(
         f"{one}/beats",
         read_recording_beats,
         methods=["GET"],
         summary="Look at the beats of a stretch",
-        responses={200: {"model": BeatStretch}, **problems(404, 409, 422)},
-        openapi_extra=_document(BeatsQuery),
+        responses={200: {"model": BeatStretch}, **document_problems(404, 409, 422)},
+        openapi_extra={"parameters": document_query(BeatsQuery)},
     )
     router.add_api_route(
         one,
@@ -259,7 +292,7 @@ def add_routes(app: Any, problems: Any) -> None:  # noqa: ANN401  FastAPI and a 
         responses={
             202: {"model": RecordingJob},
             204: {"description": "Removed"},
-            **problems(404),
+            **document_problems(404),
         },
     )
     app.include_router(router)
@@ -271,7 +304,7 @@ class RecordingJob(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     job_id: str
-    status: str = Field(description="`queued`, `running`, `done`, `failed` or `cancelled`.")
+    status: JobStatus
     progress: float = Field(description="0 to 1.")
     created_at: str
     finished_at: str | None
@@ -334,60 +367,3 @@ _FORM: Final[dict[str, Any]] = {
         },
     }
 }
-
-
-def _document(query: type[_Query]) -> dict[str, Any]:
-    """Document the fields of a query that the route reads itself."""
-    schema = query.model_json_schema()
-    names = schema.get("$defs", {})
-    return {
-        "parameters": [
-            {
-                "name": name,
-                "in": "query",
-                "required": False,
-                "schema": _inline(field, names),
-            }
-            for name, field in schema["properties"].items()
-        ]
-    }
-
-
-def _inline(field: dict[str, Any], names: dict[str, Any]) -> dict[str, Any]:
-    reference = field.get("$ref")
-    if reference is None:
-        return field
-    rest = {key: value for key, value in field.items() if key != "$ref"}
-    return {**names[reference.rpartition("/")[2]], **rest}
-
-
-def _jobs(request: Request) -> RecordingJobs:
-    runtime: Runtime = request.app.state.runtime
-    return runtime.recordings
-
-
-async def _do(request: Request, work: Callable[[], U]) -> U:
-    """Do what reads files away from the event loop."""
-    runtime: Runtime = request.app.state.runtime
-    return await asyncio.get_running_loop().run_in_executor(runtime.files, work)
-
-
-def _parse(model: type[T], request: Request) -> T:
-    try:
-        return model.model_validate(dict(request.query_params))
-    except ValidationError as error:
-        raise explain_validation_error(error) from None
-
-
-def _describe(job: Job) -> dict[str, Any]:
-    return asdict(job)
-
-
-def _json(
-    content: dict[str, Any],
-    status: HTTPStatus = HTTPStatus.OK,
-    headers: dict[str, str] | None = None,
-) -> Response:
-    return Response(
-        orjson.dumps(content), status_code=status, headers=headers, media_type="application/json"
-    )

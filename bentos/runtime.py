@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 import orjson
 
 from bentos.answers import build_answer
-from bentos.inputs import JSON, PredictionInput, parse, read_input
+from bentos.inputs import JSON, PredictionInput, read_input
 from bentos.live_model import LiveModel, LoadedModel
 from bentos.metrics import Metrics
 from bentos.patient_key import hash_patient, read_patient_key
@@ -231,23 +231,35 @@ class Runtime:
             raise ProblemError(UNKNOWN_PREDICTION, "no prediction has this prediction_id")
         return row.response
 
-    def take_feedback(self, body: bytes) -> bytes:
-        """Answer feedback.
+    def check_feedback(self, feedback: FeedbackRequest) -> None:
+        """Check that there is the prediction, and that it has the beats.
 
         Raises
         ------
         ProblemError
-            If the feedback is not taken.
+            If it has not.
+        PredictionLogError
+            If the log cannot be read.
 
         """
-        request = parse(FeedbackRequest, body)
-        is_verified = self._verify(request)
+        n_beats = self.find_prediction(feedback.prediction_id)["total_beats_detected"]
+        errors = [
+            (f"labels[{place}].beat_index", f"the prediction has {n_beats} beats")
+            for place, label in enumerate(feedback.labels)
+            if label.beat_index >= n_beats
+        ]
+        if errors:
+            detail = f"beat_index must be less than {n_beats}, {len(errors)} of the labels are not"
+            raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
+
+    def take_feedback(self, feedback: FeedbackRequest, *, is_verified: bool) -> bytes:
+        """Keep feedback and answer it; it waits for nothing but the spool."""
         row = FeedbackRow(
             feedback_id=str(uuid.uuid4()),
             created_at=datetime.now(UTC),
-            prediction_id=request.prediction_id,
-            annotator=request.annotator,
-            labels={label.beat_index: label.arrhythmia_type for label in request.labels},
+            prediction_id=feedback.prediction_id,
+            annotator=feedback.annotator,
+            labels={label.beat_index: label.arrhythmia_type for label in feedback.labels},
         )
         self.spool.append(row.feedback_id, encode_feedback(row))
         return orjson.dumps(
@@ -258,23 +270,6 @@ class Runtime:
                 "verified": is_verified,
             }
         )
-
-    def _verify(self, request: FeedbackRequest) -> bool:
-        """Check that the prediction has the beats; False when the log cannot be read."""
-        try:
-            prediction = self.find_prediction(request.prediction_id)
-        except PredictionLogError:
-            return False
-        n_beats = prediction["total_beats_detected"]
-        errors = [
-            (f"labels[{place}].beat_index", f"the prediction has {n_beats} beats")
-            for place, label in enumerate(request.labels)
-            if label.beat_index >= n_beats
-        ]
-        if errors:
-            detail = f"beat_index must be less than {n_beats}, {len(errors)} of the labels are not"
-            raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
-        return True
 
     def _classify(self, model: LoadedModel, asked: PredictionInput) -> ClassifiedBeats:
         """Do what :meth:`ecg_lib.classifier.BeatClassifier.classify` does, stage by stage."""
@@ -304,6 +299,7 @@ class Runtime:
         self.metrics.count_beats(
             normal=answer["normal_beats"],
             ventricular=answer["ventricular_beats"],
+            paced=answer["paced_beats"],
             unreadable=answer["unreadable_beats"],
         )
         self.metrics.count_rules(

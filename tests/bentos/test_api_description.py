@@ -8,6 +8,8 @@ import httpx
 import pytest
 from jsonschema import Draft202012Validator
 
+from bentos.guard import GUARDED
+
 PATHS = {
     "/api/v1/predictions/",
     "/api/v1/predictions/{prediction_id}",
@@ -42,6 +44,13 @@ def contents(described: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, An
 
 def test_every_path_is_described(described: dict[str, Any]) -> None:
     assert set(described["paths"]) == PATHS
+
+
+def test_a_key_is_described_wherever_one_may_be_asked_for(described: dict[str, Any]) -> None:
+    for path, operations in described["paths"].items():
+        for operation in operations.values():
+            expected = [{}, {"api_key": []}] if path.startswith(GUARDED) else None
+            assert operation.get("security") == expected, path
 
 
 def test_every_reference_leads_somewhere(described: dict[str, Any]) -> None:
@@ -101,6 +110,28 @@ def test_every_media_type_of_an_example_is_described(
         http.get(f"/api/v1/examples/normal?format={one}").headers["content-type"] for one in formats
     }
     assert given == set(operation["responses"]["200"]["content"])
+
+
+def test_the_parameters_of_recordings_are_described_with_their_limits(
+    described: dict[str, Any],
+) -> None:
+    paths = {
+        one: {
+            parameter["name"]: parameter["schema"]
+            for parameter in described["paths"][f"/api/v1/recordings/{{job_id}}/{one}"]["get"][
+                "parameters"
+            ]
+            if parameter["in"] == "query"
+        }
+        for one in ("result", "signal", "beats")
+    }
+    assert paths["result"]["format"]["enum"] == ["json", "csv", "atr", "fhir", "html", "pdf"]
+    assert paths["result"]["format"]["default"] == "json"
+    assert set(paths["signal"]) == {"start_s", "duration_s", "max_points"}
+    assert paths["signal"]["max_points"]["maximum"] == 20_000
+    assert paths["beats"]["duration_s"]["exclusiveMinimum"] == 0
+    job = described["components"]["schemas"]["JobStatus"]
+    assert job["enum"] == ["queued", "running", "done", "failed", "cancelled"]
 
 
 def test_the_parameters_of_binary_bodies_are_described_with_their_limits(

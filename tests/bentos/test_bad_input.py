@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import socket
 import time
@@ -10,8 +11,9 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
-from bentos.app import MAX_PREDICTION_BYTES
+from bentos.app import CLIENT_GONE, MAX_PREDICTION_BYTES
 from bentos.problems import MAX_ERRORS
 from bentos.runtime import Runtime
 from bentos.schemas import Problem
@@ -137,7 +139,8 @@ def test_an_announced_length_is_refused_before_the_body_comes(url: str) -> None:
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\n"
             b"Content-Length: 99999999999\r\n\r\n{"
         )
         assert connection.recv(4096).startswith(b"HTTP/1.1 413 ")
@@ -225,8 +228,8 @@ def test_bad_feedback_is_named_with_its_field(
 def test_a_failure_inside_is_a_problem_without_its_cause(
     runtime: Runtime, predict: Predict, make_request: RequestMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(_body: bytes) -> None:
-        msg = "secret cause in /work/secret.py"
+    def fail(*_: object, **__: object) -> None:
+        msg = "secret cause in /srv/secret.py"
         raise RuntimeError(msg)
 
     monkeypatch.setattr(runtime, "predict", fail)
@@ -241,7 +244,8 @@ def test_after_a_failure_the_connection_goes_on(
     monkeypatch.setattr(runtime, "predict", None)
     address = urlsplit(url)
     request = (
-        b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+        b"Content-Type: application/json\r\n"
         b"Content-Length: 2\r\n\r\n{}"
     )
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
@@ -249,6 +253,45 @@ def test_after_a_failure_the_connection_goes_on(
             connection.sendall(request)
             assert connection.recv(65536).startswith(b"HTTP/1.1 500 ")
             time.sleep(0.2)
+
+
+@pytest.mark.parametrize(
+    ("path", "media_type"),
+    [
+        (PREDICTIONS, "application/json"),
+        ("/api/v1/recordings/", "multipart/form-data; boundary=x"),
+    ],
+)
+def test_a_client_that_goes_away_is_no_failure(
+    url: str, http: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, media_type: str
+) -> None:
+    def count(status: int) -> float:
+        samples = (
+            sample
+            for family in text_string_to_metric_families(http.get("/metrics").text)
+            for sample in family.samples
+            if sample.name == "ecg_requests_total"
+        )
+        return sum(
+            sample.value
+            for sample in samples
+            if (sample.labels["route"], sample.labels["status"]) == (path, str(status))
+        )
+
+    before, failed = count(CLIENT_GONE), count(500)
+    address = urlsplit(url)
+    with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
+        connection.sendall(
+            f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: {media_type}\r\n"
+            "Content-Length: 100\r\n\r\n--x".encode()
+        )
+        time.sleep(0.2)
+    deadline = time.monotonic() + 10
+    while count(CLIENT_GONE) == before:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    assert (count(CLIENT_GONE), count(500)) == (before + 1, failed)
+    assert [one for one in caplog.records if one.levelno >= logging.ERROR] == []
 
 
 def test_a_refusal_reaches_a_client_that_is_still_sending(http: httpx.Client) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from bentos.live_model import LoadedModel
 from bentos.patient_key import hash_patient
@@ -241,6 +243,93 @@ def test_metrics_count_what_was_done(
     assert 'ecg_refusals_total{problem="signal-too-short"}' in text
     assert 'bento_tag="ecg:toy"' in text
     assert "ecg_log_backlog_rows" in text
+
+
+def test_paced_beats_are_counted(
+    http: httpx.Client, predict: Predict, make_request: RequestMaker
+) -> None:
+    signal = 0.002 * np.random.default_rng(2).standard_normal(30 * 360)
+    at = np.arange(80)
+    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
+    for start in range(200, len(signal) - 200, 288):
+        signal[start : start + 80] += wide
+        signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
+
+    def read() -> dict[str, float]:
+        return {
+            sample.labels.get("arrhythmia_type", sample.name): sample.value
+            for family in text_string_to_metric_families(http.get("/metrics").text)
+            for sample in family.samples
+            if sample.name in {"ecg_beats_total", "ecg_beats_per_prediction_sum"}
+        }
+
+    predict(**make_request())
+    before = read()
+    answer = predict(signal_data=signal.tolist()).json()
+    counted = {name: value - before[name] for name, value in read().items()}
+    assert answer["paced_beats"] > 20
+    assert counted == {
+        "N": answer["normal_beats"],
+        "V": answer["ventricular_beats"],
+        "paced": answer["paced_beats"],
+        "unreadable": answer["unreadable_beats"],
+        "ecg_beats_per_prediction_sum": answer["total_beats_detected"],
+    }
+
+
+def test_rows_that_are_lost_are_counted_once(
+    runtime: Runtime, http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counter, inc = runtime.metrics._lost_rows, runtime.metrics._lost_rows.inc
+    before = counter._value.get()
+
+    def inc_slowly(amount: float) -> None:
+        time.sleep(0.05)
+        inc(amount)
+
+    monkeypatch.setattr(counter, "inc", inc_slowly)
+    monkeypatch.setattr(runtime.spool, "lost", runtime.spool.lost + 3)
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda _: runtime.metrics.refresh(), range(4)))
+    assert counter._value.get() == before + 3
+    monkeypatch.setattr(runtime.metrics, "_lost", runtime.metrics._lost - 3)
+
+
+def test_feedback_is_kept_once_however_slow_the_log_is(
+    runtime: Runtime,
+    predict: Predict,
+    http: httpx.Client,
+    make_request: RequestMaker,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Who is told of an error sends again: nothing may have been kept then."""
+    monkeypatch.setattr("bentos.app._LOOK_UP_S", 0.2)
+    release = threading.Event()
+    find = runtime.find_prediction
+
+    def find_late(prediction_id: str) -> dict[str, Any]:
+        release.wait(10)
+        return find(prediction_id)
+
+    prediction_id = predict(**make_request()).json()["prediction_id"]
+    monkeypatch.setattr(runtime, "find_prediction", find_late)
+    feedback = {
+        "prediction_id": prediction_id,
+        "labels": [{"beat_index": 0, "arrhythmia_type": "N"}],
+    }
+    # More than there are threads that look up.
+    with ThreadPoolExecutor(6) as executor:
+        taken = list(
+            executor.map(lambda _: http.post("/api/v1/feedback/", json=feedback), range(6))
+        )
+    slow = http.get(f"/api/v1/predictions/{prediction_id}")
+    release.set()
+    assert [(one.status_code, one.json()["verified"]) for one in taken] == [(201, False)] * 6
+    assert (slow.status_code, slow.json()["type"]) == (503, "/problems/prediction-log-unavailable")
+    monkeypatch.undo()
+    wait_until(lambda: not len(runtime.spool))
+    stored = {row.feedback_id for row in runtime.log.read_feedback([prediction_id])}
+    assert stored == {one.json()["feedback_id"] for one in taken}
 
 
 def test_every_example_is_a_valid_request(http: httpx.Client) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
+import logging
+import os
 import shutil
 import signal
 import socket
+import threading
 import time
 import zipfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -27,12 +31,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from bentos.live_model import LoadedModel
-from bentos.problems import ProblemError
-from bentos.recording_jobs import Job, JobStatus, RecordingJobs
+from bentos.problems import ProblemError, explain_file_error
+from bentos.recording_jobs import Job, JobStatus, RecordingJobs, _explain
+from bentos.recordings import SIGNAL_HEADERS
 from bentos.runtime import Runtime
 from bentos.schemas import Problem
 from bentos.uploads import MAX_UPLOAD_BYTES, Recording, UploadFields, lay_out, receive_form
 from ecg_lib.edf_format import blank_identity
+from ecg_lib.errors import CorruptRecordError, PredictionLogError
 from ecg_lib.patients import draw_patient
 from ecg_lib.recording_files import Lead
 from ecg_lib.records import Record, write_wfdb
@@ -150,6 +156,8 @@ def test_the_signal_is_given_as_it_is_or_as_an_envelope(
     url = f"{RECORDINGS}{done['job_id']}/signal"
     answered = http.get(url, params={"start_s": 5, "duration_s": 10})
     assert answered.headers["content-type"] == "application/octet-stream"
+    said = {name for name in answered.headers if name.startswith("x-ecg-")}
+    assert said == {name.lower() for name in SIGNAL_HEADERS}
     assert answered.headers["x-ecg-kind"] == "samples"
     assert float(answered.headers["x-ecg-start-s"]) == 5.0
     assert float(answered.headers["x-ecg-step-s"]) == pytest.approx(1 / 360)
@@ -337,6 +345,9 @@ def _npy(values: np.ndarray) -> bytes:
         ({"r.csv": b"a\n1\n"}, {}, 422, "invalid-request"),
         ({"r.csv": b"1\n", "s.csv": b"1\n"}, {}, 422, "invalid-request"),
         ({f"{n}.dat": b"" for n in range(17)}, {}, 422, "invalid-request"),
+        ({f"{n}.atr": b"" for n in range(17)}, {}, 422, "invalid-request"),
+        ({"r.hea": b"r 1 250 5000\nr.atr 16\n", "r.atr": b"x"}, {}, 422, "file-unreadable"),
+        ({"r.atr": b"x"}, {}, 422, "invalid-request"),
     ],
 )  # fmt: skip
 def test_what_is_no_recording_is_refused(
@@ -391,7 +402,7 @@ def test_too_large_an_upload_is_refused_by_its_length(url: str) -> None:
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /api/v1/recordings/ HTTP/1.1\r\nHost: x\r\n"
+            b"POST /api/v1/recordings/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
             b"Content-Type: multipart/form-data; boundary=x\r\n"
             b"Content-Length: %d\r\n\r\n--x" % (MAX_UPLOAD_BYTES + 1)
         )
@@ -444,7 +455,7 @@ def test_an_unknown_recording_is_not_found(http: httpx.Client, path: str, job_id
     [
         "result?format=docx", "result?nix=1", "signal?start_s=-1", "signal?duration_s=0",
         "signal?max_points=20001", "signal?max_points=x", "signal?start_s=nan", "beats?start_s=inf",
-        "beats?duration_s=1e9",
+        "beats?duration_s=1e9", "result?format=json&format=csv", "beats?start_s=1&start_s=2",
     ],
 )  # fmt: skip
 def test_odd_queries_are_refused(http: httpx.Client, done: dict[str, Any], query: str) -> None:
@@ -518,6 +529,74 @@ def test_a_full_queue_says_when_to_come_again(
     answered = _send(http, {"r.npy": b"x"}, sampling_rate="360")
     _refused(answered, 503, "queue-full")
     assert int(answered.headers["retry-after"]) > 0
+
+
+@pytest.mark.parametrize("place", ["bentos.uploads._feed", "bentos.recording_jobs._write_json"])
+def test_a_disk_that_becomes_full_is_a_problem(
+    http: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = set((home / "recordings").iterdir())
+    monkeypatch.setattr(place, fail)
+    answered = _send(http, {"r.npy": _npy(np.zeros(36_000))}, sampling_rate="360")
+    _refused(answered, 503, "storage-full")
+    assert int(answered.headers["retry-after"]) > 0
+    assert list((home / "recordings" / ".incoming").iterdir()) == []
+    assert set((home / "recordings").iterdir()) == before
+
+
+def test_a_disk_that_becomes_full_while_a_zip_is_unpacked_is_a_problem(
+    http: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        msg = "the zip cannot be read"
+        raise CorruptRecordError(msg) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("bentos.uploads.unpack_record", fail)
+    _refused(_send(http, {"r.zip": b"PK"}), 503, "storage-full")
+    assert list((home / "recordings" / ".incoming").iterdir()) == []
+
+
+@pytest.mark.parametrize("is_refused", [False, True])
+def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
+    start_service: Callable[..., Any],
+    toy_model: LoadedModel,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_refused: bool,
+) -> None:
+    service = start_service(answer_limit_s=0.3)
+    try:
+        service.runtime.live.use(toy_model)
+        jobs, release = service.runtime.recordings, threading.Event()
+        add, added = jobs.add, threading.Event()
+
+        def add_late(recording: Recording) -> Job:
+            release.wait(30)
+            try:
+                if is_refused:
+                    jobs._require_place(jobs._waiting)
+                return add(recording)
+            finally:
+                added.set()
+
+        monkeypatch.setattr(jobs, "add", add_late)
+        answered = _send(service.http, {"r.npy": _long_npy(0.5)}, sampling_rate="360")
+        _refused(answered, 504, "time-limit")
+        release.set()
+        assert added.wait(30)
+        directory, deadline = service.home / "recordings", time.monotonic() + 60
+        expected = set() if is_refused else {JobStatus.CANCELLED}
+        while {job.status for job in jobs._list()} != expected or any(
+            (directory / ".incoming").iterdir()
+        ):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        assert list(directory.rglob("input")) == []
+    finally:
+        service.close()
 
 
 # The queue by itself.
@@ -615,6 +694,78 @@ def test_only_the_newest_results_are_kept(queue: Callable[..., RecordingJobs]) -
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert {job.job_id for job in jobs._list()} == set(ids[2:])
+
+
+@pytest.fixture
+def idle(tmp_path: Path) -> RecordingJobs:
+    """A queue that works on nothing."""
+    return RecordingJobs(Settings(home=tmp_path, recordings_waiting=2), model=lambda: None)
+
+
+def test_an_upload_is_left_alone_as_long_as_it_grows(idle: RecordingJobs) -> None:
+    growing, forgotten = idle.open_upload(1), idle.open_upload(1)
+    long_ago = time.time() - 4 * 3600
+    for directory in (growing, forgotten):
+        (directory / "upload0.npy").write_bytes(b"x")
+        os.utime(directory, (long_ago, long_ago))
+    os.utime(forgotten / "upload0.npy", (long_ago, long_ago))
+    idle._clear_uploads()
+    assert (growing / "upload0.npy").exists()
+    assert not forgotten.exists()
+
+
+def test_uploads_that_come_take_a_place_each(idle: RecordingJobs) -> None:
+    uploads = [idle.open_upload(1) for _ in range(2)]
+    with pytest.raises(ProblemError) as refused:
+        idle.open_upload(1)
+    assert refused.value.kind.name == "queue-full"
+    shutil.rmtree(uploads[0])
+    _add(idle, b"x")
+    with pytest.raises(ProblemError):
+        idle.open_upload(1)
+    shutil.rmtree(uploads[1])
+    idle.open_upload(1)
+
+
+def test_a_job_that_cannot_be_read_stops_no_other(
+    queue: Callable[..., RecordingJobs], idle: RecordingJobs, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    def spoil(name: str, content: bytes) -> str:
+        job = _add(RecordingJobs(Settings(home=tmp_path), model=lambda: None), b"x")
+        state = tmp_path / "recordings" / job.job_id / name
+        fields = json.loads(state.read_bytes())
+        state.write_bytes(content or json.dumps({**fields, "later": 1}).encode())
+        return job.job_id
+
+    spoilt = [
+        spoil("state.json", content)
+        for content in (b"", b'{"job_id": "x', b"[]", b"{}", b'{"status": "lost"}')
+    ]
+    without_task = spoil("task.json", b"{")
+    good = _add(idle, _npy(np.zeros(36_000)))
+    caplog.clear()
+    jobs = queue()
+    _until(jobs, good.job_id, JobStatus.FAILED)
+    failed = _until(jobs, without_task, JobStatus.FAILED)
+    assert failed.error is not None
+    assert failed.error["type"] == "/problems/analysis-failed"
+    for job_id in spoilt:
+        with pytest.raises(ProblemError) as unknown:
+            jobs.find(job_id)
+        assert unknown.value.kind.name == "unknown-recording"
+    time.sleep(0.6)  # it looks again
+    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
+    for job_id in spoilt:
+        assert len([line for line in told if job_id in line and "cannot be read" in line]) == 1
+
+
+@pytest.mark.parametrize("name", ["PredictionLogError", "NoErrorOfOurs"])
+def test_an_error_that_is_none_of_a_file_is_told_to_nobody(name: str) -> None:
+    problem = _explain({"class": name, "message": "secret", "detail": None})
+    assert problem.kind.name == "analysis-failed"
+    assert "secret" not in str(problem.describe())
+    assert explain_file_error(PredictionLogError("secret")).kind is problem.kind
 
 
 def test_work_ends_with_the_process_that_started_it(toy_model: LoadedModel, tmp_path: Path) -> None:
