@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import ipaddress
+import re
 from typing import Final
-from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
-from bentos.problems import FOREIGN_ORIGIN, KEY_REQUIRED, TOO_MANY_REQUESTS, ProblemError
+from bentos.problems import (
+    FOREIGN_HOST,
+    FOREIGN_ORIGIN,
+    KEY_REQUIRED,
+    TOO_MANY_REQUESTS,
+    ProblemError,
+)
 from bentos.runtime import Runtime
 from ecg_lib.api_keys import hash_api_key, is_accepted
 
@@ -19,6 +25,7 @@ GUARDED: Final = ("/api/", "/metrics")
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""
 
+_OWN_HOST: Final = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -32,6 +39,7 @@ def check_request(runtime: Runtime, scope: Scope) -> None:
 
     """
     headers = dict(scope["headers"])
+    _check_host(runtime, scope, headers)
     if scope["method"] not in _SAFE_METHODS:
         _check_origin(runtime, headers)
     if not scope["path"].startswith(GUARDED):
@@ -52,12 +60,37 @@ def check_request(runtime: Runtime, scope: Scope) -> None:
         raise ProblemError(KEY_REQUIRED, "the header X-API-Key must hold a valid key")
 
 
+def _check_host(runtime: Runtime, scope: Scope, headers: dict[bytes, bytes]) -> None:
+    """Refuse other names of this machine: a page may give its own site our address (DNS rebinding).
+
+    Only where the service is for this machine alone; elsewhere its names are not known, and keys
+    guard it. Browsers always say whom they ask.
+    """
+    host = headers.get(b"host")
+    if host is None or _OWN_HOST.fullmatch(host) or runtime.settings.trusted_proxies:
+        return
+    asked: str = (scope.get("server") or ("",))[0]
+    if _is_loopback(runtime.settings.service_host) and _is_loopback(asked):
+        raise ProblemError(
+            FOREIGN_HOST,
+            "a service on a loopback address must be asked as localhost, 127.0.0.1 or [::1]; "
+            "behind a proxy on this machine set ECG_TRUSTED_PROXIES",
+        )
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:  # a name, or a socket of another kind
+        return address == "localhost"
+
+
 def _check_origin(runtime: Runtime, headers: dict[bytes, bytes]) -> None:
     """Refuse what a page of another site sends: a browser sends forms anywhere without asking."""
     origin = headers.get(b"origin")
     if origin is None or origin.decode("latin-1") in runtime.settings.allowed_origins:
         return
-    if urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") != headers.get(b"host"):
+    if origin.partition(b"://")[2] != headers.get(b"host"):
         raise ProblemError(
             FOREIGN_ORIGIN, "pages of other sites may call only if ECG_ALLOWED_ORIGINS names them"
         )

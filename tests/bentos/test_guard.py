@@ -129,7 +129,8 @@ def test_a_body_that_does_not_come_is_a_problem(url: str, monkeypatch: pytest.Mo
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=5) as connection:
         connection.sendall(
-            b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: 127.0.0.1\r\n"
+            b"Content-Type: application/json\r\n"
             b"Content-Length: 100\r\n\r\n{"
         )
         start = time.monotonic()
@@ -205,6 +206,47 @@ def test_pages_of_other_sites_may_not_call(http: httpx.Client, make_request: Req
     assert "access-control-allow-origin" not in refused.headers
 
 
+@pytest.mark.parametrize(
+    "origin", ["null", "http://[x", "http://", "://", "[", "127.0.0.1", "\xff"]
+)
+def test_an_origin_that_is_none_is_foreign(
+    http: httpx.Client, make_request: RequestMaker, origin: str
+) -> None:
+    refused = http.post(
+        PREDICTIONS, json=make_request(), headers={"Origin": origin.encode("latin-1")}
+    )
+    check_problem(refused, 403, "foreign-origin")
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+@pytest.mark.parametrize("path", ["/", "/health", "/metrics", PREDICTIONS])
+@pytest.mark.parametrize(
+    "host",
+    ["evil.example", "evil.example:3000", "localhost.evil.example", "127.0.0.1.nip.io", "", "["],
+)
+def test_another_name_of_this_machine_is_refused(
+    http: httpx.Client, method: str, path: str, host: str
+) -> None:
+    refused = http.request(method, path, headers={"Host": host, "Origin": f"http://{host}"})
+    check_problem(refused, 421, "foreign-host")
+
+
+@pytest.mark.parametrize(
+    "host", ["localhost", "LOCALHOST:3000", "127.0.0.1", "127.0.0.2:1", "[::1]:3000"]
+)
+def test_the_names_of_this_machine_are_answered(http: httpx.Client, host: str) -> None:
+    assert http.get("/health", headers={"Host": host}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"service_host": "0.0.0.0"}, {"trusted_proxies": "127.0.0.1"}],  # noqa: S104  only said
+)
+def test_a_service_for_others_has_whatever_name(serve: Serve, settings: dict[str, str]) -> None:
+    http = serve(**settings).http
+    assert http.get("/health", headers={"Host": "ecg.example.org"}).status_code == 200
+
+
 def test_own_pages_may_call(http: httpx.Client, url: str, make_request: RequestMaker) -> None:
     answered = http.post(PREDICTIONS, json=make_request(), headers={"Origin": url})
     assert answered.status_code == 201
@@ -221,6 +263,11 @@ def test_pages_of_sites_that_the_settings_name_may_call(
     answered = http.post(PREDICTIONS, json=make_request(), headers={"Origin": SITE})
     assert answered.status_code == 201
     assert answered.headers["access-control-allow-origin"] == SITE
+    exposed = set(answered.headers["access-control-expose-headers"].split(", "))
+    assert exposed == {
+        "Location", "Retry-After", "X-Request-ID",
+        "X-ECG-Kind", "X-ECG-Start-S", "X-ECG-Step-S", "X-ECG-Points",
+    }  # fmt: skip
     check_problem(
         http.post(PREDICTIONS, json=make_request(), headers={"Origin": "https://evil.example"}),
         403,
