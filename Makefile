@@ -47,7 +47,7 @@ soak: $(INSTALLED) ## ten minutes at 80 % of the greatest throughput; ARGS="--mi
 	$(BIN)/python benchmarks/soak_service.py $(ARGS)
 
 .PHONY: fuzz
-fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases for every endpoint, decoder and reader of files
+fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases in all, for endpoints, decoders and readers of files
 	$(BIN)/python benchmarks/fuzz_service.py $(ARGS)
 
 .PHONY: lint

@@ -76,6 +76,7 @@ class Row:
 
 ROWS: Final = (
     Row(key="start_s", text="exec to first 201", unit="s", goal="< 3", is_met=lambda x: x < 3),
+    Row(key="start_one_s", text="exec to first 201, 1 worker", unit="s", goal=""),
     Row(
         key="pss_mib",
         text="memory (PSS), 1 worker, after 100 requests",
@@ -267,7 +268,7 @@ def _measure(
     first = bodies["json"][0]
     figures: dict[str, float] = {}
     with candidate.start(1) as server:
-        start_s = [server.wait_for_answer(first)]
+        figures["start_one_s"] = server.wait_for_answer(first)
         ask_one_by_one(server.port, bodies["json"], count=MEMORY_AFTER - 1)
         figures["pss_mib"] = server.pss_mib()
         for name in ("json", "float32") if candidate.takes_float32 else ("json",):
@@ -278,10 +279,9 @@ def _measure(
             figures[f"{name}_p50_ms"] = percentile(times_s, 0.5) * 1e3
             figures[f"{name}_p99_ms"] = percentile(times_s, 0.99) * 1e3
     with candidate.start(None) as server:
-        start_s.append(server.wait_for_answer(first))
+        figures["start_s"] = server.wait_for_answer(first)
         ask_together(server.port, bodies["json"], clients=CLIENTS, seconds=min(seconds, 2.0))
         load = ask_together(server.port, bodies["json"], clients=CLIENTS, seconds=seconds)
-    figures["start_s"] = min(start_s)
     figures["per_s"] = load.per_second
     figures["health_p50_ms"] = percentile(load.health_times_s, 0.5) * 1e3
     figures["health_p99_ms"] = percentile(load.health_times_s, 0.99) * 1e3

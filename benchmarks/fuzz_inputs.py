@@ -346,7 +346,9 @@ def _draw_headers(rng: random.Random) -> str:
         ("X-Request-ID", "X-API-Key", "Origin", "Range", "If-None-Match", "Accept",
          "Accept-Encoding", "Content-Encoding", "traceparent", "Cookie", "If-Modified-Since")
     )  # fmt: skip
-    value = rng.choice((*_ODD_TEXTS, "bytes=0-", "bytes=5-1", "null", "http://x", "[", "gzip"))
+    value = rng.choice(
+        (*_ODD_TEXTS, "bytes=0-", "bytes=5-1", "null", "http://x", "http://[x", "[", "gzip")
+    )
     return f"{name}: {value}\r\n".replace("\r\nX: y", "").replace("\x00", "")
 
 
@@ -364,7 +366,7 @@ def _draw_raw(rng: random.Random) -> Case:
 
 
 _CHUNKED: Final = (
-    b"POST /api/v1/feedback/ HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+    b"POST /api/v1/feedback/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
     b"Transfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
 )
 _MEDIA_TYPES: Final = (

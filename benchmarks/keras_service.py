@@ -1,8 +1,9 @@
 """The baseline: an endpoint as a tutorial writes it, FastAPI and uvicorn around Keras.
 
-``uvicorn keras_service:app``. Same preparation, same network and the essentials of the same answer
-as the service, but the network is asked by ``model.predict`` in every request, in one process.
-``ECG_BENCH_NETWORK`` names the file of the network.
+``uvicorn keras_service:app``. Same preparation and the essentials of the same answer as the
+service, but the network is asked by ``model.predict`` in every request, in one process.
+``ECG_BENCH_NETWORK`` names the file of the network: one of the same shape as that of the service,
+never trained, so that it costs as much and its classes mean nothing.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """Keep the service at 80 % of what it can do for some minutes, and look whether it stays as it was.
 
 First the greatest throughput of eight clients is measured, then as many clients ask at a pace below
-it. The service must answer every request with 201, its memory (PSS of all its processes) must not
-grow, and when the load is over every answer must be in the prediction log once.
+it. The service must keep the pace and answer every request with 201, its memory (PSS of all its
+processes) must not grow, and when the load is over every answer must be in the prediction log once.
 
-Writes what it saw, minute by minute, to ``benchmarks/results/soak.json``.
+Writes what it saw, minute by minute, and what was wrong with it, to
+``benchmarks/results/soak.json``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any, Final
 import numpy as np
 from bench_service import CLIENTS, N_STRIPS, RESULTS, describe_run, home_of_checkout
 from clients import (
+    BenchmarkError,
     LoadFigures,
     Server,
     ask_together,
@@ -37,16 +39,23 @@ WARM_UP_S: Final = 15.0
 SETTLED_S: Final = 60.0
 """Memory is looked at from here on: pools and caches are full then."""
 SAMPLE_EVERY_S: Final = 5.0
+FEWEST_SAMPLES: Final = 10
 FLAT_SHARE: Final = 0.05
 """Growth over the whole soak that counts as none, as a share of the memory."""
 LOG_S: Final = 60.0
+FEWEST_MINUTES: Final = 3.0
+"""Two are looked at for growth."""
+KEPT_SHARE: Final = 0.95
+"""Of the requests of its pace a soak must have had answered, else it was a lighter one."""
 
 
 def main() -> int:
-    """Soak; 0 when nothing failed and memory is flat."""
+    """Soak; 0 when the pace was kept, nothing failed and memory is flat."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--bundle", type=Path, help="directory of a bundle")
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--minutes", type=read_minutes, default=10.0, help=f"at least {FEWEST_MINUTES:g}"
+    )
     parser.add_argument("--share", type=float, default=SHARE, help="of the greatest throughput")
     parser.add_argument("--out", type=Path, default=RESULTS / "soak.json")
     arguments = parser.parse_args()
@@ -62,18 +71,24 @@ def main() -> int:
         _say(f"greatest throughput {greatest.per_second:.1f} /s, soaking at {pace_per_s:.1f} /s")
         minutes, memory = _soak(server, requests, pace_per_s, seconds=60 * arguments.minutes)
         log_bytes = server.log.stat().st_size - log_bytes
-        answered = 1 + sum(one.statuses.get(201, 0) for one in (warm, greatest))
-        answered += sum(minute["answered"] for minute in minutes)
+        soaked = sum(minute["answered"] for minute in minutes)
+        answered = 1 + sum(one.statuses.get(201, 0) for one in (warm, greatest)) + soaked
         caught_up_s = _wait_for_log(home, answered)
     stored = _count_stored(home)
-    settled = [mib for second, mib in memory if second >= SETTLED_S] or [memory[-1][1]]
-    slope = _measure_slope(memory)
+    slope = measure_slope(memory)
+    settled = [mib for second, mib in memory if second >= SETTLED_S]
     growth = slope * arguments.minutes / float(np.median(settled))
     failed = sum(minute["failed"] for minute in minutes)
+    kept = soaked / (pace_per_s * 60 * arguments.minutes)
+    faults = find_faults(
+        kept_share=kept, failed=failed, answered=answered, stored=stored, growth_share=growth
+    )
     report = {
         "about": about,
         "greatest_per_s": round(greatest.per_second, 1),
         "pace_per_s": round(pace_per_s, 1),
+        "pace_kept_share": round(kept, 4),
+        "faults": faults,
         "minutes": minutes,
         "answered": answered,
         "failed": failed,
@@ -87,12 +102,55 @@ def main() -> int:
     }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(report, indent=1) + "\n")
-    is_flat = growth < FLAT_SHARE
     _say(
-        f"{answered} answers, {failed} failed, {stored} rows in the log; memory {settled[0]:.0f} "
-        f"to {settled[-1]:.0f} MiB, {slope:+.2f} MiB a minute: {'flat' if is_flat else 'growing'}"
+        f"{answered} answers, {failed} failed, {stored} rows in the log; {kept:.0%} of the pace; "
+        f"memory {settled[0]:.0f} to {settled[-1]:.0f} MiB, {slope:+.2f} MiB a minute"
     )
-    return int(failed > 0 or not is_flat or stored != answered)
+    for fault in faults:
+        _say(f"fault: {fault}")
+    return int(bool(faults))
+
+
+def read_minutes(text: str) -> float:
+    """Read how long to soak.
+
+    Raises
+    ------
+    argparse.ArgumentTypeError
+        If it is too short to tell growth.
+
+    """
+    minutes = float(text)
+    if not minutes >= FEWEST_MINUTES:
+        msg = f"a soak must take at least {FEWEST_MINUTES:g} minutes, got {minutes:g}"
+        raise argparse.ArgumentTypeError(msg)
+    return minutes
+
+
+def find_faults(
+    *, kept_share: float, failed: int, answered: int, stored: int, growth_share: float
+) -> list[str]:
+    """Tell what was wrong with a soak.
+
+    Parameters
+    ----------
+    kept_share : float
+        Answers, as a share of the requests that the pace asks for.
+    failed : int
+        Answers other than 201.
+    answered, stored : int
+        Answers of the whole run, and rows of them in the prediction log.
+    growth_share : float
+        Of the memory, over the whole soak.
+
+    """
+    checks = (
+        (kept_share >= KEPT_SHARE, f"only {kept_share:.0%} of the pace was kept"),
+        (failed == 0, f"{failed} requests failed"),
+        (stored == answered, f"the log has {stored} rows of {answered} answers"),
+        (growth_share < FLAT_SHARE, f"memory grew by {growth_share:.1%}"),
+    )
+    return [fault for is_met, fault in checks if not is_met]
 
 
 def _soak(
@@ -140,11 +198,21 @@ def _describe(load: LoadFigures) -> dict[str, Any]:
     }
 
 
-def _measure_slope(memory: list[tuple[float, float]]) -> float:
-    """Slope of the memory after it has settled, in MiB a minute, by least squares."""
+def measure_slope(memory: list[tuple[float, float]]) -> float:
+    """Slope of the memory after it has settled, in MiB a minute, by least squares.
+
+    Raises
+    ------
+    BenchmarkError
+        If it was measured too seldom to tell.
+
+    """
     settled = [(second / 60, mib) for second, mib in memory if second >= SETTLED_S]
-    if len(settled) < 2:
-        return 0.0
+    if len(settled) < FEWEST_SAMPLES:
+        msg = (
+            f"memory must be measured {FEWEST_SAMPLES} times at least, it was {len(settled)} times"
+        )
+        raise BenchmarkError(msg)
     slope, _ = np.polyfit(*np.array(settled).T, deg=1)
     return float(slope)
 

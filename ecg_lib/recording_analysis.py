@@ -30,7 +30,8 @@ from ecg_lib.recording_summary import (
 from ecg_lib.signal_file import read_signal, write_signal
 from ecg_lib.wfdb_format import encode_annotations
 
-_READ_SHARE: Final = 0.1
+READ_SHARE: Final = 0.1
+"""What is reported when the file is read; the rest is classified."""
 _CLASSIFIED_SHARE: Final = 0.95
 
 
@@ -85,7 +86,7 @@ def analyze_recording(
         fs=chosen.fs,
         classifier=classifier,
         threads=threads,
-        report=lambda share: tell(_READ_SHARE + share * (_CLASSIFIED_SHARE - _READ_SHARE)),
+        report=lambda share: tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE)),
     )
     _require_readable(beats)
     summary = summarize_recording(
@@ -114,7 +115,7 @@ def _count_blocks(
         if lead.n_samples is None:
             check_duration(max(n_read / lead.fs, 10.0))
         else:
-            tell(_READ_SHARE * n_read / lead.n_samples)
+            tell(READ_SHARE * n_read / lead.n_samples)
         yield block
 
 
