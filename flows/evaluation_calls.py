@@ -78,7 +78,8 @@ def call_strips(
     *columns, _ = zip(*parts, strict=True)
     joined: list[Any] = [np.concatenate(column) for column in columns]
     order = np.argsort(joined[0], kind="stable")
-    return Calls(*[column[order] for column in joined], float(n_strips * strip_s))
+    found = Calls(*[column[order] for column in joined])
+    return found._replace(stop_s=float(n_strips * strip_s))
 
 
 def truth_of(
