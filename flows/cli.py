@@ -309,7 +309,7 @@ def annotate(
         str | None, typer.Option(help="Name of the lead; MLII, else the first.")
     ] = None,
 ) -> None:
-    """Write N or V for every beat as WFDB annotations, by the released model."""
+    """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import annotate_record
     from flows.released import load_bundle_to_use
