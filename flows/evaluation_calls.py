@@ -14,6 +14,7 @@ from ecg_lib.datasets import NO_BEAT, label_beats
 from ecg_lib.errors import EcgError, UnreadableSignalError
 from ecg_lib.noise import mix_at_snr, nst_gate
 from ecg_lib.records import read_wfdb
+from ecg_lib.rule_guard import RuleGuardConfig, propose_changes
 
 NOISE_SIGNAL: Final = 0
 """Signal of the noise records that evaluation uses; training may have heard signal 1."""
@@ -34,20 +35,29 @@ class Calls(NamedTuple):
     """Without RuleGuard."""
     rule: NDArray[np.str_]
     probability_v: NDArray[np.float64]
+    proposed: NDArray[np.bool_]
+    """What each rule of the catalogue would change if it were the only one, a column for each."""
     has_class: NDArray[np.bool_]
     """False for what was reported as unreadable or paced, and so is neither N nor V."""
     stop_s: float = float("inf")
     """End of what was classified."""
 
 
-def calls_of(classified: ClassifiedBeats) -> Calls:
-    """Take from an answer what is scored."""
+def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
+    """Take from an answer what is scored; the limits of rules are those it was given with."""
     return Calls(
         detections=classified.r_peaks,
         is_v=classified.is_v,
         is_v_unguarded=(classified.probability_v >= classified.threshold) & classified.has_class,
         rule=classified.rule,
         probability_v=classified.probability_v,
+        proposed=propose_changes(
+            classified.probability_v,
+            classified.prepared.features,
+            threshold=classified.threshold,
+            config=config,
+        )
+        & classified.has_class[:, None],
         has_class=classified.has_class,
     )
 
@@ -65,7 +75,7 @@ def call_strips(
     parts: list[Calls] = []
     for start in range(0, n_strips * length, length):
         classified = classifier.classify(signal_mv[start : start + length], fs=fs)
-        calls = calls_of(classified)
+        calls = calls_of(classified, classifier.config.rule_guard)
         try:
             require_readable(classified.prepared)
         except UnreadableSignalError:

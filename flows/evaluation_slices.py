@@ -13,6 +13,7 @@ import numpy as np
 from ecg_lib.annotations import SHARED_SUBJECT
 from ecg_lib.evaluation import BeatCounts, add_up, by_subject
 from ecg_lib.resampling import bootstrap_intervals, leave_one_out, paired_bootstrap
+from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
 from flows.evaluation_records import (
     NOISES,
     OWN,
@@ -166,6 +167,33 @@ def summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
             "rules": dict(sorted(rules.items())),
         }
     return conditions
+
+
+def summarize_catalogue(scores: Mapping[str, RecordScores]) -> Document | None:
+    """Tell of each rule what it would do as the only one, in every condition.
+
+    Returns:
+        By rule; None where the rules were not judged one by one.
+    """
+    catalogue: Document = {}
+    for rule in CATALOGUE:
+        conditions: Document = {}
+        for name, _ in conditions_in_order():
+            having = [score for score in scores.values() if rule.value in score.alone.get(name, {})]
+            if not having:
+                continue
+            part = next(iter(having[0].counts[name]))
+            alone = [score.alone[name][rule.value] for score in having]
+            with_rule = add_up([one.counts for one in alone]).v_f1
+            without = add_up([score.unguarded[name][part] for score in having]).v_f1
+            conditions[name] = {
+                "difference": number(with_rule - without),
+                "fired": sum(one.fired for one in alone),
+                "right": sum(one.right for one in alone),
+            }
+        if conditions:
+            catalogue[rule.value] = {"in_force": rule in IN_FORCE, "conditions": conditions}
+    return catalogue or None
 
 
 def _three(counts: BeatCounts) -> Document:

@@ -19,6 +19,7 @@ from ecg_lib.evaluation import BeatCounts
 from ecg_lib.noise import baseline_wander, muscle_noise
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record, write_wfdb
+from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
 from ecg_lib.settings import Settings
 from ecg_lib.simulator import simulate_record
 from flows import ds2_opening as opening
@@ -120,7 +121,7 @@ def test_the_layout_is_what_is_documented(out_of_fold: Evaluation) -> None:
     assert set(document) == {
         "schema", "title", "kind", "reason", "data", "made_at", "seconds", "extent",
         "code_commit", "bundle", "method", "records", "conditions", "beat_table", "runs",
-        "r_peaks", "reliability", "rule_guard", "seeds", "errors", "missing",
+        "r_peaks", "reliability", "rule_guard", "rule_catalogue", "seeds", "errors", "missing",
     }  # fmt: skip
     own = document["conditions"]["own_r_peaks"]
     assert set(own) == {"label", "parts", "without_shared_subject"}
@@ -241,6 +242,27 @@ def test_rules_are_judged_in_every_condition(out_of_fold: Evaluation) -> None:
     assert own["difference"]["v_f1"] == pytest.approx(
         own["with"]["v_f1"] - own["without"]["v_f1"], abs=2e-6
     )
+
+
+def test_each_rule_is_judged_alone_but_never_on_an_opening(
+    out_of_fold: Evaluation, opened: Evaluation
+) -> None:
+    catalogue = out_of_fold.document["rule_catalogue"]
+    assert list(catalogue) == [rule.value for rule in CATALOGUE]
+    assert opened.document["rule_catalogue"] is None
+    assert "Each rule of the catalogue" not in write_page(opened.document)
+    page = write_page(out_of_fold.document)
+    assert all(f"<td>{rule.value}</td>" in page for rule in CATALOGUE)
+    for rule, judged in catalogue.items():
+        assert set(judged["conditions"]) == set(out_of_fold.document["conditions"])
+        assert judged["in_force"] == (rule in IN_FORCE)
+    # While one rule is in force, to be alone is to be all.
+    assert len(IN_FORCE) == 1
+    for name, condition in out_of_fold.document["rule_guard"].items():
+        alone = catalogue[IN_FORCE[0].value]["conditions"][name]
+        assert alone["difference"] == condition["difference"]["v_f1"]
+        fired = condition["rules"].get(IN_FORCE[0].value, {"fired": 0, "right": 0})
+        assert (alone["fired"], alone["right"]) == (fired["fired"], fired["right"])
 
 
 def test_reliability_holds_every_scored_beat_once(out_of_fold: Evaluation) -> None:

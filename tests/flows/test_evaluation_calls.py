@@ -12,6 +12,7 @@ from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.noise import muscle_noise
 from ecg_lib.records import Record
+from ecg_lib.rule_guard import CATALOGUE
 from ecg_lib.simulator import StripKind, simulate_strip
 from flows.evaluation_calls import (
     Calls,
@@ -41,7 +42,7 @@ def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Re
     calls = call_strips(classifier, signal, fs=FS, strip_s=10)
     assert calls.stop_s == 60.0
     assert (np.diff(calls.detections) >= 0).all()
-    third = calls_of(classifier.classify(signal[7200:10800], fs=FS))
+    third = calls_of(classifier.classify(signal[7200:10800], fs=FS), classifier.config.rule_guard)
     inside = (calls.detections >= 7200) & (calls.detections < 10800)
     np.testing.assert_array_equal(calls.detections[inside], third.detections + 7200)
     np.testing.assert_array_equal(calls.probability_v[inside], third.probability_v)
@@ -116,6 +117,7 @@ def _calls(detections: list[int], is_v: list[bool], probability_v: list[float]) 
         is_v_unguarded=np.array(is_v),
         rule=np.full(len(detections), ""),
         probability_v=np.array(probability_v),
+        proposed=np.zeros((len(detections), len(CATALOGUE)), dtype=np.bool_),
         has_class=np.ones(len(detections), dtype=np.bool_),
     )
 
