@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import ecg_lib.recording_files as module
 from ecg_lib.annotations import DS1
 from ecg_lib.edf_format import blank_identity
 from ecg_lib.errors import (
@@ -118,6 +119,34 @@ def test_edf_is_read_as_edfio_reads_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(_read(opened, "V5"), edf.signals[1].data / 1000, atol=1e-5)
 
 
+def _write_trend(path: Path, *rates_hz: float) -> list[NDArray]:
+    rng = np.random.default_rng(5)
+    signals = [rng.uniform(-2, 2, round(12 * fs)) for fs in rates_hz]
+    edfio.Edf(
+        [
+            edfio.EdfSignal(values, fs, label=f"ECG {fs:g}", physical_dimension="mV")
+            for values, fs in zip(signals, rates_hz, strict=True)
+        ]
+    ).write(path)
+    return signals
+
+
+def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None:
+    _, own, _, other = _write_trend(tmp_path / "r.edf", 1, 200, 2000, 250)
+    opened = open_recording(tmp_path / "r.edf")
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("200", 200.0), ("250", 250.0)]
+    np.testing.assert_allclose(_read(opened, "200"), own, atol=1e-4)
+    np.testing.assert_allclose(_read(opened, "250"), other, atol=1e-4)
+    with pytest.raises(UnknownLeadError, match="200, 250"):
+        choose_lead(opened.leads, "1")
+
+
+def test_an_edf_file_of_trends_alone_is_refused(tmp_path: Path) -> None:
+    _write_trend(tmp_path / "r.edf", 1, 50)
+    with pytest.raises(InvalidSamplingRateError, match=r"fs=1\.0"):
+        open_recording(tmp_path / "r.edf")
+
+
 def test_the_identity_of_an_edf_file_can_be_blanked(tmp_path: Path) -> None:
     path = tmp_path / "r.edf"
     _write_edf(path)
@@ -155,6 +184,49 @@ def test_a_column_of_time_gives_the_rate(tmp_path: Path, fs: float, digits: int)
     (lead,) = opened.leads
     assert lead.fs == pytest.approx(fs, rel=1e-4)
     assert len(_read(opened)) == 6000
+
+
+@pytest.mark.parametrize("place", [0, 1500, 3000])
+def test_blank_lines_of_more_than_a_block_are_no_samples(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CSV_BLOCK_BYTES", 1024)
+    rows = ["0.1,0.2"] * 3000
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join([*rows[:place], "\n" * 5000, *rows[place:]]))
+    assert len(_read(open_recording(path, fs=250.0))) == 3000
+
+
+def test_a_rate_that_is_said_may_be_that_of_the_column_of_time(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("time,MLII\n" + "".join(f"{n / 360:.3f},0.1\n" for n in range(6000)))
+    assert open_recording(path, fs=360.1).leads[0].fs == 360.1
+    with pytest.raises(MissingDetailError, match="the file states 360 Hz") as raised:
+        open_recording(path, fs=250.0)
+    assert raised.value.detail == "sampling_rate"
+
+
+@pytest.mark.parametrize(
+    ("times_s", "words"),
+    [
+        ([*np.arange(5000) / 250, *(30 + np.arange(5000) / 250)], "no gaps"),
+        ([*np.arange(5000) / 250, *(10 + np.arange(5000) / 250)], "forwards"),
+        ([*np.arange(5000) / 250, *(20 + np.arange(5000) / 200)], "rate of its beginning"),
+        ([*np.arange(5000) / 250, np.nan, *(20 + np.arange(5000) / 250)], "hold seconds"),
+        ([*np.arange(5000) / 250, 1e300], "hold seconds"),
+    ],
+)
+def test_a_column_of_time_is_read_to_its_end(
+    tmp_path: Path, times_s: list[float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PEEK_BYTES", 4096)
+    monkeypatch.setattr(module, "_CSV_BLOCK_BYTES", 8192)
+    path = tmp_path / "r.csv"
+    path.write_text("time,MLII\n" + "".join(f"{time_s:.6f},0.1\n" for time_s in times_s))
+    opened = open_recording(path)
+    assert opened.leads[0].fs == 250.0
+    with pytest.raises(CorruptRecordError, match=words):
+        _read(opened)
 
 
 def test_an_empty_cell_is_an_invalid_sample(tmp_path: Path) -> None:
