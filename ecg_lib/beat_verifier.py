@@ -8,7 +8,8 @@ near it, and how alike it is to both. All of that is relative or a magnitude, so
 polarity play no part.
 
 The network is a perceptron of two hidden layers in plain NumPy. Its weights lie beside this file;
-:mod:`flows.fit_beat_verifier` made them from DS1 and the paced records, and says how.
+:mod:`flows.beat_verifier_fitting` made them from DS1, the paced records and simulated patients, and
+says how.
 """
 
 from __future__ import annotations

@@ -19,8 +19,6 @@ from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
 
 MAGIC: Final = b"0       "
-IDENTITY: Final = slice(8, 184)
-"""Bytes of the header with the patient, the recording, the date and the time."""
 
 _HEADER_BYTES: Final = 256
 _FIELDS: Final = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)

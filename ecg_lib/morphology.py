@@ -27,6 +27,8 @@ _SURVEYED: Final = 2000
 _PAIRED: Final = 600
 _MOST_FORMS: Final = 12
 _MOST_TRIES: Final = 40
+_FOUNDERS: Final = 3
+"""Beats that found a form; whether it counts is decided when all beats have theirs."""
 _ASSIGNED_AT_ONCE: Final = 8192
 
 
@@ -108,12 +110,12 @@ def group_shapes(
 
 def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArray[np.float32]:
     left = shapes
-    least = max(3, int(config.min_share * len(shapes) / 2))
     forms: list[NDArray[np.float32]] = []
     for _ in range(_MOST_TRIES):
-        if len(left) < min(least, config.min_beats) or len(forms) == _MOST_FORMS:
+        if len(left) < _FOUNDERS or len(forms) == _MOST_FORMS:
             break
-        sample = _core(left[:: -(-len(left) // _PAIRED)])
+        step = -(-len(left) // _PAIRED)
+        sample = _core(left[::step])
         alike = _unit(sample) @ _unit(sample).T >= config.same_form
         founder = int(alike.sum(axis=1).argmax())
         if not alike[founder].any():
@@ -124,18 +126,11 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
             if not is_member.any():
                 break
             form = _align(left[is_member], form).mean(axis=0)
-        if is_member.sum() >= min(least, config.min_beats):
+        if is_member.sum() >= _FOUNDERS:
             forms.append(form)
-        is_member[np.flatnonzero(is_member | _is_founder(len(left), founder))] = True
+        is_member[founder * step] = True  # or else it would found the same form again
         left = left[~is_member]
     return np.array(forms, dtype=np.float32)
-
-
-def _is_founder(n_beats: int, founder: int) -> NDArray[np.bool_]:
-    """The founder leaves whatever became of its form, so that the search ends."""
-    is_founder = np.zeros(n_beats, dtype=np.bool_)
-    is_founder[min(founder * -(-n_beats // _PAIRED), n_beats - 1)] = True
-    return is_founder
 
 
 def _join_alike(forms: NDArray[np.float32], config: MorphologyConfig) -> NDArray[np.float32]:

@@ -139,17 +139,6 @@ def assess_quality(
     return Quality(_merge(reasons, edges, len(samples)), per_second)
 
 
-def find_unreadable(
-    signal_mv: NDArray[np.floating],
-    r_peaks: NDArray[np.int64],
-    *,
-    rail_share: NDArray[np.float64] | None = None,
-    config: QualityConfig | None = None,
-) -> tuple[Stretch, ...]:
-    """Give the stretches that :func:`assess_quality` finds."""
-    return assess_quality(signal_mv, r_peaks, rail_share=rail_share, config=config).unreadable
-
-
 def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:
     """Average the slope of the 5 to 18 Hz band, that of QRS complexes, over 0.1 s.
 

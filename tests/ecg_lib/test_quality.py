@@ -16,7 +16,7 @@ from ecg_lib.detection import detect_r_peaks
 from ecg_lib.quality import (
     Stretch,
     UnreadableReason,
-    find_unreadable,
+    assess_quality,
     is_inside,
     measure_rail_share,
 )
@@ -35,7 +35,7 @@ READABLE = [
 
 
 def _find(signal: NDArray[np.floating]) -> tuple[Stretch, ...]:
-    return find_unreadable(signal, detect_r_peaks(signal))
+    return assess_quality(signal, detect_r_peaks(signal)).unreadable
 
 
 def _seconds(stretches: tuple[Stretch, ...]) -> float:
