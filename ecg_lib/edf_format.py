@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
-from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
+from ecg_lib.records import UNIT_TO_MV
+from ecg_lib.wfdb_format import MAX_SIGNALS
 
 MAGIC: Final = b"0       "
 

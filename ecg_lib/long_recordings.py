@@ -164,14 +164,24 @@ def classify_recording(
             found.append(result)
             if report is not None:
                 report(number / len(parts))
-    n_invalid = sum(part.invalid_samples for part in found)
-    if n_invalid > MAX_INVALID_SHARE * len(signal_mv):
+    check_invalid(sum(part.invalid_samples for part in found), n_samples=len(signal_mv))
+    return _join(found, parts, n_samples=len(signal_mv), fs=fs)
+
+
+def check_invalid(n_invalid: int, *, n_samples: int) -> None:
+    """Refuse a signal of which more than half is invalid.
+
+    Raises
+    ------
+    InvalidSignalError
+
+    """
+    if n_invalid > MAX_INVALID_SHARE * n_samples:
         msg = (
             f"at most {MAX_INVALID_SHARE:.0%} of the samples may be invalid, "
-            f"got {n_invalid} of {len(signal_mv)}"
+            f"got {n_invalid} of {n_samples}"
         )
         raise InvalidSignalError(msg)
-    return _join(found, parts, n_samples=len(signal_mv), fs=fs)
 
 
 def _divide(n_samples: int, fs: float) -> list[_Part]:

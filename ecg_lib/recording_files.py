@@ -2,7 +2,7 @@
 
 One lead is read block by block, so that a day needs no more memory than a minute, and what a file
 says about itself is checked before anything is believed. No message repeats the name of a file or
-what it says about a person. :mod:`ecg_lib.records` reads whole records that are trusted.
+what it says about a person. :mod:`ecg_lib.records` reads whole WFDB records that are trusted.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from ecg_lib.errors import (
     UnsupportedRecordError,
 )
 from ecg_lib.filtering import MAX_FS_HZ, MIN_FS_HZ, check_sampling_rate
-from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
+from ecg_lib.records import PREFERRED_LEAD, UNIT_TO_MV, preferred_lead
+from ecg_lib.wfdb_format import MAX_SIGNALS
 
 MAX_DURATION_S: Final = 24 * 3600.0
 MIN_DURATION_S: Final = 10.0
 MAX_ABS_MV: Final = 1e4
 """No electrode gives 10 V: samples beyond it are counts of a converter, not mV."""
 
-PREFERRED_LEAD: Final = "MLII"
 UNITS: Final = ("mV", "uV", "V")
 
 SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy")
@@ -194,7 +194,7 @@ def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
     """
     by_name = {lead.name: lead for lead in leads}
     if name is None:
-        return by_name.get(PREFERRED_LEAD, leads[0])
+        return by_name[preferred_lead(tuple(by_name))]
     if name not in by_name:
         known = ", ".join(lead[:_MAX_NAME] for lead in list(by_name)[:MAX_SIGNALS])
         msg = f"lead must be one of those of the recording: {known}"

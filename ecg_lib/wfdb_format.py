@@ -17,17 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, RecordNotFoundError, UnsupportedRecordError
+from ecg_lib.records import UNIT_TO_MV
 
 MAX_HEADER_BYTES: Final = 65_536
 MAX_SIGNALS: Final = 64
-
-UNIT_TO_MV: Final[dict[str, float]] = {
-    "mV": 1.0,
-    "uV": 1e-3,
-    "µV": 1e-3,  # the micro sign
-    "μV": 1e-3,  # the Greek letter
-    "V": 1e3,
-}
 
 _DEFAULT_GAIN: Final = 200.0
 _DEFAULT_FS_HZ: Final = 250.0

@@ -35,7 +35,7 @@ PLATFORM = {"prefect", "mlflow", "bentoml", "optuna", "evidently"}
 EVERYWHERE = {"numpy", "scipy", "pyarrow"}
 
 DOORS = {
-    "records": {"wfdb", "edfio"},
+    "records": {"wfdb"},
     "balancing": {"imblearn"},
     "cnn": {"keras", "tensorflow"},
     "training": {"keras", "tensorflow"},

@@ -141,6 +141,13 @@ def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None
         choose_lead(opened.leads, "1")
 
 
+def test_an_edf_file_without_a_voltage_is_refused(tmp_path: Path) -> None:
+    signal = edfio.EdfSignal(np.arange(2400.0), 200, label="Resp", physical_dimension="l/min")
+    edfio.Edf([signal]).write(tmp_path / "r.edf")
+    with pytest.raises(UnsupportedRecordError, match="a signal in V, mV or uV"):
+        open_recording(tmp_path / "r.edf")
+
+
 def test_an_edf_file_of_trends_alone_is_refused(tmp_path: Path) -> None:
     _write_trend(tmp_path / "r.edf", 1, 50)
     with pytest.raises(InvalidSamplingRateError, match=r"fs=1\.0"):
@@ -173,6 +180,42 @@ def test_csv_of_several_leads_is_read(tmp_path: Path, delimiter: str, *, has_hea
     assert (first, second) == (("V1", "MLII") if has_header else ("lead1", "lead2"))
     np.testing.assert_allclose(_read(opened, first), expected[:, 0], atol=1e-8)
     np.testing.assert_allclose(_read(opened, second), expected[:, 1], atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("row", "leads"), [("1\n", ["MLII"]), ("1,3\r\n", ["lead1", "lead2"]), ("1\n\n", ["MLII"])]
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_without_a_header_has_leads_too(
+    tmp_path: Path, row: str, leads: list[str], mark: str
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes((mark + row * 2000).encode())
+    opened = open_recording(path, fs=125.0)
+    assert [lead.name for lead in opened.leads] == leads
+    assert _read(opened, leads[0]).tolist() == [1.0] * 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "rows of numbers, it has none"),
+        (b"MLII\n", "below its header"),
+        (b"MLII\n1\nx\n", "as many numbers as the first"),
+        (b"1,2\n3\n", "as many numbers as the first"),
+        (b"time_s\n0\n1\n", "it has time alone"),
+        (b"time_s,MLII\n1,0\n1,0\n", "time must go forwards"),
+        (b"time_s,MLII\n1,0\n", "two rows or more"),
+        (b"time_s,MLII\n1,0\nx,0\n", "hold seconds"),
+        (b"MLII,MLII\n1,0\n1,0\n", "one column for each lead"),
+        (b"\xff\xfe\x00\x01", "UTF-8"),
+    ],
+)
+def test_broken_csv_is_refused_with_its_reason(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match=words):
+        _read(open_recording(path, fs=None if b"time" in content else 250.0))
 
 
 @pytest.mark.parametrize(("fs", "digits"), [(360.0, 3), (250.0, 3), (128.0, 6), (257.5, 6)])
@@ -367,7 +410,12 @@ def test_numpy_objects_and_archives_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "z.npz", np.zeros(5000))
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     np.save(tmp_path / "wide.npy", np.zeros((2, 5000)))
-    for name in ("o.npy", "z.npy", "wide.npy"):
+    np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2)))
+    np.save(tmp_path / "none.npy", np.zeros(0))
+    np.save(tmp_path / "complex.npy", np.zeros(5000, dtype=np.complex64))
+    np.save(tmp_path / "number.npy", np.array(1.0))
+    for path in tmp_path.glob("*.npy"):
+        name = path.name
         with pytest.raises(CorruptRecordError):
             open_recording(tmp_path / name, fs=200.0)
 
