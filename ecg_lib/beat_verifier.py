@@ -161,13 +161,6 @@ def measure_candidates(
     ndarray of float32, shape (n, 73)
 
     """
-    # Rounding may leave energies a little below nothing on a still line.
-    candidates = candidates._replace(
-        height=np.maximum(candidates.height, 0.0), slope=np.maximum(candidates.slope, 0.0)
-    )
-    envelopes = envelopes._replace(
-        steep=np.maximum(envelopes.steep, 0.0), slow=np.maximum(envelopes.slow, 0.0)
-    )
     position = candidates.position
     n_samples = len(envelopes.smooth)
     picture = envelopes.smooth[np.clip(position[:, None] + _PICTURE_AT, 0, n_samples - 1)]

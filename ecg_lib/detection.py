@@ -125,9 +125,9 @@ def find_candidates(
     """
     steep_slope = np.abs(np.gradient(_band(samples, config.steep_band_hz)))
     window = int(config.steep_window_s * FS_HZ)
-    steep = ndimage.uniform_filter1d(steep_slope, window)
+    steep = _average(steep_slope, window)
     slow_slope = np.abs(np.gradient(_band(samples, config.slow_band_hz)))
-    slow = ndimage.uniform_filter1d(slow_slope, int(config.slow_window_s * FS_HZ))
+    slow = _average(slow_slope, int(config.slow_window_s * FS_HZ))
 
     position = _find_maxima(steep, distance=int(config.refractory_s * FS_HZ))
     steep_level = _local_level(steep, position, config)
@@ -140,6 +140,11 @@ def find_candidates(
     )
     smooth = band_pass(samples, low_hz=1.0, high_hz=30.0)
     return candidates, Envelopes(steep, slow, smooth, steep_level, slow_level)
+
+
+def _average(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Average over a window: a running sum, which rounding may leave below zero on a still line."""
+    return np.asarray(np.maximum(ndimage.uniform_filter1d(slope, window), 0.0))
 
 
 def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArray[np.bool_]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.beat_verifier import BeatVerifier
 from ecg_lib.beats import BeatConfig, ShapeBlock, extract_beats
 from ecg_lib.detection import DetectionConfig, detect_r_peaks
 from ecg_lib.errors import InvalidSignalError, SignalTooShortError
@@ -120,6 +121,7 @@ def prepare_beats(
     fs: float,
     r_peaks: NDArray[np.int64] | None = None,
     config: PreprocessingConfig | None = None,
+    verifier: BeatVerifier | None = None,
 ) -> PreparedBeats:
     """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
 
@@ -133,6 +135,8 @@ def prepare_beats(
         R-peaks in samples of `signal_mv`, to use instead of the detector's (for evaluation with
         reference R-peaks).
     config : PreprocessingConfig, optional
+    verifier : BeatVerifier, optional
+        The detector's network, see :func:`ecg_lib.detection.detect_r_peaks`.
 
     Returns
     -------
@@ -161,7 +165,7 @@ def prepare_beats(
         raise SignalTooShortError(msg)
     resampled = resample(signal_mv, fs=fs)
     peaks = (
-        detect_r_peaks(resampled.signal, config=config.detection)
+        detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier)
         if r_peaks is None
         else resampled.from_source(r_peaks)
     )

@@ -1,9 +1,6 @@
 """Physiological rules over the network's answer; each names itself when it changes a class.
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
-A rule that made V beats of a conducted shape N is gone: out of fold it was right in none of the 28
-beats that it changed, for since beats of one shape vote (:mod:`ecg_lib.shape_vote`) no such error
-is left to it.
 The limits were chosen on the out-of-fold predictions of DS1. What each rule does, clean and under
 noise, is in every report of an evaluation (``docs/evaluation.md``).
 """

@@ -37,10 +37,11 @@ class Annotated(NamedTuple):
 def annotate_record(
     path: Path, *, classifier: BeatClassifier, output_dir: Path, lead: str | None = None
 ) -> Annotated:
-    """Write ``RECORD.pvc`` with ``N`` or ``V`` for every detection.
+    """Write ``RECORD.pvc`` with a symbol for every detection.
 
-    A stretch that cannot be read begins and ends with ``~``, suspected flutter with ``[`` and
-    ``]``; see :func:`ecg_lib.recording_analysis.list_annotations`.
+    ``N`` or ``V``, ``/`` for paced beats, ``Q`` between ``~`` marks where nothing can be read, and
+    ``!`` between ``[`` and ``]`` in suspected flutter; see
+    :func:`ecg_lib.recording_analysis.list_annotations`.
 
     Args:
         path: A WFDB record.

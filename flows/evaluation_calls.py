@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.annotations import Annotations
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats, require_readable
-from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
+from ecg_lib.datasets import NO_BEAT, label_beats
 from ecg_lib.errors import EcgError, UnreadableSignalError
 from ecg_lib.noise import mix_at_snr, nst_gate
 from ecg_lib.records import read_wfdb
@@ -75,29 +75,19 @@ def call_strips(
         msg = f"the signal must hold a strip of {strip_s} s, got {len(signal_mv) / fs:.1f} s"
         raise EvaluationError(msg)
     # Two strips may both see a beat that lies on their border, so order is not given.
-    order = np.argsort(np.concatenate([part.detections for part in parts]), kind="stable")
-    return Calls(
-        detections=np.concatenate([part.detections for part in parts])[order],
-        is_v=np.concatenate([part.is_v for part in parts])[order],
-        is_v_unguarded=np.concatenate([part.is_v_unguarded for part in parts])[order],
-        rule=np.concatenate([part.rule for part in parts])[order],
-        probability_v=np.concatenate([part.probability_v for part in parts])[order],
-        has_class=np.concatenate([part.has_class for part in parts])[order],
-        stop_s=float(n_strips * strip_s),
-    )
+    *columns, _ = zip(*parts, strict=True)
+    joined: list[Any] = [np.concatenate(column) for column in columns]
+    order = np.argsort(joined[0], kind="stable")
+    found = Calls(*[column[order] for column in joined])
+    return found._replace(stop_s=float(n_strips * strip_s))
 
 
 def truth_of(
     annotations: Annotations, detections: NDArray[np.int64], *, fs: float
 ) -> NDArray[np.str_]:
     """AAMI class of each detection, O for no beat, ! in flutter."""
-    match = match_beats(
-        annotations.beat_samples, detections, tolerance=round(MATCH_TOLERANCE_S * fs)
-    )
-    truth = np.full(len(detections), "O")
-    is_matched = match.of_detected >= 0
-    truth[is_matched] = annotations.beat_classes[match.of_detected[is_matched]]
-    truth[annotations.is_in_flutter(detections)] = "!"
+    truth = label_beats(annotations, detections, fs=fs)
+    truth[truth == NO_BEAT] = "O"
     return truth
 
 

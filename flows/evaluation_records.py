@@ -24,6 +24,7 @@ from ecg_lib.peak_scoring import PeakScores, score_peaks
 from ecg_lib.preprocessing import prepare_beats
 from ecg_lib.records import Record
 from ecg_lib.run_scoring import RunCounts, score_runs
+from flows.blind_verifiers import load_blind_verifier
 from flows.evaluation_calls import (
     Calls,
     EvaluationError,
@@ -129,7 +130,7 @@ def score_record(
         EvaluationError: If the record has no annotations.
     """
     annotations = _annotations_of(record)
-    classifier = BeatClassifier.load(bundle, fold=fold)
+    classifier = BeatClassifier.load(bundle, fold=fold, verifier=load_blind_verifier(record.name))
     own_lead = record.choose_lead()
     signal, fs = record.signal_mv(own_lead), record.fs
     classified = classifier.classify(signal, fs=fs)
@@ -197,7 +198,8 @@ def score_record(
 def score_peaks_alone(record: Record) -> PeakScores:
     """Score the R-peak detector on a record that is not classified."""
     annotations = _annotations_of(record)
-    detections = prepare_beats(record.signal_mv(), fs=record.fs).r_peaks
+    verifier = load_blind_verifier(record.name)
+    detections = prepare_beats(record.signal_mv(), fs=record.fs, verifier=verifier).r_peaks
     return score_peaks(annotations, detections=detections, fs=record.fs)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 
+from ecg_lib.annotations import SHARED_SUBJECT
 from ecg_lib.evaluation import BeatCounts, add_up, by_subject
 from ecg_lib.resampling import bootstrap_intervals, leave_one_out, paired_bootstrap
 from flows.evaluation_records import (
@@ -26,16 +28,12 @@ from flows.evaluation_records import (
 N_RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 FIGURES: Final[dict[str, Callable[[BeatCounts], float]]] = {
-    "v_f1": lambda counts: counts.v_f1,
-    "v_f1_strict": lambda counts: counts.v_f1_strict,
-    "v_sensitivity": lambda counts: counts.v_sensitivity,
-    "v_predictivity": lambda counts: counts.v_predictivity,
-    "v_false_positive_rate": lambda counts: counts.v_false_positive_rate,
-    "accuracy": lambda counts: counts.accuracy,
-    "accuracy_with_detection": lambda counts: counts.accuracy_with_detection,
-    "qrs_sensitivity": lambda counts: counts.qrs_sensitivity,
-    "qrs_predictivity": lambda counts: counts.qrs_predictivity,
-}
+    name: attrgetter(name)
+    for name in (
+        "v_f1", "v_f1_strict", "v_sensitivity", "v_predictivity", "v_false_positive_rate",
+        "accuracy", "accuracy_with_detection", "qrs_sensitivity", "qrs_predictivity",
+    )
+}  # fmt: skip
 """The figures of every slice, by name."""
 
 Document = dict[str, Any]
@@ -62,7 +60,7 @@ def _duration(seconds: int) -> str:
 
 def summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
     """Compute the figures of all records in each condition, and without 201 or 202 beside."""
-    shared = sorted({"201", "202"} & set(scores))
+    shared = sorted(SHARED_SUBJECT & set(scores))
     conditions: Document = {}
     for name, label in conditions_in_order():
         having = [score for score in scores.values() if name in score.counts]

@@ -88,7 +88,7 @@ def _describe_bundle(bundle: Bundle) -> Document:
         "calibration": asdict(config.calibration),
         "n_trials": bundle.metrics.get("n_trials"),
         "out_of_fold": {
-            name: value
+            name: number(value)
             for name, value in bundle.metrics.items()
             if name.startswith("oof_") and isinstance(value, float)
         },

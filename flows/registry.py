@@ -322,6 +322,23 @@ class Registry:
             self.tag_version(rolled_back, {"rolled_back": "true"})
             self.log(self.get_version(rolled_back).run_id, tags={ELIGIBLE: "false"})
 
+    def find(self, version: str | None) -> ModelVersion:
+        """Find a version by number, or the champion.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+
+        """
+        if version is not None:
+            return self.get_version(version)
+        champion = self.get_alias(Alias.CHAMPION)
+        if champion is None:
+            msg = "there must be a champion, the registry has none"
+            raise RegistryError(msg)
+        return champion
+
     def get_version(self, version: str) -> ModelVersion:
         """Find a version by number.
 

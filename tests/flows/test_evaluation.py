@@ -35,7 +35,6 @@ from flows.evaluation import (
     evaluate,
     evaluate_development,
     find_dataset,
-    is_current,
     report_path,
     summarize_headline,
     write_evaluation,
@@ -44,7 +43,7 @@ from flows.evaluation_calls import EvaluationError
 from flows.evaluation_page import write_page
 from flows.evaluation_records import Extent, Part
 from flows.evaluation_slices import conditions_in_order
-from flows.evaluation_summary import SCHEMA
+from flows.evaluation_summary import SCHEMA, _describe_bundle
 
 DURATION_S = 450.0  # five minutes to learn, two noisy, half a minute clean
 FS = 360.0
@@ -133,6 +132,12 @@ def test_the_layout_is_what_is_documented(out_of_fold: Evaluation) -> None:
     assert SCHEMA in documented
     for key in document:
         assert f"`{key}`" in documented
+
+
+def test_a_figure_of_the_bundle_that_nothing_defines_is_null(toy_bundle: Bundle) -> None:
+    figures = {"oof_v_f1": 0.9, "oof_v_f1_after_5min": float("nan")}  # of patients of a minute
+    described = _describe_bundle(replace(toy_bundle, metrics=figures))
+    assert described["out_of_fold"] == {"oof_v_f1": 0.9, "oof_v_f1_after_5min": None}
 
 
 def test_every_condition_is_there_in_the_parts_that_are_scored(out_of_fold: Evaluation) -> None:
@@ -274,15 +279,20 @@ def test_an_opening_leaves_a_line_and_a_report_without_ecg(
     opened: Evaluation, tmp_path: Path
 ) -> None:
     (tmp_path / "docs").mkdir()
-    for _ in range(2):
-        written = opening.note_opening(tmp_path, opened, commit="a" * 40)
+    later = Evaluation({**opened.document, "made_at": "2100-01-02T03:04:05+00:00"}, ())
+    written = opening.note_opening(tmp_path, opened, commit="a" * 40)
+    second = opening.note_opening(tmp_path, later, commit="a" * 40)
+    assert second.json.name.startswith("ds2-2100-01-02-0304-")
+    with pytest.raises(EvaluationError, match="must not replace ds2-2100-01-02-0304-"):
+        opening.note_opening(tmp_path, later, commit="a" * 40)
     lines = (tmp_path / opening.OPENINGS).read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| 20")]
+    rows = [line for line in lines if line.startswith("| 2")]
     assert len(rows) == 2
     header = next(line for line in lines if line.startswith("| Date"))
     assert all(row.count("|") == header.count("|") for row in rows)
     assert "a test / of it" in rows[0]
     assert written.html.name in rows[0]
+    assert second.html.name in rows[1]
     f1 = opened.document["conditions"]["own_r_peaks"]["parts"]["whole"]["figures"]["v_f1"]["gross"]
     assert f"{f1:.4f}" in rows[0]
     document = json.loads(written.json.read_text())
@@ -383,14 +393,11 @@ def test_a_bundle_of_elsewhere_is_judged_on_the_dataset_that_is_here(
     assert find_dataset(bundle, settings) == version
 
 
-def test_the_report_is_written_and_found_again(
-    out_of_fold: Evaluation, bundle: Bundle, toy_bundle: Bundle, tmp_path: Path
+def test_the_report_is_written_as_data_and_as_a_page(
+    out_of_fold: Evaluation, bundle: Bundle, tmp_path: Path
 ) -> None:
     written = report_path(tmp_path, bundle, "out-of-fold-full")
-    assert not is_current(written, bundle)
     write_evaluation(out_of_fold, written)
-    assert is_current(written, bundle)
-    assert not is_current(written, toy_bundle)
     assert json.loads(written.json.read_text())["schema"] == SCHEMA
     headline = summarize_headline(out_of_fold.document)
     assert headline["V-F1"][:6] in written.html.read_text()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from ecg_lib.classifier import BeatClassifier
 from ecg_lib.noise import muscle_noise
 from ecg_lib.records import Record
 from ecg_lib.simulator import StripKind, simulate_strip
-from flows.evaluation import _write_json
 from flows.evaluation_calls import (
     Calls,
     EvaluationError,
@@ -157,8 +155,3 @@ def test_only_the_surest_errors_are_kept_and_none_in_flutter(minute: Record) -> 
     record = replace(minute, annotations=annotations)
     errors = find_errors(record, lead="MLII", annotations=annotations, calls=calls)
     assert [error.probability_v for error in errors] == [0.9, 0.8, 0.7]
-
-
-def test_a_figure_that_nothing_defines_is_null_in_the_document() -> None:
-    text = _write_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (2, "x")}})
-    assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": [2, "x"]}}
