@@ -304,6 +304,7 @@ def _compare_shapes(
 
 
 def _normalise(shapes: NDArray[np.float64]) -> NDArray[np.float32]:
+    # As it was when the weights were fitted: ecg_lib.filtering.unit_rows differs in the last bit.
     centred = shapes - shapes.mean(axis=1, keepdims=True)
     norm = np.sqrt((centred**2).sum(axis=1, keepdims=True))
     return np.asarray(centred / (norm + _TINY), dtype=np.float32)

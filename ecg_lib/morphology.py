@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.filtering import FS_HZ
+from ecg_lib.filtering import FS_HZ, unit_rows
 
 SHAPE_BEFORE_S: Final = 0.16
 SHAPE_AFTER_S: Final = 0.24
@@ -116,7 +116,7 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
             break
         step = -(-len(left) // _PAIRED)
         sample = _core(left[::step])
-        alike = _unit(sample) @ _unit(sample).T >= config.same_form
+        alike = unit_rows(sample) @ unit_rows(sample).T >= config.same_form
         founder = int(alike.sum(axis=1).argmax())
         if not alike[founder].any():
             break  # flat beats are not even like themselves
@@ -147,21 +147,18 @@ def _core(shapes: NDArray[np.float32], shift: int = 0) -> NDArray[np.float32]:
     return shapes[:, _MARGIN + shift : shapes.shape[1] - _MARGIN + shift]
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
-
-
 def _fit(shapes: NDArray[np.float32], forms: NDArray[np.float32]) -> NDArray[np.float32]:
     """Correlation of each beat with each form at the best shift, shape ``(n_beats, n_forms)``."""
-    targets = _unit(forms).T
-    return np.asarray(np.max([_unit(_core(shapes, shift)) @ targets for shift in _SHIFTS], axis=0))
+    targets = unit_rows(forms).T
+    return np.asarray(
+        np.max([unit_rows(_core(shapes, shift)) @ targets for shift in _SHIFTS], axis=0)
+    )
 
 
 def _align(shapes: NDArray[np.float32], form: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shift each beat to where it fits a form best."""
-    target = _unit(form[None])[0]
-    fits = np.stack([_unit(_core(shapes, shift)) @ target for shift in _SHIFTS], axis=1)
+    target = unit_rows(form[None])[0]
+    fits = np.stack([unit_rows(_core(shapes, shift)) @ target for shift in _SHIFTS], axis=1)
     start = _MARGIN + np.array(_SHIFTS)[fits.argmax(axis=1)]
     columns = start[:, None] + np.arange(shapes.shape[1] - 2 * _MARGIN)
     return np.asarray(np.take_along_axis(shapes, columns, axis=1))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.filtering import FS_HZ, band_pass
+from ecg_lib.filtering import FS_HZ, band_pass, unit_rows
 
 
 class UnreadableReason(StrEnum):
@@ -157,6 +157,17 @@ def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]
     return np.asarray(ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ)))
 
 
+def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Find where True follows True: the first place of each span, and the first after it.
+
+    >>> find_spans(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+
+    """
+    edges = np.flatnonzero(np.diff(is_there, prepend=False, append=False))
+    return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+
+
 def is_inside(positions: NDArray[np.int64], stretches: tuple[Stretch, ...]) -> NDArray[np.bool_]:
     """Tell which positions lie inside one of the stretches, shape of `positions`."""
     inside = np.zeros(len(positions), dtype=np.bool_)
@@ -248,9 +259,7 @@ def _likeness_of_bins(
         return np.ones(len(edges))
     half, reach = int(0.15 * FS_HZ), 10
     padded = np.pad(band_pass(samples, low_hz=0.5, high_hz=40.0), half, mode="edge")
-    windows = padded[r_peaks[:, None] + np.arange(2 * half)]
-    windows -= windows.mean(axis=1, keepdims=True)
-    windows /= np.maximum(np.linalg.norm(windows, axis=1, keepdims=True), 1e-12)
+    windows = unit_rows(padded[r_peaks[:, None] + np.arange(2 * half)], least=1e-12)
     likeness = []
     for distance in range(1, min(reach, len(r_peaks) - 1) + 1):
         products = (windows[distance:] * windows[:-distance]).sum(axis=1)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ecg_lib.drawing import Anchor, Box, Colour, Drawing, Path, Shape, Text, line
 from ecg_lib.findings import OK, PACED
 from ecg_lib.heart_rate import HOUR_S
+from ecg_lib.quality import find_spans
 from ecg_lib.recording_summary import RecordingSummary
 
 WIDTH_MM: Final = 180.0
@@ -41,7 +42,7 @@ def draw_heart_rate(summary: RecordingSummary) -> Drawing:
     frame = _Frame(summary, low, high, title="Heart rate (beats a minute), each minute")
     minutes = np.arange(len(rates)) + 0.5
     shapes = frame.axes()
-    for part in _runs_of(np.isfinite(rates)):
+    for part in _parts_of(rates):
         points = np.stack([frame.x(60 * minutes[part]), frame.y(rates[part])], axis=1)
         if len(points) == 1:
             points = np.concatenate([points, points + np.array([0.3, 0.0])])
@@ -123,7 +124,7 @@ def draw_strip(
     below_mv = base_mv - float(known.min(initial=base_mv))
     zero = top + _STRIP_HEIGHT_MM / 2 + (above_mv - below_mv) / 2 * scale
     heights = np.clip(zero - (samples[at] - base_mv) * scale, top, top + _STRIP_HEIGHT_MM)
-    for part in _runs_of(np.isfinite(heights)):
+    for part in _parts_of(heights):
         points = np.stack([left + at[part] / fs * MM_PER_S, heights[part]], axis=1)
         shapes.append(Path(points, Colour.INK, 0.22))
     shapes += _label_beats(summary, start_s, left, top)
@@ -237,9 +238,9 @@ class _Frame:
         )
 
 
-def _runs_of(is_there: NDArray[np.bool_]) -> list[slice]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_there, [False]]).astype(np.int8)))
-    return [slice(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+def _parts_of(values: NDArray[np.float64]) -> list[slice]:
+    """What a line is drawn through: values without a gap."""
+    return [slice(*span) for span in find_spans(np.isfinite(values))]
 
 
 def _round_up(value: float) -> float:

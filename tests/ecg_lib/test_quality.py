@@ -17,6 +17,7 @@ from ecg_lib.quality import (
     Stretch,
     UnreadableReason,
     assess_quality,
+    find_spans,
     is_inside,
     measure_rail_share,
 )
@@ -140,6 +141,20 @@ def test_recorded_noise_without_ecg_is_mostly_unreadable(name: str) -> None:
         pytest.skip("ECG_NSTDB_DIR is not set: the noise records are not here")
     signal = read_wfdb(Path(directory) / name).signals_mv[:, 1]
     assert _seconds(_find(signal)) / (len(signal) / FS) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("marks", "spans"),
+    [
+        ("", []),
+        ("...", []),
+        ("###", [(0, 3)]),
+        ("#..##", [(0, 1), (3, 5)]),
+        (".##.#.", [(1, 3), (4, 5)]),
+    ],
+)
+def test_spans_are_where_a_mask_is_true(marks: str, spans: list[tuple[int, int]]) -> None:
+    assert find_spans(np.array([mark == "#" for mark in marks], dtype=np.bool_)) == spans
 
 
 def test_inside_includes_the_first_sample_and_not_the_last() -> None:
