@@ -289,58 +289,22 @@ def write_wfdb(record: Record, directory: Path) -> Path:
         write_dir=str(directory),
     )
     if record.annotations is not None:
-        write_annotations(
-            directory / record.name,
-            extension=ANNOTATION_EXTENSION,
-            samples=record.annotations.samples,
-            symbols=record.annotations.symbols,
-            fs=record.fs,
-        )
+        _write_annotations(record.annotations, directory / record.name, fs=record.fs)
     return directory / f"{record.name}.hea"
 
 
-def write_annotations(
-    stem: Path,
-    *,
-    extension: str,
-    samples: NDArray[np.int64],
-    symbols: NDArray[np.str_],
-    fs: float,
-) -> Path:
-    """Write a WFDB annotation file.
-
-    Parameters
-    ----------
-    stem : Path
-        Directory and record name.
-    extension : str
-        Annotator name, letters only.
-    samples : ndarray of int64, shape (n_annotations,)
-        Ascending positions in samples of the record.
-    symbols : ndarray of str, shape (n_annotations,)
-        WFDB annotation codes.
-    fs : float
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    Path
-        The file written. A record without annotations gives a file with the end mark alone.
-
-    """
+def _write_annotations(annotations: Annotations, stem: Path, *, fs: float) -> None:
     import wfdb  # noqa: PLC0415  see read_wfdb
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    target = stem.parent / f"{stem.name}.{extension}"
-    if len(samples) == 0:
-        target.write_bytes(b"\x00\x00")  # wfdb refuses to write an empty file; this is its end mark
-        return target
+    if len(annotations.samples) == 0:
+        # wfdb refuses to write an empty file; this is its end mark.
+        stem.with_name(f"{stem.name}.{ANNOTATION_EXTENSION}").write_bytes(b"\x00\x00")
+        return
     wfdb.wrann(
         stem.name,
-        extension,
-        np.asarray(samples, dtype=np.int64),
-        symbol=[str(symbol) for symbol in symbols],
+        ANNOTATION_EXTENSION,
+        annotations.samples,
+        symbol=annotations.symbols.tolist(),
         fs=fs,
         write_dir=str(stem.parent),
     )
-    return target

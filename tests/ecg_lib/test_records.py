@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,19 +11,14 @@ import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecg_lib.annotations import MITDB_RECORDS
+from ecg_lib.annotations import MITDB_RECORDS, Annotations
 from ecg_lib.errors import (
     CorruptRecordError,
     RecordError,
     RecordNotFoundError,
     UnknownLeadError,
 )
-from ecg_lib.records import (
-    Record,
-    read_wfdb,
-    write_annotations,
-    write_wfdb,
-)
+from ecg_lib.records import Record, read_wfdb, write_wfdb
 from ecg_lib.simulator import StripKind, simulate_strip
 
 
@@ -58,13 +54,12 @@ def test_a_record_survives_the_round_trip_through_wfdb(tmp_path: Path) -> None:
 def test_annotations_survive_the_round_trip(
     gaps: list[int], symbols: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    record = write_wfdb(_record(), tmp_path_factory.mktemp("atr"))
     samples = np.cumsum(gaps, dtype=np.int64)
     chosen = np.array(list(symbols[: len(samples)]), dtype="U1")
-    stem = record.with_suffix("")
-    path = write_annotations(stem, extension="atr", samples=samples, symbols=chosen, fs=360.0)
-    assert path.name == "r.atr"
-    back = read_wfdb(stem, with_annotations=True).annotations
+    record = replace(_record(), annotations=Annotations(samples=samples, symbols=chosen))
+    path = write_wfdb(record, tmp_path_factory.mktemp("atr"))
+    assert path.with_name("r.atr").is_file()
+    back = read_wfdb(path, with_annotations=True).annotations
     assert back is not None
     assert back.samples.tolist() == samples.tolist()
     assert back.symbols.tolist() == chosen.tolist()
@@ -269,9 +264,6 @@ def test_garbled_files_give_a_record_or_a_record_error(written: Path, data: st.D
         assert str(error)  # noqa: PT017  both outcomes are right, another error is not
     finally:
         path.write_bytes(whole)
-
-
-# EDF, CSV and NPY.
 
 
 @pytest.mark.parametrize("name", ["a", "a.hea"])
