@@ -8,7 +8,8 @@ near it, and how alike it is to both. All of that is relative or a magnitude, so
 polarity play no part.
 
 The network is a perceptron of two hidden layers in plain NumPy. Its weights lie beside this file;
-:mod:`flows.fit_beat_verifier` made them from DS1 and the paced records, and says how.
+:mod:`flows.beat_verifier_fitting` made them from DS1, the paced records and simulated patients, and
+says how.
 """
 
 from __future__ import annotations
@@ -303,6 +304,7 @@ def _compare_shapes(
 
 
 def _normalise(shapes: NDArray[np.float64]) -> NDArray[np.float32]:
+    # As it was when the weights were fitted: ecg_lib.filtering.unit_rows differs in the last bit.
     centred = shapes - shapes.mean(axis=1, keepdims=True)
     norm = np.sqrt((centred**2).sum(axis=1, keepdims=True))
     return np.asarray(centred / (norm + _TINY), dtype=np.float32)

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from ecg_lib.filtering import FS_HZ
+from ecg_lib.filtering import FS_HZ, unit_rows
 
 WINDOW_SAMPLES = 360
 """Samples of a beat window: one second at 360 Hz, centred on the R-peak."""
@@ -269,14 +269,6 @@ def _cut(
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[positions])
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre rows and scale them to length one, so that a product is a correlation."""
-    # The reductions themselves: `mean` and `norm` take longer to get to them than they do.
-    centred = rows - np.add.reduce(rows, axis=-1, keepdims=True) / np.float32(rows.shape[-1])
-    norm = np.sqrt(np.add.reduce(centred * centred, axis=-1, keepdims=True))
-    return np.asarray(centred / np.maximum(norm, np.float32(1e-9)), dtype=np.float32)
-
-
 def _block_bounds(n_beats: int, config: BeatConfig) -> list[tuple[int, int]]:
     """Blocks of beats that overlap by half."""
     size = config.block_beats
@@ -335,8 +327,8 @@ def _similarity(
     windows: NDArray[np.float32], others: NDArray[np.float32], config: BeatConfig
 ) -> NDArray[np.float32]:
     """Similarity of every row of `windows` to every row of `others`, -1 to 1."""
-    qrs = _unit(_qrs_of(windows, config)) @ _unit(_qrs_of(others, config)).T
-    beat = _unit(_beat_of(windows, config)) @ _unit(_beat_of(others, config)).T
+    qrs = unit_rows(_qrs_of(windows, config)) @ unit_rows(_qrs_of(others, config)).T
+    beat = unit_rows(_beat_of(windows, config)) @ unit_rows(_beat_of(others, config)).T
     return np.asarray(config.qrs_weight * qrs + (1 - config.qrs_weight) * beat)
 
 
@@ -512,11 +504,11 @@ def _best_shift(beats: _Beats, part: slice, template: NDArray[np.float32]) -> ND
     """Shift, in samples, at which the QRS of each beat correlates best with the template's."""
     margin, config = beats.margin, beats.config
     half = round(config.qrs_half_s * FS_HZ)
-    target = _unit(_qrs_of(template, config))
+    target = unit_rows(_qrs_of(template, config))
     shifts = np.arange(-margin, margin + 1)
     reach = beats.wide[part, _CENTRE - half : _CENTRE + half + 2 * margin]
     # (n_beats, n_shifts, 2 half) @ (2 half,)
-    fits = _unit(sliding_window_view(reach, 2 * half, axis=1)) @ target
+    fits = unit_rows(sliding_window_view(reach, 2 * half, axis=1)) @ target
     # A shift must pay: without this, beats unlike the template wander.
     fits -= 0.002 * np.abs(shifts)
     return np.asarray(shifts[fits.argmax(axis=1)])
@@ -532,9 +524,9 @@ def _shape_features(
     qrs, qrs_t = _qrs_of(windows, config), _qrs_of(template, config)
     beat, beat_t = _beat_of(windows, config), _beat_of(template, config)
     p_part, t_part = _part(-0.265, -0.085), _part(0.1, 0.415)
-    qrs_units = _unit(qrs)
-    qrs_similarity = qrs_units @ _unit(qrs_t)
-    beat_similarity = _unit(beat) @ _unit(beat_t)
+    qrs_units = unit_rows(qrs)
+    qrs_similarity = qrs_units @ unit_rows(qrs_t)
+    beat_similarity = unit_rows(beat) @ unit_rows(beat_t)
     to_previous = np.concatenate(
         [np.ones(1, np.float32), (qrs_units[1:] * qrs_units[:-1]).sum(axis=1)]
     )
@@ -544,8 +536,8 @@ def _shape_features(
     columns: list[NDArray[np.floating]] = [
         qrs_similarity,
         beat_similarity,
-        _unit(windows[:, p_part]) @ _unit(template[p_part]),
-        _unit(windows[:, t_part]) @ _unit(template[t_part]),
+        unit_rows(windows[:, p_part]) @ unit_rows(template[p_part]),
+        unit_rows(windows[:, t_part]) @ unit_rows(template[t_part]),
         np.log(np.linalg.norm(qrs - qrs_t, axis=1) / qrs_size + 0.01),
         np.log(np.linalg.norm(beat - beat_t, axis=1) / beat_size + 0.01),
         np.log(width / template_width),

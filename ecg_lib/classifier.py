@@ -63,7 +63,7 @@ class ClassifiedBeats:
     @property
     def has_class(self) -> NDArray[np.bool_]:
         """False for beats that are not readable, or paced: they are neither N nor V."""
-        return self.prepared.is_readable & ~self.prepared.is_paced
+        return self.prepared.has_class
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -250,7 +250,7 @@ def decide(
         is_v, rule = guarded
     else:
         is_v, rule = probability_v >= config.threshold, np.full_like(guarded.rule, "")
-    has_class = prepared.is_readable & ~prepared.is_paced
+    has_class = prepared.has_class
     return ClassifiedBeats(
         prepared=prepared,
         probability_v=probability_v,

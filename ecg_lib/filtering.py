@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
@@ -307,3 +307,27 @@ def robust_scale(signal: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = signal - np.median(signal)
     deviation = 1.4826 * float(np.median(np.abs(centred)))
     return centred / deviation if deviation > 0 else centred
+
+
+_Real = TypeVar("_Real", np.float32, np.float64)
+
+
+def unit_rows(rows: NDArray[_Real], *, least: float = 1e-9) -> NDArray[_Real]:
+    """Centre rows and scale them to length one, so that a product is a correlation.
+
+    Parameters
+    ----------
+    rows : ndarray of shape (..., n_samples)
+    least : float
+        A centred row that is shorter than this is divided by it: a flat row stays near zero.
+
+    Returns
+    -------
+    ndarray of the shape and dtype of `rows`
+
+    """
+    # The reductions themselves: `mean` and `norm` take longer to get to them than they do.
+    count, floor = rows.dtype.type(rows.shape[-1]), rows.dtype.type(least)
+    centred = rows - np.add.reduce(rows, axis=-1, keepdims=True) / count
+    norm = np.sqrt(np.add.reduce(centred * centred, axis=-1, keepdims=True))
+    return np.asarray(centred / np.maximum(norm, floor), dtype=rows.dtype)

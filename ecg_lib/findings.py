@@ -34,6 +34,22 @@ PACED: Final = "paced"
 
 BEAT_QUALITIES: Final = (OK, *(reason.value for reason in UnreadableReason), ASYSTOLE, PACED)
 
+
+def are_readable(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats can be read; False in what cannot be read, in flutter and asystole."""
+    return np.asarray((beat_quality == OK) | (beat_quality == PACED))
+
+
+def are_paced(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats a pacemaker seems to have made; they are readable, but not N or V."""
+    return np.asarray(beat_quality == PACED)
+
+
+def have_class(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats are N or V: those that can be read and are not paced."""
+    return np.asarray(beat_quality == OK)
+
+
 _CELL: Final = 36
 """Samples of the grid on which stretches are laid over each other: 0.1 s."""
 

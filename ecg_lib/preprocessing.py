@@ -23,7 +23,14 @@ from ecg_lib.filtering import (
     resample,
     robust_scale,
 )
-from ecg_lib.findings import OK, PACED, Finding, FindingsConfig, judge_signal
+from ecg_lib.findings import (
+    Finding,
+    FindingsConfig,
+    are_paced,
+    are_readable,
+    have_class,
+    judge_signal,
+)
 from ecg_lib.quality import QualityConfig, Stretch, UnreadableReason, measure_rail_share
 
 MIN_DURATION_S = 2.0
@@ -60,9 +67,6 @@ class PreparedBeats:
     amplitude_mv: NDArray[np.float64]
     """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
 
-    is_readable: NDArray[np.bool_]
-    """False for detections in a stretch that cannot be read, in flutter or asystole."""
-
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.findings.BEAT_QUALITIES` for each beat."""
 
@@ -88,9 +92,19 @@ class PreparedBeats:
     """Seconds of it that are suspected to be flutter."""
 
     @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.findings.are_readable`."""
+        return are_readable(self.beat_quality)
+
+    @property
     def is_paced(self) -> NDArray[np.bool_]:
-        """True for beats that a pacemaker seems to have made; they are readable, but not N or V."""
-        return np.asarray(self.beat_quality == PACED)
+        """See :func:`ecg_lib.findings.are_paced`."""
+        return are_paced(self.beat_quality)
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.findings.have_class`."""
+        return have_class(self.beat_quality)
 
     @property
     def readable_s(self) -> float:
@@ -183,7 +197,6 @@ def prepare_beats(
         rr_next_s=beats.rr_next_s,
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
-        is_readable=(judged.beat_quality == OK) | (judged.beat_quality == PACED),
         beat_quality=judged.beat_quality,
         shapes=beats.shapes,
         unreadable=tuple(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ecg_lib.bootstrap import bootstrap_interval, paired_bootstrap
 from ecg_lib.bundle import DataSource
 from ecg_lib.evaluation import BeatCounts, add_up
-from ecg_lib.resampling import bootstrap_interval, paired_bootstrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.filtering import FS_HZ, band_pass
+from ecg_lib.filtering import FS_HZ, band_pass, unit_rows
 
 
 class UnreadableReason(StrEnum):
@@ -139,17 +139,6 @@ def assess_quality(
     return Quality(_merge(reasons, edges, len(samples)), per_second)
 
 
-def find_unreadable(
-    signal_mv: NDArray[np.floating],
-    r_peaks: NDArray[np.int64],
-    *,
-    rail_share: NDArray[np.float64] | None = None,
-    config: QualityConfig | None = None,
-) -> tuple[Stretch, ...]:
-    """Give the stretches that :func:`assess_quality` finds."""
-    return assess_quality(signal_mv, r_peaks, rail_share=rail_share, config=config).unreadable
-
-
 def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:
     """Average the slope of the 5 to 18 Hz band, that of QRS complexes, over 0.1 s.
 
@@ -166,6 +155,17 @@ def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]
     """
     slope = np.abs(np.gradient(band_pass(signal_mv, low_hz=5.0, high_hz=18.0)))
     return np.asarray(ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ)))
+
+
+def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Find where True follows True: the first place of each span, and the first after it.
+
+    >>> find_spans(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+
+    """
+    edges = np.flatnonzero(np.diff(is_there, prepend=False, append=False))
+    return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
 def is_inside(positions: NDArray[np.int64], stretches: tuple[Stretch, ...]) -> NDArray[np.bool_]:
@@ -259,9 +259,7 @@ def _likeness_of_bins(
         return np.ones(len(edges))
     half, reach = int(0.15 * FS_HZ), 10
     padded = np.pad(band_pass(samples, low_hz=0.5, high_hz=40.0), half, mode="edge")
-    windows = padded[r_peaks[:, None] + np.arange(2 * half)]
-    windows -= windows.mean(axis=1, keepdims=True)
-    windows /= np.maximum(np.linalg.norm(windows, axis=1, keepdims=True), 1e-12)
+    windows = unit_rows(padded[r_peaks[:, None] + np.arange(2 * half)], least=1e-12)
     likeness = []
     for distance in range(1, min(reach, len(r_peaks) - 1) + 1):
         products = (windows[distance:] * windows[:-distance]).sum(axis=1)

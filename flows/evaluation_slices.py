@@ -11,8 +11,8 @@ from typing import Any, Final
 import numpy as np
 
 from ecg_lib.annotations import SHARED_SUBJECT
+from ecg_lib.bootstrap import bootstrap_intervals, leave_one_out, paired_bootstrap
 from ecg_lib.evaluation import BeatCounts, add_up, by_subject
-from ecg_lib.resampling import bootstrap_intervals, leave_one_out, paired_bootstrap
 from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
 from flows.evaluation_records import (
     NOISES,
