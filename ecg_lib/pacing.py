@@ -122,6 +122,8 @@ def _have_spikes(
     # Few beats have so short a burst: the costlier questions are for them alone.
     found = (cut(bends, at, -20, 21) > 0.25 * spike).sum(axis=1) <= config.max_burst
     rows = np.flatnonzero(found)
+    if len(rows) == 0:
+        return np.asarray(found, dtype=np.bool_)
     spike, at = spike[rows], at[rows]
     span = np.ptp(cut(signal, positions[rows], -70, 70), axis=1)
     found[rows] = (

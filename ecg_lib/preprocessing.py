@@ -18,8 +18,9 @@ from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.filtering import (
     FS_HZ,
     BandPassConfig,
-    band_pass,
+    Bands,
     check_sampling_rate,
+    pad_ends,
     resample,
     robust_scale,
 )
@@ -164,8 +165,9 @@ def prepare_beats(
         msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"
         raise SignalTooShortError(msg)
     resampled = resample(signal_mv, fs=fs)
+    bands = Bands(resampled.signal)
     peaks = (
-        detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier)
+        detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier, bands=bands)
         if r_peaks is None
         else resampled.from_source(r_peaks)
     )
@@ -175,12 +177,10 @@ def prepare_beats(
         rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
         quality=config.quality,
         config=config.findings,
+        bands=bands,
     )
-    filtered = band_pass(
-        resampled.signal,
-        low_hz=config.band_pass.low_hz,
-        high_hz=config.band_pass.high_hz,
-        order=config.band_pass.order,
+    filtered = bands.band(
+        config.band_pass.low_hz, config.band_pass.high_hz, order=config.band_pass.order
     )
     beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
     last = len(signal_mv)
@@ -223,6 +223,6 @@ def _measure_amplitude(
     filtered_mv: NDArray[np.float64], peaks: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     half = round(0.1 * FS_HZ)
-    padded = np.pad(filtered_mv, half, mode="edge")
+    padded = pad_ends(filtered_mv, half)
     around = padded[peaks[:, None] + np.arange(2 * half + 1)]  # (n_beats, 73)
     return np.asarray(np.ptp(around, axis=1))
