@@ -35,17 +35,20 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
         The part of :class:`bentos.schemas.Prediction` that the signal decides.
 
     """
-    prepared, is_readable = classified.prepared, classified.is_readable
-    is_v = classified.is_v
+    prepared = classified.prepared
     rhythm = summarize_rhythm(
         classified.r_peaks,
-        is_v=is_v,
-        is_readable=is_readable,
+        is_v=classified.is_v,
+        is_readable=classified.is_readable,
         fs=fs,
         unreadable=prepared.unreadable,
+        is_paced=prepared.is_paced,
     )
     risk = assess_risk(
-        rhythm, duration_s=prepared.duration_s, alarms=list_alarms(prepared.findings, fs=fs)
+        rhythm,
+        duration_s=prepared.duration_s,
+        readable_s=prepared.readable_s,
+        alarms=list_alarms(prepared.findings, fs=fs),
     )
     overall, confidence = _judge_all(classified)
     paced_beats = int(prepared.is_paced.sum())

@@ -74,6 +74,9 @@ MITDB_RECORDS: Final = tuple(sorted(DS1 + DS2 + PACED))
 
 _SUBJECT_OF_RECORD: Final = {"202": "201"}
 
+SHARED_SUBJECT: Final = frozenset({"201", "202"})
+"""The records of one man, of which one is in DS1 and one in DS2."""
+
 
 def subject_of(record_name: str) -> str:
     """Name the person that a record is of; records 201 and 202 are one man."""

@@ -11,6 +11,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
 
@@ -50,12 +51,16 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
         If it is encrypted, packed in an unusual way, or has an archive in it.
     RecordTooLongError
         If it unpacks to too much.
+    OSError
+        If the archive cannot be opened, or what comes out of it cannot be written.
 
     """
-    try:
-        with zipfile.ZipFile(archive) as opened:
+    with archive.open("rb") as packed:
+        with _telling_damage():
+            opened = zipfile.ZipFile(packed)
             # Not is_dir(), which fails for a name that is empty.
             entries = [one for one in opened.infolist() if not one.filename.endswith("/")]
+        with opened:
             _check_entries(entries)
             taken = [entry for entry in entries if _suffix(entry) in _TAKEN]
             found: dict[str, Path] = {}
@@ -68,6 +73,16 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
                         file.write(block)
                 found[PurePosixPath(entry.filename).name] = path
             return found
+
+
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    """Tell what reading an archive raises as damage: zipfile and zlib have no error of their own.
+
+    An :class:`OSError` is one of them: a seek to a place that a damaged entry names.
+    """
+    try:
+        yield
     except (
         zipfile.BadZipFile,
         zlib.error,
@@ -122,7 +137,7 @@ def _suffix(entry: zipfile.ZipInfo) -> str:
 def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> Iterator[bytes]:
     limit = max(_RATIO_FROM_BYTES, MAX_RATIO * entry.compress_size)
     total = 0
-    with opened.open(entry) as packed:
+    with _telling_damage(), opened.open(entry) as packed:
         while block := packed.read(_BLOCK_BYTES):
             total += len(block)
             if total > limit:

@@ -45,7 +45,7 @@ def write_beats(summary: RecordingSummary, directory: Path) -> None:
     table["probability_v"] = np.where(beats.has_class, beats.probability_v, np.nan)
     table["rr_s"] = beats.rr_prev_s
     np.save(directory / BEATS, table)
-    names = {"fs": beats.fs, "samples": beats.n_samples, "rules": rules, "qualities": qualities}
+    names = {"fs": beats.fs, "rules": rules, "qualities": qualities}
     (directory / NAMES).write_text(json.dumps(names), encoding="utf-8")
 
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.special import expit
 
-from ecg_lib.filtering import FS_HZ
+from ecg_lib.filtering import FS_HZ, pad_ends, unit_rows
 
 WINDOW_SAMPLES = 360
 """Samples of a beat window: one second at 360 Hz, centred on the R-peak."""
@@ -265,16 +265,8 @@ def _no_beats() -> BeatFeatures:
 def _cut(
     signal: NDArray[np.float64], positions: NDArray[np.int64], half: int
 ) -> NDArray[np.float32]:
-    padded = np.pad(signal.astype(np.float32), half, mode="edge")
+    padded = pad_ends(signal.astype(np.float32), half)
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[positions])
-
-
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Centre rows and scale them to length one, so that a product is a correlation."""
-    # The reductions themselves: `mean` and `norm` take longer to get to them than they do.
-    centred = rows - np.add.reduce(rows, axis=-1, keepdims=True) / np.float32(rows.shape[-1])
-    norm = np.sqrt(np.add.reduce(centred * centred, axis=-1, keepdims=True))
-    return np.asarray(centred / np.maximum(norm, np.float32(1e-9)), dtype=np.float32)
 
 
 def _block_bounds(n_beats: int, config: BeatConfig) -> list[tuple[int, int]]:
@@ -331,13 +323,22 @@ def _beat_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.flo
     return windows[..., start:stop:2]
 
 
-def _similarity(
-    windows: NDArray[np.float32], others: NDArray[np.float32], config: BeatConfig
-) -> NDArray[np.float32]:
-    """Similarity of every row of `windows` to every row of `others`, -1 to 1."""
-    qrs = _unit(_qrs_of(windows, config)) @ _unit(_qrs_of(others, config)).T
-    beat = _unit(_beat_of(windows, config)) @ _unit(_beat_of(others, config)).T
-    return np.asarray(config.qrs_weight * qrs + (1 - config.qrs_weight) * beat)
+class _Forms(NamedTuple):
+    """What beats are compared by: QRS complex and whole beat, centred and of length one."""
+
+    qrs: NDArray[np.float32]
+    beat: NDArray[np.float32]
+
+    @staticmethod
+    def of(windows: NDArray[np.float32], config: BeatConfig) -> _Forms:
+        return _Forms(unit_rows(_qrs_of(windows, config)), unit_rows(_beat_of(windows, config)))
+
+    def similarity(self, others: _Forms, config: BeatConfig) -> NDArray[np.float32]:
+        """Similarity of every beat to every one of the others, -1 to 1."""
+        # Copies: of a matrix and itself BLAS makes a product that is rounded otherwise, and the
+        # similarity of two beats must not depend on where the other one is from.
+        qrs, beat = self.qrs @ others.qrs.copy().T, self.beat @ others.beat.copy().T
+        return np.asarray(config.qrs_weight * qrs + (1 - config.qrs_weight) * beat)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -345,6 +346,7 @@ class _Block:
     """Up to 240 neighbouring beats, their groups of one shape and the best template in them."""
 
     part: slice
+    forms: _Forms
     sameness: NDArray[np.float32]
     """How much two beats are of one shape, 0 to 1, shape ``(n, n)``."""
     shape_features: NDArray[np.float64]
@@ -360,7 +362,8 @@ class _Block:
         config = beats.config
         part = slice(start, stop)
         windows = beats.windows(part)
-        sameness = _measure_sameness(_similarity(windows, windows, config), config)
+        forms = _Forms.of(windows, config)
+        sameness = _measure_sameness(forms.similarity(forms, config), config)
         rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
         known = np.isfinite(rr_prev)
         median_rr = float(np.median(rr_prev[known])) if known.any() else 0.8
@@ -378,6 +381,7 @@ class _Block:
         count = np.log(sameness.sum(axis=1))
         return _Block(
             part=part,
+            forms=forms,
             sameness=sameness,
             shape_features=np.stack([share, count, prematurity, pause, width], axis=1),
             score=score,
@@ -398,7 +402,8 @@ class _Block:
         """Compute windows and features against the template that fits the whole recording."""
         config = beats.config
         windows = beats.windows(self.part)
-        to_recording = _similarity(windows, recording[None], config)[:, 0]
+        form_of_recording = _Forms.of(recording[None], config)
+        to_recording = self.forms.similarity(form_of_recording, config)[:, 0]
         score = self.score + config.score_recording * np.clip(to_recording, 0, 1)
         weights = self.sameness[int(np.argmax(score))]
         template = _weighted_mean(weights, windows)
@@ -408,7 +413,8 @@ class _Block:
         template = _weighted_mean(weights, windows)
         amplitude = max(float(np.ptp(_qrs_of(template, config))), 1e-9)
 
-        fit_of_template = _similarity(template[None], recording[None], config)[0, 0]
+        form = _Forms.of(template[None], config)
+        fit_of_template = form.similarity(form_of_recording, config)[0, 0]
         features = np.concatenate(
             [
                 self._rhythm_features(beats, is_template_beat),
@@ -499,9 +505,12 @@ def _usual_if_unknown(log_ratio: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _recording_template(blocks: list[_Block], config: BeatConfig) -> NDArray[np.float32]:
     """Mean of the block templates that most beats of the recording agree with."""
+    if len(blocks) == 1:
+        return blocks[0].template
     templates = np.stack([block.template for block in blocks])
     weights = np.array([block.weight for block in blocks])
-    agrees = _similarity(templates, templates, config) > 0.85
+    forms = _Forms.of(templates, config)
+    agrees = forms.similarity(forms, config) > 0.85
     np.fill_diagonal(agrees, val=True)  # a flat template resembles nothing, not even itself
     quality = np.array([block.score.max() for block in blocks])
     support = agrees @ weights / weights.sum() + 0.3 * quality
@@ -512,11 +521,11 @@ def _best_shift(beats: _Beats, part: slice, template: NDArray[np.float32]) -> ND
     """Shift, in samples, at which the QRS of each beat correlates best with the template's."""
     margin, config = beats.margin, beats.config
     half = round(config.qrs_half_s * FS_HZ)
-    target = _unit(_qrs_of(template, config))
+    target = unit_rows(_qrs_of(template, config))
     shifts = np.arange(-margin, margin + 1)
     reach = beats.wide[part, _CENTRE - half : _CENTRE + half + 2 * margin]
     # (n_beats, n_shifts, 2 half) @ (2 half,)
-    fits = _unit(sliding_window_view(reach, 2 * half, axis=1)) @ target
+    fits = unit_rows(sliding_window_view(reach, 2 * half, axis=1)) @ target
     # A shift must pay: without this, beats unlike the template wander.
     fits -= 0.002 * np.abs(shifts)
     return np.asarray(shifts[fits.argmax(axis=1)])
@@ -532,9 +541,9 @@ def _shape_features(
     qrs, qrs_t = _qrs_of(windows, config), _qrs_of(template, config)
     beat, beat_t = _beat_of(windows, config), _beat_of(template, config)
     p_part, t_part = _part(-0.265, -0.085), _part(0.1, 0.415)
-    qrs_units = _unit(qrs)
-    qrs_similarity = qrs_units @ _unit(qrs_t)
-    beat_similarity = _unit(beat) @ _unit(beat_t)
+    qrs_units = unit_rows(qrs)
+    qrs_similarity = qrs_units @ unit_rows(qrs_t)
+    beat_similarity = unit_rows(beat) @ unit_rows(beat_t)
     to_previous = np.concatenate(
         [np.ones(1, np.float32), (qrs_units[1:] * qrs_units[:-1]).sum(axis=1)]
     )
@@ -544,8 +553,8 @@ def _shape_features(
     columns: list[NDArray[np.floating]] = [
         qrs_similarity,
         beat_similarity,
-        _unit(windows[:, p_part]) @ _unit(template[p_part]),
-        _unit(windows[:, t_part]) @ _unit(template[t_part]),
+        unit_rows(windows[:, p_part]) @ unit_rows(template[p_part]),
+        unit_rows(windows[:, t_part]) @ unit_rows(template[t_part]),
         np.log(np.linalg.norm(qrs - qrs_t, axis=1) / qrs_size + 0.01),
         np.log(np.linalg.norm(beat - beat_t, axis=1) / beat_size + 0.01),
         np.log(width / template_width),
@@ -565,44 +574,37 @@ def _excess_features(
     features: NDArray[np.float64], is_template_beat: NDArray[np.bool_]
 ) -> NDArray[np.float64]:
     """Compare differences to the template with those that its own beats have."""
+    # Floors: differences as small as these come from sampling alone.
+    likeness = _columns(
+        features, "qrs_similarity", "beat_similarity", "p_similarity", "t_similarity"
+    )
+    likeness_floor = np.array([0.003, 0.005, 0.02, 0.02])
+    residual = _columns(features, "qrs_residual", "beat_residual")
+    size = _columns(features, "qrs_width_s", "amplitude_ratio")
+    size_floor = np.array([0.005, 0.03])
 
-    def column(name: str) -> NDArray[np.float64]:
-        return features[:, FEATURE_NAMES.index(name)]
+    def usual(values: NDArray[np.float64]) -> NDArray[np.float64]:
+        return np.asarray(np.median(values[is_template_beat], axis=0))
 
-    def usual(values: NDArray[np.float64]) -> float:
-        return float(np.median(values[is_template_beat]))
-
-    def unlikeness(name: str, floor: float) -> NDArray[np.float64]:
-        difference = 1 - column(name)
-        return np.log((difference + floor) / (usual(difference) + floor))
-
-    def above_usual(name: str) -> NDArray[np.float64]:
-        return column(name) - usual(column(name))
-
-    def in_deviations(name: str, floor: float) -> NDArray[np.float64]:
-        centred = above_usual(name)
-        return np.arcsinh(centred / (1.4826 * usual(np.abs(centred)) + floor))
-
-    def constant(name: str) -> NDArray[np.float64]:
-        return np.full(len(features), usual(column(name)))
-
-    return np.stack(
+    unlikeness = 1 - likeness
+    middle = usual(np.concatenate([unlikeness, likeness, residual, size], axis=1))
+    usual_unlikeness, usual_likeness, usual_residual, usual_size = np.split(middle, [4, 8, 10])
+    centred = size - usual_size
+    deviation = 1.4826 * usual(np.abs(centred)) + size_floor
+    constant = np.broadcast_to(usual_likeness[[0, 2, 3]], (len(features), 3))
+    return np.concatenate(
         [
-            # Floors: differences as small as these come from sampling alone.
-            unlikeness("qrs_similarity", 0.003),
-            unlikeness("beat_similarity", 0.005),
-            unlikeness("p_similarity", 0.02),
-            unlikeness("t_similarity", 0.02),
-            above_usual("qrs_residual"),
-            above_usual("beat_residual"),
-            in_deviations("qrs_width_s", 0.005),
-            in_deviations("amplitude_ratio", 0.03),
-            constant("qrs_similarity"),
-            constant("p_similarity"),
-            constant("t_similarity"),
+            np.log((unlikeness + likeness_floor) / (usual_unlikeness + likeness_floor)),
+            residual - usual_residual,
+            np.arcsinh(centred / deviation),
+            constant,
         ],
         axis=1,
     )
+
+
+def _columns(features: NDArray[np.float64], *names: str) -> NDArray[np.float64]:
+    return features[:, [FEATURE_NAMES.index(name) for name in names]]
 
 
 def _part(start_s: float, stop_s: float) -> slice:

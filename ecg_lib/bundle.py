@@ -359,6 +359,42 @@ def read_bundle(directory: Path) -> Bundle:
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class BundleFigures:
+    """What a bundle of any format says of itself; enough to compare it, not to run it."""
+
+    data_source: DataSource
+    dataset_version: str
+    metrics: dict[str, Any]
+
+
+def read_figures(directory: Path) -> BundleFigures:
+    """Read the figures of a bundle that another version of this code may have made.
+
+    Raises
+    ------
+    BundleError
+        If there is no bundle, or it does not say where its figures come from.
+    BundleIntegrityError
+        If its figures are not those of its manifest.
+
+    """
+    try:
+        manifest = json.loads((directory / MANIFEST).read_bytes())
+        text = (directory / METRICS).read_bytes()
+        expected = str(manifest["files"][METRICS])
+        figures = BundleFigures(
+            data_source=DataSource(manifest["provenance"]["data_source"]),
+            dataset_version=str(manifest["provenance"]["dataset_version"]),
+            metrics=dict(json.loads(text)),
+        )
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        msg = f"the figures of bundle {directory.name} cannot be read: {error!r}"
+        raise BundleError(msg) from error
+    _check_hash(METRICS, hashlib.sha256(text).hexdigest(), expected)
+    return figures
+
+
 def _content(folds: Mapping[str, int]) -> tuple[str, ...]:
     return (*_CONTENT, *(_fold_name(fold) for fold in sorted(set(folds.values()))))
 
@@ -371,10 +407,13 @@ def _check_files(directory: Path, manifest: _Manifest) -> None:
         msg = f"the files of a bundle must be those of its manifest, these are not: {odd}"
         raise BundleIntegrityError(msg)
     for name, expected in manifest.files.items():
-        found = _sha256(directory / name)
-        if found != expected:
-            msg = f"{name} must have the SHA-256 {expected[:12]} of the manifest, got {found[:12]}"
-            raise BundleIntegrityError(msg)
+        _check_hash(name, _sha256(directory / name), expected)
+
+
+def _check_hash(name: str, found: str, expected: str) -> None:
+    if found != expected:
+        msg = f"{name} must have the SHA-256 {expected[:12]} of the manifest, got {found[:12]}"
+        raise BundleIntegrityError(msg)
 
 
 def _sha256(path: Path) -> str:

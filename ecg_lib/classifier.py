@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ecg_lib.beat_verifier import BeatVerifier
 from ecg_lib.bundle import Bundle, ClassifierConfig
 from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.preprocessing import PreparedBeats, prepare_beats
@@ -62,7 +63,7 @@ class ClassifiedBeats:
     @property
     def has_class(self) -> NDArray[np.bool_]:
         """False for beats that are not readable, or paced: they are neither N nor V."""
-        return self.prepared.is_readable & ~self.prepared.is_paced
+        return self.prepared.has_class
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -80,6 +81,8 @@ class BeatClassifier:
     config : ClassifierConfig
     threads : int
         Threads of the network for one call.
+    verifier : BeatVerifier, optional
+        The network of the R-peak detector; the committed one when left out.
 
     Raises
     ------
@@ -88,7 +91,14 @@ class BeatClassifier:
 
     """
 
-    def __init__(self, network: bytes, *, config: ClassifierConfig, threads: int = 1) -> None:
+    def __init__(
+        self,
+        network: bytes,
+        *,
+        config: ClassifierConfig,
+        threads: int = 1,
+        verifier: BeatVerifier | None = None,
+    ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
         options.inter_op_num_threads = 1
@@ -102,9 +112,17 @@ class BeatClassifier:
             msg = f"the network cannot be loaded: {error}"
             raise BundleError(msg) from error
         self.config = config
+        self._verifier = verifier
 
     @classmethod
-    def load(cls, bundle: Bundle, *, fold: int | None = None, threads: int = 1) -> Self:
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        fold: int | None = None,
+        threads: int = 1,
+        verifier: BeatVerifier | None = None,
+    ) -> Self:
         """Load a bundle whose hashes are checked.
 
         Parameters
@@ -115,6 +133,8 @@ class BeatClassifier:
             preprocessing, vote, calibration, threshold and rules are those of the bundle.
         threads : int
             Threads of the network for one call.
+        verifier : BeatVerifier, optional
+            The network of the R-peak detector that has not seen the record to judge.
 
         Raises
         ------
@@ -123,7 +143,7 @@ class BeatClassifier:
 
         """
         network = bundle.network if fold is None else bundle.fold_network(fold)
-        return cls(network.read_bytes(), config=bundle.config, threads=threads)
+        return cls(network.read_bytes(), config=bundle.config, threads=threads, verifier=verifier)
 
     def predict_logits(
         self, windows: NDArray[np.float32], features: NDArray[np.float32]
@@ -195,7 +215,11 @@ class BeatClassifier:
 
         """
         prepared = prepare_beats(
-            signal_mv, fs=fs, r_peaks=r_peaks, config=self.config.preprocessing
+            signal_mv,
+            fs=fs,
+            r_peaks=r_peaks,
+            config=self.config.preprocessing,
+            verifier=self._verifier,
         )
         return self.classify_prepared(prepared, apply_rule_guard=apply_rule_guard)
 
@@ -226,7 +250,7 @@ def decide(
         is_v, rule = guarded
     else:
         is_v, rule = probability_v >= config.threshold, np.full_like(guarded.rule, "")
-    has_class = prepared.is_readable & ~prepared.is_paced
+    has_class = prepared.has_class
     return ClassifiedBeats(
         prepared=prepared,
         probability_v=probability_v,

@@ -289,7 +289,7 @@ class BeatDataset:
             table = pq.read_table(directory / "beats.parquet")
             windows = np.load(directory / "windows.npy", mmap_mode="r")
             features = np.load(directory / "features.npy")
-            shapes = _load_shapes(directory)
+            shapes = _load_shapes(directory, n_beats=table.num_rows)
             feature_names = tuple(description["feature_names"])
             record_names = tuple(description["record_names"])
             views = tuple(View(**view) for view in description["views"])
@@ -320,19 +320,40 @@ class BeatDataset:
 def _save_shapes(shapes: Sequence[ShapeBlock], directory: Path) -> None:
     bounds = [(rows.start, rows.stop, columns.start, columns.stop) for rows, columns, _ in shapes]
     np.save(directory / "shape_bounds.npy", np.array(bounds, dtype=np.int64).reshape(-1, 4))
-    flat = [block.sameness.ravel().astype(np.float16) for block in shapes]
-    np.save(directory / "sameness.npy", np.concatenate([np.zeros(0, np.float16), *flat]))
+    # As they are: votes of beats that were loaded must be those of beats that are served.
+    flat = [block.sameness.ravel() for block in shapes]
+    np.save(directory / "sameness.npy", np.concatenate([np.zeros(0, np.float32), *flat]))
 
 
-def _load_shapes(directory: Path) -> tuple[ShapeBlock, ...]:
+def _load_shapes(directory: Path, *, n_beats: int) -> tuple[ShapeBlock, ...]:
+    """Load the blocks.
+
+    Raises
+    ------
+    ValueError
+        If they do not fit the beats, or each other.
+
+    """
     flat = np.load(directory / "sameness.npy")
-    shapes, first = [], 0
-    for start, stop, left, right in np.load(directory / "shape_bounds.npy").tolist():
-        last = first + (stop - start) * (right - left)
-        sameness = flat[first:last].reshape(stop - start, right - left).astype(np.float32)
-        shapes.append(ShapeBlock(slice(start, stop), slice(left, right), sameness))
-        first = last
-    return tuple(shapes)
+    bounds = np.load(directory / "shape_bounds.npy")  # (n_blocks, 4)
+    starts, stops = bounds[:, ::2], bounds[:, 1::2]
+    if not ((starts >= 0) & (starts <= stops) & (stops <= n_beats)).all():
+        msg = f"blocks of shapes must be of the {n_beats} beats, one reaches beyond them"
+        raise ValueError(msg)
+    sizes = (stops - starts).prod(axis=1)
+    if len(flat) != sizes.sum() or flat.dtype != np.float32:
+        msg = f"blocks must have {sizes.sum()} float32 figures, got {len(flat)} of {flat.dtype}"
+        raise ValueError(msg)
+    return tuple(
+        ShapeBlock(
+            slice(start, stop),
+            slice(left, right),
+            flat[end - size : end].reshape(stop - start, right - left),
+        )
+        for (start, stop, left, right), size, end in zip(
+            bounds.tolist(), sizes.tolist(), np.cumsum(sizes).tolist(), strict=True
+        )
+    )
 
 
 def _shift(shapes: Iterable[ShapeBlock], by: int) -> tuple[ShapeBlock, ...]:

@@ -30,7 +30,7 @@ from ecg_lib.beat_verifier import (
     load_verifier,
     measure_candidates,
 )
-from ecg_lib.filtering import FS_HZ, band_pass
+from ecg_lib.filtering import FS_HZ, Bands, pad_ends
 
 MATCH_TOLERANCE_S = 0.150
 """Largest distance of a detection from its annotation (ANSI/AAMI EC57:2012, clause 4.3.2)."""
@@ -74,6 +74,7 @@ def detect_r_peaks(
     *,
     config: DetectionConfig | None = None,
     verifier: BeatVerifier | None = None,
+    bands: Bands | None = None,
 ) -> NDArray[np.int64]:
     """Find the R-peaks of a 360 Hz signal.
 
@@ -85,6 +86,8 @@ def detect_r_peaks(
     verifier : BeatVerifier, optional
         The network that judges candidates; the committed one when left out. Figures on the
         records that it was fitted on come from networks that have not seen the subject.
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     Returns
     -------
@@ -99,8 +102,7 @@ def detect_r_peaks(
 
     """
     config = config or DetectionConfig()
-    samples = np.asarray(signal, dtype=np.float64)
-    candidates, envelopes = find_candidates(samples, config=config)
+    candidates, envelopes = find_candidates(signal, config=config, bands=bands)
     if len(candidates.position) == 0:
         return candidates.position
     by_rules = accept_by_rules(candidates, config=config)
@@ -112,22 +114,25 @@ def detect_r_peaks(
 
 
 def find_candidates(
-    samples: NDArray[np.float64], *, config: DetectionConfig
+    signal: NDArray[np.floating], *, config: DetectionConfig, bands: Bands | None = None
 ) -> tuple[Candidates, Envelopes]:
     """Find the local maxima of the slope energy, with their height over the local level.
 
     Parameters
     ----------
-    samples : ndarray of float64, shape (n_samples,)
+    signal : ndarray of shape (n_samples,)
         One lead at 360 Hz.
     config : DetectionConfig
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     """
-    steep_slope = np.abs(np.gradient(_band(samples, config.steep_band_hz)))
+    bands = bands or Bands(signal)
+    steep_slope = np.abs(np.gradient(bands.band(*config.steep_band_hz)))
     window = int(config.steep_window_s * FS_HZ)
-    steep = ndimage.uniform_filter1d(steep_slope, window)
-    slow_slope = np.abs(np.gradient(_band(samples, config.slow_band_hz)))
-    slow = ndimage.uniform_filter1d(slow_slope, int(config.slow_window_s * FS_HZ))
+    steep = _average(steep_slope, window)
+    slow_slope = np.abs(np.gradient(bands.band(*config.slow_band_hz)))
+    slow = _average(slow_slope, int(config.slow_window_s * FS_HZ))
 
     position = _find_maxima(steep, distance=int(config.refractory_s * FS_HZ))
     steep_level = _local_level(steep, position, config)
@@ -138,8 +143,13 @@ def find_candidates(
         np.maximum(steep[position] / steep_level, config.slow_weight * slow_height),
         ndimage.maximum_filter1d(steep_slope, window)[position],
     )
-    smooth = band_pass(samples, low_hz=1.0, high_hz=30.0)
+    smooth = bands.band(1.0, 30.0)
     return candidates, Envelopes(steep, slow, smooth, steep_level, slow_level)
+
+
+def _average(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Average over a window: a running sum, which rounding may leave below zero on a still line."""
+    return np.asarray(np.maximum(ndimage.uniform_filter1d(slope, window), 0.0))
 
 
 def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArray[np.bool_]:
@@ -184,10 +194,6 @@ def _find_maxima(envelope: NDArray[np.float64], *, distance: int) -> NDArray[np.
         until = np.concatenate([taken, [len(envelope) + distance]])[after] - here
         left = left[np.minimum(since, until) >= distance]
     return position[is_kept]
-
-
-def _band(samples: NDArray[np.float64], band_hz: tuple[float, float]) -> NDArray[np.float64]:
-    return band_pass(samples, low_hz=band_hz[0], high_hz=band_hz[1])
 
 
 def _local_level(
@@ -268,7 +274,7 @@ def _place_r_peaks(
     if len(position) == 0:
         return position
     reach = int(config.peak_search_s * FS_HZ)
-    padded = np.pad(smooth, 3 * reach, mode="edge")
+    padded = pad_ends(smooth, 3 * reach)
     around = padded[position[:, None] + np.arange(6 * reach + 1)]  # (n_beats, 6 reach + 1)
     inside = slice(2 * reach, 4 * reach + 1)
     highest, lowest = around[:, inside].argmax(axis=1), around[:, inside].argmin(axis=1)

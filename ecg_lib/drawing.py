@@ -25,7 +25,6 @@ class Colour(StrEnum):
     PAPER_THICK = "#eeb0a6"
     RED = "#b3261e"
     BLUE = "#2a5d9f"
-    PALE_BLUE = "#c9d8ec"
 
 
 class Anchor(StrEnum):

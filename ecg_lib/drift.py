@@ -15,10 +15,10 @@ from enum import StrEnum
 from math import isnan
 from typing import Any, Final
 
+from ecg_lib.bootstrap import Interval
 from ecg_lib.comparison import INPUT_COLUMNS, Comparison, ComparisonConfig
 from ecg_lib.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.monitoring import OBSERVED_COLUMNS
-from ecg_lib.resampling import Interval
 
 STEP_COLUMNS: Final = ("arrhythmia_type", "rule")
 """Output whose step at a release speaks against the model: class mix and RuleGuard rate."""

@@ -16,11 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
-from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
+from ecg_lib.records import UNIT_TO_MV
+from ecg_lib.wfdb_format import MAX_SIGNALS
 
 MAGIC: Final = b"0       "
-IDENTITY: Final = slice(8, 184)
-"""Bytes of the header with the patient, the recording, the date and the time."""
 
 _HEADER_BYTES: Final = 256
 _FIELDS: Final = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)

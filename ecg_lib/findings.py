@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.asystole import AsystoleConfig, find_asystole
-from ecg_lib.filtering import FS_HZ
+from ecg_lib.filtering import FS_HZ, Bands
 from ecg_lib.flutter import FlutterConfig, find_flutter
 from ecg_lib.pacing import PacingConfig, find_paced
 from ecg_lib.quality import (
@@ -33,6 +33,22 @@ PACED: Final = "paced"
 """Qualities of beats beside the reasons of :class:`ecg_lib.quality.UnreadableReason`."""
 
 BEAT_QUALITIES: Final = (OK, *(reason.value for reason in UnreadableReason), ASYSTOLE, PACED)
+
+
+def are_readable(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats can be read; False in what cannot be read, in flutter and asystole."""
+    return np.asarray((beat_quality == OK) | (beat_quality == PACED))
+
+
+def are_paced(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats a pacemaker seems to have made; they are readable, but not N or V."""
+    return np.asarray(beat_quality == PACED)
+
+
+def have_class(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
+    """Tell which beats are N or V: those that can be read and are not paced."""
+    return np.asarray(beat_quality == OK)
+
 
 _CELL: Final = 36
 """Samples of the grid on which stretches are laid over each other: 0.1 s."""
@@ -116,6 +132,7 @@ def judge_signal(
     rail_share: NDArray[np.float64] | None = None,
     quality: QualityConfig | None = None,
     config: FindingsConfig | None = None,
+    bands: Bands | None = None,
 ) -> Judgement:
     """Judge a signal at 360 Hz.
 
@@ -129,6 +146,8 @@ def judge_signal(
         See :func:`ecg_lib.quality.assess_quality`.
     quality : QualityConfig, optional
     config : FindingsConfig, optional
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     Returns
     -------
@@ -137,8 +156,11 @@ def judge_signal(
 
     """
     config = config or FindingsConfig()
-    energy = measure_slope_energy(signal_mv)
-    found = assess_quality(signal_mv, r_peaks, energy=energy, rail_share=rail_share, config=quality)
+    bands = bands or Bands(signal_mv)
+    energy = measure_slope_energy(signal_mv, bands=bands)
+    found = assess_quality(
+        signal_mv, r_peaks, energy=energy, rail_share=rail_share, config=quality, bands=bands
+    )
     quiet = find_asystole(
         signal_mv,
         r_peaks,
@@ -146,7 +168,7 @@ def judge_signal(
         is_readable=~is_inside(r_peaks, found.unreadable),
         config=config.asystole,
     )
-    flutter = find_flutter(signal_mv, config=config.flutter)
+    flutter = find_flutter(signal_mv, config=config.flutter, bands=bands)
     unreadable, quiet_parts, waves = _lay_over(
         found.unreadable,
         noise=quiet.drifting,

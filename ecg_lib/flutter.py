@@ -29,7 +29,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
-from ecg_lib.filtering import FS_HZ, band_pass
+from ecg_lib.filtering import FS_HZ, Bands
 
 _DECIMATION = 4  # 90 Hz: three times the band
 _RATE_HZ = FS_HZ / _DECIMATION
@@ -63,7 +63,10 @@ class FlutterConfig:
 
 
 def find_flutter(
-    signal_mv: NDArray[np.floating], *, config: FlutterConfig | None = None
+    signal_mv: NDArray[np.floating],
+    *,
+    config: FlutterConfig | None = None,
+    bands: Bands | None = None,
 ) -> tuple[tuple[int, int], ...]:
     """Find the stretches of a 360 Hz signal that look like ventricular flutter or fibrillation.
 
@@ -72,6 +75,8 @@ def find_flutter(
     signal_mv : ndarray of shape (n_samples,)
         One lead at 360 Hz in mV, raw or with more than the band of the configuration left in it.
     config : FlutterConfig, optional
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     Returns
     -------
@@ -84,8 +89,7 @@ def find_flutter(
     width, step = int(config.window_s * _RATE_HZ), int(config.step_s * _RATE_HZ)
     if len(signal_mv) < _DECIMATION * width:
         return ()
-    low_hz, high_hz = config.band_hz
-    waves = band_pass(signal_mv, low_hz=low_hz, high_hz=high_hz)
+    waves = (bands or Bands(signal_mv)).band(*config.band_hz)
     n_kept = len(waves) // _DECIMATION
     waves = waves[: n_kept * _DECIMATION].reshape(n_kept, _DECIMATION).mean(axis=1)
     windows = sliding_window_view(waves, width)[::step]  # (n_windows, width)
@@ -102,6 +106,9 @@ def _looks_like_flutter(windows: NDArray[np.float64], config: FlutterConfig) -> 
     mean_slope = slopes.mean(axis=1) + _TINY
     # Twice the limit of the sharper measure below, so that it need not look at every window.
     candidates = np.flatnonzero(slopes.max(axis=1) < 2 * config.max_slope_ratio * mean_slope)
+    found = np.zeros(len(slopes), dtype=np.bool_)
+    if len(candidates) == 0:
+        return found
     windows = windows[candidates]
     windows = windows - windows.mean(axis=1, keepdims=True)
     sizes = np.abs(windows)
@@ -121,7 +128,6 @@ def _looks_like_flutter(windows: NDArray[np.float64], config: FlutterConfig) -> 
     ordered = np.sort(slopes[candidates[rows]], axis=1)
     steep, usual = ordered[:, int(0.98 * ordered.shape[1])], ordered[:, ordered.shape[1] // 2]
     is_flutter[rows] = steep < config.max_slope_ratio * usual
-    found = np.zeros(len(slopes), dtype=np.bool_)
     found[candidates] = is_flutter
     return found
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.quality import Stretch
+from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.rhythm import RhythmSummary
 
 HOUR_S: Final = 3600.0
@@ -42,6 +42,7 @@ class Hour:
     start_s: float
     duration_s: float
     readable_s: float
+    """Seconds that are not flat, clipped or noise; flutter is apart, as it is in the whole."""
     beats: int
     """Readable beats."""
     v_beats: int
@@ -83,6 +84,7 @@ def describe_hours(
     fs: float,
     duration_s: float,
     rhythm: RhythmSummary,
+    rate_by_minute_bpm: NDArray[np.float64],
     unreadable: Sequence[Stretch] = (),
 ) -> tuple[Hour, ...]:
     """Describe each hour of a recording.
@@ -95,6 +97,8 @@ def describe_hours(
         Length of the recording.
     rhythm : RhythmSummary
         Of the same beats; couplets and runs count in the hour in which they begin.
+    rate_by_minute_bpm : ndarray of float64, shape (n_minutes,)
+        :func:`heart_rate_by_minute` of the same beats.
     unreadable : sequence of Stretch
         Stretches that cannot be read, in samples.
 
@@ -106,19 +110,18 @@ def describe_hours(
     v_beats = np.bincount(hour_of_beat[is_readable & is_v], minlength=n_hours)
     couplets = _count_hours(rhythm.couplet_starts_s, n_hours)
     runs = _count_hours([run.start_s for run in rhythm.runs], n_hours)
-    rates = heart_rate_by_minute(r_peaks, is_readable=is_readable, fs=fs, duration_s=duration_s)
-    rr_s = np.diff(times_s)
-    counts = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs)
+    lost = [s for s in unreadable if s.reason is not UnreadableReason.FLUTTER]
     hours = []
     for hour in range(n_hours):
         start_s = hour * HOUR_S
         stop_s = min(start_s + HOUR_S, duration_s)
-        minutes = rates[hour * 60 : (hour + 1) * 60]
+        minutes = rate_by_minute_bpm[hour * 60 : (hour + 1) * 60]
         known = minutes[np.isfinite(minutes)]
-        rr_of_hour_s = rr_s[counts & (hour_of_beat[1:] == hour)]
+        rr_of_hour_s = rr_s[is_usable & (hour_of_beat[1:] == hour)]
         lost_s = sum(
             max(0.0, min(stop_s, stretch.stop / fs) - max(start_s, stretch.start / fs))
-            for stretch in unreadable
+            for stretch in lost
         )
         hours.append(
             Hour(
@@ -143,6 +146,14 @@ def _count_hours(times_s: Sequence[float], n_hours: int) -> NDArray[np.int64]:
     return np.bincount(hours, minlength=n_hours)
 
 
+def _measure_intervals(
+    r_peaks: NDArray[np.int64], is_readable: NDArray[np.bool_], fs: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """RR intervals in seconds, and which of them are between two readable beats in a row."""
+    rr_s = np.diff(r_peaks / fs)
+    return rr_s, is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+
+
 def heart_rate_by_minute(
     r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], fs: float, duration_s: float
 ) -> NDArray[np.float64]:
@@ -155,12 +166,10 @@ def heart_rate_by_minute(
 
     """
     n_minutes = max(1, int(np.ceil(duration_s / MINUTE_S)))
-    times_s = r_peaks / fs
-    rr_s = np.diff(times_s)
-    counts = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
-    minute = np.minimum((times_s[1:] // MINUTE_S).astype(np.int64), n_minutes - 1)
-    edges = np.searchsorted(minute[counts], np.arange(n_minutes + 1))
-    intervals = rr_s[counts]
+    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs)
+    minute = np.minimum((r_peaks[1:] / fs // MINUTE_S).astype(np.int64), n_minutes - 1)
+    edges = np.searchsorted(minute[is_usable], np.arange(n_minutes + 1))
+    intervals = rr_s[is_usable]
     return np.array(
         [
             60 / np.median(intervals[first:last]) if last - first >= 10 else np.nan
@@ -175,19 +184,29 @@ def measure_variability(
     is_v: NDArray[np.bool_],
     is_readable: NDArray[np.bool_],
     fs: float,
+    is_paced: NDArray[np.bool_] | None = None,
 ) -> HeartRateVariability:
     """Measure SDNN and RMSSD from the intervals between normal beats.
 
     The definitions are those of the Task Force 1996, DOI 10.1161/01.CIR.93.5.1043. Atrial
     premature beats are not classified here, so an interval is normal when both its beats are
-    readable and not V, neither it nor the interval before touches a V beat (a pause after one is
-    no normal interval), and it differs from the median of its eleven neighbours by 20 % at most
-    (after Malik et al. 1989, who compare with the interval before).
+    readable, neither it nor the interval before touches a V or a paced beat, and it differs from
+    the median of its eleven neighbours by 20 % at most (after Malik et al. 1989, who compare with
+    the interval before). The first interval after the pause of a V beat is left out because the
+    pause shortens it (turbulence onset, Schmidt et al. 1999, DOI 10.1016/S0140-6736(98)08428-1;
+    the second, which they count in, stays).
+
+    Parameters
+    ----------
+    r_peaks, is_v, is_readable, fs, is_paced
+        See :func:`ecg_lib.rhythm.summarize_rhythm`.
+
     """
-    rr_s = np.diff(r_peaks / fs)
-    is_known = is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
-    touches_v = is_v[1:] | is_v[:-1]
-    is_normal = is_known & ~touches_v
+    rr_s, is_known = _measure_intervals(r_peaks, is_readable, fs)
+    is_other = is_v if is_paced is None else is_v | is_paced
+    touches_other = is_other[1:] | is_other[:-1]
+    is_normal = is_known & ~touches_other
+    is_normal[1:] &= ~touches_other[:-1]
     if is_normal.any():
         places = np.flatnonzero(is_normal)
         size = min(_NN_NEIGHBOURS, len(places))

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.bootstrap import Interval, bootstrap_interval
 from ecg_lib.evaluation import BeatCounts, add_up
-from ecg_lib.resampling import Interval, bootstrap_interval
 
 
 class ReviewedStrip(NamedTuple):

@@ -1,12 +1,13 @@
 """Classify the beats of a recording of any length up to a day, in bounded memory.
 
-A recording of up to 32 minutes is classified as a whole, as a strip is. A longer one is taken in
-parts of half an hour, the length of the records that the classifier is trained on, with a minute
-of room on both sides; each part goes the one signal path, and of its beats those of the half hour
-are kept. What this changes against the whole: templates, and the scale of the signal, are those of
-the half hour and not of the day. Beats, RR intervals and decisions were compared with the path
-over the whole signal (``tests/ecg_lib/test_long_recordings.py``): the same beats within a sample,
-and the same class for at least 99.9 % of them.
+A recording of less than 45 minutes is classified as a whole, as a strip is. A longer one is taken
+in equal parts of 22 to 38 minutes, as near as can be to half an hour, the length of the records
+that the classifier is trained on, with a minute of room on both sides; each part goes the one
+signal path, and of its beats those outside the room are kept. What this changes against the whole:
+templates, and the scale of the signal, are those of the part and not of the day. Beats, RR
+intervals and decisions were compared with the path over the whole signal
+(``tests/ecg_lib/test_long_recordings.py``): the same beats within a sample, and the same class for
+at least 99.9 % of them.
 """
 
 from __future__ import annotations
@@ -15,14 +16,14 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats
 from ecg_lib.errors import InvalidSignalError
-from ecg_lib.findings import PACED, Finding, FindingKind
+from ecg_lib.findings import Finding, FindingKind, are_paced, are_readable, have_class
 from ecg_lib.morphology import cut_shapes
 from ecg_lib.quality import Stretch, UnreadableReason
 
@@ -32,7 +33,7 @@ ROOM_S: Final = 60.0
 
 MAX_INVALID_SHARE: Final = 0.5
 
-Report = Callable[[float], None]
+Progress = Callable[[float], None]
 """Is given the share that is done, 0 to 1."""
 
 
@@ -45,7 +46,6 @@ class RecordingBeats:
     probability_v: NDArray[np.float64]
     is_v: NDArray[np.bool_]
     rule: NDArray[np.str_]
-    is_readable: NDArray[np.bool_]
     rr_prev_s: NDArray[np.float64]
     """NaN for the first beat."""
     qrs_width_s: NDArray[np.float64]
@@ -77,22 +77,40 @@ class RecordingBeats:
     @property
     def unreadable_s(self) -> float:
         """Seconds of it that cannot be read: flat, clipped or noise."""
+        return self._seconds(is_flutter=False)
+
+    @property
+    def flutter_s(self) -> float:
+        """Seconds of it that are suspected to be flutter."""
+        return self._seconds(is_flutter=True)
+
+    def _seconds(self, *, is_flutter: bool) -> float:
         lengths = (
             stretch.stop - stretch.start
             for stretch in self.unreadable
-            if stretch.reason is not UnreadableReason.FLUTTER
+            if (stretch.reason is UnreadableReason.FLUTTER) == is_flutter
         )
         return sum(lengths) / self.fs
 
     @property
+    def readable_s(self) -> float:
+        """Seconds of it that can be read; those of flutter are among them."""
+        return self.duration_s - self.unreadable_s
+
+    @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.findings.are_readable`."""
+        return are_readable(self.quality)
+
+    @property
     def is_paced(self) -> NDArray[np.bool_]:
-        """True for beats that a pacemaker seems to have made; they are neither N nor V."""
-        return np.asarray(self.quality == PACED)
+        """See :func:`ecg_lib.findings.are_paced`."""
+        return are_paced(self.quality)
 
     @property
     def has_class(self) -> NDArray[np.bool_]:
-        """False for beats that are not readable, or paced."""
-        return self.is_readable & ~self.is_paced
+        """See :func:`ecg_lib.findings.have_class`."""
+        return have_class(self.quality)
 
 
 class _Part(NamedTuple):
@@ -104,31 +122,13 @@ class _Part(NamedTuple):
     stop: int
 
 
-class _PartBeats(NamedTuple):
-    r_peaks: NDArray[np.int64]
-    probability_v: NDArray[np.float64]
-    is_v: NDArray[np.bool_]
-    rule: NDArray[np.str_]
-    is_readable: NDArray[np.bool_]
-    rr_prev_s: NDArray[np.float64]
-    qrs_width_s: NDArray[np.float64]
-    amplitude_mv: NDArray[np.float64]
-    v_shapes: NDArray[np.float32]
-    quality: NDArray[np.str_]
-    unreadable: tuple[Stretch, ...]
-    findings: tuple[Finding, ...]
-    quality_per_second: NDArray[np.float64]
-    invalid_samples: int
-    threshold: float
-
-
 def classify_recording(
     signal_mv: NDArray[np.floating],
     *,
     fs: float,
     classifier: BeatClassifier,
     threads: int = 1,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> RecordingBeats:
     """Find and classify the beats of one lead.
 
@@ -157,27 +157,35 @@ def classify_recording(
 
     """
     parts = _divide(len(signal_mv), fs)
-    found: list[_PartBeats] = []
+    found: list[RecordingBeats] = []
     with ThreadPoolExecutor(threads) as pool:
         results = pool.map(lambda part: _classify_part(signal_mv, part, fs, classifier), parts)
         for number, result in enumerate(results, 1):
             found.append(result)
             if report is not None:
                 report(number / len(parts))
-    n_invalid = sum(part.invalid_samples for part in found)
-    if n_invalid > MAX_INVALID_SHARE * len(signal_mv):
+    check_invalid(sum(part.invalid_samples for part in found), n_samples=len(signal_mv))
+    return _join(found, parts, n_samples=len(signal_mv), fs=fs)
+
+
+def check_invalid(n_invalid: int, *, n_samples: int) -> None:
+    """Refuse a signal of which more than half is invalid.
+
+    Raises
+    ------
+    InvalidSignalError
+
+    """
+    if n_invalid > MAX_INVALID_SHARE * n_samples:
         msg = (
             f"at most {MAX_INVALID_SHARE:.0%} of the samples may be invalid, "
-            f"got {n_invalid} of {len(signal_mv)}"
+            f"got {n_invalid} of {n_samples}"
         )
         raise InvalidSignalError(msg)
-    return _join(found, parts, n_samples=len(signal_mv), fs=fs)
 
 
 def _divide(n_samples: int, fs: float) -> list[_Part]:
     n_parts = max(1, round(n_samples / fs / PART_S))
-    if n_samples <= (PART_S + 2 * ROOM_S) * fs:
-        n_parts = 1
     # Whole seconds, even ones: the bins of the quality check begin where those of the whole do.
     edges = [round(2 * round(n_samples / fs * part / n_parts / 2) * fs) for part in range(n_parts)]
     edges.append(n_samples)
@@ -190,25 +198,27 @@ def _divide(n_samples: int, fs: float) -> list[_Part]:
 
 def _classify_part(
     signal_mv: NDArray[np.floating], part: _Part, fs: float, classifier: BeatClassifier
-) -> _PartBeats:
+) -> RecordingBeats:
+    """Classify a part; its beats are those of the room too, which :func:`_join` takes away."""
     samples, is_invalid = bridge(np.asarray(signal_mv[part.start : part.stop]))
     classified = classifier.classify(samples, fs=fs)
     prepared = classified.prepared
-    return _PartBeats(
+    return RecordingBeats(
         r_peaks=classified.r_peaks + part.start,
         probability_v=classified.probability_v,
         is_v=classified.is_v,
         rule=classified.rule,
-        is_readable=classified.is_readable,
         rr_prev_s=prepared.rr_prev_s,
         qrs_width_s=prepared.qrs_width_s,
         amplitude_mv=prepared.amplitude_mv,
         v_shapes=_shapes_of(classified),
         quality=prepared.beat_quality,
         unreadable=_clip(prepared.unreadable, part),
-        findings=_clip_findings(prepared.findings, part),
+        findings=_clip(prepared.findings, part),
         quality_per_second=_seconds_of(prepared.quality_per_second, part, fs),
+        n_samples=part.last - part.first,
         invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
+        fs=fs,
         threshold=classified.threshold,
     )
 
@@ -233,20 +243,19 @@ def _shapes_of(classified: ClassifiedBeats) -> NDArray[np.float32]:
     return cut_shapes(classified.prepared.windows[classified.is_v, :, 0]).copy()
 
 
-def _clip(stretches: tuple[Stretch, ...], part: _Part) -> tuple[Stretch, ...]:
-    clipped = [
-        Stretch(max(part.first, start + part.start), min(part.last, stop + part.start), reason)
-        for start, stop, reason in stretches
-    ]
-    return tuple(stretch for stretch in clipped if stretch.start < stretch.stop)
+_Span = TypeVar("_Span", Stretch, Finding)
 
 
-def _clip_findings(findings: tuple[Finding, ...], part: _Part) -> tuple[Finding, ...]:
+def _clip(spans: tuple[_Span, ...], part: _Part) -> tuple[_Span, ...]:
+    """Give what of each span counts, in samples of the recording."""
     clipped = [
-        Finding(kind, max(part.first, start + part.start), min(part.last, stop + part.start))
-        for kind, start, stop in findings
+        span._replace(
+            start=max(part.first, span.start + part.start),
+            stop=min(part.last, span.stop + part.start),
+        )
+        for span in spans
     ]
-    return tuple(finding for finding in clipped if finding.start < finding.stop)
+    return tuple(span for span in clipped if span.start < span.stop)
 
 
 def _seconds_of(per_second: NDArray[np.float64], part: _Part, fs: float) -> NDArray[np.float64]:
@@ -256,7 +265,7 @@ def _seconds_of(per_second: NDArray[np.float64], part: _Part, fs: float) -> NDAr
 
 
 def _join(
-    found: list[_PartBeats], parts: list[_Part], *, n_samples: int, fs: float
+    found: list[RecordingBeats], parts: list[_Part], *, n_samples: int, fs: float
 ) -> RecordingBeats:
     """Take from each part the beats between its seams, which lie between two beats."""
     seams = [-1.0]
@@ -283,7 +292,6 @@ def _join(
         probability_v=joined("probability_v").astype(np.float64),
         is_v=joined("is_v").astype(np.bool_),
         rule=joined("rule").astype(np.str_),
-        is_readable=joined("is_readable").astype(np.bool_),
         rr_prev_s=joined("rr_prev_s").astype(np.float64),
         qrs_width_s=joined("qrs_width_s").astype(np.float64),
         amplitude_mv=joined("amplitude_mv").astype(np.float64),

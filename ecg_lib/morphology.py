@@ -12,7 +12,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.filtering import FS_HZ
+from ecg_lib.filtering import FS_HZ, unit_rows
 
 SHAPE_BEFORE_S: Final = 0.16
 SHAPE_AFTER_S: Final = 0.24
@@ -27,6 +27,8 @@ _SURVEYED: Final = 2000
 _PAIRED: Final = 600
 _MOST_FORMS: Final = 12
 _MOST_TRIES: Final = 40
+_FOUNDERS: Final = 3
+"""Beats that found a form; whether it counts is decided when all beats have theirs."""
 _ASSIGNED_AT_ONCE: Final = 8192
 
 
@@ -108,13 +110,13 @@ def group_shapes(
 
 def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArray[np.float32]:
     left = shapes
-    least = max(3, int(config.min_share * len(shapes) / 2))
     forms: list[NDArray[np.float32]] = []
     for _ in range(_MOST_TRIES):
-        if len(left) < min(least, config.min_beats) or len(forms) == _MOST_FORMS:
+        if len(left) < _FOUNDERS or len(forms) == _MOST_FORMS:
             break
-        sample = _core(left[:: -(-len(left) // _PAIRED)])
-        alike = _unit(sample) @ _unit(sample).T >= config.same_form
+        step = -(-len(left) // _PAIRED)
+        sample = _core(left[::step])
+        alike = unit_rows(sample) @ unit_rows(sample).T >= config.same_form
         founder = int(alike.sum(axis=1).argmax())
         if not alike[founder].any():
             break  # flat beats are not even like themselves
@@ -124,18 +126,11 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
             if not is_member.any():
                 break
             form = _align(left[is_member], form).mean(axis=0)
-        if is_member.sum() >= min(least, config.min_beats):
+        if is_member.sum() >= _FOUNDERS:
             forms.append(form)
-        is_member[np.flatnonzero(is_member | _is_founder(len(left), founder))] = True
+        is_member[founder * step] = True  # or else it would found the same form again
         left = left[~is_member]
     return np.array(forms, dtype=np.float32)
-
-
-def _is_founder(n_beats: int, founder: int) -> NDArray[np.bool_]:
-    """The founder leaves whatever became of its form, so that the search ends."""
-    is_founder = np.zeros(n_beats, dtype=np.bool_)
-    is_founder[min(founder * -(-n_beats // _PAIRED), n_beats - 1)] = True
-    return is_founder
 
 
 def _join_alike(forms: NDArray[np.float32], config: MorphologyConfig) -> NDArray[np.float32]:
@@ -152,21 +147,18 @@ def _core(shapes: NDArray[np.float32], shift: int = 0) -> NDArray[np.float32]:
     return shapes[:, _MARGIN + shift : shapes.shape[1] - _MARGIN + shift]
 
 
-def _unit(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    centred = rows - rows.mean(axis=1, keepdims=True)
-    return np.asarray(centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-9))
-
-
 def _fit(shapes: NDArray[np.float32], forms: NDArray[np.float32]) -> NDArray[np.float32]:
     """Correlation of each beat with each form at the best shift, shape ``(n_beats, n_forms)``."""
-    targets = _unit(forms).T
-    return np.asarray(np.max([_unit(_core(shapes, shift)) @ targets for shift in _SHIFTS], axis=0))
+    targets = unit_rows(forms).T
+    return np.asarray(
+        np.max([unit_rows(_core(shapes, shift)) @ targets for shift in _SHIFTS], axis=0)
+    )
 
 
 def _align(shapes: NDArray[np.float32], form: NDArray[np.float32]) -> NDArray[np.float32]:
     """Shift each beat to where it fits a form best."""
-    target = _unit(form[None])[0]
-    fits = np.stack([_unit(_core(shapes, shift)) @ target for shift in _SHIFTS], axis=1)
+    target = unit_rows(form[None])[0]
+    fits = np.stack([unit_rows(_core(shapes, shift)) @ target for shift in _SHIFTS], axis=1)
     start = _MARGIN + np.array(_SHIFTS)[fits.argmax(axis=1)]
     columns = start[:, None] + np.arange(shapes.shape[1] - 2 * _MARGIN)
     return np.asarray(np.take_along_axis(shapes, columns, axis=1))

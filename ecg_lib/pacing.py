@@ -17,6 +17,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.filtering import FS_HZ
+from ecg_lib.quality import find_spans
 
 _BEFORE: Final = 100
 _AFTER: Final = 146
@@ -93,9 +94,8 @@ def find_paced(
     spiked = np.bincount(window[has_spike], minlength=n_windows)
     is_on = (spiked >= config.min_beats) & (spiked >= config.min_share * judged)
     is_paced = has_spike & is_on[window]
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_on, [False]])))
     stretches = []
-    for first, last in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True):
+    for first, last in find_spans(is_on):
         positions = r_peaks[is_paced & (window >= first) & (window < last)]
         stretches.append((int(positions[0]), int(positions[-1]) + 1))
     return is_paced, tuple(stretches)
@@ -122,6 +122,8 @@ def _have_spikes(
     # Few beats have so short a burst: the costlier questions are for them alone.
     found = (cut(bends, at, -20, 21) > 0.25 * spike).sum(axis=1) <= config.max_burst
     rows = np.flatnonzero(found)
+    if len(rows) == 0:
+        return np.asarray(found, dtype=np.bool_)
     spike, at = spike[rows], at[rows]
     span = np.ptp(cut(signal, positions[rows], -70, 70), axis=1)
     found[rows] = (

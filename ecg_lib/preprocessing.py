@@ -11,18 +11,27 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.beat_verifier import BeatVerifier
 from ecg_lib.beats import BeatConfig, ShapeBlock, extract_beats
 from ecg_lib.detection import DetectionConfig, detect_r_peaks
 from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.filtering import (
     FS_HZ,
     BandPassConfig,
-    band_pass,
+    Bands,
     check_sampling_rate,
+    pad_ends,
     resample,
     robust_scale,
 )
-from ecg_lib.findings import OK, PACED, Finding, FindingsConfig, judge_signal
+from ecg_lib.findings import (
+    Finding,
+    FindingsConfig,
+    are_paced,
+    are_readable,
+    have_class,
+    judge_signal,
+)
 from ecg_lib.quality import QualityConfig, Stretch, UnreadableReason, measure_rail_share
 
 MIN_DURATION_S = 2.0
@@ -59,9 +68,6 @@ class PreparedBeats:
     amplitude_mv: NDArray[np.float64]
     """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
 
-    is_readable: NDArray[np.bool_]
-    """False for detections in a stretch that cannot be read, in flutter or asystole."""
-
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.findings.BEAT_QUALITIES` for each beat."""
 
@@ -87,9 +93,19 @@ class PreparedBeats:
     """Seconds of it that are suspected to be flutter."""
 
     @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.findings.are_readable`."""
+        return are_readable(self.beat_quality)
+
+    @property
     def is_paced(self) -> NDArray[np.bool_]:
-        """True for beats that a pacemaker seems to have made; they are readable, but not N or V."""
-        return np.asarray(self.beat_quality == PACED)
+        """See :func:`ecg_lib.findings.are_paced`."""
+        return are_paced(self.beat_quality)
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.findings.have_class`."""
+        return have_class(self.beat_quality)
 
     @property
     def readable_s(self) -> float:
@@ -106,6 +122,7 @@ def prepare_beats(
     fs: float,
     r_peaks: NDArray[np.int64] | None = None,
     config: PreprocessingConfig | None = None,
+    verifier: BeatVerifier | None = None,
 ) -> PreparedBeats:
     """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
 
@@ -119,6 +136,8 @@ def prepare_beats(
         R-peaks in samples of `signal_mv`, to use instead of the detector's (for evaluation with
         reference R-peaks).
     config : PreprocessingConfig, optional
+    verifier : BeatVerifier, optional
+        The detector's network, see :func:`ecg_lib.detection.detect_r_peaks`.
 
     Returns
     -------
@@ -146,8 +165,9 @@ def prepare_beats(
         msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"
         raise SignalTooShortError(msg)
     resampled = resample(signal_mv, fs=fs)
+    bands = Bands(resampled.signal)
     peaks = (
-        detect_r_peaks(resampled.signal, config=config.detection)
+        detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier, bands=bands)
         if r_peaks is None
         else resampled.from_source(r_peaks)
     )
@@ -157,12 +177,10 @@ def prepare_beats(
         rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
         quality=config.quality,
         config=config.findings,
+        bands=bands,
     )
-    filtered = band_pass(
-        resampled.signal,
-        low_hz=config.band_pass.low_hz,
-        high_hz=config.band_pass.high_hz,
-        order=config.band_pass.order,
+    filtered = bands.band(
+        config.band_pass.low_hz, config.band_pass.high_hz, order=config.band_pass.order
     )
     beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
     last = len(signal_mv)
@@ -179,7 +197,6 @@ def prepare_beats(
         rr_next_s=beats.rr_next_s,
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
-        is_readable=(judged.beat_quality == OK) | (judged.beat_quality == PACED),
         beat_quality=judged.beat_quality,
         shapes=beats.shapes,
         unreadable=tuple(
@@ -206,6 +223,6 @@ def _measure_amplitude(
     filtered_mv: NDArray[np.float64], peaks: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     half = round(0.1 * FS_HZ)
-    padded = np.pad(filtered_mv, half, mode="edge")
+    padded = pad_ends(filtered_mv, half)
     around = padded[peaks[:, None] + np.arange(2 * half + 1)]  # (n_beats, 73)
     return np.asarray(np.ptp(around, axis=1))

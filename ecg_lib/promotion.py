@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ecg_lib.bootstrap import bootstrap_interval, paired_bootstrap
 from ecg_lib.bundle import DataSource
 from ecg_lib.evaluation import BeatCounts, add_up
-from ecg_lib.resampling import bootstrap_interval, paired_bootstrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,14 +34,20 @@ class PromotionPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """What the gates know of a model."""
+class Champion:
+    """What the gates know of the model in use, which earlier code may have made."""
 
     name: str
     data_source: DataSource
     dataset_version: str
     counts: Mapping[str, BeatCounts]
     """Out-of-fold, end to end, whole recordings, by subject."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate(Champion):
+    """What the gates know of a model that wants to be used."""
+
     microseconds_per_beat: float
     runtime_difference: float
     """Greatest difference of a probability between training and serving runtime."""
@@ -81,14 +87,14 @@ MAX_RUNTIME_DIFFERENCE = 1e-4
 
 
 def decide_promotion(
-    challenger: Candidate, champion: Candidate | None, *, policy: PromotionPolicy | None = None
+    challenger: Candidate, champion: Champion | None, *, policy: PromotionPolicy | None = None
 ) -> PromotionDecision:
     """Compare a challenger with the limits and with the champion.
 
     Parameters
     ----------
     challenger : Candidate
-    champion : Candidate, optional
+    champion : Champion, optional
         None when there is none yet.
     policy : PromotionPolicy, optional
 
@@ -147,7 +153,7 @@ def _absolute_gates(challenger: Candidate, policy: PromotionPolicy) -> list[Gate
 
 
 def _gates_against(
-    challenger: Candidate, champion: Candidate, policy: PromotionPolicy
+    challenger: Candidate, champion: Champion, policy: PromotionPolicy
 ) -> list[Gate]:
     is_downgrade = (
         challenger.data_source is DataSource.SIMULATED

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.filtering import FS_HZ, band_pass
+from ecg_lib.filtering import FS_HZ, Bands, pad_ends, unit_rows
 
 
 class UnreadableReason(StrEnum):
@@ -88,6 +88,7 @@ def assess_quality(
     energy: NDArray[np.float64] | None = None,
     rail_share: NDArray[np.float64] | None = None,
     config: QualityConfig | None = None,
+    bands: Bands | None = None,
 ) -> Quality:
     """Judge a 360 Hz signal second by second, and find where no ECG can be read.
 
@@ -103,6 +104,8 @@ def assess_quality(
         :func:`measure_rail_share` of the signal before it was resampled, which rounds the rail
         off; measured on `signal_mv` when left out.
     config : QualityConfig, optional
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     Returns
     -------
@@ -110,9 +113,10 @@ def assess_quality(
 
     """
     config = config or QualityConfig()
-    samples = np.asarray(signal_mv, dtype=np.float64)
+    bands = bands or Bands(signal_mv)
+    samples = bands.signal
     if energy is None:
-        energy = measure_slope_energy(samples)
+        energy = measure_slope_energy(samples, bands=bands)
     width = int(config.bin_s * FS_HZ)
     edges = np.arange(0, max(1, len(samples) // width)) * width
     is_flat = _range_of_bins(samples, edges) < config.flat_range_mv
@@ -122,7 +126,7 @@ def assess_quality(
     rail_share = np.resize(np.append(rail_share, rail_share[-1:]), len(edges))
     is_clipped = rail_share > config.clipped_share
     medians = np.maximum(_median_of_bins(energy, edges), 1e-12)
-    is_noise = _is_noise(samples, energy, medians, edges, r_peaks, config)
+    is_noise = _is_noise(bands, energy, medians, edges, r_peaks, config)
     reasons: list[UnreadableReason | None] = [
         UnreadableReason.FLAT
         if flat
@@ -139,24 +143,17 @@ def assess_quality(
     return Quality(_merge(reasons, edges, len(samples)), per_second)
 
 
-def find_unreadable(
-    signal_mv: NDArray[np.floating],
-    r_peaks: NDArray[np.int64],
-    *,
-    rail_share: NDArray[np.float64] | None = None,
-    config: QualityConfig | None = None,
-) -> tuple[Stretch, ...]:
-    """Give the stretches that :func:`assess_quality` finds."""
-    return assess_quality(signal_mv, r_peaks, rail_share=rail_share, config=config).unreadable
-
-
-def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]:
+def measure_slope_energy(
+    signal_mv: NDArray[np.floating], *, bands: Bands | None = None
+) -> NDArray[np.float64]:
     """Average the slope of the 5 to 18 Hz band, that of QRS complexes, over 0.1 s.
 
     Parameters
     ----------
     signal_mv : ndarray of shape (n_samples,)
         One lead at 360 Hz in mV.
+    bands : Bands, optional
+        Those of the signal, where others need them too.
 
     Returns
     -------
@@ -164,8 +161,19 @@ def measure_slope_energy(signal_mv: NDArray[np.floating]) -> NDArray[np.float64]
         In mV a sample.
 
     """
-    slope = np.abs(np.gradient(band_pass(signal_mv, low_hz=5.0, high_hz=18.0)))
+    slope = np.abs(np.gradient((bands or Bands(signal_mv)).band(5.0, 18.0)))
     return np.asarray(ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ)))
+
+
+def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Find where True follows True: the first place of each span, and the first after it.
+
+    >>> find_spans(np.array([True, True, False, True]))
+    [(0, 2), (3, 4)]
+
+    """
+    edges = np.flatnonzero(np.diff(is_there, prepend=False, append=False))
+    return [(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
 
 
 def is_inside(positions: NDArray[np.int64], stretches: tuple[Stretch, ...]) -> NDArray[np.bool_]:
@@ -234,7 +242,7 @@ def _grade_seconds(
 
 
 def _is_noise(
-    samples: NDArray[np.float64],
+    bands: Bands,
     energy: NDArray[np.float64],
     medians: NDArray[np.float64],
     edges: NDArray[np.int64],
@@ -244,24 +252,22 @@ def _is_noise(
     prominence = np.maximum.reduceat(energy, edges) / medians
     size = min(config.smooth_bins, len(edges))
     prominence = ndimage.median_filter(prominence, size=size, mode="nearest")
-    likeness = _likeness_of_bins(samples, edges, r_peaks)
-    is_tone = prominence < config.tone_prominence
-    is_hidden = prominence < config.noise_prominence
-    is_shapeless = (prominence < config.clear_prominence) & (likeness < config.same_shape)
-    return np.asarray(is_tone | is_hidden | is_shapeless)
+    is_noise = (prominence < config.tone_prominence) | (prominence < config.noise_prominence)
+    is_unclear = prominence < config.clear_prominence
+    if (is_unclear & ~is_noise).any():
+        is_noise |= is_unclear & (_likeness_of_bins(bands, edges, r_peaks) < config.same_shape)
+    return np.asarray(is_noise)
 
 
 def _likeness_of_bins(
-    samples: NDArray[np.float64], edges: NDArray[np.int64], r_peaks: NDArray[np.int64]
+    bands: Bands, edges: NDArray[np.int64], r_peaks: NDArray[np.int64]
 ) -> NDArray[np.float64]:
     """How much the beats around each bin resemble their three likest of twenty neighbours."""
     if len(r_peaks) < 4:
         return np.ones(len(edges))
     half, reach = int(0.15 * FS_HZ), 10
-    padded = np.pad(band_pass(samples, low_hz=0.5, high_hz=40.0), half, mode="edge")
-    windows = padded[r_peaks[:, None] + np.arange(2 * half)]
-    windows -= windows.mean(axis=1, keepdims=True)
-    windows /= np.maximum(np.linalg.norm(windows, axis=1, keepdims=True), 1e-12)
+    padded = pad_ends(bands.band(0.5, 40.0), half)
+    windows = unit_rows(padded[r_peaks[:, None] + np.arange(2 * half)], least=1e-12)
     likeness = []
     for distance in range(1, min(reach, len(r_peaks) - 1) + 1):
         products = (windows[distance:] * windows[:-distance]).sum(axis=1)
@@ -270,7 +276,7 @@ def _likeness_of_bins(
     of_beats = np.sort(np.stack(likeness, axis=1), axis=1)[:, -3:].mean(axis=1)
     size = min(9, len(of_beats))
     usual = ndimage.median_filter(of_beats, size=size, mode="nearest")
-    middle = edges + (edges[1] - edges[0] if len(edges) > 1 else len(samples)) / 2
+    middle = edges + (edges[1] - edges[0] if len(edges) > 1 else len(bands.signal)) / 2
     return np.asarray(np.interp(middle, r_peaks, usual))
 
 

@@ -1,12 +1,17 @@
-"""From an opened recording to results on disk: the one path for service, command line and flow."""
+"""From an opened recording to results on disk: for service, command line and flow.
+
+The beats of strips, which leave nothing on disk, are classified by :mod:`ecg_lib.classifier`.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +21,17 @@ from ecg_lib.errors import UnreadableSignalError
 from ecg_lib.fhir import make_bundle
 from ecg_lib.findings import OK, PACED
 from ecg_lib.html_report import write_html
-from ecg_lib.long_recordings import RecordingBeats, Report, classify_recording
+from ecg_lib.long_recordings import Progress, RecordingBeats, classify_recording
 from ecg_lib.pdf_report import write_pdf
 from ecg_lib.quality import Stretch, UnreadableReason
-from ecg_lib.recording_files import Lead, RecordingFile, check_duration, choose_lead
-from ecg_lib.recording_report import make_report
+from ecg_lib.recording_files import (
+    Lead,
+    RecordingFile,
+    check_duration,
+    choose_lead,
+    refuse_too_long,
+)
+from ecg_lib.recording_report import Report, make_report
 from ecg_lib.recording_summary import (
     RecordingSummary,
     ResultFormat,
@@ -35,12 +46,23 @@ READ_SHARE: Final = 0.1
 _CLASSIFIED_SHARE: Final = 0.95
 
 
-class Analysis(NamedTuple):
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Analysis:
     """A recording that was analysed; its signal is on disk."""
 
     summary: RecordingSummary
     signal_mv: NDArray[np.float32]
     described: dict[str, Any]
+
+    @cached_property
+    def report(self) -> Report:
+        """The report, made once for all that is written from it."""
+        return make_report(
+            self.summary,
+            self.signal_mv,
+            model=self.described["model"],
+            analysed_at=self.described["analysed_at"],
+        )
 
 
 def analyze_recording(
@@ -51,7 +73,7 @@ def analyze_recording(
     model: Mapping[str, Any],
     directory: Path,
     threads: int = 1,
-    report: Report | None = None,
+    report: Progress | None = None,
 ) -> Analysis:
     """Read one lead to disk, classify its beats and sum them up.
 
@@ -97,7 +119,9 @@ def analyze_recording(
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(
-        summary, signal_mv, describe_summary(summary, model=model, analysed_at=analysed_at)
+        summary=summary,
+        signal_mv=signal_mv,
+        described=describe_summary(summary, model=model, analysed_at=analysed_at),
     )
 
 
@@ -106,14 +130,14 @@ def _tell_nobody(_share: float) -> None:
 
 
 def _count_blocks(
-    opened: RecordingFile, lead: Lead, tell: Callable[[float], None]
+    opened: RecordingFile, lead: Lead, tell: Progress
 ) -> Iterator[NDArray[np.float32]]:
     """Pass blocks on, and stop a text that goes on for more than a day."""
     n_read = 0
     for block in opened.blocks(lead):
         n_read += len(block)
         if lead.n_samples is None:
-            check_duration(max(n_read / lead.fs, 10.0))
+            refuse_too_long(n_read / lead.fs)
         else:
             tell(READ_SHARE * n_read / lead.n_samples)
         yield block
@@ -122,7 +146,7 @@ def _count_blocks(
 def _require_readable(beats: RecordingBeats) -> None:
     reason = explain_unreadable(
         beats.unreadable,
-        readable_s=beats.duration_s - beats.unreadable_s,
+        readable_s=beats.readable_s,
         duration_s=beats.duration_s,
         has_beats=bool(beats.is_readable.any()),
     )
@@ -133,8 +157,11 @@ def _require_readable(beats: RecordingBeats) -> None:
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:
     """Write one result; whole or not at all."""
     draft = path.with_name(f".{path.name}.draft")
-    _WRITERS[kind](analysis, draft, recording_id)
-    draft.replace(path)
+    try:
+        _WRITERS[kind](analysis, draft, recording_id)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
 
 
 def _write_json(analysis: Analysis, path: Path, _id: str) -> None:
@@ -188,25 +215,11 @@ def _write_annotations(analysis: Analysis, path: Path, _id: str) -> None:
 
 
 def _write_html(analysis: Analysis, path: Path, _id: str) -> None:
-    described = analysis.described
-    report = make_report(
-        analysis.summary,
-        analysis.signal_mv,
-        model=described["model"],
-        analysed_at=described["analysed_at"],
-    )
-    path.write_text(write_html(report), encoding="utf-8")
+    path.write_text(write_html(analysis.report), encoding="utf-8")
 
 
 def _write_pdf(analysis: Analysis, path: Path, _id: str) -> None:
-    described = analysis.described
-    report = make_report(
-        analysis.summary,
-        analysis.signal_mv,
-        model=described["model"],
-        analysed_at=described["analysed_at"],
-    )
-    path.write_bytes(write_pdf(report))
+    path.write_bytes(write_pdf(analysis.report))
 
 
 _WRITERS: Final[dict[ResultFormat, Callable[[Analysis, Path, str], None]]] = {

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from ecg_lib.drawing import Anchor, Box, Colour, Drawing, Path, Shape, Text, line
 from ecg_lib.findings import OK, PACED
 from ecg_lib.heart_rate import HOUR_S
-from ecg_lib.recording_summary import RecordingSummary, format_clock
+from ecg_lib.quality import find_spans
+from ecg_lib.recording_summary import RecordingSummary
 
 WIDTH_MM: Final = 180.0
 MM_PER_S: Final = 25.0
@@ -41,7 +42,7 @@ def draw_heart_rate(summary: RecordingSummary) -> Drawing:
     frame = _Frame(summary, low, high, title="Heart rate (beats a minute), each minute")
     minutes = np.arange(len(rates)) + 0.5
     shapes = frame.axes()
-    for part in _runs_of(np.isfinite(rates)):
+    for part in _parts_of(rates):
         points = np.stack([frame.x(60 * minutes[part]), frame.y(rates[part])], axis=1)
         if len(points) == 1:
             points = np.concatenate([points, points + np.array([0.3, 0.0])])
@@ -123,12 +124,12 @@ def draw_strip(
     below_mv = base_mv - float(known.min(initial=base_mv))
     zero = top + _STRIP_HEIGHT_MM / 2 + (above_mv - below_mv) / 2 * scale
     heights = np.clip(zero - (samples[at] - base_mv) * scale, top, top + _STRIP_HEIGHT_MM)
-    for part in _runs_of(np.isfinite(heights)):
+    for part in _parts_of(heights):
         points = np.stack([left + at[part] / fs * MM_PER_S, heights[part]], axis=1)
         shapes.append(Path(points, Colour.INK, 0.22))
     shapes += _label_beats(summary, start_s, left, top)
     shapes.append(Text(left, 3.2, title, 2.9, Colour.INK, is_bold=True))
-    lead, begin = summary.lead[:20], _name_time(summary, start_s)
+    lead, begin = summary.lead[:20], summary.name_time(start_s)
     scale_text = f"lead {lead}   25 mm/s   {scale:g} mm/mV   from {begin}"
     shapes.append(Text(left + width, 3.2, scale_text, 2.4, Colour.SOFT, Anchor.END))
     return Drawing(
@@ -229,7 +230,7 @@ class _Frame:
         start_s = self._summary.start_clock_s
         first_s = -start_s % step_s if start_s is not None else 0.0
         times_s = np.arange(first_s, duration_s + 0.5, step_s).tolist()
-        return [(time_s, _name_time(self._summary, time_s)[:5]) for time_s in times_s]
+        return [(time_s, self._summary.name_time(time_s)[:5]) for time_s in times_s]
 
     def finish(self, shapes: list[Shape]) -> Drawing:
         return Drawing(
@@ -237,17 +238,9 @@ class _Frame:
         )
 
 
-def _name_time(summary: RecordingSummary, time_s: float) -> str:
-    """Time of day where it is known, else since the beginning."""
-    clock = format_clock((summary.start_clock_s or 0.0) + time_s)
-    if summary.start_clock_s is None and time_s >= 86_400:
-        return "24:00:00"
-    return clock or ""
-
-
-def _runs_of(is_there: NDArray[np.bool_]) -> list[slice]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_there, [False]]).astype(np.int8)))
-    return [slice(start, stop) for start, stop in edges.reshape(-1, 2).tolist()]
+def _parts_of(values: NDArray[np.float64]) -> list[slice]:
+    """What a line is drawn through: values without a gap."""
+    return [slice(*span) for span in find_spans(np.isfinite(values))]
 
 
 def _round_up(value: float) -> float:

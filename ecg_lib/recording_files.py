@@ -2,7 +2,7 @@
 
 One lead is read block by block, so that a day needs no more memory than a minute, and what a file
 says about itself is checked before anything is believed. No message repeats the name of a file or
-what it says about a person. :mod:`ecg_lib.records` reads whole records that are trusted.
+what it says about a person. :mod:`ecg_lib.records` reads whole WFDB records that are trusted.
 """
 
 from __future__ import annotations
@@ -27,24 +27,31 @@ from ecg_lib.errors import (
     UnknownLeadError,
     UnsupportedRecordError,
 )
-from ecg_lib.filtering import check_sampling_rate
-from ecg_lib.wfdb_format import MAX_SIGNALS, UNIT_TO_MV
+from ecg_lib.filtering import MAX_FS_HZ, MIN_FS_HZ, check_sampling_rate
+from ecg_lib.records import PREFERRED_LEAD, UNIT_TO_MV, preferred_lead
+from ecg_lib.wfdb_format import MAX_SIGNALS
 
 MAX_DURATION_S: Final = 24 * 3600.0
 MIN_DURATION_S: Final = 10.0
 MAX_ABS_MV: Final = 1e4
 """No electrode gives 10 V: samples beyond it are counts of a converter, not mV."""
 
-PREFERRED_LEAD: Final = "MLII"
 UNITS: Final = ("mV", "uV", "V")
 
 SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy")
 """What names a recording; the signal files of a WFDB record are beside its header."""
 
-_PEEK_BYTES: Final = 65_536
+_PEEK_BYTES: Final = 2**20
+_NPY_HEADER_BYTES: Final = 65_536
 _CSV_BLOCK_BYTES: Final = 2**22
 _NPY_SAMPLES_AT_ONCE: Final = 2**20
 _TIME_NAMES: Final = ("time", "time_s", "seconds")
+_RATE_DEVIATION: Final = 1e-3
+"""Share by which the rate of a column of time may differ, of what was said or of its beginning."""
+_LONGEST_STEP: Final = 2.5
+"""Intervals of samples from which a step of time is a gap; rounding makes at most two of one."""
+_LATEST_S: Final = 1e12
+"""Beyond any clock: seconds since 1970 are below it."""
 _MAX_NAME: Final = 64
 
 
@@ -141,8 +148,12 @@ def _refuse_contradiction(opened: RecordingFile, *, fs: float | None, unit: str 
         msg = "unit must be left out for WFDB and EDF, which state it"
         raise MissingDetailError(msg, detail="unit")
     if fs is not None and any(abs(lead.fs - fs) > 1e-6 * fs for lead in opened.leads):
-        msg = f"the file states {opened.leads[0].fs:g} Hz; sampling_rate must be that or left out"
-        raise MissingDetailError(msg, detail="sampling_rate")
+        raise _contradiction(opened.leads[0].fs)
+
+
+def _contradiction(stated_hz: float) -> MissingDetailError:
+    msg = f"the file states {stated_hz:g} Hz; sampling_rate must be that or left out"
+    return MissingDetailError(msg, detail="sampling_rate")
 
 
 def check_duration(duration_s: float) -> None:
@@ -153,12 +164,23 @@ def check_duration(duration_s: float) -> None:
     RecordTooLongError, InvalidSignalError
 
     """
-    if duration_s > MAX_DURATION_S:
-        msg = f"a recording must last at most 24 h, got {duration_s / 3600:.2f} h"
-        raise RecordTooLongError(msg)
+    refuse_too_long(duration_s)
     if duration_s < MIN_DURATION_S:
         msg = f"a recording must last at least {MIN_DURATION_S:g} s, got {duration_s:.1f} s"
         raise InvalidSignalError(msg)
+
+
+def refuse_too_long(duration_s: float) -> None:
+    """Refuse a recording that is too long, as soon as it is.
+
+    Raises
+    ------
+    RecordTooLongError
+
+    """
+    if duration_s > MAX_DURATION_S:
+        msg = f"a recording must last at most 24 h, got {duration_s / 3600:.2f} h"
+        raise RecordTooLongError(msg)
 
 
 def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
@@ -172,7 +194,7 @@ def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
     """
     by_name = {lead.name: lead for lead in leads}
     if name is None:
-        return by_name.get(PREFERRED_LEAD, leads[0])
+        return by_name[preferred_lead(tuple(by_name))]
     if name not in by_name:
         known = ", ".join(lead[:_MAX_NAME] for lead in list(by_name)[:MAX_SIGNALS])
         msg = f"lead must be one of those of the recording: {known}"
@@ -221,7 +243,11 @@ class WfdbFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdfFile:
-    """An EDF or continuous EDF+ file; its signals in volts are leads."""
+    """An EDF or continuous EDF+ file; its signals in volts are leads.
+
+    A signal whose rate is none of an ECG, such as a trend of one value a second, is no lead where
+    there are others.
+    """
 
     path: Path
     header: edf_format.EdfHeader
@@ -234,12 +260,12 @@ class EdfFile:
 
     @property
     def leads(self) -> tuple[Lead, ...]:
-        """Every signal in volts."""
-        count = self.header.n_records
-        return tuple(
-            Lead(signal.name, signal.fs, signal.per_record * count)
+        """Every signal in volts of a rate that can be analysed; without one all, to be refused."""
+        every = tuple(
+            Lead(signal.name, signal.fs, signal.per_record * self.header.n_records)
             for signal in self.header.signals
         )
+        return tuple(lead for lead in every if MIN_FS_HZ <= lead.fs <= MAX_FS_HZ) or every
 
     @property
     def start_clock_s(self) -> float | None:
@@ -248,7 +274,8 @@ class EdfFile:
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`."""
-        blocks = edf_format.read_blocks(self.path, self.header, self.leads.index(lead))
+        names = [signal.name for signal in self.header.signals]
+        blocks = edf_format.read_blocks(self.path, self.header, names.index(lead.name))
         return map(_checked, blocks)
 
 
@@ -297,7 +324,8 @@ class NpyFile:
 class CsvFile:
     """A text file of numbers: a column for each lead, names in the first row or none.
 
-    A column called ``time``, ``time_s`` or ``seconds`` gives the sampling rate and is no lead.
+    A column called ``time``, ``time_s`` or ``seconds`` gives the sampling rate and is no lead; it
+    must go on at that rate, without gaps, to the end.
     """
 
     path: Path
@@ -343,14 +371,19 @@ class CsvFile:
             msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
             raise CorruptRecordError(msg)
         time_column = _find_time(names)
-        if fs is None and time_column is None:
+        if time_column is not None:
+            stated = _rate_of(body, time_column)
+            if fs is not None and abs(stated - fs) > _RATE_DEVIATION * fs:
+                raise _contradiction(stated)
+            fs = stated if fs is None else fs
+        if fs is None:
             raise _missing_rate("a CSV file without a column of time")
         opened = cls(
             path=path,
             names=names,
             has_header=has_header,
             delimiter=delimiter,
-            fs=fs if fs is not None else _rate_of(body, time_column or 0),
+            fs=fs,
             scale_to_mv=UNIT_TO_MV[unit or "mV"],
         )
         if not opened.leads:
@@ -374,7 +407,10 @@ class CsvFile:
         from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
 
         columns = [f"column{number}" for number in range(len(self.names))]
-        wanted = columns[self.names.index(lead.name)]
+        wanted = [columns[self.names.index(lead.name)]]
+        time_column, clock = _find_time(self.names), _Clock(self.fs)
+        if time_column is not None:
+            wanted.append(columns[time_column])
         try:
             with pa_csv.open_csv(
                 self.path,
@@ -386,18 +422,58 @@ class CsvFile:
                 ),
                 parse_options=pa_csv.ParseOptions(delimiter=self.delimiter),
                 convert_options=pa_csv.ConvertOptions(
-                    include_columns=[wanted],
-                    column_types={wanted: pa.float64()},
+                    include_columns=wanted,
+                    column_types=dict.fromkeys(wanted, pa.float64()),
                     null_values=["", "NaN", "nan", "NA"],
                 ),
             ) as reader:
                 for batch in reader:
-                    values = batch.column(0).to_numpy(zero_copy_only=False)
-                    yield _checked(values.astype(np.float64) * self.scale_to_mv)
+                    if batch.num_rows == 0:
+                        continue  # a block of blank lines
+                    values, *times = (
+                        column.to_numpy(zero_copy_only=False).astype(np.float64)
+                        for column in batch.columns
+                    )
+                    for times_s in times:
+                        clock.check(times_s)
+                    yield _checked(values * self.scale_to_mv)
         except pa.ArrowInvalid as error:
             # Arrow's message repeats the cell.
             msg = "every row of the CSV file must hold as many numbers as the first, one does not"
             raise CorruptRecordError(msg) from error
+
+
+class _Clock:
+    """Follows a column of time block by block, and refuses one that leaves its rate."""
+
+    def __init__(self, fs: float) -> None:
+        self._fs = fs
+        self._first_s = 0.0
+        self._last_s: list[float] = []  # none before the first row
+        self._rows = 0
+
+    def check(self, times_s: NDArray[np.float64]) -> None:
+        """Check the seconds of the next rows, one or more.
+
+        Raises
+        ------
+        CorruptRecordError
+            If time stands still or goes back, has a gap, or goes at another rate.
+
+        """
+        if self._rows == 0:
+            self._first_s = float(times_s[0])
+        steps_s = _steps_of(np.append(self._last_s, times_s))
+        if (steps_s > _LONGEST_STEP / self._fs).any():
+            msg = "the column of time of the CSV file must have no gaps, it has one"
+            raise CorruptRecordError(msg)
+        self._rows += len(times_s)
+        self._last_s = [float(times_s[-1])]
+        lasts_s, expected_s = float(times_s[-1]) - self._first_s, (self._rows - 1) / self._fs
+        # A second is left to the times of few rows, which are rounded.
+        if abs(lasts_s - expected_s) > _RATE_DEVIATION * expected_s + 1.0:
+            msg = "the column of time of the CSV file must keep the rate of its beginning"
+            raise CorruptRecordError(msg)
 
 
 _NPY_HEADER: Final = re.compile(
@@ -418,7 +494,7 @@ def _map_array(path: Path) -> NDArray[np.generic]:
         width = 2 if start[6:7] == b"\x01" else 4
         size = int.from_bytes(start[8 : 8 + width], "little")
         file.seek(8 + width)
-        header = _NPY_HEADER.fullmatch(file.read(min(size, _PEEK_BYTES)))
+        header = _NPY_HEADER.fullmatch(file.read(min(size, _NPY_HEADER_BYTES)))
     if not start.startswith(b"\x93NUMPY") or header is None:
         msg = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
         raise CorruptRecordError(msg)
@@ -467,13 +543,25 @@ def _rate_of(rows: list[list[str]], column: int) -> float:
     except (ValueError, IndexError) as error:
         msg = "the column of time of the CSV file must hold seconds, it does not"
         raise CorruptRecordError(msg) from error
-    lasts_s = float(times_s[-1] - times_s[0])
-    if not (np.diff(times_s) > 0).all() or not 0 < lasts_s < np.inf:
-        msg = "time must go forwards in the CSV file, it does not"
+    if len(_steps_of(times_s)) == 0:
+        msg = "the CSV file must have two rows or more for a rate, it has one"
         raise CorruptRecordError(msg)
+    lasts_s = float(times_s[-1] - times_s[0])
     fs = (len(times_s) - 1) / lasts_s
     # Times are rounded to milliseconds as a rule.
     return float(round(fs)) if abs(fs - round(fs)) < 2e-4 * fs else fs
+
+
+def _steps_of(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Seconds from each row to the next, all of them greater than 0."""
+    if not (np.abs(times_s) < _LATEST_S).all():  # not so where one is NaN
+        msg = "the column of time of the CSV file must hold seconds, it does not"
+        raise CorruptRecordError(msg)
+    steps_s = np.diff(times_s)
+    if not (steps_s > 0).all():
+        msg = "time must go forwards in the CSV file, it does not"
+        raise CorruptRecordError(msg)
+    return steps_s
 
 
 def _checked(samples_mv: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from ecg_lib.drawing import Drawing
 from ecg_lib.findings import FINDING_WORDS, FindingKind
+from ecg_lib.morphology import MorphologyConfig
+from ecg_lib.quality import UnreadableReason
 from ecg_lib.recording_charts import draw_burden, draw_heart_rate, draw_intervals, draw_strip
 from ecg_lib.recording_summary import NOTICE, RecordingSummary, format_clock
 from ecg_lib.rhythm import Run, RunKind
@@ -95,10 +97,9 @@ def make_report(
 
     """
     beats = summary.beats
-    clock = format_clock(summary.start_clock_s)
-    subtitle = f"lead {summary.lead}, {_duration(beats.duration_s)}" + (
-        f", from {clock}" if clock else ""
-    )
+    subtitle = f"lead {summary.lead}, {_duration(beats.duration_s)}"
+    if summary.start_clock_s is not None:
+        subtitle += f", from {format_clock(summary.start_clock_s)}"
     provisional = (
         ["The burden counts provisionally: it rests on less than 24 h."]
         if summary.risk.is_provisional
@@ -201,14 +202,18 @@ def _list_facts(summary: RecordingSummary) -> tuple[tuple[str, str], ...]:
             else "not given: too few normal intervals, or too many others",
         )
     )
-    share = 1 - summary.beats.unreadable_s / summary.beats.duration_s
+    share = summary.beats.readable_s / summary.beats.duration_s
     rows.append(("Could be read", f"{share:.1%} of {_duration(summary.beats.duration_s)}"))
     return tuple(rows)
 
 
 def _describe_forms(summary: RecordingSummary) -> str:
     if not summary.forms:
-        return "none that counts (five beats and 2 % of the V beats are needed)"
+        needed = MorphologyConfig()
+        return (
+            f"none that counts ({needed.min_beats} beats and {needed.min_share:.0%} of the V beats "
+            "are needed)"
+        )
     named = ", ".join(f"{form.name} {form.beats:,}" for form in summary.forms)
     other = int((summary.form_of_v < 0).sum())
     return f"{len(summary.forms)}: {named}" + (f"; {other:,} others" if other else "")
@@ -257,7 +262,7 @@ def _list_runs(summary: RecordingSummary) -> Iterator[Block]:
         ("Begins", "Beats", "Lasts (s)", "Rate (/min)", "Kind by rate and length"),
         tuple(
             (
-                _time(summary, run.start_s),
+                summary.name_time(run.start_s),
                 f"{run.beats}",
                 f"{run.duration_s:.1f}",
                 f"{run.rate_bpm:.0f}",
@@ -273,7 +278,7 @@ def _list_hours(summary: RecordingSummary) -> Table:
         ("From", "Beats", "V", "V share", "Couplets", "Runs", "HR min", "mean", "max", "Read"),
         tuple(
             (
-                _time(summary, hour.start_s)[:5],
+                summary.name_time(hour.start_s)[:5],
                 f"{hour.beats:,}",
                 f"{hour.v_beats:,}",
                 "-" if hour.burden is None else f"{hour.burden:.2%}",
@@ -307,7 +312,7 @@ def _list_findings(summary: RecordingSummary) -> Iterator[Block]:
         tuple(
             (
                 FINDING_WORDS[finding.kind],
-                _time(summary, finding.start / fs),
+                summary.name_time(finding.start / fs),
                 f"{(finding.stop - finding.start) / fs:.1f}",
             )
             for finding in sorted(findings, key=lambda finding: finding.kind is FindingKind.PACING)[
@@ -319,25 +324,28 @@ def _list_findings(summary: RecordingSummary) -> Iterator[Block]:
 
 def _describe_quality(summary: RecordingSummary) -> str:
     beats = summary.beats
-    if not beats.unreadable:
+    unread = [s for s in beats.unreadable if s.reason is not UnreadableReason.FLUTTER]
+    if not unread:
         text = "All of the recording could be read."
     else:
         seconds: dict[str, float] = {}
-        for stretch in beats.unreadable:
+        for stretch in unread:
             length_s = (stretch.stop - stretch.start) / beats.fs
             seconds[stretch.reason.value] = seconds.get(stretch.reason.value, 0.0) + length_s
         named = ", ".join(f"{reason} {_duration(length_s)}" for reason, length_s in seconds.items())
+        stretches = "1 stretch" if len(unread) == 1 else f"{len(unread):,} stretches"
         text = (
-            f"{_duration(beats.unreadable_s)} in {len(beats.unreadable):,} stretches could not be "
+            f"{_duration(beats.unreadable_s)} in {stretches} could not be "
             f"read ({named}); beats there have no class and count nowhere."
+        )
+    if beats.flutter_s:
+        text += (
+            f" {_duration(beats.flutter_s)} of what could be read is suspected flutter, "
+            "whose waves are no beats."
         )
     if beats.invalid_samples:
         text += f" {beats.invalid_samples:,} samples were marked as invalid and bridged."
     return text
-
-
-def _time(summary: RecordingSummary, time_s: float) -> str:
-    return format_clock((summary.start_clock_s or 0.0) + time_s) or ""
 
 
 def _rate(rate_bpm: float | None) -> str:

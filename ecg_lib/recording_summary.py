@@ -100,8 +100,13 @@ class RecordingSummary:
     @property
     def v_per_hour(self) -> float:
         """V beats in an hour that can be read."""
-        readable_s = self.beats.duration_s - self.beats.unreadable_s
-        return self.rhythm.v_beats / (readable_s / 3600) if readable_s > 0 else 0.0
+        return self.rhythm.v_per_hour(self.beats.readable_s)
+
+    def name_time(self, time_s: float) -> str:
+        """Time of day where it is known, else since the beginning; ``HH:MM:SS``."""
+        if self.start_clock_s is None and time_s >= 86_400:
+            return "24:00:00"
+        return format_clock((self.start_clock_s or 0.0) + time_s)
 
 
 def summarize_recording(
@@ -130,6 +135,10 @@ def summarize_recording(
         is_readable=beats.is_readable,
         fs=beats.fs,
         unreadable=beats.unreadable,
+        is_paced=beats.is_paced,
+    )
+    rate_by_minute_bpm = heart_rate_by_minute(
+        beats.r_peaks, is_readable=beats.is_readable, fs=beats.fs, duration_s=beats.duration_s
     )
     grouped = group_shapes(beats.v_shapes)
     return RecordingSummary(
@@ -145,22 +154,23 @@ def summarize_recording(
             fs=beats.fs,
             duration_s=beats.duration_s,
             rhythm=rhythm,
+            rate_by_minute_bpm=rate_by_minute_bpm,
             unreadable=beats.unreadable,
         ),
-        rate_by_minute_bpm=heart_rate_by_minute(
+        rate_by_minute_bpm=rate_by_minute_bpm,
+        variability=measure_variability(
             beats.r_peaks,
+            is_v=beats.is_v,
             is_readable=beats.is_readable,
             fs=beats.fs,
-            duration_s=beats.duration_s,
-        ),
-        variability=measure_variability(
-            beats.r_peaks, is_v=beats.is_v, is_readable=beats.is_readable, fs=beats.fs
+            is_paced=beats.is_paced,
         ),
         forms=tuple(_describe_forms(beats, grouped)),
         form_of_v=grouped.labels,
         risk=assess_risk(
             rhythm,
             duration_s=beats.duration_s,
+            readable_s=beats.readable_s,
             alarms=list_alarms(beats.findings, fs=beats.fs),
         ),
     )
@@ -210,7 +220,9 @@ def describe_summary(
             "samples": beats.n_samples,
             "lead": summary.lead,
             "leads": list(summary.leads),
-            "start_clock": format_clock(summary.start_clock_s),
+            "start_clock": (
+                None if summary.start_clock_s is None else format_clock(summary.start_clock_s)
+            ),
         },
         "overall_arrhythmia_type": summary.overall,
         "risk_level": risk.level.value,
@@ -240,7 +252,7 @@ def describe_summary(
             "forms": [asdict(form) for form in summary.forms],
         },
         "signal_quality": {
-            "usable_share": 1 - beats.unreadable_s / beats.duration_s,
+            "usable_share": beats.readable_s / beats.duration_s,
             "unreadable_s": beats.unreadable_s,
             "invalid_samples": beats.invalid_samples,
             "unreadable": [
@@ -304,9 +316,7 @@ def _describe_rhythm(summary: RecordingSummary) -> dict[str, Any]:
     }
 
 
-def format_clock(clock_s: float | None) -> str | None:
+def format_clock(clock_s: float) -> str:
     """Format seconds since midnight as ``HH:MM:SS``, past midnight too."""
-    if clock_s is None:
-        return None
     seconds = int(clock_s) % 86_400
     return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,16 +1,16 @@
-"""Read and write recordings: WFDB, EDF, CSV and NPY.
+"""Read and write WFDB records that are trusted, as a whole.
 
-The only door to ``wfdb`` and ``edfio``. A record is checked when it is read: the files that the
-header names must be there and whole, and the samples must have the checksums that it states.
+The only door to ``wfdb``. A record is checked when it is read: the files that the header names
+must be there and whole, and the samples must have the checksums that it states. Files that people
+send, of other formats too, are for :mod:`ecg_lib.recording_files`.
 """
 
 from __future__ import annotations
 
-import csv
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,20 +23,29 @@ from ecg_lib.errors import (
     UnknownLeadError,
 )
 
-PREFERRED_LEAD = "MLII"
+PREFERRED_LEAD: Final = "MLII"
 """The lead that the classifier is trained on (modified limb lead II)."""
+
+UNIT_TO_MV: Final[dict[str, float]] = {
+    "mV": 1.0,
+    "uV": 1e-3,
+    "µV": 1e-3,  # the micro sign
+    "μV": 1e-3,  # the Greek letter
+    "V": 1e3,
+}
 
 ANNOTATION_EXTENSION = "atr"
 """Extension of the reference annotations of a WFDB record."""
 
 WFDB_LEADS_UNIT = "mV"
 
-_DEFAULT_FS_HZ = 360.0
-
 _NOTE, _SKIP, _AUX = 22, 59, 63
 """Codes of WFDB annotation files: a comment, a distance of more than ten bits, a text."""
 
-_UNIT_TO_MV = {"mV": 1.0, "uV": 1e-3, "µV": 1e-3, "V": 1e3}
+
+def preferred_lead(names: Sequence[str]) -> str:
+    """Name the lead to analyse when nobody has named one: MLII, or else the first."""
+    return PREFERRED_LEAD if PREFERRED_LEAD in names else names[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -103,7 +112,7 @@ class Record:
 
         """
         if lead is None:
-            return PREFERRED_LEAD if PREFERRED_LEAD in self.leads else self.leads[0]
+            return preferred_lead(self.leads)
         if lead not in self.leads:
             msg = f"record {self.name} has the leads {', '.join(self.leads)}, not {lead!r}"
             raise UnknownLeadError(msg)
@@ -112,36 +121,6 @@ class Record:
     def signal_mv(self, lead: str | None = None) -> NDArray[np.float32]:
         """Return the samples of one lead in mV, shape ``(n_samples,)``; see :meth:`choose_lead`."""
         return self.signals_mv[:, self.leads.index(self.choose_lead(lead))]
-
-
-def read_record(path: Path, *, with_annotations: bool = False, fs: float | None = None) -> Record:
-    """Read a recording by the extension of its file.
-
-    Parameters
-    ----------
-    path : Path
-        ``.hea`` or ``.dat`` or no extension (WFDB), ``.edf``, ``.csv`` or ``.npy``.
-    with_annotations : bool
-        Also read the reference annotations; WFDB only.
-    fs : float, optional
-        Sampling rate in Hz for files that do not state one; 360 when left out.
-
-    Raises
-    ------
-    RecordNotFoundError
-        If a file is missing.
-    CorruptRecordError
-        If a file is not what its extension or header says.
-
-    """
-    suffix = path.suffix.lower()
-    if suffix == ".edf":
-        return read_edf(path)
-    if suffix == ".csv":
-        return read_csv(path, fs=fs)
-    if suffix == ".npy":
-        return read_npy(path, fs=fs)
-    return read_wfdb(path, with_annotations=with_annotations)
 
 
 def read_wfdb(path: Path, *, with_annotations: bool = False) -> Record:
@@ -223,11 +202,11 @@ def _check_checksums(
 def _to_millivolt(
     name: str, physical: NDArray[np.float64], units: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    unknown = [unit for unit in units if unit not in _UNIT_TO_MV]
+    unknown = [unit for unit in units if unit not in UNIT_TO_MV]
     if unknown:
-        msg = f"units of record {name} must be one of {', '.join(_UNIT_TO_MV)}, got {unknown[0]!r}"
+        msg = f"units of record {name} must be one of {', '.join(UNIT_TO_MV)}, got {unknown[0]!r}"
         raise CorruptRecordError(msg)
-    scale = np.array([_UNIT_TO_MV[unit] for unit in units])
+    scale = np.array([UNIT_TO_MV[unit] for unit in units])
     return np.asarray(physical * scale, dtype=np.float32)
 
 
@@ -283,154 +262,6 @@ def _decode_annotations(path: Path) -> Iterator[tuple[int, int]]:
     raise CorruptRecordError(msg)
 
 
-def read_edf(path: Path) -> Record:
-    """Read an EDF or EDF+ file; its signals must share one sampling rate.
-
-    Signals in other units than volts (respiration, say) are left out.
-
-    Raises
-    ------
-    RecordNotFoundError
-        If there is no such file.
-    CorruptRecordError
-        If it is not an EDF file, or has no signal in volts, or several sampling rates.
-
-    """
-    import edfio  # noqa: PLC0415  only where an EDF file is read
-
-    _require(path)
-    try:
-        edf = edfio.read_edf(path)
-        signals = [s for s in edf.signals if s.physical_dimension in _UNIT_TO_MV]
-        columns = [s.data * _UNIT_TO_MV[s.physical_dimension] for s in signals]
-    except (ValueError, LookupError, OSError) as error:
-        msg = f"{path.name} is not a readable EDF file: {error}"
-        raise CorruptRecordError(msg) from error
-    rates = {signal.sampling_frequency for signal in signals}
-    if len(rates) != 1:
-        msg = (
-            f"the ECG signals of {path.name} must share one sampling rate, got {sorted(rates)}"
-            if rates
-            else f"{path.name} has no signal in V, mV or uV"
-        )
-        raise CorruptRecordError(msg)
-    return Record(
-        name=path.stem,
-        fs=float(rates.pop()),
-        leads=tuple(_edf_lead(signal.label) for signal in signals),
-        signals_mv=np.stack(columns, axis=1).astype(np.float32),
-    )
-
-
-def _edf_lead(label: str) -> str:
-    """``ECG II`` is lead ``II`` (EDF+ standard texts)."""
-    return re.sub(r"^E[CK]G\s+", "", label.strip()) or label
-
-
-def read_csv(path: Path, *, fs: float | None = None) -> Record:
-    """Read a CSV file of samples in mV: one column for each lead, names in the first row.
-
-    A column called ``time`` or ``time_s`` (seconds) gives the sampling rate and is no lead. A
-    file without a header row has one lead called MLII.
-
-    Raises
-    ------
-    RecordNotFoundError
-        If there is no such file.
-    CorruptRecordError
-        If a row has another number of cells than the first, a cell is not a number, a lead has
-        no column or several, or time does not go forwards.
-
-    """
-    _require(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = [row for row in csv.reader(file) if row]
-    except (csv.Error, UnicodeDecodeError) as error:
-        msg = f"{path.name} is not a readable CSV file: {error}"
-        raise CorruptRecordError(msg) from error
-    if not rows:
-        msg = f"{path.name} is empty"
-        raise CorruptRecordError(msg)
-    has_header = not all(_is_number(cell) for cell in rows[0])
-    names = [cell.strip() for cell in rows[0]] if has_header else []
-    body = rows[1:] if has_header else rows
-    for number, row in enumerate(body, start=2 if has_header else 1):
-        if len(row) != len(rows[0]) or not all(_is_number(cell) for cell in row):
-            msg = f"row {number} of {path.name} must hold {len(rows[0])} numbers, got {row!r:.80}"
-            raise CorruptRecordError(msg)
-    if not body:
-        msg = f"{path.name} has no samples"
-        raise CorruptRecordError(msg)
-    values = np.array(body, dtype=np.float64)
-    if not has_header:
-        names = [PREFERRED_LEAD] if values.shape[1] == 1 else _numbered_leads(values.shape[1])
-    time_columns = [index for index, name in enumerate(names) if name.lower() in {"time", "time_s"}]
-    if time_columns and len(values) > 1:
-        lasts_s = float(values[-1, time_columns[0]] - values[0, time_columns[0]])
-        if not 0 < lasts_s < np.inf:
-            msg = f"time must go forwards in {path.name}, got {lasts_s!r} s from first to last row"
-            raise CorruptRecordError(msg)
-        fs = (len(values) - 1) / lasts_s
-    kept = [index for index in range(values.shape[1]) if index not in time_columns]
-    leads = tuple(names[index] for index in kept)
-    if not leads or len(set(leads)) < len(leads):
-        msg = f"each lead of {path.name} must have one column, got the leads {leads}"
-        raise CorruptRecordError(msg)
-    return Record(
-        name=path.stem,
-        fs=_DEFAULT_FS_HZ if fs is None else fs,
-        leads=leads,
-        signals_mv=values[:, kept].astype(np.float32),
-    )
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _numbered_leads(count: int) -> list[str]:
-    return [f"lead{index}" for index in range(1, count + 1)]
-
-
-def read_npy(path: Path, *, fs: float | None = None) -> Record:
-    """Read a NumPy array of samples in mV, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
-
-    Raises
-    ------
-    RecordNotFoundError
-        If there is no such file.
-    CorruptRecordError
-        If it is not an array of numbers of one or two dimensions.
-
-    """
-    _require(path)
-    try:
-        # Not np.load, which takes archives too; a length that the file does not have is refused.
-        values = np.lib.format.open_memmap(path, mode="r")
-    except (ValueError, OSError, EOFError) as error:
-        msg = f"{path.name} is not a readable NumPy file: {error}"
-        raise CorruptRecordError(msg) from error
-    if values.ndim not in {1, 2} or values.dtype.kind not in "iuf" or values.size == 0:
-        msg = (
-            f"{path.name} must hold numbers of shape (n_samples,) or (n_samples, n_leads), "
-            f"got {values.dtype} of shape {values.shape}"
-        )
-        raise CorruptRecordError(msg)
-    columns = values[:, None] if values.ndim == 1 else values
-    count = columns.shape[1]
-    return Record(
-        name=path.stem,
-        fs=_DEFAULT_FS_HZ if fs is None else fs,
-        leads=(PREFERRED_LEAD,) if count == 1 else tuple(_numbered_leads(count)),
-        signals_mv=columns.astype(np.float32),
-    )
-
-
 def write_wfdb(record: Record, directory: Path) -> Path:
     """Write a record as WFDB format 16 with 2000 units per mV, and its annotations if any.
 
@@ -458,58 +289,22 @@ def write_wfdb(record: Record, directory: Path) -> Path:
         write_dir=str(directory),
     )
     if record.annotations is not None:
-        write_annotations(
-            directory / record.name,
-            extension=ANNOTATION_EXTENSION,
-            samples=record.annotations.samples,
-            symbols=record.annotations.symbols,
-            fs=record.fs,
-        )
+        _write_annotations(record.annotations, directory / record.name, fs=record.fs)
     return directory / f"{record.name}.hea"
 
 
-def write_annotations(
-    stem: Path,
-    *,
-    extension: str,
-    samples: NDArray[np.int64],
-    symbols: NDArray[np.str_],
-    fs: float,
-) -> Path:
-    """Write a WFDB annotation file.
-
-    Parameters
-    ----------
-    stem : Path
-        Directory and record name.
-    extension : str
-        Annotator name, letters only.
-    samples : ndarray of int64, shape (n_annotations,)
-        Ascending positions in samples of the record.
-    symbols : ndarray of str, shape (n_annotations,)
-        WFDB annotation codes.
-    fs : float
-        Sampling rate in Hz.
-
-    Returns
-    -------
-    Path
-        The file written. A record without annotations gives a file with the end mark alone.
-
-    """
+def _write_annotations(annotations: Annotations, stem: Path, *, fs: float) -> None:
     import wfdb  # noqa: PLC0415  see read_wfdb
 
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    target = stem.parent / f"{stem.name}.{extension}"
-    if len(samples) == 0:
-        target.write_bytes(b"\x00\x00")  # wfdb refuses to write an empty file; this is its end mark
-        return target
+    if len(annotations.samples) == 0:
+        # wfdb refuses to write an empty file; this is its end mark.
+        stem.with_name(f"{stem.name}.{ANNOTATION_EXTENSION}").write_bytes(b"\x00\x00")
+        return
     wfdb.wrann(
         stem.name,
-        extension,
-        np.asarray(samples, dtype=np.int64),
-        symbol=[str(symbol) for symbol in symbols],
+        ANNOTATION_EXTENSION,
+        annotations.samples,
+        symbol=annotations.symbols.tolist(),
         fs=fs,
         write_dir=str(stem.parent),
     )
-    return target

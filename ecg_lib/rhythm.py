@@ -6,7 +6,7 @@ What changes over the hours, and the variability of the heart rate, are in
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -59,7 +59,7 @@ class Run:
     beats: int
     start_s: float
     rate_bpm: float
-    duration_s: float = 0.0
+    duration_s: float
     """From its first R-peak to its last."""
 
     @property
@@ -135,27 +135,44 @@ class RhythmSummary:
     heart_rate_min_bpm: float | None
     """Of any eight RR intervals in a row (all of them when there are fewer)."""
     heart_rate_max_bpm: float | None
+    heart_rate_mean_bpm: float | None
+    """From the mean RR interval."""
     longest_rr_s: float | None
+    """The longest pause, or where there is none the longest RR interval."""
     isolated: int
     """V beats with no V beside them."""
-    couplets: int
-    runs: tuple[Run, ...]
-    bigeminy_beats: int
-    """V beats in bigeminy: V and N in turn, three times or more."""
-    trigeminy_beats: int
-    """V beats in trigeminy: N, N and V in turn, three times or more."""
-    r_on_t: int
-    """V beats so early that they may fall on the T wave of the beat before."""
-    heart_rate_mean_bpm: float | None = None
-    """From the mean RR interval."""
-    couplet_starts_s: tuple[float, ...] = ()
+    couplet_starts_s: tuple[float, ...]
     """Time of the first beat of each couplet."""
-    r_on_t_s: tuple[float, ...] = ()
-    """Times of the R-on-T candidates."""
-    patterns: tuple[Pattern, ...] = ()
-    pauses: tuple[Pause, ...] = ()
-    coupling: Coupling | None = None
+    runs: tuple[Run, ...]
+    r_on_t_s: tuple[float, ...]
+    """Times of the R-on-T candidates: V beats so early that they may fall on the T wave before."""
+    patterns: tuple[Pattern, ...]
+    pauses: tuple[Pause, ...]
+    coupling: Coupling | None
     """None without a V beat that follows a conducted one."""
+
+    @property
+    def couplets(self) -> int:
+        """Pairs of V beats."""
+        return len(self.couplet_starts_s)
+
+    @property
+    def r_on_t(self) -> int:
+        """V beats that may fall on a T wave."""
+        return len(self.r_on_t_s)
+
+    @property
+    def bigeminy_beats(self) -> int:
+        """V beats in bigeminy: V and N in turn, three times or more."""
+        return self._v_beats_in(PatternKind.BIGEMINY)
+
+    @property
+    def trigeminy_beats(self) -> int:
+        """V beats in trigeminy: N, N and V in turn, three times or more."""
+        return self._v_beats_in(PatternKind.TRIGEMINY)
+
+    def _v_beats_in(self, kind: PatternKind) -> int:
+        return sum(pattern.v_beats for pattern in self.patterns if pattern.kind is kind)
 
     @property
     def long_pauses(self) -> int:
@@ -166,6 +183,10 @@ class RhythmSummary:
         """The runs of one kind."""
         return tuple(run for run in self.runs if run.kind is kind)
 
+    def v_per_hour(self, readable_s: float) -> float:
+        """V beats in an hour of the seconds that can be read; 0 when there is none."""
+        return self.v_beats / (readable_s / 3600) if readable_s > 0 else 0.0
+
 
 def summarize_rhythm(
     r_peaks: NDArray[np.int64],
@@ -174,6 +195,7 @@ def summarize_rhythm(
     is_readable: NDArray[np.bool_],
     fs: float,
     unreadable: Sequence[Stretch] = (),
+    is_paced: NDArray[np.bool_] | None = None,
 ) -> RhythmSummary:
     """Sum up the beats of one recording.
 
@@ -187,6 +209,9 @@ def summarize_rhythm(
         Sampling rate in Hz.
     unreadable : sequence of Stretch
         Stretches that cannot be read, in samples; an interval across one is no pause.
+    is_paced : ndarray of bool, shape (n_beats,), optional
+        Readable beats that a pacemaker seems to have made, none when left out: they are beats of
+        the heart rate, and no conducted ones of a pattern or a coupling.
 
     Returns
     -------
@@ -194,6 +219,7 @@ def summarize_rhythm(
 
     """
     times_s = r_peaks / fs
+    is_conducted = ~is_v if is_paced is None else ~(is_v | is_paced)
     stretches = _readable_stretches(times_s, is_readable)
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
@@ -204,9 +230,15 @@ def summarize_rhythm(
         pattern
         for stretch in stretches
         for kind, text in _PATTERNS.items()
-        for pattern in _find_patterns(kind, text, is_v[stretch], times_s[stretch])
+        for pattern in _find_patterns(
+            kind, text, is_v[stretch], is_conducted[stretch], times_s[stretch]
+        )
     ]
-    r_on_t_s = _find_r_on_t(stretches, times_s, is_v)
+    pauses = _find_pauses(
+        times_s, is_v, is_readable, [(s.start / fs, s.stop / fs) for s in unreadable]
+    )
+    # No pause of more than three seconds is within a stretch.
+    longest_s = np.append(rr_s, [pause.duration_s for pause in pauses])
     return RhythmSummary(
         beats=n_beats,
         v_beats=n_v,
@@ -214,21 +246,15 @@ def summarize_rhythm(
         heart_rate_bpm=60 / float(np.median(rr_s)) if len(rr_s) else None,
         heart_rate_min_bpm=60 / float(sustained.max()) if len(sustained) else None,
         heart_rate_max_bpm=60 / float(sustained.min()) if len(sustained) else None,
-        longest_rr_s=float(rr_s.max()) if len(rr_s) else None,
-        isolated=sum(1 for group in groups if len(group) == 1),
-        couplets=sum(1 for group in groups if len(group) == 2),
-        runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
-        bigeminy_beats=_count_v(patterns, PatternKind.BIGEMINY),
-        trigeminy_beats=_count_v(patterns, PatternKind.TRIGEMINY),
-        r_on_t=len(r_on_t_s),
         heart_rate_mean_bpm=60 / float(rr_s.mean()) if len(rr_s) else None,
+        longest_rr_s=float(longest_s.max()) if len(longest_s) else None,
+        isolated=sum(1 for group in groups if len(group) == 1),
         couplet_starts_s=tuple(float(times_s[g[0]]) for g in groups if len(g) == 2),
-        r_on_t_s=r_on_t_s,
+        runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
+        r_on_t_s=_find_r_on_t(stretches, times_s, is_v),
         patterns=tuple(sorted(patterns, key=lambda pattern: pattern.start_s)),
-        pauses=_find_pauses(
-            times_s, is_v, is_readable, [(s.start / fs, s.stop / fs) for s in unreadable]
-        ),
-        coupling=_measure_coupling(stretches, times_s, is_v),
+        pauses=pauses,
+        coupling=_measure_coupling(stretches, times_s, is_v, is_conducted),
     )
 
 
@@ -274,10 +300,14 @@ _PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}
 
 
 def _find_patterns(
-    kind: PatternKind, pattern: str, is_v: NDArray[np.bool_], times_s: NDArray[np.float64]
+    kind: PatternKind,
+    pattern: str,
+    is_v: NDArray[np.bool_],
+    is_conducted: NDArray[np.bool_],
+    times_s: NDArray[np.float64],
 ) -> list[Pattern]:
     """Find where a pattern comes three times or more in a row."""
-    text = "".join("V" if value else "N" for value in is_v.tolist())
+    text = "".join(np.select([is_v, is_conducted], ["V", "N"], default="-").tolist())
     found: list[Pattern] = []
     start = 0
     while (start := text.find(pattern * MIN_CYCLES, start)) >= 0:
@@ -295,10 +325,6 @@ def _find_patterns(
         )
         start = stop
     return found
-
-
-def _count_v(patterns: Iterable[Pattern], kind: PatternKind) -> int:
-    return sum(pattern.v_beats for pattern in patterns if pattern.kind is kind)
 
 
 def _find_r_on_t(
@@ -349,10 +375,14 @@ def _find_pauses(
 
 
 def _measure_coupling(
-    stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
+    stretches: list[NDArray[np.int64]],
+    times_s: NDArray[np.float64],
+    is_v: NDArray[np.bool_],
+    is_conducted: NDArray[np.bool_],
 ) -> Coupling | None:
     intervals = [
-        np.diff(times_s[stretch])[is_v[stretch][1:] & ~is_v[stretch][:-1]] for stretch in stretches
+        np.diff(times_s[stretch])[is_v[stretch][1:] & is_conducted[stretch][:-1]]
+        for stretch in stretches
     ]
     coupling_s = np.concatenate(intervals) if intervals else np.zeros(0)
     if len(coupling_s) == 0:

@@ -66,7 +66,13 @@ class Risk:
     """True when a burden counted that rests on less than 24 h."""
 
 
-def assess_risk(rhythm: RhythmSummary, *, duration_s: float, alarms: Sequence[str] = ()) -> Risk:
+def assess_risk(
+    rhythm: RhythmSummary,
+    *,
+    duration_s: float,
+    readable_s: float | None = None,
+    alarms: Sequence[str] = (),
+) -> Risk:
     """Judge a rhythm.
 
     LOW without V beats; MEDIUM with isolated ones; HIGH with couplets, runs of three or more, or
@@ -79,6 +85,8 @@ def assess_risk(rhythm: RhythmSummary, *, duration_s: float, alarms: Sequence[st
     rhythm : RhythmSummary
     duration_s : float
         Length of the recording in seconds.
+    readable_s : float, optional
+        Seconds of it that can be read, in which V beats are counted; all when left out.
     alarms : sequence of str
         :func:`ecg_lib.findings.list_alarms`: flutter or asystole that is suspected.
 
@@ -112,7 +120,7 @@ def assess_risk(rhythm: RhythmSummary, *, duration_s: float, alarms: Sequence[st
         )
     if rhythm.v_beats:
         reasons = [f"{rhythm.v_beats} isolated V beat(s)"]
-        per_hour = rhythm.v_beats / (duration_s / 3600.0)
+        per_hour = rhythm.v_per_hour(duration_s if readable_s is None else readable_s)
         if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))

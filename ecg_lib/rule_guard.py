@@ -1,18 +1,23 @@
 """Physiological rules over the network's answer; each names itself when it changes a class.
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
-A rule that made V beats of a conducted shape N is gone: out of fold it was right in none of the 28
-beats that it changed, for since beats of one shape vote (:mod:`ecg_lib.shape_vote`) no such error
-is left to it.
-The limits were chosen on the out-of-fold predictions of DS1. What each rule does, clean and under
-noise, is in every report of an evaluation (``docs/evaluation.md``).
+The catalogue holds what a reader of an ECG would ask of such a beat. A rule is in force if, alone,
+it lowers V-F1 in no condition of an evaluation of DS1 out of fold, clean or noisy; the others are
+kept to be judged again with every model. What each one does stands in every such evaluation
+(``docs/evaluation.md``).
+
+Sources: Wagner & Strauss, *Marriott's Practical Electrocardiography*, 12th ed. 2014, for premature,
+interpolated and escape beats and their pauses; Surawicz et al. 2009 (AHA/ACCF/HRS),
+DOI 10.1016/j.jacc.2008.12.013, for the width of the QRS complex.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +26,42 @@ from ecg_lib.beats import FEATURE_NAMES
 
 
 class Rule(StrEnum):
-    """The rules, and NONE where none changed a class."""
+    """The rules of the catalogue, and NONE where none changed a class."""
 
     NONE = ""
     PREMATURE_AND_WIDE = "premature_and_wide"
     """N to V: early, wide, unlike a conducted beat, and followed by a pause."""
+    COMPENSATORY_PAUSE = "compensatory_pause"
+    """N to V: wide and unlike; with the interval before it the pause makes two usual intervals."""
+    INTERPOLATED = "interpolated"
+    """N to V: wide and unlike, between two conducted beats that are a usual interval apart."""
+    VENTRICULAR_ESCAPE = "ventricular_escape"
+    """N to V: late, wide and unlike."""
+    RUN = "run"
+    """N to V: early, unlike, and of the shape of a V beat next to it."""
+    CONDUCTED_SHAPE = "conducted_shape"
+    """V to N: of the shape of conducted beats, and on time."""
+    CONDUCTED_WIDTH = "conducted_width"
+    """V to N: as narrow as conducted beats, and much like them."""
+    CONDUCTED_P_WAVE = "conducted_p_wave"
+    """V to N: the usual P wave before it, on time, and like conducted beats."""
+
+
+IN_FORCE: Final = (Rule.PREMATURE_AND_WIDE,)
+"""The rules that change classes, in order: the first that speaks is named."""
+
+CATALOGUE: Final = tuple(rule for rule in Rule if rule is not Rule.NONE)
+"""All rules."""
+
+_EARLY: Final = math.log(0.9)
+_LATE: Final = math.log(1.2)
+_LIKE: Final = 0.95
+_NEARLY_LIKE: Final = 0.9
+_NOT_QUITE_LIKE: Final = 0.8
+_NO_WIDER: Final = math.log(1.1)
+_TWO_USUAL: Final = 0.1
+_ONE_USUAL: Final = 0.15
+"""How far the sum of two intervals may be from one or two usual ones, in usual ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,22 +111,134 @@ def apply_rules(
 
     """
     config = config or RuleGuardConfig()
-    is_v = probability_v >= threshold
-    is_unsure = np.abs(_logit(probability_v) - _logit(np.array(threshold))) < config.band_logit
+    beats = _Beats(features, probability_v >= threshold)
+    is_unsure = _is_unsure(probability_v, threshold, config)
+    rule = np.full(len(features), Rule.NONE.value, dtype="U24")
+    for name in IN_FORCE:
+        rule[is_unsure & (rule == Rule.NONE.value) & _speaks(name, beats, config)] = name.value
+    return GuardedBeats(beats.is_v ^ (rule != Rule.NONE.value), rule)
 
-    def feature(name: str) -> NDArray[np.float64]:
-        return features[:, FEATURE_NAMES.index(name)].astype(np.float64)
 
-    is_ventricular = (
-        (feature("rr_prev_ratio") <= np.log(config.premature_rr_ratio))
-        & (feature("rr_next_ratio") > 0)
-        & (feature("qrs_width_s") >= config.wide_qrs_s)
-        & (feature("qrs_similarity") < config.wide_similarity)
-    )
-    rule = np.full(len(is_v), Rule.NONE.value, dtype="U24")
-    rule[~is_v & is_unsure & is_ventricular] = Rule.PREMATURE_AND_WIDE.value
-    is_changed = rule != Rule.NONE.value
-    return GuardedBeats(is_v ^ is_changed, rule)
+def propose_changes(
+    probability_v: NDArray[np.float64],
+    features: NDArray[np.float32],
+    *,
+    threshold: float,
+    rules: Sequence[Rule] = CATALOGUE,
+    config: RuleGuardConfig | None = None,
+) -> NDArray[np.bool_]:
+    """Tell which classes each rule would change if it were the only one.
+
+    Parameters
+    ----------
+    probability_v, features, threshold, config
+        See :func:`apply_rules`.
+    rules : sequence of Rule
+
+    Returns
+    -------
+    ndarray of bool, shape (n_beats, n_rules)
+
+    """
+    config = config or RuleGuardConfig()
+    beats = _Beats(features, probability_v >= threshold)
+    is_unsure = _is_unsure(probability_v, threshold, config)
+    changes = [is_unsure & _speaks(rule, beats, config) for rule in rules]
+    return np.stack(changes, axis=1) if changes else np.zeros((len(features), 0), dtype=np.bool_)
+
+
+class _Beats:
+    """The beats as the network calls them."""
+
+    def __init__(self, features: NDArray[np.float32], is_v: NDArray[np.bool_]) -> None:
+        self._features = features
+        self.is_v = is_v
+
+    def feature(self, name: str) -> NDArray[np.float64]:
+        return self._features[:, FEATURE_NAMES.index(name)].astype(np.float64)
+
+    def usual_intervals(self) -> NDArray[np.float64]:
+        """Both intervals of each beat together, in usual ones."""
+        before, after = self.feature("rr_prev_ratio"), self.feature("rr_next_ratio")
+        return np.asarray(np.exp(before) + np.exp(after))
+
+    def is_wide_and_unlike(self, config: RuleGuardConfig, *, like: float) -> NDArray[np.bool_]:
+        is_wide = self.feature("qrs_width_s") >= config.wide_qrs_s
+        return np.asarray(is_wide & (self.feature("qrs_similarity") < like))
+
+
+def _speaks(rule: Rule, beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    """Tell which beats a rule finds and the network calls otherwise."""
+    finds, to_v = _RULES[rule]
+    return np.asarray((beats.is_v != to_v) & finds(beats, config))
+
+
+def _is_premature_and_wide(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_early = beats.feature("rr_prev_ratio") <= math.log(config.premature_rr_ratio)
+    has_pause = beats.feature("rr_next_ratio") > 0
+    return is_early & has_pause & beats.is_wide_and_unlike(config, like=config.wide_similarity)
+
+
+def _has_compensatory_pause(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_early = beats.feature("rr_prev_ratio") <= _EARLY
+    is_compensated = np.abs(beats.usual_intervals() - 2) < _TWO_USUAL
+    return is_early & is_compensated & beats.is_wide_and_unlike(config, like=_NOT_QUITE_LIKE)
+
+
+def _is_interpolated(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_between = np.abs(beats.usual_intervals() - 1) < _ONE_USUAL
+    return is_between & beats.is_wide_and_unlike(config, like=config.wide_similarity)
+
+
+def _is_escape(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_late = beats.feature("rr_prev_ratio") >= _LATE
+    return is_late & beats.is_wide_and_unlike(config, like=config.wide_similarity)
+
+
+def _is_of_run(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    follows = np.concatenate([[False], beats.is_v[:-1]])[: len(beats.is_v)]
+    precedes = np.concatenate([beats.is_v[1:], [False]])[: len(beats.is_v)]
+    is_of_shape = follows & (beats.feature("similarity_to_previous") >= _NEARLY_LIKE)
+    is_of_shape |= precedes & (beats.feature("similarity_to_next") >= _NEARLY_LIKE)
+    is_early = beats.feature("rr_prev_ratio") <= _EARLY
+    return is_of_shape & is_early & (beats.feature("qrs_similarity") < config.wide_similarity)
+
+
+def _has_conducted_shape(beats: _Beats, _: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_on_time = beats.feature("rr_prev_ratio") > _EARLY
+    return is_on_time & (beats.feature("qrs_similarity") >= _LIKE)
+
+
+def _has_conducted_width(beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_narrow = beats.feature("qrs_width_s") < config.wide_qrs_s
+    is_narrow &= beats.feature("qrs_width_ratio") < _NO_WIDER
+    return is_narrow & (beats.feature("qrs_similarity") >= _NEARLY_LIKE)
+
+
+def _has_conducted_p_wave(beats: _Beats, _: RuleGuardConfig) -> NDArray[np.bool_]:
+    is_on_time = beats.feature("rr_prev_ratio") > _EARLY
+    has_p_wave = beats.feature("p_similarity") >= _NEARLY_LIKE
+    return is_on_time & has_p_wave & (beats.feature("qrs_similarity") >= _NEARLY_LIKE)
+
+
+_RULES: Final[dict[Rule, tuple[Callable[[_Beats, RuleGuardConfig], NDArray[np.bool_]], bool]]] = {
+    Rule.PREMATURE_AND_WIDE: (_is_premature_and_wide, True),
+    Rule.COMPENSATORY_PAUSE: (_has_compensatory_pause, True),
+    Rule.INTERPOLATED: (_is_interpolated, True),
+    Rule.VENTRICULAR_ESCAPE: (_is_escape, True),
+    Rule.RUN: (_is_of_run, True),
+    Rule.CONDUCTED_SHAPE: (_has_conducted_shape, False),
+    Rule.CONDUCTED_WIDTH: (_has_conducted_width, False),
+    Rule.CONDUCTED_P_WAVE: (_has_conducted_p_wave, False),
+}
+"""What each rule finds, and whether it calls it V."""
+
+
+def _is_unsure(
+    probability_v: NDArray[np.float64], threshold: float, config: RuleGuardConfig
+) -> NDArray[np.bool_]:
+    distance = np.abs(_logit(probability_v) - _logit(np.array(threshold)))
+    return np.asarray(distance < config.band_logit)
 
 
 def _logit(probability: NDArray[np.float64]) -> NDArray[np.float64]:

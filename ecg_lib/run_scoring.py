@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ecg_lib.annotations import Annotations
 from ecg_lib.detection import MATCH_TOLERANCE_S
 from ecg_lib.evaluation import LEARNING_PERIOD_S
+from ecg_lib.quality import find_spans
 
 LONGEST: Final = 6
 """Runs of six and more V beats are one length."""
@@ -157,10 +158,9 @@ def add_up_runs(counts: Sequence[RunCounts]) -> RunCounts:
 
 
 def _find_runs(positions: NDArray[np.int64], is_v: NDArray[np.bool_]) -> list[_Run]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], is_v, [False]]).astype(np.int8)))
     return [
         _Run(int(positions[start]), int(positions[stop - 1]), min(stop - start, LONGEST))
-        for start, stop in edges.reshape(-1, 2).tolist()
+        for start, stop in find_spans(is_v)
     ]
 
 

@@ -90,6 +90,9 @@ class Settings(BaseSettings):
     api_keys_file: AbsolutePath | None = Field(
         default=None, description="File of hashed API keys; without it no key is asked for."
     )
+    api_key: str | None = Field(
+        default=None, description="Key that the requests of `ecg` itself carry, where one is asked."
+    )
     patient_key_file: AbsolutePath | None = Field(
         default=None, description="Key of the patient hashes; made under home when unset."
     )

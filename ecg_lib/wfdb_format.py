@@ -17,17 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, RecordNotFoundError, UnsupportedRecordError
+from ecg_lib.records import UNIT_TO_MV
 
 MAX_HEADER_BYTES: Final = 65_536
 MAX_SIGNALS: Final = 64
-
-UNIT_TO_MV: Final[dict[str, float]] = {
-    "mV": 1.0,
-    "uV": 1e-3,
-    "µV": 1e-3,  # the micro sign
-    "μV": 1e-3,  # the Greek letter
-    "V": 1e3,
-}
 
 _DEFAULT_GAIN: Final = 200.0
 _DEFAULT_FS_HZ: Final = 250.0
@@ -43,7 +36,7 @@ _SIGNAL_LINE: Final = re.compile(
     r"(?P<file>\S{1,255})\s+(?P<format>\d{1,9})(?:x(?P<per_frame>\d{1,9}))?(?::(?P<skew>\d{1,9}))?"
     r"(?:\+(?P<offset>\d{1,18}))?"
     rf"(?:\s+(?P<gain>{_NUMBER})(?:\((?P<baseline>[-+]?\d{{1,9}})\))?(?:/(?P<unit>\S+))?"
-    r"(?:\s+(?P<resolution>\d{1,9})(?:\s+(?P<zero>[-+]?\d{1,9})(?:\s+[-+]?\d{1,18}"
+    r"(?:\s+\d{1,9}(?:\s+(?P<zero>[-+]?\d{1,9})(?:\s+[-+]?\d{1,18}"
     r"(?:\s+(?P<checksum>[-+]?\d{1,9})(?:\s+\d{1,18}(?:\s+(?P<name>.*\S))?)?)?)?)?)?)?\s*"
 )
 
@@ -321,13 +314,18 @@ def encode_annotations(samples: NDArray[np.int64], symbols: NDArray[np.str_]) ->
     samples : ndarray of int64, shape (n_annotations,)
         Ascending positions.
     symbols : ndarray of str, shape (n_annotations,)
-        ``N``, ``V`` or ``~`` (change of signal quality).
+        ``N``, ``V``, ``Q`` (unclassifiable), ``/`` (paced), ``~`` (change of signal quality),
+        ``[``, ``!`` and ``]`` (flutter: its beginning, waves and end).
+
+    Raises
+    ------
+    KeyError
+        If a symbol is another.
 
     """
     steps = np.diff(samples, prepend=0)
-    codes = np.zeros(len(samples), dtype=np.int64)
-    for symbol, code in _CODE_OF_SYMBOL.items():
-        codes[symbols == symbol] = code
+    names, places = np.unique(symbols, return_inverse=True)
+    codes = np.array([_CODE_OF_SYMBOL[name] for name in names.tolist()], dtype=np.int64)[places]
     is_far = steps > 1023
     words = np.zeros((len(samples), 4), dtype=np.int64)  # skip, high and low half of it, beat
     words[:, 0] = 59 << 10

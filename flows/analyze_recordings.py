@@ -83,7 +83,7 @@ def analyze_recordings(
     results = [future.result() for future in futures]
     _show(files, results)
     failed = {
-        path.name: result
+        str(path): result
         for path, result in zip(files, results, strict=True)
         if isinstance(result, str)
     }

@@ -7,10 +7,12 @@ and writes what came of it to standard output; a file that brings a process down
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -31,6 +33,8 @@ MAX_ANALYSIS_S: Final = 1800.0
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are worked on by threads of our own; those of BLAS would be in their way."""
+
+_logger = logging.getLogger(__name__)
 
 _TAKEN: Final = (*SUFFIXES, ".zip")
 
@@ -68,13 +72,21 @@ class AnalyzedFile:
 
 
 def list_recordings(paths: Sequence[Path]) -> list[Path]:
-    """List the recordings among files and directories; of a WFDB record its header."""
+    """List the recordings among files and directories; of a WFDB record its header.
+
+    Raises:
+        AnalysisError: If two have one name, for results have the names of their recordings.
+    """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
             found += sorted(one for one in path.iterdir() if one.suffix.lower() in _TAKEN)
         else:
             found.append(path)
+    names = Counter(path.stem for path in found)
+    if several := sorted(name for name, count in names.items() if count > 1):
+        msg = f"recordings must have names of their own, several are {', '.join(several)}"
+        raise AnalysisError(msg)
     return found
 
 
@@ -107,6 +119,13 @@ def analyze_file(
         EcgError: If the file cannot be read or analysed.
     """
     path, output_dir = Path(request.path), Path(request.output_dir)
+    targets = {
+        kind: output_dir / f"{path.stem}{kind.suffix}"
+        for kind in map(ResultFormat, request.formats)
+    }
+    if path.resolve() in {target.resolve() for target in targets.values()}:
+        msg = f"results must not replace the recording {path.name}; name another output directory"
+        raise AnalysisError(msg)
     with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
         analysis = analyze_recording(
             open_recording(source, fs=request.sampling_rate, unit=request.unit),
@@ -117,11 +136,8 @@ def analyze_file(
             threads=min(2, os.cpu_count() or 1),
         )
         output_dir.mkdir(parents=True, exist_ok=True)
-        results = []
-        for kind in map(ResultFormat, request.formats):
-            target = output_dir / f"{path.stem}{kind.suffix}"
+        for kind, target in targets.items():
             write_result(analysis, target, kind=kind, recording_id=path.stem)
-            results.append(str(target))
     summary = analysis.summary
     return AnalyzedFile(
         name=path.stem,
@@ -132,7 +148,7 @@ def analyze_file(
         runs=len(summary.rhythm.runs),
         risk_level=summary.risk.level.value,
         unreadable_s=summary.beats.unreadable_s,
-        results=tuple(results),
+        results=tuple(str(target) for target in targets.values()),
     )
 
 
@@ -185,6 +201,7 @@ def analyze_apart(
         msg = f"an analysis must end within {MAX_ANALYSIS_S:g} s, this one did not"
         raise AnalysisError(msg) from error
     if done.returncode != 0:
+        _logger.error("the analysis of %s failed: %s", request.path, done.stderr[-2000:])
         msg = f"the process that analysed it ended with status {done.returncode}"
         raise AnalysisError(msg)
     answer = json.loads(done.stdout.splitlines()[-1])

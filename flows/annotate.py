@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -10,20 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats, require_readable
-from ecg_lib.errors import InvalidSignalError
 from ecg_lib.findings import list_alarms
+from ecg_lib.long_recordings import bridge, check_invalid
 from ecg_lib.recording_analysis import list_annotations
-from ecg_lib.records import Record, read_record, read_wfdb, write_annotations
+from ecg_lib.recording_files import check_duration, choose_lead, open_recording
+from ecg_lib.records import read_wfdb
 from ecg_lib.rhythm import summarize_rhythm
 from ecg_lib.risk import assess_risk
-
-logger = logging.getLogger(__name__)
+from ecg_lib.wfdb_format import encode_annotations
 
 ANNOTATOR: Final = "pvc"
 """Extension of the annotation files."""
-
-MIN_PREDICTION_S: Final = 10.0
-_MAX_INVALID_SHARE: Final = 0.5
 
 
 class Annotated(NamedTuple):
@@ -41,10 +37,11 @@ class Annotated(NamedTuple):
 def annotate_record(
     path: Path, *, classifier: BeatClassifier, output_dir: Path, lead: str | None = None
 ) -> Annotated:
-    """Write ``RECORD.pvc`` with ``N`` or ``V`` for every detection.
+    """Write ``RECORD.pvc`` with a symbol for every detection.
 
-    A stretch that cannot be read begins and ends with ``~``, suspected flutter with ``[`` and
-    ``]``; see :func:`ecg_lib.recording_analysis.list_annotations`.
+    ``N`` or ``V``, ``/`` for paced beats, ``Q`` between ``~`` marks where nothing can be read, and
+    ``!`` between ``[`` and ``]`` in suspected flutter; see
+    :func:`ecg_lib.recording_analysis.list_annotations`.
 
     Args:
         path: A WFDB record.
@@ -54,21 +51,16 @@ def annotate_record(
     """
     record = read_wfdb(path)
     name = record.choose_lead(lead)
-    signal, n_invalid = bridge_invalid(record.signal_mv(name), record=record)
-    classified = classifier.classify(signal, fs=record.fs)
+    classified, n_invalid = _classify(record.signal_mv(name), fs=record.fs, classifier=classifier)
     samples, symbols = list_annotations(
         classified.r_peaks,
         is_v=classified.is_v,
         quality=classified.prepared.beat_quality,
         unreadable=classified.prepared.unreadable,
     )
-    written = write_annotations(
-        output_dir / record.name,
-        extension=ANNOTATOR,
-        samples=samples,
-        symbols=symbols,
-        fs=record.fs,
-    )
+    output_dir.mkdir(parents=True, exist_ok=True)
+    written = output_dir / f"{record.name}.{ANNOTATOR}"
+    written.write_bytes(encode_annotations(samples, symbols))
     return Annotated(
         path=written,
         lead=name,
@@ -79,36 +71,22 @@ def annotate_record(
     )
 
 
-def bridge_invalid(
-    signal_mv: NDArray[np.float32], *, record: Record
-) -> tuple[NDArray[np.float32], int]:
-    """Bridge samples that the file marks as invalid by straight lines, and count them.
-
-    A long bridge is flat to the eye of the quality check, and so reported as unreadable.
-
-    Raises:
-        InvalidSignalError: If more than half of the samples are invalid.
-    """
-    is_valid = np.isfinite(signal_mv)
-    n_invalid = int((~is_valid).sum())
-    if n_invalid > _MAX_INVALID_SHARE * len(signal_mv):
-        msg = (
-            f"at most {_MAX_INVALID_SHARE:.0%} of the samples of record {record.name} may be "
-            f"invalid, got {n_invalid} of {len(signal_mv)}"
-        )
-        raise InvalidSignalError(msg)
-    if n_invalid == 0:
-        return signal_mv, 0
-    at = np.arange(len(signal_mv))
-    bridged = np.interp(at, at[is_valid], signal_mv[is_valid])
-    return bridged.astype(np.float32), n_invalid
+def _classify(
+    signal_mv: NDArray[np.float32], *, fs: float, classifier: BeatClassifier
+) -> tuple[ClassifiedBeats, int]:
+    """Classify a signal whose invalid samples, which are counted, are bridged."""
+    bridged, is_invalid = bridge(signal_mv)
+    n_invalid = int(is_invalid.sum())
+    check_invalid(n_invalid, n_samples=len(signal_mv))
+    return classifier.classify(bridged, fs=fs), n_invalid
 
 
 class Prediction(NamedTuple):
     """The classified beats of one recording."""
 
-    record: Record
+    name: str
     lead: str
+    fs: float
     classified: ClassifiedBeats
     invalid_samples: int
 
@@ -116,44 +94,47 @@ class Prediction(NamedTuple):
 def predict_file(
     path: Path, *, classifier: BeatClassifier, lead: str | None = None, fs: float | None = None
 ) -> Prediction:
-    """Classify the beats of a file: WFDB, EDF, CSV or NPY.
+    """Classify the beats of a file as a whole: WFDB, EDF, CSV or NPY.
 
     Raises:
+        RecordError: If it cannot be read, or does not state its sampling rate and `fs` neither.
         InvalidSignalError: If it is too short or cannot be read.
+        UnknownLeadError: If it has no lead of that name.
     """
-    record = read_record(path, fs=fs)
-    if record.duration_s < MIN_PREDICTION_S:
-        msg = (
-            f"a recording must last at least {MIN_PREDICTION_S:g} s, got {record.duration_s:.1f} s"
-        )
-        raise InvalidSignalError(msg)
-    name = record.choose_lead(lead)
-    signal, n_invalid = bridge_invalid(record.signal_mv(name), record=record)
-    classified = classifier.classify(signal, fs=record.fs)
+    opened = open_recording(path, fs=fs)
+    chosen = choose_lead(opened.leads, lead)
+    signal = np.concatenate(list(opened.blocks(chosen)))
+    check_duration(len(signal) / chosen.fs)
+    classified, n_invalid = _classify(signal, fs=chosen.fs, classifier=classifier)
     require_readable(classified.prepared)
-    return Prediction(record, name, classified, n_invalid)
+    return Prediction(path.stem, chosen.name, chosen.fs, classified, n_invalid)
 
 
 def describe(prediction: Prediction) -> str:
     """Describe a prediction in a few lines."""
-    classified, record = prediction.classified, prediction.record
+    classified, fs = prediction.classified, prediction.fs
+    prepared = classified.prepared
     rhythm = summarize_rhythm(
         classified.r_peaks,
         is_v=classified.is_v,
         is_readable=classified.is_readable,
-        fs=record.fs,
+        fs=fs,
+        unreadable=prepared.unreadable,
+        is_paced=prepared.is_paced,
     )
-    findings = classified.prepared.findings
     risk = assess_risk(
-        rhythm, duration_s=record.duration_s, alarms=list_alarms(findings, fs=record.fs)
+        rhythm,
+        duration_s=prepared.duration_s,
+        readable_s=prepared.readable_s,
+        alarms=list_alarms(prepared.findings, fs=fs),
     )
     overall = "V" if rhythm.v_beats else "N" if classified.has_class.any() else "no class"
     rate = "-" if rhythm.heart_rate_bpm is None else f"{rhythm.heart_rate_bpm:.0f}/min"
     return (
-        f"{record.name}: {overall}, {rhythm.v_beats} V of {rhythm.beats} beats in "
-        f"{record.duration_s:.1f} s of lead {prediction.lead}, heart rate {rate}, "
+        f"{prediction.name}: {overall}, {rhythm.v_beats} V of {rhythm.beats} beats in "
+        f"{prepared.duration_s:.1f} s of lead {prediction.lead}, heart rate {rate}, "
         f"risk {risk.level} ({'; '.join(risk.reasons)}), "
-        f"{classified.prepared.unreadable_s:.0f} s unreadable"
+        f"{prepared.unreadable_s:.0f} s unreadable"
         + (f", {prediction.invalid_samples} invalid samples" if prediction.invalid_samples else "")
     )
 

@@ -2,9 +2,9 @@
 
 ``python -m flows.beat_verifier_fitting MITDB_DIR NSTDB_DIR`` writes ``ecg_lib/beat_verifier.npz``
 from DS1, the paced records and simulated patients: whole records, strips of 10 s, second leads,
-and mixtures with channel 1 of the recorded noise (channel 0 is for evaluation). With
-``--folds DIR`` it also writes five networks, each blind to a fifth of the subjects, for figures
-out-of-fold; ``folds.json`` there names the records of each. DS2 is never read.
+and mixtures with channel 1 of the recorded noise (channel 0 is for evaluation). It also writes
+five networks, each blind to a fifth of the subjects, for figures out of fold
+(:mod:`flows.blind_verifiers`). DS2 is never read.
 
 Deterministic: the same data give the same weights on the same machine.
 """
@@ -12,7 +12,6 @@ Deterministic: the same data give the same weights on the same machine.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -35,6 +34,7 @@ from ecg_lib.noise import mix_at_snr
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import read_wfdb
 from ecg_lib.simulator import simulate_record
+from flows.blind_verifiers import save_blind_verifiers
 
 logger = logging.getLogger(__name__)
 
@@ -259,18 +259,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Fit the verifier of the R-peak detector.")
     parser.add_argument("mitdb_dir", type=Path)
     parser.add_argument("nstdb_dir", type=Path)
-    parser.add_argument("--folds", type=Path, help="directory for the out-of-fold networks")
     asked = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     samples = read_samples(asked.mitdb_dir, asked.nstdb_dir)
     simulated = simulate_samples()
-    if asked.folds is not None:
-        asked.folds.mkdir(parents=True, exist_ok=True)
-        folds = assign_folds(list(samples))
-        (asked.folds / "folds.json").write_text(json.dumps(folds), encoding="utf-8")
-        for fold in range(N_FOLDS):
-            seen = [each for name, each in samples.items() if folds[name] != fold]
-            fit_verifier(_join([*seen, simulated])).save(asked.folds / f"{fold}.npz")
+    folds = assign_folds(list(samples))
+    blind = []
+    for fold in range(N_FOLDS):
+        seen = [each for name, each in samples.items() if folds[name] != fold]
+        blind.append(fit_verifier(_join([*seen, simulated])))
+    save_blind_verifiers(blind, folds)
     fit_verifier(_join([*samples.values(), simulated])).save(WEIGHTS)
 
 

@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ecg_lib.annotations import Annotations, subject_of
+from ecg_lib.bootstrap import bootstrap_interval
 from ecg_lib.bundle import Bundle, BundleSource, ClassifierConfig, Provenance, write_bundle
 from ecg_lib.calibration import expected_calibration_error
 from ecg_lib.classifier import BeatClassifier, decide
@@ -27,7 +28,6 @@ from ecg_lib.evaluation import (
 )
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
-from ecg_lib.resampling import bootstrap_interval
 from ecg_lib.rule_guard import apply_rules
 from flows.dataset_versions import DatasetVersion, Role
 from flows.git_commit import read_git_commit

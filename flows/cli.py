@@ -129,26 +129,36 @@ def _name_overall(answer: Mapping[str, Any]) -> str:
     return f"{answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f})"
 
 
+def _show_prediction(settings: Settings) -> None:
+    import httpx
+
+    from flows.traffic import demo_strip, describe_outcome, send
+
+    strip = demo_strip(settings)
+    with httpx.Client(timeout=30.0) as client:
+        response = send(strip, client=client, settings=settings)
+    _say(f"\nprediction for {strip.name}:")
+    if response.status_code != httpx.codes.CREATED:
+        _say(f"  none: {describe_outcome(response)}")
+        return
+    answer = response.json()
+    _say(
+        f"  {_name_overall(answer)}, risk {answer['risk_level']}, "
+        f"{answer['ventricular_beats']} V of {answer['total_beats_detected']} beats, "
+        f"{answer['processing_time_ms']:.1f} ms, id {answer['prediction_id']}"
+    )
+    beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
+    _say(f"  beats: {' '.join(beats)}")
+
+
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
     from flows.serving import read_current
-    from flows.traffic import demo_strip, send
 
     addresses = find_addresses(settings)
     if read_current(settings) is not None:
-        strip = demo_strip(settings)
-        with httpx.Client(timeout=30.0) as client:
-            answer = send(strip, client=client, settings=settings).json()
-        _say(f"\nprediction for {strip.name}:")
-        _say(
-            f"  {_name_overall(answer)}, risk {answer['risk_level']}, "
-            f"{answer['ventricular_beats']} V of {answer['total_beats_detected']} beats, "
-            f"{answer['processing_time_ms']:.1f} ms, "
-            f"id {answer['prediction_id']}"
-        )
-        beats = [beat["arrhythmia_type"] or "-" for beat in answer["beat_predictions"]]
-        _say(f"  beats: {' '.join(beats)}")
+        _show_prediction(settings)
     _say("")
     _say(f"  service  {addresses.service}  (API docs at /docs)")
     _say(f"  Prefect  {addresses.prefect}")
@@ -233,13 +243,12 @@ def ship(
     version: Annotated[str | None, typer.Argument(help="Model version; else the champion.")] = None,
 ) -> None:
     """Make a model the reference bundle, which ships with the software."""
-    from flows.package_bento import find_version
     from flows.reference import REFERENCE, ship
     from flows.registry import Registry
 
     _enter_platform()
     registry = Registry(read_settings())
-    found = find_version.fn(registry, version)
+    found = registry.find(version)
     bundle = ship(registry.fetch_bundle(found.run_id))
     _say(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
 
@@ -300,7 +309,7 @@ def annotate(
         str | None, typer.Option(help="Name of the lead; MLII, else the first.")
     ] = None,
 ) -> None:
-    """Write N or V for every beat as WFDB annotations, by the released model."""
+    """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier import BeatClassifier
     from flows.annotate import annotate_record
     from flows.released import load_bundle_to_use
@@ -359,10 +368,11 @@ def analyze(
     unit: Annotated[str | None, typer.Option(help="Unit of CSV and NPY: mV, uV or V.")] = None,
 ) -> None:
     """Analyse recordings of up to 24 h by the released model, without a server."""
-    os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+    from flows import analyzed_files as analysis
+
+    os.environ.update(analysis.ONE_THREAD)
     from ecg_lib.classifier import BeatClassifier
     from ecg_lib.recording_summary import ResultFormat
-    from flows import analyzed_files as analysis
     from flows.released import load_bundle_to_use
 
     kinds = tuple(formats or ResultFormat)

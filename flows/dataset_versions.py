@@ -37,7 +37,8 @@ _PREPARING_FILES: Final = (
     "findings.py", "beats.py", "preprocessing.py", "datasets.py",
 )  # fmt: skip
 _TRAINING_FILES: Final = (
-    "balancing.py", "cnn.py", "training.py", "shape_vote.py", "cross_validation.py",
+    "balancing.py", "cnn.py", "calibration.py", "training.py", "shape_vote.py", "evaluation.py",
+    "cross_validation.py",
 )  # fmt: skip
 _LATEST: Final = "latest"
 

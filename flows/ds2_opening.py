@@ -35,8 +35,8 @@ REPORTS: Final = Path("docs") / "evaluation"
 _HEAD: Final = """# Openings of DS2
 
 Every score on a DS2 record is an opening. Only `ecg evaluate --final` does it, and it writes the
-line here and the report beside it. No threshold, rule or hyperparameter was chosen after looking
-at this table.
+line here and the report beside it. Thresholds, rules and hyperparameters are chosen on DS1; what
+changed between two openings, and why, is in the reason and in the changelog.
 
 | Date (UTC) | Commit | Bundle | Reason | V-F1 | strict | without 202 | Se | +P | FPR | reference R-peaks | after 5 min | 10 s strips | second lead | `ma` 6 dB | `bw` 6 dB | accuracy | QRS Se | QRS +P | Report |
 |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
@@ -112,13 +112,17 @@ def note_opening(root: Path, evaluation: Evaluation, *, commit: str) -> WrittenR
         commit: Commit of the code.
     """
     document = evaluation.document
-    stem = f"ds2-{document['made_at'][:10]}-{document['bundle']['hash'][:12]}"
+    made_at = document["made_at"][:16].replace("T", "-").replace(":", "")
+    stem = f"ds2-{made_at}-{document['bundle']['hash'][:12]}"
     written = WrittenReport(root / REPORTS / f"{stem}.json", root / REPORTS / f"{stem}.html")
     without_errors = {
         **document,
         "errors": [],
         "missing": [*document["missing"], "Errors: left out of what is committed."],
     }
+    if written.json.exists():
+        msg = f"an opening must not replace {written.json.name}, which is there"
+        raise EvaluationError(msg)
     write_evaluation(Evaluation(without_errors, ()), written)
     path = root / OPENINGS
     if not path.exists():

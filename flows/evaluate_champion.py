@@ -18,22 +18,18 @@ from flows.evaluation import (
     WrittenReport,
     evaluate_development,
     find_dataset,
-    is_current,
     report_path,
     summarize_headline,
     write_evaluation,
 )
-from flows.evaluation_calls import EvaluationError
 from flows.evaluation_records import Extent
 from flows.progress import ProgressBar
-from flows.registry import Alias, ModelVersion, Registry
+from flows.registry import ModelVersion, Registry
 
 
 @flow(name="evaluate-champion")
 def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.QUICK) -> str:
     """Write the EC57 report of a model on its development records, out of fold.
-
-    A report of the same bundle, extent and layout is not made again.
 
     Args:
         model_version: The model to evaluate; the champion when left out.
@@ -45,32 +41,13 @@ def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.
     """
     settings = read_settings()
     registry = Registry(settings)
-    version = find_model(registry, model_version)
+    version = registry.find(model_version)
     bundle = registry.fetch_bundle(version.run_id)
     written = report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
-    if is_current(written, bundle):
-        get_run_logger().info("model %s has its report: %s", version.version, written.html)
-        return str(written.html)
     evaluation = evaluate_in_flow(bundle, extent, settings)
     write_evaluation(evaluation, written)
     publish(evaluation, written, version, registry)
     return str(written.html)
-
-
-@task(cache_policy=NO_CACHE)
-def find_model(registry: Registry, model_version: str | None) -> ModelVersion:
-    """Find the model to evaluate.
-
-    Raises:
-        EvaluationError: If there is no champion.
-    """
-    if model_version is not None:
-        return registry.get_version(model_version)
-    champion = registry.get_alias(Alias.CHAMPION)
-    if champion is None:
-        msg = "there must be a champion to evaluate, there is none"
-        raise EvaluationError(msg)
-    return champion
 
 
 @task(cache_policy=NO_CACHE)

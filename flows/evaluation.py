@@ -8,7 +8,6 @@ the same for both.
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -39,7 +38,7 @@ from flows.evaluation_records import (
     strips_condition,
 )
 from flows.evaluation_slices import Document
-from flows.evaluation_summary import SCHEMA, summarize
+from flows.evaluation_summary import summarize
 from flows.git_commit import read_git_commit
 
 if TYPE_CHECKING:
@@ -298,14 +297,6 @@ def report_path(reports_dir: Path, bundle: Bundle, kind: str) -> WrittenReport:
     return WrittenReport(stem.with_suffix(".json"), stem.with_suffix(".html"))
 
 
-def is_current(written: WrittenReport, bundle: Bundle) -> bool:
-    """Tell whether a report is there, of this bundle and in today's layout."""
-    if not (written.json.is_file() and written.html.is_file()):
-        return False
-    document = json.loads(written.json.read_text(encoding="utf-8"))
-    return bool(document.get("schema") == SCHEMA and document["bundle"]["hash"] == bundle.hash)
-
-
 def write_evaluation(evaluation: Evaluation, written: WrittenReport) -> None:
     """Write the document as JSON and as a page."""
     from flows.evaluation_page import write_page
@@ -313,21 +304,8 @@ def write_evaluation(evaluation: Evaluation, written: WrittenReport) -> None:
     written.json.parent.mkdir(parents=True, exist_ok=True)
     for path, text in (
         (written.html, write_page(evaluation.document, evaluation.errors)),
-        (written.json, _write_json(evaluation.document)),
+        (written.json, json.dumps(evaluation.document, allow_nan=False, separators=(",", ":"))),
     ):
         draft = path.with_name(f".{path.name}.draft")
         draft.write_text(text, encoding="utf-8")
         draft.replace(path)
-
-
-def _write_json(document: Any) -> str:  # noqa: ANN401  what JSON may hold
-    """Write JSON in which a figure that nothing defines is null."""
-
-    def defined(value: Any) -> Any:  # noqa: ANN401  see above
-        if isinstance(value, dict):
-            return {key: defined(part) for key, part in value.items()}
-        if isinstance(value, list | tuple):
-            return [defined(part) for part in value]
-        return None if isinstance(value, float) and not math.isfinite(value) else value
-
-    return json.dumps(defined(document), allow_nan=False, separators=(",", ":"))

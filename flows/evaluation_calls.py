@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.annotations import Annotations
 from ecg_lib.classifier import BeatClassifier, ClassifiedBeats, require_readable
-from ecg_lib.detection import MATCH_TOLERANCE_S, match_beats
+from ecg_lib.datasets import NO_BEAT, label_beats
 from ecg_lib.errors import EcgError, UnreadableSignalError
 from ecg_lib.noise import mix_at_snr, nst_gate
 from ecg_lib.records import read_wfdb
+from ecg_lib.rule_guard import RuleGuardConfig, propose_changes
 
 NOISE_SIGNAL: Final = 0
 """Signal of the noise records that evaluation uses; training may have heard signal 1."""
@@ -34,20 +35,29 @@ class Calls(NamedTuple):
     """Without RuleGuard."""
     rule: NDArray[np.str_]
     probability_v: NDArray[np.float64]
+    proposed: NDArray[np.bool_]
+    """What each rule of the catalogue would change if it were the only one, a column for each."""
     has_class: NDArray[np.bool_]
     """False for what was reported as unreadable or paced, and so is neither N nor V."""
     stop_s: float = float("inf")
     """End of what was classified."""
 
 
-def calls_of(classified: ClassifiedBeats) -> Calls:
-    """Take from an answer what is scored."""
+def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
+    """Take from an answer what is scored; the limits of rules are those it was given with."""
     return Calls(
         detections=classified.r_peaks,
         is_v=classified.is_v,
         is_v_unguarded=(classified.probability_v >= classified.threshold) & classified.has_class,
         rule=classified.rule,
         probability_v=classified.probability_v,
+        proposed=propose_changes(
+            classified.probability_v,
+            classified.prepared.features,
+            threshold=classified.threshold,
+            config=config,
+        )
+        & classified.has_class[:, None],
         has_class=classified.has_class,
     )
 
@@ -65,7 +75,7 @@ def call_strips(
     parts: list[Calls] = []
     for start in range(0, n_strips * length, length):
         classified = classifier.classify(signal_mv[start : start + length], fs=fs)
-        calls = calls_of(classified)
+        calls = calls_of(classified, classifier.config.rule_guard)
         try:
             require_readable(classified.prepared)
         except UnreadableSignalError:
@@ -75,29 +85,19 @@ def call_strips(
         msg = f"the signal must hold a strip of {strip_s} s, got {len(signal_mv) / fs:.1f} s"
         raise EvaluationError(msg)
     # Two strips may both see a beat that lies on their border, so order is not given.
-    order = np.argsort(np.concatenate([part.detections for part in parts]), kind="stable")
-    return Calls(
-        detections=np.concatenate([part.detections for part in parts])[order],
-        is_v=np.concatenate([part.is_v for part in parts])[order],
-        is_v_unguarded=np.concatenate([part.is_v_unguarded for part in parts])[order],
-        rule=np.concatenate([part.rule for part in parts])[order],
-        probability_v=np.concatenate([part.probability_v for part in parts])[order],
-        has_class=np.concatenate([part.has_class for part in parts])[order],
-        stop_s=float(n_strips * strip_s),
-    )
+    *columns, _ = zip(*parts, strict=True)
+    joined: list[Any] = [np.concatenate(column) for column in columns]
+    order = np.argsort(joined[0], kind="stable")
+    found = Calls(*[column[order] for column in joined])
+    return found._replace(stop_s=float(n_strips * strip_s))
 
 
 def truth_of(
     annotations: Annotations, detections: NDArray[np.int64], *, fs: float
 ) -> NDArray[np.str_]:
     """AAMI class of each detection, O for no beat, ! in flutter."""
-    match = match_beats(
-        annotations.beat_samples, detections, tolerance=round(MATCH_TOLERANCE_S * fs)
-    )
-    truth = np.full(len(detections), "O")
-    is_matched = match.of_detected >= 0
-    truth[is_matched] = annotations.beat_classes[match.of_detected[is_matched]]
-    truth[annotations.is_in_flutter(detections)] = "!"
+    truth = label_beats(annotations, detections, fs=fs)
+    truth[truth == NO_BEAT] = "O"
     return truth
 
 

@@ -19,8 +19,11 @@ ERROR_SPAN_S: Final = 6.0
 NO_CALL: Final = "-"
 """Call of a beat without a detection."""
 
+NO_CLASS: Final = "~"
+"""Call of a detection that was reported as unreadable or paced."""
+
 _KEPT: Final = 3
-"""Of each record and kind, so many errors: those that the classifier was surest of."""
+"""Of each record and kind, so many errors."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -33,7 +36,7 @@ class BeatError:
     truth: str
     """AAMI class, or O for no beat."""
     call: str
-    """N or V, or :data:`NO_CALL`."""
+    """N, V, :data:`NO_CALL` or :data:`NO_CLASS`."""
     probability_v: float | None
     rule: str
     strip_start_s: float
@@ -51,7 +54,7 @@ def find_errors(
     annotations: Annotations,
     calls: Calls,
 ) -> tuple[BeatError, ...]:
-    """Find the V beats without a detection, and the false and wrong calls that were the surest."""
+    """Find the first V beats without detection or class, and the surest false and wrong calls."""
     truth = truth_of(annotations, calls.detections, fs=record.fs)
     time_s = calls.detections / record.fs
     missed_s = _missed_v(annotations, calls, fs=record.fs) / record.fs
@@ -66,6 +69,8 @@ def find_errors(
     chosen: list[tuple[float, str, str, float | None, str]] = [
         (float(at), "V", NO_CALL, None, "") for at in missed_s[:_KEPT]
     ]
+    abstained = np.flatnonzero(~calls.has_class & (truth == "V"))[:_KEPT]
+    chosen += [(*words[index], None, "") for index in abstained.tolist()]
     for is_error, sign in ((is_false, -1.0), (is_wrong, 1.0)):
         at = np.flatnonzero(is_error)
         surest = at[np.argsort(sign * calls.probability_v[at], kind="stable")][:_KEPT]
@@ -106,5 +111,5 @@ def _missed_v(annotations: Annotations, calls: Calls, *, fs: float) -> NDArray[n
 
 def _word(calls: Calls, index: int) -> str:
     if not calls.has_class[index]:
-        return "~"
+        return NO_CLASS
     return "V" if calls.is_v[index] else "N"

@@ -57,6 +57,20 @@ class RecordRow(NamedTuple):
     false_share: float
 
 
+class RuleRow(NamedTuple):
+    """A row of the table of the catalogue of rules."""
+
+    rule: str
+    is_in_force: bool
+    own: Mapping[str, Any]
+    worst: Mapping[str, Any]
+    worst_label: str
+    best: Mapping[str, Any]
+    best_label: str
+    n_lowered: int
+    n_conditions: int
+
+
 class Strip(NamedTuple):
     """An error with its drawing."""
 
@@ -95,6 +109,7 @@ def write_page(document: Document, errors: Sequence[BeatError] = ()) -> str:
         reliability=draw_reliability(document["reliability"]["bins"]),
         runs=[(words, document["runs"][name]) for name, words in _RUN_WORDS.items()],
         part_words=_PART_WORDS,
+        catalogue=_rule_rows(document),
         strips=strips,
         n_left=n_left,
     )
@@ -142,6 +157,31 @@ def _record_rows(document: Document) -> list[RecordRow]:
         )
         for name, counts in sorted(whole.items())
     ]
+
+
+def _rule_rows(document: Document) -> list[RuleRow]:
+    rows = []
+    for rule, about in (document["rule_catalogue"] or {}).items():
+        judged = about["conditions"]
+        known = {name: one for name, one in judged.items() if one["difference"] is not None}
+        if OWN not in known:
+            continue
+        worst = min(known, key=lambda name: known[name]["difference"])
+        best = max(known, key=lambda name: known[name]["difference"])
+        rows.append(
+            RuleRow(
+                rule=rule,
+                is_in_force=about["in_force"],
+                own=known[OWN],
+                worst=known[worst],
+                worst_label=document["conditions"][worst]["label"],
+                best=known[best],
+                best_label=document["conditions"][best]["label"],
+                n_lowered=sum(one["difference"] < 0 for one in known.values()),
+                n_conditions=len(known),
+            )
+        )
+    return rows
 
 
 def _noise_charts(document: Document) -> list[tuple[str, str]]:

@@ -7,6 +7,7 @@ How counts become figures is in :mod:`flows.evaluation_summary`.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -23,7 +24,9 @@ from ecg_lib.noise import SEGMENT_S
 from ecg_lib.peak_scoring import PeakScores, score_peaks
 from ecg_lib.preprocessing import prepare_beats
 from ecg_lib.records import Record
+from ecg_lib.rule_guard import CATALOGUE, Rule
 from ecg_lib.run_scoring import RunCounts, score_runs
+from flows.blind_verifiers import load_blind_verifier
 from flows.evaluation_calls import (
     Calls,
     EvaluationError,
@@ -76,6 +79,17 @@ def noise_condition(noise: str, snr_db: int) -> str:
     return f"noise_{noise}_{snr_db}_db"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleAlone:
+    """What a rule does where it is the only one."""
+
+    counts: BeatCounts
+    fired: int
+    """Beats of which it changes the class."""
+    right: int
+    """Those of which it changes it to the right one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecordScores:
     """The counts of one record."""
@@ -95,6 +109,8 @@ class RecordScores:
     """The same without RuleGuard."""
     rules: dict[str, dict[str, tuple[int, int]]]
     """By condition and rule: how often it changed a class, and how often it was right."""
+    alone: dict[str, dict[str, RuleAlone]]
+    """By condition and rule of the catalogue: what it would do as the only one."""
     table: dict[Part, NDArray[np.int64]]
     """See :func:`ecg_lib.evaluation.tabulate_beats`, of own R-peaks."""
     runs: RunCounts
@@ -129,15 +145,17 @@ def score_record(
         EvaluationError: If the record has no annotations.
     """
     annotations = _annotations_of(record)
-    classifier = BeatClassifier.load(bundle, fold=fold)
+    classifier = BeatClassifier.load(bundle, fold=fold, verifier=load_blind_verifier(record.name))
     own_lead = record.choose_lead()
     signal, fs = record.signal_mv(own_lead), record.fs
     classified = classifier.classify(signal, fs=fs)
-    own = calls_of(classified)
-    score = _Scorer(annotations, fs)
+    rule_guard = classifier.config.rule_guard
+    own = calls_of(classified, rule_guard)
+    # What other rules would do is not for DS2 to say.
+    score = _Scorer(annotations, fs, catalogue=() if fold is None else CATALOGUE)
     score.add(OWN, own, (Part.WHOLE, Part.AFTER_5_MIN))
     told = classifier.classify(signal, fs=fs, r_peaks=annotations.beat_samples)
-    score.add(REFERENCE, calls_of(told), (Part.WHOLE, Part.AFTER_5_MIN))
+    score.add(REFERENCE, calls_of(told, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
     for strip_s in STRIPS_S if extent is Extent.FULL else STRIPS_S[:1]:
         calls = call_strips(classifier, signal, fs=fs, strip_s=strip_s)
         score.add(strips_condition(strip_s), calls, (Part.WHOLE,))
@@ -146,13 +164,13 @@ def score_record(
     if extent is Extent.FULL:
         if second_lead is not None:
             other = classifier.classify(record.signal_mv(second_lead), fs=fs)
-            score.add(SECOND_LEAD, calls_of(other), (Part.WHOLE, Part.AFTER_5_MIN))
+            score.add(SECOND_LEAD, calls_of(other, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
         if nstdb_dir is not None:
             for noise in NOISES:
                 noise_mv = read_noise(nstdb_dir, noise, fs=fs)
                 for snr_db in SNRS_DB:
                     noisy = add_noise(signal, noise_mv, annotations, snr_db=snr_db, fs=fs)
-                    calls = calls_of(classifier.classify(noisy, fs=fs))
+                    calls = calls_of(classifier.classify(noisy, fs=fs), rule_guard)
                     parts = (Part.NOISY_MINUTES, Part.AFTER_5_MIN)
                     score.add(noise_condition(noise, snr_db), calls, parts)
     truth = truth_of(annotations, own.detections, fs=fs)
@@ -168,6 +186,7 @@ def score_record(
         counts=score.counts,
         unguarded=score.unguarded,
         rules=score.rules,
+        alone=score.alone,
         table={
             part: tabulate_beats(
                 annotations,
@@ -197,7 +216,8 @@ def score_record(
 def score_peaks_alone(record: Record) -> PeakScores:
     """Score the R-peak detector on a record that is not classified."""
     annotations = _annotations_of(record)
-    detections = prepare_beats(record.signal_mv(), fs=record.fs).r_peaks
+    verifier = load_blind_verifier(record.name)
+    detections = prepare_beats(record.signal_mv(), fs=record.fs, verifier=verifier).r_peaks
     return score_peaks(annotations, detections=detections, fs=record.fs)
 
 
@@ -211,12 +231,14 @@ def _annotations_of(record: Record) -> Annotations:
 class _Scorer:
     """Collects the counts of one record."""
 
-    def __init__(self, annotations: Annotations, fs: float) -> None:
+    def __init__(self, annotations: Annotations, fs: float, *, catalogue: Sequence[Rule]) -> None:
         self._annotations = annotations
         self._fs = fs
+        self._catalogue = catalogue
         self.counts: dict[str, dict[Part, BeatCounts]] = {}
         self.unguarded: dict[str, dict[Part, BeatCounts]] = {}
         self.rules: dict[str, dict[str, tuple[int, int]]] = {}
+        self.alone: dict[str, dict[str, RuleAlone]] = {}
 
     def add(self, condition: str, calls: Calls, parts: tuple[Part, ...]) -> None:
         """Score the calls of one condition; the rules in the first part."""
@@ -224,6 +246,10 @@ class _Scorer:
         plain = calls._replace(is_v=calls.is_v_unguarded)
         self.unguarded[condition] = {part: self._score(plain, part) for part in parts}
         self.rules[condition] = self._judge_rules(calls, parts[0])
+        self.alone[condition] = {
+            rule.value: self._judge_alone(calls, CATALOGUE.index(rule), parts[0])
+            for rule in self._catalogue
+        }
 
     def _score(self, calls: Calls, part: Part) -> BeatCounts:
         return add_up(
@@ -254,15 +280,25 @@ class _Scorer:
         return [(float(start_s), float(start_s + SEGMENT_S)) for start_s in starts]
 
     def _judge_rules(self, calls: Calls, part: Part) -> dict[str, tuple[int, int]]:
+        return {
+            rule: self._judge_changes(calls, calls.rule == rule, part)
+            for rule in sorted(set(calls.rule.tolist()) - {""})
+        }
+
+    def _judge_alone(self, calls: Calls, column: int, part: Part) -> RuleAlone:
+        is_changed = calls.proposed[:, column]
+        alone = calls._replace(is_v=calls.is_v_unguarded ^ is_changed)
+        fired, right = self._judge_changes(alone, is_changed, part)
+        return RuleAlone(counts=self._score(alone, part), fired=fired, right=right)
+
+    def _judge_changes(
+        self, calls: Calls, is_changed: NDArray[np.bool_], part: Part
+    ) -> tuple[int, int]:
+        """Count the changed classes that are scored, and the right ones of them."""
         truth = truth_of(self._annotations, calls.detections, fs=self._fs)
         time_s = calls.detections / self._fs
         in_part = np.zeros(len(time_s), dtype=np.bool_)
         for start_s, stop_s in self._spans(calls, part):
             in_part |= (time_s >= start_s) & (time_s < stop_s)
-        counts = calls.has_class & in_part & np.isin(truth, ["N", "S", "V", "O"])
-        judged = {}
-        for rule in sorted(set(calls.rule.tolist()) - {""}):
-            fired = counts & (calls.rule == rule)
-            right = int((fired & (calls.is_v == (truth == "V"))).sum())
-            judged[rule] = (int(fired.sum()), right)
-        return judged
+        fired = is_changed & calls.has_class & in_part & np.isin(truth, ["N", "S", "V", "O"])
+        return int(fired.sum()), int((fired & (calls.is_v == (truth == "V"))).sum())

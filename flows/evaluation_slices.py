@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from operator import attrgetter
 from typing import Any, Final
 
 import numpy as np
 
+from ecg_lib.annotations import SHARED_SUBJECT
+from ecg_lib.bootstrap import bootstrap_intervals, leave_one_out, paired_bootstrap
 from ecg_lib.evaluation import BeatCounts, add_up, by_subject
-from ecg_lib.resampling import bootstrap_intervals, leave_one_out, paired_bootstrap
+from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
 from flows.evaluation_records import (
     NOISES,
     OWN,
@@ -26,16 +29,12 @@ from flows.evaluation_records import (
 N_RESAMPLES: Final = 2000
 CONFIDENCE: Final = 0.95
 FIGURES: Final[dict[str, Callable[[BeatCounts], float]]] = {
-    "v_f1": lambda counts: counts.v_f1,
-    "v_f1_strict": lambda counts: counts.v_f1_strict,
-    "v_sensitivity": lambda counts: counts.v_sensitivity,
-    "v_predictivity": lambda counts: counts.v_predictivity,
-    "v_false_positive_rate": lambda counts: counts.v_false_positive_rate,
-    "accuracy": lambda counts: counts.accuracy,
-    "accuracy_with_detection": lambda counts: counts.accuracy_with_detection,
-    "qrs_sensitivity": lambda counts: counts.qrs_sensitivity,
-    "qrs_predictivity": lambda counts: counts.qrs_predictivity,
-}
+    name: attrgetter(name)
+    for name in (
+        "v_f1", "v_f1_strict", "v_sensitivity", "v_predictivity", "v_false_positive_rate",
+        "accuracy", "accuracy_with_detection", "qrs_sensitivity", "qrs_predictivity",
+    )
+}  # fmt: skip
 """The figures of every slice, by name."""
 
 Document = dict[str, Any]
@@ -62,7 +61,7 @@ def _duration(seconds: int) -> str:
 
 def summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
     """Compute the figures of all records in each condition, and without 201 or 202 beside."""
-    shared = sorted({"201", "202"} & set(scores))
+    shared = sorted(SHARED_SUBJECT & set(scores))
     conditions: Document = {}
     for name, label in conditions_in_order():
         having = [score for score in scores.values() if name in score.counts]
@@ -168,6 +167,33 @@ def summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
             "rules": dict(sorted(rules.items())),
         }
     return conditions
+
+
+def summarize_catalogue(scores: Mapping[str, RecordScores]) -> Document | None:
+    """Tell of each rule what it would do as the only one, in every condition.
+
+    Returns:
+        By rule; None where the rules were not judged one by one.
+    """
+    catalogue: Document = {}
+    for rule in CATALOGUE:
+        conditions: Document = {}
+        for name, _ in conditions_in_order():
+            having = [score for score in scores.values() if rule.value in score.alone.get(name, {})]
+            if not having:
+                continue
+            part = next(iter(having[0].counts[name]))
+            alone = [score.alone[name][rule.value] for score in having]
+            with_rule = add_up([one.counts for one in alone]).v_f1
+            without = add_up([score.unguarded[name][part] for score in having]).v_f1
+            conditions[name] = {
+                "difference": number(with_rule - without),
+                "fired": sum(one.fired for one in alone),
+                "right": sum(one.right for one in alone),
+            }
+        if conditions:
+            catalogue[rule.value] = {"in_force": rule in IN_FORCE, "conditions": conditions}
+    return catalogue or None
 
 
 def _three(counts: BeatCounts) -> Document:

@@ -28,6 +28,7 @@ from flows.evaluation_slices import (
     N_RESAMPLES,
     Document,
     number,
+    summarize_catalogue,
     summarize_conditions,
     summarize_rules,
 )
@@ -67,6 +68,7 @@ def summarize(
         "r_peaks": _summarize_peaks(by_name, peaks),
         "reliability": _summarize_reliability(scores),
         "rule_guard": summarize_rules(by_name),
+        "rule_catalogue": summarize_catalogue(by_name),
         "seeds": _summarize_seeds(bundle.metrics),
         "errors": [
             _describe_error(error)
@@ -88,7 +90,7 @@ def _describe_bundle(bundle: Bundle) -> Document:
         "calibration": asdict(config.calibration),
         "n_trials": bundle.metrics.get("n_trials"),
         "out_of_fold": {
-            name: value
+            name: number(value)
             for name, value in bundle.metrics.items()
             if name.startswith("oof_") and isinstance(value, float)
         },

@@ -70,8 +70,9 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
     names: dict[UUID, str] = {}
     seen: set[UUID] = set()
     since: datetime | None = None
-    is_over = False
-    while not is_over:
+    new: list[Any]
+    is_over, new = False, []
+    while not is_over or new:
         check()
         state = client.read_flow_run(run_id).state
         is_over = state is not None and state.is_final()
@@ -80,9 +81,8 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
             time.sleep(_LAST_LINES_S)
         for run in _family(client, run_id):
             names.setdefault(run.id, client.read_flow(run.flow_id).name)
-        for log in _read_logs(client, list(names), since):
-            if log.id in seen:
-                continue
+        new = [log for log in _read_logs(client, list(names), since) if log.id not in seen]
+        for log in new:
             seen.add(log.id)
             since = log.timestamp
             if log.message == _TASK_DONE:

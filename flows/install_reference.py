@@ -12,6 +12,7 @@ from flows.package_bento import package_bento
 from flows.reference import read_reference
 from flows.registry import Alias, ModelVersion, Registry, RunKind
 from flows.release_service import release_service
+from flows.serving import read_current
 
 
 @flow(name="install-reference")
@@ -19,14 +20,16 @@ def install_reference() -> dict[str, Any] | None:
     """Register the bundle that ships, make it champion if there is none, and release it.
 
     Returns:
-        The release that is served, or None when there is a champion already.
+        The release that is served, or None when there is one already.
     """
-    registry = Registry(read_settings())
-    champion = registry.get_alias(Alias.CHAMPION)
-    if champion is not None:
-        get_run_logger().info("model %s is champion already", champion.version)
+    settings = read_settings()
+    current = read_current(settings)
+    if current is not None:
+        get_run_logger().info("model %s is released already", current.model_version)
         return None
-    version = register_reference(registry)
+    registry = Registry(settings)
+    # A champion without a release is what an installation leaves that was cut off.
+    version = registry.get_alias(Alias.CHAMPION) or register_reference(registry)
     release: dict[str, Any] = release_service(release=package_bento(model_version=version.version))
     return release
 

@@ -12,7 +12,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.releases import Release
 from ecg_lib.settings import read_settings
 from flows.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
-from flows.registry import Alias, ModelVersion, Registry
+from flows.registry import ModelVersion, Registry
 from flows.serving import make_release
 
 
@@ -33,7 +33,7 @@ def package_bento(model_version: str | None = None) -> dict[str, str]:
         The release: tags of bento and model, hashes, and version.
     """
     registry = Registry(read_settings())
-    version = find_version(registry, model_version)
+    version = registry.find(model_version)
     bento = build(registry, version)
     check_golden_requests(bento)
     release = make_release(
@@ -45,18 +45,6 @@ def package_bento(model_version: str | None = None) -> dict[str, str]:
     )
     show(release)
     return release.model_dump()
-
-
-@task(cache_policy=NO_CACHE)
-def find_version(registry: Registry, model_version: str | None) -> ModelVersion:
-    """Find the version in the registry."""
-    if model_version is not None:
-        return registry.get_version(model_version)
-    champion = registry.get_alias(Alias.CHAMPION)
-    if champion is None:
-        msg = "there must be a champion to package, the registry has none"
-        raise PackagingError(msg)
-    return champion
 
 
 @task(cache_policy=NO_CACHE)

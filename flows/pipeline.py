@@ -35,7 +35,7 @@ def pipeline(
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
 ) -> dict[str, Any]:
-    """Ingest, train, promote, evaluate, package and release: end with what is served.
+    """Ingest, train, promote, package, release and report: end with what is served.
 
     Args:
         source: Where records come from, see `ingest-records`.
@@ -71,10 +71,12 @@ def pipeline(
     if verdict["version"] is None:
         msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
         raise PromotionError(msg)
-    if verdict["is_promoted"]:
-        timed("evaluate-champion", evaluate_champion)
     packaged = timed("package-bento", package_bento)
     release = timed("release-service", lambda: release_service(release=packaged))
+    if verdict["is_promoted"]:
+        report = timed("evaluate-champion", lambda: evaluate_champion(return_state=True))
+        if not report.is_completed():
+            logger.error("there is no report of the new model: %s", report.message)
     result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
     _show(result, settings)
     return result

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
@@ -9,8 +10,15 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from ecg_lib.bundle import Bundle
-from ecg_lib.promotion import Candidate, PromotionDecision, PromotionPolicy, decide_promotion
+from ecg_lib.bundle import Bundle, BundleFigures
+from ecg_lib.evaluation import BeatCounts
+from ecg_lib.promotion import (
+    Candidate,
+    Champion,
+    PromotionDecision,
+    PromotionPolicy,
+    decide_promotion,
+)
 from ecg_lib.settings import read_settings
 from flows.dataset_versions import load_version
 from flows.registry import ELIGIBLE, Alias, ModelVersion, Registry
@@ -96,29 +104,43 @@ def compare(
     """Ask the golden requests, and judge all gates."""
     return decide_promotion(
         _candidate(challenger, registry.fetch_bundle(challenger.run_id)),
-        None if champion is None else _candidate(champion, registry.fetch_bundle(champion.run_id)),
+        # Code that changed since may not be able to run the champion; it has its figures.
+        None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
         policy=policy,
     )
 
 
 def _candidate(version: ModelVersion, bundle: Bundle) -> Candidate:
     from ecg_lib.classifier import BeatClassifier
-    from ecg_lib.evaluation import BeatCounts
     from ecg_lib.golden import check_golden
 
     golden = bundle.golden.read_text(encoding="utf-8")
     return Candidate(
-        name=f"model {version.version}",
+        name=_name(version),
         data_source=bundle.provenance.data_source,
         dataset_version=bundle.provenance.dataset_version,
-        counts={
-            subject: BeatCounts(**counts)
-            for subject, counts in bundle.metrics["by_subject"].items()
-        },
+        counts=_counts(bundle.metrics),
         microseconds_per_beat=bundle.metrics["microseconds_per_beat"],
         runtime_difference=bundle.metrics["runtime_difference"],
         golden_failures=check_golden(BeatClassifier.load(bundle), golden),
     )
+
+
+def _champion(version: ModelVersion, figures: BundleFigures) -> Champion:
+    return Champion(
+        name=_name(version),
+        data_source=figures.data_source,
+        dataset_version=figures.dataset_version,
+        counts=_counts(figures.metrics),
+    )
+
+
+def _name(version: ModelVersion) -> str:
+    return f"model {version.version}"
+
+
+def _counts(metrics: Mapping[str, Any]) -> dict[str, BeatCounts]:
+    return {subject: BeatCounts(**counts) for subject, counts in metrics["by_subject"].items()}
 
 
 @task(cache_policy=NO_CACHE)

@@ -11,7 +11,7 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 
-from ecg_lib.bundle import Bundle, read_bundle
+from ecg_lib.bundle import Bundle, BundleFigures, read_bundle, read_figures
 from ecg_lib.errors import EcgError
 from ecg_lib.settings import Settings
 
@@ -322,6 +322,23 @@ class Registry:
             self.tag_version(rolled_back, {"rolled_back": "true"})
             self.log(self.get_version(rolled_back).run_id, tags={ELIGIBLE: "false"})
 
+    def find(self, version: str | None) -> ModelVersion:
+        """Find a version by number, or the champion.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+
+        """
+        if version is not None:
+            return self.get_version(version)
+        champion = self.get_alias(Alias.CHAMPION)
+        if champion is None:
+            msg = "there must be a champion, the registry has none"
+            raise RegistryError(msg)
+        return champion
+
     def get_version(self, version: str) -> ModelVersion:
         """Find a version by number.
 
@@ -340,15 +357,22 @@ class Registry:
 
     def fetch_bundle(self, run_id: str) -> Bundle:
         """Fetch the bundle of a run and check its hashes; what was fetched before is taken."""
+        return read_bundle(self._fetch(run_id, read_bundle))
+
+    def fetch_figures(self, run_id: str) -> BundleFigures:
+        """Fetch the figures of the bundle of a run, which earlier code may have made."""
+        return read_figures(self._fetch(run_id, read_figures))
+
+    def _fetch(self, run_id: str, check: Callable[[Path], object]) -> Path:
         target = self._settings.home / "bundles" / run_id
         if target.exists():
-            return read_bundle(target)
+            return target
         target.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as draft:
             fetched = Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
-            read_bundle(fetched)
+            check(fetched)
             shutil.move(fetched, target)
-        return read_bundle(target)
+        return target
 
 
 def _version_of(found: Any) -> ModelVersion:  # noqa: ANN401  mlflow has no types

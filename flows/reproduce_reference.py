@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from prefect import flow, get_run_logger
@@ -14,8 +16,10 @@ from ecg_lib.errors import EcgError
 from ecg_lib.settings import Settings, read_settings
 from flows.dataset_versions import DatasetVersion, load_version
 from flows.ingest_records import Source, ingest_records
+from flows.progress import ProgressBar
 from flows.reference import read_reference
-from flows.train_sweep import Sweep, SweepPlan, confirm_recipes, cut_training_beats, judge
+from flows.seed_spread import judge_seeds
+from flows.train_sweep import SweepPlan, cut_training_beats
 
 if TYPE_CHECKING:
     from ecg_lib.cross_validation import Recipe
@@ -89,20 +93,28 @@ def reproduce_reference(source: Source = Source.AUTO) -> dict[str, Any]:
 
 
 def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) -> dict[str, float]:
-    """Fit the recipe of the reference in its folds and compute its figures."""
+    """Fit the recipe of the reference in its folds and compute its figures.
+
+    Raises:
+        ReproductionError: If the subjects are not those of the reference, in its folds.
+    """
     plan, recipe = read_plan(reference.metrics)
-    sweep = Sweep(
-        name="reproduction",
-        run_id="",
-        directory=settings.home / "sweeps" / f"reproduction-{reference.hash[:12]}",
-        seed=reference.provenance.seed,
-        plan=plan,
-        tags={},
-    )
-    sweep.directory.mkdir(parents=True, exist_ok=True)
+    if version.folds[plan.confirm_folds] != reference.folds:
+        msg = "the records must be those of the reference, in its folds; these are others"
+        raise ReproductionError(msg)
     data = cut_training_beats(version, plan.views, settings)
-    (judged,) = judge(version, data, confirm_recipes(sweep, version, data, {0: recipe}))
-    return {name: float(judged.metrics[name]) for name in _COMPARED}
+    # A directory of its own each time, or fits of another day would be taken for this one's.
+    with tempfile.TemporaryDirectory(dir=settings.home, prefix="reproduction-") as directory:
+        (metrics,) = judge_seeds(
+            [reference.provenance.seed],
+            n_folds=plan.confirm_folds,
+            recipe=recipe,
+            version=version,
+            data=data,
+            keep=lambda name: Path(directory) / f"{name}.npz",
+            on_fit=ProgressBar("Fits").update,
+        )
+    return {name: float(metrics[name]) for name in _COMPARED}
 
 
 def read_plan(metrics: Mapping[str, Any]) -> tuple[SweepPlan, Recipe]:

@@ -6,9 +6,8 @@ stays that of the first seed, whatever the others reach: the best of several wou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import as_completed
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,7 +38,7 @@ def measure_seeds(
     keep: Callable[[str], Path],
     on_fit: Callable[[int, int], None],
 ) -> list[dict[str, float]]:
-    """Fit the folds of a recipe with other seeds and judge each; fits that are done are kept.
+    """Fit the folds of a recipe with other seeds and judge each.
 
     Args:
         first: The figures of the first seed.
@@ -55,10 +54,49 @@ def measure_seeds(
     Returns:
         The seed and the figures of each, as the bundle's metrics hold them.
     """
+    seeds = [seed + _STRIDE * number for number in range(1, n_seeds)]
+    others = judge_seeds(
+        seeds,
+        n_folds=n_folds,
+        recipe=recipe,
+        version=version,
+        data=data,
+        keep=keep,
+        on_fit=on_fit,
+    )
+    return [
+        {"seed": one, **{name: metrics[name] for name in SEED_FIGURES}}
+        for one, metrics in zip((seed, *seeds), (first, *others), strict=True)
+    ]
+
+
+def judge_seeds(
+    seeds: Sequence[int],
+    *,
+    n_folds: int,
+    recipe: Recipe,
+    version: DatasetVersion,
+    data: Path,
+    keep: Callable[[str], Path],
+    on_fit: Callable[[int, int], None],
+) -> list[dict[str, Any]]:
+    """Fit the folds of a recipe with each seed, and compute the out-of-fold figures of each.
+
+    Args:
+        seeds: As those of sweeps.
+        n_folds: Number of folds.
+        recipe: What is fitted.
+        version: Dataset.
+        data: Its training beats.
+        keep: Gives the file of a fit by its name; fits whose file is there are not made again.
+        on_fit: Told how many fits are done, of how many.
+
+    Returns:
+        Metrics of each seed, see :func:`flows.candidate.measure`.
+    """
     from ecg_lib.datasets import BeatDataset
     from flows import candidate
 
-    seeds = [seed + _STRIDE * number for number in range(1, n_seeds)]
     files = {
         (one, fold): keep(f"seed-{one}-fold-{fold}") for one in seeds for fold in range(n_folds)
     }
@@ -67,17 +105,15 @@ def measure_seeds(
     with fit_processes() as pool:
         jobs = [
             pool.submit(
-                partial(
-                    fit_fold,
-                    name=f"fold {fold} of seed {one}",
-                    fold=fold,
-                    n_folds=n_folds,
-                    recipe=recipe,
-                    seed=one,
-                    version=version,
-                    data=data,
-                    keep=path,
-                )
+                fit_fold,
+                name=f"fold {fold} of seed {one}",
+                fold=fold,
+                n_folds=n_folds,
+                recipe=recipe,
+                seed=one,
+                version=version,
+                data=data,
+                keep=path,
             )
             for (one, fold), path in waiting.items()
         ]
@@ -87,11 +123,11 @@ def measure_seeds(
             on_fit(n_done, len(files))
     dataset = BeatDataset.load(data)
     annotations = load_annotations(version)
-    measured = [{"seed": seed, **{name: first[name] for name in SEED_FIGURES}}]
+    judged = []
     for one in seeds:
         folds = [load_fold(files[one, fold]) for fold in range(n_folds)]
         metrics, _ = candidate.measure(
             candidate.judge_folds(dataset, folds, version), version, annotations
         )
-        measured.append({"seed": one, **{name: metrics[name] for name in SEED_FIGURES}})
-    return measured
+        judged.append(metrics)
+    return judged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,18 +13,21 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.datasets import View, view_signal
 from ecg_lib.errors import EcgError
-from ecg_lib.noise import mix_at_snr, muscle_noise
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record
 from ecg_lib.settings import Settings
 from ecg_lib.simulator import StripKind, simulate_record, simulate_strip
-from flows.dataset_versions import Role, list_versions, load_version
+from flows.dataset_versions import DatasetVersion, Role, load_version
 from flows.serving import service_url
 
 STRIP_S: Final = 10.0
-_NOISY_DB: Final = 6.0
+_NOISY_DB: Final = 6
 _TIMEOUT_S: Final = 30.0
+
+
+_logger = logging.getLogger(__name__)
 
 
 class Traffic(StrEnum):
@@ -53,17 +57,22 @@ class Strip(NamedTuple):
 def demo_strip(settings: Settings) -> Strip:
     """Cut the first strip with a ventricular beat out of the development records.
 
-    Before any were ingested it is a simulated one, whose name says so.
+    Where none can be read it is a simulated one, whose name says so.
     """
-    if not list_versions(settings.datasets_dir):
-        record = simulate_strip(StripKind.RUN, seed=1)
-        return Strip(
-            name="a simulated strip",
-            patient=record.subject,
-            signal_mv=record.signal_mv(),
-            fs=record.fs,
-        )
-    version = load_version(settings.datasets_dir)
+    try:
+        return _cut_first_v(load_version(settings.datasets_dir))
+    except EcgError as error:
+        _logger.info("no strip of a record: %s", error)
+    record = simulate_strip(StripKind.RUN, seed=1)
+    return Strip(
+        name="a simulated strip",
+        patient=record.subject,
+        signal_mv=record.signal_mv(),
+        fs=record.fs,
+    )
+
+
+def _cut_first_v(version: DatasetVersion) -> Strip:
     for prepared in version.records_of(Role.DEVELOPMENT):
         record = version.read_source(prepared)
         annotations = record.annotations
@@ -101,28 +110,16 @@ def make_strips(traffic: Traffic, *, count: int, seed: int, settings: Settings) 
     version = load_version(settings.datasets_dir)
     records = [version.read_source(record) for record in version.records_of(Role.DEVELOPMENT)]
     if traffic is Traffic.NOISY:
-        records = [_add_noise(record, rng) for record in records]
+        records = [_add_noise(record) for record in records]
     for number in range(count):
         record = records[number % len(records)]
         yield _cut(record, int(rng.integers(len(record.signals_mv) - round(STRIP_S * record.fs))))
 
 
-def _add_noise(record: Record, rng: np.random.Generator) -> Record:
-    if record.annotations is None:
-        msg = f"record {record.name} must have annotations to measure its signal"
-        raise ServiceError(msg)
-    lead = record.leads.index(record.choose_lead())
-    signal = record.signals_mv[:, lead]
-    classes = record.annotations.beat_classes
-    noisy = mix_at_snr(
-        signal,
-        muscle_noise(len(signal), fs=record.fs, rms_mv=0.1, rng=rng),
-        snr_db=_NOISY_DB,
-        r_peaks=record.annotations.beat_samples[np.isin(classes, ["N", "S", "Q"])],
-        fs=record.fs,
-    )
+def _add_noise(record: Record) -> Record:
     signals = record.signals_mv.copy()
-    signals[:, lead] = noisy
+    own = record.leads.index(record.choose_lead())
+    signals[:, own] = view_signal(record, View(noise_db=_NOISY_DB))
     return replace(record, signals_mv=signals)
 
 
@@ -137,8 +134,11 @@ def send(strip: Strip, *, client: httpx.Client, settings: Settings) -> httpx.Res
         "sampling_rate": strip.fs,
         "patient_id": strip.patient,
     }
+    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key}
     try:
-        return client.post(f"{service_url(settings)}/api/v1/predictions/", json=body)
+        return client.post(
+            f"{service_url(settings)}/api/v1/predictions/", json=body, headers=headers
+        )
     except httpx.HTTPError as error:
         msg = f"the service must answer at {service_url(settings)}, it does not: {error}"
         raise ServiceError(msg) from error

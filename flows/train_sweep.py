@@ -1,16 +1,16 @@
 """Flow ``train-sweep``: search recipes on few beats, confirm the best on all, make a candidate.
 
 Trials are cheap: fewer beats and epochs, three folds by subject, pruned fold by fold. The best
-recipe and the known one are then trained with the full budget in five other folds; the better
-one's out-of-fold predictions give calibration, threshold, figures, gates and drift reference, and
-its fit to all subjects is the candidate.
+recipe and the known one are then trained with the full budget, in five other folds or, in the
+quick profile, in the same three; the better one's out-of-fold predictions give calibration,
+threshold, figures, gates and drift reference, and its fit to all subjects is the candidate.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -62,7 +62,7 @@ class SweepPlan:
     search_folds: int = 3
     search_beats: int = 15_000
     search_epochs: int = 3
-    confirm_folds: int = 5
+    confirm_folds: int = 3
     confirm_epochs: int = 5
     confirm_beats: int | None = 30_000
     """Training beats of each fold and of the final fit; all when None."""
@@ -76,6 +76,7 @@ PLANS: Final = {
     Profile.FULL: SweepPlan(
         n_trials=40,
         search_beats=30_000,
+        confirm_folds=5,
         confirm_beats=80_000,
         n_seeds=5,
         views=FULL_VIEWS,
@@ -401,18 +402,6 @@ def choose_best(
     registry: Registry,
 ) -> Judged:
     """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
-    judged = judge(version, data, confirmed)
-    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
-    registry.log(
-        sweep.run_id,
-        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
-        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
-    )
-    return best
-
-
-def judge(version: DatasetVersion, data: Path, confirmed: Sequence[Confirmed]) -> list[Judged]:
-    """Judge the out-of-fold predictions of confirmed recipes."""
     from ecg_lib.datasets import BeatDataset
     from flows import candidate
 
@@ -430,7 +419,13 @@ def judge(version: DatasetVersion, data: Path, confirmed: Sequence[Confirmed]) -
                 "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
             )),
         )  # fmt: skip
-    return judged
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
 
 
 @task(cache_policy=NO_CACHE)

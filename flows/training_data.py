@@ -37,10 +37,7 @@ class ViewPlan:
 QUICK_VIEWS: Final = ViewPlan(
     training_views=(
         View(angle_deg=35),
-        View(angle_deg=60),
         View(angle_deg=90),
-        View(angle_deg=120),
-        View(angle_deg=145),
         View(angle_deg=20, strip_s=20),
         View(angle_deg=10, strip_s=20, noise_db=18),
         View(angle_deg=45, noise_db=12),
@@ -48,11 +45,14 @@ QUICK_VIEWS: Final = ViewPlan(
         View(angle_deg=90, noise_db=6),
     )
 )
-"""Five more leads, whole, and one in strips; and four under muscle noise."""
+"""Two more leads, whole, and one in strips; and four under muscle noise."""
 
 FULL_VIEWS: Final = ViewPlan(
     training_views=(
         *QUICK_VIEWS.training_views,
+        View(angle_deg=60),
+        View(angle_deg=120),
+        View(angle_deg=145),
         View(angle_deg=0, strip_s=30),
         View(angle_deg=75, strip_s=10),
         View(angle_deg=160, strip_s=60),

@@ -22,7 +22,6 @@ PACKAGES = ("ecg_lib", "flows", "bentos")
 DOORS = {
     "bentoml": {"bentos", "flows.bento_store"},
     "dulwich": {"flows.git_commit", "flows.ledger"},
-    "edfio": {"ecg_lib.records"},
     "evidently": {"flows.drift_report"},
     "fastapi": {"bentos"},
     "imblearn": {"ecg_lib.balancing"},

@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,16 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from bentos.answers import build_answer
 from bentos.live_model import LoadedModel
 from bentos.patient_key import hash_patient
 from bentos.runtime import Runtime
 from bentos.schemas import Feedback, Health, ModelCard, Prediction, PredictionRequest
 from ecg_lib.classifier import ClassifiedBeats
+from ecg_lib.findings import OK, PACED
 from ecg_lib.monitoring import OBSERVED_COLUMNS
-from ecg_lib.simulator import StripKind
+from ecg_lib.preprocessing import prepare_beats
+from ecg_lib.simulator import StripKind, simulate_strip
 
 RequestMaker = Callable[..., dict[str, Any]]
 Predict = Callable[..., httpx.Response]
@@ -353,6 +357,23 @@ def test_flutter_is_answered_with_an_alarm_and_no_beat(
     assert {beat.arrhythmia_type for beat in answer.beat_predictions} == {None}
     assert [finding.kind for finding in answer.signal_quality.findings] == ["ventricular_flutter"]
     assert (answer.normal_beats, answer.ventricular_beats) == (0, 0)
+
+
+@pytest.mark.parametrize(("between", "in_bigeminy"), [(OK, True), (PACED, False)])
+def test_v_beats_between_paced_ones_are_no_bigeminy(between: str, *, in_bigeminy: bool) -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=1)
+    prepared = prepare_beats(record.signal_mv(), fs=record.fs)
+    is_v = np.arange(len(prepared)) % 2 == 1
+    beats = ClassifiedBeats(
+        prepared=replace(prepared, beat_quality=np.where(is_v, OK, between)),
+        probability_v=np.where(is_v, 0.9, 0.1),
+        is_v=is_v,
+        rule=np.full(len(is_v), ""),
+        threshold=0.5,
+    )
+    answer = build_answer(beats, fs=record.fs)
+    assert answer["ventricular_beats"] == is_v.sum() > 3
+    assert answer["rhythm"]["bigeminy_beats"] == (is_v.sum() if in_bigeminy else 0)
 
 
 def test_every_second_of_the_request_has_a_quality(

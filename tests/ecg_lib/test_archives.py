@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import resource
 import stat
 import zipfile
 from pathlib import Path
@@ -106,6 +108,19 @@ def test_a_large_record_is_stopped_by_its_size(
     files: dict[str, bytes | str] = {"r.hea": HEADER, "r.dat": bytes(4 * 2**20)}
     with pytest.raises(EcgError, match="at most 3145728 bytes"):
         unpack_record(_zip(tmp_path / "a.zip", files), target)
+
+
+def test_a_full_disk_is_no_damage_of_the_archive(tmp_path: Path, target: Path) -> None:
+    files: dict[str, bytes | str] = {"r.hea": HEADER, "r.dat": bytes(2**18)}
+    archive = _zip(tmp_path / "a.zip", files)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r".") as raised:
+            unpack_record(archive, target)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert raised.value.errno == errno.EFBIG
 
 
 def test_a_packing_that_is_not_usual_is_refused(tmp_path: Path, target: Path) -> None:

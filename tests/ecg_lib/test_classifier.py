@@ -228,6 +228,6 @@ def test_less_than_five_seconds_are_too_little(conducted: PreparedBeats) -> None
 
 
 def test_a_readable_signal_without_a_beat_is_refused(conducted: PreparedBeats) -> None:
-    none_readable = replace(conducted, is_readable=np.zeros(len(conducted), dtype=np.bool_))
+    none_readable = replace(conducted, beat_quality=np.full(len(conducted), "noise"))
     with pytest.raises(UnreadableSignalError, match="no beat was found"):
         require_readable(none_readable)

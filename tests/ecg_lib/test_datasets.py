@@ -30,6 +30,7 @@ from ecg_lib.errors import DatasetError
 from ecg_lib.noise import measure_noise_rms, measure_qrs_amplitude
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record, read_wfdb
+from ecg_lib.shape_vote import vote
 from ecg_lib.simulator import simulate_record
 
 OTHER_LEAD = View(angle_deg=90)
@@ -61,6 +62,10 @@ def _assert_same(one: BeatDataset, other: BeatDataset) -> None:
     assert (one.record_names, one.views) == (other.record_names, other.views)
     for name in ("record", "view", "position", "label", "is_readable", "windows", "features"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert [block[:2] for block in one.shapes] == [block[:2] for block in other.shapes]
+    for block, same in zip(one.shapes, other.shapes, strict=True):
+        assert block.sameness.dtype == same.sameness.dtype == np.float32
+        np.testing.assert_array_equal(block.sameness, same.sameness)
 
 
 # Labels.
@@ -245,11 +250,31 @@ def test_a_record_or_view_that_is_not_there_has_no_rows_to_find(dataset: BeatDat
 
 
 def test_a_dataset_survives_the_disk(dataset: BeatDataset, tmp_path: Path) -> None:
+    assert len(dataset.shapes) > 2
     dataset.save(tmp_path / "d")
-    _assert_same(BeatDataset.load(tmp_path / "d"), dataset)
+    loaded = BeatDataset.load(tmp_path / "d")
+    _assert_same(loaded, dataset)
+    logits = np.random.default_rng(0).standard_normal(len(dataset))
+    votes = [
+        vote(logits, one.shapes, is_readable=one.is_readable).tolist() for one in (loaded, dataset)
+    ]
+    assert votes[0] == votes[1]
+    bare = replace(dataset, shapes=())
+    bare.save(tmp_path / "bare")
+    _assert_same(BeatDataset.load(tmp_path / "bare"), bare)
 
 
-@pytest.mark.parametrize("name", ["dataset.json", "beats.parquet", "windows.npy", "features.npy"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dataset.json",
+        "beats.parquet",
+        "windows.npy",
+        "features.npy",
+        "sameness.npy",
+        "shape_bounds.npy",
+    ],
+)
 @pytest.mark.parametrize("damage", ["missing", "cut"])
 def test_a_damaged_dataset_is_refused(
     dataset: BeatDataset, tmp_path: Path, name: str, damage: str
@@ -268,6 +293,24 @@ def test_arrays_of_two_datasets_are_not_mixed(dataset: BeatDataset, tmp_path: Pa
     dataset.save(tmp_path / "d")
     np.save(tmp_path / "d" / "features.npy", dataset.features[:-1])
     with pytest.raises(DatasetError, match="one row for each"):
+        BeatDataset.load(tmp_path / "d")
+
+
+@pytest.mark.parametrize(("column", "bound"), [(3, 10**6), (1, 10**6), (0, -1)])
+def test_blocks_that_do_not_fit_the_beats_are_refused(
+    dataset: BeatDataset, tmp_path: Path, column: int, bound: int
+) -> None:
+    dataset.save(tmp_path / "d")
+    path = tmp_path / "d" / "shape_bounds.npy"
+    bounds = np.load(path)
+    bounds[0, column] = bound
+    np.save(path, bounds)
+    with pytest.raises(DatasetError, match="one reaches beyond them"):
+        BeatDataset.load(tmp_path / "d")
+    dataset.save(tmp_path / "d")
+    sameness = tmp_path / "d" / "sameness.npy"
+    np.save(sameness, np.load(sameness)[:-1])
+    with pytest.raises(DatasetError, match="figures, got"):
         BeatDataset.load(tmp_path / "d")
 
 

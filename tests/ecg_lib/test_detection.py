@@ -14,7 +14,13 @@ from scipy import signal as sp
 
 from ecg_lib import detection
 from ecg_lib.annotations import DS1, PACED
-from ecg_lib.detection import MATCH_TOLERANCE_S, detect_r_peaks, match_beats
+from ecg_lib.detection import (
+    MATCH_TOLERANCE_S,
+    DetectionConfig,
+    detect_r_peaks,
+    find_candidates,
+    match_beats,
+)
 from ecg_lib.evaluation import BeatCounts, score_beats
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record, read_wfdb
@@ -129,6 +135,14 @@ def test_a_slow_beat_between_steep_ones_is_found(width_s: float, height_mv: floa
     )
     assert (match.of_reference >= 0).all()
     assert (match.of_detected >= 0).all()
+
+
+def test_energies_of_a_still_line_are_not_negative() -> None:
+    beating = simulate_strip(StripKind.NORMAL, seed=4, duration_s=20.0).signal_mv()
+    signal = np.concatenate([beating, np.zeros(3600), beating]).astype(np.float64)
+    _, envelopes = find_candidates(signal, config=DetectionConfig())
+    assert envelopes.steep.min() == 0.0
+    assert envelopes.slow.min() == 0.0
 
 
 @pytest.mark.parametrize("n_samples", [360, 720, 3600])

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from ecg_lib.bootstrap import Interval
 from ecg_lib.comparison import ColumnDrift, Comparison
 from ecg_lib.drift import (
     DriftAction,
@@ -21,7 +22,6 @@ from ecg_lib.drift import (
 )
 from ecg_lib.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.monitoring import OBSERVED_COLUMNS
-from ecg_lib.resampling import Interval
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RELEASED = NOW - timedelta(days=10)

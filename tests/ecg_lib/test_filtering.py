@@ -16,6 +16,7 @@ from ecg_lib.filtering import (
     check_sampling_rate,
     resample,
     robust_scale,
+    unit_rows,
 )
 
 
@@ -199,3 +200,18 @@ def test_a_signal_without_deviation_is_only_centred() -> None:
     expected = np.zeros(100)
     expected[3] = 2.0
     np.testing.assert_array_equal(robust_scale(signal), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_products_of_unit_rows_are_correlations(dtype: type[np.float32 | np.float64]) -> None:
+    rows = np.random.default_rng(3).normal(5.0, 0.1, (4, 30)).astype(dtype)
+    units = unit_rows(rows)
+    assert units.dtype == dtype
+    np.testing.assert_allclose(units @ units.T, np.corrcoef(rows), atol=1e-4)
+    np.testing.assert_array_equal(unit_rows(rows[0]), units[0])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_flat_row_has_no_direction(dtype: type[np.float32 | np.float64]) -> None:
+    rows = np.full((2, 8), 0.1, dtype=dtype)
+    assert not np.any(unit_rows(rows))

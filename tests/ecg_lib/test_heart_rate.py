@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecg_lib.heart_rate import describe_hours, heart_rate_by_minute, measure_variability
+from ecg_lib.heart_rate import (
+    Hour,
+    describe_hours,
+    heart_rate_by_minute,
+    measure_variability,
+)
 from ecg_lib.patients import draw_patient
 from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.rhythm import summarize_rhythm
@@ -25,16 +30,27 @@ def _beats(times_s: NDArray[np.float64], v_at: tuple[int, ...] = ()) -> dict[str
     }
 
 
+def _hours(beats: dict[str, NDArray], duration_s: float, *unreadable: Stretch) -> tuple[Hour, ...]:
+    return describe_hours(
+        **beats,
+        fs=FS,
+        duration_s=duration_s,
+        rhythm=summarize_rhythm(**beats, fs=FS),
+        rate_by_minute_bpm=heart_rate_by_minute(
+            beats["r_peaks"], is_readable=beats["is_readable"], fs=FS, duration_s=duration_s
+        ),
+        unreadable=unreadable,
+    )
+
+
 def test_each_hour_counts_its_own_beats() -> None:
     times_s = np.arange(0.5, 5400.0, 1.0)
     beats = _beats(times_s, v_at=(10, 11, 4000))
-    rhythm = summarize_rhythm(**beats, fs=FS)
-    first, second = describe_hours(
-        **beats,
-        fs=FS,
-        duration_s=5400.0,
-        rhythm=rhythm,
-        unreadable=[Stretch(3_590_000, 3_620_000, UnreadableReason.FLAT)],
+    first, second = _hours(
+        beats,
+        5400.0,
+        Stretch(100_000, 200_000, UnreadableReason.FLUTTER),
+        Stretch(3_590_000, 3_620_000, UnreadableReason.FLAT),
     )
     assert (first.beats, first.v_beats, first.couplets, first.runs) == (3600, 2, 1, 0)
     assert (second.beats, second.v_beats, second.couplets) == (1800, 1, 0)
@@ -47,8 +63,7 @@ def test_each_hour_counts_its_own_beats() -> None:
 
 def test_an_hour_without_beats_has_no_rate_and_no_burden() -> None:
     beats = _beats(np.arange(0.5, 100.0, 1.0))
-    rhythm = summarize_rhythm(**beats, fs=FS)
-    hours = describe_hours(**beats, fs=FS, duration_s=7000.0, rhythm=rhythm)
+    hours = _hours(beats, 7000.0)
     assert (hours[1].beats, hours[1].burden, hours[1].heart_rate_mean_bpm) == (0, None, None)
 
 
@@ -85,6 +100,27 @@ def test_v_beats_and_their_pauses_do_not_count() -> None:
     with_v[101::20] *= 1.4
     found = _variability(np.cumsum(with_v), v_at=tuple(range(100, 600, 20)))
     assert found == pytest.approx(without, rel=0.05)
+
+
+def test_the_interval_after_the_pause_of_a_v_beat_does_not_count() -> None:
+    times_s = np.arange(600) * 0.8
+    found = measure_variability(**_beats(times_s, v_at=(100, 300, 301)), fs=FS)
+    assert found.nn_intervals == 599 - 3 - 4
+    rr_s = np.full(599, 0.8)
+    rr_s[101] = 0.8 * 0.9  # turbulence after the pause, within 20 %
+    found = measure_variability(**_beats(np.cumsum([0, *rr_s]), v_at=(100,)), fs=FS)
+    assert found.sdnn_ms == pytest.approx(0.0, abs=1e-6)
+
+
+def test_paced_beats_are_no_normal_ones() -> None:
+    rr_s = 0.8 + 0.02 * np.sin(np.arange(900) / 3.0)
+    beats = _beats(np.cumsum(rr_s))
+    is_paced = np.arange(900) < 60
+    found = measure_variability(**beats, fs=FS, is_paced=is_paced)
+    assert found.nn_intervals == 899 - 60 - 1
+    assert found.nn_share == pytest.approx(838 / 899)
+    half = measure_variability(**beats, fs=FS, is_paced=np.arange(900) < 450)
+    assert (half.is_valid, half.sdnn_ms) == (False, None)
 
 
 def test_an_early_beat_that_is_called_n_does_not_count() -> None:

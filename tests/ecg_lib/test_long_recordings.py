@@ -12,7 +12,7 @@ from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.detection import match_beats
 from ecg_lib.errors import InvalidSignalError
-from ecg_lib.long_recordings import RecordingBeats, bridge, classify_recording
+from ecg_lib.long_recordings import RecordingBeats, _divide, bridge, classify_recording
 from ecg_lib.patients import NoiseLevels, draw_patient
 from ecg_lib.quality import UnreadableReason
 from ecg_lib.simulator import simulate_record
@@ -53,6 +53,22 @@ def test_parts_give_the_beats_and_classes_of_the_whole(
         tuple(stretch) for stretch in whole.prepared.unreadable
     ]
     assert len(parts.v_shapes) == parts.is_v.sum()
+
+
+@pytest.mark.parametrize(
+    ("minutes", "n_parts"), [(1, 1), (32, 1), (44.9, 1), (45, 2), (74.9, 2), (76, 3), (1440, 48)]
+)
+def test_parts_are_equal_and_as_near_to_half_an_hour_as_can_be(
+    minutes: float, n_parts: int
+) -> None:
+    n_samples = round(minutes * 60 * 250)
+    parts = _divide(n_samples, 250.0)
+    lengths_s = [(part.last - part.first) / 250 for part in parts]
+    assert len(parts) == n_parts
+    assert np.ptp(lengths_s) <= 4
+    assert (parts[0].start, parts[-1].stop) == (0, n_samples)
+    if n_parts > 1:
+        assert 22 * 60 <= min(lengths_s) <= max(lengths_s) <= 38 * 60
 
 
 def test_half_an_hour_is_the_whole_path_itself(classifier: BeatClassifier) -> None:

@@ -16,7 +16,8 @@ from ecg_lib.detection import detect_r_peaks
 from ecg_lib.quality import (
     Stretch,
     UnreadableReason,
-    find_unreadable,
+    assess_quality,
+    find_spans,
     is_inside,
     measure_rail_share,
 )
@@ -35,7 +36,7 @@ READABLE = [
 
 
 def _find(signal: NDArray[np.floating]) -> tuple[Stretch, ...]:
-    return find_unreadable(signal, detect_r_peaks(signal))
+    return assess_quality(signal, detect_r_peaks(signal)).unreadable
 
 
 def _seconds(stretches: tuple[Stretch, ...]) -> float:
@@ -140,6 +141,20 @@ def test_recorded_noise_without_ecg_is_mostly_unreadable(name: str) -> None:
         pytest.skip("ECG_NSTDB_DIR is not set: the noise records are not here")
     signal = read_wfdb(Path(directory) / name).signals_mv[:, 1]
     assert _seconds(_find(signal)) / (len(signal) / FS) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("marks", "spans"),
+    [
+        ("", []),
+        ("...", []),
+        ("###", [(0, 3)]),
+        ("#..##", [(0, 1), (3, 5)]),
+        (".##.#.", [(1, 3), (4, 5)]),
+    ],
+)
+def test_spans_are_where_a_mask_is_true(marks: str, spans: list[tuple[int, int]]) -> None:
+    assert find_spans(np.array([mark == "#" for mark in marks], dtype=np.bool_)) == spans
 
 
 def test_inside_includes_the_first_sample_and_not_the_last() -> None:

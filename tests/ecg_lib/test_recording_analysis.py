@@ -17,7 +17,9 @@ from fhir.resources.R4B.diagnosticreport import DiagnosticReport
 from fhir.resources.R4B.observation import Observation
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
+import ecg_lib.recording_analysis as module
 from ecg_lib.beat_file import read_beats, write_beats
 from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
@@ -31,6 +33,7 @@ from ecg_lib.recording_analysis import (
 )
 from ecg_lib.recording_charts import draw_burden, draw_heart_rate, draw_intervals, draw_strip
 from ecg_lib.recording_files import open_recording
+from ecg_lib.recording_report import Paragraph, make_report
 from ecg_lib.recording_summary import ResultFormat
 from ecg_lib.simulator import simulate_record
 from ecg_lib.wfdb_format import encode_annotations
@@ -116,7 +119,7 @@ def test_csv_annotations_and_stretches_list_the_same_beats(
 @settings(max_examples=100, deadline=None)
 @given(
     gaps=st.lists(st.integers(0, 2**31 - 2), max_size=30),
-    symbols=st.text("NV~", min_size=30, max_size=30),
+    symbols=st.text("NVQ/~[!]", min_size=30, max_size=30),
 )
 def test_annotations_are_read_back_as_they_were(
     gaps: list[int], symbols: str, tmp_path_factory: pytest.TempPathFactory
@@ -129,6 +132,16 @@ def test_annotations_are_read_back_as_they_were(
         back = wfdb.rdann(str(path.with_suffix("")), "pvc")
         assert back.sample.tolist() == samples.tolist()
         assert back.symbol == chosen.tolist()
+
+
+def test_every_symbol_that_is_written_is_read_back_and_no_other_is_lost(tmp_path: Path) -> None:
+    symbols = np.array(["[", "!", "]", "N", "V", "Q", "/", "~"])
+    samples = np.arange(len(symbols)) * 400
+    (tmp_path / "r.pvc").write_bytes(encode_annotations(samples, symbols))
+    back = wfdb.rdann(str(tmp_path / "r"), "pvc")
+    assert (back.sample.tolist(), back.symbol) == (samples.tolist(), symbols.tolist())
+    with pytest.raises(KeyError, match="A"):
+        encode_annotations(samples[:2], np.array(["N", "A"]))
 
 
 def test_fhir_resources_fit_the_models_of_r4(analysis: Analysis, tmp_path: Path) -> None:
@@ -171,6 +184,89 @@ def test_the_pdf_has_pages_and_is_the_same_again(analysis: Analysis, tmp_path: P
     first = _write(analysis, tmp_path, ResultFormat.PDF).read_bytes()
     assert first.count(b"/Type /Page\n") + first.count(b"/Type /Page ") >= 2
     assert first == _write(analysis, tmp_path, ResultFormat.PDF).read_bytes()
+
+
+def test_page_and_pdf_are_written_from_one_report(
+    analysis: Analysis, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    monkeypatch.setattr(
+        module, "make_report", lambda *a, **k: made.append(1) or make_report(*a, **k)
+    )
+    fresh = replace(analysis)
+    _write(fresh, tmp_path, ResultFormat.HTML)
+    _write(fresh, tmp_path, ResultFormat.PDF)
+    assert len(made) == 1
+
+
+def test_a_result_that_cannot_be_written_leaves_nothing(analysis: Analysis, tmp_path: Path) -> None:
+    odd = replace(analysis, described={"figure": float("nan")})
+    (tmp_path / ".beats.csv.draft").mkdir()
+    with pytest.raises(ValueError, match="JSON"):
+        _write(odd, tmp_path, ResultFormat.JSON)
+    broken = replace(analysis, described={})
+    with pytest.raises(KeyError, match="model"):
+        _write(broken, tmp_path, ResultFormat.HTML)
+    assert [path.name for path in tmp_path.iterdir()] == [".beats.csv.draft"]
+
+
+def _analyze(signal: NDArray[np.floating], directory: Path, classifier: BeatClassifier) -> Analysis:
+    np.save(directory / "r.npy", signal)
+    return analyze_recording(
+        open_recording(directory / "r.npy", fs=360.0),
+        classifier=classifier,
+        model={},
+        directory=directory,
+    )
+
+
+def test_the_same_seconds_can_be_read_in_every_figure(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    """Twenty seconds of waves that look like flutter are told apart from what cannot be read."""
+    record = simulate_record("r", patient=draw_patient(1), duration_s=120.0, seed=3)
+    signal = record.signal_mv().astype(np.float64)
+    at = np.arange(20 * 360)
+    signal[30 * 360 : 50 * 360] = np.sin(2 * np.pi * 4.5 * at / 360 + np.sin(at / 300))
+    analysis = _analyze(signal, tmp_path, classifier)
+    beats, quality = analysis.summary.beats, analysis.described["signal_quality"]
+    assert beats.flutter_s == pytest.approx(20, abs=4)
+    assert beats.readable_s == beats.duration_s - quality["unreadable_s"]
+    assert quality["usable_share"] == beats.readable_s / beats.duration_s
+    assert sum(hour["readable_s"] for hour in analysis.described["hours"]) == pytest.approx(
+        beats.readable_s
+    )
+    (text,) = (
+        block.text
+        for block in analysis.report.blocks
+        if isinstance(block, Paragraph) and "could be read" in block.text
+    )
+    assert "s of what could be read is suspected flutter" in text
+    assert "(flutter" not in text
+    assert ", flutter" not in text
+
+
+def test_paced_beats_are_normal_in_no_figure(classifier: BeatClassifier, tmp_path: Path) -> None:
+    signal = 0.002 * np.random.default_rng(2).standard_normal(400 * 360)
+    at = np.arange(80)
+    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
+    for start in range(200, len(signal) - 200, 288):
+        signal[start : start + 80] += wide
+        signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
+    summary = _analyze(signal, tmp_path, classifier).summary
+    assert summary.beats.is_paced.mean() > 0.9
+    assert summary.rhythm.beats > 450
+    assert summary.rhythm.heart_rate_bpm == pytest.approx(75, abs=1)
+    assert (summary.variability.is_valid, summary.variability.sdnn_ms) == (False, None)
+    assert summary.variability.nn_share < 0.1
+
+
+def test_a_time_is_that_of_the_clock_or_since_the_beginning(analysis: Analysis) -> None:
+    summary = analysis.summary
+    assert summary.name_time(3_661.0) == "01:01:01"
+    assert summary.name_time(86_400.0) == "24:00:00"
+    at_noon = replace(summary, start_clock_s=43_200.0)
+    assert at_noon.name_time(86_400.0) == "12:00:00"
 
 
 def test_a_strip_has_the_scale_of_ecg_paper(analysis: Analysis) -> None:

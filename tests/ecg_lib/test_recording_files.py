@@ -13,6 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+import ecg_lib.recording_files as module
 from ecg_lib.annotations import DS1
 from ecg_lib.edf_format import blank_identity
 from ecg_lib.errors import (
@@ -118,6 +119,41 @@ def test_edf_is_read_as_edfio_reads_it(tmp_path: Path) -> None:
     np.testing.assert_allclose(_read(opened, "V5"), edf.signals[1].data / 1000, atol=1e-5)
 
 
+def _write_trend(path: Path, *rates_hz: float) -> list[NDArray]:
+    rng = np.random.default_rng(5)
+    signals = [rng.uniform(-2, 2, round(12 * fs)) for fs in rates_hz]
+    edfio.Edf(
+        [
+            edfio.EdfSignal(values, fs, label=f"ECG {fs:g}", physical_dimension="mV")
+            for values, fs in zip(signals, rates_hz, strict=True)
+        ]
+    ).write(path)
+    return signals
+
+
+def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None:
+    _, own, _, other = _write_trend(tmp_path / "r.edf", 1, 200, 2000, 250)
+    opened = open_recording(tmp_path / "r.edf")
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("200", 200.0), ("250", 250.0)]
+    np.testing.assert_allclose(_read(opened, "200"), own, atol=1e-4)
+    np.testing.assert_allclose(_read(opened, "250"), other, atol=1e-4)
+    with pytest.raises(UnknownLeadError, match="200, 250"):
+        choose_lead(opened.leads, "1")
+
+
+def test_an_edf_file_without_a_voltage_is_refused(tmp_path: Path) -> None:
+    signal = edfio.EdfSignal(np.arange(2400.0), 200, label="Resp", physical_dimension="l/min")
+    edfio.Edf([signal]).write(tmp_path / "r.edf")
+    with pytest.raises(UnsupportedRecordError, match="a signal in V, mV or uV"):
+        open_recording(tmp_path / "r.edf")
+
+
+def test_an_edf_file_of_trends_alone_is_refused(tmp_path: Path) -> None:
+    _write_trend(tmp_path / "r.edf", 1, 50)
+    with pytest.raises(InvalidSamplingRateError, match=r"fs=1\.0"):
+        open_recording(tmp_path / "r.edf")
+
+
 def test_the_identity_of_an_edf_file_can_be_blanked(tmp_path: Path) -> None:
     path = tmp_path / "r.edf"
     _write_edf(path)
@@ -146,6 +182,42 @@ def test_csv_of_several_leads_is_read(tmp_path: Path, delimiter: str, *, has_hea
     np.testing.assert_allclose(_read(opened, second), expected[:, 1], atol=1e-8)
 
 
+@pytest.mark.parametrize(
+    ("row", "leads"), [("1\n", ["MLII"]), ("1,3\r\n", ["lead1", "lead2"]), ("1\n\n", ["MLII"])]
+)
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_csv_without_a_header_has_leads_too(
+    tmp_path: Path, row: str, leads: list[str], mark: str
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes((mark + row * 2000).encode())
+    opened = open_recording(path, fs=125.0)
+    assert [lead.name for lead in opened.leads] == leads
+    assert _read(opened, leads[0]).tolist() == [1.0] * 2000
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "rows of numbers, it has none"),
+        (b"MLII\n", "below its header"),
+        (b"MLII\n1\nx\n", "as many numbers as the first"),
+        (b"1,2\n3\n", "as many numbers as the first"),
+        (b"time_s\n0\n1\n", "it has time alone"),
+        (b"time_s,MLII\n1,0\n1,0\n", "time must go forwards"),
+        (b"time_s,MLII\n1,0\n", "two rows or more"),
+        (b"time_s,MLII\n1,0\nx,0\n", "hold seconds"),
+        (b"MLII,MLII\n1,0\n1,0\n", "one column for each lead"),
+        (b"\xff\xfe\x00\x01", "UTF-8"),
+    ],
+)
+def test_broken_csv_is_refused_with_its_reason(tmp_path: Path, content: bytes, words: str) -> None:
+    path = tmp_path / "r.csv"
+    path.write_bytes(content)
+    with pytest.raises(CorruptRecordError, match=words):
+        _read(open_recording(path, fs=None if b"time" in content else 250.0))
+
+
 @pytest.mark.parametrize(("fs", "digits"), [(360.0, 3), (250.0, 3), (128.0, 6), (257.5, 6)])
 def test_a_column_of_time_gives_the_rate(tmp_path: Path, fs: float, digits: int) -> None:
     path = tmp_path / "r.csv"
@@ -155,6 +227,49 @@ def test_a_column_of_time_gives_the_rate(tmp_path: Path, fs: float, digits: int)
     (lead,) = opened.leads
     assert lead.fs == pytest.approx(fs, rel=1e-4)
     assert len(_read(opened)) == 6000
+
+
+@pytest.mark.parametrize("place", [0, 1500, 3000])
+def test_blank_lines_of_more_than_a_block_are_no_samples(
+    tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_CSV_BLOCK_BYTES", 1024)
+    rows = ["0.1,0.2"] * 3000
+    path = tmp_path / "r.csv"
+    path.write_text("\n".join([*rows[:place], "\n" * 5000, *rows[place:]]))
+    assert len(_read(open_recording(path, fs=250.0))) == 3000
+
+
+def test_a_rate_that_is_said_may_be_that_of_the_column_of_time(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("time,MLII\n" + "".join(f"{n / 360:.3f},0.1\n" for n in range(6000)))
+    assert open_recording(path, fs=360.1).leads[0].fs == 360.1
+    with pytest.raises(MissingDetailError, match="the file states 360 Hz") as raised:
+        open_recording(path, fs=250.0)
+    assert raised.value.detail == "sampling_rate"
+
+
+@pytest.mark.parametrize(
+    ("times_s", "words"),
+    [
+        ([*np.arange(5000) / 250, *(30 + np.arange(5000) / 250)], "no gaps"),
+        ([*np.arange(5000) / 250, *(10 + np.arange(5000) / 250)], "forwards"),
+        ([*np.arange(5000) / 250, *(20 + np.arange(5000) / 200)], "rate of its beginning"),
+        ([*np.arange(5000) / 250, np.nan, *(20 + np.arange(5000) / 250)], "hold seconds"),
+        ([*np.arange(5000) / 250, 1e300], "hold seconds"),
+    ],
+)
+def test_a_column_of_time_is_read_to_its_end(
+    tmp_path: Path, times_s: list[float], words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PEEK_BYTES", 4096)
+    monkeypatch.setattr(module, "_CSV_BLOCK_BYTES", 8192)
+    path = tmp_path / "r.csv"
+    path.write_text("time,MLII\n" + "".join(f"{time_s:.6f},0.1\n" for time_s in times_s))
+    opened = open_recording(path)
+    assert opened.leads[0].fs == 250.0
+    with pytest.raises(CorruptRecordError, match=words):
+        _read(opened)
 
 
 def test_an_empty_cell_is_an_invalid_sample(tmp_path: Path) -> None:
@@ -295,7 +410,12 @@ def test_numpy_objects_and_archives_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "z.npz", np.zeros(5000))
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
     np.save(tmp_path / "wide.npy", np.zeros((2, 5000)))
-    for name in ("o.npy", "z.npy", "wide.npy"):
+    np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2)))
+    np.save(tmp_path / "none.npy", np.zeros(0))
+    np.save(tmp_path / "complex.npy", np.zeros(5000, dtype=np.complex64))
+    np.save(tmp_path / "number.npy", np.array(1.0))
+    for path in tmp_path.glob("*.npy"):
+        name = path.name
         with pytest.raises(CorruptRecordError):
             open_recording(tmp_path / name, fs=200.0)
 

@@ -2,32 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
-import edfio
 import numpy as np
 import pytest
 import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecg_lib.annotations import MITDB_RECORDS
+from ecg_lib.annotations import MITDB_RECORDS, Annotations
 from ecg_lib.errors import (
     CorruptRecordError,
     RecordError,
     RecordNotFoundError,
     UnknownLeadError,
 )
-from ecg_lib.records import (
-    Record,
-    read_csv,
-    read_edf,
-    read_npy,
-    read_record,
-    read_wfdb,
-    write_annotations,
-    write_wfdb,
-)
+from ecg_lib.records import Record, read_wfdb, write_wfdb
 from ecg_lib.simulator import StripKind, simulate_strip
 
 
@@ -63,13 +54,12 @@ def test_a_record_survives_the_round_trip_through_wfdb(tmp_path: Path) -> None:
 def test_annotations_survive_the_round_trip(
     gaps: list[int], symbols: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    record = write_wfdb(_record(), tmp_path_factory.mktemp("atr"))
     samples = np.cumsum(gaps, dtype=np.int64)
     chosen = np.array(list(symbols[: len(samples)]), dtype="U1")
-    stem = record.with_suffix("")
-    path = write_annotations(stem, extension="atr", samples=samples, symbols=chosen, fs=360.0)
-    assert path.name == "r.atr"
-    back = read_wfdb(stem, with_annotations=True).annotations
+    record = replace(_record(), annotations=Annotations(samples=samples, symbols=chosen))
+    path = write_wfdb(record, tmp_path_factory.mktemp("atr"))
+    assert path.with_name("r.atr").is_file()
+    back = read_wfdb(path, with_annotations=True).annotations
     assert back is not None
     assert back.samples.tolist() == samples.tolist()
     assert back.symbols.tolist() == chosen.tolist()
@@ -77,7 +67,7 @@ def test_annotations_survive_the_round_trip(
 
 @pytest.mark.parametrize("suffix", ["", ".hea", ".dat"])
 def test_a_wfdb_record_is_read_by_any_of_its_names(written: Path, suffix: str) -> None:
-    record = read_record(written.with_suffix(suffix))
+    record = read_wfdb(written.with_suffix(suffix))
     assert record.name == written.stem
     assert record.annotations is None
 
@@ -276,161 +266,10 @@ def test_garbled_files_give_a_record_or_a_record_error(written: Path, data: st.D
         path.write_bytes(whole)
 
 
-# EDF, CSV and NPY.
-
-
-def _write_edf(path: Path, *signals: edfio.EdfSignal) -> Path:
-    edfio.Edf(list(signals)).write(path)
-    return path
-
-
-def _edf_signal(label: str, unit: str, *, fs: float = 200.0, scale: float = 1.0) -> edfio.EdfSignal:
-    values = scale * np.sin(np.arange(round(10 * fs)) / 20)
-    return edfio.EdfSignal(
-        values,
-        sampling_frequency=fs,
-        label=label,
-        physical_dimension=unit,
-        physical_range=(-2 * scale, 2 * scale),
-    )
-
-
-def test_edf_is_read_in_millivolts_without_what_is_no_voltage(tmp_path: Path) -> None:
-    path = _write_edf(
-        tmp_path / "holter.edf",
-        _edf_signal("ECG II", "uV", scale=1000.0),
-        _edf_signal("Resp", "l/min"),
-        _edf_signal("V1", "mV"),
-    )
-    record = read_record(path)
-    assert (record.name, record.fs, record.leads) == ("holter", 200.0, ("II", "V1"))
-    expected = np.sin(np.arange(2000) / 20)
-    np.testing.assert_allclose(record.signals_mv[:, 0], expected, atol=1e-3)
-    np.testing.assert_allclose(record.signals_mv[:, 1], expected, atol=1e-3)
-
-
-def test_edf_with_several_sampling_rates_is_refused(tmp_path: Path) -> None:
-    path = _write_edf(tmp_path / "a.edf", _edf_signal("I", "mV"), _edf_signal("II", "mV", fs=100.0))
-    with pytest.raises(CorruptRecordError, match=r"share one sampling rate, got \[100.0, 200.0\]"):
-        read_edf(path)
-
-
-def test_edf_without_a_voltage_is_refused(tmp_path: Path) -> None:
-    path = _write_edf(tmp_path / "a.edf", _edf_signal("Resp", "l/min"))
-    with pytest.raises(CorruptRecordError, match="no signal in V, mV or uV"):
-        read_edf(path)
-
-
-def test_garbled_edf_is_refused(tmp_path: Path) -> None:
-    path = _write_edf(tmp_path / "a.edf", _edf_signal("I", "mV"))
-    whole = path.read_bytes()
-    for content in (b"", b"0       ", whole[:300], b"x" * 600):
-        path.write_bytes(content)
-        with pytest.raises(CorruptRecordError):
-            read_edf(path)
-
-
-def test_csv_columns_are_leads_and_time_gives_the_rate(tmp_path: Path) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text("time_s,MLII,V1\n" + "".join(f"{i / 250},{i},{-i}\n" for i in range(100)))
-    record = read_record(path)
-    assert record.leads == ("MLII", "V1")
-    assert record.fs == pytest.approx(250.0)
-    assert record.signals_mv[3].tolist() == [3.0, -3.0]
-
-
-@pytest.mark.parametrize(
-    ("text", "leads"),
-    [
-        ("1\n2\n", ("MLII",)),
-        ("\ufeff1\r\n\r\n2\r\n", ("MLII",)),
-        ("1,3\n2,4\n", ("lead1", "lead2")),
-    ],
-)
-def test_csv_without_a_header_has_leads_too(
-    tmp_path: Path, text: str, leads: tuple[str, ...]
-) -> None:
-    path = tmp_path / "a.csv"
-    path.write_text(text, encoding="utf-8")
-    record = read_csv(path, fs=125.0)
-    assert (record.leads, record.fs) == (leads, 125.0)
-    assert record.signals_mv[:, 0].tolist() == [1.0, 2.0]
-    assert read_csv(path).fs == 360.0
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        (b"", "is empty"),
-        (b"MLII\n", "has no samples"),
-        (b"MLII\n1\nx\n", "row 3 of a.csv must hold 1 numbers"),
-        (b"1,2\n3\n", "row 2 of a.csv must hold 2 numbers"),
-        (b"time_s\n0\n1\n", "each lead .* must have one column"),
-        (b"time_s,MLII\n1,0\n1,0\n", "time must go forwards"),
-        (b"MLII,MLII\n1,0\n1,0\n", "each lead .* must have one column"),
-        (b"\xff\xfe\x00\x01", "a.csv"),
-        (b"1\n" + b"9" * 200_000, "a.csv"),
-    ],
-)
-def test_broken_csv_is_refused_with_its_reason(tmp_path: Path, content: bytes, words: str) -> None:
-    path = tmp_path / "a.csv"
-    path.write_bytes(content)
-    with pytest.raises(CorruptRecordError, match=words):
-        read_csv(path)
-
-
-@pytest.mark.parametrize("dtype", ["int16", "float32", "float64"])
-def test_npy_of_one_or_two_dimensions_is_read(tmp_path: Path, dtype: str) -> None:
-    path = tmp_path / "a.npy"
-    np.save(path, np.arange(10, dtype=dtype))
-    record = read_record(path, fs=250.0)
-    assert (record.leads, record.fs) == (("MLII",), 250.0)
-    assert record.signal_mv().tolist() == list(range(10))
-    np.save(path, np.zeros((10, 2), dtype=dtype))
-    assert read_npy(path).leads == ("lead1", "lead2")
-
-
-@pytest.mark.parametrize(
-    "values",
-    [np.zeros((2, 2, 2)), np.zeros(0), np.array(["a"]), np.zeros(3, complex), np.array(1.0)],
-)
-def test_npy_that_is_no_signal_is_refused(tmp_path: Path, values: np.ndarray) -> None:
-    path = tmp_path / "a.npy"
-    np.save(path, values)
-    with pytest.raises(CorruptRecordError, match=r"a.npy must hold numbers of shape"):
-        read_npy(path)
-
-
-def test_npy_with_objects_or_of_another_format_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "a.npy"
-    np.save(path, np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(CorruptRecordError):
-        read_npy(path)
-    with path.open("wb") as file:
-        np.savez(file, np.zeros(3))
-    with pytest.raises(CorruptRecordError):
-        read_npy(path)
-    for content in (b"", b"\x93NUMPY", b"PK\x03\x04 and no more", b"hello"):
-        path.write_bytes(content)
-        with pytest.raises(CorruptRecordError):
-            read_npy(path)
-
-
-@pytest.mark.parametrize("name", ["a.edf", "a.csv", "a.npy", "a", "a.hea"])
+@pytest.mark.parametrize("name", ["a", "a.hea"])
 def test_a_file_that_is_not_there_is_not_found(tmp_path: Path, name: str) -> None:
     with pytest.raises(RecordNotFoundError, match="is missing"):
-        read_record(tmp_path / name)
-
-
-@pytest.mark.parametrize("name", ["a.csv", "a.npy"])
-def test_a_sampling_rate_of_zero_is_not_replaced_by_the_default(tmp_path: Path, name: str) -> None:
-    path = tmp_path / name
-    if path.suffix == ".npy":
-        np.save(path, np.zeros(10))
-    else:
-        path.write_text("1\n2\n")
-    with pytest.raises(ValueError, match=r"fs must be positive, got fs=0.0"):
-        read_record(path, fs=0.0)
+        read_wfdb(tmp_path / name)
 
 
 def test_a_record_without_annotated_beats_has_an_annotation_file_of_its_end_mark(

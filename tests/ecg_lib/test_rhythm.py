@@ -18,13 +18,14 @@ from ecg_lib.simulator import StripKind, simulate_record, simulate_strip
 def _summarize(
     beats: str, *, rr_s: float = 0.8, times_s: list[float] | None = None
 ) -> RhythmSummary:
-    """Sum up calls; ``?`` is an unreadable detection."""
+    """Sum up calls; ``?`` is an unreadable detection, ``P`` a paced beat."""
     times = np.array(times_s) if times_s is not None else np.arange(len(beats)) * rr_s
     return summarize_rhythm(
         np.rint(times * 1000).astype(np.int64),
         is_v=np.array([beat == "V" for beat in beats], dtype=np.bool_),
         is_readable=np.array([beat != "?" for beat in beats], dtype=np.bool_),
         fs=1000.0,
+        is_paced=np.array([beat == "P" for beat in beats], dtype=np.bool_),
     )
 
 
@@ -122,7 +123,8 @@ def test_a_run_has_its_start_and_its_rate() -> None:
 def test_a_gap_of_more_than_three_seconds_parts_beats() -> None:
     rhythm = _summarize("NVVN", times_s=[0.0, 1.0, 4.1, 5.0])
     assert (rhythm.isolated, rhythm.couplets) == (2, 0)
-    assert rhythm.longest_rr_s == pytest.approx(1.0)
+    assert rhythm.longest_rr_s == pytest.approx(3.1)
+    assert rhythm.longest_rr_s == rhythm.pauses[0].duration_s
     near = _summarize("NVVN", times_s=[0.0, 1.0, 4.0, 5.0])
     assert (near.isolated, near.couplets) == (0, 1)
 
@@ -206,6 +208,7 @@ def test_pauses_are_found_unless_something_in_them_cannot_be_read() -> None:
         (4.5, 3.5, False),
     ]
     assert rhythm.long_pauses == 1
+    assert rhythm.longest_rr_s == 3.5
     dark = summarize_rhythm(
         np.rint(np.array(times_s) * 1000).astype(np.int64),
         is_v=np.zeros(6, dtype=np.bool_),
@@ -214,6 +217,7 @@ def test_pauses_are_found_unless_something_in_them_cannot_be_read() -> None:
         unreadable=[Stretch(5000, 7000, UnreadableReason.FLAT)],
     )
     assert [pause.start_s for pause in dark.pauses] == [1.0]
+    assert dark.longest_rr_s == 2.5
     assert _summarize("NN?N", times_s=[0, 1, 3.5, 6]).pauses == ()
     assert _summarize("NN", times_s=[0, 2.0]).pauses == ()
 
@@ -225,6 +229,18 @@ def test_coupling_is_measured_from_conducted_beats_alone() -> None:
     assert rhythm.coupling.shortest_s == pytest.approx(0.5)
     assert _summarize("NNNVVV").coupling is not None
     assert _summarize("VVV").coupling is None
+
+
+def test_paced_beats_are_beats_but_not_conducted_ones() -> None:
+    times_s = [0, 0.8, 1.6, 2.1, 3.0, 3.7]
+    paced = _summarize("PPPVNV", times_s=times_s)
+    assert (paced.beats, paced.v_beats, paced.burden) == (6, 2, 2 / 6)
+    assert paced.heart_rate_bpm == _summarize("NNNVNV", times_s=times_s).heart_rate_bpm
+    assert paced.coupling is not None
+    assert paced.coupling.shortest_s == pytest.approx(0.7)
+    assert _summarize("PVPV").coupling is None
+    assert _summarize("PVPVPV").patterns == _summarize("PPVPPVPPV").patterns == ()
+    assert _summarize("NVNVNV").bigeminy_beats == 3
 
 
 def test_the_usual_interval_of_r_on_t_is_that_of_its_minute() -> None:

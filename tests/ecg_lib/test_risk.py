@@ -16,17 +16,19 @@ QUIET = RhythmSummary(
     heart_rate_bpm=70.0,
     heart_rate_min_bpm=60.0,
     heart_rate_max_bpm=80.0,
+    heart_rate_mean_bpm=70.0,
     longest_rr_s=1.0,
     isolated=0,
-    couplets=0,
+    couplet_starts_s=(),
     runs=(),
-    bigeminy_beats=0,
-    trigeminy_beats=0,
-    r_on_t=0,
+    r_on_t_s=(),
+    patterns=(),
+    pauses=(),
+    coupling=None,
 )
 FEW = replace(QUIET, v_beats=20, burden=0.02, isolated=20)
 MANY = replace(QUIET, v_beats=200, burden=0.2, isolated=200)
-A_RUN = Run(first_beat=5, beats=4, start_s=4.0, rate_bpm=150.0)
+A_RUN = Run(first_beat=5, beats=4, start_s=4.0, rate_bpm=150.0, duration_s=1.2)
 
 
 def test_no_v_beats_are_low() -> None:
@@ -46,9 +48,9 @@ def test_isolated_v_beats_are_medium() -> None:
 @pytest.mark.parametrize(
     ("rhythm", "reason"),
     [
-        (replace(FEW, couplets=1), "1 couplet(s) of V"),
+        (replace(FEW, couplet_starts_s=(3.0,)), "1 couplet(s) of V"),
         (replace(FEW, runs=(A_RUN,)), "1 run(s) of V, the longest of 4 beats"),
-        (replace(FEW, r_on_t=2), "2 V beat(s) that may fall on a T wave"),
+        (replace(FEW, r_on_t_s=(3.0, 9.0)), "2 V beat(s) that may fall on a T wave"),
     ],
 )
 def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -> None:
@@ -59,7 +61,7 @@ def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -
 
 
 def test_all_reasons_are_given() -> None:
-    rhythm = replace(MANY, couplets=1, runs=(A_RUN,), r_on_t=1)
+    rhythm = replace(MANY, couplet_starts_s=(3.0,), runs=(A_RUN,), r_on_t_s=(9.0,))
     assert len(assess_risk(rhythm, duration_s=90_000.0).reasons) == 4
 
 
@@ -114,3 +116,5 @@ def test_frequent_v_beats_are_named_in_recordings_alone() -> None:
     frequent = replace(FEW, v_beats=60, isolated=60)
     assert assess_risk(frequent, duration_s=3600.0).reasons[1] == "60 V beats an hour, 30 or more"
     assert len(assess_risk(frequent, duration_s=600.0).reasons) == 1
+    in_half = assess_risk(frequent, duration_s=3600.0, readable_s=1800.0)
+    assert in_half.reasons[1] == "120 V beats an hour, 30 or more"

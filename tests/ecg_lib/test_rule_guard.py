@@ -9,7 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecg_lib.beats import FEATURE_NAMES
-from ecg_lib.rule_guard import Rule, RuleGuardConfig, apply_rules
+from ecg_lib.rule_guard import (
+    CATALOGUE,
+    IN_FORCE,
+    Rule,
+    RuleGuardConfig,
+    apply_rules,
+    propose_changes,
+)
 
 CONDUCTED = {"qrs_similarity": 0.99, "beat_similarity": 0.99, "qrs_width_ratio": 0.0}
 VENTRICULAR = {
@@ -111,3 +118,92 @@ def test_a_class_differs_from_the_networks_only_where_a_rule_is_named(
     is_v, rule = apply_rules(probability, features, threshold=threshold)
     np.testing.assert_array_equal(is_v != (probability >= threshold), rule != "")
     assert set(rule) <= {kind.value for kind in Rule}
+
+
+WIDE = {"qrs_width_s": 0.14, "qrs_similarity": 0.2}
+EXAMPLES: dict[Rule, tuple[bool, dict[str, float], list[dict[str, float]]]] = {
+    Rule.PREMATURE_AND_WIDE: (True, VENTRICULAR, []),
+    Rule.COMPENSATORY_PAUSE: (
+        True,
+        {"rr_prev_ratio": np.log(0.6), "rr_next_ratio": np.log(1.4), **WIDE},
+        [
+            {"rr_prev_ratio": np.log(0.95), "rr_next_ratio": np.log(1.05)},
+            {"rr_next_ratio": np.log(1.2)},
+            {"qrs_width_s": 0.1},
+            {"qrs_similarity": 0.85},
+        ],
+    ),
+    Rule.INTERPOLATED: (
+        True,
+        {"rr_prev_ratio": np.log(0.45), "rr_next_ratio": np.log(0.55), **WIDE},
+        [{"rr_next_ratio": np.log(0.8)}, {"qrs_width_s": 0.1}, {"qrs_similarity": 0.7}],
+    ),
+    Rule.VENTRICULAR_ESCAPE: (
+        True,
+        {"rr_prev_ratio": np.log(1.4), **WIDE},
+        [{"rr_prev_ratio": np.log(1.1)}, {"qrs_width_s": 0.1}, {"qrs_similarity": 0.7}],
+    ),
+    Rule.CONDUCTED_SHAPE: (
+        False,
+        {"qrs_similarity": 0.98},
+        [{"qrs_similarity": 0.94}, {"rr_prev_ratio": np.log(0.8)}],
+    ),
+    Rule.CONDUCTED_WIDTH: (
+        False,
+        {"qrs_similarity": 0.92, "qrs_width_s": 0.09},
+        [{"qrs_similarity": 0.85}, {"qrs_width_s": 0.13}, {"qrs_width_ratio": 0.2}],
+    ),
+    Rule.CONDUCTED_P_WAVE: (
+        False,
+        {"qrs_similarity": 0.92, "p_similarity": 0.95},
+        [{"qrs_similarity": 0.85}, {"p_similarity": 0.8}, {"rr_prev_ratio": np.log(0.8)}],
+    ),
+}
+
+
+def _proposes(rule: Rule, probability: float, features: NDArray[np.float32]) -> bool:
+    changes = propose_changes(
+        np.array([probability]), features, threshold=0.5, rules=[rule], config=None
+    )
+    return bool(changes[0, 0])
+
+
+@pytest.mark.parametrize("rule", EXAMPLES)
+def test_each_rule_finds_its_example_and_nothing_beside_it(rule: Rule) -> None:
+    is_v, example, others = EXAMPLES[rule]
+    against, agreed = (0.4, 0.6) if is_v else (0.6, 0.4)
+    assert _proposes(rule, against, _features(**example))
+    assert not _proposes(rule, agreed, _features(**example))
+    assert not _proposes(rule, 0.01 if is_v else 0.99, _features(**example))
+    for change in others:
+        assert not _proposes(rule, against, _features(**(example | change))), change
+
+
+def test_a_beat_of_a_run_is_of_the_shape_of_a_v_beat_beside_it() -> None:
+    row = {"rr_prev_ratio": np.log(0.7), "qrs_similarity": 0.2}
+    alike = _features(**row, similarity_to_previous=0.95, similarity_to_next=0.95)
+    unlike = _features(**row)
+    for features, found in ((alike, [True, False, True]), (unlike, [False, False, False])):
+        changes = propose_changes(
+            np.array([0.4, 0.9, 0.4]),
+            np.concatenate([features] * 3),
+            threshold=0.5,
+            rules=[Rule.RUN],
+        )
+        assert changes[:, 0].tolist() == found
+    alone = propose_changes(np.array([0.4]), alike, threshold=0.5, rules=[Rule.RUN])
+    assert alone.tolist() == [[False]]
+
+
+def test_what_is_in_force_is_what_its_rules_propose() -> None:
+    rng = np.random.default_rng(1)
+    probability = rng.random(5000)
+    features = rng.normal(0.2, 0.6, (5000, len(FEATURE_NAMES))).astype(np.float32)
+    proposed = propose_changes(probability, features, threshold=0.5)
+    assert proposed.shape == (5000, len(CATALOGUE))
+    assert (proposed.sum(axis=0) > 0).all()
+    guarded = apply_rules(probability, features, threshold=0.5)
+    columns = [CATALOGUE.index(rule) for rule in IN_FORCE]
+    np.testing.assert_array_equal(guarded.rule != "", proposed[:, columns].any(axis=1))
+    nothing = propose_changes(probability[:0], features[:0], threshold=0.5)
+    assert nothing.shape == (0, len(CATALOGUE))

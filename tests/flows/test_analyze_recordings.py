@@ -76,9 +76,10 @@ def test_a_broken_recording_costs_itself(
         [str(recordings)], output_dir=str(tmp_path / "out"), sampling_rate=360.0
     )
     assert done["analysed"] == 2
-    assert set(done["failed"]) == {"broken.edf", "flat.npy"}
-    assert "header" in done["failed"]["broken.edf"]
-    assert "flat" in done["failed"]["flat.npy"]
+    failed = {Path(path).name: reason for path, reason in done["failed"].items()}
+    assert set(failed) == {"broken.edf", "flat.npy"}
+    assert "header" in failed["broken.edf"]
+    assert "flat" in failed["flat.npy"]
     result = json.loads((tmp_path / "out" / "run.json").read_text())
     assert result["rhythm"]["longest_run_beats"] == 5
     assert result["model"]["version"] == "3"
@@ -94,6 +95,30 @@ def test_a_broken_recording_costs_itself(
     (tmp_path / "empty").mkdir()
     with pytest.raises(AnalysisError, match="there are none"):
         analyze_recordings([str(tmp_path / "empty")])
+
+
+def test_results_never_replace_the_recording(toy_bundle: Bundle, tmp_path: Path) -> None:
+    strip = simulate_strip(StripKind.RUN, seed=3, duration_s=30.0)
+    path = tmp_path / "holter.csv"
+    np.savetxt(path, strip.signals_mv[:, :1], header="MLII", comments="")
+    before = path.read_bytes()
+    request = Request(
+        path=str(path), output_dir=str(tmp_path), formats=("json", "csv"), sampling_rate=strip.fs
+    )
+    classifier = BeatClassifier.load(toy_bundle)
+    model = describe_model(toy_bundle, version="1")
+    with pytest.raises(AnalysisError, match=r"must not replace the recording holter\.csv"):
+        analyze_file(request, classifier=classifier, model=model)
+    assert path.read_bytes() == before
+    assert [one.name for one in tmp_path.iterdir()] == ["holter.csv"]
+
+
+def test_recordings_of_one_name_are_refused(tmp_path: Path) -> None:
+    for name in ("a/day.edf", "b/day.csv"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    with pytest.raises(AnalysisError, match="several are day"):
+        list_recordings([tmp_path / "a", tmp_path / "b"])
 
 
 def test_a_process_that_dies_is_an_error_of_its_file(

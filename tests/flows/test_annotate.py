@@ -9,10 +9,15 @@ import wfdb
 
 from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
-from ecg_lib.errors import InvalidSignalError, UnknownLeadError, UnreadableSignalError
-from ecg_lib.records import write_wfdb
+from ecg_lib.errors import (
+    InvalidSignalError,
+    MissingDetailError,
+    UnknownLeadError,
+    UnreadableSignalError,
+)
+from ecg_lib.records import read_wfdb, write_wfdb
 from ecg_lib.simulator import StripKind, simulate_strip
-from flows.annotate import annotate_record, bridge_invalid, describe, list_beats, predict_file
+from flows.annotate import annotate_record, describe, list_beats, predict_file
 
 
 @pytest.fixture(scope="module")
@@ -61,17 +66,19 @@ def test_another_lead_can_be_named_and_an_unknown_one_is_refused(
         annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="aVF")
 
 
-def test_invalid_samples_are_bridged_and_counted() -> None:
-    record = simulate_strip(StripKind.NORMAL, seed=1)
-    signal = record.signal_mv().copy()
+def test_invalid_samples_are_bridged_and_counted(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.NORMAL, seed=1).signal_mv().copy()
     signal[100:110] = np.nan
-    bridged, count = bridge_invalid(signal, record=record)
-    assert count == 10
-    assert np.isfinite(bridged).all()
-    np.testing.assert_array_equal(bridged[110:], signal[110:])
+    np.save(tmp_path / "a.npy", signal)
+    prediction = predict_file(tmp_path / "a.npy", classifier=classifier, fs=360.0)
+    assert prediction.invalid_samples == 10
+    assert describe(prediction).endswith(", 10 invalid samples")
     signal[:2500] = np.nan
+    np.save(tmp_path / "a.npy", signal)
     with pytest.raises(InvalidSignalError, match="at most 50% of the samples"):
-        bridge_invalid(signal, record=record)
+        predict_file(tmp_path / "a.npy", classifier=classifier, fs=360.0)
 
 
 def test_a_prediction_of_a_file_is_described(classifier: BeatClassifier, run_record: Path) -> None:
@@ -89,8 +96,28 @@ def test_a_file_that_is_too_short_or_flat_is_refused(
     classifier: BeatClassifier, tmp_path: Path
 ) -> None:
     np.save(tmp_path / "short.npy", np.zeros(2000))
-    with pytest.raises(InvalidSignalError, match=r"at least 10 s, got 5\.6 s"):
-        predict_file(tmp_path / "short.npy", classifier=classifier)
+    (tmp_path / "short.csv").write_text("0.0\n" * 2000)
+    for name in ("short.npy", "short.csv"):
+        with pytest.raises(InvalidSignalError, match=r"at least 10 s, got 5\.6 s"):
+            predict_file(tmp_path / name, classifier=classifier, fs=360.0)
     np.save(tmp_path / "flat.npy", np.zeros(7200))
     with pytest.raises(UnreadableSignalError, match="flat"):
+        predict_file(tmp_path / "flat.npy", classifier=classifier, fs=360.0)
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
         predict_file(tmp_path / "flat.npy", classifier=classifier)
+
+
+def test_a_file_is_predicted_as_it_is_analysed(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    signal = read_wfdb(run_record).signal_mv("V1")
+    (tmp_path / "b.csv").write_text(
+        "time;V1\n" + "".join(f"{n / 360:.3f};{mv:.6f}\n" for n, mv in enumerate(signal.tolist()))
+    )
+    np.save(tmp_path / "c.npy", signal)
+    expected = predict_file(run_record, classifier=classifier, lead="V1")
+    for name, fs in (("b.csv", None), ("c.npy", 360.0)):
+        found = predict_file(tmp_path / name, classifier=classifier, fs=fs)
+        assert (found.name, found.fs) == (name[0], 360.0)
+        assert found.classified.r_peaks.tolist() == expected.classified.r_peaks.tolist()
+        assert found.classified.is_v.tolist() == expected.classified.is_v.tolist()

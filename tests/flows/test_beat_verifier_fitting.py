@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecg_lib.annotations import DS1, PACED, Annotations
+from ecg_lib.annotations import DS1, DS2, PACED, Annotations
+from ecg_lib.beat_verifier import load_verifier
 from flows import beat_verifier_fitting
 from flows.beat_verifier_fitting import Samples, assign_folds, fit_verifier
+from flows.blind_verifiers import load_blind_verifier
 
 
 def _samples(n: int = 4096) -> Samples:
@@ -67,6 +69,21 @@ def test_every_record_is_in_one_fold() -> None:
     folds = assign_folds(DS1 + PACED)
     assert set(folds) == set(DS1 + PACED)
     assert set(folds.values()) == set(range(beat_verifier_fitting.N_FOLDS))
+
+
+def test_the_committed_blind_networks_are_those_of_these_folds() -> None:
+    folds = assign_folds(DS1 + PACED)
+    shipped = load_verifier()
+    of_fold = {}
+    for name, fold in folds.items():
+        verifier = load_blind_verifier(name)
+        assert verifier is not None
+        assert not np.array_equal(verifier.layers[0][0], shipped.layers[0][0])
+        other = of_fold.setdefault(fold, verifier)
+        np.testing.assert_array_equal(verifier.mean, other.mean)
+    assert len({float(verifier.mean.sum()) for verifier in of_fold.values()}) == len(of_fold)
+    assert load_blind_verifier(DS2[0]) is None
+    assert load_blind_verifier("sim1") is None
 
 
 def test_a_stretch_that_begins_in_flutter_knows_it() -> None:

@@ -19,6 +19,7 @@ from ecg_lib.evaluation import BeatCounts
 from ecg_lib.noise import baseline_wander, muscle_noise
 from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record, write_wfdb
+from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
 from ecg_lib.settings import Settings
 from ecg_lib.simulator import simulate_record
 from flows import ds2_opening as opening
@@ -35,7 +36,6 @@ from flows.evaluation import (
     evaluate,
     evaluate_development,
     find_dataset,
-    is_current,
     report_path,
     summarize_headline,
     write_evaluation,
@@ -44,7 +44,7 @@ from flows.evaluation_calls import EvaluationError
 from flows.evaluation_page import write_page
 from flows.evaluation_records import Extent, Part
 from flows.evaluation_slices import conditions_in_order
-from flows.evaluation_summary import SCHEMA
+from flows.evaluation_summary import SCHEMA, _describe_bundle
 
 DURATION_S = 450.0  # five minutes to learn, two noisy, half a minute clean
 FS = 360.0
@@ -121,7 +121,7 @@ def test_the_layout_is_what_is_documented(out_of_fold: Evaluation) -> None:
     assert set(document) == {
         "schema", "title", "kind", "reason", "data", "made_at", "seconds", "extent",
         "code_commit", "bundle", "method", "records", "conditions", "beat_table", "runs",
-        "r_peaks", "reliability", "rule_guard", "seeds", "errors", "missing",
+        "r_peaks", "reliability", "rule_guard", "rule_catalogue", "seeds", "errors", "missing",
     }  # fmt: skip
     own = document["conditions"]["own_r_peaks"]
     assert set(own) == {"label", "parts", "without_shared_subject"}
@@ -133,6 +133,12 @@ def test_the_layout_is_what_is_documented(out_of_fold: Evaluation) -> None:
     assert SCHEMA in documented
     for key in document:
         assert f"`{key}`" in documented
+
+
+def test_a_figure_of_the_bundle_that_nothing_defines_is_null(toy_bundle: Bundle) -> None:
+    figures = {"oof_v_f1": 0.9, "oof_v_f1_after_5min": float("nan")}  # of patients of a minute
+    described = _describe_bundle(replace(toy_bundle, metrics=figures))
+    assert described["out_of_fold"] == {"oof_v_f1": 0.9, "oof_v_f1_after_5min": None}
 
 
 def test_every_condition_is_there_in_the_parts_that_are_scored(out_of_fold: Evaluation) -> None:
@@ -238,6 +244,27 @@ def test_rules_are_judged_in_every_condition(out_of_fold: Evaluation) -> None:
     )
 
 
+def test_each_rule_is_judged_alone_but_never_on_an_opening(
+    out_of_fold: Evaluation, opened: Evaluation
+) -> None:
+    catalogue = out_of_fold.document["rule_catalogue"]
+    assert list(catalogue) == [rule.value for rule in CATALOGUE]
+    assert opened.document["rule_catalogue"] is None
+    assert "Each rule of the catalogue" not in write_page(opened.document)
+    page = write_page(out_of_fold.document)
+    assert all(f"<td>{rule.value}</td>" in page for rule in CATALOGUE)
+    for rule, judged in catalogue.items():
+        assert set(judged["conditions"]) == set(out_of_fold.document["conditions"])
+        assert judged["in_force"] == (rule in IN_FORCE)
+    # While one rule is in force, to be alone is to be all.
+    assert len(IN_FORCE) == 1
+    for name, condition in out_of_fold.document["rule_guard"].items():
+        alone = catalogue[IN_FORCE[0].value]["conditions"][name]
+        assert alone["difference"] == condition["difference"]["v_f1"]
+        fired = condition["rules"].get(IN_FORCE[0].value, {"fired": 0, "right": 0})
+        assert (alone["fired"], alone["right"]) == (fired["fired"], fired["right"])
+
+
 def test_reliability_holds_every_scored_beat_once(out_of_fold: Evaluation) -> None:
     reliability = out_of_fold.document["reliability"]
     assert sum(one["beats"] for one in reliability["bins"]) == reliability["beats"]
@@ -274,15 +301,20 @@ def test_an_opening_leaves_a_line_and_a_report_without_ecg(
     opened: Evaluation, tmp_path: Path
 ) -> None:
     (tmp_path / "docs").mkdir()
-    for _ in range(2):
-        written = opening.note_opening(tmp_path, opened, commit="a" * 40)
+    later = Evaluation({**opened.document, "made_at": "2100-01-02T03:04:05+00:00"}, ())
+    written = opening.note_opening(tmp_path, opened, commit="a" * 40)
+    second = opening.note_opening(tmp_path, later, commit="a" * 40)
+    assert second.json.name.startswith("ds2-2100-01-02-0304-")
+    with pytest.raises(EvaluationError, match="must not replace ds2-2100-01-02-0304-"):
+        opening.note_opening(tmp_path, later, commit="a" * 40)
     lines = (tmp_path / opening.OPENINGS).read_text().splitlines()
-    rows = [line for line in lines if line.startswith("| 20")]
+    rows = [line for line in lines if line.startswith("| 2")]
     assert len(rows) == 2
     header = next(line for line in lines if line.startswith("| Date"))
     assert all(row.count("|") == header.count("|") for row in rows)
     assert "a test / of it" in rows[0]
     assert written.html.name in rows[0]
+    assert second.html.name in rows[1]
     f1 = opened.document["conditions"]["own_r_peaks"]["parts"]["whole"]["figures"]["v_f1"]["gross"]
     assert f"{f1:.4f}" in rows[0]
     document = json.loads(written.json.read_text())
@@ -383,14 +415,11 @@ def test_a_bundle_of_elsewhere_is_judged_on_the_dataset_that_is_here(
     assert find_dataset(bundle, settings) == version
 
 
-def test_the_report_is_written_and_found_again(
-    out_of_fold: Evaluation, bundle: Bundle, toy_bundle: Bundle, tmp_path: Path
+def test_the_report_is_written_as_data_and_as_a_page(
+    out_of_fold: Evaluation, bundle: Bundle, tmp_path: Path
 ) -> None:
     written = report_path(tmp_path, bundle, "out-of-fold-full")
-    assert not is_current(written, bundle)
     write_evaluation(out_of_fold, written)
-    assert is_current(written, bundle)
-    assert not is_current(written, toy_bundle)
     assert json.loads(written.json.read_text())["schema"] == SCHEMA
     headline = summarize_headline(out_of_fold.document)
     assert headline["V-F1"][:6] in written.html.read_text()

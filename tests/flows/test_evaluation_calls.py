@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 
 import numpy as np
@@ -13,8 +12,8 @@ from ecg_lib.bundle import Bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.noise import muscle_noise
 from ecg_lib.records import Record
+from ecg_lib.rule_guard import CATALOGUE
 from ecg_lib.simulator import StripKind, simulate_strip
-from flows.evaluation import _write_json
 from flows.evaluation_calls import (
     Calls,
     EvaluationError,
@@ -43,7 +42,7 @@ def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Re
     calls = call_strips(classifier, signal, fs=FS, strip_s=10)
     assert calls.stop_s == 60.0
     assert (np.diff(calls.detections) >= 0).all()
-    third = calls_of(classifier.classify(signal[7200:10800], fs=FS))
+    third = calls_of(classifier.classify(signal[7200:10800], fs=FS), classifier.config.rule_guard)
     inside = (calls.detections >= 7200) & (calls.detections < 10800)
     np.testing.assert_array_equal(calls.detections[inside], third.detections + 7200)
     np.testing.assert_array_equal(calls.probability_v[inside], third.probability_v)
@@ -118,6 +117,7 @@ def _calls(detections: list[int], is_v: list[bool], probability_v: list[float]) 
         is_v_unguarded=np.array(is_v),
         rule=np.full(len(detections), ""),
         probability_v=np.array(probability_v),
+        proposed=np.zeros((len(detections), len(CATALOGUE)), dtype=np.bool_),
         has_class=np.ones(len(detections), dtype=np.bool_),
     )
 
@@ -157,8 +157,3 @@ def test_only_the_surest_errors_are_kept_and_none_in_flutter(minute: Record) -> 
     record = replace(minute, annotations=annotations)
     errors = find_errors(record, lead="MLII", annotations=annotations, calls=calls)
     assert [error.probability_v for error in errors] == [0.9, 0.8, 0.7]
-
-
-def test_a_figure_that_nothing_defines_is_null_in_the_document() -> None:
-    text = _write_json({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (2, "x")}})
-    assert json.loads(text) == {"a": None, "b": [1.5, None], "c": {"d": [2, "x"]}}

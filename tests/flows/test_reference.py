@@ -14,6 +14,7 @@ from ecg_lib.bundle import Bundle, BundleSource, change_source, read_bundle
 from ecg_lib.classifier import BeatClassifier
 from ecg_lib.cross_validation import Recipe
 from ecg_lib.errors import BundleError
+from ecg_lib.releases import CURRENT
 from ecg_lib.settings import Profile, read_settings
 from ecg_lib.simulator import StripKind, simulate_strip
 from flows.install_reference import install_reference
@@ -108,6 +109,12 @@ def test_the_reference_becomes_the_first_champion_and_is_released_once(
     assert current.bundle_hash == shipped.hash
     assert current.model_version == champion.version
     assert install_reference() is None
+    # What is left when it is cut off between the registry and the release is released.
+    (settings.serving_dir / CURRENT).unlink()
+    again = install_reference()
+    assert again is not None
+    assert again["model_version"] == champion.version
+    assert len(Registry(settings).versions()) == 1
 
 
 @pytest.mark.parametrize(("found", "verdict"), [(0.91, True), (0.97, True), (0.89, False)])

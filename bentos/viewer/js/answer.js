@@ -99,6 +99,13 @@ export function readPrediction(prediction) {
       ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
       ...(prediction.rhythm.pauses ?? []).map(describePause),
       ...unreadable.map(describeUnreadable),
+      ...(quality.findings ?? []).map((/** @type {Record<string, any>} */ found) =>
+        describeSuspicion(
+          found.start_sample / prediction.sampling_rate,
+          found.end_sample / prediction.sampling_rate,
+          found.text,
+        ),
+      ),
     ].sort((one, other) => one.startS - other.startS),
     morphologies: [],
     unreadable,
@@ -179,9 +186,38 @@ export function describePause({ start_s: startS, duration_s: durationS, follows_
   return { kind: "pause", startS, endS: startS + durationS, text };
 }
 
+const REASONS = new Map([
+  ["flat", "cannot be read: flat line"],
+  ["clipped", "cannot be read: clipped"],
+  ["noise", "cannot be read: noise"],
+  ["flutter", "no beats: flutter or fibrillation suspected"],
+]);
+
+/**
+ * Why beats of a stretch have no class.
+ *
+ * @param {string} reason
+ */
+export function describeReason(reason) {
+  return REASONS.get(reason) ?? `cannot be read: ${reason}`;
+}
+
+/**
+ * What the service suspects, as it words it.
+ *
+ * @param {number} startS
+ * @param {number} endS
+ * @param {string} text
+ * @returns {Finding}
+ */
+export function describeSuspicion(startS, endS, text) {
+  return { kind: "suspicion", startS, endS, text: `${text[0].toUpperCase()}${text.slice(1)}` };
+}
+
 /** @param {UnreadableStretch} stretch */
 export function describeUnreadable({ startS, endS, reason }) {
-  const text = `Cannot be read for ${duration(endS - startS)}: ${reason}`;
+  const why = describeReason(reason);
+  const text = `${why[0].toUpperCase()}${why.slice(1)}, for ${duration(endS - startS)}`;
   return { kind: "unreadable", startS, endS, text };
 }
 

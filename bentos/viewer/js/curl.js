@@ -21,7 +21,11 @@ export function writeCurl(subject, { baseUrl, hasKey }) {
   const key = hasKey ? ' -H "X-API-Key: $ECG_API_KEY"' : "";
   const { files } = subject;
   if (subject.kind === "recording" && files.length) {
-    const parts = files.map((file) => ` \\\n  -F ${quote(`files=@${file.name}`)}`);
+    const fields = [
+      ...files.map((file) => `files=@${file.name}`),
+      ...subject.form.map(([name, value]) => `${name}=${value}`),
+    ];
+    const parts = fields.map((field) => ` \\\n  -F ${quote(field)}`);
     return { text: `curl -s ${baseUrl}api/v1/recordings/${key}${parts.join("")}`, bodyName: null };
   }
   if (!subject.settings || !subject.body) return null;

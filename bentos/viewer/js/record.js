@@ -6,6 +6,7 @@ import { USUAL_VIEW } from "./charts/geometry.js";
 import { link } from "./link.js";
 import { ProblemError, asProblem, fileProblem } from "./problem.js";
 import { makeRecording, refineTrend } from "./recording.js";
+import { formFields } from "./subject.js";
 
 const POLL_MS = 400;
 const SLOWEST_POLL_MS = 2000;
@@ -90,12 +91,13 @@ export function makeRecorder({ store, service, tell }) {
      * @param {{lead?: string, fs?: number, unit?: string}} options
      * @param {AbortSignal} signal
      */
-    async record(files, { lead, fs, unit }, signal) {
+    async record(files, options, signal) {
+      const fields = formFields(options);
+      const { subject } = store.get();
+      if (subject) store.set({ subject: { ...subject, form: fields } });
       const form = new FormData();
       for (const file of files) form.append("files", file, file.name);
-      if (lead) form.append("lead", lead);
-      if (fs) form.append("sampling_rate", String(fs));
-      if (unit) form.append("unit", unit);
+      for (const [name, value] of fields) form.append(name, value);
       tell("Uploading", 0);
       const job = await service.startRecording(form, {
         signal,

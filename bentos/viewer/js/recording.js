@@ -2,7 +2,13 @@
  * Read the summary of a recording, and make the sources of its signal and beats.
  */
 
-import { describeGroup, describeUnreadable, describePause, readCommon } from "./answer.js";
+import {
+  describeGroup,
+  describePause,
+  describeSuspicion,
+  describeUnreadable,
+  readCommon,
+} from "./answer.js";
 import { makeRecordedBeats, readColumns } from "./signal/beats.js";
 import { makeRemoteSignal } from "./signal/remote_signal.js";
 import { measureTrend } from "./signal/trend.js";
@@ -89,6 +95,10 @@ function readSummary(jobId, summary, beats) {
     ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
     ...pauses.map(describePause),
     ...unreadable.map(describeUnreadable),
+    ...(summary.signal_quality.findings ?? []).map(
+      (/** @type {Record<string, any>} */ found) =>
+        describeSuspicion(found.start_s, found.end_s, found.text),
+    ),
   ];
   return {
     kind: "recording",

@@ -18,6 +18,7 @@ import { USUAL_VIEW } from "./charts/geometry.js";
  * @property {boolean} isRateKnown Whether the file tells its sampling rate.
  * @property {Blob | null} body What is sent.
  * @property {boolean} isSent
+ * @property {Array<[string, string]>} form What was sent with the files of a recording.
  */
 
 /**

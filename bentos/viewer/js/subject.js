@@ -71,7 +71,24 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
     isRateKnown: true,
     body: null,
     isSent: false,
+    form: [],
   };
+}
+
+/**
+ * What goes into the form with the files of a recording.
+ *
+ * @param {{lead?: string, fs?: number, unit?: string}} options
+ * @returns {Array<[string, string]>}
+ */
+export function formFields({ lead, fs, unit }) {
+  /** @type {Array<[string, string]>} */
+  const fields = [
+    ["lead", lead ?? ""],
+    ["sampling_rate", fs ? String(fs) : ""],
+    ["unit", unit ?? ""],
+  ];
+  return fields.filter(([, value]) => value !== "");
 }
 
 /**

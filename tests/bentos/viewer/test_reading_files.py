@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecg_lib.records import read_csv
+from ecg_lib.recording_files import open_recording
 
 Evaluate = Callable[..., Any]
 
@@ -98,13 +98,16 @@ def test_a_rate_that_is_printed_with_few_decimals_is_the_round_one(evaluate: Eva
 def test_the_browser_reads_a_csv_file_as_the_service_does(
     evaluate: Evaluate, tmp_path: Path
 ) -> None:
-    text = "time,MLII,V1\n" + "".join(f"{n / 250},{n % 7 / 10},{n % 5}\n" for n in range(500))
+    text = "time,MLII,V1\n" + "".join(f"{n / 250},{n % 7 / 10},{n % 5}\n" for n in range(2500))
     path = tmp_path / "a.csv"
     path.write_text(text)
-    record = read_csv(path)
+    opened = open_recording(path)
     table = evaluate("files/csv.js", PARSE_CSV, text)
-    assert (tuple(table["leads"]), table["fs"]) == (record.leads, record.fs)
-    np.testing.assert_allclose(np.array(table["columns"]).T, record.signals_mv, atol=1e-6)
+    assert [(name, table["fs"]) for name in table["leads"]] == [
+        (lead.name, lead.fs) for lead in opened.leads
+    ]
+    for column, lead in zip(table["columns"], opened.leads, strict=True):
+        np.testing.assert_allclose(column, np.concatenate(list(opened.blocks(lead))), atol=1e-6)
 
 
 @pytest.mark.parametrize("dtype", "<f4 <f8 >f4 >f8 <i2 >i2 i1 <i4 <i8 u2".split())

@@ -85,6 +85,7 @@ def test_a_pair_of_files_and_a_lead_are_sent_as_the_contract_says(
     assert recordings.forms[1] == {"files": ["100.hea", "100.dat"], "lead": ["V5"]}
     page.locator("#summary").wait_for()
     expect(page.locator("#curl")).to_contain_text("-F files=@100.hea")
+    expect(page.locator("#curl")).to_contain_text("-F lead=V5")
 
 
 def test_a_long_csv_file_becomes_a_recording_with_its_rate_and_unit(
@@ -100,6 +101,8 @@ def test_a_long_csv_file_becomes_a_recording_with_its_rate_and_unit(
     assert recordings.forms == [
         {"files": ["long.csv"], "sampling_rate": ["100"], "unit": ["uV"], "lead": ["II"]}
     ]
+    for field in ("files=@long.csv", "sampling_rate=100", "unit=uV", "lead=II"):
+        expect(page.locator("#curl")).to_contain_text(f"-F {field}")
 
 
 def test_progress_is_shown_and_cancel_reaches_the_job(page: Page, recordings: Stub) -> None:

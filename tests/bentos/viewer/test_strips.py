@@ -489,10 +489,24 @@ def test_an_unreadable_stretch_is_hatched_and_named(page: Page, viewer_url: str)
     page.goto(viewer_url)
     page.locator("#served dl").wait_for()
     choose(page, file("gap.json", json.dumps(request)))
-    page.get_by_role("button", name=re.compile("Cannot be read for .*: noise")).click()
+    page.get_by_role("button", name=re.compile("Cannot be read: noise, for ")).click()
     expect(page.locator("#summary .warnings")).to_contain_text("cannot be read")
     page.locator("#table-filter").select_option("unread")
     assert {(row[2], row[8]) for row in beat_rows(page)} == {("?", "noise")}
+
+
+def test_what_is_suspected_is_a_click_away(page: Page, viewer_url: str) -> None:
+    fs = 250.0
+    beating = simulate_strip(StripKind.NORMAL, seed=3, fs=fs).signal_mv()
+    # A line at rest, but not flat: a little noise.
+    still = 0.02 * np.random.default_rng(0).standard_normal(round(5 * fs))
+    still += float(np.median(beating))
+    signal = np.concatenate([beating, still, beating])
+    request = {"signal_data": signal.round(4).tolist(), "sampling_rate": fs}
+    page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
+    choose(page, file("standstill.json", json.dumps(request)))
+    page.get_by_role("button", name=re.compile("No beat: asystole suspected")).click()
 
 
 def test_half_an_hour_is_read_and_shown(page: Page, viewer_url: str) -> None:

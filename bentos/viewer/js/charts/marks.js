@@ -2,6 +2,7 @@
  * Draw what was found over the trace: class of each beat, RR intervals, brackets, hatches.
  */
 
+import { describeReason } from "../answer.js";
 import { font, hatch, sharp } from "./canvas.js";
 import { GUTTER_PX, xAt } from "./geometry.js";
 
@@ -19,19 +20,8 @@ const ROOM_PX = 60;
 /** Shorter groups would be brackets around nothing that can be seen. */
 const SHORTEST_BRACKET_PX = 7;
 
-const REASONS = new Map([
-  ["flat", "flat line"],
-  ["clipped", "clipped"],
-  ["noise", "noise"],
-]);
-
 /** What is hatched because the service refused all of it. */
 export const REFUSED = "refused";
-
-/** @param {string} reason */
-function nameReason(reason) {
-  return `cannot be read: ${REASONS.get(reason) ?? reason}`;
-}
 
 /**
  * @typedef {import("./canvas.js").Palette} Palette
@@ -65,7 +55,7 @@ export function drawUnreadable(context, frame, stretches, { top, palette }) {
     const right = Math.min(frame.width, xAt(frame, endS));
     if (right <= left) continue;
     hatch(context, { x: left, y: top, width: right - left, height: frame.height - top }, palette);
-    const text = reason === REFUSED ? "refused: no ECG can be read" : nameReason(reason);
+    const text = reason === REFUSED ? "refused: no ECG can be read" : describeReason(reason);
     context.font = font(12, 600);
     const width = context.measureText(text).width + 14;
     if (right - left < width) continue;
@@ -276,7 +266,7 @@ export function drawBrackets(context, frame, groups, palette) {
 /**
  * @param {import("../signal/rhythm_groups.js").RhythmGroup} group
  */
-export function nameGroup({ kind, beats, rateBpm }) {
+function nameGroup({ kind, beats, rateBpm }) {
   if (kind === "run") return `run of ${beats} · ${Math.round(rateBpm ?? 0)}/min`;
   return kind;
 }

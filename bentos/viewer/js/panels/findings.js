@@ -1,5 +1,5 @@
 /**
- * Runs, couplets, bigeminy, shapes and unreadable stretches, each a click away.
+ * Suspicions, runs, couplets, bigeminy, shapes and unreadable stretches, each a click away.
  */
 
 import { fill, h } from "../dom.js";
@@ -12,6 +12,7 @@ const SHOWN_MORE = 50;
 
 /** What matters most comes first. */
 const KINDS = [
+  ["suspicion", "Suspected"],
   ["run", "Runs"],
   ["pause", "Pauses"],
   ["couplet", "Couplets"],

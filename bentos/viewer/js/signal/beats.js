@@ -5,7 +5,7 @@
 import { makeTileCache } from "./tiles.js";
 
 /** Seconds of beats that are asked for at once. */
-export const BEAT_TILE_S = 600;
+const BEAT_TILE_S = 600;
 
 const SETTLE_MS = 60;
 
@@ -157,7 +157,7 @@ function confidenceOf(type, probabilityV) {
  * @param {Beat[]} beats
  * @param {number} timeS
  */
-export function firstFrom(beats, timeS) {
+function firstFrom(beats, timeS) {
   let low = 0;
   let high = beats.length;
   while (low < high) {

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecg_lib.evaluation import BeatCounts, add_up
-from ecg_lib.resampling import (
+from ecg_lib.bootstrap import (
     bootstrap_interval,
     bootstrap_intervals,
     leave_one_out,
     paired_bootstrap,
 )
+from ecg_lib.evaluation import BeatCounts, add_up
 
 
 def _subjects(n: int, *, right: int = 90, wrong: int = 10) -> list[BeatCounts]:
