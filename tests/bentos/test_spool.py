@@ -19,6 +19,7 @@ import sqlalchemy
 
 from bentos.live_model import LoadedModel
 from bentos.runtime import Runtime
+from bentos.schemas import FeedbackRequest
 from bentos.spool import Spool, decode_row, encode_feedback, encode_prediction
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.prediction_log import PredictionLog
@@ -338,11 +339,13 @@ def test_answers_are_given_while_the_database_is_away(
     runtime.start()
     created = runtime.predict(orjson.dumps(make_request()))
     assert runtime.find_prediction(created.prediction_id) == orjson.loads(created.body)
-    feedback = {
-        "prediction_id": "not-known-to-anybody",
-        "labels": [{"beat_index": 0, "arrhythmia_type": "N"}],
-    }
-    taken = orjson.loads(runtime.take_feedback(orjson.dumps(feedback)))
+    feedback = FeedbackRequest.model_validate_json(
+        b'{"prediction_id": "not-known-to-anybody",'
+        b' "labels": [{"beat_index": 0, "arrhythmia_type": "N"}]}'
+    )
+    with pytest.raises(PredictionLogError):
+        runtime.check_feedback(feedback)
+    taken = orjson.loads(runtime.take_feedback(feedback, is_verified=False))
     assert taken["verified"] is False
     assert len(runtime.spool) == 2
     away.mkdir()
