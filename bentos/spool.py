@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 200
 _MAX_IN_MEMORY: Final = 1000
-_COLLECT_S: Final = 0.25
+_COLLECT_S: Final = 1.0
 _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
 _CLOSE_S: Final = 2.0

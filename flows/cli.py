@@ -15,7 +15,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from ecg_lib.errors import EcgError
+from ecg_lib.errors import ConfigurationError, EcgError
 from ecg_lib.settings import Settings, read_settings
 from flows.processes import (
     PROJECT_DIR,
@@ -56,6 +56,12 @@ def _say(line: str) -> None:
 def _enter_platform() -> Settings:
     """Read the settings and take on the environment of the platform's processes."""
     settings = read_settings()
+    try:
+        # Prefect makes a directory of its own in it, but not this one.
+        settings.home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        msg = f"ECG_HOME must be a directory that can be written, got {error.strerror}"
+        raise ConfigurationError(msg) from error
     os.environ.update(environment(settings))
     return settings
 
