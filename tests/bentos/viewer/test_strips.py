@@ -244,6 +244,7 @@ def test_a_csv_file_is_analysed_and_the_same_numbers_come_as_over_http(
     page: Page, viewer_url: str, http: httpx.Client
 ) -> None:
     page.goto(viewer_url)
+    page.locator("#served dl").wait_for()
     text = strip_csv(StripKind.COUPLET)
     choose(page, file("ward 7.csv", text))
     expect(page.locator("#summary")).to_contain_text("2 ventricular beats")
