@@ -35,7 +35,8 @@ const service = makeService({
   baseUrl: new URL("./", document.baseURI).href,
   apiKey: () => sessionStorage.getItem(KEY_NAME) ?? "",
 });
-const opener = makeOpener({ store, service, reader: makeReader() });
+const known = learnService();
+const opener = makeOpener({ store, service, reader: makeReader(), known });
 const navigation = makeNavigation(store);
 const feedback = makeFeedback(store, service);
 
@@ -63,10 +64,13 @@ bindRequest(byId("request"), {
 bindBeatTable(byId("table"), { store, navigation });
 bindTooltip(byId("tooltip"), byId("paper"), store);
 bindStageAndGestures();
-void start();
+void known.then(() => {
+  // A file may have been dropped meanwhile.
+  if (!opener.hasBegun()) openLink();
+});
 
-/** Ask what the service can do, and open what the address asks for. */
-async function start() {
+/** Ask what the service can do. */
+async function learnService() {
   const [health, description] = await Promise.allSettled([
     service.readHealth(),
     service.readDescription(),
@@ -79,7 +83,6 @@ async function start() {
     });
   }
   if (health.status === "fulfilled") store.set({ health: health.value });
-  openLink();
 }
 
 function openLink() {

@@ -38,9 +38,11 @@ const MAX_PREDICTION_BYTES = 16 * 2 ** 20;
  * @param {import("./state.js").ViewerStore} options.store
  * @param {import("./service.js").Service} options.service
  * @param {import("./files/reader.js").Reader} options.reader
+ * @param {Promise<void>} options.known When it is known what the service takes; all waits for it.
  */
-export function makeOpener({ store, service, reader }) {
+export function makeOpener({ store, service, reader, known }) {
   let current = new AbortController();
+  let hasBegun = false;
   /** @type {() => void} */
   let retry = () => {};
 
@@ -50,6 +52,7 @@ export function makeOpener({ store, service, reader }) {
 
   /** Give up what runs. */
   function stop() {
+    hasBegun = true;
     current.abort();
     current = new AbortController();
     return current.signal;
@@ -65,7 +68,8 @@ export function makeOpener({ store, service, reader }) {
     retry = () => void attempt(work);
     store.set({ problem: null, isKeyAsked: false });
     try {
-      await work(signal);
+      await known;
+      if (!signal.aborted) await work(signal);
     } catch (error) {
       if (signal.aborted) return;
       const problem = asProblem(error);
@@ -325,6 +329,9 @@ export function makeOpener({ store, service, reader }) {
         store.set({ problem: asProblem(error) });
       }
     },
+
+    /** Whether anything was opened or closed yet. */
+    hasBegun: () => hasBegun,
 
     /** Do again what failed. */
     again: () => retry(),

@@ -244,7 +244,6 @@ def test_a_csv_file_is_analysed_and_the_same_numbers_come_as_over_http(
     page: Page, viewer_url: str, http: httpx.Client
 ) -> None:
     page.goto(viewer_url)
-    page.locator("#served dl").wait_for()
     text = strip_csv(StripKind.COUPLET)
     choose(page, file("ward 7.csv", text))
     expect(page.locator("#summary")).to_contain_text("2 ventricular beats")
@@ -254,6 +253,21 @@ def test_a_csv_file_is_analysed_and_the_same_numbers_come_as_over_http(
     answer = http.post("/api/v1/predictions/", json=request).json()
     shown = [row[3] for row in beat_rows(page)]
     assert shown == [f"{beat['probability_v']:.3f}" for beat in answer["beat_predictions"]]
+
+
+def test_a_file_that_is_dropped_before_the_service_has_answered_is_analysed(
+    page: Page, viewer_url: str
+) -> None:
+    waiting: list[Route] = []
+    page.route("**/openapi.json", lambda route: waiting.append(route))  # noqa: PLW0108  playwright looks at it
+    page.goto(viewer_url)
+    choose(page, file("early.csv", strip_csv(StripKind.COUPLET)))
+    page.wait_for_timeout(300)
+    expect(page.locator("#summary")).not_to_be_visible()
+    waiting[0].continue_()
+    expect(page.locator("#summary")).to_contain_text("2 ventricular beats")
+    page.wait_for_timeout(300)
+    expect(page.locator("#workspace")).to_be_visible()
 
 
 def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url: str) -> None:
