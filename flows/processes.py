@@ -350,7 +350,9 @@ def _status(record: ProcessRecord) -> ProcessStatus:
 
 
 def _connectable(host: str) -> str:
-    return _LOOPBACK if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+    if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
+        return _LOOPBACK
+    return f"[{host}]" if ":" in host else host
 
 
 def _local_client(*, timeout_s: float) -> httpx.Client:

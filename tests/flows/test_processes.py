@@ -369,3 +369,8 @@ def test_children_see_every_setting_and_send_no_telemetry(
 def test_a_service_on_every_interface_is_reached_by_loopback(tmp_path: Path) -> None:
     addresses = find_addresses(Settings(home=tmp_path, service_host="::", service_port=3333))
     assert addresses.service == "http://127.0.0.1:3333"
+
+
+def test_an_address_of_ip_version_6_is_written_in_brackets(tmp_path: Path) -> None:
+    addresses = find_addresses(Settings(home=tmp_path, service_host="::1", service_port=3333))
+    assert addresses.service == "http://[::1]:3333"
