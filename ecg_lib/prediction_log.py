@@ -117,6 +117,28 @@ class PredictionLog:
             ],
         )
 
+    def delete_before(self, moment: datetime) -> tuple[int, int]:
+        """Delete what is older than a moment; drift checks stay.
+
+        Returns
+        -------
+        tuple of (int, int)
+            Predictions that were deleted, and feedback to predictions that are not stored.
+
+        """
+        limit, feedback = _to_text(moment), _FEEDBACK.c
+        known = sa.select(_PREDICTIONS.c.prediction_id)
+        with self._connect() as connection:
+            predictions = connection.execute(
+                sa.delete(_PREDICTIONS).where(_PREDICTIONS.c.created_at < limit)
+            )
+            orphans = connection.execute(
+                sa.delete(_FEEDBACK).where(
+                    feedback.created_at < limit, feedback.prediction_id.not_in(known)
+                )
+            )
+            return predictions.rowcount, orphans.rowcount
+
     def add_drift_check(self, row: DriftCheckRow) -> None:
         """Store a drift check."""
         self._insert(

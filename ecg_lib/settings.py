@@ -83,6 +83,11 @@ class Settings(BaseSettings):
     monitoring_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the monitoring database; SQLite when unset."
     )
+    log_kept_days: int | None = Field(
+        default=None,
+        ge=1,
+        description="Days that predictions stay in the log; all of them when unset.",
+    )
     ledger_remote: str | None = Field(
         default=None, description="Git remote that the release ledger is pushed to."
     )

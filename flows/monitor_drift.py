@@ -138,6 +138,7 @@ def monitor_drift(
     if not dry_run:
         start_action(served, decision)
         store_check(settings, served, traffic, decision, now=now)
+        forget_old(settings, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),
@@ -398,6 +399,22 @@ def store_check(
     )
     with _open_log(settings) as log:
         log.add_drift_check(row)
+
+
+@task(cache_policy=NO_CACHE)
+def forget_old(settings: Settings, *, now: datetime) -> None:
+    """Delete predictions that the log keeps no longer, if the settings say so."""
+    if settings.log_kept_days is None:
+        return
+    with _open_log(settings) as log:
+        n_predictions, n_feedback = log.delete_before(now - timedelta(days=settings.log_kept_days))
+    if n_predictions or n_feedback:
+        get_run_logger().info(
+            "older than %d days and deleted: %d predictions, %d rows of feedback",
+            settings.log_kept_days,
+            n_predictions,
+            n_feedback,
+        )
 
 
 @contextmanager

@@ -90,6 +90,28 @@ def test_feedback_is_read_for_the_predictions_asked_for(log: PredictionLog) -> N
     assert log.read_feedback([]) == []
 
 
+def test_what_is_old_is_deleted_and_counted(log: PredictionLog) -> None:
+    log.add_predictions([prediction(number) for number in range(5)])
+    log.add_feedback(
+        [
+            FeedbackRow(
+                feedback_id=f"f{number}",
+                created_at=NOW + timedelta(seconds=at),
+                prediction_id=f"p{number}",
+                annotator=None,
+                labels={0: "V"},
+            )
+            for number, at in ((0, 1), (1, 100), (3, 2), (9, 1))
+        ]
+    )
+    limit = NOW + timedelta(seconds=3)
+    # f1 is newer than the limit, and p3 is still there.
+    assert log.delete_before(limit) == (3, 2)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p3", "p4"]
+    assert {row.feedback_id for row in log.read_feedback(["p0", "p1", "p3", "p9"])} == {"f1", "f3"}
+    assert log.delete_before(limit) == (0, 0)
+
+
 def test_drift_checks_are_read_latest_first(log: PredictionLog) -> None:
     rows = [
         DriftCheckRow(

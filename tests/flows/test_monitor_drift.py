@@ -233,6 +233,34 @@ def test_a_dry_run_stores_and_starts_nothing(
     log.close()
 
 
+def test_the_log_forgets_what_the_settings_no_longer_keep(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    replayed: list[Observed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send_two_days() -> None:
+        send(settings, replayed[:3], ago=50 * 60 * MINUTE, bundle_hash="x", name="old")
+        send(settings, replayed[:4], ago=MINUTE, bundle_hash=release.bundle_hash)
+
+    def count() -> int:
+        log = PredictionLog(settings.monitoring_database_url)
+        try:
+            return log.count_predictions()
+        finally:
+            log.close()
+
+    send_two_days()
+    monitor_drift()
+    assert count() == 7
+    monkeypatch.setenv("ECG_LOG_KEPT_DAYS", "2")
+    monitor_drift(dry_run=True)
+    assert count() == 7
+    monitor_drift()
+    assert count() == 4
+
+
 def test_a_step_of_the_class_mix_at_the_release_starts_rollback(
     prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
 ) -> None:
