@@ -35,6 +35,9 @@ class AugmentationConfig:
     """Greatest standard deviation of white noise, in QRS amplitudes of the template."""
     feature_noise: float = 0.1
     """Standard deviation of noise on the features, in theirs."""
+    time_warp: float = 0.0
+    """Standard deviation of the logarithm of a stretch of the window about the R-peak; recipes
+    that do not name it have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,6 +176,9 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no typ
         self._order = self._rng.permutation(len(self._order))
 
     def _augment(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._config.time_warp > 0:
+            deviation = self._rng.normal(0.0, self._config.time_warp, len(windows))
+            windows = stretch_windows(windows, np.exp(deviation))
         shape = (len(windows), 1, 1)
         factor = np.exp(self._rng.normal(0.0, self._config.gain_deviation, shape))
         if self._config.flip:
@@ -180,6 +186,32 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no typ
         level = self._rng.uniform(0.0, self._config.noise, shape).astype(np.float32)
         noise = self._rng.standard_normal(windows.shape, dtype=np.float32)
         return np.asarray(windows * factor.astype(np.float32) + noise * level)
+
+
+def stretch_windows(
+    windows: NDArray[np.float32], factors: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Play windows slower (factor above 1) or faster about their middle, by interpolation.
+
+    Parameters
+    ----------
+    windows : ndarray of float32, shape (n_beats, n_samples, n_channels)
+    factors : ndarray of shape (n_beats,)
+
+    Returns
+    -------
+    ndarray of the shape of `windows`
+        What lies beyond a window is its end value.
+
+    """
+    n_samples = windows.shape[1]
+    middle = n_samples // 2
+    at = middle + (np.arange(n_samples) - middle) / factors[:, None]
+    at = np.clip(at, 0, n_samples - 1)
+    before = np.minimum(at.astype(np.int64), n_samples - 2)
+    share = (at - before).astype(np.float32)[:, :, None]
+    rows = np.arange(len(windows))[:, None]
+    return np.asarray(windows[rows, before] * (1 - share) + windows[rows, before + 1] * share)
 
 
 def predict_logits(

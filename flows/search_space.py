@@ -33,6 +33,7 @@ KNOWN_GOOD: Final[dict[str, Any]] = {
     "gain_deviation": 0.2,
     "noise": 0.04,
     "feature_noise": 0.1,
+    "time_warp": 0.1,
 }
 """Chosen on DS1 out of fold."""
 
@@ -58,6 +59,7 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
             gain_deviation=trial.suggest_float("gain_deviation", 0.0, 0.4),
             noise=trial.suggest_float("noise", 0.0, 0.1),
             feature_noise=trial.suggest_float("feature_noise", 0.0, 0.3),
+            time_warp=trial.suggest_float("time_warp", 0.0, 0.2),
         ),
     )
     return replace(base, cnn=cnn, training=training)

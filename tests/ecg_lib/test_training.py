@@ -23,6 +23,7 @@ from ecg_lib.patients import draw_patient
 from ecg_lib.records import Record
 from ecg_lib.simulator import simulate_record
 from ecg_lib.training import (
+    AugmentationConfig,
     FittedCnn,
     TrainingConfig,
     choose_threshold,
@@ -30,6 +31,7 @@ from ecg_lib.training import (
     fit_calibration,
     fit_cnn,
     predict_logits,
+    stretch_windows,
 )
 
 pytestmark = pytest.mark.slow
@@ -148,6 +150,7 @@ def test_the_trained_classifier_works_from_raw_samples(fitted: FittedCnn, tmp_pa
         {"focal_gamma": 2.0, "balancing": Balancing.SMOTE},
         {"balancing": Balancing.RANDOM_OVERSAMPLER},
         {"balancing": Balancing.CLASS_WEIGHTS},
+        {"augmentation": AugmentationConfig(time_warp=0.1)},
     ],
 )
 def test_every_kind_of_training_learns(
@@ -191,6 +194,28 @@ def test_one_class_alone_is_refused(train_set: BeatDataset) -> None:
 
 
 # Calibration and threshold.
+
+
+def test_a_stretch_moves_what_is_beside_the_middle_and_nothing_else() -> None:
+    at = np.arange(360) - 180
+    bumps = np.exp(-0.5 * ((at[:, None] - np.array([0, 60])) / 5) ** 2)
+    windows = np.stack([bumps] * 3).astype(np.float32)
+    same, slow, fast = stretch_windows(windows, np.array([1.0, 1.25, 0.8]))
+    np.testing.assert_array_equal(same, windows[0])
+    assert (slow[:, 0].argmax(), fast[:, 0].argmax()) == (180, 180)
+    assert (slow[:, 1].argmax(), fast[:, 1].argmax()) == (180 + 75, 180 + 48)
+    np.testing.assert_allclose(
+        [slow.sum(), fast.sum()], [1.25 * same.sum(), 0.8 * same.sum()], rtol=0.01
+    )
+
+
+def test_what_lies_beyond_a_stretched_window_is_its_end() -> None:
+    ramp = np.linspace(1.0, 2.0, 360, dtype=np.float32)[None, :, None]
+    fast = stretch_windows(ramp, np.array([0.5]))[0, :, 0]
+    assert (fast[:90] == 1.0).all()
+    assert (fast[-90:] == 2.0).all()
+    assert (np.diff(fast) >= 0).all()
+    assert stretch_windows(ramp[:0], np.zeros(0)).shape == (0, 360, 1)
 
 
 def test_the_calibration_finds_the_law_of_the_logits() -> None:

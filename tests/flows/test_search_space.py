@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import optuna
@@ -7,7 +8,7 @@ import pytest
 
 from ecg_lib.balancing import Balancing
 from ecg_lib.cross_validation import Recipe
-from ecg_lib.training import TrainingConfig
+from ecg_lib.training import AugmentationConfig, TrainingConfig
 from flows.search_space import (
     KNOWN_GOOD,
     count_done,
@@ -19,6 +20,9 @@ from flows.search_space import (
 )
 
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
+
+KNOWN = AugmentationConfig(time_warp=0.1)
+"""What the known recipe changes of the configuration's own defaults."""
 
 
 @pytest.fixture
@@ -39,7 +43,7 @@ def test_the_first_trial_is_the_known_recipe(storage_url: str) -> None:
     params = _run(open_study("s", storage_url=storage_url, seed=0), 1)
     assert params == [KNOWN_GOOD]
     known = suggest_recipe(optuna.trial.FixedTrial(KNOWN_GOOD), BASE)
-    assert known == Recipe(training=TrainingConfig(epochs=2), max_beats=500)
+    assert known == replace(BASE, training=replace(BASE.training, augmentation=KNOWN))
 
 
 def test_balancing_focal_loss_network_and_optimiser_are_searched(storage_url: str) -> None:
@@ -73,7 +77,7 @@ def test_the_best_and_the_known_recipe_are_confirmed_with_the_full_budget(
     _run(study, 5)
     recipes = finalists(study, Recipe(training=TrainingConfig(epochs=9)))
     assert list(recipes) == [study.best_trial.number, 0]
-    assert recipes[0] == Recipe(training=TrainingConfig(epochs=9))
+    assert recipes[0] == Recipe(training=TrainingConfig(epochs=9, augmentation=KNOWN))
     best = recipes[study.best_trial.number]
     assert best.training.learning_rate == study.best_params["learning_rate"]
     assert best.training.epochs == 9
@@ -104,6 +108,6 @@ def test_a_trial_is_pruned_against_the_trials_it_is_given_and_no_others(storage_
         ([], 0.7, False),
     ):
         trial = replay_trial(KNOWN_GOOD, earlier)
-        assert suggest_recipe(trial, BASE) == BASE
+        assert suggest_recipe(trial, BASE).training.augmentation == KNOWN
         trial.report(score, 0)
         assert trial.should_prune() == is_pruned
