@@ -179,8 +179,13 @@ class Spool:
                     self._path.unlink(missing_ok=True)
                 os.close(self._file)
 
-    def drain(self) -> None:
+    def drain(self) -> bool:
         """Write all that waits into the log, and what processes that ended have left.
+
+        Returns
+        -------
+        bool
+            True when rows of this process were written.
 
         Raises
         ------
@@ -188,19 +193,22 @@ class Spool:
             If the log cannot be written; what is not written waits on.
 
         """
+        has_written = False
         while batch := self._next_batch():
             self._store(decode_row(line) for line in batch.values())
             self._forget(batch)
+            has_written = True
         for path in sorted(self._directory.glob("*.jsonl")):
             if path != self._path:
                 self._adopt(path)
+        return has_written
 
     def _run(self) -> None:
-        wait_s = 0.0
+        wait_s, has_written = 0.0, False
         while True:
             is_last = self._stop.is_set()
             try:
-                self.drain()
+                has_written |= self.drain()
                 self.problem, wait_s = None, 0.0
             except (PredictionLogError, OSError) as error:
                 problem = _explain(error)
@@ -214,8 +222,9 @@ class Spool:
                 return
             if wait_s:
                 self._stop.wait(wait_s)
-            elif self._wake.wait(_LOOK_S):
-                # One transaction for many rows: each costs the disk a write.
+            elif self._wake.wait(_LOOK_S) and has_written:
+                # One transaction for many rows: each costs the disk a write. The first row does
+                # not wait: to open the log takes half a second, which is best over soon.
                 self._stop.wait(_COLLECT_S)
             self._wake.clear()
 

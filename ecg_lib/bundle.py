@@ -363,8 +363,11 @@ def read_bundle(directory: Path) -> Bundle:
 class BundleFigures:
     """What a bundle of any format says of itself; enough to compare it, not to run it."""
 
+    source: BundleSource
     data_source: DataSource
     dataset_version: str
+    n_folds: int
+    """By how many folds its figures were made."""
     metrics: dict[str, Any]
 
 
@@ -384,11 +387,13 @@ def read_figures(directory: Path) -> BundleFigures:
         text = (directory / METRICS).read_bytes()
         expected = str(manifest["files"][METRICS])
         figures = BundleFigures(
+            source=BundleSource(manifest["provenance"]["source"]),
             data_source=DataSource(manifest["provenance"]["data_source"]),
             dataset_version=str(manifest["provenance"]["dataset_version"]),
+            n_folds=len(set(manifest["folds"].values())),
             metrics=dict(json.loads(text)),
         )
-    except (OSError, ValueError, LookupError, TypeError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         msg = f"the figures of bundle {directory.name} cannot be read: {error!r}"
         raise BundleError(msg) from error
     _check_hash(METRICS, hashlib.sha256(text).hexdigest(), expected)

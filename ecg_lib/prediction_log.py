@@ -6,12 +6,12 @@ that is drained twice stores each row once. SQLite by default, PostgreSQL by URL
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
 
+import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
@@ -94,8 +94,8 @@ class PredictionLog:
                     "bundle_hash": row.bundle_hash,
                     "bento_tag": row.bento_tag,
                     "duration_s": row.duration_s,
-                    "response": json.dumps(row.response),
-                    "observed": json.dumps(row.observed, allow_nan=False),
+                    "response": _write_json(row.response),
+                    "observed": _write_json(row.observed),
                 }
                 for row in rows
             ],
@@ -111,7 +111,7 @@ class PredictionLog:
                     "created_at": _to_text(row.created_at),
                     "prediction_id": row.prediction_id,
                     "annotator": row.annotator,
-                    "labels": json.dumps(row.labels),
+                    "labels": _write_json(row.labels),
                 }
                 for row in rows
             ],
@@ -149,7 +149,7 @@ class PredictionLog:
                     "created_at": _to_text(row.created_at),
                     "bundle_hash": row.bundle_hash,
                     "action": row.action,
-                    "summary": json.dumps(row.summary),
+                    "summary": _write_json(row.summary),
                 }
             ],
         )
@@ -217,7 +217,7 @@ class PredictionLog:
                         created_at=datetime.fromisoformat(row["created_at"]),
                         prediction_id=row["prediction_id"],
                         annotator=row["annotator"],
-                        labels={int(k): v for k, v in json.loads(row["labels"]).items()},
+                        labels={int(k): v for k, v in orjson.loads(row["labels"]).items()},
                     )
                     for row in connection.execute(query).mappings()
                 ]
@@ -233,7 +233,7 @@ class PredictionLog:
                     created_at=datetime.fromisoformat(row["created_at"]),
                     bundle_hash=row["bundle_hash"],
                     action=row["action"],
-                    summary=json.loads(row["summary"]),
+                    summary=orjson.loads(row["summary"]),
                 )
                 for row in connection.execute(query).mappings()
             ]
@@ -270,6 +270,11 @@ def _errors_explained() -> Iterator[None]:
         raise PredictionLogError(msg) from error
 
 
+def _write_json(value: dict[Any, Any]) -> str:
+    """Write as JSON; keys that are numbers become text, and NaN null."""
+    return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
+
+
 def _to_text(moment: datetime) -> str:
     if moment.tzinfo is None:
         msg = f"created_at must have a time zone, got {moment!r}"
@@ -285,6 +290,6 @@ def _prediction_of(row: sa.RowMapping) -> PredictionRow:
         bundle_hash=row["bundle_hash"],
         bento_tag=row["bento_tag"],
         duration_s=row["duration_s"],
-        response=json.loads(row["response"]),
-        observed=json.loads(row["observed"]),
+        response=orjson.loads(row["response"]),
+        observed=orjson.loads(row["observed"]),
     )

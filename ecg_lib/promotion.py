@@ -42,6 +42,8 @@ class Champion:
     dataset_version: str
     counts: Mapping[str, BeatCounts]
     """Out-of-fold, end to end, whole recordings, by subject."""
+    n_folds: int
+    """The more of them, the more people the networks that were judged have seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,4 +199,10 @@ def _gates_against(
         f"more than {policy.min_difference:+.4f} and a lower bound above "
         f"{policy.min_lower_bound:+.4f} are asked for"
     )
+    if challenger.n_folds != champion.n_folds:
+        seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
+        reason += (
+            f"; by {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
+            f"networks that were judged have seen {seen} people"
+        )
     return [data_gate, Gate(name="better than champion", is_passed=is_better, reason=reason)]

@@ -1,10 +1,10 @@
 """Physiological rules over the network's answer; each names itself when it changes a class.
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
-The catalogue holds what a reader of an ECG would ask of such a beat. A rule is in force if, alone,
-it lowers V-F1 in no condition of an evaluation of DS1 out of fold, clean or noisy; the others are
-kept to be judged again with every model. What each one does stands in every such evaluation
-(``docs/evaluation.md``).
+The catalogue holds what a reader of an ECG would ask of such a beat. In force is the rule that,
+alone, lowered V-F1 of the reference bundle in no condition of DS1 out of fold, clean or noisy. What
+each one does stands in every full evaluation (``docs/evaluation.md``), and a bundle for which the
+rules would lower V-F1 of whole records is made without them.
 
 Sources: Wagner & Strauss, *Marriott's Practical Electrocardiography*, 12th ed. 2014, for premature,
 interpolated and escape beats and their pauses; Surawicz et al. 2009 (AHA/ACCF/HRS),
@@ -66,10 +66,10 @@ _ONE_USUAL: Final = 0.15
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleGuardConfig:
-    """Limits of the rules; saved in the bundle."""
+    """Limits of the rules that are in force; saved in the bundle."""
 
     band_logit: float = 2.0
-    """How far from the threshold, in logits, a rule may change the answer."""
+    """How far from the threshold, in logits, a rule may change the answer; 0 silences them."""
     premature_rr_ratio: float = 0.8
     """RR interval over the usual one, below which a beat is early (Marriott: "premature")."""
     wide_qrs_s: float = 0.12

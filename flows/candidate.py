@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -28,7 +28,7 @@ from ecg_lib.evaluation import (
 )
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
-from ecg_lib.rule_guard import apply_rules
+from ecg_lib.rule_guard import RuleGuardConfig, apply_rules
 from flows.dataset_versions import DatasetVersion, Role
 from flows.git_commit import read_git_commit
 from flows.model_card import write_model_card
@@ -139,10 +139,17 @@ def judge_folds(
     threshold = choose_threshold(
         probability[scored], label[scored] == "V", n_missed=n_missed
     ).threshold
-    config = ClassifierConfig(calibration=calibration, threshold=threshold)
-    guarded = apply_rules(
-        probability, dataset.features[rows], threshold=threshold, config=config.rule_guard
+    rule_guard = choose_rules(
+        probability[scored],
+        dataset.features[rows[scored]],
+        threshold=threshold,
+        is_v=label[scored] == "V",
+        n_missed=n_missed,
     )
+    guarded = apply_rules(
+        probability, dataset.features[rows], threshold=threshold, config=rule_guard
+    )
+    config = ClassifierConfig(calibration=calibration, threshold=threshold, rule_guard=rule_guard)
     return OutOfFold(
         dataset=dataset,
         rows=rows,
@@ -155,6 +162,33 @@ def judge_folds(
         n_missed=n_missed,
         losses=tuple(output.loss for output in outputs),
     )
+
+
+def choose_rules(
+    probability_v: NDArray[np.float64],
+    features: NDArray[np.float32],
+    *,
+    threshold: float,
+    is_v: NDArray[np.bool_],
+    n_missed: int,
+) -> RuleGuardConfig:
+    """Take the rules in force, or none where they would lower V-F1 of these beats.
+
+    Args:
+        probability_v: Out-of-fold probability of each beat that is scored.
+        features: Its features.
+        threshold: From which probability on a beat is called V.
+        is_v: The truth.
+        n_missed: V beats that are not among these.
+    """
+    config = RuleGuardConfig()
+    guarded = apply_rules(probability_v, features, threshold=threshold, config=config)
+
+    def v_f1(called: NDArray[np.bool_]) -> float:
+        return float(2 * (called & is_v).sum() / (called.sum() + is_v.sum() + n_missed))
+
+    is_worse = v_f1(guarded.is_v) < v_f1(probability_v >= threshold)
+    return replace(config, band_logit=0.0) if is_worse else config
 
 
 def measure(

@@ -47,7 +47,7 @@ from ecg_lib.prediction_log import PredictionLog
 from ecg_lib.prediction_rows import DriftCheckRow, PredictionRow
 from ecg_lib.releases import Release
 from ecg_lib.settings import Settings, read_settings
-from flows.serving import read_current
+from flows.serving import find_bundle, read_current
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
 REFERENCE_COUNTS = "by_subject_strips_10_s"
@@ -119,6 +119,9 @@ def monitor_drift(
         n_breaches=n_breaches,
         cool_down_s=cool_down_hours * 3600,
     )
+    if not dry_run:
+        # First: whatever the check comes to, what must go goes.
+        forget_old(settings, now=now, needed=timedelta(hours=max(window_hours, label_window_hours)))
     served = read_served(settings)
     if served is None:
         get_run_logger().warning(NOTHING_SERVED)
@@ -138,7 +141,6 @@ def monitor_drift(
     if not dry_run:
         start_action(served, decision)
         store_check(settings, served, traffic, decision, now=now)
-        forget_old(settings, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),
@@ -146,15 +148,6 @@ def monitor_drift(
         "bento_tag": served.release.bento_tag,
         "report": None if report is None else str(report),
     }
-
-
-def find_bundle(settings: Settings, model_tag: str) -> Path:
-    """Find the directory of a bundle in BentoML's store.
-
-    The store keeps a model in ``models/<name>/<version>``; so nothing of BentoML is imported,
-    which takes seconds.
-    """
-    return settings.bentoml_home.joinpath("models", *model_tag.split(":"), "bundle")
 
 
 @task(cache_policy=NO_CACHE)
@@ -402,12 +395,19 @@ def store_check(
 
 
 @task(cache_policy=NO_CACHE)
-def forget_old(settings: Settings, *, now: datetime) -> None:
+def forget_old(settings: Settings, *, now: datetime, needed: timedelta) -> None:
     """Delete predictions that the log keeps no longer, if the settings say so."""
     if settings.log_kept_days is None:
         return
+    kept = timedelta(days=settings.log_kept_days)
+    if kept < needed:
+        get_run_logger().warning(
+            "the log keeps %d days, this check looks at %.1f: it sees less than it is asked to",
+            settings.log_kept_days,
+            needed / timedelta(days=1),
+        )
     with _open_log(settings) as log:
-        n_predictions, n_feedback = log.delete_before(now - timedelta(days=settings.log_kept_days))
+        n_predictions, n_feedback = log.delete_before(now - kept)
     if n_predictions or n_feedback:
         get_run_logger().info(
             "older than %d days and deleted: %d predictions, %d rows of feedback",

@@ -10,15 +10,17 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from ecg_lib.errors import EcgError
+from ecg_lib.bundle import read_figures
+from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
+from ecg_lib.releases import Release
 from ecg_lib.settings import Profile, Settings, read_settings
-from flows.bento_store import load_bundle
 from flows.evaluate_champion import evaluate_champion
 from flows.ingest_records import Source, ingest_records
 from flows.package_bento import package_bento
 from flows.promote_champion import promote_champion
+from flows.registry import Registry
 from flows.release_service import release_service
-from flows.serving import service_url
+from flows.serving import find_bundle, read_current, service_url
 from flows.train_sweep import train_sweep
 
 
@@ -71,8 +73,12 @@ def pipeline(
     if verdict["version"] is None:
         msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
         raise PromotionError(msg)
-    packaged = timed("package-bento", package_bento)
-    release = timed("release-service", lambda: release_service(release=packaged))
+    kept = None if verdict["is_promoted"] else find_kept_release(settings, verdict["version"])
+    if kept is None:
+        packaged = timed("package-bento", package_bento)
+        release = timed("release-service", lambda: release_service(release=packaged))
+    else:
+        release = kept.model_dump()
     if verdict["is_promoted"]:
         report = timed("evaluate-champion", lambda: evaluate_champion(return_state=True))
         if not report.is_completed():
@@ -82,14 +88,41 @@ def pipeline(
     return result
 
 
+def find_kept_release(settings: Settings, champion: str) -> Release | None:
+    """Find the release of a champion that this code cannot read, and so cannot pack again.
+
+    It is served on by the code that it was released with; None when the champion can be read.
+
+    Raises:
+        BundleError: If it cannot be read, and is not what is served.
+    """
+    registry = Registry(settings)
+    try:
+        registry.fetch_bundle(registry.find(champion).run_id)
+    except BundleIntegrityError:
+        raise
+    except BundleError as error:
+        current = read_current(settings)
+        if current is None or current.model_version != champion:
+            raise
+        get_run_logger().warning(
+            "model %s stays served by the code that it was released with, as this code cannot "
+            "read it: %s",
+            champion,
+            error,
+        )
+        return current
+    return None
+
+
 def _show(result: dict[str, Any], settings: Settings) -> None:
-    bundle = load_bundle(result["release"]["model_tag"])
-    metrics, provenance = bundle.metrics, bundle.provenance
+    figures = read_figures(find_bundle(settings, result["release"]["model_tag"]))
+    metrics = figures.metrics
     verdict = result["verdict"]
     lines = [
         (
-            f"model {result['release']['model_version']} ({provenance.source}), trained on "
-            f"{provenance.data_source} data, bento {result['release']['bento_tag']}"
+            f"model {result['release']['model_version']} ({figures.source}), trained on "
+            f"{figures.data_source} data, bento {result['release']['bento_tag']}"
         ),
         (
             f"out-of-fold V-F1 {metrics['oof_v_f1']:.4f} "

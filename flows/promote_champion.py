@@ -120,6 +120,7 @@ def _candidate(version: ModelVersion, bundle: Bundle) -> Candidate:
         data_source=bundle.provenance.data_source,
         dataset_version=bundle.provenance.dataset_version,
         counts=_counts(bundle.metrics),
+        n_folds=len(set(bundle.folds.values())),
         microseconds_per_beat=bundle.metrics["microseconds_per_beat"],
         runtime_difference=bundle.metrics["runtime_difference"],
         golden_failures=check_golden(BeatClassifier.load(bundle), golden),
@@ -132,6 +133,7 @@ def _champion(version: ModelVersion, figures: BundleFigures) -> Champion:
         data_source=figures.data_source,
         dataset_version=figures.dataset_version,
         counts=_counts(figures.metrics),
+        n_folds=figures.n_folds,
     )
 
 

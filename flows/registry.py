@@ -11,7 +11,8 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -357,22 +358,30 @@ class Registry:
 
     def fetch_bundle(self, run_id: str) -> Bundle:
         """Fetch the bundle of a run and check its hashes; what was fetched before is taken."""
-        return read_bundle(self._fetch(run_id, read_bundle))
+        target = self._target(run_id)
+        if not target.exists():
+            with self._downloaded(run_id) as fetched:
+                read_bundle(fetched)
+                shutil.move(fetched, target)
+        return read_bundle(target)
 
     def fetch_figures(self, run_id: str) -> BundleFigures:
         """Fetch the figures of the bundle of a run, which earlier code may have made."""
-        return read_figures(self._fetch(run_id, read_figures))
-
-    def _fetch(self, run_id: str, check: Callable[[Path], object]) -> Path:
-        target = self._settings.home / "bundles" / run_id
+        target = self._target(run_id)
         if target.exists():
-            return target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as draft:
-            fetched = Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
-            check(fetched)
-            shutil.move(fetched, target)
-        return target
+            return read_figures(target)
+        with self._downloaded(run_id) as fetched:
+            return read_figures(fetched)
+
+    def _target(self, run_id: str) -> Path:
+        return self._settings.home / "bundles" / run_id
+
+    @contextmanager
+    def _downloaded(self, run_id: str) -> Iterator[Path]:
+        parent = self._target(run_id).parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as draft:
+            yield Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
 
 
 def _version_of(found: Any) -> ModelVersion:  # noqa: ANN401  mlflow has no types

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import httpx
@@ -43,6 +44,15 @@ def read_health(settings: Settings) -> dict[str, Any] | None:
     except (httpx.HTTPError, ValueError):
         return None
     return body
+
+
+def find_bundle(settings: Settings, model_tag: str) -> Path:
+    """Find the directory of a bundle in BentoML's store.
+
+    The store keeps a model in ``models/<name>/<version>``; so nothing of BentoML is imported,
+    which takes seconds.
+    """
+    return settings.bentoml_home.joinpath("models", *model_tag.split(":"), "bundle")
 
 
 def make_release(

@@ -41,7 +41,7 @@ DOORS = {
     "training": {"keras", "tensorflow"},
     "classifier": {"onnxruntime"},
     "pdf_report": {"reportlab"},
-    "prediction_log": {"sqlalchemy"},
+    "prediction_log": {"orjson", "sqlalchemy"},
     "settings": {"pydantic", "pydantic_settings"},
     # Borders, where JSON from a disk is checked.
     "bundle": {"pydantic"},

@@ -21,6 +21,7 @@ from ecg_lib.bundle import (
     Provenance,
     read_bundle,
     read_config,
+    read_figures,
     write_bundle,
     write_config,
 )
@@ -184,6 +185,35 @@ def test_a_bundle_of_another_format_is_refused(bundle: Bundle) -> None:
     path.write_text(path.read_text().replace('"format": 2', '"format": 1'))
     with pytest.raises(BundleError, match="must have format 2, got 1"):
         read_bundle(bundle.directory)
+
+
+def test_figures_are_read_whatever_the_format(bundle: Bundle) -> None:
+    manifest = json.loads((bundle.directory / "manifest.json").read_text())
+    manifest |= {"format": 1, "what": "was dropped"}
+    (bundle.directory / "manifest.json").write_text(json.dumps(manifest))
+    (bundle.directory / "config.json").write_text("{}")
+    with pytest.raises(BundleError):
+        read_bundle(bundle.directory)
+    figures = read_figures(bundle.directory)
+    assert figures.metrics == bundle.metrics
+    assert figures.data_source is bundle.provenance.data_source
+    assert figures.source is bundle.provenance.source
+    assert figures.dataset_version == bundle.provenance.dataset_version
+    assert figures.n_folds == len(set(bundle.folds.values()))
+
+
+def test_figures_that_were_changed_are_refused(bundle: Bundle) -> None:
+    with (bundle.directory / "metrics.json").open("a") as file:
+        file.write(" ")
+    with pytest.raises(BundleIntegrityError, match=r"metrics\.json must have the SHA-256"):
+        read_figures(bundle.directory)
+
+
+@pytest.mark.parametrize("manifest", ["", "[]", "{}", '{"files": {}}', '{"files": []}'])
+def test_figures_of_no_manifest_are_refused(bundle: Bundle, manifest: str) -> None:
+    (bundle.directory / "manifest.json").write_text(manifest)
+    with pytest.raises(BundleError, match="figures of bundle"):
+        read_figures(bundle.directory)
 
 
 def test_a_subject_is_judged_by_the_network_that_has_not_seen_it(bundle: Bundle) -> None:

@@ -35,6 +35,7 @@ def _candidate(**changes: Any) -> Candidate:  # noqa: ANN401
         data_source=DataSource.MITDB,
         dataset_version="d1",
         counts=_subjects(),
+        n_folds=5,
         microseconds_per_beat=20.0,
         runtime_difference=1e-6,
     )
@@ -168,3 +169,13 @@ def test_simulated_replaces_simulated_by_comparison() -> None:
 def test_the_same_evidence_gives_the_same_decision() -> None:
     champion = _candidate(counts=_subjects(v_true=94))
     assert _decide(_candidate(), champion) == _decide(_candidate(), champion)
+
+
+def test_a_comparison_of_other_numbers_of_folds_says_so() -> None:
+    champion = _candidate(name="version 1", counts=_subjects(v_true=80))
+    equal = _decide(_candidate(), champion)
+    assert "folds" not in str(equal.reasons)
+    fewer = _decide(_candidate(n_folds=3), champion)
+    assert "by 3 folds against 5" in fewer.reasons[-1]
+    assert "have seen fewer people" in fewer.reasons[-1]
+    assert "have seen more people" in _decide(_candidate(n_folds=8), champion).reasons[-1]

@@ -34,10 +34,10 @@ from ecg_lib.simulator import simulate_record
 from flows.monitor_drift import (
     NOTHING_SERVED,
     REFERENCE_COUNTS,
-    find_bundle,
     monitor_drift,
     read_served,
 )
+from flows.serving import find_bundle
 
 pytestmark = pytest.mark.slow
 

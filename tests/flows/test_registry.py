@@ -1,14 +1,22 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pytest
+from prefect.logging import disable_run_logger
 
-from ecg_lib.bundle import Bundle
-from ecg_lib.settings import Settings
+from ecg_lib.bundle import MANIFEST, Bundle
+from ecg_lib.errors import BundleError
+from ecg_lib.releases import CURRENT, write_release
+from ecg_lib.settings import Settings, read_settings
+from flows.pipeline import find_kept_release
 from flows.registry import ELIGIBLE, Alias, Registry, RegistryError, RunKind
+from flows.serving import make_release
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +41,14 @@ def _candidate(
     return run_id
 
 
+def of_earlier_code(bundle: Bundle, directory: Path) -> Bundle:
+    """Copy a bundle as one of another format, which cannot be read here."""
+    shutil.copytree(bundle.directory, directory)
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    return replace(bundle, directory=directory)
+
+
 def test_the_best_eligible_finished_candidate_of_a_dataset_is_found(
     registry: Registry, toy_bundle: Bundle
 ) -> None:
@@ -55,6 +71,40 @@ def test_no_candidate_is_an_error_that_says_what_was_asked_for(registry: Registr
 def test_a_bundle_comes_back_as_it_was_logged(registry: Registry, toy_bundle: Bundle) -> None:
     run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="c")
     assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+
+
+def test_the_figures_of_a_bundle_that_cannot_be_read_are_fetched(
+    registry: Registry, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    run_id = _candidate(
+        registry, of_earlier_code(toy_bundle, tmp_path / "old"), v_f1=0.9, dataset="e"
+    )
+    assert registry.fetch_figures(run_id).metrics == toy_bundle.metrics
+    for _ in range(2):
+        with pytest.raises(BundleError, match="must have format 2, got 1"):
+            registry.fetch_bundle(run_id)
+
+
+def test_a_champion_of_earlier_code_is_kept_while_it_is_served(
+    toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
+    settings = read_settings()
+    registry = Registry(settings)
+    readable, old = (
+        registry.register(_candidate(registry, bundle, v_f1=0.9, dataset="f"), tags={})
+        for bundle in (toy_bundle, of_earlier_code(toy_bundle, tmp_path / "old"))
+    )
+    with disable_run_logger():
+        assert find_kept_release(settings, readable.version) is None
+        with pytest.raises(BundleError, match="must have format 2, got 1"):
+            find_kept_release(settings, old.version)
+        release = make_release(
+            bento_tag="ecg:a", model_tag="ecg:b", bundle_hash="c", code_hash="d",
+            model_version=old.version,
+        )  # fmt: skip
+        write_release(settings.serving_dir / CURRENT, release)
+        assert find_kept_release(settings, old.version) == release
 
 
 def test_aliases_follow_promotion_rollback_and_registration_is_done_once(
