@@ -565,11 +565,15 @@ def _steps_of(times_s: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _checked(samples_mv: NDArray[np.floating]) -> NDArray[np.float32]:
-    greatest = max(np.fmax.reduce(samples_mv), -np.fmin.reduce(samples_mv))
-    if greatest > MAX_ABS_MV:  # not so where all are NaN
+    with np.errstate(invalid="ignore"):
+        # Not fmax.reduce, in which a signalling NaN hides all other samples.
+        is_beyond = np.abs(samples_mv) > MAX_ABS_MV
+    if is_beyond.any():
         msg = (
             f"samples must be in the unit that is given (mV when none is), at most {MAX_ABS_MV:g} "
             "mV; these are more"
         )
         raise InvalidSignalError(msg)
-    return samples_mv.astype(np.float32)
+    checked = samples_mv.astype(np.float32)
+    checked[np.isnan(checked)] = np.nan
+    return checked

@@ -36,8 +36,8 @@ class AugmentationConfig:
     feature_noise: float = 0.1
     """Standard deviation of noise on the features, in theirs."""
     time_warp: float = 0.0
-    """Standard deviation of the logarithm of a stretch of the window about the R-peak; recipes
-    that do not name it have none."""
+    """Standard deviation of the logarithm of a stretch of the window about the R-peak; features
+    stay as they were measured. Recipes that do not name it have none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

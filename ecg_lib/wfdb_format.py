@@ -22,6 +22,9 @@ from ecg_lib.records import UNIT_TO_MV
 MAX_HEADER_BYTES: Final = 65_536
 MAX_SIGNALS: Final = 64
 
+_LONGEST_NAME: Final = 255
+"""Bytes in the name of a file, on any system."""
+
 _DEFAULT_GAIN: Final = 200.0
 _DEFAULT_FS_HZ: Final = 250.0
 _FRAMES_AT_ONCE: Final = 131_072
@@ -189,7 +192,9 @@ def _parse_signal(line: str, number: int) -> WfdbSignal:
 
 def is_plain_name(name: str) -> bool:
     """Tell whether a name is that of a file, and not a way to one."""
-    return bool(name) and name not in {".", "..", "~", "-"} and not re.search(r"[/\\:\x00]", name)
+    if not name or name in {".", "..", "~", "-"} or re.search(r"[/\\:\x00]", name):
+        return False
+    return len(name.encode(errors="replace")) <= _LONGEST_NAME
 
 
 def _parse_clock(text: str | None) -> float | None:

@@ -338,6 +338,7 @@ def test_a_flipped_bit_has_the_wrong_checksum(wfdb_record: Path) -> None:
         ("r 1 250 5000\n/etc/passwd 16", CorruptRecordError),
         ("r 1 250 5000\n../r.dat 16", CorruptRecordError),
         ("r 1 250 5000\n..\\r.dat 16", CorruptRecordError),
+        (f"r 1 250 5000\n{'ÿ' * 128}.dat 16", CorruptRecordError),
         ("r 1 250 5000\n~ 16", CorruptRecordError),
         ("r 1 250 5000\nr.dat 516", UnsupportedRecordError),
         ("r 1 250 5000\nr.dat 16x2", UnsupportedRecordError),
@@ -396,6 +397,21 @@ def test_counts_of_a_converter_are_no_millivolts(tmp_path: Path) -> None:
     np.save(tmp_path / "r.npy", np.full(5000, 20_000.0))
     with pytest.raises(InvalidSignalError, match="unit that is given"):
         _read(open_recording(tmp_path / "r.npy", fs=200.0))
+
+
+def test_a_signalling_nan_hides_no_sample(tmp_path: Path) -> None:
+    samples = np.zeros(5000, dtype="<f4")
+    samples.view("<u4")[3000] = 0x7FA00001
+    np.save(tmp_path / "r.npy", samples)
+    read = _read(open_recording(tmp_path / "r.npy", fs=200.0))
+    assert np.flatnonzero(np.isnan(read)).tolist() == [3000]
+    assert read.view(np.uint32)[3000] == np.float32(np.nan).view(np.uint32)
+    for place in (10, 4990):
+        beyond = samples.copy()
+        beyond[place] = -1e30
+        np.save(tmp_path / "r.npy", beyond)
+        with pytest.raises(InvalidSignalError, match="unit that is given"):
+            _read(open_recording(tmp_path / "r.npy", fs=200.0))
 
 
 def test_a_calibration_that_gives_more_than_any_electrode_is_refused(wfdb_record: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from ecg_lib.annotations import DS1, DS2, PACED, Annotations
 from ecg_lib.beat_verifier import load_verifier
+from ecg_lib.errors import BundleIntegrityError
 from flows import beat_verifier_fitting
 from flows.beat_verifier_fitting import Samples, assign_folds, fit_verifier
-from flows.blind_verifiers import load_blind_verifier
+from flows.blind_verifiers import BLIND, load_blind_verifier
 
 
 def _samples(n: int = 4096) -> Samples:
@@ -84,6 +88,18 @@ def test_the_committed_blind_networks_are_those_of_these_folds() -> None:
     assert len({float(verifier.mean.sum()) for verifier in of_fold.values()}) == len(of_fold)
     assert load_blind_verifier(DS2[0]) is None
     assert load_blind_verifier("sim1") is None
+
+
+def test_blind_networks_that_changed_places_are_noticed(tmp_path: Path) -> None:
+    shutil.copytree(BLIND, tmp_path / "blind")
+    one, other = tmp_path / "blind" / "0.npz", tmp_path / "blind" / "1.npz"
+    one.rename(tmp_path / "x")
+    other.rename(one)
+    (tmp_path / "x").rename(other)
+    assert load_blind_verifier("104", tmp_path / "blind") is not None
+    for name in ("101", "102"):
+        with pytest.raises(BundleIntegrityError, match="must have the SHA-256"):
+            load_blind_verifier(name, tmp_path / "blind")
 
 
 def test_a_stretch_that_begins_in_flutter_knows_it() -> None:
