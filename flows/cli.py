@@ -388,8 +388,11 @@ def analyze(
     version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     model = analysis.describe_model(bundle, version=version)
-    failed = 0
-    for path in analysis.list_recordings(files):
+    listed = analysis.list_recordings(files)
+    for path, reason in listed.refused.items():
+        typer.secho(f"{path}: {reason}", fg="red", err=True)
+    failed = len(listed.refused)
+    for path in listed.paths:
         request = analysis.Request(
             path=str(path),
             output_dir=str(output_dir),
