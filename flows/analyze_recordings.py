@@ -48,7 +48,7 @@ def analyze_recordings(
         formats: What to write of each.
         lead: Name of the lead; MLII, or else the first, when left out.
         sampling_rate: Hz, for CSV without a column of time and for NPY.
-        unit: Unit of CSV and NPY: mV (when left out), uV or V.
+        unit: Unit of NPY, and of CSV that states none: mV (when left out), uV or V.
 
     Returns:
         How many were analysed, and why others were not.

@@ -371,7 +371,9 @@ def analyze(
     fs: Annotated[
         float | None, typer.Option(help="Sampling rate in Hz of CSV without time, and of NPY.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Unit of CSV and NPY: mV, uV or V.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="mV, uV or V; of NPY, and of CSV that states none.")
+    ] = None,
 ) -> None:
     """Analyse recordings of up to 24 h by the released model, without a server."""
     from flows import analyzed_files as analysis
