@@ -359,7 +359,7 @@ _FORM: Final[dict[str, Any]] = {
                         "unit": {
                             "type": "string",
                             "enum": ["mV", "uV", "V"],
-                            "description": "Unit of CSV and NPY; mV when left out.",
+                            "description": "Of NPY, and of CSV that states none; mV when left out.",
                         },
                     },
                 }

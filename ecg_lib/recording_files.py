@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib import edf_format, wfdb_format
+from ecg_lib.csv_headings import COUNTS, UNIT_TO_S, ColumnKind, Heading, read_heading
 from ecg_lib.errors import (
     CorruptRecordError,
     InvalidSignalError,
@@ -45,7 +46,8 @@ _PEEK_BYTES: Final = 2**20
 _NPY_HEADER_BYTES: Final = 65_536
 _CSV_BLOCK_BYTES: Final = 2**22
 _NPY_SAMPLES_AT_ONCE: Final = 2**20
-_TIME_NAMES: Final = ("time", "time_s", "seconds")
+_COUNTED_ROWS: Final = 100
+"""Rows by which a column that is called a count is known to be one."""
 _RATE_DEVIATION: Final = 1e-3
 """Share by which the rate of a column of time may differ, of what was said or of its beginning."""
 _LONGEST_STEP: Final = 2.5
@@ -99,7 +101,8 @@ def open_recording(
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
-        Unit of a CSV or NPY file, one of ``mV`` (when left out), ``uV``, ``V``.
+        Unit of a NPY file, and of the leads of a CSV file whose headings state none: one of ``mV``
+        (when left out), ``uV``, ``V``.
 
     Raises
     ------
@@ -320,20 +323,30 @@ class NpyFile:
                 yield _checked(samples.astype(np.float64) * self.scale_to_mv)
 
 
+class CsvColumn(NamedTuple):
+    """A column of a CSV file, with what its numbers are multiplied by."""
+
+    number: int
+    scale: float
+    """To mV, or to seconds for time."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CsvFile:
     """A text file of numbers: a column for each lead, names in the first row or none.
 
-    A column called ``time``, ``time_s`` or ``seconds`` gives the sampling rate and is no lead; it
-    must go on at that rate, without gaps, to the end.
+    The first column of time (see :mod:`ecg_lib.csv_headings`) gives the sampling rate and must go
+    on at that rate, without gaps, to the end. Columns of time and counts of rows are no leads.
     """
 
     path: Path
-    names: tuple[str, ...]
+    width: int
+    columns: Mapping[str, CsvColumn]
+    """The leads."""
+    time: CsvColumn | None
     has_header: bool
     delimiter: str
     fs: float
-    scale_to_mv: float
     kind: str = "csv"
     start_clock_s: float | None = None
 
@@ -362,55 +375,45 @@ class CsvFile:
             msg = "the CSV file must have rows of numbers below its header, it has none"
             raise CorruptRecordError(msg)
         width = len(rows[0])
-        names = (
-            tuple(cell.strip()[:_MAX_NAME] for cell in rows[0])
-            if has_header
-            else _unnamed_leads(width)
-        )
-        if width > MAX_SIGNALS + 1 or len(set(names)) < width or len(body[0]) != width:
+        if width > MAX_SIGNALS + 1 or len(body[0]) != width:
             msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
             raise CorruptRecordError(msg)
-        time_column = _find_time(names)
-        if time_column is not None:
-            stated = _rate_of(body, time_column)
+        headings = (
+            [read_heading(cell) for cell in rows[0]]
+            if has_header
+            else [Heading(ColumnKind.LEAD, name) for name in _unnamed_leads(width)]
+        )
+        time = _find_time(headings)
+        if time is not None:
+            stated = _rate_of(body, time)
             if fs is not None and abs(stated - fs) > _RATE_DEVIATION * fs:
                 raise _contradiction(stated)
             fs = stated if fs is None else fs
         if fs is None:
             raise _missing_rate("a CSV file without a column of time")
-        opened = cls(
+        return cls(
             path=path,
-            names=names,
+            width=width,
+            columns=_find_leads(headings, body, unit=unit),
+            time=time,
             has_header=has_header,
             delimiter=delimiter,
             fs=fs,
-            scale_to_mv=UNIT_TO_MV[unit or "mV"],
         )
-        if not opened.leads:
-            msg = "the CSV file must have a column for a lead, it has time alone"
-            raise CorruptRecordError(msg)
-        return opened
 
     @property
     def leads(self) -> tuple[Lead, ...]:
-        """Every column but that of time."""
-        time_column = _find_time(self.names)
-        return tuple(
-            Lead(name, self.fs, None)
-            for column, name in enumerate(self.names)
-            if column != time_column
-        )
+        """Every column but time and counts of rows."""
+        return tuple(Lead(name, self.fs, None) for name in self.columns)
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`; an empty cell is an invalid sample."""
         import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
         from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
 
-        columns = [f"column{number}" for number in range(len(self.names))]
-        wanted = [columns[self.names.index(lead.name)]]
-        time_column, clock = _find_time(self.names), _Clock(self.fs)
-        if time_column is not None:
-            wanted.append(columns[time_column])
+        columns = [f"column{number}" for number in range(self.width)]
+        samples, clock = self.columns[lead.name], _Clock(self.fs)
+        wanted = [columns[column.number] for column in (samples, self.time) if column is not None]
         try:
             with pa_csv.open_csv(
                 self.path,
@@ -434,9 +437,9 @@ class CsvFile:
                         column.to_numpy(zero_copy_only=False).astype(np.float64)
                         for column in batch.columns
                     )
-                    for times_s in times:
-                        clock.check(times_s)
-                    yield _checked(values * self.scale_to_mv)
+                    if self.time is not None:
+                        clock.check(times[0] * self.time.scale)
+                    yield _checked(values * samples.scale)
         except pa.ArrowInvalid as error:
             # Arrow's message repeats the cell.
             msg = "every row of the CSV file must hold as many numbers as the first, one does not"
@@ -527,22 +530,63 @@ def _split_rows(lines: list[str], delimiter: str) -> list[list[str]]:
         raise CorruptRecordError(msg) from error
 
 
-def _find_time(names: tuple[str, ...]) -> int | None:
-    found = [number for number, name in enumerate(names) if name.lower() in _TIME_NAMES]
-    return found[0] if found else None
+def _find_time(headings: list[Heading]) -> CsvColumn | None:
+    kinds = [heading.kind for heading in headings]
+    if ColumnKind.TIME not in kinds:
+        return None
+    number = kinds.index(ColumnKind.TIME)
+    unit = headings[number].unit
+    if unit is None:
+        msg = "the column of time of the CSV file must be in s, ms, us or ns, it is not"
+        raise UnsupportedRecordError(msg)
+    return CsvColumn(number, UNIT_TO_S[unit])
+
+
+def _find_leads(
+    headings: list[Heading], rows: list[list[str]], *, unit: str | None
+) -> dict[str, CsvColumn]:
+    """Find the columns of leads by name; `unit` is that of those that state none."""
+    leads: dict[str, CsvColumn] = {}
+    for number, (kind, long_name, stated) in enumerate(headings):
+        if kind is ColumnKind.TIME or (kind is ColumnKind.COUNT and _counts_rows(rows, number)):
+            continue
+        if stated == COUNTS:
+            msg = "the leads of a CSV file must be in mV, uV or V, one states counts"
+            raise UnsupportedRecordError(msg)
+        if stated and unit and UNIT_TO_MV[stated] != UNIT_TO_MV[unit]:
+            msg = f"the file states {stated}; unit must be that or left out"
+            raise MissingDetailError(msg, detail="unit")
+        name = long_name[:_MAX_NAME]
+        if name in leads:
+            msg = "each lead of the CSV file must have a name of its own, two have the same"
+            raise CorruptRecordError(msg)
+        leads[name] = CsvColumn(number, UNIT_TO_MV[stated or unit or "mV"])
+    if not leads:
+        msg = "the CSV file must have a column for a lead, it has none but time and counts of rows"
+        raise CorruptRecordError(msg)
+    return leads
+
+
+def _counts_rows(rows: list[list[str]], number: int) -> bool:
+    try:
+        counts = np.array([float(row[number]) for row in rows[:_COUNTED_ROWS]], dtype=np.float64)
+    except (ValueError, IndexError):
+        return False  # a broken row is told of where it is read
+    return len(counts) > 1 and bool((np.diff(counts) == 1).all())
 
 
 def _is_number(cell: str) -> bool:
     return bool(re.fullmatch(r"\s*(?:[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?|nan|NaN|)\s*", cell))
 
 
-def _rate_of(rows: list[list[str]], column: int) -> float:
-    """Sampling rate from a column of seconds; near a whole number it is that number."""
+def _rate_of(rows: list[list[str]], time: CsvColumn) -> float:
+    """Sampling rate from a column of time; near a whole number it is that number."""
     try:
-        times_s = np.array([float(row[column]) for row in rows], dtype=np.float64)
+        times = np.array([float(row[time.number]) for row in rows], dtype=np.float64)
     except (ValueError, IndexError) as error:
         msg = "the column of time of the CSV file must hold seconds, it does not"
         raise CorruptRecordError(msg) from error
+    times_s = times * time.scale
     if len(_steps_of(times_s)) == 0:
         msg = "the CSV file must have two rows or more for a rate, it has one"
         raise CorruptRecordError(msg)

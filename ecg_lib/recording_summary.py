@@ -47,8 +47,9 @@ class ResultFormat(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """What follows the name of a recording."""
-        return {"atr": ".pvc", "fhir": ".fhir.json"}.get(self.value, f".{self.value}")
+        """What follows the name of a recording; a result of that name is no recording itself."""
+        suffixes = {"csv": ".beats.csv", "atr": ".pvc", "fhir": ".fhir.json"}
+        return suffixes.get(self.value, f".{self.value}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)

@@ -48,7 +48,7 @@ def analyze_recordings(
         formats: What to write of each.
         lead: Name of the lead; MLII, or else the first, when left out.
         sampling_rate: Hz, for CSV without a column of time and for NPY.
-        unit: Unit of CSV and NPY: mV (when left out), uV or V.
+        unit: Unit of NPY, and of CSV that states none: mV (when left out), uV or V.
 
     Returns:
         How many were analysed, and why others were not.
@@ -59,11 +59,13 @@ def analyze_recordings(
     logger = get_run_logger()
     version, bundle = load_bundle_to_use(settings)
     target = Path(output_dir) if output_dir else settings.reports_dir / "recordings"
-    files = list_recordings([Path(path) for path in paths])
-    if not files:
+    files, refused = list_recordings([Path(path) for path in paths])
+    if not files and not refused:
         msg = f"there must be recordings in {', '.join(paths)}, there are none"
         raise AnalysisError(msg)
     logger.info("%d recordings, model %s, results go to %s", len(files), version, target)
+    for path, reason in refused.items():
+        logger.error("%s is left out: %s", path.name, reason)
     model = describe_model(bundle, version=version)
     futures = [
         analyze_one.submit(
@@ -80,17 +82,16 @@ def analyze_recordings(
         )
         for path in files
     ]
-    results = [future.result() for future in futures]
-    _show(files, results)
-    failed = {
-        str(path): result
-        for path, result in zip(files, results, strict=True)
-        if isinstance(result, str)
+    results: dict[Path, AnalyzedFile | str] = {
+        path: future.result() for path, future in zip(files, futures, strict=True)
     }
-    if len(failed) == len(files):
-        msg = f"at least one recording must be analysed, all {len(files)} failed: {failed}"
+    results |= refused
+    _show(results)
+    failed = {str(path): result for path, result in results.items() if isinstance(result, str)}
+    if len(failed) == len(results):
+        msg = f"at least one recording must be analysed, all {len(results)} failed: {failed}"
         raise AnalysisError(msg)
-    return {"analysed": len(files) - len(failed), "failed": failed, "output_dir": str(target)}
+    return {"analysed": len(results) - len(failed), "failed": failed, "output_dir": str(target)}
 
 
 @task(cache_policy=NO_CACHE)
@@ -108,7 +109,7 @@ def analyze_one(
     return done
 
 
-def _show(files: list[Path], results: list[AnalyzedFile | str]) -> None:
+def _show(results: dict[Path, AnalyzedFile | str]) -> None:
     create_table_artifact(
         key="recordings",
         description="Recordings that were analysed, and those that were left out",
@@ -125,6 +126,6 @@ def _show(files: list[Path], results: list[AnalyzedFile | str]) -> None:
                 "runs": result.runs,
                 "unreadable s": round(result.unreadable_s),
             }
-            for path, result in zip(files, results, strict=True)
+            for path, result in results.items()
         ],
     )

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recording_analysis import analyze_recording, write_result
@@ -71,23 +71,41 @@ class AnalyzedFile:
     """Files that were written."""
 
 
-def list_recordings(paths: Sequence[Path]) -> list[Path]:
+class ListedRecordings(NamedTuple):
+    """The recordings among files and directories."""
+
+    paths: list[Path]
+    refused: dict[Path, str]
+    """Why others are not analysed."""
+
+
+def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
     """List the recordings among files and directories; of a WFDB record its header.
 
-    Raises:
-        AnalysisError: If two have one name, for results have the names of their recordings.
+    Results that lie in a directory are passed over. Results have the names of their recordings,
+    so recordings that share one are refused, and the others are not.
     """
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            found += sorted(one for one in path.iterdir() if one.suffix.lower() in _TAKEN)
+            found += sorted(one for one in path.iterdir() if _is_recording(one))
         else:
             found.append(path)
+    found = list(dict.fromkeys(found))
     names = Counter(path.stem for path in found)
-    if several := sorted(name for name, count in names.items() if count > 1):
-        msg = f"recordings must have names of their own, several are {', '.join(several)}"
-        raise AnalysisError(msg)
-    return found
+    return ListedRecordings(
+        paths=[path for path in found if names[path.stem] == 1],
+        refused={
+            path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
+            for path in found
+            if names[path.stem] > 1
+        },
+    )
+
+
+def _is_recording(path: Path) -> bool:
+    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
+    return path.suffix.lower() in _TAKEN and not is_result
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
@@ -108,7 +126,7 @@ def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
 def analyze_file(
     request: Request, *, classifier: BeatClassifier, model: Mapping[str, Any]
 ) -> AnalyzedFile:
-    """Analyse a file, and write its results as ``NAME.json``, ``NAME.csv`` and so on.
+    """Analyse a file, and write its results as ``NAME.json``, ``NAME.beats.csv`` and so on.
 
     Args:
         request: What is to be done.
@@ -123,9 +141,6 @@ def analyze_file(
         kind: output_dir / f"{path.stem}{kind.suffix}"
         for kind in map(ResultFormat, request.formats)
     }
-    if path.resolve() in {target.resolve() for target in targets.values()}:
-        msg = f"results must not replace the recording {path.name}; name another output directory"
-        raise AnalysisError(msg)
     with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
         analysis = analyze_recording(
             open_recording(source, fs=request.sampling_rate, unit=request.unit),

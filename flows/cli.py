@@ -371,7 +371,9 @@ def analyze(
     fs: Annotated[
         float | None, typer.Option(help="Sampling rate in Hz of CSV without time, and of NPY.")
     ] = None,
-    unit: Annotated[str | None, typer.Option(help="Unit of CSV and NPY: mV, uV or V.")] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="mV, uV or V; of NPY, and of CSV that states none.")
+    ] = None,
 ) -> None:
     """Analyse recordings of up to 24 h by the released model, without a server."""
     from flows import analyzed_files as analysis
@@ -388,8 +390,11 @@ def analyze(
     version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     model = analysis.describe_model(bundle, version=version)
-    failed = 0
-    for path in analysis.list_recordings(files):
+    listed = analysis.list_recordings(files)
+    for path, reason in listed.refused.items():
+        typer.secho(f"{path}: {reason}", fg="red", err=True)
+    failed = len(listed.refused)
+    for path in listed.paths:
         request = analysis.Request(
             path=str(path),
             output_dir=str(output_dir),

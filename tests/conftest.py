@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Final
 
 import numpy as np
 import onnx
@@ -25,6 +28,7 @@ from ecg_lib.classifier import BeatClassifier
 from ecg_lib.golden import make_golden
 from ecg_lib.monitoring import observe_beats
 from ecg_lib.patients import draw_patient
+from ecg_lib.records import UNIT_TO_MV
 from ecg_lib.simulator import simulate_record
 
 BundleMaker = Callable[..., Bundle]
@@ -37,6 +41,60 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         if name.startswith("ECG_") and name not in {"ECG_MITDB_DIR", "ECG_NSTDB_DIR"}:
             monkeypatch.delenv(name)
     monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvCase:
+    """A CSV file of 10 s with what is to be read in it, for all that read CSV files."""
+
+    text: str
+    leads: list[str] | None
+    """None when it is to be refused."""
+    units: list[str | None]
+    fs: float | None
+    """None when the file does not tell it."""
+    columns: list[list[float]]
+    """The samples of the leads as they are written."""
+
+    @property
+    def signals_mv(self) -> list[list[float]]:
+        return [
+            [sample * UNIT_TO_MV[unit or "mV"] for sample in column]
+            for column, unit in zip(self.columns, self.units, strict=True)
+        ]
+
+
+_CSV_ROWS: Final = 2500
+
+
+def _make_csv(case: dict[str, Any]) -> CsvCase:
+    """Write rows at 250 Hz below the headings of `tests/csv_headings.json`."""
+    rows = range(_CSV_ROWS)
+    steps = {"s": 0.004, "ms": 4, "us": 4000, "count": 1}
+    cells = case["cells"].split()
+    columns = [
+        [row * steps[cell] if cell in steps else row * (at + 1) % 9 / 8 - 0.5 for row in rows]
+        for at, cell in enumerate(cells)
+    ]
+    lines = [",".join(f"{value:.10g}" for value in row) for row in zip(*columns, strict=True)]
+    return CsvCase(
+        text="\n".join([case["heading"]] * (case["heading"] is not None) + lines) + "\n",
+        leads=case["leads"],
+        units=case.get("units", []),
+        fs=case.get("fs"),
+        columns=[column for cell, column in zip(cells, columns, strict=True) if cell == "ecg"],
+    )
+
+
+_CSV_CASES: Final = json.loads(
+    (Path(__file__).parent / "csv_headings.json").read_text(encoding="utf-8")
+)
+
+
+@pytest.fixture(params=_CSV_CASES, ids=[str(case["heading"]) for case in _CSV_CASES])
+def csv_case(request: pytest.FixtureRequest) -> CsvCase:
+    """Every CSV file of the table in turn."""
+    return _make_csv(request.param)
 
 
 @pytest.fixture

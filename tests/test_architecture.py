@@ -17,14 +17,14 @@ import pytest
 ROOT = Path(__file__).parent.parent
 
 ORDER = (
-    "errors annotations records filtering wfdb_format edf_format recording_files archives "
-    "signal_file noise patients simulator beat_verifier detection quality flutter asystole "
-    "pacing findings beats preprocessing datasets balancing cnn calibration training rule_guard "
-    "shape_vote bundle rhythm heart_rate morphology risk evaluation bootstrap peak_scoring "
-    "run_scoring cross_validation classifier long_recordings recording_summary beat_file fhir "
-    "drawing recording_charts recording_report html_report pdf_report recording_analysis golden "
-    "monitoring promotion comparison live_performance drift prediction_rows prediction_log "
-    "settings api_keys code_hash releases"
+    "errors annotations records filtering wfdb_format edf_format csv_headings recording_files "
+    "archives signal_file noise patients simulator beat_verifier detection quality flutter "
+    "asystole pacing findings beats preprocessing datasets balancing cnn calibration training "
+    "rule_guard shape_vote bundle rhythm heart_rate morphology risk evaluation bootstrap "
+    "peak_scoring run_scoring cross_validation classifier long_recordings recording_summary "
+    "beat_file fhir drawing recording_charts recording_report html_report pdf_report "
+    "recording_analysis golden monitoring promotion comparison live_performance drift "
+    "prediction_rows prediction_log settings api_keys code_hash releases"
 ).split()
 """The modules of ecg_lib; each imports only those before it."""
 

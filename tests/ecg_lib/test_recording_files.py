@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import Any
 
 import edfio
 import numpy as np
@@ -22,6 +23,7 @@ from ecg_lib.errors import (
     InvalidSamplingRateError,
     InvalidSignalError,
     MissingDetailError,
+    RecordError,
     RecordNotFoundError,
     RecordTooLongError,
     UnknownLeadError,
@@ -203,11 +205,11 @@ def test_csv_without_a_header_has_leads_too(
         (b"MLII\n", "below its header"),
         (b"MLII\n1\nx\n", "as many numbers as the first"),
         (b"1,2\n3\n", "as many numbers as the first"),
-        (b"time_s\n0\n1\n", "it has time alone"),
+        (b"time_s\n0\n1\n", "none but time and counts"),
         (b"time_s,MLII\n1,0\n1,0\n", "time must go forwards"),
         (b"time_s,MLII\n1,0\n", "two rows or more"),
         (b"time_s,MLII\n1,0\nx,0\n", "hold seconds"),
-        (b"MLII,MLII\n1,0\n1,0\n", "one column for each lead"),
+        (b"MLII,MLII\n1,0\n1,0\n", "a name of its own"),
         (b"\xff\xfe\x00\x01", "UTF-8"),
     ],
 )
@@ -216,6 +218,36 @@ def test_broken_csv_is_refused_with_its_reason(tmp_path: Path, content: bytes, w
     path.write_bytes(content)
     with pytest.raises(CorruptRecordError, match=words):
         _read(open_recording(path, fs=None if b"time" in content else 250.0))
+
+
+def test_headings_tell_leads_units_and_time(tmp_path: Path, csv_case: Any) -> None:  # noqa: ANN401  of the conftest
+    path = tmp_path / "r.csv"
+    path.write_text(csv_case.text)
+    fs = 250.0 if csv_case.fs is None else None
+    if csv_case.leads is None:
+        with pytest.raises(RecordError, match=r"a name of its own|none but time|in s, ms"):
+            open_recording(path, fs=fs)
+        return
+    opened = open_recording(path, fs=fs)
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [
+        (name, 250.0) for name in csv_case.leads
+    ]
+    for name, signal_mv in zip(csv_case.leads, csv_case.signals_mv, strict=True):
+        np.testing.assert_allclose(_read(opened, name), signal_mv, rtol=1e-6)
+
+
+def test_the_unit_that_is_given_is_that_of_headings_without_one(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("II (uV),V1\n" + "500,500\n" * 5000)
+    assert _read(open_recording(path, fs=250.0), "V1")[0] == 500
+    opened = open_recording(path, fs=250.0, unit="uV")
+    assert _read(opened, "II")[0] == _read(opened, "V1")[0] == np.float32(0.5)
+    with pytest.raises(MissingDetailError, match="the file states uV") as raised:
+        open_recording(path, fs=250.0, unit="mV")
+    assert raised.value.detail == "unit"
+    path.write_text("II (adu)\n" + "1024\n" * 5000)
+    with pytest.raises(UnsupportedRecordError, match="one states counts"):
+        open_recording(path, fs=250.0)
 
 
 @pytest.mark.parametrize(("fs", "digits"), [(360.0, 3), (250.0, 3), (128.0, 6), (257.5, 6)])

@@ -42,12 +42,14 @@ with bentoml.models.create("ecg_bundle:toy") as stored:
 
 @pytest.fixture
 def recordings(tmp_path: Path) -> Path:
-    """Two that are whole, and two that are broken."""
+    """Two that are whole, two that are broken, and two of one name."""
     directory = tmp_path / "recordings"
     for kind in (StripKind.RUN, StripKind.NORMAL):
         record = simulate_strip(kind, seed=11, duration_s=60.0)
         write_wfdb(replace(record, name=kind.value), directory)
     (directory / "broken.edf").write_bytes(b"0       nothing more")
+    for name in ("twice.edf", "twice.npy"):
+        (directory / name).touch()
     np.save(directory / "flat.npy", np.zeros(7200))
     return directory
 
@@ -77,14 +79,16 @@ def test_a_broken_recording_costs_itself(
     )
     assert done["analysed"] == 2
     failed = {Path(path).name: reason for path, reason in done["failed"].items()}
-    assert set(failed) == {"broken.edf", "flat.npy"}
+    assert set(failed) == {"broken.edf", "flat.npy", "twice.edf", "twice.npy"}
+    assert failed["twice.edf"] == "a recording must have a name of its own, 2 are twice"
     assert "header" in failed["broken.edf"]
     assert "flat" in failed["flat.npy"]
     result = json.loads((tmp_path / "out" / "run.json").read_text())
     assert result["rhythm"]["longest_run_beats"] == 5
     assert result["model"]["version"] == "3"
     assert {path.name for path in (tmp_path / "out").glob("normal.*")} == {
-        "normal.json", "normal.csv", "normal.pvc", "normal.fhir.json", "normal.html", "normal.pdf",
+        "normal.json", "normal.beats.csv", "normal.pvc", "normal.fhir.json", "normal.html",
+        "normal.pdf",
     }  # fmt: skip
     with get_client(sync_client=True) as client:
         (artifact,) = [one for one in client.read_artifacts() if one.key == "recordings"]
@@ -97,7 +101,7 @@ def test_a_broken_recording_costs_itself(
         analyze_recordings([str(tmp_path / "empty")])
 
 
-def test_results_never_replace_the_recording(toy_bundle: Bundle, tmp_path: Path) -> None:
+def test_results_beside_the_recordings_are_none(toy_bundle: Bundle, tmp_path: Path) -> None:
     strip = simulate_strip(StripKind.RUN, seed=3, duration_s=30.0)
     path = tmp_path / "holter.csv"
     np.savetxt(path, strip.signals_mv[:, :1], header="MLII", comments="")
@@ -107,18 +111,22 @@ def test_results_never_replace_the_recording(toy_bundle: Bundle, tmp_path: Path)
     )
     classifier = BeatClassifier.load(toy_bundle)
     model = describe_model(toy_bundle, version="1")
-    with pytest.raises(AnalysisError, match=r"must not replace the recording holter\.csv"):
-        analyze_file(request, classifier=classifier, model=model)
+    analyze_file(request, classifier=classifier, model=model)
     assert path.read_bytes() == before
-    assert [one.name for one in tmp_path.iterdir()] == ["holter.csv"]
+    assert {one.name for one in tmp_path.iterdir()} == {
+        "holter.csv", "holter.beats.csv", "holter.json",
+    }  # fmt: skip
+    assert list_recordings([tmp_path]) == ([path], {})
 
 
-def test_recordings_of_one_name_are_refused(tmp_path: Path) -> None:
-    for name in ("a/day.edf", "b/day.csv"):
-        (tmp_path / name).parent.mkdir()
+def test_recordings_of_one_name_are_refused_and_no_others(tmp_path: Path) -> None:
+    for name in ("a/day.edf", "b/day.csv", "b/night.csv"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    with pytest.raises(AnalysisError, match="several are day"):
-        list_recordings([tmp_path / "a", tmp_path / "b"])
+    listed = list_recordings([tmp_path / "a", tmp_path / "b", tmp_path / "b/night.csv"])
+    assert listed.paths == [tmp_path / "b/night.csv"]
+    reason = "a recording must have a name of its own, 2 are day"
+    assert listed.refused == dict.fromkeys([tmp_path / "a/day.edf", tmp_path / "b/day.csv"], reason)
 
 
 def test_a_process_that_dies_is_an_error_of_its_file(
@@ -142,14 +150,14 @@ def test_an_archive_gives_what_its_record_gives(
         out = tmp_path / source.suffix
         request = Request(path=str(source), output_dir=str(out), formats=("csv", "atr"))
         analyze_file(request, classifier=classifier, model=model)
-        results.append((out / "run.csv").read_text())
+        results.append((out / "run.beats.csv").read_text())
     assert results[0] == results[1]
     written = wfdb.rdann(str(tmp_path / ".hea" / "run"), "pvc")
     assert set(written.symbol) == {"N", "V"}
 
 
 def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) -> None:
-    listed = [path.name for path in list_recordings([recordings, Path("else.csv")])]
+    listed = [path.name for path in list_recordings([recordings, Path("else.csv")]).paths]
     assert listed == ["broken.edf", "flat.npy", "normal.hea", "run.hea", "else.csv"]
 
 
@@ -169,7 +177,7 @@ def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
     write_release(settings.serving_dir / CURRENT, _release(toy_bundle))
     command = [
         *(sys.executable, "-c", "from flows.cli import main; main()", "analyze"),
-        *(str(recordings / "run.hea"), str(recordings / "broken.edf")),
+        *(str(recordings / name) for name in ("run.hea", "broken.edf", "twice.edf", "twice.npy")),
         *("--output-dir", str(tmp_path / "out"), "--format", "json", "--format", "html"),
     ]
     done = subprocess.run(command, env=env, check=False, capture_output=True, text=True)
@@ -177,5 +185,6 @@ def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
     assert done.stdout.startswith("run: lead MLII, ")
     assert "attention HIGH" in done.stdout
     assert "broken.edf: an EDF file must begin with its header" in done.stderr
+    assert "twice.npy: a recording must have a name of its own, 2 are twice" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.html", "run.json"]

@@ -7,7 +7,7 @@
 
 import { readPrediction } from "./answer.js";
 import { nameExample } from "./examples.js";
-import { readLeads, sortFiles, suffix } from "./files/recording_files.js";
+import { sortFiles, suffix } from "./files/recording_files.js";
 import { chooseLead } from "./files/request.js";
 import { link } from "./link.js";
 import { asProblem, fileProblem } from "./problem.js";
@@ -19,6 +19,7 @@ import {
   chooseSettings,
   columnOf,
   describeSubject,
+  formFields,
   isWaitingForSignal,
   tableOf,
 } from "./subject.js";
@@ -154,9 +155,11 @@ export function makeOpener({ store, service, reader, known }) {
    * @param {SignalSettings} settings
    * @param {AbortSignal} signal
    */
-  async function recordSignal(subject, { lead, fs, unit }, signal) {
+  async function recordSignal(subject, settings, signal) {
+    const { name, leads, table } = subject;
     const [file] = subject.files;
-    if (!file || suffix(file) === "json" || unit === "counts" || !store.get().takesRecordings) {
+    const isTaken = file && suffix(file) !== "json" && settings.unit !== "counts";
+    if (!table || !isTaken || !store.get().takesRecordings) {
       throw fileProblem(
         "The signal is too long for one request",
         "Up to 30 min and 16 MiB are analysed at once. " +
@@ -165,10 +168,8 @@ export function makeOpener({ store, service, reader, known }) {
             : "This service analyses no recordings."),
       );
     }
-    reset({
-      subject: { ...describeSubject("recording", subject.name, subject), leads: subject.leads },
-    });
-    await recorder.record([file], { lead: subject.leads.length > 1 ? lead : "", fs, unit }, signal);
+    reset({ subject: { ...describeSubject("recording", name, subject), leads } });
+    await recorder.record([file], formFields(table, settings), signal);
   }
 
   /**
@@ -182,9 +183,8 @@ export function makeOpener({ store, service, reader, known }) {
         `${name} is one. Signals of up to 30 min can be sent as CSV, NPY or JSON.`,
       );
     }
-    const leads = await readLeads(files);
-    reset({ subject: { ...describeSubject("recording", name, { files }), leads } });
-    await recorder.record(files, {}, signal);
+    reset({ subject: describeSubject("recording", name, { files }) });
+    await recorder.record(files, [], signal);
   }
 
   /**
@@ -275,8 +275,9 @@ export function makeOpener({ store, service, reader, known }) {
       attempt(async (signal) => {
         const { subject } = store.get();
         if (!subject?.files.length) return;
+        const others = subject.form.filter(([name]) => name !== "lead");
         reset({ subject });
-        await recorder.record(subject.files, { lead }, signal);
+        await recorder.record(subject.files, [["lead", lead], ...others], signal);
       }),
 
     /**

@@ -6,7 +6,6 @@ import { USUAL_VIEW } from "./charts/geometry.js";
 import { link } from "./link.js";
 import { ProblemError, asProblem, fileProblem } from "./problem.js";
 import { makeRecording, refineTrend } from "./recording.js";
-import { formFields } from "./subject.js";
 
 const POLL_MS = 400;
 const SLOWEST_POLL_MS = 2000;
@@ -88,11 +87,10 @@ export function makeRecorder({ store, service, tell }) {
      * Upload a recording and follow its job.
      *
      * @param {File[]} files
-     * @param {{lead?: string, fs?: number, unit?: string}} options
+     * @param {Array<[string, string]>} fields What goes into the form with them.
      * @param {AbortSignal} signal
      */
-    async record(files, options, signal) {
-      const fields = formFields(options);
+    async record(files, fields, signal) {
       const { subject } = store.get();
       if (subject) store.set({ subject: { ...subject, form: fields } });
       const form = new FormData();
@@ -103,6 +101,9 @@ export function makeRecorder({ store, service, tell }) {
         signal,
         onProgress: (share) => tell(share < 1 ? "Uploading" : "Waiting for its turn", share),
       });
+      const opened = store.get().subject;
+      // What the service can analyse is its own to say.
+      if (opened) store.set({ subject: { ...opened, leads: job.leads, lead: job.lead } });
       link({ recording: job.job_id });
       await follow(job, signal);
     },

@@ -19,6 +19,8 @@ const JSON_TYPE = "application/json";
  * @property {string} job_id
  * @property {"queued" | "running" | "done" | "failed" | "cancelled"} status
  * @property {number} progress
+ * @property {string} lead The one that is analysed.
+ * @property {string[]} leads
  * @property {Record<string, unknown>} [error]
  */
 

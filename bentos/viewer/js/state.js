@@ -14,6 +14,7 @@ import { USUAL_VIEW } from "./charts/geometry.js";
  * @property {File[]} files
  * @property {import("./files/reader.js").ReadTable | null} table
  * @property {string[]} leads To choose from.
+ * @property {string} lead The one of a recording that is analysed; empty while that is not known.
  * @property {import("./files/request.js").SignalSettings | null} settings
  * @property {boolean} isRateKnown Whether the file tells its sampling rate.
  * @property {Blob | null} body What is sent.

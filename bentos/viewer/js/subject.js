@@ -24,7 +24,7 @@ export function chooseSettings(table, knownLeads) {
   return {
     lead,
     fs: table.fs ?? USUAL_FS_HZ,
-    unit: table.unit ?? guessUnit(columnOf(table, lead)),
+    unit: unitOf(table, lead),
     countsPerMv: USUAL_COUNTS_PER_MV,
     derivation: nameOnWire(lead, knownLeads),
     applyRuleguard: table.applyRuleguard ?? true,
@@ -40,6 +40,28 @@ export function chooseSettings(table, knownLeads) {
  */
 export function columnOf(table, lead) {
   return table.columns[table.leads.indexOf(lead)];
+}
+
+/**
+ * The unit of a lead: as the file states it, mV where it does so only for other leads, as the
+ * service takes it, or else a guess.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ * @returns {string}
+ */
+export function unitOf(table, lead) {
+  if (!hasUnits(table)) return guessUnit(columnOf(table, lead));
+  return table.units[table.leads.indexOf(lead)] ?? "mV";
+}
+
+/**
+ * Whether a file states units.
+ *
+ * @param {ReadTable} table
+ */
+export function hasUnits({ units }) {
+  return units.some(Boolean);
 }
 
 /**
@@ -67,6 +89,7 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
     files,
     table: null,
     leads: [],
+    lead: "",
     settings: null,
     isRateKnown: true,
     body: null,
@@ -76,17 +99,19 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
 }
 
 /**
- * What goes into the form with the files of a recording.
+ * What goes into the form with the file of a table: the lead, and what the file does not tell.
  *
- * @param {{lead?: string, fs?: number, unit?: string}} options
+ * @param {ReadTable} table
+ * @param {import("./files/request.js").SignalSettings} settings
  * @returns {Array<[string, string]>}
  */
-export function formFields({ lead, fs, unit }) {
+export function formFields(table, { lead, fs, unit }) {
+  const isUnitTold = hasUnits(table) && unit === unitOf(table, lead);
   /** @type {Array<[string, string]>} */
   const fields = [
-    ["lead", lead ?? ""],
-    ["sampling_rate", fs ? String(fs) : ""],
-    ["unit", unit ?? ""],
+    ["lead", lead],
+    ["sampling_rate", fs === table.fs ? "" : String(fs)],
+    ["unit", isUnitTold ? "" : unit],
   ];
   return fields.filter(([, value]) => value !== "");
 }
@@ -98,5 +123,5 @@ export function formFields({ lead, fs, unit }) {
  * @returns {ReadTable}
  */
 export function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
-  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, unit: "mV" };
+  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, units: ["mV"] };
 }

@@ -310,6 +310,7 @@ class RecordingsStub:
         self.cancelled: list[str] = []
         self.failure: dict[str, Any] | None = None
         self.polls_until_done = 2
+        self.leads = ["MLII", "V5"]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope.get("path", "")
@@ -345,7 +346,14 @@ class RecordingsStub:
                     }
                 )
             self.polls = 0
-            job = {"job_id": "day-1", "status": "queued", "progress": 0.0}
+            (lead,) = self.forms[-1].get("lead", self.leads[:1])
+            job = {
+                "job_id": "day-1",
+                "status": "queued",
+                "progress": 0.0,
+                "lead": lead,
+                "leads": self.leads,
+            }
             return JSONResponse(job, 202, headers={"Location": f"{RECORDINGS}day-1"})
         job_id, _, part = rest.partition("/")
         if job_id != "day-1":

@@ -2,13 +2,10 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
-from ecg_lib.recording_files import open_recording
 
 Evaluate = Callable[..., Any]
 
@@ -27,14 +24,14 @@ PARSE_NPY = """
 
 
 @pytest.mark.parametrize(
-    ("text", "leads", "columns", "fs", "unit"),
+    ("text", "leads", "columns", "fs", "units"),
     [
-        ("1\n2\n-3.5\n", ["MLII"], [[1, 2, -3.5]], None, None),
-        ("\ufeff1e-3\r\n2E0\r\n", ["MLII"], [[0.001, 2]], None, None),
-        ("MLII,V1\n1,2\n3,4\n", ["MLII", "V1"], [[1, 3], [2, 4]], None, None),
-        ("time,II\n0,1\n0.004,2\n0.008,3\n", ["II"], [[1, 2, 3]], 250, None),
-        ("time_s\tII\n0\t1\n0.5\t2\n1\t3\n", ["II"], [[1, 2, 3]], 2, None),
-        ("t (ms);II [uV]\n0,0;1,5\n4,0;2,5\n", ["II"], [[1.5, 2.5]], 250, "uV"),
+        ("1\n2\n-3.5\n", ["MLII"], [[1, 2, -3.5]], None, [None]),
+        ("\ufeff1e-3\r\n2E0\r\n", ["MLII"], [[0.001, 2]], None, [None]),
+        ("MLII,V1\n1,2\n3,4\n", ["MLII", "V1"], [[1, 3], [2, 4]], None, [None, None]),
+        ("time,II\n0,1\n0.004,2\n0.008,3\n", ["II"], [[1, 2, 3]], 250, [None]),
+        ("time_s\tII\n0\t1\n0.5\t2\n1\t3\n", ["II"], [[1, 2, 3]], 2, [None]),
+        ("t (ms);II [uV]\n0,0;1,5\n4,0;2,5\n", ["II"], [[1.5, 2.5]], 250, ["uV"]),
         (
             (
                 "'Elapsed time','MLII','V5'\n'm:ss.mmm','mV','mV'\n0:59.000,-0.145,-0.065\n"
@@ -43,18 +40,18 @@ PARSE_NPY = """
             ["MLII", "V5"],
             [[-0.145, -0.145, 0], [-0.065, -0.065, 1]],
             1,
-            "mV",
+            ["mV", "mV"],
         ),
         (
             "'sample #','MLII','V5'\n0,995,1011\n1,996,1012\n",
             ["MLII", "V5"],
             [[995, 996], [1011, 1012]],
             None,
-            None,
+            [None, None],
         ),
-        (",ecg_mv\n0,0.1\n1,0.2\n", ["ecg"], [[0.1, 0.2]], None, "mV"),
-        ("# a note\nII\n\n1\n2\n", ["II"], [[1, 2]], None, None),
-        ("  1   2\n  3   4\n", ["lead 1", "lead 2"], [[1, 3], [2, 4]], None, None),
+        (",ecg_mv\n0,0.1\n1,0.2\n", ["ecg"], [[0.1, 0.2]], None, ["mV"]),
+        ("# a note\nII\n\n1\n2\n", ["II"], [[1, 2]], None, [None]),
+        ("  1   2\n  3   4\n", ["lead1", "lead2"], [[1, 3], [2, 4]], None, [None, None]),
     ],
 )
 def test_csv_files_of_many_kinds_are_read(
@@ -63,10 +60,10 @@ def test_csv_files_of_many_kinds_are_read(
     leads: list[str],
     columns: list[list[float]],
     fs: float | None,
-    unit: str | None,
+    units: list[str | None],
 ) -> None:
     table = evaluate("files/csv.js", PARSE_CSV, text)
-    assert table == {"leads": leads, "columns": columns, "fs": fs, "unit": unit}
+    assert table == {"leads": leads, "columns": columns, "fs": fs, "units": units}
 
 
 @pytest.mark.parametrize(
@@ -79,6 +76,8 @@ def test_csv_files_of_many_kinds_are_read(
         ("a,b\n1,2\n3,\n", "Row 3 of a.csv has no number"),
         ("time,II\n1,1\n1,2\n", "Time does not go forwards in a.csv"),
         ("time\n1\n2\n", "a.csv has no lead"),
+        ("II,II\n1,2\n", "Two columns of a.csv are called “II”"),
+        ("time (h),II\n1,2\n3,4\n", "The unit of time in a.csv is not known"),
         ("II\n1\nNaN\n", "Row 3 of a.csv has no number"),
     ],
 )
@@ -95,19 +94,16 @@ def test_a_rate_that_is_printed_with_few_decimals_is_the_round_one(evaluate: Eva
     assert evaluate("files/csv.js", PARSE_CSV, odd)["fs"] == pytest.approx(128.5, abs=1e-3)
 
 
-def test_the_browser_reads_a_csv_file_as_the_service_does(
-    evaluate: Evaluate, tmp_path: Path
-) -> None:
-    text = "time,MLII,V1\n" + "".join(f"{n / 250},{n % 7 / 10},{n % 5}\n" for n in range(2500))
-    path = tmp_path / "a.csv"
-    path.write_text(text)
-    opened = open_recording(path)
-    table = evaluate("files/csv.js", PARSE_CSV, text)
-    assert [(name, table["fs"]) for name in table["leads"]] == [
-        (lead.name, lead.fs) for lead in opened.leads
-    ]
-    for column, lead in zip(table["columns"], opened.leads, strict=True):
-        np.testing.assert_allclose(column, np.concatenate(list(opened.blocks(lead))), atol=1e-6)
+def test_headings_are_read_as_the_service_reads_them(evaluate: Evaluate, csv_case: Any) -> None:  # noqa: ANN401  of the conftest
+    """The service is held to the same table by ``tests/ecg_lib/test_recording_files.py``."""
+    table = evaluate("files/csv.js", PARSE_CSV, csv_case.text)
+    if csv_case.leads is None:
+        assert set(table) == {"title", "detail"}
+        return
+    assert [table[part] for part in ("leads", "units", "fs")] == [
+        csv_case.leads, csv_case.units, csv_case.fs,
+    ]  # fmt: skip
+    np.testing.assert_allclose(table["columns"], csv_case.columns, atol=1e-9)
 
 
 @pytest.mark.parametrize("dtype", "<f4 <f8 >f4 >f8 <i2 >i2 i1 <i4 <i8 u2".split())
@@ -190,19 +186,6 @@ def test_files_are_sorted_by_what_they_are(
         try { return m.sortFiles(files).kind; } catch (problem) { return problem.title; }
     """
     assert evaluate("files/recording_files.js", sort, names) == result
-
-
-def test_the_leads_of_recordings_are_read_from_their_headers(evaluate: Evaluate) -> None:
-    read = "return await m.readLeads([new File([argument.text], argument.name)]);"
-    header = (
-        "100 2 360 650000\n100.dat 212 200 11 1024 995 -22131 0 MLII\n"
-        "100.dat 212 200 11 1024 1011 20052 0 V5\n# 69 M\n"
-    )
-    found = evaluate("files/recording_files.js", read, {"text": header, "name": "100.hea"})
-    assert found == ["MLII", "V5"]
-    edf = " " * 252 + "3   " + "ECG II".ljust(16) + "ECG V2".ljust(16) + "EDF Annotations".ljust(16)
-    found = evaluate("files/recording_files.js", read, {"text": edf, "name": "a.edf"})
-    assert found == ["ECG II", "ECG V2"]
 
 
 def test_samples_are_brought_to_millivolt(evaluate: Evaluate) -> None:

@@ -2,12 +2,16 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import FilePayload, Page, expect
+
+from ecg_lib.recording_files import choose_lead, open_recording
 
 Stub = Any
 """The stub of the conftest, which cannot be imported."""
@@ -88,21 +92,65 @@ def test_a_pair_of_files_and_a_lead_are_sent_as_the_contract_says(
     expect(page.locator("#curl")).to_contain_text("-F lead=V5")
 
 
-def test_a_long_csv_file_becomes_a_recording_with_its_rate_and_unit(
-    page: Page, recordings: Stub
+def csv_file(headings: str, rows: Iterable[str]) -> FilePayload:
+    text = f"{headings}\n" + "".join(f"{row}\n" for row in rows)
+    return {"name": "long.csv", "mimeType": "text/csv", "buffer": text.encode()}
+
+
+def test_a_long_csv_file_becomes_a_recording_that_the_service_reads_the_same(
+    page: Page, recordings: Stub, tmp_path: Path
 ) -> None:
     page.goto(recordings.url)
     page.locator("#served dl").wait_for()
-    text = "time,II (uV),V1 (uV)\n" + "".join(f"{at / 100},{at % 900},0\n" for at in range(180_100))
-    page.set_input_files(
-        "#files", [{"name": "long.csv", "mimeType": "text/csv", "buffer": text.encode()}]
-    )
+    rows = (f"{at / 100},{at % 900},0" for at in range(180_100))
+    long = csv_file("time,V1 (uV),II (uV)", rows)
+    page.set_input_files("#files", [long])
     page.locator("#summary").wait_for(timeout=60_000)
-    assert recordings.forms == [
-        {"files": ["long.csv"], "sampling_rate": ["100"], "unit": ["uV"], "lead": ["II"]}
-    ]
-    for field in ("files=@long.csv", "sampling_rate=100", "unit=uV", "lead=II"):
+    (form,) = recordings.forms
+    assert form == {"files": ["long.csv"], "lead": ["II"]}
+    for field in ("files=@long.csv", "lead=II"):
         expect(page.locator("#curl")).to_contain_text(f"-F {field}")
+
+    path = tmp_path / "long.csv"
+    path.write_bytes(long["buffer"])
+    opened = open_recording(path)
+    assert choose_lead(opened.leads, form["lead"][0]) == ("II", 100.0, None)
+    first_mv = next(opened.blocks(choose_lead(opened.leads, "V1")))[:4]
+    np.testing.assert_allclose(first_mv, [0, 0.001, 0.002, 0.003], rtol=1e-6)
+
+
+def test_another_lead_is_analysed_with_the_rate_and_unit_of_the_first(
+    page: Page, recordings: Stub
+) -> None:
+    recordings.leads = ["II", "V1"]
+    page.goto(recordings.url)
+    page.locator("#served dl").wait_for()
+    rows = (f"{at % 900 + 0.5},0" for at in range(180_100))
+    page.set_input_files("#files", [csv_file("II,V1", rows)])
+    page.get_by_label("Samples per second (Hz)").fill("100")
+    page.get_by_role("button", name="Find the beats").click()
+    page.locator("#summary").wait_for(timeout=60_000)
+    page.locator("#settings summary").click()
+    page.get_by_label("Lead", exact=True).select_option("V1")
+    page.get_by_role("button", name="Analyse this lead").click()
+    wait_until(lambda: len(recordings.forms) == 2)
+    told = {"files": ["long.csv"], "sampling_rate": ["100"], "unit": ["uV"]}
+    assert recordings.forms == [told | {"lead": ["II"]}, told | {"lead": ["V1"]}]
+    expect(page.get_by_label("Lead", exact=True)).to_have_value("V1")
+
+
+def test_the_leads_to_choose_from_are_those_of_the_service(page: Page, recordings: Stub) -> None:
+    recordings.leads = ["II", "V2", "V5"]
+    labels = ["ECG II", "ECG V2", "ECG V5", "Trend"]
+    head = " " * 252 + "4   " + "".join(label.ljust(16) for label in labels)
+    page.goto(recordings.url)
+    page.locator("#served dl").wait_for()
+    page.set_input_files("#files", [{**DAY, "buffer": head.encode()}])
+    page.locator("#summary").wait_for(timeout=60_000)
+    page.locator("#settings summary").click()
+    lead = page.get_by_label("Lead", exact=True)
+    assert lead.locator("option").all_text_contents() == ["II", "V2", "V5"]
+    expect(lead).to_have_value("II")
 
 
 def test_progress_is_shown_and_cancel_reaches_the_job(page: Page, recordings: Stub) -> None:

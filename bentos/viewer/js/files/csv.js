@@ -6,29 +6,22 @@
  */
 
 import { fileProblem } from "../problem.js";
+import { numberHeadings, readHeading, unquote } from "./headings.js";
+
+/** @typedef {import("./headings.js").Heading} Heading */
 
 /**
  * @typedef {object} SignalTable
  * @property {string[]} leads
  * @property {Float64Array[]} columns One for each lead.
  * @property {number | null} fs From the column of time; null when there is none.
- * @property {string | null} unit As the file says; null when it does not.
+ * @property {Array<string | null>} units Of each lead as the file says; null when it does not.
  */
 
-const TIME_NAME = /^(elapsed[ _]?)?time([ _]?stamp)?$|^t$|^seconds?$|^timestamp$/i;
-const INDEX_NAME = /^$|^#$|^index$|^unnamed: 0$|^sample([ _]?(#|number|index|no\.?))?$/i;
-const UNIT_IN_NAME = /[[(]\s*([^\])]+?)\s*[\])]\s*$|_(mv|uv|s|ms)$/i;
 /** Lines that tell how a file is written. */
 const LOOKED_AT = 6;
-const UNITS = new Map([
-  ["mv", "mV"],
-  ["millivolt", "mV"],
-  ["uv", "uV"],
-  ["µv", "uV"],
-  ["μv", "uV"],
-  ["v", "V"],
-  ["adu", "counts"],
-]);
+/** Rows by which a column that is called a count is known to be one. */
+const COUNTED_ROWS = 100;
 
 /**
  * Read the text of a CSV file.
@@ -44,21 +37,30 @@ export function parseCsv(text, fileName) {
   const split = chooseSplit(rows.slice(0, LOOKED_AT).map((at) => lines[at]));
   const first = split(lines[rows[0]]);
   const hasHeader = first.some((cell) => Number.isNaN(parseCell(cell)));
+  const names = hasHeader ? first : readComment(lines[rows[0] - 1], split, first.length);
   const second = hasHeader && rows.length > 1 ? split(lines[rows[1]]) : [];
   const hasUnits = second.length > 0 && second.every((cell) => Number.isNaN(parseCell(cell)));
   const body = rows.slice(Number(hasHeader) + Number(hasUnits));
   if (!body.length) throw fileProblem(`${fileName} has no samples`, "There are names and no rows.");
   const columns = readColumns(lines, body, { split, width: first.length, fileName });
   const units = hasUnits ? second : [];
-  const headings = (hasHeader ? first : []).map((cell, at) => readHeading(cell, units[at]));
-  return describe(columns, hasHeader ? headings : numberHeadings(first.length), fileName);
+  const headings = names?.map((cell, at) => readHeading(cell, units[at]));
+  return describe(columns, headings ?? numberHeadings(first.length), fileName);
 }
 
 /**
- * @typedef {object} Heading
- * @property {string} name
- * @property {string} unit
+ * Read headings that NumPy wrote as a comment; null when there are none.
+ *
+ * @param {string | undefined} line The one before the first row.
+ * @param {(line: string) => string[]} split
+ * @param {number} width
+ * @returns {string[] | null}
  */
+function readComment(line, split, width) {
+  if (!line?.startsWith("#")) return null;
+  const names = split(line.replace(/^#+/, ""));
+  return names.length === width ? names : null;
+}
 
 /**
  * @param {Float64Array[]} columns
@@ -67,18 +69,21 @@ export function parseCsv(text, fileName) {
  * @returns {SignalTable}
  */
 function describe(columns, headings, fileName) {
-  const timeAt = headings.findIndex(({ name }) => TIME_NAME.test(name));
-  const kept = headings.flatMap((heading, at) =>
-    at === timeAt || (INDEX_NAME.test(heading.name) && isNumbering(columns[at])) ? [] : [at],
+  const time = headings.findIndex(({ kind }) => kind === "time");
+  const kept = headings.flatMap(({ kind }, at) =>
+    kind === "time" || (kind === "count" && isNumbering(columns[at])) ? [] : [at],
   );
   if (!kept.length)
     throw fileProblem(`${fileName} has no lead`, "Every column is time or a number.");
-  const unit = kept.map((at) => UNITS.get(headings[at].unit.toLowerCase())).find(Boolean) ?? null;
+  const leads = kept.map((at) => headings[at].name);
+  const twice = leads.find((name, at) => leads.indexOf(name) < at);
+  if (twice !== undefined)
+    throw fileProblem(`Two columns of ${fileName} are called “${twice}”`, "Which is it to be?");
   return {
-    leads: kept.map((at) => headings[at].name),
+    leads,
     columns: kept.map((at) => columns[at]),
-    fs: timeAt < 0 ? null : measureRate(columns[timeAt], headings[timeAt].unit, fileName),
-    unit,
+    fs: time < 0 ? null : measureRate(columns[time], headings[time].unitS, fileName),
+    units: kept.map((at) => headings[at].unit),
   };
 }
 
@@ -114,7 +119,8 @@ function readColumns(lines, body, { split, width, fileName }) {
 }
 
 /**
- * Choose how lines are split: a semicolon or tab before a comma, and blanks when there is none.
+ * Choose how lines are split: a semicolon or tab before a comma, and blanks between numbers when
+ * there is none.
  *
  * @param {string[]} lines The first ones.
  * @returns {(line: string) => string[]}
@@ -126,6 +132,7 @@ function chooseSplit(lines) {
     return (line) => line.split(";").map((cell) => cell.replace(",", "."));
   }
   if (delimiter) return (line) => line.split(delimiter);
+  if (!/\s/.test(second.trim())) return (line) => [line];
   return (line) => line.trim().split(/\s+/);
 }
 
@@ -143,47 +150,22 @@ function parseCell(cell) {
   return text.split(":").reduce((total, part) => 60 * total + Number(part.replace(",", ".")), 0);
 }
 
-/** @param {string} cell */
-function unquote(cell) {
-  return cell
-    .trim()
-    .replace(/^(['"])(.*)\1$/, "$2")
-    .trim();
-}
-
-/**
- * @param {string} cell
- * @param {string} [unitCell] What the row of units has there.
- * @returns {Heading}
- */
-function readHeading(cell, unitCell = "") {
-  const name = unquote(cell);
-  const inName = UNIT_IN_NAME.exec(name);
-  const unit = unquote(unitCell) || (inName?.[1] ?? inName?.[2] ?? "");
-  return { name: inName ? name.slice(0, inName.index).trim() : name, unit };
-}
-
-/**
- * @param {number} width
- * @returns {Heading[]}
- */
-function numberHeadings(width) {
-  if (width === 1) return [{ name: "MLII", unit: "" }];
-  return Array.from({ length: width }, (_, at) => ({ name: `lead ${at + 1}`, unit: "" }));
-}
-
 /** @param {Float64Array} column */
 function isNumbering(column) {
-  return column.length > 1 && column.every((value, at) => value === column[0] + at);
+  const counts = column.subarray(0, COUNTED_ROWS);
+  return counts.length > 1 && counts.every((value, at) => value === counts[0] + at);
 }
 
 /**
  * @param {Float64Array} time
- * @param {string} unit
+ * @param {number | null} unitS Seconds of its unit.
  * @param {string} fileName
  * @returns {number | null}
  */
-function measureRate(time, unit, fileName) {
+function measureRate(time, unitS, fileName) {
+  if (unitS === null) {
+    throw fileProblem(`The unit of time in ${fileName} is not known`, "It may be s, ms, us or ns.");
+  }
   if (time.length < 2) return null;
   const lasts = time[time.length - 1] - time[0];
   if (!(lasts > 0)) {
@@ -192,8 +174,7 @@ function measureRate(time, unit, fileName) {
       `It is ${time[0]} in the first row and ${time[time.length - 1]} in the last.`,
     );
   }
-  const scale = /^(ms|milliseconds?)$/i.test(unit) ? 1000 : 1;
-  return roundRate((scale * (time.length - 1)) / lasts);
+  return roundRate((time.length - 1) / (lasts * unitS));
 }
 
 /**

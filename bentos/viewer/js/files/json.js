@@ -9,7 +9,7 @@ import { fileProblem } from "../problem.js";
  * @property {string[]} leads
  * @property {Float64Array[]} columns
  * @property {number | null} fs
- * @property {string | null} unit
+ * @property {Array<string | null>} units
  * @property {boolean} [applyRuleguard]
  * @property {string} [patientId]
  */
@@ -48,7 +48,7 @@ export function parseJson(text, fileName) {
     leads: [typeof request.derivation === "string" ? request.derivation : "MLII"],
     columns: [Float64Array.from(samples)],
     fs: typeof rate === "number" ? rate : null,
-    unit: "mV",
+    units: ["mV"],
     applyRuleguard: request.apply_ruleguard !== false,
     patientId: typeof request.patient_id === "string" ? request.patient_id : undefined,
   };

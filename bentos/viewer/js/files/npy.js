@@ -56,13 +56,13 @@ export function parseNpy(buffer, fileName, isPart = false) {
       return read(view, size * at, order !== ">");
     }),
   );
-  const leads = columns.map((_, lead) => (nLeads === 1 ? "MLII" : `lead ${lead + 1}`));
+  const leads = columns.map((_, lead) => (nLeads === 1 ? "MLII" : `lead${lead + 1}`));
   const bad = columns.find((column) => !column.every(Number.isFinite));
   if (bad) {
     const at = bad.findIndex((value) => !Number.isFinite(value));
     throw fileProblem(`Sample ${at} of ${fileName} is no number`, "It is NaN or infinite.");
   }
-  return { leads, columns, fs: null, unit: null };
+  return { leads, columns, fs: null, units: leads.map(() => null) };
 }
 
 /**

@@ -10,7 +10,7 @@ import { asProblem } from "../problem.js";
 const FORMATS = [
   ["html", "Report", "html"],
   ["pdf", "PDF", "pdf"],
-  ["csv", "Beats, CSV", "csv"],
+  ["csv", "Beats, CSV", "beats.csv"],
   ["atr", "WFDB annotations", "pvc"],
   ["fhir", "FHIR", "fhir.json"],
   ["json", "Summary, JSON", "json"],

@@ -5,6 +5,7 @@
 
 import { fill, h } from "../dom.js";
 import { duration, plural } from "../format.js";
+import { hasUnits, unitOf } from "../subject.js";
 
 const UNITS = [
   ["mV", "mV"],
@@ -44,6 +45,7 @@ export function bindSettings(element, { store, opener }) {
     const isOther =
       subject?.table !== before.subject?.table ||
       subject?.files !== before.subject?.files ||
+      subject?.leads !== before.subject?.leads ||
       isAsked(state) !== isAsked(before) ||
       state.knownLeads !== before.knownLeads;
     if (isOther) show(element, { state, before, opener });
@@ -186,7 +188,12 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
   showCounts();
   describeLength();
   form.addEventListener("input", describeLength);
-  form.addEventListener("change", () => {
+  form.addEventListener("change", ({ target }) => {
+    const unit = form.querySelector("#setting-unit");
+    const isLead = target instanceof HTMLSelectElement && target.id === "setting-lead";
+    if (isLead && hasUnits(table) && unit instanceof HTMLSelectElement) {
+      unit.value = unitOf(table, target.value);
+    }
     showCounts();
     // What is not sent yet is at least drawn as it would be.
     if (isFirst && form.checkValidity()) void opener.preview(read());
@@ -222,12 +229,12 @@ function readForm(form, before) {
  * @param {import("../state.js").Subject} subject
  * @param {import("../open.js").Opener} opener
  */
-function makeLeadForm({ leads }, opener) {
+function makeLeadForm({ leads, lead }, opener) {
   const select = makeSelect(
     "lead",
     "Lead",
     leads.map((name) => [name, name]),
-    leads[0],
+    lead || leads[0],
   );
   return h(
     "form",

@@ -1,0 +1,84 @@
+"""Tell from its heading what a column of a CSV file is: a lead, time, or a count of rows.
+
+The viewer reads headings by the same rule (``bentos/viewer/js/files/headings.js``), and both are
+tested with one table, ``tests/csv_headings.json``. The rule is told in the README.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+COUNTS: Final = "counts"
+"""The unit of samples as a converter gave them."""
+
+UNIT_TO_S: Final = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "µs", "μs", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+}
+
+_UNITS: Final = {
+    **dict.fromkeys(("mv", "millivolt", "millivolts"), "mV"),
+    **dict.fromkeys(("uv", "µv", "μv", "microvolt", "microvolts"), "uV"),
+    **dict.fromkeys(("v", "volt", "volts"), "V"),
+    **dict.fromkeys(("adu", "count", "counts"), COUNTS),
+}
+_NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
+"""Units that may be all of the heading of a lead; V is a lead too."""
+
+_UNIT_IN_NAME: Final = re.compile(
+    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]|_(mv|uv|µv|μv|s|ms|us|µs|μs|ns))", re.IGNORECASE
+)
+_TIME_NAME: Final = re.compile(r"(?:.*[ _-])?time(?:[ _-]?stamp)?|t", re.IGNORECASE)
+_COUNT_NAME: Final = re.compile(
+    r"|n|row|index|unnamed: 0|sample(?:[ _]?(?:#|number|index|no\.?))?", re.IGNORECASE
+)
+
+
+class ColumnKind(StrEnum):
+    """What a column is."""
+
+    LEAD = "lead"
+    TIME = "time"
+    COUNT = "count"
+    """A lead after all where its numbers do not go up by one."""
+
+
+class Heading(NamedTuple):
+    """What a heading says."""
+
+    kind: ColumnKind
+    name: str
+    unit: str | None = None
+    """Of a lead ``mV``, ``uV``, ``V`` or ``counts``, None when it states none; of time a key of
+    `UNIT_TO_S`, None when it states another."""
+
+
+def read_heading(cell: str) -> Heading:
+    """Read the heading of a column.
+
+    Examples
+    --------
+    >>> read_heading("II (uV)")
+    Heading(kind=<ColumnKind.LEAD: 'lead'>, name='II', unit='uV')
+    >>> read_heading("time_ms")
+    Heading(kind=<ColumnKind.TIME: 'time'>, name='time', unit='ms')
+
+    """
+    text = re.sub(r"^(['\"])(.*)\1$", r"\2", cell.strip())
+    text = text.lstrip("#").strip()  # NumPy writes headings as a comment
+    found = _UNIT_IN_NAME.fullmatch(text)
+    name = found[1] if found else text
+    said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""
+    if text.lower() in UNIT_TO_S:
+        return Heading(ColumnKind.TIME, text, text.lower())
+    if _TIME_NAME.fullmatch(name):
+        unit = said or "s"
+        return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
+    if said in _UNITS:
+        return Heading(ColumnKind.LEAD, name, _UNITS[said])
+    kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD
+    return Heading(kind, text, _NAMELESS.get(text.lower()))
