@@ -10,6 +10,9 @@ import re
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+LONGEST: Final = 200
+"""Characters of a heading that is looked into; a longer one is the name of a lead."""
+
 COUNTS: Final = "counts"
 """The unit of samples as a converter gave them."""
 
@@ -70,6 +73,8 @@ def read_heading(cell: str) -> Heading:
     """
     text = re.sub(r"^(['\"])(.*)\1$", r"\2", cell.strip())
     text = text.lstrip("#").strip()  # NumPy writes headings as a comment
+    if len(text) > LONGEST:
+        return Heading(ColumnKind.LEAD, text)
     found = _UNIT_IN_NAME.fullmatch(text)
     name = found[1] if found else text
     said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""

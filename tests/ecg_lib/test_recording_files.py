@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 import ecg_lib.recording_files as module
 from ecg_lib.annotations import DS1
+from ecg_lib.csv_headings import LONGEST, ColumnKind, Heading, read_heading
 from ecg_lib.edf_format import blank_identity
 from ecg_lib.errors import (
     CorruptRecordError,
@@ -587,3 +588,11 @@ def test_any_numpy_header_is_read_or_refused(tmp_path: Path, header: bytes) -> N
     file = io.BytesIO(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     path.write_bytes(file.getvalue() + b"\x00" * 8000)
     _expect_answer_or_refusal(path, fs=200.0)
+
+
+def test_a_long_heading_is_not_looked_into() -> None:
+    """To look into it would take a time that grows with the square of its length."""
+    heading = "t" + (LONGEST - 5) * " " + "(uV)"
+    assert read_heading(heading) == Heading(ColumnKind.TIME, "t", None)
+    longer = heading.replace("t", "t  ")
+    assert read_heading(longer) == Heading(ColumnKind.LEAD, longer)

@@ -36,6 +36,9 @@ const UNIT_IN_NAME =
 const TIME_NAME = /^(?:.*[ _-])?time(?:[ _-]?stamp)?$|^t$/i;
 const COUNT_NAME = /^$|^n$|^row$|^index$|^unnamed: 0$|^sample(?:[ _]?(?:#|number|index|no\.?))?$/i;
 
+/** Characters of a heading that is looked into; a longer one is the name of a lead. */
+const LONGEST = 200;
+
 /**
  * Read the heading of a column.
  *
@@ -45,6 +48,7 @@ const COUNT_NAME = /^$|^n$|^row$|^index$|^unnamed: 0$|^sample(?:[ _]?(?:#|number
  */
 export function readHeading(cell, unitCell = "") {
   const text = unquote(cell).replace(/^#+/, "").trim();
+  if (text.length > LONGEST) return { kind: "lead", name: cut(text), unit: null, unitS: null };
   const found = UNIT_IN_NAME.exec(text);
   const inName = (found?.[2] ?? found?.[3] ?? found?.[4] ?? "").trim().toLowerCase();
   const inRow = unquote(unitCell).toLowerCase();
