@@ -174,10 +174,11 @@ class RecordingJobs:
         """Make the directory of what comes to this process, locked as long as the process lives."""
         if self._uploads is None or not self._uploads.exists():
             self._close_uploads()
-            self._uploads = self._home / _INCOMING / str(uuid.uuid4())
-            self._uploads.mkdir(parents=True, mode=0o700)
-            self._uploads_lock = os.open(self._uploads / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            directory = self._home / _INCOMING / str(uuid.uuid4())
+            directory.mkdir(parents=True, mode=0o700)
+            self._uploads_lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
             fcntl.flock(self._uploads_lock, fcntl.LOCK_EX)
+            self._uploads = directory
         return self._uploads
 
     def _close_uploads(self) -> None:
