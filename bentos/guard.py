@@ -81,7 +81,7 @@ def _check_host(runtime: Runtime, scope: Scope, headers: dict[bytes, bytes]) -> 
 def _is_loopback(address: str) -> bool:
     try:
         return ipaddress.ip_address(address).is_loopback
-    except ValueError:  # a name, or a socket of another kind
+    except ValueError:  # a name, which the host has resolved, or a socket of another kind
         return address == "localhost"
 
 

@@ -245,6 +245,8 @@ class Host:
         """
         environment = {
             **os.environ,
+            # Where a name led when it was bound: the guard goes by it.
+            "ECG_SERVICE_HOST": str(self._listener.getsockname()[0]),
             "BENTOML_HOME": str(self._settings.bentoml_home),
             "BENTOML_DO_NOT_TRACK": "True",
             # The products of a strip are small: a second thread only waits for them, and burns

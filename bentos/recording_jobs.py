@@ -58,6 +58,9 @@ _FREE_BYTES: Final = 2**30
 _STALE_UPLOAD_S: Final = 600.0
 """Far longer than an upload may stand still (:func:`bentos.uploads.receive_form`)."""
 
+_UNREADABLE_S: Final = 3600.0
+"""Time to go back to the version that wrote a job before the job is removed."""
+
 _GONE: Final = ".gone"
 _JOB_ID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _CODE_ROOT: Final = Path(__file__).parents[1]
@@ -121,7 +124,9 @@ class RecordingJobs:
         self._stop = threading.Event()
         self._wake = threading.Event()
         self._taking = threading.Lock()
-        self._unreadable: set[str] = set()
+        self._uploads: Path | None = None
+        self._uploads_lock: int | None = None
+        self._unreadable: dict[str, float] = {}  # when each was noticed
         self._thread = threading.Thread(target=self._run, name="recordings", daemon=True)
 
     def start(self) -> None:
@@ -143,6 +148,7 @@ class RecordingJobs:
         if self._lock_file is not None:
             os.close(self._lock_file)
             self._lock_file = None
+        self._close_uploads()
 
     # What requests do.
 
@@ -155,15 +161,30 @@ class RecordingJobs:
             If too many recordings wait, or the disk is full.
 
         """
-        incoming = self._home / _INCOMING
-        incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
         with self._taking:
-            self._require_place(self._count_waiting() + _count_uploads(incoming))
+            uploads = self._open_uploads()
+            self._require_place(self._count_waiting() + _count_uploads(uploads.parent))
             if shutil.disk_usage(self._home).free < announced_bytes + _FREE_BYTES:
                 raise explain_no_room()
-            directory = incoming / str(uuid.uuid4())
+            directory = uploads / str(uuid.uuid4())
             directory.mkdir(mode=0o700)
         return directory
+
+    def _open_uploads(self) -> Path:
+        """Make the directory of what comes to this process, locked as long as the process lives."""
+        if self._uploads is None or not self._uploads.exists():
+            self._close_uploads()
+            directory = self._home / _INCOMING / str(uuid.uuid4())
+            directory.mkdir(parents=True, mode=0o700)
+            self._uploads_lock = os.open(directory / _LOCK, os.O_RDWR | os.O_CREAT, 0o600)
+            fcntl.flock(self._uploads_lock, fcntl.LOCK_EX)
+            self._uploads = directory
+        return self._uploads
+
+    def _close_uploads(self) -> None:
+        if self._uploads_lock is not None:
+            os.close(self._uploads_lock)
+        self._uploads = self._uploads_lock = None
 
     def _count_waiting(self) -> int:
         return sum(job.status not in _FINISHED for job in self._list())
@@ -304,26 +325,15 @@ class RecordingJobs:
             os.close(file)
             return False
         self._lock_file = file
-        self._recover()
         return True
-
-    def _recover(self) -> None:
-        """Queue again what another process was working on when it ended."""
-        for job in self._list():
-            if job.status is not JobStatus.RUNNING:
-                continue
-            if job.attempts >= _MAX_ATTEMPTS:
-                detail = f"the analysis was cut off {job.attempts} times"
-                self._finish(job.job_id, JobStatus.FAILED, ProblemError(CRASHED, detail))
-            else:
-                _logger.info("recording %s was cut off and is analysed again", job.job_id)
-                self._update(job.job_id, status=JobStatus.QUEUED)
 
     def _work(self) -> None:
         for job_id in list(self._processes):
             self._look_after(job_id)
         jobs = sorted(self._list(), key=lambda job: job.created_at)
         for job in jobs:
+            if job.status is JobStatus.RUNNING and job.job_id not in self._processes:
+                self._recover(job)
             if job.status is not JobStatus.QUEUED:
                 continue
             if (self._home / job.job_id / _CANCEL).exists():
@@ -334,6 +344,25 @@ class RecordingJobs:
         for job_id in finished[: -self._kept]:
             self._remove(job_id)
         self._clear_uploads()
+        self._clear_unreadable()
+
+    def _recover(self, job: Job) -> None:
+        """Go on with a job that runs by its state, and that no process of ours works on.
+
+        The process that worked on the queue ended meanwhile, or the disk was full when the end of
+        the analysis was to be noted.
+        """
+        directory = self._home / job.job_id
+        if (directory / _CANCEL).exists():
+            self._finish(job.job_id, JobStatus.CANCELLED)
+        elif (directory / OUTCOME).exists():
+            self._conclude(job.job_id, 0)
+        elif job.attempts >= _MAX_ATTEMPTS:
+            detail = f"the analysis was cut off {job.attempts} times"
+            self._finish(job.job_id, JobStatus.FAILED, ProblemError(CRASHED, detail))
+        else:
+            _logger.info("recording %s was cut off and is analysed again", job.job_id)
+            self._update(job.job_id, status=JobStatus.QUEUED)
 
     def _start(self, job: Job, model: LoadedModel) -> None:
         directory = self._home / job.job_id
@@ -348,19 +377,11 @@ class RecordingJobs:
         task |= {"bundle": str(model.bundle.directory), "model": model.info}
         _write_json(directory / TASK, task)
         self._update(job.job_id, status=JobStatus.RUNNING, attempts=job.attempts + 1)
-        process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "bentos.recording_process", str(directory)],
-            # Its end is the sign that this process has ended.
-            stdin=subprocess.PIPE,
-            env={
-                **os.environ,
-                "PYTHONPATH": str(_CODE_ROOT),
-                # Parts are worked on by threads of our own.
-                "OMP_NUM_THREADS": "1",
-                "OPENBLAS_NUM_THREADS": "1",
-            },
-            start_new_session=True,
-        )
+        try:
+            process = _start_process(directory)
+        except OSError:  # no memory or process left: no attempt
+            self._update(job.job_id, status=JobStatus.QUEUED, attempts=job.attempts)
+            raise
         self._processes[job.job_id] = (process, time.monotonic())
 
     def _look_after(self, job_id: str) -> None:
@@ -438,10 +459,20 @@ class RecordingJobs:
         incoming = self._home / _INCOMING
         if not incoming.exists():
             return
-        for path in incoming.iterdir():
-            with suppress(FileNotFoundError):
-                if time.time() - _last_changed_s(path) > _STALE_UPLOAD_S:
-                    shutil.rmtree(path, ignore_errors=True)
+        for directory in incoming.iterdir():
+            # One whose process has just made it may not be locked yet.
+            for path in _list_uploads(directory) if _is_locked(directory) else [directory]:
+                with suppress(FileNotFoundError):
+                    if time.time() - _last_changed_s(path) > _STALE_UPLOAD_S:
+                        shutil.rmtree(path, ignore_errors=True)
+
+    def _clear_unreadable(self) -> None:
+        """Remove jobs that could not be read for long: no list has them, so nobody else would."""
+        for job_id, noticed_s in list(self._unreadable.items()):
+            if time.monotonic() - noticed_s > _UNREADABLE_S:
+                self._remove(job_id)
+                self._unreadable.pop(job_id, None)
+                _logger.error("recording %s, which cannot be read, is removed", job_id)
 
     def _list(self) -> Iterator[Job]:
         if not self._home.exists():
@@ -453,22 +484,57 @@ class RecordingJobs:
 
     def _read(self, job_id: str) -> Job | None:
         """Read a job; None when there is none, or it was written by another version or cut off."""
+        directory = self._home / job_id
         try:
-            fields = json.loads((self._home / job_id / _STATE).read_bytes())
+            fields = json.loads((directory / _STATE).read_bytes())
             job = Job(**{**fields, "status": JobStatus(fields["status"])})
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, KeyError):
-            if job_id not in self._unreadable:
-                self._unreadable.add(job_id)
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            if job_id not in self._unreadable and directory.exists():
+                self._unreadable[job_id] = time.monotonic()
                 _logger.error("the state of recording %s cannot be read", job_id)  # noqa: TRY400  once, and no value of it
             return None
-        self._unreadable.discard(job_id)
+        self._unreadable.pop(job_id, None)
         return job
 
 
+def _start_process(directory: Path) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "bentos.recording_process", str(directory)],
+        # Its end is the sign that this process has ended.
+        stdin=subprocess.PIPE,
+        env={
+            **os.environ,
+            "PYTHONPATH": str(_CODE_ROOT),
+            # Parts are worked on by threads of our own.
+            "OMP_NUM_THREADS": "1",
+            "OPENBLAS_NUM_THREADS": "1",
+        },
+        start_new_session=True,
+    )
+
+
 def _count_uploads(incoming: Path) -> int:
-    return sum(path.suffix != _GONE for path in incoming.iterdir())
+    """Count the uploads to processes that live."""
+    return sum(len(_list_uploads(path)) for path in incoming.iterdir() if _is_locked(path))
+
+
+def _list_uploads(directory: Path) -> list[Path]:
+    return [path for path in directory.iterdir() if path.name != _LOCK]
+
+
+def _is_locked(directory: Path) -> bool:
+    try:
+        file = os.open(directory / _LOCK, os.O_RDONLY)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    try:
+        # Shared: others who look at the same time are not taken for its owner.
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
 
 
 def _last_changed_s(upload: Path) -> float:

@@ -273,9 +273,9 @@ async def receive_form(
                 )
             waiting += chunk
             if len(waiting) >= _FEED_BYTES:
-                await loop.run_in_executor(executor, _feed, parser, bytes(waiting))
+                await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))
                 waiting.clear()
-        await loop.run_in_executor(executor, _feed, parser, bytes(waiting))
+        await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))
     finally:
         form.close()
     if not form.is_over:
@@ -290,6 +290,15 @@ async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
         return None
     except TimeoutError as error:
         raise ProblemError(UPLOAD_STALLED, f"nothing came for {_STALL_S:g} s") from error
+
+
+async def _outlast(feeding: asyncio.Future[None]) -> None:
+    """Wait for a thread that writes; also when cancelled, as what it writes is removed then."""
+    try:
+        await asyncio.shield(feeding)
+    except asyncio.CancelledError:
+        await asyncio.gather(feeding, return_exceptions=True)
+        raise
 
 
 def _feed(parser: MultipartParser, data: bytes) -> None:
@@ -319,9 +328,6 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         if isinstance(opened, EdfFile):
             blank_annotations(path, opened.header)
     except EcgError as error:
-        cause = error.__cause__
-        if isinstance(cause, OSError) and cause.errno in _NO_ROOM:  # while a zip was unpacked
-            raise explain_no_room() from error
         problem = explain_file_error(error)
         if problem.kind is CRASHED:  # not an error of a file
             raise

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import pytest
 
 from bentos import VERSION
@@ -199,3 +202,29 @@ def test_a_taken_port_ends_the_host_with_a_clear_message(tmp_path: Path) -> None
     assert done.stderr.strip() == (
         f"ECG_SERVICE_PORT: 127.0.0.1 port {port} cannot be used: Address already in use"
     )
+
+
+def test_a_name_that_leads_to_a_loopback_address_is_guarded_as_the_address(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "ECG_HOME": str(tmp_path),
+        "ECG_SERVICE_HOST": "127.1",  # what needs no file of hosts
+        "ECG_SERVICE_PORT": str(port),
+        "ECG_SERVICE_WORKERS": "1",
+    }
+    host = subprocess.Popen([sys.executable, "-m", "bentos.host"], cwd=ROOT, env=environment)
+    try:
+        deadline, url = time.monotonic() + 90, f"http://127.0.0.1:{port}/health"
+        while True:
+            with contextlib.suppress(httpx.ConnectError):
+                refused = httpx.get(url, headers={"Host": "evil.example"}, timeout=90)
+                break
+            assert host.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert (refused.status_code, refused.json()["type"]) == (421, "/problems/foreign-host")
+        assert httpx.get(url).status_code == 503  # without a model
+    finally:
+        host.terminate()
+        assert host.wait(30) == 0

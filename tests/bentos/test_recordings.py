@@ -11,6 +11,8 @@ import os
 import shutil
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zipfile
@@ -30,6 +32,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from bentos import recording_jobs
 from bentos.live_model import LoadedModel
 from bentos.problems import ProblemError, explain_file_error
 from bentos.recording_jobs import Job, JobStatus, RecordingJobs, _explain
@@ -38,7 +41,7 @@ from bentos.runtime import Runtime
 from bentos.schemas import Problem
 from bentos.uploads import MAX_UPLOAD_BYTES, Recording, UploadFields, lay_out, receive_form
 from ecg_lib.edf_format import blank_identity
-from ecg_lib.errors import CorruptRecordError, PredictionLogError
+from ecg_lib.errors import PredictionLogError
 from ecg_lib.patients import draw_patient
 from ecg_lib.recording_files import Lead
 from ecg_lib.records import Record, write_wfdb
@@ -83,6 +86,13 @@ def _wait(http: httpx.Client, job_id: str, *, until: str = "done") -> dict[str, 
 
 def _send(http: httpx.Client, files: dict[str, bytes], **fields: str) -> httpx.Response:
     return http.post(RECORDINGS, files=_form(files), data=fields)
+
+
+def _incoming(home: Path) -> list[Path]:
+    """What uploads have left; the directory of each process stays, with its lock."""
+    incoming = home / "recordings" / ".incoming"
+    removed = incoming.glob("*.gone")
+    return [*removed, *(path for path in incoming.glob("*/*") if path.name != ".owner")]
 
 
 def _refused(answered: httpx.Response, status: int, name: str) -> dict[str, Any]:
@@ -359,8 +369,7 @@ def test_what_is_no_recording_is_refused(
     name: str,
 ) -> None:
     _refused(_send(http, files, **fields), status, name)
-    incoming = home / "recordings" / ".incoming"
-    assert list(incoming.iterdir()) == []
+    assert _incoming(home) == []
 
 
 def test_a_recording_of_more_than_a_day_is_refused(http: httpx.Client) -> None:
@@ -543,20 +552,64 @@ def test_a_disk_that_becomes_full_is_a_problem(
     answered = _send(http, {"r.npy": _npy(np.zeros(36_000))}, sampling_rate="360")
     _refused(answered, 503, "storage-full")
     assert int(answered.headers["retry-after"]) > 0
-    assert list((home / "recordings" / ".incoming").iterdir()) == []
+    assert _incoming(home) == []
     assert set((home / "recordings").iterdir()) == before
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the device that is always full")
 def test_a_disk_that_becomes_full_while_a_zip_is_unpacked_is_a_problem(
-    http: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, home: Path, wfdb_files: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        msg = "the zip cannot be read"
-        raise CorruptRecordError(msg) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    open_path = Path.open
 
-    monkeypatch.setattr("bentos.uploads.unpack_record", fail)
-    _refused(_send(http, {"r.zip": b"PK"}), 503, "storage-full")
-    assert list((home / "recordings" / ".incoming").iterdir()) == []
+    def open_full(path: Path, *arguments: Any, **named: Any) -> Any:  # noqa: ANN401  as it is
+        if path.name.startswith("part"):
+            return open_path(Path("/dev/full"), "wb")
+        return open_path(path, *arguments, **named)
+
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name, content in wfdb_files.items():
+            archive.writestr(name, content)
+    monkeypatch.setattr(Path, "open", open_full)
+    _refused(_send(http, {"r.zip": buffer.getvalue()}), 503, "storage-full")
+    assert _incoming(home) == []
+
+
+def test_a_form_that_is_given_up_ends_after_the_thread_that_writes_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, release = threading.Event(), threading.Event()
+
+    def feed(*_: object) -> None:
+        began.set()
+        release.wait(5)
+        (tmp_path / "late").touch()
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"--x"
+
+    async def give_up(pool: ThreadPoolExecutor) -> None:
+        receiving = asyncio.create_task(
+            receive_form(
+                chunks(),
+                content_type="multipart/form-data; boundary=x",
+                directory=tmp_path,
+                executor=pool,
+            )
+        )
+        await asyncio.to_thread(began.wait, 5)
+        receiving.cancel()
+        done, _ = await asyncio.wait({receiving}, timeout=0.1)
+        assert not done
+        release.set()
+        with pytest.raises(asyncio.CancelledError):
+            await receiving
+        assert (tmp_path / "late").exists()
+
+    monkeypatch.setattr("bentos.uploads._feed", feed)
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(give_up(pool))
 
 
 @pytest.mark.parametrize("is_refused", [False, True])
@@ -589,9 +642,7 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
         assert added.wait(30)
         directory, deadline = service.home / "recordings", time.monotonic() + 60
         expected = set() if is_refused else {JobStatus.CANCELLED}
-        while {job.status for job in jobs._list()} != expected or any(
-            (directory / ".incoming").iterdir()
-        ):
+        while {job.status for job in jobs._list()} != expected or _incoming(service.home):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert list(directory.rglob("input")) == []
@@ -665,9 +716,48 @@ def test_a_recording_that_was_cut_off_twice_is_given_up(
     state = tmp_path / "recordings" / job.job_id / "state.json"
     fields = json.loads(state.read_bytes())
     state.write_text(json.dumps({**fields, "status": "running", "attempts": 2}))
+    state.with_name("outcome.json").unlink()
     failed = _until(queue(), job.job_id, JobStatus.FAILED)
     assert failed.error is not None
     assert "cut off 2 times" in failed.error["detail"]
+
+
+def test_a_recording_waits_on_when_no_process_can_be_started(
+    queue: Callable[..., RecordingJobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, refusals = recording_jobs._start_process, [errno.EAGAIN, errno.ENOMEM, errno.EAGAIN]
+
+    def start_at_last(directory: Path) -> subprocess.Popen[bytes]:
+        if refusals:
+            number = refusals.pop()
+            raise OSError(number, os.strerror(number))
+        return start(directory)
+
+    monkeypatch.setattr(recording_jobs, "_start_process", start_at_last)
+    jobs = queue()
+    job = _add(jobs, _long_npy(0.05))
+    assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
+    assert jobs.find(job.job_id).attempts == 1
+
+
+def test_the_end_of_an_analysis_is_noted_when_the_disk_has_room_again(
+    queue: Callable[..., RecordingJobs], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write, refused = recording_jobs._write_json, threading.Event()
+
+    def write_at_last(path: Path, content: dict[str, Any]) -> None:
+        if content.get("status") == "done" and not refused.is_set():
+            refused.set()
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write(path, content)
+
+    monkeypatch.setattr(recording_jobs, "_write_json", write_at_last)
+    jobs = queue()
+    job = _add(jobs, _long_npy(0.05))
+    assert refused.wait(180)
+    assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
+    assert jobs.find(job.job_id).attempts == 1
+    assert jobs.find_results(job.job_id).is_dir()
 
 
 def test_two_processes_share_the_queue_and_one_works(
@@ -725,6 +815,48 @@ def test_uploads_that_come_take_a_place_each(idle: RecordingJobs) -> None:
         idle.open_upload(1)
     shutil.rmtree(uploads[1])
     idle.open_upload(1)
+
+
+def test_uploads_to_a_process_that_was_killed_take_no_place(
+    idle: RecordingJobs, tmp_path: Path
+) -> None:
+    code = (
+        "import sys\n"
+        "from bentos.recording_jobs import RecordingJobs\n"
+        "from ecg_lib.settings import Settings\n"
+        "jobs = RecordingJobs(Settings(home=sys.argv[1]), model=lambda: None)\n"
+        "print([jobs.open_upload(1) for _ in range(2)], flush=True)\n"
+        "sys.stdin.read()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline()
+        with pytest.raises(ProblemError) as refused:
+            idle.open_upload(1)
+        other.kill()
+    assert refused.value.kind.name == "queue-full"
+    assert len(_incoming(tmp_path)) == 2
+    idle.open_upload(1)
+
+
+@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"{"), Path.unlink])
+def test_a_job_that_cannot_be_read_for_long_is_removed(
+    idle: RecordingJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object],
+) -> None:  # fmt: skip
+    spoilt, good = _add(idle, b"x"), _add(idle, b"x")
+    spoil(tmp_path / "recordings" / spoilt.job_id / "state.json")
+    idle._work()
+    assert len(list(tmp_path.rglob("recording.npy"))) == 2
+    monkeypatch.setattr(recording_jobs, "_UNREADABLE_S", 0.0)
+    caplog.clear()
+    idle._work()
+    assert [path.parts[-3] for path in tmp_path.rglob("recording.npy")] == [good.job_id]
+    assert [one.getMessage() for one in caplog.records] == [
+        f"recording {spoilt.job_id}, which cannot be read, is removed"
+    ]
 
 
 def test_a_job_that_cannot_be_read_stops_no_other(
