@@ -781,8 +781,11 @@ def test_directory_that_is_a_file_is_named(server: Server, tmp_path: Path) -> No
 def downloading_process(server: Server, directory: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a process that fetches ``900.dat`` and wait until a part of it is on the disk."""
     code = f"""
+import signal
 from pathlib import Path
 from flows.physionet import PublishedFile, download_mitdb
+# A shell has those that it starts in the background ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 download_mitdb(
     Path({str(directory)!r}),
     base_url={server.url!r},
