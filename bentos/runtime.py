@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
+import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -65,6 +67,12 @@ class Created:
     body: bytes
 
 
+def _step_back() -> None:
+    """Let the event loop have a processor first: it takes little, and everybody waits for it."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + 5)
+
+
 class Runtime:
     """The live model, the spool, the metrics, and the threads that compute.
 
@@ -97,7 +105,9 @@ class Runtime:
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
         )
-        self.compute = ThreadPoolExecutor(os.cpu_count() or 1, thread_name_prefix="compute")
+        self.compute = ThreadPoolExecutor(
+            os.cpu_count() or 1, thread_name_prefix="compute", initializer=_step_back
+        )
         # The log may be slow: those who wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
         self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
