@@ -33,7 +33,8 @@ from fuzz_http import ANSWER_S, fuzz_http
 from fuzz_readers import fuzz_by_coverage
 from prometheus_client.parser import text_string_to_metric_families
 
-WANTED: Final = 100_000
+WANTED: Final = 110_000
+"""A tenth more than the 100,000 that are promised: schemathesis sends fewer than it is asked to."""
 SHARES: Final = {"http": 0.08, "schema": 0.04, "decoders": 0.08, "readers": 0.8}
 """Parts of the cases; a request costs a hundred times what a file costs."""
 ENOUGH: Final = 0.5
