@@ -35,7 +35,7 @@ test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 .PHONY: bench-holter
-bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" without a release
+bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
 .PHONY: bench

@@ -34,7 +34,9 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--bundle", type=Path, help="directory of a bundle; else the released one")
+    parser.add_argument(
+        "--bundle", type=Path, help="directory of a bundle; else the released, else the shipped"
+    )
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--one", nargs=3, metavar=("DAY", "BUNDLE", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -44,6 +44,7 @@ from bentos.problems import (
 from bentos.uploads import RETRY_S, Recording, explain_no_room
 from ecg_lib import errors
 from ecg_lib.settings import Settings
+from ecg_lib.whole_files import write_whole
 
 MAX_ANALYSIS_S: Final = 900.0
 
@@ -553,9 +554,7 @@ def _explain(error: dict[str, Any]) -> ProblemError:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    draft.write_text(json.dumps(content), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, json.dumps(content))
 
 
 def _now() -> str:

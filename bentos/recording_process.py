@@ -23,6 +23,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recording_analysis import analyze_recording, write_result
 from ecg_lib.recording_files import open_recording
 from ecg_lib.recording_summary import ResultFormat
+from ecg_lib.whole_files import write_whole
 
 _MAX_MEMORY_BYTES: Final = 3 * 2**30
 _NICENESS: Final = 10
@@ -47,7 +48,7 @@ def main() -> int:
                 "detail": getattr(error, "detail", None),
             }
         }
-    _write(job / OUTCOME, json.dumps(outcome))
+    write_whole(job / OUTCOME, json.dumps(outcome))
     return 0
 
 
@@ -81,18 +82,12 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
         model=task["model"],
         directory=results,
         threads=min(_THREADS, os.cpu_count() or 1),
-        report=lambda share: _write(job / PROGRESS, f"{share:.4f}"),
+        report=lambda share: write_whole(job / PROGRESS, f"{share:.4f}"),
     )
     analysis.described["job_id"] = job.name
     for kind in ResultFormat:
         write_result(analysis, results / kind.file_name, kind=kind, recording_id=job.name)
     write_beats(analysis.summary, results)
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 Each process appends to a file of its own, which it locks. A thread writes what is there into the
 log and empties the file. A log that is slow, locked or gone delays no answer, and a process that
 is killed loses none: the file stays, unlocked, and the next process writes it. Rows have ids, so
-a row that is written twice is stored once.
+a row that is written twice is stored once. While the disk is full, rows wait in memory, as many as
+fit; those that do not are counted as lost.
 """
 
 from __future__ import annotations

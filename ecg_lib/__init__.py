@@ -1,1 +1,1 @@
-"""Pure signal processing, classification and evaluation of ECG; imports nothing by itself."""
+"""Signal processing, classification and evaluation of ECG; imports nothing by itself."""

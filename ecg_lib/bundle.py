@@ -16,7 +16,8 @@
 
 The networks of the folds are there for evaluation: they judge the development subjects in any
 variant (noise, strips, another lead) by a network that has not seen the person. Serving does not
-load them; there are five, of about 0.1 MB each, so a bento simply carries them.
+load them; there are five, or three of the quick profile, of about 0.1 MB each, so a bento simply
+carries them.
 
 It is written once and never changed; its hash is that of its manifest.
 """

@@ -1,8 +1,7 @@
 """Compare observed traffic with a reference, column by column, by permuting whole patients.
 
 Beats of one person are alike: a test that takes beats for independent finds drift in every
-second window of traffic that has none (simulated: 52 % with a Kolmogorov-Smirnov test on beats,
-5 % when whole records are permuted). So each group (a patient, or a prediction without one) has
+second window of traffic that has none. So each group (a patient, or a prediction without one) has
 one voice, and groups are exchanged (permutation test, Good 2005, DOI 10.1007/b138696).
 
 Groups can be exchanged only when they are made alike, and a subject of the reference has hundreds

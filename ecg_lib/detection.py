@@ -1,7 +1,7 @@
 """Find R-peaks without losing ventricular beats, and match them to annotations.
 
-The well-known detectors look for steep, narrow complexes and drop 6 to 10 % of all PVCs, which
-are slow and wide. This one measures every candidate on two scales, a steep one (5 to 18 Hz, the
+The well-known detectors look for steep, narrow complexes and drop many PVCs, which are slow and
+wide. This one measures every candidate on two scales, a steep one (5 to 18 Hz, the
 conducted QRS) and a slow one (3 to 10 Hz, the PVC), relative to the level of its neighbourhood,
 accepts the strong ones, and then asks more of candidates that the rhythm does not need than of
 those that fill a gap. What these rules take for beats is the context in which a small network
@@ -130,9 +130,9 @@ def find_candidates(
     bands = bands or Bands(signal)
     steep_slope = np.abs(np.gradient(bands.band(*config.steep_band_hz)))
     window = int(config.steep_window_s * FS_HZ)
-    steep = _average(steep_slope, window)
+    steep = average_slope(steep_slope, window)
     slow_slope = np.abs(np.gradient(bands.band(*config.slow_band_hz)))
-    slow = _average(slow_slope, int(config.slow_window_s * FS_HZ))
+    slow = average_slope(slow_slope, int(config.slow_window_s * FS_HZ))
 
     position = _find_maxima(steep, distance=int(config.refractory_s * FS_HZ))
     steep_level = _local_level(steep, position, config)
@@ -147,8 +147,22 @@ def find_candidates(
     return candidates, Envelopes(steep, slow, smooth, steep_level, slow_level)
 
 
-def _average(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Average over a window: a running sum, which rounding may leave below zero on a still line."""
+def average_slope(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """Average over a window: a running sum, which rounding may leave below zero on a still line.
+
+    Parameters
+    ----------
+    slope : ndarray of shape (n_samples,)
+        Absolute slope, in mV a sample.
+    window : int
+        In samples.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        In mV a sample, never negative.
+
+    """
     return np.asarray(np.maximum(ndimage.uniform_filter1d(slope, window), 0.0))
 
 

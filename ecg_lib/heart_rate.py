@@ -1,6 +1,7 @@
 """How the heart rate and the burden of V beats change over a recording, and how the rate varies.
 
-Only what can be read counts: a beat that cannot be read parts what is before and after it.
+Only what can be read counts: a beat or a stretch that cannot be read parts what is before and after
+it.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecg_lib.quality import Stretch, UnreadableReason
-from ecg_lib.rhythm import RhythmSummary
+from ecg_lib.rhythm import RhythmSummary, follow_each_other
 
 HOUR_S: Final = 3600.0
 MINUTE_S: Final = 60.0
@@ -91,7 +92,7 @@ def describe_hours(
 
     Parameters
     ----------
-    r_peaks, is_v, is_readable, fs
+    r_peaks, is_v, is_readable, fs, unreadable
         See :func:`ecg_lib.rhythm.summarize_rhythm`.
     duration_s : float
         Length of the recording.
@@ -99,8 +100,6 @@ def describe_hours(
         Of the same beats; couplets and runs count in the hour in which they begin.
     rate_by_minute_bpm : ndarray of float64, shape (n_minutes,)
         :func:`heart_rate_by_minute` of the same beats.
-    unreadable : sequence of Stretch
-        Stretches that cannot be read, in samples.
 
     """
     n_hours = max(1, int(np.ceil(duration_s / HOUR_S)))
@@ -110,7 +109,7 @@ def describe_hours(
     v_beats = np.bincount(hour_of_beat[is_readable & is_v], minlength=n_hours)
     couplets = _count_hours(rhythm.couplet_starts_s, n_hours)
     runs = _count_hours([run.start_s for run in rhythm.runs], n_hours)
-    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs)
+    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs, unreadable)
     lost = [s for s in unreadable if s.reason is not UnreadableReason.FLUTTER]
     hours = []
     for hour in range(n_hours):
@@ -147,17 +146,33 @@ def _count_hours(times_s: Sequence[float], n_hours: int) -> NDArray[np.int64]:
 
 
 def _measure_intervals(
-    r_peaks: NDArray[np.int64], is_readable: NDArray[np.bool_], fs: float
+    r_peaks: NDArray[np.int64],
+    is_readable: NDArray[np.bool_],
+    fs: float,
+    unreadable: Sequence[Stretch],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """RR intervals in seconds, and which of them are between two readable beats in a row."""
     rr_s = np.diff(r_peaks / fs)
-    return rr_s, is_readable[1:] & is_readable[:-1] & (rr_s <= _LONGEST_NN_S)
+    follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
+    return rr_s, follows & (rr_s <= _LONGEST_NN_S)
 
 
 def heart_rate_by_minute(
-    r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], fs: float, duration_s: float
+    r_peaks: NDArray[np.int64],
+    *,
+    is_readable: NDArray[np.bool_],
+    fs: float,
+    duration_s: float,
+    unreadable: Sequence[Stretch] = (),
 ) -> NDArray[np.float64]:
     """Heart rate of each minute from its median RR interval, NaN where it has fewer than ten.
+
+    Parameters
+    ----------
+    r_peaks, is_readable, fs, unreadable
+        See :func:`ecg_lib.rhythm.summarize_rhythm`.
+    duration_s : float
+        Length of the recording.
 
     Returns
     -------
@@ -166,7 +181,7 @@ def heart_rate_by_minute(
 
     """
     n_minutes = max(1, int(np.ceil(duration_s / MINUTE_S)))
-    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs)
+    rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs, unreadable)
     minute = np.minimum((r_peaks[1:] / fs // MINUTE_S).astype(np.int64), n_minutes - 1)
     edges = np.searchsorted(minute[is_usable], np.arange(n_minutes + 1))
     intervals = rr_s[is_usable]
@@ -184,6 +199,7 @@ def measure_variability(
     is_v: NDArray[np.bool_],
     is_readable: NDArray[np.bool_],
     fs: float,
+    unreadable: Sequence[Stretch] = (),
     is_paced: NDArray[np.bool_] | None = None,
 ) -> HeartRateVariability:
     """Measure SDNN and RMSSD from the intervals between normal beats.
@@ -198,11 +214,11 @@ def measure_variability(
 
     Parameters
     ----------
-    r_peaks, is_v, is_readable, fs, is_paced
+    r_peaks, is_v, is_readable, fs, unreadable, is_paced
         See :func:`ecg_lib.rhythm.summarize_rhythm`.
 
     """
-    rr_s, is_known = _measure_intervals(r_peaks, is_readable, fs)
+    rr_s, is_known = _measure_intervals(r_peaks, is_readable, fs, unreadable)
     is_other = is_v if is_paced is None else is_v | is_paced
     touches_other = is_other[1:] | is_other[:-1]
     is_normal = is_known & ~touches_other

@@ -1,8 +1,7 @@
 """How good the classifier is on traffic: measured where clinicians gave classes, else estimated.
 
 The estimate adds up calibrated probabilities (confidence-based estimation). It is too good just
-when the traffic changes (simulated: F1 0.87 estimated where 0.49 was true), and is for the eye
-only.
+when the traffic changes, and is for the eye only.
 """
 
 from __future__ import annotations

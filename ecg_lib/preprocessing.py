@@ -1,7 +1,7 @@
 """The one way from samples to the input of the network.
 
 Training, evaluation, the HTTP service and the command line all call :func:`prepare_beats`;
-nothing else in the project filters a signal, looks for R-peaks or cuts a window.
+nothing else in the project filters a signal, finds R-peaks for it or cuts a window.
 """
 
 from __future__ import annotations

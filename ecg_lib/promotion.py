@@ -34,8 +34,8 @@ class PromotionPolicy:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Champion:
-    """What the gates know of the model in use, which earlier code may have made."""
+class Contender:
+    """What the gates know of a model, whichever code made it: of a champion this is all."""
 
     name: str
     data_source: DataSource
@@ -47,7 +47,7 @@ class Champion:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate(Champion):
+class Challenger(Contender):
     """What the gates know of a model that wants to be used."""
 
     microseconds_per_beat: float
@@ -89,14 +89,14 @@ MAX_RUNTIME_DIFFERENCE = 1e-4
 
 
 def decide_promotion(
-    challenger: Candidate, champion: Champion | None, *, policy: PromotionPolicy | None = None
+    challenger: Challenger, champion: Contender | None, *, policy: PromotionPolicy | None = None
 ) -> PromotionDecision:
     """Compare a challenger with the limits and with the champion.
 
     Parameters
     ----------
-    challenger : Candidate
-    champion : Champion, optional
+    challenger : Challenger
+    champion : Contender, optional
         None when there is none yet.
     policy : PromotionPolicy, optional
 
@@ -112,7 +112,7 @@ def decide_promotion(
     return PromotionDecision(gates=tuple(gates))
 
 
-def _absolute_gates(challenger: Candidate, policy: PromotionPolicy) -> list[Gate]:
+def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gate]:
     subjects = list(challenger.counts.values())
     gross = add_up(subjects)
     f1 = bootstrap_interval(
@@ -155,7 +155,7 @@ def _absolute_gates(challenger: Candidate, policy: PromotionPolicy) -> list[Gate
 
 
 def _gates_against(
-    challenger: Candidate, champion: Champion, policy: PromotionPolicy
+    challenger: Challenger, champion: Contender, policy: PromotionPolicy
 ) -> list[Gate]:
     is_downgrade = (
         challenger.data_source is DataSource.SIMULATED

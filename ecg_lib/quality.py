@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ecg_lib.detection import average_slope
 from ecg_lib.filtering import FS_HZ, Bands, pad_ends, unit_rows
 
 
@@ -162,7 +163,7 @@ def measure_slope_energy(
 
     """
     slope = np.abs(np.gradient((bands or Bands(signal_mv)).band(5.0, 18.0)))
-    return np.asarray(ndimage.uniform_filter1d(slope, int(0.1 * FS_HZ)))
+    return average_slope(slope, int(0.1 * FS_HZ))
 
 
 def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:

@@ -40,6 +40,7 @@ from ecg_lib.recording_summary import (
 )
 from ecg_lib.signal_file import read_signal, write_signal
 from ecg_lib.wfdb_format import encode_annotations
+from ecg_lib.whole_files import replacing
 
 READ_SHARE: Final = 0.1
 """What is reported when the file is read; the rest is classified."""
@@ -156,12 +157,8 @@ def _require_readable(beats: RecordingBeats) -> None:
 
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:
     """Write one result; whole or not at all."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
+    with replacing(path) as draft:
         _WRITERS[kind](analysis, draft, recording_id)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
 
 
 def _write_json(analysis: Analysis, path: Path, _id: str) -> None:

@@ -139,7 +139,11 @@ def summarize_recording(
         is_paced=beats.is_paced,
     )
     rate_by_minute_bpm = heart_rate_by_minute(
-        beats.r_peaks, is_readable=beats.is_readable, fs=beats.fs, duration_s=beats.duration_s
+        beats.r_peaks,
+        is_readable=beats.is_readable,
+        fs=beats.fs,
+        duration_s=beats.duration_s,
+        unreadable=beats.unreadable,
     )
     grouped = group_shapes(beats.v_shapes)
     return RecordingSummary(
@@ -164,6 +168,7 @@ def summarize_recording(
             is_v=beats.is_v,
             is_readable=beats.is_readable,
             fs=beats.fs,
+            unreadable=beats.unreadable,
             is_paced=beats.is_paced,
         ),
         forms=tuple(_describe_forms(beats, grouped)),

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.errors import EcgError
+from ecg_lib.whole_files import write_whole
 
 CURRENT: Final = "current.json"
 """The release that the service obeys; written by the release flow."""
@@ -67,9 +67,7 @@ def read_release(path: Path) -> Release | None:
 def write_release(path: Path, release: Release) -> None:
     """Write a release, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(release.model_dump_json(indent=2), encoding="utf-8")
-    draft.replace(path)
+    write_whole(path, release.model_dump_json(indent=2))
 
 
 def bento_source(bentoml_home: Path, release: Release) -> Path:

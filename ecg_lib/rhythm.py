@@ -204,11 +204,12 @@ def summarize_rhythm(
     r_peaks : ndarray of int64, shape (n_beats,)
         Ascending sample positions.
     is_v, is_readable : ndarray of bool, shape (n_beats,)
-        Class and readability of each beat; unreadable ones part what is before and after them.
+        Class and readability of each beat.
     fs : float
         Sampling rate in Hz.
     unreadable : sequence of Stretch
-        Stretches that cannot be read, in samples; an interval across one is no pause.
+        Stretches that cannot be read, in samples. They part what is before and after them, as
+        beats that cannot be read do.
     is_paced : ndarray of bool, shape (n_beats,), optional
         Readable beats that a pacemaker seems to have made, none when left out: they are beats of
         the heart rate, and no conducted ones of a pattern or a coupling.
@@ -220,7 +221,8 @@ def summarize_rhythm(
     """
     times_s = r_peaks / fs
     is_conducted = ~is_v if is_paced is None else ~(is_v | is_paced)
-    stretches = _readable_stretches(times_s, is_readable)
+    follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
+    stretches = _readable_stretches(times_s, is_readable, follows)
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
@@ -234,9 +236,7 @@ def summarize_rhythm(
             kind, text, is_v[stretch], is_conducted[stretch], times_s[stretch]
         )
     ]
-    pauses = _find_pauses(
-        times_s, is_v, is_readable, [(s.start / fs, s.stop / fs) for s in unreadable]
-    )
+    pauses = _find_pauses(times_s, is_v, follows)
     # No pause of more than three seconds is within a stretch.
     longest_s = np.append(rr_s, [pause.duration_s for pause in pauses])
     return RhythmSummary(
@@ -258,15 +258,36 @@ def summarize_rhythm(
     )
 
 
+def follow_each_other(
+    r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], unreadable: Sequence[Stretch]
+) -> NDArray[np.bool_]:
+    """Tell which beats are followed by the next one, with nothing unreadable between them.
+
+    Parameters
+    ----------
+    r_peaks, is_readable, unreadable
+        See :func:`summarize_rhythm`.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_beats - 1,)
+
+    """
+    follows = is_readable[1:] & is_readable[:-1]
+    for start, stop, _ in unreadable:
+        first, last = np.searchsorted(r_peaks, [start, stop - 1], side="right")
+        follows[max(0, first - 1) : last] = False
+    return follows
+
+
 def _readable_stretches(
-    times_s: NDArray[np.float64], is_readable: NDArray[np.bool_]
+    times_s: NDArray[np.float64], is_readable: NDArray[np.bool_], follows: NDArray[np.bool_]
 ) -> list[NDArray[np.int64]]:
     """Indices of beats that follow each other without a gap."""
-    readable = np.flatnonzero(is_readable)
-    if len(readable) == 0:
-        return []
-    is_break = (np.diff(readable) > 1) | (np.diff(times_s[readable]) > _LONGEST_RR_S)
-    return np.split(readable, np.flatnonzero(is_break) + 1)
+    in_a_row = follows & (np.diff(times_s) <= _LONGEST_RR_S)
+    beats = np.arange(len(times_s))
+    stretches = np.split(beats, np.flatnonzero(~in_a_row) + 1)
+    return [stretch for stretch in stretches if len(stretch) and is_readable[stretch[0]]]
 
 
 def _groups_of_v(stretch: NDArray[np.int64], is_v: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
@@ -354,13 +375,10 @@ def _find_r_on_t(
 
 
 def _find_pauses(
-    times_s: NDArray[np.float64],
-    is_v: NDArray[np.bool_],
-    is_readable: NDArray[np.bool_],
-    unreadable_s: Sequence[tuple[float, float]],
+    times_s: NDArray[np.float64], is_v: NDArray[np.bool_], follows: NDArray[np.bool_]
 ) -> tuple[Pause, ...]:
     """Find RR intervals of more than two seconds with nothing unreadable in them."""
-    long = np.flatnonzero((np.diff(times_s) > PAUSE_S) & is_readable[:-1] & is_readable[1:])
+    long = np.flatnonzero((np.diff(times_s) > PAUSE_S) & follows)
     return tuple(
         Pause(
             start_s=float(times_s[beat]),
@@ -368,9 +386,6 @@ def _find_pauses(
             follows_v=bool(is_v[beat]),
         )
         for beat in long.tolist()
-        if not any(
-            start < times_s[beat + 1] and stop > times_s[beat] for start, stop in unreadable_s
-        )
     )
 
 

@@ -70,7 +70,7 @@ def assess_risk(
     rhythm: RhythmSummary,
     *,
     duration_s: float,
-    readable_s: float | None = None,
+    readable_s: float,
     alarms: Sequence[str] = (),
 ) -> Risk:
     """Judge a rhythm.
@@ -85,8 +85,8 @@ def assess_risk(
     rhythm : RhythmSummary
     duration_s : float
         Length of the recording in seconds.
-    readable_s : float, optional
-        Seconds of it that can be read, in which V beats are counted; all when left out.
+    readable_s : float
+        Seconds of it that can be read, in which V beats are counted.
     alarms : sequence of str
         :func:`ecg_lib.findings.list_alarms`: flutter or asystole that is suspected.
 
@@ -120,7 +120,7 @@ def assess_risk(
         )
     if rhythm.v_beats:
         reasons = [f"{rhythm.v_beats} isolated V beat(s)"]
-        per_hour = rhythm.v_per_hour(duration_s if readable_s is None else readable_s)
+        per_hour = rhythm.v_per_hour(readable_s)
         if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))

@@ -2,9 +2,10 @@
 
 A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
 The catalogue holds what a reader of an ECG would ask of such a beat. In force is the rule that,
-alone, lowered V-F1 of the reference bundle in no condition of DS1 out of fold, clean or noisy. What
-each one does stands in every full evaluation (``docs/evaluation.md``), and a bundle for which the
-rules would lower V-F1 of whole records is made without them.
+alone, lowered V-F1 of the reference bundle in no condition of DS1 out of fold, clean or noisy; its
+limits were chosen on these same predictions. What each rule does stands in every evaluation out of
+fold (``docs/evaluation.md``), and a bundle for which the rules would lower V-F1 of whole records
+is made without them.
 
 Sources: Wagner & Strauss, *Marriott's Practical Electrocardiography*, 12th ed. 2014, for premature,
 interpolated and escape beats and their pauses; Surawicz et al. 2009 (AHA/ACCF/HRS),
@@ -14,8 +15,8 @@ DOI 10.1016/j.jacc.2008.12.013, for the width of the QRS complex.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
 
@@ -55,13 +56,16 @@ CATALOGUE: Final = tuple(rule for rule in Rule if rule is not Rule.NONE)
 
 _EARLY: Final = math.log(0.9)
 _LATE: Final = math.log(1.2)
+"""Logarithm of the interval before a beat over the usual one."""
 _LIKE: Final = 0.95
 _NEARLY_LIKE: Final = 0.9
 _NOT_QUITE_LIKE: Final = 0.8
+"""Correlation with the template, or with the beat beside it."""
 _NO_WIDER: Final = math.log(1.1)
+"""Logarithm of the QRS width over that of the template."""
 _TWO_USUAL: Final = 0.1
 _ONE_USUAL: Final = 0.15
-"""How far the sum of two intervals may be from one or two usual ones, in usual ones."""
+"""How far the sum of two intervals may be from two, or from one usual interval, in usual ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,6 +80,11 @@ class RuleGuardConfig:
     """Least QRS width of ventricular origin (AHA/ACCF/HRS 2009, DOI 10.1016/j.jacc.2008.12.013)."""
     wide_similarity: float = 0.6
     """Correlation with the template, below which the shape is another."""
+
+    @property
+    def in_force(self) -> tuple[Rule, ...]:
+        """The rules that change classes: none where the band is nothing."""
+        return IN_FORCE if self.band_logit > 0 else ()
 
 
 class GuardedBeats(NamedTuple):
@@ -114,7 +123,7 @@ def apply_rules(
     beats = _Beats(features, probability_v >= threshold)
     is_unsure = _is_unsure(probability_v, threshold, config)
     rule = np.full(len(features), Rule.NONE.value, dtype="U24")
-    for name in IN_FORCE:
+    for name in config.in_force:
         rule[is_unsure & (rule == Rule.NONE.value) & _speaks(name, beats, config)] = name.value
     return GuardedBeats(beats.is_v ^ (rule != Rule.NONE.value), rule)
 
@@ -124,27 +133,27 @@ def propose_changes(
     features: NDArray[np.float32],
     *,
     threshold: float,
-    rules: Sequence[Rule] = CATALOGUE,
     config: RuleGuardConfig | None = None,
 ) -> NDArray[np.bool_]:
-    """Tell which classes each rule would change if it were the only one.
+    """Tell which classes each rule of the catalogue would change if it were the only one.
 
     Parameters
     ----------
     probability_v, features, threshold, config
-        See :func:`apply_rules`.
-    rules : sequence of Rule
+        See :func:`apply_rules`. Where none is in force, they are judged in the usual band.
 
     Returns
     -------
     ndarray of bool, shape (n_beats, n_rules)
+        Columns as in :data:`CATALOGUE`.
 
     """
     config = config or RuleGuardConfig()
+    if not config.in_force:
+        config = replace(config, band_logit=RuleGuardConfig().band_logit)
     beats = _Beats(features, probability_v >= threshold)
     is_unsure = _is_unsure(probability_v, threshold, config)
-    changes = [is_unsure & _speaks(rule, beats, config) for rule in rules]
-    return np.stack(changes, axis=1) if changes else np.zeros((len(features), 0), dtype=np.bool_)
+    return np.stack([is_unsure & _speaks(rule, beats, config) for rule in CATALOGUE], axis=1)
 
 
 class _Beats:

@@ -1,6 +1,6 @@
-"""Where things are: directories, ports and addresses, from the environment (prefix ``ECG_``).
+"""Where things are and how much they may take, from the environment (prefix ``ECG_``).
 
-Only *where*. What is computed lives in frozen dataclasses beside the code and travels in the
+Nothing of science: what is computed lives in frozen dataclasses beside the code and travels in the
 bundle; what is done this time comes as flow parameters.
 """
 

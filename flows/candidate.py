@@ -185,7 +185,11 @@ def choose_rules(
     guarded = apply_rules(probability_v, features, threshold=threshold, config=config)
 
     def v_f1(called: NDArray[np.bool_]) -> float:
-        return float(2 * (called & is_v).sum() / (called.sum() + is_v.sum() + n_missed))
+        return BeatCounts(
+            v_beats=int(is_v.sum()) + n_missed,
+            v_true=int((called & is_v).sum()),
+            v_false=int((called & ~is_v).sum()),
+        ).v_f1
 
     is_worse = v_f1(guarded.is_v) < v_f1(probability_v >= threshold)
     return replace(config, band_logit=0.0) if is_worse else config
@@ -341,7 +345,7 @@ def build_bundle(
         out_of_fold=out_of_fold.table(),
         drift_reference=make_drift_reference(out_of_fold, version),
         golden=make_golden(classifier),
-        model_card=write_model_card(provenance, metrics, by_record),
+        model_card=write_model_card(provenance, metrics, by_record, out_of_fold.config),
     )
 
 

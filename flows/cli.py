@@ -135,15 +135,20 @@ def _name_overall(answer: Mapping[str, Any]) -> str:
     return f"{answer['overall_arrhythmia_type']} (confidence {answer['confidence']:.3f})"
 
 
-def _show_prediction(settings: Settings) -> None:
+def show_prediction(settings: Settings) -> None:
+    """Ask the service for a strip and show the answer, or why there is none."""
     import httpx
 
-    from flows.traffic import demo_strip, describe_outcome, send
+    from flows.traffic import ServiceError, demo_strip, describe_outcome, send
 
     strip = demo_strip(settings)
-    with httpx.Client(timeout=30.0) as client:
-        response = send(strip, client=client, settings=settings)
     _say(f"\nprediction for {strip.name}:")
+    try:
+        with httpx.Client(timeout=30.0) as client:
+            response = send(strip, client=client, settings=settings)
+    except ServiceError as error:
+        _say(f"  none: {error}")
+        return
     if response.status_code != httpx.codes.CREATED:
         _say(f"  none: {describe_outcome(response)}")
         return
@@ -164,7 +169,7 @@ def _show_ready(settings: Settings, started_s: float) -> None:
 
     addresses = find_addresses(settings)
     if read_current(settings) is not None:
-        _show_prediction(settings)
+        show_prediction(settings)
     _say("")
     _say(f"  service  {addresses.service}  (API docs at /docs)")
     _say(f"  Prefect  {addresses.prefect}")

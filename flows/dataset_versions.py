@@ -24,6 +24,7 @@ from ecg_lib.datasets import assign_folds
 from ecg_lib.errors import DatasetError
 from ecg_lib.preprocessing import PreprocessingConfig
 from ecg_lib.records import Record, read_wfdb
+from ecg_lib.whole_files import write_whole
 
 FOLD_COUNTS: Final = (3, 5)
 """Numbers of folds that a version deals its subjects to."""
@@ -178,8 +179,8 @@ def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
     """Write a version, and make it the latest one."""
     directory = datasets_dir / "versions"
     directory.mkdir(parents=True, exist_ok=True)
-    _write_atomically(directory / f"{version.version}.json", json.dumps(asdict(version), indent=2))
-    _write_atomically(directory / _LATEST, version.version)
+    write_whole(directory / f"{version.version}.json", json.dumps(asdict(version), indent=2))
+    write_whole(directory / _LATEST, version.version)
 
 
 def list_versions(datasets_dir: Path) -> list[str]:
@@ -244,9 +245,3 @@ def _hash_files(names: tuple[str, ...]) -> str:
     for name in names:
         digest.update(hashlib.sha256((root / name).read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)

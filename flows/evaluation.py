@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ecg_lib.bundle import Bundle, DataSource
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.settings import Settings
+from ecg_lib.whole_files import write_whole
 from flows.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
@@ -306,6 +307,4 @@ def write_evaluation(evaluation: Evaluation, written: WrittenReport) -> None:
         (written.html, write_page(evaluation.document, evaluation.errors)),
         (written.json, json.dumps(evaluation.document, allow_nan=False, separators=(",", ":"))),
     ):
-        draft = path.with_name(f".{path.name}.draft")
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, text)

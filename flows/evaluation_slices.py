@@ -13,7 +13,7 @@ import numpy as np
 from ecg_lib.annotations import SHARED_SUBJECT
 from ecg_lib.bootstrap import bootstrap_intervals, leave_one_out, paired_bootstrap
 from ecg_lib.evaluation import BeatCounts, add_up, by_subject
-from ecg_lib.rule_guard import CATALOGUE, IN_FORCE
+from ecg_lib.rule_guard import CATALOGUE, RuleGuardConfig
 from flows.evaluation_records import (
     NOISES,
     OWN,
@@ -169,7 +169,9 @@ def summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
     return conditions
 
 
-def summarize_catalogue(scores: Mapping[str, RecordScores]) -> Document | None:
+def summarize_catalogue(
+    scores: Mapping[str, RecordScores], config: RuleGuardConfig
+) -> Document | None:
     """Tell of each rule what it would do as the only one, in every condition.
 
     Returns:
@@ -192,7 +194,7 @@ def summarize_catalogue(scores: Mapping[str, RecordScores]) -> Document | None:
                 "right": sum(one.right for one in alone),
             }
         if conditions:
-            catalogue[rule.value] = {"in_force": rule in IN_FORCE, "conditions": conditions}
+            catalogue[rule.value] = {"in_force": rule in config.in_force, "conditions": conditions}
     return catalogue or None
 
 

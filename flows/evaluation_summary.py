@@ -68,7 +68,7 @@ def summarize(
         "r_peaks": _summarize_peaks(by_name, peaks),
         "reliability": _summarize_reliability(scores),
         "rule_guard": summarize_rules(by_name),
-        "rule_catalogue": summarize_catalogue(by_name),
+        "rule_catalogue": summarize_catalogue(by_name, bundle.config.rule_guard),
         "seeds": _summarize_seeds(bundle.metrics),
         "errors": [
             _describe_error(error)

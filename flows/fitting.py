@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.settings import Settings
+from ecg_lib.whole_files import replacing
 from flows.dataset_versions import DatasetVersion
 from flows.registry import Registry, RunKind
 from flows.training_data import SCORING_VIEWS
@@ -185,15 +186,14 @@ def fit_fold(
         seed=seed + fold,
     )
     export_onnx(output.model, keep.with_suffix(".onnx"))
-    draft = keep.with_suffix(".draft.npz")
-    np.savez(
-        draft,
-        rows=output.rows,
-        logits=output.logits,
-        loss=np.array(output.loss),
-        n_training_beats=output.n_training_beats,
-    )
-    draft.replace(keep)
+    with replacing(keep) as draft, draft.open("wb") as file:
+        np.savez(
+            file,
+            rows=output.rows,
+            logits=output.logits,
+            loss=np.array(output.loss),
+            n_training_beats=output.n_training_beats,
+        )
     return name
 
 
@@ -233,9 +233,8 @@ def fit_all(
     rows = np.arange(0, len(dataset), max(1, len(dataset) // n_probe))[:n_probe]
     logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])
     export_onnx(fitted.model, keep.with_suffix(".onnx"))
-    draft = keep.with_suffix(".draft.npz")
-    np.savez(draft, loss=np.array(fitted.loss), rows=rows, logits=logits)
-    draft.replace(keep)
+    with replacing(keep) as draft, draft.open("wb") as file:
+        np.savez(file, loss=np.array(fitted.loss), rows=rows, logits=logits)
     return name
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from statistics import mean, stdev
 from typing import Any
 
-from ecg_lib.bundle import DataSource, Provenance
+from ecg_lib.bundle import ClassifierConfig, DataSource, Provenance
 from ecg_lib.evaluation import BeatCounts
 
 _DATA_TEXT = {
@@ -22,11 +22,32 @@ _DATA_TEXT = {
     ),
 }
 
+_DETECTOR_TEXT = {
+    DataSource.MITDB: "fitted to the same records",
+    DataSource.SIMULATED: "fitted to MIT-BIH records and simulated patients",
+}
+
+_LIMITS_TEXT = {
+    DataSource.MITDB: """\
+Few subjects: 22 people of one hospital of the 1970s. Where the conducted beats are themselves
+wide or change shape (bundle branch block, aberration), errors gather, as the table shows.
+Sex, age and heart disease are not equally covered, and no figure by subgroup would mean anything
+with so few. The full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak
+places, errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
+""",
+    DataSource.SIMULATED: """\
+No person was seen: what a simulator draws is simpler than any ECG, and easier to tell apart. The
+full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak places, errors) is
+written by `ecg evaluate`. This classifier was never tried on DS2.
+""",
+}
+
 
 def write_model_card(
     provenance: Provenance,
     metrics: Mapping[str, Any],
     by_record: Mapping[str, BeatCounts],
+    config: ClassifierConfig,
 ) -> str:
     """Write the card as Markdown."""
     rows = "\n".join(
@@ -34,6 +55,8 @@ def write_model_card(
         f"{c.v_false} | {_percent(c.qrs_sensitivity)} | {_percent(c.qrs_predictivity)} |"
         for name, c in sorted(by_record.items())
     )
+    data = provenance.data_source
+    rules = "RuleGuard rules" if config.rule_guard.in_force else "no RuleGuard rules"
     interval = f"{metrics['oof_v_f1_low']:.3f} to {metrics['oof_v_f1_high']:.3f}"
     return f"""# Model card: ECG beat classifier
 
@@ -43,8 +66,8 @@ Research software. Not a medical device, not for diagnosis.
 
 A one-dimensional CNN of seven convolutions on the difference between a beat and the template of
 the patient's own conducted beats, joined by RR and shape features; a vote among beats of one shape;
-calibrated by Platt scaling; a threshold of {metrics["threshold"]:.4f}; RuleGuard rules.
-One lead, {provenance.data_source} data.
+calibrated by Platt scaling; a threshold of {config.threshold:.4f}; {rules}.
+One lead, {data} data.
 
 - made: {provenance.created_at}, by MLflow run `{provenance.run_id}`
 - code: commit `{provenance.git_commit}`
@@ -61,7 +84,7 @@ flutter or fibrillation; infants; leads very unlike MLII.
 
 ## Data
 
-{_DATA_TEXT[provenance.data_source]}
+{_DATA_TEXT[data]}
 
 Beats are those of our own R-peak detector, matched to the annotations within 150 ms. F and Q
 beats are left out of training. Folds are by subject.
@@ -69,9 +92,10 @@ beats are left out of training. Folds are by subject.
 ## Figures: development records, out of fold, end to end
 
 Scored as EC57 and `bxb` do, whole records, own R-peaks, F and Q called V not counted; "strict"
-counts them as false. Recipe chosen among {metrics["n_trials"]} trials on the same subjects, so
-these figures are a little optimistic; so is the network that judges candidate R-peaks, which was
-fitted to the same records. Intervals: 95 %, bootstrap over subjects.
+counts them as false. Recipe chosen among {metrics["n_trials"]} trials on the same subjects, and
+calibration, threshold and rules on these same predictions, so the figures are a little optimistic;
+so is the network that judges candidate R-peaks, which was {_DETECTOR_TEXT[data]}.
+Intervals: 95 %, bootstrap over subjects.
 
 | Figure | Value |
 |---|---|
@@ -97,12 +121,7 @@ fitted to the same records. Intervals: 95 %, bootstrap over subjects.
 {_describe_seeds(metrics)}
 ## Limits
 
-Few subjects: 22 people of one hospital of the 1970s. Where the conducted beats are themselves
-wide or change shape (bundle branch block, aberration), errors gather, as the table shows.
-Sex, age and heart disease are not equally covered, and no figure by subgroup would mean anything
-with so few. The full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak
-places, errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
-"""
+{_LIMITS_TEXT[data]}"""
 
 
 def _describe_seeds(metrics: Mapping[str, Any]) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import signal
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -14,6 +13,7 @@ from typing import Final
 import psutil
 
 from ecg_lib.errors import EcgError
+from ecg_lib.whole_files import write_whole
 
 MARK: Final = "ECG_SUPERVISOR_MARK"
 """The variable by which a process and all that it starts are known as ours."""
@@ -60,9 +60,7 @@ class State:
     def write(self, path: Path) -> None:
         """Write the state file in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.tmp")
-        draft.write_text(json.dumps(asdict(self), indent=2), encoding="utf-8")
-        draft.replace(path)
+        write_whole(path, json.dumps(asdict(self), indent=2))
 
 
 def read_state(path: Path) -> State | None:

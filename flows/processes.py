@@ -307,6 +307,7 @@ def environment(settings: Settings) -> dict[str, str]:
         name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
     }
     prefect_home = settings.home / "prefect"
+    cache = settings.home / "cache"
     no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY"), _LOOPBACK, "localhost"]))
     return {
         **os.environ,
@@ -315,6 +316,8 @@ def environment(settings: Settings) -> dict[str, str]:
         **threads,
         **given,
         "BENTOML_HOME": str(settings.bentoml_home),
+        "KERAS_HOME": str(cache / "keras"),
+        "MPLCONFIGDIR": str(cache / "matplotlib"),
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
         "NO_PROXY": no_proxy,
         "no_proxy": no_proxy,

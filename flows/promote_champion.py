@@ -13,8 +13,8 @@ from pydantic import Field
 from ecg_lib.bundle import Bundle, BundleFigures
 from ecg_lib.evaluation import BeatCounts
 from ecg_lib.promotion import (
-    Candidate,
-    Champion,
+    Challenger,
+    Contender,
     PromotionDecision,
     PromotionPolicy,
     decide_promotion,
@@ -103,19 +103,19 @@ def compare(
 ) -> PromotionDecision:
     """Ask the golden requests, and judge all gates."""
     return decide_promotion(
-        _candidate(challenger, registry.fetch_bundle(challenger.run_id)),
+        _challenger(challenger, registry.fetch_bundle(challenger.run_id)),
         # Code that changed since may not be able to run the champion; it has its figures.
         None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
         policy=policy,
     )
 
 
-def _candidate(version: ModelVersion, bundle: Bundle) -> Candidate:
+def _challenger(version: ModelVersion, bundle: Bundle) -> Challenger:
     from ecg_lib.classifier import BeatClassifier
     from ecg_lib.golden import check_golden
 
     golden = bundle.golden.read_text(encoding="utf-8")
-    return Candidate(
+    return Challenger(
         name=_name(version),
         data_source=bundle.provenance.data_source,
         dataset_version=bundle.provenance.dataset_version,
@@ -127,8 +127,8 @@ def _candidate(version: ModelVersion, bundle: Bundle) -> Candidate:
     )
 
 
-def _champion(version: ModelVersion, figures: BundleFigures) -> Champion:
-    return Champion(
+def _champion(version: ModelVersion, figures: BundleFigures) -> Contender:
+    return Contender(
         name=_name(version),
         data_source=figures.data_source,
         dataset_version=figures.dataset_version,

@@ -42,7 +42,7 @@ def ship(bundle: Bundle, directory: Path = REFERENCE) -> Bundle:
         subject: BeatCounts(**counts)
         for subject, counts in bundle.metrics.get("by_subject", {}).items()
     }
-    card = write_model_card(provenance, bundle.metrics, by_subject)
+    card = write_model_card(provenance, bundle.metrics, by_subject, bundle.config)
     shipped = change_source(bundle, BundleSource.SHIPPED, draft, model_card=card)
     shutil.rmtree(directory, ignore_errors=True)
     shipped.directory.rename(directory)

@@ -6,9 +6,9 @@ run. Aliases say what it is: ``challenger``, ``champion``, ``previous_champion``
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -362,7 +362,12 @@ class Registry:
         if not target.exists():
             with self._downloaded(run_id) as fetched:
                 read_bundle(fetched)
-                shutil.move(fetched, target)
+                try:
+                    fetched.rename(target)
+                except OSError as error:
+                    # Another flow that fetched it too was faster.
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
         return read_bundle(target)
 
     def fetch_figures(self, run_id: str) -> BundleFigures:

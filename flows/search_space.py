@@ -1,4 +1,4 @@
-"""What a sweep searches: balancing, loss, network, optimiser and augmentation; the door to Optuna.
+"""What a sweep searches: balancing, loss, network, optimiser and augmentation, in an Optuna study.
 
 The first trial is the best recipe that was known when this was written, so that a sweep never
 ends below it for lack of trials.

@@ -13,6 +13,7 @@ import numpy as np
 import onnx
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
 from ecg_lib.annotations import subject_of
 from ecg_lib.beats import FEATURE_NAMES, WINDOW_SAMPLES
@@ -95,6 +96,22 @@ _CSV_CASES: Final = json.loads(
 def csv_case(request: pytest.FixtureRequest) -> CsvCase:
     """Every CSV file of the table in turn."""
     return _make_csv(request.param)
+
+
+@pytest.fixture
+def make_paced() -> Callable[[float], NDArray[np.float64]]:
+    """Make seconds of a paced rhythm: wide beats, 75 a minute, each begun by a spike of 11 ms."""
+
+    def make(duration_s: float) -> NDArray[np.float64]:
+        signal = 0.002 * np.random.default_rng(2).standard_normal(round(duration_s * 360))
+        at = np.arange(80)
+        wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
+        for start in range(200, len(signal) - 200, 288):
+            signal[start : start + 80] += wide
+            signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
+        return signal
+
+    return make
 
 
 @pytest.fixture

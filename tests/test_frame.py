@@ -1,4 +1,4 @@
-"""What holds the repository together: locks, caps, and one door for each framework."""
+"""What holds the repository together: locks, caps and what a bento packs."""
 
 from __future__ import annotations
 
@@ -19,26 +19,6 @@ from flows.bento_store import PACKED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ecg_lib", "flows", "bentos")
-DOORS = {
-    "bentoml": {"bentos", "flows.bento_store"},
-    "dulwich": {"flows.git_commit", "flows.ledger"},
-    "evidently": {"flows.drift_report"},
-    "fastapi": {"bentos"},
-    "imblearn": {"ecg_lib.balancing"},
-    "keras": {"ecg_lib.cnn", "ecg_lib.training"},
-    "mlflow": {"flows.registry"},
-    "onnxruntime": {"ecg_lib.classifier"},
-    "optuna": {"flows.fitting", "flows.search_space", "flows.train_sweep"},
-    "pandas": {"flows.drift_report"},
-    "prefect": {"flows"},
-    "psutil": {"flows.free_ports", "flows.process_state", "flows.supervisor"},
-    "pydantic_settings": {"ecg_lib.settings"},
-    "python_multipart": {"bentos"},
-    "reportlab": {"ecg_lib.pdf_report"},
-    "sqlalchemy": {"ecg_lib.prediction_log"},
-    "tensorflow": {"ecg_lib.cnn", "ecg_lib.training"},
-    "wfdb": {"ecg_lib.records"},
-}
 
 
 def _read_versions(lock: str) -> dict[str, Version]:
@@ -53,10 +33,6 @@ def _imports(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _module(path: Path) -> str:
-    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
 
 
 def _serving_files() -> set[Path]:
@@ -131,18 +107,6 @@ def test_the_serving_lock_has_what_the_service_imports() -> None:
 @pytest.mark.parametrize("package", ["tensorflow", "tensorflow-cpu", "keras", "mlflow", "prefect"])
 def test_the_serving_lock_has_nothing_that_trains_or_orchestrates(package: str) -> None:
     assert package not in _read_versions("requirements-serving.lock")
-
-
-def test_each_framework_has_one_door() -> None:
-    strangers = [
-        f"{_module(path)} imports {name}"
-        for package in PACKAGES
-        for path in sorted((ROOT / package).rglob("*.py"))
-        for name in _imports(path)
-        for doors in [DOORS.get(name.split(".")[0])]
-        if doors is not None and not {_module(path), package} & doors
-    ]
-    assert strangers == []
 
 
 def test_no_file_of_flows_bears_the_name_of_a_library() -> None:

@@ -12,6 +12,8 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from bentos.app import make_app
 from bentos.edge import Edge
@@ -74,6 +76,11 @@ class Service:
     def predict(self, **fields: Any) -> httpx.Response:  # noqa: ANN401  any JSON
         return self.http.post("/api/v1/predictions/", json=fields)
 
+    def samples(self) -> list[Sample]:
+        """Everything that /metrics tells."""
+        families = text_string_to_metric_families(self.http.get("/metrics").text)
+        return [sample for family in families for sample in family.samples]
+
     def close(self) -> None:
         self.http.close()
         self._server.should_exit = True
@@ -98,6 +105,11 @@ def start_service(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Ser
 @pytest.fixture
 def http(service: Service) -> httpx.Client:
     return service.http
+
+
+@pytest.fixture
+def read_samples(service: Service) -> Callable[[], list[Sample]]:
+    return service.samples
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.samples import Sample
 
 from bentos.app import CLIENT_GONE, MAX_PREDICTION_BYTES
 from bentos.problems import MAX_ERRORS
@@ -263,19 +263,18 @@ def test_after_a_failure_the_connection_goes_on(
     ],
 )
 def test_a_client_that_goes_away_is_no_failure(
-    url: str, http: httpx.Client, caplog: pytest.LogCaptureFixture, path: str, media_type: str
+    url: str,
+    read_samples: Callable[[], list[Sample]],
+    caplog: pytest.LogCaptureFixture,
+    path: str,
+    media_type: str,
 ) -> None:
     def count(status: int) -> float:
-        samples = (
-            sample
-            for family in text_string_to_metric_families(http.get("/metrics").text)
-            for sample in family.samples
-            if sample.name == "ecg_requests_total"
-        )
         return sum(
             sample.value
-            for sample in samples
-            if (sample.labels["route"], sample.labels["status"]) == (path, str(status))
+            for sample in read_samples()
+            if sample.name == "ecg_requests_total"
+            and (sample.labels["route"], sample.labels["status"]) == (path, str(status))
         )
 
     before, failed = count(CLIENT_GONE), count(500)

@@ -8,10 +8,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from bentos import problems
 from bentos.metrics import STAGES
@@ -42,16 +40,14 @@ def exported(
     make_request: Callable[..., dict[str, Any]],
 ) -> dict[str, dict[str, set[str]]]:
     """Values of each label of each series, after a prediction and a refusal."""
-    http: httpx.Client = service.http
     assert service.predict(**make_request()).status_code == 201
     assert service.predict(signal_data=[1]).status_code == 422
     service.runtime.metrics.count_rules(["a rule"])
     series: dict[str, dict[str, set[str]]] = {}
-    for family in text_string_to_metric_families(http.get("/metrics").text):
-        for sample in family.samples:
-            labels = series.setdefault(sample.name, {})
-            for name, value in sample.labels.items():
-                labels.setdefault(name, set()).add(value)
+    for sample in service.samples():
+        labels = series.setdefault(sample.name, {})
+        for name, value in sample.labels.items():
+            labels.setdefault(name, set()).add(value)
     return series
 
 

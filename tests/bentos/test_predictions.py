@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-from prometheus_client.parser import text_string_to_metric_families
+from numpy.typing import NDArray
+from prometheus_client.samples import Sample
 
 from bentos.answers import build_answer
 from bentos.live_model import LoadedModel
@@ -250,26 +251,21 @@ def test_metrics_count_what_was_done(
 
 
 def test_paced_beats_are_counted(
-    http: httpx.Client, predict: Predict, make_request: RequestMaker
+    predict: Predict,
+    make_request: RequestMaker,
+    make_paced: Callable[[float], NDArray[np.float64]],
+    read_samples: Callable[[], list[Sample]],
 ) -> None:
-    signal = 0.002 * np.random.default_rng(2).standard_normal(30 * 360)
-    at = np.arange(80)
-    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
-    for start in range(200, len(signal) - 200, 288):
-        signal[start : start + 80] += wide
-        signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
-
     def read() -> dict[str, float]:
         return {
             sample.labels.get("arrhythmia_type", sample.name): sample.value
-            for family in text_string_to_metric_families(http.get("/metrics").text)
-            for sample in family.samples
+            for sample in read_samples()
             if sample.name in {"ecg_beats_total", "ecg_beats_per_prediction_sum"}
         }
 
     predict(**make_request())
     before = read()
-    answer = predict(signal_data=signal.tolist()).json()
+    answer = predict(signal_data=make_paced(30.0).tolist()).json()
     counted = {name: value - before[name] for name, value in read().items()}
     assert answer["paced_beats"] > 20
     assert counted == {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from ecg_lib.records import read_wfdb
 from ecg_lib.simulator import StripKind, simulate_strip
 
 FS = 360
+PacedMaker = Callable[[float], NDArray[np.float64]]
 
 
 def _judge(signal: NDArray[np.float64]) -> Judgement:
@@ -47,17 +49,6 @@ def _still(duration_s: float, *, start_mv: float, stop_mv: float) -> NDArray[np.
     rng = np.random.default_rng(1)
     n = round(duration_s * FS)
     return np.asarray(np.linspace(start_mv, stop_mv, n) + 0.01 * rng.standard_normal(n))
-
-
-def _paced(duration_s: float = 30.0) -> NDArray[np.float64]:
-    """Wide complexes, 75 a minute, each begun by a spike of 11 ms."""
-    signal = 0.002 * np.random.default_rng(2).standard_normal(round(duration_s * FS))
-    at = np.arange(80)
-    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
-    for start in range(200, len(signal) - 200, 288):
-        signal[start : start + 80] += wide
-        signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
-    return np.asarray(signal)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in StripKind if kind not in {
@@ -92,8 +83,8 @@ def test_a_strip_of_nothing_but_flutter_is_flutter_and_not_noise() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.2, 5.0, -1.0])
-def test_gain_and_polarity_change_no_finding(gain: float) -> None:
-    for signal in (_flutter(12.0), _paced()):
+def test_gain_and_polarity_change_no_finding(gain: float, make_paced: PacedMaker) -> None:
+    for signal in (_flutter(12.0), make_paced(30.0)):
         kinds = [finding.kind for finding in _judge(signal).findings]
         assert [finding.kind for finding in _judge(gain * signal).findings] == kinds
         assert len(kinds) == 1
@@ -132,16 +123,16 @@ def test_a_line_that_drifts_far_is_an_electrode_and_no_standstill() -> None:
     assert any(s.start < 25 * FS and s.stop > 21 * FS for s in judged.unreadable)
 
 
-def test_paced_beats_have_no_class_and_are_readable() -> None:
-    prepared = prepare_beats(_paced(), fs=FS)
+def test_paced_beats_have_no_class_and_are_readable(make_paced: PacedMaker) -> None:
+    prepared = prepare_beats(make_paced(30.0), fs=FS)
     (finding,) = prepared.findings
     assert finding.kind is FindingKind.PACING
     assert prepared.is_paced.mean() > 0.8
     assert prepared.is_readable[prepared.is_paced].all()
 
 
-def test_the_same_wide_complexes_without_spikes_are_not_paced() -> None:
-    signal = _paced()
+def test_the_same_wide_complexes_without_spikes_are_not_paced(make_paced: PacedMaker) -> None:
+    signal = make_paced(30.0)
     smooth = np.convolve(signal, np.hanning(31) / np.hanning(31).sum(), "same")
     assert not prepare_beats(smooth, fs=FS).is_paced.any()
 

@@ -43,6 +43,23 @@ def _hours(beats: dict[str, NDArray], duration_s: float, *unreadable: Stretch) -
     )
 
 
+def test_an_interval_across_what_cannot_be_read_is_none() -> None:
+    times_s = np.delete(np.arange(0.5, 600.0, 0.9), 300)
+    beats = _beats(times_s)
+    gap = np.flatnonzero(np.diff(times_s) > 1)
+    samples = beats["r_peaks"][gap[0] : gap[0] + 2]
+    dark = (Stretch(int(samples[0]) + 300, int(samples[1]) - 300, UnreadableReason.NOISE),)
+    (seen,), (hidden,) = _hours(beats, 600.0), _hours(beats, 600.0, *dark)
+    assert seen.heart_rate_mean_bpm == pytest.approx(60 / 0.9 * 665 / 666)
+    assert hidden.heart_rate_mean_bpm == pytest.approx(60 / 0.9)
+    found = [measure_variability(**beats, fs=FS, unreadable=one) for one in ((), dark)]
+    assert [one.nn_share for one in found] == [664 / 665, 1.0]
+    few = {"r_peaks": beats["r_peaks"][:11], "is_readable": beats["is_readable"][:11]}
+    for unreadable, is_known in (((), True), ((Stretch(600, 700, UnreadableReason.FLAT),), False)):
+        (rate,) = heart_rate_by_minute(**few, fs=FS, duration_s=60.0, unreadable=unreadable)
+        assert np.isfinite(rate) == is_known
+
+
 def test_each_hour_counts_its_own_beats() -> None:
     times_s = np.arange(0.5, 5400.0, 1.0)
     beats = _beats(times_s, v_at=(10, 11, 4000))

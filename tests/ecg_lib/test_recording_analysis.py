@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -246,14 +247,10 @@ def test_the_same_seconds_can_be_read_in_every_figure(
     assert ", flutter" not in text
 
 
-def test_paced_beats_are_normal_in_no_figure(classifier: BeatClassifier, tmp_path: Path) -> None:
-    signal = 0.002 * np.random.default_rng(2).standard_normal(400 * 360)
-    at = np.arange(80)
-    wide = np.where(at < 40, 1.5, 0.8) * np.sin(2 * np.pi * at / 80)
-    for start in range(200, len(signal) - 200, 288):
-        signal[start : start + 80] += wide
-        signal[start - 2 : start + 3] += [0.3, 0.9, 1.0, 0.6, 0.2]
-    summary = _analyze(signal, tmp_path, classifier).summary
+def test_paced_beats_are_normal_in_no_figure(
+    classifier: BeatClassifier, tmp_path: Path, make_paced: Callable[[float], NDArray[np.float64]]
+) -> None:
+    summary = _analyze(make_paced(400.0), tmp_path, classifier).summary
     assert summary.beats.is_paced.mean() > 0.9
     assert summary.rhythm.beats > 450
     assert summary.rhythm.heart_rate_bpm == pytest.approx(75, abs=1)

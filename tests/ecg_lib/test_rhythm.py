@@ -222,6 +222,30 @@ def test_pauses_are_found_unless_something_in_them_cannot_be_read() -> None:
     assert _summarize("NN", times_s=[0, 2.0]).pauses == ()
 
 
+def test_a_stretch_that_cannot_be_read_parts_beats_as_a_beat_does() -> None:
+    times_s = np.array([0, 0.8, 1.6, 2.1, 5.0, 5.9, 6.7, 7.5])
+    is_v = np.array([False, False, False, True, True, False, False, False])
+
+    def summarize(*unreadable_ms: tuple[int, int]) -> RhythmSummary:
+        return summarize_rhythm(
+            np.rint(times_s * 1000).astype(np.int64),
+            is_v=is_v,
+            is_readable=np.ones(8, dtype=np.bool_),
+            fs=1000.0,
+            unreadable=[
+                Stretch(start, stop, UnreadableReason.NOISE) for start, stop in unreadable_ms
+            ],
+        )
+
+    whole = summarize()
+    assert (whole.couplets, whole.longest_rr_s) == (1, pytest.approx(2.9))
+    for stretch in ((2400, 4800), (2100, 2101), (4999, 5000), (1800, 5400)):
+        dark = summarize((50, 100), stretch)
+        assert (dark.couplets, dark.isolated, dark.pauses) == (0, 2, ())
+        assert dark.longest_rr_s == pytest.approx(0.9, abs=0.11)
+    assert summarize((2050, 2100), (5001, 5002)).couplets == 1
+
+
 def test_coupling_is_measured_from_conducted_beats_alone() -> None:
     rhythm = _summarize("NVNVVNV", times_s=[0, 0.5, 2, 2.6, 3, 5, 5.7])
     assert rhythm.coupling is not None

@@ -162,10 +162,8 @@ EXAMPLES: dict[Rule, tuple[bool, dict[str, float], list[dict[str, float]]]] = {
 
 
 def _proposes(rule: Rule, probability: float, features: NDArray[np.float32]) -> bool:
-    changes = propose_changes(
-        np.array([probability]), features, threshold=0.5, rules=[rule], config=None
-    )
-    return bool(changes[0, 0])
+    changes = propose_changes(np.array([probability]), features, threshold=0.5)
+    return bool(changes[0, CATALOGUE.index(rule)])
 
 
 @pytest.mark.parametrize("rule", EXAMPLES)
@@ -185,14 +183,10 @@ def test_a_beat_of_a_run_is_of_the_shape_of_a_v_beat_beside_it() -> None:
     unlike = _features(**row)
     for features, found in ((alike, [True, False, True]), (unlike, [False, False, False])):
         changes = propose_changes(
-            np.array([0.4, 0.9, 0.4]),
-            np.concatenate([features] * 3),
-            threshold=0.5,
-            rules=[Rule.RUN],
+            np.array([0.4, 0.9, 0.4]), np.concatenate([features] * 3), threshold=0.5
         )
-        assert changes[:, 0].tolist() == found
-    alone = propose_changes(np.array([0.4]), alike, threshold=0.5, rules=[Rule.RUN])
-    assert alone.tolist() == [[False]]
+        assert changes[:, CATALOGUE.index(Rule.RUN)].tolist() == found
+    assert not _proposes(Rule.RUN, 0.4, alike)
 
 
 def test_what_is_in_force_is_what_its_rules_propose() -> None:
@@ -205,5 +199,9 @@ def test_what_is_in_force_is_what_its_rules_propose() -> None:
     guarded = apply_rules(probability, features, threshold=0.5)
     columns = [CATALOGUE.index(rule) for rule in IN_FORCE]
     np.testing.assert_array_equal(guarded.rule != "", proposed[:, columns].any(axis=1))
+    silent = RuleGuardConfig(band_logit=0.0)
+    assert (apply_rules(probability, features, threshold=0.5, config=silent).rule == "").all()
+    of_silent = propose_changes(probability, features, threshold=0.5, config=silent)
+    np.testing.assert_array_equal(of_silent, proposed)
     nothing = propose_changes(probability[:0], features[:0], threshold=0.5)
     assert nothing.shape == (0, len(CATALOGUE))

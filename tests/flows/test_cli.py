@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from ecg_lib.settings import Settings
+from flows.cli import show_prediction
+
 NOBODY = "1"
 """A port that no server has: tcpmux."""
 
@@ -36,3 +41,11 @@ def test_a_home_that_cannot_be_is_one_line(tmp_path: Path) -> None:
     assert done.stderr == (
         "error: ECG_HOME must be a directory that can be written, got Not a directory\n"
     )
+
+
+def test_a_demo_that_is_not_answered_stops_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show_prediction(Settings(home=tmp_path, service_port=int(NOBODY)))
+    shown = capsys.readouterr().out
+    assert "prediction for a simulated strip:\n  none: the service must answer at" in shown

@@ -359,6 +359,8 @@ def test_children_see_every_setting_and_send_no_telemetry(
     assert given["PREFECT_HOME"] == str(tmp_path / "prefect")
     assert given["BENTOML_HOME"] == str(settings.bentoml_home)
     assert given["MLFLOW_TRACKING_URI"] == settings.tracking_uri
+    for name in ("KERAS_HOME", "MPLCONFIGDIR"):
+        assert Path(given[name]).parent == tmp_path / "cache"
     assert given["NO_PROXY"] == "intranet.example,127.0.0.1,localhost"
     # Libraries differ in what they take for true: platform-notes.
     assert given["DO_NOT_TRACK"] == "true"

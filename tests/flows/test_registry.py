@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 from prefect.logging import disable_run_logger
 
-from ecg_lib.bundle import MANIFEST, Bundle
+from ecg_lib.bundle import MANIFEST, Bundle, read_bundle
 from ecg_lib.errors import BundleError
 from ecg_lib.releases import CURRENT, write_release
 from ecg_lib.settings import Settings, read_settings
@@ -71,6 +71,23 @@ def test_no_candidate_is_an_error_that_says_what_was_asked_for(registry: Registr
 def test_a_bundle_comes_back_as_it_was_logged(registry: Registry, toy_bundle: Bundle) -> None:
     run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="c")
     assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+
+
+def test_a_bundle_that_another_flow_fetched_meanwhile_is_taken(
+    registry: Registry, toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="g")
+
+    def read_late(directory: Path) -> Bundle:
+        with monkeypatch.context() as now:
+            now.setattr("flows.registry.read_bundle", read_bundle)
+            assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+        monkeypatch.setattr("flows.registry.read_bundle", read_bundle)
+        return read_bundle(directory)
+
+    monkeypatch.setattr("flows.registry.read_bundle", read_late)
+    for _ in range(2):
+        assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
 
 
 def test_the_figures_of_a_bundle_that_cannot_be_read_are_fetched(

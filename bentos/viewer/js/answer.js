@@ -87,7 +87,7 @@ export function readPrediction(prediction) {
     endS: stretch.end_sample / prediction.sampling_rate,
     reason: stretch.reason,
   }));
-  const groups = findGroups(beats.all);
+  const groups = findGroups(beats.all, unreadable);
   return {
     kind: "prediction",
     id: prediction.prediction_id,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from ecg_lib.quality import Stretch, UnreadableReason
 from ecg_lib.rhythm import summarize_rhythm
 
 Evaluate = Callable[..., Any]
@@ -49,17 +50,28 @@ def test_the_brackets_are_those_of_the_service(evaluate: Evaluate, seed: int) ->
         rng.choices(["N", "V", None], [5, 4, 0.4])[0] if rng.random() < 0.5 else "NV"[at % 2]
         for at in range(150)
     ]
+    edges = sorted(rng.sample(range(0, 60_000, 50), k=2 * (seed % 4)))
+    stretches = list(zip(edges[::2], edges[1::2], strict=True))
+    types = [
+        None if any(start <= round(time * 1000) < stop for start, stop in stretches) else kind
+        for time, kind in zip(times.tolist(), types, strict=True)
+    ]
     find = """
-        return m.findGroups(argument.map(([timeS, type]) => ({timeS, type})));
+        const beats = argument.beats.map(([timeS, type]) => ({timeS, type}));
+        const dark = argument.dark.map(([start, end]) => ({startS: start, endS: end}));
+        return m.findGroups(beats, dark);
     """
-    groups = evaluate(
-        "signal/rhythm_groups.js", find, list(zip(times.tolist(), types, strict=True))
-    )
+    given = {
+        "beats": list(zip(times.tolist(), types, strict=True)),
+        "dark": [(start / 1000, stop / 1000) for start, stop in stretches],
+    }
+    groups = evaluate("signal/rhythm_groups.js", find, given)
     rhythm = summarize_rhythm(
         np.round(times * 1000).astype(np.int64),
         is_v=np.array([kind == "V" for kind in types]),
         is_readable=np.array([kind is not None for kind in types]),
         fs=1000.0,
+        unreadable=[Stretch(*one, UnreadableReason.NOISE) for one in stretches],
     )
 
     def of(kind: str) -> list[dict[str, Any]]:

@@ -66,7 +66,7 @@ export function drawStrip(canvas, size, view, content, palette) {
   drawTimes(context, frame, { durationS: content.durationS, palette });
   drawClasses(context, frame, beats, { palette, labels: content.labels });
   drawEvents(context, frame, content.events, palette);
-  drawBrackets(context, frame, findGroups(beats), palette);
+  drawBrackets(context, frame, findGroups(beats, content.unreadable), palette);
   drawCalibration(context, frame, { gain: view.gain, middleY, top: TOP_PX, palette });
   return { leavesPaper };
 }

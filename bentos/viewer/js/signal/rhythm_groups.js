@@ -21,10 +21,11 @@ const LONGEST_RR_S = 3;
  * Find the groups in beats that follow each other.
  *
  * @param {import("./beats.js").Beat[]} beats
+ * @param {{startS: number, endS: number}[]} unreadable In order of time, each after the one before.
  * @returns {RhythmGroup[]} In order of time.
  */
-export function findGroups(beats) {
-  const groups = stretchesOf(beats).flatMap((stretch) => [
+export function findGroups(beats, unreadable) {
+  const groups = stretchesOf(beats, unreadable).flatMap((stretch) => [
     ...rowsOfV(stretch),
     ...bigeminyIn(stretch),
   ]);
@@ -35,16 +36,21 @@ export function findGroups(beats) {
  * Readable beats that follow each other without a gap.
  *
  * @param {import("./beats.js").Beat[]} beats
+ * @param {{startS: number, endS: number}[]} unreadable
  * @returns {import("./beats.js").Beat[][]}
  */
-function stretchesOf(beats) {
+function stretchesOf(beats, unreadable) {
   /** @type {import("./beats.js").Beat[][]} */
   const stretches = [[]];
+  let next = 0;
   for (const beat of beats) {
     const current = stretches[stretches.length - 1];
     const before = current[current.length - 1];
+    const beforeS = before?.timeS ?? beat.timeS;
+    while (next < unreadable.length && unreadable[next].endS <= beforeS) next += 1;
+    const isParted = next < unreadable.length && unreadable[next].startS < beat.timeS;
     if (beat.type === null) stretches.push([]);
-    else if (before && beat.timeS - before.timeS > LONGEST_RR_S) stretches.push([beat]);
+    else if (before && (isParted || beat.timeS - beforeS > LONGEST_RR_S)) stretches.push([beat]);
     else current.push(beat);
   }
   return stretches.filter((stretch) => stretch.length);
