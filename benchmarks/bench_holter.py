@@ -79,16 +79,16 @@ def _find_day(path: Path) -> Path:
 
 
 def _make_hour(hour: int) -> NDArray[np.float32]:
-    from ecg_lib.patients import draw_patient
-    from ecg_lib.simulator import simulate_record
+    from ecg_lib.records.simulation.patients import draw_patient
+    from ecg_lib.records.simulation.simulator import simulate_record
 
     patient = replace(draw_patient(7), heart_rate_bpm=69.5)
     return simulate_record("day", patient=patient, duration_s=3600.0, seed=hour).signal_mv()
 
 
 def _released() -> Path:
-    from ecg_lib.settings import read_settings
-    from flows.released import load_bundle_to_use
+    from ecg_lib.operations.settings import read_settings
+    from flows.release.released import load_bundle_to_use
 
     directory: Path = load_bundle_to_use(read_settings())[1].directory
     return directory
@@ -109,12 +109,12 @@ def _measure(day: Path, bundle: Path) -> dict[str, float]:
 
 
 def _analyze_one(day: Path, bundle: Path, out: Path) -> None:
-    from ecg_lib.beat_file import write_beats
-    from ecg_lib.bundle import read_bundle
-    from ecg_lib.classifier import BeatClassifier
-    from ecg_lib.recording_analysis import READ_SHARE, analyze_recording, write_result
-    from ecg_lib.recording_files import open_recording
-    from ecg_lib.recording_summary import ResultFormat
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import read_bundle
+    from ecg_lib.recordings.analysis import READ_SHARE, analyze_recording, write_result
+    from ecg_lib.recordings.beat_file import write_beats
+    from ecg_lib.recordings.summary import ResultFormat
+    from ecg_lib.records.files.opening import open_recording
 
     classifier = BeatClassifier.load(read_bundle(bundle))
     started_s = time.perf_counter()

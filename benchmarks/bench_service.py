@@ -156,8 +156,8 @@ def describe_run() -> dict[str, Any]:
 
 def _find_released() -> Path | None:
     from ecg_lib.errors import BundleError
-    from ecg_lib.settings import read_settings
-    from flows.released import load_released_bundle
+    from ecg_lib.operations.settings import read_settings
+    from flows.release.released import load_released_bundle
 
     try:
         directory: Path = load_released_bundle(read_settings())[1].directory
@@ -193,8 +193,8 @@ def find_home(root: Path, bundle: Path | None, *, name: str) -> tuple[Path, Path
 
 def home_of_checkout(bundle: Path | None) -> tuple[Path, Path]:
     """Make or find the home of this checkout; without a bundle the released one or its own."""
-    from ecg_lib.bundle import read_bundle
-    from ecg_lib.code_hash import hash_code
+    from ecg_lib.classifier.bundle import read_bundle
+    from ecg_lib.operations.releases import hash_code
 
     bundle = bundle or _find_released()
     code = hash_code(ROOT)[:12]
@@ -239,8 +239,8 @@ def _write_network(path: Path) -> None:
     """Write a network of the usual size; a bundle has its own as ONNX alone."""
     import numpy as np
 
-    from ecg_lib.beats import FEATURE_NAMES
-    from ecg_lib.cnn import CnnConfig, build_cnn
+    from ecg_lib.signal_path.features import FEATURE_NAMES
+    from ecg_lib.training.cnn import CnnConfig, build_cnn
 
     n_features = len(FEATURE_NAMES)
     build_cnn(

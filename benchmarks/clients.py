@@ -314,7 +314,7 @@ def make_strips(count: int) -> Iterator[tuple[bytes, bytes]]:
     import numpy as np
     import orjson
 
-    from ecg_lib.simulator import StripKind, simulate_strip
+    from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
     kinds = (
         StripKind.NORMAL,

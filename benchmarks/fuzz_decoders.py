@@ -17,9 +17,9 @@ from hypothesis import seed as seeded
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from bentos.inputs import FLOAT32, JSON, NPY, PredictionInput, parse, read_input
-from bentos.problems import ProblemError
-from bentos.schemas import MAX_ABS_MV, FeedbackRequest, PredictionParameters
+from bentos.wire.inputs import FLOAT32, JSON, NPY, PredictionInput, parse, read_input
+from bentos.wire.problems import ProblemError
+from bentos.wire.schemas import MAX_ABS_MV, FeedbackRequest, PredictionParameters
 
 _ANY_JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),

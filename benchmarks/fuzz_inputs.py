@@ -21,9 +21,9 @@ from urllib.parse import quote, urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.patients import draw_patient
-from ecg_lib.records import write_wfdb
-from ecg_lib.simulator import StripKind, simulate_record, simulate_strip
+from ecg_lib.records.record import write_wfdb
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 
 FS_HZ: Final = 100.0
 N_SAMPLES: Final = 1000

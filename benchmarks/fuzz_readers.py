@@ -111,7 +111,12 @@ def _run_atheris(corpus: Path, *, cases: int, seed: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["ecg_lib", "bentos"]):
-        for name in ("bentos.inputs", "bentos.spool", "bentos.uploads", "ecg_lib.archives"):
+        for name in (
+            "bentos.wire.inputs",
+            "bentos.runtime.spool",
+            "bentos.recordings.uploads",
+            "ecg_lib.records.files.archives",
+        ):
             importlib.import_module(name)
     limits = [f"-runs={cases}", f"-seed={seed}", f"-timeout={CASE_S}", f"-max_len={MAX_BYTES}"]
     flags = ["-print_final_stats=1", "-rss_limit_mb=3000", "-verbosity=1"]
@@ -158,7 +163,7 @@ def read_one(data: bytes) -> str:
         Any that is none of our own: a finding.
 
     """
-    from bentos.problems import ProblemError
+    from bentos.wire.problems import ProblemError
     from ecg_lib.errors import EcgError
 
     if not data:
@@ -191,7 +196,8 @@ def _read_file(name: str, *, fs: float | None = None) -> Callable[[bytes, Path],
 def _read_to_end(path: Path, *, fs: float | None = None) -> None:
     import numpy as np
 
-    from ecg_lib.recording_files import MAX_ABS_MV, open_recording
+    from ecg_lib.records.files.opening import open_recording
+    from ecg_lib.records.limits import MAX_ABS_MV
 
     opened = open_recording(path, fs=fs)
     for lead in opened.leads[:2]:
@@ -210,7 +216,7 @@ def _read_wfdb(content: bytes, directory: Path) -> None:
 
 
 def _read_zip(content: bytes, directory: Path) -> None:
-    from ecg_lib.archives import unpack_record
+    from ecg_lib.records.files.archives import unpack_record
 
     archive, unpacked = directory / "r.zip", directory / "unpacked"
     archive.write_bytes(content)
@@ -231,7 +237,7 @@ class _Here(Executor):
 
 
 def _read_form(content: bytes, directory: Path) -> None:
-    from bentos.uploads import lay_out, receive_form
+    from bentos.recordings.uploads import lay_out, receive_form
 
     async def stream() -> AsyncIterator[bytes]:
         for start in range(0, len(content), 1000):
@@ -246,7 +252,7 @@ def _read_form(content: bytes, directory: Path) -> None:
 
 def _read_body(media_type: str) -> Callable[[bytes, Path], None]:
     def read(content: bytes, _directory: Path) -> None:
-        from bentos.inputs import read_input
+        from bentos.wire.inputs import read_input
 
         query = () if media_type == "application/json" else (("sampling_rate", "100"),)
         asked = read_input(content, media_type=media_type, query=query)
@@ -256,15 +262,15 @@ def _read_body(media_type: str) -> Callable[[bytes, Path], None]:
 
 
 def _read_spool(content: bytes, _directory: Path) -> None:
-    from bentos.spool import decode_row
+    from bentos.runtime.spool import decode_row
 
     with contextlib.suppress(ValueError):
         decode_row(content)
 
 
 def _read_feedback(content: bytes, _directory: Path) -> None:
-    from bentos.inputs import parse
-    from bentos.schemas import FeedbackRequest
+    from bentos.wire.inputs import parse
+    from bentos.wire.schemas import FeedbackRequest
 
     parse(FeedbackRequest, content)
 

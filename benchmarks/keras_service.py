@@ -18,7 +18,7 @@ import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel, Field
 
-from ecg_lib.preprocessing import prepare_beats
+from ecg_lib.signal_path.preprocessing import prepare_beats
 
 app: Final = FastAPI()
 _model: Final = keras.models.load_model(os.environ["ECG_BENCH_NETWORK"], compile=False)

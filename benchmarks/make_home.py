@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 if TYPE_CHECKING:
-    from ecg_lib.bundle import Bundle
-    from ecg_lib.classifier import BeatClassifier
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import Bundle
 
 KERAS_NETWORK: Final = "network.keras"
 SHIPPED: Final = Path("flows") / "reference_bundle"
@@ -53,10 +53,10 @@ def main() -> None:
 
 
 def _make(home: Path, root: Path, directory: Path | None) -> dict[str, str]:
-    from ecg_lib.bundle import read_bundle
-    from ecg_lib.releases import CURRENT, write_release
-    from flows.bento_store import build_bento, store_bundle
-    from flows.serving import make_release
+    from ecg_lib.classifier.bundle import read_bundle
+    from ecg_lib.operations.releases import CURRENT, write_release
+    from flows.doors.bento_store import build_bento, store_bundle
+    from flows.release.serving import make_release
 
     if directory is None and (root / SHIPPED).is_dir():
         directory = root / SHIPPED
@@ -88,10 +88,16 @@ def _fit_bundle(home: Path) -> Bundle:
     """Fit and write a bundle as the commits did that ship none."""
     import pyarrow as pa
 
-    from ecg_lib.bundle import BundleSource, ClassifierConfig, DataSource, Provenance, write_bundle
-    from ecg_lib.classifier import BeatClassifier
-    from ecg_lib.golden import make_golden
-    from ecg_lib.training import export_onnx
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import (
+        BundleSource,
+        ClassifierConfig,
+        DataSource,
+        Provenance,
+        write_bundle,
+    )
+    from ecg_lib.classifier.golden import make_golden
+    from ecg_lib.training.fitting import export_onnx
 
     model = _fit_network()
     model.save(home / KERAS_NETWORK)
@@ -123,12 +129,12 @@ def _fit_bundle(home: Path) -> Bundle:
 
 
 def _fit_network() -> object:
-    from ecg_lib.balancing import TrainingBeats
-    from ecg_lib.cnn import CnnConfig
-    from ecg_lib.datasets import label_beats
-    from ecg_lib.preprocessing import prepare_beats
-    from ecg_lib.simulator import simulate_cohort
-    from ecg_lib.training import TrainingConfig, fit_cnn
+    from ecg_lib.evaluation.beat_scoring import label_beats
+    from ecg_lib.records.simulation.simulator import simulate_cohort
+    from ecg_lib.signal_path.preprocessing import prepare_beats
+    from ecg_lib.training.balancing import TrainingBeats
+    from ecg_lib.training.cnn import CnnConfig
+    from ecg_lib.training.fitting import TrainingConfig, fit_cnn
 
     windows, features, is_v = [], [], []
     for record in simulate_cohort(N_PATIENTS, duration_s=DURATION_S, seed=1):
@@ -149,8 +155,8 @@ def _fit_network() -> object:
 def _observe(classifier: BeatClassifier) -> object:
     import pyarrow as pa
 
-    from ecg_lib.monitoring import observe_beats
-    from ecg_lib.simulator import StripKind, simulate_strip
+    from ecg_lib.operations.drift.observation import observe_beats
+    from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
     tables = []
     for seed in range(20):

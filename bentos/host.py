@@ -25,11 +25,11 @@ from typing import Final
 
 from prometheus_client.multiprocess import mark_process_dead
 
-from bentos.logs import set_up_logging
-from bentos.rate_limit import TABLE_VARIABLE
-from bentos.worker_process import WorkerError, WorkerProcess, start_worker
+from bentos.runtime.logs import set_up_logging
+from bentos.runtime.rate_limit import TABLE_VARIABLE
+from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.releases import (
+from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
     Release,
@@ -37,7 +37,7 @@ from ecg_lib.releases import (
     bento_source,
     read_release,
 )
-from ecg_lib.settings import Settings, read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 
 _POLL_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0

@@ -12,11 +12,11 @@ from typing import Any, Final
 
 import bentoml
 
-from bentos.app import make_app
-from bentos.edge import Edge
-from bentos.live_model import BUNDLE_MODEL, UNREGISTERED, load_model
-from bentos.runtime import Runtime
-from ecg_lib.settings import read_settings
+from bentos.routes.app import make_app
+from bentos.routes.edge import Edge
+from bentos.runtime.live_model import BUNDLE_MODEL, UNREGISTERED, load_model
+from bentos.runtime.predictor import Runtime
+from ecg_lib.operations.settings import read_settings
 
 app: Final = make_app()
 

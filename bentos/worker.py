@@ -23,13 +23,13 @@ from typing import Any, Final
 
 import uvicorn
 
-from bentos.app import make_app
-from bentos.edge import Edge
-from bentos.logs import set_up_logging
-from bentos.runtime import Runtime
+from bentos.routes.app import make_app
+from bentos.routes.edge import Edge
+from bentos.runtime.logs import set_up_logging
+from bentos.runtime.predictor import Runtime
 from ecg_lib.errors import EcgError
-from ecg_lib.releases import read_release
-from ecg_lib.settings import read_settings
+from ecg_lib.operations.releases import read_release
+from ecg_lib.operations.settings import read_settings
 
 DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""

@@ -10,18 +10,18 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 from pydantic import Field
 
-from ecg_lib.bundle import read_figures
+from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
-from ecg_lib.releases import Release
-from ecg_lib.settings import Profile, Settings, read_settings
-from flows.evaluate_champion import evaluate_champion
-from flows.ingest_records import Source, ingest_records
-from flows.package_bento import package_bento
-from flows.promote_champion import promote_champion
-from flows.registry import Registry
-from flows.release_service import release_service
-from flows.serving import find_bundle, read_current, service_url
-from flows.train_sweep import train_sweep
+from ecg_lib.operations.releases import Release
+from ecg_lib.operations.settings import Profile, Settings, read_settings
+from flows.data.ingest_records import Source, ingest_records
+from flows.doors.registry import Registry
+from flows.evaluation.evaluate_champion import evaluate_champion
+from flows.evaluation.promote_champion import promote_champion
+from flows.release.package_bento import package_bento
+from flows.release.release_service import release_service
+from flows.release.serving import find_bundle, read_current, service_url
+from flows.training.train_sweep import train_sweep
 
 
 class PromotionError(EcgError):

@@ -15,9 +15,8 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
-from ecg_lib.annotations import subject_of
-from ecg_lib.beats import FEATURE_NAMES, WINDOW_SAMPLES
-from ecg_lib.bundle import (
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import (
     Bundle,
     BundleSource,
     ClassifierConfig,
@@ -25,12 +24,14 @@ from ecg_lib.bundle import (
     Provenance,
     write_bundle,
 )
-from ecg_lib.classifier import BeatClassifier
-from ecg_lib.golden import make_golden
-from ecg_lib.monitoring import observe_beats
-from ecg_lib.patients import draw_patient
-from ecg_lib.records import UNIT_TO_MV
-from ecg_lib.simulator import simulate_record
+from ecg_lib.classifier.golden import make_golden
+from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.records.annotations import subject_of
+from ecg_lib.records.limits import UNIT_TO_MV
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.signal_path.features import FEATURE_NAMES
+from ecg_lib.signal_path.template import WINDOW_SAMPLES
 
 BundleMaker = Callable[..., Bundle]
 

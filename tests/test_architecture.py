@@ -21,7 +21,12 @@ OWN = ("bentos", "ecg_lib", "flows")
 
 EVERYWHERE = {"numpy", "scipy", "pyarrow"}
 
-SERVING = ("classifier", "golden", "monitoring", "prediction_log")
+SERVING = (
+    "classifier.beat_classifier",
+    "classifier.golden",
+    "operations.drift.observation",
+    "operations.prediction_log",
+)
 
 NOT_SERVED = {"evidently", "imblearn", "keras", "mlflow", "optuna", "prefect", "sklearn"}
 NOT_SERVED |= {"bentoml", "pandas", "tensorflow", "tf2onnx", "wfdb"}
@@ -79,9 +84,29 @@ def test_what_is_imported_is_asked_for() -> None:
     assert missing == set()
 
 
-def test_ecg_lib_is_flat_and_imports_nothing_by_itself() -> None:
-    assert {path.parent.name for path in (ROOT / "ecg_lib").rglob("*.py")} == {"ecg_lib"}
-    assert list(_imports(ROOT / "ecg_lib" / "__init__.py")) == []
+def _children(folder: Path) -> list[str]:
+    return sorted(
+        path.name
+        for path in folder.iterdir()
+        if path.name not in {"__pycache__", "__init__.py", "py.typed"}
+        and (path.suffix == ".py" or path.is_dir())
+    )
+
+
+@pytest.mark.parametrize("package", OWN)
+def test_no_folder_has_more_than_nine_children(package: str) -> None:
+    folders = [ROOT / package, *(one.parent for one in (ROOT / package).rglob("__init__.py"))]
+    crowded = {
+        str(folder.relative_to(ROOT)): len(_children(folder))
+        for folder in folders
+        if len(_children(folder)) > 9
+    }
+    assert crowded == {}
+
+
+def test_packages_import_nothing_by_themselves() -> None:
+    for path in (ROOT / "ecg_lib").rglob("__init__.py"):
+        assert list(_imports(path)) == [], path
 
 
 def test_the_serving_path_loads_no_training_and_no_orchestration() -> None:

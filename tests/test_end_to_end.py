@@ -22,29 +22,29 @@ from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL
 from prefect.testing.utilities import prefect_test_harness
 
-from ecg_lib.classifier import BeatClassifier
-from ecg_lib.prediction_log import PredictionLog
-from ecg_lib.settings import Settings
-from ecg_lib.simulator import StripKind, simulate_strip
-from flows.ledger import read_ledger
-from flows.processes import environment
-from flows.registry import EXPERIMENT, Alias, Registry
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from flows.doors.ledger import read_ledger
+from flows.doors.registry import EXPERIMENT, Alias, Registry
+from flows.local.processes import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _PIPELINE = """
 import json, sys
-import flows.ingest_records
-flows.ingest_records.SIMULATED_PATIENTS = 10
-flows.ingest_records.SIMULATED_DURATION_S = 120.0
-from flows.ingest_records import Source
+import flows.data.ingest_records
+flows.data.ingest_records.SIMULATED_PATIENTS = 10
+flows.data.ingest_records.SIMULATED_DURATION_S = 120.0
+from flows.data.ingest_records import Source
 from flows.pipeline import pipeline
 result = pipeline(source=Source.SIMULATOR, n_trials=3, min_v_f1=0.5)
 print("RESULT " + json.dumps(result))
 """
 
 _ROLLBACK = """
-from flows.rollback_champion import rollback_champion
+from flows.release.rollback_champion import rollback_champion
 rollback_champion(reason="a test")
 """
 
@@ -262,10 +262,10 @@ def test_a_second_release_is_taken_and_rolled_back_while_requests_go_on(
 _SECOND_RELEASE = """
 import json, shutil
 from dataclasses import replace
-from ecg_lib.bundle import write_bundle
-from ecg_lib.settings import read_settings
-from flows.registry import ELIGIBLE, Alias, Registry, RunKind
-from flows.release_service import release_service
+from ecg_lib.classifier.bundle import write_bundle
+from ecg_lib.operations.settings import read_settings
+from flows.doors.registry import ELIGIBLE, Alias, Registry, RunKind
+from flows.release.release_service import release_service
 settings = read_settings()
 registry = Registry(settings)
 bundle = registry.fetch_bundle(registry.get_alias(Alias.CHAMPION).run_id)

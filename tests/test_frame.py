@@ -15,7 +15,7 @@ import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from flows.bento_store import PACKED
+from flows.doors.bento_store import PACKED
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("ecg_lib", "flows", "bentos")
@@ -122,8 +122,11 @@ def test_a_bento_packs_the_locks_of_nothing_below_the_root() -> None:
 
         specification = BentoPathSpec(list(PACKED), [], str(ROOT / "bentos"))
     assert specification.includes("requirements-serving.lock")
-    assert specification.includes("bentos/app.py")
-    for stray in ("var/bentoml/bentos/ecg/x/src/requirements-serving.lock", "var/x/bentos/app.py"):
+    assert specification.includes("bentos/routes/app.py")
+    for stray in (
+        "var/bentoml/bentos/ecg/x/src/requirements-serving.lock",
+        "var/x/bentos/routes/app.py",
+    ):
         assert not specification.includes(stray)
 
 

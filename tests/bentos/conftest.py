@@ -15,14 +15,14 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from bentos.app import make_app
-from bentos.edge import Edge
-from bentos.live_model import LoadedModel
-from bentos.runtime import Runtime
-from ecg_lib.bundle import Bundle
-from ecg_lib.classifier import BeatClassifier
-from ecg_lib.settings import Settings
-from ecg_lib.simulator import StripKind, simulate_strip
+from bentos.routes.app import make_app
+from bentos.routes.edge import Edge
+from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.predictor import Runtime
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 RequestMaker = Callable[..., dict[str, Any]]
 

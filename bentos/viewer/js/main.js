@@ -4,29 +4,29 @@
 
 import { bindKeys, bindOverviewGestures, bindStripGestures } from "./charts/gestures.js";
 import { bindStage } from "./charts/stage.js";
-import { byId, fill, h } from "./dom.js";
-import { EXAMPLES } from "./examples.js";
-import { makeFeedback } from "./feedback.js";
+import { byId, fill, h } from "./base/dom.js";
+import { EXAMPLES } from "./answer/examples.js";
+import { makeFeedback } from "./actions/feedback.js";
 import { makeReader } from "./files/reader.js";
-import { duration } from "./format.js";
-import { readLink } from "./link.js";
-import { makeNavigation } from "./navigate.js";
-import { makeOpener } from "./open.js";
-import { bindBeatCard } from "./panels/beat_card.js";
-import { bindBeatTable } from "./panels/beat_table.js";
-import { bindFindings } from "./panels/findings.js";
-import { bindModel, bindModelCard } from "./panels/model.js";
-import { bindRequest } from "./panels/request.js";
-import { bindSettings } from "./panels/settings.js";
-import { bindStart } from "./panels/start.js";
-import { bindStatus } from "./panels/status.js";
-import { bindSummary } from "./panels/summary.js";
-import { bindToolbar, fillLegend } from "./panels/toolbar.js";
-import { bindTooltip } from "./panels/tooltip.js";
-import { makeService } from "./service.js";
-import { INITIAL_STATE, durationOf } from "./state.js";
-import { makeStore } from "./store.js";
-import { bindPrinting, bindTheme } from "./theme.js";
+import { duration } from "./base/format.js";
+import { readLink } from "./base/link.js";
+import { makeNavigation } from "./actions/navigate.js";
+import { makeOpener } from "./actions/open.js";
+import { bindBeatCard } from "./panels/answer/beat_card.js";
+import { bindBeatTable } from "./panels/answer/beat_table.js";
+import { bindFindings } from "./panels/answer/findings.js";
+import { bindModel, bindModelCard } from "./panels/control/model.js";
+import { bindRequest } from "./panels/control/request.js";
+import { bindSettings } from "./panels/control/settings.js";
+import { bindStart } from "./panels/control/start.js";
+import { bindStatus } from "./panels/control/status.js";
+import { bindSummary } from "./panels/answer/summary.js";
+import { bindToolbar, fillLegend } from "./panels/control/toolbar.js";
+import { bindTooltip } from "./panels/answer/tooltip.js";
+import { makeService } from "./actions/service.js";
+import { INITIAL_STATE, durationOf } from "./state/app_state.js";
+import { makeStore } from "./base/store.js";
+import { bindPrinting, bindTheme } from "./base/theme.js";
 
 const KEY_NAME = "ecg-viewer-api-key";
 
@@ -149,7 +149,7 @@ function bindPage() {
   });
 }
 
-/** @param {import("./state.js").State} state */
+/** @param {import("./state/app_state.js").State} state */
 function describeSubject(state) {
   const { subject, answer } = state;
   const durationS = durationOf(state);
@@ -166,7 +166,7 @@ function describeSubject(state) {
     .join(" · ");
 }
 
-/** @param {import("./answer.js").Answer} answer */
+/** @param {import("./answer/prediction.js").Answer} answer */
 function describeModel({ model, processingMs }) {
   const took = processingMs === null ? "" : ` in ${processingMs.toFixed(1)} ms`;
   return `answered by model ${model.version}${took}`;

@@ -23,11 +23,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from bentos.app import make_app
-from bentos.edge import Edge
-from ecg_lib.patients import Patient, draw_patient
-from ecg_lib.rhythm import summarize_rhythm
-from ecg_lib.simulator import simulate_record
+from bentos.routes.app import make_app
+from bentos.routes.edge import Edge
+from ecg_lib.records.simulation.patients import Patient, draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.rhythm.patterns import summarize_rhythm
 
 CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 ARGUMENTS: Final = (

@@ -95,7 +95,7 @@ def test_a_rate_that_is_printed_with_few_decimals_is_the_round_one(evaluate: Eva
 
 
 def test_headings_are_read_as_the_service_reads_them(evaluate: Evaluate, csv_case: Any) -> None:  # noqa: ANN401  of the conftest
-    """The service is held to the same table by ``tests/ecg_lib/test_recording_files.py``."""
+    """The service is held to the same table by ``tests/ecg_lib/records/files/test_opening.py``."""
     table = evaluate("files/csv.js", PARSE_CSV, csv_case.text)
     if csv_case.leads is None:
         assert set(table) == {"title", "detail"}

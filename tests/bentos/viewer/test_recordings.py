@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import FilePayload, Page, expect
 
-from ecg_lib.recording_files import choose_lead, open_recording
+from ecg_lib.records.files.lead import choose_lead
+from ecg_lib.records.files.opening import open_recording
 
 Stub = Any
 """The stub of the conftest, which cannot be imported."""

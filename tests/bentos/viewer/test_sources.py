@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecg_lib.quality import Stretch, UnreadableReason
-from ecg_lib.rhythm import summarize_rhythm
+from ecg_lib.rhythm.patterns import summarize_rhythm
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 Evaluate = Callable[..., Any]
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
-from bentos.runtime import Runtime
-from ecg_lib.simulator import StripKind, simulate_strip
+from bentos.runtime.predictor import Runtime
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 CSV = "text/csv"
 COUNT_DARK = """canvas => {
@@ -88,7 +88,7 @@ def test_the_start_page_shows_the_strips_and_the_model(page: Page, viewer_url: s
 def test_the_demo_strips_of_the_page_are_those_of_the_service(page: Page, viewer_url: str) -> None:
     page.goto(viewer_url)
     kinds = page.evaluate(
-        "async () => (await import('/viewer/js/examples.js')).EXAMPLES.map(({kind}) => kind)"
+        "async () => (await import('/viewer/js/answer/examples.js')).EXAMPLES.map(({kind}) => kind)"
     )
     assert sorted(kinds) == sorted(StripKind)
 

@@ -2,8 +2,8 @@
  * Move the strip by mouse, pen, touch, wheel and keys.
  */
 
-import { durationOf } from "../state.js";
-import { GUTTER_PX, makeFrame, timeAt } from "./geometry.js";
+import { durationOf } from "../state/app_state.js";
+import { GUTTER_PX, makeFrame, timeAt } from "../base/geometry.js";
 import { placeWindow } from "./overview_chart.js";
 
 const ZOOM_STEP = 1.5;
@@ -17,8 +17,8 @@ const NEAR_PX = 80;
 
 /**
  * @typedef {object} GestureOptions
- * @property {import("../state.js").ViewerStore} store
- * @property {import("../navigate.js").Navigation} navigation
+ * @property {import("../state/app_state.js").ViewerStore} store
+ * @property {import("../actions/navigate.js").Navigation} navigation
  */
 
 /**

@@ -2,9 +2,9 @@
  * Draw what was found over the trace: class of each beat, RR intervals, brackets, hatches.
  */
 
-import { describeReason } from "../answer.js";
+import { describeReason } from "../answer/prediction.js";
 import { font, hatch, sharp } from "./canvas.js";
-import { GUTTER_PX, xAt } from "./geometry.js";
+import { GUTTER_PX, xAt } from "../base/geometry.js";
 
 /** Heights of the lanes over the trace. */
 export const LABEL_LANE_PX = 26;
@@ -25,7 +25,7 @@ export const REFUSED = "refused";
 
 /**
  * @typedef {import("./canvas.js").Palette} Palette
- * @typedef {import("./geometry.js").Frame} Frame
+ * @typedef {import("../base/geometry.js").Frame} Frame
  * @typedef {import("../signal/beats.js").Beat} Beat
  */
 

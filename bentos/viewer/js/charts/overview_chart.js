@@ -4,9 +4,9 @@
  * Short signals are drawn themselves; of long ones heart rate and burden are.
  */
 
-import { percent } from "../format.js";
+import { percent } from "../base/format.js";
 import { font, hatch, prepareCanvas, sharp } from "./canvas.js";
-import { GUTTER_PX, niceStep } from "./geometry.js";
+import { GUTTER_PX, niceStep } from "../base/geometry.js";
 import { nameTime } from "./paper.js";
 import { drawTrace } from "./trace.js";
 
@@ -21,7 +21,7 @@ const EVENT_LANE_PX = 13;
  * @property {import("../signal/trend.js").Trend | null} trend For long ones.
  * @property {import("../signal/beats.js").Beat[]} beats Drawn where there is nothing else.
  * @property {Array<{timeS: number, kind: string}>} events
- * @property {import("../answer.js").UnreadableStretch[]} unreadable
+ * @property {import("../answer/prediction.js").UnreadableStretch[]} unreadable
  */
 
 /**
@@ -68,7 +68,7 @@ export function placeWindow(width, durationS, { startS, endS }) {
 }
 
 /**
- * @typedef {import("./geometry.js").Frame} Frame
+ * @typedef {import("../base/geometry.js").Frame} Frame
  * @typedef {{top: number, bottom: number}} Area
  * @typedef {import("./canvas.js").Palette} Palette
  */

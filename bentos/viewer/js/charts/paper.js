@@ -2,9 +2,9 @@
  * Draw ECG paper: squares of 1 and 5 mm, times, and the calibration pulse.
  */
 
-import { clock } from "../format.js";
+import { clock } from "../base/format.js";
 import { font, sharp } from "./canvas.js";
-import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, niceStep, xAt } from "./geometry.js";
+import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, niceStep, xAt } from "../base/geometry.js";
 
 const LABEL_GAP_PX = 64;
 const PULSE_MV = 1;
@@ -12,7 +12,7 @@ const PULSE_MM = 5;
 
 /**
  * @typedef {import("./canvas.js").Palette} Palette
- * @typedef {import("./geometry.js").Frame} Frame
+ * @typedef {import("../base/geometry.js").Frame} Frame
  */
 
 /**

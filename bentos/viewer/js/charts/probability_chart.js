@@ -3,7 +3,7 @@
  */
 
 import { font, prepareCanvas, sharp } from "./canvas.js";
-import { GUTTER_PX, makeFrame, xAt } from "./geometry.js";
+import { GUTTER_PX, makeFrame, xAt } from "../base/geometry.js";
 import { usualGapPx } from "./marks.js";
 
 const PAD_PX = 9;
@@ -16,7 +16,7 @@ const SMALLEST_PX = 2;
  *
  * @param {HTMLCanvasElement} canvas
  * @param {{width: number, height: number, dpr: number}} size
- * @param {import("./geometry.js").View} view
+ * @param {import("../base/geometry.js").View} view
  * @param {{beats: import("../signal/beats.js").Beat[], threshold: number | null,
  *   selected: import("../signal/beats.js").Beat | null, isEmpty: boolean}} content `isEmpty`:
  *   more is seen than beats are asked for.
@@ -83,7 +83,7 @@ function drawHead(context, { x, y, radius }, beat, palette) {
 
 /**
  * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
+ * @param {import("../base/geometry.js").Frame} frame
  * @param {{yAt: (p: number) => number, threshold: number | null,
  *   palette: import("./canvas.js").Palette}} options
  */
@@ -118,7 +118,7 @@ function drawScale(context, frame, { yAt, threshold, palette }) {
 
 /**
  * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
+ * @param {import("../base/geometry.js").Frame} frame
  * @param {import("./canvas.js").Palette} palette
  */
 function drawInvitation(context, frame, palette) {

@@ -3,9 +3,9 @@
  */
 
 import { MAX_BEATS_SEEN_S } from "../signal/beats.js";
-import { durationOf } from "../state.js";
+import { durationOf } from "../state/app_state.js";
 import { readPalette } from "./canvas.js";
-import { secondsIn } from "./geometry.js";
+import { secondsIn } from "../base/geometry.js";
 import { REFUSED } from "./marks.js";
 import { drawOverview } from "./overview_chart.js";
 import { drawProbabilities } from "./probability_chart.js";
@@ -40,7 +40,7 @@ const DRAWN = /** @type {const} */ ([
  * Bind the canvases to the store.
  *
  * @param {object} options
- * @param {import("../state.js").ViewerStore} options.store
+ * @param {import("../state/app_state.js").ViewerStore} options.store
  * @param {{strip: HTMLCanvasElement, track: HTMLCanvasElement, overview: HTMLCanvasElement,
  *   hint: HTMLElement}} options.elements
  * @param {() => void} options.onResize
@@ -135,7 +135,7 @@ export function bindStage({ store, elements, onResize }) {
 /**
  * Whether more is seen than beats of a recording are asked for.
  *
- * @param {import("../state.js").State} state
+ * @param {import("../state/app_state.js").State} state
  */
 function areTooMany({ answer, view, width }) {
   return answer?.beats.all === null && secondsIn(width, view.speed) > MAX_BEATS_SEEN_S;
@@ -144,8 +144,8 @@ function areTooMany({ answer, view, width }) {
 /**
  * A signal that the service refused is hatched from end to end.
  *
- * @param {import("../state.js").State} state
- * @returns {import("../answer.js").UnreadableStretch[]}
+ * @param {import("../state/app_state.js").State} state
+ * @returns {import("../answer/prediction.js").UnreadableStretch[]}
  */
 function refusedStretch({ problem, signal }) {
   if (problem?.name !== "signal-unreadable" || !signal) return [];
@@ -160,7 +160,7 @@ function sizeOf(canvas) {
 /**
  * What is marked over the overview: V beats of short signals, runs and couplets of long ones.
  *
- * @param {import("../answer.js").Answer | null} answer
+ * @param {import("../answer/prediction.js").Answer | null} answer
  */
 function eventsOf(answer) {
   if (!answer) return [];

@@ -4,7 +4,7 @@
 
 import { findGroups } from "../signal/rhythm_groups.js";
 import { prepareCanvas } from "./canvas.js";
-import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, makeFrame, xAt } from "./geometry.js";
+import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, makeFrame, xAt } from "../base/geometry.js";
 import {
   BRACKET_LANE_PX,
   LABEL_LANE_PX,
@@ -33,7 +33,7 @@ const SLOWEST_LINE_MM_PER_S = 1.5;
  * @property {import("../signal/beats.js").Beat[]} beats Those in view and a little around it.
  * @property {Array<{timeS: number, kind: string}>} events Marked in place of the beats.
  * @property {number} durationS
- * @property {import("../answer.js").UnreadableStretch[]} unreadable
+ * @property {import("../answer/prediction.js").UnreadableStretch[]} unreadable
  * @property {Map<string, "N" | "V">} labels The reader's classes.
  * @property {import("../signal/beats.js").Beat | null} selected
  * @property {import("../signal/beats.js").Beat | null} hovered
@@ -44,7 +44,7 @@ const SLOWEST_LINE_MM_PER_S = 1.5;
  *
  * @param {HTMLCanvasElement} canvas
  * @param {{width: number, height: number, dpr: number}} size
- * @param {import("./geometry.js").View} view
+ * @param {import("../base/geometry.js").View} view
  * @param {StripContent} content
  * @param {import("./canvas.js").Palette} palette
  * @returns {{leavesPaper: boolean}} Whether the trace is cut at the edges.
@@ -73,8 +73,8 @@ export function drawStrip(canvas, size, view, content, palette) {
 
 /**
  * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
- * @param {{view: import("./geometry.js").View, content: StripContent, middleY: number,
+ * @param {import("../base/geometry.js").Frame} frame
+ * @param {{view: import("../base/geometry.js").View, content: StripContent, middleY: number,
  *   palette: import("./canvas.js").Palette}} options
  */
 function drawSignal(context, frame, { view, content, middleY, palette }) {
@@ -102,7 +102,7 @@ function drawSignal(context, frame, { view, content, middleY, palette }) {
 
 /**
  * @param {import("../signal/local_signal.js").Piece} piece
- * @param {import("./geometry.js").Frame} frame
+ * @param {import("../base/geometry.js").Frame} frame
  * @param {number} centreMv
  * @param {number} limitMv
  */
@@ -120,7 +120,7 @@ function goesBeyond({ kind, startS, stepS, values }, frame, centreMv, limitMv) {
  * Tint the paper behind V beats.
  *
  * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
+ * @param {import("../base/geometry.js").Frame} frame
  * @param {import("../signal/beats.js").Beat[]} beats
  * @param {import("./canvas.js").Palette} palette
  */
@@ -137,7 +137,7 @@ function drawBands(context, frame, beats, palette) {
  * Where the signal ends the paper goes on, greyed.
  *
  * @param {CanvasRenderingContext2D} context
- * @param {import("./geometry.js").Frame} frame
+ * @param {import("../base/geometry.js").Frame} frame
  * @param {number} durationS
  * @param {import("./canvas.js").Palette} palette
  */

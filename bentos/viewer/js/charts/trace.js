@@ -2,12 +2,12 @@
  * Draw the curve of a signal from its pieces: samples as a line, envelopes as columns.
  */
 
-import { xAt } from "./geometry.js";
+import { xAt } from "../base/geometry.js";
 
 const LINE_PX = 1.4;
 
 /**
- * @typedef {import("./geometry.js").Frame} Frame
+ * @typedef {import("../base/geometry.js").Frame} Frame
  * @typedef {import("../signal/local_signal.js").Piece} Piece
  * @typedef {[number, number]} Span From and to, in seconds.
  */

@@ -5,7 +5,7 @@
  * and data frames write: other delimiters, decimal commas, quotes, `m:ss.mmm`, numbered rows.
  */
 
-import { fileProblem } from "../problem.js";
+import { fileProblem } from "../base/problem.js";
 import { numberHeadings, readHeading, unquote } from "./headings.js";
 
 /** @typedef {import("./headings.js").Heading} Heading */

@@ -1,7 +1,7 @@
 /**
  * Tell from its heading what a column of a CSV file is: a lead, time, or a count of rows.
  *
- * The service reads headings by the same rule (`ecg_lib/csv_headings.py`), and both are tested with
+ * The service reads headings by the same rule (`ecg_lib/records/files/csv_file.py`), and both are tested with
  * one table, `tests/csv_headings.json`.
  */
 

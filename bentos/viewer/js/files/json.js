@@ -2,7 +2,7 @@
  * Read JSON files: a request of the predictions route, or samples alone.
  */
 
-import { fileProblem } from "../problem.js";
+import { fileProblem } from "../base/problem.js";
 
 /**
  * @typedef {object} RequestTable

@@ -4,7 +4,7 @@
  * The format is NEP 1 of NumPy: magic, version, a header that is a Python literal, the samples.
  */
 
-import { fileProblem } from "../problem.js";
+import { fileProblem } from "../base/problem.js";
 
 const MAGIC = "\x93NUMPY";
 

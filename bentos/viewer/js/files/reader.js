@@ -2,7 +2,7 @@
  * Ask the reader's thread.
  */
 
-import { ProblemError } from "../problem.js";
+import { ProblemError } from "../base/problem.js";
 import { suffix } from "./recording_files.js";
 
 /**

@@ -2,7 +2,7 @@
  * The reader's thread: long files are read and written here, so that the page goes on.
  */
 
-import { asProblem, fileProblem } from "../problem.js";
+import { asProblem, fileProblem } from "../base/problem.js";
 import { parseCsv } from "./csv.js";
 import { parseJson } from "./json.js";
 import { parseNpy } from "./npy.js";

@@ -2,7 +2,7 @@
  * Which files go where: short signals are read in the browser, recordings by the service.
  */
 
-import { fileProblem } from "../problem.js";
+import { fileProblem } from "../base/problem.js";
 
 const SIGNAL = new Set(["csv", "txt", "tsv", "npy", "json"]);
 const RECORDING = new Set(["hea", "dat", "zip", "edf"]);

@@ -1,0 +1,94 @@
+"""``python -m bentos.recordings.process``: analyse one recording, and end.
+
+It is told what to do by ``task.json`` in the directory of the job, tells how far it is in
+``progress``, and how it ended in ``outcome.json``. It ends when the process that started it does,
+and asks the system to be the first to go when memory runs out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import sys
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from bentos.recordings.job_files import OUTCOME, PROGRESS, RESULTS, TASK
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import read_bundle
+from ecg_lib.errors import EcgError
+from ecg_lib.recordings.analysis import analyze_recording, write_result
+from ecg_lib.recordings.beat_file import write_beats
+from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.atomic_files import write_whole
+from ecg_lib.records.files.opening import open_recording
+
+_MAX_MEMORY_BYTES: Final = 3 * 2**30
+_NICENESS: Final = 10
+_THREADS: Final = 2
+
+
+def main() -> int:
+    """Analyse the recording of the job that the first argument names."""
+    job = Path(sys.argv[1])
+    _be_modest()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _analyze(job, json.loads((job / TASK).read_bytes()))
+        outcome: dict[str, Any] = {"error": None}
+    except MemoryError:
+        outcome = {"error": {"class": "MemoryError", "message": ""}}
+    except EcgError as error:
+        outcome = {
+            "error": {
+                "class": type(error).__name__,
+                "message": str(error),
+                "detail": getattr(error, "detail", None),
+            }
+        }
+    write_whole(job / OUTCOME, json.dumps(outcome))
+    return 0
+
+
+def _be_modest() -> None:
+    os.nice(_NICENESS)
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():  # Linux
+        score.write_text("900")
+
+
+def _end_with_parent() -> None:
+    # The other end of our standard input is closed when the parent ends, however it ends. Not by
+    # sys.stdin, whose lock would be held when this process ends by itself.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def _analyze(job: Path, task: dict[str, Any]) -> None:
+    classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
+    opened = open_recording(
+        job / "input" / task["file"], fs=task["sampling_rate"], unit=task["unit"]
+    )
+    results = job / RESULTS
+    results.mkdir(exist_ok=True)
+    analysis = analyze_recording(
+        opened,
+        lead=task["lead"],
+        classifier=classifier,
+        model=task["model"],
+        directory=results,
+        threads=min(_THREADS, os.cpu_count() or 1),
+        report=lambda share: write_whole(job / PROGRESS, f"{share:.4f}"),
+    )
+    analysis.described["job_id"] = job.name
+    for kind in ResultFormat:
+        write_result(analysis, results / kind.file_name, kind=kind, recording_id=job.name)
+    write_beats(analysis.summary, results)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

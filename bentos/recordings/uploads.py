@@ -1,0 +1,383 @@
+"""Take an upload: a form that is written to disk as it comes, then laid out as a recording.
+
+Nothing of what a client calls its files is kept, and who an EDF file is of is blanked before it
+is written: a name may be a person's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from python_multipart import MultipartParser
+from python_multipart.exceptions import FormParserError
+from python_multipart.multipart import parse_options_header
+
+from bentos.wire.problems import (
+    CRASHED,
+    INVALID_REQUEST,
+    MALFORMED_FORM,
+    STORAGE_FULL,
+    TOO_LARGE,
+    UNKNOWN_FIELD,
+    UNSUPPORTED_FILE,
+    UPLOAD_STALLED,
+    WRONG_MEDIA_TYPE,
+    ProblemError,
+    explain_file_error,
+    explain_validation_error,
+)
+from ecg_lib.errors import EcgError, RecordNotFoundError
+from ecg_lib.records.files.archives import unpack_record
+from ecg_lib.records.files.edf_file import MAGIC, EdfFile, blank_annotations, blank_identity
+from ecg_lib.records.files.lead import Lead, choose_lead
+from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.wfdb_file import MAX_HEADER_BYTES, parse_header, write_neutral_header
+from ecg_lib.records.limits import MAX_FS_HZ, MIN_FS_HZ
+
+MAX_UPLOAD_BYTES: Final = 512 * 2**20
+MAX_FILES: Final = 16
+RETRY_S: Final = 30
+"""When room may have been made for another recording."""
+RECORDING: Final = "recording"
+"""Name of the file that is opened, but for its extension."""
+
+_STALL_S: Final = 30.0
+_FEED_BYTES: Final = 2**20
+_MAX_TEXT_BYTES: Final = 256
+_MAX_HEADERS_BYTES: Final = 8192
+_EDF_HEADER_BYTES: Final = 256
+_ALONE: Final = frozenset({".zip", ".edf", ".csv", ".npy"})
+_LEFT_OUT: Final = ".atr"
+_TAKEN: Final = _ALONE | {".hea", ".dat", _LEFT_OUT}
+_NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class UploadFields(BaseModel):
+    """The fields of the form beside its files."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    lead: str | None = Field(default=None, min_length=1, max_length=64)
+    sampling_rate: float | None = Field(default=None, ge=MIN_FS_HZ, le=MAX_FS_HZ)
+    unit: str | None = Field(default=None, pattern=r"^(mV|uV|µV|V)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recording:
+    """A recording that was laid out and checked."""
+
+    path: Path
+    lead: Lead
+    leads: tuple[str, ...]
+    kind: str
+    fields: UploadFields
+
+
+@dataclass(slots=True)
+class _Part:
+    """The part of the form that comes now."""
+
+    name: str = ""
+    file_name: str | None = None
+    header_name: bytes = b""
+    header_value: bytes = b""
+    header_bytes: int = 0
+    text: bytes = b""
+    start: bytes = b""
+    file: BinaryIO | None = None
+
+
+@dataclass(slots=True)
+class _Form:
+    """The form as far as it has come."""
+
+    directory: Path
+    texts: dict[str, str] = field(default_factory=dict)
+    files: dict[str, Path] = field(default_factory=dict)
+    """Where each file is, by the name that the client gave it."""
+    left_out: set[str] = field(default_factory=set)
+    """Names of the files that are not kept."""
+    part: _Part = field(default_factory=_Part)
+    is_over: bool = False
+
+    def callbacks(self) -> dict[str, Callable[..., None]]:
+        """What the parser is to call."""
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._take_header_name,
+            "on_header_value": self._take_header_value,
+            "on_header_end": self._end_header,
+            "on_headers_finished": self._open,
+            "on_part_data": self._take_data,
+            "on_part_end": self._end,
+            "on_end": self._finish,
+        }
+
+    def close(self) -> None:
+        """Close the file that is open."""
+        if self.part.file is not None:
+            self.part.file.close()
+
+    def _begin(self) -> None:
+        self.part = _Part()
+
+    def _take_header_name(self, data: bytes, start: int, end: int) -> None:
+        self.part.header_name += data[start:end]
+        self._count_header(end - start)
+
+    def _take_header_value(self, data: bytes, start: int, end: int) -> None:
+        self.part.header_value += data[start:end]
+        self._count_header(end - start)
+
+    def _count_header(self, count: int) -> None:
+        self.part.header_bytes += count
+        if self.part.header_bytes > _MAX_HEADERS_BYTES:
+            raise ProblemError(
+                MALFORMED_FORM, f"headers of a part must have at most {_MAX_HEADERS_BYTES} bytes"
+            )
+
+    def _end_header(self) -> None:
+        part = self.part
+        if part.header_name.lower() == b"content-disposition":
+            _, options = parse_options_header(part.header_value)
+            part.name = options.get(b"name", b"").decode("utf-8", "replace")
+            if b"filename" in options:
+                part.file_name = options[b"filename"].decode("utf-8", "replace")
+        part.header_name = part.header_value = b""
+
+    def _open(self) -> None:
+        part = self.part
+        if part.name == "files":
+            self._open_file()
+        elif part.name not in UploadFields.model_fields:
+            raise ProblemError(
+                UNKNOWN_FIELD,
+                "the form must have files, lead, sampling_rate and unit, and nothing else",
+                errors=[(part.name[:80], "unknown field")],
+            )
+        elif part.name in self.texts:
+            raise _refuse(part.name, f"{part.name} must be given once")
+
+    def _open_file(self) -> None:
+        name = PurePosixPath((self.part.file_name or "").replace("\\", "/")).name
+        suffix = PurePosixPath(name).suffix.lower()
+        if suffix not in _TAKEN:
+            detail = f"files must be one of {', '.join(sorted(_TAKEN))} by their names"
+            raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
+        if len(self.files) + len(self.left_out) == MAX_FILES:
+            raise _refuse("files", f"there must be at most {MAX_FILES} files")
+        if name in self.files or name in self.left_out:
+            raise _refuse("files", "files must have different names, two have the same")
+        if suffix == _LEFT_OUT:
+            # Nobody needs the annotations of others, and they may say whose they are.
+            self.left_out.add(name)
+            path = Path(os.devnull)
+        else:
+            path = self.files[name] = self.directory / f"upload{len(self.files)}{suffix}"
+        self.part.file = path.open("wb")
+
+    def _take_data(self, data: bytes, start: int, end: int) -> None:
+        part, piece = self.part, data[start:end]
+        if part.file is None:
+            part.text += piece
+            if len(part.text) > _MAX_TEXT_BYTES:
+                raise _refuse(part.name, f"must have at most {_MAX_TEXT_BYTES} bytes")
+            return
+        if len(part.start) < _EDF_HEADER_BYTES:
+            # Held back until it is known whose header this is.
+            part.start += piece
+            if len(part.start) >= _EDF_HEADER_BYTES:
+                part.file.write(blank_identity(part.start))
+            return
+        part.file.write(piece)
+
+    def _end(self) -> None:
+        part = self.part
+        if part.file is None:
+            self.texts[part.name] = part.text.decode("utf-8", "replace")
+            return
+        if len(part.start) < _EDF_HEADER_BYTES and not part.start.startswith(MAGIC):
+            part.file.write(part.start)
+        part.file.close()
+        part.file = None
+
+    def _finish(self) -> None:
+        self.is_over = True
+
+
+def _refuse(name: str, reason: str) -> ProblemError:
+    return ProblemError(INVALID_REQUEST, f"{name}: {reason}", errors=[(name, reason)])
+
+
+def explain_no_room() -> ProblemError:
+    """Tell that the disk is full."""
+    return ProblemError(
+        STORAGE_FULL, "there is no room for the recording now", retry_after_s=RETRY_S
+    )
+
+
+@contextlib.contextmanager
+def refuse_without_room() -> Iterator[None]:
+    """Turn a disk that has become full into a problem.
+
+    Raises
+    ------
+    ProblemError
+        If it has.
+
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _NO_ROOM:
+            raise explain_no_room() from error
+        raise
+
+
+async def receive_form(
+    stream: AsyncIterator[bytes], *, content_type: str, directory: Path, executor: Executor
+) -> tuple[dict[str, str], dict[str, Path]]:
+    """Write the files of a form below a directory; give its texts, and the files by their names.
+
+    Raises
+    ------
+    ProblemError
+        If it is no form, too large, or stops coming.
+
+    """
+    media_type, options = parse_options_header(content_type)
+    boundary = options.get(b"boundary", b"")
+    if media_type != b"multipart/form-data" or not 1 <= len(boundary) <= 200:
+        raise ProblemError(WRONG_MEDIA_TYPE, "Content-Type must be multipart/form-data")
+    form = _Form(directory)
+    callbacks: Any = form.callbacks()
+    parser = MultipartParser(boundary, callbacks)
+    loop = asyncio.get_running_loop()
+    total, waiting = 0, bytearray()
+    iterator = aiter(stream)
+    try:
+        while (chunk := await _next(iterator)) is not None:
+            total += len(chunk)
+            if total > MAX_UPLOAD_BYTES:
+                raise ProblemError(
+                    TOO_LARGE, f"the body must have at most {MAX_UPLOAD_BYTES} bytes"
+                )
+            waiting += chunk
+            if len(waiting) >= _FEED_BYTES:
+                await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))
+                waiting.clear()
+        await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))
+    finally:
+        form.close()
+    if not form.is_over:
+        raise ProblemError(MALFORMED_FORM, "the form must end with its boundary, it is cut off")
+    return form.texts, form.files
+
+
+async def _next(iterator: AsyncIterator[bytes]) -> bytes | None:
+    try:
+        return await asyncio.wait_for(anext(iterator), _STALL_S)
+    except StopAsyncIteration:
+        return None
+    except TimeoutError as error:
+        raise ProblemError(UPLOAD_STALLED, f"nothing came for {_STALL_S:g} s") from error
+
+
+async def _outlast(feeding: asyncio.Future[None]) -> None:
+    """Wait for a thread that writes; also when cancelled, as what it writes is removed then."""
+    try:
+        await asyncio.shield(feeding)
+    except asyncio.CancelledError:
+        await asyncio.gather(feeding, return_exceptions=True)
+        raise
+
+
+def _feed(parser: MultipartParser, data: bytes) -> None:
+    try:
+        parser.write(data)
+    except FormParserError as error:
+        raise ProblemError(MALFORMED_FORM, "the body must be a multipart form") from error
+
+
+def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> Recording:
+    """Check the fields, lay the files out as a recording, and open it.
+
+    Raises
+    ------
+    ProblemError
+        If the form is not that of a recording, or the recording cannot be read.
+
+    """
+    try:
+        fields = UploadFields.model_validate(texts)
+    except ValidationError as error:
+        raise explain_validation_error(error) from None
+    try:
+        path = _arrange(files, directory)
+        opened = open_recording(path, fs=fields.sampling_rate, unit=fields.unit)
+        lead = choose_lead(opened.leads, fields.lead)
+        if isinstance(opened, EdfFile):
+            blank_annotations(path, opened.header)
+    except EcgError as error:
+        problem = explain_file_error(error)
+        if problem.kind is CRASHED:  # not an error of a file
+            raise
+        raise problem from error
+    return Recording(
+        path=path,
+        lead=lead,
+        leads=tuple(other.name for other in opened.leads),
+        kind=opened.kind,
+        fields=fields,
+    )
+
+
+def _arrange(files: dict[str, Path], directory: Path) -> Path:
+    """Leave the recording under one name, and nothing else."""
+    suffixes = [path.suffix for path in files.values()]
+    if len(files) == 1 and suffixes[0] in _ALONE - {".zip"}:
+        (only,) = files.values()
+        return only.rename(directory / f"{RECORDING}{only.suffix}")
+    if suffixes == [".zip"]:
+        unpacked = directory / "unpacked"
+        unpacked.mkdir()
+        try:
+            return _arrange_wfdb(unpack_record(next(iter(files.values())), unpacked), directory)
+        finally:
+            shutil.rmtree(unpacked)
+            next(iter(files.values())).unlink()
+    if suffixes.count(".hea") == 1 and not set(suffixes) & _ALONE:
+        return _arrange_wfdb(files, directory)
+    raise _refuse(
+        "files", "must be one EDF, CSV or NPY file, or a WFDB header with its signals, or their zip"
+    )
+
+
+def _arrange_wfdb(files: dict[str, Path], directory: Path) -> Path:
+    header_name = next(name for name in files if name.lower().endswith(".hea"))
+    with files[header_name].open("rb") as file:
+        header = parse_header(file.read(MAX_HEADER_BYTES + 1).decode("latin-1"))
+    names: dict[str, str] = {}
+    for signal in header.signals:
+        if signal.file not in names:
+            source = files.get(signal.file)
+            if source is None:
+                msg = "a signal file that the WFDB header names is missing"
+                raise RecordNotFoundError(msg)
+            names[signal.file] = f"signal{len(names)}.dat"
+            source.rename(directory / names[signal.file])
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    path = directory / f"{RECORDING}.hea"
+    path.write_text(write_neutral_header(header, names), encoding="latin-1")
+    return path

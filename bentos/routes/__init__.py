@@ -1,0 +1,1 @@
+"""HTTP routes, and the middleware in front of them."""

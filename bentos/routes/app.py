@@ -1,0 +1,235 @@
+"""The routes of the service, as a FastAPI application."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime
+from http import HTTPStatus
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Final
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.openapi.docs import get_swagger_ui_html
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.staticfiles import StaticFiles
+
+from bentos import VERSION
+from bentos.routes.api_description import describe_api, document_problems
+from bentos.routes.edge import allow_scripts
+from bentos.routes.pages import add_viewer
+from bentos.routes.predictions import (
+    create_feedback,
+    create_prediction,
+    read_example,
+    read_prediction,
+)
+from bentos.routes.recordings import add_routes
+from bentos.routes.routing import answer_json, runtime_of
+from bentos.wire.problems import (
+    INTERNAL,
+    METHOD_NOT_ALLOWED,
+    NOT_FOUND,
+    ProblemError,
+    ProblemKind,
+)
+from bentos.wire.schemas import (
+    NOTICE,
+    Feedback,
+    Health,
+    ModelCard,
+    Prediction,
+    PredictionRequest,
+)
+
+CLIENT_GONE: Final = 499
+"""What is counted when a client goes away in the middle of its request; nobody is answered."""
+
+
+def make_app() -> FastAPI:
+    """Make the application; ``app.state.runtime`` is to be set before the first request."""
+    app = FastAPI(
+        title="ECG beat service",
+        version=VERSION,
+        description=f"Ventricular beats in an ECG, beat by beat. {NOTICE}",
+        docs_url=None,
+        redoc_url=None,
+        # Its own would tell the whole address, and that may hold the identifier of a patient.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
+    )
+    app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
+    _add_api(app)
+    add_routes(app)
+    _add_pages(app)
+    app.add_exception_handler(ProblemError, _answer_problem)
+    app.add_exception_handler(HTTPException, _answer_http_exception)
+    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(Exception, _answer_failure)
+    app.openapi = lambda: describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
+    return app
+
+
+def _find_swagger() -> Path:
+    """Find Swagger's files in BentoML, so that no page comes from elsewhere."""
+    bentoml = find_spec("bentoml")  # not imported: that takes longer than all that serves
+    assert bentoml is not None and bentoml.origin is not None  # noqa: PT018, S101  a dependency
+    return Path(bentoml.origin).parent / "_internal" / "server" / "static_content"
+
+
+def _add_api(app: FastAPI) -> None:
+    app.add_api_route(
+        "/api/v1/predictions/",
+        create_prediction,
+        methods=["POST"],
+        status_code=HTTPStatus.CREATED,
+        summary="Classify the beats of a signal",
+        tags=["predictions"],
+        responses={
+            201: {"model": Prediction},
+            **document_problems(400, 401, 408, 413, 415, 422, 429, 503, 504),
+        },
+    )
+    app.add_api_route(
+        "/api/v1/predictions/{prediction_id}",
+        read_prediction,
+        methods=["GET"],
+        summary="Read a stored prediction",
+        tags=["predictions"],
+        responses={200: {"model": Prediction}, **document_problems(404, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/feedback/",
+        create_feedback,
+        methods=["POST"],
+        status_code=HTTPStatus.CREATED,
+        summary="Tell the classes that a reader gives to beats",
+        tags=["feedback"],
+        responses={201: {"model": Feedback}, **document_problems(400, 404, 413, 415, 422, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/model/",
+        _read_model,
+        methods=["GET"],
+        summary="Read the card of the model that answers",
+        tags=["model"],
+        responses={200: {"model": ModelCard}, **document_problems(503)},
+    )
+    app.add_api_route(
+        "/api/v1/examples/{kind}",
+        read_example,
+        methods=["GET"],
+        summary="Get a simulated strip as a request",
+        tags=["predictions"],
+        responses={200: {"model": PredictionRequest}, **document_problems(404, 422)},
+    )
+
+
+def _add_pages(app: FastAPI) -> None:
+    app.add_api_route(
+        "/health",
+        _read_health,
+        methods=["GET"],
+        summary="Tell how the service is",
+        tags=["operations"],
+        responses={200: {"model": Health}, 503: {"model": Health}},
+    )
+    app.add_api_route(
+        "/metrics",
+        _read_metrics,
+        methods=["GET"],
+        summary="Metrics for Prometheus",
+        tags=["operations"],
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+    add_viewer(app)
+    app.add_api_route("/docs", _show_docs, methods=["GET"], include_in_schema=False)
+
+
+async def _read_model(request: Request) -> Response:
+    """Give the figures, constants and origin of the model that answers."""
+    model = runtime_of(request).require_model()
+    bundle = model.bundle
+    card = {
+        "model": model.info,
+        "created_at": bundle.provenance.created_at,
+        "metrics": bundle.metrics,
+        "config": asdict(bundle.config),
+        "library_versions": bundle.provenance.library_versions,
+        "model_card": bundle.model_card,
+        "notice": NOTICE,
+    }
+    return answer_json(orjson.dumps(card))
+
+
+async def _read_health(request: Request) -> Response:
+    """Tell whether a model is loaded, which, and what release was refused; 503 without a model.
+
+    While workers switch one after the other, the model is the one that is on its way out.
+    """
+    runtime = runtime_of(request)
+    refusal = runtime.live.refusal
+    is_loaded = runtime.live.current is not None
+    health = {
+        "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
+        "version": VERSION,
+        "model_loaded": is_loaded,
+        "timestamp": datetime.now(UTC),
+        "model": runtime.live.info,
+        "refused": asdict(refusal) if refusal else None,
+        "prediction_log": {
+            "waiting": len(runtime.spool),
+            "lost": runtime.spool.lost,
+            "problem": runtime.spool.problem,
+        },
+    }
+    return answer_json(
+        orjson.dumps(health), HTTPStatus.OK if is_loaded else HTTPStatus.SERVICE_UNAVAILABLE
+    )
+
+
+async def _read_metrics(request: Request) -> Response:
+    """Give the metrics of all workers together."""
+    runtime = runtime_of(request)
+    text = await asyncio.get_running_loop().run_in_executor(runtime.look_up, runtime.metrics.write)
+    return Response(text, media_type="text/plain; version=0.0.4")
+
+
+async def _show_docs() -> Response:
+    page = get_swagger_ui_html(
+        openapi_url="/openapi.json",
+        title="ECG beat service",
+        swagger_js_url="/static_content/swagger-ui-bundle.js",
+        swagger_css_url="/static_content/swagger-ui.css",
+        swagger_favicon_url="data:,",
+    )
+    page.headers["content-security-policy"] = allow_scripts(bytes(page.body))
+    return page
+
+
+async def _answer_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, ProblemError)  # noqa: S101  Starlette's handlers are typed so
+    runtime_of(request).metrics.count_refusal(error.kind.name)
+    return error.respond()
+
+
+async def _answer_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  Starlette's handlers are typed so
+    kind = {404: NOT_FOUND, 405: METHOD_NOT_ALLOWED}.get(
+        error.status_code, ProblemKind("http-error", error.status_code, error.detail)
+    )
+    runtime_of(request).metrics.count_refusal(kind.name)
+    headers = dict(error.headers) if error.headers else None
+    return ProblemError(kind, kind.title).respond(headers)
+
+
+async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+async def _answer_failure(request: Request, _error: Exception) -> Response:
+    runtime_of(request).metrics.count_refusal(INTERNAL.name)
+    return ProblemError(INTERNAL, "the service failed; its log says why").respond()

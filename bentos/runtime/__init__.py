@@ -1,0 +1,1 @@
+"""What a worker holds: the model, the spool, metrics, keys and traces."""

@@ -1,0 +1,347 @@
+/**
+ * Open files, demo strips, stored predictions and recordings, and have them analysed.
+ *
+ * What was chosen stays at hand whatever the service answers, so that it can be sent again; and
+ * what is shown stays until there is something else to show.
+ */
+
+import { readPrediction } from "../answer/prediction.js";
+import { nameExample } from "../answer/examples.js";
+import { sortFiles, suffix } from "../files/recording_files.js";
+import { chooseLead } from "../files/request.js";
+import { link } from "../base/link.js";
+import { asProblem, fileProblem } from "../base/problem.js";
+import { makeRecorder } from "./record.js";
+import { makeLocalSignal } from "../signal/local_signal.js";
+import { NOTHING_OPEN, NO_FEEDBACK } from "../state/app_state.js";
+import {
+  USUAL_FS_HZ,
+  chooseSettings,
+  columnOf,
+  describeSubject,
+  formFields,
+  isWaitingForSignal,
+  tableOf,
+} from "../state/subject.js";
+
+/** What the predictions route takes. */
+const MAX_PREDICTION_S = 30 * 60;
+const MAX_PREDICTION_BYTES = 16 * 2 ** 20;
+
+/** @typedef {ReturnType<typeof makeOpener>} Opener */
+/** @typedef {import("../files/reader.js").ReadTable} ReadTable */
+/** @typedef {import("../files/request.js").SignalSettings} SignalSettings */
+
+/**
+ * Make what opens things.
+ *
+ * @param {object} options
+ * @param {import("../state/app_state.js").ViewerStore} options.store
+ * @param {import("./service.js").Service} options.service
+ * @param {import("../files/reader.js").Reader} options.reader
+ * @param {Promise<void>} options.known When it is known what the service takes; all waits for it.
+ */
+export function makeOpener({ store, service, reader, known }) {
+  let current = new AbortController();
+  let hasBegun = false;
+  /** @type {() => void} */
+  let retry = () => {};
+
+  /** @type {(text: string, share?: number | null) => void} */
+  const tell = (text, share = null) => store.set({ progress: { text, share } });
+  const recorder = makeRecorder({ store, service, tell });
+
+  /** Give up what runs. */
+  function stop() {
+    hasBegun = true;
+    current.abort();
+    current = new AbortController();
+    return current.signal;
+  }
+
+  /**
+   * Do something that takes time; what goes wrong is shown, unless something else was begun.
+   *
+   * @param {(signal: AbortSignal) => Promise<void>} work
+   */
+  async function attempt(work) {
+    const signal = stop();
+    retry = () => void attempt(work);
+    store.set({ problem: null, isKeyAsked: false });
+    try {
+      await known;
+      if (!signal.aborted) await work(signal);
+    } catch (error) {
+      if (signal.aborted) return;
+      const problem = asProblem(error);
+      store.set({ problem, progress: null, isKeyAsked: problem.status === 401 });
+    }
+  }
+
+  /**
+   * Show something else from now on.
+   *
+   * @param {Partial<import("../state/app_state.js").State>} [state]
+   */
+  function reset(state = {}) {
+    recorder.close();
+    store.set({ ...NOTHING_OPEN, isAtStart: false, ...state });
+  }
+
+  /**
+   * Show a table of samples; it is sent when its sampling rate is known.
+   *
+   * @param {ReadTable} table
+   * @param {{name: string, files: File[], example: string | null}} origin
+   * @param {AbortSignal} signal
+   */
+  async function showTable(table, origin, signal) {
+    const settings = chooseSettings(table, store.get().knownLeads);
+    const isRateKnown = table.fs !== null;
+    reset({
+      subject: {
+        ...describeSubject("signal", origin.name, origin),
+        table,
+        leads: table.leads,
+        settings,
+        isRateKnown,
+      },
+    });
+    link({});
+    await predict(settings, signal, { isSent: isRateKnown });
+  }
+
+  /**
+   * Prepare the signal with its settings, show it, and have it analysed.
+   *
+   * @param {SignalSettings} settings
+   * @param {AbortSignal} signal
+   * @param {{isSent: boolean}} options
+   */
+  async function predict(settings, signal, { isSent }) {
+    const { subject } = store.get();
+    if (!subject?.table) return;
+    tell("Reading the signal");
+    const samples = columnOf(subject.table, settings.lead);
+    const { signalMv, body } = await reader.prepareRequest(samples, settings);
+    if (signal.aborted) return;
+    store.set({
+      subject: { ...subject, settings, body, isSent: false },
+      signal: makeLocalSignal(signalMv, settings.fs),
+      answer: null,
+      selected: null,
+      labels: new Map(),
+      feedback: NO_FEEDBACK,
+      progress: null,
+    });
+    if (!isSent) return;
+    store.set({ subject: { ...subject, settings, body, isSent } });
+    const isLong = signalMv.length / settings.fs > MAX_PREDICTION_S;
+    if (isLong || subject.table.isPart || body.size > MAX_PREDICTION_BYTES) {
+      await recordSignal(subject, settings, signal);
+      return;
+    }
+    tell("Finding the beats");
+    const prediction = await service.predict(body, signal);
+    store.set({ answer: readPrediction(prediction), progress: null });
+    const example = subject.example ? { example: subject.example } : {};
+    link({ prediction: prediction.prediction_id, ...example });
+  }
+
+  /**
+   * Send a signal that is too long for one request as a recording.
+   *
+   * @param {import("../state/app_state.js").Subject} subject
+   * @param {SignalSettings} settings
+   * @param {AbortSignal} signal
+   */
+  async function recordSignal(subject, settings, signal) {
+    const { name, leads, table } = subject;
+    const [file] = subject.files;
+    const isTaken = file && suffix(file) !== "json" && settings.unit !== "counts";
+    if (!table || !isTaken || !store.get().takesRecordings) {
+      throw fileProblem(
+        "The signal is too long for one request",
+        "Up to 30 min and 16 MiB are analysed at once. " +
+          (store.get().takesRecordings
+            ? "Longer ones come as recordings: WFDB, EDF, or CSV and NPY in mV, µV or V."
+            : "This service analyses no recordings."),
+      );
+    }
+    reset({ subject: { ...describeSubject("recording", name, subject), leads } });
+    await recorder.record([file], formFields(table, settings), signal);
+  }
+
+  /**
+   * @param {import("../files/recording_files.js").ChosenFiles} chosen
+   * @param {AbortSignal} signal
+   */
+  async function openRecordingFiles({ name, files }, signal) {
+    if (!store.get().takesRecordings) {
+      throw fileProblem(
+        "This service analyses no recordings",
+        `${name} is one. Signals of up to 30 min can be sent as CSV, NPY or JSON.`,
+      );
+    }
+    reset({ subject: describeSubject("recording", name, { files }) });
+    await recorder.record(files, [], signal);
+  }
+
+  /**
+   * Put the signal of a file under a stored prediction.
+   *
+   * @param {File} file
+   * @param {ReadTable} table
+   * @param {AbortSignal} signal
+   */
+  async function attachSignal(file, table, signal) {
+    const { answer, subject } = store.get();
+    if (!answer || !subject) return;
+    const lead = chooseLead(table.leads);
+    const samples = columnOf(table, lead);
+    const fs = answer.fs ?? USUAL_FS_HZ;
+    const lastsS = samples.length / fs;
+    if (Math.abs(lastsS - answer.durationS) > 1 / fs + 1e-6) {
+      throw fileProblem(
+        `${file.name} is not the signal of this prediction`,
+        `It lasts ${lastsS.toFixed(2)} s at ${fs} Hz, the prediction is of ` +
+          `${answer.durationS.toFixed(2)} s. Close the prediction to analyse another file.`,
+      );
+    }
+    const settings = { ...chooseSettings(table, []), fs };
+    const { signalMv } = await reader.prepareRequest(samples, settings);
+    if (signal.aborted) return;
+    store.set({
+      subject: { ...subject, name: file.name, files: [file] },
+      signal: makeLocalSignal(signalMv, fs),
+      progress: null,
+    });
+  }
+
+  return {
+    /**
+     * Open what was dropped or chosen.
+     *
+     * @param {File[]} files
+     */
+    openFiles: (files) =>
+      attempt(async (signal) => {
+        if (!files.length) return;
+        const chosen = sortFiles(files);
+        if (chosen.kind === "recording") {
+          await openRecordingFiles(chosen, signal);
+          return;
+        }
+        tell(`Reading ${chosen.name}`);
+        const table = await reader.readTable(files[0]);
+        if (signal.aborted) return;
+        if (isWaitingForSignal(store.get())) await attachSignal(files[0], table, signal);
+        else await showTable(table, { name: chosen.name, files, example: null }, signal);
+      }),
+
+    /**
+     * Open a demo strip.
+     *
+     * @param {string} kind
+     */
+    openExample: (kind) =>
+      attempt(async (signal) => {
+        tell("Fetching the demo strip");
+        const table = tableOf(await service.readExample(kind));
+        if (signal.aborted) return;
+        await showTable(table, { name: nameExample(kind), files: [], example: kind }, signal);
+      }),
+
+    /**
+     * Send the same signal with other settings.
+     *
+     * @param {SignalSettings} settings
+     */
+    analyse: (settings) => attempt((signal) => predict(settings, signal, { isSent: true })),
+
+    /**
+     * Show the signal with other settings, and send nothing.
+     *
+     * @param {SignalSettings} settings
+     */
+    preview: (settings) => attempt((signal) => predict(settings, signal, { isSent: false })),
+
+    /**
+     * Analyse another lead of the recording that is open.
+     *
+     * @param {string} lead
+     */
+    analyseLead: (lead) =>
+      attempt(async (signal) => {
+        const { subject } = store.get();
+        if (!subject?.files.length) return;
+        const others = subject.form.filter(([name]) => name !== "lead");
+        reset({ subject });
+        await recorder.record(subject.files, [["lead", lead], ...others], signal);
+      }),
+
+    /**
+     * Show a stored prediction, with its signal when it is that of a demo strip.
+     *
+     * @param {string} id
+     * @param {string | null} example
+     */
+    openPrediction: (id, example) =>
+      attempt(async (signal) => {
+        tell("Fetching the prediction");
+        const prediction = await service.readPrediction(id);
+        const table = example ? tableOf(await service.readExample(example)) : null;
+        if (signal.aborted) return;
+        const nSamples = Math.round(prediction.duration_s * prediction.sampling_rate);
+        const isIts = table !== null && table.columns[0].length === nSamples;
+        const name = isIts && example ? nameExample(example) : "Stored prediction";
+        reset({
+          subject: describeSubject("stored", name, { example: isIts ? example : null }),
+          signal: isIts ? makeLocalSignal(table.columns[0], prediction.sampling_rate) : null,
+          answer: readPrediction(prediction),
+        });
+      }),
+
+    /**
+     * Show the recording of a job, or follow it until it is done.
+     *
+     * @param {string} jobId
+     */
+    openRecording: (jobId) =>
+      attempt(async (signal) => {
+        tell("Looking for the recording");
+        const job = await service.readJob(jobId);
+        if (signal.aborted) return;
+        reset({ subject: describeSubject("recording", "Recording") });
+        await recorder.follow(job, signal);
+      }),
+
+    /** Give up what runs; what was chosen stays. */
+    async cancel() {
+      stop();
+      store.set({ progress: null });
+      try {
+        const wasRunning = await recorder.cancel();
+        if (!wasRunning) return;
+        store.set({
+          problem: fileProblem("The analysis was cancelled", "The files are still here."),
+        });
+      } catch (error) {
+        store.set({ problem: asProblem(error) });
+      }
+    },
+
+    /** Whether anything was opened or closed yet. */
+    hasBegun: () => hasBegun,
+
+    /** Do again what failed. */
+    again: () => retry(),
+
+    /** Go back to the start page. */
+    close() {
+      stop();
+      reset({ isAtStart: true });
+      link({});
+    },
+  };
+}

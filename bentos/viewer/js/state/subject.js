@@ -1,0 +1,127 @@
+/**
+ * What is opened: where it came from, and how its samples are read at first.
+ */
+
+import { chooseLead, guessUnit, nameOnWire } from "../files/request.js";
+
+/** @typedef {import("../files/reader.js").ReadTable} ReadTable */
+
+/** The rate of MIT-BIH records, which the service takes for those without one. */
+export const USUAL_FS_HZ = 360;
+
+/** The gain of MIT-BIH records. */
+const USUAL_COUNTS_PER_MV = 200;
+
+/**
+ * Choose how a table is read: what it tells, and what is usual.
+ *
+ * @param {ReadTable} table
+ * @param {string[]} knownLeads Names that the service takes.
+ * @returns {import("../files/request.js").SignalSettings}
+ */
+export function chooseSettings(table, knownLeads) {
+  const lead = chooseLead(table.leads);
+  return {
+    lead,
+    fs: table.fs ?? USUAL_FS_HZ,
+    unit: unitOf(table, lead),
+    countsPerMv: USUAL_COUNTS_PER_MV,
+    derivation: nameOnWire(lead, knownLeads),
+    applyRuleguard: table.applyRuleguard ?? true,
+    patientId: table.patientId ?? "",
+  };
+}
+
+/**
+ * The samples of a lead.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ */
+export function columnOf(table, lead) {
+  return table.columns[table.leads.indexOf(lead)];
+}
+
+/**
+ * The unit of a lead: as the file states it, mV where it does so only for other leads, as the
+ * service takes it, or else a guess.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ * @returns {string}
+ */
+export function unitOf(table, lead) {
+  if (!hasUnits(table)) return guessUnit(columnOf(table, lead));
+  return table.units[table.leads.indexOf(lead)] ?? "mV";
+}
+
+/**
+ * Whether a file states units.
+ *
+ * @param {ReadTable} table
+ */
+export function hasUnits({ units }) {
+  return units.some(Boolean);
+}
+
+/**
+ * Whether a stored prediction is shown without its trace.
+ *
+ * @param {import("./app_state.js").State} state
+ */
+export function isWaitingForSignal({ subject, signal, answer }) {
+  return subject?.kind === "stored" && answer !== null && signal === null;
+}
+
+/**
+ * A subject of which nothing more is known yet.
+ *
+ * @param {"signal" | "recording" | "stored"} kind
+ * @param {string} name
+ * @param {{files?: File[], example?: string | null}} [origin]
+ * @returns {import("./app_state.js").Subject}
+ */
+export function describeSubject(kind, name, { files = [], example = null } = {}) {
+  return {
+    kind,
+    name,
+    example,
+    files,
+    table: null,
+    leads: [],
+    lead: "",
+    settings: null,
+    isRateKnown: true,
+    body: null,
+    isSent: false,
+    form: [],
+  };
+}
+
+/**
+ * What goes into the form with the file of a table: the lead, and what the file does not tell.
+ *
+ * @param {ReadTable} table
+ * @param {import("../files/request.js").SignalSettings} settings
+ * @returns {Array<[string, string]>}
+ */
+export function formFields(table, { lead, fs, unit }) {
+  const isUnitTold = hasUnits(table) && unit === unitOf(table, lead);
+  /** @type {Array<[string, string]>} */
+  const fields = [
+    ["lead", lead],
+    ["sampling_rate", fs === table.fs ? "" : String(fs)],
+    ["unit", isUnitTold ? "" : unit],
+  ];
+  return fields.filter(([, value]) => value !== "");
+}
+
+/**
+ * A demo strip as a table.
+ *
+ * @param {Record<string, any>} request A request of the predictions route.
+ * @returns {ReadTable}
+ */
+export function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
+  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, units: ["mV"] };
+}

@@ -1,0 +1,1 @@
+"""The contract of the wire: requests, answers and problems."""

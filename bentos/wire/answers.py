@@ -1,0 +1,204 @@
+"""Build the answer to a prediction from classified beats, as a dict that is ready for JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bentos.wire.schemas import NOTICE
+from ecg_lib.classifier.beat_classifier import ClassifiedBeats
+from ecg_lib.rhythm.patterns import RhythmSummary, summarize_rhythm
+from ecg_lib.rhythm.risk import assess_risk
+from ecg_lib.signal_path.preprocessing import PreparedBeats
+from ecg_lib.signal_path.readability.findings import (
+    FINDING_WORDS,
+    Finding,
+    FindingKind,
+    list_alarms,
+)
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+
+USUAL_RANGE_MV: Final = (0.1, 20.0)
+"""Peak-to-peak amplitude of QRS complexes on the skin, with room on both sides."""
+
+
+def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
+    """Sum up a signal in which a beat is readable, or flutter is suspected.
+
+    Parameters
+    ----------
+    classified : ClassifiedBeats
+    fs : float
+        Sampling rate of the signal in Hz.
+
+    Returns
+    -------
+    dict
+        The part of :class:`bentos.wire.schemas.Prediction` that the signal decides.
+
+    """
+    prepared = classified.prepared
+    rhythm = summarize_rhythm(
+        classified.r_peaks,
+        is_v=classified.is_v,
+        is_readable=classified.is_readable,
+        fs=fs,
+        unreadable=prepared.unreadable,
+        is_paced=prepared.is_paced,
+    )
+    risk = assess_risk(
+        rhythm,
+        duration_s=prepared.duration_s,
+        readable_s=prepared.readable_s,
+        alarms=list_alarms(prepared.findings, fs=fs),
+    )
+    overall, confidence = _judge_all(classified)
+    paced_beats = int(prepared.is_paced.sum())
+    return {
+        "overall_arrhythmia_type": overall,
+        "confidence": confidence,
+        "risk_level": risk.level.value,
+        "risk_basis": risk.basis.value,
+        "risk_reasons": list(risk.reasons),
+        "total_beats_detected": len(classified),
+        "normal_beats": rhythm.beats - rhythm.v_beats - paced_beats,
+        "ventricular_beats": rhythm.v_beats,
+        "paced_beats": paced_beats,
+        "unreadable_beats": len(classified) - rhythm.beats,
+        "beat_predictions": _list_beats(classified),
+        "rhythm": _describe_rhythm(rhythm),
+        "signal_quality": _describe_quality(prepared),
+        "threshold": classified.threshold,
+        "duration_s": prepared.duration_s,
+        "notice": NOTICE,
+    }
+
+
+def _judge_all(classified: ClassifiedBeats) -> tuple[str | None, float | None]:
+    """Give the class of the whole, with its probability; None where no beat has one."""
+    probability_v = classified.probability_v[classified.has_class]
+    if len(probability_v) == 0:
+        return None, None
+    if classified.is_v.any():
+        return "V", float(classified.probability_v[classified.is_v].max())
+    return "N", float(1 - probability_v.max())
+
+
+def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
+    prepared = classified.prepared
+    columns = zip(
+        classified.r_peaks.tolist(),
+        np.where(classified.is_v, "V", "N").tolist(),
+        classified.confidence.tolist(),
+        _round(prepared.rr_prev_s, 4),
+        _round(prepared.rr_next_s, 4),
+        classified.probability_v.tolist(),
+        _round(prepared.qrs_width_s * 1e3, 1),
+        classified.rule.tolist(),
+        prepared.beat_quality.tolist(),
+        strict=True,
+    )
+    beats = [
+        {
+            "beat_index": index,
+            "position_sample": position,
+            "arrhythmia_type": arrhythmia_type,
+            "confidence": confidence,
+            "rr_previous": rr_previous,
+            "rr_next": rr_next,
+            "probability_v": probability_v,
+            "qrs_width_ms": qrs_width_ms,
+            "rule": rule or None,
+            "quality": quality,
+        }
+        for index, (
+            position,
+            arrhythmia_type,
+            confidence,
+            rr_previous,
+            rr_next,
+            probability_v,
+            qrs_width_ms,
+            rule,
+            quality,
+        ) in enumerate(columns)
+    ]
+    for index in np.flatnonzero(~classified.has_class).tolist():
+        beats[index].update(arrhythmia_type=None, confidence=None, probability_v=None)
+    for index in np.flatnonzero(~classified.is_readable).tolist():
+        beats[index].update(qrs_width_ms=None)
+    return beats
+
+
+def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
+    return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
+
+
+def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
+    return {
+        "heart_rate_bpm": rhythm.heart_rate_bpm,
+        "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
+        "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
+        "heart_rate_mean_bpm": rhythm.heart_rate_mean_bpm,
+        "longest_rr_s": rhythm.longest_rr_s,
+        "pvc_burden": rhythm.burden,
+        "isolated": rhythm.isolated,
+        "couplets": rhythm.couplets,
+        "bigeminy_beats": rhythm.bigeminy_beats,
+        "trigeminy_beats": rhythm.trigeminy_beats,
+        "r_on_t": rhythm.r_on_t,
+        "runs": [{**asdict(run), "kind": run.kind.value} for run in rhythm.runs],
+        "pauses": [asdict(pause) for pause in rhythm.pauses],
+    }
+
+
+def _describe_quality(prepared: PreparedBeats) -> dict[str, Any]:
+    return {
+        "usable_share": prepared.readable_s / prepared.duration_s,
+        "warnings": _list_warnings(prepared),
+        "per_second": _round(prepared.quality_per_second, 2),
+        "unreadable": [_describe_stretch(stretch) for stretch in prepared.unreadable],
+        "findings": [_describe_finding(finding) for finding in prepared.findings],
+    }
+
+
+def _describe_stretch(stretch: Stretch) -> dict[str, Any]:
+    return {
+        "start_sample": stretch.start,
+        "end_sample": stretch.stop,
+        "reason": stretch.reason.value,
+    }
+
+
+def _describe_finding(finding: Finding) -> dict[str, Any]:
+    return {
+        "kind": finding.kind.value,
+        "start_sample": finding.start,
+        "end_sample": finding.stop,
+        "text": FINDING_WORDS[finding.kind],
+    }
+
+
+def _list_warnings(prepared: PreparedBeats) -> list[str]:
+    warnings = []
+    if prepared.unreadable_s > 0:
+        warnings.append(
+            f"{prepared.unreadable_s:.1f} s of {prepared.duration_s:.1f} s cannot be read"
+        )
+    if any(stretch.reason is UnreadableReason.FLAT for stretch in prepared.unreadable):
+        warnings.append("where the line is flat an electrode is off; asystole is not ruled out")
+    found = {finding.kind for finding in prepared.findings}
+    warnings += [FINDING_WORDS[kind] for kind in FindingKind if kind in found]
+    if not prepared.is_readable.any():
+        return warnings
+    amplitude_mv = float(np.median(prepared.amplitude_mv[prepared.is_readable]))
+    low_mv, high_mv = USUAL_RANGE_MV
+    if not low_mv <= amplitude_mv <= high_mv:
+        warnings.append(
+            f"signal_data must be in mV: QRS complexes span {low_mv:g} to {high_mv:g} mV as a "
+            f"rule, got {amplitude_mv:.3g} mV"
+        )
+    return warnings

@@ -1,0 +1,200 @@
+"""What a prediction is asked of, from the bodies that are accepted: JSON, raw float32, and NPY.
+
+All of them end in one :class:`PredictionInput`, by the same limits and with the same problems.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from tokenize import TokenError
+from typing import Final, TypeVar
+
+import numpy as np
+from numpy.lib import format as npy
+from numpy.typing import NDArray
+from pydantic import BaseModel, ValidationError
+
+from bentos.wire.problems import (
+    INVALID_REQUEST,
+    NOT_FINITE,
+    OUT_OF_RANGE,
+    TOO_LONG,
+    TOO_SHORT,
+    ProblemError,
+    explain_validation_error,
+)
+from bentos.wire.schemas import (
+    MAX_ABS_MV,
+    MAX_LABELS,
+    PredictionParameters,
+    PredictionRequest,
+    explain_duration,
+)
+
+JSON: Final = "application/json"
+FLOAT32: Final = "application/octet-stream"
+NPY: Final = "application/x-npy"
+MEDIA_TYPES: Final = (JSON, FLOAT32, NPY)
+"""What the predictions route takes."""
+
+T = TypeVar("T", bound=BaseModel)
+
+_MAX_MEMBERS: Final = 3 * MAX_LABELS
+_NPY_VERSIONS: Final = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
+_NPY_ERRORS: Final = (
+    ValueError,
+    KeyError,
+    TypeError,
+    SyntaxError,
+    TokenError,
+    RecursionError,
+    MemoryError,
+)
+"""What NumPy raises of a header, which it evaluates as literals of Python 3, then of Python 2."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PredictionInput:
+    """A signal and what is said of it."""
+
+    signal_mv: NDArray[np.float64]
+    parameters: PredictionParameters
+
+
+def read_input(
+    body: bytes, *, media_type: str, query: Sequence[tuple[str, str]] = ()
+) -> PredictionInput:
+    """Read a body of one of :data:`MEDIA_TYPES`.
+
+    Parameters
+    ----------
+    body : bytes
+    media_type : str
+        Of the body.
+    query : sequence of (name, value)
+        Parameters of the address; those of a JSON body are in the body.
+
+    Raises
+    ------
+    ProblemError
+        If it is not a request that can be answered.
+
+    """
+    if media_type == JSON:
+        request = parse(PredictionRequest, body)
+        read = PredictionInput(
+            signal_mv=np.array(request.signal_data, dtype=np.float64), parameters=request
+        )
+    else:
+        samples = _read_npy(body) if media_type == NPY else _read_float32(body)
+        with np.errstate(invalid="ignore"):  # a signalling NaN, which is refused below
+            signal_mv = samples.astype(np.float64)
+        read = PredictionInput(
+            signal_mv=signal_mv, parameters=parse_query(PredictionParameters, query)
+        )
+        _check_samples(read)
+    _check_range(read.signal_mv)
+    return read
+
+
+def parse(model: type[T], body: bytes) -> T:
+    """Validate the JSON text of a request.
+
+    Raises
+    ------
+    ProblemError
+        If it is no JSON, or not what the model wants.
+
+    """
+    # Each unknown field costs an error of its own: a million of them would cost seconds.
+    members = body.count(b":")
+    if members > _MAX_MEMBERS:
+        raise ProblemError(
+            INVALID_REQUEST, f"the body must have at most {_MAX_MEMBERS} members, got {members}"
+        )
+    try:
+        return model.model_validate_json(body)
+    except ValidationError as error:
+        raise explain_validation_error(error) from None
+
+
+def parse_query(model: type[T], query: Sequence[tuple[str, str]]) -> T:
+    """Validate the parameters of an address.
+
+    Raises
+    ------
+    ProblemError
+        If they are not what the model wants, or one is there twice.
+
+    """
+    fields = dict(query)
+    if len(fields) < len(query):
+        names = [name for name, _ in query]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise _refuse(twice[:80], "the parameter must be given once")
+    try:
+        return model.model_validate_strings(fields)
+    except ValidationError as error:
+        raise explain_validation_error(error) from None
+
+
+def _read_float32(body: bytes) -> NDArray[np.floating]:
+    if len(body) % 4:
+        raise _refuse(
+            "signal_data", f"samples must be float32 of 4 bytes each, got {len(body)} bytes"
+        )
+    return np.frombuffer(body, dtype="<f4")
+
+
+def _read_npy(body: bytes) -> NDArray[np.floating]:
+    """Read an NPY file of one row of float32 or float64; nothing in it is ever unpickled."""
+    file = io.BytesIO(body)
+    try:
+        read_header = _NPY_VERSIONS[npy.read_magic(file)]
+        shape, _, dtype = read_header(file)
+    except _NPY_ERRORS:
+        raise _refuse("signal_data", "the body must be a file of NPY format 1.0 or 2.0") from None
+    if dtype.kind != "f" or dtype.itemsize not in {4, 8}:
+        raise _refuse(
+            "signal_data", f"samples must be float32 or float64, in mV, got {str(dtype)[:40]}"
+        )
+    if len(shape) != 1:
+        raise _refuse("signal_data", f"the array must have one dimension, got {len(shape)}")
+    start = file.tell()
+    if len(body) - start != shape[0] * dtype.itemsize:
+        raise _refuse(
+            "signal_data",
+            f"the file must hold the {shape[0]} samples that its header states, of "
+            f"{dtype.itemsize} bytes each, got {len(body) - start} bytes",
+        )
+    return np.frombuffer(body, dtype=dtype, offset=start)
+
+
+def _check_samples(read: PredictionInput) -> None:
+    """Check what pydantic has checked of a JSON body."""
+    samples = read.signal_mv
+    found = explain_duration(len(samples), read.parameters.sampling_rate)
+    if found is not None:
+        kind = TOO_SHORT if found.is_short else TOO_LONG
+        raise ProblemError(kind, found.reason, errors=[("signal_data", found.reason)])
+    finite = np.isfinite(samples)
+    if not finite.all():
+        field = f"signal_data[{int(finite.argmin())}]"
+        reason = "Input should be a finite number"
+        raise ProblemError(NOT_FINITE, f"{field}: {reason}", errors=[(field, reason)])
+
+
+def _check_range(signal_mv: NDArray[np.float64]) -> None:
+    greatest_mv = float(np.abs(signal_mv).max())
+    if greatest_mv > MAX_ABS_MV:
+        reason = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
+        raise ProblemError(OUT_OF_RANGE, reason, errors=[("signal_data", reason)])
+
+
+def _refuse(field: str, reason: str) -> ProblemError:
+    return ProblemError(INVALID_REQUEST, f"{field}: {reason}", errors=[(field, reason)])

@@ -1,0 +1,330 @@
+"""The wire: what the service accepts and what it answers, with limits and descriptions.
+
+Requests are validated by these models. Answers are built as plain dicts
+(:mod:`bentos.wire.answers`), because a 24 h recording has 100,000 beats; the models of answers are
+their documentation, and tests hold the one against the other.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final, Literal, NamedTuple, Self
+
+from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from ecg_lib.classifier.bundle import BundleSource, DataSource
+from ecg_lib.records.annotations import BeatType
+from ecg_lib.records.limits import FS_HZ, MAX_FS_HZ, MIN_FS_HZ
+from ecg_lib.rhythm.patterns import RunKind
+from ecg_lib.rhythm.risk import RiskBasis, RiskLevel
+from ecg_lib.signal_path.readability.findings import FindingKind
+from ecg_lib.signal_path.readability.quality import UnreadableReason
+
+MIN_DURATION_S: Final = 10.0
+MAX_DURATION_S: Final = 30 * 60.0
+MAX_ABS_MV: Final = 1e4
+"""No electrode gives 10 V: samples beyond it are counts of a converter, not mV."""
+
+MAX_LABELS: Final = 10_000
+NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
+
+Lead = Literal[
+    "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
+    "MLI", "MLII", "MLIII", "MV1", "MV2", "V3R", "V4R", "V7", "V8", "V9",
+    "CC5", "CM2", "CM5", "ML5", "CS2", "D3", "D4", "ES", "AS", "AI", "X", "Y", "Z",
+    "ECG", "ECG1", "ECG2", "ECG3",
+]  # fmt: skip
+"""Names of leads: the standard twelve, right and posterior ones, Holter, EASI, Frank, unnamed."""
+
+
+class _Request(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
+
+
+class PredictionParameters(_Request):
+    """What is said of a signal."""
+
+    sampling_rate: float = Field(
+        default=FS_HZ,
+        ge=MIN_FS_HZ,
+        le=MAX_FS_HZ,
+        description="Samples per second; the signal is resampled from it.",
+    )
+    derivation: Lead = Field(default="MLII", description="Name of the lead.")
+    patient_id: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        description="Whose ECG it is; kept only as a keyed hash.",
+    )
+    apply_ruleguard: bool = Field(
+        default=True, description="Let the physiological rules correct unsure classes."
+    )
+
+
+class WrongDuration(NamedTuple):
+    """Why a signal is too short or too long."""
+
+    is_short: bool
+    reason: str
+
+
+def explain_duration(n_samples: int, sampling_rate: float) -> WrongDuration | None:
+    """Tell what is wrong with the length of a signal; None when nothing is."""
+    duration_s = n_samples / sampling_rate
+    # Ten seconds at 128.5 Hz are 1285 samples or, cut to whole ones, 1284.
+    is_short = n_samples < int(MIN_DURATION_S * sampling_rate)
+    if not is_short and duration_s <= MAX_DURATION_S:
+        return None
+    bound = f"at least {MIN_DURATION_S:g}" if is_short else f"at most {MAX_DURATION_S:g}"
+    return WrongDuration(is_short, f"signal_data must last {bound} s, got {duration_s:.2f} s")
+
+
+class PredictionRequest(PredictionParameters):
+    """One lead of an ECG."""
+
+    signal_data: Annotated[list[float], FailFast()] = Field(
+        description="Samples of one lead in mV, from 10 s to 30 min.",
+        max_length=round(MAX_DURATION_S * MAX_FS_HZ),
+        # Not min_length: a signal that is too short is told so in seconds.
+        json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
+    )
+
+    @model_validator(mode="after")
+    def _check_duration(self) -> Self:
+        wrong = explain_duration(len(self.signal_data), self.sampling_rate)
+        if wrong is None:
+            return self
+        code = "signal_too_short" if wrong.is_short else "signal_too_long"
+        raise PydanticCustomError(code, "{reason}", {"reason": wrong.reason})
+
+
+class BeatLabel(_Request):
+    """What a reader calls a beat."""
+
+    beat_index: int = Field(ge=0, description="`beat_index` of the prediction.")
+    arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
+
+
+class FeedbackRequest(_Request):
+    """A reader's classes for beats of a prediction."""
+
+    prediction_id: str = Field(min_length=1, max_length=64)
+    labels: Annotated[list[BeatLabel], FailFast()] = Field(min_length=1, max_length=MAX_LABELS)
+    annotator: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=128,
+        pattern=r"^[^\x00-\x1f\x7f]*$",
+        description="Who read the beats.",
+    )
+
+    @model_validator(mode="after")
+    def _check_labels(self) -> Self:
+        if len({label.beat_index for label in self.labels}) < len(self.labels):
+            raise PydanticCustomError(
+                "repeated_beat", "labels must name each beat_index once, one is there twice"
+            )
+        return self
+
+
+class _Answer(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelInfo(_Answer):
+    """Which model answered, and where it comes from."""
+
+    name: str
+    version: str = Field(description="Version in the registry, or `unregistered`.")
+    bento_tag: str
+    bundle_hash: str
+    run_id: str
+    dataset_version: str
+    git_commit: str
+    source: BundleSource
+    data: DataSource = Field(description="What it was trained on.")
+
+
+class BeatPrediction(_Answer):
+    """One detected beat; class and probabilities are null unless its quality is `ok`."""
+
+    beat_index: int
+    position_sample: int = Field(description="R-peak, in samples of the request.")
+    arrhythmia_type: BeatType | None
+    confidence: float | None = Field(description="Calibrated probability of the class reported.")
+    rr_previous: float | None = Field(description="Seconds since the previous R-peak.")
+    rr_next: float | None = Field(description="Seconds to the next R-peak.")
+    probability_v: float | None
+    qrs_width_ms: float | None
+    rule: str | None = Field(description="The rule that changed the class.")
+    quality: Literal["ok", "flat", "clipped", "noise", "flutter", "asystole", "paced"] = Field(
+        description="Why a beat has no class; `ok` when it has one."
+    )
+
+
+class VentricularRun(_Answer):
+    """Three or more V beats in a row."""
+
+    first_beat: int
+    beats: int
+    start_s: float
+    rate_bpm: float
+    duration_s: float = Field(description="From the first R-peak to the last.")
+    kind: RunKind = Field(description="What a run of this rate and length is called.")
+
+
+class LongInterval(_Answer):
+    """An RR interval of more than two seconds."""
+
+    start_s: float
+    duration_s: float
+    follows_v: bool = Field(description="True after a V beat; part of it may be compensatory.")
+
+
+class Rhythm(_Answer):
+    """What the readable beats amount to."""
+
+    heart_rate_bpm: float | None
+    heart_rate_min_bpm: float | None
+    heart_rate_max_bpm: float | None
+    heart_rate_mean_bpm: float | None
+    longest_rr_s: float | None
+    pvc_burden: float = Field(description="Share of readable beats that are V, 0 to 1.")
+    isolated: int
+    couplets: int
+    bigeminy_beats: int
+    trigeminy_beats: int
+    r_on_t: int
+    runs: list[VentricularRun]
+    pauses: list[LongInterval]
+
+
+class UnreadableStretch(_Answer):
+    """Samples in which no beats can be read."""
+
+    start_sample: int
+    end_sample: int = Field(description="First sample after the stretch.")
+    reason: UnreadableReason
+
+
+class SuspectedFinding(_Answer):
+    """What is suspected in a part of the signal; no diagnosis."""
+
+    kind: FindingKind
+    start_sample: int
+    end_sample: int = Field(description="First sample after it.")
+    text: str
+
+
+class SignalQuality(_Answer):
+    """How much of the signal could be read."""
+
+    usable_share: float = Field(description="Share that is not flat, clipped or noise.")
+    warnings: list[str]
+    per_second: list[float | None] = Field(
+        description="Of each second begun, from 0 (no QRS complex stands out, or unreadable) to 1; "
+        "null in suspected flutter and asystole, where there is none to judge by."
+    )
+    unreadable: list[UnreadableStretch]
+    findings: list[SuspectedFinding] = Field(
+        description="Ventricular flutter or fibrillation, asystole and pacing, as suspicions."
+    )
+
+
+class Prediction(_Answer):
+    """The beats of the signal with their classes, and what they amount to."""
+
+    prediction_id: str
+    timestamp: datetime
+    overall_arrhythmia_type: BeatType | None = Field(
+        description="V if any readable beat is V, else N; null when no beat has a class."
+    )
+    confidence: float | None
+    risk_level: RiskLevel = Field(description="How much attention it deserves; no diagnosis.")
+    risk_basis: RiskBasis
+    risk_reasons: list[str]
+    total_beats_detected: int
+    normal_beats: int
+    ventricular_beats: int
+    paced_beats: int = Field(description="Beats of a suspected pacemaker: neither N nor V.")
+    unreadable_beats: int
+    beat_predictions: list[BeatPrediction]
+    rhythm: Rhythm
+    signal_quality: SignalQuality
+    threshold: float
+    sampling_rate: float
+    derivation: Lead
+    duration_s: float
+    ruleguard_applied: bool
+    processing_time_ms: float
+    model: ModelInfo
+    notice: str
+
+
+class Feedback(_Answer):
+    """The feedback was taken."""
+
+    feedback_id: str
+    prediction_id: str
+    timestamp: datetime
+    verified: bool = Field(
+        description="False when the prediction log could not be reached to check the beats."
+    )
+
+
+class RefusedRelease(_Answer):
+    """A release that the service did not take."""
+
+    bento_tag: str
+    reason: str
+
+
+class SpoolState(_Answer):
+    """Answers that wait to be written into the prediction log."""
+
+    waiting: int
+    lost: int = Field(description="Rows that could be kept nowhere.")
+    problem: str | None = Field(description="Why the log cannot be written now.")
+
+
+class Health(_Answer):
+    """How the service is."""
+
+    status: Literal["ok", "starting", "draining"]
+    version: str
+    model_loaded: bool
+    timestamp: datetime
+    model: ModelInfo | None
+    refused: RefusedRelease | None
+    prediction_log: SpoolState
+
+
+class ModelCard(_Answer):
+    """The model that answers now."""
+
+    model: ModelInfo
+    created_at: str
+    metrics: dict[str, object]
+    config: dict[str, object] = Field(description="Every constant of the classifier.")
+    library_versions: dict[str, str]
+    model_card: str = Field(description="Markdown.")
+    notice: str
+
+
+class FieldError(_Answer):
+    """What is wrong with a field."""
+
+    field: str
+    reason: str
+
+
+class Problem(_Answer):
+    """A problem (RFC 9457)."""
+
+    type: str = Field(description="Stable name of the problem, like `/problems/signal-too-short`.")
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldError] | None = None

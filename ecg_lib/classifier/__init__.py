@@ -1,0 +1,1 @@
+"""The beat classifier and the bundle that holds it."""

@@ -1,0 +1,314 @@
+"""The classifier that is served: preprocessing, network, vote, calibration, threshold, RuleGuard.
+
+The network runs in ONNX Runtime; TensorFlow is not imported here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
+from ecg_lib.classifier.rule_guard import apply_rules
+from ecg_lib.classifier.shape_vote import vote
+from ecg_lib.errors import BundleError, UnreadableSignalError
+from ecg_lib.signal_path.preprocessing import PreparedBeats, prepare_beats
+from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+
+MIN_READABLE_S: Final = 5.0
+"""Seconds of a strip that must be readable for an answer."""
+
+_BATCH: Final = 256
+"""More beats at a time leave the cache of a core, and are slower."""
+
+_WORDS: Final = {
+    UnreadableReason.FLAT: "signal is flat",
+    UnreadableReason.CLIPPED: "signal is clipped at the limits of the amplifier",
+    UnreadableReason.NOISE: "signal is noise in which no ECG can be found",
+    UnreadableReason.FLUTTER: "signal is noise or flutter in which no beat can be found",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class ClassifiedBeats:
+    """The beats of one signal with their classes; every array has one row for each R-peak."""
+
+    prepared: PreparedBeats
+    probability_v: NDArray[np.float64]
+    """Calibrated probability of V; of unreadable beats it means nothing."""
+    is_v: NDArray[np.bool_]
+    """Class after RuleGuard; False where the beat is not readable, or paced."""
+    rule: NDArray[np.str_]
+    """The rule that changed the class, or an empty string."""
+    threshold: float
+
+    def __len__(self) -> int:
+        return len(self.is_v)
+
+    @property
+    def r_peaks(self) -> NDArray[np.int64]:
+        """Positions in samples of the given signal."""
+        return self.prepared.r_peaks
+
+    @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """False for detections in a stretch that cannot be read, which have no class."""
+        return self.prepared.is_readable
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """False for beats that are not readable, or paced: they are neither N nor V."""
+        return self.prepared.has_class
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """Calibrated probability of the class that is reported."""
+        return np.where(self.is_v, self.probability_v, 1 - self.probability_v)
+
+
+class BeatClassifier:
+    """A loaded bundle; safe to use from several threads.
+
+    Parameters
+    ----------
+    network : bytes
+        The ONNX graph.
+    config : ClassifierConfig
+    threads : int
+        Threads of the network for one call.
+    verifier : BeatVerifier, optional
+        The network of the R-peak detector; the committed one when left out.
+
+    Raises
+    ------
+    BundleError
+        If the graph cannot be loaded.
+
+    """
+
+    def __init__(
+        self,
+        network: bytes,
+        *,
+        config: ClassifierConfig,
+        threads: int = 1,
+        verifier: BeatVerifier | None = None,
+    ) -> None:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        # Without this, waiting threads burn a core that other requests need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        try:
+            self._session = ort.InferenceSession(
+                network, options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime raises bare exceptions of its own
+            msg = f"the network cannot be loaded: {error}"
+            raise BundleError(msg) from error
+        self.config = config
+        self._verifier = verifier
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Bundle,
+        *,
+        fold: int | None = None,
+        threads: int = 1,
+        verifier: BeatVerifier | None = None,
+    ) -> Self:
+        """Load a bundle whose hashes are checked.
+
+        Parameters
+        ----------
+        bundle : Bundle
+        fold : int, optional
+            Take the network that was made without the subjects of this fold, to judge them;
+            preprocessing, vote, calibration, threshold and rules are those of the bundle.
+        threads : int
+            Threads of the network for one call.
+        verifier : BeatVerifier, optional
+            The network of the R-peak detector that has not seen the record to judge.
+
+        Raises
+        ------
+        BundleError
+            If there is no such fold, or the graph cannot be loaded.
+
+        """
+        network = bundle.network if fold is None else bundle.fold_network(fold)
+        return cls(network.read_bytes(), config=bundle.config, threads=threads, verifier=verifier)
+
+    def predict_logits(
+        self, windows: NDArray[np.float32], features: NDArray[np.float32]
+    ) -> NDArray[np.float64]:
+        """Compute the logit of V of each beat, shape ``(n_beats,)``.
+
+        Parameters
+        ----------
+        windows : ndarray of float32, shape (n_beats, 360, 2)
+        features : ndarray of float32, shape (n_beats, n_features)
+
+        """
+        if len(windows) == 0:
+            return np.zeros(0)
+        parts = [
+            self._session.run(
+                None,
+                {
+                    "windows": windows[start : start + _BATCH],
+                    "features": features[start : start + _BATCH],
+                },
+            )[0]
+            for start in range(0, len(windows), _BATCH)
+        ]
+        return np.concatenate(parts)[:, 0].astype(np.float64)
+
+    def predict_probabilities(self, prepared: PreparedBeats) -> NDArray[np.float64]:
+        """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
+
+        Beats of one shape vote before the calibration (:mod:`ecg_lib.classifier.shape_vote`).
+        """
+        logits = vote(
+            self.predict_logits(prepared.windows, prepared.features),
+            prepared.shapes,
+            is_readable=prepared.is_readable,
+            config=self.config.shape_vote,
+        )
+        return self.config.calibration.probabilities(logits)
+
+    def classify(
+        self,
+        signal_mv: NDArray[np.floating],
+        *,
+        fs: float,
+        r_peaks: NDArray[np.int64] | None = None,
+        apply_rule_guard: bool = True,
+    ) -> ClassifiedBeats:
+        """Find and classify the beats of one lead.
+
+        Parameters
+        ----------
+        signal_mv : ndarray of shape (n_samples,)
+            Samples in mV.
+        fs : float
+            Sampling rate in Hz, 100 to 1000.
+        r_peaks : ndarray of int64, optional
+            R-peaks to use instead of the detector's.
+        apply_rule_guard : bool
+            False gives the network's own classes.
+
+        Returns
+        -------
+        ClassifiedBeats
+
+        Raises
+        ------
+        InvalidSamplingRateError, NonFiniteSignalError, SignalTooShortError
+            See :func:`ecg_lib.signal_path.preprocessing.prepare_beats`.
+
+        """
+        prepared = prepare_beats(
+            signal_mv,
+            fs=fs,
+            r_peaks=r_peaks,
+            config=self.config.preprocessing,
+            verifier=self._verifier,
+        )
+        return self.classify_prepared(prepared, apply_rule_guard=apply_rule_guard)
+
+    def classify_prepared(
+        self, prepared: PreparedBeats, *, apply_rule_guard: bool = True
+    ) -> ClassifiedBeats:
+        """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
+        return decide(
+            prepared,
+            self.predict_probabilities(prepared),
+            config=self.config,
+            apply_rule_guard=apply_rule_guard,
+        )
+
+
+def decide(
+    prepared: PreparedBeats,
+    probability_v: NDArray[np.float64],
+    *,
+    config: ClassifierConfig,
+    apply_rule_guard: bool = True,
+) -> ClassifiedBeats:
+    """Turn probabilities into classes, by threshold, RuleGuard and readability."""
+    guarded = apply_rules(
+        probability_v, prepared.features, threshold=config.threshold, config=config.rule_guard
+    )
+    if apply_rule_guard:
+        is_v, rule = guarded
+    else:
+        is_v, rule = probability_v >= config.threshold, np.full_like(guarded.rule, "")
+    has_class = prepared.has_class
+    return ClassifiedBeats(
+        prepared=prepared,
+        probability_v=probability_v,
+        is_v=is_v & has_class,
+        rule=np.where(has_class, rule, ""),
+        threshold=config.threshold,
+    )
+
+
+def require_readable(prepared: PreparedBeats, *, min_s: float = MIN_READABLE_S) -> None:
+    """Refuse a signal of which too little can be read, or in which there is no beat.
+
+    Suspected flutter has no beats that could be read and is no reason to refuse: to say so is the
+    answer.
+
+    Raises
+    ------
+    UnreadableSignalError
+        Names the seconds that can be read, and why the others cannot.
+
+    """
+    reason = explain_unreadable(
+        prepared.unreadable,
+        readable_s=prepared.readable_s,
+        duration_s=prepared.duration_s,
+        has_beats=bool(prepared.is_readable.any()),
+        min_s=min_s,
+    )
+    if reason is not None:
+        raise UnreadableSignalError(reason)
+
+
+def explain_unreadable(
+    unreadable: tuple[Stretch, ...],
+    *,
+    readable_s: float,
+    duration_s: float,
+    has_beats: bool,
+    min_s: float = MIN_READABLE_S,
+) -> str | None:
+    """Tell why a signal cannot be answered; None when it can.
+
+    Parameters
+    ----------
+    unreadable : tuple of Stretch
+    readable_s, duration_s : float
+        Seconds that are not flat, clipped or noise, and all seconds.
+    has_beats : bool
+        False when no beat can be read.
+    min_s : float
+
+    """
+    reasons = sorted({stretch.reason for stretch in unreadable})
+    if readable_s >= min_s and (has_beats or UnreadableReason.FLUTTER in reasons):
+        return None
+    why = f" ({', '.join(reasons)})" if reasons else " (no beat was found)"
+    words = _WORDS[reasons[0]] if len(reasons) == 1 else "signal cannot be read"
+    return (
+        f"{words}: at least {min_s:g} s must be readable, "
+        f"got {readable_s:.1f} s of {duration_s:.1f} s{why}"
+    )

@@ -1,0 +1,1 @@
+"""EC57 scores of beats, runs and R-peaks, with intervals."""

@@ -1,0 +1,187 @@
+"""How sure a gross figure is, and how much hangs on one person: over subjects, never over beats."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import NamedTuple
+
+import numpy as np
+
+from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
+
+
+class Interval(NamedTuple):
+    """A figure and its bootstrap interval."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+def bootstrap_interval(
+    counts_by_subject: Sequence[BeatCounts],
+    statistic: Callable[[BeatCounts], float],
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Estimate a gross figure with a percentile bootstrap over subjects.
+
+    Beats of one person are alike, so persons are drawn, not beats.
+
+    Parameters
+    ----------
+    counts_by_subject : sequence of BeatCounts
+        One entry for each subject.
+    statistic : callable
+        Figure of added-up counts, such as ``lambda counts: counts.v_f1``.
+    seed : int
+        Seed of the resampling.
+    n_resamples : int
+        Number of bootstrap samples.
+    confidence : float
+        Share of the resamples inside the interval.
+
+    Returns
+    -------
+    Interval
+
+    """
+    intervals = bootstrap_intervals(
+        counts_by_subject,
+        {"figure": statistic},
+        seed=seed,
+        n_resamples=n_resamples,
+        confidence=confidence,
+    )
+    return intervals["figure"]
+
+
+def bootstrap_intervals(
+    counts_by_subject: Sequence[BeatCounts],
+    statistics: Mapping[str, Callable[[BeatCounts], float]],
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    confidence: float = 0.95,
+) -> dict[str, Interval]:
+    """Estimate several gross figures from the same resamples; see :func:`bootstrap_interval`.
+
+    A figure that has no denominator in any resample has NaN for its bounds.
+    """
+    resampled = _resample(counts_by_subject, seed=seed, n_resamples=n_resamples)
+    gross = add_up(counts_by_subject)
+    return {
+        name: _interval(
+            statistic(gross), [statistic(counts) for counts in resampled], confidence=confidence
+        )
+        for name, statistic in statistics.items()
+    }
+
+
+class LeftOut(NamedTuple):
+    """How far a gross figure moves when one subject is left out."""
+
+    low: float
+    high: float
+    low_without: str
+    """The subject without whom the figure is lowest."""
+    high_without: str
+
+
+def leave_one_out(
+    counts_by_subject: Mapping[str, BeatCounts], statistic: Callable[[BeatCounts], float]
+) -> LeftOut:
+    """Compute a gross figure without each subject in turn, and give its range.
+
+    Parameters
+    ----------
+    counts_by_subject : mapping of str to BeatCounts
+        At least two subjects.
+    statistic : callable
+        See :func:`bootstrap_interval`.
+
+    Returns
+    -------
+    LeftOut
+        NaN where the figure has no denominator whoever is left out.
+
+    Raises
+    ------
+    ValueError
+        If there are fewer than two subjects.
+
+    """
+    if len(counts_by_subject) < 2:
+        msg = f"there must be at least two subjects, got {len(counts_by_subject)}"
+        raise ValueError(msg)
+    values = {
+        subject: statistic(add_up([c for s, c in counts_by_subject.items() if s != subject]))
+        for subject in counts_by_subject
+    }
+    known = {subject: value for subject, value in values.items() if np.isfinite(value)} or values
+    lowest, highest = min(known, key=known.__getitem__), max(known, key=known.__getitem__)
+    return LeftOut(known[lowest], known[highest], lowest, highest)
+
+
+def paired_bootstrap(
+    ours: Sequence[BeatCounts],
+    theirs: Sequence[BeatCounts],
+    statistic: Callable[[BeatCounts], float],
+    *,
+    seed: int = 0,
+    n_resamples: int = 2000,
+    confidence: float = 0.90,
+) -> Interval:
+    """Estimate the difference of a figure between two classifiers on the same subjects.
+
+    Parameters
+    ----------
+    ours, theirs : sequence of BeatCounts
+        One entry for each subject, in one order.
+
+    Returns
+    -------
+    Interval
+        Of ``statistic(ours) - statistic(theirs)``.
+
+    Raises
+    ------
+    ValueError
+        If both do not have the same number of subjects.
+
+    """
+    if len(ours) != len(theirs):
+        msg = f"both must have the same subjects, got {len(ours)} and {len(theirs)}"
+        raise ValueError(msg)
+    pairs = zip(
+        _resample(ours, seed=seed, n_resamples=n_resamples),
+        _resample(theirs, seed=seed, n_resamples=n_resamples),
+        strict=True,
+    )
+    return _interval(
+        statistic(add_up(ours)) - statistic(add_up(theirs)),
+        [statistic(a) - statistic(b) for a, b in pairs],
+        confidence=confidence,
+    )
+
+
+def _interval(estimate: float, resampled: Sequence[float], *, confidence: float) -> Interval:
+    values = np.array(resampled)
+    known = values[np.isfinite(values)]
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
+    return Interval(estimate, float(low), float(high))
+
+
+def _resample(
+    counts_by_subject: Sequence[BeatCounts], *, seed: int, n_resamples: int
+) -> list[BeatCounts]:
+    names = [f.name for f in fields(BeatCounts)]
+    table = np.array([[getattr(counts, name) for name in names] for counts in counts_by_subject])
+    rng = np.random.default_rng(seed)
+    drawn = rng.integers(len(table), size=(n_resamples, len(table)))
+    sums = table[drawn].sum(axis=1)
+    return [BeatCounts(**dict(zip(names, row.tolist(), strict=True))) for row in sums]

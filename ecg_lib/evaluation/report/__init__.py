@@ -1,0 +1,1 @@
+"""The EC57 report: conditions, figures, page and charts."""

@@ -1,0 +1,148 @@
+"""What the classifier says of a record: whole, in strips, and under recorded noise."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
+from ecg_lib.classifier.rule_guard import RuleGuardConfig, propose_changes
+from ecg_lib.errors import EcgError, UnreadableSignalError
+from ecg_lib.evaluation.beat_scoring import NO_BEAT, label_beats
+from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.noise import mix_at_snr, nst_gate
+from ecg_lib.records.record import read_wfdb
+
+NOISE_SIGNAL: Final = 0
+"""Signal of the noise records that evaluation uses; training may have heard signal 1."""
+
+_NOISE_ADU_PER_MV: Final = 200.0  # of the records bw and ma, see mix_at_snr
+
+
+class EvaluationError(EcgError):
+    """An evaluation that cannot or may not be made."""
+
+
+class Calls(NamedTuple):
+    """What the classifier says of one record; every array has one row for each detection."""
+
+    detections: NDArray[np.int64]
+    is_v: NDArray[np.bool_]
+    is_v_unguarded: NDArray[np.bool_]
+    """Without RuleGuard."""
+    rule: NDArray[np.str_]
+    probability_v: NDArray[np.float64]
+    proposed: NDArray[np.bool_]
+    """What each rule of the catalogue would change if it were the only one, a column for each."""
+    has_class: NDArray[np.bool_]
+    """False for what was reported as unreadable or paced, and so is neither N nor V."""
+    stop_s: float = float("inf")
+    """End of what was classified."""
+
+
+def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
+    """Take from an answer what is scored; the limits of rules are those it was given with."""
+    return Calls(
+        detections=classified.r_peaks,
+        is_v=classified.is_v,
+        is_v_unguarded=(classified.probability_v >= classified.threshold) & classified.has_class,
+        rule=classified.rule,
+        probability_v=classified.probability_v,
+        proposed=propose_changes(
+            classified.probability_v,
+            classified.prepared.features,
+            threshold=classified.threshold,
+            config=config,
+        )
+        & classified.has_class[:, None],
+        has_class=classified.has_class,
+    )
+
+
+def call_strips(
+    classifier: BeatClassifier, signal_mv: NDArray[np.floating], *, fs: float, strip_s: int
+) -> Calls:
+    """Classify strips that do not overlap, each alone, as requests are.
+
+    A strip that a request would be refused for counts as unreadable. What is left over at the end
+    is not classified, and not scored.
+    """
+    length = round(strip_s * fs)
+    n_strips = len(signal_mv) // length
+    parts: list[Calls] = []
+    for start in range(0, n_strips * length, length):
+        classified = classifier.classify(signal_mv[start : start + length], fs=fs)
+        calls = calls_of(classified, classifier.config.rule_guard)
+        try:
+            require_readable(classified.prepared)
+        except UnreadableSignalError:
+            calls = calls._replace(has_class=np.zeros_like(calls.has_class))
+        parts.append(calls._replace(detections=calls.detections + start))
+    if not parts:
+        msg = f"the signal must hold a strip of {strip_s} s, got {len(signal_mv) / fs:.1f} s"
+        raise EvaluationError(msg)
+    # Two strips may both see a beat that lies on their border, so order is not given.
+    *columns, _ = zip(*parts, strict=True)
+    joined: list[Any] = [np.concatenate(column) for column in columns]
+    order = np.argsort(joined[0], kind="stable")
+    found = Calls(*[column[order] for column in joined])
+    return found._replace(stop_s=float(n_strips * strip_s))
+
+
+def truth_of(
+    annotations: Annotations, detections: NDArray[np.int64], *, fs: float
+) -> NDArray[np.str_]:
+    """AAMI class of each detection, O for no beat, ! in flutter."""
+    truth = label_beats(annotations, detections, fs=fs)
+    truth[truth == NO_BEAT] = "O"
+    return truth
+
+
+def read_noise(directory: Path, name: str, *, fs: float) -> NDArray[np.float64]:
+    """Read signal 0 of a noise record, in mV.
+
+    Raises
+    ------
+        EvaluationError: If it has another rate than the record it is to be added to.
+    """
+    noise = read_wfdb(directory / name)
+    if noise.fs != fs:
+        msg = f"noise must have the rate of the record, got {noise.fs:g} Hz for {fs:g} Hz"
+        raise EvaluationError(msg)
+    return np.asarray(noise.signals_mv[:, NOISE_SIGNAL], dtype=np.float64)
+
+
+def add_noise(
+    signal_mv: NDArray[np.float32],
+    noise_mv: NDArray[np.float64],
+    annotations: Annotations,
+    *,
+    snr_db: int,
+    fs: float,
+) -> NDArray[np.float64]:
+    """Add noise to a lead by the standard protocol of WFDB's ``nst``, as the program does it.
+
+    Args:
+        signal_mv: The clean lead.
+        noise_mv: Noise at the same rate.
+        annotations: Beats that the amplitude of the signal is measured from; V and F are not.
+        snr_db: Signal-to-noise ratio in dB.
+        fs: Sampling rate in Hz.
+
+    Returns
+    -------
+        The noisy lead in mV.
+    """
+    is_measured = ~np.isin(annotations.symbols, ["V", "E", "r", "F"]) & annotations.is_beat
+    return mix_at_snr(
+        signal_mv,
+        noise_mv,
+        snr_db=float(snr_db),
+        r_peaks=annotations.samples[is_measured],
+        fs=fs,
+        gate=nst_gate(len(signal_mv), fs=fs),
+        noise_adu_per_mv=_NOISE_ADU_PER_MV,
+    )

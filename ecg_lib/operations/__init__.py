@@ -1,0 +1,1 @@
+"""Settings, releases, promotion, the prediction log and drift decisions."""

@@ -1,0 +1,1 @@
+"""From observed beats to KEEP, RETRAIN or ROLLBACK."""

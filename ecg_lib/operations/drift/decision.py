@@ -1,0 +1,391 @@
+"""Decide from the traffic whether the served model is kept, trained anew or taken back.
+
+RETRAIN asks for input that has moved and stays so. ROLLBACK asks for evidence against the model:
+golden requests that fail, reviewed strips that are worse than promised, or an output that stepped
+at a release while the input did not. An estimate without labels is shown and decides nothing.
+Nothing here knows databases or files; the comparison itself is in
+:mod:`ecg_lib.operations.drift.comparison`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime, timedelta
+from enum import StrEnum
+from math import isnan
+from typing import Any, Final
+
+from ecg_lib.evaluation.bootstrap import Interval
+from ecg_lib.operations.drift.comparison import Comparison, ComparisonConfig
+from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
+from ecg_lib.operations.drift.observation import INPUT_COLUMNS, OBSERVED_COLUMNS
+
+STEP_COLUMNS: Final = ("arrhythmia_type", "rule")
+"""Output whose step at a release speaks against the model: class mix and RuleGuard rate."""
+
+
+class DriftAction(StrEnum):
+    """What to do with the served model."""
+
+    KEEP = "KEEP"
+    RETRAIN = "RETRAIN"
+    ROLLBACK = "ROLLBACK"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftPolicy:
+    """Limits of the decision.
+
+    Raises
+    ------
+    ValueError
+        If a share is not above 0 and at most 1, or a number is below its least value.
+
+    """
+
+    min_strips: int = 50
+    min_beats: int = 500
+    min_groups: int = 5
+    """Least number of patients, or of predictions without one."""
+    min_drifted_share: float = 0.2
+    """Least share of all columns that have drifted, one of the input among them."""
+    n_breaches: int = 2
+    """Checks in a row that must find drift, each on traffic of its own."""
+    cool_down_s: float = 24 * 3600.0
+    """Seconds after a decision in which it is not taken again."""
+    min_labelled_beats: int = 200
+    min_labelled_v: int = 20
+    min_labelled_groups: int = 5
+    min_labelled_share: float = 0.8
+    """Least share of the beats of a strip with a label, for the strip to count."""
+    max_f1_drop: float = 0.05
+    """How far the upper bound of the labelled V-F1 may be below what was promised."""
+    min_output_step: float = 0.10
+    """Least change of class mix or RuleGuard rate at a release (total variation)."""
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
+
+    def __post_init__(self) -> None:
+        for name in ("min_drifted_share", "min_labelled_share", "min_output_step"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"{name} must be above 0 and at most 1, got {name}={value!r}")
+        counts = ("min_strips", "min_beats", "min_groups", "n_breaches", "min_labelled_beats",
+                  "min_labelled_v", "min_labelled_groups")  # fmt: skip
+        for name in counts:
+            value = getattr(self, name)
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {name}={value!r}")
+        for name in ("cool_down_s", "max_f1_drop"):
+            value = getattr(self, name)
+            if not value >= 0:
+                raise ValueError(f"{name} must not be negative, got {name}={value!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PastCheck:
+    """What an earlier check found."""
+
+    created_at: datetime
+    bundle_hash: str
+    bento_tag: str
+    action: DriftAction
+    is_conclusive: bool
+    """There was enough traffic to compare."""
+    is_breach: bool
+    """The input had drifted."""
+    newest_at: datetime | None
+    """Time of the newest prediction that was looked at."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftEvidence:
+    """What one check found."""
+
+    traffic: Comparison
+    """Traffic against the reference of the bundle."""
+    release: Comparison | None = None
+    """Traffic since the release against traffic before it."""
+    labelled: LabelledPerformance | None = None
+    estimate: EstimatedPerformance | None = None
+    golden_failures: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftDecision:
+    """What to do, why, and the figures behind it."""
+
+    action: DriftAction
+    reasons: tuple[str, ...]
+    is_conclusive: bool
+    is_breach: bool
+    figures: dict[str, Any]
+    """Values that JSON can hold; None where a figure is not defined."""
+
+
+def confirm_after(
+    history: Sequence[PastCheck], *, bundle_hash: str, released_at: datetime
+) -> datetime | None:
+    """Find the time after which traffic must come from to confirm an earlier finding.
+
+    The same traffic found twice is one finding: after a check with drift, only what came since
+    is looked at.
+
+    Parameters
+    ----------
+    history : sequence of PastCheck
+        Latest first.
+    bundle_hash : str
+        Bundle that is served.
+    released_at : datetime
+        Since when.
+
+    Returns
+    -------
+    datetime or None
+        None when the latest conclusive check found no drift.
+
+    """
+    past = _conclusive(history, bundle_hash=bundle_hash, released_at=released_at)
+    return past[0].newest_at if past and past[0].is_breach else None
+
+
+def decide_action(
+    evidence: DriftEvidence,
+    *,
+    history: Sequence[PastCheck],
+    bundle_hash: str,
+    released_at: datetime,
+    now: datetime,
+    policy: DriftPolicy | None = None,
+) -> DriftDecision:
+    """Decide what to do with the served model.
+
+    Parameters
+    ----------
+    evidence : DriftEvidence
+        What this check found.
+    history : sequence of PastCheck
+        Earlier checks, latest first.
+    bundle_hash : str
+        Bundle that is served.
+    released_at : datetime
+        Since when.
+    now : datetime
+        Time of this check.
+    policy : DriftPolicy, optional
+
+    Returns
+    -------
+    DriftDecision
+
+    """
+    policy = policy or DriftPolicy()
+    shortage = _shortage(evidence.traffic, policy)
+    drifted = evidence.traffic.drifted(OBSERVED_COLUMNS)
+    share = len(drifted) / len(OBSERVED_COLUMNS)
+    has_input = bool(evidence.traffic.drifted(INPUT_COLUMNS))
+    is_breach = not shortage and has_input and share >= policy.min_drifted_share
+    past = _conclusive(history, bundle_hash=bundle_hash, released_at=released_at)
+    earlier = next((i for i, check in enumerate(past) if not check.is_breach), len(past))
+    n_breaches = earlier + 1 if is_breach else 0
+
+    against_model, notes = _weigh_model(evidence, policy)
+    drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
+    if shortage and past and past[0].is_breach:
+        drift_note += f"; drift found at {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
+    if against_model:
+        action, reasons = DriftAction.ROLLBACK, [*against_model, drift_note]
+    elif n_breaches >= policy.n_breaches:
+        action, reasons = DriftAction.RETRAIN, [drift_note]
+    else:
+        action, reasons = DriftAction.KEEP, [drift_note]
+    cooling = _cooling_until(action, history, now=now, cool_down_s=policy.cool_down_s)
+    if cooling is not None:
+        reasons.insert(0, f"{action.value} would be due, but it cools down until {cooling}")
+        action = DriftAction.KEEP
+    return DriftDecision(
+        action=action,
+        reasons=(*reasons, *notes),
+        is_conclusive=not shortage,
+        is_breach=is_breach,
+        figures={
+            "drifted_share": share,
+            "n_breaches": n_breaches,
+            **{
+                name: None if part is None else _as_dict(part)
+                for name, part in (
+                    ("traffic", evidence.traffic),
+                    ("release", evidence.release),
+                    ("labelled", evidence.labelled),
+                    ("estimate", evidence.estimate),
+                )
+            },
+            "golden_failures": list(evidence.golden_failures),
+        },
+    )
+
+
+def _conclusive(
+    history: Sequence[PastCheck], *, bundle_hash: str, released_at: datetime
+) -> list[PastCheck]:
+    return [
+        check
+        for check in history
+        if check.is_conclusive
+        and check.bundle_hash == bundle_hash
+        and check.created_at >= released_at
+    ]
+
+
+def _shortage(traffic: Comparison, policy: DriftPolicy) -> str:
+    """Say what there is too little of to compare, or nothing."""
+    needs = (
+        ("strips", traffic.n_strips, policy.min_strips),
+        ("beats", traffic.n_beats, policy.min_beats),
+        ("patients or single predictions", traffic.n_groups, policy.min_groups),
+    )
+    return ", ".join(
+        f"{found} {name} where {least} are needed" for name, found, least in needs if found < least
+    )
+
+
+def _describe_drift(
+    drifted: Sequence[str],
+    shortage: str,
+    n_breaches: int,
+    traffic: Comparison,
+    policy: DriftPolicy,
+) -> str:
+    if shortage:
+        return f"too little traffic to compare: {shortage}"
+    if not drifted:
+        return f"{traffic.n_strips} strips are like the reference"
+    named = ", ".join(
+        f"{drift.column} by {drift.distance:.2f}"
+        for drift in traffic.columns
+        if drift.column in drifted
+    )
+    found = f"{len(drifted)} of {len(OBSERVED_COLUMNS)} columns drifted ({named})"
+    if not n_breaches:
+        return (
+            f"{found}, which must be a share of {policy.min_drifted_share:g} "
+            "with a column of the input among them"
+        )
+    return f"{found}, in {n_breaches} checks in a row where {policy.n_breaches} are needed"
+
+
+def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str], list[str]]:
+    """Collect what speaks against the model, and what is worth a note."""
+    against: list[str] = []
+    notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]
+    if evidence.golden_failures:
+        against.append(
+            f"{len(evidence.golden_failures)} golden requests fail: {evidence.golden_failures[0]}"
+        )
+    if evidence.labelled is not None:
+        is_worse, finding = _judge_labels(evidence.labelled, policy)
+        (against if is_worse else notes).append(finding)
+    if evidence.release is not None:
+        is_step, finding = _judge_release(evidence.release, policy)
+        (against if is_step else notes).append(finding)
+    if evidence.estimate is not None:
+        notes.append(
+            f"V-F1 estimated without labels {evidence.estimate.f1:.3f} (decides nothing: "
+            "such estimates stay high when the traffic changes)"
+        )
+    return against, notes
+
+
+def _judge_labels(labelled: LabelledPerformance, policy: DriftPolicy) -> tuple[bool, str]:
+    partly = (
+        f"; {labelled.n_partly} strips with labels for less than "
+        f"{policy.min_labelled_share:.0%} of their beats do not count"
+        if labelled.n_partly
+        else ""
+    )
+    needs = (
+        ("beats", labelled.n_beats, policy.min_labelled_beats),
+        ("V beats", labelled.n_v, policy.min_labelled_v),
+        ("patients or single predictions", labelled.n_groups, policy.min_labelled_groups),
+    )
+    shortage = ", ".join(
+        f"{found} {name} where {least} are needed" for name, found, least in needs if found < least
+    )
+    if shortage:
+        return False, f"too few reviewed strips to judge by: {shortage}{partly}"
+    found = (
+        f"V-F1 of {labelled.n_beats} reviewed beats is {labelled.f1.estimate:.3f} "
+        f"({labelled.f1.low:.3f} to {labelled.f1.high:.3f})"
+    )
+    if labelled.expected_f1 is None:
+        return False, f"{found}; the bundle promises nothing to compare it with{partly}"
+    is_worse = labelled.f1.high < labelled.expected_f1 - policy.max_f1_drop
+    return is_worse, f"{found}, promised {labelled.expected_f1:.3f}{partly}"
+
+
+def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]:
+    shortage = _shortage(release, policy)
+    if shortage or release.n_reference_groups < policy.min_groups:
+        return False, (
+            "too little traffic around the release to compare output: "
+            f"{shortage or f'{release.n_reference_groups} patients or predictions before it'}"
+        )
+    stepped = [
+        f"{drift.column} by {drift.distance:.2f} ({drift.reference} -> {drift.current})"
+        for drift in release.columns
+        if drift.column in STEP_COLUMNS
+        and drift.p_adjusted <= policy.comparison.alpha
+        and drift.distance >= policy.min_output_step
+    ]
+    # Without Holm's correction: here the doubt is for the model.
+    moved = [
+        drift.column
+        for drift in release.columns
+        if drift.column in INPUT_COLUMNS
+        and drift.p_value <= policy.comparison.alpha
+        and drift.distance >= policy.comparison.min_ks_distance
+    ]
+    if not stepped:
+        return False, "output did not step at the release"
+    if moved:
+        return False, (
+            f"output stepped at the release ({'; '.join(stepped)}), but so did the input: "
+            f"{', '.join(moved)}"
+        )
+    return True, f"output stepped at the release while the input did not: {'; '.join(stepped)}"
+
+
+def _cooling_until(
+    action: DriftAction, history: Sequence[PastCheck], *, now: datetime, cool_down_s: float
+) -> str | None:
+    """Say until when an action cools down; a rollback waits for no retraining."""
+    heating = {
+        DriftAction.KEEP: (),
+        DriftAction.RETRAIN: (DriftAction.RETRAIN, DriftAction.ROLLBACK),
+        DriftAction.ROLLBACK: (DriftAction.ROLLBACK,),
+    }[action]
+    ends = [
+        check.created_at + timedelta(seconds=cool_down_s)
+        for check in history
+        if check.action in heating
+    ]
+    if not ends or max(ends) <= now:
+        return None
+    return max(ends).isoformat(timespec="seconds")
+
+
+def _as_dict(part: Comparison | LabelledPerformance | EstimatedPerformance) -> dict[str, Any]:
+    if isinstance(part, Comparison):
+        return asdict(part)
+    return {
+        name: _without_nan(value._asdict()) if isinstance(value, Interval) else value
+        for name, value in _without_nan(part._asdict()).items()
+    }
+
+
+def _without_nan(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: None if isinstance(value, float) and isnan(value) else value
+        for name, value in values.items()
+    }

@@ -1,0 +1,49 @@
+"""Rows of the prediction log, without the database code that stores them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PredictionRow:
+    """One answered request."""
+
+    prediction_id: str
+    created_at: datetime
+    """Aware; stored in UTC."""
+    patient_key: str | None
+    """Keyed hash of the patient's identifier."""
+    bundle_hash: str
+    bento_tag: str
+    duration_s: float
+    response: dict[str, Any]
+    """The body that was sent."""
+    observed: dict[str, list[Any]]
+    """Columns of :func:`~ecg_lib.operations.drift.observation.observe_beats`; None for NaN."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeedbackRow:
+    """A clinician's classes for beats of a prediction."""
+
+    feedback_id: str
+    created_at: datetime
+    prediction_id: str
+    annotator: str | None
+    labels: dict[int, str]
+    """``N`` or ``V`` by index of the beat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriftCheckRow:
+    """One drift check and what was decided."""
+
+    check_id: str
+    created_at: datetime
+    bundle_hash: str
+    action: str
+    """KEEP, RETRAIN or ROLLBACK."""
+    summary: dict[str, Any]

@@ -1,0 +1,208 @@
+"""Decide whether a challenger replaces the champion; every gate says why.
+
+Both are compared on the same out-of-fold predictions, paired by subject. Nothing here knows
+MLflow or files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
+from ecg_lib.evaluation.bootstrap import bootstrap_interval, paired_bootstrap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionPolicy:
+    """Limits of the gates."""
+
+    min_v_f1: float = 0.80
+    """Least out-of-fold V-F1, end to end."""
+    min_qrs_sensitivity: float = 0.99
+    min_qrs_predictivity: float = 0.99
+    max_microseconds_per_beat: float = 120.0
+    """Greatest time of the network for one beat on one core, in batches."""
+    min_difference: float = 0.0
+    """The challenger's V-F1 must exceed the champion's by more than this."""
+    min_lower_bound: float = -0.005
+    """Least lower bound of the interval of that difference."""
+    confidence: float = 0.90
+    n_resamples: int = 2000
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """What the gates know of a model, whichever code made it: of a champion this is all."""
+
+    name: str
+    data_source: DataSource
+    dataset_version: str
+    counts: Mapping[str, BeatCounts]
+    """Out-of-fold, end to end, whole recordings, by subject."""
+    n_folds: int
+    """The more of them, the more people the networks that were judged have seen."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenger(Contender):
+    """What the gates know of a model that wants to be used."""
+
+    microseconds_per_beat: float
+    runtime_difference: float
+    """Greatest difference of a probability between training and serving runtime."""
+    golden_failures: tuple[str, ...] = ()
+    """Golden requests that the bundle did not answer as expected."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One condition of a promotion."""
+
+    name: str
+    is_passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionDecision:
+    """Whether to promote, and all gates."""
+
+    gates: tuple[Gate, ...]
+
+    @property
+    def is_promoted(self) -> bool:
+        """True when every gate is passed."""
+        return all(gate.is_passed for gate in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why not, or why."""
+        wanted = [gate for gate in self.gates if not gate.is_passed] or list(self.gates)
+        return tuple(f"{gate.name}: {gate.reason}" for gate in wanted)
+
+
+MAX_RUNTIME_DIFFERENCE = 1e-4
+"""Training and serving runtime may differ by this much in a probability."""
+
+
+def decide_promotion(
+    challenger: Challenger, champion: Contender | None, *, policy: PromotionPolicy | None = None
+) -> PromotionDecision:
+    """Compare a challenger with the limits and with the champion.
+
+    Parameters
+    ----------
+    challenger : Challenger
+    champion : Contender, optional
+        None when there is none yet.
+    policy : PromotionPolicy, optional
+
+    Returns
+    -------
+    PromotionDecision
+
+    """
+    policy = policy or PromotionPolicy()
+    gates = [*_absolute_gates(challenger, policy)]
+    if champion is not None:
+        gates += _gates_against(challenger, champion, policy)
+    return PromotionDecision(gates=tuple(gates))
+
+
+def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gate]:
+    subjects = list(challenger.counts.values())
+    gross = add_up(subjects)
+    f1 = bootstrap_interval(
+        subjects, lambda counts: counts.v_f1, seed=policy.seed, n_resamples=policy.n_resamples
+    )
+    failures = challenger.golden_failures
+    speed = challenger.microseconds_per_beat
+    difference = challenger.runtime_difference
+    return [
+        Gate(
+            name="V-F1",
+            is_passed=f1.estimate >= policy.min_v_f1,
+            reason=f"{f1.estimate:.4f} (95 % interval {f1.low:.3f} to {f1.high:.3f}), "
+            f"at least {policy.min_v_f1:.2f} is asked for",
+        ),
+        Gate(
+            name="QRS detection",
+            is_passed=gross.qrs_sensitivity >= policy.min_qrs_sensitivity
+            and gross.qrs_predictivity >= policy.min_qrs_predictivity,
+            reason=f"Se {gross.qrs_sensitivity:.4f}, +P {gross.qrs_predictivity:.4f}, at least "
+            f"{policy.min_qrs_sensitivity:.2f} and {policy.min_qrs_predictivity:.2f} are asked for",
+        ),
+        Gate(
+            name="speed",
+            is_passed=speed <= policy.max_microseconds_per_beat,
+            reason=f"{speed:.0f} us a beat, at most {policy.max_microseconds_per_beat:.0f} allowed",
+        ),
+        Gate(
+            name="same answer in training and serving",
+            is_passed=difference <= MAX_RUNTIME_DIFFERENCE,
+            reason=f"probabilities differ by up to {difference:.1e}, "
+            f"at most {MAX_RUNTIME_DIFFERENCE:.0e} allowed",
+        ),
+        Gate(
+            name="golden requests",
+            is_passed=not failures,
+            reason=f"failed: {', '.join(failures)}" if failures else "all answered as expected",
+        ),
+    ]
+
+
+def _gates_against(
+    challenger: Challenger, champion: Contender, policy: PromotionPolicy
+) -> list[Gate]:
+    is_downgrade = (
+        challenger.data_source is DataSource.SIMULATED
+        and champion.data_source is not DataSource.SIMULATED
+    )
+    data_gate = Gate(
+        name="training data",
+        is_passed=not is_downgrade,
+        reason=f"challenger on {challenger.data_source} data, champion on {champion.data_source}"
+        + ("; simulated never replaces real" if is_downgrade else ""),
+    )
+    if is_downgrade:
+        return [data_gate]
+    if (
+        champion.data_source is DataSource.SIMULATED
+        and challenger.data_source is not DataSource.SIMULATED
+    ):
+        reason = "challenger on real data replaces a champion on simulated data without comparison"
+        return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
+    if set(challenger.counts) != set(champion.counts):
+        reason = (
+            f"cannot be compared: out-of-fold predictions of dataset {challenger.dataset_version} "
+            f"and {champion.dataset_version} are of other subjects"
+        )
+        return [data_gate, Gate(name="better than champion", is_passed=False, reason=reason)]
+    subjects = sorted(challenger.counts)
+    difference = paired_bootstrap(
+        [challenger.counts[subject] for subject in subjects],
+        [champion.counts[subject] for subject in subjects],
+        lambda counts: counts.v_f1,
+        seed=policy.seed,
+        n_resamples=policy.n_resamples,
+        confidence=policy.confidence,
+    )
+    is_better = (
+        difference.estimate > policy.min_difference and difference.low > policy.min_lower_bound
+    )
+    reason = (
+        f"V-F1 {difference.estimate:+.4f} against {champion.name} "
+        f"({policy.confidence:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}); "
+        f"more than {policy.min_difference:+.4f} and a lower bound above "
+        f"{policy.min_lower_bound:+.4f} are asked for"
+    )
+    if challenger.n_folds != champion.n_folds:
+        seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
+        reason += (
+            f"; by {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
+            f"networks that were judged have seen {seen} people"
+        )
+    return [data_gate, Gate(name="better than champion", is_passed=is_better, reason=reason)]

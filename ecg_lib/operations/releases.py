@@ -1,0 +1,122 @@
+"""Releases: what ``serving/current.json`` says, and where BentoML's store keeps what it names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Annotated, Final
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from ecg_lib.errors import EcgError
+from ecg_lib.records.atomic_files import write_whole
+
+CURRENT: Final = "current.json"
+"""The release that the service obeys; written by the release flow."""
+
+LAST_GOOD: Final = "last-good.json"
+"""The release that a worker took last; what a new worker falls back on."""
+
+Tag = Annotated[str, Field(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.\-]+$", max_length=128)]
+
+
+class ReleaseError(EcgError):
+    """A release that the service does not take."""
+
+    def __init__(self, message: str, *, bento_tag: str) -> None:
+        super().__init__(message)
+        self.bento_tag = bento_tag
+
+
+class Release(BaseModel):
+    """One release, as the file says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    bento_tag: Tag
+    model_tag: Tag
+    bundle_hash: str
+    code_hash: str
+    model_version: str
+    released_at: str
+
+
+def read_release(path: Path) -> Release | None:
+    """Read a release; None when the file does not exist.
+
+    Raises
+    ------
+    ReleaseError
+        If the file cannot be read or is no release.
+
+    """
+    try:
+        return Release.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        msg = f"{path.name} cannot be read: {error.strerror}"
+        raise ReleaseError(msg, bento_tag="unknown") from error
+    except ValidationError as error:
+        reasons = "; ".join(
+            f"{'.'.join(map(str, item['loc'])) or 'file'}: {item['msg']}" for item in error.errors()
+        )
+        msg = f"{path.name} must be a release: {reasons}"
+        raise ReleaseError(msg, bento_tag="unknown") from error
+
+
+def write_release(path: Path, release: Release) -> None:
+    """Write a release, whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, release.model_dump_json(indent=2))
+
+
+def bento_source(bentoml_home: Path, release: Release) -> Path:
+    """Name the directory of a release's code in BentoML's store.
+
+    BentoML itself is not asked: importing it takes longer than all that serves.
+    """
+    name, _, version = release.bento_tag.partition(":")
+    return bentoml_home / "bentos" / name / version / "src"
+
+
+def model_directory(bentoml_home: Path, release: Release) -> Path:
+    """Name the directory of a release's model in BentoML's store."""
+    name, _, version = release.model_tag.partition(":")
+    return bentoml_home / "models" / name / version
+
+
+SERVING_PACKAGES: Final = ("bentos", "ecg_lib")
+"""The packages of a bento."""
+
+NOT_SERVING: Final = ("ecg_lib/evaluation", "ecg_lib/training")
+"""Folders of these packages that no bento needs; a change in them asks for no new workers."""
+
+
+def hash_code(root: Path) -> str:
+    """Compute the SHA-256 of the serving packages below a directory.
+
+    Parameters
+    ----------
+    root : Path
+        A checkout, or the ``src`` directory of a bento.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a package is missing.
+
+    """
+    digest = hashlib.sha256()
+    for package in SERVING_PACKAGES:
+        if not (root / package).is_dir():
+            msg = f"{root.name} must hold the packages {SERVING_PACKAGES}, {package} is missing"
+            raise FileNotFoundError(msg)
+        for path in sorted((root / package).rglob("*")):
+            name = path.relative_to(root)
+            if any(name.is_relative_to(folder) for folder in NOT_SERVING):
+                continue
+            if path.is_file() and "__pycache__" not in name.parts:
+                content = hashlib.sha256(path.read_bytes()).hexdigest()
+                digest.update(f"{name.as_posix()} {content}\n".encode())
+    return digest.hexdigest()

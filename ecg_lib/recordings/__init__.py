@@ -1,0 +1,1 @@
+"""Analysis of whole recordings up to a day."""

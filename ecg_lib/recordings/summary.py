@@ -1,0 +1,328 @@
+"""What the beats of a recording amount to: as values, and as the JSON of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.recordings.long_recordings import RecordingBeats
+from ecg_lib.rhythm.heart_rate import (
+    HeartRateVariability,
+    Hour,
+    describe_hours,
+    heart_rate_by_minute,
+    measure_variability,
+)
+from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shapes
+from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
+from ecg_lib.rhythm.risk import Risk, assess_risk
+from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
+
+NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
+
+_FORM_NAMES: Final = "ABCDEFGHIJKL"
+
+
+class ResultFormat(StrEnum):
+    """How a result is given."""
+
+    JSON = "json"
+    CSV = "csv"
+    ATR = "atr"
+    FHIR = "fhir"
+    HTML = "html"
+    PDF = "pdf"
+
+    @property
+    def file_name(self) -> str:
+        """Name of the file in a directory of results."""
+        return {"json": "summary.json", "csv": "beats.csv", "atr": "beats.pvc"}.get(
+            self.value, "fhir.json" if self is ResultFormat.FHIR else f"report.{self.value}"
+        )
+
+    @property
+    def suffix(self) -> str:
+        """What follows the name of a recording; a result of that name is no recording itself."""
+        suffixes = {"csv": ".beats.csv", "atr": ".pvc", "fhir": ".fhir.json"}
+        return suffixes.get(self.value, f".{self.value}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Form:
+    """V beats of one shape."""
+
+    name: str
+    """``A`` for the most frequent one, and so on."""
+    beats: int
+    example_s: float
+    """Time of the beat that is most like all of them."""
+    example_beat: int
+    coupling_ms: float | None
+    """Median interval from the conducted beat before; None when V beats come before all."""
+    qrs_width_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RecordingSummary:
+    """A recording, its beats and everything that was found out about them."""
+
+    lead: str
+    leads: tuple[str, ...]
+    start_clock_s: float | None
+    beats: RecordingBeats
+    rhythm: RhythmSummary
+    hours: tuple[Hour, ...]
+    rate_by_minute_bpm: NDArray[np.float64]
+    variability: HeartRateVariability
+    forms: tuple[Form, ...]
+    form_of_v: NDArray[np.int64]
+    """Index into `forms` of each V beat, or -1."""
+    risk: Risk
+
+    @property
+    def overall(self) -> str | None:
+        """``V`` if any readable beat is V, else ``N``; None when no beat has a class."""
+        if self.rhythm.v_beats:
+            return "V"
+        return "N" if self.beats.has_class.any() else None
+
+    @property
+    def form_of_beats(self) -> NDArray[np.int64]:
+        """Index into `forms` of each beat, or -1."""
+        forms = np.full(len(self.beats), -1)
+        forms[self.beats.is_v] = self.form_of_v
+        return forms
+
+    @property
+    def v_per_hour(self) -> float:
+        """V beats in an hour that can be read."""
+        return self.rhythm.v_per_hour(self.beats.readable_s)
+
+    def name_time(self, time_s: float) -> str:
+        """Time of day where it is known, else since the beginning; ``HH:MM:SS``."""
+        if self.start_clock_s is None and time_s >= 86_400:
+            return "24:00:00"
+        return format_clock((self.start_clock_s or 0.0) + time_s)
+
+
+def summarize_recording(
+    beats: RecordingBeats,
+    *,
+    lead: str,
+    leads: tuple[str, ...],
+    start_clock_s: float | None = None,
+) -> RecordingSummary:
+    """Sum up a recording.
+
+    Parameters
+    ----------
+    beats : RecordingBeats
+    lead : str
+        Name of the lead that was analysed.
+    leads : tuple of str
+        Names of all leads.
+    start_clock_s : float, optional
+        Time of day at which the recording begins, in seconds since midnight.
+
+    """
+    rhythm = summarize_rhythm(
+        beats.r_peaks,
+        is_v=beats.is_v,
+        is_readable=beats.is_readable,
+        fs=beats.fs,
+        unreadable=beats.unreadable,
+        is_paced=beats.is_paced,
+    )
+    rate_by_minute_bpm = heart_rate_by_minute(
+        beats.r_peaks,
+        is_readable=beats.is_readable,
+        fs=beats.fs,
+        duration_s=beats.duration_s,
+        unreadable=beats.unreadable,
+    )
+    grouped = group_shapes(beats.v_shapes)
+    return RecordingSummary(
+        lead=lead,
+        leads=leads,
+        start_clock_s=start_clock_s,
+        beats=beats,
+        rhythm=rhythm,
+        hours=describe_hours(
+            beats.r_peaks,
+            is_v=beats.is_v,
+            is_readable=beats.is_readable,
+            fs=beats.fs,
+            duration_s=beats.duration_s,
+            rhythm=rhythm,
+            rate_by_minute_bpm=rate_by_minute_bpm,
+            unreadable=beats.unreadable,
+        ),
+        rate_by_minute_bpm=rate_by_minute_bpm,
+        variability=measure_variability(
+            beats.r_peaks,
+            is_v=beats.is_v,
+            is_readable=beats.is_readable,
+            fs=beats.fs,
+            unreadable=beats.unreadable,
+            is_paced=beats.is_paced,
+        ),
+        forms=tuple(_describe_forms(beats, grouped)),
+        form_of_v=grouped.labels,
+        risk=assess_risk(
+            rhythm,
+            duration_s=beats.duration_s,
+            readable_s=beats.readable_s,
+            alarms=list_alarms(beats.findings, fs=beats.fs),
+        ),
+    )
+
+
+def _describe_forms(beats: RecordingBeats, grouped: Morphologies) -> list[Form]:
+    of_v = np.flatnonzero(beats.is_v)
+    is_conducted = ~beats.is_v & beats.has_class
+    follows = np.concatenate([[False], is_conducted[:-1]])
+    forms = []
+    for number, example in enumerate(grouped.examples.tolist()):
+        mine = of_v[grouped.labels == number]
+        coupling_s = beats.rr_prev_s[mine][follows[mine]]
+        forms.append(
+            Form(
+                name=_FORM_NAMES[number],
+                beats=len(mine),
+                example_s=float(beats.r_peaks[of_v[example]] / beats.fs),
+                example_beat=int(of_v[example]),
+                coupling_ms=float(np.median(coupling_s) * 1e3) if len(coupling_s) else None,
+                qrs_width_ms=float(np.median(beats.qrs_width_s[mine]) * 1e3),
+            )
+        )
+    return forms
+
+
+def describe_summary(
+    summary: RecordingSummary, *, model: Mapping[str, Any], analysed_at: str
+) -> dict[str, Any]:
+    """Describe a summary as a dict that is ready for JSON.
+
+    Parameters
+    ----------
+    summary : RecordingSummary
+    model : mapping
+        What is said about the model that classified the beats.
+    analysed_at : str
+        When, ISO 8601.
+
+    """
+    beats, rhythm, risk = summary.beats, summary.rhythm, summary.risk
+    return {
+        "analysed_at": analysed_at,
+        "recording": {
+            "duration_s": beats.duration_s,
+            "sampling_rate": beats.fs,
+            "samples": beats.n_samples,
+            "lead": summary.lead,
+            "leads": list(summary.leads),
+            "start_clock": (
+                None if summary.start_clock_s is None else format_clock(summary.start_clock_s)
+            ),
+        },
+        "overall_arrhythmia_type": summary.overall,
+        "risk_level": risk.level.value,
+        "risk_basis": risk.basis.value,
+        "risk_reasons": list(risk.reasons),
+        "risk_is_provisional": risk.is_provisional,
+        "total_beats_detected": len(beats),
+        "normal_beats": rhythm.beats - rhythm.v_beats - int(beats.is_paced.sum()),
+        "ventricular_beats": rhythm.v_beats,
+        "paced_beats": int(beats.is_paced.sum()),
+        "unreadable_beats": len(beats) - rhythm.beats,
+        "rhythm": _describe_rhythm(summary),
+        "hours": [asdict(hour) for hour in summary.hours],
+        "heart_rate_variability": asdict(summary.variability),
+        "runs": [{**asdict(run), "kind": run.kind.value} for run in rhythm.runs],
+        "couplets": list(rhythm.couplet_starts_s),
+        "r_on_t": list(rhythm.r_on_t_s),
+        "patterns": [
+            {**asdict(pattern), "kind": pattern.kind.value} for pattern in rhythm.patterns
+        ],
+        "pauses": [asdict(pause) for pause in rhythm.pauses],
+        "morphologies": {
+            "count": len(summary.forms),
+            "min_beats": MorphologyConfig().min_beats,
+            "min_share": MorphologyConfig().min_share,
+            "other_beats": int((summary.form_of_v < 0).sum()),
+            "forms": [asdict(form) for form in summary.forms],
+        },
+        "signal_quality": {
+            "usable_share": beats.readable_s / beats.duration_s,
+            "unreadable_s": beats.unreadable_s,
+            "invalid_samples": beats.invalid_samples,
+            "unreadable": [
+                {
+                    "start_s": stretch.start / beats.fs,
+                    "end_s": stretch.stop / beats.fs,
+                    "reason": stretch.reason.value,
+                }
+                for stretch in beats.unreadable
+            ],
+            "per_minute": _quality_by_minute(beats),
+            "findings": [
+                {
+                    "kind": finding.kind.value,
+                    "start_s": finding.start / beats.fs,
+                    "end_s": finding.stop / beats.fs,
+                    "text": FINDING_WORDS[finding.kind],
+                }
+                for finding in beats.findings
+            ],
+        },
+        "threshold": beats.threshold,
+        "model": dict(model),
+        "notice": NOTICE,
+    }
+
+
+def _quality_by_minute(beats: RecordingBeats) -> list[float | None]:
+    """Mean quality of the seconds of each minute begun; None without a second to judge by."""
+    per_second = beats.quality_per_second
+    minutes = [per_second[start : start + 60] for start in range(0, len(per_second), 60)]
+    known = [minute[np.isfinite(minute)] for minute in minutes]
+    return [round(float(minute.mean()), 2) if len(minute) else None for minute in known]
+
+
+def _describe_rhythm(summary: RecordingSummary) -> dict[str, Any]:
+    rhythm, coupling = summary.rhythm, summary.rhythm.coupling
+    return {
+        "heart_rate_bpm": rhythm.heart_rate_bpm,
+        "heart_rate_mean_bpm": rhythm.heart_rate_mean_bpm,
+        "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
+        "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
+        "longest_rr_s": rhythm.longest_rr_s,
+        "pvc_burden": rhythm.burden,
+        "pvc_per_hour": summary.v_per_hour,
+        "isolated": rhythm.isolated,
+        "couplets": rhythm.couplets,
+        "runs": len(rhythm.runs),
+        "longest_run_beats": max((run.beats for run in rhythm.runs), default=0),
+        "fastest_run_bpm": max((run.rate_bpm for run in rhythm.runs), default=None),
+        "bigeminy_beats": rhythm.bigeminy_beats,
+        "trigeminy_beats": rhythm.trigeminy_beats,
+        "r_on_t": rhythm.r_on_t,
+        "pauses": len(rhythm.pauses),
+        "pause_limit_s": PAUSE_S,
+        "long_pauses": rhythm.long_pauses,
+        "long_pause_limit_s": LONG_PAUSE_S,
+        "coupling_median_ms": coupling.median_s * 1e3 if coupling else None,
+        "coupling_iqr_ms": coupling.iqr_s * 1e3 if coupling else None,
+        "coupling_shortest_ms": coupling.shortest_s * 1e3 if coupling else None,
+    }
+
+
+def format_clock(clock_s: float) -> str:
+    """Format seconds since midnight as ``HH:MM:SS``, past midnight too."""
+    seconds = int(clock_s) % 86_400
+    return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

@@ -1,0 +1,1 @@
+"""Records, their annotations, noise and limits, and the files that hold them."""

@@ -1,0 +1,1 @@
+"""Readers of recording files: WFDB, EDF, CSV, NPY and archives of them."""

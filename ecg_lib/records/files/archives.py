@@ -1,0 +1,149 @@
+"""Take a WFDB record out of a zip archive from someone who is not trusted.
+
+Names in an archive are data: files are written under names of our own, and a name that tries to
+lead elsewhere is refused. What an archive unpacks to is counted while it is unpacked, so its own
+word about its size does not matter.
+"""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from ecg_lib.errors import CorruptRecordError, RecordTooLongError, UnsupportedRecordError
+from ecg_lib.records.files.wfdb_file import is_plain_name
+
+MAX_ENTRIES: Final = 64
+MAX_UNPACKED_BYTES: Final = 2**30
+MAX_RATIO: Final = 100
+"""Greatest ratio of unpacked to packed bytes; ECG samples pack to a third or so."""
+
+_RATIO_FROM_BYTES: Final = 2**20
+_BLOCK_BYTES: Final = 2**20
+_ARCHIVES: Final = frozenset(".zip .gz .tgz .bz2 .xz .7z .tar .rar .zst".split())
+_TAKEN: Final = frozenset({".hea", ".dat"})
+
+
+def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
+    """Unpack the header and the signal files of the record in an archive.
+
+    Parameters
+    ----------
+    archive : Path
+    directory : Path
+        Where the files go, as ``part0``, ``part1`` and so on.
+
+    Returns
+    -------
+    dict
+        Where each file is now, by the name that it had, without folders.
+
+    Raises
+    ------
+    CorruptRecordError
+        If it is no archive, is damaged, or tries a trick.
+    UnsupportedRecordError
+        If it is encrypted, packed in an unusual way, or has an archive in it.
+    RecordTooLongError
+        If it unpacks to too much.
+    OSError
+        If the archive cannot be opened, or what comes out of it cannot be written.
+
+    """
+    with archive.open("rb") as packed:
+        with _telling_damage():
+            opened = zipfile.ZipFile(packed)
+            # Not is_dir(), which fails for a name that is empty.
+            entries = [one for one in opened.infolist() if not one.filename.endswith("/")]
+        with opened:
+            _check_entries(entries)
+            taken = [entry for entry in entries if _suffix(entry) in _TAKEN]
+            found: dict[str, Path] = {}
+            left = MAX_UNPACKED_BYTES
+            for number, entry in enumerate(taken):
+                path = directory / f"part{number}"
+                with path.open("xb") as file:
+                    for block in _unpack(opened, entry, left):
+                        left -= len(block)
+                        file.write(block)
+                found[PurePosixPath(entry.filename).name] = path
+            return found
+
+
+@contextmanager
+def _telling_damage() -> Iterator[None]:
+    """Tell what reading an archive raises as damage: zipfile and zlib have no error of their own.
+
+    An :class:`OSError` is one of them: a seek to a place that a damaged entry names.
+    """
+    try:
+        yield
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        NotImplementedError,
+        ValueError,
+        OSError,
+    ) as error:
+        msg = "the zip archive cannot be read: it is damaged or none"
+        raise CorruptRecordError(msg) from error
+
+
+def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
+    if len(entries) > MAX_ENTRIES:
+        msg = f"the zip archive must have at most {MAX_ENTRIES} files, got {len(entries)}"
+        raise CorruptRecordError(msg)
+    for entry in entries:
+        _check_entry(entry)
+    names = [PurePosixPath(entry.filename).name for entry in entries]
+    if len(set(names)) < len(names):
+        msg = "the zip archive must hold one record, two files have the same name"
+        raise CorruptRecordError(msg)
+    headers = sum(_suffix(entry) == ".hea" for entry in entries)
+    if headers != 1:
+        msg = f"the zip archive must hold one WFDB header (.hea), it holds {headers}"
+        raise UnsupportedRecordError(msg)
+
+
+def _check_entry(entry: zipfile.ZipInfo) -> None:
+    is_relative = "\\" not in entry.filename and not entry.filename.startswith("/")
+    if not is_relative or not all(is_plain_name(part) for part in entry.filename.split("/")):
+        msg = "names in the zip archive must be plain, one leads elsewhere"
+        raise CorruptRecordError(msg)
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        msg = "the zip archive must hold files, it holds a link"
+        raise CorruptRecordError(msg)
+    if entry.flag_bits & 0x1:
+        msg = "the zip archive must not be encrypted, it is"
+        raise UnsupportedRecordError(msg)
+    if entry.compress_type not in {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+        msg = "the zip archive must be stored or deflated, it is packed otherwise"
+        raise UnsupportedRecordError(msg)
+    if _suffix(entry) in _ARCHIVES:
+        msg = "the zip archive must hold a WFDB record, it holds another archive"
+        raise UnsupportedRecordError(msg)
+
+
+def _suffix(entry: zipfile.ZipInfo) -> str:
+    return PurePosixPath(entry.filename).suffix.lower()
+
+
+def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> Iterator[bytes]:
+    limit = max(_RATIO_FROM_BYTES, MAX_RATIO * entry.compress_size)
+    total = 0
+    with _telling_damage(), opened.open(entry) as packed:
+        while block := packed.read(_BLOCK_BYTES):
+            total += len(block)
+            if total > limit:
+                msg = f"the zip archive must not unpack to more than {MAX_RATIO} times its size"
+                raise CorruptRecordError(msg)
+            if total > left:
+                msg = f"the zip archive must unpack to at most {MAX_UNPACKED_BYTES} bytes"
+                raise RecordTooLongError(msg)
+            yield block

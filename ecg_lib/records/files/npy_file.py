@@ -1,0 +1,106 @@
+"""Recordings in NumPy files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.errors import (
+    CorruptRecordError,
+)
+from ecg_lib.records.files.lead import (
+    Lead,
+    check_samples,
+    missing_rate,
+    unnamed_leads,
+)
+from ecg_lib.records.limits import (
+    MAX_SIGNALS,
+    UNIT_TO_MV,
+)
+
+_NPY_HEADER_BYTES: Final = 65_536
+
+
+_NPY_SAMPLES_AT_ONCE: Final = 2**20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NpyFile:
+    """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``."""
+
+    values: NDArray[np.generic]
+    fs: float
+    scale_to_mv: float
+    kind: str = "npy"
+    start_clock_s: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, fs: float | None, unit: str | None) -> NpyFile:
+        """Open a file; its samples are mapped, not read."""
+        if fs is None:
+            raise missing_rate("a NumPy file")
+        values = _map_array(path)
+        if not 1 <= values.shape[1] <= MAX_SIGNALS:
+            msg = (
+                f"the NumPy file must have 1 to {MAX_SIGNALS} leads, as columns, "
+                f"got shape {values.shape}"
+            )
+            raise CorruptRecordError(msg)
+        return cls(values=values, fs=fs, scale_to_mv=UNIT_TO_MV[unit or "mV"])
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """One lead is called MLII, several are numbered."""
+        n_samples, count = self.values.shape
+        return tuple(Lead(name, self.fs, n_samples) for name in unnamed_leads(count))
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`."""
+        column = self.leads.index(lead)
+        for start in range(0, len(self.values), _NPY_SAMPLES_AT_ONCE):
+            samples = self.values[start : start + _NPY_SAMPLES_AT_ONCE, column]
+            if samples.dtype == np.float32 and self.scale_to_mv == 1.0:
+                yield check_samples(samples.astype(np.float32))
+            else:
+                yield check_samples(samples.astype(np.float64) * self.scale_to_mv)
+
+
+_NPY_HEADER: Final = re.compile(
+    rb"\{'descr': '(?P<dtype>[<>=|]?[iu][1248]|[<>=]?f[248])', "
+    rb"'fortran_order': (?P<order>True|False), "
+    rb"'shape': \((?P<rows>\d{1,12}),(?: ?(?P<columns>\d{1,6}),?)?\),? ?\}\s*"
+)
+
+
+def _map_array(path: Path) -> NDArray[np.generic]:
+    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``.
+
+    Not by NumPy itself, which evaluates the header as Python's literals, takes archives, and
+    raises whatever comes up.
+    """
+    with path.open("rb") as file:
+        start = file.read(12)
+        width = 2 if start[6:7] == b"\x01" else 4
+        size = int.from_bytes(start[8 : 8 + width], "little")
+        file.seek(8 + width)
+        header = _NPY_HEADER.fullmatch(file.read(min(size, _NPY_HEADER_BYTES)))
+    if not start.startswith(b"\x93NUMPY") or header is None:
+        msg = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
+        raise CorruptRecordError(msg)
+    dtype = np.dtype(header["dtype"].decode())
+    shape = (int(header["rows"]), int(header["columns"] or 1))
+    offset = 8 + width + size
+    if shape[0] * shape[1] == 0 or path.stat().st_size - offset < (
+        shape[0] * shape[1] * dtype.itemsize
+    ):
+        msg = f"the NumPy file must hold samples of shape {shape}, it is shorter or empty"
+        raise CorruptRecordError(msg)
+    order: Literal["C", "F"] = "F" if header["order"] == b"True" else "C"
+    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)

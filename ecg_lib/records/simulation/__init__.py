@@ -1,0 +1,1 @@
+"""Simulated patients and the ECG that they produce."""

@@ -1,0 +1,1 @@
+"""Rhythm, heart rate, shapes of V beats and risk."""

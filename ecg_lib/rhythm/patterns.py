@@ -1,0 +1,406 @@
+"""Sum up the beats of a recording: burden, couplets, patterns, runs, pauses, heart rate.
+
+What changes over the hours, and the variability of the heart rate, are in
+:mod:`ecg_lib.rhythm.heart_rate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import ndimage
+
+from ecg_lib.signal_path.readability.quality import Stretch
+
+MIN_RUN: Final = 3
+"""V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
+
+MIN_CYCLES: Final = 3
+"""Repetitions of a pattern that make bigeminy or trigeminy."""
+
+TACHYCARDIA_BPM: Final = 100.0
+"""Rate from which a run is ventricular tachycardia.
+
+Al-Khatib et al. 2018 (AHA/ACC/HRS guideline, table of definitions), DOI
+10.1161/CIR.0000000000000549: three or more beats at more than 100/min, a cycle below 600 ms.
+"""
+
+SUSTAINED_S: Final = 30.0
+"""Length from which ventricular tachycardia is called sustained (same source)."""
+
+ESCAPE_BPM: Final = 50.0
+"""Rate below which a run is an escape rhythm of the ventricles and not accelerated; convention."""
+
+PAUSE_S: Final = 2.0
+"""RR interval above which there is a pause; the usual limit of Holter reports."""
+
+LONG_PAUSE_S: Final = 3.0
+"""RR interval above which a pause asks for a look.
+
+Kusumoto et al. 2019 (ACC/AHA/HRS guideline on bradycardia), DOI 10.1161/CIR.0000000000000628.
+"""
+
+_USUAL_RR_BEATS: Final = 61
+_LONGEST_RR_S: Final = 3.0
+"""Beats further apart than this are not "in a row"; there is a gap in what could be read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """Three or more V beats in a row."""
+
+    first_beat: int
+    """Index of its first beat."""
+    beats: int
+    start_s: float
+    rate_bpm: float
+    duration_s: float
+    """From its first R-peak to its last."""
+
+    @property
+    def kind(self) -> RunKind:
+        """What a run of this rate and length is called."""
+        if self.rate_bpm >= TACHYCARDIA_BPM:
+            is_sustained = self.duration_s >= SUSTAINED_S
+            return RunKind.SUSTAINED_VT if is_sustained else RunKind.NSVT
+        return RunKind.AIVR if self.rate_bpm >= ESCAPE_BPM else RunKind.ESCAPE
+
+
+class RunKind(StrEnum):
+    """Runs by rate and length."""
+
+    NSVT = "nsvt"
+    """Non-sustained ventricular tachycardia: 100/min or more, shorter than 30 s."""
+    SUSTAINED_VT = "sustained_vt"
+    """Ventricular tachycardia of 30 s or more."""
+    AIVR = "aivr"
+    """Accelerated idioventricular rhythm: 50/min or more, below 100/min."""
+    ESCAPE = "escape"
+    """Idioventricular escape rhythm: below 50/min."""
+
+
+class PatternKind(StrEnum):
+    """Patterns of N and V in turn."""
+
+    BIGEMINY = "bigeminy"
+    TRIGEMINY = "trigeminy"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pattern:
+    """An episode of bigeminy or trigeminy."""
+
+    kind: PatternKind
+    start_s: float
+    """Time of its first V beat."""
+    stop_s: float
+    """Time of its last V beat."""
+    v_beats: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A long RR interval in a stretch that can be read."""
+
+    start_s: float
+    duration_s: float
+    follows_v: bool
+    """True after a V beat: part of it may be compensatory."""
+
+
+class Coupling(NamedTuple):
+    """Intervals from a conducted beat to the V beat that follows it, in seconds."""
+
+    median_s: float
+    iqr_s: float
+    """Distance between the quartiles; a fixed coupling has a small one."""
+    shortest_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RhythmSummary:
+    """What a recording's readable beats amount to."""
+
+    beats: int
+    v_beats: int
+    burden: float
+    """Share of the readable beats that are V, 0 to 1; 0 when there is none."""
+    heart_rate_bpm: float | None
+    """From the median RR interval; None with fewer than two beats."""
+    heart_rate_min_bpm: float | None
+    """Of any eight RR intervals in a row (all of them when there are fewer)."""
+    heart_rate_max_bpm: float | None
+    heart_rate_mean_bpm: float | None
+    """From the mean RR interval."""
+    longest_rr_s: float | None
+    """The longest pause, or where there is none the longest RR interval."""
+    isolated: int
+    """V beats with no V beside them."""
+    couplet_starts_s: tuple[float, ...]
+    """Time of the first beat of each couplet."""
+    runs: tuple[Run, ...]
+    r_on_t_s: tuple[float, ...]
+    """Times of the R-on-T candidates: V beats so early that they may fall on the T wave before."""
+    patterns: tuple[Pattern, ...]
+    pauses: tuple[Pause, ...]
+    coupling: Coupling | None
+    """None without a V beat that follows a conducted one."""
+
+    @property
+    def couplets(self) -> int:
+        """Pairs of V beats."""
+        return len(self.couplet_starts_s)
+
+    @property
+    def r_on_t(self) -> int:
+        """V beats that may fall on a T wave."""
+        return len(self.r_on_t_s)
+
+    @property
+    def bigeminy_beats(self) -> int:
+        """V beats in bigeminy: V and N in turn, three times or more."""
+        return self._v_beats_in(PatternKind.BIGEMINY)
+
+    @property
+    def trigeminy_beats(self) -> int:
+        """V beats in trigeminy: N, N and V in turn, three times or more."""
+        return self._v_beats_in(PatternKind.TRIGEMINY)
+
+    def _v_beats_in(self, kind: PatternKind) -> int:
+        return sum(pattern.v_beats for pattern in self.patterns if pattern.kind is kind)
+
+    @property
+    def long_pauses(self) -> int:
+        """Pauses of more than three seconds."""
+        return sum(1 for pause in self.pauses if pause.duration_s > LONG_PAUSE_S)
+
+    def runs_of(self, kind: RunKind) -> tuple[Run, ...]:
+        """The runs of one kind."""
+        return tuple(run for run in self.runs if run.kind is kind)
+
+    def v_per_hour(self, readable_s: float) -> float:
+        """V beats in an hour of the seconds that can be read; 0 when there is none."""
+        return self.v_beats / (readable_s / 3600) if readable_s > 0 else 0.0
+
+
+def summarize_rhythm(
+    r_peaks: NDArray[np.int64],
+    *,
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_],
+    fs: float,
+    unreadable: Sequence[Stretch] = (),
+    is_paced: NDArray[np.bool_] | None = None,
+) -> RhythmSummary:
+    """Sum up the beats of one recording.
+
+    Parameters
+    ----------
+    r_peaks : ndarray of int64, shape (n_beats,)
+        Ascending sample positions.
+    is_v, is_readable : ndarray of bool, shape (n_beats,)
+        Class and readability of each beat.
+    fs : float
+        Sampling rate in Hz.
+    unreadable : sequence of Stretch
+        Stretches that cannot be read, in samples. They part what is before and after them, as
+        beats that cannot be read do.
+    is_paced : ndarray of bool, shape (n_beats,), optional
+        Readable beats that a pacemaker seems to have made, none when left out: they are beats of
+        the heart rate, and no conducted ones of a pattern or a coupling.
+
+    Returns
+    -------
+    RhythmSummary
+
+    """
+    times_s = r_peaks / fs
+    is_conducted = ~is_v if is_paced is None else ~(is_v | is_paced)
+    follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
+    stretches = _readable_stretches(times_s, is_readable, follows)
+    groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
+    intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
+    rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
+    sustained = _sustained_rr(intervals)
+    n_beats, n_v = int(is_readable.sum()), int((is_v & is_readable).sum())
+    patterns = [
+        pattern
+        for stretch in stretches
+        for kind, text in _PATTERNS.items()
+        for pattern in _find_patterns(
+            kind, text, is_v[stretch], is_conducted[stretch], times_s[stretch]
+        )
+    ]
+    pauses = _find_pauses(times_s, is_v, follows)
+    # No pause of more than three seconds is within a stretch.
+    longest_s = np.append(rr_s, [pause.duration_s for pause in pauses])
+    return RhythmSummary(
+        beats=n_beats,
+        v_beats=n_v,
+        burden=n_v / n_beats if n_beats else 0.0,
+        heart_rate_bpm=60 / float(np.median(rr_s)) if len(rr_s) else None,
+        heart_rate_min_bpm=60 / float(sustained.max()) if len(sustained) else None,
+        heart_rate_max_bpm=60 / float(sustained.min()) if len(sustained) else None,
+        heart_rate_mean_bpm=60 / float(rr_s.mean()) if len(rr_s) else None,
+        longest_rr_s=float(longest_s.max()) if len(longest_s) else None,
+        isolated=sum(1 for group in groups if len(group) == 1),
+        couplet_starts_s=tuple(float(times_s[g[0]]) for g in groups if len(g) == 2),
+        runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
+        r_on_t_s=_find_r_on_t(stretches, times_s, is_v),
+        patterns=tuple(sorted(patterns, key=lambda pattern: pattern.start_s)),
+        pauses=pauses,
+        coupling=_measure_coupling(stretches, times_s, is_v, is_conducted),
+    )
+
+
+def follow_each_other(
+    r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], unreadable: Sequence[Stretch]
+) -> NDArray[np.bool_]:
+    """Tell which beats are followed by the next one, with nothing unreadable between them.
+
+    Parameters
+    ----------
+    r_peaks, is_readable, unreadable
+        See :func:`summarize_rhythm`.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_beats - 1,)
+
+    """
+    follows = is_readable[1:] & is_readable[:-1]
+    for start, stop, _ in unreadable:
+        first, last = np.searchsorted(r_peaks, [start, stop - 1], side="right")
+        follows[max(0, first - 1) : last] = False
+    return follows
+
+
+def _readable_stretches(
+    times_s: NDArray[np.float64], is_readable: NDArray[np.bool_], follows: NDArray[np.bool_]
+) -> list[NDArray[np.int64]]:
+    """Indices of beats that follow each other without a gap."""
+    in_a_row = follows & (np.diff(times_s) <= _LONGEST_RR_S)
+    beats = np.arange(len(times_s))
+    stretches = np.split(beats, np.flatnonzero(~in_a_row) + 1)
+    return [stretch for stretch in stretches if len(stretch) and is_readable[stretch[0]]]
+
+
+def _groups_of_v(stretch: NDArray[np.int64], is_v: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
+    v_beats = stretch[is_v[stretch]]
+    if len(v_beats) == 0:
+        return []
+    return np.split(v_beats, np.flatnonzero(np.diff(v_beats) > 1) + 1)
+
+
+def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:
+    first, last = times_s[group[0]], times_s[group[-1]]
+    return Run(
+        first_beat=int(group[0]),
+        beats=len(group),
+        start_s=float(first),
+        rate_bpm=float(60 * (len(group) - 1) / (last - first)),
+        duration_s=float(last - first),
+    )
+
+
+def _sustained_rr(intervals: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Means of eight RR intervals in a row, so that one early beat is no heart rate."""
+    means = [
+        np.convolve(rr, np.full(min(8, len(rr)), 1 / min(8, len(rr))), mode="valid")
+        for rr in intervals
+    ]
+    return np.concatenate(means) if means else np.zeros(0)
+
+
+_PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}
+
+
+def _find_patterns(
+    kind: PatternKind,
+    pattern: str,
+    is_v: NDArray[np.bool_],
+    is_conducted: NDArray[np.bool_],
+    times_s: NDArray[np.float64],
+) -> list[Pattern]:
+    """Find where a pattern comes three times or more in a row."""
+    text = "".join(np.select([is_v, is_conducted], ["V", "N"], default="-").tolist())
+    found: list[Pattern] = []
+    start = 0
+    while (start := text.find(pattern * MIN_CYCLES, start)) >= 0:
+        stop = start
+        while text.startswith(pattern, stop):
+            stop += len(pattern)
+        first_v = float(times_s[start + len(pattern) - 1])
+        found.append(
+            Pattern(
+                kind=kind,
+                start_s=first_v,
+                stop_s=float(times_s[stop - 1]),
+                v_beats=(stop - start) // len(pattern),
+            )
+        )
+        start = stop
+    return found
+
+
+def _find_r_on_t(
+    stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
+) -> tuple[float, ...]:
+    """V beats within the QT interval that Bazett's formula gives for the usual RR interval.
+
+    Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130, call a PVC that falls on the T wave grade 5.
+    The QT interval is not measured but taken as ``0.40 s * sqrt(RR)``, so this finds candidates:
+    V beats less than 0.85 QT after a beat that is not V. The usual RR interval is the median of
+    the stretch, or of a minute around the beat where the stretch is longer.
+    """
+    found: list[NDArray[np.float64]] = []
+    for stretch in stretches:
+        if len(stretch) < 3:
+            continue
+        rr_s = np.diff(times_s[stretch])
+        usual_rr_s = (
+            np.full(len(rr_s), np.median(rr_s))
+            if len(rr_s) <= _USUAL_RR_BEATS
+            else ndimage.median_filter(rr_s, size=_USUAL_RR_BEATS, mode="nearest")
+        )
+        calls = is_v[stretch]
+        is_candidate = calls[1:] & ~calls[:-1] & (rr_s < 0.85 * 0.40 * np.sqrt(usual_rr_s))
+        found.append(times_s[stretch[1:][is_candidate]])
+    return tuple(np.concatenate(found).tolist()) if found else ()
+
+
+def _find_pauses(
+    times_s: NDArray[np.float64], is_v: NDArray[np.bool_], follows: NDArray[np.bool_]
+) -> tuple[Pause, ...]:
+    """Find RR intervals of more than two seconds with nothing unreadable in them."""
+    long = np.flatnonzero((np.diff(times_s) > PAUSE_S) & follows)
+    return tuple(
+        Pause(
+            start_s=float(times_s[beat]),
+            duration_s=float(times_s[beat + 1] - times_s[beat]),
+            follows_v=bool(is_v[beat]),
+        )
+        for beat in long.tolist()
+    )
+
+
+def _measure_coupling(
+    stretches: list[NDArray[np.int64]],
+    times_s: NDArray[np.float64],
+    is_v: NDArray[np.bool_],
+    is_conducted: NDArray[np.bool_],
+) -> Coupling | None:
+    intervals = [
+        np.diff(times_s[stretch])[is_v[stretch][1:] & is_conducted[stretch][:-1]]
+        for stretch in stretches
+    ]
+    coupling_s = np.concatenate(intervals) if intervals else np.zeros(0)
+    if len(coupling_s) == 0:
+        return None
+    low, median, high = np.quantile(coupling_s, [0.25, 0.5, 0.75])
+    return Coupling(float(median), float(high - low), float(coupling_s.min()))

@@ -1,0 +1,1 @@
+"""The one way from samples to the input of the network."""

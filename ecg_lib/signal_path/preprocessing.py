@@ -1,0 +1,228 @@
+"""The one way from samples to the input of the network.
+
+Training, evaluation, the HTTP service and the command line all call :func:`prepare_beats`;
+nothing else in the project filters a signal, finds R-peaks for it or cuts a window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.errors import InvalidSignalError, SignalTooShortError
+from ecg_lib.records.limits import FS_HZ, check_sampling_rate
+from ecg_lib.signal_path.block_filter import pad_ends
+from ecg_lib.signal_path.features import extract_beats
+from ecg_lib.signal_path.filtering import BandPassConfig, Bands, resample, robust_scale
+from ecg_lib.signal_path.r_peaks.detection import DetectionConfig, detect_r_peaks
+from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
+from ecg_lib.signal_path.readability.findings import (
+    Finding,
+    FindingsConfig,
+    are_paced,
+    are_readable,
+    have_class,
+    judge_signal,
+)
+from ecg_lib.signal_path.readability.quality import (
+    QualityConfig,
+    Stretch,
+    UnreadableReason,
+    measure_rail_share,
+)
+from ecg_lib.signal_path.template import BeatConfig, ShapeBlock
+
+MIN_DURATION_S = 2.0
+"""Shortest signal in seconds that can be prepared; what is served must be longer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessingConfig:
+    """All constants between a signal and the network; saved in the bundle."""
+
+    band_pass: BandPassConfig = field(default_factory=BandPassConfig)
+    detection: DetectionConfig = field(default_factory=DetectionConfig)
+    quality: QualityConfig = field(default_factory=QualityConfig)
+    findings: FindingsConfig = field(default_factory=FindingsConfig)
+    beats: BeatConfig = field(default_factory=BeatConfig)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class PreparedBeats:
+    """The beats of one signal, in time order; every array has one row for each R-peak."""
+
+    r_peaks: NDArray[np.int64]
+    """Positions in samples of the given signal."""
+
+    windows: NDArray[np.float32]
+    """Shape ``(n_beats, 360, 2)``, see :class:`ecg_lib.signal_path.features.BeatFeatures`."""
+
+    features: NDArray[np.float32]
+    """Shape ``(n_beats, len(FEATURE_NAMES))``."""
+
+    rr_prev_s: NDArray[np.float64]
+    rr_next_s: NDArray[np.float64]
+    qrs_width_s: NDArray[np.float64]
+    amplitude_mv: NDArray[np.float64]
+    """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
+
+    beat_quality: NDArray[np.str_]
+    """One of :data:`ecg_lib.signal_path.readability.findings.BEAT_QUALITIES` for each beat."""
+
+    shapes: tuple[ShapeBlock, ...]
+    """Which beats are of one shape, see :class:`ecg_lib.signal_path.features.BeatFeatures`."""
+
+    unreadable: tuple[Stretch, ...]
+    """Stretches in which beats cannot be read, in samples of the given signal."""
+
+    findings: tuple[Finding, ...]
+    """What is suspected, in samples of the given signal."""
+
+    quality_per_second: NDArray[np.float64]
+    """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
+
+    duration_s: float
+    """Length of the signal in seconds."""
+
+    unreadable_s: float
+    """Seconds of it that cannot be read: flat, clipped or noise."""
+
+    flutter_s: float
+    """Seconds of it that are suspected to be flutter."""
+
+    @property
+    def is_readable(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.signal_path.readability.findings.are_readable`."""
+        return are_readable(self.beat_quality)
+
+    @property
+    def is_paced(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.signal_path.readability.findings.are_paced`."""
+        return are_paced(self.beat_quality)
+
+    @property
+    def has_class(self) -> NDArray[np.bool_]:
+        """See :func:`ecg_lib.signal_path.readability.findings.have_class`."""
+        return have_class(self.beat_quality)
+
+    @property
+    def readable_s(self) -> float:
+        """Seconds of the signal that can be read."""
+        return self.duration_s - self.unreadable_s
+
+    def __len__(self) -> int:
+        return len(self.r_peaks)
+
+
+def prepare_beats(
+    signal_mv: NDArray[np.floating],
+    *,
+    fs: float,
+    r_peaks: NDArray[np.int64] | None = None,
+    config: PreprocessingConfig | None = None,
+    verifier: BeatVerifier | None = None,
+) -> PreparedBeats:
+    """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        One lead in mV.
+    fs : float
+        Its sampling rate in Hz, 100 to 1000.
+    r_peaks : ndarray of int64, optional
+        R-peaks in samples of `signal_mv`, to use instead of the detector's (for evaluation with
+        reference R-peaks).
+    config : PreprocessingConfig, optional
+    verifier : BeatVerifier, optional
+        The detector's network, see :func:`ecg_lib.signal_path.r_peaks.detection.detect_r_peaks`.
+
+    Returns
+    -------
+    PreparedBeats
+
+    Raises
+    ------
+    InvalidSamplingRateError
+        If `fs` is out of range.
+    NonFiniteSignalError
+        If a sample is NaN or infinite.
+    InvalidSignalError
+        If the signal has more than one dimension.
+    SignalTooShortError
+        If the signal is shorter than two seconds.
+
+    """
+    config = config or PreprocessingConfig()
+    check_sampling_rate(fs)
+    if np.ndim(signal_mv) != 1:
+        msg = f"signal must be that of one lead, got shape {np.shape(signal_mv)}"
+        raise InvalidSignalError(msg)
+    duration_s = len(signal_mv) / fs
+    if duration_s < MIN_DURATION_S:
+        msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"
+        raise SignalTooShortError(msg)
+    resampled = resample(signal_mv, fs=fs)
+    bands = Bands(resampled.signal)
+    peaks = (
+        detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier, bands=bands)
+        if r_peaks is None
+        else resampled.from_source(r_peaks)
+    )
+    judged = judge_signal(
+        resampled.signal,
+        peaks,
+        rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
+        quality=config.quality,
+        config=config.findings,
+        bands=bands,
+    )
+    filtered = bands.band(
+        config.band_pass.low_hz, config.band_pass.high_hz, order=config.band_pass.order
+    )
+    beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
+    last = len(signal_mv)
+
+    def to_source(position: int) -> int:
+        return min(round(position / resampled.ratio), last)
+
+    flutter_s = _seconds_of(judged.unreadable, UnreadableReason.FLUTTER)
+    return PreparedBeats(
+        r_peaks=np.minimum(resampled.to_source(peaks), last - 1) if r_peaks is None else r_peaks,
+        windows=beats.windows,
+        features=beats.features,
+        rr_prev_s=beats.rr_prev_s,
+        rr_next_s=beats.rr_next_s,
+        qrs_width_s=beats.qrs_width_s,
+        amplitude_mv=_measure_amplitude(filtered, peaks),
+        beat_quality=judged.beat_quality,
+        shapes=beats.shapes,
+        unreadable=tuple(
+            Stretch(to_source(start), to_source(stop), reason)
+            for start, stop, reason in judged.unreadable
+        ),
+        findings=tuple(
+            Finding(kind, to_source(start), to_source(stop))
+            for kind, start, stop in judged.findings
+        ),
+        quality_per_second=judged.per_second,
+        duration_s=duration_s,
+        unreadable_s=_seconds_of(judged.unreadable) - flutter_s,
+        flutter_s=flutter_s,
+    )
+
+
+def _seconds_of(stretches: tuple[Stretch, ...], reason: UnreadableReason | None = None) -> float:
+    lengths = (s.stop - s.start for s in stretches if reason is None or s.reason is reason)
+    return sum(lengths) / FS_HZ
+
+
+def _measure_amplitude(
+    filtered_mv: NDArray[np.float64], peaks: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    half = round(0.1 * FS_HZ)
+    padded = pad_ends(filtered_mv, half)
+    around = padded[peaks[:, None] + np.arange(2 * half + 1)]  # (n_beats, 73)
+    return np.asarray(np.ptp(around, axis=1))

@@ -1,0 +1,148 @@
+"""Find stretches that look like ventricular flutter or fibrillation.
+
+The ventricles then make waves of about 150 to 500 a minute without a rest between them: the signal
+is nearly a sine, and no QRS complex stands out of it. Three measures of each window say so, and
+all must agree:
+
+* the leakage of a narrow band-stop filter at the mean frequency of the signal (Kuo & Dillman 1978,
+  Computers in Cardiology 347-349; written out in Amann et al. 2005, DOI 10.1186/1475-925X-4-60):
+  a signal and itself half a period later cancel out in flutter, and do not where there are QRS
+  complexes;
+* that mean frequency itself;
+* the ratio of steep to usual slopes, which a QRS complex makes large (after the slope measures of
+  Jekova & Krasteva 2004, DOI 10.1088/0967-3334/25/5/007).
+
+Deviations: windows overlap, a stretch is the union of its windows, and runs of fast, wide beats
+shorter than four seconds are left to the classifier, for they are V beats.
+
+What is found is a suspicion. In one lead, a test tone of 3 to 8 Hz and ventricular tachycardia that
+is wide, lasts, and is faster than 150/min are flutter to the eye as well; a tremor that hides the
+QRS complexes cannot be told from it; and fibrillation finer than the noise of the amplifier is a
+flat line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.filtering import Bands
+
+_DECIMATION = 4  # 90 Hz: three times the band
+_RATE_HZ = FS_HZ / _DECIMATION
+_WINDOWS_AT_ONCE = 4096
+_TINY = 1e-12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlutterConfig:
+    """Limits of the detector.
+
+    Chosen on DS1 and the paced records: one patient with flutter (207), and 25 without, in whose
+    signals nothing must be found, with the noise of the MIT-BIH Noise Stress Test Database in
+    them or without. How much of another patient's fibrillation is found is not known.
+    """
+
+    band_hz: tuple[float, float] = (1.0, 30.0)
+    window_s: float = 3.0
+    step_s: float = 0.5
+    max_leakage: float = 0.6
+    """Kuo & Dillman's limit for low waves is 0.625."""
+    mean_frequency_hz: tuple[float, float] = (2.6, 9.0)
+    """It lies above the rate of the waves, by a tenth for a sine and by more for other shapes."""
+    max_slope_ratio: float = 6.0
+    """98th percentile of the slope over its median."""
+    min_range_mv: float = 0.05
+    """What spans less is the noise of a straight line."""
+    min_duration_s: float = 4.0
+    max_gap_s: float = 2.0
+    """A gap between two stretches that is not longer belongs to them."""
+
+
+def find_flutter(
+    signal_mv: NDArray[np.floating],
+    *,
+    config: FlutterConfig | None = None,
+    bands: Bands | None = None,
+) -> tuple[tuple[int, int], ...]:
+    """Find the stretches of a 360 Hz signal that look like ventricular flutter or fibrillation.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        One lead at 360 Hz in mV, raw or with more than the band of the configuration left in it.
+    config : FlutterConfig, optional
+    bands : Bands, optional
+        Those of the signal, where others need them too.
+
+    Returns
+    -------
+    tuple of (int, int)
+        First sample and first sample after each stretch, in time order; the edges are right to
+        about a second and a half, half a window.
+
+    """
+    config = config or FlutterConfig()
+    width, step = int(config.window_s * _RATE_HZ), int(config.step_s * _RATE_HZ)
+    if len(signal_mv) < _DECIMATION * width:
+        return ()
+    waves = (bands or Bands(signal_mv)).band(*config.band_hz)
+    n_kept = len(waves) // _DECIMATION
+    waves = waves[: n_kept * _DECIMATION].reshape(n_kept, _DECIMATION).mean(axis=1)
+    windows = sliding_window_view(waves, width)[::step]  # (n_windows, width)
+    is_flutter = [
+        _looks_like_flutter(windows[start : start + _WINDOWS_AT_ONCE], config)
+        for start in range(0, len(windows), _WINDOWS_AT_ONCE)
+    ]
+    starts = np.flatnonzero(np.concatenate(is_flutter)) * step * _DECIMATION
+    return _join(starts.tolist(), width * _DECIMATION, len(signal_mv), config)
+
+
+def _looks_like_flutter(windows: NDArray[np.float64], config: FlutterConfig) -> NDArray[np.bool_]:
+    slopes = np.abs(windows[:, 1:] - windows[:, :-1])
+    mean_slope = slopes.mean(axis=1) + _TINY
+    # Twice the limit of the sharper measure below, so that it need not look at every window.
+    candidates = np.flatnonzero(slopes.max(axis=1) < 2 * config.max_slope_ratio * mean_slope)
+    found = np.zeros(len(slopes), dtype=np.bool_)
+    if len(candidates) == 0:
+        return found
+    windows = windows[candidates]
+    windows = windows - windows.mean(axis=1, keepdims=True)
+    sizes = np.abs(windows)
+    # A sine of n samples a period has a mean slope of 2 pi / n times its mean size.
+    half_period = np.pi * (sizes.mean(axis=1) + _TINY) / mean_slope[candidates]
+    lowest_hz, highest_hz = config.mean_frequency_hz
+    frequency_hz = _RATE_HZ / (2 * half_period)
+    is_flutter = (frequency_hz > lowest_hz) & (frequency_hz < highest_hz)
+    is_flutter &= np.ptp(windows, axis=1) > config.min_range_mv
+    lags = np.rint(half_period).astype(np.int64)
+    for lag in np.unique(lags[is_flutter]).tolist():
+        rows = np.flatnonzero(is_flutter & (lags == lag))
+        left = np.abs(windows[rows, lag:] + windows[rows, :-lag]).sum(axis=1)
+        passed = (sizes[rows, lag:] + sizes[rows, :-lag]).sum(axis=1)
+        is_flutter[rows] = left < config.max_leakage * passed
+    rows = np.flatnonzero(is_flutter)
+    ordered = np.sort(slopes[candidates[rows]], axis=1)
+    steep, usual = ordered[:, int(0.98 * ordered.shape[1])], ordered[:, ordered.shape[1] // 2]
+    is_flutter[rows] = steep < config.max_slope_ratio * usual
+    found[candidates] = is_flutter
+    return found
+
+
+def _join(
+    starts: list[int], width: int, n_samples: int, config: FlutterConfig
+) -> tuple[tuple[int, int], ...]:
+    """Unite the windows that overlap or nearly touch, and drop what is short."""
+    stretches: list[tuple[int, int]] = []
+    gap, shortest = config.max_gap_s * FS_HZ, config.min_duration_s * FS_HZ
+    for start in starts:
+        stop = min(start + width, n_samples)
+        if stretches and start - stretches[-1][1] <= gap:
+            stretches[-1] = (stretches[-1][0], stop)
+        else:
+            stretches.append((start, stop))
+    return tuple((start, stop) for start, stop in stretches if stop - start >= shortest)

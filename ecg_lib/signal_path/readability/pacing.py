@@ -1,0 +1,145 @@
+"""Find beats that a pacemaker made: a spike, and a wide QRS complex that begins with it.
+
+The spike is looked for in the second difference of the signal, in which it is tall and two
+hundredths of a second wide at 360 Hz, as in the MIT-BIH records, whose recorder passed 0.1 to
+100 Hz. A narrow QRS complex that a pacemaker made (of the atrium, or of the bundle of His), a
+spike too small for the lead or more than 0.11 s before the R-peak, and what a low sampling rate or
+a filter of the recorder takes away are not found.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+from numpy.typing import NDArray
+
+from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.readability.quality import find_spans
+
+_BEFORE: Final = 100
+_AFTER: Final = 146
+"""Samples around the R-peak: 0.11 s for the spike to come first, and what follows it."""
+_SEARCH: Final = 40
+_AT_ONCE: Final = 4096
+_TINY: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PacingConfig:
+    """Limits of a beat with a spike, and of a stretch of such beats.
+
+    Chosen on DS1 and the paced records. "Spike" is the greatest second difference of the beat.
+    """
+
+    max_burst: int = 8
+    """Samples within 55 ms of the spike that have a quarter of its height."""
+    max_before: float = 0.4
+    """Greatest second difference of the eighth of a second before, in spikes."""
+    max_after: float = 0.4
+    """The same for the tenth of a second after it: no steep QRS complex follows."""
+    min_slow: float = 0.4
+    """What the smoothed signal spans in the 0.2 s after, in spans of the beat: a wide complex."""
+    max_base: float = 0.1
+    """The same for the tenth of a second before the spike: it is what comes first."""
+    min_over_noise: float = 10.0
+    """Height of the spike over the median second difference around it."""
+    window_s: float = 10.0
+    min_beats: int = 3
+    min_share: float = 0.3
+    """A window has a pacemaker when this many of its beats, and this share, have spikes."""
+
+
+def find_paced(
+    signal_mv: NDArray[np.float64],
+    r_peaks: NDArray[np.int64],
+    *,
+    is_readable: NDArray[np.bool_],
+    config: PacingConfig | None = None,
+) -> tuple[NDArray[np.bool_], tuple[tuple[int, int], ...]]:
+    """Find the beats of a 360 Hz signal that seem to be paced.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        One lead at 360 Hz in mV, not filtered.
+    r_peaks : ndarray of int64, shape (n_beats,)
+        The detector's R-peaks in it.
+    is_readable : ndarray of bool, shape (n_beats,)
+        Beats of which this is False are not judged.
+    config : PacingConfig, optional
+
+    Returns
+    -------
+    is_paced : ndarray of bool, shape (n_beats,)
+        True for beats with a spike where there are enough of them.
+    stretches : tuple of (int, int)
+        First and last R-peak of the paced beats of each run of windows with a pacemaker.
+
+    """
+    config = config or PacingConfig()
+    has_spike = np.zeros(len(r_peaks), dtype=np.bool_)
+    inside = (r_peaks >= _BEFORE + 1) & (r_peaks < len(signal_mv) - _AFTER - 1)
+    rows = np.flatnonzero(is_readable & inside)
+    for start in range(0, len(rows), _AT_ONCE):
+        part = rows[start : start + _AT_ONCE]
+        has_spike[part] = _have_spikes(signal_mv, r_peaks[part], config)
+    if not has_spike.any():
+        return has_spike, ()
+    window = (r_peaks // int(config.window_s * FS_HZ)).astype(np.int64)
+    n_windows = int(window[-1]) + 1
+    judged = np.bincount(window[is_readable], minlength=n_windows)
+    spiked = np.bincount(window[has_spike], minlength=n_windows)
+    is_on = (spiked >= config.min_beats) & (spiked >= config.min_share * judged)
+    is_paced = has_spike & is_on[window]
+    stretches = []
+    for first, last in find_spans(is_on):
+        positions = r_peaks[is_paced & (window >= first) & (window < last)]
+        stretches.append((int(positions[0]), int(positions[-1]) + 1))
+    return is_paced, tuple(stretches)
+
+
+def _have_spikes(
+    signal_mv: NDArray[np.float64], r_peaks: NDArray[np.int64], config: PacingConfig
+) -> NDArray[np.bool_]:
+    first, last = int(r_peaks[0]) - _BEFORE - 1, int(r_peaks[-1]) + _AFTER
+    signal = signal_mv[first:last]
+    bends = np.abs(signal[2:] - 2 * signal[1:-1] + signal[:-2])
+    bends = np.concatenate([[0.0], bends, [0.0]])
+    positions = r_peaks - first
+
+    def cut(
+        values: NDArray[np.float64], at: NDArray[np.int64], start: int, stop: int
+    ) -> NDArray[np.float64]:
+        """From `start` to `stop` samples after each position, one row for each."""
+        return np.asarray(sliding_window_view(values, stop - start)[at + start])
+
+    searched = cut(bends, positions, -_SEARCH, 26)  # (n_beats, 66)
+    spike = searched.max(axis=1, keepdims=True)
+    at = positions - _SEARCH + searched.argmax(axis=1)
+    # Few beats have so short a burst: the costlier questions are for them alone.
+    found = (cut(bends, at, -20, 21) > 0.25 * spike).sum(axis=1) <= config.max_burst
+    rows = np.flatnonzero(found)
+    if len(rows) == 0:
+        return np.asarray(found, dtype=np.bool_)
+    spike, at = spike[rows], at[rows]
+    span = np.ptp(cut(signal, positions[rows], -70, 70), axis=1)
+    found[rows] = (
+        (cut(bends, at, -45, -4) <= config.max_before * spike).all(axis=1)
+        & (cut(bends, at, 6, 41) <= config.max_after * spike).all(axis=1)
+        & (_smooth_span(cut(signal, at, 2, 75)) >= config.min_slow * span)
+        & (_smooth_span(cut(signal, at, -54, -6)) <= config.max_base * span)
+        & (
+            spike[:, 0]
+            > config.min_over_noise * (np.median(cut(bends, at, -60, 61), axis=1) + _TINY)
+        )
+    )
+    return np.asarray(found, dtype=np.bool_)
+
+
+def _smooth_span(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Span of each row after a moving average of nine samples."""
+    sums = np.cumsum(samples, axis=1)
+    return np.asarray(np.ptp(sums[:, 9:] - sums[:, :-9], axis=1) / 9)

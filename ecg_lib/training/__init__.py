@@ -1,0 +1,1 @@
+"""Datasets, the network, cross-validation and the model card."""

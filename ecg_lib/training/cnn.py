@@ -1,0 +1,107 @@
+"""The network: seven 1-D convolutions over the beat, joined by its RR and template features.
+
+Scaling and clipping of the inputs are layers, so the exported graph takes what
+:func:`ecg_lib.signal_path.preprocessing.prepare_beats` gives.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.signal_path.features import FEATURE_NAMES
+from ecg_lib.signal_path.template import WINDOW_SAMPLES
+
+N_CONVOLUTIONS = 7
+
+
+class Channels(StrEnum):
+    """Which channels of the window the convolutions see.
+
+    The beat itself carries the patient's identity, of which a training set of 22 subjects has
+    too little; its difference to the patient's template carries what is unusual about it.
+    """
+
+    DIFFERENCE = "difference"
+    BOTH = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CnnConfig:
+    """Size and shape of the network."""
+
+    channels: Channels = Channels.DIFFERENCE
+    filters: tuple[int, ...] = (16, 24, 24, 32, 32, 48, 48)
+    kernels: tuple[int, ...] = (9, 5, 5, 3, 3, 3, 3)
+    strides: tuple[int, ...] = (4, 2, 1, 2, 1, 1, 1)
+    window_units: int = 16
+    feature_units: int = 32
+    joint_units: int = 32
+    dropout: float = 0.2
+
+    def __post_init__(self) -> None:
+        sizes = (len(self.filters), len(self.kernels), len(self.strides))
+        if sizes != (N_CONVOLUTIONS,) * 3:
+            msg = (
+                f"filters, kernels and strides must have {N_CONVOLUTIONS} values each, got {sizes}"
+            )
+            raise ValueError(msg)
+        if not 0 <= self.dropout < 1:
+            msg = f"dropout must be at least 0 and below 1, got {self.dropout!r}"
+            raise ValueError(msg)
+
+
+def build_cnn(
+    config: CnnConfig,
+    *,
+    feature_mean: NDArray[np.floating],
+    feature_deviation: NDArray[np.floating],
+) -> Any:  # noqa: ANN401  keras has no types
+    """Build the untrained network.
+
+    Parameters
+    ----------
+    config : CnnConfig
+        Size and shape.
+    feature_mean, feature_deviation : ndarray of shape (n_features,)
+        Mean and standard deviation of the features in the training beats.
+
+    Returns
+    -------
+    keras.Model
+        Inputs ``windows`` ``(n, 360, 2)`` and ``features`` ``(n, n_features)``, output the logit
+        of V, ``(n, 1)``.
+
+    """
+    layers = keras.layers
+    windows = keras.Input((WINDOW_SAMPLES, 2), name="windows")
+    features = keras.Input((len(FEATURE_NAMES),), name="features")
+
+    seen = windows[:, :, 1:] if config.channels is Channels.DIFFERENCE else windows
+    x = keras.ops.clip(seen, -4.0, 4.0)
+    shapes = zip(config.filters, config.kernels, config.strides, strict=True)
+    for n_filters, kernel, stride in shapes:
+        x = layers.Conv1D(n_filters, kernel, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.BatchNormalization()(x)
+        x = layers.Activation("relu")(x)
+    x = layers.Concatenate()([layers.GlobalAveragePooling1D()(x), layers.GlobalMaxPooling1D()(x)])
+    x = layers.Dropout(config.dropout)(x)
+    x = layers.Dense(config.window_units, activation="relu")(x)
+
+    # Not layers.Normalization: its constants become inputs of the exported ONNX graph.
+    scale = 1 / np.maximum(feature_deviation, 1e-6)
+    y = layers.Rescaling(scale.tolist(), offset=(-feature_mean * scale).tolist())(features)
+    y = keras.ops.clip(y, -5.0, 5.0)
+    y = layers.Dense(config.feature_units, activation="relu")(y)
+    y = layers.Dropout(config.dropout)(y)
+
+    z = layers.Concatenate()([x, y])
+    z = layers.Dense(config.joint_units, activation="relu")(z)
+    z = layers.Dropout(config.dropout)(z)
+    logit = layers.Dense(1, name="logit")(z)
+    return keras.Model([windows, features], logit, name="ecg_cnn")

@@ -1,0 +1,307 @@
+"""Out-of-fold predictions: each subject is judged by a network that has not seen the person.
+
+What is kept from the folds (the logit of every detection of every development record) is all that
+calibration, threshold, rules, scores and the promotion gates work on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.classifier.shape_vote import ShapeVoteConfig, vote
+from ecg_lib.evaluation.beat_scoring import NO_BEAT, BeatCounts, score_beats
+from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.training.balancing import TrainingBeats
+from ecg_lib.training.cnn import CnnConfig
+from ecg_lib.training.datasets import BeatDataset
+from ecg_lib.training.fitting import (
+    FittedCnn,
+    ThresholdChoice,
+    TrainingConfig,
+    choose_threshold,
+    fit_cnn,
+    predict_logits,
+)
+from ecg_lib.training.views import View
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """How a network is made from a dataset; with a seed it gives the network."""
+
+    cnn: CnnConfig = field(default_factory=CnnConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    conducted_share: float = 0.15
+    """Share of the N beats of the scoring views that a network is trained on."""
+    max_beats: int | None = None
+    """At most so many training beats, drawn at random; all when None."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.conducted_share <= 1:
+            msg = f"conducted_share must be above 0 and at most 1, got {self.conducted_share!r}"
+            raise ValueError(msg)
+        if self.max_beats is not None and self.max_beats < 100:
+            msg = f"max_beats must be at least 100, got {self.max_beats!r}"
+            raise ValueError(msg)
+
+
+class FoldOutput(NamedTuple):
+    """What one fold gives."""
+
+    rows: NDArray[np.int64]
+    """Rows of the dataset that were predicted: all detections of the fold's subjects."""
+
+    logits: NDArray[np.float64]
+    loss: tuple[float, ...]
+    """Training loss of each epoch."""
+
+    n_training_beats: int
+    model: Any = None
+    """The keras model, where it was fitted."""
+
+
+def fit_subjects(
+    dataset: BeatDataset,
+    *,
+    subjects: set[str],
+    scoring_views: Sequence[View],
+    recipe: Recipe,
+    seed: int,
+    on_epoch_end: Callable[[int, float], None] | None = None,
+) -> FittedCnn:
+    """Fit a network to the beats of some subjects."""
+    rows = training_rows(
+        dataset, subjects=subjects, scoring_views=scoring_views, recipe=recipe, seed=seed
+    )
+    beats = TrainingBeats(
+        windows=np.asarray(dataset.windows[rows]),
+        features=dataset.features[rows],
+        is_v=dataset.is_v[rows],
+        weights=np.ones(len(rows), dtype=np.float32),
+    )
+    return fit_cnn(
+        beats, cnn=recipe.cnn, training=recipe.training, seed=seed, on_epoch_end=on_epoch_end
+    )
+
+
+def training_rows(
+    dataset: BeatDataset,
+    *,
+    subjects: set[str],
+    scoring_views: Sequence[View],
+    recipe: Recipe,
+    seed: int,
+) -> NDArray[np.int64]:
+    """Choose the rows that a network of some subjects is trained on, ascending.
+
+    All trainable beats of the training views (which hold a share of the N beats only); of the
+    scoring views, which are whole, the same share of N.
+    """
+    rng = np.random.default_rng(seed)
+    keep = dataset.is_trainable & dataset.is_readable & _is_of(dataset, subjects)
+    is_scoring = np.isin(dataset.view, [dataset.views.index(view) for view in scoring_views])
+    is_thinned = is_scoring & (dataset.label == "N")
+    keep &= ~is_thinned | (rng.random(len(dataset)) < recipe.conducted_share)
+    rows = np.flatnonzero(keep)
+    if recipe.max_beats is not None and len(rows) > recipe.max_beats:
+        rows = np.sort(rng.choice(rows, recipe.max_beats, replace=False))
+    return rows
+
+
+def predict_fold(
+    dataset: BeatDataset,
+    *,
+    folds: Mapping[str, int],
+    fold: int,
+    predicted_views: Sequence[View],
+    scoring_views: Sequence[View],
+    recipe: Recipe,
+    seed: int,
+    on_epoch_end: Callable[[int, float], None] | None = None,
+) -> FoldOutput:
+    """Fit a network without the subjects of a fold and predict their beats.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    folds : mapping of str to int
+        Fold of each subject.
+    fold : int
+        The one to leave out and predict.
+    predicted_views : sequence of View
+        Scoring views that are predicted.
+    scoring_views : sequence of View
+        Views of which the dataset holds every beat.
+    recipe : Recipe
+    seed : int
+    on_epoch_end : callable, optional
+        See :func:`ecg_lib.training.fitting.fit_cnn`.
+
+    Returns
+    -------
+    FoldOutput
+
+    Raises
+    ------
+    ValueError
+        If no subject is in the fold, or all are.
+
+    """
+    left_out = {subject for subject, its_fold in folds.items() if its_fold == fold}
+    others = set(folds) - left_out
+    if not left_out or not others:
+        msg = f"fold {fold} must leave subjects on both sides, got {len(left_out)} in it"
+        raise ValueError(msg)
+    fitted = fit_subjects(
+        dataset,
+        subjects=others,
+        scoring_views=scoring_views,
+        recipe=recipe,
+        seed=seed,
+        on_epoch_end=on_epoch_end,
+    )
+    wanted = np.isin(dataset.view, [dataset.views.index(view) for view in predicted_views])
+    rows = np.flatnonzero(wanted & _is_of(dataset, left_out))
+    logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])
+    n_training = len(
+        training_rows(
+            dataset, subjects=others, scoring_views=scoring_views, recipe=recipe, seed=seed
+        )
+    )
+    return FoldOutput(rows, logits, fitted.loss, n_training, fitted.model)
+
+
+def _is_of(dataset: BeatDataset, subjects: set[str]) -> NDArray[np.bool_]:
+    of_subject = np.array([subject_of(name) in subjects for name in dataset.record_names])
+    return np.asarray(of_subject[dataset.record])
+
+
+def vote_out_of_fold(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    *,
+    config: ShapeVoteConfig | None = None,
+) -> NDArray[np.float64]:
+    """Let the predicted beats of one shape vote, as the classifier does.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    rows, logits : ndarray of shape (n_rows,)
+        Predicted rows, whole records or strips, and their logits.
+    config : ShapeVoteConfig, optional
+
+    Returns
+    -------
+    ndarray of shape (n_rows,)
+
+    """
+    is_predicted = np.zeros(len(dataset), dtype=np.bool_)
+    is_predicted[rows] = True
+    every = np.zeros(len(dataset))
+    every[rows] = logits
+    shapes = [block for block in dataset.shapes if is_predicted[block.rows].all()]
+    return vote(every, shapes, is_readable=dataset.is_readable, config=config)[rows]
+
+
+def score_quickly(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    *,
+    view: View,
+    missed_v: Mapping[str, int],
+) -> ThresholdChoice:
+    """Find the best V-F1 of some predictions of one view after the vote, over all thresholds.
+
+    Counts as :func:`ecg_lib.evaluation.beat_scoring.score_beats` does: F, Q and flutter are left
+    out, V beats without a readable detection are missed.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    rows, logits : ndarray
+        Predicted rows and their logits.
+    view : View
+        The view to score.
+    missed_v : mapping of str to int
+        V beats without a detection, of each record.
+
+    """
+    logits = vote_out_of_fold(dataset, rows, logits)
+    of_view = dataset.view[rows] == dataset.views.index(view)
+    rows, logits = rows[of_view], logits[of_view]
+    label = dataset.label[rows]
+    counts = np.isin(label, ["N", "S", "V", NO_BEAT])
+    readable = dataset.is_readable[rows]
+    names = {dataset.record_names[index] for index in np.unique(dataset.record[rows])}
+    n_missed = sum(missed_v[name] for name in names) + int(((label == "V") & ~readable).sum())
+    keep = counts & readable
+    return choose_threshold(
+        1 / (1 + np.exp(-logits[keep])), dataset.is_v[rows[keep]], n_missed=n_missed
+    )
+
+
+def score_records(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    is_v: NDArray[np.bool_],
+    *,
+    view: View,
+    annotations: Mapping[str, Annotations],
+    duration_s: Mapping[str, float],
+    fs: float,
+    start_s: float = 0.0,
+) -> dict[str, BeatCounts]:
+    """Score predictions of one view end to end, record by record.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    rows : ndarray of int64
+        All rows of the view, of the records to score.
+    is_v : ndarray of bool, shape of `rows`
+        Final classes.
+    view : View
+    annotations : mapping of str to Annotations
+        Of each record to score.
+    duration_s : mapping of str to float
+        Length of each record; beats behind the last whole strip of a view of strips are left out.
+    fs : float
+        Sampling rate of the records in Hz.
+    start_s : float
+        Where scoring starts.
+
+    Returns
+    -------
+    dict of BeatCounts
+        By record.
+
+    """
+    counts = {}
+    for index, name in enumerate(dataset.record_names):
+        if name not in annotations:
+            continue
+        mine = (dataset.record[rows] == index) & (dataset.view[rows] == dataset.views.index(view))
+        # Two strips may both see a beat that lies on their border, so order is not given.
+        order = np.argsort(dataset.position[rows[mine]], kind="stable")
+        selected = rows[mine][order]
+        stop_s = float("inf")
+        if view.strip_s is not None:
+            stop_s = duration_s[name] // view.strip_s * view.strip_s
+        counts[name] = score_beats(
+            annotations[name],
+            detections=dataset.position[selected],
+            is_v=is_v[mine][order],
+            is_readable=dataset.is_readable[selected],
+            fs=fs,
+            start_s=start_s,
+            stop_s=stop_s,
+        )
+    return counts

@@ -1,0 +1,318 @@
+"""Fit the network, calibrate its probabilities and choose its threshold.
+
+Nothing here knows folds or files: the sweep hands over beats and keeps what comes back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from numpy.typing import NDArray
+from scipy import optimize
+
+from ecg_lib.classifier.calibration import Calibration
+from ecg_lib.training.balancing import Balancing, TrainingBeats, balance
+from ecg_lib.training.cnn import CnnConfig, build_cnn
+
+_PREDICT_BATCH = 4096
+ONNX_OPSET = 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AugmentationConfig:
+    """Random changes to the beats of a batch."""
+
+    gain_deviation: float = 0.2
+    """Standard deviation of the logarithm of a factor on the window."""
+    flip: bool = True
+    """Turn half of the windows upside down: another lead, the same beat."""
+    noise: float = 0.04
+    """Greatest standard deviation of white noise, in QRS amplitudes of the template."""
+    feature_noise: float = 0.1
+    """Standard deviation of noise on the features, in theirs."""
+    time_warp: float = 0.0
+    """Standard deviation of the logarithm of a stretch of the window about the R-peak; features
+    stay as they were measured. Recipes that do not name it have none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How the network is fitted."""
+
+    epochs: int = 4
+    batch_size: int = 256
+    learning_rate: float = 2e-3
+    weight_decay: float = 1e-2
+    label_smoothing: float = 0.05
+    focal_gamma: float = 0.0
+    """Focusing exponent of Lin et al. 2017, DOI 10.1109/ICCV.2017.324; 0 is cross-entropy."""
+    averaging: float = 0.99
+    """Momentum of the moving average of the weights; less in a fit of few steps, so that the
+    average never reaches back further than its last tenth."""
+    balancing: Balancing = Balancing.NONE
+    augmentation: AugmentationConfig = field(default_factory=AugmentationConfig)
+
+
+class FittedCnn(NamedTuple):
+    """A trained network and the way there."""
+
+    model: Any
+    """A keras model, see :func:`ecg_lib.training.cnn.build_cnn`."""
+
+    loss: tuple[float, ...]
+    """Mean training loss of each epoch."""
+
+
+def fit_cnn(
+    beats: TrainingBeats,
+    *,
+    cnn: CnnConfig,
+    training: TrainingConfig,
+    seed: int,
+    on_epoch_end: Callable[[int, float], None] | None = None,
+) -> FittedCnn:
+    """Fit a network to beats.
+
+    Parameters
+    ----------
+    beats : TrainingBeats
+        Training beats, not yet balanced.
+    cnn : CnnConfig
+        The network.
+    training : TrainingConfig
+        The fit.
+    seed : int
+        Seed of weights, order, balancing and augmentation.
+    on_epoch_end : callable, optional
+        Called with the epoch (from 0) and its loss; may raise to stop.
+
+    Returns
+    -------
+    FittedCnn
+
+    """
+    # Else the graphs of earlier fits stay in memory.
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(seed)
+    balanced = balance(beats, strategy=training.balancing, seed=seed)
+    deviation = balanced.features.std(axis=0)
+    model = build_cnn(cnn, feature_mean=balanced.features.mean(axis=0), feature_deviation=deviation)
+    batches = _Batches(balanced, deviation, training, seed)
+    n_steps = max(1, training.epochs * len(batches))
+    schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, n_steps)
+    model.compile(
+        optimizer=keras.optimizers.AdamW(
+            schedule,
+            weight_decay=training.weight_decay,
+            use_ema=True,
+            ema_momentum=min(training.averaging, max(0.0, 1 - 10 / n_steps)),
+        ),
+        loss=_loss(training),
+    )
+    losses: list[float] = []
+
+    def note_epoch(epoch: int, logs: dict[str, float]) -> None:
+        losses.append(float(logs["loss"]))
+        if on_epoch_end is not None:
+            on_epoch_end(epoch, losses[-1])
+
+    model.fit(
+        batches,
+        epochs=training.epochs,
+        verbose=0,
+        callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note_epoch)],
+    )
+    return FittedCnn(model, tuple(losses))
+
+
+def _loss(training: TrainingConfig) -> Any:  # noqa: ANN401  keras has no types
+    if training.focal_gamma > 0:
+        return keras.losses.BinaryFocalCrossentropy(
+            gamma=training.focal_gamma,
+            from_logits=True,
+            label_smoothing=training.label_smoothing,
+        )
+    return keras.losses.BinaryCrossentropy(
+        from_logits=True, label_smoothing=training.label_smoothing
+    )
+
+
+class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no types
+    """Shuffled, augmented batches; every epoch sees every beat once, but for the last few."""
+
+    def __init__(
+        self,
+        beats: TrainingBeats,
+        feature_deviation: NDArray[np.float32],
+        training: TrainingConfig,
+        seed: int,
+    ) -> None:
+        super().__init__()
+        self._beats = beats
+        self._feature_deviation = feature_deviation
+        self._config = training.augmentation
+        self._size = min(training.batch_size, len(beats.is_v))
+        self._rng = np.random.default_rng(seed)
+        self._order = self._rng.permutation(len(beats.is_v))
+
+    def __len__(self) -> int:
+        return len(self._order) // self._size
+
+    def __getitem__(self, index: int) -> tuple[tuple[Any, Any], Any, Any]:
+        rows = np.sort(self._order[index * self._size : (index + 1) * self._size])
+        windows = self._augment(self._beats.windows[rows])
+        features = self._beats.features[rows]
+        noise = self._rng.standard_normal(features.shape, dtype=np.float32)
+        features = features + noise * (self._config.feature_noise * self._feature_deviation)
+        labels = self._beats.is_v[rows].astype(np.float32)[:, None]
+        return (windows, features), labels, self._beats.weights[rows]
+
+    def on_epoch_end(self) -> None:
+        self._order = self._rng.permutation(len(self._order))
+
+    def _augment(self, windows: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self._config.time_warp > 0:
+            deviation = self._rng.normal(0.0, self._config.time_warp, len(windows))
+            windows = stretch_windows(windows, np.exp(deviation))
+        shape = (len(windows), 1, 1)
+        factor = np.exp(self._rng.normal(0.0, self._config.gain_deviation, shape))
+        if self._config.flip:
+            factor *= self._rng.choice([-1.0, 1.0], shape)
+        level = self._rng.uniform(0.0, self._config.noise, shape).astype(np.float32)
+        noise = self._rng.standard_normal(windows.shape, dtype=np.float32)
+        return np.asarray(windows * factor.astype(np.float32) + noise * level)
+
+
+def stretch_windows(
+    windows: NDArray[np.float32], factors: NDArray[np.float64]
+) -> NDArray[np.float32]:
+    """Play windows slower (factor above 1) or faster about their middle, by interpolation.
+
+    Parameters
+    ----------
+    windows : ndarray of float32, shape (n_beats, n_samples, n_channels)
+    factors : ndarray of shape (n_beats,)
+
+    Returns
+    -------
+    ndarray of the shape of `windows`
+        What lies beyond a window is its end value.
+
+    """
+    n_samples = windows.shape[1]
+    middle = n_samples // 2
+    at = middle + (np.arange(n_samples) - middle) / factors[:, None]
+    at = np.clip(at, 0, n_samples - 1)
+    before = np.minimum(at.astype(np.int64), n_samples - 2)
+    share = (at - before).astype(np.float32)[:, :, None]
+    rows = np.arange(len(windows))[:, None]
+    return np.asarray(windows[rows, before] * (1 - share) + windows[rows, before + 1] * share)
+
+
+def predict_logits(
+    model: Any,  # noqa: ANN401  keras has no types
+    windows: NDArray[np.float32],
+    features: NDArray[np.float32],
+) -> NDArray[np.float64]:
+    """Compute the logit of V of each beat, shape ``(n_beats,)``."""
+    if len(windows) == 0:
+        return np.zeros(0)
+    outputs = [
+        np.asarray(
+            model(
+                [windows[start : start + _PREDICT_BATCH], features[start : start + _PREDICT_BATCH]],
+                training=False,
+            )
+        )
+        for start in range(0, len(windows), _PREDICT_BATCH)
+    ]
+    return np.concatenate(outputs)[:, 0].astype(np.float64)
+
+
+def fit_calibration(logits: NDArray[np.float64], is_v: NDArray[np.bool_]) -> Calibration:
+    """Fit slope and intercept of the logits by maximum likelihood.
+
+    Platt 1999 (Advances in Large Margin Classifiers, 61-74). The intercept also puts back the
+    share of V beats, which training sets change.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_beats,)
+        Out-of-fold logits of beats in their natural proportion.
+    is_v : ndarray of bool, shape (n_beats,)
+
+    Returns
+    -------
+    Calibration
+
+    """
+    targets = is_v.astype(np.float64)
+
+    def negative_log_likelihood(parameters: NDArray[np.float64]) -> float:
+        scores = parameters[0] * logits + parameters[1]
+        return float(np.mean(np.logaddexp(0.0, scores) - targets * scores))
+
+    result = optimize.minimize(negative_log_likelihood, x0=np.array([1.0, 0.0]))
+    return Calibration(slope=float(result.x[0]), intercept=float(result.x[1]))
+
+
+class ThresholdChoice(NamedTuple):
+    """A point of the precision-recall curve."""
+
+    threshold: float
+    f1: float
+
+
+def choose_threshold(
+    probabilities: NDArray[np.float64], is_v: NDArray[np.bool_], *, n_missed: int = 0
+) -> ThresholdChoice:
+    """Choose the probability from which on a beat is called V, at the greatest F1.
+
+    Parameters
+    ----------
+    probabilities : ndarray of shape (n_beats,)
+        Calibrated out-of-fold probabilities of V.
+    is_v : ndarray of bool, shape (n_beats,)
+        Truth; beats of class F and Q left out.
+    n_missed : int
+        V beats without a detection, which no threshold can find.
+
+    Returns
+    -------
+    ThresholdChoice
+        Between two neighbouring probabilities, so that rounding does not decide.
+
+    Raises
+    ------
+    ValueError
+        If there is no V beat.
+
+    """
+    n_v = int(is_v.sum())
+    if n_v == 0:
+        msg = "there must be V beats to choose a threshold, got none"
+        raise ValueError(msg)
+    order = np.argsort(-probabilities, kind="stable")
+    ranked = probabilities[order]
+    true = np.cumsum(is_v[order])
+    called = np.arange(1, len(ranked) + 1)
+    f1 = 2 * true / (called + n_v + n_missed)
+    is_cut = np.append(ranked[1:] < ranked[:-1], True)
+    best = int(np.argmax(np.where(is_cut, f1, -1.0)))
+    below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+    return ThresholdChoice(float((ranked[best] + below) / 2), float(f1[best]))
+
+
+def export_onnx(model: Any, path: Path) -> None:  # noqa: ANN401  keras has no types
+    """Write a keras model as an ONNX graph with a free batch size."""
+    # tf2onnx asks numpy for an attribute that numpy warns about.
+    import warnings
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        model.export(str(path), format="onnx", opset_version=ONNX_OPSET, verbose=False)

@@ -1,0 +1,241 @@
+"""Out-of-fold predictions of a recipe: calibration, threshold, rules and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecg_lib.classifier.bundle import (
+    ClassifierConfig,
+)
+from ecg_lib.classifier.calibration import expected_calibration_error
+from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
+from ecg_lib.evaluation.beat_scoring import (
+    LEARNING_PERIOD_S,
+    NO_BEAT,
+    BeatCounts,
+    add_up,
+    by_subject,
+)
+from ecg_lib.evaluation.bootstrap import bootstrap_interval
+from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset
+from ecg_lib.training.views import WHOLE, View
+
+if TYPE_CHECKING:
+    from ecg_lib.training.cross_validation import FoldOutput
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OutOfFold:
+    """The out-of-fold predictions of all development records, judged."""
+
+    dataset: BeatDataset
+    rows: NDArray[np.int64]
+    fold: NDArray[np.int16]
+    logits: NDArray[np.float64]
+    probability_v: NDArray[np.float64]
+    is_v: NDArray[np.bool_]
+    rule: NDArray[np.str_]
+    config: ClassifierConfig
+    n_missed: int
+    """V beats of whole records without a readable detection."""
+    losses: tuple[tuple[float, ...], ...]
+
+    @property
+    def is_scored(self) -> NDArray[np.bool_]:
+        """True for readable N, S, V and extra detections of whole records."""
+        return (
+            self._is_of(WHOLE)
+            & self.dataset.is_readable[self.rows]
+            & np.isin(self.dataset.label[self.rows], ["N", "S", "V", NO_BEAT])
+        )
+
+    def _is_of(self, view: View) -> NDArray[np.bool_]:
+        return np.asarray(self.dataset.view[self.rows] == self.dataset.views.index(view))
+
+    def score(
+        self,
+        annotations: Mapping[str, Annotations],
+        *,
+        duration_s: Mapping[str, float],
+        view: View = WHOLE,
+        start_s: float = 0.0,
+        is_v: NDArray[np.bool_] | None = None,
+    ) -> dict[str, BeatCounts]:
+        """Score end to end, by record."""
+        from ecg_lib.training.cross_validation import score_records
+
+        keep = self._is_of(view)
+        return score_records(
+            self.dataset,
+            self.rows[keep],
+            (self.is_v if is_v is None else is_v)[keep],
+            view=view,
+            annotations=annotations,
+            duration_s=duration_s,
+            fs=360.0,
+            start_s=start_s,
+        )
+
+    def table(self) -> pa.Table:
+        """Give the predictions as a table, for the bundle."""
+        names = np.array(self.dataset.record_names)[self.dataset.record[self.rows]]
+        views = np.array([str(view) for view in self.dataset.views])[self.dataset.view[self.rows]]
+        return pa.table(
+            {
+                "record": names,
+                "subject": [subject_of(name) for name in names.tolist()],
+                "view": views,
+                "fold": self.fold,
+                "position": self.dataset.position[self.rows],
+                "label": self.dataset.label[self.rows],
+                "is_readable": self.dataset.is_readable[self.rows],
+                "logit": self.logits,
+                "probability_v": self.probability_v,
+                "is_v": self.is_v,
+                "rule": self.rule,
+            }
+        )
+
+
+def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: int) -> OutOfFold:
+    """Calibrate, choose the threshold and apply the rules to the predictions of all folds."""
+    from ecg_lib.training.cross_validation import vote_out_of_fold
+    from ecg_lib.training.fitting import choose_threshold, fit_calibration
+
+    rows = np.concatenate([output.rows for output in outputs])
+    order = np.argsort(rows)
+    logits = np.concatenate([output.logits for output in outputs])[order]
+    fold = np.concatenate(
+        [np.full(len(output.rows), index, np.int16) for index, output in enumerate(outputs)]
+    )[order]
+    rows = rows[order]
+    label, readable = dataset.label[rows], dataset.is_readable[rows]
+    is_whole = dataset.view[rows] == dataset.views.index(WHOLE)
+    scored = is_whole & readable & np.isin(label, ["N", "S", "V", NO_BEAT])
+    n_missed = n_missed + int((is_whole & ~readable & (label == "V")).sum())
+    voted = vote_out_of_fold(dataset, rows, logits)
+    calibration = fit_calibration(voted[scored], label[scored] == "V")
+    probability = calibration.probabilities(voted)
+    threshold = choose_threshold(
+        probability[scored], label[scored] == "V", n_missed=n_missed
+    ).threshold
+    rule_guard = choose_rules(
+        probability[scored],
+        dataset.features[rows[scored]],
+        threshold=threshold,
+        is_v=label[scored] == "V",
+        n_missed=n_missed,
+    )
+    guarded = apply_rules(
+        probability, dataset.features[rows], threshold=threshold, config=rule_guard
+    )
+    config = ClassifierConfig(calibration=calibration, threshold=threshold, rule_guard=rule_guard)
+    return OutOfFold(
+        dataset=dataset,
+        rows=rows,
+        fold=fold,
+        logits=logits,
+        probability_v=probability,
+        is_v=guarded.is_v,
+        rule=guarded.rule,
+        config=config,
+        n_missed=n_missed,
+        losses=tuple(output.loss for output in outputs),
+    )
+
+
+def choose_rules(
+    probability_v: NDArray[np.float64],
+    features: NDArray[np.float32],
+    *,
+    threshold: float,
+    is_v: NDArray[np.bool_],
+    n_missed: int,
+) -> RuleGuardConfig:
+    """Take the rules in force, or none where they would lower V-F1 of these beats.
+
+    Args:
+        probability_v: Out-of-fold probability of each beat that is scored.
+        features: Its features.
+        threshold: From which probability on a beat is called V.
+        is_v: The truth.
+        n_missed: V beats that are not among these.
+    """
+    config = RuleGuardConfig()
+    guarded = apply_rules(probability_v, features, threshold=threshold, config=config)
+
+    def v_f1(called: NDArray[np.bool_]) -> float:
+        return BeatCounts(
+            v_beats=int(is_v.sum()) + n_missed,
+            v_true=int((called & is_v).sum()),
+            v_false=int((called & ~is_v).sum()),
+        ).v_f1
+
+    is_worse = v_f1(guarded.is_v) < v_f1(probability_v >= threshold)
+    return replace(config, band_logit=0.0) if is_worse else config
+
+
+def measure(
+    out_of_fold: OutOfFold,
+    annotations: Mapping[str, Annotations],
+    *,
+    duration_s: Mapping[str, float],
+) -> tuple[dict[str, Any], dict[str, BeatCounts]]:
+    """Compute the figures of the predictions, and the counts of each record."""
+    by_record = out_of_fold.score(annotations, duration_s=duration_s)
+    subjects = by_subject(by_record)
+    gross = add_up(list(by_record.values()))
+    interval = bootstrap_interval(list(subjects.values()), lambda counts: counts.v_f1)
+    later = out_of_fold.score(annotations, duration_s=duration_s, start_s=LEARNING_PERIOD_S)
+    strips = out_of_fold.score(annotations, duration_s=duration_s, view=STRIPS_10_S)
+    network = out_of_fold.score(
+        annotations,
+        duration_s=duration_s,
+        is_v=out_of_fold.probability_v >= out_of_fold.config.threshold,
+    )
+    scored = out_of_fold.is_scored
+    labels = out_of_fold.dataset.label[out_of_fold.rows]
+    metrics: dict[str, Any] = {
+        "oof_v_f1": gross.v_f1,
+        "oof_v_f1_low": interval.low,
+        "oof_v_f1_high": interval.high,
+        "oof_v_f1_strict": gross.v_f1_strict,
+        "oof_v_se": gross.v_sensitivity,
+        "oof_v_ppv": gross.v_predictivity,
+        "oof_v_fpr": gross.v_false_positive_rate,
+        "oof_accuracy": gross.accuracy,
+        "oof_qrs_se": gross.qrs_sensitivity,
+        "oof_qrs_ppv": gross.qrs_predictivity,
+        "oof_v_f1_after_5min": add_up(list(later.values())).v_f1,
+        "oof_strips_10s_v_f1": add_up(list(strips.values())).v_f1,
+        "oof_v_f1_network": add_up(list(network.values())).v_f1,
+        "oof_ece": expected_calibration_error(
+            out_of_fold.probability_v[scored], labels[scored] == "V"
+        ),
+        "threshold": out_of_fold.config.threshold,
+    }
+    metrics["by_subject"] = {subject: asdict(counts) for subject, counts in subjects.items()}
+    metrics["by_subject_strips_10_s"] = {
+        subject: asdict(counts) for subject, counts in by_subject(strips).items()
+    }
+    metrics["rules"] = _rule_effects(out_of_fold)
+    return metrics, by_record
+
+
+def _rule_effects(out_of_fold: OutOfFold) -> dict[str, dict[str, int]]:
+    """How often each rule changed a class in whole records, and how often it was right."""
+    scored = out_of_fold.is_scored
+    truth = out_of_fold.dataset.label[out_of_fold.rows] == "V"
+    effects = {}
+    for rule in sorted(set(out_of_fold.rule.tolist()) - {""}):
+        fired = scored & (out_of_fold.rule == rule)
+        right = int((fired & (out_of_fold.is_v == truth)).sum())
+        effects[rule] = {"fired": int(fired.sum()), "right": right}
+    return effects

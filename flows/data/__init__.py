@@ -1,0 +1,1 @@
+"""Flows and files of ingestion and dataset versions."""

@@ -1,0 +1,122 @@
+"""The labelled beats of a dataset version in the views that networks are trained on and judged by.
+
+Made once for each version and set of views, by two processes, and kept under ``datasets``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.annotations import Annotations
+from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset, build_beats, join_records
+from ecg_lib.training.views import WHOLE, View
+from flows.data.dataset_versions import DatasetVersion, PreparedRecord, Role, prepared_key
+from flows.doors.progress import ProgressBar
+
+_N_PROCESSES: Final = 2
+
+SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S)
+"""What is served: whole recordings, and strips like those of requests."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ViewPlan:
+    """The views of a training set."""
+
+    training_views: tuple[View, ...]
+    conducted_share: float = 0.15
+    """Share of the N beats kept in the training views."""
+    seed: int = 0
+
+
+QUICK_VIEWS: Final = ViewPlan(
+    training_views=(
+        View(angle_deg=35),
+        View(angle_deg=90),
+        View(angle_deg=20, strip_s=20),
+        View(angle_deg=10, strip_s=20, noise_db=18),
+        View(angle_deg=45, noise_db=12),
+        View(angle_deg=-30, noise_db=8),
+        View(angle_deg=90, noise_db=6),
+    )
+)
+"""Two more leads, whole, and one in strips; and four under muscle noise."""
+
+FULL_VIEWS: Final = ViewPlan(
+    training_views=(
+        *QUICK_VIEWS.training_views,
+        View(angle_deg=60),
+        View(angle_deg=120),
+        View(angle_deg=145),
+        View(angle_deg=0, strip_s=30),
+        View(angle_deg=75, strip_s=10),
+        View(angle_deg=160, strip_s=60),
+        View(angle_deg=105),
+        View(angle_deg=165),
+        View(angle_deg=0, noise_db=3),
+        View(angle_deg=70, strip_s=10, noise_db=12),
+    )
+)
+
+
+def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
+    """Find the beats of the development records, and make them when they are not there."""
+    records = version.records_of(Role.DEVELOPMENT)
+    directory = settings.datasets_dir / "training" / _key(records, plan)
+    if not directory.exists():
+        _make(version, records, plan, directory)
+    return directory
+
+
+def load_annotations(version: DatasetVersion) -> dict[str, Annotations]:
+    """Load the annotations of the development records, by record."""
+    found = {}
+    for record in version.records_of(Role.DEVELOPMENT):
+        annotations = version.read_source(record).annotations
+        if annotations is not None:
+            found[record.name] = annotations
+    return found
+
+
+def _key(records: tuple[PreparedRecord, ...], plan: ViewPlan) -> str:
+    parts = [prepared_key(record.files) for record in records]
+    views = [str(view) for view in SCORING_VIEWS]
+    text = json.dumps([parts, views, asdict(plan)], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def _make(
+    version: DatasetVersion,
+    records: tuple[PreparedRecord, ...],
+    plan: ViewPlan,
+    directory: Path,
+) -> None:
+    from joblib import Parallel, delayed
+
+    bar = ProgressBar("Training beats cut")
+    parts: list[BeatDataset] = []
+    for part in Parallel(n_jobs=_N_PROCESSES, return_as="generator")(
+        delayed(_cut)(version, record, plan) for record in records
+    ):
+        parts.append(part)
+        bar.update(len(parts), len(records))
+    draft = directory.with_name(f".{directory.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    join_records(parts).save(draft)
+    draft.rename(directory)
+
+
+def _cut(version: DatasetVersion, record: PreparedRecord, plan: ViewPlan) -> BeatDataset:
+    return build_beats(
+        version.read_source(record),
+        scoring_views=SCORING_VIEWS,
+        training_views=plan.training_views,
+        conducted_share=plan.conducted_share,
+        seed=plan.seed,
+    )

@@ -1,0 +1,1 @@
+"""One module for each outside system: MLflow, BentoML, Evidently, git, PhysioNet."""

@@ -1,0 +1,166 @@
+"""The door to BentoML: bundles become models of its store, models and code become bentos.
+
+Tags are made of content: the same bundle and the same code give the same bento.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ecg_lib.classifier.bundle import Bundle, read_bundle
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.releases import NOT_SERVING, hash_code
+
+BUNDLE_MODEL: Final = "ecg_bundle"
+BENTO: Final = "ecg"
+PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
+"""What a bento is made of. The last begins at the root: without the slash BentoML would also pack
+each file of that name below it, those of earlier bentos in ``var`` among them, without an end."""
+
+_BUNDLE: Final = "bundle"
+_GOLDEN_TIMEOUT_S: Final = 120.0
+
+# Runs in a process that sees the packed code alone, and says where it found it.
+_ASK_GOLDEN: Final = """
+import json, sys
+from pathlib import Path
+from ecg_lib.classifier import golden
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import read_bundle
+bundle = read_bundle(Path(sys.argv[1]))
+failures = golden.check_golden(BeatClassifier.load(bundle), bundle.golden.read_text())
+print(json.dumps({"code": golden.__file__, "failures": failures}))
+"""
+
+
+class BentoStoreError(EcgError):
+    """A bento or a model is not what its tag says, or is not there."""
+
+
+class BuiltBento(NamedTuple):
+    """A bento in the store."""
+
+    bento_tag: str
+    model_tag: str
+    bundle_hash: str
+    code_hash: str
+    source: Path
+    """Directory of its code."""
+
+
+def store_bundle(bundle: Bundle) -> str:
+    """Put a bundle into the model store, or find it there; return its tag."""
+    import bentoml
+
+    tag = f"{BUNDLE_MODEL}:{bundle.hash[:16]}"
+    try:
+        stored = bentoml.models.get(tag)
+    except bentoml.exceptions.NotFound:
+        provenance = bundle.provenance
+        with bentoml.models.create(
+            tag,
+            labels={"data": provenance.data_source.value, "source": provenance.source.value},
+            metadata={
+                "bundle_hash": bundle.hash,
+                "run_id": provenance.run_id,
+                "dataset_version": provenance.dataset_version,
+                "git_commit": provenance.git_commit,
+            },
+        ) as stored:
+            shutil.copytree(bundle.directory, Path(stored.path) / _BUNDLE)
+        return tag
+    found = read_bundle(Path(stored.path) / _BUNDLE)
+    if found.hash != bundle.hash:
+        msg = f"model {tag} must hold the bundle {bundle.hash[:16]}, it holds {found.hash[:16]}"
+        raise BentoStoreError(msg)
+    return tag
+
+
+def load_bundle(model_tag: str) -> Bundle:
+    """Load a bundle from the model store.
+
+    Raises:
+        BentoStoreError: If there is no such model.
+    """
+    import bentoml
+
+    try:
+        return read_bundle(Path(bentoml.models.get(model_tag).path) / _BUNDLE)
+    except bentoml.exceptions.NotFound as error:
+        msg = f"model {model_tag} must be in BentoML's store, it is not"
+        raise BentoStoreError(msg) from error
+
+
+def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
+    """Build the bento of a stored bundle and the code below a directory, or find it.
+
+    Args:
+        model_tag: Model that :func:`store_bundle` gave.
+        root: The checkout, with ``bentos``, ``ecg_lib`` and ``pyproject.toml``.
+
+    Raises:
+        BentoStoreError: If the packed code is not that of the checkout.
+    """
+    import bentoml
+
+    bundle_hash = load_bundle(model_tag).hash
+    code_hash = hash_code(root)
+    tag = f"{BENTO}:{bundle_hash[:16]}-{code_hash[:8]}"
+    try:
+        bento = bentoml.get(tag)
+    except bentoml.exceptions.NotFound:
+        bento = bentoml.bentos.build(
+            "bentos.service:EcgService",
+            name=BENTO,
+            version=tag.partition(":")[2],
+            build_ctx=str(root),
+            include=list(PACKED),
+            exclude=["**/__pycache__/**", *(f"{folder}/**" for folder in NOT_SERVING)],
+            models=[model_tag],
+            python={
+                "requirements_txt": "requirements-serving.lock",
+                "lock_packages": False,
+                "pack_git_packages": False,
+            },
+        )
+    source = Path(bento.path) / "src"
+    packed = hash_code(source)
+    if packed != code_hash:
+        msg = f"bento {tag} must hold the code {code_hash[:12]}, it holds {packed[:12]}"
+        raise BentoStoreError(msg)
+    return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
+
+
+def ask_golden(bento: BuiltBento) -> tuple[str, ...]:
+    """Ask the golden requests of a bento's bundle, answered by the bento's own code.
+
+    Returns:
+        Each request with another answer than expected, and what differs.
+
+    Raises:
+        BentoStoreError: If the bento's code cannot run.
+    """
+    bundle = load_bundle(bento.model_tag)
+    done = subprocess.run(
+        [sys.executable, "-c", _ASK_GOLDEN, str(bundle.directory)],
+        cwd=bento.source,
+        env={**os.environ, "PYTHONPATH": str(bento.source)},
+        capture_output=True,
+        text=True,
+        timeout=_GOLDEN_TIMEOUT_S,
+        check=False,
+    )
+    if done.returncode != 0:
+        msg = f"bento {bento.bento_tag} must answer its golden requests, it fails: {done.stderr}"
+        raise BentoStoreError(msg)
+    answer = json.loads(done.stdout)
+    if not Path(answer["code"]).is_relative_to(bento.source):
+        msg = f"bento {bento.bento_tag} must run its own code, it ran other code"
+        raise BentoStoreError(msg)
+    return tuple(answer["failures"])

@@ -1,0 +1,395 @@
+"""The door to MLflow: runs of sweeps, and the registered model with its aliases.
+
+A bundle is a plain directory, so a model version is registered straight from the artifacts of its
+run. Aliases say what it is: ``challenger``, ``champion``, ``previous_champion``.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import httpx
+
+from ecg_lib.classifier.bundle import Bundle, BundleFigures, read_bundle, read_figures
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.settings import Settings
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow import MlflowClient
+
+logger = logging.getLogger(__name__)
+
+EXPERIMENT: Final = "ecg-pvc"
+MODEL_NAME: Final = "ecg"
+ELIGIBLE: Final = "ecg.eligible"
+"""Tag of candidates: ``false`` after a gate refused one or its release was rolled back."""
+
+_BUNDLE: Final = "bundle"
+_PENDING: Final = "registry-pending.json"
+
+
+class RegistryError(EcgError):
+    """MLflow does not answer, or does not have what was asked for."""
+
+
+class Alias(StrEnum):
+    """What a model version is."""
+
+    CHALLENGER = "challenger"
+    CHAMPION = "champion"
+    PREVIOUS_CHAMPION = "previous_champion"
+
+
+class RunKind(StrEnum):
+    """What a run of the experiment is; the tag ``ecg.kind``."""
+
+    SWEEP = "sweep"
+    TRIAL = "trial"
+    CANDIDATE = "candidate"
+    REFERENCE = "reference"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelVersion:
+    """A registered model version."""
+
+    version: str
+    run_id: str
+    tags: dict[str, str]
+
+
+class Registry:
+    """MLflow at one address.
+
+    Parameters
+    ----------
+    settings : Settings
+        Where it is; a SQLite file below ``home`` when no server is named.
+
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        from mlflow import MlflowClient
+
+        self._settings = settings
+        settings.mlflow_dir.mkdir(parents=True, exist_ok=True)
+        self._client: MlflowClient = MlflowClient(tracking_uri=settings.tracking_uri)
+
+    # Runs
+
+    def experiment_id(self) -> str:
+        """Find the experiment of all sweeps, or make it."""
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is not None:
+            return str(found.experiment_id)
+        location = None
+        if self._settings.mlflow_tracking_uri is None:
+            location = (self._settings.mlflow_dir / "artifacts").as_uri()
+        return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def start_run(
+        self,
+        name: str,
+        *,
+        kind: RunKind,
+        tags: Mapping[str, str],
+        parent_run_id: str | None = None,
+    ) -> str:
+        """Start a run and return its id."""
+        all_tags = {"ecg.kind": kind.value, **tags}
+        if parent_run_id is not None:
+            all_tags["mlflow.parentRunId"] = parent_run_id
+        run = self._client.create_run(self.experiment_id(), run_name=name, tags=all_tags)
+        return str(run.info.run_id)
+
+    def find_run(self, tags: Mapping[str, str]) -> str | None:
+        """Find the latest run with some tags."""
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
+        runs = self._client.search_runs(
+            [self.experiment_id()], query, order_by=["start_time DESC"], max_results=1
+        )
+        return str(runs[0].info.run_id) if runs else None
+
+    def end_cut_off(self, parent_run_id: str) -> int:
+        """End the nested runs that a killed sweep left open; return how many there were."""
+        runs = self._client.search_runs(
+            [self.experiment_id()],
+            f"tags.`mlflow.parentRunId` = '{parent_run_id}' and attributes.status = 'RUNNING'",
+        )
+        for run in runs:
+            self.end_run(run.info.run_id, is_killed=True)
+        return len(runs)
+
+    def log(
+        self,
+        run_id: str,
+        *,
+        params: Mapping[str, object] | None = None,
+        metrics: Mapping[str, float] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Log parameters, metrics and tags in one request."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        now_ms = int(time.time() * 1000)
+        self._client.log_batch(
+            run_id,
+            metrics=[
+                Metric(key, float(value), now_ms, 0) for key, value in (metrics or {}).items()
+            ],
+            params=[Param(key, str(value)) for key, value in (params or {}).items()],
+            tags=[RunTag(key, str(value)) for key, value in (tags or {}).items()],
+        )
+
+    def log_curve(self, run_id: str, name: str, values: Sequence[float]) -> None:
+        """Log a metric that has one value for each step."""
+        from mlflow.entities import Metric
+
+        now_ms = int(time.time() * 1000)
+        metrics = [Metric(name, float(value), now_ms, step) for step, value in enumerate(values)]
+        self._client.log_batch(run_id, metrics=metrics)
+
+    def log_dataset(
+        self, run_id: str, *, version: str, data_source: str, description: Mapping[str, Any]
+    ) -> None:
+        """Log the dataset version as the input of a run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        dataset = Dataset(
+            name=f"{data_source} {version}",
+            digest=version,
+            source_type="local",
+            source=json.dumps({"version": version}),
+            profile=json.dumps(dict(description)),
+        )
+        context = [InputTag("mlflow.data.context", "training")]
+        self._client.log_inputs(run_id, [DatasetInput(dataset, context)])
+
+    def log_figure(self, run_id: str, figure: Figure, file_name: str) -> None:
+        """Log a figure as PNG and close it."""
+        import matplotlib.pyplot as plt
+
+        self._client.log_figure(run_id, figure, file_name)
+        plt.close(figure)
+
+    def log_bundle(self, run_id: str, bundle: Bundle) -> None:
+        """Log a bundle as the artifact that a model version is registered from."""
+        self._client.log_artifacts(run_id, str(bundle.directory), _BUNDLE)
+
+    def log_text(self, run_id: str, text: str, file_name: str) -> None:
+        """Log a text file."""
+        self._client.log_text(run_id, text, file_name)
+
+    def end_run(self, run_id: str, *, is_failed: bool = False, is_killed: bool = False) -> None:
+        """End a run; a pruned trial counts as killed."""
+        status = "FAILED" if is_failed else "KILLED" if is_killed else "FINISHED"
+        self._client.set_terminated(run_id, status)
+
+    # Candidates and versions
+
+    def find_candidate(self, tags: Mapping[str, str] | None = None) -> str:
+        """Find the run of the best candidate: ``order_by metrics.oof_v_f1 DESC``.
+
+        Raises
+        ------
+        RegistryError
+            If there is no candidate with those tags.
+
+        """
+        wanted = {"ecg.kind": RunKind.CANDIDATE.value, ELIGIBLE: "true", **(tags or {})}
+        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
+        runs = self._client.search_runs(
+            [self.experiment_id()],
+            f"{query} and attributes.status = 'FINISHED'",
+            order_by=["metrics.oof_v_f1 DESC"],
+            max_results=1,
+        )
+        if not runs:
+            msg = f"there must be a candidate with the tags {wanted}, none was found"
+            raise RegistryError(msg)
+        return str(runs[0].info.run_id)
+
+    def register(self, run_id: str, *, tags: Mapping[str, str]) -> ModelVersion:
+        """Register the bundle of a run, or find the version that was registered from it."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.get_registered_model(MODEL_NAME)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            self._client.create_registered_model(
+                MODEL_NAME, description="Beat classifier: ventricular ectopic or not."
+            )
+        for version in self.versions():
+            if version.run_id == run_id:
+                return version
+        created = self._client.create_model_version(
+            MODEL_NAME, source=f"runs:/{run_id}/{_BUNDLE}", run_id=run_id, tags=dict(tags)
+        )
+        return _version_of(created)
+
+    def versions(self) -> list[ModelVersion]:
+        """List all versions, latest first."""
+        found = self._client.search_model_versions(f"name = '{MODEL_NAME}'")
+        return sorted((_version_of(v) for v in found), key=lambda v: -int(v.version))
+
+    def get_alias(self, alias: Alias) -> ModelVersion | None:
+        """Find the version that an alias names."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return _version_of(self._client.get_model_version_by_alias(MODEL_NAME, alias.value))
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
+
+    def set_alias(self, alias: Alias, version: str) -> None:
+        """Give an alias to a version."""
+        self._client.set_registered_model_alias(MODEL_NAME, alias.value, version)
+
+    def remove_alias(self, alias: Alias) -> None:
+        """Take an alias away, from whichever version has it."""
+        if self.get_alias(alias) is not None:
+            self._client.delete_registered_model_alias(MODEL_NAME, alias.value)
+
+    def tag_version(self, version: str, tags: Mapping[str, str]) -> None:
+        """Note something on a version."""
+        for key, value in tags.items():
+            self._client.set_model_version_tag(MODEL_NAME, version, key, value)
+
+    def make_champion(self, version: str) -> None:
+        """Make a version the champion, and the champion the previous one."""
+        champion = self.get_alias(Alias.CHAMPION)
+        if champion is not None and champion.version == version:
+            return
+        if champion is not None:
+            self.set_alias(Alias.PREVIOUS_CHAMPION, champion.version)
+        self.set_alias(Alias.CHAMPION, version)
+        challenger = self.get_alias(Alias.CHALLENGER)
+        if challenger is not None and challenger.version == version:
+            self.remove_alias(Alias.CHALLENGER)
+
+    def is_reachable(self) -> bool:
+        """Tell within seconds whether MLflow answers."""
+        if not self._settings.tracking_uri.startswith("http"):
+            return True
+        try:
+            address = f"{self._settings.tracking_uri.rstrip('/')}/health"
+            return httpx.get(address, timeout=3.0).is_success
+        except httpx.HTTPError:
+            return False
+
+    def follow_release(self, version: str, *, rolled_back: str | None = None) -> None:
+        """Make the served version the champion, now or, when MLflow is down, when it is back.
+
+        Args:
+            version: The version that is served.
+            rolled_back: The version that it replaces because that one was bad; it is not
+                promoted again.
+        """
+        if not self.is_reachable():
+            text = json.dumps({"version": version, "rolled_back": rolled_back})
+            (self._settings.home / _PENDING).write_text(text, encoding="utf-8")
+            logger.warning("MLflow is down: its aliases will follow model %s when it is", version)
+            return
+        (self._settings.home / _PENDING).unlink(missing_ok=True)
+        self._follow(version, rolled_back)
+
+    def catch_up(self) -> None:
+        """Do what :meth:`follow_release` could not do while MLflow was down."""
+        pending = self._settings.home / _PENDING
+        if pending.exists():
+            wanted = json.loads(pending.read_text(encoding="utf-8"))
+            self._follow(wanted["version"], wanted["rolled_back"])
+            pending.unlink()
+            logger.warning("the aliases now follow model %s", wanted["version"])
+
+    def _follow(self, version: str, rolled_back: str | None) -> None:
+        self.make_champion(version)
+        if rolled_back is not None and rolled_back != version:
+            self.tag_version(rolled_back, {"rolled_back": "true"})
+            self.log(self.get_version(rolled_back).run_id, tags={ELIGIBLE: "false"})
+
+    def find(self, version: str | None) -> ModelVersion:
+        """Find a version by number, or the champion.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+
+        """
+        if version is not None:
+            return self.get_version(version)
+        champion = self.get_alias(Alias.CHAMPION)
+        if champion is None:
+            msg = "there must be a champion, the registry has none"
+            raise RegistryError(msg)
+        return champion
+
+    def get_version(self, version: str) -> ModelVersion:
+        """Find a version by number.
+
+        Raises
+        ------
+        RegistryError
+            If there is none.
+
+        """
+        for found in self.versions():
+            if found.version == version:
+                return found
+        known = [found.version for found in self.versions()]
+        msg = f"model version must be one of {known}, got {version!r}"
+        raise RegistryError(msg)
+
+    def fetch_bundle(self, run_id: str) -> Bundle:
+        """Fetch the bundle of a run and check its hashes; what was fetched before is taken."""
+        target = self._target(run_id)
+        if not target.exists():
+            with self._downloaded(run_id) as fetched:
+                read_bundle(fetched)
+                try:
+                    fetched.rename(target)
+                except OSError as error:
+                    # Another flow that fetched it too was faster.
+                    if error.errno not in (errno.EEXIST, errno.ENOTEMPTY):
+                        raise
+        return read_bundle(target)
+
+    def fetch_figures(self, run_id: str) -> BundleFigures:
+        """Fetch the figures of the bundle of a run, which earlier code may have made."""
+        target = self._target(run_id)
+        if target.exists():
+            return read_figures(target)
+        with self._downloaded(run_id) as fetched:
+            return read_figures(fetched)
+
+    def _target(self, run_id: str) -> Path:
+        return self._settings.home / "bundles" / run_id
+
+    @contextmanager
+    def _downloaded(self, run_id: str) -> Iterator[Path]:
+        parent = self._target(run_id).parent
+        parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as draft:
+            yield Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
+
+
+def _version_of(found: Any) -> ModelVersion:  # noqa: ANN401  mlflow has no types
+    return ModelVersion(
+        version=str(found.version), run_id=str(found.run_id), tags=dict(found.tags or {})
+    )

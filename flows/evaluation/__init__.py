@@ -1,0 +1,1 @@
+"""Promotion and the EC57 report."""

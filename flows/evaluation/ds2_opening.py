@@ -1,0 +1,180 @@
+"""An opening of DS2: what it must have, its report, and the line that it leaves in the project.
+
+Every score on a DS2 record is an opening. It is made in one pass, by ``ecg evaluate --final``, and
+is complete: what is wanted later would be another opening.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final
+
+from ecg_lib.classifier.bundle import Bundle, DataSource
+from ecg_lib.evaluation.report.conditions import EvaluationError
+from ecg_lib.evaluation.report.figures import Document
+from ecg_lib.evaluation.report.record_scores import (
+    OWN,
+    REFERENCE,
+    SECOND_LEAD,
+    Extent,
+    Part,
+    noise_condition,
+)
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.annotations import DS2
+from flows.data.dataset_versions import DatasetVersion, Role
+from flows.doors.ledger import NO_REPOSITORY
+from flows.evaluation.ec57_evaluation import (
+    OPENING,
+    Evaluation,
+    OnRecord,
+    WrittenReport,
+    describe_data,
+    evaluate,
+    percent,
+    share,
+    write_evaluation,
+)
+
+OPENINGS: Final = Path("docs") / "ds2-openings.md"
+REPORTS: Final = Path("docs") / "evaluation"
+
+_HEAD: Final = """# Openings of DS2
+
+Every score on a DS2 record is an opening. Only `ecg evaluate --final` does it, and it writes the
+line here and the report beside it. Thresholds, rules and hyperparameters are chosen on DS1; what
+changed between two openings, and why, is in the reason and in the changelog.
+
+| Date (UTC) | Commit | Bundle | Reason | V-F1 | strict | without 202 | Se | +P | FPR | reference R-peaks | after 5 min | 10 s strips | second lead | `ma` 6 dB | `bw` 6 dB | accuracy | QRS Se | QRS +P | Report |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+"""  # noqa: E501  one row of a table is one line
+
+
+def check_opening(
+    bundle: Bundle, version: DatasetVersion, *, reason: str, commit: str, settings: Settings
+) -> None:
+    """Refuse an opening that would not be whole, or of which nobody could say what was opened.
+
+    Raises:
+        EvaluationError: Without a reason, in a tree with changes, without the noise records, of a
+            classifier of simulated patients, or without one of the records.
+    """
+    present = {record.name for record in version.records_of(Role.TEST)}
+    lacking = sorted(set(DS2) - present)
+    refusals = {
+        "it must have a --reason": not reason.strip(),
+        "the code must be a commit without changes, so that the table can name it; "
+        f"it is {commit}": commit == NO_REPOSITORY or commit.endswith("+changes"),
+        "ECG_NSTDB_DIR must be set, so that noise is part of it": settings.nstdb_dir is None,
+        "the classifier must be trained on real records": (
+            bundle.provenance.data_source is not DataSource.MITDB
+        ),
+        f"every record must be in the dataset, these are not: {', '.join(lacking)}": bool(lacking),
+    }
+    for words, is_refused in refusals.items():
+        if is_refused:
+            msg = f"DS2 is not opened: {words}"
+            raise EvaluationError(msg)
+
+
+def open_ds2(
+    bundle: Bundle,
+    version: DatasetVersion,
+    *,
+    reason: str,
+    settings: Settings,
+    on_record: OnRecord | None = None,
+) -> Evaluation:
+    """Judge DS2 by the network that is served, in every condition, once.
+
+    R-peaks of the other records are scored too, so that figures of all 48 stand beside.
+    """
+    records = version.records_of(Role.TEST)
+    return evaluate(
+        bundle,
+        version,
+        records=[(record, None) for record in records],
+        others=(*version.records_of(Role.DEVELOPMENT), *version.records_of(Role.PACED)),
+        extent=Extent.FULL,
+        settings=settings,
+        header={
+            "title": "EC57 evaluation: DS2",
+            "kind": OPENING,
+            "reason": reason,
+            "data": describe_data("DS2", records, version),
+        },
+        on_record=on_record,
+    )
+
+
+def note_opening(root: Path, evaluation: Evaluation, *, commit: str) -> WrittenReport:
+    """Append an opening to the table of the project, and write its report beside it.
+
+    What is written there is committed, so it has figures and no ECG: errors are left to the
+    report below ``ECG_HOME``.
+
+    Args:
+        root: The project.
+        evaluation: What was found.
+        commit: Commit of the code.
+    """
+    document = evaluation.document
+    made_at = document["made_at"][:16].replace("T", "-").replace(":", "")
+    stem = f"ds2-{made_at}-{document['bundle']['hash'][:12]}"
+    written = WrittenReport(root / REPORTS / f"{stem}.json", root / REPORTS / f"{stem}.html")
+    without_errors = {
+        **document,
+        "errors": [],
+        "missing": [*document["missing"], "Errors: left out of what is committed."],
+    }
+    if written.json.exists():
+        msg = f"an opening must not replace {written.json.name}, which is there"
+        raise EvaluationError(msg)
+    write_evaluation(Evaluation(without_errors, ()), written)
+    path = root / OPENINGS
+    if not path.exists():
+        path.write_text(_HEAD, encoding="utf-8")
+    with path.open("a", encoding="utf-8") as file:
+        file.write(f"| {' | '.join(_cells(document, commit, written))} |\n")
+    return written
+
+
+def _cells(document: Document, commit: str, written: WrittenReport) -> list[str]:
+    conditions = document["conditions"]
+
+    def f1(condition: str, part: Part = Part.WHOLE) -> str:
+        if condition not in conditions:
+            return "-"
+        return share(_figures(conditions[condition], part)["v_f1"]["gross"])
+
+    own = _figures(conditions[OWN], Part.WHOLE)
+    low, high = (share(own["v_f1"][bound], 3) for bound in ("low", "high"))
+    interval = f"{share(own['v_f1']['gross'])} ({low} to {high})"
+    alone = conditions[OWN]["without_shared_subject"]
+    return [
+        document["made_at"][:16].replace("T", " "),
+        f"`{commit[:12]}`",
+        f"`{document['bundle']['hash'][:12]}`",
+        document["reason"].replace("|", "/").replace("\n", " "),
+        interval,
+        share(own["v_f1_strict"]["gross"]),
+        "-" if alone is None else share(_figures(alone, Part.WHOLE)["v_f1"]["gross"]),
+        percent(own["v_sensitivity"]["gross"]),
+        percent(own["v_predictivity"]["gross"]),
+        percent(own["v_false_positive_rate"]["gross"], 3),
+        f1(REFERENCE),
+        f1(OWN, Part.AFTER_5_MIN),
+        f1("strips_10_s"),
+        f1(SECOND_LEAD),
+        f1(noise_condition("ma", 6), Part.NOISY_MINUTES),
+        f1(noise_condition("bw", 6), Part.NOISY_MINUTES),
+        share(own["accuracy"]["gross"]),
+        percent(own["qrs_sensitivity"]["gross"]),
+        percent(own["qrs_predictivity"]["gross"]),
+        f"[page](evaluation/{written.html.name}), [JSON](evaluation/{written.json.name})",
+    ]
+
+
+def _figures(condition: Document, part: Part) -> dict[str, Any]:
+    figures: dict[str, Any] = condition["parts"][part.value]["figures"]
+    return figures

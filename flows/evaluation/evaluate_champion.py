@@ -1,0 +1,86 @@
+"""Flow ``evaluate-champion``: the EC57 report of a model on its development records.
+
+A flow of its own, called after a promotion: a promotion is decided on the bundle's stored
+out-of-fold predictions and needs no report, and a report can be made again, or in full, without
+promoting anything.
+"""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.evaluation.report.record_scores import Extent
+from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.progress import ProgressBar
+from flows.doors.registry import ModelVersion, Registry
+from flows.evaluation.ec57_evaluation import (
+    Evaluation,
+    WrittenReport,
+    evaluate_development,
+    find_dataset,
+    report_path,
+    summarize_headline,
+    write_evaluation,
+)
+
+
+@flow(name="evaluate-champion")
+def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.QUICK) -> str:
+    """Write the EC57 report of a model on its development records, out of fold.
+
+    Args:
+        model_version: The model to evaluate; the champion when left out.
+        extent: `quick` scores own and reference R-peaks and strips of 10 s, in seconds; `full`
+            adds longer strips, noise and the second lead, in minutes.
+
+    Returns:
+        The file of the page; the JSON document lies beside it.
+    """
+    settings = read_settings()
+    registry = Registry(settings)
+    version = registry.find(model_version)
+    bundle = registry.fetch_bundle(version.run_id)
+    written = report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
+    evaluation = evaluate_in_flow(bundle, extent, settings)
+    write_evaluation(evaluation, written)
+    publish(evaluation, written, version, registry)
+    return str(written.html)
+
+
+@task(cache_policy=NO_CACHE)
+def evaluate_in_flow(bundle: Bundle, extent: Extent, settings: Settings) -> Evaluation:
+    """Evaluate with progress in the UI."""
+    version = find_dataset(bundle, settings)
+    bar = ProgressBar("Records evaluated")
+    return evaluate_development(
+        bundle, version, extent=extent, settings=settings, on_record=bar.update
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def publish(
+    evaluation: Evaluation, written: WrittenReport, version: ModelVersion, registry: Registry
+) -> None:
+    """Log the report with the run of the model, and show its figures."""
+    document = evaluation.document
+    headline = summarize_headline(document)
+    registry.log_text(
+        version.run_id, written.html.read_text(encoding="utf-8"), f"evaluation/{written.html.name}"
+    )
+    registry.log_text(
+        version.run_id, written.json.read_text(encoding="utf-8"), f"evaluation/{written.json.name}"
+    )
+    rows = "\n".join(f"| {name} | {value} |" for name, value in headline.items())
+    create_markdown_artifact(
+        key="evaluation",
+        markdown=f"# {document['title']}: model {version.version}\n\n| | |\n|---|---|\n{rows}\n\n"
+        f"The report is `{written.html}`.\n",
+    )
+    get_run_logger().info(
+        "model %s: %s",
+        version.version,
+        ", ".join(f"{name} {value}" for name, value in headline.items()),
+    )

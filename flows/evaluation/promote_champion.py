@@ -1,0 +1,182 @@
+"""Flow ``promote-champion``: the best candidate becomes challenger, and champion if it may."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from ecg_lib.classifier.bundle import Bundle, BundleFigures
+from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.operations.promotion import (
+    Challenger,
+    Contender,
+    PromotionDecision,
+    PromotionPolicy,
+    decide_promotion,
+)
+from ecg_lib.operations.settings import read_settings
+from flows.data.dataset_versions import load_version
+from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry
+
+
+@flow(name="promote-champion")
+def promote_champion(
+    dataset_version: str | None = None,
+    min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
+    min_difference: Annotated[float, Field(ge=-1, le=1)] = 0.0,
+    min_lower_bound: Annotated[float, Field(ge=-1, le=1)] = -0.005,
+) -> dict[str, Any]:
+    """Compare the best candidate with the champion and promote it when all gates are passed.
+
+    Both are compared on their out-of-fold predictions, by paired bootstrap over subjects. When a
+    gate fails nothing changes.
+
+    Args:
+        dataset_version: Candidates of this dataset; of the latest when left out.
+        min_v_f1: Least out-of-fold V-F1 of the challenger.
+        min_difference: The challenger's V-F1 must exceed the champion's by more than this.
+        min_lower_bound: Least lower bound of the 90 % interval of that difference.
+
+    Returns:
+        Whether it was promoted, why, and the version that is champion now.
+    """
+    settings = read_settings()
+    registry = Registry(settings)
+    registry.catch_up()
+    version = load_version(settings.datasets_dir, dataset_version)
+    challenger = choose_challenger(registry, version.version)
+    champion = registry.get_alias(Alias.CHAMPION)
+    if champion is not None and champion.version == challenger.version:
+        reason = f"model {champion.version} is champion already, and no candidate is better"
+        get_run_logger().info(reason)
+        return {"is_promoted": False, "version": champion.version, "reasons": [reason]}
+    policy = PromotionPolicy(
+        min_v_f1=min_v_f1, min_difference=min_difference, min_lower_bound=min_lower_bound
+    )
+    decision = compare(registry, challenger, champion, policy)
+    carry_out(registry, challenger, champion, decision)
+    now = challenger if decision.is_promoted else champion
+    return {
+        "is_promoted": decision.is_promoted,
+        "version": None if now is None else now.version,
+        "reasons": list(decision.reasons),
+    }
+
+
+@task(cache_policy=NO_CACHE)
+def choose_challenger(registry: Registry, dataset_version: str) -> ModelVersion:
+    """Find the best candidate by an MLflow query and register it as challenger."""
+    run_id = registry.find_candidate({"ecg.dataset_version": dataset_version})
+    bundle = registry.fetch_bundle(run_id)
+    version = registry.register(
+        run_id,
+        tags={
+            "bundle_hash": bundle.hash,
+            "data_source": bundle.provenance.data_source.value,
+            "source": bundle.provenance.source.value,
+            "oof_v_f1": f"{bundle.metrics['oof_v_f1']:.4f}",
+        },
+    )
+    champion = registry.get_alias(Alias.CHAMPION)
+    if champion is None or champion.version != version.version:
+        registry.set_alias(Alias.CHALLENGER, version.version)
+    get_run_logger().info(
+        "best candidate: run %s, out-of-fold V-F1 %.4f, model %s",
+        run_id,
+        bundle.metrics["oof_v_f1"],
+        version.version,
+    )
+    return version
+
+
+@task(cache_policy=NO_CACHE)
+def compare(
+    registry: Registry,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    policy: PromotionPolicy,
+) -> PromotionDecision:
+    """Ask the golden requests, and judge all gates."""
+    return decide_promotion(
+        _challenger(challenger, registry.fetch_bundle(challenger.run_id)),
+        # Code that changed since may not be able to run the champion; it has its figures.
+        None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
+        policy=policy,
+    )
+
+
+def _challenger(version: ModelVersion, bundle: Bundle) -> Challenger:
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.golden import check_golden
+
+    golden = bundle.golden.read_text(encoding="utf-8")
+    return Challenger(
+        name=_name(version),
+        data_source=bundle.provenance.data_source,
+        dataset_version=bundle.provenance.dataset_version,
+        counts=_counts(bundle.metrics),
+        n_folds=len(set(bundle.folds.values())),
+        microseconds_per_beat=bundle.metrics["microseconds_per_beat"],
+        runtime_difference=bundle.metrics["runtime_difference"],
+        golden_failures=check_golden(BeatClassifier.load(bundle), golden),
+    )
+
+
+def _champion(version: ModelVersion, figures: BundleFigures) -> Contender:
+    return Contender(
+        name=_name(version),
+        data_source=figures.data_source,
+        dataset_version=figures.dataset_version,
+        counts=_counts(figures.metrics),
+        n_folds=figures.n_folds,
+    )
+
+
+def _name(version: ModelVersion) -> str:
+    return f"model {version.version}"
+
+
+def _counts(metrics: Mapping[str, Any]) -> dict[str, BeatCounts]:
+    return {subject: BeatCounts(**counts) for subject, counts in metrics["by_subject"].items()}
+
+
+@task(cache_policy=NO_CACHE)
+def carry_out(
+    registry: Registry,
+    challenger: ModelVersion,
+    champion: ModelVersion | None,
+    decision: PromotionDecision,
+) -> None:
+    """Move the aliases, or say why not."""
+    logger = get_run_logger()
+    for gate in decision.gates:
+        logger.info("gate %s: %s, %s", gate.name, _word(is_passed=gate.is_passed), gate.reason)
+    verdict = "promoted" if decision.is_promoted else "not promoted"
+    registry.tag_version(
+        challenger.version, {"verdict": verdict, "reasons": "; ".join(decision.reasons)}
+    )
+    if decision.is_promoted:
+        registry.make_champion(challenger.version)
+    else:
+        registry.log(challenger.run_id, tags={ELIGIBLE: "false"})
+        registry.remove_alias(Alias.CHALLENGER)
+    against = "no champion yet" if champion is None else f"champion model {champion.version}"
+    logger.info("model %s is %s (%s)", challenger.version, verdict, against)
+    rows = "\n".join(
+        f"| {gate.name} | {_word(is_passed=gate.is_passed)} | {gate.reason} |"
+        for gate in decision.gates
+    )
+    create_markdown_artifact(
+        key="promotion",
+        markdown=f"# Model {challenger.version} is {verdict}\n\nAgainst {against}.\n\n"
+        f"| Gate | | Reason |\n|---|---|---|\n{rows}\n",
+    )
+
+
+def _word(*, is_passed: bool) -> str:
+    return "passed" if is_passed else "FAILED"

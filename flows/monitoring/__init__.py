@@ -1,0 +1,1 @@
+"""Drift checks and test traffic."""

@@ -1,0 +1,256 @@
+"""Flow ``monitor-drift``: see whether traffic is still what the served model was made for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from prefect.states import Completed
+from pydantic import Field
+
+from ecg_lib.classifier.bundle import read_bundle
+from ecg_lib.errors import BundleIntegrityError
+from ecg_lib.operations.drift.comparison import Comparison, match_lengths
+from ecg_lib.operations.drift.decision import (
+    DriftAction,
+    DriftDecision,
+    DriftEvidence,
+    DriftPolicy,
+    decide_action,
+)
+from ecg_lib.operations.drift.observation import (
+    read_reference,
+)
+from ecg_lib.operations.settings import Settings, read_settings
+from flows.monitoring.evidence import (
+    Served,
+    Traffic,
+    forget_old,
+    gather_evidence,
+    gather_observed,
+    read_traffic,
+    store_check,
+)
+from flows.release.serving import find_bundle, read_current
+
+NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
+
+
+@flow(name="monitor-drift", log_prints=False)
+def monitor_drift(
+    window_hours: Annotated[float, Field(gt=0, le=2160)] = 24.0,
+    label_window_hours: Annotated[float, Field(gt=0, le=8760)] = 168.0,
+    max_strips: Annotated[int, Field(ge=100, le=20_000)] = 2000,
+    min_strips: Annotated[int, Field(ge=10)] = 50,
+    min_beats: Annotated[int, Field(ge=100)] = 500,
+    min_groups: Annotated[int, Field(ge=2)] = 5,
+    n_breaches: Annotated[int, Field(ge=1, le=100)] = 2,
+    cool_down_hours: Annotated[float, Field(ge=0, le=168)] = 24.0,
+    *,
+    dry_run: bool = False,
+) -> Any:  # noqa: ANN401  Prefect takes the decision or a named state
+    """Compare the latest traffic with the reference of the served bundle, and decide.
+
+    KEEP, RETRAIN or ROLLBACK, with reasons. What is not KEEP is sent as an event, on which
+    deployments of this platform start.
+
+    Args:
+        window_hours: How far back predictions are looked at.
+        label_window_hours: How far back predictions with clinicians' classes are looked at.
+        max_strips: At most so many predictions, the latest.
+        min_strips: Fewer strips than this decide nothing.
+        min_beats: Fewer beats than this decide nothing.
+        min_groups: Fewer patients, or predictions without one, decide nothing.
+        n_breaches: Checks in a row that must find drift, each on new traffic, to retrain.
+        cool_down_hours: How long an action is not taken again.
+        dry_run: Decide and report, but store nothing and start nothing.
+
+    Returns:
+        The decision: action, reasons, figures, release and report.
+    """
+    settings = read_settings()
+    now = datetime.now(UTC)
+    policy = DriftPolicy(
+        min_strips=min_strips,
+        min_beats=min_beats,
+        min_groups=min_groups,
+        n_breaches=n_breaches,
+        cool_down_s=cool_down_hours * 3600,
+    )
+    if not dry_run:
+        # First: whatever the check comes to, what must go goes.
+        forget_old(settings, now=now, needed=timedelta(hours=max(window_hours, label_window_hours)))
+    served = read_served(settings)
+    if served is None:
+        get_run_logger().warning(NOTHING_SERVED)
+        return Completed(name="NothingServed", message=NOTHING_SERVED)
+    traffic = read_traffic(
+        settings,
+        served,
+        now=now,
+        window=timedelta(hours=window_hours),
+        label_window=timedelta(hours=label_window_hours),
+        max_strips=max_strips,
+    )
+    evidence = gather_evidence(served, traffic, policy)
+    decision = decide(served, evidence, traffic, now=now, policy=policy)
+    report = write_report(settings, served, traffic, now=now, policy=policy)
+    publish(served, decision, evidence.traffic, report)
+    if not dry_run:
+        start_action(served, decision)
+        store_check(settings, served, traffic, decision, now=now)
+    return {
+        "action": decision.action.value,
+        "reasons": list(decision.reasons),
+        "figures": decision.figures,
+        "bento_tag": served.release.bento_tag,
+        "report": None if report is None else str(report),
+    }
+
+
+@task(cache_policy=NO_CACHE)
+def read_served(settings: Settings) -> Served | None:
+    """Read what is served, or None before the first release."""
+    release = read_current(settings)
+    if release is None:
+        return None
+    bundle = read_bundle(find_bundle(settings, release.model_tag))
+    if bundle.hash != release.bundle_hash:
+        msg = (
+            f"{release.model_tag} must be the bundle {release.bundle_hash[:12]} of the release, "
+            f"got {bundle.hash[:12]}"
+        )
+        raise BundleIntegrityError(msg)
+    return Served(release, bundle, datetime.fromisoformat(release.released_at))
+
+
+@task(cache_policy=NO_CACHE)
+def decide(
+    served: Served,
+    evidence: DriftEvidence,
+    traffic: Traffic,
+    *,
+    now: datetime,
+    policy: DriftPolicy,
+) -> DriftDecision:
+    """Decide what to do with the served model."""
+    decision = decide_action(
+        evidence,
+        history=traffic.history,
+        bundle_hash=served.bundle.hash,
+        released_at=served.since,
+        now=now,
+        policy=policy,
+    )
+    get_run_logger().info("%s: %s", decision.action.value, "; ".join(decision.reasons))
+    return decision
+
+
+@task(cache_policy=NO_CACHE)
+def write_report(
+    settings: Settings,
+    served: Served,
+    traffic: Traffic,
+    *,
+    now: datetime,
+    policy: DriftPolicy,
+) -> Path | None:
+    """Write Evidently's report, or nothing when there is too little traffic for it."""
+    from flows.doors.drift_report import MIN_ROWS, write_drift_report
+
+    reference, current, _, _ = match_lengths(
+        read_reference(served.bundle.read_drift_reference()),
+        gather_observed(traffic.rows),
+        max_ratio=policy.comparison.max_length_ratio,
+    )
+    if min(reference.n_beats, current.n_beats) < MIN_ROWS:
+        get_run_logger().info("no report: %d beats where %d are needed", current.n_beats, MIN_ROWS)
+        return None
+    report = write_drift_report(
+        reference.columns,
+        current.columns,
+        directory=settings.reports_dir / "drift",
+        name=f"{now:%Y%m%dT%H%M%S%fZ}",
+    )
+    create_link_artifact(
+        report.html.as_uri(), link_text="drift report", key="drift-report",
+        description=f"Evidently's report of {served.release.bento_tag}",
+    )  # fmt: skip
+    return report.html
+
+
+@task(cache_policy=NO_CACHE)
+def publish(
+    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
+) -> None:
+    """Show the decision and the table behind it in the Prefect UI."""
+    create_markdown_artifact(
+        _as_markdown(served, decision, comparison, report),
+        key="drift-check",
+        description=f"{decision.action.value}: {served.release.bento_tag}",
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def start_action(served: Served, decision: DriftDecision) -> None:
+    """Send the event that starts retraining or rollback.
+
+    Raises
+    ------
+    RuntimeError
+        If Prefect does not take the event.
+
+    """
+    if decision.action is DriftAction.KEEP:
+        return
+    name = f"ecg.drift.{decision.action.value.lower()}"
+    event = emit_event(
+        name,
+        resource={
+            "prefect.resource.id": f"ecg.model.{served.bundle.hash[:12]}",
+            "prefect.resource.name": served.release.bento_tag,
+        },
+        payload={
+            "action": decision.action.value,
+            "reason": "; ".join(decision.reasons),
+            "share": decision.figures["drifted_share"],
+            "bento_tag": served.release.bento_tag,
+            "bundle_hash": served.bundle.hash,
+        },
+    )
+    if event is None:
+        raise RuntimeError(f"the event {name} must reach a Prefect server, there is none")
+    get_run_logger().info("sent the event %s", name)
+
+
+def _as_markdown(
+    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
+) -> str:
+    lines = [
+        f"# {decision.action.value}",
+        "",
+        f"`{served.release.bento_tag}`, model version {served.release.model_version}:",
+        f"{comparison.n_strips} strips with {comparison.n_beats} beats of",
+        f"{comparison.n_groups} patients or single predictions.",
+        "",
+        *(f"- {reason}" for reason in decision.reasons),
+        "",
+    ]
+    if comparison.columns:
+        lines += [
+            "| column | reference | traffic | distance | p (Holm) | drifted |",
+            "|---|---|---|---:|---:|---|",
+            *(
+                f"| {drift.column} | {drift.reference} | {drift.current} | {drift.distance:.3f} "
+                f"| {drift.p_adjusted:.3f} | {'yes' if drift.is_drifted else 'no'} |"
+                for drift in comparison.columns
+            ),
+            "",
+        ]
+    lines.append(f"Report: `{report}`" if report else "No report: too little traffic.")
+    return "\n".join(lines)

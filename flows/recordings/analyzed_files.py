@@ -1,0 +1,245 @@
+"""Analyse files of recordings by a bundle, without a server: one by one, or each in a process.
+
+``python -m flows.recordings.analyzed_files`` analyses the file that its standard input describes as
+JSON, and writes what came of it to standard output; a file that brings a process down costs itself.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from ecg_lib.errors import EcgError
+from ecg_lib.recordings.analysis import analyze_recording, write_result
+from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.files.opening import SUFFIXES, open_recording
+from flows.doors.addresses import PROJECT_DIR
+
+if TYPE_CHECKING:
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import Bundle
+
+MAX_ANALYSIS_S: Final = 1800.0
+
+ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+"""Parts of a recording are worked on by threads of our own; those of BLAS would be in their way."""
+
+_logger = logging.getLogger(__name__)
+
+_TAKEN: Final = (*SUFFIXES, ".zip")
+
+
+class AnalysisError(EcgError):
+    """A file could not be analysed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What is to be done with a file."""
+
+    path: str
+    output_dir: str
+    formats: tuple[str, ...]
+    lead: str | None = None
+    sampling_rate: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzedFile:
+    """What came of a file."""
+
+    name: str
+    lead: str
+    duration_s: float
+    beats: int
+    v_beats: int
+    runs: int
+    risk_level: str
+    unreadable_s: float
+    results: tuple[str, ...]
+    """Files that were written."""
+
+
+class ListedRecordings(NamedTuple):
+    """The recordings among files and directories."""
+
+    paths: list[Path]
+    refused: dict[Path, str]
+    """Why others are not analysed."""
+
+
+def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
+    """List the recordings among files and directories; of a WFDB record its header.
+
+    Results that lie in a directory are passed over. Results have the names of their recordings,
+    so recordings that share one are refused, and the others are not.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += sorted(one for one in path.iterdir() if _is_recording(one))
+        else:
+            found.append(path)
+    found = list(dict.fromkeys(found))
+    names = Counter(path.stem for path in found)
+    return ListedRecordings(
+        paths=[path for path in found if names[path.stem] == 1],
+        refused={
+            path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
+            for path in found
+            if names[path.stem] > 1
+        },
+    )
+
+
+def _is_recording(path: Path) -> bool:
+    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
+    return path.suffix.lower() in _TAKEN and not is_result
+
+
+def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
+    """Describe a bundle as results do."""
+    provenance = bundle.provenance
+    return {
+        "name": "ecg",
+        "version": version,
+        "bundle_hash": bundle.hash,
+        "run_id": provenance.run_id,
+        "dataset_version": provenance.dataset_version,
+        "git_commit": provenance.git_commit,
+        "source": provenance.source.value,
+        "data": provenance.data_source.value,
+    }
+
+
+def analyze_file(
+    request: Request, *, classifier: BeatClassifier, model: Mapping[str, Any]
+) -> AnalyzedFile:
+    """Analyse a file, and write its results as ``NAME.json``, ``NAME.beats.csv`` and so on.
+
+    Args:
+        request: What is to be done.
+        classifier: The classifier to use.
+        model: What results say about it.
+
+    Raises:
+        EcgError: If the file cannot be read or analysed.
+    """
+    path, output_dir = Path(request.path), Path(request.output_dir)
+    targets = {
+        kind: output_dir / f"{path.stem}{kind.suffix}"
+        for kind in map(ResultFormat, request.formats)
+    }
+    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
+        analysis = analyze_recording(
+            open_recording(source, fs=request.sampling_rate, unit=request.unit),
+            lead=request.lead,
+            classifier=classifier,
+            model=model,
+            directory=Path(scratch),
+            threads=min(2, os.cpu_count() or 1),
+        )
+        output_dir.mkdir(parents=True, exist_ok=True)
+        for kind, target in targets.items():
+            write_result(analysis, target, kind=kind, recording_id=path.stem)
+    summary = analysis.summary
+    return AnalyzedFile(
+        name=path.stem,
+        lead=summary.lead,
+        duration_s=summary.beats.duration_s,
+        beats=summary.rhythm.beats,
+        v_beats=summary.rhythm.v_beats,
+        runs=len(summary.rhythm.runs),
+        risk_level=summary.risk.level.value,
+        unreadable_s=summary.beats.unreadable_s,
+        results=tuple(str(target) for target in targets.values()),
+    )
+
+
+@contextmanager
+def _opened(path: Path, scratch: str) -> Iterator[Path]:
+    """Give the path of the recording; that of an archive is unpacked first."""
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        yield path
+        return
+    from ecg_lib.records.files.archives import unpack_record
+
+    directory = Path(scratch) / "unpacked"
+    directory.mkdir()
+    names = unpack_record(path, directory)
+    for name, part in names.items():
+        part.rename(directory / name)
+    yield directory / next(name for name in names if name.lower().endswith(".hea"))
+
+
+def describe_file(done: AnalyzedFile) -> str:
+    """Describe what came of a file in a line."""
+    return (
+        f"{done.name}: lead {done.lead}, {done.duration_s / 3600:.2f} h, {done.v_beats} V of "
+        f"{done.beats} beats, {done.runs} runs, attention {done.risk_level}, "
+        f"{done.unreadable_s:.0f} s unreadable"
+    )
+
+
+def analyze_apart(
+    request: Request, *, bundle_directory: Path, model: Mapping[str, Any]
+) -> AnalyzedFile:
+    """Analyse a file in a process of its own.
+
+    Raises:
+        AnalysisError: If it cannot be analysed; says why.
+    """
+    task = {"request": asdict(request), "bundle": str(bundle_directory), "model": dict(model)}
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "flows.recordings.analyzed_files"],
+            input=json.dumps(task),
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=MAX_ANALYSIS_S,
+            cwd=PROJECT_DIR,
+            env={**os.environ, **ONE_THREAD},
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"an analysis must end within {MAX_ANALYSIS_S:g} s, this one did not"
+        raise AnalysisError(msg) from error
+    if done.returncode != 0:
+        _logger.error("the analysis of %s failed: %s", request.path, done.stderr[-2000:])
+        msg = f"the process that analysed it ended with status {done.returncode}"
+        raise AnalysisError(msg)
+    answer = json.loads(done.stdout.splitlines()[-1])
+    if "error" in answer:
+        raise AnalysisError(answer["error"])
+    answer["results"] = tuple(answer["results"])
+    return AnalyzedFile(**answer)
+
+
+def _main() -> None:
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import read_bundle
+
+    task = json.load(sys.stdin)
+    task["request"]["formats"] = tuple(task["request"]["formats"])
+    try:
+        classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
+        done = analyze_file(Request(**task["request"]), classifier=classifier, model=task["model"])
+        answer = asdict(done)
+    except EcgError as error:
+        answer = {"error": str(error)}
+    sys.stdout.write(json.dumps(answer) + "\n")
+
+
+if __name__ == "__main__":
+    _main()

@@ -1,0 +1,76 @@
+"""Flow ``package-bento``: a model version becomes a bento that answers its golden requests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.releases import Release
+from ecg_lib.operations.settings import read_settings
+from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
+from flows.doors.registry import ModelVersion, Registry
+from flows.release.serving import make_release
+
+
+class PackagingError(EcgError):
+    """A bento cannot be made of a model version."""
+
+
+@flow(name="package-bento")
+def package_bento(model_version: str | None = None) -> dict[str, str]:
+    """Put a model version and the serving code into a bento and ask its golden requests.
+
+    The same version and code give the same bento, so a second run finds the first one's.
+
+    Args:
+        model_version: Version of the registered model; the champion when left out.
+
+    Returns:
+        The release: tags of bento and model, hashes, and version.
+    """
+    registry = Registry(read_settings())
+    version = registry.find(model_version)
+    bento = build(registry, version)
+    check_golden_requests(bento)
+    release = make_release(
+        bento_tag=bento.bento_tag,
+        model_tag=bento.model_tag,
+        bundle_hash=bento.bundle_hash,
+        code_hash=bento.code_hash,
+        model_version=version.version,
+    )
+    show(release)
+    return release.model_dump()
+
+
+@task(cache_policy=NO_CACHE)
+def build(registry: Registry, version: ModelVersion) -> BuiltBento:
+    """Store the bundle as a BentoML model and build the bento."""
+    bundle = registry.fetch_bundle(version.run_id)
+    bento = build_bento(store_bundle(bundle), root=Path(__file__).resolve().parents[2])
+    get_run_logger().info("model %s is bento %s", version.version, bento.bento_tag)
+    return bento
+
+
+@task(cache_policy=NO_CACHE)
+def check_golden_requests(bento: BuiltBento) -> None:
+    """Ask the golden requests against the built bento."""
+    failures = ask_golden(bento)
+    if failures:
+        msg = (
+            f"bento {bento.bento_tag} must answer its golden requests as when it was trained, "
+            f"{len(failures)} failed: {'; '.join(failures)}"
+        )
+        raise PackagingError(msg)
+    get_run_logger().info("bento %s answers all golden requests", bento.bento_tag)
+
+
+@task(cache_policy=NO_CACHE)
+def show(release: Release) -> None:
+    """Show what was packed."""
+    rows = "\n".join(f"| {key} | `{value}` |" for key, value in release.model_dump().items())
+    create_markdown_artifact(key="bento", markdown=f"| | |\n|---|---|\n{rows}\n")

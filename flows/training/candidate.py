@@ -1,0 +1,166 @@
+"""From out-of-fold predictions and a recipe to a candidate bundle with its figures."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ecg_lib.classifier.beat_classifier import BeatClassifier, decide
+from ecg_lib.classifier.bundle import (
+    Bundle,
+    BundleSource,
+    ClassifierConfig,
+    Provenance,
+    write_bundle,
+)
+from ecg_lib.classifier.golden import make_golden
+from ecg_lib.evaluation.beat_scoring import (
+    BeatCounts,
+)
+from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.training.datasets import STRIPS_10_S
+from ecg_lib.training.model_card import write_model_card
+from ecg_lib.training.out_of_fold import OutOfFold
+from ecg_lib.training.views import prepare_view
+from flows.data.dataset_versions import DatasetVersion, Role
+from flows.doors.ledger import read_git_commit
+
+if TYPE_CHECKING:
+    from ecg_lib.training.cross_validation import Recipe
+    from flows.training.fitting import FinalFit
+
+_LIBRARIES: Final = ("numpy", "scipy", "tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
+_N_PROCESSES: Final = 2
+
+
+def make_drift_reference(out_of_fold: OutOfFold, version: DatasetVersion) -> pa.Table:
+    """Observe the out-of-fold output on strips cut like requests, by subject."""
+    from joblib import Parallel, delayed
+
+    dataset = out_of_fold.dataset
+    jobs = []
+    for record in version.records_of(Role.DEVELOPMENT):
+        mine = (dataset.record[out_of_fold.rows] == dataset.record_names.index(record.name)) & (
+            dataset.view[out_of_fold.rows] == dataset.views.index(STRIPS_10_S)
+        )
+        probability = out_of_fold.probability_v[mine]
+        position = dataset.position[out_of_fold.rows[mine]]
+        jobs.append(
+            delayed(_observe_record)(
+                version, record.name, position, probability, out_of_fold.config
+            )
+        )
+    return pa.concat_tables(Parallel(n_jobs=_N_PROCESSES)(jobs))
+
+
+def _observe_record(
+    version: DatasetVersion,
+    name: str,
+    position: NDArray[np.int64],
+    probability_v: NDArray[np.float64],
+    config: ClassifierConfig,
+) -> pa.Table:
+    record = version.read_source(next(r for r in version.records if r.name == name))
+    tables, first = [], 0
+    for start, prepared in prepare_view(record, STRIPS_10_S):
+        part = slice(first, first + len(prepared))
+        first = part.stop
+        if not np.array_equal(prepared.r_peaks + start, position[part]):
+            msg = f"strips of record {name} must have the beats of the dataset, they differ"
+            raise RuntimeError(msg)
+        columns = observe_beats(decide(prepared, probability_v[part], config=config))
+        n_beats = len(columns["rule"])
+        # Arrays with types: a strip without a readable beat has none to tell them.
+        keys = {
+            "subject": np.full(n_beats, record.subject, dtype="U32"),
+            "strip": np.full(n_beats, f"{name}:{start}", dtype="U32"),
+            "strip_s": np.full(n_beats, float(STRIPS_10_S.strip_s or 0)),
+        }
+        tables.append(pa.table(keys | columns))
+    return pa.concat_tables(tables)
+
+
+def build_bundle(
+    directory: Path,
+    *,
+    final: FinalFit,
+    fold_networks: Sequence[Path],
+    recipe: Recipe,
+    out_of_fold: OutOfFold,
+    version: DatasetVersion,
+    metrics: dict[str, Any],
+    by_record: Mapping[str, BeatCounts],
+    run_id: str,
+    seed: int,
+) -> Bundle:
+    """Write the bundle of a fitted network, after measuring the network that is served."""
+    classifier = BeatClassifier(final.network.read_bytes(), config=out_of_fold.config)
+    windows = np.asarray(out_of_fold.dataset.windows[final.probe_rows])
+    features = out_of_fold.dataset.features[final.probe_rows]
+    served = classifier.predict_logits(windows, features)
+    calibration = out_of_fold.config.calibration
+    difference = np.abs(
+        calibration.probabilities(final.probe_logits) - calibration.probabilities(served)
+    )
+    metrics = {
+        **metrics,
+        "runtime_difference": float(difference.max()),
+        "microseconds_per_beat": _measure_speed(classifier, windows, features),
+        "recipe": asdict(recipe),
+    }
+    provenance = Provenance(
+        created_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        source=BundleSource.TRAINED,
+        data_source=version.data_source,
+        dataset_version=version.version,
+        git_commit=read_git_commit(),
+        run_id=run_id,
+        seed=seed,
+        library_versions=_library_versions(),
+    )
+    return write_bundle(
+        directory,
+        network=final.network,
+        fold_networks=fold_networks,
+        folds=version.folds[len(fold_networks)],
+        config=out_of_fold.config,
+        provenance=provenance,
+        metrics=metrics,
+        out_of_fold=out_of_fold.table(),
+        drift_reference=make_drift_reference(out_of_fold, version),
+        golden=make_golden(classifier),
+        model_card=write_model_card(provenance, metrics, by_record, out_of_fold.config),
+    )
+
+
+def _measure_speed(
+    classifier: BeatClassifier, windows: NDArray[np.float32], features: NDArray[np.float32]
+) -> float:
+    """Least of fifteen batches, in microseconds a beat, on one thread: what others run adds."""
+    times_s = []
+    for _ in range(15):
+        started_s = time.perf_counter()
+        classifier.predict_logits(windows, features)
+        times_s.append(time.perf_counter() - started_s)
+    return min(times_s) / max(1, len(windows)) * 1e6
+
+
+def _library_versions() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        for distribution in (name, f"{name}-cpu"):
+            try:
+                versions[name] = importlib.metadata.version(distribution)
+            except importlib.metadata.PackageNotFoundError:
+                continue
+            break
+    return versions

@@ -1,0 +1,379 @@
+"""Flow ``train-sweep``: search recipes on few beats, confirm the best on all, make a candidate.
+
+Trials are cheap: fewer beats and epochs, three folds by subject, pruned fold by fold. The best
+recipe and the known one are then trained with the full budget, in five other folds or, in the
+quick profile, in the same three; the better one's out-of-fold predictions give calibration,
+threshold, figures, gates and drift reference, and its fit to all subjects is the candidate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from pydantic import Field
+
+from ecg_lib.operations.settings import Profile, Settings, read_settings
+from flows.data.dataset_versions import DatasetVersion, load_version
+from flows.data.training_data import (
+    ViewPlan,
+    find_training_data,
+    load_annotations,
+)
+from flows.doors.progress import ProgressBar
+from flows.doors.registry import ELIGIBLE, Registry, RunKind
+from flows.training.fitting import (
+    N_PROCESSES,
+    TrialResult,
+    fit_all,
+    fit_fold,
+    fit_processes,
+    load_final,
+    load_fold,
+    run_trial,
+)
+from flows.training.sweep import (
+    PLANS,
+    Confirmed,
+    Judged,
+    Sweep,
+    close_sweep,
+    flatten,
+    kept_fold,
+    open_sweep,
+)
+
+if TYPE_CHECKING:
+    import optuna
+
+    from ecg_lib.training.cross_validation import Recipe
+
+
+@flow(name="train-sweep")
+def train_sweep(
+    dataset_version: str | None = None,
+    profile: Profile | None = None,
+    n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
+    seed: Annotated[int | None, Field(ge=0)] = None,
+    seeds: Annotated[int | None, Field(ge=1, le=20)] = None,
+) -> str:
+    """Search for the best recipe on the development records and train a candidate with it.
+
+    A sweep that was killed goes on with the next run of the same parameters, where it was.
+
+    Args:
+        dataset_version: Dataset to train on; the latest when left out.
+        profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
+        n_trials: Number of trials; that of the profile when left out.
+        seed: Seed of the search, of the networks and of the choice of beats; when left out, the
+            number of sweeps that ended with these parameters, so that a retraining is a new try.
+        seeds: Number of seeds that the folds of the chosen recipe are fitted with, for mean and
+            spread in the report; that of the profile when left out (1 or 5).
+
+    Returns:
+        The MLflow run of the candidate.
+    """
+    settings = read_settings()
+    version = load_version(settings.datasets_dir, dataset_version)
+    plan = PLANS[profile or settings.profile]
+    plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
+    registry = Registry(settings)
+    sweep = open_sweep(version, plan, seed, registry, settings)
+    data = cut_training_beats(version, plan.views, settings)
+    recipes = search_recipes(sweep, version, data, registry, settings)
+    confirmed = confirm_recipes(sweep, version, data, recipes)
+    best = choose_best(sweep, version, data, confirmed, registry)
+    best = repeat_with_seeds(sweep, version, data, best, registry)
+    run_id = build_candidate(sweep, version, best, registry)
+    close_sweep(sweep, run_id, registry)
+    return run_id
+
+
+@task(cache_policy=NO_CACHE)
+def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Settings) -> Path:
+    """Cut the labelled beats of the development records in all views."""
+    from ecg_lib.training.datasets import BeatDataset
+
+    directory = find_training_data(version, views, settings)
+    data = BeatDataset.load(directory)
+    get_run_logger().info(
+        "%d beats of %d records, %d of them V",
+        len(data),
+        len(data.record_names),
+        int(data.is_v.sum()),
+    )
+    return directory
+
+
+@task(cache_policy=NO_CACHE)
+def search_recipes(
+    sweep: Sweep, version: DatasetVersion, data: Path, registry: Registry, settings: Settings
+) -> dict[int, Recipe]:
+    """Run the trials that the study still lacks and return the recipes to confirm, by trial.
+
+    As many trials as there are processes are drawn together; the next are drawn when all of these
+    have ended, so that seed and number of trials decide what is tried, and timing does not.
+    """
+    from ecg_lib.training.cross_validation import Recipe
+    from ecg_lib.training.fitting import TrainingConfig
+    from flows.training.search_space import count_done, finalists, open_study
+
+    plan = sweep.plan
+    base = Recipe(training=TrainingConfig(epochs=plan.search_epochs), max_beats=plan.search_beats)
+    study = open_study(sweep.name, storage_url=settings.study_storage_url, seed=sweep.seed)
+    job = partial(
+        run_trial,
+        seed=sweep.seed,
+        n_folds=plan.search_folds,
+        base=base,
+        version=version,
+        data=data,
+        parent_run_id=sweep.run_id,
+        tags={**sweep.tags, "ecg.sweep": sweep.name},
+        settings=settings,
+    )
+    bar = ProgressBar("Trials")
+    with fit_processes() as pool:
+        while (n_left := plan.n_trials - count_done(study)) > 0:
+            _run_together(study, min(N_PROCESSES, n_left), pool, job, base)
+            bar.update(count_done(study), plan.n_trials)
+    _show_trials(study, sweep)
+    get_run_logger().info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
+    registry.log(
+        sweep.run_id,
+        metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
+        tags={"ecg.best_trial": str(study.best_trial.number)},
+    )
+    full = replace(
+        base,
+        training=TrainingConfig(epochs=plan.confirm_epochs),
+        max_beats=plan.confirm_beats,
+    )
+    return finalists(study, full)
+
+
+def _run_together(
+    study: optuna.Study,
+    n_trials: int,
+    pool: ProcessPoolExecutor,
+    job: Callable[..., TrialResult],
+    base: Recipe,
+) -> None:
+    from optuna.trial import TrialState
+
+    from flows.training.search_space import finished, suggest_recipe
+
+    earlier = finished(study)
+    futures = []
+    for trial in [study.ask() for _ in range(n_trials)]:
+        suggest_recipe(trial, base)
+        future = pool.submit(job, number=trial.number, params=trial.params, earlier=earlier)
+        futures.append((trial, future))
+    for trial, future in futures:
+        scores, is_pruned = future.result()
+        for fold, score in enumerate(scores):
+            trial.report(score, fold)
+        if is_pruned:
+            study.tell(trial, state=TrialState.PRUNED)
+        else:
+            study.tell(trial, scores[-1])
+        get_run_logger().info(
+            "trial %d: %s, V-F1 %s",
+            trial.number,
+            "pruned" if is_pruned else "complete",
+            ", ".join(f"{score:.4f}" for score in scores),
+        )
+
+
+def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
+    create_table_artifact(
+        key="sweep",
+        description=f"Trials of sweep {sweep.name}",
+        table=[
+            {
+                "trial": trial.number,
+                "state": trial.state.name.lower(),
+                "V-F1 after each fold": ", ".join(
+                    f"{value:.4f}" for value in trial.intermediate_values.values()
+                ),
+                **{
+                    name: f"{value:.3g}" if isinstance(value, float) else value
+                    for name, value in trial.params.items()
+                },
+            }
+            for trial in study.trials
+        ],
+    )
+
+
+@task(cache_policy=NO_CACHE)
+def confirm_recipes(
+    sweep: Sweep, version: DatasetVersion, data: Path, recipes: dict[int, Recipe]
+) -> list[Confirmed]:
+    """Fit recipes with the full budget in each fold and on all; fits that are done are kept."""
+    logger = get_run_logger()
+    n_folds = sweep.plan.confirm_folds
+    subjects = set(version.folds[n_folds])
+    jobs: list[tuple[Path, Callable[[], str]]] = []
+    for trial, recipe in recipes.items():
+        fold_job = partial(
+            fit_fold, n_folds=n_folds, recipe=recipe, seed=sweep.seed, version=version, data=data
+        )
+        final_job = partial(fit_all, subjects=subjects, recipe=recipe, seed=sweep.seed, data=data)
+        for fold in range(n_folds):
+            kept = kept_fold(sweep, recipe, f"fold-{fold}")
+            name = f"fold {fold} of trial {trial}"
+            jobs.append((kept, partial(fold_job, name=name, fold=fold, keep=kept)))
+        kept = kept_fold(sweep, recipe, "final")
+        jobs.append((kept, partial(final_job, name=f"all folds of trial {trial}", keep=kept)))
+    waiting = [job for kept, job in jobs if not kept.exists()]
+    n_done = len(jobs) - len(waiting)
+    bar = ProgressBar("Fits")
+    with fit_processes() as pool:
+        for done in as_completed([pool.submit(job) for job in waiting]):
+            n_done += 1
+            bar.update(n_done, len(jobs))
+            logger.info("fitted: %s", done.result())
+    return [
+        Confirmed(
+            trial,
+            recipe,
+            [load_fold(kept_fold(sweep, recipe, f"fold-{fold}")) for fold in range(n_folds)],
+            load_final(kept_fold(sweep, recipe, "final")),
+        )
+        for trial, recipe in recipes.items()
+    ]
+
+
+@task(cache_policy=NO_CACHE)
+def choose_best(
+    sweep: Sweep,
+    version: DatasetVersion,
+    data: Path,
+    confirmed: list[Confirmed],
+    registry: Registry,
+) -> Judged:
+    """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
+    from ecg_lib.training.datasets import BeatDataset
+    from ecg_lib.training.out_of_fold import judge_folds, measure
+
+    dataset = BeatDataset.load(data)
+    annotations = load_annotations(version)
+    judged = []
+    for one in confirmed:
+        out_of_fold = judge_folds(dataset, one.folds, n_missed=version.n_missed_v)
+        metrics, by_record = measure(out_of_fold, annotations, duration_s=version.duration_s)
+        judged.append(Judged(one, out_of_fold, metrics, by_record))
+        get_run_logger().info(
+            "trial %d out of fold: V-F1 %.4f (%.3f to %.3f), 10 s strips %.4f, without rules %.4f",
+            one.trial,
+            *(metrics[f"oof_{name}"] for name in (
+                "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
+            )),
+        )  # fmt: skip
+    best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
+    registry.log(
+        sweep.run_id,
+        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        tags={"ecg.chosen_trial": str(best.confirmed.trial)},
+    )
+    return best
+
+
+@task(cache_policy=NO_CACHE)
+def repeat_with_seeds(
+    sweep: Sweep, version: DatasetVersion, data: Path, best: Judged, registry: Registry
+) -> Judged:
+    """Fit the folds of the chosen recipe with other seeds, and note how far its figures move."""
+    from flows.training.seed_spread import measure_seeds
+
+    plan = sweep.plan
+    if plan.n_seeds == 1:
+        return best
+    recipe = best.confirmed.recipe
+    seeds = measure_seeds(
+        first=best.metrics,
+        n_seeds=plan.n_seeds,
+        seed=sweep.seed,
+        n_folds=plan.confirm_folds,
+        recipe=recipe,
+        version=version,
+        data=data,
+        keep=lambda name: kept_fold(sweep, recipe, name),
+        on_fit=ProgressBar("Fits with other seeds").update,
+    )
+    f1 = [one["oof_v_f1"] for one in seeds]
+    get_run_logger().info("V-F1 of %d seeds: %s", len(f1), ", ".join(f"{one:.4f}" for one in f1))
+    registry.log_curve(sweep.run_id, "v_f1_of_seeds", f1)
+    return best._replace(metrics={**best.metrics, "seeds": seeds})
+
+
+@task(cache_policy=NO_CACHE)
+def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registry: Registry) -> str:
+    """Write the bundle of the best recipe and log it with its figures."""
+    from flows.training import candidate, figures
+
+    (_, recipe, folds, final), out_of_fold, metrics, by_record = best
+    metrics = {**metrics, "n_trials": sweep.plan.n_trials, "plan": asdict(sweep.plan)}
+    run_id = registry.start_run(
+        f"candidate of {sweep.name}",
+        kind=RunKind.CANDIDATE,
+        tags={**sweep.tags, "ecg.sweep": sweep.name, ELIGIBLE: "true"},
+        parent_run_id=sweep.run_id,
+    )
+    dataset = out_of_fold.dataset
+    bundle = candidate.build_bundle(
+        sweep.directory / f"bundle-{run_id}",
+        final=final,
+        fold_networks=[
+            kept_fold(sweep, recipe, f"fold-{fold}").with_suffix(".onnx")
+            for fold in range(len(folds))
+        ],
+        recipe=recipe,
+        out_of_fold=out_of_fold,
+        version=version,
+        metrics=metrics,
+        by_record=by_record,
+        run_id=run_id,
+        seed=sweep.seed,
+    )
+    scored = out_of_fold.is_scored
+    is_v = dataset.label[out_of_fold.rows][scored] == "V"
+    probability = out_of_fold.probability_v[scored]
+    registry.log(
+        run_id,
+        params={"seed": sweep.seed, **flatten(asdict(recipe))},
+        metrics={key: value for key, value in bundle.metrics.items() if isinstance(value, float)},
+        tags={"ecg.bundle_hash": bundle.hash},
+    )
+    registry.log_dataset(
+        run_id,
+        version=version.version,
+        data_source=version.data_source.value,
+        description={"beats": len(dataset), "v_beats": int(dataset.is_v.sum())},
+    )
+    for fold, loss in enumerate((*out_of_fold.losses, final.loss)):
+        is_last = fold == len(out_of_fold.losses)
+        registry.log_curve(run_id, "final_loss" if is_last else f"fold{fold}_loss", loss)
+    curve = figures.draw_precision_recall(
+        probability,
+        is_v,
+        n_missed=out_of_fold.n_missed,
+        threshold=out_of_fold.config.threshold,
+    )
+    registry.log_figure(run_id, curve, "precision_recall.png")
+    registry.log_figure(run_id, figures.draw_reliability(probability, is_v), "reliability.png")
+    registry.log_figure(run_id, figures.draw_records(by_record), "records.png")
+    registry.log_bundle(run_id, bundle)
+    registry.end_run(run_id)
+    create_markdown_artifact(
+        key="model-card", markdown=bundle.model_card, description="Card of the candidate"
+    )
+    return run_id

@@ -1,0 +1,236 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bentos import VERSION
+from bentos.host import open_listener
+from bentos.runtime.patient_key import hash_patient, read_patient_key
+from ecg_lib.errors import ConfigurationError
+from ecg_lib.operations.api_keys import add_api_key, is_accepted, make_api_key, read_api_keys
+from ecg_lib.operations.settings import Settings
+
+ROOT = Path(__file__).parents[3]
+LETMEIN = "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032"
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert f'\nversion = "{VERSION}"\n' in (ROOT / "pyproject.toml").read_text()
+
+
+def test_serving_imports_no_training_or_orchestration_library() -> None:
+    code = (
+        "import sys, bentos.service, bentos.worker\n"
+        "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'optuna', 'evidently', 'sklearn',"
+        " 'pandas', 'flows'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_worker_of_the_host_loads_nothing_of_bentoml() -> None:
+    code = (
+        "import sys, bentos.worker\n"
+        "print(sorted({'bentoml', '_bentoml_sdk', '_bentoml_impl'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_host_stays_small() -> None:
+    code = (
+        "import sys, bentos.host; print(sorted({'bentoml', 'numpy', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_processes_that_start_together_make_one_patient_key(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "patient.key"
+    with ThreadPoolExecutor(8) as executor:
+        keys = set(executor.map(lambda _: read_patient_key(path), range(32)))
+    assert len(keys) == 1
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in path.parent.iterdir()] == ["patient.key"]
+
+
+def test_a_patient_hash_depends_on_patient_and_key() -> None:
+    hashes = {hash_patient(who, key=key) for who in ("a", "b") for key in (b"k" * 32, b"l" * 32)}
+    assert len(hashes) == 4
+    assert {len(text) for text in hashes} == {64}
+
+
+def test_a_short_patient_key_is_refused_without_being_shown(tmp_path: Path) -> None:
+    path = tmp_path / "patient.key"
+    path.write_text("hunter2")
+    with pytest.raises(ConfigurationError, match="at least 16 bytes, got 7") as caught:
+        read_patient_key(path)
+    assert "hunter2" not in str(caught.value)
+
+
+def test_api_keys_are_read_from_hashes_and_compared(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n\n{'0' * 64}\n{LETMEIN}  # reader\n")
+    hashes = read_api_keys(path)
+    assert is_accepted(b"letmein", hashes)
+    assert not is_accepted(b"letmeout", hashes)
+    assert not is_accepted(None, hashes)
+
+
+def test_a_key_that_is_made_is_accepted_and_its_file_does_not_have_it(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "keys"
+    keys = [make_api_key() for _ in range(3)]
+    for key in keys:
+        add_api_key(path, key, name="reader 1")
+    hashes = read_api_keys(path)
+    assert all(is_accepted(key.encode(), hashes) for key in keys)
+    assert not is_accepted(make_api_key().encode(), hashes)
+    assert len(set(keys)) == 3
+    assert min(map(len, keys)) >= 43
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not any(key in path.read_text() for key in keys)
+
+
+def test_a_key_is_added_to_a_file_without_an_end_of_line(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(LETMEIN)
+    add_api_key(path, "other")
+    assert len(read_api_keys(path)) == 2
+
+
+@pytest.mark.parametrize("name", ["two\nlines", "a # b", "x" * 81])
+def test_a_name_that_is_no_comment_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigurationError, match="the name of a key must be one line"):
+        add_api_key(tmp_path / "keys", "key", name=name)
+
+
+def test_the_command_line_makes_keys(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import flows.local.cli; flows.local.cli.main()",
+            "api-key",
+            "reader 1",
+        ],
+        cwd=ROOT,
+        env={**os.environ, "ECG_API_KEYS_FILE": str(path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert is_accepted(done.stdout.strip().encode(), read_api_keys(path))
+    assert path.read_text().endswith("  # reader 1\n")
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "letmein\n", f"{LETMEIN}\nplain\n"])
+def test_a_file_without_hashes_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+    with pytest.raises(ConfigurationError, match="must hold SHA-256 hashes") as caught:
+        read_api_keys(path)
+    assert "letmein" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", ""])  # noqa: S104  the point
+@pytest.mark.parametrize(
+    ("is_keyed", "limit", "missing"),
+    [
+        (False, 0, "ECG_API_KEYS_FILE and ECG_RATE_LIMIT_PER_MIN are not set"),
+        (True, 0, "ECG_RATE_LIMIT_PER_MIN is not set"),
+        (False, 60, "ECG_API_KEYS_FILE is not set"),
+    ],
+)
+def test_a_public_address_without_keys_and_a_limit_is_refused(
+    tmp_path: Path,
+    host: str,
+    is_keyed: bool,  # noqa: FBT001  a parameter of the test
+    limit: int,
+    missing: str,
+) -> None:
+    settings = Settings(
+        service_host=host,
+        service_port=free_port(),
+        api_keys_file=tmp_path / "keys" if is_keyed else None,
+        rate_limit_per_min=limit,
+    )
+    with pytest.raises(ConfigurationError, match=rf"{missing}|cannot be used"):
+        open_listener(settings)
+
+
+def test_a_public_address_with_keys_and_a_limit_is_served(tmp_path: Path) -> None:
+    settings = Settings(
+        service_host="0.0.0.0",  # noqa: S104  the point
+        service_port=free_port(),
+        api_keys_file=tmp_path / "keys",
+        rate_limit_per_min=60,
+    )
+    with open_listener(settings) as listener:
+        assert listener.getsockname()[1] == settings.service_port
+
+
+def test_a_taken_port_ends_the_host_with_a_clear_message(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = subprocess.run(
+            [sys.executable, "-m", "bentos.host"],
+            cwd=ROOT,
+            env={**os.environ, "ECG_HOME": str(tmp_path), "ECG_SERVICE_PORT": str(port)},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr.strip() == (
+        f"ECG_SERVICE_PORT: 127.0.0.1 port {port} cannot be used: Address already in use"
+    )
+
+
+def test_a_name_that_leads_to_a_loopback_address_is_guarded_as_the_address(tmp_path: Path) -> None:
+    port = free_port()
+    environment = {
+        **os.environ,
+        "ECG_HOME": str(tmp_path),
+        "ECG_SERVICE_HOST": "127.1",  # what needs no file of hosts
+        "ECG_SERVICE_PORT": str(port),
+        "ECG_SERVICE_WORKERS": "1",
+    }
+    host = subprocess.Popen([sys.executable, "-m", "bentos.host"], cwd=ROOT, env=environment)
+    try:
+        deadline, url = time.monotonic() + 90, f"http://127.0.0.1:{port}/health"
+        while True:
+            with contextlib.suppress(httpx.ConnectError):
+                refused = httpx.get(url, headers={"Host": "evil.example"}, timeout=90)
+                break
+            assert host.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        assert (refused.status_code, refused.json()["type"]) == (421, "/problems/foreign-host")
+        assert httpx.get(url).status_code == 503  # without a model
+    finally:
+        host.terminate()
+        assert host.wait(30) == 0

@@ -1,0 +1,353 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+import sqlalchemy
+
+from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.predictor import Runtime
+from bentos.runtime.spool import Spool, decode_row, encode_feedback, encode_prediction
+from bentos.wire.schemas import FeedbackRequest
+from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.settings import Settings
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def line_of(prediction_id: str) -> bytes:
+    return encode_prediction(
+        prediction_id=prediction_id,
+        created_at=NOW,
+        patient_key=None,
+        bundle_hash="h",
+        bento_tag="ecg:x",
+        duration_s=10.0,
+        response=b'{"prediction_id":"%s","total_beats_detected":2}' % prediction_id.encode(),
+        observed={"rr_prev_s": np.array([np.nan, 0.8]), "rule": np.array(["none", "none"])},
+    )
+
+
+def feedback_of(feedback_id: str) -> FeedbackRow:
+    return FeedbackRow(
+        feedback_id=feedback_id,
+        created_at=NOW,
+        prediction_id="p0",
+        annotator=None,
+        labels={1: "V"},
+    )
+
+
+def wait_until(is_true: Callable[[], object], *, timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'log.db'}"
+
+
+@pytest.fixture
+def spool(tmp_path: Path, url: str) -> Iterator[Spool]:
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
+    yield spool
+    spool.close()
+
+
+def test_rows_come_back_from_a_line_as_they_were() -> None:
+    row = decode_row(line_of("p1"))
+    assert isinstance(row, PredictionRow)
+    assert (row.prediction_id, row.created_at, row.response["total_beats_detected"]) == (
+        "p1",
+        NOW,
+        2,
+    )
+    assert row.observed["rr_prev_s"] == [None, 0.8]
+    assert decode_row(encode_feedback(feedback_of("f1"))) == feedback_of("f1")
+
+
+@pytest.mark.parametrize("line", [b"", b"{}\n", b"3\n", b'{"prediction":{}}\n', b'{"pre'])
+def test_what_is_no_row_is_told(line: bytes) -> None:
+    with pytest.raises(ValueError, match="must be a row"):
+        decode_row(line)
+
+
+def test_rows_are_written_and_the_file_is_emptied(spool: Spool, url: str, tmp_path: Path) -> None:
+    spool.append("p1", line_of("p1"))
+    spool.append("f1", encode_feedback(feedback_of("f1")))
+    assert len(spool) == 2
+    assert spool.find_prediction("p1") == {"prediction_id": "p1", "total_beats_detected": 2}
+    assert spool.find_prediction("f1") is None
+    spool.start()
+    wait_until(lambda: len(spool) == 0)
+    log = PredictionLog(url)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p1"]
+    assert len(log.read_feedback(["p0"])) == 1
+    (file,) = (tmp_path / "spool").iterdir()
+    assert file.stat().st_size == 0
+
+
+def test_what_is_written_while_the_spool_closes_is_not_lost(url: str, tmp_path: Path) -> None:
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
+    spool.start()
+    for number in range(500):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+    spool.close()
+    assert PredictionLog(url).count_predictions() == 500
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_a_database_that_is_gone_delays_nothing_and_gets_its_rows_when_it_is_back(
+    tmp_path: Path,
+) -> None:
+    place = tmp_path / "away"
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(f"sqlite:///{place / 'log.db'}"))
+    spool.start()
+    start = time.perf_counter()
+    for number in range(100):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+    assert time.perf_counter() - start < 0.5
+    wait_until(lambda: spool.problem)
+    assert "cannot be used" in (spool.problem or "")
+    assert len(spool) == 100
+    place.mkdir()
+    wait_until(lambda: len(spool) == 0)
+    assert spool.problem is None
+    spool.close()
+    assert PredictionLog(f"sqlite:///{place / 'log.db'}").count_predictions() == 100
+
+
+def test_a_database_that_is_deleted_under_way_is_made_again(spool: Spool, tmp_path: Path) -> None:
+    spool.append("p1", line_of("p1"))
+    spool.drain()
+    for file in tmp_path.glob("log.db*"):
+        file.unlink()
+    spool.append("p2", line_of("p2"))
+    with pytest.raises(PredictionLogError):
+        spool.drain()
+    spool.start()
+    wait_until(lambda: len(spool) == 0)
+    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    assert [row.prediction_id for row in log.read_predictions()] == ["p2"]
+
+
+def test_a_locked_database_delays_no_answer(spool: Spool, url: str, tmp_path: Path) -> None:
+    PredictionLog(url).create_tables()
+    blocker = sqlite3.connect(tmp_path / "log.db", isolation_level=None)
+    blocker.execute("BEGIN EXCLUSIVE")
+    spool.start()
+    start = time.perf_counter()
+    for number in range(50):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+    assert time.perf_counter() - start < 0.5
+    assert spool.find_prediction("p7") is not None
+    blocker.execute("COMMIT")
+    blocker.close()
+    wait_until(lambda: len(spool) == 0)
+    assert PredictionLog(url).count_predictions() == 50
+
+
+def test_a_full_disk_keeps_rows_in_memory_and_counts_what_is_lost(
+    spool: Spool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write_part(file: int, data: bytes) -> int:
+        return real_write(file, data[:10])
+
+    real_write = os.write
+    monkeypatch.setattr(os, "write", write_part)
+    monkeypatch.setattr("bentos.runtime.spool._MAX_IN_MEMORY", 2)
+    for number in range(3):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+    monkeypatch.undo()
+    assert (len(spool), spool.lost) == (2, 1)
+    assert spool.find_prediction("p1") is not None
+    spool.append("p9", line_of("p9"))
+    spool.drain()
+    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    assert stored == {"p0", "p1", "p9"}
+
+
+def test_a_slow_database_delays_no_answer(
+    spool: Spool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, began = PredictionLog.add_predictions, threading.Event()
+
+    def add_slowly(log: PredictionLog, rows: Sequence[PredictionRow]) -> None:
+        began.set()
+        time.sleep(1.0)
+        real(log, rows)
+
+    monkeypatch.setattr(PredictionLog, "add_predictions", add_slowly)
+    spool.start()
+    spool.append("p0", line_of("p0"))
+    assert began.wait(10)
+    start = time.perf_counter()
+    for number in range(1, 50):
+        spool.append(f"p{number}", line_of(f"p{number}"))
+        assert spool.find_prediction(f"p{number}") is not None
+    assert time.perf_counter() - start < 0.5
+    wait_until(lambda: len(spool) == 0, timeout_s=20)
+    stored = [row.prediction_id for row in PredictionLog(url).read_predictions()]
+    assert sorted(stored) == sorted(f"p{number}" for number in range(50))
+
+
+def test_a_full_database_gets_its_rows_when_there_is_room_again(tmp_path: Path, url: str) -> None:
+    log, pages = PredictionLog(url), [40]
+    sqlalchemy.event.listen(
+        log._engine,
+        "connect",
+        lambda connection, _: connection.execute(f"PRAGMA max_page_count = {pages[0]}"),
+    )
+    spool = Spool(tmp_path / "spool", lambda: log)
+    spool.start()
+    ids = [f"p{number}" for number in range(600)]
+    for row_id in ids:
+        spool.append(row_id, line_of(row_id))
+    wait_until(lambda: spool.problem, timeout_s=20)
+    assert "full" in (spool.problem or "")
+    # What fitted is stored, what did not waits; nothing is both lost and forgotten.
+    assert 0 < len(spool) <= len(ids)
+    pages[0] = 100_000
+    wait_until(lambda: len(spool) == 0, timeout_s=30)
+    spool.close()
+    assert spool.lost == 0
+    stored = [row.prediction_id for row in log.read_predictions()]
+    assert sorted(stored) == sorted(ids)
+
+
+def test_what_cannot_be_read_in_the_directory_stops_nothing_for_good(
+    spool: Spool, url: str, tmp_path: Path
+) -> None:
+    strange = tmp_path / "spool" / "1-strange.jsonl"
+    strange.mkdir()
+    spool.start()
+    spool.append("p1", line_of("p1"))
+    wait_until(lambda: spool.problem)
+    assert str(tmp_path) not in (spool.problem or "")
+    strange.rmdir()
+    spool.append("p2", line_of("p2"))
+    wait_until(lambda: spool.problem is None and len(spool) == 0)
+    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    assert stored == {"p1", "p2"}
+
+
+KILLED = """
+import sys, os, time
+from pathlib import Path
+sys.path.insert(0, sys.argv[3])
+from bentos.runtime.spool import Spool
+from ecg_lib.operations.prediction_log import PredictionLog
+spool = Spool(Path(sys.argv[1]), lambda: PredictionLog(sys.argv[2]))
+if sys.argv[4] == "drain":
+    spool.start()
+line = sys.stdin.buffer.read()
+number = 0
+while True:
+    row_id = f"p{number}"
+    spool.append(row_id, line.replace(b"ROWID", row_id.encode()))
+    sys.stdout.write(f"{row_id}\\n"); sys.stdout.flush()
+    number += 1
+"""
+
+
+@pytest.mark.parametrize("mode", ["drain", "keep"])
+def test_a_killed_process_loses_nothing_and_its_rows_are_stored_once(
+    tmp_path: Path, url: str, mode: str
+) -> None:
+    root = str(Path(__file__).parents[3])
+    child = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(tmp_path / "spool"), url, root, mode],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(line_of("ROWID"))
+    child.stdin.close()
+    answered = [child.stdout.readline() for _ in range(2000)]
+    child.send_signal(signal.SIGKILL)
+    answered += child.stdout.readlines()
+    child.stdout.close()
+    child.wait()
+    whole = {row_id.strip().decode() for row_id in answered if row_id.endswith(b"\n")}
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url))
+    spool.drain()
+    spool.drain()
+    spool.close()
+    log = PredictionLog(url)
+    stored = [row.prediction_id for row in log.read_predictions()]
+    assert whole <= set(stored)
+    assert len(stored) == len(set(stored)) <= len(whole) + 1
+    assert list((tmp_path / "spool").iterdir()) == []
+
+
+def test_the_file_of_a_living_process_is_left_alone(spool: Spool, url: str, tmp_path: Path) -> None:
+    PredictionLog(url).create_tables()
+    spool.append("p1", line_of("p1"))
+    other = Spool(tmp_path / "spool", lambda: PredictionLog(url))
+    other.drain()
+    assert PredictionLog(url).count_predictions() == 0
+    other.close()
+    assert len(list((tmp_path / "spool").iterdir())) == 1
+
+
+def test_a_prediction_that_waits_in_another_process_is_found(spool: Spool, tmp_path: Path) -> None:
+    spool.append("p1", line_of("p1"))
+    other = Spool(tmp_path / "spool", lambda: PredictionLog("sqlite://"))
+    assert other.find_prediction("p1") == {"prediction_id": "p1", "total_beats_detected": 2}
+    assert other.find_prediction("p2") is None
+    other.close()
+
+
+def test_a_torn_line_is_passed_over_and_a_broken_file_is_kept(
+    spool: Spool, url: str, tmp_path: Path
+) -> None:
+    (tmp_path / "spool" / "1-torn.jsonl").write_bytes(line_of("p1") + line_of("p2")[:50])
+    (tmp_path / "spool" / "1-wrong.jsonl").write_bytes(b"what?\n" + line_of("p3"))
+    spool.drain()
+    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    assert stored == {"p1", "p3"}
+    names = {path.name for path in (tmp_path / "spool").iterdir()}
+    assert "1-torn.jsonl" not in names
+    assert "1-wrong.broken" in names
+
+
+def test_answers_are_given_while_the_database_is_away(
+    tmp_path: Path, make_request: Callable[..., dict[str, Any]], toy_model: LoadedModel
+) -> None:
+    away = tmp_path / "away"
+    settings = Settings(home=tmp_path / "home", monitoring_url=f"sqlite:///{away / 'log.db'}")
+    runtime = Runtime(settings, has_host=False)
+    runtime.live.use(toy_model)
+    runtime.start()
+    created = runtime.predict(orjson.dumps(make_request()))
+    assert runtime.find_prediction(created.prediction_id) == orjson.loads(created.body)
+    feedback = FeedbackRequest.model_validate_json(
+        b'{"prediction_id": "not-known-to-anybody",'
+        b' "labels": [{"beat_index": 0, "arrhythmia_type": "N"}]}'
+    )
+    with pytest.raises(PredictionLogError):
+        runtime.check_feedback(feedback)
+    taken = orjson.loads(runtime.take_feedback(feedback, is_verified=False))
+    assert taken["verified"] is False
+    assert len(runtime.spool) == 2
+    away.mkdir()
+    wait_until(lambda: len(runtime.spool) == 0)
+    runtime.close()

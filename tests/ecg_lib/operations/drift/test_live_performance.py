@@ -1,0 +1,91 @@
+"""Performance on traffic: counts worked out by hand, and simulated calibrated beats."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.operations.drift.live_performance import (
+    ReviewedStrip,
+    count_reviewed,
+    estimate_performance,
+    expect_f1,
+    measure_performance,
+)
+
+
+def review(group: str, called: str, truth: str) -> ReviewedStrip:
+    """One letter for each beat; ``-`` is an unreadable beat, ``.`` one without a label."""
+    return ReviewedStrip(
+        group,
+        [None if letter == "-" else letter for letter in called],
+        {index: letter for index, letter in enumerate(truth) if letter != "."},
+    )
+
+
+def test_reviewed_beats_are_counted() -> None:
+    reviewed = count_reviewed([review("a", "NNVV-", "NVVNV")], min_share=0.8)
+    counts = reviewed.counts["a"]
+    assert (counts.v_true, counts.v_false, counts.v_beats, counts.n_true) == (1, 1, 3, 1)
+    assert counts.abstained == 1
+
+
+def test_strips_of_a_patient_are_one_group() -> None:
+    strips = [review("a", "NV", "NV"), review("a", "NV", "NV"), review("b", "N", "N")]
+    reviewed = count_reviewed(strips, min_share=0.8)
+    assert set(reviewed.counts) == {"a", "b"}
+    assert reviewed.counts["a"].v_true == 2
+    assert reviewed.n_strips == 3
+
+
+def test_strips_of_which_single_beats_were_corrected_do_not_count() -> None:
+    reviewed = count_reviewed([review("a", "NNNNN", "..V..")], min_share=0.8)
+    assert (reviewed.n_strips, reviewed.n_partly, reviewed.counts) == (0, 1, {})
+
+
+def test_labels_of_beats_that_do_not_exist_do_not_count() -> None:
+    reviewed = count_reviewed([ReviewedStrip("a", ["N"], {5: "V"})], min_share=0.8)
+    assert reviewed.n_partly == 1
+
+
+def test_the_expected_f1_is_that_of_the_reference_where_as_many_beats_are_v() -> None:
+    reference = BeatCounts(v_beats=100, v_true=90, v_false=9, n_beats=900, n_true=891)
+    assert expect_f1(reference, reference) == pytest.approx(reference.v_f1)
+
+
+def test_the_expected_f1_is_lower_where_v_is_rare() -> None:
+    reference = BeatCounts(v_beats=100, v_true=90, v_false=9, n_beats=900, n_true=891)
+    labelled = BeatCounts(v_beats=10, n_beats=990)
+    # 9 of 10 found, and one in a hundred of 990 wrong.
+    assert expect_f1(reference, labelled) == pytest.approx(2 * 9 / (9 + 9.9 + 10))
+
+
+def test_labelled_performance_has_an_interval_over_groups() -> None:
+    strips = [review(str(i), "NNNNVV", "NNNNVV") for i in range(20)]
+    strips += [review(str(i), "NNNNNN", "NNNNVV") for i in range(20, 25)]
+    labelled = measure_performance(count_reviewed(strips, min_share=0.8), reference=None)
+    assert labelled.f1.estimate == pytest.approx(2 * 40 / (40 + 50))
+    assert labelled.f1.low < labelled.f1.estimate < labelled.f1.high
+    assert (labelled.n_beats, labelled.n_v, labelled.n_groups) == (150, 50, 25)
+    assert labelled.expected_f1 is None
+
+
+def test_without_v_there_is_no_f1() -> None:
+    reviewed = count_reviewed([review("a", "NN", "NN")], min_share=0.8)
+    assert np.isnan(measure_performance(reviewed, reference=None).f1.estimate)
+
+
+def test_the_estimate_is_right_where_probabilities_are_calibrated() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.beta(0.2, 1.0, 200_000)
+    is_truly_v, is_v = rng.random(len(probability)) < probability, probability >= 0.4
+    true = int((is_truly_v & is_v).sum())
+    estimate = estimate_performance(probability, is_v)
+    assert estimate.sensitivity == pytest.approx(true / is_truly_v.sum(), abs=0.01)
+    assert estimate.predictivity == pytest.approx(true / is_v.sum(), abs=0.01)
+    assert estimate.f1 == pytest.approx(2 * true / (is_v.sum() + is_truly_v.sum()), abs=0.01)
+
+
+def test_the_estimate_of_no_beats_is_not_a_number() -> None:
+    assert np.isnan(estimate_performance(np.zeros(0), np.zeros(0, dtype=np.bool_)).f1)

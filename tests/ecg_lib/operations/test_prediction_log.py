@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import DriftCheckRow, FeedbackRow, PredictionRow
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+def prediction(number: int, *, bundle_hash: str = "a") -> PredictionRow:
+    return PredictionRow(
+        prediction_id=f"p{number}",
+        created_at=NOW + timedelta(seconds=number),
+        patient_key="k",
+        bundle_hash=bundle_hash,
+        bento_tag="ecg:x",
+        duration_s=10.0,
+        response={"total_beats_detected": number, "name": "Ä"},
+        observed={"rr_prev_s": [None, 0.8], "rule": ["none", "none"]},
+    )
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[PredictionLog]:
+    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    log.create_tables()
+    yield log
+    log.close()
+
+
+def test_a_prediction_comes_back_as_it_was_stored(log: PredictionLog) -> None:
+    log.add_predictions([prediction(1)])
+    assert log.get_prediction("p1") == prediction(1)
+    assert log.get_prediction("p2") is None
+
+
+def test_a_row_that_is_written_again_changes_nothing(log: PredictionLog) -> None:
+    log.add_predictions([prediction(1)])
+    log.add_predictions([replace(prediction(1), duration_s=99.0), prediction(2)])
+    assert log.count_predictions() == 2
+    stored = log.get_prediction("p1")
+    assert stored is not None
+    assert stored.duration_s == 10.0
+
+
+def test_the_latest_predictions_are_read_oldest_first(log: PredictionLog) -> None:
+    log.add_predictions([prediction(n, bundle_hash="ab"[n % 2]) for n in (3, 1, 2, 5, 4)])
+    assert [row.prediction_id for row in log.read_predictions(limit=3)] == ["p3", "p4", "p5"]
+    since = log.read_predictions(since=NOW + timedelta(seconds=4))
+    assert [row.prediction_id for row in since] == ["p4", "p5"]
+    of_b = log.read_predictions(bundle_hash="b")
+    assert [row.prediction_id for row in of_b] == ["p1", "p3", "p5"]
+
+
+def test_times_of_other_zones_are_put_in_order(log: PredictionLog) -> None:
+    east = timezone(timedelta(hours=9))
+    log.add_predictions([prediction(1), replace(prediction(0), created_at=NOW.astimezone(east))])
+    assert [row.prediction_id for row in log.read_predictions()] == ["p0", "p1"]
+    assert log.read_predictions(since=NOW.astimezone(east))[0].created_at == NOW
+
+
+def test_a_time_without_a_zone_is_refused(log: PredictionLog) -> None:
+    with pytest.raises(ValueError, match="must have a time zone"):
+        log.add_predictions([replace(prediction(1), created_at=datetime(2026, 1, 1))])  # noqa: DTZ001  the point
+
+
+def test_feedback_is_read_for_the_predictions_asked_for(log: PredictionLog) -> None:
+    rows = [
+        FeedbackRow(
+            feedback_id=f"f{number}",
+            created_at=NOW - timedelta(seconds=number),
+            prediction_id=f"p{number}",
+            annotator=None,
+            labels={0: "V", 12: "N"},
+        )
+        for number in range(3)
+    ]
+    log.add_feedback(rows)
+    log.add_feedback(rows)
+    assert log.read_feedback(["p2", "p0", "nix"]) == [rows[2], rows[0]]
+    assert len(log.read_feedback(f"p{number}" for number in range(1200))) == 3
+    assert log.read_feedback([]) == []
+
+
+def test_what_is_old_is_deleted_and_counted(log: PredictionLog) -> None:
+    log.add_predictions([prediction(number) for number in range(5)])
+    log.add_feedback(
+        [
+            FeedbackRow(
+                feedback_id=f"f{number}",
+                created_at=NOW + timedelta(seconds=at),
+                prediction_id=f"p{number}",
+                annotator=None,
+                labels={0: "V"},
+            )
+            for number, at in ((0, 1), (1, 100), (3, 2), (9, 1))
+        ]
+    )
+    limit = NOW + timedelta(seconds=3)
+    # f1 is newer than the limit, and p3 is still there.
+    assert log.delete_before(limit) == (3, 2)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p3", "p4"]
+    assert {row.feedback_id for row in log.read_feedback(["p0", "p1", "p3", "p9"])} == {"f1", "f3"}
+    assert log.delete_before(limit) == (0, 0)
+
+
+def test_drift_checks_are_read_latest_first(log: PredictionLog) -> None:
+    rows = [
+        DriftCheckRow(
+            check_id=f"c{number}",
+            created_at=NOW + timedelta(hours=number),
+            bundle_hash="a",
+            action="KEEP",
+            summary={"share": number / 10},
+        )
+        for number in range(3)
+    ]
+    for row in rows:
+        log.add_drift_check(row)
+    assert log.read_drift_checks(limit=2) == [rows[2], rows[1]]
+
+
+def test_several_writers_lose_nothing(tmp_path: Path, log: PredictionLog) -> None:
+    logs = [PredictionLog(f"sqlite:///{tmp_path / 'log.db'}") for _ in range(3)]
+
+    def write(which: int) -> None:
+        for number in range(20):
+            logs[which].add_predictions([prediction(100 * which + number)])
+
+    with ThreadPoolExecutor(3) as executor:
+        list(executor.map(write, range(3)))
+    assert log.count_predictions() == 60
+
+
+def test_a_database_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:
+    log = PredictionLog(f"sqlite:///{tmp_path / 'nowhere' / 'log.db'}")
+    with pytest.raises(PredictionLogError, match="cannot be used: unable to open database file"):
+        log.create_tables()
+
+
+def test_a_deleted_database_is_noticed(tmp_path: Path, log: PredictionLog) -> None:
+    log.add_predictions([prediction(1)])
+    for file in tmp_path.glob("log.db*"):
+        file.unlink()
+    with pytest.raises(PredictionLogError, match="no such table"):
+        log.add_predictions([prediction(2)])

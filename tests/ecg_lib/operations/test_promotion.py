@@ -1,0 +1,181 @@
+"""The promotion decision: each gate alone, on hand-made counts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.operations.promotion import (
+    MAX_RUNTIME_DIFFERENCE,
+    Challenger,
+    PromotionDecision,
+    PromotionPolicy,
+    decide_promotion,
+)
+
+POLICY = PromotionPolicy(n_resamples=300)
+
+
+def _counts(*, v_true: int = 95, v_false: int = 2, **other: int) -> BeatCounts:
+    usual = {"beats": 1000, "found": 1000, "v_beats": 100, "v_found": 100, "n_beats": 900}
+    return BeatCounts(**(usual | {"v_true": v_true, "v_false": v_false} | other))
+
+
+def _subjects(n: int = 12, **changes: int) -> dict[str, BeatCounts]:
+    return {f"s{index:02d}": _counts(**changes) for index in range(n)}
+
+
+def _challenger(**changes: Any) -> Challenger:  # noqa: ANN401
+    good = Challenger(
+        name="version 2",
+        data_source=DataSource.MITDB,
+        dataset_version="d1",
+        counts=_subjects(),
+        n_folds=5,
+        microseconds_per_beat=20.0,
+        runtime_difference=1e-6,
+    )
+    return replace(good, **changes)
+
+
+def _decide(challenger: Challenger, champion: Challenger | None = None) -> PromotionDecision:
+    return decide_promotion(challenger, champion, policy=POLICY)
+
+
+def _failed(decision: PromotionDecision) -> list[str]:
+    return [gate.name for gate in decision.gates if not gate.is_passed]
+
+
+def test_a_good_first_model_is_promoted_with_all_its_reasons() -> None:
+    decision = _decide(_challenger())
+    assert decision.is_promoted
+    assert len(decision.reasons) == len(decision.gates) == 5
+    assert decision.reasons[0].startswith("V-F1: 0.9")
+
+
+@pytest.mark.parametrize(
+    ("changes", "gate", "words"),
+    [
+        ({"counts": _subjects(v_true=60, v_false=20)}, "V-F1", "at least 0.80 is asked for"),
+        ({"counts": _subjects(found=989)}, "QRS detection", "Se 0.9890"),
+        ({"counts": _subjects(extra=20)}, "QRS detection", "+P 0.9804"),
+        ({"microseconds_per_beat": 120.5}, "speed", "at most 120 allowed"),
+        ({"microseconds_per_beat": float("nan")}, "speed", "nan us a beat"),
+        (
+            {"runtime_difference": 1.1 * MAX_RUNTIME_DIFFERENCE},
+            "same answer in training and serving",
+            "at most 1e-04 allowed",
+        ),
+        ({"runtime_difference": float("nan")}, "same answer in training and serving", "nan"),
+        ({"golden_failures": ("run 11", "flat 12")}, "golden requests", "failed: run 11, flat 12"),
+    ],
+)
+def test_each_gate_alone_stops_a_promotion_and_says_why(
+    changes: dict[str, Any], gate: str, words: str
+) -> None:
+    decision = _decide(_challenger(**changes))
+    assert not decision.is_promoted
+    assert _failed(decision) == [gate]
+    (reason,) = decision.reasons
+    assert reason.startswith(f"{gate}: ")
+    assert words in reason
+
+
+def test_limits_themselves_pass() -> None:
+    at_limit = _challenger(
+        counts=_subjects(v_true=80, v_false=20, found=990, extra=10),
+        microseconds_per_beat=120.0,
+        runtime_difference=MAX_RUNTIME_DIFFERENCE,
+    )
+    assert _decide(at_limit).is_promoted
+
+
+def test_a_better_challenger_replaces_the_champion() -> None:
+    decision = _decide(_challenger(), _challenger(name="version 1", counts=_subjects(v_true=90)))
+    assert decision.is_promoted
+    assert "against version 1" in decision.reasons[-1]
+
+
+@pytest.mark.parametrize("v_true", [95, 96, 99])
+def test_a_challenger_that_is_not_better_does_not(v_true: int) -> None:
+    decision = _decide(_challenger(), _challenger(counts=_subjects(v_true=v_true)))
+    assert _failed(decision) == ["better than champion"]
+
+
+def test_better_on_average_but_worse_for_some_subjects_is_not_enough() -> None:
+    ours = _subjects(11) | {"bad": _counts(v_true=60)}
+    theirs = _subjects(11, v_true=91) | {"bad": _counts(v_true=95)}
+    decision = _decide(_challenger(counts=ours), _challenger(counts=theirs))
+    assert _failed(decision) == ["better than champion"]
+    assert "+0.0" in decision.reasons[0]
+    lenient = replace(POLICY, min_lower_bound=-0.1)
+    assert decide_promotion(
+        _challenger(counts=ours), _challenger(counts=theirs), policy=lenient
+    ).is_promoted
+
+
+def test_subjects_are_paired_by_name_not_by_order() -> None:
+    ours = {"a": _counts(v_true=95), "b": _counts(v_true=65)}
+    theirs = {"b": _counts(v_true=64), "a": _counts(v_true=94)}
+    policy = replace(POLICY, min_lower_bound=0.0)
+    assert decide_promotion(
+        _challenger(counts=ours), _challenger(counts=theirs), policy=policy
+    ).is_promoted
+
+
+def test_the_least_difference_is_a_parameter() -> None:
+    champion = _challenger(counts=_subjects(v_true=94))
+    asked = replace(POLICY, min_difference=0.02)
+    assert decide_promotion(_challenger(), champion, policy=POLICY).is_promoted
+    assert not decide_promotion(_challenger(), champion, policy=asked).is_promoted
+
+
+def test_other_subjects_cannot_be_compared() -> None:
+    champion = _challenger(counts=_subjects(11), dataset_version="d0")
+    decision = _decide(_challenger(), champion)
+    assert _failed(decision) == ["better than champion"]
+    assert "dataset d1 and d0 are of other subjects" in decision.reasons[0]
+
+
+def test_simulated_never_replaces_real_however_good_it_is() -> None:
+    simulated = _challenger(
+        data_source=DataSource.SIMULATED, counts=_subjects(v_true=100, v_false=0)
+    )
+    decision = _decide(simulated, _challenger(counts=_subjects(v_true=85)))
+    assert _failed(decision) == ["training data"]
+    assert "simulated never replaces real" in decision.reasons[0]
+
+
+def test_real_replaces_simulated_without_comparison_but_through_the_other_gates() -> None:
+    champion = _challenger(
+        data_source=DataSource.SIMULATED, counts={"sim001": _counts(v_true=100, v_false=0)}
+    )
+    assert _decide(_challenger(), champion).is_promoted
+    slow = _decide(_challenger(microseconds_per_beat=500.0), champion)
+    assert _failed(slow) == ["speed"]
+
+
+def test_simulated_replaces_simulated_by_comparison() -> None:
+    ours = _challenger(data_source=DataSource.SIMULATED)
+    worse = replace(ours, counts=_subjects(v_true=90))
+    assert _decide(ours, worse).is_promoted
+    assert not _decide(worse, ours).is_promoted
+
+
+def test_the_same_evidence_gives_the_same_decision() -> None:
+    champion = _challenger(counts=_subjects(v_true=94))
+    assert _decide(_challenger(), champion) == _decide(_challenger(), champion)
+
+
+def test_a_comparison_of_other_numbers_of_folds_says_so() -> None:
+    champion = _challenger(name="version 1", counts=_subjects(v_true=80))
+    equal = _decide(_challenger(), champion)
+    assert "folds" not in str(equal.reasons)
+    fewer = _decide(_challenger(n_folds=3), champion)
+    assert "by 3 folds against 5" in fewer.reasons[-1]
+    assert "have seen fewer people" in fewer.reasons[-1]
+    assert "have seen more people" in _decide(_challenger(n_folds=8), champion).reasons[-1]

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import wfdb
+
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.errors import (
+    InvalidSignalError,
+    MissingDetailError,
+    UnknownLeadError,
+    UnreadableSignalError,
+)
+from ecg_lib.recordings.strips import annotate_record, describe, list_beats, predict_file
+from ecg_lib.records.record import read_wfdb, write_wfdb
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+
+
+@pytest.fixture(scope="module")
+def classifier(toy_bundle: Bundle) -> BeatClassifier:
+    return BeatClassifier.load(toy_bundle)
+
+
+@pytest.fixture
+def run_record(tmp_path: Path) -> Path:
+    record = replace(simulate_strip(StripKind.RUN, seed=11, duration_s=20.0), name="run11")
+    write_wfdb(record, tmp_path)
+    return tmp_path / "run11"
+
+
+def test_every_detection_is_written_as_n_or_v(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    done = annotate_record(run_record, classifier=classifier, output_dir=tmp_path / "out")
+    written = wfdb.rdann(str(tmp_path / "out" / "run11"), "pvc")
+    truth = wfdb.rdann(str(run_record), "atr")
+    assert done.beats == len(written.sample) == len(truth.sample)
+    assert np.abs(written.sample - truth.sample).max() <= 18
+    assert written.symbol == truth.symbol
+    assert done.v_beats == written.symbol.count("V") > 0
+
+
+def test_unreadable_stretches_are_marked(classifier: BeatClassifier, tmp_path: Path) -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=11, duration_s=40.0)
+    signals = record.signals_mv.copy()
+    signals[3600:7200] = 0.0
+    write_wfdb(replace(record, name="gap", signals_mv=signals), tmp_path)
+    done = annotate_record(tmp_path / "gap", classifier=classifier, output_dir=tmp_path / "out")
+    written = wfdb.rdann(str(tmp_path / "out" / "gap"), "pvc")
+    marks = written.sample[np.array(written.symbol) == "~"]
+    assert len(marks) == 2
+    assert np.abs(marks - [3600, 7200]).max() <= 720
+    assert done.unreadable_s == pytest.approx(10, abs=4)
+
+
+def test_another_lead_can_be_named_and_an_unknown_one_is_refused(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    done = annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="V1")
+    assert done.lead == "V1"
+    with pytest.raises(UnknownLeadError, match="MLII, V1, not 'aVF'"):
+        annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="aVF")
+
+
+def test_invalid_samples_are_bridged_and_counted(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.NORMAL, seed=1).signal_mv().copy()
+    signal[100:110] = np.nan
+    np.save(tmp_path / "a.npy", signal)
+    prediction = predict_file(tmp_path / "a.npy", classifier=classifier, fs=360.0)
+    assert prediction.invalid_samples == 10
+    assert describe(prediction).endswith(", 10 invalid samples")
+    signal[:2500] = np.nan
+    np.save(tmp_path / "a.npy", signal)
+    with pytest.raises(InvalidSignalError, match="at most 50% of the samples"):
+        predict_file(tmp_path / "a.npy", classifier=classifier, fs=360.0)
+
+
+def test_a_prediction_of_a_file_is_described(classifier: BeatClassifier, run_record: Path) -> None:
+    prediction = predict_file(run_record, classifier=classifier)
+    text = describe(prediction)
+    assert text.startswith("run11: V, ")
+    assert "risk HIGH (" in text
+    assert "run(s) of V, the longest of 5 beats" in text
+    beats = list_beats(prediction)
+    assert [beat["beat_index"] for beat in beats] == list(range(len(prediction.classified)))
+    assert {beat["arrhythmia_type"] for beat in beats} == {"N", "V"}
+
+
+def test_a_file_that_is_too_short_or_flat_is_refused(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "short.npy", np.zeros(2000))
+    (tmp_path / "short.csv").write_text("0.0\n" * 2000)
+    for name in ("short.npy", "short.csv"):
+        with pytest.raises(InvalidSignalError, match=r"at least 10 s, got 5\.6 s"):
+            predict_file(tmp_path / name, classifier=classifier, fs=360.0)
+    np.save(tmp_path / "flat.npy", np.zeros(7200))
+    with pytest.raises(UnreadableSignalError, match="flat"):
+        predict_file(tmp_path / "flat.npy", classifier=classifier, fs=360.0)
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
+        predict_file(tmp_path / "flat.npy", classifier=classifier)
+
+
+def test_a_file_is_predicted_as_it_is_analysed(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    signal = read_wfdb(run_record).signal_mv("V1")
+    (tmp_path / "b.csv").write_text(
+        "time;V1\n" + "".join(f"{n / 360:.3f};{mv:.6f}\n" for n, mv in enumerate(signal.tolist()))
+    )
+    np.save(tmp_path / "c.npy", signal)
+    expected = predict_file(run_record, classifier=classifier, lead="V1")
+    for name, fs in (("b.csv", None), ("c.npy", 360.0)):
+        found = predict_file(tmp_path / name, classifier=classifier, fs=fs)
+        assert (found.name, found.fs) == (name[0], 360.0)
+        assert found.classified.r_peaks.tolist() == expected.classified.r_peaks.tolist()
+        assert found.classified.is_v.tolist() == expected.classified.is_v.tolist()

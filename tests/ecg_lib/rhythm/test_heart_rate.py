@@ -1,0 +1,180 @@
+"""Hours, minutes and variability, against rhythms that are written down and simulated ones."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.rhythm.heart_rate import (
+    Hour,
+    describe_hours,
+    heart_rate_by_minute,
+    measure_variability,
+)
+from ecg_lib.rhythm.patterns import summarize_rhythm
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+
+FS = 1000.0
+
+
+def _beats(times_s: NDArray[np.float64], v_at: tuple[int, ...] = ()) -> dict[str, NDArray]:
+    is_v = np.zeros(len(times_s), dtype=np.bool_)
+    is_v[list(v_at)] = True
+    return {
+        "r_peaks": np.rint(times_s * FS).astype(np.int64),
+        "is_v": is_v,
+        "is_readable": np.ones(len(times_s), dtype=np.bool_),
+    }
+
+
+def _hours(beats: dict[str, NDArray], duration_s: float, *unreadable: Stretch) -> tuple[Hour, ...]:
+    return describe_hours(
+        **beats,
+        fs=FS,
+        duration_s=duration_s,
+        rhythm=summarize_rhythm(**beats, fs=FS),
+        rate_by_minute_bpm=heart_rate_by_minute(
+            beats["r_peaks"], is_readable=beats["is_readable"], fs=FS, duration_s=duration_s
+        ),
+        unreadable=unreadable,
+    )
+
+
+def test_an_interval_across_what_cannot_be_read_is_none() -> None:
+    times_s = np.delete(np.arange(0.5, 600.0, 0.9), 300)
+    beats = _beats(times_s)
+    gap = np.flatnonzero(np.diff(times_s) > 1)
+    samples = beats["r_peaks"][gap[0] : gap[0] + 2]
+    dark = (Stretch(int(samples[0]) + 300, int(samples[1]) - 300, UnreadableReason.NOISE),)
+    (seen,), (hidden,) = _hours(beats, 600.0), _hours(beats, 600.0, *dark)
+    assert seen.heart_rate_mean_bpm == pytest.approx(60 / 0.9 * 665 / 666)
+    assert hidden.heart_rate_mean_bpm == pytest.approx(60 / 0.9)
+    found = [measure_variability(**beats, fs=FS, unreadable=one) for one in ((), dark)]
+    assert [one.nn_share for one in found] == [664 / 665, 1.0]
+    few = {"r_peaks": beats["r_peaks"][:11], "is_readable": beats["is_readable"][:11]}
+    for unreadable, is_known in (((), True), ((Stretch(600, 700, UnreadableReason.FLAT),), False)):
+        (rate,) = heart_rate_by_minute(**few, fs=FS, duration_s=60.0, unreadable=unreadable)
+        assert np.isfinite(rate) == is_known
+
+
+def test_each_hour_counts_its_own_beats() -> None:
+    times_s = np.arange(0.5, 5400.0, 1.0)
+    beats = _beats(times_s, v_at=(10, 11, 4000))
+    first, second = _hours(
+        beats,
+        5400.0,
+        Stretch(100_000, 200_000, UnreadableReason.FLUTTER),
+        Stretch(3_590_000, 3_620_000, UnreadableReason.FLAT),
+    )
+    assert (first.beats, first.v_beats, first.couplets, first.runs) == (3600, 2, 1, 0)
+    assert (second.beats, second.v_beats, second.couplets) == (1800, 1, 0)
+    assert (first.duration_s, second.duration_s) == (3600.0, 1800.0)
+    assert (first.readable_s, second.readable_s) == (3590.0, 1780.0)
+    assert first.burden == pytest.approx(2 / 3600)
+    assert first.heart_rate_mean_bpm == pytest.approx(60.0)
+    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (60.0, 60.0)
+
+
+def test_an_hour_without_beats_has_no_rate_and_no_burden() -> None:
+    beats = _beats(np.arange(0.5, 100.0, 1.0))
+    hours = _hours(beats, 7000.0)
+    assert (hours[1].beats, hours[1].burden, hours[1].heart_rate_mean_bpm) == (0, None, None)
+
+
+def test_the_heart_rate_follows_the_minutes() -> None:
+    times_s = np.concatenate([np.arange(0, 60, 1.0), np.arange(60, 120, 0.5), [130.0]])
+    beats = _beats(times_s)
+    rates = heart_rate_by_minute(
+        beats["r_peaks"], is_readable=beats["is_readable"], fs=FS, duration_s=180.0
+    )
+    assert rates[:2].tolist() == [60.0, 120.0]
+    assert np.isnan(rates[2])
+
+
+def _variability(times_s: NDArray[np.float64], v_at: tuple[int, ...] = ()) -> tuple[float, float]:
+    found = measure_variability(**_beats(times_s, v_at), fs=FS)
+    assert found.is_valid
+    assert found.sdnn_ms is not None
+    assert found.rmssd_ms is not None
+    return found.sdnn_ms, found.rmssd_ms
+
+
+def test_sdnn_and_rmssd_are_those_of_the_definition() -> None:
+    rr_s = 0.8 + 0.05 * np.sin(np.arange(600) / 3.0)
+    sdnn, rmssd = _variability(np.cumsum(rr_s))
+    assert sdnn == pytest.approx(rr_s[1:].std(ddof=1) * 1e3, rel=0.02)
+    assert rmssd == pytest.approx(np.sqrt(np.mean(np.diff(rr_s[1:]) ** 2)) * 1e3, rel=0.03)
+
+
+def test_v_beats_and_their_pauses_do_not_count() -> None:
+    rr_s = 0.8 + 0.02 * np.sin(np.arange(600) / 3.0)
+    without = _variability(np.cumsum(rr_s))
+    with_v = rr_s.copy()
+    with_v[100::20] *= 0.6
+    with_v[101::20] *= 1.4
+    found = _variability(np.cumsum(with_v), v_at=tuple(range(100, 600, 20)))
+    assert found == pytest.approx(without, rel=0.05)
+
+
+def test_the_interval_after_the_pause_of_a_v_beat_does_not_count() -> None:
+    times_s = np.arange(600) * 0.8
+    found = measure_variability(**_beats(times_s, v_at=(100, 300, 301)), fs=FS)
+    assert found.nn_intervals == 599 - 3 - 4
+    rr_s = np.full(599, 0.8)
+    rr_s[101] = 0.8 * 0.9  # turbulence after the pause, within 20 %
+    found = measure_variability(**_beats(np.cumsum([0, *rr_s]), v_at=(100,)), fs=FS)
+    assert found.sdnn_ms == pytest.approx(0.0, abs=1e-6)
+
+
+def test_paced_beats_are_no_normal_ones() -> None:
+    rr_s = 0.8 + 0.02 * np.sin(np.arange(900) / 3.0)
+    beats = _beats(np.cumsum(rr_s))
+    is_paced = np.arange(900) < 60
+    found = measure_variability(**beats, fs=FS, is_paced=is_paced)
+    assert found.nn_intervals == 899 - 60 - 1
+    assert found.nn_share == pytest.approx(838 / 899)
+    half = measure_variability(**beats, fs=FS, is_paced=np.arange(900) < 450)
+    assert (half.is_valid, half.sdnn_ms) == (False, None)
+
+
+def test_an_early_beat_that_is_called_n_does_not_count() -> None:
+    rr_s = 0.8 + 0.02 * np.sin(np.arange(600) / 3.0)
+    early = rr_s.copy()
+    early[100::50] *= 0.7
+    found = _variability(np.cumsum(early))
+    assert found == pytest.approx(_variability(np.cumsum(rr_s)), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("times_s", "v_at"),
+    [
+        (np.arange(0, 299.0, 1.0), ()),  # too short
+        (np.arange(0, 500.0, 1.0), tuple(range(0, 500, 3))),  # too many V beats
+        (np.zeros(0), ()),
+        (np.array([1.0]), ()),
+    ],
+)
+def test_too_little_gives_no_figure(times_s: NDArray[np.float64], v_at: tuple[int, ...]) -> None:
+    found = measure_variability(**_beats(times_s, v_at), fs=FS)
+    assert (found.is_valid, found.sdnn_ms, found.rmssd_ms) == (False, None, None)
+
+
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_a_simulated_patient_varies_as_the_truth_does(seed: int) -> None:
+    record = simulate_record("sim", patient=draw_patient(seed), duration_s=900.0, seed=seed)
+    assert record.annotations is not None
+    samples, classes = record.annotations.beat_samples, record.annotations.beat_classes
+    is_n = np.isin(classes, ["N"])
+    rr_s = np.diff(samples / record.fs)
+    is_nn = is_n[1:] & is_n[:-1]
+    # The interval after an ectopic beat is a pause: it begins with that beat and is none of these.
+    found = measure_variability(
+        samples, is_v=classes == "V", is_readable=np.ones(len(samples), np.bool_), fs=record.fs
+    )
+    if found.is_valid:
+        assert found.sdnn_ms == pytest.approx(rr_s[is_nn].std(ddof=1) * 1e3, rel=0.15)
+    else:
+        assert found.nn_share < 0.8

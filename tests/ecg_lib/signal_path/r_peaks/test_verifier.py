@@ -1,0 +1,120 @@
+"""The features of candidates by invariance and by brute force, and the network by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.r_peaks import candidate_features
+from ecg_lib.signal_path.r_peaks.candidate_features import measure_candidates
+from ecg_lib.signal_path.r_peaks.detection import DetectionConfig, accept_by_rules, find_candidates
+from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
+
+N_FEATURES = 73
+CONFIG = DetectionConfig()
+
+
+def _measure(signal: NDArray[np.float64]) -> NDArray[np.float32]:
+    candidates, envelopes = find_candidates(signal, config=CONFIG)
+    return measure_candidates(candidates, envelopes, accept_by_rules(candidates, config=CONFIG))
+
+
+def _strip(kind: StripKind = StripKind.ISOLATED_PVC) -> NDArray[np.float64]:
+    return simulate_strip(kind, seed=3, duration_s=20.0).signal_mv().astype(np.float64)
+
+
+@pytest.mark.parametrize("factor", [-1.0, 0.1, -10.0])
+def test_gain_and_polarity_leave_the_features_alone(factor: float) -> None:
+    signal = _strip()
+    np.testing.assert_allclose(_measure(factor * signal), _measure(signal), atol=1e-3)
+
+
+def test_features_are_finite_whatever_the_context() -> None:
+    candidates, envelopes = find_candidates(_strip(), config=CONFIG)
+    n = len(candidates.position)
+    for is_beat in (np.zeros(n, bool), np.ones(n, bool), np.arange(n) == 3):
+        features = measure_candidates(candidates, envelopes, is_beat)
+        assert features.shape == (n, N_FEATURES)
+        assert features.dtype == np.float32
+        assert np.isfinite(features).all()
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 1000), n_samples=st.integers(720, 3600))
+def test_features_of_noise_are_finite(seed: int, n_samples: int) -> None:
+    signal = np.random.default_rng(seed).standard_normal(n_samples).cumsum()
+    assert np.isfinite(_measure(signal)).all()
+
+
+def test_a_candidate_is_not_its_own_context() -> None:
+    candidates, envelopes = find_candidates(_strip(), config=CONFIG)
+    is_beat = accept_by_rules(candidates, config=CONFIG)
+    before = measure_candidates(candidates, envelopes, is_beat)
+    for index in (0, 5, len(is_beat) - 1):
+        turned = is_beat.copy()
+        turned[index] = ~turned[index]
+        after = measure_candidates(candidates, envelopes, turned)
+        np.testing.assert_array_equal(after[index, :-1], before[index, :-1])
+        assert after[index, -1] != before[index, -1]
+
+
+@settings(max_examples=100, deadline=None)
+@given(is_member=st.lists(st.booleans(), min_size=1, max_size=30))
+def test_neighbours_are_those_of_a_search(is_member: list[bool]) -> None:
+    members = np.flatnonzero(is_member)
+    found = candidate_features._neighbours(members, len(is_member))
+    for index in range(len(is_member)):
+        before = [each for each in members[::-1].tolist() if each < index][:4]
+        after = [each for each in members.tolist() if each > index][:4]
+        expected = [*before, *[-1] * (4 - len(before)), *after, *[-1] * (4 - len(after))]
+        assert found[index].tolist() == expected
+
+
+def test_shapes_are_compared_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = _measure(_strip())
+    monkeypatch.setattr(candidate_features, "_CHUNK", 7)
+    np.testing.assert_allclose(_measure(_strip()), whole, atol=1e-6)
+
+
+def _tiny() -> BeatVerifier:
+    return BeatVerifier(
+        mean=np.array([1, 2], np.float32),
+        scale=np.array([2, 1], np.float32),
+        layers=(
+            (np.array([[1, -1], [1, 0]], np.float32), np.array([0, 1], np.float32)),
+            (np.array([[2], [3]], np.float32), np.array([-1], np.float32)),
+        ),
+    )
+
+
+def test_a_logit_by_hand() -> None:
+    # (3, 5) -> (1, 3) -> hidden (4, 0) -> 2 * 4 + 3 * 0 - 1; (1, -8) -> (0, -10) -> (0, 1) -> 2
+    features = np.array([[3, 5], [1, -8]], np.float32)
+    assert _tiny().logits(features).tolist() == [7.0, 2.0]
+
+
+def test_what_is_saved_is_loaded(tmp_path: Path) -> None:
+    path = tmp_path / "verifier.npz"
+    _tiny().save(path)
+    features = np.random.default_rng(0).standard_normal((5, 2)).astype(np.float32)
+    loaded = BeatVerifier.load(path)
+    np.testing.assert_array_equal(loaded.logits(features), _tiny().logits(features))
+
+
+def test_layers_that_do_not_fit_are_refused() -> None:
+    tiny = _tiny()
+    with pytest.raises(ValueError, match="layers must follow each other"):
+        BeatVerifier(mean=tiny.mean[:1], scale=tiny.scale[:1], layers=tiny.layers)
+    with pytest.raises(ValueError, match="layers must follow each other"):
+        BeatVerifier(mean=tiny.mean, scale=tiny.scale, layers=tiny.layers[:1])
+
+
+def test_the_committed_network_takes_the_features() -> None:
+    assert len(load_verifier().mean) == N_FEATURES
+    assert load_verifier() is load_verifier()

@@ -1,0 +1,233 @@
+"""Flutter, standstill and pacing: made by hand, and counted in the MIT-BIH records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecg_lib.records.annotations import DS1, PACED
+from ecg_lib.records.record import read_wfdb
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.preprocessing import prepare_beats
+from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
+from ecg_lib.signal_path.readability.findings import (
+    BEAT_QUALITIES,
+    Finding,
+    FindingKind,
+    Judgement,
+    judge_signal,
+    list_alarms,
+)
+from ecg_lib.signal_path.readability.quality import UnreadableReason, assess_quality
+
+FS = 360
+PacedMaker = Callable[[float], NDArray[np.float64]]
+
+
+def _judge(signal: NDArray[np.float64]) -> Judgement:
+    return judge_signal(signal, detect_r_peaks(signal))
+
+
+def _clean(duration_s: float = 40.0, kind: StripKind = StripKind.NORMAL) -> NDArray[np.float64]:
+    return simulate_strip(kind, seed=4, duration_s=duration_s).signal_mv().astype(np.float64)
+
+
+def _flutter(duration_s: float, rate_hz: float = 4.5, seed: int = 0) -> NDArray[np.float64]:
+    """Waves whose rate and height wander."""
+    rng = np.random.default_rng(seed)
+    n = round(duration_s * FS)
+    wander = np.convolve(rng.standard_normal(n + 2 * FS), np.ones(2 * FS) / (2 * FS), "valid")[:n]
+    phase = 2 * np.pi * np.cumsum(rate_hz * (1 + wander)) / FS
+    return np.asarray((1 + 4 * wander) * np.sin(phase) + 0.01 * rng.standard_normal(n))
+
+
+def _still(duration_s: float, *, start_mv: float, stop_mv: float) -> NDArray[np.float64]:
+    rng = np.random.default_rng(1)
+    n = round(duration_s * FS)
+    return np.asarray(np.linspace(start_mv, stop_mv, n) + 0.01 * rng.standard_normal(n))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in StripKind if kind not in {
+    StripKind.FLAT, StripKind.NOISE_ONLY, StripKind.SATURATED
+}])  # fmt: skip
+def test_nothing_is_suspected_where_there_are_beats(kind: StripKind) -> None:
+    for seed in range(5):
+        strip = simulate_strip(kind, seed=seed)
+        prepared = prepare_beats(strip.signal_mv(), fs=strip.fs)
+        assert prepared.findings == ()
+
+
+@pytest.mark.parametrize("rate_hz", [3.5, 4.5, 6.0])
+def test_flutter_is_found_where_it_is_and_its_waves_have_no_class(rate_hz: float) -> None:
+    signal = _clean()
+    signal[15 * FS : 25 * FS] = _flutter(10.0, rate_hz)
+    judged = _judge(signal)
+    (finding,) = (f for f in judged.findings if f.kind is FindingKind.FLUTTER)
+    assert abs(finding.start - 15 * FS) <= 1.6 * FS
+    assert abs(finding.stop - 25 * FS) <= 1.6 * FS
+    assert [s.reason for s in judged.unreadable].count(UnreadableReason.FLUTTER) == 1
+    r_peaks = detect_r_peaks(signal)
+    inside = (r_peaks > finding.start) & (r_peaks < finding.stop)
+    assert inside.any()
+    assert set(judged.beat_quality[inside]) == {"flutter"}
+    assert set(judged.beat_quality[~inside]) <= {"ok", "noise"}
+
+
+def test_a_strip_of_nothing_but_flutter_is_flutter_and_not_noise() -> None:
+    judged = _judge(_flutter(10.0))
+    assert {stretch.reason for stretch in judged.unreadable} == {UnreadableReason.FLUTTER}
+
+
+@pytest.mark.parametrize("gain", [0.2, 5.0, -1.0])
+def test_gain_and_polarity_change_no_finding(gain: float, make_paced: PacedMaker) -> None:
+    for signal in (_flutter(12.0), make_paced(30.0)):
+        kinds = [finding.kind for finding in _judge(signal).findings]
+        assert [finding.kind for finding in _judge(gain * signal).findings] == kinds
+        assert len(kinds) == 1
+
+
+@pytest.mark.parametrize("seconds", [5, 10, 25])
+def test_a_quiet_line_is_a_standstill_whose_detections_have_no_class(seconds: int) -> None:
+    signal = _clean(duration_s=60.0)
+    part = slice(20 * FS, (20 + seconds) * FS)
+    signal[part] = _still(seconds, start_mv=signal[part][0], stop_mv=signal[part][-1])
+    judged = _judge(signal)
+    (finding,) = judged.findings
+    assert finding.kind is FindingKind.ASYSTOLE
+    assert finding.start <= 20.5 * FS
+    assert finding.stop >= (19.5 + seconds) * FS
+    r_peaks = detect_r_peaks(signal)
+    inside = (r_peaks > 20.5 * FS) & (r_peaks < (19.5 + seconds) * FS)
+    assert not (judged.beat_quality[inside] == "ok").any()
+    assert not any(s.start < 24 * FS and s.stop > 21 * FS for s in judged.unreadable)
+
+
+def test_a_line_that_does_not_move_is_an_electrode_and_no_standstill() -> None:
+    signal = _clean(duration_s=60.0)
+    signal[20 * FS : 30 * FS] = signal[20 * FS]
+    judged = _judge(signal)
+    assert not any(finding.kind is FindingKind.ASYSTOLE for finding in judged.findings)
+    assert UnreadableReason.FLAT in {stretch.reason for stretch in judged.unreadable}
+
+
+def test_a_line_that_drifts_far_is_an_electrode_and_no_standstill() -> None:
+    signal = _clean(duration_s=60.0)
+    settling = 5.0 * np.exp(-np.arange(6 * FS) / (2 * FS))
+    signal[20 * FS : 26 * FS] = settling + _still(6, start_mv=0, stop_mv=0)
+    judged = _judge(signal)
+    assert not any(finding.kind is FindingKind.ASYSTOLE for finding in judged.findings)
+    assert any(s.start < 25 * FS and s.stop > 21 * FS for s in judged.unreadable)
+
+
+def test_paced_beats_have_no_class_and_are_readable(make_paced: PacedMaker) -> None:
+    prepared = prepare_beats(make_paced(30.0), fs=FS)
+    (finding,) = prepared.findings
+    assert finding.kind is FindingKind.PACING
+    assert prepared.is_paced.mean() > 0.8
+    assert prepared.is_readable[prepared.is_paced].all()
+
+
+def test_the_same_wide_complexes_without_spikes_are_not_paced(make_paced: PacedMaker) -> None:
+    signal = make_paced(30.0)
+    smooth = np.convolve(signal, np.hanning(31) / np.hanning(31).sum(), "same")
+    assert not prepare_beats(smooth, fs=FS).is_paced.any()
+
+
+def test_findings_are_given_in_samples_of_the_signal() -> None:
+    signal = _flutter(10.0)
+    halved = signal[::2]
+    prepared = prepare_beats(halved, fs=FS / 2)
+    (finding,) = prepared.findings
+    assert finding.stop <= len(halved)
+    assert finding.stop - finding.start > 0.8 * len(halved)
+    assert prepared.flutter_s == pytest.approx(10.0, abs=1.5)
+    assert prepared.unreadable_s < 2.0
+    assert set(prepared.beat_quality) <= set(BEAT_QUALITIES)
+
+
+def test_alarms_sum_up_flutter_and_asystole_but_not_pacing() -> None:
+    findings = (
+        Finding(FindingKind.FLUTTER, 0, 3600),
+        Finding(FindingKind.PACING, 0, 3600),
+        Finding(FindingKind.FLUTTER, 7200, 9000),
+    )
+    (alarm,) = list_alarms(findings, fs=360.0)
+    assert alarm.startswith("ventricular flutter or fibrillation suspected")
+    assert alarm.endswith("(15.0 s in 2 stretches)")
+
+
+def test_every_second_has_a_quality_that_falls_with_noise() -> None:
+    clean = _clean(duration_s=30.5)
+    noise = np.random.default_rng(0).standard_normal(len(clean))
+    grades = []
+    for level_mv in (0.0, 0.1, 0.3):
+        signal = clean + level_mv * noise
+        per_second = assess_quality(signal, detect_r_peaks(signal)).per_second
+        assert per_second.shape == (31,)
+        assert per_second.min() >= 0
+        assert per_second.max() <= 1
+        grades.append(per_second.mean())
+    assert grades == sorted(grades, reverse=True)
+    assert grades[0] > grades[-1] + 0.1
+
+
+def test_seconds_that_cannot_be_read_are_0_and_those_without_beats_unknown() -> None:
+    signal = _clean(duration_s=40.0)
+    signal[10 * FS : 16 * FS] = 0.0
+    signal[24 * FS : 34 * FS] = _flutter(10.0)
+    per_second = _judge(signal).per_second
+    assert (per_second[10:16] == 0).all()
+    assert np.isnan(per_second[26:32]).all()
+    assert (per_second[1:9] > 0.3).all()
+
+
+@pytest.mark.data
+def test_flutter_of_207_is_found_and_nothing_of_the_other_v_beats_is_lost(mitdb_dir: Path) -> None:
+    """At writing 96.9 % of 143 s, 4.5 s more at their edges, and no V beat of 3,788."""
+    record = read_wfdb(mitdb_dir / "207", with_annotations=True)
+    annotations = record.annotations
+    assert annotations is not None
+    symbols = np.array(annotations.symbols)
+    is_flutter = np.zeros(len(record.signals_mv), dtype=np.bool_)
+    for start, stop in zip(
+        annotations.samples[symbols == "["], annotations.samples[symbols == "]"], strict=True
+    ):
+        is_flutter[start:stop] = True
+    is_found = np.zeros_like(is_flutter)
+    judged = _judge(record.signal_mv().astype(np.float64))
+    for kind, start, stop in judged.findings:
+        assert kind is FindingKind.FLUTTER
+        is_found[start:stop] = True
+    assert (is_found & is_flutter).sum() / is_flutter.sum() > 0.93
+    assert (is_found & ~is_flutter).sum() / FS < 8
+    v_beats = annotations.samples[np.isin(symbols, ["V", "E"])]
+    assert not is_found[v_beats].any()
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", [name for name in DS1 if name != "207"])
+def test_no_flutter_and_no_pacemaker_is_found_in_other_records(name: str, mitdb_dir: Path) -> None:
+    signal = read_wfdb(mitdb_dir / name).signal_mv().astype(np.float64)
+    for part in (signal, signal[: 10 * FS], signal[600 * FS : 610 * FS]):
+        kinds = {finding.kind for finding in _judge(part).findings}
+        assert kinds <= ({FindingKind.ASYSTOLE} if name in {"116", "201"} else set())
+
+
+@pytest.mark.data
+@pytest.mark.parametrize("name", PACED)
+def test_pacemakers_are_found_and_no_v_beat_is_called_paced(name: str, mitdb_dir: Path) -> None:
+    record = read_wfdb(mitdb_dir / name, with_annotations=True)
+    signal = record.signal_mv().astype(np.float64)
+    r_peaks = detect_r_peaks(signal)
+    judged = judge_signal(signal, r_peaks)
+    seconds = sum(f.stop - f.start for f in judged.findings if f.kind is FindingKind.PACING) / FS
+    assert seconds > 1400
+    paced = r_peaks[judged.beat_quality == "paced"]
+    assert record.annotations is not None
+    symbols = np.array(record.annotations.symbols)
+    for v_beat in record.annotations.samples[np.isin(symbols, ["V", "E"])]:
+        assert np.abs(paced - v_beat).min() > 54

@@ -1,0 +1,201 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from prefect import flow
+from prefect.client.orchestration import get_client
+
+from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.errors import ConfigurationError, DatasetError
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.annotations import DS1, DS2, PACED
+from flows.data import ingest_records as module
+from flows.data.dataset_versions import BrokenRecord, PreparedRecord, Role, load_version
+from flows.data.ingest_records import Records, Source, ingest_records, prepare_records
+
+pytestmark = pytest.mark.usefixtures("prefect_server")
+
+PUBLISHED = {
+    Role.DEVELOPMENT: (DS1, {"N": 45866, "S": 944, "V": 3788, "F": 415, "Q": 8}),
+    Role.TEST: (DS2, {"N": 44259, "S": 1837, "V": 3221, "F": 388, "Q": 7}),
+    Role.PACED: (PACED, {"N": 506, "S": 0, "V": 227, "F": 0, "Q": 8028}),
+}
+
+
+@pytest.fixture
+def small_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SIMULATED_PATIENTS", 6)
+    monkeypatch.setattr(module, "SIMULATED_DURATION_S", 60.0)
+
+
+@pytest.fixture
+def simulated(small_cohort: None) -> Records:
+    return module._simulate(Settings())
+
+
+def _prepare(records: Records) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
+    @flow(name="prepare-in-test")
+    def prepare() -> tuple[list[PreparedRecord], list[BrokenRecord]]:
+        return prepare_records(records, Settings())
+
+    return prepare()
+
+
+def test_simulated_patients_become_a_dataset_version(small_cohort: None) -> None:
+    version = load_version(Settings().datasets_dir, ingest_records(source=Source.SIMULATOR))
+    assert version.data_source is DataSource.SIMULATED
+    assert [record.name for record in version.records] == [f"sim{n:03d}" for n in range(1, 7)]
+    assert all(record.role is Role.DEVELOPMENT for record in version.records)
+    assert all(
+        record.found is not None and record.found >= 0.97 * sum(record.annotated.values()) - 2
+        for record in version.records
+    )
+    assert sorted(version.folds) == [3, 5]
+    assert set(version.folds[3]) == {record.name for record in version.records}
+
+
+def test_a_second_run_finds_everything_done(
+    small_cohort: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = ingest_records(source=Source.SIMULATOR)
+
+    def refuse(*_: object) -> None:
+        msg = "a prepared record was prepared again"
+        raise AssertionError(msg)
+
+    monkeypatch.setattr(module, "prepare_one", refuse)
+    assert ingest_records(source=Source.SIMULATOR) == first
+
+
+def test_broken_records_are_left_out_with_their_reason(simulated: Records) -> None:
+    directory = simulated.directory
+    whole = (directory / "sim001.dat").read_bytes()
+    (directory / "sim001.dat").write_bytes(whole[: len(whole) // 2])
+    (directory / "sim002.atr").unlink()
+    changed = bytearray((directory / "sim003.dat").read_bytes())
+    changed[1000] ^= 0xFF
+    (directory / "sim003.dat").write_bytes(changed)
+    published = simulated._replace(sha256={"sim004.hea": "0" * 64})
+
+    prepared, broken = _prepare(published)
+
+    assert sorted(record.name for record in prepared) == ["sim005", "sim006"]
+    reasons = {record.name: record.reason for record in broken}
+    assert sorted(reasons) == ["sim001", "sim002", "sim003", "sim004"]
+    assert "sim001" in reasons["sim001"]
+    assert reasons["sim002"] == "missing: sim002.atr"
+    assert "checksum" in reasons["sim003"]
+    assert "sim004.hea must have the published SHA-256 000000000000" in reasons["sim004"]
+
+
+def test_too_many_broken_records_fail_the_run(simulated: Records, small_cohort: None) -> None:
+    (simulated.directory / "sim001.dat").write_bytes(b"short")
+    with pytest.raises(DatasetError, match=r"at most 10% .* got 1 of 6 \(sim001:"):
+        ingest_records(source=Source.SIMULATOR)
+    version = load_version(
+        Settings().datasets_dir, ingest_records(source=Source.SIMULATOR, max_broken_share=0.5)
+    )
+    assert [record.name for record in version.broken] == ["sim001"]
+
+
+_KILLED = """
+import sys
+from pathlib import Path
+from ecg_lib.classifier.bundle import DataSource
+from flows.data.ingest_records import Records, _prepare_all
+names = tuple(sys.argv[3:])
+target = Path(sys.argv[2])
+target.mkdir(parents=True)
+for record in _prepare_all(Records(Path(sys.argv[1]), names, DataSource.SIMULATED, {}), target):
+    print(record.name, flush=True)
+"""
+
+
+def test_a_killed_run_is_resumed(simulated: Records) -> None:
+    target = Settings().datasets_dir / "records"
+    command = [sys.executable, "-c", _KILLED, str(simulated.directory), str(target)]
+    process = subprocess.Popen(
+        [*command, *simulated.names], stdout=subprocess.PIPE, start_new_session=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    done = {path: path.stat().st_mtime_ns for path in target.glob("*/summary.json")}
+    assert done
+
+    prepared, broken = _prepare(simulated)
+
+    assert len(prepared) == len(simulated.names)
+    assert broken == []
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+
+
+def test_a_source_that_changes_afterwards_is_noticed(small_cohort: None) -> None:
+    version = load_version(Settings().datasets_dir, ingest_records(source=Source.SIMULATOR))
+    with (Path(version.source_directory) / "sim001.dat").open("ab") as file:
+        file.write(b"\0\0")
+    with pytest.raises(DatasetError, match="sim001 must be those of dataset"):
+        version.read_source(version.records[0])
+
+
+def test_a_directory_without_records_is_an_error_and_never_the_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_MITDB_DIR", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"there is no \.hea file in"):
+        ingest_records()
+
+
+def test_without_data_and_network_the_simulator_is_used_and_said(
+    small_cohort: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ECG_MITDB_DIR", raising=False)
+    monkeypatch.setenv("ECG_PHYSIONET_URL", "http://127.0.0.1:9/mitdb/")
+    version = load_version(Settings().datasets_dir, ingest_records())
+    assert version.data_source is DataSource.SIMULATED
+    deadline_s = time.monotonic() + 20
+    messages: list[str] = []
+    with get_client(sync_client=True) as client:
+        while time.monotonic() < deadline_s and not any("SIMULATED" in m for m in messages):
+            messages = [log.message for log in client.read_logs(limit=200)]
+            time.sleep(0.5)
+    assert any("NO REAL DATA" in message and "SIMULATED" in message for message in messages)
+
+
+@pytest.mark.data
+def test_all_48_records_have_the_published_counts(mitdb_dir: Path) -> None:
+    version = load_version(Settings().datasets_dir, ingest_records())
+    assert version.data_source is DataSource.MITDB
+    assert version.broken == ()
+    for role, (names, counts) in PUBLISHED.items():
+        records = version.records_of(role)
+        assert {record.name for record in records} == set(names)
+        assert {c: sum(r.annotated[c] for r in records) for c in counts} == counts
+    leads = {record.name: record.lead for record in version.records}
+    assert leads["114"] == "MLII"
+    assert leads["102"] == leads["104"] == "V5"
+    assert all(record.found is None for record in version.records_of(Role.TEST))
+
+
+@pytest.mark.data
+def test_a_changed_real_record_is_quarantined(mitdb_dir: Path, tmp_path: Path) -> None:
+    names = ("100", "101", "106", "108", "109", "119")
+    for name in names:
+        for extension in ("hea", "dat", "atr"):
+            shutil.copy(mitdb_dir / f"{name}.{extension}", tmp_path)
+    changed = bytearray((tmp_path / "106.dat").read_bytes())
+    changed[0] ^= 1
+    (tmp_path / "106.dat").write_bytes(changed)
+    records = module._mitdb(tmp_path)._replace(names=names)
+    _, broken = _prepare(records)
+    assert [record.name for record in broken] == ["106"]
+    assert "published SHA-256" in broken[0].reason

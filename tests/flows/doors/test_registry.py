@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pytest
+from prefect.logging import disable_run_logger
+
+from ecg_lib.classifier.bundle import MANIFEST, Bundle, read_bundle
+from ecg_lib.errors import BundleError
+from ecg_lib.operations.releases import CURRENT, write_release
+from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.registry import ELIGIBLE, Alias, Registry, RegistryError, RunKind
+from flows.pipeline import find_kept_release
+from flows.release.serving import make_release
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
+    """One SQLite registry for the module: making its tables takes seconds."""
+    return Registry(Settings(home=tmp_path_factory.mktemp("registry")))
+
+
+def _candidate(
+    registry: Registry, bundle: Bundle, *, v_f1: float, dataset: str, eligible: bool = True
+) -> str:
+    run_id = registry.start_run(
+        "candidate",
+        kind=RunKind.CANDIDATE,
+        tags={"ecg.dataset_version": dataset, ELIGIBLE: str(eligible).lower()},
+    )
+    registry.log(run_id, metrics={"oof_v_f1": v_f1})
+    registry.log_bundle(run_id, bundle)
+    registry.end_run(run_id)
+    return run_id
+
+
+def of_earlier_code(bundle: Bundle, directory: Path) -> Bundle:
+    """Copy a bundle as one of another format, which cannot be read here."""
+    shutil.copytree(bundle.directory, directory)
+    manifest = json.loads((directory / MANIFEST).read_text())
+    (directory / MANIFEST).write_text(json.dumps(manifest | {"format": 1}))
+    return replace(bundle, directory=directory)
+
+
+def test_the_best_eligible_finished_candidate_of_a_dataset_is_found(
+    registry: Registry, toy_bundle: Bundle
+) -> None:
+    _candidate(registry, toy_bundle, v_f1=0.80, dataset="a")
+    best = _candidate(registry, toy_bundle, v_f1=0.90, dataset="a")
+    _candidate(registry, toy_bundle, v_f1=0.95, dataset="a", eligible=False)
+    _candidate(registry, toy_bundle, v_f1=0.99, dataset="b")
+    unfinished = registry.start_run(
+        "candidate", kind=RunKind.CANDIDATE, tags={"ecg.dataset_version": "a", ELIGIBLE: "true"}
+    )
+    registry.log(unfinished, metrics={"oof_v_f1": 1.0})
+    assert registry.find_candidate({"ecg.dataset_version": "a"}) == best
+
+
+def test_no_candidate_is_an_error_that_says_what_was_asked_for(registry: Registry) -> None:
+    with pytest.raises(RegistryError, match=r"'ecg\.dataset_version': 'nowhere'"):
+        registry.find_candidate({"ecg.dataset_version": "nowhere"})
+
+
+def test_a_bundle_comes_back_as_it_was_logged(registry: Registry, toy_bundle: Bundle) -> None:
+    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="c")
+    assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+
+
+def test_a_bundle_that_another_flow_fetched_meanwhile_is_taken(
+    registry: Registry, toy_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="g")
+
+    def read_late(directory: Path) -> Bundle:
+        with monkeypatch.context() as now:
+            now.setattr("flows.doors.registry.read_bundle", read_bundle)
+            assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+        monkeypatch.setattr("flows.doors.registry.read_bundle", read_bundle)
+        return read_bundle(directory)
+
+    monkeypatch.setattr("flows.doors.registry.read_bundle", read_late)
+    for _ in range(2):
+        assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+
+
+def test_the_figures_of_a_bundle_that_cannot_be_read_are_fetched(
+    registry: Registry, toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    run_id = _candidate(
+        registry, of_earlier_code(toy_bundle, tmp_path / "old"), v_f1=0.9, dataset="e"
+    )
+    assert registry.fetch_figures(run_id).metrics == toy_bundle.metrics
+    for _ in range(2):
+        with pytest.raises(BundleError, match="must have format 2, got 1"):
+            registry.fetch_bundle(run_id)
+
+
+def test_a_champion_of_earlier_code_is_kept_while_it_is_served(
+    toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
+    settings = read_settings()
+    registry = Registry(settings)
+    readable, old = (
+        registry.register(_candidate(registry, bundle, v_f1=0.9, dataset="f"), tags={})
+        for bundle in (toy_bundle, of_earlier_code(toy_bundle, tmp_path / "old"))
+    )
+    with disable_run_logger():
+        assert find_kept_release(settings, readable.version) is None
+        with pytest.raises(BundleError, match="must have format 2, got 1"):
+            find_kept_release(settings, old.version)
+        release = make_release(
+            bento_tag="ecg:a", model_tag="ecg:b", bundle_hash="c", code_hash="d",
+            model_version=old.version,
+        )  # fmt: skip
+        write_release(settings.serving_dir / CURRENT, release)
+        assert find_kept_release(settings, old.version) == release
+
+
+def test_aliases_follow_promotion_rollback_and_registration_is_done_once(
+    registry: Registry, make_toy_bundle: Callable[..., Bundle]
+) -> None:
+    runs = [
+        _candidate(registry, make_toy_bundle(f"alias{n}"), v_f1=0.9, dataset="d") for n in (1, 2)
+    ]
+    first, second = (registry.register(run_id, tags={"n": "x"}) for run_id in runs)
+    assert registry.register(runs[0], tags={}).version == first.version
+    registry.set_alias(Alias.CHALLENGER, first.version)
+    registry.make_champion(first.version)
+    assert registry.get_alias(Alias.CHALLENGER) is None
+    registry.make_champion(second.version)
+    assert registry.get_alias(Alias.CHAMPION) == second
+    assert registry.get_alias(Alias.PREVIOUS_CHAMPION) == first
+
+    registry.follow_release(first.version, rolled_back=second.version)
+
+    champion = registry.get_alias(Alias.CHAMPION)
+    assert champion is not None
+    assert champion.version == first.version
+    assert registry.find_candidate({"ecg.dataset_version": "d"}) == runs[0]
+
+
+def test_aliases_follow_later_when_mlflow_is_down(
+    registry: Registry, toy_bundle: Bundle, caplog: pytest.LogCaptureFixture
+) -> None:
+    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="e")
+    version = registry.register(run_id, tags={})
+    home = registry._settings.home
+    down = Registry(Settings(home=home, mlflow_tracking_uri="http://127.0.0.1:9"))
+    down.follow_release(version.version)
+    assert "MLflow is down" in caplog.text
+    pending = home / "registry-pending.json"
+    assert json.loads(pending.read_text())["version"] == version.version
+
+    registry.catch_up()
+
+    champion = registry.get_alias(Alias.CHAMPION)
+    assert champion is not None
+    assert champion.version == version.version
+    assert not pending.exists()
+
+
+def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry) -> None:
+    parent = registry.start_run("sweep", kind=RunKind.SWEEP, tags={})
+    run_id = registry.start_run(
+        "trial", kind=RunKind.TRIAL, tags={"ecg.sweep": "s"}, parent_run_id=parent
+    )
+    registry.log(run_id, params={"seed": 1}, metrics={"search_v_f1": 0.5})
+    registry.log_curve(run_id, "loss", [0.3, 0.2])
+    registry.log_dataset(run_id, version="v1", data_source="mitdb", description={"records": 22})
+    figure, _ = plt.subplots()
+    registry.log_figure(run_id, figure, "loss.png")
+    registry.end_run(run_id)
+
+    run = registry._client.get_run(run_id)
+    assert run.data.tags["mlflow.parentRunId"] == parent
+    assert run.data.params == {"seed": "1"}
+    assert [m.value for m in registry._client.get_metric_history(run_id, "loss")] == [0.3, 0.2]
+    assert run.inputs.dataset_inputs[0].dataset.digest == "v1"
+    assert [file.path for file in registry._client.list_artifacts(run_id)] == ["loss.png"]
+
+
+def test_an_unknown_version_is_an_error(registry: Registry) -> None:
+    with pytest.raises(RegistryError, match="got '99'"):
+        registry.get_version("99")

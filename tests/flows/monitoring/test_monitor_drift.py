@@ -1,0 +1,385 @@
+"""The flow on a real Prefect server, a real database and a bundle on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+from prefect.states import State
+
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.errors import BundleIntegrityError
+from ecg_lib.operations.drift.observation import (
+    OBSERVED_COLUMNS,
+    ObservedBeats,
+    observe_beats,
+    read_reference,
+)
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.releases import CURRENT, Release, write_release
+from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.noise import mix_at_snr, muscle_noise
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+from flows.monitoring.evidence import REFERENCE_COUNTS
+from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift, read_served
+from flows.release.serving import find_bundle
+
+pytestmark = pytest.mark.slow
+
+Observed = dict[str, list[Any]]
+NOW = datetime.now(UTC)
+MINUTE = timedelta(minutes=1)
+TAG = "ecg:2"
+
+
+@pytest.fixture(scope="module")
+def replayed(toy_bundle: Bundle) -> list[Observed]:
+    """The strips of the reference, as the log holds them."""
+    reference = read_reference(toy_bundle.read_drift_reference())
+    return [_observed_of(reference, strip) for strip in range(reference.n_strips)]
+
+
+@pytest.fixture(scope="module")
+def noisy(toy_bundle: Bundle) -> list[Observed]:
+    """The patients of the reference under muscle noise at 6 dB."""
+    classifier = BeatClassifier.load(toy_bundle)
+    strips = []
+    for seed in range(12):
+        record = simulate_record(
+            f"sim{seed}", patient=draw_patient(seed), duration_s=120.0, seed=seed
+        )
+        assert record.annotations is not None
+        clean = record.signal_mv()
+        noise = muscle_noise(len(clean), fs=record.fs, rms_mv=0.1, rng=np.random.default_rng(seed))
+        signal = mix_at_snr(
+            clean, noise, snr_db=6.0, r_peaks=record.annotations.beat_samples, fs=record.fs
+        )
+        for strip in np.split(signal, 12):
+            columns = observe_beats(classifier.classify(strip, fs=record.fs))
+            if len(columns["rule"]):
+                strips.append(_for_log(columns))
+    assert len(strips) > 100
+    return strips
+
+
+def _observed_of(beats: ObservedBeats, strip: int) -> Observed:
+    return _for_log({name: beats.columns[name][beats.strip == strip] for name in OBSERVED_COLUMNS})
+
+
+def _for_log(columns: dict[str, Any]) -> Observed:
+    return {
+        name: [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
+        for name, values in columns.items()
+    }
+
+
+@pytest.fixture
+def settings() -> Settings:
+    settings = read_settings()
+    settings.home.mkdir(parents=True)
+    return settings
+
+
+@pytest.fixture
+def release(settings: Settings, toy_bundle: Bundle) -> Release:
+    """The toy bundle, released two hours ago."""
+    current = Release(
+        bento_tag=TAG,
+        model_tag="ecg_bundle:abc",
+        bundle_hash=toy_bundle.hash,
+        model_version="2",
+        code_hash="c" * 64,
+        released_at=(NOW - 120 * MINUTE).isoformat(),
+    )
+    shutil.copytree(toy_bundle.directory, find_bundle(settings, current.model_tag))
+    write_release(settings.serving_dir / CURRENT, current)
+    return current
+
+
+def send(
+    settings: Settings,
+    strips: list[Observed],
+    *,
+    ago: timedelta,
+    bundle_hash: str,
+    tag: str = TAG,
+    name: str = "p",
+) -> None:
+    """Write answers into the log as the service does."""
+    log = PredictionLog(settings.monitoring_database_url)
+    log.create_tables()
+    log.add_predictions(
+        [
+            PredictionRow(
+                prediction_id=f"{name}-{index}",
+                created_at=NOW - ago + index * timedelta(milliseconds=1),
+                patient_key=None,
+                bundle_hash=bundle_hash,
+                bento_tag=tag,
+                duration_s=10.0,
+                response={
+                    "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]]
+                },
+                observed=strip,
+            )
+            for index, strip in enumerate(strips)
+        ]
+    )
+    log.close()
+
+
+def read_events(name: str, resource: str) -> list[dict[str, Any]]:
+    """Ask the server for events; they arrive a moment after they were sent."""
+    body = {
+        "filter": {
+            "event": {"name": [name]},
+            "resource": {"id": [resource]},
+            "occurred": {"since": (NOW - 60 * MINUTE).isoformat()},
+        }
+    }
+    with get_client(sync_client=True) as client:
+        for _ in range(50):
+            found = client.request("POST", "/events/filter", json=body).json()["events"]
+            if found:
+                return list(found)
+            time.sleep(0.2)
+    return []
+
+
+def read_artifacts(key: str) -> list[str]:
+    with get_client(sync_client=True) as client:
+        found = client.read_artifacts(
+            artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key]))
+        )
+    return [str(artifact.data) for artifact in found]
+
+
+def test_without_a_release_the_run_says_so_and_completes(prefect_server: None) -> None:
+    state: State[Any] = monitor_drift(return_state=True)
+    assert (state.type.value, state.name, state.message) == (
+        "COMPLETED",
+        "NothingServed",
+        NOTHING_SERVED,
+    )
+
+
+def test_an_empty_log_keeps_the_model(prefect_server: None, release: Release) -> None:
+    decision = monitor_drift()
+    assert decision["action"] == "KEEP"
+    assert "0 strips where 50 are needed" in decision["reasons"][0]
+    assert decision["report"] is None
+
+
+def test_replayed_reference_traffic_keeps_the_model(
+    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+) -> None:
+    send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    decision = monitor_drift()
+    assert decision["action"] == "KEEP"
+    assert decision["reasons"][0] == f"{len(replayed)} strips are like the reference"
+    assert Path(decision["report"]).is_file()
+    assert any(f"{len(replayed)} strips" in text for text in read_artifacts("drift-check"))
+    assert any(decision["report"] in text for text in read_artifacts("drift-report"))
+
+
+def test_noise_that_stays_starts_retraining_once(
+    prefect_server: None, settings: Settings, release: Release, noisy: list[Observed]
+) -> None:
+    half = len(noisy) // 2
+    send(settings, noisy[::2], ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    first = monitor_drift()
+    assert first["action"] == "KEEP"
+    assert "in 1 checks in a row where 2 are needed" in first["reasons"][0]
+    # The same traffic again is no second finding.
+    again = monitor_drift()
+    assert "0 strips where 50 are needed" in again["reasons"][0]
+    assert "is not confirmed yet" in again["reasons"][0]
+    send(settings, noisy[1::2], ago=30 * MINUTE, bundle_hash=release.bundle_hash, name="q")
+    second = monitor_drift()
+    assert second["action"] == "RETRAIN"
+    assert second["figures"]["traffic"]["n_strips"] == half
+    (event,) = read_events("ecg.drift.retrain", f"ecg.model.{release.bundle_hash[:12]}")
+    assert event["payload"]["bento_tag"] == TAG
+    assert event["payload"]["reason"] == second["reasons"][0] + "; " + second["reasons"][1]
+    send(settings, noisy, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
+    third = monitor_drift()
+    assert third["action"] == "KEEP"
+    assert "RETRAIN would be due, but it cools down" in third["reasons"][0]
+
+
+def test_a_dry_run_stores_and_starts_nothing(
+    prefect_server: None, settings: Settings, release: Release, noisy: list[Observed]
+) -> None:
+    send(settings, noisy, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    decision = monitor_drift(n_breaches=1, cool_down_hours=0, dry_run=True)
+    assert decision["action"] == "RETRAIN"
+    log = PredictionLog(settings.monitoring_database_url)
+    assert log.read_drift_checks() == []
+    log.close()
+
+
+def test_the_log_forgets_what_the_settings_no_longer_keep(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    replayed: list[Observed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def send_two_days() -> None:
+        send(settings, replayed[:3], ago=50 * 60 * MINUTE, bundle_hash="x", name="old")
+        send(settings, replayed[:4], ago=MINUTE, bundle_hash=release.bundle_hash)
+
+    def count() -> int:
+        log = PredictionLog(settings.monitoring_database_url)
+        try:
+            return log.count_predictions()
+        finally:
+            log.close()
+
+    send_two_days()
+    monitor_drift()
+    assert count() == 7
+    monkeypatch.setenv("ECG_LOG_KEPT_DAYS", "2")
+    monitor_drift(dry_run=True)
+    assert count() == 7
+    monitor_drift()
+    assert count() == 4
+
+
+def test_a_step_of_the_class_mix_at_the_release_starts_rollback(
+    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+) -> None:
+    send(settings, replayed, ago=180 * MINUTE, bundle_hash="old", tag="ecg:1", name="old")
+    rng = np.random.default_rng(0)
+    stepped = [
+        strip | {"arrhythmia_type": rng.choice(["N", "V"], len(strip["rule"])).tolist()}
+        for strip in replayed
+    ]
+    send(settings, stepped, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    decision = monitor_drift()
+    assert decision["action"] == "ROLLBACK"
+    assert decision["reasons"][0].startswith(
+        "output stepped at the release while the input did not: arrhythmia_type"
+    )
+    resource = f"ecg.model.{release.bundle_hash[:12]}"
+    assert read_events("ecg.drift.rollback", resource)[0]["payload"]["action"] == "ROLLBACK"
+
+
+def test_a_return_to_a_bento_that_served_before_is_no_step(
+    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+) -> None:
+    send(settings, replayed[:10], ago=200 * MINUTE, bundle_hash=release.bundle_hash, name="first")
+    stepped = [strip | {"rule": ["odd"] * len(strip["rule"])} for strip in replayed]
+    send(settings, stepped, ago=180 * MINUTE, bundle_hash="bad", tag="ecg:3", name="bad")
+    send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    decision = monitor_drift(dry_run=True)
+    assert decision["action"] == "KEEP"
+    assert decision["figures"]["release"] is None
+
+
+@pytest.mark.parametrize(("n_wrong_of_ten", "action"), [(0, "KEEP"), (7, "ROLLBACK")])
+def test_reviewed_strips_are_held_against_the_bundle(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    replayed: list[Observed],
+    n_wrong_of_ten: int,
+    action: str,
+) -> None:
+    promised = _promise(settings, release)
+    send(settings, replayed, ago=60 * MINUTE, bundle_hash=promised.bundle_hash)
+    rng = np.random.default_rng(0)
+    log = PredictionLog(settings.monitoring_database_url)
+    log.add_feedback(
+        [
+            FeedbackRow(
+                feedback_id=f"f{index}",
+                created_at=NOW,
+                prediction_id=f"p-{index}",
+                annotator=None,
+                labels={
+                    beat: "N" if called == "V" and rng.random() < n_wrong_of_ten / 10 else called
+                    for beat, called in enumerate(strip["arrhythmia_type"])
+                },
+            )
+            for index, strip in enumerate(replayed)
+        ]
+    )
+    log.close()
+    decision = monitor_drift(dry_run=True)
+    assert decision["action"] == action
+    assert any("promised" in reason for reason in decision["reasons"])
+
+
+def _promise(settings: Settings, release: Release) -> Release:
+    """Give the bundle on disk out-of-fold counts, and the release its new hash."""
+    directory = find_bundle(settings, release.model_tag)
+    counts = {"a": {"v_beats": 100, "v_true": 97, "v_false": 3, "n_beats": 900, "n_true": 897}}
+    metrics = json.dumps({"oof_v_f1": 0.97, REFERENCE_COUNTS: counts}).encode()
+    (directory / "metrics.json").write_bytes(metrics)
+    manifest = json.loads((directory / "manifest.json").read_text())
+    manifest["files"]["metrics.json"] = hashlib.sha256(metrics).hexdigest()
+    text = json.dumps(manifest).encode()
+    (directory / "manifest.json").write_bytes(text)
+    changed = release.model_copy(update={"bundle_hash": hashlib.sha256(text).hexdigest()})
+    write_release(settings.serving_dir / CURRENT, changed)
+    return changed
+
+
+def test_a_bundle_other_than_the_released_one_is_refused(
+    settings: Settings, release: Release
+) -> None:
+    wrong = release.model_copy(update={"bundle_hash": "0" * 64})
+    write_release(settings.serving_dir / CURRENT, wrong)
+    with pytest.raises(BundleIntegrityError, match="must be the bundle 000000000000"):
+        read_served.fn(settings)
+
+
+def test_the_bundle_is_where_bentoml_puts_it(settings: Settings, toy_bundle: Bundle) -> None:
+    program = (
+        "import pathlib, shutil, sys, bentoml\n"
+        "with bentoml.models.create(name='ecg_bundle') as model:\n"
+        "    shutil.copytree(sys.argv[1], pathlib.Path(model.path) / 'bundle')\n"
+        "print(model.tag)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(toy_bundle.directory)],
+        env=os.environ
+        | {"BENTOML_HOME": str(settings.bentoml_home), "BENTOML_DO_NOT_TRACK": "true"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    directory = find_bundle(settings, done.stdout.split()[-1])
+    assert (directory / "manifest.json").is_file()
+
+
+def test_prefect_shows_the_limits_of_the_parameters_and_their_words() -> None:
+    properties = monitor_drift.parameters.model_dump()["properties"]
+    assert properties["window_hours"]["exclusiveMinimum"] == 0
+    assert (
+        properties["max_strips"] | {"minimum": 100, "maximum": 20_000} == properties["max_strips"]
+    )
+    assert properties["dry_run"]["description"] == (
+        "Decide and report, but store nothing and start nothing."
+    )
+
+
+def test_a_parameter_out_of_its_limits_is_refused(prefect_server: None) -> None:
+    with pytest.raises(Exception, match="window_hours"):
+        monitor_drift(window_hours=-1)
