@@ -103,7 +103,7 @@ def test_a_view_stays_on_the_signal_and_zooms_around_a_moment(evaluate: Evaluate
           tenMm: m.xAt(frameBefore, 100.4) - m.xAt(frameBefore, 100),
         };
     """
-    found = evaluate("charts/geometry.js", check)
+    found = evaluate("base/geometry.js", check)
     assert found["end"] == pytest.approx(86400)
     assert found["seen"] == pytest.approx(86400)
     assert (found["start"], found["short"]) == (0, 0)
@@ -207,4 +207,4 @@ def test_a_trend_has_heart_rate_and_burden_of_each_bin(evaluate: Evaluate) -> No
     ],
 )
 def test_numbers_are_written_for_readers(evaluate: Evaluate, expression: str, text: str) -> None:
-    assert evaluate("format.js", f"return {expression};") == text
+    assert evaluate("base/format.js", f"return {expression};") == text
