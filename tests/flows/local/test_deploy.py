@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import socket
 import time
 from collections.abc import Iterator
@@ -71,7 +72,9 @@ def test_every_flow_is_deployed_to_the_work_pool(
     for flow, deployment in deployments.items():
         module = flow.replace("-", "_")
         assert deployment["name"] == "ecg"
-        assert deployment["entrypoint"] == f"flows/{module}.py:{module}"
+        path, _, name = deployment["entrypoint"].rpartition(".")
+        assert name == module
+        assert callable(getattr(importlib.import_module(path), name))
         assert deployment["work_pool_name"] == "ecg"
         assert deployment["description"]
         assert deployment["tags"]
