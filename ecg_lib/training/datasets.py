@@ -9,7 +9,7 @@ that are served. Splits and folds are by subject.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import DatasetError
 from ecg_lib.evaluation.beat_scoring import NO_BEAT, label_beats
+from ecg_lib.evaluation.prepared_views import PreparedStrip
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.features import FEATURE_NAMES
-from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from ecg_lib.signal_path.template import ShapeBlock
 from ecg_lib.training.views import View, prepare_view, seed_generator
 
@@ -229,7 +229,7 @@ def build_beats(
     training_views: Sequence[View],
     conducted_share: float,
     seed: int = 0,
-    config: PreprocessingConfig | None = None,
+    prepare: Callable[[View], Sequence[PreparedStrip]] | None = None,
 ) -> BeatDataset:
     """Cut the labelled beats of one record.
 
@@ -246,7 +246,9 @@ def build_beats(
         That share, 0 to 1.
     seed : int
         Seed of the choice.
-    config : PreprocessingConfig, optional
+    prepare : callable, optional
+        Gives the prepared beats of a view, to read those that are prepared already; the default
+        prepares each.
 
     Returns
     -------
@@ -268,7 +270,8 @@ def build_beats(
     for index, view in enumerate(views):
         if view.angle_deg != 0 and len(record.leads) < 2:
             continue
-        for start, beats in prepare_view(record, view, config=config):
+        strips = prepare_view(record, view) if prepare is None else prepare(view)
+        for start, beats in strips:
             position = beats.r_peaks + start
             label = label_beats(record.annotations, position, fs=record.fs)
             keep = np.ones(len(beats), dtype=np.bool_)

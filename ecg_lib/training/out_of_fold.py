@@ -10,9 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ecg_lib.classifier.bundle import (
-    ClassifierConfig,
-)
+from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
 from ecg_lib.evaluation.beat_scoring import (
@@ -21,6 +19,7 @@ from ecg_lib.evaluation.beat_scoring import (
     BeatCounts,
     add_up,
     by_subject,
+    score_beats,
 )
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
 from ecg_lib.records.annotations import Annotations, subject_of
@@ -84,7 +83,7 @@ class OutOfFold:
         )
 
     def table(self) -> pa.Table:
-        """Give the predictions as a table, for the bundle."""
+        """Return the predictions as a table, for the bundle; the promotion gate scores it again."""
         names = np.array(self.dataset.record_names)[self.dataset.record[self.rows]]
         views = np.array([str(view) for view in self.dataset.views])[self.dataset.view[self.rows]]
         return pa.table(
@@ -105,7 +104,16 @@ class OutOfFold:
 
 
 def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: int) -> OutOfFold:
-    """Calibrate, choose the threshold and apply the rules to the predictions of all folds."""
+    """Calibrate, choose the threshold and apply the rules to the predictions of all folds.
+
+    Parameters
+    ----------
+    dataset : BeatDataset
+    outputs : list of FoldOutput
+    n_missed : int
+        V beats of the development records without a detection.
+
+    """
     from ecg_lib.training.cross_validation import vote_out_of_fold
     from ecg_lib.training.fitting import choose_threshold, fit_calibration
 
@@ -161,12 +169,18 @@ def choose_rules(
 ) -> RuleGuardConfig:
     """Take the rules in force, or none where they would lower V-F1 of these beats.
 
-    Args:
-        probability_v: Out-of-fold probability of each beat that is scored.
-        features: Its features.
-        threshold: From which probability on a beat is called V.
-        is_v: The truth.
-        n_missed: V beats that are not among these.
+    Parameters
+    ----------
+    probability_v : ndarray of float64, shape (n_beats,)
+        Out-of-fold probability of each beat that is scored.
+    features : ndarray of float32, shape (n_beats, n_features)
+    threshold : float
+        Least probability of a beat that is called V.
+    is_v : ndarray of bool, shape (n_beats,)
+        The truth.
+    n_missed : int
+        V beats that are not among these.
+
     """
     config = RuleGuardConfig()
     guarded = apply_rules(probability_v, features, threshold=threshold, config=config)
@@ -229,8 +243,42 @@ def measure(
     return metrics, by_record
 
 
+def count_whole_records(
+    table: pa.Table, annotations: Mapping[str, Annotations], *, fs: float = 360.0
+) -> dict[str, BeatCounts]:
+    """Score the predictions of whole records that a bundle holds, by subject.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        :meth:`OutOfFold.table`, as :meth:`ecg_lib.classifier.bundle.Bundle.read_out_of_fold`
+        returns it.
+    annotations : mapping of str to Annotations
+        Of each record of the dataset; a record without a prediction counts as missed.
+    fs : float
+        Sampling rate of the records in Hz.
+
+    """
+    columns = {
+        name: table[name].to_numpy(zero_copy_only=False)
+        for name in ("record", "view", "position", "is_v", "is_readable")
+    }
+    is_whole = columns["view"] == str(WHOLE)
+    counts = {}
+    for name, reference in annotations.items():
+        mine = is_whole & (columns["record"] == name)
+        counts[name] = score_beats(
+            reference,
+            detections=columns["position"][mine],
+            is_v=columns["is_v"][mine],
+            is_readable=columns["is_readable"][mine],
+            fs=fs,
+        )
+    return by_subject(counts)
+
+
 def _rule_effects(out_of_fold: OutOfFold) -> dict[str, dict[str, int]]:
-    """How often each rule changed a class in whole records, and how often it was right."""
+    """Count how often each rule changed a class in whole records, and how often it was right."""
     scored = out_of_fold.is_scored
     truth = out_of_fold.dataset.label[out_of_fold.rows] == "V"
     effects = {}

@@ -1,4 +1,4 @@
-"""Views of a record for training and scoring: a strip length, a lead, noise, gain and time warp."""
+"""Views of a record for training and scoring: a lead or a mixture, a strip length, noise."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import DatasetError
+from ecg_lib.evaluation.prepared_views import PreparedStrip
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
 from ecg_lib.records.record import Record
-from ecg_lib.signal_path.preprocessing import PreparedBeats, PreprocessingConfig, prepare_beats
+from ecg_lib.signal_path.preprocessing import PreprocessingConfig, prepare_beats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -108,7 +109,7 @@ def _scaled(signal: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def prepare_view(
     record: Record, view: View, *, config: PreprocessingConfig | None = None
-) -> list[tuple[int, PreparedBeats]]:
+) -> list[PreparedStrip]:
     """Prepare the beats of each strip of a view.
 
     Parameters
@@ -119,16 +120,18 @@ def prepare_view(
 
     Returns
     -------
-    list of (int, PreparedBeats)
-        First sample of each strip in the record, and its beats; strips do not overlap, and a
+    list of PreparedStrip
+        Strips do not overlap, and a
         rest shorter than a strip is left out.
 
     """
     signal = view_signal(record, view)
     if view.strip_s is None:
-        return [(0, prepare_beats(signal, fs=record.fs, config=config))]
+        return [PreparedStrip(0, prepare_beats(signal, fs=record.fs, config=config))]
     length = round(view.strip_s * record.fs)
     return [
-        (start, prepare_beats(signal[start : start + length], fs=record.fs, config=config))
+        PreparedStrip(
+            start, prepare_beats(signal[start : start + length], fs=record.fs, config=config)
+        )
         for start in range(0, len(signal) - length + 1, length)
     ]

@@ -2,17 +2,19 @@
 
 A version is a small JSON file named by the hash of its content. It points to the source records
 (which are never copied) and to their prepared beats, one directory for each record, named by the
-hash of what went into it: so work that is done is found again, and nothing is overwritten.
+hash of its inputs: finished work is found again, and nothing is overwritten.
 """
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -32,11 +34,14 @@ FOLD_COUNTS: Final = (3, 5)
 RECORD_FILES: Final = ("hea", "dat", "atr")
 """Extensions of the files of a record."""
 
-_PREPARING: Final = ("records", "signal_path", "evaluation", "training")
-"""Folders of ``ecg_lib`` whose code and weights decide what becomes of a record."""
+PREPARING: Final = ("evaluation.prepared_views", "evaluation.beat_scoring")
+"""Modules of ``ecg_lib`` that prepare a record; with all that they import, they name its files."""
 
-_TRAINING: Final = ("classifier",)
-"""Folders that, beyond those, decide what a recipe makes of a dataset."""
+CUTTING: Final = ("training.datasets",)
+"""Modules that cut training beats from a record."""
+
+TRAINING: Final = ("training.datasets", "training.cross_validation", "training.out_of_fold")
+"""Modules that, with all that they import, decide what a recipe makes of a dataset."""
 
 _LATEST: Final = "latest"
 
@@ -232,26 +237,47 @@ def hash_files(directory: Path, record_name: str) -> dict[str, str]:
     return hashes
 
 
-def prepared_key(files: Mapping[str, str]) -> str:
-    """Name the prepared beats of a record by all that they depend on: files, constants, code."""
-    digest = hashlib.sha256(_hash_folders(_PREPARING).encode())
-    digest.update(json.dumps([asdict(PreprocessingConfig()), dict(files)], sort_keys=True).encode())
-    return digest.hexdigest()[:24]
+def prepared_key(files: Mapping[str, str], config: PreprocessingConfig | None = None) -> str:
+    """Name the directory of a prepared record by all its inputs: code, constants, files."""
+    content = json.dumps([asdict(config or PreprocessingConfig()), dict(files)], sort_keys=True)
+    return f"{code_prefix()}-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
 
 
-def hash_training_code() -> str:
-    """Hash the code that decides what a recipe makes of a dataset."""
-    return _hash_folders(_PREPARING + _TRAINING)
+def code_prefix() -> str:
+    """Return what the names of records begin with that this code prepared."""
+    return hash_code(PREPARING)[:12]
 
 
-def _hash_folders(names: tuple[str, ...]) -> str:
+@lru_cache
+def hash_code(modules: tuple[str, ...]) -> str:
+    """Hash modules, the modules of ``ecg_lib`` that they import, and the weights beside them."""
     import ecg_lib
 
     root = Path(ecg_lib.__file__).parent
     digest = hashlib.sha256()
-    for name in names:
-        for path in sorted((root / name).rglob("*")):
-            if path.suffix in {".py", ".npz"}:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
-                digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    for path in find_code(modules, root):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
     return digest.hexdigest()
+
+
+def find_code(modules: Sequence[str], root: Path) -> list[Path]:
+    """List the files of some modules of a package, of all that they import, and their weights.
+
+    Args:
+        modules: Dotted names below the package.
+        root: Directory of the package.
+    """
+    found: set[Path] = set()
+    waiting = [root.joinpath(*name.split(".")).with_suffix(".py") for name in modules]
+    while waiting:
+        path = waiting.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{root.name}."):
+                imported = str(node.module).split(".")[1:]
+                waiting.append(root.joinpath(*imported).with_suffix(".py"))
+    weights = {one for path in found if path.parent != root for one in path.parent.rglob("*.npz")}
+    return sorted(found | weights)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -12,12 +10,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import (
-    create_table_artifact,
-)
+from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -31,6 +25,7 @@ from ecg_lib.errors import (
 )
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.annotations import MITDB_RECORDS, count_classes
+from ecg_lib.records.atomic_files import write_whole
 from flows.data.dataset_versions import (
     RECORD_FILES,
     BrokenRecord,
@@ -43,6 +38,14 @@ from flows.data.dataset_versions import (
     role_of,
     save_version,
 )
+from flows.data.prepared_views import (
+    INGESTED_VIEWS,
+    WHOLE_RECORD,
+    records_dir,
+    remove_outdated,
+    write_annotations,
+    write_view,
+)
 from flows.doors.download import UnreachableError
 from flows.doors.physionet import check_reachable, download_mitdb, expected_sha256
 from flows.doors.progress import ProgressBar
@@ -52,7 +55,6 @@ SIMULATED_DURATION_S = 900.0
 SIMULATION_SEED = 20
 _N_PROCESSES = 2
 _SUMMARY = "summary.json"
-_BEATS = "beats.parquet"
 
 
 class Source(StrEnum):
@@ -70,7 +72,7 @@ class Records(NamedTuple):
     names: tuple[str, ...]
     data_source: DataSource
     sha256: dict[str, str]
-    """What the files must be; empty when nobody has published it."""
+    """Published SHA-256 of each file; empty for simulated records."""
 
 
 @flow(name="ingest-records", log_prints=False)
@@ -78,10 +80,11 @@ def ingest_records(
     source: Source = Source.AUTO,
     max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.1,
 ) -> str:
-    """Make a dataset version of the MIT-BIH records.
+    """Make a dataset version of the MIT-BIH records, and prepare each record once.
 
-    Records that cannot be read are left out with their reason. Work that is done is found again,
-    so a second run ends at once, and a run that was killed goes on where it was.
+    Training, the promotion gate, the drift reference and reports read what is prepared here.
+    Records that cannot be read are left out with their reason. Finished work is reused: a second
+    run takes seconds, and a run that was killed resumes where it stopped.
 
     Args:
         source: Where records come from. `auto` takes ECG_MITDB_DIR, else an earlier download,
@@ -97,6 +100,7 @@ def ingest_records(
     prepared, broken = prepare_records(records, settings)
     check_enough(prepared, broken, max_broken_share=max_broken_share)
     version = publish_version(records, prepared, broken, settings)
+    remove_what_older_code_prepared(settings)
     get_run_logger().info(
         "dataset %s: %d records (%s), %d left out, %.1f s",
         version.version,
@@ -124,13 +128,13 @@ def find_records(source: Source, settings: Settings) -> Records:
         return _mitdb(settings.mitdb_dir)
     directory = settings.data_dir / "mitdb"
     if all((directory / name).is_file() for name in expected_sha256()):
-        logger.info("MIT-BIH was downloaded before")
+        logger.info("MIT-BIH is already downloaded")
         return _mitdb(directory)
     try:
         check_reachable(settings.physionet_url)
     except UnreachableError as error:
         logger.warning(
-            "NO REAL DATA: %s; going on with SIMULATED patients. "
+            "NO REAL DATA: %s; continuing with SIMULATED patients. "
             "Set ECG_MITDB_DIR to train on MIT-BIH.",
             error,
         )
@@ -192,9 +196,9 @@ def _write_simulated(name: str, directory: Path, duration_s: float) -> None:
 def prepare_records(
     records: Records, settings: Settings
 ) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
-    """Check, read and prepare each record; leave out what is broken, with its reason."""
+    """Check, read and prepare each record; leave out broken records, with their reasons."""
     logger = get_run_logger()
-    target = settings.datasets_dir / "records"
+    target = records_dir(settings.datasets_dir)
     target.mkdir(parents=True, exist_ok=True)
     bar = ProgressBar("Records prepared")
     prepared: list[PreparedRecord] = []
@@ -210,7 +214,7 @@ def prepare_records(
 
 
 def _prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | BrokenRecord]:
-    """Yield what is done already, then what two processes do."""
+    """Yield the records that are prepared already, then those that two processes prepare."""
     from concurrent.futures import ThreadPoolExecutor
 
     from joblib import Parallel, delayed
@@ -261,7 +265,7 @@ def _find_prepared(directory: Path) -> PreparedRecord | None:
 def prepare_one(
     directory: Path, name: str, files: dict[str, str], target: Path
 ) -> PreparedRecord | BrokenRecord:
-    """Read and prepare one record, in a process of its own; a broken one costs one record."""
+    """Read and prepare one record, in its own process; a broken record is reported, not raised."""
     try:
         return _prepare(directory, name, files, target / prepared_key(files))
     except (CorruptRecordError, RecordNotFoundError) as error:
@@ -271,36 +275,18 @@ def prepare_one(
 
 
 def _prepare(directory: Path, name: str, files: dict[str, str], target: Path) -> PreparedRecord:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    from ecg_lib.evaluation.beat_scoring import label_beats, score_beats
+    from ecg_lib.evaluation.beat_scoring import score_beats
+    from ecg_lib.evaluation.prepared_views import prepare_scored_view
     from ecg_lib.records.record import read_wfdb
-    from ecg_lib.signal_path.features import FEATURE_NAMES
-    from ecg_lib.signal_path.preprocessing import prepare_beats
 
     record = read_wfdb(directory / name, with_annotations=True)
-    annotations = record.annotations
-    if annotations is None:
-        msg = f"record {name} must have annotations"
-        raise CorruptRecordError(msg)
-    beats = prepare_beats(record.signal_mv(), fs=record.fs)
+    annotations = write_annotations(record, target)
     role = role_of(name)
-    columns: dict[str, NDArray[np.generic]] = {
-        "position": beats.r_peaks,
-        "is_readable": beats.is_readable,
-        "rr_prev_s": beats.rr_prev_s,
-        "rr_next_s": beats.rr_next_s,
-        "qrs_width_s": beats.qrs_width_s,
-        "amplitude_mv": beats.amplitude_mv,
-    } | {
-        column: beats.features[:, i]
-        for i, column in enumerate(FEATURE_NAMES)
-        if column != "qrs_width_s"
-    }
+    views = {view: write_view(record, view, target) for view in INGESTED_VIEWS[role]}
+    whole = views.get(WHOLE_RECORD) or prepare_scored_view(record, WHOLE_RECORD)
+    beats = whole[0].beats
     figures: dict[str, int] = {}
     if role is not Role.TEST:
-        columns["label"] = label_beats(annotations, beats.r_peaks, fs=record.fs)
         counts = score_beats(
             annotations, detections=beats.r_peaks, is_v=beats.is_readable & False, fs=record.fs
         )
@@ -321,16 +307,8 @@ def _prepare(directory: Path, name: str, files: dict[str, str], target: Path) ->
         unreadable_s=round(beats.unreadable_s, 3),
         **figures,
     )
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
-    draft.mkdir()
-    try:
-        pq.write_table(pa.table(columns), draft / _BEATS)
-        (draft / _SUMMARY).write_text(json.dumps(asdict(summary)), encoding="utf-8")
-        if target.exists():  # another run was quicker
-            return summary
-        draft.rename(target)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+    # Written last: a record with a summary has all its files.
+    write_whole(target / _SUMMARY, json.dumps(asdict(summary)))
     return summary
 
 
@@ -338,7 +316,7 @@ def _prepare(directory: Path, name: str, files: dict[str, str], target: Path) ->
 def check_enough(
     prepared: list[PreparedRecord], broken: list[BrokenRecord], *, max_broken_share: float
 ) -> None:
-    """Refuse to go on when too many records are broken."""
+    """Fail the run when too many records are broken."""
     total = len(prepared) + len(broken)
     if len(broken) > max_broken_share * total:
         reasons = "; ".join(f"{record.name}: {record.reason}" for record in broken[:5])
@@ -356,7 +334,7 @@ def publish_version(
     broken: list[BrokenRecord],
     settings: Settings,
 ) -> DatasetVersion:
-    """Make the version, write it and show it as a table."""
+    """Make the version, save it and show it as a table."""
     version = make_version(
         data_source=records.data_source,
         source_directory=records.directory,
@@ -384,3 +362,11 @@ def publish_version(
         ],
     )
     return version
+
+
+@task(cache_policy=NO_CACHE)
+def remove_what_older_code_prepared(settings: Settings) -> None:
+    """Free the disk of prepared records that this code does not read."""
+    n_removed = remove_outdated(settings.datasets_dir)
+    if n_removed:
+        get_run_logger().info("removed %d records that older code had prepared", n_removed)

@@ -1,6 +1,8 @@
 """The labelled beats of a dataset version in the views that networks are trained on and judged by.
 
-Made once for each version and set of views, by two processes, and kept under ``datasets``.
+Cut once for each version and set of views, by two processes, and kept under ``datasets``. The
+scoring views are read from the prepared records; the training views are prepared here, the only
+place that needs them.
 """
 
 from __future__ import annotations
@@ -12,11 +14,19 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from ecg_lib.evaluation.prepared_views import PreparedStrip, ScoredView
 from ecg_lib.operations.settings import Settings
-from ecg_lib.records.annotations import Annotations
 from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset, build_beats, join_records
-from ecg_lib.training.views import WHOLE, View
-from flows.data.dataset_versions import DatasetVersion, PreparedRecord, Role, prepared_key
+from ecg_lib.training.views import WHOLE, View, prepare_view
+from flows.data.dataset_versions import (
+    CUTTING,
+    DatasetVersion,
+    PreparedRecord,
+    Role,
+    hash_code,
+    prepared_key,
+)
+from flows.data.prepared_views import PreparedViews
 from flows.doors.progress import ProgressBar
 
 _N_PROCESSES: Final = 2
@@ -66,43 +76,29 @@ FULL_VIEWS: Final = ViewPlan(
 
 
 def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
-    """Find the beats of the development records, and make them when they are not there."""
+    """Find the beats of the development records; cut them when they are not there."""
     records = version.records_of(Role.DEVELOPMENT)
     directory = settings.datasets_dir / "training" / _key(records, plan)
     if not directory.exists():
-        _make(version, records, plan, directory)
+        _make(PreparedViews(version=version, datasets_dir=settings.datasets_dir), plan, directory)
     return directory
-
-
-def load_annotations(version: DatasetVersion) -> dict[str, Annotations]:
-    """Load the annotations of the development records, by record."""
-    found = {}
-    for record in version.records_of(Role.DEVELOPMENT):
-        annotations = version.read_source(record).annotations
-        if annotations is not None:
-            found[record.name] = annotations
-    return found
 
 
 def _key(records: tuple[PreparedRecord, ...], plan: ViewPlan) -> str:
     parts = [prepared_key(record.files) for record in records]
     views = [str(view) for view in SCORING_VIEWS]
-    text = json.dumps([parts, views, asdict(plan)], sort_keys=True)
+    text = json.dumps([parts, views, asdict(plan), hash_code(CUTTING)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]
 
 
-def _make(
-    version: DatasetVersion,
-    records: tuple[PreparedRecord, ...],
-    plan: ViewPlan,
-    directory: Path,
-) -> None:
+def _make(prepared: PreparedViews, plan: ViewPlan, directory: Path) -> None:
     from joblib import Parallel, delayed
 
+    records = prepared.version.records_of(Role.DEVELOPMENT)
     bar = ProgressBar("Training beats cut")
     parts: list[BeatDataset] = []
     for part in Parallel(n_jobs=_N_PROCESSES, return_as="generator")(
-        delayed(_cut)(version, record, plan) for record in records
+        delayed(cut_beats)(prepared, record, plan) for record in records
     ):
         parts.append(part)
         bar.update(len(parts), len(records))
@@ -112,11 +108,20 @@ def _make(
     draft.rename(directory)
 
 
-def _cut(version: DatasetVersion, record: PreparedRecord, plan: ViewPlan) -> BeatDataset:
+def cut_beats(prepared: PreparedViews, record: PreparedRecord, plan: ViewPlan) -> BeatDataset:
+    """Cut the labelled beats of one record in all views of a plan."""
+    source = prepared.version.read_source(record)
+
+    def prepare(view: View) -> list[PreparedStrip]:
+        if view in SCORING_VIEWS:
+            return prepared.read(record, ScoredView(strip_s=view.strip_s))
+        return prepare_view(source, view)
+
     return build_beats(
-        version.read_source(record),
+        source,
         scoring_views=SCORING_VIEWS,
         training_views=plan.training_views,
         conducted_share=plan.conducted_share,
         seed=plan.seed,
+        prepare=prepare,
     )

@@ -11,11 +11,13 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.errors import ConfigurationError
+from ecg_lib.evaluation.prepared_views import Peaks, ScoredView
 from ecg_lib.evaluation.report.conditions import EvaluationError
 from ecg_lib.evaluation.report.figures import Document
 from ecg_lib.evaluation.report.mistakes import BeatError
@@ -26,7 +28,6 @@ from ecg_lib.evaluation.report.record_scores import (
     Extent,
     Part,
     RecordScores,
-    score_peaks_alone,
     score_record,
     strips_condition,
 )
@@ -40,6 +41,7 @@ from flows.data.dataset_versions import (
     list_versions,
     load_version,
 )
+from flows.data.prepared_views import PreparedViews
 from flows.doors.ledger import read_git_commit
 
 if TYPE_CHECKING:
@@ -161,11 +163,12 @@ def evaluate(
         raise EvaluationError(msg)
     started_s = time.monotonic()
     nstdb_dir = _find_noise(settings) if extent is Extent.FULL else None
+    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     jobs = [
-        delayed(_score)(version, record, bundle, fold, extent, nstdb_dir)
+        delayed(_score)(prepared, record, bundle, fold, extent, nstdb_dir)
         for record, fold in records
     ]
-    jobs += [delayed(_score_peaks)(version, record) for record in others]
+    jobs += [delayed(_score_peaks)(prepared, record) for record in others]
     scores: list[RecordScores] = []
     peaks: dict[str, PeakScores] = {}
     for done, result in enumerate(Parallel(n_jobs=N_PROCESSES, return_as="generator")(jobs), 1):
@@ -192,7 +195,7 @@ def evaluate(
 
 
 def _score(
-    version: DatasetVersion,
+    prepared: PreparedViews,
     record: PreparedRecord,
     bundle: Bundle,
     fold: int | None,
@@ -200,12 +203,21 @@ def _score(
     nstdb_dir: Path | None,
 ) -> RecordScores:
     return score_record(
-        version.read_source(record), bundle=bundle, fold=fold, extent=extent, nstdb_dir=nstdb_dir
+        prepared.version.read_source(record),
+        bundle=bundle,
+        fold=fold,
+        extent=extent,
+        nstdb_dir=nstdb_dir,
+        prepare=partial(prepared.read, record, config=bundle.config.preprocessing),
     )
 
 
-def _score_peaks(version: DatasetVersion, record: PreparedRecord) -> PeakScores:
-    return score_peaks_alone(version.read_source(record))
+def _score_peaks(prepared: PreparedViews, record: PreparedRecord) -> PeakScores:
+    from ecg_lib.evaluation.peak_scoring import score_peaks
+
+    whole = prepared.read(record, ScoredView(None, Peaks.BLIND))[0].beats
+    fs = prepared.version.read_source(record).fs
+    return score_peaks(prepared.read_annotations(record), detections=whole.r_peaks, fs=fs)
 
 
 def _find_noise(settings: Settings) -> Path | None:

@@ -1,8 +1,8 @@
 """Flow ``evaluate-champion``: the EC57 report of a model on its development records.
 
-A flow of its own, called after a promotion: a promotion is decided on the bundle's stored
-out-of-fold predictions and needs no report, and a report can be made again, or in full, without
-promoting anything.
+It runs after a promotion, as a separate flow: the promotion gate scores the out-of-fold predictions
+in the bundle and needs no report, and a report can be repeated, or made in full, without promoting
+anything.
 """
 
 from __future__ import annotations

@@ -1,4 +1,10 @@
-"""Flow ``promote-champion``: the best candidate becomes challenger, and champion if it may."""
+"""Flow ``promote-champion``: the best candidate becomes challenger, and champion if it passes.
+
+The challenger is judged on the out-of-fold predictions in its bundle, which are scored again here
+against the annotations of the dataset. The champion is judged on the figures in its bundle, which
+passed the same check when it was the challenger: the code may have changed since, so that it
+cannot be loaded any more.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.classifier.bundle import Bundle, BundleFigures
+from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.operations.promotion import (
     Challenger,
@@ -20,7 +27,9 @@ from ecg_lib.operations.promotion import (
     decide_promotion,
 )
 from ecg_lib.operations.settings import read_settings
+from ecg_lib.records.annotations import Annotations
 from flows.data.dataset_versions import load_version
+from flows.data.prepared_views import PreparedViews
 from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry
 
 
@@ -34,7 +43,7 @@ def promote_champion(
     """Compare the best candidate with the champion and promote it when all gates are passed.
 
     Both are compared on their out-of-fold predictions, by paired bootstrap over subjects. When a
-    gate fails nothing changes.
+    gate fails the champion stays, and the candidate is not considered again.
 
     Args:
         dataset_version: Candidates of this dataset; of the latest when left out.
@@ -58,7 +67,8 @@ def promote_champion(
     policy = PromotionPolicy(
         min_v_f1=min_v_f1, min_difference=min_difference, min_lower_bound=min_lower_bound
     )
-    decision = compare(registry, challenger, champion, policy)
+    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    decision = compare(registry, challenger, champion, policy, prepared)
     carry_out(registry, challenger, champion, decision)
     now = challenger if decision.is_promoted else champion
     return {
@@ -100,17 +110,41 @@ def compare(
     challenger: ModelVersion,
     champion: ModelVersion | None,
     policy: PromotionPolicy,
+    prepared: PreparedViews,
 ) -> PromotionDecision:
-    """Ask the golden requests, and judge all gates."""
+    """Score the challenger's predictions again, run its golden requests, and judge all gates."""
+    bundle = registry.fetch_bundle(challenger.run_id)
+    counts = count_again(bundle, prepared.read_development_annotations())
     return decide_promotion(
-        _challenger(challenger, registry.fetch_bundle(challenger.run_id)),
-        # Code that changed since may not be able to run the champion; it has its figures.
+        _challenger(challenger, bundle, counts),
         None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
         policy=policy,
     )
 
 
-def _challenger(version: ModelVersion, bundle: Bundle) -> Challenger:
+def count_again(bundle: Bundle, annotations: Mapping[str, Annotations]) -> dict[str, BeatCounts]:
+    """Score the out-of-fold predictions in a bundle by subject.
+
+    Raises:
+        BundleIntegrityError: If the bundle states other figures.
+    """
+    from ecg_lib.training.out_of_fold import count_whole_records
+
+    counts = count_whole_records(bundle.read_out_of_fold(), annotations)
+    stated = _counts(bundle.metrics)
+    differing = [name for name in {*counts, *stated} if counts.get(name) != stated.get(name)]
+    if differing:
+        msg = (
+            "the figures of a bundle must be those of its out-of-fold predictions; they differ "
+            f"for {', '.join(sorted(differing))}"
+        )
+        raise BundleIntegrityError(msg)
+    return counts
+
+
+def _challenger(
+    version: ModelVersion, bundle: Bundle, counts: Mapping[str, BeatCounts]
+) -> Challenger:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.classifier.golden import check_golden
 
@@ -119,7 +153,7 @@ def _challenger(version: ModelVersion, bundle: Bundle) -> Challenger:
         name=_name(version),
         data_source=bundle.provenance.data_source,
         dataset_version=bundle.provenance.dataset_version,
-        counts=_counts(bundle.metrics),
+        counts=counts,
         n_folds=len(set(bundle.folds.values())),
         microseconds_per_beat=bundle.metrics["microseconds_per_beat"],
         runtime_difference=bundle.metrics["runtime_difference"],
@@ -152,7 +186,7 @@ def carry_out(
     champion: ModelVersion | None,
     decision: PromotionDecision,
 ) -> None:
-    """Move the aliases, or say why not."""
+    """Move the aliases, or record why not: then the champion stays as it is."""
     logger = get_run_logger()
     for gate in decision.gates:
         logger.info("gate %s: %s, %s", gate.name, _word(is_passed=gate.is_passed), gate.reason)

@@ -23,15 +23,13 @@ from ecg_lib.classifier.bundle import (
     write_bundle,
 )
 from ecg_lib.classifier.golden import make_golden
-from ecg_lib.evaluation.beat_scoring import (
-    BeatCounts,
-)
+from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.training.datasets import STRIPS_10_S
 from ecg_lib.training.model_card import write_model_card
 from ecg_lib.training.out_of_fold import OutOfFold
-from ecg_lib.training.views import prepare_view
-from flows.data.dataset_versions import DatasetVersion, Role
+from flows.data.dataset_versions import PreparedRecord, Role
+from flows.data.prepared_views import SHORT_STRIPS, PreparedViews
 from flows.doors.ledger import read_git_commit
 
 if TYPE_CHECKING:
@@ -42,47 +40,49 @@ _LIBRARIES: Final = ("numpy", "scipy", "tensorflow", "keras", "onnx", "onnxrunti
 _N_PROCESSES: Final = 2
 
 
-def make_drift_reference(out_of_fold: OutOfFold, version: DatasetVersion) -> pa.Table:
-    """Observe the out-of-fold output on strips cut like requests, by subject."""
+def make_drift_reference(out_of_fold: OutOfFold, prepared: PreparedViews) -> pa.Table:
+    """Observe the out-of-fold output on strips cut like requests, by subject.
+
+    Args:
+        out_of_fold: The predictions.
+        prepared: The prepared strips of the records that they are of.
+    """
     from joblib import Parallel, delayed
 
     dataset = out_of_fold.dataset
     jobs = []
-    for record in version.records_of(Role.DEVELOPMENT):
+    for record in prepared.version.records_of(Role.DEVELOPMENT):
         mine = (dataset.record[out_of_fold.rows] == dataset.record_names.index(record.name)) & (
             dataset.view[out_of_fold.rows] == dataset.views.index(STRIPS_10_S)
         )
         probability = out_of_fold.probability_v[mine]
         position = dataset.position[out_of_fold.rows[mine]]
         jobs.append(
-            delayed(_observe_record)(
-                version, record.name, position, probability, out_of_fold.config
-            )
+            delayed(_observe_record)(prepared, record, position, probability, out_of_fold.config)
         )
     return pa.concat_tables(Parallel(n_jobs=_N_PROCESSES)(jobs))
 
 
 def _observe_record(
-    version: DatasetVersion,
-    name: str,
+    views: PreparedViews,
+    record: PreparedRecord,
     position: NDArray[np.int64],
     probability_v: NDArray[np.float64],
     config: ClassifierConfig,
 ) -> pa.Table:
-    record = version.read_source(next(r for r in version.records if r.name == name))
     tables, first = [], 0
-    for start, prepared in prepare_view(record, STRIPS_10_S):
+    for start, prepared in views.read(record, SHORT_STRIPS, config=config.preprocessing):
         part = slice(first, first + len(prepared))
         first = part.stop
         if not np.array_equal(prepared.r_peaks + start, position[part]):
-            msg = f"strips of record {name} must have the beats of the dataset, they differ"
+            msg = f"strips of record {record.name} must have the beats of the dataset, they differ"
             raise RuntimeError(msg)
         columns = observe_beats(decide(prepared, probability_v[part], config=config))
         n_beats = len(columns["rule"])
-        # Arrays with types: a strip without a readable beat has none to tell them.
+        # Arrays with types, because a strip without a readable beat has no values to infer from.
         keys = {
             "subject": np.full(n_beats, record.subject, dtype="U32"),
-            "strip": np.full(n_beats, f"{name}:{start}", dtype="U32"),
+            "strip": np.full(n_beats, f"{record.name}:{start}", dtype="U32"),
             "strip_s": np.full(n_beats, float(STRIPS_10_S.strip_s or 0)),
         }
         tables.append(pa.table(keys | columns))
@@ -96,13 +96,14 @@ def build_bundle(
     fold_networks: Sequence[Path],
     recipe: Recipe,
     out_of_fold: OutOfFold,
-    version: DatasetVersion,
+    prepared: PreparedViews,
     metrics: dict[str, Any],
     by_record: Mapping[str, BeatCounts],
     run_id: str,
     seed: int,
 ) -> Bundle:
-    """Write the bundle of a fitted network, after measuring the network that is served."""
+    """Measure the exported network and write the bundle."""
+    version = prepared.version
     classifier = BeatClassifier(final.network.read_bytes(), config=out_of_fold.config)
     windows = np.asarray(out_of_fold.dataset.windows[final.probe_rows])
     features = out_of_fold.dataset.features[final.probe_rows]
@@ -136,7 +137,7 @@ def build_bundle(
         provenance=provenance,
         metrics=metrics,
         out_of_fold=out_of_fold.table(),
-        drift_reference=make_drift_reference(out_of_fold, version),
+        drift_reference=make_drift_reference(out_of_fold, prepared),
         golden=make_golden(classifier),
         model_card=write_model_card(provenance, metrics, by_record, out_of_fold.config),
     )
@@ -145,7 +146,7 @@ def build_bundle(
 def _measure_speed(
     classifier: BeatClassifier, windows: NDArray[np.float32], features: NDArray[np.float32]
 ) -> float:
-    """Least of fifteen batches, in microseconds a beat, on one thread: what others run adds."""
+    """Return the least of fifteen batches in microseconds a beat; other load only adds time."""
     times_s = []
     for _ in range(15):
         started_s = time.perf_counter()

@@ -16,6 +16,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.ingest_records import Source, ingest_records
+from flows.data.prepared_views import PreparedViews
 from flows.doors.progress import ProgressBar
 from flows.release.reference import read_reference
 from flows.training.seed_spread import judge_seeds
@@ -104,13 +105,15 @@ def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) 
         msg = "the records must be those of the reference, in its folds; these are others"
         raise ReproductionError(msg)
     data = cut_training_beats(version, plan.views, settings)
-    # A directory of its own each time, or fits of another day would be taken for this one's.
+    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    # A new directory each time, so that fits of an earlier reproduction are not reused.
     with tempfile.TemporaryDirectory(dir=settings.home, prefix="reproduction-") as directory:
         (metrics,) = judge_seeds(
             [reference.provenance.seed],
             n_folds=plan.confirm_folds,
             recipe=recipe,
             version=version,
+            annotations=prepared.read_development_annotations(),
             data=data,
             keep=lambda name: Path(directory) / f"{name}.npz",
             on_fit=ProgressBar("Fits").update,

@@ -1,7 +1,7 @@
-"""How far the figures of a recipe move with the seed: its folds are fitted again with others.
+"""Measure how far the figures of a recipe move with the seed, by fitting its folds with others.
 
-Each seed is judged as the first was, with a calibration and a threshold of its own. The bundle
-stays that of the first seed, whatever the others reach: the best of several would be luck.
+Each seed is judged like the first, with its own calibration and threshold. The bundle stays that of
+the first seed whatever the others reach: picking the best of several seeds would be luck.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from ecg_lib.records.annotations import Annotations
 from flows.data.dataset_versions import DatasetVersion
-from flows.data.training_data import load_annotations
 from flows.training.fitting import fit_fold, fit_processes, load_fold
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def measure_seeds(
     n_folds: int,
     recipe: Recipe,
     version: DatasetVersion,
+    annotations: Mapping[str, Annotations],
     data: Path,
     keep: Callable[[str], Path],
     on_fit: Callable[[int, int], None],
@@ -47,6 +48,7 @@ def measure_seeds(
         n_folds: Number of folds.
         recipe: What is fitted.
         version: Dataset.
+        annotations: Annotations of its development records, by record.
         data: Its training beats.
         keep: Gives the file of a fit by its name.
         on_fit: Told how many fits are done, of how many.
@@ -60,6 +62,7 @@ def measure_seeds(
         n_folds=n_folds,
         recipe=recipe,
         version=version,
+        annotations=annotations,
         data=data,
         keep=keep,
         on_fit=on_fit,
@@ -76,6 +79,7 @@ def judge_seeds(
     n_folds: int,
     recipe: Recipe,
     version: DatasetVersion,
+    annotations: Mapping[str, Annotations],
     data: Path,
     keep: Callable[[str], Path],
     on_fit: Callable[[int, int], None],
@@ -87,6 +91,7 @@ def judge_seeds(
         n_folds: Number of folds.
         recipe: What is fitted.
         version: Dataset.
+        annotations: Annotations of its development records, by record.
         data: Its training beats.
         keep: Gives the file of a fit by its name; fits whose file is there are not made again.
         on_fit: Told how many fits are done, of how many.
@@ -122,7 +127,6 @@ def judge_seeds(
             n_done += 1
             on_fit(n_done, len(files))
     dataset = BeatDataset.load(data)
-    annotations = load_annotations(version)
     judged = []
     for one in seeds:
         folds = [load_fold(files[one, fold]) for fold in range(n_folds)]

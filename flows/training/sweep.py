@@ -12,7 +12,8 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.operations.settings import Profile, Settings
-from flows.data.dataset_versions import DatasetVersion, Role, hash_training_code
+from ecg_lib.records.atomic_files import write_whole
+from flows.data.dataset_versions import TRAINING, DatasetVersion, Role, hash_code
 from flows.data.training_data import (
     FULL_VIEWS,
     QUICK_VIEWS,
@@ -139,7 +140,7 @@ def open_sweep(
 
 
 def _key_of(version: DatasetVersion, plan: SweepPlan, seed: int | None) -> str:
-    text = json.dumps([version.version, asdict(plan), seed, hash_training_code()], sort_keys=True)
+    text = json.dumps([version.version, asdict(plan), seed, hash_code(TRAINING)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:10]
 
 
@@ -161,9 +162,7 @@ def _write_state(sweep: Sweep, *, candidate_run_id: str | None) -> None:
         "seed": sweep.seed,
         "candidate_run_id": candidate_run_id,
     }
-    draft = sweep.directory / ".sweep.json"
-    draft.write_text(json.dumps(state), encoding="utf-8")
-    draft.replace(sweep.directory / "sweep.json")
+    write_whole(sweep.directory / "sweep.json", json.dumps(state))
 
 
 def kept_fold(sweep: Sweep, recipe: Recipe, name: str) -> Path:

@@ -22,11 +22,8 @@ from pydantic import Field
 
 from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.dataset_versions import DatasetVersion, load_version
-from flows.data.training_data import (
-    ViewPlan,
-    find_training_data,
-    load_annotations,
-)
+from flows.data.prepared_views import PreparedViews
+from flows.data.training_data import ViewPlan, find_training_data
 from flows.doors.progress import ProgressBar
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.training.fitting import (
@@ -89,9 +86,10 @@ def train_sweep(
     data = cut_training_beats(version, plan.views, settings)
     recipes = search_recipes(sweep, version, data, registry, settings)
     confirmed = confirm_recipes(sweep, version, data, recipes)
-    best = choose_best(sweep, version, data, confirmed, registry)
-    best = repeat_with_seeds(sweep, version, data, best, registry)
-    run_id = build_candidate(sweep, version, best, registry)
+    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    best = choose_best(prepared, data, confirmed, sweep, registry)
+    best = repeat_with_seeds(prepared, data, best, sweep, registry)
+    run_id = build_candidate(prepared, best, sweep, registry)
     close_sweep(sweep, run_id, registry)
     return run_id
 
@@ -254,10 +252,10 @@ def confirm_recipes(
 
 @task(cache_policy=NO_CACHE)
 def choose_best(
-    sweep: Sweep,
-    version: DatasetVersion,
+    prepared: PreparedViews,
     data: Path,
     confirmed: list[Confirmed],
+    sweep: Sweep,
     registry: Registry,
 ) -> Judged:
     """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
@@ -265,7 +263,7 @@ def choose_best(
     from ecg_lib.training.out_of_fold import judge_folds, measure
 
     dataset = BeatDataset.load(data)
-    annotations = load_annotations(version)
+    version, annotations = prepared.version, prepared.read_development_annotations()
     judged = []
     for one in confirmed:
         out_of_fold = judge_folds(dataset, one.folds, n_missed=version.n_missed_v)
@@ -289,7 +287,7 @@ def choose_best(
 
 @task(cache_policy=NO_CACHE)
 def repeat_with_seeds(
-    sweep: Sweep, version: DatasetVersion, data: Path, best: Judged, registry: Registry
+    prepared: PreparedViews, data: Path, best: Judged, sweep: Sweep, registry: Registry
 ) -> Judged:
     """Fit the folds of the chosen recipe with other seeds, and note how far its figures move."""
     from flows.training.seed_spread import measure_seeds
@@ -304,7 +302,8 @@ def repeat_with_seeds(
         seed=sweep.seed,
         n_folds=plan.confirm_folds,
         recipe=recipe,
-        version=version,
+        version=prepared.version,
+        annotations=prepared.read_development_annotations(),
         data=data,
         keep=lambda name: kept_fold(sweep, recipe, name),
         on_fit=ProgressBar("Fits with other seeds").update,
@@ -316,7 +315,7 @@ def repeat_with_seeds(
 
 
 @task(cache_policy=NO_CACHE)
-def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registry: Registry) -> str:
+def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registry: Registry) -> str:
     """Write the bundle of the best recipe and log it with its figures."""
     from flows.training import candidate, figures
 
@@ -328,7 +327,7 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
         tags={**sweep.tags, "ecg.sweep": sweep.name, ELIGIBLE: "true"},
         parent_run_id=sweep.run_id,
     )
-    dataset = out_of_fold.dataset
+    version, dataset = prepared.version, out_of_fold.dataset
     bundle = candidate.build_bundle(
         sweep.directory / f"bundle-{run_id}",
         final=final,
@@ -338,7 +337,7 @@ def build_candidate(sweep: Sweep, version: DatasetVersion, best: Judged, registr
         ],
         recipe=recipe,
         out_of_fold=out_of_fold,
-        version=version,
+        prepared=prepared,
         metrics=metrics,
         by_record=by_record,
         run_id=run_id,

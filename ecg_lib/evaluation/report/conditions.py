@@ -1,7 +1,8 @@
-"""What the classifier says of a record: whole, in strips, and under recorded noise."""
+"""Classify a record as it is scored: whole, in strips, and under recorded noise."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -12,6 +13,7 @@ from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, 
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, propose_changes
 from ecg_lib.errors import EcgError, UnreadableSignalError
 from ecg_lib.evaluation.beat_scoring import NO_BEAT, label_beats
+from ecg_lib.evaluation.prepared_views import PreparedStrip
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import mix_at_snr, nst_gate
 from ecg_lib.records.record import read_wfdb
@@ -23,11 +25,11 @@ _NOISE_ADU_PER_MV: Final = 200.0  # of the records bw and ma, see mix_at_snr
 
 
 class EvaluationError(EcgError):
-    """An evaluation that cannot or may not be made."""
+    """An evaluation cannot or must not be made."""
 
 
 class Calls(NamedTuple):
-    """What the classifier says of one record; every array has one row for each detection."""
+    """The classes of one record; every array has one row for each detection."""
 
     detections: NDArray[np.int64]
     is_v: NDArray[np.bool_]
@@ -36,15 +38,15 @@ class Calls(NamedTuple):
     rule: NDArray[np.str_]
     probability_v: NDArray[np.float64]
     proposed: NDArray[np.bool_]
-    """What each rule of the catalogue would change if it were the only one, a column for each."""
+    """The changes of each rule of the catalogue if it were the only one, a column for each."""
     has_class: NDArray[np.bool_]
-    """False for what was reported as unreadable or paced, and so is neither N nor V."""
+    """False for detections that were reported as unreadable or paced, neither N nor V."""
     stop_s: float = float("inf")
     """End of what was classified."""
 
 
 def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
-    """Take from an answer what is scored; the limits of rules are those it was given with."""
+    """Take the scored columns of an answer; the rule limits are those of the answer."""
     return Calls(
         detections=classified.r_peaks,
         is_v=classified.is_v,
@@ -63,39 +65,42 @@ def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
 
 
 def call_strips(
-    classifier: BeatClassifier, signal_mv: NDArray[np.floating], *, fs: float, strip_s: int
+    classifier: BeatClassifier, strips: Sequence[PreparedStrip], *, strip_s: int
 ) -> Calls:
-    """Classify strips that do not overlap, each alone, as requests are.
+    """Classify prepared strips, each alone, as requests are.
 
-    A strip that a request would be refused for counts as unreadable. What is left over at the end
-    is not classified, and not scored.
+    A strip that the service would reject counts as unreadable. The rest at the end of a record,
+    which is shorter than a strip, is not classified and not scored.
+
+    Raises
+    ------
+    EvaluationError
+        If there is no strip.
+
     """
-    length = round(strip_s * fs)
-    n_strips = len(signal_mv) // length
+    if not strips:
+        msg = f"the record must last at least {strip_s} s, as one strip does; it is shorter"
+        raise EvaluationError(msg)
     parts: list[Calls] = []
-    for start in range(0, n_strips * length, length):
-        classified = classifier.classify(signal_mv[start : start + length], fs=fs)
-        calls = calls_of(classified, classifier.config.rule_guard)
+    for start, prepared in strips:
+        calls = calls_of(classifier.classify_prepared(prepared), classifier.config.rule_guard)
         try:
-            require_readable(classified.prepared)
+            require_readable(prepared)
         except UnreadableSignalError:
             calls = calls._replace(has_class=np.zeros_like(calls.has_class))
         parts.append(calls._replace(detections=calls.detections + start))
-    if not parts:
-        msg = f"the signal must hold a strip of {strip_s} s, got {len(signal_mv) / fs:.1f} s"
-        raise EvaluationError(msg)
     # Two strips may both see a beat that lies on their border, so order is not given.
     *columns, _ = zip(*parts, strict=True)
     joined: list[Any] = [np.concatenate(column) for column in columns]
     order = np.argsort(joined[0], kind="stable")
     found = Calls(*[column[order] for column in joined])
-    return found._replace(stop_s=float(n_strips * strip_s))
+    return found._replace(stop_s=float(len(strips) * strip_s))
 
 
 def truth_of(
     annotations: Annotations, detections: NDArray[np.int64], *, fs: float
 ) -> NDArray[np.str_]:
-    """AAMI class of each detection, O for no beat, ! in flutter."""
+    """Return the AAMI class of each detection, O for no beat, ! in flutter."""
     truth = label_beats(annotations, detections, fs=fs)
     truth[truth == NO_BEAT] = "O"
     return truth

@@ -1,8 +1,8 @@
-"""What each record is put through in an evaluation, and what is kept of it.
+"""Score one record in every condition of an evaluation.
 
-One record at a time, in a process of its own: the classifier answers in every condition (own and
-reference R-peaks, strips, noise, the other lead), the answers are scored, and only counts go back.
-How counts become figures is in :mod:`ecg_lib.evaluation.report.summary`.
+The classifier answers in each condition (own and reference R-peaks, strips, noise, the other lead)
+and the answers are scored; only counts are returned, so that each record can be scored in its own
+process. :mod:`ecg_lib.evaluation.report.summary` turns counts into figures.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -28,6 +29,7 @@ from ecg_lib.evaluation.beat_scoring import (
 )
 from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.evaluation.peak_scoring import PeakScores, score_peaks
+from ecg_lib.evaluation.prepared_views import Peaks, Prepare, ScoredView, prepare_scored_view
 from ecg_lib.evaluation.report.conditions import (
     Calls,
     EvaluationError,
@@ -42,7 +44,6 @@ from ecg_lib.evaluation.run_scoring import RunCounts, score_runs
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import SEGMENT_S
 from ecg_lib.records.record import Record
-from ecg_lib.signal_path.preprocessing import prepare_beats
 
 STRIPS_S: Final = (10, 30, 300)
 """Lengths of strips in seconds."""
@@ -63,7 +64,7 @@ class Extent(StrEnum):
     QUICK = "quick"
     """Own and reference R-peaks, and strips of 10 s: seconds."""
     FULL = "full"
-    """And longer strips, noise, and the second lead: a few minutes."""
+    """Longer strips, noise, and the second lead as well: a few minutes."""
 
 
 class Part(StrEnum):
@@ -87,13 +88,13 @@ def noise_condition(noise: str, snr_db: int) -> str:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RuleAlone:
-    """What a rule does where it is the only one."""
+    """The effect of a rule when it is the only one."""
 
     counts: BeatCounts
     fired: int
-    """Beats of which it changes the class."""
+    """Beats whose class it changes."""
     right: int
-    """Those of which it changes it to the right one."""
+    """Those whose class it changes to the right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -116,7 +117,7 @@ class RecordScores:
     rules: dict[str, dict[str, tuple[int, int]]]
     """By condition and rule: how often it changed a class, and how often it was right."""
     alone: dict[str, dict[str, RuleAlone]]
-    """By condition and rule of the catalogue: what it would do as the only one."""
+    """By condition and rule of the catalogue: its effect as the only rule."""
     table: dict[Part, NDArray[np.int64]]
     """See :func:`ecg_lib.evaluation.beat_scoring.tabulate_beats`, of own R-peaks."""
     runs: RunCounts
@@ -137,34 +138,48 @@ def score_record(
     fold: int | None,
     extent: Extent,
     nstdb_dir: Path | None,
+    prepare: Prepare | None = None,
 ) -> RecordScores:
     """Classify one record in every condition and score it.
 
-    Args:
-        record: With annotations.
-        bundle: The classifier.
-        fold: The network to use, for a development record; that of all folds when None.
-        extent: Which conditions.
-        nstdb_dir: Directory of the noise records; no noise without it.
+    Parameters
+    ----------
+    record : Record
+        With annotations.
+    bundle : Bundle
+        The classifier.
+    fold : int or None
+        The network to use, for a development record; that of all folds when None.
+    extent : Extent
+        Which conditions.
+    nstdb_dir : Path or None
+        Directory of the noise records; no noise without it.
+    prepare : callable, optional
+        Gives the record's beats in a view, to read those that are prepared already; the default
+        prepares each.
 
     Raises
     ------
-        EvaluationError: If the record has no annotations.
+    EvaluationError
+        If the record has no annotations.
+
     """
     annotations = _annotations_of(record)
+    prepare = prepare or partial(prepare_scored_view, record, config=bundle.config.preprocessing)
     classifier = BeatClassifier.load(bundle, fold=fold, verifier=load_blind_verifier(record.name))
     own_lead = record.choose_lead()
     signal, fs = record.signal_mv(own_lead), record.fs
-    classified = classifier.classify(signal, fs=fs)
+    classified = classifier.classify_prepared(prepare(ScoredView(None, Peaks.BLIND))[0].beats)
     rule_guard = classifier.config.rule_guard
     own = calls_of(classified, rule_guard)
-    # What other rules would do is not for DS2 to say.
+    # Rules are chosen on DS1 alone, so DS2 does not score the others.
     score = _Scorer(annotations, fs, catalogue=() if fold is None else CATALOGUE)
     score.add(OWN, own, (Part.WHOLE, Part.AFTER_5_MIN))
-    told = classifier.classify(signal, fs=fs, r_peaks=annotations.beat_samples)
-    score.add(REFERENCE, calls_of(told, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
+    given = classifier.classify_prepared(prepare(ScoredView(None, Peaks.REFERENCE))[0].beats)
+    score.add(REFERENCE, calls_of(given, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
     for strip_s in STRIPS_S if extent is Extent.FULL else STRIPS_S[:1]:
-        calls = call_strips(classifier, signal, fs=fs, strip_s=strip_s)
+        strips = prepare(ScoredView(strip_s, Peaks.BLIND))
+        calls = call_strips(classifier, strips, strip_s=strip_s)
         score.add(strips_condition(strip_s), calls, (Part.WHOLE,))
     others = [lead for lead in record.leads if lead != own_lead]
     second_lead = others[0] if others else None
@@ -218,14 +233,6 @@ def score_record(
         unreadable_s=classified.prepared.unreadable_s,
         errors=find_errors(record, lead=own_lead, annotations=annotations, calls=own),
     )
-
-
-def score_peaks_alone(record: Record) -> PeakScores:
-    """Score the R-peak detector on a record that is not classified."""
-    annotations = _annotations_of(record)
-    verifier = load_blind_verifier(record.name)
-    detections = prepare_beats(record.signal_mv(), fs=record.fs, verifier=verifier).r_peaks
-    return score_peaks(annotations, detections=detections, fs=record.fs)
 
 
 def _annotations_of(record: Record) -> Annotations:

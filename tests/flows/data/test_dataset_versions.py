@@ -1,36 +1,89 @@
-"""What a dataset version depends on."""
+"""What the names of prepared records depend on."""
 
 from __future__ import annotations
 
-import ast
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
+
 import ecg_lib
-from flows.data.dataset_versions import _PREPARING, _TRAINING
+from ecg_lib.signal_path.preprocessing import PreprocessingConfig
+from flows.data.dataset_versions import CUTTING, PREPARING, TRAINING, find_code, prepared_key
 
 ROOT = Path(ecg_lib.__file__).parent
 
 
-def _folders_needed_by(name: str) -> set[str]:
-    """The folders of ecg_lib that a folder imports from, and those that these import from."""
-    found, waiting = set(), [name]
-    while waiting:
-        folder = waiting.pop()
-        if folder in found or not (ROOT / folder).is_dir():
-            continue
-        found.add(folder)
-        for path in (ROOT / folder).rglob("*.py"):
-            waiting += [
-                node.module.split(".")[1]
-                for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-                if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ecg_lib.")
-            ]
-    return found
+def _names(modules: tuple[str, ...]) -> set[str]:
+    return {path.relative_to(ROOT).as_posix() for path in find_code(modules, ROOT)}
 
 
-def test_records_are_prepared_again_when_any_code_that_makes_beats_changes() -> None:
-    assert set(_PREPARING) >= _folders_needed_by("signal_path")
+@pytest.mark.parametrize(
+    "name",
+    [
+        "signal_path/preprocessing.py",
+        "signal_path/filtering.py",
+        "signal_path/r_peaks/detection.py",
+        "signal_path/r_peaks/verifier.npz",
+        "signal_path/readability/flutter.py",
+        "signal_path/template.py",
+        "records/record.py",
+        "records/annotations.py",
+        "evaluation/beat_scoring.py",
+        "evaluation/prepared_views.py",
+        "evaluation/blind_verifier_weights/4.npz",
+    ],
+)
+def test_records_are_prepared_again_when_code_or_weights_that_make_beats_change(name: str) -> None:
+    assert name in _names(PREPARING)
+    assert (ROOT / name).is_file()
 
 
-def test_a_sweep_is_another_when_any_code_that_trains_changes() -> None:
-    assert set(_PREPARING + _TRAINING) == _folders_needed_by("training")
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "evaluation/report", "evaluation/bootstrap", "recordings", "rhythm", "training",
+        "operations", "classifier", "records/simulation", "records/files",
+    ],
+)  # fmt: skip
+def test_other_code_prepares_nothing_again(prefix: str) -> None:
+    assert not any(name.startswith(prefix) for name in _names(PREPARING))
+
+
+def test_a_sweep_is_another_when_code_that_trains_changes() -> None:
+    names = _names(TRAINING)
+    assert names > _names(CUTTING) - {"evaluation/prepared_views.py"}
+    for name in (
+        "classifier/calibration.py", "classifier/shape_vote.py", "classifier/rule_guard.py",
+        "training/balancing.py", "training/cnn.py", "training/fitting.py", "training/views.py",
+        "evaluation/bootstrap.py",
+    ):  # fmt: skip
+        assert name in names
+    assert not any(name.startswith(("evaluation/report", "recordings")) for name in names)
+
+
+def test_what_a_module_imports_is_followed_and_a_module_that_is_gone_is_an_error(
+    tmp_path: Path,
+) -> None:
+    root = tmp_path / "lib"
+    (root / "a" / "weights").mkdir(parents=True)
+    (root / "a" / "one.py").write_text("def f() -> None:\n    from lib.b import two\n")
+    (root / "a" / "weights" / "w.npz").write_bytes(b"")
+    (root / "b.py").write_text("from lib.c import x\n")
+    (root / "c.py").write_text("import json\n")
+    (root / "d.py").write_text("")
+    found = [path.relative_to(root).as_posix() for path in find_code(("a.one",), root)]
+    assert found == ["a/one.py", "a/weights/w.npz", "b.py", "c.py"]
+    (root / "c.py").unlink()
+    with pytest.raises(FileNotFoundError):
+        find_code(("a.one",), root)
+
+
+def test_the_name_of_a_prepared_record_tells_code_constants_and_files() -> None:
+    files = {"r.dat": "a", "r.hea": "b"}
+    config = PreprocessingConfig()
+    other = replace(config, detection=replace(config.detection, refractory_s=0.21))
+    name = prepared_key(files)
+    assert name == prepared_key(dict(reversed(files.items())), config)
+    assert len({name, prepared_key(files, other), prepared_key({**files, "r.dat": "c"})}) == 3
+    assert len({one.split("-")[0] for one in (name, prepared_key(files, other))}) == 1

@@ -98,6 +98,11 @@ def test_each_seed_is_judged_by_itself_and_the_first_stays_as_it_was(
         n_folds=N_FOLDS,
         recipe=Recipe(),
         version=version,
+        annotations={
+            record.name: record.annotations
+            for record in records[1]
+            if record.annotations is not None
+        },
         data=data,
         keep=lambda name: tmp_path / f"{name}.npz",
         on_fit=lambda _done, _total: pytest.fail("every fit was kept"),

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import CATALOGUE
+from ecg_lib.evaluation.prepared_views import ScoredView, prepare_scored_view
 from ecg_lib.evaluation.report.conditions import (
     Calls,
     EvaluationError,
@@ -37,9 +39,18 @@ def minute() -> Record:
     return simulate_strip(StripKind.BIGEMINY, seed=3, duration_s=60.0)
 
 
+def _cut(record: Record, signal: NDArray[np.float32]) -> Record:
+    return replace(record, leads=("MLII",), signals_mv=signal[:, None], annotations=None)
+
+
+def _call_strips(classifier: BeatClassifier, record: Record) -> Calls:
+    strips = prepare_scored_view(record, ScoredView(strip_s=10))
+    return call_strips(classifier, strips, strip_s=10)
+
+
 def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Record) -> None:
     signal = minute.signal_mv()
-    calls = call_strips(classifier, signal, fs=FS, strip_s=10)
+    calls = _call_strips(classifier, minute)
     assert calls.stop_s == 60.0
     assert (np.diff(calls.detections) >= 0).all()
     third = calls_of(classifier.classify(signal[7200:10800], fs=FS), classifier.config.rule_guard)
@@ -49,7 +60,7 @@ def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Re
 
 
 def test_what_is_left_over_is_not_classified(classifier: BeatClassifier, minute: Record) -> None:
-    calls = call_strips(classifier, minute.signal_mv()[: 25 * 360], fs=FS, strip_s=10)
+    calls = _call_strips(classifier, _cut(minute, minute.signal_mv()[: 25 * 360]))
     assert calls.stop_s == 20.0
     assert calls.detections.max() < 20 * 360
 
@@ -59,7 +70,7 @@ def test_a_strip_that_the_service_would_refuse_abstains(
 ) -> None:
     signal = minute.signal_mv().copy()
     signal[3600 : 3600 + 6 * 360] = 0.0  # six of ten seconds are flat
-    calls = call_strips(classifier, signal, fs=FS, strip_s=10)
+    calls = _call_strips(classifier, _cut(minute, signal))
     in_strip = (calls.detections >= 3600) & (calls.detections < 7200)
     assert in_strip.any()
     assert not calls.has_class[in_strip].any()
@@ -69,8 +80,9 @@ def test_a_strip_that_the_service_would_refuse_abstains(
 def test_a_signal_shorter_than_a_strip_is_refused(
     classifier: BeatClassifier, minute: Record
 ) -> None:
-    with pytest.raises(EvaluationError, match=r"strip of 10 s, got 9\.0 s"):
-        call_strips(classifier, minute.signal_mv()[: 9 * 360], fs=FS, strip_s=10)
+    with pytest.raises(EvaluationError, match="must last at least 10 s"):
+        _call_strips(classifier, _cut(minute, minute.signal_mv()[: 10 * 360 - 1]))
+    assert _call_strips(classifier, _cut(minute, minute.signal_mv()[: 10 * 360])).stop_s == 10.0
 
 
 def test_noise_is_added_in_the_noisy_minutes_alone() -> None:

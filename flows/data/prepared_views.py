@@ -1,0 +1,156 @@
+"""Prepared beats of a dataset version on disk: made once, read by training, gates and reports.
+
+``ingest-records`` writes what training, the drift reference and the promotion gate read. Views that
+only reports need (R-peaks of the blind detectors, reference R-peaks) are made by the first report
+and kept beside. A directory is named by the hash of the code, the constants and the source files,
+so nothing outdated is ever read; ``ingest-records`` removes what older code prepared.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ecg_lib.errors import DatasetError
+from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
+from ecg_lib.evaluation.prepared_views import (
+    Peaks,
+    PreparedStrip,
+    ScoredView,
+    load_annotations,
+    load_strips,
+    prepare_scored_view,
+    save_annotations,
+    save_strips,
+)
+from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.record import Record
+from ecg_lib.signal_path.preprocessing import PreprocessingConfig
+from flows.data.dataset_versions import (
+    DatasetVersion,
+    PreparedRecord,
+    Role,
+    code_prefix,
+    prepared_key,
+)
+
+WHOLE_RECORD: Final = ScoredView()
+SHORT_STRIPS: Final = ScoredView(strip_s=10)
+
+INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
+    Role.DEVELOPMENT: (WHOLE_RECORD, SHORT_STRIPS),
+    Role.TEST: (WHOLE_RECORD,),
+    Role.PACED: (),
+}
+"""What ingestion writes of a record; reports score the paced ones by blind detectors alone."""
+
+_KEPT_LENGTHS: Final = frozenset({None, 10})
+"""Strips of other lengths belong to full reports only and are not kept."""
+
+_ANNOTATIONS: Final = "annotations.npz"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedViews:
+    """The prepared beats and annotations of the records of a version.
+
+    Args:
+        version: Dataset.
+        datasets_dir: Directory of the datasets.
+    """
+
+    version: DatasetVersion
+    datasets_dir: Path
+
+    def read(
+        self,
+        record: PreparedRecord,
+        view: ScoredView,
+        *,
+        config: PreprocessingConfig | None = None,
+    ) -> list[PreparedStrip]:
+        """Read the beats of a view; prepare and keep them when they are not there.
+
+        Raises:
+            DatasetError: If they must be prepared and the source files are not those of the
+                version.
+        """
+        config = config or PreprocessingConfig()
+        if view.peaks is Peaks.BLIND and load_blind_verifier(record.name) is None:
+            view = view._replace(peaks=Peaks.DETECTED)
+        directory = self._directory_of(record, config)
+        try:
+            return load_strips(directory / _file_name(view))
+        except FileNotFoundError:
+            source = self.version.read_source(record)
+            return write_view(source, view, directory, config=config)
+
+    def read_annotations(self, record: PreparedRecord) -> Annotations:
+        """Read the annotations of a record.
+
+        Raises:
+            DatasetError: If the source must be read and is not that of the version.
+        """
+        directory = self._directory_of(record, PreprocessingConfig())
+        try:
+            return load_annotations(directory / _ANNOTATIONS)
+        except FileNotFoundError:
+            return write_annotations(self.version.read_source(record), directory)
+
+    def read_development_annotations(self) -> dict[str, Annotations]:
+        """Read the annotations of the development records, by record."""
+        records = self.version.records_of(Role.DEVELOPMENT)
+        return {record.name: self.read_annotations(record) for record in records}
+
+    def _directory_of(self, record: PreparedRecord, config: PreprocessingConfig) -> Path:
+        return records_dir(self.datasets_dir) / prepared_key(record.files, config)
+
+
+def records_dir(datasets_dir: Path) -> Path:
+    """Return the directory of prepared records."""
+    return datasets_dir / "records"
+
+
+def write_view(
+    source: Record, view: ScoredView, directory: Path, *, config: PreprocessingConfig | None = None
+) -> list[PreparedStrip]:
+    """Prepare a view and keep it where :meth:`PreparedViews.read` looks for it."""
+    strips = prepare_scored_view(source, view, config=config)
+    if view.strip_s in _KEPT_LENGTHS:
+        directory.mkdir(parents=True, exist_ok=True)
+        save_strips(strips, directory / _file_name(view))
+    return strips
+
+
+def write_annotations(source: Record, directory: Path) -> Annotations:
+    """Keep the annotations of a record.
+
+    Raises:
+        DatasetError: If it has none.
+    """
+    annotations = source.annotations
+    if annotations is None:
+        msg = f"record {source.name} must have annotations"
+        raise DatasetError(msg)
+    directory.mkdir(parents=True, exist_ok=True)
+    save_annotations(annotations, directory / _ANNOTATIONS)
+    return annotations
+
+
+def _file_name(view: ScoredView) -> str:
+    return f"{view.name}.npz"
+
+
+def remove_outdated(datasets_dir: Path) -> int:
+    """Remove what other code prepared, and return the number of records; it can be made again."""
+    current = code_prefix()
+    outdated = [
+        path
+        for path in records_dir(datasets_dir).iterdir()
+        if path.is_dir() and not path.name.startswith(current)
+    ]
+    for path in outdated:
+        shutil.rmtree(path, ignore_errors=True)
+    return len(outdated)
