@@ -1,7 +1,6 @@
-"""From an opened recording to results on disk: for service, command line and flow.
+"""Analyse an opened recording and write its results, for service, command line and flow.
 
-The beats of strips, which leave nothing on disk, are classified by
-:mod:`ecg_lib.classifier.beat_classifier`.
+Strips, which leave nothing on disk, are classified by :mod:`ecg_lib.classifier.beat_classifier`.
 """
 
 from __future__ import annotations
@@ -26,6 +25,7 @@ from ecg_lib.recordings.report.html import write_html
 from ecg_lib.recordings.report.pdf import write_pdf
 from ecg_lib.recordings.signal_file import read_signal, write_signal
 from ecg_lib.recordings.summary import (
+    RecordingSource,
     RecordingSummary,
     ResultFormat,
     describe_summary,
@@ -44,13 +44,13 @@ from ecg_lib.signal_path.readability.findings import OK, PACED
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 READ_SHARE: Final = 0.1
-"""What is reported when the file is read; the rest is classified."""
+"""Share of the progress when the file is read; the rest is for classification."""
 _CLASSIFIED_SHARE: Final = 0.95
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Analysis:
-    """A recording that was analysed; its signal is on disk."""
+    """An analysed recording; its signal is on disk."""
 
     summary: RecordingSummary
     signal_mv: NDArray[np.float32]
@@ -76,6 +76,7 @@ def analyze_recording(
     directory: Path,
     threads: int = 1,
     report: Progress | None = None,
+    source: RecordingSource | None = None,
 ) -> Analysis:
     """Read one lead to disk, classify its beats and sum them up.
 
@@ -86,13 +87,15 @@ def analyze_recording(
         Name of the lead; MLII, or else the first, when left out.
     classifier : BeatClassifier
     model : mapping
-        What is said about the model.
+        Description of the model, for results.
     directory : Path
         Where the lead goes, see :mod:`ecg_lib.recordings.signal_file`.
     threads : int
-        Parts that are worked on at a time.
+        Number of parts that are processed at a time.
     report : callable, optional
-        Is given the share that is done.
+        Called with the share that is done.
+    source : RecordingSource, optional
+        File and patient as results name them; unknown when left out.
 
     Raises
     ------
@@ -118,6 +121,7 @@ def analyze_recording(
         lead=chosen.name,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
+        source=source,
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(
@@ -128,13 +132,13 @@ def analyze_recording(
 
 
 def _tell_nobody(_share: float) -> None:
-    """Take what is reported when nobody listens."""
+    """Ignore a report."""
 
 
 def _count_blocks(
     opened: RecordingFile, lead: Lead, tell: Progress
 ) -> Iterator[NDArray[np.float32]]:
-    """Pass blocks on, and stop a text that goes on for more than a day."""
+    """Pass blocks on; stop a text file that holds more than a day."""
     n_read = 0
     for block in opened.blocks(lead):
         n_read += len(block)

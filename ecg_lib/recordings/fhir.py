@@ -1,8 +1,8 @@
 """A recording's figures as FHIR R4 resources: a Bundle of a DiagnosticReport and Observations.
 
-Codes are LOINC's where the design names them, and plain text elsewhere. There is no Patient: who
-it is of is known to the one who sent the recording, and not here. Status is ``preliminary``,
-because nobody has read it.
+Codes are LOINC's where there is one, and plain text elsewhere. There is no Patient resource: only
+the reference that came with the recording is known here, and the report names it as its subject.
+Status is ``preliminary``, because no reader has confirmed it.
 """
 
 from __future__ import annotations
@@ -90,6 +90,9 @@ def make_bundle(described: Mapping[str, Any], *, recording_id: str) -> dict[str,
         "result": [{"reference": reference} for reference, _ in identified],
         "conclusion": _conclude(described),
     }
+    patient = described["recording"]["patient_reference"]
+    if patient is not None:
+        report["subject"] = {"identifier": {"value": patient}}
     entries = [(_identify(recording_id, "report"), report), *identified]
     return {
         "resourceType": "Bundle",

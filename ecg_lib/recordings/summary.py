@@ -1,4 +1,4 @@
-"""What the beats of a recording amount to: as values, and as the JSON of the wire."""
+"""Sum up the beats of a recording: as values, and as the JSON of the wire."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ecg_lib.rhythm.heart_rate import (
 )
 from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shapes
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
-from ecg_lib.rhythm.risk import Risk, assess_risk
+from ecg_lib.rhythm.risk import Risk, RiskBasis, assess_risk
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
 
 NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
@@ -29,7 +29,7 @@ _FORM_NAMES: Final = "ABCDEFGHIJKL"
 
 
 class ResultFormat(StrEnum):
-    """How a result is given."""
+    """Format of a result."""
 
     JSON = "json"
     CSV = "csv"
@@ -47,7 +47,7 @@ class ResultFormat(StrEnum):
 
     @property
     def suffix(self) -> str:
-        """What follows the name of a recording; a result of that name is no recording itself."""
+        """Suffix after the name of a recording; files with it are results, not recordings."""
         suffixes = {"csv": ".beats.csv", "atr": ".pvc", "fhir": ".fhir.json"}
         return suffixes.get(self.value, f".{self.value}")
 
@@ -67,10 +67,21 @@ class Form:
     qrs_width_ms: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordingSource:
+    """Where a recording is from, as far as it is known and may be written into results."""
+
+    file: str | None = None
+    """Name of the file."""
+    patient: str | None = None
+    """Reference of the patient."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RecordingSummary:
     """A recording, its beats and everything that was found out about them."""
 
+    source: RecordingSource
     lead: str
     leads: tuple[str, ...]
     start_clock_s: float | None
@@ -104,7 +115,7 @@ class RecordingSummary:
         return self.rhythm.v_per_hour(self.beats.readable_s)
 
     def name_time(self, time_s: float) -> str:
-        """Time of day where it is known, else since the beginning; ``HH:MM:SS``."""
+        """Format a time as ``HH:MM:SS``: of the day where that is known, else since the start."""
         if self.start_clock_s is None and time_s >= 86_400:
             return "24:00:00"
         return format_clock((self.start_clock_s or 0.0) + time_s)
@@ -116,6 +127,7 @@ def summarize_recording(
     lead: str,
     leads: tuple[str, ...],
     start_clock_s: float | None = None,
+    source: RecordingSource | None = None,
 ) -> RecordingSummary:
     """Sum up a recording.
 
@@ -128,6 +140,8 @@ def summarize_recording(
         Names of all leads.
     start_clock_s : float, optional
         Time of day at which the recording begins, in seconds since midnight.
+    source : RecordingSource, optional
+        Where the recording is from; unknown when left out.
 
     """
     rhythm = summarize_rhythm(
@@ -138,15 +152,9 @@ def summarize_recording(
         unreadable=beats.unreadable,
         is_paced=beats.is_paced,
     )
-    rate_by_minute_bpm = heart_rate_by_minute(
-        beats.r_peaks,
-        is_readable=beats.is_readable,
-        fs=beats.fs,
-        duration_s=beats.duration_s,
-        unreadable=beats.unreadable,
-    )
     grouped = group_shapes(beats.v_shapes)
     return RecordingSummary(
+        source=source or RecordingSource(),
         lead=lead,
         leads=leads,
         start_clock_s=start_clock_s,
@@ -159,10 +167,15 @@ def summarize_recording(
             fs=beats.fs,
             duration_s=beats.duration_s,
             rhythm=rhythm,
-            rate_by_minute_bpm=rate_by_minute_bpm,
             unreadable=beats.unreadable,
         ),
-        rate_by_minute_bpm=rate_by_minute_bpm,
+        rate_by_minute_bpm=heart_rate_by_minute(
+            beats.r_peaks,
+            is_readable=beats.is_readable,
+            fs=beats.fs,
+            duration_s=beats.duration_s,
+            unreadable=beats.unreadable,
+        ),
         variability=measure_variability(
             beats.r_peaks,
             is_v=beats.is_v,
@@ -178,6 +191,7 @@ def summarize_recording(
             duration_s=beats.duration_s,
             readable_s=beats.readable_s,
             alarms=list_alarms(beats.findings, fs=beats.fs),
+            basis=RiskBasis.RECORDING,
         ),
     )
 
@@ -221,6 +235,8 @@ def describe_summary(
     return {
         "analysed_at": analysed_at,
         "recording": {
+            "file": summary.source.file,
+            "patient_reference": summary.source.patient,
             "duration_s": beats.duration_s,
             "sampling_rate": beats.fs,
             "samples": beats.n_samples,

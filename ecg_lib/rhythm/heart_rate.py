@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.rhythm.patterns import RhythmSummary, follow_each_other
-from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+from ecg_lib.rhythm.patterns import RhythmSummary, average_rr, follow_each_other
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason, find_spans
 
 HOUR_S: Final = 3600.0
 MINUTE_S: Final = 60.0
@@ -53,7 +53,7 @@ class Hour:
     """Share of the readable beats that are V; None without one."""
     heart_rate_mean_bpm: float | None
     heart_rate_min_bpm: float | None
-    """Of the minutes of the hour; None without a minute that has ten intervals."""
+    """Of any eight RR intervals in a row that begin in the hour, as in the whole recording."""
     heart_rate_max_bpm: float | None
 
 
@@ -85,7 +85,6 @@ def describe_hours(
     fs: float,
     duration_s: float,
     rhythm: RhythmSummary,
-    rate_by_minute_bpm: NDArray[np.float64],
     unreadable: Sequence[Stretch] = (),
 ) -> tuple[Hour, ...]:
     """Describe each hour of a recording.
@@ -98,8 +97,6 @@ def describe_hours(
         Length of the recording.
     rhythm : RhythmSummary
         Of the same beats; couplets and runs count in the hour in which they begin.
-    rate_by_minute_bpm : ndarray of float64, shape (n_minutes,)
-        :func:`heart_rate_by_minute` of the same beats.
 
     """
     n_hours = max(1, int(np.ceil(duration_s / HOUR_S)))
@@ -110,13 +107,14 @@ def describe_hours(
     couplets = _count_hours(rhythm.couplet_starts_s, n_hours)
     runs = _count_hours([run.start_s for run in rhythm.runs], n_hours)
     rr_s, is_usable = _measure_intervals(r_peaks, is_readable, fs, unreadable)
+    mean_rr_s, first_interval = _average_sustained(rr_s, is_usable)
+    hour_of_mean = hour_of_beat[first_interval]
     lost = [s for s in unreadable if s.reason is not UnreadableReason.FLUTTER]
     hours = []
     for hour in range(n_hours):
         start_s = hour * HOUR_S
         stop_s = min(start_s + HOUR_S, duration_s)
-        minutes = rate_by_minute_bpm[hour * 60 : (hour + 1) * 60]
-        known = minutes[np.isfinite(minutes)]
+        sustained_s = mean_rr_s[hour_of_mean == hour]
         rr_of_hour_s = rr_s[is_usable & (hour_of_beat[1:] == hour)]
         lost_s = sum(
             max(0.0, min(stop_s, stretch.stop / fs) - max(start_s, stretch.start / fs))
@@ -133,8 +131,8 @@ def describe_hours(
                 runs=int(runs[hour]),
                 burden=float(v_beats[hour] / beats[hour]) if beats[hour] else None,
                 heart_rate_mean_bpm=60 / float(rr_of_hour_s.mean()) if len(rr_of_hour_s) else None,
-                heart_rate_min_bpm=float(known.min()) if len(known) else None,
-                heart_rate_max_bpm=float(known.max()) if len(known) else None,
+                heart_rate_min_bpm=60 / float(sustained_s.max()) if len(sustained_s) else None,
+                heart_rate_max_bpm=60 / float(sustained_s.min()) if len(sustained_s) else None,
             )
         )
     return tuple(hours)
@@ -155,6 +153,18 @@ def _measure_intervals(
     rr_s = np.diff(r_peaks / fs)
     follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
     return rr_s, follows & (rr_s <= _LONGEST_NN_S)
+
+
+def _average_sustained(
+    rr_s: NDArray[np.float64], is_usable: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Average eight usable intervals in a row; returns the means and their first intervals."""
+    parts = [range(start, stop) for start, stop in find_spans(is_usable)]
+    means = [average_rr(rr_s[part.start : part.stop]) for part in parts]
+    first = [part.start + np.arange(len(mean)) for part, mean in zip(parts, means, strict=True)]
+    if not means:
+        return np.zeros(0), np.zeros(0, dtype=np.int64)
+    return np.concatenate(means), np.concatenate(first)
 
 
 def heart_rate_by_minute(

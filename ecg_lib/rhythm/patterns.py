@@ -310,11 +310,25 @@ def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:
 
 def _sustained_rr(intervals: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Means of eight RR intervals in a row, so that one early beat is no heart rate."""
-    means = [
-        np.convolve(rr, np.full(min(8, len(rr)), 1 / min(8, len(rr))), mode="valid")
-        for rr in intervals
-    ]
+    means = [average_rr(rr) for rr in intervals]
     return np.concatenate(means) if means else np.zeros(0)
+
+
+def average_rr(rr_s: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Average each eight RR intervals in a row, or all of them when there are fewer.
+
+    Parameters
+    ----------
+    rr_s : ndarray of float64, shape (n_intervals,)
+        At least one interval; none of them has a gap before or after it.
+
+    Returns
+    -------
+    ndarray of float64, shape (max(n_intervals - 7, 1),)
+
+    """
+    size = min(8, len(rr_s))
+    return np.convolve(rr_s, np.full(size, 1 / size), mode="valid")
 
 
 _PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}

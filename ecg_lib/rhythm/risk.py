@@ -51,7 +51,9 @@ _RUN_WORDS: Final = {
     RunKind.ESCAPE: "below 50/min, the rate of a ventricular escape rhythm",
 }
 
-_BURDEN_FROM_S: Final = 3600.0
+BURDEN_FROM_S: Final = 3600.0
+"""Length from which a recording shows how often V beats come, so that their burden counts."""
+
 _FULL_DAY_S: Final = 24 * 3600.0
 
 
@@ -72,6 +74,7 @@ def assess_risk(
     duration_s: float,
     readable_s: float,
     alarms: Sequence[str] = (),
+    basis: RiskBasis | None = None,
 ) -> Risk:
     """Judge a rhythm.
 
@@ -90,27 +93,31 @@ def assess_risk(
     alarms : sequence of str
         :func:`ecg_lib.signal_path.readability.findings.list_alarms`: flutter or asystole that is
         suspected.
+    basis : RiskBasis, optional
+        What the level is judged on; a recording from one hour on when left out.
 
     Returns
     -------
     Risk
 
     """
-    basis = RiskBasis.RECORDING if duration_s >= _BURDEN_FROM_S else RiskBasis.STRIP
+    has_hours = duration_s >= BURDEN_FROM_S
+    basis = basis or (RiskBasis.RECORDING if has_hours else RiskBasis.STRIP)
     high = list(alarms)
     if rhythm.runs:
         longest = max(run.beats for run in rhythm.runs)
-        high.append(f"{len(rhythm.runs)} run(s) of V, the longest of {longest} beats")
+        which = "" if len(rhythm.runs) == 1 else "the longest "
+        high.append(f"{_count(len(rhythm.runs), 'run')} of V, {which}of {longest} beats")
         high += [
             f"{count} of them {words}"
             for kind, words in _RUN_WORDS.items()
             if (count := len(rhythm.runs_of(kind)))
         ]
     if rhythm.couplets:
-        high.append(f"{rhythm.couplets} couplet(s) of V")
+        high.append(f"{_count(rhythm.couplets, 'couplet')} of V")
     if rhythm.r_on_t:
-        high.append(f"{rhythm.r_on_t} V beat(s) that may fall on a T wave")
-    counts_burden = basis is RiskBasis.RECORDING and rhythm.burden > HIGH_BURDEN
+        high.append(f"{_count(rhythm.r_on_t, 'V beat')} that may fall on a T wave")
+    counts_burden = has_hours and rhythm.burden > HIGH_BURDEN
     if counts_burden:
         limit = VERY_HIGH_BURDEN if rhythm.burden > VERY_HIGH_BURDEN else HIGH_BURDEN
         high.append(f"V burden of {rhythm.burden:.1%}, above {limit:.0%}")
@@ -120,9 +127,13 @@ def assess_risk(
             level=RiskLevel.HIGH, basis=basis, reasons=tuple(high), is_provisional=is_provisional
         )
     if rhythm.v_beats:
-        reasons = [f"{rhythm.v_beats} isolated V beat(s)"]
+        reasons = [_count(rhythm.v_beats, "isolated V beat")]
         per_hour = rhythm.v_per_hour(readable_s)
-        if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
+        if has_hours and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
-from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.opening import SUFFIXES, open_recording
 from flows.doors.addresses import PROJECT_DIR
 
@@ -53,6 +53,8 @@ class Request:
     lead: str | None = None
     sampling_rate: float | None = None
     unit: str | None = None
+    patient: str | None = None
+    """Reference of the patient, for the results."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +151,7 @@ def analyze_file(
             model=model,
             directory=Path(scratch),
             threads=min(2, os.cpu_count() or 1),
+            source=RecordingSource(file=path.name, patient=request.patient),
         )
         output_dir.mkdir(parents=True, exist_ok=True)
         for kind, target in targets.items():

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.evaluation.report.mistakes import ERROR_SPAN_S, BeatError
+from ecg_lib.records.drawing import (
+    Anchor,
+    Area,
+    Box,
+    Colour,
+    Dot,
+    Drawing,
+    Path,
+    Shape,
+    Text,
+    draw_paper,
+    line,
+    to_themed_svg,
+)
 
 MM_PER_S: Final = 25.0
 _STRIP_MM: Final = 34.0
 _LABELS_MM: Final = 5.0
 _SCALES_MM_PER_MV: Final = (10.0, 5.0, 2.5)
+_LABEL: Final = 11.5
+_ONE: Final = (0.0, 1.0)
 
 
 def draw_interval(figure: Mapping[str, Any], *, lowest: float) -> str:
@@ -28,13 +43,13 @@ def draw_interval(figure: Mapping[str, Any], *, lowest: float) -> str:
         return 1 + (inside - lowest) / (1 - lowest) * (width - 2)
 
     left, right, at = x(figure["low"]), x(figure["high"]), x(figure["gross"])
-    return (
-        f'<svg class="interval" viewBox="0 0 {width:g} {height:g}" width="{width:g}" '
-        f'height="{height:g}" aria-hidden="true">'
-        f'<line class="grid" x1="1" y1="7" x2="{width - 1:g}" y2="7"/>'
-        f'<rect class="band" x="{left:.1f}" y="4" width="{max(right - left, 1):.1f}" height="6" '
-        f'rx="2"/><circle class="dot" cx="{at:.1f}" cy="7" r="3"/></svg>'
+    shapes = (
+        line(1, 7, width - 1, 7, Colour.LINE, 1.0),
+        Box(left, 4, max(right - left, 1), 6, Colour.PALE),
+        Dot(at, 7, 3, Colour.BLUE),
     )
+    drawing = Drawing(width=width, height=height, shapes=shapes, title="")
+    return to_themed_svg(drawing, css_class="interval")
 
 
 def draw_noise(
@@ -45,76 +60,76 @@ def draw_noise(
 ) -> str:
     """Draw V-F1 over the signal-to-noise ratio.
 
-    Args:
-        points: Ratio in dB, the figure with its interval, and the figure without RuleGuard.
-        clean: The figure without noise.
-        title: What it shows.
+    Parameters
+    ----------
+    points : sequence of (int, mapping, float or None)
+        Ratio in dB, the figure with its interval, and the figure without RuleGuard.
+    clean : float or None
+        The figure without noise.
+    title : str
+
     """
-    frame = _Frame(width=420, height=250, left=46, bottom=40, title=title)
     shown = [point for point in points if point[1]["gross"] is not None]
-    at = {snr_db: index for index, (snr_db, _, _) in enumerate(points)}
-    span = (-0.35, len(points) - 0.65)
     values = [
         value
         for _, figure, plain in shown
         for value in (figure["low"], figure["gross"], plain)
         if value is not None
     ]
-    low = max(0.0, np.floor(10 * min(values, default=0.0)) / 10)
-    xs = {snr_db: frame.x(float(index), span) for snr_db, index in at.items()}
-
-    def y(value: float) -> float:
-        return frame.y(value, (low, 1.0))
-
-    parts = frame.y_axis(np.arange(low, 1.0001, 0.1 if low >= 0.3 else 0.2), (low, 1.0), "{:.1f}")
-    parts += [_text(x, 228, f"{snr_db} dB", "middle") for snr_db, x in xs.items()]
+    low = max(0.0, float(np.floor(10 * min(values, default=0.0)) / 10))
+    frame = _Frame(width=420, height=250, bottom=40, title=title, y_span=(low, 1.0))
+    span = (-0.35, len(points) - 0.65)
+    xs = {snr_db: frame.x(float(at), span) for at, (snr_db, _, _) in enumerate(points)}
+    shapes = frame.y_axis(np.arange(low, 1.0001, 0.1 if low >= 0.3 else 0.2))
+    shapes += [_text(x, 228, f"{snr_db} dB", Anchor.MIDDLE) for snr_db, x in xs.items()]
     if clean is not None:
-        parts.append(_line(46, y(clean), 410, y(clean), "clean"))
-    band = [(xs[s], y(f["high"])) for s, f, _ in shown if f["high"] is not None]
-    band += [(xs[s], y(f["low"])) for s, f, _ in reversed(shown) if f["low"] is not None]
+        shapes.append(_dashed([(46, frame.y(clean)), (410, frame.y(clean))], 1.0, (2, 3)))
+    band = [(xs[s], frame.y(f["high"])) for s, f, _ in shown if f["high"] is not None]
+    band += [(xs[s], frame.y(f["low"])) for s, f, _ in reversed(shown) if f["low"] is not None]
     if len(band) > 2:
-        parts.append(f'<polygon class="band" points="{_points(band)}"/>')
+        shapes.append(Area(_array(band), Colour.PALE))
     if clean is not None:
-        parts.append(_text(410, y(clean) - 5, f"clean {clean:.3f}", "end", "soft"))
-    plain = [(xs[s], y(p)) for s, _, p in shown if p is not None]
-    parts.append(f'<polyline class="plain" points="{_points(plain)}"/>')
-    curve = [(xs[s], y(f["gross"])) for s, f, _ in shown]
-    parts.append(f'<polyline class="curve" points="{_points(curve)}"/>')
-    for (x, at_y), (_, figure, _) in zip(curve, shown, strict=True):
-        parts.append(f'<circle class="dot" cx="{x:.1f}" cy="{at_y:.1f}" r="3.5"/>')
-        parts.append(_text(x, at_y + 17, f"{figure['gross']:.3f}", "middle", "value"))
-    return frame.finish(parts)
+        label = f"clean {clean:.3f}"
+        shapes.append(_text(410, frame.y(clean) - 5, label, Anchor.END, size=11.0, has_halo=True))
+    plain = [(xs[s], frame.y(p)) for s, _, p in shown if p is not None]
+    shapes.append(_dashed(plain, 1.5, (5, 4)))
+    curve = [(xs[s], frame.y(f["gross"])) for s, f, _ in shown]
+    shapes.append(Path(_array(curve), Colour.BLUE, 2.0))
+    for (x, y), (_, figure, _) in zip(curve, shown, strict=True):
+        shapes.append(Dot(x, y, 3.5, Colour.BLUE))
+        value = f"{figure['gross']:.3f}"
+        shapes.append(
+            Text(x, y + 17, value, _LABEL, Colour.INK, Anchor.MIDDLE, is_bold=True, has_halo=True)
+        )
+    return frame.finish(shapes)
 
 
 def draw_reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     """Draw the observed share of V over the stated probability, and how many beats there are."""
-    frame = _Frame(width=420, height=330, left=46, bottom=110, title="Reliability")
-    one = (0.0, 1.0)
-    parts = frame.y_axis(np.arange(0, 1.01, 0.2), one, "{:.1f}")
-    parts.append(_line(frame.x(0, one), frame.y(0, one), frame.x(1, one), frame.y(1, one), "clean"))
+    frame = _Frame(width=420, height=330, bottom=110, title="Reliability", y_span=_ONE)
+    shapes = frame.y_axis(np.arange(0, 1.01, 0.2))
+    ends = [(frame.x(value, _ONE), frame.y(value)) for value in _ONE]
+    shapes.append(_dashed(ends, 1.0, (2, 3)))
     filled = [b for b in bins if b["beats"]]
-    curve = [(frame.x(b["stated"], one), frame.y(b["observed"], one)) for b in filled]
-    parts.append(f'<polyline class="curve" points="{_points(curve)}"/>')
-    parts += [f'<circle class="dot" cx="{x:.1f}" cy="{y:.1f}" r="3.5"/>' for x, y in curve]
+    curve = [(frame.x(b["stated"], _ONE), frame.y(b["observed"])) for b in filled]
+    shapes.append(Path(_array(curve), Colour.BLUE, 2.0))
+    shapes += [Dot(x, y, 3.5, Colour.BLUE) for x, y in curve]
     # Below: beats of each bin, on a logarithmic scale.
     base, room = 305.0, 52.0
     most = max((b["beats"] for b in bins), default=1)
     for b in bins:
-        left, right = frame.x(b["low"], one), frame.x(b["high"], one)
-        tall = room * np.log10(1 + b["beats"]) / np.log10(1 + max(most, 9))
-        parts.append(
-            f'<rect class="bar" x="{left + 1:.1f}" y="{base - tall:.1f}" '
-            f'width="{right - left - 2:.1f}" height="{tall:.1f}"><title>{b["beats"]} beats'
-            f"</title></rect>"
-        )
+        left, right = frame.x(b["low"], _ONE), frame.x(b["high"], _ONE)
+        tall = float(room * np.log10(1 + b["beats"]) / np.log10(1 + max(most, 9)))
+        hint = f"{b['beats']} beats"
+        shapes.append(Box(left + 1, base - tall, right - left - 2, tall, Colour.PALE, hint))
         if b["beats"]:
-            label = _short(b["beats"])
-            parts.append(_text((left + right) / 2, base - tall - 3, label, "middle", "tiny"))
-    parts += [
-        _text(frame.x(value, one), 322, f"{value:.1f}", "middle")
+            middle, label = (left + right) / 2, _short(b["beats"])
+            shapes.append(_text(middle, base - tall - 3, label, Anchor.MIDDLE, size=9.0))
+    shapes += [
+        _text(frame.x(value, _ONE), 322, f"{value:.1f}", Anchor.MIDDLE)
         for value in (0, 0.2, 0.4, 0.6, 0.8, 1)
     ]
-    return frame.finish(parts)
+    return frame.finish(shapes)
 
 
 def _short(count: int) -> str:
@@ -125,7 +140,6 @@ def draw_strip(error: BeatError) -> str:
     """Draw the strip around an error on ECG paper, with the truth above and the call below."""
     width, height = ERROR_SPAN_S * MM_PER_S, _STRIP_MM + 2 * _LABELS_MM
     samples = np.asarray(error.strip_mv, dtype=np.float64)
-    title = f"record {error.record} at {error.time_s:.1f} s"
     base = float(np.median(samples))
     above, below = float(samples.max()) - base, base - float(samples.min())
     scale = next(
@@ -137,92 +151,83 @@ def draw_strip(error: BeatError) -> str:
     across = np.arange(len(samples)) / error.fs * MM_PER_S
     step = max(1, round(error.fs / 180))
     here = (error.time_s - error.strip_start_s) * MM_PER_S
-    area = f'x="{here - 3.5:.2f}" y="{_LABELS_MM:g}" width="7" height="{_STRIP_MM:g}"'
-    parts = [
-        _paper(width, _LABELS_MM, _STRIP_MM),
-        f'<rect class="here" {area}/>',
-        f'<polyline class="ecg" points="{_points_mm(across[::step], heights[::step])}"/>',
+    bottom = _LABELS_MM + _STRIP_MM
+    corners = [
+        (here - 3.5, _LABELS_MM), (here + 3.5, _LABELS_MM), (here + 3.5, bottom),
+        (here - 3.5, bottom),
+    ]  # fmt: skip
+    shapes = [
+        *draw_paper(0.0, _LABELS_MM, width, _STRIP_MM),
+        Area(_array(corners), Colour.AMBER, 0.16),
+        Path(np.stack([across[::step], heights[::step]], axis=1), Colour.INK, 0.32),
     ]
     for time_s, truth, call in error.beats:
         x = min(max((time_s - error.strip_start_s) * MM_PER_S, 1.5), width - 1.5)
-        wrong = " wrong" if (truth == "V") != (call == "V") and truth in "NSVO" else ""
-        parts.append(
-            f'<text class="truth" x="{x:.2f}" y="3.6" text-anchor="middle">{escape(truth)}</text>'
-        )
-        parts.append(
-            f'<text class="call{wrong}" x="{x:.2f}" y="{height - 1.2:.2f}" '
-            f'text-anchor="middle">{escape(call)}</text>'
-        )
-    return (
-        f'<svg class="strip" viewBox="0 0 {width:g} {height:g}" role="img" '
-        f'aria-label="{escape(title)}"><title>{escape(title)}, {scale:g} mm/mV</title>'
-        f"{''.join(parts)}</svg>"
-    )
-
-
-def _paper(width: float, top: float, height: float) -> str:
-    """Squares of 5 mm and of 1 mm."""
-
-    def lines(step: int) -> str:
-        down = "".join(f"M{x:g} {top:g}v{height:g}" for x in range(0, round(width) + 1, step))
-        return down + "".join(
-            f"M0 {top + y:g}h{width:g}" for y in range(0, round(height) + 1, step)
-        )
-
-    return (
-        f'<rect class="paper" x="0" y="{top:g}" width="{width:g}" height="{height:g}"/>'
-        f'<path class="paper-thin" d="{lines(1)}"/><path class="paper-thick" d="{lines(5)}"/>'
-    )
+        is_wrong = (truth == "V") != (call == "V") and truth in "NSVO"
+        colour = Colour.RED if is_wrong else Colour.SOFT
+        shapes += [
+            Text(x, 3.6, truth, 3.2, Colour.INK, Anchor.MIDDLE),
+            Text(x, height - 1.2, call, 3.2, colour, Anchor.MIDDLE, is_bold=is_wrong),
+        ]
+    title = f"record {error.record} at {error.time_s:.1f} s, {scale:g} mm/mV"
+    drawing = Drawing(width=width, height=height, shapes=tuple(shapes), title=title)
+    return to_themed_svg(drawing, css_class="strip")
 
 
 class _Frame:
-    """A chart's area with its axes."""
+    """The area of a chart with its axes."""
+
+    _LEFT: Final = 46.0
+    _TOP: Final = 12.0
 
     def __init__(
-        self, *, width: float, height: float, left: float, bottom: float, title: str
+        self,
+        *,
+        width: float,
+        height: float,
+        bottom: float,
+        title: str,
+        y_span: tuple[float, float],
     ) -> None:
         self._size = (width, height)
-        self._left, self._right = left, width - 10
-        self._top, self._bottom = 12.0, height - bottom
+        self._right = width - 10
+        self._bottom = height - bottom
         self._title = title
+        self._y_span = y_span
 
     def x(self, value: float, span: tuple[float, float]) -> float:
         share = (value - span[0]) / (span[1] - span[0])
-        return float(self._left + share * (self._right - self._left))
+        return float(self._LEFT + share * (self._right - self._LEFT))
 
-    def y(self, value: float, span: tuple[float, float]) -> float:
-        share = (value - span[0]) / (span[1] - span[0])
-        return float(self._bottom - share * (self._bottom - self._top))
+    def y(self, value: float) -> float:
+        share = (value - self._y_span[0]) / (self._y_span[1] - self._y_span[0])
+        return float(self._bottom - share * (self._bottom - self._TOP))
 
-    def y_axis(self, ticks: NDArray[np.float64], span: tuple[float, float], form: str) -> list[str]:
-        parts = []
+    def y_axis(self, ticks: NDArray[np.float64]) -> list[Shape]:
+        shapes: list[Shape] = []
         for tick in ticks.tolist():
-            y = self.y(tick, span)
-            parts.append(_line(self._left, y, self._right, y, "grid"))
-            parts.append(_text(self._left - 7, y + 4, form.format(tick), "end"))
-        return parts
+            y = self.y(tick)
+            shapes.append(line(self._LEFT, y, self._right, y, Colour.LINE, 1.0))
+            shapes.append(_text(self._LEFT - 7, y + 4, f"{tick:.1f}", Anchor.END))
+        return shapes
 
-    def finish(self, parts: Sequence[str]) -> str:
+    def finish(self, shapes: Sequence[Shape]) -> str:
         width, height = self._size
-        return (
-            f'<svg class="chart" viewBox="0 0 {width:g} {height:g}" role="img" '
-            f'aria-label="{escape(self._title)}">{"".join(parts)}</svg>'
-        )
+        drawing = Drawing(width=width, height=height, shapes=tuple(shapes), title=self._title)
+        return to_themed_svg(drawing, css_class="chart")
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, kind: str) -> str:
-    return f'<line class="{kind}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
+def _text(
+    x: float, y: float, text: str, anchor: Anchor, *, size: float = _LABEL, has_halo: bool = False
+) -> Text:
+    return Text(x, y, text, size, Colour.SOFT, anchor, has_halo=has_halo)
 
 
-def _text(x: float, y: float, text: str, anchor: str, kind: str = "label") -> str:
-    return (
-        f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+def _dashed(
+    points: Sequence[tuple[float, float]], width: float, dashes: tuple[float, float]
+) -> Path:
+    return Path(_array(points), Colour.SOFT, width, dashes)
 
 
-def _points(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
-def _points_mm(x: NDArray[np.float64], y: NDArray[np.float64]) -> str:
-    return " ".join(f"{a:.2f},{b:.2f}" for a, b in zip(x.tolist(), y.tolist(), strict=True))
+def _array(points: Sequence[tuple[float, float]]) -> NDArray[np.float64]:
+    return np.array(points, dtype=np.float64).reshape(-1, 2)

@@ -1,6 +1,6 @@
 """Write an evaluation as one HTML page: no request to anywhere, light and dark, on paper too.
 
-The words and the look are in ``page.html.jinja``; here the document becomes rows.
+The words and the look are in ``page.html.jinja``; this module turns the document into rows.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from ecg_lib.evaluation.report.charts import draw_interval, draw_noise, draw_rel
 from ecg_lib.evaluation.report.figures import Document
 from ecg_lib.evaluation.report.mistakes import BeatError
 from ecg_lib.evaluation.report.record_scores import NOISES, OWN, SNRS_DB, Part, noise_condition
+from ecg_lib.records.pages import write_html
 
-_TEMPLATE: Final = "page.html.jinja"
+_TEMPLATE: Final = Path(__file__).with_name("page.html.jinja")
 _NOTHING: Final = "\N{EN DASH}"
 _MAX_STRIPS: Final = 24
 _STRIPS_OF_RECORD: Final = 3
@@ -82,37 +83,32 @@ class Strip(NamedTuple):
 def write_page(document: Document, errors: Sequence[BeatError] = ()) -> str:
     """Write the page.
 
-    Args:
-        document: See :func:`ecg_lib.evaluation.report.summary.summarize`.
-        errors: What to plot; the page has no gallery without.
-    """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+    Parameters
+    ----------
+    document : mapping
+        See :func:`ecg_lib.evaluation.report.summary.summarize`.
+    errors : sequence of BeatError
+        The errors to draw; without any the page has no gallery.
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"share": _share, "percent": _percent, "count": _count}
-    template = environment.get_template(_TEMPLATE)
+    """
     own = document["conditions"][OWN]
     strips, n_left = _choose_strips(errors)
-    return template.render(
-        d=document,
-        own=own["parts"][Part.WHOLE.value],
-        later=own["parts"][Part.AFTER_5_MIN.value],
-        rows=_condition_rows(document),
-        records=_record_rows(document),
-        noise=_noise_charts(document),
-        reliability=draw_reliability(document["reliability"]["bins"]),
-        runs=[(words, document["runs"][name]) for name, words in _RUN_WORDS.items()],
-        part_words=_PART_WORDS,
-        catalogue=_rule_rows(document),
-        strips=strips,
-        n_left=n_left,
-    )
+    values = {
+        "d": document,
+        "own": own["parts"][Part.WHOLE.value],
+        "later": own["parts"][Part.AFTER_5_MIN.value],
+        "rows": _condition_rows(document),
+        "records": _record_rows(document),
+        "noise": _noise_charts(document),
+        "reliability": draw_reliability(document["reliability"]["bins"]),
+        "runs": [(words, document["runs"][name]) for name, words in _RUN_WORDS.items()],
+        "part_words": _PART_WORDS,
+        "catalogue": _rule_rows(document),
+        "strips": strips,
+        "n_left": n_left,
+    }
+    filters = {"share": _share, "percent": _percent, "count": _count}
+    return write_html(_TEMPLATE, values, filters=filters)
 
 
 def _condition_rows(document: Document) -> list[ConditionRow]:
@@ -201,7 +197,7 @@ def _noise_charts(document: Document) -> list[tuple[str, str]]:
 
 
 def _choose_strips(errors: Sequence[BeatError]) -> tuple[list[Strip], int]:
-    """A few of each record, those of the records with most errors first."""
+    """Choose a few errors of each record, those of the records with most errors first."""
     by_record: dict[str, list[BeatError]] = {}
     for error in errors:
         by_record.setdefault(error.record, []).append(error)

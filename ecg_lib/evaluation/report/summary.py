@@ -1,4 +1,4 @@
-"""From the counts of records to the figures of a report, as one JSON document.
+"""Compute the figures of a report from the counts of records, as one JSON document.
 
 The layout has a version, :data:`SCHEMA`, and is described in ``docs/evaluation.md``. Numbers that
 are not defined (a share of nothing) are null.
@@ -48,12 +48,19 @@ def summarize(
 ) -> Document:
     """Compute the document of an evaluation.
 
-    Args:
-        scores: Of every record.
-        bundle: The classifier.
-        peaks: R-peaks of records that were not classified, by record.
-        header: What is known beside the figures, see
-        :func:`flows.evaluation.ec57_evaluation.evaluate`. missing: What was not measured, and why.
+    Parameters
+    ----------
+    scores : sequence of RecordScores
+        Of every record.
+    bundle : Bundle
+        The classifier.
+    peaks : mapping of str to PeakScores
+        R-peaks of records that were not classified, by record.
+    header : mapping
+        The entries beside the figures, see :func:`flows.evaluation.ec57_evaluation.evaluate`.
+    missing : sequence of str
+        The conditions that were not measured, with reasons.
+
     """
     by_name = {score.name: score for score in scores}
     return {
@@ -225,7 +232,7 @@ def _summarize_reliability(scores: Sequence[RecordScores]) -> Document:
 
 
 def _summarize_seeds(metrics: Mapping[str, Any]) -> Document | None:
-    """Mean and spread over the seeds that the bundle's recipe was trained with, if several."""
+    """Compute mean and spread over the seeds that the recipe was trained with, if several."""
     seeds = metrics.get("seeds")
     if not seeds:
         return None

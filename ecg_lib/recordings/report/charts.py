@@ -1,6 +1,6 @@
-"""The pictures of a recording's report: trends, histogram, and strips on ECG paper.
+"""Draw the figures of a recording's report: trends, histogram, and strips on ECG paper.
 
-Strips have the scale that readers are used to: 25 mm a second and 10 mm a millivolt.
+Strips have the usual scale of 25 mm a second and 10 mm a millivolt; a lower gain is written in red.
 """
 
 from __future__ import annotations
@@ -10,8 +10,18 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.recordings.report.drawing import Anchor, Box, Colour, Drawing, Path, Shape, Text, line
 from ecg_lib.recordings.summary import RecordingSummary
+from ecg_lib.records.drawing import (
+    Anchor,
+    Box,
+    Colour,
+    Drawing,
+    Path,
+    Shape,
+    Text,
+    draw_paper,
+    line,
+)
 from ecg_lib.rhythm.heart_rate import HOUR_S
 from ecg_lib.signal_path.readability.findings import OK, PACED
 from ecg_lib.signal_path.readability.quality import find_spans
@@ -20,8 +30,9 @@ WIDTH_MM: Final = 180.0
 MM_PER_S: Final = 25.0
 STRIP_S: Final = 7.0
 
-_MM_PER_MV: Final = 10.0
-_HALF_MM_PER_MV: Final = 5.0
+GAINS_MM_PER_MV: Final = (10.0, 5.0, 2.5)
+"""Gains of strips, the usual one first: the first that the strip fits at, or the last."""
+
 _STRIP_HEIGHT_MM: Final = 40.0
 _CHART_HEIGHT_MM: Final = 46.0
 _LEFT: Final = 12.0
@@ -93,7 +104,12 @@ def draw_intervals(summary: RecordingSummary) -> Drawing:
 
 
 def draw_strip(
-    summary: RecordingSummary, signal_mv: NDArray[np.floating], *, middle_s: float, title: str
+    summary: RecordingSummary,
+    signal_mv: NDArray[np.floating],
+    *,
+    middle_s: float,
+    title: str,
+    form: int | None = None,
 ) -> Drawing:
     """Draw seven seconds on ECG paper, each beat with its class, and RR intervals in ms.
 
@@ -105,6 +121,8 @@ def draw_strip(
     middle_s : float
         Time in the middle of the strip.
     title : str
+    form : int, optional
+        Index of the form whose V beats are marked with its letter.
 
     """
     beats, fs = summary.beats, summary.beats.fs
@@ -114,10 +132,12 @@ def draw_strip(
     known = samples[np.isfinite(samples)]
     base_mv = float(np.median(known)) if len(known) else 0.0
     span_mv = float(np.ptp(known)) if len(known) else 0.0
-    scale = _MM_PER_MV if span_mv * _MM_PER_MV <= _STRIP_HEIGHT_MM else _HALF_MM_PER_MV
+    usual = GAINS_MM_PER_MV[0]
+    fitting = [gain for gain in GAINS_MM_PER_MV if span_mv * gain <= _STRIP_HEIGHT_MM]
+    scale = fitting[0] if fitting else GAINS_MM_PER_MV[-1]
     top, width = 9.0, STRIP_S * MM_PER_S
     left = (WIDTH_MM - width) / 2
-    shapes = _draw_paper(left, top, width, _STRIP_HEIGHT_MM)
+    shapes = draw_paper(left, top, width, _STRIP_HEIGHT_MM)
     step = max(1, len(samples) // _MAX_POINTS)
     at = np.arange(0, len(samples), step)
     above_mv = float(known.max(initial=base_mv)) - base_mv
@@ -127,30 +147,23 @@ def draw_strip(
     for part in _parts_of(heights):
         points = np.stack([left + at[part] / fs * MM_PER_S, heights[part]], axis=1)
         shapes.append(Path(points, Colour.INK, 0.22))
-    shapes += _label_beats(summary, start_s, left, top)
+    shapes += _label_beats(summary, start_s, left, top, form=form)
     shapes.append(Text(left, 3.2, title, 2.9, Colour.INK, is_bold=True))
     lead, begin = summary.lead[:20], summary.name_time(start_s)
-    scale_text = f"lead {lead}   25 mm/s   {scale:g} mm/mV   from {begin}"
-    shapes.append(Text(left + width, 3.2, scale_text, 2.4, Colour.SOFT, Anchor.END))
+    where = f"lead {lead}   25 mm/s   from {begin}"
+    shapes.append(Text(left + width - 24, 3.2, where, 2.4, Colour.SOFT, Anchor.END))
+    gain, is_usual = f"gain {scale:g} mm/mV", scale == usual
+    colour = Colour.SOFT if is_usual else Colour.RED
+    shapes.append(Text(left + width, 3.2, gain, 2.4, colour, Anchor.END, is_bold=not is_usual))
     return Drawing(
         width=WIDTH_MM, height=top + _STRIP_HEIGHT_MM + 1, shapes=tuple(shapes), title=title
     )
 
 
-def _draw_paper(left: float, top: float, width: float, height: float) -> list[Shape]:
-    shapes: list[Shape] = [Box(left, top, width, height, Colour.PAPER)]
-    for thick in (False, True):
-        colour, stroke = (Colour.PAPER_THICK, 0.14) if thick else (Colour.PAPER_THIN, 0.08)
-        across = [x for x in range(round(width) + 1) if (x % 5 == 0) == thick]
-        down = [y for y in range(round(height) + 1) if (y % 5 == 0) == thick]
-        bottom, right = top + height, left + width
-        shapes += [line(left + x, top, left + x, bottom, colour, stroke) for x in across]
-        shapes += [line(left, top + y, right, top + y, colour, stroke) for y in down]
-    return shapes
-
-
-def _label_beats(summary: RecordingSummary, start_s: float, left: float, top: float) -> list[Shape]:
-    beats = summary.beats
+def _label_beats(
+    summary: RecordingSummary, start_s: float, left: float, top: float, *, form: int | None
+) -> list[Shape]:
+    beats, forms = summary.beats, summary.form_of_beats
     times_s = beats.r_peaks / beats.fs
     first, last = np.searchsorted(times_s, [start_s, start_s + STRIP_S])
     shapes: list[Shape] = []
@@ -158,6 +171,8 @@ def _label_beats(summary: RecordingSummary, start_s: float, left: float, top: fl
         x = left + (float(times_s[beat]) - start_s) * MM_PER_S
         is_v, quality = bool(beats.is_v[beat]), str(beats.quality[beat])
         letter = {OK: "V" if is_v else "N", PACED: "P"}.get(quality, "?")
+        if form is not None and forms[beat] == form:
+            letter += f" {summary.forms[form].name}"
         colour = Colour.RED if is_v else Colour.SOFT
         shapes.append(Text(x, top - 0.9, letter, 2.8, colour, Anchor.MIDDLE, is_bold=is_v))
         rr_s = float(times_s[beat] - times_s[beat - 1]) if beat > first else 0.0
@@ -239,12 +254,12 @@ class _Frame:
 
 
 def _parts_of(values: NDArray[np.float64]) -> list[slice]:
-    """What a line is drawn through: values without a gap."""
+    """Find the parts without a gap, which a line is drawn through."""
     return [slice(*span) for span in find_spans(np.isfinite(values))]
 
 
 def _round_up(value: float) -> float:
-    """The next of 1, 2, 4, 5 or 8 times a power of ten; bars have some room above."""
+    """Round up to 1, 2, 4, 5 or 8 times a power of ten, with some room above the bars."""
     power = 10.0 ** np.floor(np.log10(value * 1.1))
     return float(
         next(factor * power for factor in (1, 2, 4, 5, 8, 10) if factor * power >= value * 1.1)

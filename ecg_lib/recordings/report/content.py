@@ -1,4 +1,4 @@
-"""The report of a recording: what it says, in what order; HTML and PDF are written from it."""
+"""The content of a recording's report, in order; HTML and PDF are written from it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.recordings.report.charts import (
+    GAINS_MM_PER_MV,
     draw_burden,
     draw_heart_rate,
     draw_intervals,
     draw_strip,
 )
-from ecg_lib.recordings.report.drawing import Drawing
 from ecg_lib.recordings.summary import NOTICE, RecordingSummary, format_clock
+from ecg_lib.records.drawing import Drawing
 from ecg_lib.rhythm.morphology import MorphologyConfig
 from ecg_lib.rhythm.patterns import Run, RunKind
+from ecg_lib.rhythm.risk import BURDEN_FROM_S
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, FindingKind
 from ecg_lib.signal_path.readability.quality import UnreadableReason
 
@@ -38,6 +40,11 @@ class Heading(NamedTuple):
 
     text: str
 
+    @property
+    def kind(self) -> str:
+        """Name of the kind of block, for the template of the page."""
+        return "heading"
+
 
 class Paragraph(NamedTuple):
     """Some sentences."""
@@ -45,11 +52,21 @@ class Paragraph(NamedTuple):
     text: str
     is_soft: bool = False
 
+    @property
+    def kind(self) -> str:
+        """See :class:`Heading`."""
+        return "paragraph"
+
 
 class Facts(NamedTuple):
     """Names with their values."""
 
     rows: tuple[tuple[str, str], ...]
+
+    @property
+    def kind(self) -> str:
+        """See :class:`Heading`."""
+        return "facts"
 
 
 class Table(NamedTuple):
@@ -58,11 +75,21 @@ class Table(NamedTuple):
     columns: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    @property
+    def kind(self) -> str:
+        """See :class:`Heading`."""
+        return "table"
+
 
 class Figure(NamedTuple):
-    """A picture."""
+    """A drawing."""
 
     drawing: Drawing
+
+    @property
+    def kind(self) -> str:
+        """See :class:`Heading`."""
+        return "figure"
 
 
 Block = Heading | Paragraph | Facts | Table | Figure
@@ -77,6 +104,7 @@ class Report:
     level: str
     """Level of attention."""
     reasons: tuple[str, ...]
+    """Why the level is what it is, and what that does not cover."""
     blocks: tuple[Block, ...]
     notice: str
 
@@ -96,7 +124,7 @@ def make_report(
     signal_mv : ndarray of shape (n_samples,)
         The lead that was analysed, for strips.
     model : mapping
-        What is said about the model.
+        Description of the model.
     analysed_at : str
         When, ISO 8601.
 
@@ -105,16 +133,16 @@ def make_report(
     subtitle = f"lead {summary.lead}, {_duration(beats.duration_s)}"
     if summary.start_clock_s is not None:
         subtitle += f", from {format_clock(summary.start_clock_s)}"
-    provisional = (
-        ["The burden counts provisionally: it rests on less than 24 h."]
-        if summary.risk.is_provisional
-        else []
-    )
+    limits = []
+    if summary.risk.is_provisional:
+        limits.append("The burden counts provisionally: it rests on less than 24 h.")
+    if beats.duration_s < BURDEN_FROM_S:
+        limits.append("The burden does not count: that needs an hour or more.")
     return Report(
         title=TITLE,
         subtitle=f"{subtitle}; analysed {analysed_at[:16].replace('T', ' ')} UTC",
         level=summary.risk.level.value,
-        reasons=(*summary.risk.reasons, *provisional),
+        reasons=(*summary.risk.reasons, *limits),
         blocks=tuple(_list_blocks(summary, signal_mv, model)),
         notice=NOTICE,
     )
@@ -123,6 +151,7 @@ def make_report(
 def _list_blocks(
     summary: RecordingSummary, signal_mv: NDArray[np.floating], model: Mapping[str, Any]
 ) -> Iterator[Block]:
+    yield Facts(_list_origin(summary))
     yield Facts(_list_facts(summary))
     yield Heading("Over the recording")
     yield Figure(draw_heart_rate(summary))
@@ -131,21 +160,42 @@ def _list_blocks(
     yield Heading("Strips")
     yield Paragraph(
         "Each beat is marked N, V, P where a pacemaker seems to have made it, or ? where the "
-        "signal cannot be read; between them stand RR intervals in milliseconds.",
+        "signal cannot be read; between them are RR intervals in milliseconds. In the strip of a "
+        "form its beats are marked with V and the letter of the form. A strip that does not fit at "
+        f"{GAINS_MM_PER_MV[0]:g} mm/mV is drawn at a lower gain, and says so in red.",
         is_soft=True,
     )
     yield from (
-        Figure(draw_strip(summary, signal_mv, middle_s=middle_s, title=title))
-        for middle_s, title in _choose_strips(summary)
+        Figure(
+            draw_strip(
+                summary, signal_mv, middle_s=strip.middle_s, title=strip.title, form=strip.form
+            )
+        )
+        for strip in _choose_strips(summary)
     )
     yield from _list_runs(summary)
     yield Heading("Hour by hour")
     yield _list_hours(summary)
+    yield Paragraph(
+        "Least and greatest heart rates are those of any eight RR intervals in a row, in the "
+        "summary as in each hour.",
+        is_soft=True,
+    )
     yield Heading("Signal")
     yield Paragraph(_describe_quality(summary))
     yield from _list_findings(summary)
     yield Heading("How this was made")
     yield Facts(tuple((name, str(value)) for name, value in model.items()))
+
+
+def _list_origin(summary: RecordingSummary) -> tuple[tuple[str, str], ...]:
+    """Name file, patient and start where they are known."""
+    start_s, source = summary.start_clock_s, summary.source
+    return (
+        ("File", source.file or "not stated"),
+        ("Patient reference", source.patient or "not stated"),
+        ("Starts at", "not stated" if start_s is None else format_clock(start_s)),
+    )
 
 
 def _list_facts(summary: RecordingSummary) -> tuple[tuple[str, str], ...]:
@@ -224,31 +274,36 @@ def _describe_forms(summary: RecordingSummary) -> str:
     return f"{len(summary.forms)}: {named}" + (f"; {other:,} others" if other else "")
 
 
-def _choose_strips(summary: RecordingSummary) -> Iterator[tuple[float, str]]:
-    for form in summary.forms:
-        yield form.example_s, f"Form {form.name} of V beats ({form.beats:,} beats)"
+class _Strip(NamedTuple):
+    middle_s: float
+    title: str
+    form: int | None = None
+    """Index of the form whose beats are marked with its letter."""
+
+
+def _choose_strips(summary: RecordingSummary) -> Iterator[_Strip]:
+    for number, form in enumerate(summary.forms):
+        title = f"Form {form.name} of V beats ({form.beats:,} beats)"
+        yield _Strip(form.example_s, title, number)
     runs = summary.rhythm.runs
     if runs:
         longest = max(runs, key=lambda run: (run.beats, run.rate_bpm))
-        yield (
-            _middle_of(longest),
-            f"Longest run: {longest.beats} beats at {longest.rate_bpm:.0f}/min",
-        )
+        title = f"Longest run: {longest.beats} beats at {longest.rate_bpm:.0f}/min"
+        yield _Strip(_middle_of(longest), title)
         fastest = max(runs, key=lambda run: run.rate_bpm)
         if fastest is not longest:
-            yield (
-                _middle_of(fastest),
-                f"Fastest run: {fastest.beats} beats at {fastest.rate_bpm:.0f}/min",
-            )
+            title = f"Fastest run: {fastest.beats} beats at {fastest.rate_bpm:.0f}/min"
+            yield _Strip(_middle_of(fastest), title)
     if summary.rhythm.pauses:
         pause = max(summary.rhythm.pauses, key=lambda pause: pause.duration_s)
-        yield pause.start_s + pause.duration_s / 2, f"Longest pause: {pause.duration_s:.1f} s"
+        title = f"Longest pause: {pause.duration_s:.1f} s"
+        yield _Strip(pause.start_s + pause.duration_s / 2, title)
     if not (summary.forms or runs) and summary.rhythm.v_beats:
         first = int(np.flatnonzero(summary.beats.is_v)[0])
-        yield float(summary.beats.r_peaks[first] / summary.beats.fs), "First V beat"
+        yield _Strip(float(summary.beats.r_peaks[first] / summary.beats.fs), "First V beat")
     if not summary.rhythm.v_beats and summary.rhythm.beats:
         middle = int(np.flatnonzero(summary.beats.is_readable)[summary.rhythm.beats // 2])
-        yield float(summary.beats.r_peaks[middle] / summary.beats.fs), "From the middle"
+        yield _Strip(float(summary.beats.r_peaks[middle] / summary.beats.fs), "From the middle")
 
 
 def _middle_of(run: Run) -> float:

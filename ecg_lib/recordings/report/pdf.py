@@ -1,7 +1,7 @@
 """Write a report as PDF, A4, with the same drawings as on the page; the only door to reportlab.
 
-Text is set in the fonts that every reader of PDF has, which know Latin letters; others come as
-question marks.
+Text uses the fonts that every PDF reader has, which know Latin letters; others become question
+marks.
 """
 
 from __future__ import annotations
@@ -9,11 +9,14 @@ from __future__ import annotations
 from io import BytesIO
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
 from reportlab.lib.colors import HexColor
 from reportlab.lib.units import mm
 from reportlab.lib.utils import simpleSplit
 from reportlab.pdfbase.pdfmetrics import stringWidth
 from reportlab.pdfgen.canvas import Canvas
+from reportlab.pdfgen.pathobject import PDFPathObject
 
 from ecg_lib.recordings.report.content import (
     Block,
@@ -24,7 +27,17 @@ from ecg_lib.recordings.report.content import (
     Report,
     Table,
 )
-from ecg_lib.recordings.report.drawing import Anchor, Box, Colour, Drawing, Path, Text
+from ecg_lib.records.drawing import (
+    Anchor,
+    Area,
+    Box,
+    Colour,
+    Dot,
+    Drawing,
+    Grid,
+    Path,
+    Text,
+)
 
 _WIDTH: Final = 210.0
 _HEIGHT: Final = 297.0
@@ -76,7 +89,7 @@ class _Pages:
     def write(self, block: Block) -> None:
         match block:
             case Heading(text):
-                # Not at the foot of a page, away from what it is above of.
+                # Keep a heading with its first block.
                 self._need(40.0)
                 self._top += 4
                 self._text(_MARGIN, self._top + 4, text, size=4.2, is_bold=True)
@@ -168,18 +181,26 @@ class _Pages:
         canvas = self._canvas
         for shape in drawing.shapes:
             match shape:
-                case Path(points, colour, width):
+                case Path(points, colour, width, dashes):
                     canvas.setStrokeColor(HexColor(colour))
                     canvas.setLineWidth(width * mm)
                     canvas.setLineJoin(1)
-                    path = canvas.beginPath()
-                    for number, (x, y) in enumerate(points.tolist()):
-                        step = path.lineTo if number else path.moveTo
-                        step((_MARGIN + x) * mm, (_HEIGHT - self._top - y) * mm)
-                    canvas.drawPath(path)
-                case Box(left, top, width, height, colour):
+                    canvas.setDash([dash * mm for dash in dashes])
+                    canvas.drawPath(self._path(points))
+                    canvas.setDash([])
+                case Area(points, colour, opacity):
+                    canvas.setFillColor(HexColor(colour), alpha=opacity)
+                    canvas.drawPath(self._path(points), stroke=0, fill=1)
+                    canvas.setFillAlpha(1)
+                case Dot(x, y, radius, colour):
+                    canvas.setFillColor(HexColor(colour))
+                    centre = ((_MARGIN + x) * mm, (_HEIGHT - self._top - y) * mm)
+                    canvas.circle(*centre, radius * mm, stroke=0, fill=1)
+                case Grid():
+                    self._grid(shape)
+                case Box(left, top, width, height, colour, _):
                     self._box(_MARGIN + left, self._top + top, width, height, colour)
-                case Text(left, base, text, size, colour, anchor, is_bold):
+                case Text(left, base, text, size, colour, anchor, is_bold, _):
                     self._text(
                         _MARGIN + left,
                         self._top + base,
@@ -189,6 +210,26 @@ class _Pages:
                         anchor=anchor,
                         is_bold=is_bold,
                     )
+
+    def _path(self, points: NDArray[np.float64]) -> PDFPathObject:
+        path = self._canvas.beginPath()
+        for number, (x, y) in enumerate(points.tolist()):
+            step = path.lineTo if number else path.moveTo
+            step((_MARGIN + x) * mm, (_HEIGHT - self._top - y) * mm)
+        return path
+
+    def _grid(self, grid: Grid) -> None:
+        left, top = (_MARGIN + grid.left) * mm, (_HEIGHT - self._top - grid.top) * mm
+        right, bottom = left + grid.width * mm, top - grid.height * mm
+        across, down = grid.lines
+        self._canvas.setStrokeColor(HexColor(grid.colour))
+        self._canvas.setLineWidth(grid.stroke * mm)
+        self._canvas.lines(
+            [
+                *((left + x * mm, top, left + x * mm, bottom) for x in across.tolist()),
+                *((left, top - y * mm, right, top - y * mm) for y in down.tolist()),
+            ]
+        )
 
     def _box(self, left: float, top: float, width: float, height: float, colour: str) -> None:
         self._canvas.setFillColor(HexColor(colour))

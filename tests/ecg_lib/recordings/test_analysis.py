@@ -37,8 +37,8 @@ from ecg_lib.recordings.report.charts import (
     draw_strip,
 )
 from ecg_lib.recordings.report.content import Paragraph, make_report
-from ecg_lib.recordings.report.drawing import to_svg
 from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.drawing import to_svg
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb_file import encode_annotations
 from ecg_lib.records.simulation.patients import NoiseLevels, draw_patient
@@ -92,7 +92,7 @@ def test_the_summary_agrees_with_itself(analysis: Analysis, tmp_path: Path) -> N
     assert in_forms + forms["other_beats"] == result["ventricular_beats"]
     assert result["signal_quality"]["unreadable"][0]["reason"] == "flat"
     assert 0.9 < result["signal_quality"]["usable_share"] < 1
-    assert result["risk_basis"] == "strip"
+    assert result["risk_basis"] == "recording"
 
 
 def test_csv_annotations_and_stretches_list_the_same_beats(

@@ -36,9 +36,6 @@ def _hours(beats: dict[str, NDArray], duration_s: float, *unreadable: Stretch) -
         fs=FS,
         duration_s=duration_s,
         rhythm=summarize_rhythm(**beats, fs=FS),
-        rate_by_minute_bpm=heart_rate_by_minute(
-            beats["r_peaks"], is_readable=beats["is_readable"], fs=FS, duration_s=duration_s
-        ),
         unreadable=unreadable,
     )
 
@@ -76,6 +73,31 @@ def test_each_hour_counts_its_own_beats() -> None:
     assert first.burden == pytest.approx(2 / 3600)
     assert first.heart_rate_mean_bpm == pytest.approx(60.0)
     assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (60.0, 60.0)
+
+
+def test_the_range_of_the_whole_is_the_range_of_its_hours() -> None:
+    rng = np.random.default_rng(2)
+    rr_s = np.concatenate(
+        [
+            rng.uniform(0.4, 1.5, 6000),
+            np.full(9, 0.35),
+            rng.uniform(0.6, 1.0, 4000),
+            np.full(8, 1.9),
+        ]
+    )
+    times_s = np.cumsum(rr_s)
+    beats, duration_s = _beats(times_s), float(times_s[-1] + 1)
+    gap = Stretch(2_000_000, 2_010_000, UnreadableReason.FLAT)
+    whole = summarize_rhythm(**beats, fs=FS, unreadable=(gap,))
+    hours = describe_hours(**beats, fs=FS, duration_s=duration_s, rhythm=whole, unreadable=(gap,))
+    assert len(hours) == 3
+    assert whole.heart_rate_max_bpm is not None
+    assert whole.heart_rate_max_bpm > 60 / 0.4
+    assert min(hour.heart_rate_min_bpm or 999 for hour in hours) == whole.heart_rate_min_bpm
+    assert max(hour.heart_rate_max_bpm or 0 for hour in hours) == whole.heart_rate_max_bpm
+    means = [hour.heart_rate_mean_bpm or 0 for hour in hours]
+    assert whole.heart_rate_mean_bpm is not None
+    assert min(means) <= whole.heart_rate_mean_bpm <= max(means)
 
 
 def test_an_hour_without_beats_has_no_rate_and_no_burden() -> None:

@@ -47,15 +47,15 @@ def test_no_v_beats_are_low() -> None:
 
 def test_isolated_v_beats_are_medium() -> None:
     risk = _assess(FEW, duration_s=10.0)
-    assert (risk.level, risk.reasons) == (RiskLevel.MEDIUM, ("20 isolated V beat(s)",))
+    assert (risk.level, risk.reasons) == (RiskLevel.MEDIUM, ("20 isolated V beats",))
 
 
 @pytest.mark.parametrize(
     ("rhythm", "reason"),
     [
-        (replace(FEW, couplet_starts_s=(3.0,)), "1 couplet(s) of V"),
-        (replace(FEW, runs=(A_RUN,)), "1 run(s) of V, the longest of 4 beats"),
-        (replace(FEW, r_on_t_s=(3.0, 9.0)), "2 V beat(s) that may fall on a T wave"),
+        (replace(FEW, couplet_starts_s=(3.0,)), "1 couplet of V"),
+        (replace(FEW, runs=(A_RUN,)), "1 run of V, of 4 beats"),
+        (replace(FEW, r_on_t_s=(3.0, 9.0)), "2 V beats that may fall on a T wave"),
     ],
 )
 def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -> None:
