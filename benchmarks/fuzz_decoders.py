@@ -19,7 +19,8 @@ from hypothesis.extra import numpy as arrays
 
 from bentos.wire.inputs import FLOAT32, JSON, NPY, PredictionInput, parse, read_input
 from bentos.wire.problems import ProblemError
-from bentos.wire.schemas import MAX_ABS_MV, FeedbackRequest, PredictionParameters
+from bentos.wire.schemas import FeedbackRequest, PredictionParameters
+from ecg_lib.records.limits import MAX_ABS_MV
 
 _ANY_JSON: Final = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=30),

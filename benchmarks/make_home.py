@@ -130,14 +130,15 @@ def _fit_bundle(home: Path) -> Bundle:
 
 def _fit_network() -> object:
     from ecg_lib.evaluation.beat_scoring import label_beats
-    from ecg_lib.records.simulation.simulator import simulate_cohort
+    from ecg_lib.records.simulation.simulator import simulate_cohort_member
     from ecg_lib.signal_path.preprocessing import prepare_beats
     from ecg_lib.training.balancing import TrainingBeats
     from ecg_lib.training.cnn import CnnConfig
     from ecg_lib.training.fitting import TrainingConfig, fit_cnn
 
     windows, features, is_v = [], [], []
-    for record in simulate_cohort(N_PATIENTS, duration_s=DURATION_S, seed=1):
+    for number in range(1, N_PATIENTS + 1):
+        record = simulate_cohort_member(number, duration_s=DURATION_S, seed=1)
         prepared = prepare_beats(record.signal_mv(), fs=record.fs)
         windows.append(prepared.windows)
         features.append(prepared.features)

@@ -14,8 +14,9 @@ import bentoml
 
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
-from bentos.runtime.live_model import BUNDLE_MODEL, UNREGISTERED, load_model
+from bentos.runtime.live_model import UNREGISTERED, load_model
 from bentos.runtime.predictor import Runtime
+from ecg_lib.operations.releases import BUNDLE_MODEL
 from ecg_lib.operations.settings import read_settings
 
 app: Final = make_app()

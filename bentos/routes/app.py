@@ -38,13 +38,13 @@ from bentos.wire.problems import (
     ProblemKind,
 )
 from bentos.wire.schemas import (
-    NOTICE,
     Feedback,
     Health,
     ModelCard,
     Prediction,
     PredictionRequest,
 )
+from ecg_lib.rhythm.risk import NOTICE
 
 CLIENT_GONE: Final = 499
 """What is counted when a client goes away in the middle of its request; nobody is answered."""

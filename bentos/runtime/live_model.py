@@ -29,8 +29,6 @@ from ecg_lib.operations.releases import (
 from ecg_lib.operations.settings import Settings
 
 UNREGISTERED: Final = "unregistered"
-BUNDLE_MODEL: Final = "ecg_bundle"
-"""Name of bundles in BentoML's model store."""
 
 _POLL_S: Final = 0.2
 _MAX_REASON: Final = 500

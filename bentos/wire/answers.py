@@ -8,10 +8,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from bentos.wire.schemas import NOTICE
 from ecg_lib.classifier.beat_classifier import ClassifiedBeats
 from ecg_lib.rhythm.patterns import RhythmSummary, summarize_rhythm
-from ecg_lib.rhythm.risk import assess_risk
+from ecg_lib.rhythm.risk import NOTICE, assess_risk
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import (
     FINDING_WORDS,

@@ -15,8 +15,8 @@ import orjson
 from numpy.lib import format as npy
 
 from bentos.wire.inputs import FLOAT32, JSON, NPY
-from bentos.wire.schemas import NOTICE
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.rhythm.risk import NOTICE
 
 FS_HZ: Final = 100.0
 """Sampling rate of the strips; the lowest that is accepted makes short examples."""

@@ -26,12 +26,12 @@ from bentos.wire.problems import (
     explain_validation_error,
 )
 from bentos.wire.schemas import (
-    MAX_ABS_MV,
     MAX_LABELS,
     PredictionParameters,
     PredictionRequest,
     explain_duration,
 )
+from ecg_lib.records.limits import MAX_ABS_MV
 
 JSON: Final = "application/json"
 FLOAT32: Final = "application/octet-stream"

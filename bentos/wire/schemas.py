@@ -23,11 +23,7 @@ from ecg_lib.signal_path.readability.quality import UnreadableReason
 
 MIN_DURATION_S: Final = 10.0
 MAX_DURATION_S: Final = 30 * 60.0
-MAX_ABS_MV: Final = 1e4
-"""No electrode gives 10 V: samples beyond it are counts of a converter, not mV."""
-
 MAX_LABELS: Final = 10_000
-NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
 
 Lead = Literal[
     "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",

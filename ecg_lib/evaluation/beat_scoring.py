@@ -22,9 +22,6 @@ from numpy.typing import NDArray
 from ecg_lib.records.annotations import Annotations, subject_of
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 
-LEARNING_PERIOD_S = 300.0
-"""Seconds at the start of a record that EC57 leaves to the algorithm (clause 4.2)."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatCounts:

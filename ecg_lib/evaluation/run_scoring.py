@@ -17,8 +17,8 @@ from typing import Final, NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.evaluation.beat_scoring import LEARNING_PERIOD_S
 from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.noise import LEARNING_PERIOD_S
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S
 from ecg_lib.signal_path.readability.quality import find_spans
 

@@ -193,15 +193,6 @@ class PredictionLog:
             rows = connection.execute(query).mappings().all()
         return [_prediction_of(row) for row in reversed(rows)]
 
-    def count_predictions(self) -> int:
-        """Count all stored predictions."""
-        with self._connect() as connection:
-            return int(
-                connection.execute(
-                    sa.select(sa.func.count()).select_from(_PREDICTIONS)
-                ).scalar_one()
-            )
-
     def read_feedback(self, prediction_ids: Iterable[str]) -> list[FeedbackRow]:
         """Read the feedback to some predictions, oldest first."""
         wanted = list(prediction_ids)

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from ecg_lib.errors import EcgError
 from ecg_lib.records.atomic_files import write_whole
 
+BUNDLE_MODEL: Final = "ecg_bundle"
+"""Name of bundles in BentoML's model store."""
+
 CURRENT: Final = "current.json"
 """The release that the service obeys; written by the release flow."""
 

@@ -20,10 +20,8 @@ from ecg_lib.rhythm.heart_rate import (
 )
 from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shapes
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
-from ecg_lib.rhythm.risk import Risk, RiskBasis, assess_risk
+from ecg_lib.rhythm.risk import NOTICE, Risk, RiskBasis, assess_risk
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
-
-NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
 
 _FORM_NAMES: Final = "ABCDEFGHIJKL"
 

@@ -23,7 +23,10 @@ from ecg_lib.errors import (
 )
 
 LEARNING_PERIOD_S: Final = 300.0
-"""Clean start of a noise stress test, in seconds (nst(1), standard protocol)."""
+"""Start of a record that is left to the algorithm, in seconds (EC57, clause 4.2).
+
+A noise stress test leaves it clean (nst(1), standard protocol).
+"""
 
 SEGMENT_S: Final = 120.0
 """Length of the noisy and of the clean segments that follow, in seconds (nst(1))."""

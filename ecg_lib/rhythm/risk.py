@@ -29,6 +29,9 @@ class RiskBasis(StrEnum):
     RECORDING = "recording"
 
 
+NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
+"""Stands beside every result."""
+
 HIGH_BURDEN: Final = 0.10
 """Share of PVCs from which a cardiomyopathy is to be looked for.
 

@@ -14,7 +14,6 @@ from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
 from ecg_lib.evaluation.beat_scoring import (
-    LEARNING_PERIOD_S,
     NO_BEAT,
     BeatCounts,
     add_up,
@@ -23,6 +22,7 @@ from ecg_lib.evaluation.beat_scoring import (
 )
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
 from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.records.noise import LEARNING_PERIOD_S
 from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset
 from ecg_lib.training.views import WHOLE, View
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -47,13 +48,13 @@ from flows.data.prepared_views import (
     write_view,
 )
 from flows.doors.download import UnreachableError
+from flows.doors.parallel import N_PROCESSES, run_in_processes
 from flows.doors.physionet import check_reachable, download_mitdb, expected_sha256
 from flows.doors.progress import ProgressBar
 
 SIMULATED_PATIENTS = 24
 SIMULATED_DURATION_S = 900.0
 SIMULATION_SEED = 20
-_N_PROCESSES = 2
 _SUMMARY = "summary.json"
 
 
@@ -161,17 +162,14 @@ def _download(directory: Path, settings: Settings) -> None:
 
 def _simulate(settings: Settings) -> Records:
     """Write the simulated cohort as WFDB records, so that there is one path from here on."""
-    from joblib import Parallel, delayed
-
     directory = settings.data_dir / (
         f"simulated-{SIMULATED_PATIENTS}x{SIMULATED_DURATION_S:g}s-seed{SIMULATION_SEED}"
     )
     names = tuple(f"sim{number:03d}" for number in range(1, SIMULATED_PATIENTS + 1))
     directory.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not _is_whole(directory, name)]
-    Parallel(n_jobs=_N_PROCESSES)(
-        delayed(_write_simulated)(name, directory, SIMULATED_DURATION_S) for name in missing
-    )
+    jobs = [partial(_write_simulated, name, directory, SIMULATED_DURATION_S) for name in missing]
+    list(run_in_processes(jobs))
     return Records(directory, names, DataSource.SIMULATED, {})
 
 
@@ -217,9 +215,7 @@ def _prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | Br
     """Yield the records that are prepared already, then those that two processes prepare."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from joblib import Parallel, delayed
-
-    with ThreadPoolExecutor(_N_PROCESSES) as pool:
+    with ThreadPoolExecutor(N_PROCESSES) as pool:
         hashes = dict(
             zip(
                 records.names,
@@ -237,9 +233,10 @@ def _prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | Br
         else:
             waiting.append(name)
     if waiting:
-        yield from Parallel(n_jobs=_N_PROCESSES, return_as="generator_unordered")(
-            delayed(prepare_one)(records.directory, name, hashes[name], target) for name in waiting
-        )
+        jobs = [
+            partial(prepare_one, records.directory, name, hashes[name], target) for name in waiting
+        ]
+        yield from run_in_processes(jobs, is_ordered=False)
 
 
 def _reason_broken(name: str, files: dict[str, str], records: Records) -> str:

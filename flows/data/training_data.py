@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -27,9 +28,8 @@ from flows.data.dataset_versions import (
     prepared_key,
 )
 from flows.data.prepared_views import PreparedViews
+from flows.doors.parallel import run_in_processes
 from flows.doors.progress import ProgressBar
-
-_N_PROCESSES: Final = 2
 
 SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S)
 """What is served: whole recordings, and strips like those of requests."""
@@ -92,13 +92,11 @@ def _key(records: tuple[PreparedRecord, ...], plan: ViewPlan) -> str:
 
 
 def _make(prepared: PreparedViews, plan: ViewPlan, directory: Path) -> None:
-    from joblib import Parallel, delayed
-
     records = prepared.version.records_of(Role.DEVELOPMENT)
     bar = ProgressBar("Training beats cut")
     parts: list[BeatDataset] = []
-    for part in Parallel(n_jobs=_N_PROCESSES, return_as="generator")(
-        delayed(cut_beats)(prepared, record, plan) for record in records
+    for part in run_in_processes(
+        [partial(cut_beats, prepared, record, plan) for record in records]
     ):
         parts.append(part)
         bar.update(len(parts), len(records))

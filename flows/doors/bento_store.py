@@ -15,9 +15,8 @@ from typing import Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
-from ecg_lib.operations.releases import NOT_SERVING, hash_code
+from ecg_lib.operations.releases import BUNDLE_MODEL, NOT_SERVING, hash_code
 
-BUNDLE_MODEL: Final = "ecg_bundle"
 BENTO: Final = "ecg"
 PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
 """What a bento is made of. The last begins at the root: without the slash BentoML would also pack

@@ -1,15 +1,15 @@
 """Download the MIT-BIH Arrhythmia Database from PhysioNet or a mirror of it.
 
 A file gets its name only when it has the published SHA-256; until then it is called
-``<name>.part``, and the next call goes on where the last one was stopped, killed or cut off. What
-is read instead when there is no network (the simulator) is decided in ``ingest_records``.
+``<name>.part``, and the next call resumes it. The fallback without a network (the simulator) is
+decided in ``ingest_records``.
 
 ::
 
     EcgError
     └── DownloadError           a file cannot be fetched or written
-        ├── UnreachableError    the server does not answer, or only with "not now"
-        └── WrongContentError   the server sends something else than the published file
+        ├── UnreachableError    the server does not answer, or asks to try later
+        └── WrongContentError   the server sends other content than the published file
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from flows.doors.download import (
     download_missing,
     explain_os_errors,
     lock_directory,
-    logger,
 )
 
 PHYSIONET_URL: Final = "https://physionet.org/files/mitdb/1.0.0/"
@@ -69,34 +68,17 @@ def expected_sha256() -> dict[str, str]:
     return {name: published.sha256 for name, published in read_published_files().items()}
 
 
-def is_reachable(base_url: str = PHYSIONET_URL, *, timeout_s: float = 5.0) -> bool:
-    """Tell within `timeout_s` whether a server answers; log why it does not.
-
-    Raises
-    ------
-    ConfigurationError
-        If `base_url` is no address of a directory on a web server.
-
-    """
-    try:
-        check_reachable(base_url, timeout_s=timeout_s)
-    except UnreachableError as error:
-        logger.warning("%s", error)
-        return False
-    return True
-
-
 def check_reachable(base_url: str = PHYSIONET_URL, *, timeout_s: float = 5.0) -> None:
     """Return within `timeout_s` if a server answers, with whatever status.
 
-    A wrong path (404) or a server in trouble (503) is not "no network": the download names it.
+    A wrong path (404) or a failing server (503) counts as reachable: the download reports it.
 
     Raises
     ------
     UnreachableError
         If no answer came: no name, no route, no connection, no certificate, or too late.
     ConfigurationError
-        If `base_url` is no address of a directory on a web server.
+        If `base_url` is not the address of a directory on a web server.
 
     """
     source = Source.parse(base_url)
@@ -112,7 +94,7 @@ def check_reachable(base_url: str = PHYSIONET_URL, *, timeout_s: float = 5.0) ->
         else:
             answers.put(None)
 
-    # Name resolution cannot be interrupted, so it is left behind in a thread when it takes long.
+    # Name resolution cannot be interrupted, so a slow one is left behind in its thread.
     threading.Thread(target=ask, name="physionet-probe", daemon=True).start()
     try:
         error = answers.get(timeout=timeout_s)
@@ -163,7 +145,7 @@ def download_mitdb(
     DownloadError
         If the server refuses a file (404, 403), or the disk is full or not writable.
     ConfigurationError
-        If `base_url` is no address of a directory on a web server.
+        If `base_url` is not the address of a directory on a web server.
 
     """
     source = Source.parse(base_url)

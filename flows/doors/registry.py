@@ -25,7 +25,6 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import Settings
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
 logger = logging.getLogger(__name__)
@@ -175,13 +174,6 @@ class Registry:
         )
         context = [InputTag("mlflow.data.context", "training")]
         self._client.log_inputs(run_id, [DatasetInput(dataset, context)])
-
-    def log_figure(self, run_id: str, figure: Figure, file_name: str) -> None:
-        """Log a figure as PNG and close it."""
-        import matplotlib.pyplot as plt
-
-        self._client.log_figure(run_id, figure, file_name)
-        plt.close(figure)
 
     def log_bundle(self, run_id: str, bundle: Bundle) -> None:
         """Log a bundle as the artifact that a model version is registered from."""

@@ -43,11 +43,10 @@ from flows.data.dataset_versions import (
 )
 from flows.data.prepared_views import PreparedViews
 from flows.doors.ledger import read_git_commit
+from flows.doors.parallel import run_in_processes
 
 if TYPE_CHECKING:
     from ecg_lib.evaluation.peak_scoring import PeakScores
-
-N_PROCESSES: Final = 2
 
 OUT_OF_FOLD: Final = "out_of_fold"
 OPENING: Final = "opening"
@@ -152,8 +151,6 @@ def evaluate(
         EvaluationError: If there is no record, or one is of DS2 and this is no opening.
         ConfigurationError: If the directory of noise records is set and has none.
     """
-    from joblib import Parallel, delayed
-
     if not records:
         msg = "there must be records to evaluate, there is none"
         raise EvaluationError(msg)
@@ -164,14 +161,14 @@ def evaluate(
     started_s = time.monotonic()
     nstdb_dir = _find_noise(settings) if extent is Extent.FULL else None
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
-    jobs = [
-        delayed(_score)(prepared, record, bundle, fold, extent, nstdb_dir)
+    jobs: list[Callable[[], RecordScores | PeakScores]] = [
+        partial(_score, prepared, record, bundle, fold, extent, nstdb_dir)
         for record, fold in records
     ]
-    jobs += [delayed(_score_peaks)(prepared, record) for record in others]
+    jobs += [partial(_score_peaks, prepared, record) for record in others]
     scores: list[RecordScores] = []
     peaks: dict[str, PeakScores] = {}
-    for done, result in enumerate(Parallel(n_jobs=N_PROCESSES, return_as="generator")(jobs), 1):
+    for done, result in enumerate(run_in_processes(jobs), 1):
         if isinstance(result, RecordScores):
             scores.append(result)
         else:

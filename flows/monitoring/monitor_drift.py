@@ -218,9 +218,7 @@ def start_action(served: Served, decision: DriftDecision) -> None:
         payload={
             "action": decision.action.value,
             "reason": "; ".join(decision.reasons),
-            "share": decision.figures["drifted_share"],
             "bento_tag": served.release.bento_tag,
-            "bundle_hash": served.bundle.hash,
         },
     )
     if event is None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -24,20 +25,20 @@ from ecg_lib.classifier.bundle import (
 )
 from ecg_lib.classifier.golden import make_golden
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.drift.observation import REFERENCE_KEYS, observe_beats
 from ecg_lib.training.datasets import STRIPS_10_S
 from ecg_lib.training.model_card import write_model_card
 from ecg_lib.training.out_of_fold import OutOfFold
 from flows.data.dataset_versions import PreparedRecord, Role
 from flows.data.prepared_views import SHORT_STRIPS, PreparedViews
 from flows.doors.ledger import read_git_commit
+from flows.doors.parallel import run_in_processes
 
 if TYPE_CHECKING:
     from ecg_lib.training.cross_validation import Recipe
     from flows.training.fitting import FinalFit
 
 _LIBRARIES: Final = ("numpy", "scipy", "tensorflow", "keras", "onnx", "onnxruntime", "tf2onnx")
-_N_PROCESSES: Final = 2
 
 
 def make_drift_reference(out_of_fold: OutOfFold, prepared: PreparedViews) -> pa.Table:
@@ -47,20 +48,17 @@ def make_drift_reference(out_of_fold: OutOfFold, prepared: PreparedViews) -> pa.
         out_of_fold: The predictions.
         prepared: The prepared strips of the records that they are of.
     """
-    from joblib import Parallel, delayed
-
     dataset = out_of_fold.dataset
     jobs = []
     for record in prepared.version.records_of(Role.DEVELOPMENT):
-        mine = (dataset.record[out_of_fold.rows] == dataset.record_names.index(record.name)) & (
-            dataset.view[out_of_fold.rows] == dataset.views.index(STRIPS_10_S)
-        )
+        rows = dataset.rows_of(records=[record.name], view=STRIPS_10_S)
+        mine = np.isin(out_of_fold.rows, rows)
         probability = out_of_fold.probability_v[mine]
         position = dataset.position[out_of_fold.rows[mine]]
         jobs.append(
-            delayed(_observe_record)(prepared, record, position, probability, out_of_fold.config)
+            partial(_observe_record, prepared, record, position, probability, out_of_fold.config)
         )
-    return pa.concat_tables(Parallel(n_jobs=_N_PROCESSES)(jobs))
+    return pa.concat_tables(run_in_processes(jobs))
 
 
 def _observe_record(
@@ -80,12 +78,12 @@ def _observe_record(
         columns = observe_beats(decide(prepared, probability_v[part], config=config))
         n_beats = len(columns["rule"])
         # Arrays with types, because a strip without a readable beat has no values to infer from.
-        keys = {
-            "subject": np.full(n_beats, record.subject, dtype="U32"),
-            "strip": np.full(n_beats, f"{record.name}:{start}", dtype="U32"),
-            "strip_s": np.full(n_beats, float(STRIPS_10_S.strip_s or 0)),
-        }
-        tables.append(pa.table(keys | columns))
+        keys = (
+            np.full(n_beats, record.subject, dtype="U32"),
+            np.full(n_beats, f"{record.name}:{start}", dtype="U32"),
+            np.full(n_beats, float(STRIPS_10_S.strip_s or 0)),
+        )
+        tables.append(pa.table(dict(zip(REFERENCE_KEYS, keys, strict=True)) | columns))
     return pa.concat_tables(tables)
 
 

@@ -1,30 +1,35 @@
-"""Figures of runs, as matplotlib figures."""
+"""Figures of runs, as SVG for the artifacts of MLflow."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.calibration import reliability_bins
 from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.records.drawing import (
+    Anchor,
+    Box,
+    Colour,
+    Dot,
+    Drawing,
+    Path,
+    Shape,
+    Text,
+    line,
+    to_svg,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-
-def _new_figure(width: float = 5.5, height: float = 4.0) -> tuple[Figure, Axes]:
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(width, height), layout="constrained")
-    axes.grid(visible=True, alpha=0.3)
-    return figure, axes
+_HEIGHT: Final = 100.0
+_LEFT: Final = 18.0
+_RIGHT: Final = 6.0
+_TOP: Final = 10.0
+_BOTTOM: Final = 18.0
+_TEXT: Final = 3.4
+_CURVE_COLOURS: Final = (Colour.BLUE, Colour.RED, Colour.AMBER, Colour.INK, Colour.SOFT)
 
 
 def draw_precision_recall(
@@ -33,61 +38,138 @@ def draw_precision_recall(
     *,
     n_missed: int,
     threshold: float,
-) -> Figure:
-    """Draw +P over Se, with the chosen threshold; missed V beats hold Se below one."""
+) -> str:
+    """Draw +P over Se, with the chosen threshold; missed V beats keep Se below one."""
     order = np.argsort(-probabilities)
     true = np.cumsum(is_v[order])
     sensitivity = true / (is_v.sum() + n_missed)
     predictivity = true / np.arange(1, len(order) + 1)
-    figure, axes = _new_figure()
-    axes.plot(sensitivity, predictivity)
+    chart = _Chart("Out-of-fold predictions", x_span=(0.5, 1.0), y_span=(0.5, 1.0))
+    shapes = chart.axes("VEB Se", "VEB +P")
+    inside = (sensitivity >= 0.5) & (predictivity >= 0.5)
+    shapes.append(chart.curve(_thin(sensitivity[inside]), _thin(predictivity[inside])))
     at = int(np.searchsorted(-probabilities[order], -threshold))
-    if at > 0:
-        axes.plot(
-            sensitivity[at - 1], predictivity[at - 1], "o", label=f"threshold {threshold:.3f}"
-        )
-        axes.legend(loc="lower left")
-    axes.set(xlabel="VEB Se", ylabel="VEB +P", xlim=(0.5, 1.005), ylim=(0.5, 1.005))
-    axes.set_title("Out-of-fold predictions")
-    return figure
+    if at > 0 and inside[at - 1]:
+        x, y = chart.x(sensitivity[at - 1]), chart.y(predictivity[at - 1])
+        label = f"threshold {threshold:.3f}"
+        shapes += [
+            Dot(x, y, 1.3, Colour.RED),
+            Text(x - 3, y + 5, label, _TEXT, Colour.INK, Anchor.END),
+        ]
+    return chart.finish(shapes)
 
 
 def draw_reliability(
     probabilities: NDArray[np.float64], is_v: NDArray[np.bool_], *, n_bins: int = 15
-) -> Figure:
+) -> str:
     """Draw the observed share of V over the stated probability."""
     bins = [one for one in reliability_bins(probabilities, is_v, n_bins=n_bins) if one.beats]
-    figure, axes = _new_figure()
-    axes.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    axes.plot([one.stated for one in bins], [one.observed for one in bins], "o-")
-    axes.set(xlabel="stated probability of V", ylabel="observed share of V")
-    axes.set_title("Reliability, out of fold")
-    return figure
+    chart = _Chart("Reliability, out of fold", x_span=(0.0, 1.0), y_span=(0.0, 1.0))
+    shapes = chart.axes("stated probability of V", "observed share of V")
+    shapes.append(line(chart.x(0), chart.y(0), chart.x(1), chart.y(1), Colour.SOFT, 0.3))
+    stated, observed = ([getattr(one, name) for one in bins] for name in ("stated", "observed"))
+    shapes.append(chart.curve(np.array(stated), np.array(observed)))
+    shapes += [
+        Dot(chart.x(x), chart.y(y), 1.2, Colour.BLUE) for x, y in zip(stated, observed, strict=True)
+    ]
+    return chart.finish(shapes)
 
 
-def draw_losses(losses: Sequence[Sequence[float]]) -> Figure:
+def draw_losses(losses: Sequence[Sequence[float]]) -> str:
     """Draw the training loss of each fold over the epochs."""
-    figure, axes = _new_figure()
+    most = max((value for loss in losses for value in loss), default=1.0)
+    n_epochs = max((len(loss) for loss in losses), default=1)
+    chart = _Chart("Training loss", x_span=(1.0, max(n_epochs, 2)), y_span=(0.0, most or 1.0))
+    shapes = chart.axes("epoch", "training loss")
     for fold, loss in enumerate(losses):
-        axes.plot(np.arange(1, len(loss) + 1), loss, "o-", label=f"fold {fold}")
-    axes.set(xlabel="epoch", ylabel="training loss")
-    axes.legend()
-    return figure
+        colour = _CURVE_COLOURS[fold % len(_CURVE_COLOURS)]
+        shapes.append(chart.curve(np.arange(1, len(loss) + 1), np.array(loss), colour))
+        label = f"fold {fold}"
+        shapes.append(
+            Text(chart.width - _RIGHT, _TOP + 5 * (fold + 1), label, _TEXT, colour, Anchor.END)
+        )
+    return chart.finish(shapes)
 
 
-def draw_records(counts: Mapping[str, BeatCounts]) -> Figure:
+def draw_records(counts: Mapping[str, BeatCounts]) -> str:
     """Draw missed and false V beats of each record."""
     names = sorted(counts, key=lambda name: -(counts[name].v_false + _missed(counts[name])))
-    figure, axes = _new_figure(width=8.0)
-    at = np.arange(len(names))
-    missed = [_missed(counts[name]) for name in names]
-    axes.bar(at, missed, label="V missed or called N")
-    axes.bar(at, [counts[name].v_false for name in names], bottom=missed, label="called V, is not")
-    axes.set_xticks(at, names, rotation=90)
-    axes.set(ylabel="beats", title="Errors of each record, out of fold")
-    axes.legend()
-    return figure
+    most = max((counts[name].v_false + _missed(counts[name]) for name in names), default=0)
+    chart = _Chart(
+        "Errors of each record, out of fold: V missed or called N (red), false V (blue)",
+        x_span=(0.0, max(len(names), 1)),
+        y_span=(0.0, max(most, 1)),
+        width=220.0,
+    )
+    shapes = chart.axes("record", "beats", with_x_ticks=False)
+    for at, name in enumerate(names):
+        left, right = chart.x(at + 0.1), chart.x(at + 0.9)
+        missed, false = _missed(counts[name]), counts[name].v_false
+        for low, high, colour in ((0, missed, Colour.RED), (missed, missed + false, Colour.BLUE)):
+            top, bottom = chart.y(high), chart.y(low)
+            hint = f"{name}: {high - low}"
+            shapes.append(Box(left, top, right - left, bottom - top, colour, hint))
+        middle, base = (left + right) / 2, chart.y(0) + 4
+        shapes.append(Text(middle, base, name, 2.4, Colour.SOFT, Anchor.MIDDLE))
+    return chart.finish(shapes)
 
 
 def _missed(counts: BeatCounts) -> int:
     return counts.v_beats - counts.v_true
+
+
+def _thin(values: NDArray[np.float64], n_most: int = 2000) -> NDArray[np.float64]:
+    return values[:: max(1, len(values) // n_most)]
+
+
+class _Chart:
+    """The area of a chart with linear axes."""
+
+    def __init__(
+        self,
+        title: str,
+        *,
+        x_span: tuple[float, float],
+        y_span: tuple[float, float],
+        width: float = 140.0,
+    ) -> None:
+        self._title = title
+        self._x_span, self._y_span = x_span, y_span
+        self.width = width
+
+    def x(self, value: float) -> float:
+        low, high = self._x_span
+        return float(_LEFT + (value - low) / (high - low) * (self.width - _LEFT - _RIGHT))
+
+    def y(self, value: float) -> float:
+        low, high = self._y_span
+        return float(_HEIGHT - _BOTTOM - (value - low) / (high - low) * (_HEIGHT - _TOP - _BOTTOM))
+
+    def axes(self, x_label: str, y_label: str, *, with_x_ticks: bool = True) -> list[Shape]:
+        shapes: list[Shape] = [Text(_LEFT, 6, self._title, 4.0, Colour.INK, is_bold=True)]
+        right, base = self.width - _RIGHT, _HEIGHT - _BOTTOM
+        for value in np.linspace(*self._y_span, 6).tolist():
+            y = self.y(value)
+            shapes.append(line(_LEFT, y, right, y, Colour.LINE, 0.2))
+            label = f"{value:.3g}"
+            shapes.append(Text(_LEFT - 1.5, y + 1.2, label, _TEXT, Colour.SOFT, Anchor.END))
+        for value in np.linspace(*self._x_span, 6).tolist() if with_x_ticks else ():
+            label = f"{value:.3g}"
+            shapes.append(Text(self.x(value), base + 5, label, _TEXT, Colour.SOFT, Anchor.MIDDLE))
+        middle = (_LEFT + right) / 2
+        label = f"{x_label} (across), {y_label} (up)"
+        shapes.append(Text(middle, _HEIGHT - 4, label, _TEXT, Colour.INK, Anchor.MIDDLE))
+        return shapes
+
+    def curve(
+        self,
+        x: NDArray[np.float64] | NDArray[np.int64],
+        y: NDArray[np.float64],
+        colour: Colour = Colour.BLUE,
+    ) -> Path:
+        points = [(self.x(a), self.y(b)) for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+        return Path(np.array(points, dtype=np.float64).reshape(-1, 2), colour, 0.5)
+
+    def finish(self, shapes: list[Shape]) -> str:
+        drawing = Drawing(width=self.width, height=_HEIGHT, shapes=tuple(shapes), title=self._title)
+        return to_svg(drawing)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,14 +22,13 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import replacing
 from flows.data.dataset_versions import DatasetVersion
 from flows.data.training_data import SCORING_VIEWS
+from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import Registry, RunKind
 
 if TYPE_CHECKING:
     import optuna
 
     from ecg_lib.training.cross_validation import FoldOutput, Recipe
-
-N_PROCESSES: Final = 2
 
 
 class TrialResult(NamedTuple):
@@ -155,7 +154,7 @@ def run_trial(
     if not is_pruned:
         metrics["search_v_f1"] = scores[-1]
     registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(is_pruned).lower()})
-    registry.log_figure(run_id, draw_losses([output.loss for output in outputs]), "loss.png")
+    registry.log_text(run_id, draw_losses([output.loss for output in outputs]), "loss.svg")
     registry.end_run(run_id, is_killed=is_pruned)
     return TrialResult(tuple(scores), is_pruned)
 

@@ -24,10 +24,10 @@ from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.prepared_views import PreparedViews
 from flows.data.training_data import ViewPlan, find_training_data
+from flows.doors.parallel import N_PROCESSES
 from flows.doors.progress import ProgressBar
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.training.fitting import (
-    N_PROCESSES,
     TrialResult,
     fit_all,
     fit_fold,
@@ -367,9 +367,9 @@ def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registr
         n_missed=out_of_fold.n_missed,
         threshold=out_of_fold.config.threshold,
     )
-    registry.log_figure(run_id, curve, "precision_recall.png")
-    registry.log_figure(run_id, figures.draw_reliability(probability, is_v), "reliability.png")
-    registry.log_figure(run_id, figures.draw_records(by_record), "records.png")
+    registry.log_text(run_id, curve, "precision_recall.svg")
+    registry.log_text(run_id, figures.draw_reliability(probability, is_v), "reliability.svg")
+    registry.log_text(run_id, figures.draw_records(by_record), "records.svg")
     registry.log_bundle(run_id, bundle)
     registry.end_run(run_id)
     create_markdown_artifact(

@@ -21,7 +21,6 @@ from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import CATALOGUE, Rule
 from ecg_lib.evaluation.beat_scoring import (
-    LEARNING_PERIOD_S,
     BeatCounts,
     add_up,
     score_beats,
@@ -42,7 +41,7 @@ from ecg_lib.evaluation.report.conditions import (
 from ecg_lib.evaluation.report.mistakes import BeatError, find_errors
 from ecg_lib.evaluation.run_scoring import RunCounts, score_runs
 from ecg_lib.records.annotations import Annotations
-from ecg_lib.records.noise import SEGMENT_S
+from ecg_lib.records.noise import LEARNING_PERIOD_S, SEGMENT_S
 from ecg_lib.records.record import Record
 
 STRIPS_S: Final = (10, 30, 300)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.calibration import expected_calibration_error, reliability_bins
-from ecg_lib.evaluation.beat_scoring import CALLS, LEARNING_PERIOD_S, TRUTHS
+from ecg_lib.evaluation.beat_scoring import CALLS, TRUTHS
 from ecg_lib.evaluation.peak_scoring import NARROW_TOLERANCE_S, PeakScores, add_up_peaks
 from ecg_lib.evaluation.report.conditions import NOISE_SIGNAL
 from ecg_lib.evaluation.report.figures import (
@@ -30,7 +30,7 @@ from ecg_lib.evaluation.report.mistakes import BeatError
 from ecg_lib.evaluation.report.record_scores import Part, RecordScores
 from ecg_lib.evaluation.run_scoring import RunFigure, add_up_runs
 from ecg_lib.records.annotations import DS1, DS2, PACED, subject_of
-from ecg_lib.records.noise import SEGMENT_S
+from ecg_lib.records.noise import LEARNING_PERIOD_S, SEGMENT_S
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S
 
 SCHEMA: Final = "ecg-evaluation/1"

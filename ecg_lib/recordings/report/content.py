@@ -16,11 +16,11 @@ from ecg_lib.recordings.report.charts import (
     draw_intervals,
     draw_strip,
 )
-from ecg_lib.recordings.summary import NOTICE, RecordingSummary, format_clock
+from ecg_lib.recordings.summary import RecordingSummary, format_clock
 from ecg_lib.records.drawing import Drawing
 from ecg_lib.rhythm.morphology import MorphologyConfig
 from ecg_lib.rhythm.patterns import Run, RunKind
-from ecg_lib.rhythm.risk import BURDEN_FROM_S
+from ecg_lib.rhythm.risk import BURDEN_FROM_S, NOTICE
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, FindingKind
 from ecg_lib.signal_path.readability.quality import UnreadableReason
 

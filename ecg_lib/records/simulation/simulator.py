@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Final, NamedTuple
@@ -119,30 +119,20 @@ def simulate_record(
     return _render(name, patient, ectopy_at, duration_s=duration_s, seed=seed, fs=fs)
 
 
-def simulate_cohort(n_patients: int, *, duration_s: float, seed: int) -> Iterator[Record]:
-    """Simulate one record of each of several patients, called ``sim001``, ``sim002`` and so on.
+def simulate_cohort_member(number: int, *, duration_s: float, seed: int) -> Record:
+    """Simulate the record of one of many patients, called ``sim001``, ``sim002`` and so on.
 
-    The records are at 360 Hz. The first of a large cohort are those of a small one with the same
-    `seed`.
+    Number and seed decide the record, at 360 Hz, however many others there are.
 
     Raises
     ------
     ValueError
-        If `n_patients` or `seed` is negative, or `duration_s` less than 2.
+        If `number` or `seed` is negative, or `duration_s` less than 2.
 
     """
-    if n_patients < 0:
-        raise ValueError(f"n_patients must not be negative, got n_patients={n_patients}")
-    _check_request("sim", duration_s, 360.0, shortest_s=MIN_DURATION_S)
-    generator(seed, PATIENT_STREAM)
-    return (
-        simulate_cohort_member(number, duration_s=duration_s, seed=seed)
-        for number in range(1, n_patients + 1)
-    )
-
-
-def simulate_cohort_member(number: int, *, duration_s: float, seed: int) -> Record:
-    """Simulate one record of :func:`simulate_cohort`, `number` counting from 1."""
+    if number < 0:
+        raise ValueError(f"number must not be negative, got number={number}")
+    generator(seed, PATIENT_STREAM)  # checks the seed
     patient_seed, record_seed = np.random.SeedSequence([seed, number]).generate_state(2).tolist()
     return simulate_record(
         f"sim{number:03d}",

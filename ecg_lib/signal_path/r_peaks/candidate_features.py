@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,18 @@ _SHAPE = slice(17, 34)
 """The part of the picture that is compared with others, 0.13 s to both sides."""
 
 
+_QRS = slice(19, 32)
+"""The part of the picture that holds the QRS complex, 0.1 s to both sides."""
+
+
+_BASELINE_BEFORE = slice(1, 16)
+"""The part of the picture before the QRS complex, 0.4 to 0.17 s before the candidate."""
+
+
+_BASELINE_AFTER = slice(35, 50)
+"""The part of the picture after the QRS complex, 0.17 to 0.4 s after the candidate."""
+
+
 _SHIFTS = (-2, -1, 0, 1, 2)
 """Shifts, in samples of the picture, of which the best counts."""
 
@@ -36,7 +48,28 @@ _NEIGHBOURS = 4
 """Beats, and other candidates, that are looked at on each side."""
 
 _CHUNK = 16384
-"""Candidates that are compared at once, for the memory of it."""
+"""Candidates that are compared at once, to limit memory."""
+
+_OFFSETS_MS = range(-400, 401, 50)
+_SIZES = ("height", "slope", "span")
+
+CANDIDATE_FEATURES: Final = (
+    *(f"steep_energy_at_{at_ms}_ms" for at_ms in _OFFSETS_MS),
+    *(f"slow_energy_at_{at_ms}_ms" for at_ms in _OFFSETS_MS),
+    "noise_over_level", "slope_over_level", "span_over_picture", "baseline_step",
+    "time_from_start_s", "time_to_end_s",
+    "since_last_beat", "since_last_but_one", "until_next_beat", "until_next_but_one", "local_rr",
+    "since_last_beat_over_rr", "until_next_beat_over_rr", "gap_over_rr",
+    "since_last_but_one_over_rr", "until_next_but_one_over_rr",
+    *(f"{size}_over_{beat}_beat" for size in _SIZES for beat in ("last", "next")),
+    *(f"{size}_over_usual_{kind}" for size in _SIZES for kind in ("beat", "other")),
+    "height_over_tallest_other", "beat_contrast",
+    "best_likeness_to_beats", "second_likeness_to_beats", "mean_likeness_to_beats",
+    "best_likeness_to_others", "second_likeness_to_others", "mean_likeness_to_others",
+    "likeness_to_last_beat", "likeness_to_next_beat",
+    "is_beat_by_rules",
+)  # fmt: skip
+"""Names of the features, in the order of the network's inputs."""
 
 
 class Candidates(NamedTuple):
@@ -79,13 +112,13 @@ def measure_candidates(
 
     Returns
     -------
-    ndarray of float32, shape (n, 73)
+    ndarray of float32, shape (n, len(CANDIDATE_FEATURES))
 
     """
     position = candidates.position
     n_samples = len(envelopes.smooth)
     picture = envelopes.smooth[np.clip(position[:, None] + _PICTURE_AT, 0, n_samples - 1)]
-    span = np.ptp(picture[:, 19:32], axis=1) + _TINY
+    span = np.ptp(picture[:, _QRS], axis=1) + _TINY
     beats = _neighbours(np.flatnonzero(is_beat), len(position))
     others = _neighbours(np.flatnonzero(~is_beat), len(position))
     alike = _compare_shapes(picture, np.stack([beats, others], axis=1))  # (n, 2, 8)
@@ -116,7 +149,7 @@ def _measure_surroundings(
     sums = np.concatenate([[0.0], np.cumsum(envelopes.steep)])
     first, last = np.maximum(position - int(FS_HZ), 0), np.minimum(position + int(FS_HZ), n_samples)
     noise = (sums[last] - sums[first]) / (last - first)
-    step = np.abs(_middle(picture[:, 35:50]) - _middle(picture[:, 1:16]))
+    step = np.abs(_middle(picture[:, _BASELINE_AFTER]) - _middle(picture[:, _BASELINE_BEFORE]))
     return np.concatenate(
         [
             np.log(envelopes.steep[at] / level[:, None] + _FLOOR),

@@ -23,6 +23,9 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.errors import BundleIntegrityError
+from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES
+
 WEIGHTS = Path(__file__).with_suffix(".npz")
 """The committed weights."""
 
@@ -90,5 +93,19 @@ class BeatVerifier:
 
 @lru_cache(maxsize=1)
 def load_verifier() -> BeatVerifier:
-    """Return the committed network; read once."""
-    return BeatVerifier.load()
+    """Return the committed network; read once.
+
+    Raises
+    ------
+    BundleIntegrityError
+        If it is not one of the features that are measured here.
+
+    """
+    verifier = BeatVerifier.load()
+    if len(verifier.mean) != len(CANDIDATE_FEATURES):
+        msg = (
+            f"the verifier must have {len(CANDIDATE_FEATURES)} features, got {len(verifier.mean)}; "
+            "fit it again"
+        )
+        raise BundleIntegrityError(msg)
+    return verifier

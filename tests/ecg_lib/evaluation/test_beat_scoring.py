@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from ecg_lib.evaluation.beat_scoring import (
     CALLS,
-    LEARNING_PERIOD_S,
     TRUTHS,
     BeatCounts,
     add_up,
@@ -19,6 +18,7 @@ from ecg_lib.evaluation.beat_scoring import (
     tabulate_beats,
 )
 from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.noise import LEARNING_PERIOD_S
 
 
 def _score(

@@ -45,7 +45,7 @@ def test_a_prediction_comes_back_as_it_was_stored(log: PredictionLog) -> None:
 def test_a_row_that_is_written_again_changes_nothing(log: PredictionLog) -> None:
     log.add_predictions([prediction(1)])
     log.add_predictions([replace(prediction(1), duration_s=99.0), prediction(2)])
-    assert log.count_predictions() == 2
+    assert len(log.read_predictions()) == 2
     stored = log.get_prediction("p1")
     assert stored is not None
     assert stored.duration_s == 10.0
@@ -137,7 +137,7 @@ def test_several_writers_lose_nothing(tmp_path: Path, log: PredictionLog) -> Non
 
     with ThreadPoolExecutor(3) as executor:
         list(executor.map(write, range(3)))
-    assert log.count_predictions() == 60
+    assert len(log.read_predictions()) == 60
 
 
 def test_a_database_that_is_not_there_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -70,9 +70,9 @@ def _text_of_pdf(content: bytes) -> str:
     """List the strings that a PDF of reportlab shows, one on a line."""
     shown: list[str] = []
     for stream in re.findall(rb"stream\r?\n(.*?)endstream", content, re.DOTALL):
-        page = zlib.decompress(base64.a85decode(stream.strip(), adobe=False))
-        for text in re.findall(rb"\(((?:[^()\\]|\\.)*)\) Tj", page):
-            shown.append(re.sub(rb"\\(.)", rb"\1", text).decode("latin-1"))
+        page = zlib.decompress(base64.a85decode(stream.strip(), adobe=True))
+        texts = re.findall(rb"\(((?:[^()\\]|\\.)*)\) Tj", page)
+        shown += [re.sub(rb"\\(.)", rb"\1", text).decode("latin-1") for text in texts]
     return "\n".join(shown)
 
 
@@ -203,7 +203,7 @@ def test_the_strip_of_a_form_marks_the_beats_of_that_form(analysis: Analysis) ->
     ],
 )
 def test_a_strip_says_when_its_gain_is_not_the_usual_one(
-    analysis: Analysis, span_mv: float, gain: str, is_red: bool
+    analysis: Analysis, span_mv: float, gain: str, *, is_red: bool
 ) -> None:
     signal = np.zeros_like(analysis.signal_mv)
     signal[::2] = span_mv

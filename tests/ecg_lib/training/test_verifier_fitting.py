@@ -1,17 +1,19 @@
-"""The fit of the beat verifier: its gradient, what it learns, and that it repeats."""
+"""The fit of the beat verifier: its equations, what it learns, and that it repeats."""
 
 from __future__ import annotations
 
 import shutil
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.evaluation.blind_verifiers import BLIND, load_blind_verifier
 from ecg_lib.records.annotations import DS1, DS2, PACED, Annotations
-from ecg_lib.signal_path.r_peaks.verifier import load_verifier
+from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
 from ecg_lib.training import verifier_fitting as beat_verifier_fitting
 from ecg_lib.training.verifier_fitting import Samples, assign_folds, fit_verifier
 
@@ -42,31 +44,59 @@ def test_the_same_seed_gives_the_same_weights() -> None:
     assert not np.array_equal(one.layers[0][0], other.layers[0][0])
 
 
-def test_the_gradient_is_that_of_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beat_verifier_fitting, "_DECAY", 0.0)
-    rng = np.random.default_rng(0)
-    shapes = [(3, 5), (5,), (5, 4), (4,), (4, 1), (1,)]
-    parameters = [rng.standard_normal(shape) for shape in shapes]
-    inputs, truth = rng.standard_normal((6, 3)), rng.integers(0, 2, 6).astype(float)
-    weight = rng.uniform(0.5, 2, 6)
+def _fit_by_hand(samples: Samples, *, seed: int, epochs: int, batch_size: int) -> BeatVerifier:
+    """Fit by the equations of Adam and backpropagation, written down independently of Keras."""
+    rng = np.random.default_rng(seed)
+    mean, scale = samples.features.mean(axis=0), samples.features.std(axis=0) + np.float32(1e-3)
+    inputs = (samples.features - mean) / scale
+    weight = samples.weight / samples.weight.mean()
+    parameters: list[NDArray[np.float64]] = []
+    for n_in, n_out in pairwise((inputs.shape[1], 32, 16, 1)):
+        drawn = rng.standard_normal((n_in, n_out)) * np.sqrt(2 / n_in)
+        parameters += [drawn, np.zeros(n_out)]
+    moments = [(np.zeros_like(each), np.zeros_like(each)) for each in parameters]
+    n_batches = len(inputs) // batch_size
+    step = 0
+    for _ in range(epochs):
+        order = rng.permutation(len(inputs))
+        for batch in order[: n_batches * batch_size].reshape(n_batches, batch_size):
+            step += 1
+            rate = 3e-3 * 0.5 * (1 + np.cos(np.pi * step / (epochs * n_batches)))
+            values = [inputs[batch]]
+            for at in range(3):
+                value = values[-1] @ parameters[2 * at] + parameters[2 * at + 1]
+                values.append(np.maximum(value, 0) if at < 2 else value)
+            probability = 1 / (1 + np.exp(-values.pop()[:, 0]))
+            slope = ((probability - samples.is_beat[batch]) * weight[batch] / batch_size)[:, None]
+            gradients: list[NDArray[np.float64]] = []
+            for at in reversed(range(3)):
+                decayed = values[at].T @ slope + 1e-3 * parameters[2 * at]
+                gradients[:0] = [decayed, slope.sum(axis=0)]
+                slope = (slope @ parameters[2 * at].T) * (values[at] > 0)
+            for index, gradient in enumerate(gradients):
+                first, second = moments[index]
+                first += 0.1 * (gradient - first)
+                second += 0.001 * (gradient**2 - second)
+                unbiased = first / (1 - 0.9**step), second / (1 - 0.999**step)
+                parameters[index] -= rate * unbiased[0] / (np.sqrt(unbiased[1]) + 1e-7)
+    layers = tuple(
+        (weights.astype(np.float32), offsets.astype(np.float32))
+        for weights, offsets in zip(parameters[::2], parameters[1::2], strict=True)
+    )
+    return BeatVerifier(mean=mean, scale=scale, layers=layers)
 
-    def loss() -> float:
-        values = inputs
-        for layer in range(3):
-            values = values @ parameters[2 * layer] + parameters[2 * layer + 1]
-            values = np.maximum(values, 0) if layer < 2 else values
-        logit = values[:, 0]
-        return float(np.mean(weight * (np.log1p(np.exp(logit)) - truth * logit)))
 
-    gradients = beat_verifier_fitting._differentiate(parameters, inputs, truth, weight)
-    for values, gradient in zip(parameters, gradients, strict=True):
-        index = np.unravel_index(values.size // 2, values.shape)
-        values[index] += 1e-6
-        above = loss()
-        values[index] -= 2e-6
-        slope = (above - loss()) / 2e-6
-        values[index] += 1e-6
-        assert gradient[index] == pytest.approx(slope, rel=1e-3, abs=1e-6)
+def test_the_fit_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beats weigh, weights decay and the rate falls as they did for the network that ships."""
+    monkeypatch.setattr(beat_verifier_fitting, "_EPOCHS", 6)
+    monkeypatch.setattr(beat_verifier_fitting, "_BATCH", 256)
+    samples = _samples(2100)
+    samples = samples._replace(weight=np.where(samples.is_beat, 5.0, 1.0))
+    found = fit_verifier(samples, seed=3)
+    expected = _fit_by_hand(samples, seed=3, epochs=6, batch_size=256)
+    logits = found.logits(samples.features)
+    np.testing.assert_allclose(logits, expected.logits(samples.features), atol=0.02)
+    assert np.ptp(logits) > 2
 
 
 def test_every_record_is_in_one_fold() -> None:

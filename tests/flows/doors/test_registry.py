@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import pytest
 from prefect.logging import disable_run_logger
 
@@ -175,8 +174,7 @@ def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry
     registry.log(run_id, params={"seed": 1}, metrics={"search_v_f1": 0.5})
     registry.log_curve(run_id, "loss", [0.3, 0.2])
     registry.log_dataset(run_id, version="v1", data_source="mitdb", description={"records": 22})
-    figure, _ = plt.subplots()
-    registry.log_figure(run_id, figure, "loss.png")
+    registry.log_text(run_id, "<svg/>", "loss.svg")
     registry.end_run(run_id)
 
     run = registry._client.get_run(run_id)
@@ -184,7 +182,7 @@ def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry
     assert run.data.params == {"seed": "1"}
     assert [m.value for m in registry._client.get_metric_history(run_id, "loss")] == [0.3, 0.2]
     assert run.inputs.dataset_inputs[0].dataset.digest == "v1"
-    assert [file.path for file in registry._client.list_artifacts(run_id)] == ["loss.png"]
+    assert [file.path for file in registry._client.list_artifacts(run_id)] == ["loss.svg"]
 
 
 def test_an_unknown_version_is_an_error(registry: Registry) -> None:

@@ -247,7 +247,7 @@ def test_the_log_forgets_what_the_settings_no_longer_keep(
     def count() -> int:
         log = PredictionLog(settings.monitoring_database_url)
         try:
-            return log.count_predictions()
+            return len(log.read_predictions())
         finally:
             log.close()
 

@@ -28,7 +28,7 @@ from ecg_lib.records.simulation.patients import (
 from ecg_lib.records.simulation.simulator import (
     ADC_LIMIT_MV,
     StripKind,
-    simulate_cohort,
+    simulate_cohort_member,
     simulate_record,
     simulate_strip,
 )
@@ -287,7 +287,7 @@ def test_the_detector_finds_the_beats_of_a_clean_cohort() -> None:
 
 
 def test_a_cohort_has_names_subjects_and_beats_of_all_classes() -> None:
-    records = list(simulate_cohort(12, duration_s=60, seed=1))
+    records = [simulate_cohort_member(n, duration_s=60, seed=1) for n in range(1, 13)]
     assert [record.name for record in records] == [f"sim{number:03d}" for number in range(1, 13)]
     assert all(record.subject == record.name for record in records)
     assert all(record.leads == LEADS and record.fs == 360.0 for record in records)
@@ -297,14 +297,18 @@ def test_a_cohort_has_names_subjects_and_beats_of_all_classes() -> None:
     assert 0.02 < symbols.count("V") / len(symbols) < 0.25
 
 
-def test_a_larger_cohort_begins_with_the_smaller_one() -> None:
-    small = simulate_cohort(2, duration_s=10, seed=3)
-    large = simulate_cohort(3, duration_s=10, seed=3)
-    assert all(_same(one, other) for one, other in zip(small, large, strict=False))
+def test_number_and_seed_decide_the_record_of_a_cohort() -> None:
+    one, again, other, seeded = (
+        simulate_cohort_member(number, duration_s=10, seed=seed)
+        for number, seed in ((2, 3), (2, 3), (3, 3), (2, 4))
+    )
+    assert _same(one, again)
+    assert not _same(one, other)
+    assert not _same(one, seeded)
 
 
 def test_a_simulated_record_survives_wfdb(tmp_path: Path) -> None:
-    record = next(simulate_cohort(1, duration_s=10, seed=0))
+    record = simulate_cohort_member(1, duration_s=10, seed=0)
     read = read_wfdb(write_wfdb(record, tmp_path), with_annotations=True)
     assert read.leads == record.leads
     assert read.comments == record.comments
@@ -420,17 +424,17 @@ def test_a_strip_that_cannot_be_made_is_refused() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"n_patients": -1}, "n_patients must not be negative, got n_patients=-1"),
+        ({"number": -1}, "number must not be negative, got number=-1"),
         ({"duration_s": 0.0}, "at least 2 s"),
         ({"seed": -1}, "seed must not be negative"),
     ],
 )
-def test_a_cohort_that_cannot_be_made_is_refused_before_the_first_record(
+def test_a_record_of_a_cohort_that_cannot_be_made_is_refused(
     change: dict[str, float], message: str
 ) -> None:
-    request = {"n_patients": 1, "duration_s": 10.0, "seed": 0} | change
+    request = {"number": 1, "duration_s": 10.0, "seed": 0} | change
     with pytest.raises(ValueError, match=message):
-        simulate_cohort(request.pop("n_patients"), **request)
+        simulate_cohort_member(request.pop("number"), **request)
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,18 @@ def _strip(kind: StripKind = StripKind.ISOLATED_PVC) -> NDArray[np.float64]:
     return simulate_strip(kind, seed=3, duration_s=20.0).signal_mv().astype(np.float64)
 
 
+def test_every_feature_has_a_name_of_its_own() -> None:
+    names = candidate_features.CANDIDATE_FEATURES
+    assert len(set(names)) == len(names) == N_FEATURES
+    features = dict(zip(names, _measure(_strip()).T, strict=True))
+    assert set(features["is_beat_by_rules"].tolist()) == {0.0, 1.0}
+    assert features["time_from_start_s"].max() == features["time_to_end_s"].max() == 2.0
+    assert np.argmax(features["time_from_start_s"] < features["time_to_end_s"]) == 0
+    assert features["best_likeness_to_beats"].min() >= -1.0
+    assert features["best_likeness_to_beats"].max() <= 1.0 + 1e-6
+    assert (features["best_likeness_to_beats"] >= features["mean_likeness_to_beats"] - 1e-6).all()
+
+
 @pytest.mark.parametrize("factor", [-1.0, 0.1, -10.0])
 def test_gain_and_polarity_leave_the_features_alone(factor: float) -> None:
     signal = _strip()
