@@ -25,7 +25,7 @@ from flows.training.train_sweep import train_sweep
 
 
 class PromotionError(EcgError):
-    """There is nothing that may be served."""
+    """No model may be served."""
 
 
 @flow(name="pipeline")
@@ -37,7 +37,7 @@ def pipeline(
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
 ) -> dict[str, Any]:
-    """Ingest, train, promote, package, release and report: end with what is served.
+    """Ingest, train, promote, package, release and report.
 
     Args:
         source: Where records come from, see `ingest-records`.
@@ -48,7 +48,7 @@ def pipeline(
         reason: Why it runs, such as the drift that was found.
 
     Returns:
-        What is served, the verdict on the new candidate, and the seconds of each stage.
+        The release, the verdict on the new candidate, and the seconds of each stage.
     """
     logger = get_run_logger()
     logger.info("pipeline: %s", reason)
@@ -82,16 +82,16 @@ def pipeline(
     if verdict["is_promoted"]:
         report = timed("evaluate-champion", lambda: evaluate_champion(return_state=True))
         if not report.is_completed():
-            logger.error("there is no report of the new model: %s", report.message)
+            logger.error("the report of the new model failed: %s", report.message)
     result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
     _show(result, settings)
     return result
 
 
 def find_kept_release(settings: Settings, champion: str) -> Release | None:
-    """Find the release of a champion that this code cannot read, and so cannot pack again.
+    """Find the release of a champion that this code cannot read, and so cannot package again.
 
-    It is served on by the code that it was released with; None when the champion can be read.
+    The code of that release goes on serving it. None when the champion can be read.
 
     Raises:
         BundleError: If it cannot be read, and is not what is served.

@@ -25,7 +25,7 @@ from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BeatCounts:
-    """What became of the beats of one record, or of several added up."""
+    """Counts of the beats of one record, or of several added up."""
 
     beats: int = 0
     """Annotated beats, of any class."""

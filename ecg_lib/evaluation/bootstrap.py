@@ -1,4 +1,4 @@
-"""How sure a gross figure is, and how much hangs on one person: over subjects, never over beats."""
+"""Measure how certain a gross figure is and how much one person changes it, over subjects."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def bootstrap_intervals(
 
 
 class LeftOut(NamedTuple):
-    """How far a gross figure moves when one subject is left out."""
+    """Range of a gross figure when each subject in turn is left out."""
 
     low: float
     high: float

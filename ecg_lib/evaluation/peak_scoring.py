@@ -26,7 +26,7 @@ class PeakScores:
     """The R-peaks of one record, or of several added up."""
 
     counts: BeatCounts
-    """Within 150 ms; nothing is told of classes."""
+    """Within 150 ms; classes are not scored."""
     narrow: BeatCounts
     """Within 50 ms."""
     offset_ms: NDArray[np.float64]
@@ -50,7 +50,7 @@ class PeakScores:
 
     @property
     def spread_ms(self) -> tuple[float, float]:
-        """Between which offsets 95 % of the found beats lie; NaN when there is none."""
+        """The range of offsets of 95 % of the found beats; NaN when there is none."""
         if len(self.offset_ms) == 0:
             return float("nan"), float("nan")
         low, high = np.quantile(self.offset_ms, [0.025, 0.975])

@@ -103,7 +103,7 @@ def analyze_recording(
         If the file cannot be read, or too little of it can be analysed.
 
     """
-    tell = report or _tell_nobody
+    tell = report or _ignore
     chosen = choose_lead(opened.leads, lead)
     n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
     check_duration(n_samples / chosen.fs)
@@ -131,7 +131,7 @@ def analyze_recording(
     )
 
 
-def _tell_nobody(_share: float) -> None:
+def _ignore(_share: float) -> None:
     """Ignore a report."""
 
 
@@ -244,7 +244,7 @@ def list_annotations(
     """List beats as WFDB annotations, and mark what cannot be read.
 
     A beat is ``N`` or ``V``, or ``/`` when a pacemaker seems to have made it. Suspected flutter
-    stands between ``[`` and ``]``, its waves are ``!``, which is no beat; everything else that
+    stands between ``[`` and ``]``, its waves are ``!``, which is not a beat; everything else that
     cannot be read stands between two ``~``, and detections there, which have no class, are ``Q``
     (unclassifiable).
 

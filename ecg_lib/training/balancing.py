@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 
 class Balancing(StrEnum):
-    """How ventricular beats are given more weight."""
+    """Ways to give ventricular beats more weight."""
 
     NONE = "none"
     RANDOM_OVERSAMPLER = "random_oversampler"

@@ -21,7 +21,7 @@ N_CONVOLUTIONS = 7
 
 
 class Channels(StrEnum):
-    """Which channels of the window the convolutions see.
+    """Channels of the window that the convolutions use.
 
     The beat itself carries the patient's identity, of which a training set of 22 subjects has
     too little; its difference to the patient's template carries what is unusual about it.

@@ -1,7 +1,7 @@
-"""Out-of-fold predictions: each subject is judged by a network that has not seen the person.
+"""Predict out of fold: each subject by a network that has not seen the person.
 
-What is kept from the folds (the logit of every detection of every development record) is all that
-calibration, threshold, rules, scores and the promotion gates work on.
+Calibration, threshold, rules, scores and the promotion gate all use the predictions that are kept
+from the folds: the logit of every detection of every development record.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from ecg_lib.training.views import View
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """How a network is made from a dataset; with a seed it gives the network."""
+    """All choices between a dataset and a network; with a seed they determine it."""
 
     cnn: CnnConfig = field(default_factory=CnnConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -51,7 +51,7 @@ class Recipe:
 
 
 class FoldOutput(NamedTuple):
-    """What one fold gives."""
+    """Predictions of one fold."""
 
     rows: NDArray[np.int64]
     """Rows of the dataset that were predicted: all detections of the fold's subjects."""

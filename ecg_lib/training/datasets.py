@@ -60,7 +60,7 @@ class BeatDataset:
     """Shape ``(n_beats, len(FEATURE_NAMES))``."""
 
     shapes: tuple[ShapeBlock, ...]
-    """Which beats of the scoring views are of one shape; rows and columns are those of here."""
+    """Beats of the scoring views that are of one shape, by rows of this dataset."""
 
     def __len__(self) -> int:
         return len(self.record)
@@ -339,7 +339,7 @@ def _join(parts: Sequence[BeatDataset]) -> BeatDataset:
 
 
 def assign_folds(v_beats_of_subject: dict[str, int], *, n_folds: int) -> dict[str, int]:
-    """Deal subjects to folds so that each fold has about as many V beats and subjects.
+    """Assign subjects to folds so that each fold has about as many V beats and subjects.
 
     The subject with most V beats goes first, each to the fold that has least so far; the result
     depends on the counts and names alone.

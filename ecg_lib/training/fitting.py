@@ -1,6 +1,6 @@
 """Fit the network, calibrate its probabilities and choose its threshold.
 
-Nothing here knows folds or files: the sweep hands over beats and keeps what comes back.
+This module knows neither folds nor files: the sweep passes beats and keeps the results.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class AugmentationConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How the network is fitted."""
+    """Constants of the fit."""
 
     epochs: int = 4
     batch_size: int = 256
@@ -59,7 +59,7 @@ class TrainingConfig:
 
 
 class FittedCnn(NamedTuple):
-    """A trained network and the way there."""
+    """A trained network and its losses."""
 
     model: Any
     """A keras model, see :func:`ecg_lib.training.cnn.build_cnn`."""
@@ -96,7 +96,7 @@ def fit_cnn(
     FittedCnn
 
     """
-    # Else the graphs of earlier fits stay in memory.
+    # Otherwise the graphs of earlier fits stay in memory.
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
     balanced = balance(beats, strategy=training.balancing, seed=seed)

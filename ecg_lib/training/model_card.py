@@ -36,7 +36,7 @@ with so few. The full EC57 report (noise, strips, second lead, reference R-peaks
 places, errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
 """,
     DataSource.SIMULATED: """\
-No person was seen: what a simulator draws is simpler than any ECG, and easier to tell apart. The
+No person was seen: simulated beats are simpler than those of any ECG, and easier to classify. The
 full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak places, errors) is
 written by `ecg evaluate`. This classifier was never tried on DS2.
 """,

@@ -29,7 +29,7 @@ from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from ecg_lib.training.datasets import assign_folds
 
 FOLD_COUNTS: Final = (3, 5)
-"""Numbers of folds that a version deals its subjects to."""
+"""Numbers of folds that the subjects of a version are divided into."""
 
 RECORD_FILES: Final = ("hea", "dat", "atr")
 """Extensions of the files of a record."""
@@ -47,7 +47,7 @@ _LATEST: Final = "latest"
 
 
 class Role(StrEnum):
-    """What a record is for."""
+    """Purpose of a record."""
 
     DEVELOPMENT = "development"
     """DS1, or a simulated patient: folds, training, out-of-fold figures."""
@@ -58,7 +58,7 @@ class Role(StrEnum):
 
 
 def role_of(record_name: str) -> Role:
-    """Tell what a record is for."""
+    """Return the purpose of a record."""
     if record_name in DS2:
         return Role.TEST
     return Role.PACED if record_name in PACED else Role.DEVELOPMENT
@@ -82,11 +82,11 @@ class PreparedRecord:
     """R-peaks that were found."""
     unreadable_s: float
     found: int | None = None
-    """Annotated beats with a detection, outside flutter; not told of test records."""
+    """Annotated beats with a detection, outside flutter; None for test records."""
     extra: int | None = None
-    """Detections without an annotated beat; not told of test records."""
+    """Detections without an annotated beat; None for test records."""
     missed_v: int | None = None
-    """V beats without a detection; not told of test records."""
+    """V beats without a detection; None for test records."""
 
     @property
     def subject(self) -> str:
@@ -96,7 +96,7 @@ class PreparedRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BrokenRecord:
-    """A record that is left out, and why."""
+    """A record that is left out, with the reason."""
 
     name: str
     reason: str
@@ -111,7 +111,7 @@ class DatasetVersion:
     created_at: str
     data_source: DataSource
     source_directory: str
-    """Where the source files were when the version was made."""
+    """Directory of the source files when the version was made."""
     records: tuple[PreparedRecord, ...]
     broken: tuple[BrokenRecord, ...]
     folds: dict[int, dict[str, int]]
@@ -137,7 +137,7 @@ class DatasetVersion:
         Raises
         ------
         DatasetError
-            If a file is gone or changed since the version was made.
+            If a file is missing or has changed since the version was made.
 
         """
         directory = Path(self.source_directory)
@@ -145,7 +145,7 @@ class DatasetVersion:
         if found != record.files:
             msg = (
                 f"the files of record {record.name} must be those of dataset {self.version}, "
-                "they are gone or have changed; run ingest-records again"
+                "they are missing or have changed; run ingest-records again"
             )
             raise DatasetError(msg)
         return read_wfdb(directory / record.name, with_annotations=True)
@@ -196,7 +196,7 @@ def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
 
 
 def list_versions(datasets_dir: Path) -> list[str]:
-    """Name the versions that are there."""
+    """List the names of the versions."""
     return sorted(path.stem for path in (datasets_dir / "versions").glob("*.json"))
 
 
@@ -206,7 +206,7 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
     Raises
     ------
     DatasetError
-        If there is none of that name, or none at all.
+        If there is no version of that name, or no version at all.
 
     """
     directory = datasets_dir / "versions"
@@ -227,7 +227,7 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
 
 
 def hash_files(directory: Path, record_name: str) -> dict[str, str]:
-    """Compute the SHA-256 of the files of a record that are there."""
+    """Compute the SHA-256 of each file of a record that exists."""
     hashes = {}
     for extension in RECORD_FILES:
         path = directory / f"{record_name}.{extension}"
@@ -244,7 +244,7 @@ def prepared_key(files: Mapping[str, str], config: PreprocessingConfig | None = 
 
 
 def code_prefix() -> str:
-    """Return what the names of records begin with that this code prepared."""
+    """Return the first part of the names of records that this code prepared."""
     return hash_code(PREPARING)[:12]
 
 

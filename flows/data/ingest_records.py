@@ -59,7 +59,7 @@ _SUMMARY = "summary.json"
 
 
 class Source(StrEnum):
-    """Where records come from."""
+    """Source of the records."""
 
     AUTO = "auto"
     """A directory if one is set, else what was downloaded, else PhysioNet, else the simulator."""

@@ -44,7 +44,7 @@ INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
     Role.TEST: (WHOLE_RECORD,),
     Role.PACED: (),
 }
-"""What ingestion writes of a record; reports score the paced ones by blind detectors alone."""
+"""Views that ingestion writes; reports score paced records by blind detectors alone."""
 
 _KEPT_LENGTHS: Final = frozenset({None, 10})
 """Strips of other lengths belong to full reports only and are not kept."""

@@ -32,7 +32,7 @@ from flows.doors.parallel import run_in_processes
 from flows.doors.progress import ProgressBar
 
 SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S)
-"""What is served: whole recordings, and strips like those of requests."""
+"""Views as they are served: whole recordings, and strips like those of requests."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 PART_SUFFIX: Final = ".part"
-"""What is appended to the name of a file that is not whole or not verified yet."""
+"""Suffix of a file that is not complete or not verified yet."""
 
 
 _PROGRESS_INTERVAL_S: Final = 0.25
@@ -51,15 +51,15 @@ class DownloadError(EcgError):
 
 
 class UnreachableError(DownloadError):
-    """The server does not answer, or only with "not now"."""
+    """The server does not answer, or asks to try later."""
 
 
 class WrongContentError(DownloadError):
-    """The server sends something else than the published file."""
+    """The server sends other content than the published file."""
 
 
 class PublishedFile(NamedTuple):
-    """What a file must be."""
+    """Hash and size of a published file."""
 
     sha256: str
     """Hash in hexadecimal digits."""
@@ -69,7 +69,7 @@ class PublishedFile(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadLimits:
-    """How patient a download is.
+    """Time limits and attempts of a download.
 
     Parameters
     ----------
@@ -121,7 +121,7 @@ DEFAULT_LIMITS: Final = DownloadLimits()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DownloadReport:
-    """What a download did."""
+    """Figures of a download."""
 
     files_fetched: int
     """Files that were not there, or not as published, and now are."""
@@ -236,7 +236,7 @@ def _work(
     waiting: queue.SimpleQueue[_FileDownload],
     ended: queue.SimpleQueue[BaseException | None],
 ) -> None:
-    """Run waiting downloads, one after the other, until there is none; then say how it ended."""
+    """Run waiting downloads one by one until none is left, then report how it ended."""
     outcome: BaseException | None = None
     try:
         with source.open_client(limits) as client, suppress(queue.Empty):
@@ -264,7 +264,7 @@ def _wait_for_threads(
 
 
 class _StoppedError(Exception):
-    """The download was called off; nobody waits for this file any more."""
+    """The download was cancelled."""
 
 
 class _TransientError(Exception):
@@ -277,7 +277,7 @@ class _TransientError(Exception):
 
 @dataclass(slots=True)
 class _FileDownload:
-    """One file on its way: what is there of it, and what it cost."""
+    """One file: the bytes that are there, and the requests it took."""
 
     target: Path
     published: PublishedFile
@@ -298,7 +298,7 @@ class _FileDownload:
         return self.target.with_name(self.target.name + PART_SUFFIX)
 
     def run(self, client: httpx.Client) -> None:
-        """Fetch what is missing and verify the whole; ask again as often as it makes sense."""
+        """Fetch the missing bytes and verify the file; retry while attempts are left."""
         failures = 0
         is_second_copy = False
         while True:
@@ -325,7 +325,7 @@ class _FileDownload:
             self.retries += 1
 
     def _fetch_rest(self, client: httpx.Client) -> None:
-        """Append to the part file what is missing of it."""
+        """Append the missing bytes to the part file."""
         self.position = self._size_of_part()
         if self.position > self.published.size_bytes:
             self._discard()
@@ -355,7 +355,7 @@ class _FileDownload:
             raise _TransientError(msg)
 
     def _check_answer(self, response: httpx.Response) -> bool:
-        """Return whether the body goes on where the part file ends, or begins the file."""
+        """Return True if the body continues the part file, False if it starts anew."""
         status = response.status_code
         answer = f"{status} {response.reason_phrase}"
         if status in _RETRIED_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
@@ -377,7 +377,7 @@ class _FileDownload:
         raise DownloadError(msg)
 
     def _check_length(self, response: httpx.Response) -> None:
-        """Refuse a body of another length before its first byte: a login page, say."""
+        """Reject a body of another length before its first byte, such as a login page."""
         encoding = response.headers.get("Content-Encoding", "identity")
         if encoding != "identity":
             msg = f"{self.url} must come without Content-Encoding, got {encoding}"
@@ -508,7 +508,7 @@ def explain_os_errors(path: Path) -> Iterator[None]:
 
 @contextmanager
 def lock_directory(directory: Path) -> Iterator[None]:
-    """Keep other downloads out of the directory; the kernel lets go when this process dies."""
+    """Keep other downloads out of the directory; the lock ends with this process."""
     with explain_os_errors(directory):
         descriptor = os.open(directory, os.O_RDONLY)
     try:

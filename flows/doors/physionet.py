@@ -38,7 +38,7 @@ from flows.doors.download import (
 )
 
 PHYSIONET_URL: Final = "https://physionet.org/files/mitdb/1.0.0/"
-"""Where PhysioNet keeps the database (Moody & Mark 2001, DOI 10.1109/51.932724)."""
+"""Address of the database at PhysioNet (Moody & Mark 2001, DOI 10.1109/51.932724)."""
 
 
 _TABLE: Final = "mitdb.sha256"

@@ -1,7 +1,7 @@
-"""An opening of DS2: what it must have, its report, and the line that it leaves in the project.
+"""Open DS2: check the conditions, score it, and record the opening in the project.
 
-Every score on a DS2 record is an opening. It is made in one pass, by ``ecg evaluate --final``, and
-is complete: what is wanted later would be another opening.
+Every score on a DS2 record is an opening. Only ``ecg evaluate --final`` makes one, in one pass and
+with every condition, because a later question would be another opening.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ changed between two openings, and why, is in the reason and in the changelog.
 def check_opening(
     bundle: Bundle, version: DatasetVersion, *, reason: str, commit: str, settings: Settings
 ) -> None:
-    """Refuse an opening that would not be whole, or of which nobody could say what was opened.
+    """Reject an opening that would be incomplete, or could not be traced to code and bundle.
 
     Raises:
         EvaluationError: Without a reason, in a tree with changes, without the noise records, of a
@@ -85,9 +85,9 @@ def open_ds2(
     settings: Settings,
     on_record: OnRecord | None = None,
 ) -> Evaluation:
-    """Judge DS2 by the network that is served, in every condition, once.
+    """Score DS2 with the network that is served, in every condition, once.
 
-    R-peaks of the other records are scored too, so that figures of all 48 stand beside.
+    R-peaks of the other records are scored too, so that the report has figures of all 48.
     """
     records = version.records_of(Role.TEST)
     return evaluate(
@@ -110,12 +110,12 @@ def open_ds2(
 def note_opening(root: Path, evaluation: Evaluation, *, commit: str) -> WrittenReport:
     """Append an opening to the table of the project, and write its report beside it.
 
-    What is written there is committed, so it has figures and no ECG: errors are left to the
-    report below ``ECG_HOME``.
+    These files are committed, so they hold figures and no ECG; the errors are in the report below
+    ``ECG_HOME``.
 
     Args:
         root: The project.
-        evaluation: What was found.
+        evaluation: The figures.
         commit: Commit of the code.
     """
     document = evaluation.document

@@ -1,8 +1,8 @@
 """Evaluate a bundle on a set of records, and write the EC57 report.
 
-Development records are judged out of fold, each by a network that has not seen the person. DS2 is
-judged by the network that is served, by an opening alone (:mod:`flows.evaluation.ds2_opening`). The
-code is the same for both.
+Development records are scored out of fold, each by a network that has not seen the person. DS2 is
+scored with the network that is served, and only by an opening
+(:mod:`flows.evaluation.ds2_opening`). The code is the same for both.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ OUT_OF_FOLD: Final = "out_of_fold"
 OPENING: Final = "opening"
 
 OnRecord = Callable[[int, int], None]
-"""Told how many records are done, of how many."""
+"""Called with the number of records that are done, and of all."""
 
 
 class Evaluation(NamedTuple):
@@ -63,7 +63,7 @@ class Evaluation(NamedTuple):
 
 
 class WrittenReport(NamedTuple):
-    """Where a report is."""
+    """Files of a report."""
 
     json: Path
     html: Path
@@ -90,7 +90,7 @@ def evaluate_development(
     settings: Settings,
     on_record: OnRecord | None = None,
 ) -> Evaluation:
-    """Judge the development records out of fold.
+    """Score the development records out of fold.
 
     Raises:
         EvaluationError: If the bundle was made from other data.
@@ -145,10 +145,10 @@ def evaluate(
         extent: Which conditions.
         settings: Where the noise records are.
         header: Title, kind, reason and data of the document.
-        on_record: Told after each record.
+        on_record: Called after each record.
 
     Raises:
-        EvaluationError: If there is no record, or one is of DS2 and this is no opening.
+        EvaluationError: If there is no record, or one is of DS2 and this is not an opening.
         ConfigurationError: If the directory of noise records is set and has none.
     """
     if not records:
@@ -271,7 +271,7 @@ def describe_data(
 
 
 def summarize_headline(document: Document) -> dict[str, str]:
-    """Name the figures that are told first."""
+    """Choose the figures of the headline."""
     conditions = document["conditions"]
     own = conditions[OWN]["parts"][Part.WHOLE]["figures"]
     strips = conditions[strips_condition(10)]["parts"][Part.WHOLE]["figures"]

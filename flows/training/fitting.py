@@ -1,7 +1,7 @@
-"""The fits of a sweep: each in a process of its own with one thread, two at a time.
+"""Run the fits of a sweep, each in its own process with one thread, two at a time.
 
-One thread each, because a network this small gains nothing from a second one, and because a fit
-then gives the same weights every time.
+One thread, because a network this small gains nothing from a second one, and because a fit then
+gives the same weights every time.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 
 class TrialResult(NamedTuple):
-    """How a trial ended."""
+    """Result of a trial."""
 
     scores: tuple[float, ...]
     """V-F1 of all folds so far, after each fold."""
@@ -52,7 +52,7 @@ class FinalFit(NamedTuple):
 
 @contextmanager
 def fit_processes() -> Iterator[ProcessPoolExecutor]:
-    """Open the processes that fits run in; what has not begun when the block ends is dropped."""
+    """Open the processes that fits run in; fits not begun at its end are dropped."""
     # Not joblib: its workers end when TensorFlow keeps memory, and a new one imports it again.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(N_PROCESSES, mp_context=context) as pool:
@@ -63,7 +63,7 @@ def fit_processes() -> Iterator[ProcessPoolExecutor]:
 
 
 def _use_one_thread() -> None:
-    """Tell TensorFlow, which must not be imported yet."""
+    """Limit TensorFlow to one thread; it must not be imported yet."""
     os.environ["TF_NUM_INTRAOP_THREADS"] = os.environ["TF_NUM_INTEROP_THREADS"] = "1"
 
 
@@ -85,12 +85,12 @@ def run_trial(
 
     Args:
         number: Number of the trial.
-        params: What the study drew.
+        params: Parameters that the study drew.
         earlier: The finished trials that the pruner may compare with. A trial that runs beside
             this one is not among them, so that timing decides nothing.
         seed: Seed of the networks; that of each fold differs.
         n_folds: Number of folds.
-        base: What is not searched.
+        base: Recipe of everything that is not searched.
         version: Dataset.
         data: Its training beats.
         parent_run_id: MLflow run of the sweep.
@@ -198,7 +198,7 @@ def fit_fold(
 
 
 def load_fold(path: Path) -> FoldOutput:
-    """Load what :func:`fit_fold` kept."""
+    """Load the output that :func:`fit_fold` kept."""
     from ecg_lib.training.cross_validation import FoldOutput
 
     with np.load(path) as kept:
@@ -239,7 +239,7 @@ def fit_all(
 
 
 def load_final(path: Path) -> FinalFit:
-    """Load what :func:`fit_all` kept."""
+    """Load the fit that :func:`fit_all` kept."""
     with np.load(path) as kept:
         return FinalFit(
             path.with_suffix(".onnx"), tuple(kept["loss"].tolist()), kept["rows"], kept["logits"]

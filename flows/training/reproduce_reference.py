@@ -33,7 +33,7 @@ _COMPARED: Final = (
 
 
 class ReproductionError(EcgError):
-    """The reference cannot be reproduced, or its figures were not."""
+    """The reference cannot be reproduced, or the new figures are outside its interval."""
 
 
 class Comparison(NamedTuple):

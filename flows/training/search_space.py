@@ -1,4 +1,4 @@
-"""What a sweep searches: balancing, loss, network, optimiser and augmentation, in an Optuna study.
+"""Search of a sweep: balancing, loss, network, optimiser and augmentation, in an Optuna study.
 
 The first trial is the best recipe that was known when this was written, so that a sweep never
 ends below it for lack of trials.
@@ -68,7 +68,7 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
 def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
     """Open the study of a sweep, or make it with the known recipe as its first trial.
 
-    A trial that was under way when its sweep was killed is asked for again.
+    A trial that was running when its sweep was killed is queued again.
     """
     _log_warnings_only()
     storage = optuna.storages.RDBStorage(

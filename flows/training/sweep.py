@@ -1,4 +1,4 @@
-"""The state of a sweep: its plan, its directory, its MLflow runs, and how it resumes."""
+"""Keep the state of a sweep: its plan, directory and MLflow runs, so that it can be resumed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepPlan:
-    """How much a sweep does."""
+    """Size of a sweep."""
 
     n_trials: int = 6
     search_folds: int = 3
@@ -63,7 +63,7 @@ PLANS: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sweep:
-    """A sweep that is under way; kept on disk, so that it goes on after a kill."""
+    """A running sweep; kept on disk, so that it can be resumed after a kill."""
 
     name: str
     run_id: str
@@ -100,7 +100,7 @@ def open_sweep(
     registry: Registry,
     settings: Settings,
 ) -> Sweep:
-    """Find the sweep of these parameters that did not end, or start one."""
+    """Resume the unfinished sweep of these parameters, or start one."""
     logger = get_run_logger()
     root = settings.home / "sweeps"
     tags = {
@@ -113,7 +113,7 @@ def open_sweep(
     for directory in earlier:
         state = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
         if state["candidate_run_id"] is None:
-            logger.info("going on with sweep %s", directory.name)
+            logger.info("resuming sweep %s", directory.name)
             registry.end_cut_off(state["run_id"])
             return Sweep(
                 name=directory.name,
@@ -176,7 +176,7 @@ def _hash_recipe(recipe: Recipe) -> str:
 
 @task(cache_policy=NO_CACHE)
 def close_sweep(sweep: Sweep, candidate_run_id: str, registry: Registry) -> None:
-    """Note that the sweep has its candidate."""
+    """Record the candidate of the sweep and end it."""
     _write_state(sweep, candidate_run_id=candidate_run_id)
     registry.log(sweep.run_id, tags={"ecg.candidate": candidate_run_id})
     registry.end_run(sweep.run_id)

@@ -63,7 +63,7 @@ def train_sweep(
 ) -> str:
     """Search for the best recipe on the development records and train a candidate with it.
 
-    A sweep that was killed goes on with the next run of the same parameters, where it was.
+    A sweep that was killed is resumed by the next run with the same parameters.
 
     Args:
         dataset_version: Dataset to train on; the latest when left out.
@@ -117,7 +117,7 @@ def search_recipes(
     """Run the trials that the study still lacks and return the recipes to confirm, by trial.
 
     As many trials as there are processes are drawn together; the next are drawn when all of these
-    have ended, so that seed and number of trials decide what is tried, and timing does not.
+    have ended, so that the recipes depend on seed and number of trials and not on timing.
     """
     from ecg_lib.training.cross_validation import Recipe
     from ecg_lib.training.fitting import TrainingConfig
@@ -258,7 +258,7 @@ def choose_best(
     sweep: Sweep,
     registry: Registry,
 ) -> Judged:
-    """Judge the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
+    """Score the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
     from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.out_of_fold import judge_folds, measure
 
@@ -289,7 +289,7 @@ def choose_best(
 def repeat_with_seeds(
     prepared: PreparedViews, data: Path, best: Judged, sweep: Sweep, registry: Registry
 ) -> Judged:
-    """Fit the folds of the chosen recipe with other seeds, and note how far its figures move."""
+    """Fit the folds of the chosen recipe with other seeds, and log how far its figures move."""
     from flows.training.seed_spread import measure_seeds
 
     plan = sweep.plan

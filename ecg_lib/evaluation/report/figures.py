@@ -1,4 +1,4 @@
-"""The figures of each condition and part, with intervals over subjects, with rules and without."""
+"""Compute the figures of each condition, with intervals over subjects, with rules and without."""
 
 from __future__ import annotations
 
@@ -93,9 +93,13 @@ def summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
 def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = True) -> Document:
     """Compute the figures of some records in one condition and part.
 
-    Args:
-        counts: By record.
-        with_records: Give the counts of each record too.
+    Parameters
+    ----------
+    counts : mapping of str to BeatCounts
+        By record.
+    with_records : bool
+        True to return the counts of each record too.
+
     """
     subjects = by_subject(counts)
     intervals = bootstrap_intervals(
@@ -172,11 +176,13 @@ def summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
 def summarize_catalogue(
     scores: Mapping[str, RecordScores], config: RuleGuardConfig
 ) -> Document | None:
-    """Tell of each rule what it would do as the only one, in every condition.
+    """Compute the effect of each rule as the only one, in every condition.
 
     Returns
     -------
-        By rule; None where the rules were not judged one by one.
+    dict or None
+        By rule; None where the rules were not scored one by one.
+
     """
     catalogue: Document = {}
     for rule in CATALOGUE:

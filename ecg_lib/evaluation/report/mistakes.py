@@ -1,4 +1,4 @@
-"""The errors of an evaluation that are worth a look, with the strip around each."""
+"""Choose the errors of an evaluation that the report shows, with the strip around each."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _KEPT: Final = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BeatError:
-    """A V beat that was not called V, or a V that is none."""
+    """A V beat that was not called V, or a detection called V that is not V."""
 
     record: str
     lead: str

@@ -58,7 +58,7 @@ SECOND_LEAD: Final = "second_lead"
 
 
 class Extent(StrEnum):
-    """How much an evaluation does."""
+    """Size of an evaluation."""
 
     QUICK = "quick"
     """Own and reference R-peaks, and strips of 10 s: seconds."""
@@ -67,7 +67,7 @@ class Extent(StrEnum):
 
 
 class Part(StrEnum):
-    """Which minutes of a record are scored."""
+    """Minutes of a record that are scored."""
 
     WHOLE = "whole"
     AFTER_5_MIN = "after_5_min"
@@ -125,7 +125,7 @@ class RecordScores:
     probability_v: NDArray[np.float64]
     """Of the scored beats of own R-peaks."""
     is_v: NDArray[np.bool_]
-    """Which of these are V."""
+    """True for those that are V."""
     unreadable_s: float
     errors: tuple[BeatError, ...]
 

@@ -40,7 +40,7 @@ _RIGHT: Final = 3.0
 _TOP: Final = 7.0
 _BOTTOM: Final = 7.0
 _TICKS: Final = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500)
-_LABELLED_RR_S: Final = 0.3  # there is no room for the figure of a shorter one
+_LABELLED_RR_S: Final = 0.3  # a shorter one has no room for its figure
 _MAX_POINTS: Final = 3000
 
 

@@ -401,7 +401,7 @@ def _describe_quality(summary: RecordingSummary) -> str:
     if beats.flutter_s:
         text += (
             f" {_duration(beats.flutter_s)} of what could be read is suspected flutter, "
-            "whose waves are no beats."
+            "whose waves are not beats."
         )
     if beats.invalid_samples:
         text += f" {beats.invalid_samples:,} samples were marked as invalid and bridged."
