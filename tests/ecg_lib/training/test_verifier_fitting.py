@@ -96,7 +96,7 @@ def test_the_fit_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> No
     expected = _fit_by_hand(samples, seed=3, epochs=6, batch_size=256)
     logits = found.logits(samples.features)
     np.testing.assert_allclose(logits, expected.logits(samples.features), atol=0.02)
-    assert np.ptp(logits) > 2
+    assert np.ptp(logits) > 1
 
 
 def test_every_record_is_in_one_fold() -> None:
