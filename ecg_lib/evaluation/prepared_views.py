@@ -136,7 +136,7 @@ def save_strips(strips: Sequence[PreparedStrip], path: Path) -> None:
             **_flatten("findings", [[(s, e, k.value) for k, s, e in b.findings] for b in beats]),
         }
     with replacing(path) as draft, draft.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, **arrays)  # type: ignore[arg-type]
 
 
 def load_strips(path: Path) -> list[PreparedStrip]:
@@ -167,20 +167,19 @@ def _split(arrays: dict[str, NDArray[Any]]) -> list[PreparedStrip]:
     shapes = _group(_load_shapes(arrays), arrays["n_shapes"])
     unreadable = _group(_unflatten(arrays, "unreadable"), arrays["n_unreadable"])
     findings = _group(_unflatten(arrays, "findings"), arrays["n_findings"])
-    return [
-        PreparedStrip(
-            start,
-            PreparedBeats(
-                **{name: arrays[name][of_beats[at]] for name in _BEAT_ARRAYS},
-                shapes=tuple(shapes[at]),
-                unreadable=tuple(Stretch(s, e, UnreadableReason(r)) for s, e, r in unreadable[at]),
-                findings=tuple(Finding(FindingKind(k), s, e) for s, e, k in findings[at]),
-                quality_per_second=arrays["quality_per_second"][of_seconds[at]],
-                **{name: float(arrays[name][at]) for name in _SECONDS},
-            ),
+    strips = []
+    for at, start in enumerate(arrays["starts"].tolist()):
+        columns: dict[str, Any] = {name: arrays[name][of_beats[at]] for name in _BEAT_ARRAYS}
+        columns |= {name: float(arrays[name][at]) for name in _SECONDS}
+        beats = PreparedBeats(
+            **columns,
+            shapes=tuple(shapes[at]),
+            unreadable=tuple(Stretch(s, e, UnreadableReason(r)) for s, e, r in unreadable[at]),
+            findings=tuple(Finding(FindingKind(k), s, e) for s, e, k in findings[at]),
+            quality_per_second=arrays["quality_per_second"][of_seconds[at]],
         )
-        for at, start in enumerate(arrays["starts"].tolist())
-    ]
+        strips.append(PreparedStrip(start, beats))
+    return strips
 
 
 def _load_shapes(arrays: dict[str, NDArray[Any]]) -> list[ShapeBlock]:

@@ -227,7 +227,7 @@ class Day:
             "overall_arrhythmia_type": "V",
             "risk_level": "HIGH",
             "risk_basis": "recording",
-            "risk_reasons": [f"{len(rhythm.runs)} run(s) of V"],
+            "risk_reasons": [f"{len(rhythm.runs)} runs of V"],
             "risk_is_provisional": False,
             "total_beats_detected": len(r_peaks),
             "normal_beats": rhythm.beats - rhythm.v_beats,
