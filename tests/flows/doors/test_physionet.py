@@ -58,13 +58,6 @@ def test_table_has_the_size_of_650000_samples_of_two_leads_in_12_bits() -> None:
     assert all(file.size_bytes > 0 for file in read_published_files().values())
 
 
-@pytest.fixture
-def closed_url() -> Iterator[str]:
-    with socket.socket() as deaf:  # bound, so that nobody else gets the port, but not listening
-        deaf.bind(("127.0.0.1", 0))
-        yield f"http://127.0.0.1:{deaf.getsockname()[1]}/"
-
-
 def test_running_server_is_reachable_whatever_it_answers(server: Server) -> None:
     check_reachable(server.url)
     check_reachable(server.url + "not/there")
