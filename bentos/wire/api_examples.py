@@ -84,7 +84,7 @@ PREDICTION: Final[dict[str, Any]] = {
     "confidence": 0.9987,
     "risk_level": "MEDIUM",
     "risk_basis": "strip",
-    "risk_reasons": ["1 isolated V beat(s)"],
+    "risk_reasons": ["1 isolated V beat"],
     "total_beats_detected": 2,
     "normal_beats": 1,
     "ventricular_beats": 1,
@@ -128,7 +128,9 @@ PREDICTION: Final[dict[str, Any]] = {
         "bigeminy_beats": 0,
         "trigeminy_beats": 0,
         "r_on_t": 0,
+        "couplet_starts_s": [],
         "runs": [],
+        "patterns": [],
         "pauses": [],
     },
     "signal_quality": {

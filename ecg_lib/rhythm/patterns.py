@@ -133,7 +133,7 @@ class RhythmSummary:
     heart_rate_bpm: float | None
     """From the median RR interval; None with fewer than two beats."""
     heart_rate_min_bpm: float | None
-    """Of any eight RR intervals in a row (all of them when there are fewer)."""
+    """Slowest mean rate of eight RR intervals in a row, or of all of them."""
     heart_rate_max_bpm: float | None
     heart_rate_mean_bpm: float | None
     """From the mean RR interval."""
@@ -226,7 +226,7 @@ def summarize_rhythm(
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
-    sustained = _sustained_rr(intervals)
+    sustained = _sustained_rr(intervals, rr_s)
     n_beats, n_v = int(is_readable.sum()), int((is_v & is_readable).sum())
     patterns = [
         pattern
@@ -308,13 +308,19 @@ def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:
     )
 
 
-def _sustained_rr(intervals: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Means of eight RR intervals in a row, so that one early beat is no heart rate."""
+def _sustained_rr(
+    intervals: list[NDArray[np.float64]], rr_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Average eight RR intervals in a row, so that one early beat does not set the heart rate.
+
+    The mean of all intervals is one of the values, so that the mean rate is never outside the
+    range of rates that is shown beside it.
+    """
     means = [
         np.convolve(rr, np.full(min(8, len(rr)), 1 / min(8, len(rr))), mode="valid")
         for rr in intervals
     ]
-    return np.concatenate(means) if means else np.zeros(0)
+    return np.concatenate([*means, [rr_s.mean()]]) if means else np.zeros(0)
 
 
 _PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}

@@ -1,7 +1,7 @@
-"""How much attention a rhythm deserves: information for a reader, not a diagnosis.
+"""Rate how much attention a rhythm deserves: information for a reader, not a diagnosis.
 
-A strip shows what was there, not how often it is there; so burden counts only for recordings of
-hours.
+A strip shows which beats occurred, not how often they occur; burden counts only for recordings of
+an hour or more.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ class RiskLevel(StrEnum):
 
 
 class RiskBasis(StrEnum):
-    """What the level was judged on."""
+    """What the level is based on: one strip, or a recording that is long enough for a burden."""
 
     STRIP = "strip"
     RECORDING = "recording"
 
 
 HIGH_BURDEN: Final = 0.10
-"""Share of PVCs from which a cardiomyopathy is to be looked for.
+"""Share of PVCs above which guidelines recommend looking for a cardiomyopathy.
 
 Zeppenfeld et al. 2022 (ESC guideline on ventricular arrhythmias), DOI 10.1093/eurheartj/ehac262:
 "above 10 %, with a risk that rises above 20 %".
 """
 
 VERY_HIGH_BURDEN: Final = 0.24
-"""Share of PVCs above which left ventricular function was impaired most often.
+"""Share of PVCs above which impaired left ventricular function was most common.
 
-Baman et al. 2010, DOI 10.1016/j.hrthm.2010.03.036: 24 % separated both groups best.
+Baman et al. 2010, DOI 10.1016/j.hrthm.2010.03.036: 24 % separated the two groups best.
 """
 
 FREQUENT_PER_HOUR: Final = 30.0
-"""V beats in an hour from which they are called frequent (grade 2 of Lown & Wolf 1971)."""
+"""V beats an hour from which they count as frequent (grade 2 of Lown & Wolf 1971)."""
 
 _RUN_WORDS: Final = {
     RunKind.SUSTAINED_VT: "at 100/min or more for 30 s or longer",
@@ -63,7 +63,7 @@ class Risk:
     basis: RiskBasis
     reasons: tuple[str, ...]
     is_provisional: bool = False
-    """True when a burden counted that rests on less than 24 h."""
+    """True when the level rests on the burden of less than 24 h alone."""
 
 
 def assess_risk(
@@ -73,12 +73,12 @@ def assess_risk(
     readable_s: float,
     alarms: Sequence[str] = (),
 ) -> Risk:
-    """Judge a rhythm.
+    """Rate a rhythm LOW, MEDIUM or HIGH, with reasons.
 
     LOW without V beats; MEDIUM with isolated ones; HIGH with couplets, runs of three or more, or
     R-on-T candidates (grades 4a, 4b and 5 of Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130), and,
-    for recordings of an hour or more, with a burden above 10 %. A run counts as one whatever its
-    rate; the reason names what kind it is. HIGH whatever the beats with an alarm.
+    for recordings of an hour or more, with a burden above 10 %. Runs count whatever their rate;
+    the reasons name their kinds. An alarm makes the level HIGH regardless of the beats.
 
     Parameters
     ----------
@@ -86,10 +86,10 @@ def assess_risk(
     duration_s : float
         Length of the recording in seconds.
     readable_s : float
-        Seconds of it that can be read, in which V beats are counted.
+        Readable seconds of it, to which the count of V beats refers.
     alarms : sequence of str
-        :func:`ecg_lib.signal_path.readability.findings.list_alarms`: flutter or asystole that is
-        suspected.
+        Suspected flutter or asystole, from
+        :func:`ecg_lib.signal_path.readability.findings.list_alarms`.
 
     Returns
     -------
@@ -100,16 +100,16 @@ def assess_risk(
     high = list(alarms)
     if rhythm.runs:
         longest = max(run.beats for run in rhythm.runs)
-        high.append(f"{len(rhythm.runs)} run(s) of V, the longest of {longest} beats")
+        high.append(f"{_count(len(rhythm.runs), 'run')} of V, the longest of {longest} beats")
         high += [
             f"{count} of them {words}"
             for kind, words in _RUN_WORDS.items()
             if (count := len(rhythm.runs_of(kind)))
         ]
     if rhythm.couplets:
-        high.append(f"{rhythm.couplets} couplet(s) of V")
+        high.append(f"{_count(rhythm.couplets, 'couplet')} of V")
     if rhythm.r_on_t:
-        high.append(f"{rhythm.r_on_t} V beat(s) that may fall on a T wave")
+        high.append(f"{_count(rhythm.r_on_t, 'V beat')} that may fall on a T wave")
     counts_burden = basis is RiskBasis.RECORDING and rhythm.burden > HIGH_BURDEN
     if counts_burden:
         limit = VERY_HIGH_BURDEN if rhythm.burden > VERY_HIGH_BURDEN else HIGH_BURDEN
@@ -120,9 +120,13 @@ def assess_risk(
             level=RiskLevel.HIGH, basis=basis, reasons=tuple(high), is_provisional=is_provisional
         )
     if rhythm.v_beats:
-        reasons = [f"{rhythm.v_beats} isolated V beat(s)"]
+        reasons = [_count(rhythm.v_beats, "isolated V beat")]
         per_hour = rhythm.v_per_hour(readable_s)
         if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

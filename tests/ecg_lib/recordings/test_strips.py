@@ -86,7 +86,7 @@ def test_a_prediction_of_a_file_is_described(classifier: BeatClassifier, run_rec
     text = describe(prediction)
     assert text.startswith("run11: V, ")
     assert "risk HIGH (" in text
-    assert "run(s) of V, the longest of 5 beats" in text
+    assert "of V, the longest of 5 beats" in text
     beats = list_beats(prediction)
     assert [beat["beat_index"] for beat in beats] == list(range(len(prediction.classified)))
     assert {beat["arrhythmia_type"] for beat in beats} == {"N", "V"}
