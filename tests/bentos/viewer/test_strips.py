@@ -622,7 +622,9 @@ def test_the_rates_and_counts_shown_are_those_of_the_answer(
 
 
 def test_the_viewer_works_behind_a_path_prefix(
-    page: Page, service: Any, prefixed: Callable[[Any], str]  # noqa: ANN401  the class of the other conftest
+    page: Page,
+    service: Any,
+    prefixed: Callable[[Any], str],  # noqa: ANN401  the class of the other conftest
 ) -> None:
     url = prefixed(service)
     asked: list[str] = []

@@ -309,7 +309,30 @@ def test_the_band_is_that_of_the_configuration() -> None:
     assert change(RuleGuardConfig()) == [True, True]
     probability = np.array([0.4])
     narrow = RuleGuardConfig(band_logit=0.1)
-    changes = propose_changes(
-        probability, _features(**VENTRICULAR), threshold=0.5, config=narrow
-    )
+    changes = propose_changes(probability, _features(**VENTRICULAR), threshold=0.5, config=narrow)
     assert not changes.any()
+
+
+@pytest.mark.parametrize(
+    ("config", "feature", "at_limit", "found"),
+    [
+        (RuleGuardConfig(wide_qrs_s=0.125), "qrs_width_s", 0.125, True),
+        (RuleGuardConfig(wide_similarity=0.5), "qrs_similarity", 0.5, False),
+        (RuleGuardConfig(premature_rr_ratio=1.0), "rr_prev_ratio", 0.0, True),
+    ],
+)
+def test_a_beat_at_a_limit_of_the_configuration(
+    config: RuleGuardConfig, feature: str, at_limit: float, *, found: bool
+) -> None:
+    """At limits that single precision holds exactly."""
+    beat = _features(**(VENTRICULAR | {feature: at_limit}))
+    is_v, _ = apply_rules(np.array([0.4]), beat, threshold=0.5, config=config)
+    assert is_v.tolist() == [found]
+
+
+def test_a_rule_proposes_nothing_for_a_beat_that_the_threshold_calls_v() -> None:
+    ventricular = _features(**VENTRICULAR)
+    at_threshold = propose_changes(np.array([0.5]), ventricular, threshold=0.5)
+    assert not at_threshold[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]
+    below = propose_changes(np.array([np.nextafter(0.5, 0)]), ventricular, threshold=0.5)
+    assert below[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]

@@ -59,7 +59,7 @@ def test_a_good_first_model_is_promoted_with_all_its_reasons() -> None:
 @pytest.mark.parametrize(
     ("changes", "gate", "words"),
     [
-        ({"counts": _subjects(v_true=60, v_false=20)}, "V-F1", "at least 0.80 is asked for"),
+        ({"counts": _subjects(v_true=60, v_false=20)}, "V-F1", "at least 0.80 required"),
         ({"counts": _subjects(found=989)}, "QRS detection", "Se 0.9890"),
         ({"counts": _subjects(extra=20)}, "QRS detection", "+P 0.9804"),
         ({"microseconds_per_beat": 120.5}, "speed", "at most 120 allowed"),
@@ -137,7 +137,7 @@ def test_other_subjects_cannot_be_compared() -> None:
     champion = _challenger(counts=_subjects(11), dataset_version="d0")
     decision = _decide(_challenger(), champion)
     assert _failed(decision) == ["better than champion"]
-    assert "dataset d1 and d0 are of other subjects" in decision.reasons[0]
+    assert "dataset d1 and d0 cover different subjects" in decision.reasons[0]
 
 
 def test_simulated_never_replaces_real_however_good_it_is() -> None:
@@ -146,7 +146,7 @@ def test_simulated_never_replaces_real_however_good_it_is() -> None:
     )
     decision = _decide(simulated, _challenger(counts=_subjects(v_true=85)))
     assert _failed(decision) == ["training data"]
-    assert "simulated never replaces real" in decision.reasons[0]
+    assert "a simulated model never replaces a real one" in decision.reasons[0]
 
 
 def test_real_replaces_simulated_without_comparison_but_through_the_other_gates() -> None:
@@ -175,9 +175,9 @@ def test_a_comparison_of_other_numbers_of_folds_says_so() -> None:
     equal = _decide(_challenger(), champion)
     assert "folds" not in str(equal.reasons)
     fewer = _decide(_challenger(n_folds=3), champion)
-    assert "by 3 folds against 5" in fewer.reasons[-1]
-    assert "have seen fewer people" in fewer.reasons[-1]
-    assert "have seen more people" in _decide(_challenger(n_folds=8), champion).reasons[-1]
+    assert "3 folds against 5" in fewer.reasons[-1]
+    assert "trained on fewer people" in fewer.reasons[-1]
+    assert "trained on more people" in _decide(_challenger(n_folds=8), champion).reasons[-1]
 
 
 def test_the_usual_limits_are_those_of_the_documentation() -> None:
@@ -222,16 +222,16 @@ def test_the_gates_give_their_figures() -> None:
     champion = _challenger(name="version 1", counts=_subjects(v_true=90), n_folds=3)
     reasons = _decide(_challenger(), champion).reasons
     assert reasons == (
-        "V-F1: 0.9645 (95 % interval 0.964 to 0.964), at least 0.80 is asked for",
-        "QRS detection: Se 1.0000, +P 1.0000, at least 0.99 and 0.99 are asked for",
+        "V-F1: 0.9645 (95 % interval 0.964 to 0.964), at least 0.80 required",
+        "QRS detection: Se 1.0000, +P 1.0000, at least 0.99 and 0.99 required",
         "speed: 20 us a beat, at most 120 allowed",
         "same answer in training and serving: probabilities differ by up to 1.0e-06, "
         "at most 1e-04 allowed",
         "golden requests: all answered as expected",
         "training data: challenger on mitdb data, champion on mitdb",
         "better than champion: V-F1 +0.0270 against version 1 (90% interval +0.0270 to +0.0270); "
-        "more than +0.0000 and a lower bound above -0.0050 are asked for; by 5 folds against 3, "
-        "so the challenger's networks that were judged have seen more people",
+        "more than +0.0000 and a lower bound above -0.0050 required; 5 folds against 3, "
+        "so the challenger's judged networks were trained on more people",
     )
 
 

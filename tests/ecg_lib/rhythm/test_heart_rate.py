@@ -225,7 +225,7 @@ def test_an_interval_above_three_seconds_is_a_gap(gap_s: float, *, is_counted: b
 def test_the_first_and_the_last_minute_belong_to_their_hour() -> None:
     """Minutes 0 and 60 begin an hour, minutes 59 and 119 end one."""
     rates = np.full(120, 70.0)
-    rates[[0, 59, 60, 119]] = [120.0, 40.0, 150.0, 30.0]
+    rates[[0, 59, 60, 119]] = [120.0, 20.0, 200.0, 30.0]
     beats = _beats(np.arange(0.5, 7200.0, 60 / 70))
     first, second = describe_hours(
         **beats,
@@ -234,8 +234,8 @@ def test_the_first_and_the_last_minute_belong_to_their_hour() -> None:
         rhythm=summarize_rhythm(**beats, fs=FS),
         rate_by_minute_bpm=rates,
     )
-    assert (first.heart_rate_min_bpm, first.heart_rate_max_bpm) == (40.0, 120.0)
-    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (30.0, 150.0)
+    assert (first.heart_rate_min_bpm, first.heart_rate_max_bpm) == (20.0, 120.0)
+    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (30.0, 200.0)
 
 
 def test_beats_couplets_and_runs_count_in_the_hour_in_which_they_begin() -> None:
@@ -298,9 +298,7 @@ def test_variability_needs_five_minutes_of_normal_intervals(n: int, *, is_valid:
 def test_variability_needs_four_fifths_of_the_intervals(n_paced: int, *, is_valid: bool) -> None:
     """The interval after those of the paced beats is left out too."""
     times_s = _regular(1000)
-    found = measure_variability(
-        **_beats(times_s), fs=FS, is_paced=np.arange(1001) < n_paced - 1
-    )
+    found = measure_variability(**_beats(times_s), fs=FS, is_paced=np.arange(1001) < n_paced - 1)
     assert found.nn_intervals == 1000 - n_paced
     assert found.nn_share == pytest.approx(1 - n_paced / 1000)
     assert found.is_valid is is_valid
@@ -341,3 +339,27 @@ def test_steps_are_taken_between_normal_intervals_in_a_row() -> None:
     found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
     assert found.nn_intervals == 399
     assert found.rmssd_ms == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_recording_without_length_has_one_minute_and_no_share() -> None:
+    assert np.isnan(_rates(np.zeros(0), 0.0)).tolist() == [True]
+    assert measure_variability(**_beats(np.zeros(0)), fs=FS).nn_share == 0.0
+
+
+@pytest.mark.parametrize(("n_in_a_row", "is_valid"), [(1, False), (2, True)])
+def test_variability_needs_two_normal_intervals_in_a_row(
+    n_in_a_row: int, *, is_valid: bool
+) -> None:
+    """Intervals of two seconds with gaps of four between them, and one pair at the end."""
+    rr_s = [*([2.0, 4.0] * 200), *([2.0] * n_in_a_row)]
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == 200 + n_in_a_row
+    assert found.nn_share == 1.0
+    assert found.is_valid is is_valid
+
+
+def test_the_first_interval_has_only_itself_before_it() -> None:
+    rr_s = np.full(400, 1.0)
+    rr_s[0] = 2.0
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == 400

@@ -98,16 +98,16 @@ NOISY = DriftEvidence(traffic=compare(*NOISE))
 def test_traffic_like_the_reference_keeps_the_model() -> None:
     decision = decide(QUIET)
     assert decision.action is DriftAction.KEEP
-    assert decision.reasons == ("200 strips are like the reference",)
+    assert decision.reasons == ("200 strips compared, no column drifted",)
     assert decision.is_conclusive
 
 
 @pytest.mark.parametrize(
     ("sizes", "named"),
     [
-        ({"n_strips": 49}, "49 strips where 50 are needed"),
-        ({"n_beats": 499}, "499 beats where 500 are needed"),
-        ({"n_groups": 4}, "4 patients or single predictions where 5 are needed"),
+        ({"n_strips": 49}, "49 strips, 50 needed"),
+        ({"n_beats": 499}, "499 beats, 500 needed"),
+        ({"n_groups": 4}, "4 patients or single predictions, 5 needed"),
     ],
 )
 def test_too_little_traffic_decides_nothing(sizes: dict[str, int], named: str) -> None:
@@ -124,7 +124,7 @@ def test_drift_of_one_check_is_only_noted() -> None:
     decision = decide(NOISY)
     assert decision.action is DriftAction.KEEP
     assert decision.is_breach
-    assert "in 1 checks in a row where 2 are needed" in decision.reasons[0]
+    assert "in 1 check in a row, 2 needed" in decision.reasons[0]
 
 
 def test_drift_that_persists_asks_for_retraining() -> None:
@@ -167,7 +167,7 @@ def test_retraining_cools_down() -> None:
     decision = decide(NOISY, breach, past(23 * HOUR, action=DriftAction.RETRAIN, is_breach=True))
     assert decision.action is DriftAction.KEEP
     assert decision.reasons[0] == (
-        "RETRAIN would be due, but it cools down until 2026-03-01T13:00:00+00:00"
+        "RETRAIN is due but held until 2026-03-01T13:00:00+00:00 (cool-down)"
     )
     later = past(25 * HOUR, action=DriftAction.RETRAIN, is_breach=True)
     assert decide(NOISY, breach, later).action is DriftAction.RETRAIN
@@ -345,15 +345,15 @@ def test_as_much_traffic_as_is_needed_is_enough() -> None:
 def test_all_that_is_too_little_is_named() -> None:
     decision = decide(DriftEvidence(traffic=compare(n_strips=1, n_beats=2, n_groups=3)))
     assert decision.reasons == (
-        "too little traffic to compare: 1 strips where 50 are needed, 2 beats where 500 are "
-        "needed, 3 patients or single predictions where 5 are needed",
+        "too little traffic to compare: 1 strips, 50 needed, 2 beats, 500 needed, "
+        "3 patients or single predictions, 5 needed",
     )
 
 
 def test_the_time_of_the_unconfirmed_drift_is_given() -> None:
     short = DriftEvidence(traffic=compare(n_strips=1))
     decision = decide(short, past(HOUR, is_breach=True), past(2 * HOUR, is_breach=True))
-    assert "; drift found at 2026-03-01 11:00 is not confirmed yet" in decision.reasons[0]
+    assert "; the drift of 2026-03-01 11:00 is not confirmed yet" in decision.reasons[0]
     for history in ((past(HOUR),), ()):
         assert "confirmed" not in decide(short, *history).reasons[0]
     assert "confirmed" not in decide(QUIET, past(HOUR, is_breach=True)).reasons[0]
@@ -368,9 +368,9 @@ def test_the_share_of_drifted_columns_decides(min_share: float, *, is_breach: bo
     assert decision.figures["n_breaches"] == int(is_breach)
     named = "2 of 9 columns drifted (amplitude_mv by 0.50, rule by 0.50)"
     end = (
-        ", in 1 checks in a row where 2 are needed"
+        ", in 1 check in a row, 2 needed"
         if is_breach
-        else ", which must be a share of 0.23 with a column of the input among them"
+        else "; a breach needs a share of 0.23 and at least one input column"
     )
     assert decision.reasons == (named + end,)
 
@@ -410,15 +410,15 @@ def test_the_cool_down_ends_after_a_day_to_the_second() -> None:
     decision = decide(evidence, later)
     assert decision.action is DriftAction.KEEP
     assert decision.reasons[:2] == (
-        "ROLLBACK would be due, but it cools down until 2026-03-01T12:00:01+00:00",
-        "1 golden requests fail: run 11: differs",
+        "ROLLBACK is due but held until 2026-03-01T12:00:01+00:00 (cool-down)",
+        "1 golden request failed: run 11: differs",
     )
 
 
 def test_the_latest_of_two_retrainings_cools_down() -> None:
     history = [past(hours * HOUR, action=DriftAction.RETRAIN, is_breach=True) for hours in (30, 3)]
     decision = decide(NOISY, *history)
-    assert decision.reasons[0].endswith("cools down until 2026-03-02T09:00:00+00:00")
+    assert decision.reasons[0].endswith("held until 2026-03-02T09:00:00+00:00 (cool-down)")
 
 
 def test_a_rollback_cools_a_retraining_down_and_keeping_cools_nothing() -> None:
@@ -426,7 +426,9 @@ def test_a_rollback_cools_a_retraining_down_and_keeping_cools_nothing() -> None:
     after_rollback = past(2 * HOUR, is_breach=True, action=DriftAction.ROLLBACK)
     assert decide(NOISY, breach, after_rollback).action is DriftAction.KEEP
     assert decide(NOISY, breach, past(2 * HOUR)).action is DriftAction.RETRAIN
-    assert decide(QUIET, breach, after_rollback).reasons == ("200 strips are like the reference",)
+    assert decide(QUIET, breach, after_rollback).reasons == (
+        "200 strips compared, no column drifted",
+    )
 
 
 @pytest.mark.parametrize(("high", "is_worse"), [(0.8999, True), (0.9001, False)])
@@ -444,9 +446,9 @@ def test_as_many_labels_as_are_needed_are_enough() -> None:
     assert decide(replace(QUIET, labelled=least)).action is DriftAction.ROLLBACK
     few = label(0.70, 0.62, 0.78, n_beats=199, n_v=19, n_groups=4, n_partly=3)
     assert decide(replace(QUIET, labelled=few)).reasons[1] == (
-        "too few reviewed strips to judge by: 199 beats where 200 are needed, 19 V beats where 20 "
-        "are needed, 4 patients or single predictions where 5 are needed; 3 strips with labels "
-        "for less than 80% of their beats do not count"
+        "too few reviewed strips: 199 beats, 200 needed, 19 V beats, 20 needed, "
+        "4 patients or single predictions, 5 needed; not counted: 3 strips with labels on less "
+        "than 80% of the beats"
     )
 
 
@@ -504,7 +506,7 @@ def test_little_traffic_on_either_side_of_a_release_is_no_evidence() -> None:
     )
     few_after = compare("rule", distance=0.2, n_strips=49)
     assert decide(replace(QUIET, release=few_after)).reasons[1] == (
-        "too little traffic around the release to compare output: 49 strips where 50 are needed"
+        "too little traffic around the release to compare output: 49 strips, 50 needed"
     )
     enough = compare("rule", distance=0.2, n_reference_groups=5)
     assert decide(replace(QUIET, release=enough)).action is DriftAction.ROLLBACK
@@ -521,5 +523,5 @@ def test_the_figures_hold_what_was_found() -> None:
     assert decision.figures["estimate"] == {"f1": 0.9, "sensitivity": 0.8, "predictivity": 0.7}
     assert decision.figures["release"] is None
     assert decision.figures["traffic"]["n_strips"] == 200
-    assert decision.reasons[0] == "2 golden requests fail: a"
+    assert decision.reasons[0] == "2 golden requests failed: a"
     assert decision.reasons[-1].startswith("V-F1 estimated without labels 0.900 (decides nothing")

@@ -290,9 +290,7 @@ def test_a_standstill_lasts_three_seconds(seconds: float, n_found: int) -> None:
     signal = np.tile([0.0, 1.0], len(energy))[: len(energy)]
     signal[5 * FS : 5 * FS + n_quiet] = 0.0
     r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
-    quiet = find_asystole(
-        signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_)
-    )
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
     assert len(quiet.asystole) == n_found
     if n_found:
         assert quiet.asystole == ((5 * FS, 5 * FS + n_quiet),)
@@ -308,9 +306,7 @@ def test_a_line_at_rest_spans_at_most_three_quarters_of_a_complex(
     r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
     signal[r_peaks] = 1.0
     signal[6 * FS] = span_mv
-    quiet = find_asystole(
-        signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_)
-    )
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
     assert (len(quiet.asystole), len(quiet.drifting)) == ((1, 0) if is_at_rest else (0, 1))
 
 
@@ -322,9 +318,7 @@ def test_a_line_is_quiet_below_an_eighth_of_the_energy_of_a_beat(
     r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
     signal = np.zeros(len(energy))
     signal[r_peaks] = 1.0
-    quiet = find_asystole(
-        signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_)
-    )
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
     assert len(quiet.asystole) == n_found
 
 
