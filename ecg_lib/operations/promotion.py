@@ -35,7 +35,7 @@ class PromotionPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """Facts about a model that do not depend on the code that made it; all that a champion needs."""
+    """Facts about a model that hold whichever code made it; all that a champion needs."""
 
     name: str
     data_source: DataSource

@@ -61,7 +61,7 @@ class ColumnDrift:
 
     column: str
     distance: float
-    """Kolmogorov-Smirnov (numerical) or total variation (categorical), with equal weight for each group."""
+    """Kolmogorov-Smirnov (numerical) or total variation (categorical); groups weigh equally."""
     p_value: float
     p_adjusted: float
     """After Holm's correction over all columns."""

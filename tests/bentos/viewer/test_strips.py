@@ -623,8 +623,8 @@ def test_the_rates_and_counts_shown_are_those_of_the_answer(
 
 def test_the_viewer_works_behind_a_path_prefix(
     page: Page,
-    service: Any,
-    prefixed: Callable[[Any], str],  # noqa: ANN401  the class of the other conftest
+    service: Any,  # noqa: ANN401  the class of the other conftest
+    prefixed: Callable[[Any], str],
 ) -> None:
     url = prefixed(service)
     asked: list[str] = []

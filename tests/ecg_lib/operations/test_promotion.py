@@ -225,13 +225,18 @@ def test_the_gates_give_their_figures() -> None:
         "V-F1: 0.9645 (95 % interval 0.964 to 0.964), at least 0.80 required",
         "QRS detection: Se 1.0000, +P 1.0000, at least 0.99 and 0.99 required",
         "speed: 20 us a beat, at most 120 allowed",
-        "same answer in training and serving: probabilities differ by up to 1.0e-06, "
-        "at most 1e-04 allowed",
+        (
+            "same answer in training and serving: probabilities differ by up to 1.0e-06, "
+            "at most 1e-04 allowed"
+        ),
         "golden requests: all answered as expected",
         "training data: challenger on mitdb data, champion on mitdb",
-        "better than champion: V-F1 +0.0270 against version 1 (90% interval +0.0270 to +0.0270); "
-        "more than +0.0000 and a lower bound above -0.0050 required; 5 folds against 3, "
-        "so the challenger's judged networks were trained on more people",
+        (
+            "better than champion: V-F1 +0.0270 against version 1 "
+            "(90% interval +0.0270 to +0.0270); more than +0.0000 and a lower bound above "
+            "-0.0050 required; 5 folds against 3, "
+            "so the challenger's judged networks were trained on more people"
+        ),
     )
 
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
+from ecg_lib.rhythm.description import describe_beat_counts, describe_pattern, describe_run
 from ecg_lib.rhythm.patterns import PatternKind, RhythmSummary, RunKind, summarize_rhythm
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
@@ -343,3 +344,26 @@ def test_a_simulated_patient_has_the_couplets_and_runs_of_the_truth(seed: int) -
     )
     assert rhythm.couplets == groups.count(2) == len(rhythm.couplet_starts_s)
     assert [run.beats for run in rhythm.runs] == [size for size in groups if size > 2]
+
+
+def test_a_couplet_and_a_pattern_are_described_for_json() -> None:
+    rhythm = _summarize("NVVVNVNVNVN", rr_s=0.5)
+    (run,) = rhythm.runs
+    assert describe_run(run) == {
+        "first_beat": 1,
+        "beats": 3,
+        "start_s": 0.5,
+        "rate_bpm": 120.0,
+        "duration_s": 1.0,
+        "kind": "nsvt",
+    }
+    assert [describe_pattern(pattern) for pattern in rhythm.patterns] == [
+        {"kind": "bigeminy", "start_s": 2.5, "stop_s": 4.5, "v_beats": 3}
+    ]
+    assert describe_beat_counts(rhythm, detected=14, paced=2) == {
+        "total_beats_detected": 14,
+        "normal_beats": 3,
+        "ventricular_beats": 6,
+        "paced_beats": 2,
+        "unreadable_beats": 3,
+    }

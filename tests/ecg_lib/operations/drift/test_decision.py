@@ -345,8 +345,10 @@ def test_as_much_traffic_as_is_needed_is_enough() -> None:
 def test_all_that_is_too_little_is_named() -> None:
     decision = decide(DriftEvidence(traffic=compare(n_strips=1, n_beats=2, n_groups=3)))
     assert decision.reasons == (
-        "too little traffic to compare: 1 strips, 50 needed, 2 beats, 500 needed, "
-        "3 patients or single predictions, 5 needed",
+        (
+            "too little traffic to compare: 1 strips, 50 needed, 2 beats, 500 needed, "
+            "3 patients or single predictions, 5 needed"
+        ),
     )
 
 
