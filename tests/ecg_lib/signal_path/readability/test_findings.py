@@ -14,11 +14,12 @@ from ecg_lib.records.record import read_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
-from ecg_lib.signal_path.readability.asystole import find_asystole
+from ecg_lib.signal_path.readability.asystole import AsystoleConfig, find_asystole
 from ecg_lib.signal_path.readability.findings import (
     BEAT_QUALITIES,
     Finding,
     FindingKind,
+    FindingsConfig,
     Judgement,
     are_paced,
     are_readable,
@@ -26,9 +27,12 @@ from ecg_lib.signal_path.readability.findings import (
     judge_signal,
     list_alarms,
 )
+from ecg_lib.signal_path.readability.pacing import PacingConfig
 from ecg_lib.signal_path.readability.quality import (
+    QualityConfig,
     UnreadableReason,
     assess_quality,
+    measure_rail_share,
     measure_slope_energy,
 )
 
@@ -355,3 +359,79 @@ def test_alarms_are_worded_with_their_seconds() -> None:
         "ventricular flutter or fibrillation suspected (12.5 s)",
         "no beat: asystole suspected, or an electrode that leads nothing (7.5 s in 2 stretches)",
     )
+
+
+def _with_standstill(seconds: float = 6.0) -> NDArray[np.float64]:
+    signal = _clean(duration_s=40.0)
+    part = slice(20 * FS, round((20 + seconds) * FS))
+    signal[part] = _still(seconds, start_mv=signal[part][0], stop_mv=signal[part][-1])
+    return signal
+
+
+def test_detections_in_a_standstill_have_its_quality_and_their_neighbours_do_not() -> None:
+    signal = _with_standstill()
+    (found,) = _judge(signal).findings
+    # Detections on the grid of 0.1 s around both edges of the standstill.
+    steps = 36 * np.arange(-3, 4)
+    around = np.concatenate([found.start + steps, found.stop + steps])
+    r_peaks = np.union1d(detect_r_peaks(signal), around)
+    judged = judge_signal(signal, r_peaks)
+    (finding,) = judged.findings
+    assert {finding.start, finding.start - 36, finding.stop, finding.stop - 36} <= set(around)
+    inside = (r_peaks >= finding.start) & (r_peaks < finding.stop)
+    assert set(judged.beat_quality[inside]) == {"asystole"}
+    assert set(judged.beat_quality[~inside]) == {"ok"}
+
+
+def test_seconds_are_unknown_when_their_middle_is_in_a_standstill() -> None:
+    judged = _judge(_with_standstill())
+    (finding,) = judged.findings
+    middles = np.arange(len(judged.per_second)) * 360 + 180
+    inside = (middles >= finding.start) & (middles < finding.stop)
+    assert inside.sum() >= 5
+    np.testing.assert_array_equal(np.isnan(judged.per_second), inside)
+
+
+def test_a_standstill_of_which_a_flat_line_leaves_too_little_is_none() -> None:
+    signal = _with_standstill()
+    signal[round(22.0 * FS) : 26 * FS] = signal[22 * FS]
+    judged = _judge(signal)
+    assert FindingKind.ASYSTOLE not in {finding.kind for finding in judged.findings}
+    longer = _with_standstill(12.0)
+    longer[round(26.0 * FS) : 32 * FS] = longer[26 * FS]
+    kinds = [finding.kind for finding in _judge(longer).findings]
+    assert kinds == [FindingKind.ASYSTOLE]
+
+
+def test_findings_come_in_the_order_of_their_beginnings(make_paced: PacedMaker) -> None:
+    signal = np.concatenate([make_paced(20.0), _clean(duration_s=20.0), _flutter(12.0)])
+    kinds = [finding.kind for finding in _judge(signal).findings]
+    assert kinds == [FindingKind.PACING, FindingKind.FLUTTER]
+
+
+def test_the_limits_of_each_detector_are_those_of_the_configuration(
+    make_paced: PacedMaker,
+) -> None:
+    def kinds(signal: NDArray[np.float64], config: FindingsConfig) -> set[FindingKind]:
+        judged = judge_signal(signal, detect_r_peaks(signal), config=config)
+        return {finding.kind for finding in judged.findings}
+
+    usual = FindingsConfig()
+    still, paced = _with_standstill(), make_paced(30.0)
+    patient = FindingsConfig(asystole=AsystoleConfig(min_s=8.0))
+    assert kinds(still, usual) == {FindingKind.ASYSTOLE}
+    assert kinds(still, patient) == set()
+    strict = FindingsConfig(pacing=PacingConfig(min_beats=1000))
+    assert kinds(paced, usual) == {FindingKind.PACING}
+    assert kinds(paced, strict) == set()
+
+
+def test_the_limits_of_quality_and_the_rails_are_used() -> None:
+    signal = _clean(duration_s=20.0)
+    r_peaks = detect_r_peaks(signal)
+    rails = np.ones_like(measure_rail_share(signal, fs=FS))
+    clipped = judge_signal(signal, r_peaks, rail_share=rails)
+    assert {stretch.reason for stretch in clipped.unreadable} == {UnreadableReason.CLIPPED}
+    assert judge_signal(signal, r_peaks).unreadable == ()
+    lenient = QualityConfig(clipped_share=1.0)
+    assert judge_signal(signal, r_peaks, rail_share=rails, quality=lenient).unreadable == ()
