@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import ClassifiedBeats
-from ecg_lib.rhythm.patterns import RhythmSummary, summarize_rhythm
+from ecg_lib.rhythm.description import (
+    describe_beat_counts,
+    describe_pattern,
+    describe_pause,
+    describe_rhythm,
+    describe_risk,
+    describe_run,
+)
+from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, assess_risk
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import (
@@ -55,20 +62,21 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
         alarms=list_alarms(prepared.findings, fs=fs),
     )
     overall, confidence = _judge_all(classified)
-    paced_beats = int(prepared.is_paced.sum())
     return {
         "overall_arrhythmia_type": overall,
         "confidence": confidence,
-        "risk_level": risk.level.value,
-        "risk_basis": risk.basis.value,
-        "risk_reasons": list(risk.reasons),
-        "total_beats_detected": len(classified),
-        "normal_beats": rhythm.beats - rhythm.v_beats - paced_beats,
-        "ventricular_beats": rhythm.v_beats,
-        "paced_beats": paced_beats,
-        "unreadable_beats": len(classified) - rhythm.beats,
+        **describe_risk(risk),
+        **describe_beat_counts(
+            rhythm, detected=len(classified), paced=int(prepared.is_paced.sum())
+        ),
         "beat_predictions": _list_beats(classified),
-        "rhythm": _describe_rhythm(rhythm),
+        "rhythm": {
+            **describe_rhythm(rhythm),
+            "couplet_starts_s": list(rhythm.couplet_starts_s),
+            "runs": [describe_run(run) for run in rhythm.runs],
+            "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
+            "pauses": [describe_pause(pause) for pause in rhythm.pauses],
+        },
         "signal_quality": _describe_quality(prepared),
         "threshold": classified.threshold,
         "duration_s": prepared.duration_s,
@@ -134,24 +142,6 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
 
 def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
     return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
-
-
-def _describe_rhythm(rhythm: RhythmSummary) -> dict[str, Any]:
-    return {
-        "heart_rate_bpm": rhythm.heart_rate_bpm,
-        "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
-        "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
-        "heart_rate_mean_bpm": rhythm.heart_rate_mean_bpm,
-        "longest_rr_s": rhythm.longest_rr_s,
-        "pvc_burden": rhythm.burden,
-        "isolated": rhythm.isolated,
-        "couplets": rhythm.couplets,
-        "bigeminy_beats": rhythm.bigeminy_beats,
-        "trigeminy_beats": rhythm.trigeminy_beats,
-        "r_on_t": rhythm.r_on_t,
-        "runs": [{**asdict(run), "kind": run.kind.value} for run in rhythm.runs],
-        "pauses": [asdict(pause) for pause in rhythm.pauses],
-    }
 
 
 def _describe_quality(prepared: PreparedBeats) -> dict[str, Any]:

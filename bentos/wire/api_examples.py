@@ -128,7 +128,9 @@ PREDICTION: Final[dict[str, Any]] = {
         "bigeminy_beats": 0,
         "trigeminy_beats": 0,
         "r_on_t": 0,
+        "couplet_starts_s": [],
         "runs": [],
+        "patterns": [],
         "pauses": [],
     },
     "signal_quality": {

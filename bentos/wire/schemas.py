@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 from ecg_lib.classifier.bundle import BundleSource, DataSource
 from ecg_lib.records.annotations import BeatType
 from ecg_lib.records.limits import FS_HZ, MAX_FS_HZ, MIN_FS_HZ
-from ecg_lib.rhythm.patterns import RunKind
+from ecg_lib.rhythm.patterns import PatternKind, RunKind
 from ecg_lib.rhythm.risk import RiskBasis, RiskLevel
 from ecg_lib.signal_path.readability.findings import FindingKind
 from ecg_lib.signal_path.readability.quality import UnreadableReason
@@ -171,6 +171,15 @@ class VentricularRun(_Answer):
     kind: RunKind = Field(description="What a run of this rate and length is called.")
 
 
+class RhythmPattern(_Answer):
+    """An episode of bigeminy or trigeminy."""
+
+    kind: PatternKind
+    start_s: float = Field(description="Time of its first V beat.")
+    stop_s: float = Field(description="Time of its last V beat.")
+    v_beats: int
+
+
 class LongInterval(_Answer):
     """An RR interval of more than two seconds."""
 
@@ -193,7 +202,9 @@ class Rhythm(_Answer):
     bigeminy_beats: int
     trigeminy_beats: int
     r_on_t: int
+    couplet_starts_s: list[float] = Field(description="Time of the first beat of each couplet.")
     runs: list[VentricularRun]
+    patterns: list[RhythmPattern]
     pauses: list[LongInterval]
 
 

@@ -57,12 +57,12 @@ class ClassifiedBeats:
 
     @property
     def is_readable(self) -> NDArray[np.bool_]:
-        """False for detections in a stretch that cannot be read, which have no class."""
+        """False for detections in an unreadable stretch, which have no class."""
         return self.prepared.is_readable
 
     @property
     def has_class(self) -> NDArray[np.bool_]:
-        """False for beats that are not readable, or paced: they are neither N nor V."""
+        """False for unreadable and paced beats, which are neither N nor V."""
         return self.prepared.has_class
 
     @property
@@ -261,15 +261,14 @@ def decide(
 
 
 def require_readable(prepared: PreparedBeats, *, min_s: float = MIN_READABLE_S) -> None:
-    """Refuse a signal of which too little can be read, or in which there is no beat.
+    """Reject a signal with too little readable signal, or without a beat.
 
-    Suspected flutter has no beats that could be read and is no reason to refuse: to say so is the
-    answer.
+    Suspected flutter has no readable beats, but is not rejected: the suspicion is the answer.
 
     Raises
     ------
     UnreadableSignalError
-        Names the seconds that can be read, and why the others cannot.
+        With the readable seconds, and the reasons for the others.
 
     """
     reason = explain_unreadable(
@@ -291,7 +290,7 @@ def explain_unreadable(
     has_beats: bool,
     min_s: float = MIN_READABLE_S,
 ) -> str | None:
-    """Tell why a signal cannot be answered; None when it can.
+    """Explain why a signal cannot be classified; None when it can.
 
     Parameters
     ----------

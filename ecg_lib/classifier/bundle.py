@@ -1,4 +1,4 @@
-"""The bundle: one directory with all that a classifier is, and what is known about it.
+"""Read and write bundles: one directory with a classifier and everything known about it.
 
 ::
 
@@ -44,7 +44,7 @@ from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-# pyarrow is imported where it is used: who serves a bundle reads none of its tables.
+# pyarrow is imported where it is used: serving a bundle reads none of its tables.
 
 BUNDLE_FORMAT: Final = 2
 NETWORK: Final = "network.onnx"
@@ -61,14 +61,14 @@ _CONTENT: Final = (
 
 
 class DataSource(StrEnum):
-    """What a classifier was trained on."""
+    """Data that a classifier was trained on."""
 
     MITDB = "mitdb"
     SIMULATED = "simulated"
 
 
 class BundleSource(StrEnum):
-    """Who made a bundle."""
+    """Origin of a bundle."""
 
     SHIPPED = "shipped"
     """It came with the software."""
@@ -101,7 +101,7 @@ class ClassifierConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provenance:
-    """Where a bundle comes from."""
+    """Provenance of a bundle."""
 
     created_at: str
     """UTC, ISO 8601."""
@@ -158,7 +158,7 @@ class Bundle:
         return self.directory / _fold_name(fold)
 
     def fold_of(self, subject: str) -> int:
-        """Tell which fold a development subject is in.
+        """Return the fold of a development subject.
 
         Raises
         ------
@@ -167,7 +167,7 @@ class Bundle:
 
         """
         if subject not in self.folds:
-            msg = f"the bundle must have a fold of subject {subject}, it has none"
+            msg = f"the bundle must have a fold for subject {subject}, found none"
             raise BundleError(msg)
         return self.folds[subject]
 

@@ -1,11 +1,11 @@
-"""Physiological rules over the network's answer; each names itself when it changes a class.
+"""Correct unsure classes by physiological rules; a changed class carries the name of its rule.
 
-A rule speaks only where the network is unsure: its answer lies in a band around the threshold.
-The catalogue holds what a reader of an ECG would ask of such a beat. In force is the rule that,
-alone, lowered V-F1 of the reference bundle in no condition of DS1 out of fold, clean or noisy; its
-limits were chosen on these same predictions. What each rule does stands in every evaluation out of
-fold (``docs/evaluation.md``), and a bundle for which the rules would lower V-F1 of whole records
-is made without them.
+A rule applies only where the network is unsure: its probability lies in a band around the
+threshold. The catalogue holds the questions that an ECG reader would ask about such a beat. The
+rule in force is the only one that lowered V-F1 of the reference bundle in no condition of DS1 out
+of fold, clean or noisy; its limits were chosen on the same predictions. Each out-of-fold evaluation
+shows the effect of every rule (``docs/evaluation.md``), and a bundle for which the rules would
+lower V-F1 of whole records is made without them.
 
 Sources: Wagner & Strauss, *Marriott's Practical Electrocardiography*, 12th ed. 2014, for premature,
 interpolated and escape beats and their pauses; Surawicz et al. 2009 (AHA/ACCF/HRS),
@@ -27,7 +27,7 @@ from ecg_lib.signal_path.features import FEATURE_NAMES
 
 
 class Rule(StrEnum):
-    """The rules of the catalogue, and NONE where none changed a class."""
+    """The rules of the catalogue, and NONE for an unchanged class."""
 
     NONE = ""
     PREMATURE_AND_WIDE = "premature_and_wide"
@@ -49,7 +49,7 @@ class Rule(StrEnum):
 
 
 IN_FORCE: Final = (Rule.PREMATURE_AND_WIDE,)
-"""The rules that change classes, in order: the first that speaks is named."""
+"""The rules that change classes, in order: the first that applies is named."""
 
 CATALOGUE: Final = tuple(rule for rule in Rule if rule is not Rule.NONE)
 """All rules."""
@@ -65,7 +65,7 @@ _NO_WIDER: Final = math.log(1.1)
 """Logarithm of the QRS width over that of the template."""
 _TWO_USUAL: Final = 0.1
 _ONE_USUAL: Final = 0.15
-"""How far the sum of two intervals may be from two, or from one usual interval, in usual ones."""
+"""Largest distance of the sum of two intervals from two, or from one, in usual intervals."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +73,7 @@ class RuleGuardConfig:
     """Limits of the rules that are in force; saved in the bundle."""
 
     band_logit: float = 2.0
-    """How far from the threshold, in logits, a rule may change the answer; 0 silences them."""
+    """Largest distance from the threshold, in logits, at which rules apply; 0 turns them off."""
     premature_rr_ratio: float = 0.8
     """RR interval over the usual one, below which a beat is early (Marriott: "premature")."""
     wide_qrs_s: float = 0.12
@@ -83,7 +83,7 @@ class RuleGuardConfig:
 
     @property
     def in_force(self) -> tuple[Rule, ...]:
-        """The rules that change classes: none where the band is nothing."""
+        """The rules that change classes: none if the band has no width."""
         return IN_FORCE if self.band_logit > 0 else ()
 
 
@@ -102,7 +102,7 @@ def apply_rules(
     threshold: float,
     config: RuleGuardConfig | None = None,
 ) -> GuardedBeats:
-    """Call beats V or N by the threshold, then let the rules speak.
+    """Classify beats by the threshold, then apply the rules.
 
     Parameters
     ----------
@@ -124,7 +124,7 @@ def apply_rules(
     is_unsure = _is_unsure(probability_v, threshold, config)
     rule = np.full(len(features), Rule.NONE.value, dtype="U24")
     for name in config.in_force:
-        rule[is_unsure & (rule == Rule.NONE.value) & _speaks(name, beats, config)] = name.value
+        rule[is_unsure & (rule == Rule.NONE.value) & _applies(name, beats, config)] = name.value
     return GuardedBeats(beats.is_v ^ (rule != Rule.NONE.value), rule)
 
 
@@ -135,12 +135,12 @@ def propose_changes(
     threshold: float,
     config: RuleGuardConfig | None = None,
 ) -> NDArray[np.bool_]:
-    """Tell which classes each rule of the catalogue would change if it were the only one.
+    """Find the classes that each rule of the catalogue would change if it were the only one.
 
     Parameters
     ----------
     probability_v, features, threshold, config
-        See :func:`apply_rules`. Where none is in force, they are judged in the usual band.
+        See :func:`apply_rules`. If no rule is in force, the default band is used.
 
     Returns
     -------
@@ -153,11 +153,11 @@ def propose_changes(
         config = replace(config, band_logit=RuleGuardConfig().band_logit)
     beats = _Beats(features, probability_v >= threshold)
     is_unsure = _is_unsure(probability_v, threshold, config)
-    return np.stack([is_unsure & _speaks(rule, beats, config) for rule in CATALOGUE], axis=1)
+    return np.stack([is_unsure & _applies(rule, beats, config) for rule in CATALOGUE], axis=1)
 
 
 class _Beats:
-    """The beats as the network calls them."""
+    """Features of the beats, with the classes of the network."""
 
     def __init__(self, features: NDArray[np.float32], is_v: NDArray[np.bool_]) -> None:
         self._features = features
@@ -167,7 +167,7 @@ class _Beats:
         return self._features[:, FEATURE_NAMES.index(name)].astype(np.float64)
 
     def usual_intervals(self) -> NDArray[np.float64]:
-        """Both intervals of each beat together, in usual ones."""
+        """Add both intervals of each beat, in usual intervals."""
         before, after = self.feature("rr_prev_ratio"), self.feature("rr_next_ratio")
         return np.asarray(np.exp(before) + np.exp(after))
 
@@ -176,8 +176,8 @@ class _Beats:
         return np.asarray(is_wide & (self.feature("qrs_similarity") < like))
 
 
-def _speaks(rule: Rule, beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
-    """Tell which beats a rule finds and the network calls otherwise."""
+def _applies(rule: Rule, beats: _Beats, config: RuleGuardConfig) -> NDArray[np.bool_]:
+    """Find the beats for which a rule contradicts the network."""
     finds, to_v = _RULES[rule]
     return np.asarray((beats.is_v != to_v) & finds(beats, config))
 
@@ -240,7 +240,7 @@ _RULES: Final[dict[Rule, tuple[Callable[[_Beats, RuleGuardConfig], NDArray[np.bo
     Rule.CONDUCTED_WIDTH: (_has_conducted_width, False),
     Rule.CONDUCTED_P_WAVE: (_has_conducted_p_wave, False),
 }
-"""What each rule finds, and whether it calls it V."""
+"""Condition of each rule, and whether it changes the class to V."""
 
 
 def _is_unsure(

@@ -22,7 +22,7 @@ class ShapeVoteConfig:
     """Constants of the vote; saved in the bundle, chosen on DS1 out of fold."""
 
     share: float = 0.8
-    """Share of the shape's mean in the logit of a beat; 0 leaves logits as they are."""
+    """Share of the shape's mean in the logit of a beat; 0 leaves the logits unchanged."""
     max_logit: float = 8.0
     """No beat has a louder voice."""
 
@@ -48,7 +48,7 @@ def vote(
     shapes : iterable of ShapeBlock
         See :class:`ecg_lib.signal_path.features.BeatFeatures`; beats in no block keep their logit.
     is_readable : ndarray of bool, shape (n_beats,)
-        Beats that cannot be read have no vote.
+        Unreadable beats have no vote.
     config : ShapeVoteConfig, optional
 
     Returns

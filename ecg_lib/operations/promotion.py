@@ -1,7 +1,7 @@
-"""Decide whether a challenger replaces the champion; every gate says why.
+"""Decide whether a challenger replaces the champion; each gate gives its reason.
 
-Both are compared on the same out-of-fold predictions, paired by subject. Nothing here knows
-MLflow or files.
+Both are compared on out-of-fold predictions, paired by subject. This module knows neither MLflow
+nor files.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PromotionPolicy:
     min_qrs_sensitivity: float = 0.99
     min_qrs_predictivity: float = 0.99
     max_microseconds_per_beat: float = 120.0
-    """Greatest time of the network for one beat on one core, in batches."""
+    """Longest accepted time of the network for one beat on one core, in batches."""
     min_difference: float = 0.0
     """The challenger's V-F1 must exceed the champion's by more than this."""
     min_lower_bound: float = -0.005
@@ -35,7 +35,7 @@ class PromotionPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """What the gates know of a model, whichever code made it: of a champion this is all."""
+    """Facts about a model that hold whichever code made it; all that a champion needs."""
 
     name: str
     data_source: DataSource
@@ -43,18 +43,18 @@ class Contender:
     counts: Mapping[str, BeatCounts]
     """Out-of-fold, end to end, whole recordings, by subject."""
     n_folds: int
-    """The more of them, the more people the networks that were judged have seen."""
+    """With more folds each judged network was trained on more people."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Challenger(Contender):
-    """What the gates know of a model that wants to be used."""
+    """Facts about a candidate for promotion."""
 
     microseconds_per_beat: float
     runtime_difference: float
     """Greatest difference of a probability between training and serving runtime."""
     golden_failures: tuple[str, ...] = ()
-    """Golden requests that the bundle did not answer as expected."""
+    """Golden requests whose answer differs from the stored one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +68,7 @@ class Gate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PromotionDecision:
-    """Whether to promote, and all gates."""
+    """Results of all gates, and whether they allow the promotion."""
 
     gates: tuple[Gate, ...]
 
@@ -79,13 +79,13 @@ class PromotionDecision:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why not, or why."""
+        """Reasons of the failed gates, or of all gates when every one passed."""
         wanted = [gate for gate in self.gates if not gate.is_passed] or list(self.gates)
         return tuple(f"{gate.name}: {gate.reason}" for gate in wanted)
 
 
 MAX_RUNTIME_DIFFERENCE = 1e-4
-"""Training and serving runtime may differ by this much in a probability."""
+"""Largest accepted difference of a probability between training and serving runtime."""
 
 
 def decide_promotion(
@@ -126,14 +126,14 @@ def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gat
             name="V-F1",
             is_passed=f1.estimate >= policy.min_v_f1,
             reason=f"{f1.estimate:.4f} (95 % interval {f1.low:.3f} to {f1.high:.3f}), "
-            f"at least {policy.min_v_f1:.2f} is asked for",
+            f"at least {policy.min_v_f1:.2f} required",
         ),
         Gate(
             name="QRS detection",
             is_passed=gross.qrs_sensitivity >= policy.min_qrs_sensitivity
             and gross.qrs_predictivity >= policy.min_qrs_predictivity,
             reason=f"Se {gross.qrs_sensitivity:.4f}, +P {gross.qrs_predictivity:.4f}, at least "
-            f"{policy.min_qrs_sensitivity:.2f} and {policy.min_qrs_predictivity:.2f} are asked for",
+            f"{policy.min_qrs_sensitivity:.2f} and {policy.min_qrs_predictivity:.2f} required",
         ),
         Gate(
             name="speed",
@@ -165,7 +165,7 @@ def _gates_against(
         name="training data",
         is_passed=not is_downgrade,
         reason=f"challenger on {challenger.data_source} data, champion on {champion.data_source}"
-        + ("; simulated never replaces real" if is_downgrade else ""),
+        + ("; a simulated model never replaces a real one" if is_downgrade else ""),
     )
     if is_downgrade:
         return [data_gate]
@@ -173,12 +173,14 @@ def _gates_against(
         champion.data_source is DataSource.SIMULATED
         and challenger.data_source is not DataSource.SIMULATED
     ):
-        reason = "challenger on real data replaces a champion on simulated data without comparison"
+        reason = (
+            "a challenger trained on real data replaces a simulated champion without comparison"
+        )
         return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
     if set(challenger.counts) != set(champion.counts):
         reason = (
             f"cannot be compared: out-of-fold predictions of dataset {challenger.dataset_version} "
-            f"and {champion.dataset_version} are of other subjects"
+            f"and {champion.dataset_version} cover different subjects"
         )
         return [data_gate, Gate(name="better than champion", is_passed=False, reason=reason)]
     subjects = sorted(challenger.counts)
@@ -197,12 +199,12 @@ def _gates_against(
         f"V-F1 {difference.estimate:+.4f} against {champion.name} "
         f"({policy.confidence:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}); "
         f"more than {policy.min_difference:+.4f} and a lower bound above "
-        f"{policy.min_lower_bound:+.4f} are asked for"
+        f"{policy.min_lower_bound:+.4f} required"
     )
     if challenger.n_folds != champion.n_folds:
         seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
         reason += (
-            f"; by {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
-            f"networks that were judged have seen {seen} people"
+            f"; {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
+            f"judged networks were trained on {seen} people"
         )
     return [data_gate, Gate(name="better than champion", is_passed=is_better, reason=reason)]

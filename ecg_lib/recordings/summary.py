@@ -11,6 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.recordings.long_recordings import RecordingBeats
+from ecg_lib.rhythm.description import (
+    describe_beat_counts,
+    describe_pattern,
+    describe_pause,
+    describe_rhythm,
+    describe_risk,
+    describe_run,
+)
 from ecg_lib.rhythm.heart_rate import (
     HeartRateVariability,
     Hour,
@@ -245,25 +253,17 @@ def describe_summary(
             ),
         },
         "overall_arrhythmia_type": summary.overall,
-        "risk_level": risk.level.value,
-        "risk_basis": risk.basis.value,
-        "risk_reasons": list(risk.reasons),
+        **describe_risk(risk),
         "risk_is_provisional": risk.is_provisional,
-        "total_beats_detected": len(beats),
-        "normal_beats": rhythm.beats - rhythm.v_beats - int(beats.is_paced.sum()),
-        "ventricular_beats": rhythm.v_beats,
-        "paced_beats": int(beats.is_paced.sum()),
-        "unreadable_beats": len(beats) - rhythm.beats,
+        **describe_beat_counts(rhythm, detected=len(beats), paced=int(beats.is_paced.sum())),
         "rhythm": _describe_rhythm(summary),
         "hours": [asdict(hour) for hour in summary.hours],
         "heart_rate_variability": asdict(summary.variability),
-        "runs": [{**asdict(run), "kind": run.kind.value} for run in rhythm.runs],
+        "runs": [describe_run(run) for run in rhythm.runs],
         "couplets": list(rhythm.couplet_starts_s),
         "r_on_t": list(rhythm.r_on_t_s),
-        "patterns": [
-            {**asdict(pattern), "kind": pattern.kind.value} for pattern in rhythm.patterns
-        ],
-        "pauses": [asdict(pause) for pause in rhythm.pauses],
+        "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
+        "pauses": [describe_pause(pause) for pause in rhythm.pauses],
         "morphologies": {
             "count": len(summary.forms),
             "min_beats": MorphologyConfig().min_beats,
@@ -311,21 +311,11 @@ def _quality_by_minute(beats: RecordingBeats) -> list[float | None]:
 def _describe_rhythm(summary: RecordingSummary) -> dict[str, Any]:
     rhythm, coupling = summary.rhythm, summary.rhythm.coupling
     return {
-        "heart_rate_bpm": rhythm.heart_rate_bpm,
-        "heart_rate_mean_bpm": rhythm.heart_rate_mean_bpm,
-        "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
-        "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
-        "longest_rr_s": rhythm.longest_rr_s,
-        "pvc_burden": rhythm.burden,
+        **describe_rhythm(rhythm),
         "pvc_per_hour": summary.v_per_hour,
-        "isolated": rhythm.isolated,
-        "couplets": rhythm.couplets,
         "runs": len(rhythm.runs),
         "longest_run_beats": max((run.beats for run in rhythm.runs), default=0),
         "fastest_run_bpm": max((run.rate_bpm for run in rhythm.runs), default=None),
-        "bigeminy_beats": rhythm.bigeminy_beats,
-        "trigeminy_beats": rhythm.trigeminy_beats,
-        "r_on_t": rhythm.r_on_t,
         "pauses": len(rhythm.pauses),
         "pause_limit_s": PAUSE_S,
         "long_pauses": rhythm.long_pauses,

@@ -1,7 +1,6 @@
-"""How the heart rate and the burden of V beats change over a recording, and how the rate varies.
+"""Describe a recording by hour and by minute, and measure its heart rate variability.
 
-Only what can be read counts: a beat or a stretch that cannot be read parts what is before and after
-it.
+Only readable beats count, and no interval spans an unreadable beat or stretch.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ HOUR_S: Final = 3600.0
 MINUTE_S: Final = 60.0
 
 MIN_HRV_S: Final = 300.0
-"""Seconds of normal intervals that a variability needs.
+"""Least total length of the normal intervals for a variability.
 
 Task Force of the ESC and NASPE 1996, DOI 10.1161/01.CIR.93.5.1043: five minutes are the standard
 short recording.
 """
 
 MIN_NN_SHARE: Final = 0.8
-"""Share of the intervals that must be normal ones; below it the rest decides. Convention."""
+"""Least share of normal intervals; below it the other beats dominate. Convention."""
 
 _LONGEST_NN_S: Final = 3.0
 _NN_DEVIATION: Final = 0.2
@@ -38,12 +37,12 @@ _NN_NEIGHBOURS: Final = 11
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hour:
-    """An hour of the recording, or what there is of the last one."""
+    """One hour of the recording; the last one may be shorter."""
 
     start_s: float
     duration_s: float
     readable_s: float
-    """Seconds that are not flat, clipped or noise; flutter is apart, as it is in the whole."""
+    """Seconds that are not flat, clipped or noise; flutter counts as readable, as elsewhere."""
     beats: int
     """Readable beats."""
     v_beats: int
@@ -63,7 +62,7 @@ class HeartRateVariability:
 
     nn_intervals: int
     nn_s: float
-    """Seconds that the normal intervals last together."""
+    """Total length of the normal intervals in seconds."""
     nn_share: float
     """Share of the readable intervals that are normal."""
     sdnn_ms: float | None
@@ -71,9 +70,9 @@ class HeartRateVariability:
     rmssd_ms: float | None
     """Root mean square of the differences of normal intervals in a row."""
     is_valid: bool
-    """False when there are too few normal intervals, or too many others; then there is no figure.
+    """False with too few normal intervals or too many others; the figures are then None.
 
-    Atrial fibrillation is not recognised here, and its figures are no measure of the sinus node.
+    Atrial fibrillation is not recognised; its figures say nothing about the sinus node.
     """
 
 
@@ -149,7 +148,7 @@ def _measure_intervals(
     fs: float,
     unreadable: Sequence[Stretch],
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """RR intervals in seconds, and which of them are between two readable beats in a row."""
+    """Return the RR intervals in seconds, and which lie between two readable beats in a row."""
     rr_s = np.diff(r_peaks / fs)
     follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
     return rr_s, follows & (rr_s <= _LONGEST_NN_S)
@@ -175,7 +174,7 @@ def heart_rate_by_minute(
     duration_s: float,
     unreadable: Sequence[Stretch] = (),
 ) -> NDArray[np.float64]:
-    """Heart rate of each minute from its median RR interval, NaN where it has fewer than ten.
+    """Compute the heart rate of each minute from its median RR interval; NaN below ten intervals.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""Group V beats by the shape of their QRS complex: how many forms there are, and what they are.
+"""Group V beats into forms by the shape of their QRS complex.
 
-Beats of one focus look alike. A form counts when enough beats have it: single beats that look
-like nothing else are artefacts and fusion more often than foci.
+Beats of one focus look alike. A form counts if enough beats have it: single beats that look like
+no other are more often artefacts or fusion beats than foci.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from ecg_lib.signal_path.filtering import unit_rows
 
 SHAPE_BEFORE_S: Final = 0.16
 SHAPE_AFTER_S: Final = 0.24
-"""What of a beat is compared, from its R-peak at 360 Hz: a wide QRS complex with its ST segment."""
+"""Part of a beat that is compared, around its R-peak: a wide QRS complex with its ST segment."""
 
 OTHER: Final = -1
-"""Label of beats that have no form that counts."""
+"""Label of beats without a form that counts."""
 
 _SHIFTS: Final = (0, -4, 4, -8, 8, -12, 12)
 _MARGIN: Final = 12
@@ -29,7 +29,7 @@ _PAIRED: Final = 600
 _MOST_FORMS: Final = 12
 _MOST_TRIES: Final = 40
 _FOUNDERS: Final = 3
-"""Beats that found a form; whether it counts is decided when all beats have theirs."""
+"""Least number of beats to start a form; whether it counts is decided when all are assigned."""
 _ASSIGNED_AT_ONCE: Final = 8192
 
 
@@ -38,12 +38,12 @@ class MorphologyConfig:
     """Limits of the grouping; chosen on simulated patients and DS1."""
 
     same_form: float = 0.85
-    """Correlation from which two beats have one form."""
+    """Least correlation of two beats of one form."""
     one_form: float = 0.90
-    """Correlation from which two forms are one."""
+    """Least correlation at which two forms are joined."""
     min_beats: int = 5
     min_share: float = 0.02
-    """A form counts with this many beats and this share of the V beats."""
+    """A form counts if it has this many beats and this share of the V beats."""
 
 
 class Morphologies(NamedTuple):
@@ -52,7 +52,7 @@ class Morphologies(NamedTuple):
     labels: NDArray[np.int64]
     """Form of each beat, 0 upwards, or :data:`OTHER`."""
     examples: NDArray[np.int64]
-    """For each form the beat that is most like it, as an index into the given beats."""
+    """Index of the beat that is most similar to each form."""
 
     @property
     def n_forms(self) -> int:
@@ -61,7 +61,7 @@ class Morphologies(NamedTuple):
 
 
 def cut_shapes(windows: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Cut what is compared out of beat windows, shape ``(n_beats, n_samples)``, centred on R."""
+    """Cut the compared part out of beat windows, shape ``(n_beats, n_samples)``, centred on R."""
     centre = windows.shape[1] // 2
     first = centre - round(SHAPE_BEFORE_S * FS_HZ)
     return windows[:, first : centre + round(SHAPE_AFTER_S * FS_HZ)]
@@ -72,9 +72,9 @@ def group_shapes(
 ) -> Morphologies:
     """Group beats of one recording by shape.
 
-    The beat with the most likes among those that have no form yet founds one, again and again;
-    forms that turn out alike are joined. Gain plays no part, polarity does. Of more than 2000
-    beats, evenly spaced ones found the forms, and all are assigned to them.
+    The beat that resembles most beats without a form starts a form, until none is left; similar
+    forms are joined. Gain does not matter, polarity does. With more than 2000 beats, evenly spaced
+    ones define the forms and all beats are assigned to them.
 
     Parameters
     ----------
@@ -84,13 +84,13 @@ def group_shapes(
 
     """
     config = config or MorphologyConfig()
-    nobody = Morphologies(np.full(len(shapes), OTHER), np.zeros(0, dtype=np.int64))
+    none_found = Morphologies(np.full(len(shapes), OTHER), np.zeros(0, dtype=np.int64))
     if len(shapes) < config.min_beats:
-        return nobody
+        return none_found
     step = -(-len(shapes) // _SURVEYED)
     forms = _join_alike(_found_forms(shapes[::step], config), config)
     if len(forms) == 0:
-        return nobody
+        return none_found
     fit = np.concatenate(
         [
             _fit(shapes[start : start + _ASSIGNED_AT_ONCE], forms)
@@ -120,7 +120,7 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
         alike = unit_rows(sample) @ unit_rows(sample).T >= config.same_form
         founder = int(alike.sum(axis=1).argmax())
         if not alike[founder].any():
-            break  # flat beats are not even like themselves
+            break  # flat beats do not correlate even with themselves
         form = sample[alike[founder]].mean(axis=0)
         for _ in range(2):
             is_member = _fit(left, form[None])[:, 0] >= config.same_form
@@ -129,13 +129,13 @@ def _found_forms(shapes: NDArray[np.float32], config: MorphologyConfig) -> NDArr
             form = _align(left[is_member], form).mean(axis=0)
         if is_member.sum() >= _FOUNDERS:
             forms.append(form)
-        is_member[founder * step] = True  # or else it would found the same form again
+        is_member[founder * step] = True  # otherwise it would start the same form again
         left = left[~is_member]
     return np.array(forms, dtype=np.float32)
 
 
 def _join_alike(forms: NDArray[np.float32], config: MorphologyConfig) -> NDArray[np.float32]:
-    """Keep forms, the earlier (larger) first, that are unlike those kept before."""
+    """Keep each form that differs from the earlier (larger) ones."""
     kept: list[NDArray[np.float32]] = []
     for form in forms:
         padded = np.pad(form, _MARGIN, mode="edge")[None]
@@ -149,7 +149,7 @@ def _core(shapes: NDArray[np.float32], shift: int = 0) -> NDArray[np.float32]:
 
 
 def _fit(shapes: NDArray[np.float32], forms: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Correlation of each beat with each form at the best shift, shape ``(n_beats, n_forms)``."""
+    """Correlate each beat with each form at the best shift, shape ``(n_beats, n_forms)``."""
     targets = unit_rows(forms).T
     return np.asarray(
         np.max([unit_rows(_core(shapes, shift)) @ targets for shift in _SHIFTS], axis=0)

@@ -21,33 +21,33 @@ MIN_RUN: Final = 3
 """V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
 
 MIN_CYCLES: Final = 3
-"""Repetitions of a pattern that make bigeminy or trigeminy."""
+"""Least number of repetitions of a pattern for bigeminy or trigeminy."""
 
 TACHYCARDIA_BPM: Final = 100.0
-"""Rate from which a run is ventricular tachycardia.
+"""Least rate of ventricular tachycardia.
 
 Al-Khatib et al. 2018 (AHA/ACC/HRS guideline, table of definitions), DOI
 10.1161/CIR.0000000000000549: three or more beats at more than 100/min, a cycle below 600 ms.
 """
 
 SUSTAINED_S: Final = 30.0
-"""Length from which ventricular tachycardia is called sustained (same source)."""
+"""Least length of sustained ventricular tachycardia (same source)."""
 
 ESCAPE_BPM: Final = 50.0
 """Rate below which a run is an escape rhythm of the ventricles and not accelerated; convention."""
 
 PAUSE_S: Final = 2.0
-"""RR interval above which there is a pause; the usual limit of Holter reports."""
+"""RR interval above which it counts as a pause; the usual limit of Holter reports."""
 
 LONG_PAUSE_S: Final = 3.0
-"""RR interval above which a pause asks for a look.
+"""RR interval above which a pause needs a look.
 
 Kusumoto et al. 2019 (ACC/AHA/HRS guideline on bradycardia), DOI 10.1161/CIR.0000000000000628.
 """
 
 _USUAL_RR_BEATS: Final = 61
 _LONGEST_RR_S: Final = 3.0
-"""Beats further apart than this are not "in a row"; there is a gap in what could be read."""
+"""Beats further apart than this do not follow each other; runs and patterns end there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Run:
 
     @property
     def kind(self) -> RunKind:
-        """What a run of this rate and length is called."""
+        """Kind of the run by its rate and length."""
         if self.rate_bpm >= TACHYCARDIA_BPM:
             is_sustained = self.duration_s >= SUSTAINED_S
             return RunKind.SUSTAINED_VT if is_sustained else RunKind.NSVT
@@ -110,7 +110,7 @@ class Pause:
     start_s: float
     duration_s: float
     follows_v: bool
-    """True after a V beat: part of it may be compensatory."""
+    """True after a V beat: part of the pause may be compensatory."""
 
 
 class Coupling(NamedTuple):
@@ -118,27 +118,27 @@ class Coupling(NamedTuple):
 
     median_s: float
     iqr_s: float
-    """Distance between the quartiles; a fixed coupling has a small one."""
+    """Distance between the quartiles; small for a fixed coupling."""
     shortest_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RhythmSummary:
-    """What a recording's readable beats amount to."""
+    """Figures of the readable beats of a recording."""
 
     beats: int
     v_beats: int
     burden: float
-    """Share of the readable beats that are V, 0 to 1; 0 when there is none."""
+    """Share of the readable beats that are V, 0 to 1; 0 without a readable beat."""
     heart_rate_bpm: float | None
     """From the median RR interval; None with fewer than two beats."""
     heart_rate_min_bpm: float | None
-    """Of any eight RR intervals in a row (all of them when there are fewer)."""
+    """Slowest mean rate of eight RR intervals in a row, or of all of them."""
     heart_rate_max_bpm: float | None
     heart_rate_mean_bpm: float | None
     """From the mean RR interval."""
     longest_rr_s: float | None
-    """The longest pause, or where there is none the longest RR interval."""
+    """The longest pause, or the longest RR interval if there is no pause."""
     isolated: int
     """V beats with no V beside them."""
     couplet_starts_s: tuple[float, ...]
@@ -184,7 +184,7 @@ class RhythmSummary:
         return tuple(run for run in self.runs if run.kind is kind)
 
     def v_per_hour(self, readable_s: float) -> float:
-        """V beats in an hour of the seconds that can be read; 0 when there is none."""
+        """V beats an hour of readable signal; 0 without readable signal."""
         return self.v_beats / (readable_s / 3600) if readable_s > 0 else 0.0
 
 
@@ -208,11 +208,11 @@ def summarize_rhythm(
     fs : float
         Sampling rate in Hz.
     unreadable : sequence of Stretch
-        Stretches that cannot be read, in samples. They part what is before and after them, as
-        beats that cannot be read do.
+        Unreadable stretches, in samples. No interval, run or pattern spans them, nor an unreadable
+        beat.
     is_paced : ndarray of bool, shape (n_beats,), optional
-        Readable beats that a pacemaker seems to have made, none when left out: they are beats of
-        the heart rate, and no conducted ones of a pattern or a coupling.
+        Readable beats that are suspected to be paced; none by default. They count in the heart
+        rate, but not as conducted beats of a pattern or a coupling.
 
     Returns
     -------
@@ -226,7 +226,7 @@ def summarize_rhythm(
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
-    sustained = _sustained_rr(intervals)
+    sustained = _sustained_rr(intervals, rr_s)
     n_beats, n_v = int(is_readable.sum()), int((is_v & is_readable).sum())
     patterns = [
         pattern
@@ -237,7 +237,7 @@ def summarize_rhythm(
         )
     ]
     pauses = _find_pauses(times_s, is_v, follows)
-    # No pause of more than three seconds is within a stretch.
+    # Intervals above three seconds end a stretch, so only the pauses hold them.
     longest_s = np.append(rr_s, [pause.duration_s for pause in pauses])
     return RhythmSummary(
         beats=n_beats,
@@ -261,7 +261,7 @@ def summarize_rhythm(
 def follow_each_other(
     r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], unreadable: Sequence[Stretch]
 ) -> NDArray[np.bool_]:
-    """Tell which beats are followed by the next one, with nothing unreadable between them.
+    """Find the beats that the next one follows with nothing unreadable between them.
 
     Parameters
     ----------
@@ -283,7 +283,7 @@ def follow_each_other(
 def _readable_stretches(
     times_s: NDArray[np.float64], is_readable: NDArray[np.bool_], follows: NDArray[np.bool_]
 ) -> list[NDArray[np.int64]]:
-    """Indices of beats that follow each other without a gap."""
+    """Return the indices of beats that follow each other without a gap."""
     in_a_row = follows & (np.diff(times_s) <= _LONGEST_RR_S)
     beats = np.arange(len(times_s))
     stretches = np.split(beats, np.flatnonzero(~in_a_row) + 1)
@@ -308,10 +308,16 @@ def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:
     )
 
 
-def _sustained_rr(intervals: list[NDArray[np.float64]]) -> NDArray[np.float64]:
-    """Means of eight RR intervals in a row, so that one early beat is no heart rate."""
+def _sustained_rr(
+    intervals: list[NDArray[np.float64]], rr_s: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Average eight RR intervals in a row, so that one early beat does not set the heart rate.
+
+    The mean of all intervals is one of the values, so that the mean rate is never outside the
+    range of rates that is shown beside it.
+    """
     means = [average_rr(rr) for rr in intervals]
-    return np.concatenate(means) if means else np.zeros(0)
+    return np.concatenate([*means, [rr_s.mean()]]) if means else np.zeros(0)
 
 
 def average_rr(rr_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -341,7 +347,7 @@ def _find_patterns(
     is_conducted: NDArray[np.bool_],
     times_s: NDArray[np.float64],
 ) -> list[Pattern]:
-    """Find where a pattern comes three times or more in a row."""
+    """Find where a pattern repeats three times or more in a row."""
     text = "".join(np.select([is_v, is_conducted], ["V", "N"], default="-").tolist())
     found: list[Pattern] = []
     start = 0
@@ -365,10 +371,10 @@ def _find_patterns(
 def _find_r_on_t(
     stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
 ) -> tuple[float, ...]:
-    """V beats within the QT interval that Bazett's formula gives for the usual RR interval.
+    """Find V beats within the QT interval that Bazett's formula gives for the usual RR interval.
 
     Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130, call a PVC that falls on the T wave grade 5.
-    The QT interval is not measured but taken as ``0.40 s * sqrt(RR)``, so this finds candidates:
+    The QT interval is not measured but estimated as ``0.40 s * sqrt(RR)``, so these are candidates:
     V beats less than 0.85 QT after a beat that is not V. The usual RR interval is the median of
     the stretch, or of a minute around the beat where the stretch is longer.
     """

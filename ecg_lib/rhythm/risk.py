@@ -1,7 +1,7 @@
-"""How much attention a rhythm deserves: information for a reader, not a diagnosis.
+"""Rate how much attention a rhythm deserves: information for a reader, not a diagnosis.
 
-A strip shows what was there, not how often it is there; so burden counts only for recordings of
-hours.
+A strip shows which beats occurred, not how often they occur; burden counts only for recordings of
+an hour or more.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class RiskLevel(StrEnum):
 
 
 class RiskBasis(StrEnum):
-    """What the level was judged on."""
+    """What the level is based on: one strip, or a recording that is long enough for a burden."""
 
     STRIP = "strip"
     RECORDING = "recording"
@@ -33,20 +33,20 @@ NOTICE: Final = "For research and education. Not a medical device, and not a dia
 """Stands beside every result."""
 
 HIGH_BURDEN: Final = 0.10
-"""Share of PVCs from which a cardiomyopathy is to be looked for.
+"""Share of PVCs above which guidelines recommend looking for a cardiomyopathy.
 
 Zeppenfeld et al. 2022 (ESC guideline on ventricular arrhythmias), DOI 10.1093/eurheartj/ehac262:
 "above 10 %, with a risk that rises above 20 %".
 """
 
 VERY_HIGH_BURDEN: Final = 0.24
-"""Share of PVCs above which left ventricular function was impaired most often.
+"""Share of PVCs above which impaired left ventricular function was most common.
 
-Baman et al. 2010, DOI 10.1016/j.hrthm.2010.03.036: 24 % separated both groups best.
+Baman et al. 2010, DOI 10.1016/j.hrthm.2010.03.036: 24 % separated the two groups best.
 """
 
 FREQUENT_PER_HOUR: Final = 30.0
-"""V beats in an hour from which they are called frequent (grade 2 of Lown & Wolf 1971)."""
+"""V beats an hour from which they count as frequent (grade 2 of Lown & Wolf 1971)."""
 
 _RUN_WORDS: Final = {
     RunKind.SUSTAINED_VT: "at 100/min or more for 30 s or longer",
@@ -68,7 +68,7 @@ class Risk:
     basis: RiskBasis
     reasons: tuple[str, ...]
     is_provisional: bool = False
-    """True when a burden counted that rests on less than 24 h."""
+    """True when the level rests on the burden of less than 24 h alone."""
 
 
 def assess_risk(
@@ -79,12 +79,12 @@ def assess_risk(
     alarms: Sequence[str] = (),
     basis: RiskBasis | None = None,
 ) -> Risk:
-    """Judge a rhythm.
+    """Rate a rhythm LOW, MEDIUM or HIGH, with reasons.
 
     LOW without V beats; MEDIUM with isolated ones; HIGH with couplets, runs of three or more, or
     R-on-T candidates (grades 4a, 4b and 5 of Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130), and,
-    for recordings of an hour or more, with a burden above 10 %. A run counts as one whatever its
-    rate; the reason names what kind it is. HIGH whatever the beats with an alarm.
+    for recordings of an hour or more, with a burden above 10 %. Runs count whatever their rate;
+    the reasons name their kinds. An alarm makes the level HIGH regardless of the beats.
 
     Parameters
     ----------
@@ -92,7 +92,7 @@ def assess_risk(
     duration_s : float
         Length of the recording in seconds.
     readable_s : float
-        Seconds of it that can be read, in which V beats are counted.
+        Readable seconds of it, to which the count of V beats refers.
     alarms : sequence of str
         :func:`ecg_lib.signal_path.readability.findings.list_alarms`: flutter or asystole that is
         suspected.
@@ -138,5 +138,5 @@ def assess_risk(
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))
 
 
-def _count(number: int, what: str) -> str:
-    return f"{number} {what}{'' if number == 1 else 's'}"
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

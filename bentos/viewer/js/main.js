@@ -197,6 +197,16 @@ function bindDrop(veil) {
   });
 }
 
+/** @param {EventTarget | null} target */
+function isTyping(target) {
+  return target instanceof Element && target.matches("input, select, textarea");
+}
+
+function showKeys() {
+  if (document.querySelector("dialog[open]")) return;
+  /** @type {HTMLDialogElement} */ (byId("keys")).showModal();
+}
+
 function bindStageAndGestures() {
   const [paper, strip, overview] = [byId("paper"), byId("strip"), byId("overview")];
   const stage = bindStage({
@@ -214,8 +224,8 @@ function bindStageAndGestures() {
   const mark = feedback.mark;
   bindKeys(paper, { store, navigation, mark });
   bindKeys(overview, { store, navigation, mark });
-  paper.addEventListener("keydown", (event) => {
-    if (event.key === "?") /** @type {HTMLDialogElement} */ (byId("keys")).showModal();
+  addEventListener("keydown", (event) => {
+    if (event.key === "?" && !isTyping(event.target)) showKeys();
   });
   bindPrinting(() => stage.drawNow());
   store.subscribe((state, before) => {

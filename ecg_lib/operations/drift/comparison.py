@@ -1,12 +1,12 @@
 """Compare observed traffic with a reference, column by column, by permuting whole patients.
 
-Beats of one person are alike: a test that takes beats for independent finds drift in every
-second window of traffic that has none. So each group (a patient, or a prediction without one) has
-one voice, and groups are exchanged (permutation test, Good 2005, DOI 10.1007/b138696).
+Beats of one person are correlated: a test that treats beats as independent reports drift in half
+of the windows without any. So each group (a patient, or a prediction without one) has equal weight,
+and whole groups are permuted (permutation test, Good 2005, DOI 10.1007/b138696).
 
-Groups can be exchanged only when they are made alike, and a subject of the reference has hundreds
-of strips where a patient of the traffic may have one. Each subject is therefore dealt as many
-strips, of the same lengths, as a patient of the traffic drawn at random; this is repeated, and
+Groups are exchangeable only if they are built in the same way, but a subject of the reference has
+hundreds of strips and a patient of the traffic may have one. Each subject is therefore dealt as
+many strips, of the same lengths, as a patient of the traffic drawn at random; this is repeated, and
 the median of the p-values counts.
 """
 
@@ -35,13 +35,13 @@ from ecg_lib.operations.drift.permutation import (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComparisonConfig:
-    """How traffic is compared, and what counts as drift of a column.
+    """Limits of the comparison, and of what counts as drift of a column.
 
     The least distances were chosen on DS1: smaller ones lie between halves of its subjects.
     """
 
     alpha: float = 0.05
-    """Chance of any drifted column where there is no drift (Holm 1979)."""
+    """Probability of any drifted column without real drift (Holm 1979)."""
     min_ks_distance: float = 0.15
     """Least distance of a numerical column: Kolmogorov-Smirnov, 0 to 1."""
     min_variation_distance: float = 0.05
@@ -49,7 +49,7 @@ class ComparisonConfig:
     max_length_ratio: float = 1.5
     """Strips are compared with reference strips longer or shorter by at most this factor."""
     n_draws: int = 20
-    """How often strips are dealt to the subjects of the reference."""
+    """Number of times that strips are dealt to the subjects of the reference."""
     n_permutations: int = 499
     """For each draw."""
     seed: int = 0
@@ -57,11 +57,11 @@ class ComparisonConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ColumnDrift:
-    """How one column moved."""
+    """Drift of one column."""
 
     column: str
     distance: float
-    """Kolmogorov-Smirnov (numerical) or total variation (categorical), groups weighing alike."""
+    """Kolmogorov-Smirnov (numerical) or total variation (categorical); groups weigh equally."""
     p_value: float
     p_adjusted: float
     """After Holm's correction over all columns."""
@@ -74,7 +74,7 @@ class ColumnDrift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """Traffic against its reference."""
+    """Traffic compared with its reference, column by column."""
 
     columns: tuple[ColumnDrift, ...]
     n_strips: int
@@ -82,30 +82,30 @@ class Comparison:
     n_groups: int
     n_reference_groups: int
     left_out: tuple[str, ...]
-    """What could not be compared, and why."""
+    """Strips and columns that could not be compared, with the reason."""
 
     def drifted(self, names: Sequence[str]) -> tuple[str, ...]:
-        """Those of some columns that drifted."""
+        """Return those of the named columns that drifted."""
         return tuple(
             drift.column for drift in self.columns if drift.is_drifted and drift.column in names
         )
 
 
 class MatchedBeats(NamedTuple):
-    """Reference and traffic of like strip lengths."""
+    """Reference and traffic with strips of similar lengths."""
 
     reference: ObservedBeats
     current: ObservedBeats
     length: NDArray[np.float64]
     """Length of the reference strips that each strip of the traffic is compared with."""
     left_out: tuple[str, ...]
-    """What has no like, and why."""
+    """Strips without a counterpart, with the reason."""
 
 
 def match_lengths(
     reference: ObservedBeats, current: ObservedBeats, *, max_ratio: float
 ) -> MatchedBeats:
-    """Keep the strips whose lengths are alike on both sides.
+    """Keep the strips of similar lengths on both sides.
 
     Parameters
     ----------
@@ -134,7 +134,7 @@ def match_lengths(
         far_s = current.strip_s[~is_near]
         range_s = f"{far_s.min():g} to {far_s.max():g} s"
         left_out = (
-            f"{len(far_s)} strips of {range_s}, as the reference has none of such a length",
+            f"{len(far_s)} strips of {range_s}: the reference has no strips of such a length",
         )
     return MatchedBeats(
         reference=reference.select(np.isin(reference.strip_s, nearest[is_near])),
@@ -177,7 +177,7 @@ def compare_beats(
             if not _is_known(beats.columns[name]).any()
         ]
         if absent:
-            left_out.append(f"{name}, as there is no value in the {' and the '.join(absent)}")
+            left_out.append(f"{name}: no value in the {' and the '.join(absent)}")
         else:
             names.append(name)
     return Comparison(

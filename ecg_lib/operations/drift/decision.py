@@ -1,9 +1,9 @@
-"""Decide from the traffic whether the served model is kept, trained anew or taken back.
+"""Decide from the traffic whether to keep, retrain or roll back the served model.
 
-RETRAIN asks for input that has moved and stays so. ROLLBACK asks for evidence against the model:
-golden requests that fail, reviewed strips that are worse than promised, or an output that stepped
-at a release while the input did not. An estimate without labels is shown and decides nothing.
-Nothing here knows databases or files; the comparison itself is in
+RETRAIN needs input that has moved and stays moved. ROLLBACK needs evidence against the model:
+failing golden requests, reviewed strips with a lower score than the bundle promises, or an output
+that stepped at a release while the input did not. The estimate without labels is shown but never
+decides. This module reads no database and no file; the comparison itself is in
 :mod:`ecg_lib.operations.drift.comparison`.
 """
 
@@ -22,11 +22,11 @@ from ecg_lib.operations.drift.live_performance import EstimatedPerformance, Labe
 from ecg_lib.operations.drift.observation import INPUT_COLUMNS, OBSERVED_COLUMNS
 
 STEP_COLUMNS: Final = ("arrhythmia_type", "rule")
-"""Output whose step at a release speaks against the model: class mix and RuleGuard rate."""
+"""Output columns whose step at a release is evidence against the model."""
 
 
 class DriftAction(StrEnum):
-    """What to do with the served model."""
+    """Action on the served model."""
 
     KEEP = "KEEP"
     RETRAIN = "RETRAIN"
@@ -35,7 +35,7 @@ class DriftAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftPolicy:
-    """Limits of the decision.
+    """Limits of the drift decision.
 
     Raises
     ------
@@ -53,14 +53,14 @@ class DriftPolicy:
     n_breaches: int = 2
     """Checks in a row that must find drift, each on traffic of its own."""
     cool_down_s: float = 24 * 3600.0
-    """Seconds after a decision in which it is not taken again."""
+    """Seconds after an action in which it is not repeated."""
     min_labelled_beats: int = 200
     min_labelled_v: int = 20
     min_labelled_groups: int = 5
     min_labelled_share: float = 0.8
-    """Least share of the beats of a strip with a label, for the strip to count."""
+    """Least share of labelled beats for a strip to count."""
     max_f1_drop: float = 0.05
-    """How far the upper bound of the labelled V-F1 may be below what was promised."""
+    """Largest accepted distance of the upper bound of the labelled V-F1 below the promised one."""
     min_output_step: float = 0.10
     """Least change of class mix or RuleGuard rate at a release (total variation)."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
@@ -84,28 +84,28 @@ class DriftPolicy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PastCheck:
-    """What an earlier check found."""
+    """Result of an earlier check."""
 
     created_at: datetime
     bundle_hash: str
     bento_tag: str
     action: DriftAction
     is_conclusive: bool
-    """There was enough traffic to compare."""
+    """True when there was enough traffic to compare."""
     is_breach: bool
-    """The input had drifted."""
+    """True when the input had drifted."""
     newest_at: datetime | None
-    """Time of the newest prediction that was looked at."""
+    """Time of the newest prediction in the check."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftEvidence:
-    """What one check found."""
+    """Measurements of one check."""
 
     traffic: Comparison
-    """Traffic against the reference of the bundle."""
+    """Traffic compared with the reference of the bundle."""
     release: Comparison | None = None
-    """Traffic since the release against traffic before it."""
+    """Traffic since the release compared with traffic before it."""
     labelled: LabelledPerformance | None = None
     estimate: EstimatedPerformance | None = None
     golden_failures: tuple[str, ...] = ()
@@ -113,7 +113,7 @@ class DriftEvidence:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriftDecision:
-    """What to do, why, and the figures behind it."""
+    """An action with its reasons and figures."""
 
     action: DriftAction
     reasons: tuple[str, ...]
@@ -126,19 +126,19 @@ class DriftDecision:
 def confirm_after(
     history: Sequence[PastCheck], *, bundle_hash: str, released_at: datetime
 ) -> datetime | None:
-    """Find the time after which traffic must come from to confirm an earlier finding.
+    """Return the time from which on traffic can confirm an earlier finding.
 
-    The same traffic found twice is one finding: after a check with drift, only what came since
-    is looked at.
+    Finding drift twice in the same traffic is one finding: after a check with drift, only newer
+    traffic counts.
 
     Parameters
     ----------
     history : sequence of PastCheck
         Latest first.
     bundle_hash : str
-        Bundle that is served.
+        Hash of the served bundle.
     released_at : datetime
-        Since when.
+        Time of its release.
 
     Returns
     -------
@@ -164,13 +164,13 @@ def decide_action(
     Parameters
     ----------
     evidence : DriftEvidence
-        What this check found.
+        Measurements of this check.
     history : sequence of PastCheck
         Earlier checks, latest first.
     bundle_hash : str
-        Bundle that is served.
+        Hash of the served bundle.
     released_at : datetime
-        Since when.
+        Time of its release.
     now : datetime
         Time of this check.
     policy : DriftPolicy, optional
@@ -193,7 +193,7 @@ def decide_action(
     against_model, notes = _weigh_model(evidence, policy)
     drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
     if shortage and past and past[0].is_breach:
-        drift_note += f"; drift found at {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
+        drift_note += f"; the drift of {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
     if against_model:
         action, reasons = DriftAction.ROLLBACK, [*against_model, drift_note]
     elif n_breaches >= policy.n_breaches:
@@ -202,7 +202,7 @@ def decide_action(
         action, reasons = DriftAction.KEEP, [drift_note]
     cooling = _cooling_until(action, history, now=now, cool_down_s=policy.cool_down_s)
     if cooling is not None:
-        reasons.insert(0, f"{action.value} would be due, but it cools down until {cooling}")
+        reasons.insert(0, f"{action.value} is due but held until {cooling} (cool-down)")
         action = DriftAction.KEEP
     return DriftDecision(
         action=action,
@@ -239,14 +239,14 @@ def _conclusive(
 
 
 def _shortage(traffic: Comparison, policy: DriftPolicy) -> str:
-    """Say what there is too little of to compare, or nothing."""
+    """Describe which sample sizes are too small to compare; empty when none is."""
     needs = (
         ("strips", traffic.n_strips, policy.min_strips),
         ("beats", traffic.n_beats, policy.min_beats),
         ("patients or single predictions", traffic.n_groups, policy.min_groups),
     )
     return ", ".join(
-        f"{found} {name} where {least} are needed" for name, found, least in needs if found < least
+        f"{found} {name}, {least} needed" for name, found, least in needs if found < least
     )
 
 
@@ -260,7 +260,7 @@ def _describe_drift(
     if shortage:
         return f"too little traffic to compare: {shortage}"
     if not drifted:
-        return f"{traffic.n_strips} strips are like the reference"
+        return f"{_count(traffic.n_strips, 'strip')} compared, no column drifted"
     named = ", ".join(
         f"{drift.column} by {drift.distance:.2f}"
         for drift in traffic.columns
@@ -269,19 +269,20 @@ def _describe_drift(
     found = f"{len(drifted)} of {len(OBSERVED_COLUMNS)} columns drifted ({named})"
     if not n_breaches:
         return (
-            f"{found}, which must be a share of {policy.min_drifted_share:g} "
-            "with a column of the input among them"
+            f"{found}; a breach needs a share of {policy.min_drifted_share:g} "
+            "and at least one input column"
         )
-    return f"{found}, in {n_breaches} checks in a row where {policy.n_breaches} are needed"
+    return f"{found}, in {_count(n_breaches, 'check')} in a row, {policy.n_breaches} needed"
 
 
 def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str], list[str]]:
-    """Collect what speaks against the model, and what is worth a note."""
+    """Return the evidence against the model, and notes."""
     against: list[str] = []
     notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]
     if evidence.golden_failures:
         against.append(
-            f"{len(evidence.golden_failures)} golden requests fail: {evidence.golden_failures[0]}"
+            f"{_count(len(evidence.golden_failures), 'golden request')} failed: "
+            f"{evidence.golden_failures[0]}"
         )
     if evidence.labelled is not None:
         is_worse, finding = _judge_labels(evidence.labelled, policy)
@@ -299,8 +300,8 @@ def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str
 
 def _judge_labels(labelled: LabelledPerformance, policy: DriftPolicy) -> tuple[bool, str]:
     partly = (
-        f"; {labelled.n_partly} strips with labels for less than "
-        f"{policy.min_labelled_share:.0%} of their beats do not count"
+        f"; not counted: {_count(labelled.n_partly, 'strip')} with labels on less than "
+        f"{policy.min_labelled_share:.0%} of the beats"
         if labelled.n_partly
         else ""
     )
@@ -310,16 +311,16 @@ def _judge_labels(labelled: LabelledPerformance, policy: DriftPolicy) -> tuple[b
         ("patients or single predictions", labelled.n_groups, policy.min_labelled_groups),
     )
     shortage = ", ".join(
-        f"{found} {name} where {least} are needed" for name, found, least in needs if found < least
+        f"{found} {name}, {least} needed" for name, found, least in needs if found < least
     )
     if shortage:
-        return False, f"too few reviewed strips to judge by: {shortage}{partly}"
+        return False, f"too few reviewed strips: {shortage}{partly}"
     found = (
         f"V-F1 of {labelled.n_beats} reviewed beats is {labelled.f1.estimate:.3f} "
         f"({labelled.f1.low:.3f} to {labelled.f1.high:.3f})"
     )
     if labelled.expected_f1 is None:
-        return False, f"{found}; the bundle promises nothing to compare it with{partly}"
+        return False, f"{found}; the bundle states no expected V-F1 to compare it with{partly}"
     is_worse = labelled.f1.high < labelled.expected_f1 - policy.max_f1_drop
     return is_worse, f"{found}, promised {labelled.expected_f1:.3f}{partly}"
 
@@ -338,7 +339,7 @@ def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]
         and drift.p_adjusted <= policy.comparison.alpha
         and drift.distance >= policy.min_output_step
     ]
-    # Without Holm's correction: here the doubt is for the model.
+    # No Holm correction: any sign that the input moved counts in favour of the model.
     moved = [
         drift.column
         for drift in release.columns
@@ -359,7 +360,7 @@ def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]
 def _cooling_until(
     action: DriftAction, history: Sequence[PastCheck], *, now: datetime, cool_down_s: float
 ) -> str | None:
-    """Say until when an action cools down; a rollback waits for no retraining."""
+    """Return the end of the cool-down of an action; retraining does not delay a rollback."""
     heating = {
         DriftAction.KEEP: (),
         DriftAction.RETRAIN: (DriftAction.RETRAIN, DriftAction.ROLLBACK),
@@ -373,6 +374,10 @@ def _cooling_until(
     if not ends or max(ends) <= now:
         return None
     return max(ends).isoformat(timespec="seconds")
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"
 
 
 def _as_dict(part: Comparison | LabelledPerformance | EstimatedPerformance) -> dict[str, Any]:

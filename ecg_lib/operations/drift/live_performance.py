@@ -1,7 +1,7 @@
-"""How good the classifier is on traffic: measured where clinicians gave classes, else estimated.
+"""Measure the classifier on traffic that clinicians labelled, and estimate it on the rest.
 
-The estimate adds up calibrated probabilities (confidence-based estimation). It is too good just
-when the traffic changes, and is for the eye only.
+The estimate adds up calibrated probabilities (confidence-based estimation). It is too optimistic
+exactly when the traffic changes, so it is shown and never decides.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ class ReviewedBeats(NamedTuple):
     """By group."""
     n_strips: int
     n_partly: int
-    """Strips that do not count, because too few of their beats have a label."""
+    """Strips that are left out because too few of their beats have a label."""
 
 
 class LabelledPerformance(NamedTuple):
-    """What reviewed strips say."""
+    """Performance on reviewed strips."""
 
     f1: Interval
     """V-F1 with its 90 % interval over groups."""
     sensitivity: float
     predictivity: float
     expected_f1: float | None
-    """V-F1 that the development figures promise where so many beats are V; None without them."""
+    """V-F1 that the development figures predict at this share of V beats; None without them."""
     n_strips: int
     n_partly: int
     n_beats: int
@@ -54,7 +54,7 @@ class LabelledPerformance(NamedTuple):
 
 
 class EstimatedPerformance(NamedTuple):
-    """What calibrated probabilities say."""
+    """Performance expected from calibrated probabilities."""
 
     f1: float
     sensitivity: float
@@ -64,7 +64,7 @@ class EstimatedPerformance(NamedTuple):
 def count_reviewed(strips: Iterable[ReviewedStrip], *, min_share: float) -> ReviewedBeats:
     """Count the beats of the strips that were reviewed as a whole.
 
-    Who labels single beats labels those that look wrong, so they say nothing of the others.
+    Readers who label single beats pick suspicious ones, which biases the score.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def measure_performance(
 ) -> LabelledPerformance:
     """Measure the performance on reviewed strips.
 
-    A V beat that was not readable counts as missed.
+    An unreadable V beat counts as missed.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def measure_performance(
 def expect_f1(reference: BeatCounts, labelled: BeatCounts) -> float:
     """Compute the V-F1 that sensitivity and false positive rate of the reference would give.
 
-    F1 depends on how many beats are V: the same classifier has a lower one where they are rare.
+    F1 depends on the share of V beats: the same classifier scores lower where they are rare.
     """
     true = reference.v_sensitivity * labelled.v_beats
     false = reference.v_false_positive_rate * labelled.n_beats
@@ -163,7 +163,7 @@ def estimate_performance(
     ----------
     probability_v : ndarray of shape (n_beats,)
     is_v : ndarray of bool, shape (n_beats,)
-        What the beats were called.
+        True where the classifier reported V.
 
     Returns
     -------

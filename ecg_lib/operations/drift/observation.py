@@ -1,6 +1,7 @@
-"""What monitoring keeps of each beat: the columns of the drift reference and of the live log.
+"""Measure what monitoring stores of each beat, and gather it into strips and groups.
 
-Both come from :func:`observe_beats`, so that reference and traffic are measured alike.
+The drift reference of a bundle and the prediction log both take their columns from
+:func:`observe_beats`, so that reference and traffic are measured in the same way.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ CATEGORICAL_COLUMNS: Final = ("arrhythmia_type", "rule")
 OBSERVED_COLUMNS: Final = NUMERICAL_COLUMNS + CATEGORICAL_COLUMNS
 
 REFERENCE_KEYS: Final = ("subject", "strip", "strip_s")
-"""Further columns of the drift reference: who, which strip, and its length in seconds."""
+"""Key columns of the drift reference; `strip_s` is the length of the strip in seconds."""
 
 
 def observe_beats(classified: ClassifiedBeats) -> dict[str, NDArray[np.generic]]:
@@ -68,11 +69,10 @@ def observe_beats(classified: ClassifiedBeats) -> dict[str, NDArray[np.generic]]
 
 
 OUTPUT_COLUMNS: Final = ("probability_v", *CATEGORICAL_COLUMNS)
-"""What the classifier says of a beat."""
-
+"""Columns that the classifier decides."""
 
 INPUT_COLUMNS: Final = tuple(name for name in OBSERVED_COLUMNS if name not in OUTPUT_COLUMNS)
-"""What is measured of the signal, whatever the classifier."""
+"""Columns measured on the signal, independent of the classifier."""
 
 
 class ObservedStrip(NamedTuple):
@@ -114,7 +114,7 @@ class ObservedBeats:
         return len(np.unique(self.group))
 
     def select(self, keep: NDArray[np.bool_]) -> ObservedBeats:
-        """Take some of the strips, given for each strip."""
+        """Return the strips for which `keep` is True, with their beats."""
         beats = keep[self.strip]
         new_index = np.cumsum(keep) - 1
         return ObservedBeats(
@@ -126,7 +126,7 @@ class ObservedBeats:
 
 
 def read_reference(table: pa.Table) -> ObservedBeats:
-    """Take the drift reference of a bundle, whose groups are subjects."""
+    """Read the drift reference of a bundle; its groups are subjects."""
     keys = list(
         zip(
             table["subject"].to_pylist(),
@@ -145,7 +145,7 @@ def read_reference(table: pa.Table) -> ObservedBeats:
 
 
 def gather_strips(strips: Iterable[ObservedStrip]) -> ObservedBeats:
-    """Gather predictions; those without a readable beat are left out."""
+    """Gather the beats of predictions; skip predictions without a readable beat."""
     kept = [strip for strip in strips if len(strip.observed["rule"])]
     lengths = [len(strip.observed["rule"]) for strip in kept]
     columns: dict[str, NDArray[np.generic]] = {}

@@ -1,4 +1,4 @@
-"""Permutation of whole patients: deal strips equally, measure distances, adjust p-values."""
+"""Test for drift by permuting whole patients: count values, deal strips, compute p-values."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class _Counts(NamedTuple):
 
 
 class _Layout(NamedTuple):
-    """Where the columns are among the points of :class:`_Counts`."""
+    """Position of each column among the points of :class:`_Counts`."""
 
     starts: NDArray[np.int64]
     column_of: NDArray[np.int64]
@@ -121,7 +121,7 @@ class StripCounts(NamedTuple):
 
     order: NDArray[np.int64]
     starts: NDArray[np.int64]
-    """Where each group starts in it."""
+    """Index into `order` of the first strip of each group."""
     by_length: list[dict[float, NDArray[np.int64]]]
     """Strips of each length, for each group."""
 
@@ -173,7 +173,7 @@ def permute(
     assigned = np.tile(is_theirs, (1 + n_permutations, 1))
     rng.permuted(assigned[1:], axis=1, out=assigned[1:])
     found = _distances(shares, has_value, assigned, layout)  # (1 + n_permutations, n_columns)
-    # Equal distances may differ in the last digit, by the order in which they were added up.
+    # Equal distances may differ in the last digit because of the order of summation.
     is_as_far = found[1:] >= found[0] - 1e-6
     return np.asarray((1 + is_as_far.sum(axis=0)) / (1 + n_permutations), dtype=np.float64)
 

@@ -27,6 +27,7 @@ from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
 from ecg_lib.records.simulation.patients import Patient, draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.rhythm.description import describe_rhythm, describe_run
 from ecg_lib.rhythm.patterns import summarize_rhythm
 
 CHROMIUM: Final = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
@@ -96,6 +97,30 @@ def viewer_url(service: Any) -> Iterator[str]:  # noqa: ANN401  the class of the
     front = Front(show(service))
     yield front.url
     front.close()
+
+
+@pytest.fixture
+def prefixed() -> Iterator[Callable[[Any], str]]:
+    """Serve a service below ``/ecg``, as a reverse proxy does that strips the prefix."""
+    fronts: list[Front] = []
+
+    def start(service: Any) -> str:  # noqa: ANN401  the class of the other conftest
+        app = show(service)
+
+        async def strip(scope: Scope, receive: Receive, send: Send) -> None:
+            path = scope.get("path", "")
+            if scope["type"] == "http" and not path.startswith("/ecg/"):
+                await Response(status_code=404)(scope, receive, send)
+                return
+            inner = path.removeprefix("/ecg")
+            await app({**scope, "path": inner, "raw_path": inner.encode()}, receive, send)
+
+        fronts.append(Front(strip))
+        return f"{fronts[0].url}/ecg"
+
+    yield start
+    for front in fronts:
+        front.close()
 
 
 def show(service: Any) -> Edge:  # noqa: ANN401  the class of the other conftest
@@ -213,8 +238,6 @@ class Day:
         times_s = r_peaks / self.fs
         rhythm = summarize_rhythm(r_peaks, is_v=is_v, is_readable=is_readable, fs=self.fs)
         v_times_s = times_s[is_v]
-        is_couplet = np.convolve(is_v, [1, 1], mode="valid") == 2
-        alone = ~np.append(is_v[2:], [False]) & ~np.insert(is_v[:-2], 0, False)
         flat_s = float(self.flat_block * self.block_s)
         return {
             "analysed_at": "2026-01-01T00:00:00+00:00",
@@ -233,33 +256,10 @@ class Day:
             "normal_beats": rhythm.beats - rhythm.v_beats,
             "ventricular_beats": rhythm.v_beats,
             "unreadable_beats": int((~is_readable).sum()),
-            "rhythm": {
-                "heart_rate_bpm": rhythm.heart_rate_bpm,
-                "heart_rate_min_bpm": rhythm.heart_rate_min_bpm,
-                "heart_rate_max_bpm": rhythm.heart_rate_max_bpm,
-                "longest_rr_s": rhythm.longest_rr_s,
-                "pvc_burden": rhythm.burden,
-                "isolated": rhythm.isolated,
-                "couplets": rhythm.couplets,
-                "runs": len(rhythm.runs),
-                "bigeminy_beats": rhythm.bigeminy_beats,
-                "trigeminy_beats": rhythm.trigeminy_beats,
-                "r_on_t": rhythm.r_on_t,
-                "pauses": 1,
-            },
+            "rhythm": {**describe_rhythm(rhythm), "runs": len(rhythm.runs), "pauses": 1},
             "hours": [self._hour(number) for number in range(24)],
-            "runs": [
-                {
-                    "first_beat": run.first_beat,
-                    "beats": run.beats,
-                    "start_s": run.start_s,
-                    "rate_bpm": run.rate_bpm,
-                    "duration_s": 60 * (run.beats - 1) / run.rate_bpm,
-                    "kind": "nsvt",
-                }
-                for run in rhythm.runs
-            ],
-            "couplets": times_s[:-1][is_couplet & alone].tolist(),
+            "runs": [describe_run(run) for run in rhythm.runs],
+            "couplets": list(rhythm.couplet_starts_s),
             "patterns": [
                 {"kind": "bigeminy", "start_s": 40_000.0, "stop_s": 40_009.0, "v_beats": 5}
             ],

@@ -63,7 +63,10 @@ def test_csv_files_of_many_kinds_are_read(
     units: list[str | None],
 ) -> None:
     table = evaluate("files/csv.js", PARSE_CSV, text)
-    assert table == {"leads": leads, "columns": columns, "fs": fs, "units": units}
+    has_names = not text.lstrip("\ufeff ")[0].isdigit()
+    assert table == {
+        "leads": leads, "columns": columns, "fs": fs, "units": units, "hasLeadNames": has_names
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,13 @@
 from __future__ import annotations
 
-import random
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
+from ecg_lib.rhythm.description import describe_pattern, describe_run
 from ecg_lib.rhythm.patterns import summarize_rhythm
-from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 Evaluate = Callable[..., Any]
 
@@ -40,48 +39,68 @@ def test_an_envelope_holds_every_extreme_of_the_signal(
         assert (least, greatest) == (part.min(), part.max())
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_the_brackets_are_those_of_the_service(evaluate: Evaluate, seed: int) -> None:
-    rng = random.Random(seed)
-    times = np.cumsum(
-        [rng.choice([0.4, 0.8, 0.9, 3.5 if rng.random() < 0.1 else 0.7]) for _ in range(150)]
-    )
-    types = [
-        rng.choices(["N", "V", None], [5, 4, 0.4])[0] if rng.random() < 0.5 else "NV"[at % 2]
-        for at in range(150)
-    ]
-    edges = sorted(rng.sample(range(0, 60_000, 50), k=2 * (seed % 4)))
-    stretches = list(zip(edges[::2], edges[1::2], strict=True))
-    types = [
-        None if any(start <= round(time * 1000) < stop for start, stop in stretches) else kind
-        for time, kind in zip(times.tolist(), types, strict=True)
-    ]
-    find = """
-        const beats = argument.beats.map(([timeS, type]) => ({timeS, type}));
-        const dark = argument.dark.map(([start, end]) => ({startS: start, endS: end}));
-        return m.findGroups(beats, dark);
-    """
-    given = {
-        "beats": list(zip(times.tolist(), types, strict=True)),
-        "dark": [(start / 1000, stop / 1000) for start, stop in stretches],
-    }
-    groups = evaluate("signal/rhythm_groups.js", find, given)
+READ_GROUPS = """
+    const groups = m.readGroups(argument.found);
+    const beats = argument.beats.map(([timeS, type]) => ({timeS, type}));
+    return m.groupsIn(groups, argument.view, beats);
+"""
+
+
+def test_the_brackets_are_the_groups_of_the_answer(evaluate: Evaluate) -> None:
+    types = list("NVVNNVVVVNVNVNVNNVNNVNNV")
+    beats = list(zip((0.5 * np.arange(len(types))).tolist(), types, strict=True))
     rhythm = summarize_rhythm(
-        np.round(times * 1000).astype(np.int64),
-        is_v=np.array([kind == "V" for kind in types]),
-        is_readable=np.array([kind is not None for kind in types]),
+        500 * np.arange(len(types)),
+        is_v=np.array(types) == "V",
+        is_readable=np.ones(len(types), dtype=np.bool_),
         fs=1000.0,
-        unreadable=[Stretch(*one, UnreadableReason.NOISE) for one in stretches],
     )
-
-    def of(kind: str) -> list[dict[str, Any]]:
-        return [group for group in groups if group["kind"] == kind]
-
-    assert [(run["beats"], round(run["rateBpm"], 1)) for run in of("run")] == [
-        (run.beats, round(run.rate_bpm, 1)) for run in rhythm.runs
+    found = {
+        "runs": [describe_run(run) for run in rhythm.runs],
+        "coupletStartsS": list(rhythm.couplet_starts_s),
+        "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
+    }
+    given = {"found": found, "beats": beats, "view": {"startS": 0, "endS": 12}}
+    shown = evaluate("answer/rhythm_groups.js", READ_GROUPS, given)
+    assert [(g["kind"], g["startS"], g["endS"], g["beats"]) for g in shown] == [
+        ("couplet", 0.5, 1.0, 2),
+        ("run", 2.5, 4.0, 4),
+        ("bigeminy", 5.0, 7.0, 3),
+        ("trigeminy", 8.5, 11.5, 3),
     ]
-    assert len(of("couplet")) == rhythm.couplets
-    assert sum(group["beats"] for group in of("bigeminy")) == rhythm.bigeminy_beats
+    assert shown[1]["rateBpm"] == 120
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(90, 100), (100, 140), (139, 150), (0, 1000)])
+def test_a_run_has_its_length_and_rate_wherever_the_view_is(
+    evaluate: Evaluate, start_s: float, end_s: float
+) -> None:
+    run = {"start_s": 95.0, "duration_s": 48.0, "beats": 97, "rate_bpm": 120.0}
+    near = [[second, "V"] for second in np.arange(start_s, end_s, 0.5).tolist()]
+    given = {
+        "found": {"runs": [run], "coupletStartsS": [], "patterns": []},
+        "beats": near,
+        "view": {"startS": start_s, "endS": end_s},
+    }
+    (shown,) = evaluate("answer/rhythm_groups.js", READ_GROUPS, given)
+    assert (shown["beats"], shown["rateBpm"], shown["startS"], shown["endS"]) == (97, 120, 95, 143)
+
+
+@pytest.mark.parametrize(
+    ("second", "end_s"),
+    [([10.4, "V"], 10.4), ([10.4, "N"], 10.5), (None, 10.5)],
+    ids=["at hand", "not V", "not loaded"],
+)
+def test_a_couplet_ends_at_its_second_beat_or_where_one_usually_ends(
+    evaluate: Evaluate, second: list[Any] | None, end_s: float
+) -> None:
+    given = {
+        "found": {"runs": [], "coupletStartsS": [10.0, 300.0], "patterns": []},
+        "beats": [[9.2, "N"], [10.0, "V"], *([second] if second else [])],
+        "view": {"startS": 5, "endS": 15},
+    }
+    (shown,) = evaluate("answer/rhythm_groups.js", READ_GROUPS, given)
+    assert (shown["startS"], shown["endS"]) == (10, end_s)
 
 
 def test_a_view_stays_on_the_signal_and_zooms_around_a_moment(evaluate: Evaluate) -> None:

@@ -281,10 +281,13 @@ def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url
     page.goto(viewer_url)
     choose(page, file("two.npy", content.getvalue()))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
-    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples are 13.9 s")
+    expect(page.get_by_label("Samples per second (Hz)")).to_have_value("")
+    expect(page.get_by_label("Name of the lead")).to_have_value("ECG")
+    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples")
+    expect(page.locator("#strip")).to_be_hidden()
     expect(page.locator("#request")).to_be_hidden()
     page.get_by_label("Samples per second (Hz)").fill("500")
-    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples are 10 s")
+    expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples at 500 Hz last 10 s")
     page.keyboard.press("Tab")
     expect(page.locator("#subject-about")).to_contain_text("500 Hz")
     expect(page.get_by_label("Unit of the samples")).to_be_focused()
@@ -379,8 +382,21 @@ def test_feedback_is_marked_by_key_and_sent(page: Page, viewer_url: str, runtime
     assert [(row[2], row[-1]) for row in marked] == [("V", "N"), ("N", "V")]
     page.get_by_label("Your name or initials (optional)").fill("Dr. A")
     page.get_by_role("button", name="Send 2 marks").click()
-    expect(page.locator("#feedback-said")).to_contain_text("2 marks taken as feedback")
+    expect(page.locator("#feedback-said")).to_contain_text("2 marks stored as feedback")
     expect(page.get_by_role("button", name="Send 2 marks")).to_have_count(0)
+    assert beat_rows(page) == marked
+    expect(page.get_by_role("button", name="V", exact=True)).to_have_attribute(
+        "aria-pressed", "true"
+    )
+    page.locator("#paper").focus()
+    page.keyboard.press("Delete")
+    expect(page.locator("#said")).to_have_text("The mark V was sent and stays")
+    assert beat_rows(page) == marked
+    page.keyboard.press("n")
+    expect(page.get_by_role("button", name="Send 1 mark")).to_be_visible()
+    page.keyboard.press("Delete")
+    expect(page.get_by_role("button", name="Send 1 mark")).to_have_count(0)
+    assert beat_rows(page) == marked
     runtime.spool.drain()
     (row,) = runtime.log.read_feedback([prediction_id])
     assert row.annotator == "Dr. A"
@@ -544,6 +560,7 @@ def test_half_an_hour_is_read_and_shown(page: Page, viewer_url: str) -> None:
     assert n_beats > 1500
     assert page.locator("#table tbody tr").count() < 60
     choose(page, file("longer.csv", "MLII\n" + "0.1\n" * 700_000))
+    page.get_by_label("Samples per second (Hz)").fill("360")
     page.get_by_role("button", name="Find the beats").click()
     expect(page.get_by_role("alert")).to_contain_text("The signal is too long for one request")
 
@@ -560,3 +577,67 @@ def test_two_contexts_share_nothing(context: BrowserContext, page: Page, viewer_
     open_example(page, viewer_url, StripKind.RUN)
     stored = page.evaluate("JSON.stringify([{...localStorage}, document.cookie])")
     assert json.loads(stored) == [{}, ""]
+
+
+@pytest.mark.parametrize("place", ["the start page", "the toolbar", "nowhere"])
+def test_a_question_mark_lists_the_keys_wherever_the_focus_is(
+    page: Page, viewer_url: str, place: str
+) -> None:
+    if place == "the start page":
+        page.goto(viewer_url)
+    else:
+        open_example(page, viewer_url, StripKind.RUN)
+    if place == "the toolbar":
+        page.get_by_role("button", name="Zoom in").focus()
+    page.keyboard.press("?")
+    expect(page.locator("#keys")).to_be_visible()
+    expect(page.locator("#keys")).to_contain_text("wherever the focus is")
+
+
+def test_a_question_mark_in_a_field_is_text(page: Page, viewer_url: str) -> None:
+    open_example(page, viewer_url, StripKind.RUN)
+    page.locator("#settings summary").click()
+    page.get_by_label("Patient identifier (optional)").focus()
+    page.keyboard.press("?")
+    expect(page.get_by_label("Patient identifier (optional)")).to_have_value("?")
+    expect(page.locator("#keys")).to_be_hidden()
+
+
+def test_the_rates_and_counts_shown_are_those_of_the_answer(
+    page: Page, viewer_url: str, http: httpx.Client
+) -> None:
+    open_example(page, viewer_url, StripKind.RUN)
+    (prediction_id,) = re.findall(r"prediction=([0-9a-f-]{36})", page.url)
+    rhythm = http.get(f"/api/v1/predictions/{prediction_id}").json()["rhythm"]
+    shown = page.locator("#summary")
+    expect(shown).to_contain_text(f"Mean heart rate{rhythm['heart_rate_mean_bpm']:.0f} /min")
+    low, high = rhythm["heart_rate_min_bpm"], rhythm["heart_rate_max_bpm"]
+    assert low <= rhythm["heart_rate_mean_bpm"] <= high
+    expect(shown).to_contain_text(f"{low:.0f} to {high:.0f} over any 8 beats")
+    (run,) = rhythm["runs"]
+    expect(page.locator("#findings")).to_contain_text(
+        f"Run of {run['beats']} V beats at {run['rate_bpm']:.0f}/min"
+    )
+    expect(shown).to_contain_text("1 run of V, the longest of 5 beats")
+
+
+def test_the_viewer_works_behind_a_path_prefix(
+    page: Page,
+    service: Any,  # noqa: ANN401  the class of the other conftest
+    prefixed: Callable[[Any], str],
+) -> None:
+    url = prefixed(service)
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(f"{url}/")
+    page.get_by_role("button", name="Run").click()
+    expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
+    page.get_by_role("link", name="Model card").click()
+    expect(page.get_by_role("dialog")).to_contain_text("A network without training, for tests.")
+    page.reload()
+    expect(page.locator("#subject-name")).to_have_text("Run")
+    choose(page, file("mine.csv", strip_csv(StripKind.COUPLET)))
+    expect(page.locator("#summary")).to_contain_text("2 ventricular beats")
+    expect(page.locator("#curl")).to_contain_text(f"{url}/api/v1/predictions/")
+    assert asked
+    assert [one for one in asked if not one.startswith(f"{url}/")] == []

@@ -221,7 +221,7 @@ def test_a_subject_is_judged_by_the_network_that_has_not_seen_it(bundle: Bundle)
     assert back.folds == {"101": 0, "106": 1, "108": 1}
     assert back.fold_network(back.fold_of("101")).read_bytes() == b"graph 0"
     assert back.fold_network(back.fold_of("108")).read_bytes() == b"graph 1"
-    with pytest.raises(BundleError, match="fold of subject 100, it has none"):
+    with pytest.raises(BundleError, match="fold for subject 100, found none"):
         back.fold_of("100")
     with pytest.raises(BundleError, match=r"fold must be one of \[0, 1\], got 2"):
         back.fold_network(2)

@@ -205,3 +205,134 @@ def test_what_is_in_force_is_what_its_rules_propose() -> None:
     np.testing.assert_array_equal(of_silent, proposed)
     nothing = propose_changes(probability[:0], features[:0], threshold=0.5)
     assert nothing.shape == (0, len(CATALOGUE))
+
+
+def test_the_usual_limits_are_those_of_the_sources() -> None:
+    assert RuleGuardConfig() == RuleGuardConfig(
+        band_logit=2.0, premature_rr_ratio=0.8, wide_qrs_s=0.12, wide_similarity=0.6
+    )
+    assert IN_FORCE == (Rule.PREMATURE_AND_WIDE,)
+    assert len(CATALOGUE) == 8
+    assert Rule.NONE not in CATALOGUE
+
+
+LIMITS: list[tuple[Rule, str, float, float]] = [
+    # rule, feature, a value that the rule takes, and one just beyond its limit
+    (Rule.PREMATURE_AND_WIDE, "rr_prev_ratio", np.log(0.799), np.log(0.801)),
+    (Rule.PREMATURE_AND_WIDE, "rr_next_ratio", 0.001, 0.0),
+    (Rule.PREMATURE_AND_WIDE, "qrs_width_s", 0.1201, 0.1199),
+    (Rule.PREMATURE_AND_WIDE, "qrs_similarity", 0.599, 0.601),
+    (Rule.COMPENSATORY_PAUSE, "rr_next_ratio", np.log(1.301), np.log(1.299)),
+    (Rule.COMPENSATORY_PAUSE, "rr_next_ratio", np.log(1.499), np.log(1.501)),
+    (Rule.COMPENSATORY_PAUSE, "qrs_width_s", 0.1201, 0.1199),
+    (Rule.COMPENSATORY_PAUSE, "qrs_similarity", 0.799, 0.801),
+    (Rule.INTERPOLATED, "rr_next_ratio", np.log(0.401), np.log(0.399)),
+    (Rule.INTERPOLATED, "rr_next_ratio", np.log(0.699), np.log(0.701)),
+    (Rule.INTERPOLATED, "qrs_similarity", 0.599, 0.601),
+    (Rule.VENTRICULAR_ESCAPE, "rr_prev_ratio", np.log(1.201), np.log(1.199)),
+    (Rule.VENTRICULAR_ESCAPE, "qrs_similarity", 0.599, 0.601),
+    (Rule.CONDUCTED_SHAPE, "qrs_similarity", 0.951, 0.949),
+    (Rule.CONDUCTED_SHAPE, "rr_prev_ratio", np.log(0.901), np.log(0.899)),
+    (Rule.CONDUCTED_WIDTH, "qrs_similarity", 0.901, 0.899),
+    (Rule.CONDUCTED_WIDTH, "qrs_width_s", 0.1199, 0.1201),
+    (Rule.CONDUCTED_WIDTH, "qrs_width_ratio", np.log(1.099), np.log(1.101)),
+    (Rule.CONDUCTED_P_WAVE, "qrs_similarity", 0.901, 0.899),
+    (Rule.CONDUCTED_P_WAVE, "p_similarity", 0.901, 0.899),
+    (Rule.CONDUCTED_P_WAVE, "rr_prev_ratio", np.log(0.901), np.log(0.899)),
+]
+
+
+@pytest.mark.parametrize(("rule", "feature", "within", "beyond"), LIMITS)
+def test_each_limit_of_a_rule_decides_on_both_of_its_sides(
+    rule: Rule, feature: str, within: float, beyond: float
+) -> None:
+    is_v, example, _ = EXAMPLES[rule]
+    probability = 0.4 if is_v else 0.6
+    assert _proposes(rule, probability, _features(**(example | {feature: within})))
+    assert not _proposes(rule, probability, _features(**(example | {feature: beyond})))
+
+
+@pytest.mark.parametrize(
+    ("first_ratio", "found"), [(0.899, True), (0.901, False)], ids=["early", "on time"]
+)
+def test_a_compensated_beat_is_early(first_ratio: float, *, found: bool) -> None:
+    beat = _features(
+        rr_prev_ratio=np.log(first_ratio), rr_next_ratio=np.log(2 - first_ratio), **WIDE
+    )
+    assert _proposes(Rule.COMPENSATORY_PAUSE, 0.4, beat) is found
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({}, True),
+        ({"rr_prev_ratio": np.log(0.899)}, True),
+        ({"rr_prev_ratio": np.log(0.901)}, False),
+        ({"qrs_similarity": 0.599}, True),
+        ({"qrs_similarity": 0.601}, False),
+        ({"similarity_to_previous": 0.901}, True),
+        ({"similarity_to_previous": 0.899}, False),
+        ({"similarity_to_previous": 0.0, "similarity_to_next": 0.99}, False),
+    ],
+    ids=str,
+)
+def test_each_condition_of_a_run_counts(change: dict[str, float], *, found: bool) -> None:
+    row = {"rr_prev_ratio": np.log(0.7), "qrs_similarity": 0.2, "similarity_to_previous": 0.95}
+    beats = np.concatenate([_features(), _features(**(row | change)), _features()])
+    changes = propose_changes(np.array([0.9, 0.4, 0.2]), beats, threshold=0.5)
+    assert changes[:, CATALOGUE.index(Rule.RUN)].tolist() == [False, found, False]
+
+
+@pytest.mark.parametrize(("similarity", "found"), [(0.901, True), (0.899, False)])
+def test_a_beat_before_a_v_beat_of_its_shape_is_of_the_run(
+    similarity: float, *, found: bool
+) -> None:
+    row = _features(rr_prev_ratio=np.log(0.7), qrs_similarity=0.2, similarity_to_next=similarity)
+    beats = np.concatenate([_features(), row, _features()])
+    changes = propose_changes(np.array([0.2, 0.4, 0.9]), beats, threshold=0.5)
+    assert changes[:, CATALOGUE.index(Rule.RUN)].tolist() == [False, found, False]
+
+
+def test_both_rr_intervals_are_counted_in_usual_ones() -> None:
+    """An interpolated beat at the middle has two halves, not a half twice over."""
+    halves = {"rr_prev_ratio": np.log(0.3), "rr_next_ratio": np.log(0.7), **WIDE}
+    assert _proposes(Rule.INTERPOLATED, 0.4, _features(**halves))
+
+
+def test_the_band_is_that_of_the_configuration() -> None:
+    def change(config: RuleGuardConfig) -> list[bool]:
+        probability = 1 / (1 + np.exp(np.array([0.99, 1.01])))
+        rows = np.concatenate([_features(**VENTRICULAR)] * 2)
+        return apply_rules(probability, rows, threshold=0.5, config=config).is_v.tolist()
+
+    assert change(RuleGuardConfig(band_logit=1.0)) == [True, False]
+    assert change(RuleGuardConfig()) == [True, True]
+    probability = np.array([0.4])
+    narrow = RuleGuardConfig(band_logit=0.1)
+    changes = propose_changes(probability, _features(**VENTRICULAR), threshold=0.5, config=narrow)
+    assert not changes.any()
+
+
+@pytest.mark.parametrize(
+    ("config", "feature", "at_limit", "found"),
+    [
+        (RuleGuardConfig(wide_qrs_s=0.125), "qrs_width_s", 0.125, True),
+        (RuleGuardConfig(wide_similarity=0.5), "qrs_similarity", 0.5, False),
+        (RuleGuardConfig(premature_rr_ratio=1.0), "rr_prev_ratio", 0.0, True),
+    ],
+)
+def test_a_beat_at_a_limit_of_the_configuration(
+    config: RuleGuardConfig, feature: str, at_limit: float, *, found: bool
+) -> None:
+    """At limits that single precision holds exactly."""
+    beat = _features(**(VENTRICULAR | {feature: at_limit}))
+    is_v, _ = apply_rules(np.array([0.4]), beat, threshold=0.5, config=config)
+    assert is_v.tolist() == [found]
+
+
+def test_a_rule_proposes_nothing_for_a_beat_that_the_threshold_calls_v() -> None:
+    ventricular = _features(**VENTRICULAR)
+    at_threshold = propose_changes(np.array([0.5]), ventricular, threshold=0.5)
+    assert not at_threshold[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]
+    below = propose_changes(np.array([np.nextafter(0.5, 0)]), ventricular, threshold=0.5)
+    assert below[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]

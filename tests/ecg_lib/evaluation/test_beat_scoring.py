@@ -11,9 +11,13 @@ from hypothesis import strategies as st
 
 from ecg_lib.evaluation.beat_scoring import (
     CALLS,
+    IN_FLUTTER,
+    NO_BEAT,
     TRUTHS,
     BeatCounts,
     add_up,
+    by_subject,
+    label_beats,
     score_beats,
     tabulate_beats,
 )
@@ -347,3 +351,61 @@ def test_the_beat_by_beat_table_counts_each_beat_and_detection_once() -> None:
         "O": [1, 1, 0, 0],
     }
     assert CALLS == ("N", "V", "unreadable", "missed")
+
+
+def test_the_learning_period_begins_the_score_at_300_seconds() -> None:
+    assert LEARNING_PERIOD_S == 300.0
+
+
+def test_the_score_begins_at_the_first_sample_unless_told_otherwise() -> None:
+    counts = score_beats(
+        Annotations(samples=np.array([0]), symbols=np.array(["V"])),
+        detections=np.array([0]),
+        is_v=np.array([True]),
+        fs=100.0,
+    )
+    assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1)
+    table = tabulate_beats(
+        Annotations(samples=np.array([0]), symbols=np.array(["V"])),
+        detections=np.array([0]),
+        is_v=np.array([True]),
+        fs=100.0,
+    )
+    assert table.sum() == table[TRUTHS.index("V"), CALLS.index("V")] == 1
+
+
+def test_the_strict_figure_counts_true_beats_twice_as_f1_does() -> None:
+    counts = BeatCounts(v_beats=10, v_true=8, v_false=1, v_false_fq=3)
+    assert counts.v_f1 == 16 / 19
+    assert counts.v_f1_strict == 16 / 22
+
+
+def test_the_table_of_a_part_counts_what_begins_in_it() -> None:
+    samples = np.array([0, 100, 200, 300])
+    table = tabulate_beats(
+        Annotations(samples=samples, symbols=np.array(["N", "V", "V", "N"])),
+        detections=np.array([0, 100, 300]),
+        is_v=np.array([False, True, False]),
+        fs=100.0,
+        start_s=1.0,
+        stop_s=3.0,
+    )
+    assert table[TRUTHS.index("V")].tolist() == [0, 1, 0, 1]
+    assert table.sum() == 2
+
+
+def test_records_of_one_person_are_added_up() -> None:
+    one = BeatCounts(beats=1, v_true=1)
+    subjects = by_subject({"201": one, "202": one, "100": one})
+    assert set(subjects.values()) == {one, one + one}
+    assert len(subjects) == 2
+
+
+def test_labels_are_the_classes_of_the_annotations() -> None:
+    annotations = Annotations(
+        samples=np.array([100, 300, 500, 700, 800]),
+        symbols=np.array(["N", "V", "[", "]", "F"]),
+    )
+    labels = label_beats(annotations, np.array([115, 200, 284, 320, 600, 800]), fs=100.0)
+    assert labels.tolist() == ["N", "-", "-", "-", "!", "F"]
+    assert (NO_BEAT, IN_FLUTTER) == ("-", "!")

@@ -200,3 +200,188 @@ def test_a_simulated_patient_varies_as_the_truth_does(seed: int) -> None:
         assert found.sdnn_ms == pytest.approx(rr_s[is_nn].std(ddof=1) * 1e3, rel=0.15)
     else:
         assert found.nn_share < 0.8
+
+
+def _rates(times_s: NDArray[np.float64], duration_s: float) -> list[float]:
+    beats = _beats(times_s)
+    return heart_rate_by_minute(
+        beats["r_peaks"], is_readable=beats["is_readable"], fs=FS, duration_s=duration_s
+    ).tolist()
+
+
+@pytest.mark.parametrize(("n_intervals", "is_known"), [(9, False), (10, True)])
+def test_a_minute_needs_ten_intervals(n_intervals: int, *, is_known: bool) -> None:
+    (rate,) = _rates(np.arange(n_intervals + 1) * 1.0, 60.0)
+    assert np.isfinite(rate) == is_known
+
+
+def test_a_minute_has_the_rate_of_its_median_interval() -> None:
+    times_s = np.cumsum([0.0, *([0.5] * 6), *([1.0] * 5)])
+    assert _rates(times_s, 60.0) == [pytest.approx(120.0)]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "n_minutes"), [(0.5, 1), (60.0, 1), (60.1, 2), (120.0, 2), (121.0, 3)]
+)
+def test_a_minute_begun_is_a_minute(duration_s: float, n_minutes: int) -> None:
+    assert len(_rates(np.zeros(0), duration_s)) == n_minutes
+
+
+def test_an_interval_counts_in_the_minute_in_which_it_ends() -> None:
+    times_s = np.concatenate([np.arange(50.0, 59.5, 1.0), np.arange(60.0, 70.5, 1.0)])
+    rates = _rates(times_s, 120.0)
+    assert np.isnan(rates[0])
+    assert rates[1] == 60.0
+    to_the_end = _rates(np.arange(50.0, 61.0, 1.0), 60.0)
+    assert to_the_end == [60.0]
+
+
+@pytest.mark.parametrize(("gap_s", "is_counted"), [(3.0, True), (3.001, False)])
+def test_an_interval_above_three_seconds_is_a_gap(gap_s: float, *, is_counted: bool) -> None:
+    times_s = np.cumsum([0.5, *([1.0] * 20), gap_s, *([1.0] * 20)])
+    (hour,) = _hours(_beats(times_s), 60.0)
+    mean_s = (40 + gap_s) / 41 if is_counted else 1.0
+    assert hour.heart_rate_mean_bpm == pytest.approx(60 / mean_s)
+
+
+def test_the_first_and_the_last_minute_belong_to_their_hour() -> None:
+    """Minutes 0 and 60 begin an hour, minutes 59 and 119 end one."""
+    rates = np.full(120, 70.0)
+    rates[[0, 59, 60, 119]] = [120.0, 20.0, 200.0, 30.0]
+    beats = _beats(np.arange(0.5, 7200.0, 60 / 70))
+    first, second = describe_hours(
+        **beats,
+        fs=FS,
+        duration_s=7200.0,
+        rhythm=summarize_rhythm(**beats, fs=FS),
+        rate_by_minute_bpm=rates,
+    )
+    assert (first.heart_rate_min_bpm, first.heart_rate_max_bpm) == (20.0, 120.0)
+    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (30.0, 200.0)
+
+
+def test_beats_couplets_and_runs_count_in_the_hour_in_which_they_begin() -> None:
+    times_s = np.concatenate([np.arange(3590.0, 3600.0, 1.0), np.arange(3600.0, 3620.0, 1.0)])
+    beats = _beats(times_s, v_at=(8, 9, 10, 12, 13))
+    first, second = _hours(beats, 7200.0)
+    assert (first.beats, first.v_beats, first.runs, first.couplets) == (10, 2, 1, 0)
+    assert (second.beats, second.v_beats, second.runs, second.couplets) == (20, 3, 0, 1)
+    assert (first.burden, second.burden) == (0.2, 0.15)
+    assert (first.start_s, second.start_s) == (0.0, 3600.0)
+
+
+def test_a_beat_at_the_very_end_counts_in_the_last_hour() -> None:
+    beats = _beats(np.array([3598.0, 3599.0, 3600.0]), v_at=(1, 2))
+    (hour,) = _hours(beats, 3600.0)
+    assert (hour.beats, hour.v_beats, hour.couplets) == (3, 2, 1)
+    late = _beats(np.array([3598.0, 3599.0, 3600.0, 3601.0]), v_at=(2, 3))
+    (hour,) = _hours(late, 3600.0)
+    assert (hour.beats, hour.couplets) == (4, 1)
+
+
+def test_a_recording_without_length_has_one_hour() -> None:
+    assert len(_hours(_beats(np.zeros(0)), 0.0)) == 1
+    assert len(_hours(_beats(np.zeros(0)), 3600.0)) == 1
+    assert len(_hours(_beats(np.zeros(0)), 3600.1)) == 2
+
+
+def test_unreadable_beats_do_not_count_in_an_hour() -> None:
+    beats = _beats(np.arange(0.5, 100.0, 1.0), v_at=(3, 50))
+    beats["is_readable"][:20] = False
+    (hour,) = _hours(beats, 100.0)
+    assert (hour.beats, hour.v_beats) == (80, 1)
+    assert hour.burden == 1 / 80
+
+
+def test_what_is_lost_counts_in_each_hour_that_it_touches() -> None:
+    lost = [
+        Stretch(1_000_000, 1_010_000, UnreadableReason.NOISE),
+        Stretch(3_590_000, 7_205_000, UnreadableReason.CLIPPED),
+    ]
+    hours = _hours(_beats(np.arange(0.5, 9000.0, 1.0)), 9000.0, *lost)
+    assert [hour.readable_s for hour in hours] == [3580.0, 0.0, 1795.0]
+    assert [hour.duration_s for hour in hours] == [3600.0, 3600.0, 1800.0]
+
+
+def _regular(n: int, rr_s: float = 1.0) -> NDArray[np.float64]:
+    """Intervals that alternate by 20 ms around one second, so that there is a variability."""
+    return np.cumsum([0.0, *(rr_s + 0.01 * (-1.0) ** np.arange(n))])
+
+
+@pytest.mark.parametrize(("n", "is_valid"), [(298, False), (300, True)])
+def test_variability_needs_five_minutes_of_normal_intervals(n: int, *, is_valid: bool) -> None:
+    found = measure_variability(**_beats(_regular(n)), fs=FS)
+    assert found.nn_s == pytest.approx(n)
+    assert found.nn_intervals == n
+    assert found.is_valid is is_valid
+
+
+@pytest.mark.parametrize(("n_paced", "is_valid"), [(200, True), (201, False)])
+def test_variability_needs_four_fifths_of_the_intervals(n_paced: int, *, is_valid: bool) -> None:
+    """The interval after those of the paced beats is left out too."""
+    times_s = _regular(1000)
+    found = measure_variability(**_beats(times_s), fs=FS, is_paced=np.arange(1001) < n_paced - 1)
+    assert found.nn_intervals == 1000 - n_paced
+    assert found.nn_share == pytest.approx(1 - n_paced / 1000)
+    assert found.is_valid is is_valid
+
+
+def test_sdnn_and_rmssd_have_the_values_of_the_definition() -> None:
+    found = measure_variability(**_beats(_regular(400)), fs=FS)
+    assert found.sdnn_ms == pytest.approx(10.0 * np.sqrt(400 / 399), rel=1e-6)
+    assert found.rmssd_ms == pytest.approx(20.0, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("share", "is_normal"), [(1.199, True), (1.201, False), (0.801, True), (0.799, False)]
+)
+def test_an_interval_is_normal_within_a_fifth_of_its_neighbours(
+    share: float, *, is_normal: bool
+) -> None:
+    rr_s = np.full(400, 1.0)
+    rr_s[200] = share
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == (400 if is_normal else 399)
+    assert found.nn_share == pytest.approx(1.0 if is_normal else 399 / 400)
+
+
+@pytest.mark.parametrize(("n_slow", "n_normal"), [(5, 395), (6, 400)])
+def test_the_usual_interval_is_the_median_of_eleven(n_slow: int, n_normal: int) -> None:
+    """Five intervals of two seconds among those of one are unusual; six in a row are usual."""
+    rr_s = np.full(400, 1.0)
+    rr_s[200 : 200 + n_slow] = 2.0
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == n_normal
+
+
+def test_steps_are_taken_between_normal_intervals_in_a_row() -> None:
+    rr_s = np.full(400, 1.0)
+    rr_s[200] = 0.5
+    rr_s[201:] = 1.1
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == 399
+    assert found.rmssd_ms == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_recording_without_length_has_one_minute_and_no_share() -> None:
+    assert np.isnan(_rates(np.zeros(0), 0.0)).tolist() == [True]
+    assert measure_variability(**_beats(np.zeros(0)), fs=FS).nn_share == 0.0
+
+
+@pytest.mark.parametrize(("n_in_a_row", "is_valid"), [(1, False), (2, True)])
+def test_variability_needs_two_normal_intervals_in_a_row(
+    n_in_a_row: int, *, is_valid: bool
+) -> None:
+    """Intervals of two seconds with gaps of four between them, and one pair at the end."""
+    rr_s = [*([2.0, 4.0] * 200), *([2.0] * n_in_a_row)]
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == 200 + n_in_a_row
+    assert found.nn_share == 1.0
+    assert found.is_valid is is_valid
+
+
+def test_the_first_interval_has_only_itself_before_it() -> None:
+    rr_s = np.full(400, 1.0)
+    rr_s[0] = 2.0
+    found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
+    assert found.nn_intervals == 400

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
+from ecg_lib.rhythm.description import describe_beat_counts, describe_pattern, describe_run
 from ecg_lib.rhythm.patterns import PatternKind, RhythmSummary, RunKind, summarize_rhythm
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
@@ -222,6 +223,59 @@ def test_pauses_are_found_unless_something_in_them_cannot_be_read() -> None:
     assert _summarize("NN", times_s=[0, 2.0]).pauses == ()
 
 
+@pytest.mark.parametrize(
+    ("rr_s", "pauses", "long_pauses"),
+    [(2.0, 0, 0), (2.001, 1, 0), (3.0, 1, 0), (3.001, 1, 1)],
+)
+def test_an_interval_above_two_seconds_is_a_pause_and_above_three_a_long_one(
+    rr_s: float, pauses: int, long_pauses: int
+) -> None:
+    rhythm = _summarize("NNNN", times_s=[0, 1, 1 + rr_s, 2 + rr_s])
+    assert (len(rhythm.pauses), rhythm.long_pauses) == (pauses, long_pauses)
+    assert rhythm.longest_rr_s == pytest.approx(rr_s)
+
+
+def test_a_pause_after_an_unreadable_stretch_is_found() -> None:
+    rhythm = summarize_rhythm(
+        np.array([0, 800, 1600, 5000, 7500, 8300]),
+        is_v=np.zeros(6, dtype=np.bool_),
+        is_readable=np.ones(6, dtype=np.bool_),
+        fs=1000.0,
+        unreadable=[Stretch(2000, 4800, UnreadableReason.NOISE)],
+    )
+    assert [(pause.start_s, pause.duration_s) for pause in rhythm.pauses] == [(5.0, 2.5)]
+    assert rhythm.longest_rr_s == 2.5
+
+
+def test_the_mean_rate_is_that_of_the_mean_interval_and_the_usual_rate_of_the_median() -> None:
+    rhythm = _summarize("NNNNN", times_s=[0, 0.5, 1.5, 2.5, 4.5])
+    assert rhythm.heart_rate_mean_bpm == pytest.approx(60 / 1.125)
+    assert rhythm.heart_rate_bpm == pytest.approx(60.0)
+
+
+def test_the_range_of_rates_holds_the_mean_rate() -> None:
+    """Nine intervals of bigeminy: eight in a row average 0.675 s, all nine 0.65 s."""
+    times_s = np.cumsum([0, *([0.45, 0.9] * 4), 0.45]).tolist()
+    rhythm = _summarize("NVNVNVNVNV", times_s=times_s)
+    assert rhythm.heart_rate_mean_bpm == pytest.approx(60 / 0.65)
+    assert rhythm.heart_rate_max_bpm == pytest.approx(60 / 0.65)
+    assert rhythm.heart_rate_min_bpm == pytest.approx(60 / 0.675)
+
+
+def test_the_coupling_of_three_v_beats_is_their_median_and_quartiles() -> None:
+    rhythm = _summarize("NVNVNV", times_s=[0, 0.4, 2, 2.5, 4, 4.8])
+    assert rhythm.coupling is not None
+    assert rhythm.coupling == pytest.approx((0.5, 0.2, 0.4))
+
+
+def test_v_beats_are_counted_by_the_readable_hour() -> None:
+    rhythm = _summarize("NVVN")
+    assert rhythm.v_per_hour(1800.0) == 4.0
+    assert rhythm.v_per_hour(7200.0) == 1.0
+    assert rhythm.v_per_hour(0.5) == 14_400.0
+    assert rhythm.v_per_hour(0.0) == 0.0
+
+
 def test_a_stretch_that_cannot_be_read_parts_beats_as_a_beat_does() -> None:
     times_s = np.array([0, 0.8, 1.6, 2.1, 5.0, 5.9, 6.7, 7.5])
     is_v = np.array([False, False, False, True, True, False, False, False])
@@ -290,3 +344,26 @@ def test_a_simulated_patient_has_the_couplets_and_runs_of_the_truth(seed: int) -
     )
     assert rhythm.couplets == groups.count(2) == len(rhythm.couplet_starts_s)
     assert [run.beats for run in rhythm.runs] == [size for size in groups if size > 2]
+
+
+def test_a_couplet_and_a_pattern_are_described_for_json() -> None:
+    rhythm = _summarize("NVVVNVNVNVN", rr_s=0.5)
+    (run,) = rhythm.runs
+    assert describe_run(run) == {
+        "first_beat": 1,
+        "beats": 3,
+        "start_s": 0.5,
+        "rate_bpm": 120.0,
+        "duration_s": 1.0,
+        "kind": "nsvt",
+    }
+    assert [describe_pattern(pattern) for pattern in rhythm.patterns] == [
+        {"kind": "bigeminy", "start_s": 2.5, "stop_s": 4.5, "v_beats": 3}
+    ]
+    assert describe_beat_counts(rhythm, detected=14, paced=2) == {
+        "total_beats_detected": 14,
+        "normal_beats": 3,
+        "ventricular_beats": 6,
+        "paced_beats": 2,
+        "unreadable_beats": 3,
+    }

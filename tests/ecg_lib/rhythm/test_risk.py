@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ecg_lib.rhythm.patterns import RhythmSummary, Run
-from ecg_lib.rhythm.risk import HIGH_BURDEN, Risk, RiskBasis, RiskLevel, assess_risk
+from ecg_lib.rhythm.risk import Risk, RiskBasis, RiskLevel, assess_risk
 
 QUIET = RhythmSummary(
     beats=1000,
@@ -54,7 +54,13 @@ def test_isolated_v_beats_are_medium() -> None:
     ("rhythm", "reason"),
     [
         (replace(FEW, couplet_starts_s=(3.0,)), "1 couplet of V"),
+        (replace(FEW, couplet_starts_s=(3.0, 9.0)), "2 couplets of V"),
         (replace(FEW, runs=(A_RUN,)), "1 run of V, of 4 beats"),
+        (
+            replace(FEW, runs=(A_RUN, replace(A_RUN, beats=7), A_RUN)),
+            "3 runs of V, the longest of 7 beats",
+        ),
+        (replace(FEW, r_on_t_s=(3.0,)), "1 V beat that may fall on a T wave"),
         (replace(FEW, r_on_t_s=(3.0, 9.0)), "2 V beats that may fall on a T wave"),
     ],
 )
@@ -88,10 +94,10 @@ def test_burden_counts_from_an_hour_and_is_provisional_below_a_day(
 
 
 def test_a_burden_at_the_limit_is_not_above_it() -> None:
-    at_limit = replace(MANY, burden=HIGH_BURDEN)
+    at_limit = replace(MANY, burden=0.10)
     assert _assess(at_limit, duration_s=90_000.0).level is RiskLevel.MEDIUM
-    above = replace(MANY, burden=HIGH_BURDEN + 0.001)
-    assert _assess(above, duration_s=90_000.0).level is RiskLevel.HIGH
+    above = _assess(replace(MANY, burden=0.1001), duration_s=90_000.0)
+    assert (above.level, above.reasons) == (RiskLevel.HIGH, ("V burden of 10.0%, above 10%",))
 
 
 def test_a_run_besides_a_burden_is_not_provisional() -> None:
@@ -109,12 +115,23 @@ def test_a_run_besides_a_burden_is_not_provisional() -> None:
 def test_runs_that_are_no_short_tachycardia_are_named(run: Run, words: str) -> None:
     risk = _assess(replace(FEW, runs=(run,)), duration_s=10.0)
     assert risk.level is RiskLevel.HIGH
+    assert risk.reasons[0] == "1 run of V, the longest of 4 beats"
+    assert risk.reasons[1].startswith("1 of them ")
     assert words in risk.reasons[1]
+    assert len(risk.reasons) == 2
 
 
-def test_a_burden_above_24_percent_names_that_limit() -> None:
-    reasons = _assess(replace(MANY, burden=0.3), duration_s=90_000.0).reasons
-    assert reasons == ("V burden of 30.0%, above 24%",)
+@pytest.mark.parametrize(
+    ("burden", "reason"),
+    [
+        (0.2, "V burden of 20.0%, above 10%"),
+        (0.24, "V burden of 24.0%, above 10%"),
+        (0.2401, "V burden of 24.0%, above 24%"),
+        (0.3, "V burden of 30.0%, above 24%"),
+    ],
+)
+def test_a_burden_above_24_percent_names_that_limit(burden: float, reason: str) -> None:
+    assert _assess(replace(MANY, burden=burden), duration_s=90_000.0).reasons == (reason,)
 
 
 def test_frequent_v_beats_are_named_in_recordings_alone() -> None:
@@ -123,3 +140,9 @@ def test_frequent_v_beats_are_named_in_recordings_alone() -> None:
     assert len(_assess(frequent, duration_s=600.0).reasons) == 1
     in_half = _assess(frequent, duration_s=3600.0, readable_s=1800.0)
     assert in_half.reasons[1] == "120 V beats an hour, 30 or more"
+    at_limit = replace(FEW, v_beats=30, isolated=30)
+    assert _assess(at_limit, duration_s=3600.0).reasons[1] == "30 V beats an hour, 30 or more"
+    below = replace(FEW, v_beats=29, isolated=29)
+    assert _assess(below, duration_s=3600.0).reasons == ("29 isolated V beats",)
+    one = replace(FEW, v_beats=1, isolated=1)
+    assert _assess(one, duration_s=3600.0).reasons == ("1 isolated V beat",)

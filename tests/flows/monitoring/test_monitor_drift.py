@@ -181,7 +181,7 @@ def test_without_a_release_the_run_says_so_and_completes(prefect_server: None) -
 def test_an_empty_log_keeps_the_model(prefect_server: None, release: Release) -> None:
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
-    assert "0 strips where 50 are needed" in decision["reasons"][0]
+    assert "0 strips, 50 needed" in decision["reasons"][0]
     assert decision["report"] is None
 
 
@@ -191,7 +191,7 @@ def test_replayed_reference_traffic_keeps_the_model(
     send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
-    assert decision["reasons"][0] == f"{len(replayed)} strips are like the reference"
+    assert decision["reasons"][0] == f"{len(replayed)} strips compared, no column drifted"
     assert Path(decision["report"]).is_file()
     assert any(f"{len(replayed)} strips" in text for text in read_artifacts("drift-check"))
     assert any(decision["report"] in text for text in read_artifacts("drift-report"))
@@ -204,10 +204,10 @@ def test_noise_that_stays_starts_retraining_once(
     send(settings, noisy[::2], ago=60 * MINUTE, bundle_hash=release.bundle_hash)
     first = monitor_drift()
     assert first["action"] == "KEEP"
-    assert "in 1 checks in a row where 2 are needed" in first["reasons"][0]
+    assert "in 1 check in a row, 2 needed" in first["reasons"][0]
     # The same traffic again is no second finding.
     again = monitor_drift()
-    assert "0 strips where 50 are needed" in again["reasons"][0]
+    assert "0 strips, 50 needed" in again["reasons"][0]
     assert "is not confirmed yet" in again["reasons"][0]
     send(settings, noisy[1::2], ago=30 * MINUTE, bundle_hash=release.bundle_hash, name="q")
     second = monitor_drift()
@@ -219,7 +219,7 @@ def test_noise_that_stays_starts_retraining_once(
     send(settings, noisy, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
     third = monitor_drift()
     assert third["action"] == "KEEP"
-    assert "RETRAIN would be due, but it cools down" in third["reasons"][0]
+    assert "RETRAIN is due but held until" in third["reasons"][0]
 
 
 def test_a_dry_run_stores_and_starts_nothing(

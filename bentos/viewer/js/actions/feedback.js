@@ -1,10 +1,11 @@
 /**
- * The reader's classes: marked beat by beat, sent together.
+ * The reader's classes: marked beat by beat, sent together. Marks stay on the page after they were
+ * sent.
  */
 
 import { plural } from "../base/format.js";
 import { asProblem } from "../base/problem.js";
-import { NO_FEEDBACK } from "../state/app_state.js";
+import { NO_FEEDBACK, unsentLabels } from "../state/app_state.js";
 
 /** @typedef {ReturnType<typeof makeFeedback>} FeedbackSender */
 
@@ -23,38 +24,42 @@ export function makeFeedback(store, service) {
       annotator = name;
     },
     /**
-     * Mark the chosen beat, or take its mark back.
+     * Mark the chosen beat, or take its mark back; a mark that was sent can be changed and sent
+     * again, but not taken back.
      *
      * @param {"N" | "V" | null} label
      */
     mark(label) {
-      const { answer, selected, labels } = store.get();
+      const { answer, selected, labels, sentLabels } = store.get();
       if (!selected || answer?.kind !== "prediction") return;
+      const kept = label ?? sentLabels.get(selected.id);
       const changed = new Map(labels);
-      if (label) changed.set(selected.id, label);
+      if (kept) changed.set(selected.id, kept);
       else changed.delete(selected.id);
+      const removed = kept ? `The mark ${kept} was sent and stays` : "Mark removed";
       store.set({
         labels: changed,
         feedback: NO_FEEDBACK,
-        said: label ? `Marked as ${label}` : "Mark taken back",
+        said: label ? `Marked as ${label}` : removed,
       });
     },
-    /** Send all marks. */
+    /** Send the marks that were not sent yet. */
     async send() {
-      const { answer, labels } = store.get();
-      if (!answer || !labels.size) return;
+      const { answer } = store.get();
+      const unsent = unsentLabels(store.get());
+      if (!answer || !unsent.length) return;
       store.set({ feedback: { status: "sending", text: "Sending …" } });
       try {
         const taken = await service.sendFeedback({
           prediction_id: answer.id,
-          labels: Array.from(labels, ([id, type]) => ({
-            beat_index: Number(id),
-            arrhythmia_type: type,
-          })),
+          labels: unsent.map(([id, type]) => ({ beat_index: Number(id), arrhythmia_type: type })),
           ...(annotator.trim() ? { annotator: annotator.trim() } : {}),
         });
-        const text = `${plural(labels.size, "mark")} taken as feedback ${taken.feedback_id}.`;
-        store.set({ labels: new Map(), feedback: { status: "taken", text } });
+        const current = store.get();
+        if (current.answer !== answer) return;
+        const text = `${plural(unsent.length, "mark")} stored as feedback ${taken.feedback_id}.`;
+        const sentLabels = new Map([...current.sentLabels, ...unsent]);
+        store.set({ sentLabels, feedback: { status: "taken", text } });
       } catch (error) {
         const { title, detail } = asProblem(error);
         const text = `${title}${detail ? `: ${detail}` : ""}. Your marks are still here.`;

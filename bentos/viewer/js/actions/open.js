@@ -15,7 +15,6 @@ import { makeRecorder } from "./record.js";
 import { makeLocalSignal } from "../signal/local_signal.js";
 import { NOTHING_OPEN, NO_FEEDBACK } from "../state/app_state.js";
 import {
-  USUAL_FS_HZ,
   chooseSettings,
   columnOf,
   describeSubject,
@@ -121,6 +120,10 @@ export function makeOpener({ store, service, reader, known }) {
   async function predict(settings, signal, { isSent }) {
     const { subject } = store.get();
     if (!subject?.table) return;
+    if (settings.fs === null) {
+      store.set({ subject: { ...subject, settings }, progress: null });
+      return;
+    }
     tell("Reading the signal");
     const samples = columnOf(subject.table, settings.lead);
     const { signalMv, body } = await reader.prepareRequest(samples, settings);
@@ -131,6 +134,7 @@ export function makeOpener({ store, service, reader, known }) {
       answer: null,
       selected: null,
       labels: new Map(),
+      sentLabels: new Map(),
       feedback: NO_FEEDBACK,
       progress: null,
     });
@@ -199,7 +203,8 @@ export function makeOpener({ store, service, reader, known }) {
     if (!answer || !subject) return;
     const lead = chooseLead(table.leads);
     const samples = columnOf(table, lead);
-    const fs = answer.fs ?? USUAL_FS_HZ;
+    const { fs } = answer;
+    if (fs === null) return;
     const lastsS = samples.length / fs;
     if (Math.abs(lastsS - answer.durationS) > 1 / fs + 1e-6) {
       throw fileProblem(

@@ -4,8 +4,8 @@
 
 import { clock, count, duration, plural } from "../base/format.js";
 import { makePredictedBeats } from "../signal/beats.js";
-import { findGroups } from "../signal/rhythm_groups.js";
 import { measureTrend } from "../signal/trend.js";
+import { readGroups } from "./rhythm_groups.js";
 
 /** Signals longer than this have a trend in place of a picture of themselves. */
 const TREND_FROM_S = 120;
@@ -28,8 +28,8 @@ const TREND_FROM_S = 120;
 
 /**
  * @typedef {object} Rhythm
- * @property {number | null} heartRateBpm
- * @property {number | null} slowestBpm
+ * @property {number | null} meanRateBpm From the mean RR interval.
+ * @property {number | null} slowestBpm Mean rate of eight RR intervals in a row.
  * @property {number | null} fastestBpm
  * @property {number | null} longestRrS
  * @property {number | null} burden Share of readable beats that are V, 0 to 1.
@@ -58,6 +58,7 @@ const TREND_FROM_S = 120;
  * @property {{total: number, normal: number, ventricular: number, unreadable: number}} counts
  * @property {Rhythm} rhythm
  * @property {Finding[]} findings
+ * @property {import("./rhythm_groups.js").RhythmGroup[]} groups
  * @property {Morphology[]} morphologies
  * @property {UnreadableStretch[]} unreadable
  * @property {number | null} usableShare
@@ -87,7 +88,12 @@ export function readPrediction(prediction) {
     endS: stretch.end_sample / prediction.sampling_rate,
     reason: stretch.reason,
   }));
-  const groups = findGroups(beats.all, unreadable);
+  const { rhythm } = prediction;
+  const groups = readGroups({
+    runs: rhythm.runs,
+    coupletStartsS: rhythm.couplet_starts_s ?? [],
+    patterns: rhythm.patterns ?? [],
+  });
   return {
     kind: "prediction",
     id: prediction.prediction_id,
@@ -97,7 +103,7 @@ export function readPrediction(prediction) {
     ...readCommon(prediction),
     findings: [
       ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
-      ...(prediction.rhythm.pauses ?? []).map(describePause),
+      ...(rhythm.pauses ?? []).map(describePause),
       ...unreadable.map(describeUnreadable),
       ...(quality.findings ?? []).map((/** @type {Record<string, any>} */ found) =>
         describeSuspicion(
@@ -107,6 +113,7 @@ export function readPrediction(prediction) {
         ),
       ),
     ].sort((one, other) => one.startS - other.startS),
+    groups,
     morphologies: [],
     unreadable,
     beats,
@@ -135,7 +142,7 @@ export function readCommon(found) {
       unreadable: found.unreadable_beats ?? 0,
     },
     rhythm: {
-      heartRateBpm: rhythm.heart_rate_bpm ?? null,
+      meanRateBpm: rhythm.heart_rate_mean_bpm ?? null,
       slowestBpm: rhythm.heart_rate_min_bpm ?? null,
       fastestBpm: rhythm.heart_rate_max_bpm ?? null,
       longestRrS: rhythm.longest_rr_s ?? null,
@@ -170,11 +177,12 @@ function numberOf(value) {
   return typeof value === "number" ? value : null;
 }
 
-/** @param {import("../signal/rhythm_groups.js").RhythmGroup} group */
+/** @param {import("./rhythm_groups.js").RhythmGroup} group */
 export function describeGroup({ kind, beats, rateBpm, startS, endS }) {
   if (kind === "run") return `Run of ${beats} V beats at ${Math.round(rateBpm ?? 0)}/min`;
   if (kind === "couplet") return "Couplet";
-  return `Bigeminy, ${plural(beats, "V beat")} in ${duration(endS - startS)}`;
+  const name = kind === "bigeminy" ? "Bigeminy" : "Trigeminy";
+  return `${name}, ${plural(beats, "V beat")} in ${duration(endS - startS)}`;
 }
 
 /**

@@ -12,14 +12,12 @@ import {
 import { makeRecordedBeats, readColumns } from "../signal/beats.js";
 import { makeRemoteSignal } from "../signal/remote_signal.js";
 import { measureTrend } from "../signal/trend.js";
+import { readGroups } from "./rhythm_groups.js";
 
 const HOUR_S = 3600;
 
 /** Its beats come in one answer, which lists 20,000. */
 const LONGEST_REFINED_S = 2 * HOUR_S;
-
-/** Where a summary tells only where a couplet begins. */
-const USUAL_COUPLET_S = 0.5;
 
 /**
  * @typedef {object} Recording
@@ -84,12 +82,7 @@ function readSummary(jobId, summary, beats) {
   const { recording, runs, couplets, patterns, pauses, hours } = summary;
   /** @type {import("./prediction.js").UnreadableStretch[]} */
   const unreadable = summary.signal_quality.unreadable.map(readStretch);
-  /** @type {import("../signal/rhythm_groups.js").RhythmGroup[]} */
-  const groups = [
-    ...runs.map(readRun),
-    ...couplets.map(readCouplet),
-    ...patterns.filter(isBigeminy).map(readBigeminy),
-  ];
+  const groups = readGroups({ runs, coupletStartsS: couplets, patterns });
   /** @type {import("./prediction.js").Finding[]} */
   const findings = [
     ...groups.map((group) => ({ ...group, text: describeGroup(group) })),
@@ -108,6 +101,7 @@ function readSummary(jobId, summary, beats) {
     lead: recording.lead,
     ...readCommon(summary),
     findings: findings.sort((one, other) => one.startS - other.startS),
+    groups,
     morphologies: summary.morphologies.forms.map(readForm),
     unreadable,
     beats,
@@ -118,26 +112,6 @@ function readSummary(jobId, summary, beats) {
 /** @param {Record<string, any>} stretch */
 function readStretch({ start_s: startS, end_s: endS, reason }) {
   return { startS, endS, reason };
-}
-
-/** @param {Record<string, any>} run */
-function readRun({ start_s: startS, duration_s: durationS, beats, rate_bpm: rateBpm }) {
-  return { kind: "run", startS, endS: startS + durationS, beats, rateBpm };
-}
-
-/** @param {number} startS */
-function readCouplet(startS) {
-  return { kind: "couplet", startS, endS: startS + USUAL_COUPLET_S, beats: 2, rateBpm: null };
-}
-
-/** @param {Record<string, any>} pattern */
-function isBigeminy({ kind }) {
-  return kind === "bigeminy";
-}
-
-/** @param {Record<string, any>} pattern */
-function readBigeminy({ start_s: startS, stop_s: endS, v_beats: beats }) {
-  return { kind: "bigeminy", startS, endS, beats, rateBpm: null };
 }
 
 /**

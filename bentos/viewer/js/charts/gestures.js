@@ -177,6 +177,7 @@ export const KEYS = [
   ["< >", "V beat before, next V beat"],
   ["N V", "mark the chosen beat as N or V; Delete takes it back"],
   ["Escape", "choose no beat"],
+  ["?", "show this list, wherever the focus is"],
 ];
 
 /**

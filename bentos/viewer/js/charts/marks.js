@@ -230,7 +230,7 @@ function drawReaderMark(context, x, label, palette) {
  *
  * @param {CanvasRenderingContext2D} context
  * @param {Frame} frame
- * @param {import("../signal/rhythm_groups.js").RhythmGroup[]} groups
+ * @param {import("../answer/rhythm_groups.js").RhythmGroup[]} groups
  * @param {Palette} palette
  */
 export function drawBrackets(context, frame, groups, palette) {
@@ -252,7 +252,7 @@ export function drawBrackets(context, frame, groups, palette) {
     const text = nameGroup(group);
     context.font = font(11.5, 600);
     const width = context.measureText(text).width + 8;
-    const room = group.kind === "bigeminy" ? 0 : ROOM_PX;
+    const room = group.kind === "run" || group.kind === "couplet" ? ROOM_PX : 0;
     const middle = (left + right) / 2;
     if (right - left + room < width || middle - width / 2 < textEnd) continue;
     textEnd = middle + width / 2;
@@ -264,7 +264,7 @@ export function drawBrackets(context, frame, groups, palette) {
 }
 
 /**
- * @param {import("../signal/rhythm_groups.js").RhythmGroup} group
+ * @param {import("../answer/rhythm_groups.js").RhythmGroup} group
  */
 function nameGroup({ kind, beats, rateBpm }) {
   if (kind === "run") return `run of ${beats} · ${Math.round(rateBpm ?? 0)}/min`;

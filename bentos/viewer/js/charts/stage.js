@@ -11,7 +11,7 @@ import { drawOverview } from "./overview_chart.js";
 import { drawProbabilities } from "./probability_chart.js";
 import { drawStrip } from "./strip_chart.js";
 
-/** Beats this far outside the window still reach into it with their groups. */
+/** Beats this far outside the window still reach into it with their part of the trace. */
 const AROUND_S = 8;
 
 /** With more runs and couplets than this the overview marks runs alone. */
@@ -67,7 +67,9 @@ export function bindStage({ store, elements, onResize }) {
     const beats = beatsAround(AROUND_S);
     const unreadable = answer?.unreadable ?? refusedStretch(state);
     const events = areTooMany(state) ? eventsOf(answer) : [];
-    const content = { signal, beats, events, durationS, unreadable, labels, selected, hovered };
+    const groups = answer?.groups ?? [];
+    const shown = { labels, selected, hovered };
+    const content = { signal, beats, events, groups, durationS, unreadable, ...shown };
     const { leavesPaper } = drawStrip(strip, sizeOf(strip), view, content, palette);
     track.hidden = !answer;
     hint.hidden = !leavesPaper || view.gain <= 5;

@@ -2,7 +2,7 @@
  * Draw the strip: paper, trace, and what was found in it.
  */
 
-import { findGroups } from "../signal/rhythm_groups.js";
+import { groupsIn } from "../answer/rhythm_groups.js";
 import { prepareCanvas } from "./canvas.js";
 import { GUTTER_PX, PX_PER_MM, SLOWEST_PAPER_MM_PER_S, makeFrame, xAt } from "../base/geometry.js";
 import {
@@ -33,6 +33,7 @@ const SLOWEST_LINE_MM_PER_S = 1.5;
  * @property {import("../signal/beats.js").Beat[]} beats Those in view and a little around it.
  * @property {Array<{timeS: number, kind: string}>} events Marked in place of the beats.
  * @property {number} durationS
+ * @property {import("../answer/rhythm_groups.js").RhythmGroup[]} groups Of the whole signal.
  * @property {import("../answer/prediction.js").UnreadableStretch[]} unreadable
  * @property {Map<string, "N" | "V">} labels The reader's classes.
  * @property {import("../signal/beats.js").Beat | null} selected
@@ -66,7 +67,7 @@ export function drawStrip(canvas, size, view, content, palette) {
   drawTimes(context, frame, { durationS: content.durationS, palette });
   drawClasses(context, frame, beats, { palette, labels: content.labels });
   drawEvents(context, frame, content.events, palette);
-  drawBrackets(context, frame, findGroups(beats, content.unreadable), palette);
+  drawBrackets(context, frame, groupsIn(content.groups, frame, beats), palette);
   drawCalibration(context, frame, { gain: view.gain, middleY, top: TOP_PX, palette });
   return { leavesPaper };
 }

@@ -13,6 +13,7 @@ import { numberHeadings, readHeading, unquote } from "./headings.js";
 /**
  * @typedef {object} SignalTable
  * @property {string[]} leads
+ * @property {boolean} hasLeadNames Whether the file states them.
  * @property {Float64Array[]} columns One for each lead.
  * @property {number | null} fs From the column of time; null when there is none.
  * @property {Array<string | null>} units Of each lead as the file says; null when it does not.
@@ -45,7 +46,8 @@ export function parseCsv(text, fileName) {
   const columns = readColumns(lines, body, { split, width: first.length, fileName });
   const units = hasUnits ? second : [];
   const headings = names?.map((cell, at) => readHeading(cell, units[at]));
-  return describe(columns, headings ?? numberHeadings(first.length), fileName);
+  const table = describe(columns, headings ?? numberHeadings(first.length), fileName);
+  return { ...table, hasLeadNames: headings !== undefined };
 }
 
 /**
@@ -66,7 +68,7 @@ function readComment(line, split, width) {
  * @param {Float64Array[]} columns
  * @param {Heading[]} headings
  * @param {string} fileName
- * @returns {SignalTable}
+ * @returns {Omit<SignalTable, "hasLeadNames">}
  */
 function describe(columns, headings, fileName) {
   const time = headings.findIndex(({ kind }) => kind === "time");

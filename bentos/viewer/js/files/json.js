@@ -7,6 +7,7 @@ import { fileProblem } from "../base/problem.js";
 /**
  * @typedef {object} RequestTable
  * @property {string[]} leads
+ * @property {boolean} hasLeadNames Whether the file states them.
  * @property {Float64Array[]} columns
  * @property {number | null} fs
  * @property {Array<string | null>} units
@@ -46,6 +47,8 @@ export function parseJson(text, fileName) {
   const rate = request.sampling_rate;
   return {
     leads: [typeof request.derivation === "string" ? request.derivation : "MLII"],
+    // A request without a lead has the one that the service takes for it.
+    hasLeadNames: !Array.isArray(content),
     columns: [Float64Array.from(samples)],
     fs: typeof rate === "number" ? rate : null,
     units: ["mV"],

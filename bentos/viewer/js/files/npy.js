@@ -62,7 +62,7 @@ export function parseNpy(buffer, fileName, isPart = false) {
     const at = bad.findIndex((value) => !Number.isFinite(value));
     throw fileProblem(`Sample ${at} of ${fileName} is no number`, "It is NaN or infinite.");
   }
-  return { leads, columns, fs: null, units: leads.map(() => null) };
+  return { leads, hasLeadNames: false, columns, fs: null, units: leads.map(() => null) };
 }
 
 /**

@@ -12,13 +12,16 @@ const IN_MV = new Map([
   ["V", 1e3],
 ]);
 
-/** Peak to peak in mV beyond which samples are no mV: a converter's counts. */
+/** Peak-to-peak amplitude in mV above which samples must be counts of a converter. */
 const LARGEST_MV = 40;
+
+/** What the service calls a lead of which the name is not known. */
+export const UNNAMED_LEAD = "ECG";
 
 /**
  * @typedef {object} SignalSettings
  * @property {string} lead Column of the file.
- * @property {number} fs
+ * @property {number | null} fs Null while nobody has stated it; nothing is drawn or sent then.
  * @property {string} unit `mV`, `uV`, `V` or `counts`.
  * @property {number} countsPerMv For `counts`.
  * @property {string} derivation Name of the lead on the wire.
@@ -77,7 +80,7 @@ export function chooseLead(leads) {
 export function nameOnWire(lead, known) {
   const plain = (/** @type {string} */ name) =>
     name.toLowerCase().replace(/^(lead|ecg)?[ _-]+/, "");
-  return known.find((name) => plain(name) === plain(lead)) ?? "ECG";
+  return known.find((name) => plain(name) === plain(lead)) ?? UNNAMED_LEAD;
 }
 
 /**

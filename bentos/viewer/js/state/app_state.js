@@ -49,7 +49,8 @@ import { USUAL_VIEW } from "../base/geometry.js";
  * @property {number} width Of the strip, in CSS px.
  * @property {import("../signal/beats.js").Beat | null} selected
  * @property {import("../signal/beats.js").Beat | null} hovered
- * @property {Map<string, "N" | "V">} labels The reader's classes by the id of beats.
+ * @property {Map<string, "N" | "V">} labels The reader's classes by the id of beats, sent or not.
+ * @property {Map<string, "N" | "V">} sentLabels Those that the service has.
  * @property {FeedbackState} feedback
  * @property {boolean} isAtStart Whether the reader is where nothing is open.
  * @property {string} said The last thing that was said aloud.
@@ -73,6 +74,7 @@ export const NOTHING_OPEN = {
   selected: null,
   hovered: null,
   labels: new Map(),
+  sentLabels: new Map(),
   feedback: NO_FEEDBACK,
 };
 
@@ -87,6 +89,16 @@ export const INITIAL_STATE = {
   drawn: 0,
   ...NOTHING_OPEN,
 };
+
+/**
+ * The marks that the service does not have yet.
+ *
+ * @param {Pick<State, "labels" | "sentLabels">} state
+ * @returns {Array<[string, "N" | "V"]>}
+ */
+export function unsentLabels({ labels, sentLabels }) {
+  return [...labels].filter(([id, label]) => sentLabels.get(id) !== label);
+}
 
 /**
  * Seconds of the signal that is open, or 0.

@@ -2,18 +2,15 @@
  * What is opened: where it came from, and how its samples are read at first.
  */
 
-import { chooseLead, guessUnit, nameOnWire } from "../files/request.js";
+import { UNNAMED_LEAD, chooseLead, guessUnit, nameOnWire } from "../files/request.js";
 
 /** @typedef {import("../files/reader.js").ReadTable} ReadTable */
-
-/** The rate of MIT-BIH records, which the service takes for those without one. */
-export const USUAL_FS_HZ = 360;
 
 /** The gain of MIT-BIH records. */
 const USUAL_COUNTS_PER_MV = 200;
 
 /**
- * Choose how a table is read: what it tells, and what is usual.
+ * Choose how a table is read: what the file states, and nothing that it does not.
  *
  * @param {ReadTable} table
  * @param {string[]} knownLeads Names that the service takes.
@@ -23,10 +20,10 @@ export function chooseSettings(table, knownLeads) {
   const lead = chooseLead(table.leads);
   return {
     lead,
-    fs: table.fs ?? USUAL_FS_HZ,
+    fs: table.fs,
     unit: unitOf(table, lead),
     countsPerMv: USUAL_COUNTS_PER_MV,
-    derivation: nameOnWire(lead, knownLeads),
+    derivation: table.hasLeadNames ? nameOnWire(lead, knownLeads) : UNNAMED_LEAD,
     applyRuleguard: table.applyRuleguard ?? true,
     patientId: table.patientId ?? "",
   };
@@ -123,5 +120,6 @@ export function formFields(table, { lead, fs, unit }) {
  * @returns {ReadTable}
  */
 export function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
-  return { leads: [derivation], columns: [Float64Array.from(samples)], fs, units: ["mV"] };
+  const columns = [Float64Array.from(samples)];
+  return { leads: [derivation], hasLeadNames: true, columns, fs, units: ["mV"] };
 }

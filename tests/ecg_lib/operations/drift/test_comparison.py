@@ -24,7 +24,7 @@ from ecg_lib.operations.drift.observation import (
     gather_strips,
     read_reference,
 )
-from ecg_lib.operations.drift.permutation import adjust_p_values
+from ecg_lib.operations.drift.permutation import StripCounts, adjust_p_values, deal_strips
 
 QUICK = ComparisonConfig(n_draws=10, n_permutations=299)
 BEATS = 12
@@ -188,7 +188,7 @@ def test_strips_of_other_lengths_are_left_out_and_named() -> None:
     found = compare_beats(reference, traffic, config=QUICK)
     assert found.n_strips == 26
     assert found.left_out == (
-        "4 strips of 30 to 300 s, as the reference has none of such a length",
+        "4 strips of 30 to 300 s: the reference has no strips of such a length",
     )
 
 
@@ -200,7 +200,7 @@ def test_columns_without_a_value_are_left_out_and_named() -> None:
     assert [drift.column for drift in found.columns] == [
         name for name in OBSERVED_COLUMNS if name != "heart_rate_bpm"
     ]
-    assert found.left_out == ("heart_rate_bpm, as there is no value in the traffic",)
+    assert found.left_out == ("heart_rate_bpm: no value in the traffic",)
 
 
 def test_groups_without_a_value_have_no_voice_in_that_column() -> None:
@@ -257,3 +257,164 @@ def test_p_values_are_corrected_as_holm_did() -> None:
     # The figures are those of p.adjust of R.
     p_values = np.array([0.01, 0.02, 0.03, 0.04, 0.05])
     assert adjust_p_values(p_values).tolist() == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
+
+
+def test_the_usual_limits_are_those_chosen_on_ds1() -> None:
+    assert ComparisonConfig() == ComparisonConfig(
+        alpha=0.05,
+        min_ks_distance=0.15,
+        min_variation_distance=0.05,
+        max_length_ratio=1.5,
+        n_draws=20,
+        n_permutations=499,
+        seed=0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("length_s", "is_kept"), [(15.0, True), (15.01, False), (10 / 1.5, True), (6.66, False)]
+)
+def test_a_strip_may_be_half_as_long_again_as_its_reference(
+    length_s: float, *, is_kept: bool
+) -> None:
+    rng = np.random.default_rng(0)
+    reference = draw_population(rng, [1] * 4)
+    traffic = replace(draw_population(rng, [1]), strip_s=np.array([length_s]))
+    matched = match_lengths(reference, traffic, max_ratio=1.5)
+    assert matched.current.n_strips == int(is_kept)
+    assert len(matched.left_out) == int(not is_kept)
+    assert matched.length.tolist() == ([10.0] if is_kept else [])
+    assert matched.reference.n_strips == (4 if is_kept else 0)
+
+
+def _strips(groups: dict[str, list[list[float]]]) -> ObservedBeats:
+    """One strip for each list of RR intervals; all other columns are alike."""
+    return gather_strips(
+        [
+            ObservedStrip(
+                group,
+                10.0,
+                {name: [0.5] * len(rr) for name in OBSERVED_COLUMNS}
+                | {
+                    "rr_prev_s": rr,
+                    "arrhythmia_type": ["V" if value > 1 else "N" for value in rr],
+                    "rule": ["none"] * len(rr),
+                },
+            )
+            for group, strips in groups.items()
+            for rr in strips
+        ]
+    )
+
+
+def test_figures_of_a_column_are_quartiles_and_shares_to_a_digit() -> None:
+    reference = _strips({"a": [[0.5, 0.6, 0.7, 0.8, 0.9]], "b": [[0.5, 0.6, 0.7, 0.8, 1.2]]})
+    traffic = _strips({"c": [[0.8, 0.9, 1.5, 1.6]]})
+    found = {d.column: d for d in compare_beats(reference, traffic, config=QUICK).columns}
+    assert found["rr_prev_s"].reference == "0.7 (0.6 to 0.8)"
+    assert found["rr_prev_s"].current == "1.2 (0.875 to 1.52)"
+    assert found["arrhythmia_type"].reference == "N 90.0%, V 10.0%"
+    assert found["arrhythmia_type"].current == "N 50.0%, V 50.0%"
+    assert found["arrhythmia_type"].distance == pytest.approx(0.4)
+    assert found["rr_prev_s"].distance == pytest.approx(0.6)
+
+
+def test_p_values_are_those_of_every_exchange() -> None:
+    """Three groups of traffic apart from three of the reference: 2 of 20 exchanges are as far."""
+    reference = _strips({name: [[0.5, 0.6]] for name in "abc"})
+    traffic = _strips({name: [[0.9, 1.0]] for name in "def"})
+    config = ComparisonConfig(n_draws=3, n_permutations=2000)
+    found = {d.column: d for d in compare_beats(reference, traffic, config=config).columns}
+    assert found["rr_prev_s"].distance == pytest.approx(1.0)
+    assert found["rr_prev_s"].p_value == pytest.approx(0.1, abs=0.02)
+    assert found["rr_prev_s"].p_adjusted == pytest.approx(9 * found["rr_prev_s"].p_value)
+    assert found["rule"].p_value == 1.0
+    assert found["rule"].p_adjusted == 1.0
+    assert not found["rr_prev_s"].is_drifted
+
+
+def test_a_permutation_counts_itself_among_those_as_far() -> None:
+    reference = _strips({f"a{n}": [[0.5, 0.6]] for n in range(20)})
+    traffic = _strips({f"b{n}": [[0.9, 1.0]] for n in range(20)})
+    found = compare_beats(reference, traffic, config=replace(QUICK, n_permutations=99))
+    p_value = next(d.p_value for d in found.columns if d.column == "rr_prev_s")
+    assert p_value == pytest.approx(1 / 100)
+
+
+@pytest.mark.parametrize(("limit", "is_drifted"), [(0.7, True), (0.7001, False)])
+def test_a_numerical_column_drifts_from_its_least_distance_on(
+    limit: float, *, is_drifted: bool
+) -> None:
+    rr = [0.41, 0.42, 0.43, 0.44, 0.45, 0.46, 0.47, 0.91, 0.92, 0.93]
+    reference = _strips({f"a{n}": [rr] for n in range(20)})
+    traffic = _strips({f"b{n}": [[0.9] * 10] for n in range(20)})
+    config = replace(QUICK, min_ks_distance=limit)
+    found = {d.column: d for d in compare_beats(reference, traffic, config=config).columns}
+    assert found["rr_prev_s"].distance == pytest.approx(0.7, abs=1e-6)
+    assert found["rr_prev_s"].is_drifted is (is_drifted and found["rr_prev_s"].distance >= limit)
+
+
+@pytest.mark.parametrize(("limit", "is_drifted"), [(0.19, True), (0.21, False)])
+def test_a_categorical_column_drifts_from_its_least_distance_on(
+    limit: float, *, is_drifted: bool
+) -> None:
+    reference = _strips({f"a{n}": [[0.5] * 10] for n in range(20)})
+    traffic = _strips({f"b{n}": [[0.5] * 8 + [1.5] * 2] for n in range(20)})
+    config = replace(QUICK, min_variation_distance=limit)
+    found = {d.column: d for d in compare_beats(reference, traffic, config=config).columns}
+    assert found["arrhythmia_type"].distance == pytest.approx(0.2, abs=1e-5)
+    assert found["arrhythmia_type"].is_drifted is is_drifted
+
+
+def test_values_missing_on_both_sides_are_named_together() -> None:
+    rng = np.random.default_rng(0)
+    reference, traffic = draw_population(rng, [2] * 5), draw_population(rng, [1] * 5)
+    reference.columns["amplitude_mv"][:] = np.nan
+    traffic.columns["amplitude_mv"][:] = np.nan
+    found = compare_beats(reference, traffic, config=replace(QUICK, n_draws=2))
+    assert found.left_out == ("amplitude_mv: no value in the reference and the traffic",)
+    assert (found.n_beats, found.n_groups, found.n_reference_groups) == (60, 5, 5)
+
+
+def test_strips_are_dealt_as_a_patient_of_the_traffic_has_them() -> None:
+    subjects = StripCounts.of(
+        np.array(["a"] * 6 + ["b"] * 3), np.array([10.0] * 4 + [60.0] * 2 + [10.0] * 3)
+    )
+    traffic = StripCounts.of(np.array(["x", "x", "x"]), np.array([10.0, 10.0, 60.0]))
+    rng = np.random.default_rng(0)
+    seen = set()
+    for _ in range(50):
+        strips, starts = deal_strips(subjects, traffic, rng)
+        of_a, of_b = np.split(strips, starts[1:])
+        assert starts.tolist() == [0, 3]
+        assert sorted(of_a)[2] in {4, 5}
+        assert set(of_a[:2]) <= {0, 1, 2, 3}
+        assert len(set(of_b)) == 2
+        assert set(of_b) <= {6, 7, 8}
+        seen |= set(strips.tolist())
+    assert seen == set(range(9))
+
+
+def test_a_subject_without_a_strip_of_the_length_gets_none() -> None:
+    subjects = StripCounts.of(np.array(["a", "a", "b"]), np.array([10.0, 10.0, 60.0]))
+    traffic = StripCounts.of(np.array(["x", "y"]), np.array([10.0, 300.0]))
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        strips, starts = deal_strips(subjects, traffic, rng)
+        assert starts.tolist() == [0]
+        assert strips.tolist() in ([0], [1])
+
+
+def test_strips_are_put_in_the_order_of_their_groups() -> None:
+    counts = StripCounts.of(np.array(["b", "a", "b", "a"]), np.array([10.0, 10.0, 20.0, 10.0]))
+    assert counts.order.tolist() == [1, 3, 0, 2]
+    assert counts.starts.tolist() == [0, 2]
+    assert [{k: v.tolist() for k, v in one.items()} for one in counts.by_length] == [
+        {10.0: [1, 3]},
+        {10.0: [0], 20.0: [2]},
+    ]
+
+
+def test_a_p_value_is_never_above_one() -> None:
+    assert adjust_p_values(np.array([0.9, 0.6])).tolist() == [1.0, 1.0]
+    assert adjust_p_values(np.array([0.04, 0.01])).tolist() == [0.04, 0.02]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.evaluation.bootstrap import Interval, bootstrap_interval
 from ecg_lib.operations.drift.live_performance import (
     ReviewedStrip,
     count_reviewed,
@@ -89,3 +90,84 @@ def test_the_estimate_is_right_where_probabilities_are_calibrated() -> None:
 
 def test_the_estimate_of_no_beats_is_not_a_number() -> None:
     assert np.isnan(estimate_performance(np.zeros(0), np.zeros(0, dtype=np.bool_)).f1)
+
+
+def test_every_count_of_a_reviewed_strip_is_worked_out() -> None:
+    reviewed = count_reviewed([review("a", "NNVV-NV", "NVVNVNN")], min_share=0.8)
+    assert reviewed.counts["a"] == BeatCounts(
+        beats=7,
+        found=7,
+        v_beats=3,
+        v_found=3,
+        v_true=1,
+        v_false=2,
+        n_beats=4,
+        n_true=2,
+        n_wrong=2,
+        v_wrong=1,
+        abstained=1,
+    )
+    assert (reviewed.n_strips, reviewed.n_partly) == (1, 0)
+
+
+@pytest.mark.parametrize(("truth", "n_strips"), [("NNNN.", 1), ("NNN..", 0), (".....", 0)])
+def test_four_labels_of_five_beats_are_a_review(truth: str, n_strips: int) -> None:
+    reviewed = count_reviewed([review("a", "NNNNN", truth)], min_share=0.8)
+    assert (reviewed.n_strips, reviewed.n_partly) == (n_strips, 1 - n_strips)
+
+
+def test_strips_that_do_not_count_are_counted_and_the_rest_go_on() -> None:
+    strips = [
+        review("a", "NNNNN", "..V.."),
+        review("b", "NNNNN", "..V.."),
+        review("c", "NV", "NV"),
+    ]
+    reviewed = count_reviewed(strips, min_share=0.8)
+    assert (reviewed.n_strips, reviewed.n_partly, set(reviewed.counts)) == (1, 2, {"c"})
+
+
+def test_labels_outside_the_strip_are_left_out_and_the_others_count() -> None:
+    labels = {-1: "V", 0: "V", 1: "N", 2: "V"}
+    reviewed = count_reviewed([ReviewedStrip("a", ["V", "N"], labels)], min_share=1.0)
+    assert reviewed.counts["a"].beats == 2
+    assert reviewed.counts["a"].v_true == 1
+
+
+def test_the_promise_is_compared_at_the_labelled_share_of_v() -> None:
+    strips = [review(str(i), "NNNNVV", "NNNNVV") for i in range(5)]
+    reference = BeatCounts(v_beats=100, v_true=90, v_false=9, n_beats=900, n_true=891)
+    labelled = measure_performance(count_reviewed(strips, min_share=0.8), reference=reference)
+    assert labelled.expected_f1 == pytest.approx(2 * 9 / (9 + 0.2 + 10))
+    assert (labelled.sensitivity, labelled.predictivity) == (1.0, 1.0)
+    assert (labelled.n_strips, labelled.n_partly) == (5, 0)
+    assert labelled.f1 == (1.0, 1.0, 1.0)
+
+
+def test_the_interval_of_the_labels_is_one_of_90_percent_by_its_seed() -> None:
+    strips = [review(str(i), "NNNNVV", "NNNNVV") for i in range(20)]
+    strips += [review(str(i), "NNNNNN", "NNNNVV") for i in range(20, 30)]
+    reviewed = count_reviewed(strips, min_share=0.8)
+    counts = list(reviewed.counts.values())
+
+    def interval(confidence: float, seed: int) -> Interval:
+        return bootstrap_interval(counts, lambda c: c.v_f1, seed=seed, confidence=confidence)
+
+    assert measure_performance(reviewed, reference=None).f1 == interval(0.90, 0)
+    assert measure_performance(reviewed, reference=None, seed=3).f1 == interval(0.90, 3)
+    assert interval(0.90, 0) != interval(0.95, 0)
+
+
+def test_false_v_alone_have_an_f1_of_zero() -> None:
+    labelled = measure_performance(
+        count_reviewed([review("a", "NV", "NN")], min_share=0.8), reference=None
+    )
+    assert labelled.f1.estimate == 0
+    assert np.isnan(expect_f1(BeatCounts(v_beats=1, v_true=1, n_beats=1, n_true=1), BeatCounts()))
+
+
+def test_the_estimate_is_the_sum_of_probabilities() -> None:
+    estimate = estimate_performance(np.array([0.9, 0.7, 0.4]), np.array([True, True, False]))
+    assert estimate == pytest.approx((2 * 1.6 / (2 + 2.0), 1.6 / 2.0, 1.6 / 2))
+    none_called = estimate_performance(np.array([0.25, 0.25]), np.array([False, False]))
+    assert (none_called.f1, none_called.sensitivity) == (0, 0)
+    assert np.isnan(none_called.predictivity)

@@ -14,15 +14,27 @@ from ecg_lib.records.record import read_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
+from ecg_lib.signal_path.readability.asystole import AsystoleConfig, find_asystole
 from ecg_lib.signal_path.readability.findings import (
     BEAT_QUALITIES,
     Finding,
     FindingKind,
+    FindingsConfig,
     Judgement,
+    are_paced,
+    are_readable,
+    have_class,
     judge_signal,
     list_alarms,
 )
-from ecg_lib.signal_path.readability.quality import UnreadableReason, assess_quality
+from ecg_lib.signal_path.readability.pacing import PacingConfig
+from ecg_lib.signal_path.readability.quality import (
+    QualityConfig,
+    UnreadableReason,
+    assess_quality,
+    measure_rail_share,
+    measure_slope_energy,
+)
 
 FS = 360
 PacedMaker = Callable[[float], NDArray[np.float64]]
@@ -231,3 +243,195 @@ def test_pacemakers_are_found_and_no_v_beat_is_called_paced(name: str, mitdb_dir
     symbols = np.array(record.annotations.symbols)
     for v_beat in record.annotations.samples[np.isin(symbols, ["V", "E"])]:
         assert np.abs(paced - v_beat).min() > 54
+
+
+def test_a_standstill_to_the_very_end_is_found_to_its_last_sample() -> None:
+    signal = _clean(duration_s=20.0)
+    signal[14 * FS :] = _still(6.0, start_mv=signal[14 * FS], stop_mv=signal[14 * FS])
+    judged = _judge(signal)
+    (finding,) = judged.findings
+    assert finding.kind is FindingKind.ASYSTOLE
+    assert 13.5 * FS <= finding.start <= 14.5 * FS
+    assert finding.stop == len(signal)
+    assert judged.unreadable == ()
+    assert np.isnan(judged.per_second[15:]).all()
+    assert np.isfinite(judged.per_second[:13]).all()
+
+
+def test_a_standstill_from_the_very_beginning_is_found_from_its_first_sample() -> None:
+    signal = _clean(duration_s=20.0)
+    signal[: 6 * FS] = _still(6.0, start_mv=signal[6 * FS], stop_mv=signal[6 * FS])
+    (finding,) = _judge(signal).findings
+    assert (finding.kind, finding.start) == (FindingKind.ASYSTOLE, 0)
+    assert 5.5 * FS <= finding.stop <= 6.5 * FS
+
+
+def test_a_standstill_of_a_part_of_a_cell_ends_with_the_signal() -> None:
+    signal = _clean(duration_s=20.0)[: 20 * FS - 7]
+    signal[14 * FS :] = _still(6.0, start_mv=signal[14 * FS], stop_mv=signal[14 * FS])[:-7]
+    (finding,) = _judge(signal).findings
+    assert finding.stop == 20 * FS - 7
+
+
+@pytest.mark.parametrize(("n_beats", "n_findings"), [(2, 0), (3, 1)])
+def test_a_standstill_needs_three_beats_to_be_measured_by(n_beats: int, n_findings: int) -> None:
+    signal = _clean(duration_s=20.0)
+    r_peaks = detect_r_peaks(signal)
+    end = int(r_peaks[n_beats - 1]) + FS // 2
+    signal[end:] = _still((len(signal) - end) / FS, start_mv=signal[end], stop_mv=signal[end])
+    energy = measure_slope_energy(signal)
+    quiet = find_asystole(
+        signal, r_peaks[:n_beats], energy=energy, is_readable=np.ones(n_beats, dtype=np.bool_)
+    )
+    assert len(quiet.asystole) == n_findings
+
+
+@pytest.mark.parametrize(("seconds", "n_found"), [(2.9, 0), (3.1, 1)])
+def test_a_standstill_lasts_three_seconds(seconds: float, n_found: int) -> None:
+    """Bursts of slope energy around a line at rest of a length that is known to the sample."""
+    n_quiet = round(seconds * FS)
+    energy = np.concatenate([np.ones(5 * FS), np.zeros(n_quiet), np.ones(5 * FS)])
+    signal = np.tile([0.0, 1.0], len(energy))[: len(energy)]
+    signal[5 * FS : 5 * FS + n_quiet] = 0.0
+    r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
+    assert len(quiet.asystole) == n_found
+    if n_found:
+        assert quiet.asystole == ((5 * FS, 5 * FS + n_quiet),)
+        assert quiet.drifting == ()
+
+
+@pytest.mark.parametrize(("span_mv", "is_at_rest"), [(0.74, True), (0.76, False)])
+def test_a_line_at_rest_spans_at_most_three_quarters_of_a_complex(
+    span_mv: float, *, is_at_rest: bool
+) -> None:
+    energy = np.concatenate([np.ones(5 * FS), np.zeros(4 * FS), np.ones(5 * FS)])
+    signal = np.zeros(len(energy))
+    r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
+    signal[r_peaks] = 1.0
+    signal[6 * FS] = span_mv
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
+    assert (len(quiet.asystole), len(quiet.drifting)) == ((1, 0) if is_at_rest else (0, 1))
+
+
+@pytest.mark.parametrize(("share", "n_found"), [(0.119, 1), (0.121, 0)])
+def test_a_line_is_quiet_below_an_eighth_of_the_energy_of_a_beat(
+    share: float, n_found: int
+) -> None:
+    energy = np.concatenate([np.ones(5 * FS), np.full(4 * FS, share), np.ones(5 * FS)])
+    r_peaks = np.array([FS, 2 * FS, 3 * FS, 4 * FS])
+    signal = np.zeros(len(energy))
+    signal[r_peaks] = 1.0
+    quiet = find_asystole(signal, r_peaks, energy=energy, is_readable=np.ones(4, dtype=np.bool_))
+    assert len(quiet.asystole) == n_found
+
+
+def test_two_paced_stretches_are_two_findings(make_paced: PacedMaker) -> None:
+    signal = np.concatenate([make_paced(20.0), _clean(duration_s=30.0), make_paced(20.0)])
+    r_peaks = detect_r_peaks(signal)
+    judged = judge_signal(signal, r_peaks)
+    found = [finding for finding in judged.findings if finding.kind is FindingKind.PACING]
+    assert len(found) == 2
+    first, second = found
+    assert first.stop <= 21 * FS
+    assert second.start >= 49 * FS
+    is_paced = judged.beat_quality == "paced"
+    assert {first.start, first.stop - 1, second.start, second.stop - 1} <= set(r_peaks[is_paced])
+    assert not is_paced[(r_peaks > 21 * FS) & (r_peaks < 49 * FS)].any()
+
+
+def test_beats_of_each_quality_are_readable_paced_or_have_a_class() -> None:
+    assert BEAT_QUALITIES == ("ok", "flat", "clipped", "noise", "flutter", "asystole", "paced")
+    qualities = np.array(BEAT_QUALITIES)
+    assert are_readable(qualities).tolist() == [True, *[False] * 5, True]
+    assert are_paced(qualities).tolist() == [False] * 6 + [True]
+    assert have_class(qualities).tolist() == [True, *[False] * 6]
+
+
+def test_alarms_are_worded_with_their_seconds() -> None:
+    assert list_alarms((), fs=100.0) == ()
+    findings = (
+        Finding(FindingKind.ASYSTOLE, 100, 450),
+        Finding(FindingKind.FLUTTER, 500, 1750),
+        Finding(FindingKind.ASYSTOLE, 2000, 2400),
+    )
+    assert list_alarms(findings, fs=100.0) == (
+        "ventricular flutter or fibrillation suspected (12.5 s)",
+        "no beat: asystole suspected, or an electrode that leads nothing (7.5 s in 2 stretches)",
+    )
+
+
+def _with_standstill(seconds: float = 6.0) -> NDArray[np.float64]:
+    signal = _clean(duration_s=40.0)
+    part = slice(20 * FS, round((20 + seconds) * FS))
+    signal[part] = _still(seconds, start_mv=signal[part][0], stop_mv=signal[part][-1])
+    return signal
+
+
+def test_detections_in_a_standstill_have_its_quality_and_their_neighbours_do_not() -> None:
+    signal = _with_standstill()
+    (found,) = _judge(signal).findings
+    # Detections on the grid of 0.1 s around both edges of the standstill.
+    steps = 36 * np.arange(-3, 4)
+    around = np.concatenate([found.start + steps, found.stop + steps])
+    r_peaks = np.union1d(detect_r_peaks(signal), around)
+    judged = judge_signal(signal, r_peaks)
+    (finding,) = judged.findings
+    assert {finding.start, finding.start - 36, finding.stop, finding.stop - 36} <= set(around)
+    inside = (r_peaks >= finding.start) & (r_peaks < finding.stop)
+    assert set(judged.beat_quality[inside]) == {"asystole"}
+    assert set(judged.beat_quality[~inside]) == {"ok"}
+
+
+def test_seconds_are_unknown_when_their_middle_is_in_a_standstill() -> None:
+    judged = _judge(_with_standstill())
+    (finding,) = judged.findings
+    middles = np.arange(len(judged.per_second)) * 360 + 180
+    inside = (middles >= finding.start) & (middles < finding.stop)
+    assert inside.sum() >= 5
+    np.testing.assert_array_equal(np.isnan(judged.per_second), inside)
+
+
+def test_a_standstill_of_which_a_flat_line_leaves_too_little_is_none() -> None:
+    signal = _with_standstill()
+    signal[round(22.0 * FS) : 26 * FS] = signal[22 * FS]
+    judged = _judge(signal)
+    assert FindingKind.ASYSTOLE not in {finding.kind for finding in judged.findings}
+    longer = _with_standstill(12.0)
+    longer[round(26.0 * FS) : 32 * FS] = longer[26 * FS]
+    kinds = [finding.kind for finding in _judge(longer).findings]
+    assert kinds == [FindingKind.ASYSTOLE]
+
+
+def test_findings_come_in_the_order_of_their_beginnings(make_paced: PacedMaker) -> None:
+    signal = np.concatenate([make_paced(20.0), _clean(duration_s=20.0), _flutter(12.0)])
+    kinds = [finding.kind for finding in _judge(signal).findings]
+    assert kinds == [FindingKind.PACING, FindingKind.FLUTTER]
+
+
+def test_the_limits_of_each_detector_are_those_of_the_configuration(
+    make_paced: PacedMaker,
+) -> None:
+    def kinds(signal: NDArray[np.float64], config: FindingsConfig) -> set[FindingKind]:
+        judged = judge_signal(signal, detect_r_peaks(signal), config=config)
+        return {finding.kind for finding in judged.findings}
+
+    usual = FindingsConfig()
+    still, paced = _with_standstill(), make_paced(30.0)
+    patient = FindingsConfig(asystole=AsystoleConfig(min_s=8.0))
+    assert kinds(still, usual) == {FindingKind.ASYSTOLE}
+    assert kinds(still, patient) == set()
+    strict = FindingsConfig(pacing=PacingConfig(min_beats=1000))
+    assert kinds(paced, usual) == {FindingKind.PACING}
+    assert kinds(paced, strict) == set()
+
+
+def test_the_limits_of_quality_and_the_rails_are_used() -> None:
+    signal = _clean(duration_s=20.0)
+    r_peaks = detect_r_peaks(signal)
+    rails = np.ones_like(measure_rail_share(signal, fs=FS))
+    clipped = judge_signal(signal, r_peaks, rail_share=rails)
+    assert {stretch.reason for stretch in clipped.unreadable} == {UnreadableReason.CLIPPED}
+    assert judge_signal(signal, r_peaks).unreadable == ()
+    lenient = QualityConfig(clipped_share=1.0)
+    assert judge_signal(signal, r_peaks, rail_share=rails, quality=lenient).unreadable == ()

@@ -5,6 +5,7 @@
 import { describeRule } from "../../answer/prediction.js";
 import { fill, h } from "../../base/dom.js";
 import { clock, number, plural } from "../../base/format.js";
+import { unsentLabels } from "../../state/app_state.js";
 
 /**
  * Show the chosen beat.
@@ -20,6 +21,7 @@ export function bindBeatCard(element, { store, feedback }) {
       state.answer === before.answer &&
       state.selected === before.selected &&
       state.labels === before.labels &&
+      state.sentLabels === before.sentLabels &&
       state.feedback === before.feedback
     ) {
       return;
@@ -90,8 +92,9 @@ export function milliseconds(seconds) {
  * @param {import("../../state/app_state.js").State} state
  * @param {import("../../actions/feedback.js").FeedbackSender} feedback
  */
-function describeMarks({ selected, labels, feedback: sent }, feedback) {
+function describeMarks({ selected, labels, sentLabels, feedback: sent }, feedback) {
   const label = selected ? labels.get(selected.id) : undefined;
+  const nUnsent = unsentLabels({ labels, sentLabels }).length;
   const makeMark = (/** @type {"N" | "V"} */ type) =>
     h(
       "button",
@@ -113,7 +116,7 @@ function describeMarks({ selected, labels, feedback: sent }, feedback) {
       makeMark("N"),
       makeMark("V"),
     ),
-    labels.size > 0 &&
+    nUnsent > 0 &&
       h(
         "form",
         {
@@ -134,7 +137,7 @@ function describeMarks({ selected, labels, feedback: sent }, feedback) {
         h(
           "button",
           { type: "submit", class: "primary", id: "send", disabled: sent.status === "sending" },
-          `Send ${plural(labels.size, "mark")}`,
+          `Send ${plural(nUnsent, "mark")}`,
         ),
       ),
     sent.text &&

@@ -1,5 +1,5 @@
 /**
- * Suspicions, runs, couplets, bigeminy, shapes and unreadable stretches, each a click away.
+ * Suspicions, runs, couplets, patterns, shapes and unreadable stretches, each a click away.
  */
 
 import { fill, h } from "../../base/dom.js";
@@ -17,6 +17,7 @@ const KINDS = [
   ["pause", "Pauses"],
   ["couplet", "Couplets"],
   ["bigeminy", "Bigeminy"],
+  ["trigeminy", "Trigeminy"],
   ["unreadable", "Unreadable"],
 ];
 

@@ -52,7 +52,7 @@ function describe(answer) {
         percent(rhythm.burden),
         `${count(counts.ventricular)} of ${count(counts.normal + counts.ventricular)} read beats`,
       ),
-      ...figure("Heart rate", `${number(rhythm.heartRateBpm)} /min`, describeSpread(rhythm)),
+      ...figure("Mean heart rate", `${number(rhythm.meanRateBpm)} /min`, describeSpread(rhythm)),
       ...figure("Runs", count(rhythm.runs), "3 or more V in a row"),
       ...figure("Couplets", count(rhythm.couplets), "2 V in a row"),
       ...figure(
@@ -84,7 +84,7 @@ function describe(answer) {
 /** @param {import("../../answer/prediction.js").Rhythm} rhythm */
 function describeSpread({ slowestBpm, fastestBpm }) {
   if (number(slowestBpm) === number(fastestBpm)) return "";
-  return `${number(slowestBpm)} to ${number(fastestBpm)} over 8 beats`;
+  return `${number(slowestBpm)} to ${number(fastestBpm)} over any 8 beats`;
 }
 
 /**
@@ -104,13 +104,13 @@ function figure(name, value, more) {
 }
 
 /** @param {import("../../answer/prediction.js").Answer} answer */
-function describeAttention({ riskLevel, riskBasis, riskReasons, isProvisional }) {
+function describeAttention({ kind, riskLevel, riskBasis, riskReasons, isProvisional }) {
   if (!riskLevel) return null;
   const level = riskLevel.toLowerCase();
   return h(
     "div",
     { class: `attention attention-${level}` },
-    h("p", {}, h("b", {}, `Attention: ${level}`), riskBasis && ` · judged on this ${riskBasis}`),
+    h("p", {}, h("b", {}, `Attention: ${level}`), ` · ${describeBasis(kind, riskBasis)}`),
     riskReasons.length > 0 && h("p", {}, riskReasons.join("; ")),
     isProvisional && h("p", {}, "Provisional: less than a day was recorded."),
     h(
@@ -119,4 +119,13 @@ function describeAttention({ riskLevel, riskBasis, riskReasons, isProvisional })
       "How much attention it deserves: information, not a diagnosis.",
     ),
   );
+}
+
+/**
+ * @param {string} kind Of the answer.
+ * @param {string} basis
+ */
+function describeBasis(kind, basis) {
+  if (basis === "recording") return "judged on this recording";
+  return kind === "recording" ? "judged without the burden: under an hour" : "judged on this strip";
 }

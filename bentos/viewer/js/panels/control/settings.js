@@ -58,7 +58,7 @@ export function bindSettings(element, { store, opener }) {
 }
 
 /**
- * Whether nothing is sent before the reader said how the samples are to be read.
+ * Whether nothing is sent before the reader said how to read the samples.
  *
  * @param {import("../../state/app_state.js").State} state
  */
@@ -105,7 +105,7 @@ function describe({ settings, leads }) {
   if (!settings) return plural(leads.length, "lead");
   const { fs, unit, derivation, applyRuleguard } = settings;
   const name = UNITS.find(([value]) => value === unit)?.[1] ?? unit;
-  return `${fs} Hz · ${name} · ${derivation} · rules ${applyRuleguard ? "on" : "off"}`;
+  return `${fs === null ? "rate not known" : `${fs} Hz`} · ${name} · ${derivation} · rules ${applyRuleguard ? "on" : "off"}`;
 }
 
 /**
@@ -122,7 +122,8 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
   const read = () => readForm(form, settings);
   const describeLength = () => {
     const { fs } = read();
-    const length = fs > 0 ? `${plural(nSamples, "sample")} are ${duration(nSamples / fs)}` : "";
+    const samples = plural(nSamples, "sample");
+    const length = fs ? `${samples} at ${fs} Hz last ${duration(nSamples / fs)}` : samples;
     note.textContent = table.isPart ? "The beginning of a long recording is shown." : length;
   };
   fill(
@@ -139,7 +140,8 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
       min: 1,
       step: "any",
       required: true,
-      value: settings.fs,
+      placeholder: "not in the file",
+      value: settings.fs ?? "",
     }),
     makeSelect("unit", "Unit of the samples", UNITS, settings.unit),
     makeInput("countsPerMv", "Counts for 1 mV", {
@@ -216,7 +218,7 @@ function readForm(form, before) {
   const rules = /** @type {HTMLInputElement} */ (form.querySelector("#setting-rules"));
   return {
     lead: value("lead") ?? before.lead,
-    fs: Number(value("fs")),
+    fs: Number(value("fs")) || null,
     unit: value("unit") ?? before.unit,
     countsPerMv: Number(value("countsPerMv")),
     derivation: value("derivation") ?? before.derivation,

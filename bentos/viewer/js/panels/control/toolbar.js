@@ -41,7 +41,7 @@ export function bindToolbar(element, { store, navigation, keys }) {
     ),
     h("div", { class: "group" }, ...vButtons),
     shown,
-    makeButton("Keys", "What the keys do", () => keys.showModal()),
+    makeButton("Keys", "List the keys", () => keys.showModal()),
   );
   for (const button of vButtons) button.disabled = true;
   fillKeys(keys);
