@@ -16,10 +16,16 @@ import pytest
 
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import find_addresses
-from flows.local.free_ports import PortTakenError, check_ports
-from flows.local.process_state import MARK, ProcessRecord, State, SupervisorError, read_state
+from flows.local.supervision.free_ports import PortTakenError, check_ports
+from flows.local.supervision.process_state import (
+    MARK,
+    ProcessRecord,
+    State,
+    SupervisorError,
+    read_state,
+)
 from flows.local.processes import Platform, end_platform, environment, read_status, state_path
-from flows.local.supervisor import (
+from flows.local.supervision.supervisor import (
     AlreadyRunningError,
     NotReadyError,
     ProcessEndedError,
@@ -47,7 +53,7 @@ time.sleep(300)
 """
 _SUPERVISOR = f"""
 import pathlib, sys, os, time
-from flows.local.supervisor import Supervisor
+from flows.local.supervision.supervisor import Supervisor
 home = pathlib.Path(sys.argv[1])
 with Supervisor(home / "processes.json", logs_dir=home, environment=os.environ) as supervisor:
     supervisor.launch("parent", [sys.executable, "-c", {_PARENT!r}, str(home / "pid")])
@@ -190,7 +196,7 @@ def test_a_server_that_ends_without_an_error_is_reported_too(
 def test_a_log_that_grows_large_is_set_aside_and_goes_on(
     make_supervisor: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.local.supervisor._MAX_LOG_BYTES", 100_000)
+    monkeypatch.setattr("flows.local.supervision.supervisor._MAX_LOG_BYTES", 100_000)
     with make_supervisor() as supervisor:
         supervisor.launch("talker", _python(_TALKER))
         deadline = time.monotonic() + 20

@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from ecg_lib.operations.settings import Settings
-from flows.local.process_state import read_state
+from flows.local.supervision.process_state import read_state
 from flows.local.processes import Platform, read_status, state_path
 
 pytestmark = pytest.mark.slow
