@@ -56,11 +56,12 @@ def write_helper_states(
 
 
 def read_helper_states(path: Path, *, now_s: float | None = None) -> dict[str, HelperState]:
-    """Read the state of each helper; none where no supervisor runs.
+    """Read the state of each helper and of the supervisor; none where no supervisor runs.
 
-    A file that is stale or cannot be read is reported as the helper ``supervisor``, lost.
+    When the file is stale or cannot be read, the supervisor is lost.
     """
     lost = {SUPERVISOR: HelperState(status=HelperStatus.LOST)}
+    watching = {SUPERVISOR: HelperState(status=HelperStatus.RUNNING)}
     try:
         document = json.loads(path.read_bytes())
         states = {
@@ -72,7 +73,7 @@ def read_helper_states(path: Path, *, now_s: float | None = None) -> dict[str, H
         return {}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return lost
-    return states | lost if age_s > STALE_AFTER_S else states
+    return states | (lost if age_s > STALE_AFTER_S else watching)
 
 
 def list_degraded(states: Mapping[str, HelperState]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from flows.local.servers.gate import CHECK, SIGN_IN, Credentials, Gate
 
-OURS = Credentials(user="ecg", password="s3:crèt")
+OURS = Credentials(user="ecg", password="s3:crèt")  # noqa: S106  of this test
 LOGIN = {"Authorization": "Basic " + base64.b64encode(b"ecg:s3:cr\xc3\xa8t").decode()}
 VISIT = {"Sec-Fetch-Mode": "navigate", "Sec-Fetch-Dest": "document"}
 

@@ -1,22 +1,29 @@
-"""Children are small Python programs; the real servers are started in test_deploy."""
+"""Children are small Python programs; the real servers are started in test_platform."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 
+from ecg_lib.operations.helper_states import HelperState, HelperStatus
 from ecg_lib.operations.settings import Settings
-from flows.doors.addresses import find_addresses
-from flows.local.supervision.free_ports import PortTakenError, check_ports
+from flows.local.supervision.platform_status import (
+    end_platform,
+    is_ours,
+    read_status,
+    state_path,
+)
 from flows.local.supervision.process_state import (
     MARK,
     ProcessRecord,
@@ -24,11 +31,12 @@ from flows.local.supervision.process_state import (
     SupervisorError,
     read_state,
 )
-from flows.local.processes import Platform, end_platform, environment, read_status, state_path
+from flows.local.supervision.restarts import RestartPolicy
 from flows.local.supervision.supervisor import (
     AlreadyRunningError,
     NotReadyError,
     ProcessEndedError,
+    Program,
     Supervisor,
 )
 
@@ -53,10 +61,11 @@ time.sleep(300)
 """
 _SUPERVISOR = f"""
 import pathlib, sys, os, time
-from flows.local.supervision.supervisor import Supervisor
+from flows.local.supervision.supervisor import Program, Supervisor
 home = pathlib.Path(sys.argv[1])
-with Supervisor(home / "processes.json", logs_dir=home, environment=os.environ) as supervisor:
-    supervisor.launch("parent", [sys.executable, "-c", {_PARENT!r}, str(home / "pid")])
+with Supervisor(home / "processes.json", logs_dir=home, report=print) as supervisor:
+    command = [sys.executable, "-c", {_PARENT!r}, str(home / "pid")]
+    supervisor.launch(Program(name="parent", command=command, environment=os.environ))
     while True:
         supervisor.check()
         time.sleep(0.1)
@@ -74,7 +83,6 @@ def make_supervisor(tmp_path: Path, lines: list[str]) -> Callable[..., Superviso
         return Supervisor(
             tmp_path / "processes.json",
             logs_dir=tmp_path / "logs",
-            environment=os.environ,
             report=lines.append,
             grace_s=grace_s,
         )
@@ -82,26 +90,17 @@ def make_supervisor(tmp_path: Path, lines: list[str]) -> Callable[..., Superviso
     return make
 
 
-@pytest.fixture
-def held_port() -> Iterator[int]:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen()
-        yield listener.getsockname()[1]
-
-
-def _free_ports() -> dict[str, int]:
-    sockets = [socket.socket() for _ in range(3)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return dict(zip(("prefect_port", "mlflow_port", "service_port"), ports, strict=True))
-
-
 def _python(program: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", program, *arguments]
+
+
+def _program(name: str, code: str, *arguments: str, ends_with_children: bool = False) -> Program:
+    return Program(
+        name=name,
+        command=_python(code, *arguments),
+        environment=os.environ,
+        ends_with_children=ends_with_children,
+    )
 
 
 def _wait(condition: Callable[[], bool], *, timeout_s: float = 20.0) -> None:
@@ -128,7 +127,7 @@ def test_leaving_ends_a_child_and_a_grandchild_in_another_session(
 ) -> None:
     with make_supervisor() as supervisor:
         supervisor.launch(
-            "parent", _python(_PARENT, str(tmp_path / "pid")), ends_with_children=True
+            _program("parent", _PARENT, str(tmp_path / "pid"), ends_with_children=True)
         )
         grandchild = _read_pid(tmp_path / "pid")
         state = read_state(tmp_path / "processes.json")
@@ -144,7 +143,7 @@ def test_a_grandchild_whose_parent_is_gone_is_ended(
     make_supervisor: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.launch("parent", _python(_PARENT, str(tmp_path / "pid")))
+        supervisor.launch(_program("parent", _PARENT, str(tmp_path / "pid")))
         grandchild = _read_pid(tmp_path / "pid")
         state = read_state(tmp_path / "processes.json")
         assert state is not None
@@ -158,8 +157,8 @@ def test_children_end_in_reverse_order(
     make_supervisor: Callable[..., Supervisor], lines: list[str]
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.launch("first", _python(_SLEEPER))
-        supervisor.launch("second", _python(_SLEEPER))
+        supervisor.launch(_program("first", _SLEEPER))
+        supervisor.launch(_program("second", _SLEEPER))
     assert lines == ["ending second", "ending first"]
 
 
@@ -168,7 +167,7 @@ def test_a_child_that_does_not_end_by_itself_is_killed(
 ) -> None:
     started_s = time.monotonic()
     with make_supervisor(grace_s=0.5) as supervisor:
-        supervisor.launch("deaf", _python(_DEAF))
+        supervisor.launch(_program("deaf", _DEAF))
         log = tmp_path / "logs" / "deaf.log"
         supervisor.wait_until("deaf", lambda: log.read_text() == "up\n", timeout_s=20.0)
     assert "deaf did not end by itself and is killed" in lines
@@ -179,7 +178,7 @@ def test_a_child_that_dies_is_reported_with_the_end_of_its_log(
     make_supervisor: Callable[..., Supervisor],
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.launch("broken", _python("raise SystemExit('the disk is full')"))
+        supervisor.launch(_program("broken", "raise SystemExit('the disk is full')"))
         with pytest.raises(ProcessEndedError, match=r"exit code 1.*\n.*the disk is full"):
             supervisor.wait_until("broken", lambda: False, timeout_s=10.0)
 
@@ -188,7 +187,7 @@ def test_a_server_that_ends_without_an_error_is_reported_too(
     make_supervisor: Callable[..., Supervisor],
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.launch("brief", _python("pass"))
+        supervisor.launch(_program("brief", "pass"))
         with pytest.raises(ProcessEndedError, match="exit code 0"):
             supervisor.wait_until("brief", lambda: False, timeout_s=10.0)
 
@@ -196,9 +195,9 @@ def test_a_server_that_ends_without_an_error_is_reported_too(
 def test_a_log_that_grows_large_is_set_aside_and_goes_on(
     make_supervisor: Callable[..., Supervisor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flows.local.supervision.supervisor._MAX_LOG_BYTES", 100_000)
+    monkeypatch.setattr("flows.local.supervision.process_logs._MAX_LOG_BYTES", 100_000)
     with make_supervisor() as supervisor:
-        supervisor.launch("talker", _python(_TALKER))
+        supervisor.launch(_program("talker", _TALKER))
         deadline = time.monotonic() + 20
         while not (aside := tmp_path / "logs" / "talker.log.1").exists():
             assert time.monotonic() < deadline, "the log must be set aside"
@@ -217,7 +216,7 @@ def test_a_child_that_does_not_become_ready_is_reported(
     make_supervisor: Callable[..., Supervisor],
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.launch("slow", _python(_SLEEPER))
+        supervisor.launch(_program("slow", _SLEEPER))
         with pytest.raises(NotReadyError, match="slow must be ready in 0 s"):
             supervisor.wait_until("slow", lambda: False, timeout_s=0.3)
 
@@ -226,11 +225,9 @@ def test_a_command_that_fails_is_reported(
     make_supervisor: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
     with make_supervisor() as supervisor:
-        supervisor.run("good", _python("pass"), cwd=tmp_path, timeout_s=10.0)
+        supervisor.run(_program("good", "pass"), timeout_s=20.0)
         with pytest.raises(ProcessEndedError, match="no such flow"):
-            supervisor.run(
-                "deploy", _python("raise SystemExit('no such flow')"), cwd=tmp_path, timeout_s=10.0
-            )
+            supervisor.run(_program("deploy", "raise SystemExit('no such flow')"), timeout_s=20.0)
 
 
 def test_sigterm_ends_the_supervisor_and_everything_below(tmp_path: Path) -> None:
@@ -297,82 +294,136 @@ def test_a_state_file_that_is_none_is_refused(tmp_path: Path) -> None:
         read_status(Settings(home=tmp_path))
 
 
-def test_a_port_that_is_taken_is_named_with_its_holder_and_its_variable(
-    held_port: int, tmp_path: Path
+_QUICK = RestartPolicy(first_pause_s=0.05, longest_pause_s=0.1)
+
+
+def _keep_running(supervisor: Supervisor, program: Program, policy: RestartPolicy = _QUICK) -> int:
+    supervisor.launch(program)
+    supervisor.keep_running(program.name, policy, is_ready=lambda: True)
+    return supervisor.find_record(program.name).pid
+
+
+def _check_until(supervisor: Supervisor, condition: Callable[[], bool]) -> None:
+    def check() -> bool:
+        supervisor.check()
+        return condition()
+
+    _wait(check)
+
+
+def test_a_process_that_is_killed_is_started_again(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path, lines: list[str]
 ) -> None:
-    settings = Settings(home=tmp_path, **(_free_ports() | {"mlflow_port": held_port}))
-    with pytest.raises(PortTakenError) as caught:
-        check_ports(settings)
-    message = str(caught.value)
-    assert f"port {held_port} of the MLflow server is held by" in message
-    assert f"(pid {os.getpid()})" in message
-    assert "ECG_MLFLOW_PORT" in message
-    assert "ECG_SERVICE_PORT" not in message
-
-
-def test_all_taken_ports_are_named_and_nothing_is_started(held_port: int, tmp_path: Path) -> None:
-    ports = _free_ports() | {"service_port": held_port, "prefect_port": held_port}
-    platform = Platform(Settings(home=tmp_path, **ports))
-    with pytest.raises(PortTakenError) as caught, platform:
-        pass
-    assert "ECG_PREFECT_PORT" in str(caught.value)
-    assert "(ECG_SERVICE_PORT) is also that of the Prefect server" in str(caught.value)
-    assert not state_path(Settings(home=tmp_path)).exists()
-    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
-
-
-def test_the_port_of_mlflow_does_not_matter_when_mlflow_is_elsewhere(
-    held_port: int, tmp_path: Path
-) -> None:
-    check_ports(
-        Settings(
-            home=tmp_path,
-            mlflow_tracking_uri="http://mlflow.example:5000",
-            **(_free_ports() | {"mlflow_port": held_port}),
+    with make_supervisor() as supervisor:
+        first = _keep_running(supervisor, _program("helper", _SLEEPER))
+        other = _keep_running(supervisor, _program("other", _SLEEPER))
+        os.kill(first, signal.SIGKILL)
+        _check_until(
+            supervisor,
+            lambda: (
+                supervisor.read_states()["helper"]
+                == HelperState(status=HelperStatus.RUNNING, restarts=1)
+            ),
         )
-    )
+        second = supervisor.find_record("helper").pid
+        assert second != first
+        assert _runs(second)
+        state = read_state(tmp_path / "processes.json")
+        assert state is not None
+        assert [one.pid for one in state.children] == [second, other]
+        assert supervisor.read_states()["other"].restarts == 0
+    assert lines[0].startswith("helper ended with exit code -9; it is started again in 0.05 s")
+    assert lines[1] == "helper runs again"
+    assert not _runs(second)
 
 
-@pytest.mark.parametrize("origins", [(), ("https://a.example", "http://b.example:8080")])
-def test_children_see_every_setting_and_send_no_telemetry(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, origins: tuple[str, ...]
+def test_a_process_that_starts_again_is_degraded_until_it_answers(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("NO_PROXY", "intranet.example")
-    settings = Settings(
-        home=tmp_path,
-        prefect_port=4321,
-        mitdb_dir=tmp_path / "mitdb",
-        allowed_origins=origins,
-    )
-    given = environment(settings)
-    assert (
-        Settings.model_validate(
-            {
-                name: given[f"ECG_{name.upper()}"]
-                for name in Settings.model_fields
-                if f"ECG_{name.upper()}" in given
-            }
-        )
-        == settings
-    )
-    assert given["PREFECT_API_URL"] == "http://127.0.0.1:4321/api"
-    assert given["PREFECT_HOME"] == str(tmp_path / "prefect")
-    assert given["BENTOML_HOME"] == str(settings.bentoml_home)
-    assert given["MLFLOW_TRACKING_URI"] == settings.tracking_uri
-    for name in ("KERAS_HOME", "MPLCONFIGDIR"):
-        assert Path(given[name]).parent == tmp_path / "cache"
-    assert given["NO_PROXY"] == "intranet.example,127.0.0.1,localhost"
-    # Libraries differ in what they take for true: platform-notes.
-    assert given["DO_NOT_TRACK"] == "true"
-    assert given["BENTOML_DO_NOT_TRACK"] == "True"
-    assert MARK not in given
+    ready = tmp_path / "ready"
+    with make_supervisor() as supervisor:
+        supervisor.launch(_program("helper", _SLEEPER))
+        supervisor.keep_running("helper", _QUICK, is_ready=ready.exists)
+        assert supervisor.read_states()["helper"].status is HelperStatus.RUNNING
+        os.kill(supervisor.find_record("helper").pid, signal.SIGKILL)
+        seen = set()
+
+        def is_starting() -> bool:
+            seen.add(supervisor.read_states()["helper"].status)
+            return supervisor.read_states()["helper"].status is HelperStatus.STARTING
+
+        _check_until(supervisor, is_starting)
+        assert HelperStatus.WAITING in seen
+        supervisor.check()
+        assert supervisor.read_states()["helper"].status is HelperStatus.STARTING
+        ready.touch()
+        supervisor.check()
+        assert supervisor.read_states()["helper"].status is HelperStatus.RUNNING
 
 
-def test_a_service_on_every_interface_is_reached_by_loopback(tmp_path: Path) -> None:
-    addresses = find_addresses(Settings(home=tmp_path, service_host="::", service_port=3333))
-    assert addresses.service == "http://127.0.0.1:3333"
+def test_a_process_that_fails_too_often_is_given_up(
+    make_supervisor: Callable[..., Supervisor],
+) -> None:
+    policy = RestartPolicy(first_pause_s=0.01, longest_pause_s=0.01, max_failures=2)
+    with make_supervisor() as supervisor:
+        _keep_running(supervisor, _program("service", "raise SystemExit(7)"), policy)
+        with pytest.raises(ProcessEndedError, match=r"given up after 3 failures.*exit code 7"):
+            _check_until(supervisor, lambda: False)
+        assert supervisor.read_states()["service"].restarts == 2
 
 
-def test_an_address_of_ip_version_6_is_written_in_brackets(tmp_path: Path) -> None:
-    addresses = find_addresses(Settings(home=tmp_path, service_host="::1", service_port=3333))
-    assert addresses.service == "http://[::1]:3333"
+def test_a_process_that_cannot_be_started_again_is_tried_later(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path, lines: list[str]
+) -> None:
+    directory = tmp_path / "cwd"
+    directory.mkdir()
+    with make_supervisor() as supervisor:
+        program = replace(_program("helper", _SLEEPER), cwd=directory)
+        pid = _keep_running(supervisor, program)
+        directory.rmdir()
+        os.kill(pid, signal.SIGKILL)
+        _check_until(supervisor, lambda: len(lines) == 2)
+        assert lines[1] == "helper cannot be started again: No such file or directory"
+        assert supervisor.read_states()["helper"].status is HelperStatus.WAITING
+
+
+def test_files_of_a_process_are_closed_to_other_users(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    code = "import pathlib, sys; pathlib.Path(sys.argv[1]).touch()"
+    with make_supervisor() as supervisor:
+        supervisor.run(_program("writer", code, str(tmp_path / "file")), timeout_s=20.0)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+
+
+def test_a_process_gets_its_own_variables_and_the_mark_alone(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    code = "import os, pathlib, sys; pathlib.Path(sys.argv[1]).write_text(' '.join(os.environ))"
+    program = replace(_program("writer", code, str(tmp_path / "file")), environment={"ONE": "1"})
+    with make_supervisor() as supervisor:
+        supervisor.run(program, timeout_s=20.0)
+    assert set((tmp_path / "file").read_text().split()) <= {"ONE", MARK, "LC_CTYPE"}
+
+
+def test_a_process_that_holds_no_port_is_not_taken_for_the_server(tmp_path: Path) -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = listener.getsockname()[1]
+        me = psutil.Process()
+        record = ProcessRecord(name="prefect-server", pid=me.pid, created_at=me.create_time())
+        settings = Settings(home=tmp_path)
+        State(mark="none", supervisor=record, children=(record,)).write(state_path(settings))
+        assert is_ours(settings, "prefect-server", port)
+        assert not is_ours(settings, "mlflow-server", port)
+        other = subprocess.Popen(_python(_SLEEPER))
+        try:
+            created_at = psutil.Process(other.pid).create_time()
+            squatted = replace(record, pid=other.pid, created_at=created_at)
+            State(mark="none", supervisor=record, children=(squatted,)).write(state_path(settings))
+            assert not is_ours(settings, "prefect-server", port)
+        finally:
+            other.kill()
+            other.wait()
+    assert not is_ours(Settings(home=tmp_path / "none"), "prefect-server", port)
