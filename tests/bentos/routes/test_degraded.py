@@ -7,7 +7,9 @@ from typing import Any
 from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 
 
-def test_a_helper_that_does_not_run_is_named_and_the_service_is_ok(service: Any) -> None:
+def test_a_helper_that_does_not_run_is_named_and_the_service_is_ok(
+    service: Any,  # noqa: ANN401  the class of the conftest
+) -> None:
     assert service.http.get("/health").json()["degraded"] == {}
     states = {
         "mlflow-server": HelperState(status=HelperStatus.WAITING),
