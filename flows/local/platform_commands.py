@@ -169,8 +169,12 @@ def _show_ready(settings: Settings, started_s: float) -> None:
     typer.echo(f"ready after {time.monotonic() - started_s:.0f} s")
     if not is_released:
         return
-    # Asked of the service: an earlier release is served by its own code.
-    model = httpx.get(f"{addresses.service}/health", timeout=30.0, trust_env=False).json()["model"]
+    try:  # asked of the service, because an earlier release is served by its own code
+        answer = httpx.get(f"{addresses.service}/health", timeout=30.0, trust_env=False)
+    except httpx.TransportError as error:
+        typer.echo(f"the service does not answer now: {error}")
+        return
+    model = answer.json()["model"]
     typer.echo(
         f"READY {addresses.service} model={model['version']} source={model['source']} "
         f"data={model['data']}"

@@ -44,6 +44,8 @@ _READY_TIMEOUT_S: Final = 180.0
 _HELPERS: Final = RestartPolicy()
 _SERVICE: Final = RestartPolicy(first_pause_s=0.2, longest_pause_s=10.0, max_failures=8)
 """The platform is there to serve: without a service it ends, with the reason."""
+_CHECK_TIMEOUT_S: Final = 5.0
+"""Nothing is started again while an answer is waited for."""
 _LOST_RUN_AFTER_S: Final = 60.0
 _LOST_RUN_INTERVAL_S: Final = 20.0
 
@@ -120,9 +122,9 @@ class Platform:
             If a process ends or does not become ready; with the end of its log.
 
         """
-        self._launch(PREFECT_SERVER, "flows.local.servers.prefect_server")
+        self._launch(PREFECT_SERVER)
         if self._settings.mlflow_tracking_uri is None:
-            self._launch(MLFLOW_SERVER, "flows.local.servers.mlflow_server")
+            self._launch(MLFLOW_SERVER)
         self.start_prefect()
         self._start_worker()
         if self._settings.mlflow_tracking_uri is None:
@@ -132,7 +134,7 @@ class Platform:
     def start_prefect(self) -> None:
         """Start the Prefect server alone, unless it was, and deploy every flow."""
         if PREFECT_SERVER not in self._supervisor.names:
-            self._launch(PREFECT_SERVER, "flows.local.servers.prefect_server")
+            self._launch(PREFECT_SERVER)
         self._await(PREFECT_SERVER, self._prefect_answers, _HELPERS)
         self._report(f"Prefect: {self._addresses.prefect}")
         with self._open_prefect() as prefect:
@@ -163,7 +165,7 @@ class Platform:
             If it ends or does not become ready; with the end of its log.
 
         """
-        self._launch(SERVICE, "bentos.host")
+        self._launch(SERVICE)
         self._await(SERVICE, self._service_has_model, _SERVICE)
         self._report(f"service: {self._addresses.service}")
 
@@ -193,21 +195,29 @@ class Platform:
             except httpx.HTTPError as error:  # while it is started again; tried later
                 logger.info("lost flow runs cannot be looked for: %r", error)
 
-    def _launch(self, name: str, module: str) -> None:
-        environment, address = {
+    def _launch(self, name: str) -> None:
+        module, make_environment, address = {
             PREFECT_SERVER: (
-                environments.make_prefect_server_environment, self._addresses.prefect
+                "flows.local.servers.prefect_server",
+                environments.make_prefect_server_environment,
+                self._addresses.prefect,
             ),
-            MLFLOW_SERVER: (environments.make_mlflow_server_environment, self._addresses.mlflow),
-            SERVICE: (environments.make_service_environment, self._addresses.service),
+            MLFLOW_SERVER: (
+                "flows.local.servers.mlflow_server",
+                environments.make_mlflow_server_environment,
+                self._addresses.mlflow,
+            ),
+            SERVICE: (
+                "bentos.host", environments.make_service_environment, self._addresses.service
+            ),
         }[name]  # fmt: skip
         self._supervisor.launch(
             Program(
                 name=name,
                 command=[sys.executable, "-m", module],
-                environment=environment(self._settings),
+                environment=make_environment(self._settings),
                 address=address,
-                cwd=self._project_dir if name == SERVICE else PROJECT_DIR,
+                cwd=PROJECT_DIR,
             )
         )
 
@@ -231,9 +241,11 @@ class Platform:
         self._supervisor.wait_until(name, is_ready, timeout_s=_READY_TIMEOUT_S)
         self._supervisor.keep_running(name, policy, is_ready=is_ready)
 
-    def _open_prefect(self) -> PrefectClient:
+    def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
         return PrefectClient(
-            self._addresses.prefect, credentials=read_secret(self._settings, PREFECT)
+            self._addresses.prefect,
+            credentials=read_secret(self._settings, PREFECT),
+            timeout_s=timeout_s,
         )
 
     def _prefect_answers(self) -> bool:
@@ -254,7 +266,7 @@ class Platform:
             return False
         started_at = self._supervisor.find_start(WORKER)
         try:
-            with self._open_prefect() as prefect:
+            with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
                 return prefect.has_worker_since(WORK_POOL, _WORKER_NAME, started_at)
         except httpx.HTTPError:  # the server ended in between
             return False
@@ -270,7 +282,7 @@ class Platform:
         if not self._prefect_answers():
             return
         alive = find_variable("PREFECT__FLOW_RUN_ID", mark=self._supervisor.mark)
-        with self._open_prefect() as prefect:
+        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
             closed = prefect.close_runs_without_process(
                 alive, older_than=timedelta(seconds=older_than_s), message=message
             )

@@ -19,13 +19,14 @@ class PrefectClient:
     Args:
         address: Where the server answers, without ``/api``.
         credentials: Its login. Make sure that the server is ours before the first call.
+        timeout_s: How long an answer may take.
     """
 
-    def __init__(self, address: str, *, credentials: Credentials) -> None:
+    def __init__(self, address: str, *, credentials: Credentials, timeout_s: float = 30.0) -> None:
         self._client = httpx.Client(
             base_url=f"{address}/api",
             auth=(credentials.user, credentials.password),
-            timeout=30.0,
+            timeout=timeout_s,
             trust_env=False,  # a proxy does not reach loopback
         )
 
