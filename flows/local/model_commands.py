@@ -21,10 +21,9 @@ def run(
     """Run a flow by its deployment and follow its log."""
     from flows.local.flow_runs import run_and_follow
 
+    parameters = dict(_parse(item) for item in parameter or [])
     enter_running_platform()
-    run_and_follow(
-        f"{flow}/ecg", parameters=dict(_parse(item) for item in parameter or []), report=typer.echo
-    )
+    run_and_follow(f"{flow}/ecg", parameters=parameters, report=typer.echo)
 
 
 def _parse(item: str) -> tuple[str, object]:
@@ -53,7 +52,7 @@ def rollback(
 def ship(
     version: Annotated[str | None, typer.Argument(help="Model version; else the champion.")] = None,
 ) -> None:
-    """Make a model the reference bundle, which ships with the software."""
+    """Make a model the reference bundle that ships with the software."""
     from flows.doors.registry import Registry
     from flows.release.reference import REFERENCE, ship
 
@@ -65,7 +64,7 @@ def ship(
 
 
 def reproduce() -> None:
-    """Train the reference bundle again and check that its figures come out; needs `ecg up`."""
+    """Train the reference bundle again and compare the figures; needs `ecg up`."""
     from flows.local.flow_runs import run_and_follow
 
     enter_running_platform()
@@ -94,7 +93,7 @@ def evaluate(
         bool, typer.Option("--quick", help="No noise, longer strips or second lead.")
     ] = False,
     final: Annotated[
-        bool, typer.Option("--final", help="Open DS2; noted in docs/ds2-openings.md.")
+        bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
 ) -> None:
@@ -116,7 +115,7 @@ def evaluate(
             bundle, version, reason=reason, settings=settings, on_record=_say_progress
         )
         noted = opening.note_opening(PROJECT_DIR, found, commit=commit)
-        typer.echo(f"noted in {opening.OPENINGS}, with {noted.html.name}: commit both")
+        typer.echo(f"recorded in {opening.OPENINGS}, with {noted.html.name}: commit both")
         written = evaluation.report_path(settings.reports_dir, bundle, "ds2")
     else:
         extent = Extent.QUICK if quick else Extent.FULL
@@ -128,7 +127,7 @@ def evaluate(
     for name, value in evaluation.summarize_headline(found.document).items():
         typer.echo(f"  {name:<24} {value}")
     for line in found.document["missing"]:
-        typer.echo(f"  not in it: {line}")
+        typer.echo(f"  not included: {line}")
     typer.echo(f"report: {written.html}")
 
 
@@ -141,7 +140,7 @@ def traffic(
     count: Annotated[int, typer.Option(min=1, help="Number of strips.")] = 200,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Send strips of 10 s to the service, to see monitoring at work."""
+    """Send strips of 10 s to the service, to exercise monitoring."""
     from flows.monitoring.traffic import Traffic, make_strips, send_many
 
     if kind not in list(Traffic):
@@ -154,9 +153,9 @@ def traffic(
 
 
 def api_key(
-    name: Annotated[str, typer.Argument(help="Whose key it is; a comment in the file.")] = "",
+    name: Annotated[str, typer.Argument(help="Owner of the key; becomes a comment in the file.")] = "",
 ) -> None:
-    """Make a key for the service: shown this once, its hash goes into ECG_API_KEYS_FILE."""
+    """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
     from ecg_lib.operations.api_keys import add_api_key, hash_api_key, make_api_key
 
     path, key = read_settings().api_keys_file, make_api_key()

@@ -108,7 +108,8 @@ def test_a_command_that_needs_the_platform_says_how_to_start_it(
 
 def test_a_parameter_without_a_value_is_refused(home: Path) -> None:
     done = _ecg("run", "monitor-drift", "-p", "window")
-    assert done.exit_code != 0
+    assert done.exit_code == 2
+    assert "a parameter must be name=value, got 'window'" in done.stderr
 
 
 def test_nothing_is_shown_to_run_where_nothing_runs(home: Path) -> None:
