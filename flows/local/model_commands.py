@@ -153,7 +153,9 @@ def traffic(
 
 
 def api_key(
-    name: Annotated[str, typer.Argument(help="Owner of the key; becomes a comment in the file.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="Owner of the key; becomes a comment in the file.")
+    ] = "",
 ) -> None:
     """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
     from ecg_lib.operations.api_keys import add_api_key, hash_api_key, make_api_key
