@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, Never
 
 import typer
 
@@ -29,6 +29,8 @@ from flows.local.supervision.platform_status import (
 
 _LEARNED: Final = ("mlflow", "bentoml", "bundles", "sweeps", "studies.db", "serving", "ledger")
 """What ``ECG_FRESH`` moves aside."""
+
+_TRY_HELPERS_S: Final = 60.0
 
 
 def enter_platform() -> Settings:
@@ -99,22 +101,31 @@ def up(
                 _set_aside(settings)
             if is_serving := read_current(settings) is not None:
                 platform.start_service()  # first, because it needs none of the others
-            platform.start()
+            has_helpers = platform.try_to_start()
             if not is_serving and (is_serving := _install_reference(settings, platform.check)):
                 platform.start_service()
             typer.echo(f"platform up after {time.monotonic() - started_s:.0f} s")
-            if pipeline:
+            if pipeline and has_helpers:
                 _run_pipeline(platform.check, may_fail=is_serving)
             if read_current(settings) is None:
                 typer.echo("nothing is released yet; run the pipeline in the Prefect UI")
             elif not is_serving:
                 platform.start_service()
             _show_ready(settings, started_s)
-            while True:
-                platform.check()
-                time.sleep(0.5)
+            _watch(platform, has_helpers=has_helpers)
     except KeyboardInterrupt:
         typer.echo("stopped; everything that was started has ended")
+
+
+def _watch(platform: Platform, *, has_helpers: bool) -> Never:
+    """Watch the processes for ever; helpers that did not start are tried once a minute."""
+    tried_s = time.monotonic()
+    while True:
+        platform.check()
+        if not has_helpers and time.monotonic() - tried_s > _TRY_HELPERS_S:
+            has_helpers = platform.try_to_start()
+            tried_s = time.monotonic()
+        time.sleep(0.5)
 
 
 def _run_pipeline(check: Callable[[], None], *, may_fail: bool) -> None:

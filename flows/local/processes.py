@@ -1,8 +1,7 @@
 """The platform on one machine: the processes that ``ecg up`` starts, in order.
 
-The prediction service depends on none of the others. The Prefect server, the MLflow server and the
-worker are helpers: one that ends is started again, and the service goes on meanwhile. How processes
-are started, watched and ended is in ``flows.local.supervision``.
+The service depends on none of the others. The Prefect server, the MLflow server and the worker are
+helpers: one that ends is started again. How that is done is in ``flows.local.supervision``.
 """
 
 from __future__ import annotations
@@ -18,7 +17,6 @@ from typing import Final, Self
 
 import httpx
 
-from ecg_lib.operations.helper_states import WRITE_INTERVAL_S, HelperState, write_helper_states
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR, find_addresses
 from flows.local import environments
@@ -27,9 +25,9 @@ from flows.local.servers.secret_files import MLFLOW, PREFECT, read_secret
 from flows.local.supervision.free_ports import check_ports
 from flows.local.supervision.leftovers import Report
 from flows.local.supervision.platform_status import state_path, states_path
-from flows.local.supervision.process_state import find_variable
+from flows.local.supervision.process_state import SupervisorError, find_variable
 from flows.local.supervision.restarts import RestartPolicy
-from flows.local.supervision.supervisor import Program, Supervisor
+from flows.local.supervision.supervisor import GivenUpError, Program, Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +80,12 @@ class Platform:
         self._project_dir = project_dir
         self._report = report
         self._addresses = find_addresses(settings)
-        self._states_written_s = float("-inf")
         self._runs_checked_s = float("-inf")
-        self._states: dict[str, HelperState] = {}
         self._supervisor = Supervisor(
-            state_path(settings), logs_dir=settings.logs_dir, report=report
+            state_path(settings),
+            states_path=states_path(settings),
+            logs_dir=settings.logs_dir,
+            report=report,
         )
 
     def __enter__(self) -> Self:
@@ -108,10 +107,7 @@ class Platform:
         traceback: TracebackType | None,
     ) -> None:
         """End every process, with the processes that it started."""
-        try:
-            self._supervisor.__exit__(kind, error, traceback)
-        finally:
-            states_path(self._settings).unlink(missing_ok=True)
+        self._supervisor.__exit__(kind, error, traceback)
 
     def start(self) -> None:
         """Start the Prefect server, MLflow and a worker, and deploy every flow.
@@ -130,6 +126,25 @@ class Platform:
         if self._settings.mlflow_tracking_uri is None:
             self._await(MLFLOW_SERVER, self._mlflow_answers, _HELPERS)
         self._report(f"MLflow: {self._addresses.mlflow}")
+
+    def try_to_start(self) -> bool:
+        """Start the helpers as :meth:`start` does, but go on without them if they fail.
+
+        Returns
+        -------
+        bool
+            Whether they run.
+
+        """
+        try:
+            self.start()
+        except (SupervisorError, httpx.HTTPError) as error:
+            if SERVICE not in self._supervisor.names or isinstance(error, GivenUpError):
+                raise
+            self._report(f"{error}\nthe service goes on without Prefect, MLflow and the worker")
+            self._supervisor.drop((PREFECT_SERVER, MLFLOW_SERVER, WORKER))
+            return False
+        return True
 
     def start_prefect(self) -> None:
         """Start the Prefect server alone, unless it was, and deploy every flow."""
@@ -170,7 +185,7 @@ class Platform:
         self._report(f"service: {self._addresses.service}")
 
     def check(self) -> None:
-        """Restart helpers that ended, note their state, and close runs whose process is gone.
+        """Restart what ended, and close flow runs whose process is gone.
 
         Raises
         ------
@@ -179,13 +194,7 @@ class Platform:
 
         """
         self._supervisor.check()
-        states, now_s = self._supervisor.read_states(), time.monotonic()
-        if states != self._states or now_s - self._states_written_s >= WRITE_INTERVAL_S:
-            self._states, self._states_written_s = states, now_s
-            try:
-                write_helper_states(states_path(self._settings), states)
-            except OSError as error:  # the service then reports the supervisor as lost
-                logger.warning("the state of the helpers cannot be written: %s", error.strerror)
+        now_s = time.monotonic()
         if now_s - self._runs_checked_s >= _LOST_RUN_INTERVAL_S:
             self._runs_checked_s = now_s
             try:
@@ -197,19 +206,12 @@ class Platform:
 
     def _launch(self, name: str) -> None:
         module, make_environment, address = {
-            PREFECT_SERVER: (
-                "flows.local.servers.prefect_server",
-                environments.make_prefect_server_environment,
-                self._addresses.prefect,
-            ),
-            MLFLOW_SERVER: (
-                "flows.local.servers.mlflow_server",
-                environments.make_mlflow_server_environment,
-                self._addresses.mlflow,
-            ),
-            SERVICE: (
-                "bentos.host", environments.make_service_environment, self._addresses.service
-            ),
+            PREFECT_SERVER: ("flows.local.servers.prefect_server",
+                environments.make_prefect_server_environment, self._addresses.prefect),
+            MLFLOW_SERVER: ("flows.local.servers.mlflow_server",
+                environments.make_mlflow_server_environment, self._addresses.mlflow),
+            SERVICE: ("bentos.host",
+                environments.make_service_environment, self._addresses.service),
         }[name]  # fmt: skip
         self._supervisor.launch(
             Program(
@@ -249,17 +251,17 @@ class Platform:
         )
 
     def _prefect_answers(self) -> bool:
-        """Whether our process, not one that took its port, answers."""
-        record = self._supervisor.find_record(PREFECT_SERVER)
-        return record.listens_on(self._settings.prefect_port) and _answers(
-            f"{self._addresses.prefect}/api/health"
-        )
+        url = f"{self._addresses.prefect}/api/health"
+        return self._holds_port(PREFECT_SERVER, self._settings.prefect_port) and _answers(url)
 
     def _mlflow_answers(self) -> bool:
-        record = self._supervisor.find_record(MLFLOW_SERVER)
-        return record.listens_on(self._settings.mlflow_port) and _answers(
-            f"{self._addresses.mlflow}/health"
-        )
+        url = f"{self._addresses.mlflow}/health"
+        return self._holds_port(MLFLOW_SERVER, self._settings.mlflow_port) and _answers(url)
+
+    def _holds_port(self, name: str, port: int) -> bool:
+        """Whether our process, not one that took its port, listens there."""
+        is_there = name in self._supervisor.names
+        return is_there and self._supervisor.find_record(name).listens_on(port)
 
     def _worker_polls(self) -> bool:
         if not self._prefect_answers():

@@ -8,6 +8,7 @@ worker is gone neither a process group nor the parent's pid leads to them.
 
 from __future__ import annotations
 
+import logging
 import signal
 import subprocess
 import time
@@ -21,7 +22,12 @@ from typing import Final, Self
 
 import psutil
 
-from ecg_lib.operations.helper_states import HelperState, HelperStatus
+from ecg_lib.operations.helper_states import (
+    WRITE_INTERVAL_S,
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 from flows.local.supervision.leftovers import Report, end_leftovers, kill_marked
 from flows.local.supervision.process_logs import bound_log, quote_end
 from flows.local.supervision.process_state import (
@@ -36,6 +42,8 @@ from flows.local.supervision.process_state import (
 )
 from flows.local.supervision.restarts import RestartPolicy, Restarts
 
+logger = logging.getLogger(__name__)
+
 _POLL_S: Final = 0.2
 _POLL_FAILED_START_S: Final = 5.0
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -47,6 +55,10 @@ class AlreadyRunningError(SupervisorError):
 
 class ProcessEndedError(SupervisorError):
     """A process that must run has ended."""
+
+
+class GivenUpError(ProcessEndedError):
+    """A process has failed too often to be started again."""
 
 
 class NotReadyError(SupervisorError):
@@ -107,6 +119,8 @@ class Supervisor:
     ----------
     state_path : Path
         Where to write what runs.
+    states_path : Path
+        Where to write the state of what is kept running, for the service.
     logs_dir : Path
         Where the output of each process goes, as ``<name>.log``.
     report : callable
@@ -117,13 +131,23 @@ class Supervisor:
     """
 
     def __init__(
-        self, state_path: Path, *, logs_dir: Path, report: Report, grace_s: float = 15.0
+        self,
+        state_path: Path,
+        *,
+        states_path: Path,
+        logs_dir: Path,
+        report: Report,
+        grace_s: float = 15.0,
     ) -> None:
         self._state_path = state_path
+        self._states_path = states_path
         self._logs_dir = logs_dir
         self._report = report
         self._grace_s = grace_s
         self._children: list[_Child] = []
+        self._dropped: set[str] = set()
+        self._states: dict[str, HelperState] = {}
+        self._states_written_s = float("-inf")
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
         me = psutil.Process()
         self._me = ProcessRecord(name="supervisor", pid=me.pid, created_at=me.create_time())
@@ -183,6 +207,7 @@ class Supervisor:
             started_at=started_at,
         )
         self._children.append(child)
+        self._dropped.discard(program.name)
         self._write_state()
 
     def keep_running(
@@ -218,19 +243,19 @@ class Supervisor:
         self.launch(program)
         child = self._children[-1]
         deadline = time.monotonic() + timeout_s
-        while child.process.poll() is None:
-            self._check(except_for=child)
-            if time.monotonic() > deadline:
-                msg = (
-                    f"{program.name} must end in {timeout_s:.0f} s, and it still runs"
-                    f"{quote_end(child.log)}"
-                )
-                raise NotReadyError(msg)
-            time.sleep(_POLL_S)
-        if child.process.returncode != 0:
-            raise ProcessEndedError(_describe_end(child))
-        self._children.remove(child)
-        self._write_state()
+        try:
+            while child.process.poll() is None:
+                self._check(except_for=child)
+                if time.monotonic() > deadline:
+                    msg = f"{program.name} must end in {timeout_s:.0f} s, and it still runs"
+                    raise NotReadyError(msg + quote_end(child.log))
+                time.sleep(_POLL_S)
+            if child.process.returncode != 0:
+                raise ProcessEndedError(_describe_end(child))
+        finally:
+            self._end(child)
+            self._children.remove(child)
+            self._write_state()
 
     def wait_until(self, name: str, ready: Callable[[], bool], *, timeout_s: float) -> None:
         """Wait until a process is ready.
@@ -265,12 +290,21 @@ class Supervisor:
         self._check()
 
     def read_states(self) -> dict[str, HelperState]:
-        """Return the state of each process that is kept running."""
-        return {
+        """Return the state of each process that is kept running, or was dropped."""
+        dropped = dict.fromkeys(self._dropped, HelperState(status=HelperStatus.WAITING))
+        return dropped | {
             child.program.name: HelperState(status=child.status, restarts=child.restarts.total)
             for child in self._children
             if child.restarts is not None
         }
+
+    def drop(self, names: Sequence[str]) -> None:
+        """End processes that did not become ready, in reverse order, and go on without them."""
+        for child in [one for one in reversed(self._children) if one.program.name in names]:
+            self._end(child)
+            self._children.remove(child)
+        self._dropped.update(names)
+        self._write_state()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -290,6 +324,17 @@ class Supervisor:
             if child is not except_for:
                 self._look_after(child)
             bound_log(child.log)
+        self._write_helper_states()
+
+    def _write_helper_states(self) -> None:
+        states, now_s = self.read_states(), time.monotonic()
+        if states == self._states and now_s - self._states_written_s < WRITE_INTERVAL_S:
+            return
+        self._states, self._states_written_s = states, now_s
+        try:
+            write_helper_states(self._states_path, states)
+        except OSError as error:  # the service then reports the supervisor as lost
+            logger.warning("the state of the helpers cannot be written: %s", error.strerror)
 
     def _look_after(self, child: _Child) -> None:
         if child.status is HelperStatus.WAITING:
@@ -311,7 +356,7 @@ class Supervisor:
         pause_s = child.restarts.note_end(ran_s=time.monotonic() - child.started_s)
         if pause_s is None:
             msg = f"given up after {child.restarts.failures} failures in a row: "
-            raise ProcessEndedError(msg + _describe_end(child))
+            raise GivenUpError(msg + _describe_end(child))
         child.status, child.due_s = HelperStatus.WAITING, time.monotonic() + pause_s
         self._report(
             f"{child.program.name} ended with exit code {child.process.returncode}; "
@@ -357,6 +402,7 @@ class Supervisor:
                 self._report(f"ending {child.program.name}")
             self._end(child)
         kill_marked(self.mark)
+        self._states_path.unlink(missing_ok=True)
         self._state_path.unlink(missing_ok=True)
 
     def _end(self, child: _Child) -> None:

@@ -341,7 +341,7 @@ def test_the_sign_in_page_opens_both_uis_and_leaves_no_secret_in_the_address(
         "requestfinished",
         lambda request: (
             None
-            if request.url.startswith(("http://127.0.0.1:", "file:", "data:", "blob:"))
+            if re.match(r"(http://([^@/]*@)?127\.0\.0\.1:\d+/|file:|data:|blob:)", request.url)
             else strangers.append(request.url)
         ),
     )

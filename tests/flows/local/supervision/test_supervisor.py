@@ -16,7 +16,12 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ecg_lib.operations.helper_states import HelperState, HelperStatus
+from ecg_lib.operations.helper_states import (
+    HelperState,
+    HelperStatus,
+    list_degraded,
+    read_helper_states,
+)
 from ecg_lib.operations.settings import Settings
 from flows.local.supervision.platform_status import (
     end_platform,
@@ -63,7 +68,9 @@ _SUPERVISOR = f"""
 import pathlib, sys, os, time
 from flows.local.supervision.supervisor import Program, Supervisor
 home = pathlib.Path(sys.argv[1])
-with Supervisor(home / "processes.json", logs_dir=home, report=print) as supervisor:
+with Supervisor(
+    home / "processes.json", states_path=home / "helpers.json", logs_dir=home, report=print
+) as supervisor:
     command = [sys.executable, "-c", {_PARENT!r}, str(home / "pid")]
     supervisor.launch(Program(name="parent", command=command, environment=os.environ))
     while True:
@@ -82,6 +89,7 @@ def make_supervisor(tmp_path: Path, lines: list[str]) -> Callable[..., Superviso
     def make(grace_s: float = 5.0) -> Supervisor:
         return Supervisor(
             tmp_path / "processes.json",
+            states_path=tmp_path / "helpers.json",
             logs_dir=tmp_path / "logs",
             report=lines.append,
             grace_s=grace_s,
@@ -427,3 +435,37 @@ def test_a_process_that_holds_no_port_is_not_taken_for_the_server(tmp_path: Path
             other.kill()
             other.wait()
     assert not is_ours(Settings(home=tmp_path / "none"), "prefect-server", port)
+
+
+def test_the_state_of_what_is_kept_running_is_written_for_the_service(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    path = tmp_path / "helpers.json"
+    with make_supervisor() as supervisor:
+        pid = _keep_running(supervisor, _program("helper", _SLEEPER))
+        supervisor.check()
+        assert list_degraded(read_helper_states(path)) == {}
+        os.kill(pid, signal.SIGKILL)
+        _check_until(
+            supervisor, lambda: list_degraded(read_helper_states(path)) == {"helper": "waiting"}
+        )
+        _check_until(supervisor, lambda: list_degraded(read_helper_states(path)) == {})
+    assert not path.exists()
+
+
+def test_a_process_that_is_dropped_is_ended_and_stays_degraded_until_it_is_launched_again(
+    make_supervisor: Callable[..., Supervisor], tmp_path: Path
+) -> None:
+    with make_supervisor() as supervisor:
+        service = _keep_running(supervisor, _program("service", _SLEEPER))
+        supervisor.launch(_program("helper", _SLEEPER))
+        pid = supervisor.find_record("helper").pid
+        supervisor.drop(("helper", "worker"))
+        supervisor.check()
+        assert not _runs(pid)
+        assert _runs(service)
+        degraded = list_degraded(read_helper_states(tmp_path / "helpers.json"))
+        assert degraded == {"helper": "waiting", "worker": "waiting"}
+        _keep_running(supervisor, _program("helper", _SLEEPER))
+        supervisor.check()
+        assert list_degraded(supervisor.read_states()) == {"worker": "waiting"}
