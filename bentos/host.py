@@ -318,6 +318,7 @@ def _explained(host: str, port: int) -> Iterator[None]:
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 at the end, 2 for settings that cannot be used."""
     set_up_logging()
+    os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
         settings = read_settings()
         listener = open_listener(settings)

@@ -28,7 +28,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import EXPERIMENT, Alias, Registry
-from flows.local.processes import environment
+from flows.local.environments import make_flow_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -60,10 +60,11 @@ class Platform:
 
     def __init__(self, home: Path) -> None:
         self.settings = Settings(home=home, service_port=_free_port())
-        self.environment = environment(self.settings) | {
+        self.environment = make_flow_environment(self.settings) | {
             "PREFECT_API_URL": PREFECT_API_URL.value(),
             "PREFECT_LOCAL_STORAGE_PATH": str(home / "storage"),
         }
+        del self.environment["PREFECT_API_AUTH_STRING"]  # the harness asks for no login
         self.url = f"http://127.0.0.1:{self.settings.service_port}"
 
     def kill_when(self, code: str, sign: str) -> None:

@@ -44,6 +44,7 @@ from bentos.wire.schemas import (
     Prediction,
     PredictionRequest,
 )
+from ecg_lib.operations.helper_states import list_degraded, read_helper_states
 from ecg_lib.rhythm.risk import NOTICE
 
 CLIENT_GONE: Final = 499
@@ -168,11 +169,14 @@ async def _read_model(request: Request) -> Response:
 async def _read_health(request: Request) -> Response:
     """Tell whether a model is loaded, which, and what release was refused; 503 without a model.
 
-    While workers switch one after the other, the model is the one that is on its way out.
+    `degraded` names the helpers of the platform (Prefect, MLflow, worker) that do not run; answers
+    depend on none of them. While workers switch one after the other, the model is the one that is
+    on its way out.
     """
     runtime = runtime_of(request)
     refusal = runtime.live.refusal
     is_loaded = runtime.live.current is not None
+    helpers = read_helper_states(runtime.helpers_path)
     health = {
         "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
         "version": VERSION,
@@ -185,6 +189,7 @@ async def _read_health(request: Request) -> Response:
             "lost": runtime.spool.lost,
             "problem": runtime.spool.problem,
         },
+        "degraded": list_degraded(helpers),
     }
     return answer_json(
         orjson.dumps(health), HTTPStatus.OK if is_loaded else HTTPStatus.SERVICE_UNAVAILABLE

@@ -24,6 +24,8 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ecg_lib.operations.helper_states import HelperState, HelperStatus
+
 STAGES: Final = ("parse", "prepare", "network", "rules", "answer", "log")
 """The way of a prediction: JSON and its checks; filter, R-peaks and features; the network; rules
 and readability; rhythm and JSON; the spool."""
@@ -42,6 +44,8 @@ class Metrics:
         Gives the ``model`` object of answers, or None.
     backlog : callable
         Gives the number of rows that wait for the prediction log, and of those that were lost.
+    helpers : callable
+        Gives the state of each helper of the platform.
 
     """
 
@@ -50,10 +54,12 @@ class Metrics:
         *,
         model_info: Callable[[], dict[str, str] | None],
         backlog: Callable[[], tuple[int, int]],
+        helpers: Callable[[], dict[str, HelperState]],
     ) -> None:
         self.registry = CollectorRegistry()
         self._model_info = model_info
         self._backlog = backlog
+        self._helpers = helpers
         self._shown: tuple[str, ...] | None = None
         self._lost = 0
         self._refreshing = threading.Lock()
@@ -90,6 +96,9 @@ class Metrics:
         )
         self._model = self._gauge(
             "ecg_model_info", "The model that answers", *_MODEL, mode="livemax"
+        )
+        self._helper_up = self._gauge(
+            "ecg_helper_up", "Whether a helper of the platform runs", "helper", mode="livemin"
         )
         self._process = {
             sample.name: self._gauge(sample.name, metric.documentation, mode="liveall")
@@ -158,6 +167,8 @@ class Metrics:
         if model is not None:
             self._model.labels(*model).set(1)
         self._shown = model
+        for name, state in self._helpers().items():
+            self._helper_up.labels(name).set(state.status is HelperStatus.RUNNING)
         for metric in ProcessCollector(registry=None).collect():
             for sample in metric.samples:
                 self._process[sample.name].set(sample.value)

@@ -45,6 +45,8 @@ from ecg_lib.errors import (
 )
 from ecg_lib.operations.api_keys import read_api_keys
 from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
+from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
@@ -101,9 +103,11 @@ class Runtime:
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
+        self.helpers_path = settings.serving_dir / HELPERS_FILE
         self.metrics = Metrics(
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
+            helpers=lambda: read_helper_states(self.helpers_path),
         )
         self.compute = ThreadPoolExecutor(
             os.cpu_count() or 1, thread_name_prefix="compute", initializer=_step_back

@@ -171,6 +171,7 @@ HEALTH: Final[dict[str, Any]] = {
     "model": MODEL,
     "refused": None,
     "prediction_log": {"waiting": 0, "lost": 0, "problem": None},
+    "degraded": {"mlflow-server": "waiting"},
 }
 
 PROBLEM: Final[dict[str, Any]] = {

@@ -306,6 +306,9 @@ class Health(_Answer):
     model: ModelInfo | None
     refused: RefusedRelease | None
     prediction_log: SpoolState
+    degraded: dict[str, str] = Field(
+        description="Helpers of the platform that do not run now, and what they do."
+    )
 
 
 class ModelCard(_Answer):

@@ -1,7 +1,8 @@
-"""Addresses of the services of the platform."""
+"""Addresses of the services of the platform, and the secrets that clients of them carry."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,8 +12,9 @@ from ecg_lib.operations.settings import Settings
 PROJECT_DIR: Final = Path(__file__).resolve().parents[2]
 """Where prefect.yaml and the flows are; the platform runs from a checkout."""
 
-
 LOOPBACK: Final = "127.0.0.1"
+
+_SECRETS: Final = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "ECG_API_KEY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,3 +39,8 @@ def _connectable(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return LOOPBACK
     return f"[{host}]" if ":" in host else host
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Copy an environment without logins, for a process that calls none of the servers."""
+    return {name: value for name, value in environment.items() if name not in _SECRETS}

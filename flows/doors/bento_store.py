@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import BUNDLE_MODEL, NOT_SERVING, hash_code
+from flows.doors.addresses import without_secrets
 
 BENTO: Final = "ecg"
 PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
@@ -149,7 +150,7 @@ def ask_golden(bento: BuiltBento) -> tuple[str, ...]:
     done = subprocess.run(
         [sys.executable, "-c", _ASK_GOLDEN, str(bundle.directory)],
         cwd=bento.source,
-        env={**os.environ, "PYTHONPATH": str(bento.source)},
+        env={**without_secrets(os.environ), "PYTHONPATH": str(bento.source)},
         capture_output=True,
         text=True,
         timeout=_GOLDEN_TIMEOUT_S,

@@ -5,16 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID
 
 from ecg_lib.errors import EcgError
 
 if TYPE_CHECKING:
+    import httpx
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.objects import FlowRun
 
+T = TypeVar("T")
+
 _POLL_S: Final = 1.0
+_OUTAGE_S: Final = 120.0
+"""How long Prefect's server may be gone while a run is followed."""
 _LAST_LINES_S: Final = 3.0
 _TASK_DONE: Final = "Finished in state Completed()"
 """What Prefect logs for every task and flow that ends well; a stage says itself what it did."""
@@ -36,34 +42,65 @@ def run_and_follow(
     Args:
         deployment: Such as ``pipeline/ecg``.
         parameters: Parameters of the flow.
-        report: Is given one line for each log entry.
-        check: Called between looks; may raise to stop following.
+        report: Called with one line for each log entry.
+        check: Called between polls; may raise to stop following.
 
     Raises:
-        FlowRunError: If there is no such deployment, or the run does not complete.
+        FlowRunError: If Prefect does not answer or rejects the login, if there is no such
+            deployment, or if the run does not complete.
     """
     import httpx
     from prefect.client.orchestration import get_client
-    from prefect.exceptions import ObjectNotFound
 
     with get_client(sync_client=True) as client:
-        if isinstance(client.api_healthcheck(), httpx.ConnectError):
-            msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
-            raise FlowRunError(msg)
         try:
-            found = client.read_deployment_by_name(deployment)
-        except ObjectNotFound as error:
-            msg = f"there must be a deployment {deployment}, Prefect has none"
+            run = _start(client, deployment, parameters=dict(parameters or {}))
+            report(f"flow run {run.name} of {deployment}")
+            for line in _follow(client, run.id, check):
+                report(line)
+            state = client.read_flow_run(run.id).state
+        except httpx.TransportError as error:
+            msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
             raise FlowRunError(msg) from error
-        run = client.create_flow_run_from_deployment(found.id, parameters=dict(parameters or {}))
-        report(f"flow run {run.name} of {deployment}")
-        for line in _follow(client, run.id, check):
-            report(line)
-        state = client.read_flow_run(run.id).state
+        except httpx.HTTPStatusError as error:
+            msg = f"Prefect must accept the request, it answers {_explain(error.response)}"
+            raise FlowRunError(msg) from error
     if state is None or not state.is_completed():
         what = "unknown" if state is None else f"{state.name}: {state.message}"
         msg = f"flow run {run.name} of {deployment} must complete, it is {what}"
         raise FlowRunError(msg)
+
+
+def _start(client: SyncPrefectClient, deployment: str, *, parameters: dict[str, Any]) -> FlowRun:
+    from prefect.exceptions import ObjectNotFound
+
+    try:
+        found = client.read_deployment_by_name(deployment)
+    except ObjectNotFound as error:
+        msg = f"there must be a deployment {deployment}, Prefect has none"
+        raise FlowRunError(msg) from error
+    return client.create_flow_run_from_deployment(found.id, parameters=parameters)
+
+
+def _explain(response: httpx.Response) -> str:
+    if response.status_code == HTTPStatus.UNAUTHORIZED:
+        return "401: the login is not that of this server; it is made by `ecg up` in ECG_HOME"
+    return f"{response.status_code}: {response.text[:200]}"
+
+
+def _patiently(ask: Callable[[], T], check: Callable[[], None]) -> T:
+    """Ask Prefect, and ask again while its server is started again."""
+    import httpx
+
+    deadline_s = time.monotonic() + _OUTAGE_S
+    while True:
+        try:
+            return ask()
+        except httpx.TransportError:
+            check()
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(_POLL_S)
 
 
 def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) -> Iterator[str]:
@@ -74,14 +111,14 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
     is_over, new = False, []
     while not is_over or new:
         check()
-        state = client.read_flow_run(run_id).state
+        state = _patiently(lambda: client.read_flow_run(run_id), check).state
         is_over = state is not None and state.is_final()
         if is_over:
             # The last lines come after the end: Prefect sends logs every two seconds.
             time.sleep(_LAST_LINES_S)
-        for run in _family(client, run_id):
-            names.setdefault(run.id, client.read_flow(run.flow_id).name)
-        new = [log for log in _read_logs(client, list(names), since) if log.id not in seen]
+        _patiently(lambda: _name_family(client, run_id, names), check)
+        logs = _patiently(lambda: _read_logs(client, list(names), since), check)  # noqa: B023  called at once
+        new = [log for log in logs if log.id not in seen]
         for log in new:
             seen.add(log.id)
             since = log.timestamp
@@ -92,6 +129,12 @@ def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) 
                 yield f"{log.timestamp.astimezone():%H:%M:%S} {name:<16} {line}"
         if not is_over:
             time.sleep(_POLL_S)
+
+
+def _name_family(client: SyncPrefectClient, run_id: UUID, names: dict[UUID, str]) -> None:
+    for run in _family(client, run_id):
+        if run.id not in names:
+            names[run.id] = client.read_flow(run.flow_id).name
 
 
 def _family(client: SyncPrefectClient, run_id: UUID) -> list[FlowRun]:

@@ -1,64 +1,51 @@
-"""The processes of the platform on one machine: what `ecg up` starts, in order.
+"""The platform on one machine: the processes that ``ecg up`` starts, in order.
 
-How processes are started, watched and ended is in ``flows.local.supervisor``.
+The service depends on none of the others. The Prefect server, the MLflow server and the worker are
+helpers: one that ends is started again. How that is done is in ``flows.local.supervision``.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 import sys
-from dataclasses import dataclass
-from datetime import UTC, datetime
+import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import httpx
 
 from ecg_lib.operations.settings import Settings
-from flows.doors.addresses import LOOPBACK, PROJECT_DIR, find_addresses
-from flows.local.free_ports import check_ports
-from flows.local.process_state import ProcessRecord, read_state
-from flows.local.supervisor import Report, Supervisor, end_running
+from flows.doors.addresses import PROJECT_DIR, find_addresses
+from flows.local import environments
+from flows.local.servers.prefect_client import PrefectClient
+from flows.local.servers.secret_files import MLFLOW, PREFECT, read_secret
+from flows.local.supervision.free_ports import check_ports
+from flows.local.supervision.leftovers import Report
+from flows.local.supervision.platform_status import state_path, states_path
+from flows.local.supervision.process_state import SupervisorError, find_variable
+from flows.local.supervision.restarts import RestartPolicy
+from flows.local.supervision.supervisor import GivenUpError, Program, Supervisor
 
 logger = logging.getLogger(__name__)
 
+PREFECT_SERVER: Final = "prefect-server"
+MLFLOW_SERVER: Final = "mlflow-server"
+WORKER: Final = "worker"
+SERVICE: Final = "service"
 WORK_POOL: Final = "ecg"
-WORKER: Final = "local"
+_WORKER_NAME: Final = "local"
 
 _READY_TIMEOUT_S: Final = 180.0
-_UNFINISHED: Final = ("RUNNING", "PENDING", "CANCELLING")
-_NO_TELEMETRY: Final = {
-    # Each library has its own idea of true.
-    "DO_NOT_TRACK": "true",
-    "BENTOML_DO_NOT_TRACK": "True",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    "PREFECT_TELEMETRY_ENABLE_RESOURCE_METRICS": "false",
-}
-_QUIET: Final = {
-    "GIT_PYTHON_REFRESH": "quiet",  # MLflow's git library complains where git is not installed
-    "MLFLOW_ENABLE_ASYNC_LOGGING": "false",
-    "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # ten processes for features not used here
-    "PREFECT_CLI_COLORS": "false",
-    "PREFECT_CLI_PROMPT": "false",
-    "PREFECT_RUNNER_AUTO_INSTALL_DEPENDENCIES": "false",
-    "PREFECT_WORKER_QUERY_SECONDS": "2",
-    "PYTHONUNBUFFERED": "1",
-    "TF_CPP_MIN_LOG_LEVEL": "2",
-}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ProcessStatus:
-    """What is known about one process."""
-
-    name: str
-    pid: int
-    address: str | None
-    is_alive: bool
+_HELPERS: Final = RestartPolicy()
+_SERVICE: Final = RestartPolicy(first_pause_s=0.2, longest_pause_s=10.0, max_failures=8)
+"""The platform is there to serve: without a service it ends, with the reason."""
+_CHECK_TIMEOUT_S: Final = 5.0
+"""Nothing is started again while an answer is waited for."""
+_LOST_RUN_AFTER_S: Final = 60.0
+_LOST_RUN_INTERVAL_S: Final = 20.0
 
 
 class Platform:
@@ -71,7 +58,7 @@ class Platform:
     project_dir : Path
         The checkout, with ``prefect.yaml``.
     report : callable
-        Is given one line for each event.
+        Called with one line for each event.
 
     Raises
     ------
@@ -93,18 +80,21 @@ class Platform:
         self._project_dir = project_dir
         self._report = report
         self._addresses = find_addresses(settings)
+        self._runs_checked_s = float("-inf")
         self._supervisor = Supervisor(
             state_path(settings),
+            states_path=states_path(settings),
             logs_dir=settings.logs_dir,
-            environment=environment(settings),
             report=report,
         )
 
     def __enter__(self) -> Self:
-        """End what a killed platform left, and check the ports."""
+        """End what a killed platform left, check the ports, and make the secrets."""
         self._supervisor.__enter__()
         try:
             check_ports(self._settings)
+            for name in (PREFECT, MLFLOW):
+                read_secret(self._settings, name)
         except BaseException:
             self._supervisor.__exit__(*sys.exc_info())
             raise
@@ -128,14 +118,58 @@ class Platform:
             If a process ends or does not become ready; with the end of its log.
 
         """
-        self._launch_prefect()
-        self._launch_mlflow()
-        self._wait_for_prefect()
-        self._create_work_pool()
-        self._close_unfinished_runs()
-        self._deploy()
+        self._launch(PREFECT_SERVER)
+        if self._settings.mlflow_tracking_uri is None:
+            self._launch(MLFLOW_SERVER)
+        self.start_prefect()
         self._start_worker()
-        self._wait_for_mlflow()
+        if self._settings.mlflow_tracking_uri is None:
+            self._await(MLFLOW_SERVER, self._mlflow_answers, _HELPERS)
+        self._report(f"MLflow: {self._addresses.mlflow}")
+
+    def try_to_start(self) -> bool:
+        """Start the helpers as :meth:`start` does, but go on without them if they fail.
+
+        Returns
+        -------
+        bool
+            Whether they run.
+
+        """
+        try:
+            self.start()
+        except (SupervisorError, httpx.HTTPError) as error:
+            if SERVICE not in self._supervisor.names or isinstance(error, GivenUpError):
+                raise
+            self._report(f"{error}\nthe service goes on without Prefect, MLflow and the worker")
+            self._supervisor.drop((PREFECT_SERVER, MLFLOW_SERVER, WORKER))
+            return False
+        return True
+
+    def start_prefect(self) -> None:
+        """Start the Prefect server alone, unless it was, and deploy every flow."""
+        if PREFECT_SERVER not in self._supervisor.names:
+            self._launch(PREFECT_SERVER)
+        self._await(PREFECT_SERVER, self._prefect_answers, _HELPERS)
+        self._report(f"Prefect: {self._addresses.prefect}")
+        with self._open_prefect() as prefect:
+            prefect.create_work_pool(WORK_POOL)
+        self._close_lost_runs(older_than_s=0.0, message="The platform was ended during this run.")
+        self.deploy()
+
+    def deploy(self) -> None:
+        """Deploy every flow of ``prefect.yaml``; again changes deployments in place."""
+        self._supervisor.run(
+            Program(
+                name="deploy",
+                command=[sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
+                environment=environments.make_deploy_environment(self._settings),
+                cwd=self._project_dir,
+                ends_with_children=True,
+            ),
+            timeout_s=_READY_TIMEOUT_S,
+        )
+        self._report("every flow of prefect.yaml is deployed")
 
     def start_service(self) -> None:
         """Start the prediction service and wait until it has a model.
@@ -146,208 +180,120 @@ class Platform:
             If it ends or does not become ready; with the end of its log.
 
         """
-        address = self._addresses.service
-        self._supervisor.launch(
-            "service",
-            [sys.executable, "-m", "bentos.host"],
-            address=address,
-            cwd=self._project_dir,
-        )
-        self._supervisor.wait_until(
-            "service", lambda: _service_has_model(address), timeout_s=_READY_TIMEOUT_S
-        )
-        self._report(f"service: {address}")
+        self._launch(SERVICE)
+        self._await(SERVICE, self._service_has_model, _SERVICE)
+        self._report(f"service: {self._addresses.service}")
 
     def check(self) -> None:
-        """Check that everything that was started runs.
+        """Restart what ended, and close flow runs whose process is gone.
 
         Raises
         ------
         ProcessEndedError
-            If a process has ended; with the end of its log.
+            If a process that does not belong to the helpers has ended, or the service is given up.
 
         """
         self._supervisor.check()
+        now_s = time.monotonic()
+        if now_s - self._runs_checked_s >= _LOST_RUN_INTERVAL_S:
+            self._runs_checked_s = now_s
+            try:
+                self._close_lost_runs(
+                    older_than_s=_LOST_RUN_AFTER_S, message="The process of this run is gone."
+                )
+            except httpx.HTTPError as error:  # while it is started again; tried later
+                logger.info("lost flow runs cannot be looked for: %r", error)
 
-    def _launch_prefect(self) -> None:
-        (self._settings.home / "prefect").mkdir(parents=True, exist_ok=True)
+    def _launch(self, name: str) -> None:
+        module, make_environment, address = {
+            PREFECT_SERVER: ("flows.local.servers.prefect_server",
+                environments.make_prefect_server_environment, self._addresses.prefect),
+            MLFLOW_SERVER: ("flows.local.servers.mlflow_server",
+                environments.make_mlflow_server_environment, self._addresses.mlflow),
+            SERVICE: ("bentos.host",
+                environments.make_service_environment, self._addresses.service),
+        }[name]  # fmt: skip
         self._supervisor.launch(
-            "prefect-server",
-            [sys.executable, "-m", "prefect", "server", "start"],
-            address=self._addresses.prefect,
-        )
-
-    def _wait_for_prefect(self) -> None:
-        health = f"{self._addresses.prefect}/api/health"
-        self._supervisor.wait_until(
-            "prefect-server", lambda: _answers(health), timeout_s=_READY_TIMEOUT_S
-        )
-        self._report(f"Prefect: {self._addresses.prefect}")
-
-    def _launch_mlflow(self) -> None:
-        if self._settings.mlflow_tracking_uri is not None:
-            return
-        directory = self._settings.mlflow_dir
-        directory.mkdir(parents=True, exist_ok=True)
-        self._supervisor.launch(
-            "mlflow-server",
-            [
-                *(sys.executable, "-m", "mlflow", "server"),
-                *("--host", LOOPBACK, "--port", str(self._settings.mlflow_port)),
-                *("--workers", "1"),
-                *("--backend-store-uri", self._settings.tracking_uri),
-                *("--artifacts-destination", (directory / "artifacts").as_uri()),
-            ],
-            address=self._addresses.mlflow,
-            cwd=directory,
-        )
-
-    def _wait_for_mlflow(self) -> None:
-        if self._settings.mlflow_tracking_uri is None:
-            health = f"{self._addresses.mlflow}/health"
-            self._supervisor.wait_until(
-                "mlflow-server", lambda: _answers(health), timeout_s=_READY_TIMEOUT_S
+            Program(
+                name=name,
+                command=[sys.executable, "-m", module],
+                environment=make_environment(self._settings),
+                address=address,
+                cwd=PROJECT_DIR,
             )
-        self._report(f"MLflow: {self._addresses.mlflow}")
-
-    def _create_work_pool(self) -> None:
-        # The worker fills in the template of the pool's type.
-        answer = self._post_prefect("/work_pools/", {"name": WORK_POOL, "type": "process"})
-        if answer.status_code != httpx.codes.CONFLICT:
-            answer.raise_for_status()
-
-    def _close_unfinished_runs(self) -> None:
-        """Mark runs that died with an earlier platform: they would hold their slots for ever."""
-        answer = self._post_prefect(
-            "/flow_runs/filter", {"flow_runs": {"state": {"type": {"any_": _UNFINISHED}}}}
         )
-        for run in answer.raise_for_status().json():
-            state = {"type": "CRASHED", "message": "The platform was ended during this run."}
-            self._post_prefect(
-                f"/flow_runs/{run['id']}/set_state", {"state": state, "force": True}
-            ).raise_for_status()
-            self._report(f"flow run {run['name']} of an earlier start is marked as crashed")
-
-    def _deploy(self) -> None:
-        self._supervisor.run(
-            "deploy",
-            [sys.executable, "-m", "prefect", "--no-prompt", "deploy", "--all"],
-            cwd=self._project_dir,
-            timeout_s=_READY_TIMEOUT_S,
-        )
-        self._report("every flow of prefect.yaml is deployed")
 
     def _start_worker(self) -> None:
-        started_at = datetime.now(UTC)
         self._supervisor.launch(
-            "worker",
-            [
-                *(sys.executable, "-m", "prefect", "worker", "start"),
-                *("--pool", WORK_POOL, "--type", "process", "--name", WORKER),
-            ],
-            cwd=self._project_dir,
-            ends_with_children=True,  # Prefect's worker waits for its flow runs instead
+            Program(
+                name=WORKER,
+                command=[
+                    *(sys.executable, "-m", "prefect", "worker", "start"),
+                    *("--pool", WORK_POOL, "--type", "process", "--name", _WORKER_NAME),
+                ],
+                environment=environments.make_flow_environment(self._settings),
+                cwd=self._project_dir,
+                ends_with_children=True,  # Prefect's worker waits for its flow runs instead
+            )
         )
-        self._supervisor.wait_until(
-            "worker", lambda: self._has_worker_since(started_at), timeout_s=_READY_TIMEOUT_S
-        )
+        self._await(WORKER, self._worker_polls, _HELPERS)
         self._report(f"a worker serves the work pool {WORK_POOL}")
 
-    def _has_worker_since(self, started_at: datetime) -> bool:
-        answer = self._post_prefect(f"/work_pools/{WORK_POOL}/workers/filter", {})
-        return any(
-            worker["name"] == WORKER
-            and datetime.fromisoformat(worker["last_heartbeat_time"]) >= started_at
-            for worker in answer.raise_for_status().json()
+    def _await(self, name: str, is_ready: Callable[[], bool], policy: RestartPolicy) -> None:
+        self._supervisor.wait_until(name, is_ready, timeout_s=_READY_TIMEOUT_S)
+        self._supervisor.keep_running(name, policy, is_ready=is_ready)
+
+    def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
+        return PrefectClient(
+            self._addresses.prefect,
+            credentials=read_secret(self._settings, PREFECT),
+            timeout_s=timeout_s,
         )
 
-    def _post_prefect(self, path: str, body: dict[str, Any]) -> httpx.Response:
-        with _local_client(timeout_s=30.0) as client:
-            return client.post(f"{self._addresses.prefect}/api{path}", json=body)
+    def _prefect_answers(self) -> bool:
+        url = f"{self._addresses.prefect}/api/health"
+        return self._holds_port(PREFECT_SERVER, self._settings.prefect_port) and _answers(url)
 
+    def _mlflow_answers(self) -> bool:
+        url = f"{self._addresses.mlflow}/health"
+        return self._holds_port(MLFLOW_SERVER, self._settings.mlflow_port) and _answers(url)
 
-def state_path(settings: Settings) -> Path:
-    """Where the state of the running platform is."""
-    return settings.home / "processes.json"
+    def _holds_port(self, name: str, port: int) -> bool:
+        """Whether our process, not one that took its port, listens there."""
+        is_there = name in self._supervisor.names
+        return is_there and self._supervisor.find_record(name).listens_on(port)
 
+    def _worker_polls(self) -> bool:
+        if not self._prefect_answers():
+            return False
+        started_at = self._supervisor.find_start(WORKER)
+        try:
+            with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+                return prefect.has_worker_since(WORK_POOL, _WORKER_NAME, started_at)
+        except httpx.HTTPError:  # the server ended in between
+            return False
 
-def environment(settings: Settings) -> dict[str, str]:
-    """Make the environment of every process of the platform.
+    def _service_has_model(self) -> bool:
+        try:
+            answer = httpx.get(f"{self._addresses.service}/health", timeout=5.0, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return answer.status_code == httpx.codes.OK and bool(answer.json()["model_loaded"])
 
-    Every setting is spelt out, because flow runs start in other working directories. What the
-    caller's environment says about threads and about Prefect's database is kept.
-    """
-    given = {
-        f"ECG_{name.upper()}": ",".join(value) if isinstance(value, list) else str(value)
-        for name, value in settings.model_dump(mode="json").items()
-        if value is not None
-    }
-    # Many small arrays in several processes: threads in BLAS only wait for each other.
-    threads = {
-        name: os.environ.get(name, "1") for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-    }
-    prefect_home = settings.home / "prefect"
-    cache = settings.home / "cache"
-    no_proxy = ",".join(filter(None, [os.environ.get("NO_PROXY"), LOOPBACK, "localhost"]))
-    return {
-        **os.environ,
-        **_NO_TELEMETRY,
-        **_QUIET,
-        **threads,
-        **given,
-        "BENTOML_HOME": str(settings.bentoml_home),
-        "KERAS_HOME": str(cache / "keras"),
-        "MPLCONFIGDIR": str(cache / "matplotlib"),
-        "MLFLOW_TRACKING_URI": settings.tracking_uri,
-        "NO_PROXY": no_proxy,
-        "no_proxy": no_proxy,
-        "PREFECT_API_URL": f"{find_addresses(settings).prefect}/api",
-        "PREFECT_HOME": str(prefect_home),
-        "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
-        "PREFECT_SERVER_API_HOST": LOOPBACK,
-        # The UI finds the server by the setting and ignores the server's --port.
-        "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
-    }
-
-
-def read_status(settings: Settings) -> tuple[ProcessStatus, ...]:
-    """Read which processes of the platform there should be, and whether they are alive."""
-    state = read_state(state_path(settings))
-    if state is None:
-        return ()
-    return tuple(_status(record) for record in (state.supervisor, *state.children))
-
-
-def end_platform(settings: Settings, *, report: Report = logger.info) -> bool:
-    """End the platform of these settings from another process; whether there was one."""
-    return end_running(state_path(settings), report=report)
-
-
-def _status(record: ProcessRecord) -> ProcessStatus:
-    return ProcessStatus(
-        name=record.name,
-        pid=record.pid,
-        address=record.address,
-        is_alive=record.find() is not None,
-    )
-
-
-def _local_client(*, timeout_s: float) -> httpx.Client:
-    return httpx.Client(timeout=timeout_s, trust_env=False)  # a proxy does not reach loopback
+    def _close_lost_runs(self, *, older_than_s: float, message: str) -> None:
+        if not self._prefect_answers():
+            return
+        alive = find_variable("PREFECT__FLOW_RUN_ID", mark=self._supervisor.mark)
+        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+            closed = prefect.close_runs_without_process(
+                alive, older_than=timedelta(seconds=older_than_s), message=message
+            )
+        for name in closed:
+            self._report(f"flow run {name} has no process any more and is marked as crashed")
 
 
 def _answers(url: str) -> bool:
     try:
-        with _local_client(timeout_s=5.0) as client:
-            return client.get(url).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=5.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.TransportError:
         return False
-
-
-def _service_has_model(address: str) -> bool:
-    try:
-        with _local_client(timeout_s=5.0) as client:
-            answer = client.get(f"{address}/health")
-    except httpx.TransportError:
-        return False
-    return answer.status_code == httpx.codes.OK and bool(answer.json()["model_loaded"])

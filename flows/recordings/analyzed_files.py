@@ -23,7 +23,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.opening import SUFFIXES, open_recording
-from flows.doors.addresses import PROJECT_DIR
+from flows.doors.addresses import PROJECT_DIR, without_secrets
 
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -213,7 +213,7 @@ def analyze_apart(
             check=False,
             timeout=MAX_ANALYSIS_S,
             cwd=PROJECT_DIR,
-            env={**os.environ, **ONE_THREAD},
+            env={**without_secrets(os.environ), **ONE_THREAD},
         )
     except subprocess.TimeoutExpired as error:
         msg = f"an analysis must end within {MAX_ANALYSIS_S:g} s, this one did not"

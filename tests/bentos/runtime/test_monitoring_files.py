@@ -14,6 +14,7 @@ import yaml
 from bentos.runtime.metrics import STAGES
 from bentos.wire import problems
 from bentos.wire.problems import ProblemKind
+from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 
 MONITORING = Path(__file__).parents[3] / "deployments" / "monitoring"
 OF_PROMETHEUS = {"up", "job"}
@@ -43,6 +44,9 @@ def exported(
     assert service.predict(**make_request()).status_code == 201
     assert service.predict(signal_data=[1]).status_code == 422
     service.runtime.metrics.count_rules(["a rule"])
+    write_helper_states(
+        service.runtime.helpers_path, {"worker": HelperState(status=HelperStatus.WAITING)}
+    )
     series: dict[str, dict[str, set[str]]] = {}
     for sample in service.samples():
         labels = series.setdefault(sample.name, {})

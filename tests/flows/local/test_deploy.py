@@ -1,4 +1,4 @@
-"""The real prefect.yaml on a real Prefect server without a worker; files for containers."""
+"""The real prefect.yaml on a real Prefect server without a worker."""
 
 from __future__ import annotations
 
@@ -6,18 +6,17 @@ import importlib
 import socket
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import httpx
 import pytest
-import yaml
 
 from ecg_lib.operations.settings import Settings
-from flows.doors.addresses import PROJECT_DIR, find_addresses
+from flows.doors.addresses import find_addresses
 from flows.local.processes import Platform
+from flows.local.servers.secret_files import read_secret
 
 DEPLOYMENTS = {
     "ingest-records",
@@ -45,11 +44,14 @@ def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Platfor
             ports[name] = probe.getsockname()[1]
     settings = Settings(home=tmp_path_factory.mktemp("deploy"), **ports)
     api = f"{find_addresses(settings).prefect}/api"
-    with Platform(settings) as platform, httpx.Client(base_url=api, trust_env=False) as client:
-        platform._launch_prefect()
-        platform._wait_for_prefect()
-        platform._create_work_pool()
-        platform._deploy()
+    login = read_secret(settings, "prefect")
+    with (
+        Platform(settings) as platform,
+        httpx.Client(
+            base_url=api, auth=(login.user, login.password), trust_env=False, timeout=30.0
+        ) as client,
+    ):
+        platform.start_prefect()
         yield platform, client
 
 
@@ -100,8 +102,9 @@ def test_monitor_drift_has_scheduled_runs_and_the_pipeline_has_none(
 def test_deploying_again_makes_no_duplicates(deployed: tuple[Platform, httpx.Client]) -> None:
     platform, client = deployed
     before = {flow: one["id"] for flow, one in _read_deployments(client).items()}
-    platform._create_work_pool()
-    platform._deploy()
+    with platform._open_prefect() as prefect:
+        prefect.create_work_pool("ecg")
+    platform.deploy()
     assert {flow: one["id"] for flow, one in _read_deployments(client).items()} == before
     assert sorted(one["name"] for one in _read(client, "automations")) == [
         "drift asks for a rollback",
@@ -142,41 +145,30 @@ def test_a_drift_decision_starts_its_deployment_with_the_reason(
     assert [run["parameters"]["reason"] for run in runs] == [reason]
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "kubernetes.yaml", "Dockerfile", "README.md"])
-def test_files_for_containers_say_that_they_are_untested(name: str) -> None:
-    head = (PROJECT_DIR / "deployments" / name).read_text().splitlines()[:4]
-    assert any("Untested" in line for line in head)
+@pytest.mark.slow
+def test_unfinished_runs_without_a_process_are_closed_and_others_are_not(
+    deployed: tuple[Platform, httpx.Client],
+) -> None:
+    platform, client = deployed
+    deployment = _read_deployments(client)["ingest-records"]["id"]
+    ids = []
+    for _ in range(3):
+        run = client.post(f"/deployments/{deployment}/create_flow_run", json={}).json()
+        ids.append(run["id"])
+    for run_id in ids[:2]:
+        client.post(
+            f"/flow_runs/{run_id}/set_state", json={"state": {"type": "RUNNING"}, "force": True}
+        ).raise_for_status()
 
+    def states() -> list[str]:
+        return [client.get(f"/flow_runs/{run_id}").json()["state"]["type"] for run_id in ids]
 
-def test_kubernetes_files_name_only_what_they_define() -> None:
-    text = (PROJECT_DIR / "deployments" / "kubernetes.yaml").read_text()
-    objects = [one for one in yaml.safe_load_all(text) if one is not None]
-    defined = {(one["kind"], one["metadata"]["name"]) for one in objects}
-    for one in objects:
-        if one["kind"] != "Deployment":
-            continue
-        pod = one["spec"]["template"]["spec"]
-        assert (
-            one["spec"]["template"]["metadata"]["labels"] == one["spec"]["selector"]["matchLabels"]
+    with platform._open_prefect() as prefect:
+        young = prefect.close_runs_without_process(
+            [], older_than=timedelta(minutes=5), message="gone"
         )
-        volumes = {volume["name"]: volume for volume in pod["volumes"]}
-        claim = volumes["home"]["persistentVolumeClaim"]["claimName"]
-        assert ("PersistentVolumeClaim", claim) in defined
-        for container in pod["containers"]:
-            assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
-    services = {name for kind, name in defined if kind == "Service"}
-    assert services == {"prefect", "mlflow", "service"}
-
-
-def test_compose_builds_targets_of_the_dockerfile() -> None:
-    directory = PROJECT_DIR / "deployments"
-    services = yaml.safe_load((directory / "compose.yaml").read_text())["services"]
-    dockerfile = (directory / "Dockerfile").read_text()
-    ours = [service for service in services.values() if "profiles" not in service]
-    assert len(ours) == 5
-    for service in ours:
-        build = service["build"]
-        assert f" AS {build['target']}\n" in dockerfile
-        assert Path(directory / build["context"] / build["dockerfile"]).samefile(
-            directory / "Dockerfile"
-        )
+        assert young == []
+        assert states() == ["RUNNING", "RUNNING", "SCHEDULED"]
+        closed = prefect.close_runs_without_process(ids[:1], older_than=timedelta(), message="gone")
+    assert len(closed) == 1
+    assert states() == ["RUNNING", "CRASHED", "SCHEDULED"]

@@ -12,8 +12,10 @@ import psutil
 import pytest
 
 from ecg_lib.operations.settings import Settings
-from flows.local.process_state import read_state
-from flows.local.processes import Platform, read_status, state_path
+from flows.local.processes import Platform
+from flows.local.servers.secret_files import read_secret
+from flows.local.supervision.platform_status import read_status, state_path
+from flows.local.supervision.process_state import read_state
 
 pytestmark = pytest.mark.slow
 
@@ -45,7 +47,7 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(400)
 def test_an_interval_schedule_produces_a_run_that_the_worker_completes(tmp_path: Path) -> None:
     project = tmp_path / "project"
     (project / "flows").mkdir(parents=True)
@@ -75,7 +77,8 @@ def _wait_for_completed_run(settings: Settings, *, timeout_s: float) -> dict[str
     url = f"http://127.0.0.1:{settings.prefect_port}/api/flow_runs/filter"
     wanted = {"flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}}
     deadline = time.monotonic() + timeout_s
-    with httpx.Client(trust_env=False) as client:
+    login = read_secret(settings, "prefect")
+    with httpx.Client(trust_env=False, auth=(login.user, login.password)) as client:
         while not (runs := client.post(url, json=wanted).raise_for_status().json()):
             assert time.monotonic() < deadline, f"the schedule made no run in {timeout_s} s"
             time.sleep(0.5)

@@ -1,4 +1,4 @@
-"""Whether the servers can have their ports, and who holds them otherwise."""
+"""Check that the servers can bind their ports, and name the process that holds one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 import psutil
 
 from ecg_lib.operations.settings import Settings
-from flows.local.process_state import SupervisorError
+from flows.local.supervision.process_state import SupervisorError
 
 
 class PortTakenError(SupervisorError):
@@ -16,12 +16,12 @@ class PortTakenError(SupervisorError):
 
 
 def check_ports(settings: Settings) -> None:
-    """Check that every server can have its port.
+    """Check that every server can bind its port.
 
     Raises
     ------
     PortTakenError
-        If one cannot; names each port, who holds it, and the variable that changes it.
+        If one cannot; names each port, its holder, and the variable that changes it.
 
     """
     wanted = {
@@ -48,14 +48,14 @@ def check_ports(settings: Settings) -> None:
 def _refusal(host: str, port: int) -> str | None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
-        # Without it a port is not free for a minute after its server has ended.
+        # Otherwise a port stays taken for a minute after its server has ended.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 return f"is held by {_holder(port)}"
-            return f"cannot be had on {host}: {error.strerror or error}"
+            return f"cannot be bound on {host}: {error.strerror or error}"
     return None
 
 
@@ -72,4 +72,4 @@ def _holder(port: int) -> str:
         names = [f"{psutil.Process(pid).name()} (pid {pid})" for pid in sorted(pids)]
     except (psutil.AccessDenied, psutil.NoSuchProcess):
         names = []
-    return ", ".join(names) or "a process that cannot be seen from here"
+    return ", ".join(names) or "a process of another user"

@@ -1,4 +1,4 @@
-"""What a supervisor has started, as its state file says, and the processes that this means now."""
+"""The state file of a supervisor, and the processes that it names."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from ecg_lib.errors import EcgError
 from ecg_lib.records.atomic_files import write_whole
 
 MARK: Final = "ECG_SUPERVISOR_MARK"
-"""The variable by which a process and all that it starts are known as ours."""
+"""Variable that marks a process and all that it starts as ours."""
 
 _CLOCK_TOLERANCE_S: Final = 2.0
 """The kernel derives creation times from the boot time, which moves when the clock is set."""
 
 
 class SupervisorError(EcgError):
-    """The processes cannot be started as they should be."""
+    """The processes cannot be started or watched."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
-    """A process as the state file knows it; the creation time tells it from a later pid."""
+    """A process as the state file names it; the creation time rules out a reused pid."""
 
     name: str
     pid: int
@@ -48,10 +48,23 @@ class ProcessRecord:
             return None
         return process
 
+    def listens_on(self, port: int) -> bool:
+        """Whether this process, and no other, has the port; the file's word is not enough."""
+        process = self.find()
+        if process is None:
+            return False
+        try:
+            connections = process.net_connections(kind="tcp")
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            return False
+        return any(
+            one.status == psutil.CONN_LISTEN and one.laddr.port == port for one in connections
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
-    """What a supervisor has started."""
+    """The processes that a supervisor has started."""
 
     mark: str
     supervisor: ProcessRecord
@@ -87,7 +100,7 @@ def read_state(path: Path) -> State | None:
 
 
 def find_marked(mark: str) -> list[psutil.Process]:
-    """Find the processes that were started with a mark, and what they started, whoever lives."""
+    """Find the living processes that carry a mark: those started with it, and what they started."""
     found = []
     for process in psutil.process_iter():
         try:
@@ -98,8 +111,21 @@ def find_marked(mark: str) -> list[psutil.Process]:
     return found
 
 
+def find_variable(name: str, *, mark: str) -> set[str]:
+    """Find the values that a variable has in the living processes that carry a mark."""
+    found = set()
+    for process in find_marked(mark):
+        try:
+            value = process.environ().get(name)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+        if value is not None:
+            found.add(value)
+    return found
+
+
 def find_descendants(record: ProcessRecord) -> list[psutil.Process]:
-    """Find what a process has started, directly or not, as long as it lives."""
+    """Find the descendants of a process that is alive."""
     process = record.find()
     try:
         return [] if process is None else process.children(recursive=True)
@@ -108,7 +134,7 @@ def find_descendants(record: ProcessRecord) -> list[psutil.Process]:
 
 
 def is_alive(process: psutil.Process) -> bool:
-    """Whether a process runs; one that has ended and was not collected does not."""
+    """Whether a process runs; a zombie does not."""
     try:
         return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
@@ -116,7 +142,7 @@ def is_alive(process: psutil.Process) -> bool:
 
 
 def send_signal(number: signal.Signals, processes: Iterable[psutil.Process]) -> None:
-    """Send a signal to those that still run."""
+    """Send a signal to the processes that still run."""
     for process in processes:
-        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile, as it should
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
             process.send_signal(number)

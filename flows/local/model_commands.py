@@ -1,0 +1,172 @@
+"""Commands on models and releases: run flows, roll back, evaluate, send traffic, make keys."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ecg_lib.operations.settings import read_settings
+from flows.doors.addresses import PROJECT_DIR
+from flows.local.platform_commands import enter_platform, enter_running_platform
+
+
+def run(
+    flow: Annotated[str, typer.Argument(help="Name of the flow, such as monitor-drift.")],
+    parameter: Annotated[
+        list[str] | None, typer.Option("--parameter", "-p", help="name=value, value as JSON.")
+    ] = None,
+) -> None:
+    """Run a flow by its deployment and follow its log."""
+    from flows.local.flow_runs import run_and_follow
+
+    parameters = dict(_parse(item) for item in parameter or [])
+    enter_running_platform()
+    run_and_follow(f"{flow}/ecg", parameters=parameters, report=typer.echo)
+
+
+def _parse(item: str) -> tuple[str, object]:
+    name, separator, text = item.partition("=")
+    if not separator:
+        msg = f"a parameter must be name=value, got {item!r}"
+        raise typer.BadParameter(msg)
+    try:
+        return name, json.loads(text)
+    except ValueError:
+        return name, text
+
+
+def rollback(
+    version: Annotated[str | None, typer.Argument(help="Model version; else the previous.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
+) -> None:
+    """Serve an earlier release again."""
+    from flows.local.flow_runs import run_and_follow
+
+    enter_running_platform()
+    parameters = {"model_version": version, "reason": reason}
+    run_and_follow("rollback-champion/ecg", parameters=parameters, report=typer.echo)
+
+
+def ship(
+    version: Annotated[str | None, typer.Argument(help="Model version; else the champion.")] = None,
+) -> None:
+    """Make a model the reference bundle that ships with the software."""
+    from flows.doors.registry import Registry
+    from flows.release.reference import REFERENCE, ship
+
+    enter_platform()
+    registry = Registry(read_settings())
+    found = registry.find(version)
+    bundle = ship(registry.fetch_bundle(found.run_id))
+    typer.echo(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
+
+
+def reproduce() -> None:
+    """Train the reference bundle again and compare the figures; needs `ecg up`."""
+    from flows.local.flow_runs import run_and_follow
+
+    enter_running_platform()
+    run_and_follow("reproduce-reference/ecg", report=typer.echo)
+
+
+def releases() -> None:
+    """List the release ledger, latest first."""
+    from flows.doors.ledger import read_ledger
+
+    entries = read_ledger(read_settings().ledger_dir)
+    for entry in entries:
+        f1 = entry.metrics.get("oof_v_f1", float("nan"))
+        typer.echo(
+            f"{entry.committed_at:%Y-%m-%d %H:%M} {entry.commit[:10]} model "
+            f"{entry.release.model_version:<4} {entry.release.bento_tag:<32} "
+            f"out-of-fold V-F1 {f1:.4f}  {entry.reason}"
+        )
+    if not entries:
+        typer.echo("nothing was released yet")
+
+
+def evaluate(
+    *,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="No noise, longer strips or second lead.")
+    ] = False,
+    final: Annotated[
+        bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
+    ] = False,
+    reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+) -> None:
+    """Write the EC57 report of the model in use: DS1 out of fold, or DS2 with --final."""
+    from ecg_lib.evaluation.report.record_scores import Extent
+    from flows.doors.ledger import read_git_commit
+    from flows.evaluation import ds2_opening as opening
+    from flows.evaluation import ec57_evaluation as evaluation
+    from flows.release.released import load_bundle_to_use
+
+    settings = read_settings()
+    model, bundle = load_bundle_to_use(settings)
+    version = evaluation.find_dataset(bundle, settings)
+    typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
+    if final:
+        commit = read_git_commit()
+        opening.check_opening(bundle, version, reason=reason, commit=commit, settings=settings)
+        found = opening.open_ds2(
+            bundle, version, reason=reason, settings=settings, on_record=_say_progress
+        )
+        noted = opening.note_opening(PROJECT_DIR, found, commit=commit)
+        typer.echo(f"recorded in {opening.OPENINGS}, with {noted.html.name}: commit both")
+        written = evaluation.report_path(settings.reports_dir, bundle, "ds2")
+    else:
+        extent = Extent.QUICK if quick else Extent.FULL
+        found = evaluation.evaluate_development(
+            bundle, version, extent=extent, settings=settings, on_record=_say_progress
+        )
+        written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
+    evaluation.write_evaluation(found, written)
+    for name, value in evaluation.summarize_headline(found.document).items():
+        typer.echo(f"  {name:<24} {value}")
+    for line in found.document["missing"]:
+        typer.echo(f"  not included: {line}")
+    typer.echo(f"report: {written.html}")
+
+
+def _say_progress(done: int, total: int) -> None:
+    typer.secho(f"\r  {done} of {total} records", nl=done == total, err=True)
+
+
+def traffic(
+    kind: Annotated[str, typer.Argument(help="replayed, noisy or simulated.")],
+    count: Annotated[int, typer.Option(min=1, help="Number of strips.")] = 200,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+) -> None:
+    """Send strips of 10 s to the service, to exercise monitoring."""
+    from flows.monitoring.traffic import Traffic, make_strips, send_many
+
+    if kind not in list(Traffic):
+        msg = f"traffic must be one of {', '.join(Traffic)}, got {kind!r}"
+        raise typer.BadParameter(msg)
+    settings = read_settings()
+    strips = make_strips(Traffic(kind), count=count, seed=seed, settings=settings)
+    for outcome, number in send_many(strips, settings=settings, report=typer.echo).most_common():
+        typer.echo(f"{number:>6} {outcome}")
+
+
+def api_key(
+    name: Annotated[
+        str, typer.Argument(help="Owner of the key; becomes a comment in the file.")
+    ] = "",
+) -> None:
+    """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
+    from ecg_lib.operations.api_keys import add_api_key, hash_api_key, make_api_key
+
+    path, key = read_settings().api_keys_file, make_api_key()
+    if path is None:
+        typer.echo("ECG_API_KEYS_FILE is not set; the line for that file is")
+        typer.echo(
+            f"{hash_api_key(key.encode())}  # {name}" if name else hash_api_key(key.encode())
+        )
+        typer.echo("and the key, for the header X-API-Key,")
+    else:
+        add_api_key(path, key, name=name)
+    typer.echo(key)

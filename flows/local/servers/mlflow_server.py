@@ -1,0 +1,59 @@
+"""MLflow's server behind the gate, in one process: ``python -m flows.local.servers.mlflow_server``.
+
+Like ``mlflow server`` with one worker: it migrates the database, passes the addresses of the stores
+through MLflow's own variables, and runs MLflow's application in uvicorn.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.settings import read_settings
+from flows.local.servers.arguments import read_arguments
+from flows.local.servers.gate import Gate
+from flows.local.servers.secret_files import MLFLOW
+
+
+def main(given: Sequence[str] | None = None) -> None:
+    """Serve until SIGTERM or SIGINT."""
+    os.umask(0o077)
+    settings = read_settings()
+    arguments = read_arguments(given, settings=settings, name=MLFLOW, description="MLflow")
+    store, port = settings.tracking_uri, settings.mlflow_port
+    artifacts = "mlflow-artifacts:/"
+    # MLflow compares the Host header too, after the gate has.
+    os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(
+        f"{name}:{port}" for name in arguments.names
+    )
+    from mlflow.server import constants
+
+    settings.mlflow_dir.mkdir(parents=True, exist_ok=True)
+    os.environ |= {
+        constants.BACKEND_STORE_URI_ENV_VAR: store,
+        constants.REGISTRY_STORE_URI_ENV_VAR: store,
+        constants.ARTIFACT_ROOT_ENV_VAR: artifacts,
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: (settings.mlflow_dir / "artifacts").as_uri(),
+        constants.SERVE_ARTIFACTS_ENV_VAR: "true",
+    }
+    import uvicorn
+    from mlflow.server.fastapi_app import app
+    from mlflow.server.handlers import initialize_backend_stores
+
+    initialize_backend_stores(store, store, artifacts)
+    uvicorn.run(
+        Gate(app, credentials=arguments.credentials, port=port, names=arguments.names),
+        host=arguments.host,
+        port=port,
+        proxy_headers=False,
+        access_log=False,
+    )
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except EcgError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,1 @@
+"""Start processes, watch, restart and end them."""

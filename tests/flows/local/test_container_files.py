@@ -1,0 +1,179 @@
+"""Files for containers: consistent, closed, and honest about being untested."""
+
+from __future__ import annotations
+
+import stat
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from flows.doors.addresses import PROJECT_DIR
+
+DIRECTORY = PROJECT_DIR / "deployments"
+GATED = {
+    "prefect": "flows.local.servers.prefect_server",
+    "mlflow": "flows.local.servers.mlflow_server",
+}
+
+
+@pytest.fixture(scope="module")
+def objects() -> list[dict[str, Any]]:
+    text = (DIRECTORY / "kubernetes.yaml").read_text()
+    return [one for one in yaml.safe_load_all(text) if one is not None]
+
+
+@pytest.fixture(scope="module")
+def pods(objects: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in objects
+        if one["kind"] == "Deployment"
+    }
+
+
+@pytest.fixture(scope="module")
+def services() -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = yaml.safe_load((DIRECTORY / "compose.yaml").read_text())[
+        "services"
+    ]
+    return found
+
+
+@pytest.mark.parametrize(
+    "name", ["compose.yaml", "kubernetes.yaml", "Dockerfile", "README.md", "make-secrets.sh"]
+)
+def test_files_for_containers_say_that_they_are_untested(name: str) -> None:
+    head = (DIRECTORY / name).read_text().splitlines()[:4]
+    assert any("Untested" in line for line in head)
+
+
+def test_kubernetes_files_name_only_what_they_define(
+    objects: list[dict[str, Any]], pods: dict[str, dict[str, Any]]
+) -> None:
+    defined = {(one["kind"], one["metadata"]["name"]) for one in objects}
+    for one in objects:
+        if one["kind"] == "Deployment":
+            template = one["spec"]["template"]
+            assert template["metadata"]["labels"] == one["spec"]["selector"]["matchLabels"]
+    for pod in pods.values():
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        for volume in volumes.values():
+            if "persistentVolumeClaim" in volume:
+                claim = volume["persistentVolumeClaim"]["claimName"]
+                assert ("PersistentVolumeClaim", claim) in defined
+        for container in pod["containers"]:
+            assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
+    assert {name for kind, name in defined if kind == "Service"} == {"prefect", "mlflow", "service"}
+
+
+def test_every_pod_is_confined(pods: dict[str, dict[str, Any]]) -> None:
+    assert set(pods) == {"prefect", "mlflow", "worker", "service"}
+    for pod in pods.values():
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert pod["automountServiceAccountToken"] is False
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            assert container["securityContext"] == {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            }
+            assert container["resources"]["limits"]["memory"]
+
+
+def test_servers_in_pods_ask_for_a_login_and_share_no_volume(
+    pods: dict[str, dict[str, Any]],
+) -> None:
+    claims = {}
+    for name, module in GATED.items():
+        (container,) = pods[name]["containers"]
+        assert container["command"][2] == module
+        assert any(one.startswith("--secret=/etc/ecg/") for one in container["command"])
+        assert "envFrom" not in container
+        claims[name] = {
+            one["persistentVolumeClaim"]["claimName"]
+            for one in pods[name]["volumes"]
+            if "persistentVolumeClaim" in one
+        }
+    assert claims == {"prefect": {"ecg-prefect"}, "mlflow": {"ecg-mlflow"}}
+    for container in [*pods["worker"]["containers"], *pods["worker"]["initContainers"]]:
+        logins = {one["name"]: one["valueFrom"]["secretKeyRef"] for one in container["env"]}
+        assert set(logins) == {"PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD"}
+    (service,) = pods["service"]["containers"]
+    assert "envFrom" not in service
+    assert not [one for one in service["env"] if "PREFECT" in one["name"]]
+
+
+def test_network_policies_deny_everything_and_then_allow_what_is_called(
+    objects: list[dict[str, Any]],
+) -> None:
+    policies = {
+        one["metadata"]["name"]: one["spec"] for one in objects if one["kind"] == "NetworkPolicy"
+    }
+    assert policies["deny-all"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for name, port in (("prefect", 4200), ("mlflow", 5000)):
+        assert policies[name]["ingress"] == [
+            {
+                "from": [{"podSelector": {"matchLabels": {"app": "worker"}}}],
+                "ports": [{"port": port, "protocol": "TCP"}],
+            }
+        ]
+        assert "egress" not in policies[name]
+    assert policies["service"]["policyTypes"] == ["Ingress"]
+
+
+def test_compose_builds_targets_of_the_dockerfile(services: dict[str, dict[str, Any]]) -> None:
+    dockerfile = (DIRECTORY / "Dockerfile").read_text()
+    ours = [service for service in services.values() if "profiles" not in service]
+    assert len(ours) == 5
+    for service in ours:
+        build = service["build"]
+        assert f" AS {build['target']}\n" in dockerfile
+        assert Path(DIRECTORY / build["context"] / build["dockerfile"]).samefile(
+            DIRECTORY / "Dockerfile"
+        )
+
+
+def test_compose_publishes_ports_on_loopback_only(services: dict[str, dict[str, Any]]) -> None:
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert len(ports) == 5
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_every_container_of_compose_is_confined(services: dict[str, dict[str, Any]]) -> None:
+    for name, service in services.items():
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["mem_limit"], name
+        assert service.get("read_only") is True or name == "grafana"
+
+
+def test_servers_of_compose_ask_for_a_login_and_share_no_volume(
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name, module in GATED.items():
+        server = services[name]
+        assert server["command"][2] == module
+        assert f"--secret=/run/secrets/{name}" in server["command"]
+        assert server["volumes"] == [f"{name}:/var/lib/{name}"]
+        assert server["networks"] == [name]
+    assert services["service"]["networks"] == ["service"]
+    assert services["service"]["secrets"] == ["api-keys"]
+
+
+def test_secrets_for_containers_are_made_once_and_kept_out_of_git(tmp_path: Path) -> None:
+    script = tmp_path / "make-secrets.sh"
+    script.write_text((DIRECTORY / "make-secrets.sh").read_text())
+    texts = []
+    for _ in range(2):
+        subprocess.run(["sh", str(script)], check=True, capture_output=True)  # noqa: S607  any sh
+        texts.append([(tmp_path / f"{name}-secret").read_text() for name in GATED])
+    assert texts[0] == texts[1]
+    assert texts[0][0] != texts[0][1]
+    assert [len(text) for text in texts[0]] == [43, 43]
+    for name in GATED:
+        assert not stat.S_IMODE((tmp_path / f"{name}-secret").stat().st_mode) & 0o222 & ~0o600
+        assert f"/deployments/{name}-secret" in (PROJECT_DIR / ".gitignore").read_text().split()
