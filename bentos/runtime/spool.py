@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
@@ -55,6 +55,7 @@ def encode_prediction(
     duration_s: float,
     response: bytes,
     observed: dict[str, NDArray[np.generic]],
+    owner: str | None = None,
 ) -> bytes:
     """Write a prediction as a line; `response` is the JSON text that was sent."""
     return orjson.dumps(
@@ -69,6 +70,8 @@ def encode_prediction(
                 "response": orjson.Fragment(response),
                 # NaN becomes null.
                 "observed": {name: column.tolist() for name, column in observed.items()},
+                # An older version, which may write this row, knows no owner.
+                **({} if owner is None else {"owner": owner}),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE,
@@ -85,6 +88,7 @@ def encode_feedback(row: FeedbackRow) -> bytes:
                 "prediction_id": row.prediction_id,
                 "annotator": row.annotator,
                 "labels": row.labels,
+                **({} if row.owner is None else {"owner": row.owner}),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
@@ -154,15 +158,15 @@ class Spool:
                 self._keep_in_memory(row_id, line, error)
         self._wake.set()
 
-    def find_prediction(self, prediction_id: str) -> dict[str, Any] | None:
-        """Find the answer of a prediction that waits to be written, here or in another process."""
+    def find_prediction(self, prediction_id: str) -> PredictionRow | None:
+        """Find a prediction that waits to be written, here or in another process."""
         with self._lock:
             line = self._read(prediction_id)
         line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
         row = decode_row(line)
-        return row.response if isinstance(row, PredictionRow) else None
+        return row if isinstance(row, PredictionRow) else None
 
     def __len__(self) -> int:
         """Rows that wait."""

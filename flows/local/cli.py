@@ -159,7 +159,7 @@ def show_prediction(settings: Settings) -> None:
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
-    from flows.release.serving import read_current
+    from flows.release.serving import key_header, read_current
 
     addresses = find_addresses(settings)
     if read_current(settings) is not None:
@@ -173,7 +173,11 @@ def _show_ready(settings: Settings, started_s: float) -> None:
     if read_current(settings) is None:
         return
     # Of the service: a release of earlier code is served by that code, and may be unknown to this.
-    model = httpx.get(f"{addresses.service}/health", timeout=30.0).json()["model"]
+    health = httpx.get(f"{addresses.service}/health", headers=key_header(settings), timeout=30.0)
+    model = health.json()["model"]
+    if model is None:  # keys are asked for, and ECG_API_KEY is not one of them
+        _say(f"READY {addresses.service}; set ECG_API_KEY to see its model")
+        return
     _say(
         f"READY {addresses.service} model={model['version']} source={model['source']} "
         f"data={model['data']}"
@@ -341,17 +345,22 @@ def annotate(
 @app.command("api-key")
 def api_key(
     name: Annotated[str, typer.Argument(help="Whose key it is; a comment in the file.")] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(help="predict, label, operate or metrics; may be repeated. predict, label."),
+    ] = None,
 ) -> None:
     """Make a key for the service: shown this once, its hash goes into ECG_API_KEYS_FILE."""
-    from ecg_lib.operations.api_keys import add_api_key, hash_api_key, make_api_key
+    from ecg_lib.operations.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
 
     path, key = read_settings().api_keys_file, make_api_key()
+    scopes = parse_scopes(scope or ())
     if path is None:
         _say("ECG_API_KEYS_FILE is not set; the line for that file is")
-        _say(f"{hash_api_key(key.encode())}  # {name}" if name else hash_api_key(key.encode()))
+        _say(write_key_line(key, name=name, scopes=scopes))
         _say("and the key, for the header X-API-Key,")
     else:
-        add_api_key(path, key, name=name)
+        add_api_key(path, key, name=name, scopes=scopes)
     _say(key)
 
 
