@@ -86,7 +86,7 @@ def _add_bare_paths(app: FastAPI) -> None:
             app.add_api_route(
                 route.path.rstrip("/"),
                 route.endpoint,
-                methods=list(route.methods),
+                methods=list(route.methods or ()),
                 status_code=route.status_code,
                 include_in_schema=False,
             )

@@ -64,7 +64,7 @@ def check_request(runtime: Runtime, scope: Connection) -> None:
         )
     if caller.asks_keys and caller.key is None:
         raise ProblemError(KEY_REQUIRED, "the header X-API-Key must hold a valid key")
-    _check_scope(caller, scope["path"])
+    _check_scope(caller, scope)
 
 
 def _find_prefix(runtime: Runtime, scope: Connection) -> str:
@@ -85,15 +85,18 @@ def _find_caller(runtime: Runtime, scope: Connection, headers: dict[bytes, bytes
     return Caller(name=key.hash if key else _name_client(scope), key=key, asks_keys=True)
 
 
-def _check_scope(caller: Caller, path: str) -> None:
+def _check_scope(caller: Caller, scope: Connection) -> None:
+    path: str = scope["path"]
     if path.startswith("/metrics"):
         wanted = Scope.METRICS
     elif path.startswith("/api/v1/feedback"):
         wanted = Scope.LABEL
     else:
         wanted = Scope.PREDICT
-    # An operator reads what exists, and needs no other scope for it.
-    if not caller.may(wanted) and not (wanted is Scope.PREDICT and caller.may(Scope.OPERATE)):
+    # An operator reads and deletes what exists, and needs no other scope for it.
+    sends_nothing = scope["method"] in {*_SAFE_METHODS, "DELETE"}
+    may_operate = wanted is Scope.PREDICT and sends_nothing and caller.may(Scope.OPERATE)
+    if not caller.may(wanted) and not may_operate:
         raise ProblemError(MISSING_SCOPE, f"the API key must have the scope {wanted}")
 
 

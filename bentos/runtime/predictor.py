@@ -102,7 +102,11 @@ class Runtime:
         self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
-        self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
+        self.spool = Spool(
+            settings.serving_dir / "spool",
+            lambda: self.log,
+            shares_disk=settings.monitoring_database_url.startswith("sqlite"),
+        )
         self.metrics = Metrics(
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),

@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 200
 _MAX_IN_MEMORY: Final = 1000
+_FREE_BYTES: Final = 256 * 2**20
+"""Room on the disk that stored predictions leave to everything else."""
+
 _COLLECT_S: Final = 1.0
 _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
@@ -125,16 +128,21 @@ class Spool:
         Where all processes have their files.
     open_log : callable
         Gives the prediction log; not called before there is a row.
+    shares_disk : bool
+        True when the log may be on the disk of the spool, so that it stops where room is low.
 
     """
 
-    def __init__(self, directory: Path, open_log: Callable[[], PredictionLog]) -> None:
+    def __init__(
+        self, directory: Path, open_log: Callable[[], PredictionLog], *, shares_disk: bool = True
+    ) -> None:
         self.lost = 0
         """Rows that could be kept nowhere."""
         self.problem: str | None = None
         """Why the log cannot be written now."""
         self._directory = directory
         self._open_log = open_log
+        self._shares_disk = shares_disk
         self._has_tables = False
         self._path, self._file = _create_file(directory)
         self._size = 0
@@ -198,6 +206,9 @@ class Spool:
             If the log cannot be written; what is not written waits on.
 
         """
+        if len(self) and self._shares_disk and self._is_disk_low():
+            msg = f"less than {_FREE_BYTES} bytes of the disk are free: rows wait"
+            raise PredictionLogError(msg)
         has_written = False
         while batch := self._next_batch():
             self._store(decode_row(line) for line in batch.values())
@@ -234,12 +245,18 @@ class Spool:
             self._wake.clear()
 
     def _write(self, row_id: str, line: bytes) -> None:
+        if self._is_disk_low():
+            raise OSError(errno.ENOSPC, "less room is left than must stay free")
         written = os.write(self._file, line)
         if written < len(line):
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._waiting[row_id] = (self._size, written)
         self._size += written
+
+    def _is_disk_low(self) -> bool:
+        disk = os.fstatvfs(self._file)
+        return disk.f_bavail * disk.f_frsize < _FREE_BYTES
 
     def _keep_in_memory(self, row_id: str, line: bytes, error: OSError) -> None:
         if len(self._in_memory) < _MAX_IN_MEMORY:

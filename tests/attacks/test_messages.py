@@ -142,7 +142,6 @@ SLOW = {
     "half a header": b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\nX: ",
     "empty lines": b"\r\n\r\n",
     "half a request after a whole one": b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\nGET /",
-    "an empty line after a request": b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n\r\n",
 }
 
 
@@ -157,6 +156,23 @@ def test_a_request_that_does_not_come_is_not_waited_for(
     start = time.monotonic()
     got = keyed.send(sent, timeout_s=5.0)
     assert time.monotonic() - start < 3
+    assert got.endswith(b'"status":408}')
+
+
+def test_an_empty_line_does_not_keep_an_idle_connection_open(
+    keyed: Any,  # noqa: ANN401  of a conftest
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "HEAD_S", 0.2)
+    monkeypatch.setattr(connections, "_CHECK_S", 0.05)
+    with socket.create_connection(keyed.address, timeout=5.0) as connection:
+        connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert connection.recv(65536).startswith(b"HTTP/1.1 200 ")
+        time.sleep(0.3)  # an idle connection may stay longer than that
+        connection.sendall(b"\r\n")
+        got = b""
+        while piece := connection.recv(65536):
+            got += piece
     assert got.endswith(b'"status":408}')
 
 

@@ -2,8 +2,9 @@
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996, DOI 10.1145/248156.248171): each piece of work
 has a start tag, the later of the virtual time and of the end of the same client's work before it;
-the least tag comes first. A client with one strip does not wait for the queue of another. As a
-long signal that has begun is not interrupted, one thread takes short signals only.
+the least tag comes first. A client with one strip does not wait for the queue of another. A long
+signal that has begun is not interrupted, and while its JSON is read no other thread of the process
+runs; so half of the threads take long signals, and one more thread takes short signals only.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _SHORT: Final = 65_000
 
 _MAX_WAITING: Final = 64
 _OWN_WAITING: Final = 48
-_OWN_COST: Final = 8 * 1_800_000
-"""Samples of eight signals of the greatest length and rate."""
+_OWN_COST: Final = 4 * 1_800_000
+"""Samples of four signals of the greatest length and rate, or of eleven at 360 Hz."""
 
 _NICENESS_OF_LONG: Final = 5
 _LEAST_COST: Final = 1000
@@ -60,7 +61,7 @@ class Turns:
     Parameters
     ----------
     n_threads : int
-        Threads that take any work; another one takes short work only.
+        Threads that take work; half of them take long work too, and another one is for short work.
 
     """
 
@@ -74,8 +75,9 @@ class Turns:
         """Pieces of work that wait or are done now."""
         self._is_closed = False
         self._changed = threading.Condition()
+        n_for_long = max(1, n_threads // 2)
         for number in range(n_threads + 1):
-            is_for_short = number == n_threads
+            is_for_short = number >= n_for_long
             threading.Thread(
                 target=self._serve, args=(is_for_short,), name=f"compute-{number}", daemon=True
             ).start()

@@ -25,9 +25,11 @@ from bentos.recordings.job_queue import JobQueue
 from bentos.recordings.job_runner import JobRunner, explain_outcome
 from bentos.recordings.job_store import Job, JobStatus, JobStore
 from bentos.recordings.uploads import Recording, UploadFields
+from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
 from bentos.runtime.live_model import LoadedModel
 from bentos.wire.problems import ProblemError, explain_file_error
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.api_keys import ApiKey
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.lead import Lead
 from ecg_lib.records.simulation.patients import draw_patient
@@ -88,8 +90,8 @@ def work(toy_model: LoadedModel, tmp_path: Path) -> Iterator[Callable[..., Recor
         recordings.close()
 
 
-def _add(jobs: Recordings, content: bytes) -> Job:
-    directory = jobs.queue.open_upload(len(content))
+def _add(jobs: Recordings, content: bytes, caller: Caller = SERVICE_ITSELF) -> Job:
+    directory = jobs.queue.open_upload(len(content), caller)
     path = directory / "recording.npy"
     path.write_bytes(content)
     return jobs.queue.add(
@@ -99,7 +101,8 @@ def _add(jobs: Recordings, content: bytes) -> Job:
             leads=("MLII",),
             kind="npy",
             fields=UploadFields(sampling_rate=360.0),
-        )
+        ),
+        caller,
     )
 
 
@@ -262,6 +265,86 @@ def test_uploads_to_a_process_that_was_killed_take_no_place(
     assert refused.value.kind.name == "queue-full"
     assert len(_incoming(tmp_path)) == 2
     idle.queue.open_upload(1)
+
+
+def caller(name: str) -> Caller:
+    return Caller(name=name, key=ApiKey(hash=name[0] * 64), asks_keys=True)
+
+
+def test_one_key_takes_half_of_the_places(tmp_path: Path) -> None:
+    queue = Recordings(Settings(home=tmp_path, recordings_waiting=4)).queue
+    for _ in range(2):
+        queue.open_upload(1, caller("alice"))
+    with pytest.raises(ProblemError) as refused:
+        queue.open_upload(1, caller("alice"))
+    assert refused.value.kind.name == "queue-full"
+    queue.open_upload(1, caller("bob"))
+
+
+def test_recordings_that_wait_count_for_the_key_that_sent_them(tmp_path: Path) -> None:
+    recordings = Recordings(Settings(home=tmp_path, recordings_waiting=4))
+    for _ in range(2):
+        _add(recordings, b"x", caller("alice"))
+    with pytest.raises(ProblemError):
+        recordings.queue.open_upload(1, caller("alice"))
+    _add(recordings, b"x", caller("bob"))
+
+
+def test_the_results_of_one_key_do_not_push_out_those_of_another(
+    work: Callable[..., Recordings],
+) -> None:
+    jobs = work(recordings_kept=2)
+    of_bob = _add(jobs, _npy(np.zeros(36_000)), caller("bob")).job_id
+    _until(jobs, of_bob, JobStatus.FAILED)
+    ids = []
+    for _ in range(4):
+        ids.append(_add(jobs, _npy(np.zeros(36_000)), caller("alice")).job_id)
+        _until(jobs, ids[-1], JobStatus.FAILED)
+    deadline = time.monotonic() + 60
+    while len(list(jobs.store.list_jobs())) > 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    assert {job.job_id for job in jobs.store.list_jobs()} == {of_bob, *ids[2:]}
+
+
+def test_the_next_recording_is_of_the_key_that_waited_longest(
+    tmp_path: Path, toy_model: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = Recordings(Settings(home=tmp_path, recordings_at_once=4), toy_model)
+    names = {_add(jobs, b"x", caller(name)).job_id: name for name in ("alice", "alice", "bob")}
+    started: list[str] = []
+    monkeypatch.setattr(
+        jobs.runner, "_start", lambda job, _model: started.append(names[job.job_id])
+    )
+    jobs.runner._start_next(sorted(jobs.store.list_jobs(), key=lambda job: job.created_at))
+    assert started == ["alice", "bob", "alice"]
+
+
+def test_what_other_uploads_announced_is_no_room(
+    idle: Recordings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gib = 2**30
+    usage = shutil.disk_usage(Path.cwd())._replace(free=gib + 300 * 2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    first = idle.queue.open_upload(200 * 2**20)
+    with pytest.raises(ProblemError) as refused:
+        idle.queue.open_upload(101 * 2**20)
+    assert refused.value.kind.name == "storage-full"
+    idle.queue.open_upload(100 * 2**20)
+    shutil.rmtree(first)
+
+
+@pytest.mark.parametrize(("free_mib", "has_room"), [(511, False), (512, True)])
+def test_an_upload_that_states_no_length_needs_room_for_the_longest(
+    idle: Recordings, monkeypatch: pytest.MonkeyPatch, free_mib: int, *, has_room: bool
+) -> None:
+    usage = shutil.disk_usage(Path.cwd())._replace(free=2**30 + free_mib * 2**20)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: usage)
+    if has_room:
+        idle.queue.open_upload(None)
+        return
+    with pytest.raises(ProblemError):
+        idle.queue.open_upload(None)
 
 
 @pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"{"), Path.unlink])

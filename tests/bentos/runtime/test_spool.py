@@ -355,3 +355,21 @@ def test_answers_are_given_while_the_database_is_away(
     away.mkdir()
     wait_until(lambda: len(runtime.spool) == 0)
     runtime.close()
+
+
+@pytest.mark.parametrize("shares_disk", [True, False])
+def test_rows_wait_in_memory_while_the_disk_has_less_room_than_must_stay_free(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, *, shares_disk: bool
+) -> None:
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url), shares_disk=shares_disk)
+    monkeypatch.setattr("bentos.runtime.spool._FREE_BYTES", 2**62)
+    spool.append("p1", line_of("p1"))
+    assert [path.stat().st_size for path in (tmp_path / "spool").glob("*.jsonl")] == [0]
+    assert spool.find_prediction("p1") is not None
+    if shares_disk:
+        with pytest.raises(PredictionLogError, match="of the disk are free"):
+            spool.drain()
+        monkeypatch.setattr("bentos.runtime.spool._FREE_BYTES", 256 * 2**20)
+    assert spool.drain()
+    assert len(spool) == 0
+    spool.close()
