@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ecg_lib.classifier.bundle import Bundle
 
 KERAS_NETWORK: Final = "network.keras"
-SHIPPED: Final = Path("flows") / "reference_bundle"
+SHIPPED: Final = Path("flows") / "release" / "reference_bundle"
 N_PATIENTS: Final = 24
 DURATION_S: Final = 90.0
 N_EPOCHS: Final = 4

@@ -25,8 +25,8 @@ from typing import Final
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
-from bentos.runtime.rate_limit import TABLE_VARIABLE
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.releases import (

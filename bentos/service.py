@@ -12,6 +12,9 @@ from typing import Any, Final
 
 import bentoml
 
+from bentos.recordings.job_queue import JobQueue
+from bentos.recordings.job_runner import JobRunner
+from bentos.recordings.job_store import JobStore
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
 from bentos.runtime.live_model import UNREGISTERED, load_model
@@ -35,16 +38,22 @@ class EcgService:
     """Ventricular beats in an ECG, beat by beat."""
 
     def __init__(self) -> None:
-        self.runtime = Runtime(read_settings(), has_host=False)
+        settings = read_settings()
+        self.runtime = Runtime(settings, has_host=False)
+        store = JobStore(settings.recordings_dir)
+        self.runner = JobRunner(store, settings, model=lambda: self.runtime.live.current)
         app.state.runtime = self.runtime
+        app.state.recordings = JobQueue(store, settings, wake=self.runner.wake)
         self.runtime.live.obey()
         if self.runtime.live.current is None:
             self._serve_own_bundle()
         self.runtime.start()
+        self.runner.start()
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]  # BentoML's lazy attributes have none
     def close(self) -> None:
         """End threads and connections."""
+        self.runner.close()
         self.runtime.close()
 
     def _serve_own_bundle(self) -> None:

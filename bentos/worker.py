@@ -23,8 +23,12 @@ from typing import Any, Final
 
 import uvicorn
 
+from bentos.recordings.job_queue import JobQueue
+from bentos.recordings.job_runner import JobRunner
+from bentos.recordings.job_store import JobStore
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
+from bentos.runtime.limits.connections import make_protocol, raise_descriptor_limit
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.predictor import Runtime
 from ecg_lib.errors import EcgError
@@ -55,6 +59,8 @@ class Worker(uvicorn.Server):
         Connected to the host.
     runtime : Runtime
         What answers.
+    recordings : JobRunner
+        What analyses recordings.
 
     """
 
@@ -65,11 +71,13 @@ class Worker(uvicorn.Server):
         listener: socket.socket,
         control: socket.socket,
         runtime: Runtime,
+        recordings: JobRunner,
     ) -> None:
         super().__init__(config)
         self._listener = listener
         self._control = control
         self._runtime = runtime
+        self._recordings = recordings
         self._to_host: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -95,6 +103,7 @@ class Worker(uvicorn.Server):
         """End connections and the runtime; uvicorn gives itself the signal again after this."""
         self._accepting.cancel()
         await super().shutdown(sockets)
+        self._recordings.close()
         self._runtime.close()
 
     async def _accept(self) -> None:
@@ -170,9 +179,14 @@ def main() -> int:
         control.sendall(_line({"failed": str(error)}))
         return 1
     app = make_app()
+    store = JobStore(runtime.settings.recordings_dir)
+    runner = JobRunner(store, runtime.settings, model=lambda: runtime.live.current)
     app.state.runtime = runtime
+    app.state.recordings = JobQueue(store, runtime.settings, wake=runner.wake)
     config = uvicorn.Config(
         Edge(app),
+        http=make_protocol(raise_descriptor_limit()),
+        ws="none",
         log_config=None,
         access_log=False,
         server_header=False,
@@ -184,8 +198,11 @@ def main() -> int:
         lifespan="off",
     )
     runtime.start()
+    runner.start()
     with socket.socket(fileno=arguments.listen_fd) as listener:
-        server = Worker(config, listener=listener, control=control, runtime=runtime)
+        server = Worker(
+            config, listener=listener, control=control, runtime=runtime, recordings=runner
+        )
         server.run(sockets=[])  # its own: it accepts itself
     return 0
 

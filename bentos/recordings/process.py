@@ -1,8 +1,8 @@
 """``python -m bentos.recordings.process``: analyse one recording, and end.
 
-It is told what to do by ``task.json`` in the directory of the job, tells how far it is in
-``progress``, and how it ended in ``outcome.json``. It ends when the process that started it does,
-and asks the system to be the first to go when memory runs out.
+``task.json`` in the directory of the job says what to do; ``progress`` receives how far it is, and
+``outcome.json`` how it ended. The process ends when its parent does, and it is the first that the
+system kills when memory runs out.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 from typing import Any, Final
 
-from bentos.recordings.job_files import OUTCOME, PROGRESS, RESULTS, TASK
+from bentos.recordings.job_store import INPUT, OUTCOME, PROGRESS, RESULTS, TASK
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import EcgError
@@ -33,7 +33,7 @@ _THREADS: Final = 2
 def main() -> int:
     """Analyse the recording of the job that the first argument names."""
     job = Path(sys.argv[1])
-    _be_modest()
+    _lower_priority()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _analyze(job, json.loads((job / TASK).read_bytes()))
@@ -52,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def _be_modest() -> None:
+def _lower_priority() -> None:
     os.nice(_NICENESS)
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     score = Path("/proc/self/oom_score_adj")
@@ -70,9 +70,7 @@ def _end_with_parent() -> None:
 
 def _analyze(job: Path, task: dict[str, Any]) -> None:
     classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
-    opened = open_recording(
-        job / "input" / task["file"], fs=task["sampling_rate"], unit=task["unit"]
-    )
+    opened = open_recording(job / INPUT / task["file"], fs=task["sampling_rate"], unit=task["unit"])
     results = job / RESULTS
     results.mkdir(exist_ok=True)
     analysis = analyze_recording(

@@ -82,7 +82,11 @@ def describe_api(app: FastAPI) -> dict[str, Any]:
     """Describe the API; the first call makes it, later ones give it again."""
     if app.openapi_schema is None:
         described = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=app.routes
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+            servers=app.servers,
         )
         bodies = (PredictionRequest, FeedbackRequest)
         _, schemas = models_json_schema(

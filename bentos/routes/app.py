@@ -6,13 +6,13 @@ import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
 from http import HTTPStatus
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Final
 
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -29,7 +29,7 @@ from bentos.routes.predictions import (
     read_prediction,
 )
 from bentos.routes.recordings import add_routes
-from bentos.routes.routing import answer_json, runtime_of
+from bentos.routes.routing import answer_json, caller_of, runtime_of
 from bentos.wire.problems import (
     INTERNAL,
     METHOD_NOT_ALLOWED,
@@ -47,6 +47,8 @@ from bentos.wire.schemas import (
 from ecg_lib.operations.helper_states import list_degraded, read_helper_states
 from ecg_lib.rhythm.risk import NOTICE
 
+_SWAGGER: Final = Path(__file__).parents[1] / "wire" / "swagger"
+
 CLIENT_GONE: Final = 499
 """What is counted when a client goes away in the middle of its request; nobody is answered."""
 
@@ -59,26 +61,36 @@ def make_app() -> FastAPI:
         description=f"Ventricular beats in an ECG, beat by beat. {NOTICE}",
         docs_url=None,
         redoc_url=None,
+        # A redirect would name the host as the service, and not its client, sees it.
+        redirect_slashes=False,
+        servers=[{"url": ".", "description": "Where this description comes from."}],
         # Its own would tell the whole address, and that may hold the identifier of a patient.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.mount("/static_content", StaticFiles(directory=_find_swagger()), name="static_content")
+    app.mount("/static_content", StaticFiles(directory=_SWAGGER), name="static_content")
     _add_api(app)
     add_routes(app)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
-    app.add_exception_handler(ClientDisconnect, _answer_nobody)
+    app.add_exception_handler(ClientDisconnect, _answer_gone_client)
     app.add_exception_handler(Exception, _answer_failure)
+    _add_bare_paths(app)
     app.openapi = lambda: describe_api(app)  # type: ignore[method-assign]  # FastAPI's own way
     return app
 
 
-def _find_swagger() -> Path:
-    """Find Swagger's files in BentoML, so that no page comes from elsewhere."""
-    bentoml = find_spec("bentoml")  # not imported: that takes longer than all that serves
-    assert bentoml is not None and bentoml.origin is not None  # noqa: PT018, S101  a dependency
-    return Path(bentoml.origin).parent / "_internal" / "server" / "static_content"
+def _add_bare_paths(app: FastAPI) -> None:
+    """Answer a path that ends with a slash without the slash too."""
+    for route in [route for route in app.routes if isinstance(route, APIRoute)]:
+        if route.path != "/" and route.path.endswith("/"):
+            app.add_api_route(
+                route.path.rstrip("/"),
+                route.endpoint,
+                methods=list(route.methods or ()),
+                status_code=route.status_code,
+                include_in_schema=False,
+            )
 
 
 def _add_api(app: FastAPI) -> None:
@@ -107,7 +119,7 @@ def _add_api(app: FastAPI) -> None:
         create_feedback,
         methods=["POST"],
         status_code=HTTPStatus.CREATED,
-        summary="Tell the classes that a reader gives to beats",
+        summary="Submit a reader's labels of beats",
         tags=["feedback"],
         responses={201: {"model": Feedback}, **document_problems(400, 404, 413, 415, 422, 503)},
     )
@@ -167,14 +179,15 @@ async def _read_model(request: Request) -> Response:
 
 
 async def _read_health(request: Request) -> Response:
-    """Tell whether a model is loaded, which, and what release was refused; 503 without a model.
+    """Report whether a model is loaded, which, and what release was refused; 503 without a model.
 
     `degraded` names the helpers of the platform (Prefect, MLflow, worker) that do not run; answers
     depend on none of them. While workers switch one after the other, the model is the one that is
-    on its way out.
+    on its way out. Where API keys are asked for, requests without one get the status alone.
     """
-    runtime = runtime_of(request)
+    runtime, caller = runtime_of(request), caller_of(request)
     refusal = runtime.live.refusal
+    is_open = not caller.asks_keys or caller.key is not None
     is_loaded = runtime.live.current is not None
     helpers = read_helper_states(runtime.helpers_path)
     health = {
@@ -182,12 +195,12 @@ async def _read_health(request: Request) -> Response:
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),
-        "model": runtime.live.info,
-        "refused": asdict(refusal) if refusal else None,
+        "model": runtime.live.info if is_open else None,
+        "refused": asdict(refusal) if refusal and is_open else None,
         "prediction_log": {
             "waiting": len(runtime.spool),
             "lost": runtime.spool.lost,
-            "problem": runtime.spool.problem,
+            "problem": runtime.spool.problem if is_open else None,
         },
         "degraded": list_degraded(helpers),
     }
@@ -205,10 +218,11 @@ async def _read_metrics(request: Request) -> Response:
 
 async def _show_docs() -> Response:
     page = get_swagger_ui_html(
-        openapi_url="/openapi.json",
+        # Relative, so that they lead to the service below whatever path a proxy serves it.
+        openapi_url="openapi.json",
         title="ECG beat service",
-        swagger_js_url="/static_content/swagger-ui-bundle.js",
-        swagger_css_url="/static_content/swagger-ui.css",
+        swagger_js_url="static_content/swagger-ui-bundle.js",
+        swagger_css_url="static_content/swagger-ui.css",
         swagger_favicon_url="data:,",
     )
     page.headers["content-security-policy"] = allow_scripts(bytes(page.body))
@@ -231,7 +245,7 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     return ProblemError(kind, kind.title).respond(headers)
 
 
-async def _answer_nobody(_request: Request, _error: Exception) -> Response:
+async def _answer_gone_client(_request: Request, _error: Exception) -> Response:
     return Response(status_code=CLIENT_GONE)
 
 

@@ -1,4 +1,4 @@
-"""Who may ask, and how often: API keys, the rate limit, and pages of other sites."""
+"""Check requests before they are answered: host, origin, API key and its scopes, rate limit."""
 
 from __future__ import annotations
 
@@ -7,17 +7,21 @@ import ipaddress
 import re
 from typing import Final
 
-from starlette.types import Scope
+from starlette.types import Scope as Connection
 
+from bentos.routes.routing import note_caller
+from bentos.runtime.limits.caller import Caller
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import (
     FOREIGN_HOST,
     FOREIGN_ORIGIN,
     KEY_REQUIRED,
+    MISSING_SCOPE,
+    REPEATED_HEADER,
     TOO_MANY_REQUESTS,
     ProblemError,
 )
-from ecg_lib.operations.api_keys import hash_api_key, is_accepted
+from ecg_lib.operations.api_keys import Scope, find_api_key
 
 GUARDED: Final = ("/api/", "/metrics")
 """Begin of the paths that ask for a key and count; pages and /health do not."""
@@ -25,46 +29,92 @@ GUARDED: Final = ("/api/", "/metrics")
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""
 
+_SINGLE: Final = (KEY_HEADER, b"host", b"origin", b"content-type", b"content-encoding")
+"""Headers of which a proxy and the service might each believe another one."""
+
 _OWN_HOST: Final = re.compile(rb"(localhost|127(\.\d{1,3}){3}|\[::1\])(:\d*)?", re.IGNORECASE)
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+_PREFIX: Final = re.compile(r"(/[A-Za-z0-9._~-]+)*")
 
 
-def check_request(runtime: Runtime, scope: Scope) -> None:
-    """Check who asks, and how often.
+def check_request(runtime: Runtime, scope: Connection) -> None:
+    """Check where a request comes from and what it may do, and note its caller.
 
     Raises
     ------
     ProblemError
-        If the request is not to be answered.
+        If the request must not be answered.
 
     """
+    _check_repeated(scope)
     headers = dict(scope["headers"])
     _check_host(runtime, scope, headers)
     if scope["method"] not in _SAFE_METHODS:
         _check_origin(runtime, headers)
+    caller = _find_caller(runtime, scope, headers)
+    note_caller(scope, caller, prefix=_find_prefix(runtime, scope))
     if not scope["path"].startswith(GUARDED):
         return
-    key, client = headers.get(KEY_HEADER), _name_client(scope)
-    needs_key = runtime.api_keys is not None
-    is_known = runtime.api_keys is not None and is_accepted(key, runtime.api_keys)
-    if key is not None and is_known:
-        client = hash_api_key(key).encode()  # wherever it is used
-    if runtime.rate_limit is not None and (wait_s := runtime.rate_limit.take(client)):
+    if runtime.rate_limit is not None and (wait_s := runtime.rate_limit.take(caller.name.encode())):
         limit = runtime.settings.rate_limit_per_min
         raise ProblemError(
             TOO_MANY_REQUESTS,
             f"a client may send {limit} requests a minute; the next one in {wait_s} s",
             retry_after_s=wait_s,
         )
-    if needs_key and not is_known:
+    if caller.asks_keys and caller.key is None:
         raise ProblemError(KEY_REQUIRED, "the header X-API-Key must hold a valid key")
+    _check_scope(caller, scope)
 
 
-def _check_host(runtime: Runtime, scope: Scope, headers: dict[bytes, bytes]) -> None:
-    """Refuse other names of this machine: a page may give its own site our address (DNS rebinding).
+def _find_prefix(runtime: Runtime, scope: Connection) -> str:
+    """Return the path below which a proxy serves this service, if the proxy is trusted."""
+    stated = [value for name, value in scope["headers"] if name == b"x-forwarded-prefix"]
+    if len(stated) != 1 or not runtime.settings.trusted_proxies:
+        return ""
+    prefix = stated[0].decode("latin-1").rstrip("/")
+    return prefix if _PREFIX.fullmatch(prefix) and "/.." not in prefix else ""
+
+
+def _find_caller(runtime: Runtime, scope: Connection, headers: dict[bytes, bytes]) -> Caller:
+    keys = runtime.api_keys
+    if keys is None:
+        return Caller(name=_name_client(scope))
+    key = find_api_key(headers.get(KEY_HEADER), keys)
+    # A key is one client, whatever address it is used from.
+    return Caller(name=key.hash if key else _name_client(scope), key=key, asks_keys=True)
+
+
+def _check_scope(caller: Caller, scope: Connection) -> None:
+    path: str = scope["path"]
+    if path.startswith("/metrics"):
+        wanted = Scope.METRICS
+    elif path.startswith("/api/v1/feedback"):
+        wanted = Scope.LABEL
+    else:
+        wanted = Scope.PREDICT
+    # An operator reads and deletes what exists, and needs no other scope for it.
+    sends_nothing = scope["method"] in {*_SAFE_METHODS, "DELETE"}
+    may_operate = wanted is Scope.PREDICT and sends_nothing and caller.may(Scope.OPERATE)
+    if not caller.may(wanted) and not may_operate:
+        raise ProblemError(MISSING_SCOPE, f"the API key must have the scope {wanted}")
+
+
+def _check_repeated(scope: Connection) -> None:
+    """Reject headers that are there twice: a proxy may go by one, and the service by the other."""
+    names = [name for name, _ in scope["headers"]]
+    for name in _SINGLE:
+        if names.count(name) > 1:
+            raise ProblemError(
+                REPEATED_HEADER, f"the header {name.decode()} must be there at most once"
+            )
+
+
+def _check_host(runtime: Runtime, scope: Connection, headers: dict[bytes, bytes]) -> None:
+    """Reject other names of this machine: a page may give its own site our address (DNS rebinding).
 
     Only where the service is for this machine alone; elsewhere its names are not known, and keys
-    guard it. Browsers always say whom they ask.
+    guard it. Browsers always send the name.
     """
     host = headers.get(b"host")
     if host is None or _OWN_HOST.fullmatch(host) or runtime.settings.trusted_proxies:
@@ -86,7 +136,7 @@ def _is_loopback(address: str) -> bool:
 
 
 def _check_origin(runtime: Runtime, headers: dict[bytes, bytes]) -> None:
-    """Refuse what a page of another site sends: a browser sends forms anywhere without asking."""
+    """Reject what a page of another site sends: a browser sends forms anywhere without asking."""
     origin = headers.get(b"origin")
     if origin is None or origin.decode("latin-1") in runtime.settings.allowed_origins:
         return
@@ -96,10 +146,10 @@ def _check_origin(runtime: Runtime, headers: dict[bytes, bytes]) -> None:
         )
 
 
-def _name_client(scope: Scope) -> bytes:
-    """The address of a client; of IPv6 the network, of which a client has all addresses."""
+def _name_client(scope: Connection) -> str:
+    """Return the address of a client; of IPv6 the network, all of whose addresses it may have."""
     address: str = (scope.get("client") or ("",))[0]
     if ":" in address:
         with contextlib.suppress(ValueError):
-            return str(ipaddress.ip_network(f"{address}/64", strict=False)).encode()
-    return address.encode()
+            return str(ipaddress.ip_network(f"{address}/64", strict=False))
+    return address

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from http import HTTPStatus
 from typing import Final
 
@@ -12,72 +12,73 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
-from bentos.routes.routing import T, answer_json, runtime_of
+from bentos.routes.bodies import read_body
+from bentos.routes.routing import T, answer_json, caller_of, locate, runtime_of
 from bentos.runtime.predictor import Runtime
 from bentos.wire.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
-from bentos.wire.inputs import JSON, MEDIA_TYPES, parse
+from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse
 from bentos.wire.problems import (
     INVALID_REQUEST,
     LOG_UNAVAILABLE,
     NOT_FOUND,
-    OVERLOADED,
-    TOO_LARGE,
-    WRONG_MEDIA_TYPE,
     ProblemError,
 )
-from bentos.wire.schemas import (
-    FeedbackRequest,
-)
+from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.records.simulation.simulator import StripKind
 
 MAX_PREDICTION_BYTES: Final = 16 * 2**20
-
-
 MAX_FEEDBACK_BYTES: Final = 2**20
 
-
 _LOOK_UP_S: Final = 8.0
-
-
-_MAX_WAITING: Final = 64
 
 
 async def create_prediction(request: Request) -> Response:
     """Find and classify the beats of one lead, and tell what rhythm they make."""
     runtime = runtime_of(request)
     runtime.require_model()
-    media_type, body = await _read_body(request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES)
-    query = request.query_params.multi_items()
-    created = await _compute(
-        runtime, lambda: runtime.predict(body, media_type=media_type, query=query)
-    )
-    location = {"Location": f"/api/v1/predictions/{created.prediction_id}"}
+    caller, query = caller_of(request), request.query_params.multi_items()
+    with runtime.memory.open_share(caller.name) as share:
+        media_type, body = await read_body(
+            request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES, share=share
+        )
+        created = await _compute(
+            request,
+            lambda: runtime.predict(body, media_type=media_type, query=query, owner=caller.owner),
+            samples=estimate_samples(body, media_type=media_type),
+        )
+    location = {"Location": locate(request, f"/api/v1/predictions/{created.prediction_id}")}
     return answer_json(created.body, HTTPStatus.CREATED, location)
 
 
 async def read_prediction(request: Request, prediction_id: str) -> Response:
     """Give the answer that was given when the prediction was made."""
-    runtime = runtime_of(request)
+    runtime, caller = runtime_of(request), caller_of(request)
     try:
-        found = await _look_up(runtime, lambda: runtime.find_prediction(prediction_id))
+        found = await _look_up(runtime, lambda: runtime.find_prediction(prediction_id, caller))
     except PredictionLogError as error:
         raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
     return answer_json(orjson.dumps(found))
 
 
 async def create_feedback(request: Request) -> Response:
-    """Keep a reader's classes; monitoring measures the model against them."""
-    runtime = runtime_of(request)
-    _, body = await _read_body(request, MAX_FEEDBACK_BYTES, accepted=(JSON,))
-    feedback = await _compute(runtime, lambda: parse(FeedbackRequest, body))
+    """Submit a reader's labels; monitoring scores the model against them."""
+    runtime, caller = runtime_of(request), caller_of(request)
+    with runtime.memory.open_share(caller.name) as share:
+        _, body = await read_body(request, MAX_FEEDBACK_BYTES, accepted=(JSON,), share=share)
+        feedback = await _compute(
+            request, lambda: parse(FeedbackRequest, body), samples=body.count(b",")
+        )
     try:
-        await _look_up(runtime, lambda: runtime.check_feedback(feedback))
+        await _look_up(runtime, lambda: runtime.check_feedback(feedback, caller))
         is_verified = True
-    except PredictionLogError:
+    except PredictionLogError as error:
+        if caller.asks_keys:  # whose prediction it is cannot be checked
+            raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
         is_verified = False
-    # Nothing comes between keeping it and the answer: who is told of an error may send it again.
-    return answer_json(runtime.take_feedback(feedback, is_verified=is_verified), HTTPStatus.CREATED)
+    # Nothing comes between storing it and the answer: a client that sees an error sends it again.
+    stored = runtime.take_feedback(feedback, is_verified=is_verified, owner=caller.owner)
+    return answer_json(stored, HTTPStatus.CREATED)
 
 
 async def read_example(request: Request, kind: str) -> Response:
@@ -96,52 +97,22 @@ async def read_example(request: Request, kind: str) -> Response:
     return Response(body, media_type=MEDIA_TYPE_OF[ExampleFormat(form)])
 
 
-async def _read_body(
-    request: Request, max_bytes: int, *, accepted: Sequence[str]
-) -> tuple[str, bytes]:
-    """Read the media type and a body of one of those accepted; stop where it is too large.
+async def _compute(request: Request, work: Callable[[], T], *, samples: int) -> T:
+    """Run what takes the processor, in the client's turn; `samples` says how much it is.
 
     Raises
     ------
     ProblemError
-        If the media type is another, or the body too large.
+        If too much waits already.
 
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in accepted:
-        raise ProblemError(WRONG_MEDIA_TYPE, f"Content-Type must be {' or '.join(accepted)}")
-    too_large = ProblemError(TOO_LARGE, f"the body must have at most {max_bytes} bytes")
-    # uvicorn has refused a Content-Length that is no number.
-    if int(request.headers.get("content-length", "0")) > max_bytes:
-        raise too_large
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > max_bytes:
-            raise too_large
-    return media_type, bytes(body)
-
-
-async def _compute(runtime: Runtime, work: Callable[[], T]) -> T:
-    """Do what takes the processor, unless much of it waits already.
-
-    Raises
-    ------
-    ProblemError
-        If it does.
-
-    """
-    if runtime.waiting >= _MAX_WAITING:
-        raise ProblemError(
-            OVERLOADED, f"{runtime.waiting} predictions wait already", retry_after_s=1
-        )
-    runtime.waiting += 1
-    try:
-        # The thread logs and traces as this task does.
-        context = contextvars.copy_context()
-        return await asyncio.get_running_loop().run_in_executor(runtime.compute, context.run, work)
-    finally:
-        runtime.waiting -= 1
+    runtime = runtime_of(request)
+    # The thread logs and traces as this task does.
+    context = contextvars.copy_context()
+    turn = runtime.turns.submit(
+        lambda: context.run(work), client=caller_of(request).name, cost=samples
+    )
+    return await asyncio.wrap_future(turn)
 
 
 async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:

@@ -14,10 +14,11 @@ from fastapi import APIRouter, FastAPI, Request
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
-from bentos.recordings.job_queue import Job, JobStatus
+from bentos.recordings.job_store import Job, JobStatus
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
-from bentos.routes.routing import answer_json, runtime_of
+from bentos.routes.bodies import announced_bytes, decoded
+from bentos.routes.routing import answer_json, caller_of, locate, recordings_of, runtime_of
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import parse_query
 from bentos.wire.problems import TOO_LARGE, ProblemError
@@ -76,14 +77,15 @@ async def create_recording(request: Request) -> Response:
     """
     runtime = runtime_of(request)
     runtime.require_model()
-    announced = int(request.headers.get("content-length", "0"))
-    if announced > MAX_UPLOAD_BYTES:
+    announced = announced_bytes(request)
+    if announced is not None and announced > MAX_UPLOAD_BYTES:
         raise ProblemError(TOO_LARGE, f"the body must have at most {MAX_UPLOAD_BYTES} bytes")
-    directory = await _do(runtime, lambda: runtime.recordings.open_upload(announced))
+    recordings, caller = recordings_of(request), caller_of(request)
+    directory = await _do(runtime, lambda: recordings.open_upload(announced, caller))
     try:
         with refuse_without_room():
             texts, files = await receive_form(
-                request.stream(),
+                decoded(request),
                 content_type=request.headers.get("content-type", ""),
                 directory=directory,
                 executor=runtime.files,
@@ -91,20 +93,21 @@ async def create_recording(request: Request) -> Response:
     except BaseException:
         shutil.rmtree(directory, ignore_errors=True)
         raise
-    job = await _take(runtime, texts, files, directory)
-    headers = {"Location": f"{_PATH}/{job.job_id}"}
+    job = await _take(request, texts, files, directory)
+    headers = {"Location": locate(request, f"{_PATH}/{job.job_id}")}
     return answer_json(orjson.dumps(job), HTTPStatus.ACCEPTED, headers)
 
 
 async def _take(
-    runtime: Runtime, texts: dict[str, str], files: dict[str, Path], directory: Path
+    request: Request, texts: dict[str, str], files: dict[str, Path], directory: Path
 ) -> Job:
     """Queue an upload, or leave nothing of it: also when nobody waits for its end any more."""
+    runtime, recordings, caller = runtime_of(request), recordings_of(request), caller_of(request)
 
     def take() -> Job:
         try:
             with refuse_without_room():
-                return runtime.recordings.add(lay_out(texts, files, directory))
+                return recordings.add(lay_out(texts, files, directory), caller)
         except BaseException:
             shutil.rmtree(directory, ignore_errors=True)
             raise
@@ -112,7 +115,7 @@ async def _take(
     def give_back(taken: asyncio.Future[Job]) -> None:
         if not taken.cancelled() and taken.exception() is None:
             job_id = taken.result().job_id
-            runtime.files.submit(runtime.recordings.delete, job_id)
+            runtime.files.submit(recordings.delete, job_id)
 
     taken = asyncio.ensure_future(_do(runtime, take))
     try:
@@ -125,15 +128,16 @@ async def _take(
 
 async def read_recording(request: Request, job_id: str) -> Response:
     """Tell how far a recording is; ``error`` says why it failed."""
-    runtime = runtime_of(request)
-    return answer_json(orjson.dumps(await _do(runtime, lambda: runtime.recordings.find(job_id))))
+    recordings, caller = recordings_of(request), caller_of(request)
+    job = await _do(runtime_of(request), lambda: recordings.find(job_id, caller))
+    return answer_json(orjson.dumps(job))
 
 
 async def read_result(request: Request, job_id: str) -> Response:
     """Give the result of a recording that is done, in one of several formats."""
     kind = parse_query(ResultQuery, request.query_params.multi_items()).format
-    runtime = runtime_of(request)
-    results = await _do(runtime, lambda: runtime.recordings.find_results(job_id))
+    recordings, caller = recordings_of(request), caller_of(request)
+    results = await _do(runtime_of(request), lambda: recordings.find_results(job_id, caller))
     name = None if kind in _SHOWN else f"recording-{job_id}{kind.suffix}"
     headers = {"Content-Security-Policy": _CLOSED} if kind is ResultFormat.HTML else None
     return FileResponse(
@@ -153,10 +157,10 @@ async def read_signal(request: Request, job_id: str) -> Response:
     ``X-ECG-Points`` how many there are. Samples that are invalid are NaN.
     """
     query = parse_query(SignalQuery, request.query_params.multi_items())
-    runtime = runtime_of(request)
+    recordings, caller = recordings_of(request), caller_of(request)
 
     def read() -> Response:
-        results = runtime.recordings.find_results(job_id)
+        results = recordings.find_results(job_id, caller)
         fs = orjson.loads((results / NAMES).read_bytes())["fs"]
         stretch = read_stretch(
             results,
@@ -177,7 +181,7 @@ async def read_signal(request: Request, job_id: str) -> Response:
             media_type="application/octet-stream",
         )
 
-    return await _do(runtime, read)
+    return await _do(runtime_of(request), read)
 
 
 async def read_recording_beats(request: Request, job_id: str) -> Response:
@@ -187,11 +191,11 @@ async def read_recording_beats(request: Request, job_id: str) -> Response:
     ``time_s``.
     """
     query = parse_query(BeatsQuery, request.query_params.multi_items())
-    runtime = runtime_of(request)
+    recordings, caller = recordings_of(request), caller_of(request)
 
     def read() -> Response:
         stretch = read_beats(
-            runtime.recordings.find_results(job_id),
+            recordings.find_results(job_id, caller),
             start_s=query.start_s,
             duration_s=query.duration_s,
             max_beats=MAX_BEATS,
@@ -204,13 +208,13 @@ async def read_recording_beats(request: Request, job_id: str) -> Response:
         }
         return answer_json(orjson.dumps(found))
 
-    return await _do(runtime, read)
+    return await _do(runtime_of(request), read)
 
 
 async def delete_recording(request: Request, job_id: str) -> Response:
     """Cancel the analysis of a recording (202), or remove one that has ended (204)."""
-    runtime = runtime_of(request)
-    job = await _do(runtime, lambda: runtime.recordings.delete(job_id))
+    recordings, caller = recordings_of(request), caller_of(request)
+    job = await _do(runtime_of(request), lambda: recordings.delete(job_id, caller))
     if job is None:
         return Response(status_code=HTTPStatus.NO_CONTENT)
     return answer_json(orjson.dumps(job), HTTPStatus.ACCEPTED)

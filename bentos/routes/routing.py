@@ -1,21 +1,51 @@
-"""What the routes share: the runtime that answers, and answers as JSON."""
+"""What the routes share: what the application holds, who asks, where things are, JSON answers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from fastapi import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
+from bentos.recordings.job_queue import JobQueue
+from bentos.runtime.limits.caller import Caller
 from bentos.runtime.predictor import Runtime
+
+T = TypeVar("T")
+
+_CALLER: Final = "ecg.caller"
+_PREFIX: Final = "ecg.prefix"
 
 
 def runtime_of(request: Request) -> Runtime:
-    """The runtime of the application that a request came to."""
+    """Return the runtime of the application that a request came to."""
     runtime: Runtime = request.app.state.runtime
     return runtime
+
+
+def recordings_of(request: Request) -> JobQueue:
+    """Return the recordings of the application that a request came to."""
+    recordings: JobQueue = request.app.state.recordings
+    return recordings
+
+
+def note_caller(scope: Scope, caller: Caller, *, prefix: str) -> None:
+    """Note who sends a request, and the path below which a proxy serves this service."""
+    scope[_CALLER], scope[_PREFIX] = caller, prefix
+
+
+def caller_of(request: Request) -> Caller:
+    """Return who sends a request, as the guard found out."""
+    caller: Caller = request.scope[_CALLER]
+    return caller
+
+
+def locate(request: Request, path: str) -> str:
+    """Return the address of an object without a host, below the prefix that a proxy states."""
+    return f"{request.scope[_PREFIX]}{path}"
 
 
 def answer_json(
@@ -25,6 +55,3 @@ def answer_json(
 ) -> Response:
     """Answer with a body that is JSON already."""
     return Response(body, status_code=status, headers=headers, media_type="application/json")
-
-
-T = TypeVar("T")

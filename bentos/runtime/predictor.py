@@ -1,12 +1,10 @@
-"""Everything of the service that has a lifetime, and the prediction itself."""
+"""The prediction, and what a process holds for it: model, spool, metrics, limits, threads."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
 import os
-import sys
-import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,15 +17,17 @@ from typing import TYPE_CHECKING, Any, Final
 
 import orjson
 
-from bentos.recordings.job_queue import RecordingJobs
+from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
+from bentos.runtime.limits.memory import MemoryBudget
+from bentos.runtime.limits.rate_limit import open_rate_limit
+from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
 from bentos.runtime.patient_key import hash_patient, read_patient_key
-from bentos.runtime.rate_limit import open_rate_limit
 from bentos.runtime.spool import Spool, encode_feedback, encode_prediction
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.answers import build_answer
-from bentos.wire.inputs import JSON, PredictionInput, read_input
+from bentos.wire.inputs import JSON, read_input
 from bentos.wire.problems import (
     NOT_READY,
     UNKNOWN_BEAT,
@@ -36,21 +36,20 @@ from bentos.wire.problems import (
     explain_signal_error,
 )
 from bentos.wire.schemas import FeedbackRequest
-from ecg_lib.classifier.beat_classifier import ClassifiedBeats, decide, require_readable
+from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import (
-    ConfigurationError,
     InvalidSamplingRateError,
     InvalidSignalError,
     PredictionLogError,
 )
-from ecg_lib.operations.api_keys import read_api_keys
+from ecg_lib.operations.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
-from ecg_lib.signal_path.preprocessing import PreparedBeats, prepare_beats
+from ecg_lib.signal_path.preprocessing import PreparedBeats
 
 if TYPE_CHECKING:
     from ecg_lib.operations.prediction_log import PredictionLog
@@ -69,10 +68,13 @@ class Created:
     body: bytes
 
 
-def _step_back() -> None:
-    """Let the event loop have a processor first: it takes little, and everybody waits for it."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + 5)
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Return what changes when a file does; the same for every file that cannot be read."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 class Runtime:
@@ -95,27 +97,28 @@ class Runtime:
         self.settings = settings
         self.is_draining = False
         self.api_keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else None
-        self._keys_changed_ns = 0
+        """Keys that are accepted; None when no key is asked for."""
+        self._keys_state: tuple[int, ...] | None = None
         self.rate_limit = open_rate_limit(settings.rate_limit_per_min)
         self.tracing = open_tracing()
-        self.waiting = 0
-        """Predictions that are computed, or wait for it."""
+        self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
-        self.spool = Spool(settings.serving_dir / "spool", lambda: self.log)
+        self.spool = Spool(
+            settings.serving_dir / "spool",
+            lambda: self.log,
+            shares_disk=settings.monitoring_database_url.startswith("sqlite"),
+        )
         self.helpers_path = settings.serving_dir / HELPERS_FILE
         self.metrics = Metrics(
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
             helpers=lambda: read_helper_states(self.helpers_path),
         )
-        self.compute = ThreadPoolExecutor(
-            os.cpu_count() or 1, thread_name_prefix="compute", initializer=_step_back
-        )
-        # The log may be slow: those who wait for it must not keep predictions waiting.
+        self.turns = Turns(os.cpu_count() or 1)
+        # The log may be slow: requests that wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
         self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
-        self.recordings = RecordingJobs(settings, model=lambda: self.live.current)
 
     @cached_property
     def log(self) -> PredictionLog:
@@ -132,13 +135,12 @@ class Runtime:
         """Begin to watch for releases and to write the log."""
         self.spool.start()
         self.live.start()
-        self.recordings.start()
 
     def close(self) -> None:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
-        self.recordings.close()
-        for executor in (self.compute, self.look_up, self.files):
+        self.turns.close()
+        for executor in (self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
             self.tracing.close()
@@ -150,14 +152,14 @@ class Runtime:
         """Look at what may have changed: the file of the API keys, and what metrics show."""
         self.metrics.refresh()
         path = self.settings.api_keys_file
-        with contextlib.suppress(OSError):
-            if path is None or (changed_ns := path.stat().st_mtime_ns) == self._keys_changed_ns:
-                return
-            self._keys_changed_ns = changed_ns
-            try:
-                self.api_keys = read_api_keys(path)
-            except ConfigurationError as error:
-                _logger.error("%s; those before stay", error)  # noqa: TRY400  foreseen
+        if path is None or (state := _state_of(path)) == self._keys_state:
+            return
+        found = read_keys_file(path)
+        self.api_keys, self._keys_state = found.keys, state
+        if found.wrong_lines:
+            _logger.error("ECG_API_KEYS_FILE: lines that are not keys: %s", found.wrong_lines)
+        if not found.keys:
+            _logger.warning("ECG_API_KEYS_FILE has no key, so that no request with one is accepted")
 
     def require_model(self) -> LoadedModel:
         """Give the model that answers.
@@ -174,9 +176,16 @@ class Runtime:
         return model
 
     def predict(
-        self, body: bytes, *, media_type: str = JSON, query: Sequence[tuple[str, str]] = ()
+        self,
+        body: bytes,
+        *,
+        media_type: str = JSON,
+        query: Sequence[tuple[str, str]] = (),
+        owner: str | None = None,
     ) -> Created:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
+
+        The prediction belongs to `owner`, the key that asked for it.
 
         Raises
         ------
@@ -189,7 +198,16 @@ class Runtime:
         with self._stage("parse"):
             asked = read_input(body, media_type=media_type, query=query)
             parameters = asked.parameters
-        classified = self._classify(model, asked)
+        try:
+            classified = model.classifier.classify(
+                asked.signal_mv,
+                fs=parameters.sampling_rate,
+                apply_rule_guard=parameters.apply_ruleguard,
+                observe=self._stage,
+            )
+            require_readable(classified.prepared)
+        except (InvalidSignalError, InvalidSamplingRateError) as error:
+            raise explain_signal_error(error) from error
         with self._stage("answer"):
             created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
@@ -213,6 +231,7 @@ class Runtime:
                 duration_s=classified.prepared.duration_s,
                 response=response,
                 observed=observe_beats(classified),
+                owner=owner,
             )
             self.spool.append(prediction_id, line)
         self._count(answer, classified.prepared)
@@ -226,27 +245,26 @@ class Runtime:
         ):
             yield
 
-    def find_prediction(self, prediction_id: str) -> dict[str, Any]:
+    def find_prediction(
+        self, prediction_id: str, caller: Caller = SERVICE_ITSELF
+    ) -> dict[str, Any]:
         """Find the answer of a prediction.
 
         Raises
         ------
         ProblemError
-            If there is none.
+            If there is none that the caller may see.
         PredictionLogError
             If the log cannot be read.
 
         """
-        waiting = self.spool.find_prediction(prediction_id)
-        if waiting is not None:
-            return waiting
-        row = self.log.get_prediction(prediction_id)
-        if row is None:
+        row = self.spool.find_prediction(prediction_id) or self.log.get_prediction(prediction_id)
+        if row is None or not caller.sees(row.owner):
             raise ProblemError(UNKNOWN_PREDICTION, "no prediction has this prediction_id")
         return row.response
 
-    def check_feedback(self, feedback: FeedbackRequest) -> None:
-        """Check that there is the prediction, and that it has the beats.
+    def check_feedback(self, feedback: FeedbackRequest, caller: Caller = SERVICE_ITSELF) -> None:
+        """Check that the caller's prediction exists and has the beats.
 
         Raises
         ------
@@ -256,7 +274,7 @@ class Runtime:
             If the log cannot be read.
 
         """
-        n_beats = self.find_prediction(feedback.prediction_id)["total_beats_detected"]
+        n_beats = self.find_prediction(feedback.prediction_id, caller)["total_beats_detected"]
         errors = [
             (f"labels[{place}].beat_index", f"the prediction has {n_beats} beats")
             for place, label in enumerate(feedback.labels)
@@ -266,14 +284,17 @@ class Runtime:
             detail = f"beat_index must be less than {n_beats}, {len(errors)} of the labels are not"
             raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
 
-    def take_feedback(self, feedback: FeedbackRequest, *, is_verified: bool) -> bytes:
-        """Keep feedback and answer it; it waits for nothing but the spool."""
+    def take_feedback(
+        self, feedback: FeedbackRequest, *, is_verified: bool, owner: str | None = None
+    ) -> bytes:
+        """Store feedback and answer it; this waits for nothing but the spool."""
         row = FeedbackRow(
             feedback_id=str(uuid.uuid4()),
             created_at=datetime.now(UTC),
             prediction_id=feedback.prediction_id,
             annotator=feedback.annotator,
             labels={label.beat_index: label.arrhythmia_type for label in feedback.labels},
+            owner=owner,
         )
         self.spool.append(row.feedback_id, encode_feedback(row))
         return orjson.dumps(
@@ -284,24 +305,6 @@ class Runtime:
                 "verified": is_verified,
             }
         )
-
-    def _classify(self, model: LoadedModel, asked: PredictionInput) -> ClassifiedBeats:
-        """Classify as ``BeatClassifier`` does, timed by stage."""
-        classifier, config, parameters = model.classifier, model.classifier.config, asked.parameters
-        with self._stage("prepare"):
-            try:
-                prepared = prepare_beats(
-                    asked.signal_mv, fs=parameters.sampling_rate, config=config.preprocessing
-                )
-                require_readable(prepared)
-            except (InvalidSignalError, InvalidSamplingRateError) as error:
-                raise explain_signal_error(error) from error
-        with self._stage("network"):
-            probability_v = classifier.predict_probabilities(prepared)
-        with self._stage("rules"):
-            return decide(
-                prepared, probability_v, config=config, apply_rule_guard=parameters.apply_ruleguard
-            )
 
     def _hash_patient(self, patient_id: str | None) -> str | None:
         return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import orjson
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 
 _BATCH_ROWS: Final = 200
 _MAX_IN_MEMORY: Final = 1000
+_FREE_BYTES: Final = 256 * 2**20
+"""Room on the disk that stored predictions leave to everything else."""
+
 _COLLECT_S: Final = 1.0
 _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
@@ -55,6 +58,7 @@ def encode_prediction(
     duration_s: float,
     response: bytes,
     observed: dict[str, NDArray[np.generic]],
+    owner: str | None = None,
 ) -> bytes:
     """Write a prediction as a line; `response` is the JSON text that was sent."""
     return orjson.dumps(
@@ -69,6 +73,8 @@ def encode_prediction(
                 "response": orjson.Fragment(response),
                 # NaN becomes null.
                 "observed": {name: column.tolist() for name, column in observed.items()},
+                # An older version, which may write this row, knows no owner.
+                **({} if owner is None else {"owner": owner}),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE,
@@ -85,6 +91,7 @@ def encode_feedback(row: FeedbackRow) -> bytes:
                 "prediction_id": row.prediction_id,
                 "annotator": row.annotator,
                 "labels": row.labels,
+                **({} if row.owner is None else {"owner": row.owner}),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
@@ -121,16 +128,21 @@ class Spool:
         Where all processes have their files.
     open_log : callable
         Gives the prediction log; not called before there is a row.
+    shares_disk : bool
+        True when the log may be on the disk of the spool, so that it stops where room is low.
 
     """
 
-    def __init__(self, directory: Path, open_log: Callable[[], PredictionLog]) -> None:
+    def __init__(
+        self, directory: Path, open_log: Callable[[], PredictionLog], *, shares_disk: bool = True
+    ) -> None:
         self.lost = 0
         """Rows that could be kept nowhere."""
         self.problem: str | None = None
         """Why the log cannot be written now."""
         self._directory = directory
         self._open_log = open_log
+        self._shares_disk = shares_disk
         self._has_tables = False
         self._path, self._file = _create_file(directory)
         self._size = 0
@@ -154,15 +166,15 @@ class Spool:
                 self._keep_in_memory(row_id, line, error)
         self._wake.set()
 
-    def find_prediction(self, prediction_id: str) -> dict[str, Any] | None:
-        """Find the answer of a prediction that waits to be written, here or in another process."""
+    def find_prediction(self, prediction_id: str) -> PredictionRow | None:
+        """Find a prediction that waits to be written, here or in another process."""
         with self._lock:
             line = self._read(prediction_id)
         line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
         row = decode_row(line)
-        return row.response if isinstance(row, PredictionRow) else None
+        return row if isinstance(row, PredictionRow) else None
 
     def __len__(self) -> int:
         """Rows that wait."""
@@ -194,6 +206,9 @@ class Spool:
             If the log cannot be written; what is not written waits on.
 
         """
+        if len(self) and self._shares_disk and self._is_disk_low():
+            msg = f"less than {_FREE_BYTES} bytes of the disk are free: rows wait"
+            raise PredictionLogError(msg)
         has_written = False
         while batch := self._next_batch():
             self._store(decode_row(line) for line in batch.values())
@@ -230,12 +245,18 @@ class Spool:
             self._wake.clear()
 
     def _write(self, row_id: str, line: bytes) -> None:
+        if self._is_disk_low():
+            raise OSError(errno.ENOSPC, "less room is left than must stay free")
         written = os.write(self._file, line)
         if written < len(line):
             os.ftruncate(self._file, self._size)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._waiting[row_id] = (self._size, written)
         self._size += written
+
+    def _is_disk_low(self) -> bool:
+        disk = os.fstatvfs(self._file)
+        return disk.f_bavail * disk.f_frsize < _FREE_BYTES
 
     def _keep_in_memory(self, row_id: str, line: bytes, error: OSError) -> None:
         if len(self._in_memory) < _MAX_IN_MEMORY:

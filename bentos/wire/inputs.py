@@ -27,6 +27,7 @@ from bentos.wire.problems import (
 )
 from bentos.wire.schemas import (
     MAX_LABELS,
+    MAX_SAMPLES,
     PredictionParameters,
     PredictionRequest,
     explain_duration,
@@ -42,6 +43,7 @@ MEDIA_TYPES: Final = (JSON, FLOAT32, NPY)
 T = TypeVar("T", bound=BaseModel)
 
 _MAX_MEMBERS: Final = 3 * MAX_LABELS
+_OTHER_MEMBERS: Final = _MAX_MEMBERS
 _NPY_VERSIONS: Final = {
     (1, 0): npy.read_array_header_1_0,
     (2, 0): npy.read_array_header_2_0,
@@ -86,6 +88,7 @@ def read_input(
 
     """
     if media_type == JSON:
+        _check_count(body)
         request = parse(PredictionRequest, body)
         read = PredictionInput(
             signal_mv=np.array(request.signal_data, dtype=np.float64), parameters=request
@@ -100,6 +103,11 @@ def read_input(
         _check_samples(read)
     _check_range(read.signal_mv)
     return read
+
+
+def estimate_samples(body: bytes, *, media_type: str) -> int:
+    """Estimate how many samples a body holds, without reading it."""
+    return body.count(b",") + 1 if media_type == JSON else len(body) // 4
 
 
 def parse(model: type[T], body: bytes) -> T:
@@ -141,6 +149,13 @@ def parse_query(model: type[T], query: Sequence[tuple[str, str]]) -> T:
         return model.model_validate_strings(fields)
     except ValidationError as error:
         raise explain_validation_error(error) from None
+
+
+def _check_count(body: bytes) -> None:
+    """Reject a body with more numbers than the longest signal, before they take memory."""
+    if estimate_samples(body, media_type=JSON) > MAX_SAMPLES + _OTHER_MEMBERS:
+        reason = f"signal_data must have at most {MAX_SAMPLES} samples"
+        raise ProblemError(TOO_LONG, reason, errors=[("signal_data", reason)])
 
 
 def _read_float32(body: bytes) -> NDArray[np.floating]:

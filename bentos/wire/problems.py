@@ -54,6 +54,14 @@ NOT_FOUND: Final = ProblemKind("not-found", 404, "There is no such resource")
 UNKNOWN_PREDICTION: Final = ProblemKind("unknown-prediction", 404, "There is no such prediction")
 METHOD_NOT_ALLOWED: Final = ProblemKind("method-not-allowed", 405, "The method is not allowed")
 TOO_LARGE: Final = ProblemKind("body-too-large", 413, "The body is too large")
+WRONG_ENCODING: Final = ProblemKind(
+    "content-encoding-unsupported", 415, "The Content-Encoding is not supported"
+)
+MALFORMED_ENCODING: Final = ProblemKind(
+    "malformed-encoding", 400, "The body does not follow its Content-Encoding"
+)
+REPEATED_HEADER: Final = ProblemKind("repeated-header", 400, "A header is there more than once")
+MISSING_SCOPE: Final = ProblemKind("missing-scope", 403, "The API key lacks a scope")
 WRONG_MEDIA_TYPE: Final = ProblemKind("wrong-media-type", 415, "The media type is not supported")
 FOREIGN_HOST: Final = ProblemKind("foreign-host", 421, "The service has no such name")
 KEY_REQUIRED: Final = ProblemKind("api-key-required", 401, "An API key is required")
@@ -73,7 +81,7 @@ UNKNOWN_FIELD: Final = ProblemKind("unknown-field", 422, "The request has unknow
 UNKNOWN_BEAT: Final = ProblemKind("unknown-beat", 422, "The prediction has no such beat")
 UNREADABLE_FILE: Final = ProblemKind("file-unreadable", 422, "The file cannot be read")
 UNSUPPORTED_FILE: Final = ProblemKind("file-unsupported", 415, "The kind of file is not supported")
-MALFORMED_FORM: Final = ProblemKind("malformed-form", 400, "The body is no multipart form")
+MALFORMED_FORM: Final = ProblemKind("malformed-form", 400, "The body is not a multipart form")
 UNKNOWN_RECORDING: Final = ProblemKind("unknown-recording", 404, "There is no such recording")
 NOT_FINISHED: Final = ProblemKind("recording-not-finished", 409, "There is no result yet")
 NO_RESULT: Final = ProblemKind("recording-without-result", 409, "There is no result")

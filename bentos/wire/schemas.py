@@ -23,6 +23,7 @@ from ecg_lib.signal_path.readability.quality import UnreadableReason
 
 MIN_DURATION_S: Final = 10.0
 MAX_DURATION_S: Final = 30 * 60.0
+MAX_SAMPLES: Final = round(MAX_DURATION_S * MAX_FS_HZ)
 MAX_LABELS: Final = 10_000
 
 Lead = Literal[
@@ -82,7 +83,7 @@ class PredictionRequest(PredictionParameters):
 
     signal_data: Annotated[list[float], FailFast()] = Field(
         description="Samples of one lead in mV, from 10 s to 30 min.",
-        max_length=round(MAX_DURATION_S * MAX_FS_HZ),
+        max_length=MAX_SAMPLES,
         # Not min_length: a signal that is too short is told so in seconds.
         json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
     )

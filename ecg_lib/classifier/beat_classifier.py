@@ -5,6 +5,8 @@ The network runs in ONNX Runtime; TensorFlow is not imported here.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Self
 
@@ -22,6 +24,9 @@ from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
+
+StageObserver = Callable[[str], AbstractContextManager[object]]
+"""Gives the context in which a stage of the classification runs."""
 
 _BATCH: Final = 256
 """More beats at a time leave the cache of a core, and are slower."""
@@ -190,6 +195,7 @@ class BeatClassifier:
         fs: float,
         r_peaks: NDArray[np.int64] | None = None,
         apply_rule_guard: bool = True,
+        observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
         """Find and classify the beats of one lead.
 
@@ -203,6 +209,9 @@ class BeatClassifier:
             R-peaks to use instead of the detector's.
         apply_rule_guard : bool
             False gives the network's own classes.
+        observe : callable
+            Called with the name of each stage (``prepare``, ``network``, ``rules``); the stage
+            runs inside the context that it gives, which may measure it.
 
         Returns
         -------
@@ -214,25 +223,30 @@ class BeatClassifier:
             See :func:`ecg_lib.signal_path.preprocessing.prepare_beats`.
 
         """
-        prepared = prepare_beats(
-            signal_mv,
-            fs=fs,
-            r_peaks=r_peaks,
-            config=self.config.preprocessing,
-            verifier=self._verifier,
-        )
-        return self.classify_prepared(prepared, apply_rule_guard=apply_rule_guard)
+        with observe("prepare"):
+            prepared = prepare_beats(
+                signal_mv,
+                fs=fs,
+                r_peaks=r_peaks,
+                config=self.config.preprocessing,
+                verifier=self._verifier,
+            )
+        return self.classify_prepared(prepared, apply_rule_guard=apply_rule_guard, observe=observe)
 
     def classify_prepared(
-        self, prepared: PreparedBeats, *, apply_rule_guard: bool = True
+        self,
+        prepared: PreparedBeats,
+        *,
+        apply_rule_guard: bool = True,
+        observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
-        return decide(
-            prepared,
-            self.predict_probabilities(prepared),
-            config=self.config,
-            apply_rule_guard=apply_rule_guard,
-        )
+        with observe("network"):
+            probability_v = self.predict_probabilities(prepared)
+        with observe("rules"):
+            return decide(
+                prepared, probability_v, config=self.config, apply_rule_guard=apply_rule_guard
+            )
 
 
 def decide(

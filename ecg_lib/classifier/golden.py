@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, require_readable
-from ecg_lib.errors import EcgError, UnreadableSignalError
+from ecg_lib.errors import BundleError, EcgError, UnreadableSignalError
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 TOLERANCE: Final = 1e-3
@@ -21,6 +21,9 @@ TOLERANCE: Final = 1e-3
 _STRIPS: Final = tuple(
     (kind, seed) for seed in (11, 12) for kind in StripKind if kind is not StripKind.SATURATED
 )
+_MIN_REQUESTS: Final = 5
+"""Fewer do not show whether a classifier works; :func:`make_golden` makes more."""
+
 _FS_HZ: Final = 360.0
 _DURATION_S: Final = 10.0
 
@@ -48,11 +51,16 @@ def check_golden(classifier: BeatClassifier, text: str) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        Name of each request with another answer, and what differs; empty when all is well.
+        Name of each request with another answer, and what differs, or why the requests cannot be
+        used; empty when all is well.
 
     """
+    try:
+        requests = read_golden(text)
+    except BundleError as error:
+        return (str(error),)
     failures = []
-    for request in json.loads(text)["requests"]:
+    for request in requests:
         try:
             found = _answer(classifier, request["signal_data"])
         except EcgError as error:
@@ -62,6 +70,32 @@ def check_golden(classifier: BeatClassifier, text: str) -> tuple[str, ...]:
         if difference:
             failures.append(f"{request['name']}: {difference}")
     return tuple(failures)
+
+
+def read_golden(text: str) -> list[dict[str, Any]]:
+    """Read the golden requests of a bundle.
+
+    Raises
+    ------
+    BundleError
+        If they cannot be read, or cannot show a broken classifier: there must be some with N beats
+        and some with V beats.
+
+    """
+    try:
+        requests: list[dict[str, Any]] = json.loads(text)["requests"]
+        classes = [set(request["answer"].get("arrhythmia_type", ())) for request in requests]
+        is_whole = all({"name", "signal_data"} <= request.keys() for request in requests)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        msg = "the golden requests of the bundle cannot be read"
+        raise BundleError(msg) from error
+    if not is_whole or not {"N", "V"} <= set().union(*classes) or len(requests) < _MIN_REQUESTS:
+        msg = (
+            f"a bundle must have at least {_MIN_REQUESTS} golden requests, with N and with V "
+            f"beats, got {len(requests)}"
+        )
+        raise BundleError(msg)
+    return requests
 
 
 def _answer(classifier: BeatClassifier, signal_mv: list[float]) -> dict[str, Any]:

@@ -32,6 +32,7 @@ _PREDICTIONS: Final = sa.Table(
     sa.Column("duration_s", sa.Float, nullable=False),
     sa.Column("response", sa.Text, nullable=False),
     sa.Column("observed", sa.Text, nullable=False),
+    sa.Column("owner", sa.String(64)),
 )
 
 _FEEDBACK: Final = sa.Table(
@@ -42,6 +43,7 @@ _FEEDBACK: Final = sa.Table(
     sa.Column("prediction_id", sa.String(36), nullable=False, index=True),
     sa.Column("annotator", sa.String(128)),
     sa.Column("labels", sa.Text, nullable=False),
+    sa.Column("owner", sa.String(64)),
 )
 
 _DRIFT_CHECKS: Final = sa.Table(
@@ -74,9 +76,27 @@ class PredictionLog:
             self._engine = sa.create_engine(url, pool_pre_ping=True)
 
     def create_tables(self) -> None:
-        """Make the tables that are missing."""
+        """Make the tables that are missing, and the columns that an older version did not have."""
         with _errors_explained():
             _METADATA.create_all(self._engine)
+        for table in (_PREDICTIONS, _FEEDBACK):
+            self._add_owner(table.name)
+
+    def _add_owner(self, table: str) -> None:
+        def has_owner(connection: Connection) -> bool:
+            return any(one["name"] == "owner" for one in sa.inspect(connection).get_columns(table))
+
+        with _errors_explained(), self._engine.connect() as connection:
+            if has_owner(connection):
+                return
+        try:
+            with _errors_explained(), self._engine.begin() as connection:
+                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN owner VARCHAR(64)"))
+        except PredictionLogError:
+            # Another process may have been first.
+            with _errors_explained(), self._engine.connect() as connection:
+                if not has_owner(connection):
+                    raise
 
     def close(self) -> None:
         """Give back all connections."""
@@ -96,6 +116,7 @@ class PredictionLog:
                     "duration_s": row.duration_s,
                     "response": _write_json(row.response),
                     "observed": _write_json(row.observed),
+                    "owner": row.owner,
                 }
                 for row in rows
             ],
@@ -112,6 +133,7 @@ class PredictionLog:
                     "prediction_id": row.prediction_id,
                     "annotator": row.annotator,
                     "labels": _write_json(row.labels),
+                    "owner": row.owner,
                 }
                 for row in rows
             ],
@@ -209,6 +231,7 @@ class PredictionLog:
                         prediction_id=row["prediction_id"],
                         annotator=row["annotator"],
                         labels={int(k): v for k, v in orjson.loads(row["labels"]).items()},
+                        owner=row["owner"],
                     )
                     for row in connection.execute(query).mappings()
                 ]
@@ -283,4 +306,5 @@ def _prediction_of(row: sa.RowMapping) -> PredictionRow:
         duration_s=row["duration_s"],
         response=orjson.loads(row["response"]),
         observed=orjson.loads(row["observed"]),
+        owner=row["owner"],
     )

@@ -23,6 +23,8 @@ class PredictionRow:
     """The body that was sent."""
     observed: dict[str, list[Any]]
     """Columns of :func:`~ecg_lib.operations.drift.observation.observe_beats`; None for NaN."""
+    owner: str | None = None
+    """The key that asked for it; None without keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +37,8 @@ class FeedbackRow:
     annotator: str | None
     labels: dict[int, str]
     """``N`` or ``V`` by index of the beat."""
+    owner: str | None = None
+    """The key that sent it; None without keys."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -156,17 +156,22 @@ def api_key(
     name: Annotated[
         str, typer.Argument(help="Owner of the key; becomes a comment in the file.")
     ] = "",
+    scope: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="predict, label, operate or metrics; may be repeated [default: predict, label]"
+        ),
+    ] = None,
 ) -> None:
     """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
-    from ecg_lib.operations.api_keys import add_api_key, hash_api_key, make_api_key
+    from ecg_lib.operations.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
 
     path, key = read_settings().api_keys_file, make_api_key()
+    scopes = parse_scopes(scope or ())
     if path is None:
         typer.echo("ECG_API_KEYS_FILE is not set; the line for that file is")
-        typer.echo(
-            f"{hash_api_key(key.encode())}  # {name}" if name else hash_api_key(key.encode())
-        )
+        typer.echo(write_key_line(key, name=name, scopes=scopes))
         typer.echo("and the key, for the header X-API-Key,")
     else:
-        add_api_key(path, key, name=name)
+        add_api_key(path, key, name=name, scopes=scopes)
     typer.echo(key)

@@ -20,7 +20,7 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.training.views import View, view_signal
 from flows.data.dataset_versions import DatasetVersion, Role, load_version
-from flows.release.serving import service_url
+from flows.release.serving import key_header, service_url
 
 STRIP_S: Final = 10.0
 _NOISY_DB: Final = 6
@@ -134,7 +134,7 @@ def send(strip: Strip, *, client: httpx.Client, settings: Settings) -> httpx.Res
         "sampling_rate": strip.fs,
         "patient_id": strip.patient,
     }
-    headers = {} if settings.api_key is None else {"X-API-Key": settings.api_key}
+    headers = key_header(settings)
     try:
         return client.post(
             f"{service_url(settings)}/api/v1/predictions/", json=body, headers=headers

@@ -36,10 +36,17 @@ def service_url(settings: Settings) -> str:
     return find_addresses(settings).service
 
 
+def key_header(settings: Settings) -> dict[str, str]:
+    """Give the header that carries our own API key, where one is set."""
+    return {} if settings.api_key is None else {"X-API-Key": settings.api_key}
+
+
 def read_health(settings: Settings) -> dict[str, Any] | None:
     """Ask the service how it is; None when none answers."""
     try:
-        answer = httpx.get(f"{service_url(settings)}/health", timeout=5.0)
+        answer = httpx.get(
+            f"{service_url(settings)}/health", headers=key_header(settings), timeout=5.0
+        )
         body: dict[str, Any] = answer.json()
     except (httpx.HTTPError, ValueError):
         return None

@@ -15,8 +15,12 @@ import uvicorn
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from bentos.recordings.job_queue import JobQueue
+from bentos.recordings.job_runner import JobRunner
+from bentos.recordings.job_store import JobStore
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
+from bentos.runtime.limits.connections import make_protocol
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -59,11 +63,25 @@ class Service:
         self.runtime = Runtime(Settings(home=home, **settings), has_host=False)
         self.runtime.start()
         app = make_app()
-        app.state.runtime = self.runtime
+        store = JobStore(self.runtime.settings.recordings_dir)
+        self.runner = JobRunner(
+            store, self.runtime.settings, model=lambda: self.runtime.live.current
+        )
+        self.runner.start()
+        self.recordings = JobQueue(store, self.runtime.settings, wake=self.runner.wake)
+        app.state.runtime, app.state.recordings = self.runtime, self.recordings
         listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         config = uvicorn.Config(
-            Edge(app), log_config=None, access_log=False, lifespan="off", server_header=False
+            Edge(app),
+            http=make_protocol(1024),
+            ws="none",
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            proxy_headers=bool(self.runtime.settings.trusted_proxies),
+            forwarded_allow_ips=self.runtime.settings.trusted_proxies,
         )
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([listener],))
@@ -85,6 +103,8 @@ class Service:
         self.http.close()
         self._server.should_exit = True
         self._thread.join()
+        self.runner.close()
+        self.recordings.close()
         self.runtime.close()
 
 
@@ -152,3 +172,8 @@ def make_request() -> RequestMaker:
         }
 
     return make
+
+
+@pytest.fixture
+def recordings(service: Service) -> JobQueue:
+    return service.recordings

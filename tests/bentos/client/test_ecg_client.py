@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import httpx
 import numpy as np
@@ -20,6 +22,7 @@ from bentos.client.ecg_client import (
     UnexpectedAnswerError,
     UnreachableError,
 )
+from bentos.client.example import read_strip
 from bentos.runtime.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
 from ecg_lib.records.simulation.simulator import StripKind
@@ -269,3 +272,87 @@ def test_the_example_prints_the_beats_of_a_strip_and_of_a_file(
         lines = done.stdout.splitlines()
         assert lines[0].startswith("V, confidence ")
         assert sum(line.split()[2] == "V" for line in lines[6:]) == n_v
+
+
+@pytest.mark.parametrize(
+    ("form", "name"), [("json", "strip.json"), ("float32", "s.f32"), ("npy", "s.npy")]
+)
+def test_the_example_reads_the_files_that_the_service_gives_away(
+    url: str, http: httpx.Client, tmp_path: Path, form: str, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(http.get(f"/api/v1/examples/isolated_pvc?format={form}").content)
+    rate = [] if form == "json" else ["--sampling-rate", "100"]
+    done = subprocess.run(
+        [sys.executable, "-m", "bentos.client.example", str(path), *rate],
+        cwd=ROOT,
+        env={**os.environ, "ECG_SERVICE_PORT": url.rpartition(":")[2]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.startswith("V, confidence ")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [("s.txt", b"1", "must be a .json, .npy or .f32 file"), ("s.json", b"[]", "signal_data"),
+     ("s.json", b"{", "Expecting"), ("s.npy", b"x", "pickle")],
+)  # fmt: skip
+def test_the_example_says_what_is_wrong_with_a_file(
+    tmp_path: Path, name: str, content: bytes, said: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=said):
+        read_strip(path)
+
+
+def schema_of(http: httpx.Client, model: str) -> dict[str, Any]:
+    schema: dict[str, Any] = http.get("/openapi.json").json()["components"]["schemas"][model]
+    return schema
+
+
+OWN_NAMES = {"beats": "beat_predictions"}
+"""Fields of the client that have another name than those of the answer."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "model", "is_all"),
+    [
+        (client_module.Beat, "BeatPrediction", True),
+        (client_module.Model, "ModelInfo", True),
+        (client_module.Prediction, "Prediction", False),
+        (client_module.FeedbackReceipt, "Feedback", True),
+        (client_module.Health, "Health", False),
+    ],
+)
+def test_the_types_of_the_client_are_those_of_the_api(
+    http: httpx.Client,
+    kind: Any,  # noqa: ANN401  any dataclass
+    model: str,
+    is_all: bool,  # noqa: FBT001  a parameter of the test
+) -> None:
+    properties = schema_of(http, model)["properties"]
+    hints = get_type_hints(kind)
+    named = {OWN_NAMES.get(name, name): hint for name, hint in hints.items() if name != "raw"}
+    assert set(named) <= set(properties)
+    assert not is_all or set(named) == set(properties)
+    for name, hint in named.items():
+        options = properties[name].get("anyOf", [properties[name]])
+        may_be_null = {"type": "null"} in options
+        assert (type(None) in get_args(hint)) == may_be_null, name
+
+
+def test_the_viewer_reads_fields_that_the_api_has(http: httpx.Client) -> None:
+    source = (ROOT / "bentos" / "viewer" / "js" / "answer" / "prediction.js").read_text()
+    schemas = http.get("/openapi.json").json()["components"]["schemas"]
+    known = {name for schema in schemas.values() for name in schema.get("properties", {})}
+    read = set(
+        re.findall(
+            r"\b(?:raw|answer|rhythm|beat|quality|one|stretch|finding)\.([a-z]+(?:_[a-z]+)+)\b",
+            source,
+        )
+    )
+    assert len(read) >= 10
+    assert read <= known

@@ -5,14 +5,10 @@ from __future__ import annotations
 import asyncio
 import errno
 import io
-import json
-import logging
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 import zipfile
@@ -32,24 +28,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from bentos.recordings import job_queue as recording_jobs
-from bentos.recordings.job_queue import Job, JobStatus, RecordingJobs, _explain
+from bentos.recordings.job_queue import JobQueue
+from bentos.recordings.job_store import Job, JobStatus, JobStore
 from bentos.recordings.uploads import (
     MAX_UPLOAD_BYTES,
     Recording,
-    UploadFields,
     lay_out,
     receive_form,
 )
 from bentos.routes.recordings import SIGNAL_HEADERS
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.predictor import Runtime
-from bentos.wire.problems import ProblemError, explain_file_error
+from bentos.wire.problems import QUEUE_FULL, ProblemError
 from bentos.wire.schemas import Problem
-from ecg_lib.errors import PredictionLogError
-from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.edf_file import blank_identity
-from ecg_lib.records.files.lead import Lead
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
@@ -538,16 +529,16 @@ def test_a_process_that_dies_costs_its_recording_alone(
 
 
 def test_a_full_queue_says_when_to_come_again(
-    http: httpx.Client, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+    http: httpx.Client, recordings: JobQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runtime.recordings, "_waiting", 0)
+    monkeypatch.setattr(recordings, "_places", 0)
     answered = _send(http, {"r.npy": b"x"}, sampling_rate="360")
     _refused(answered, 503, "queue-full")
     assert int(answered.headers["retry-after"]) > 0
 
 
 @pytest.mark.parametrize(
-    "place", ["bentos.recordings.uploads._feed", "bentos.recordings.job_queue._write_json"]
+    "place", ["bentos.recordings.uploads._feed", "bentos.recordings.job_store.write_json"]
 )
 def test_a_disk_that_becomes_full_is_a_problem(
     http: httpx.Client, home: Path, monkeypatch: pytest.MonkeyPatch, place: str
@@ -631,14 +622,14 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
     service = start_service(answer_limit_s=0.3)
     try:
         service.runtime.live.use(toy_model)
-        jobs, release = service.runtime.recordings, threading.Event()
+        jobs, release = service.recordings, threading.Event()
         add, added = jobs.add, threading.Event()
 
-        def add_late(recording: Recording) -> Job:
+        def add_late(recording: Recording, _caller: object) -> Job:
             release.wait(30)
             try:
                 if is_refused:
-                    jobs._require_place(jobs._waiting)
+                    raise ProblemError(QUEUE_FULL, "another process took the last place")
                 return add(recording)
             finally:
                 added.set()
@@ -650,274 +641,11 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
         assert added.wait(30)
         directory, deadline = service.home / "recordings", time.monotonic() + 60
         expected = set() if is_refused else {JobStatus.CANCELLED}
-        while {job.status for job in jobs._list()} != expected or _incoming(service.home):
+        while {job.status for job in JobStore(directory).list_jobs()} != expected or _incoming(
+            service.home
+        ):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert list(directory.rglob("input")) == []
     finally:
         service.close()
-
-
-# The queue by itself.
-
-
-@pytest.fixture
-def queue(toy_model: LoadedModel, tmp_path: Path) -> Iterator[Callable[..., RecordingJobs]]:
-    made: list[RecordingJobs] = []
-
-    def make(**changes: int) -> RecordingJobs:
-        jobs = RecordingJobs(Settings(home=tmp_path, **changes), model=lambda: toy_model)
-        jobs.start()
-        made.append(jobs)
-        return jobs
-
-    yield make
-    for jobs in made:
-        jobs.close()
-
-
-def _add(jobs: RecordingJobs, content: bytes) -> Job:
-    directory = jobs.open_upload(len(content))
-    path = directory / "recording.npy"
-    path.write_bytes(content)
-    return jobs.add(
-        Recording(
-            path=path,
-            lead=Lead("MLII", 360.0, None),
-            leads=("MLII",),
-            kind="npy",
-            fields=UploadFields(sampling_rate=360.0),
-        )
-    )
-
-
-def _until(jobs: RecordingJobs, job_id: str, *statuses: JobStatus) -> Job:
-    deadline = time.monotonic() + 180
-    while (job := jobs.find(job_id)).status not in statuses:
-        assert time.monotonic() < deadline, job
-        time.sleep(0.02)
-    return job
-
-
-def test_a_restart_finds_what_is_done_and_goes_on_with_what_is_not(
-    queue: Callable[..., RecordingJobs],
-) -> None:
-    jobs = queue()
-    short = _add(jobs, _long_npy(0.05))
-    _until(jobs, short.job_id, JobStatus.DONE)
-    long = _add(jobs, _long_npy(6))
-    _until(jobs, long.job_id, JobStatus.RUNNING)
-    jobs.close()
-    assert _workers(long.job_id) == []
-    again = queue()
-    assert again.find_results(short.job_id).is_dir()
-    assert _until(again, long.job_id, JobStatus.DONE).attempts == 1
-
-
-def test_a_recording_that_was_cut_off_twice_is_given_up(
-    queue: Callable[..., RecordingJobs], tmp_path: Path
-) -> None:
-    jobs = queue()
-    job = _add(jobs, _long_npy(0.05))
-    _until(jobs, job.job_id, JobStatus.DONE)
-    jobs.close()
-    state = tmp_path / "recordings" / job.job_id / "state.json"
-    fields = json.loads(state.read_bytes())
-    state.write_text(json.dumps({**fields, "status": "running", "attempts": 2}))
-    state.with_name("outcome.json").unlink()
-    failed = _until(queue(), job.job_id, JobStatus.FAILED)
-    assert failed.error is not None
-    assert "cut off 2 times" in failed.error["detail"]
-
-
-def test_a_recording_waits_on_when_no_process_can_be_started(
-    queue: Callable[..., RecordingJobs], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    start, refusals = recording_jobs._start_process, [errno.EAGAIN, errno.ENOMEM, errno.EAGAIN]
-
-    def start_at_last(directory: Path) -> subprocess.Popen[bytes]:
-        if refusals:
-            number = refusals.pop()
-            raise OSError(number, os.strerror(number))
-        return start(directory)
-
-    monkeypatch.setattr(recording_jobs, "_start_process", start_at_last)
-    jobs = queue()
-    job = _add(jobs, _long_npy(0.05))
-    assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
-    assert jobs.find(job.job_id).attempts == 1
-
-
-def test_the_end_of_an_analysis_is_noted_when_the_disk_has_room_again(
-    queue: Callable[..., RecordingJobs], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    write, refused = recording_jobs._write_json, threading.Event()
-
-    def write_at_last(path: Path, content: dict[str, Any]) -> None:
-        if content.get("status") == "done" and not refused.is_set():
-            refused.set()
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        write(path, content)
-
-    monkeypatch.setattr(recording_jobs, "_write_json", write_at_last)
-    jobs = queue()
-    job = _add(jobs, _long_npy(0.05))
-    assert refused.wait(180)
-    assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
-    assert jobs.find(job.job_id).attempts == 1
-    assert jobs.find_results(job.job_id).is_dir()
-
-
-def test_two_processes_share_the_queue_and_one_works(
-    queue: Callable[..., RecordingJobs],
-) -> None:
-    first, second = queue(), queue()
-    job = _add(second, _long_npy(0.05))
-    _until(first, job.job_id, JobStatus.DONE)
-    assert second.find(job.job_id).attempts == 1
-    other = _add(first, _long_npy(2))
-    second.delete(other.job_id)
-    _until(second, other.job_id, JobStatus.CANCELLED)
-    first.close()
-    third = _add(second, _long_npy(0.05))
-    _until(second, third.job_id, JobStatus.DONE)
-
-
-def test_only_the_newest_results_are_kept(queue: Callable[..., RecordingJobs]) -> None:
-    jobs = queue(recordings_kept=2)
-    ids = [_add(jobs, _npy(np.zeros(36_000))).job_id for _ in range(4)]
-    _until(jobs, ids[-1], JobStatus.FAILED)
-    deadline = time.monotonic() + 60
-    while len(list(jobs._list())) > 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    assert {job.job_id for job in jobs._list()} == set(ids[2:])
-
-
-@pytest.fixture
-def idle(tmp_path: Path) -> RecordingJobs:
-    """A queue that works on nothing."""
-    return RecordingJobs(Settings(home=tmp_path, recordings_waiting=2), model=lambda: None)
-
-
-def test_an_upload_is_left_alone_as_long_as_it_grows(idle: RecordingJobs) -> None:
-    growing, forgotten = idle.open_upload(1), idle.open_upload(1)
-    long_ago = time.time() - 4 * 3600
-    for directory in (growing, forgotten):
-        (directory / "upload0.npy").write_bytes(b"x")
-        os.utime(directory, (long_ago, long_ago))
-    os.utime(forgotten / "upload0.npy", (long_ago, long_ago))
-    idle._clear_uploads()
-    assert (growing / "upload0.npy").exists()
-    assert not forgotten.exists()
-
-
-def test_uploads_that_come_take_a_place_each(idle: RecordingJobs) -> None:
-    uploads = [idle.open_upload(1) for _ in range(2)]
-    with pytest.raises(ProblemError) as refused:
-        idle.open_upload(1)
-    assert refused.value.kind.name == "queue-full"
-    shutil.rmtree(uploads[0])
-    _add(idle, b"x")
-    with pytest.raises(ProblemError):
-        idle.open_upload(1)
-    shutil.rmtree(uploads[1])
-    idle.open_upload(1)
-
-
-def test_uploads_to_a_process_that_was_killed_take_no_place(
-    idle: RecordingJobs, tmp_path: Path
-) -> None:
-    code = (
-        "import sys\n"
-        "from bentos.recordings.job_queue import RecordingJobs\n"
-        "from ecg_lib.operations.settings import Settings\n"
-        "jobs = RecordingJobs(Settings(home=sys.argv[1]), model=lambda: None)\n"
-        "print([jobs.open_upload(1) for _ in range(2)], flush=True)\n"
-        "sys.stdin.read()"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    ) as other:
-        assert other.stdout is not None
-        assert other.stdout.readline()
-        with pytest.raises(ProblemError) as refused:
-            idle.open_upload(1)
-        other.kill()
-    assert refused.value.kind.name == "queue-full"
-    assert len(_incoming(tmp_path)) == 2
-    idle.open_upload(1)
-
-
-@pytest.mark.parametrize("spoil", [lambda path: path.write_bytes(b"{"), Path.unlink])
-def test_a_job_that_cannot_be_read_for_long_is_removed(
-    idle: RecordingJobs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture, spoil: Callable[[Path], object],
-) -> None:  # fmt: skip
-    spoilt, good = _add(idle, b"x"), _add(idle, b"x")
-    spoil(tmp_path / "recordings" / spoilt.job_id / "state.json")
-    idle._work()
-    assert len(list(tmp_path.rglob("recording.npy"))) == 2
-    monkeypatch.setattr(recording_jobs, "_UNREADABLE_S", 0.0)
-    caplog.clear()
-    idle._work()
-    assert [path.parts[-3] for path in tmp_path.rglob("recording.npy")] == [good.job_id]
-    assert [one.getMessage() for one in caplog.records] == [
-        f"recording {spoilt.job_id}, which cannot be read, is removed"
-    ]
-
-
-def test_a_job_that_cannot_be_read_stops_no_other(
-    queue: Callable[..., RecordingJobs], idle: RecordingJobs, tmp_path: Path,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    def spoil(name: str, content: bytes) -> str:
-        job = _add(RecordingJobs(Settings(home=tmp_path), model=lambda: None), b"x")
-        state = tmp_path / "recordings" / job.job_id / name
-        fields = json.loads(state.read_bytes())
-        state.write_bytes(content or json.dumps({**fields, "later": 1}).encode())
-        return job.job_id
-
-    spoilt = [
-        spoil("state.json", content)
-        for content in (b"", b'{"job_id": "x', b"[]", b"{}", b'{"status": "lost"}')
-    ]
-    without_task = spoil("task.json", b"{")
-    good = _add(idle, _npy(np.zeros(36_000)))
-    caplog.clear()
-    jobs = queue()
-    _until(jobs, good.job_id, JobStatus.FAILED)
-    failed = _until(jobs, without_task, JobStatus.FAILED)
-    assert failed.error is not None
-    assert failed.error["type"] == "/problems/analysis-failed"
-    for job_id in spoilt:
-        with pytest.raises(ProblemError) as unknown:
-            jobs.find(job_id)
-        assert unknown.value.kind.name == "unknown-recording"
-    time.sleep(0.6)  # it looks again
-    told = [one.getMessage() for one in caplog.records if one.levelno >= logging.ERROR]
-    for job_id in spoilt:
-        assert len([line for line in told if job_id in line and "cannot be read" in line]) == 1
-
-
-@pytest.mark.parametrize("name", ["PredictionLogError", "NoErrorOfOurs"])
-def test_an_error_that_is_none_of_a_file_is_told_to_nobody(name: str) -> None:
-    problem = _explain({"class": name, "message": "secret", "detail": None})
-    assert problem.kind.name == "analysis-failed"
-    assert "secret" not in str(problem.describe())
-    assert explain_file_error(PredictionLogError("secret")).kind is problem.kind
-
-
-def test_work_ends_with_the_process_that_started_it(toy_model: LoadedModel, tmp_path: Path) -> None:
-    """As after a kill: nobody tells the process anything, its input just ends."""
-    jobs = RecordingJobs(Settings(home=tmp_path), model=lambda: toy_model)
-    jobs.start()
-    job = _add(jobs, _long_npy(6))
-    _until(jobs, job.job_id, JobStatus.RUNNING)
-    while job.job_id not in jobs._processes:
-        time.sleep(0.01)
-    process, _ = jobs._processes[job.job_id]
-    assert process.stdin is not None
-    process.stdin.close()
-    assert process.wait(timeout=120) == 1
-    jobs.close()

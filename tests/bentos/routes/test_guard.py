@@ -14,9 +14,9 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from bentos.runtime.limits.rate_limit import RateLimit
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
-from bentos.runtime.rate_limit import RateLimit
 from ecg_lib.operations.api_keys import add_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 
@@ -98,10 +98,31 @@ def test_a_key_that_is_added_or_taken_back_counts_at_once(serve: Serve, tmp_path
     path.write_text(path.read_text().removeprefix(lines))
     service.runtime.refresh()
     assert (ask("one"), ask("two")) == (401, 200)
-    path.write_text("what?")
+    path.write_text(f"what?\n{path.read_text()}")
     service.runtime.refresh()
     assert (ask("one"), ask("two")) == (401, 200)
-    path.unlink()
+
+
+@pytest.mark.parametrize("left", [None, "", "# revoked\n", "what?\n"])
+def test_without_a_key_in_the_file_no_key_is_accepted(
+    serve: Serve, tmp_path: Path, left: str | None
+) -> None:
+    path = tmp_path / "keys"
+    add_api_key(path, "one")
+    service = serve(api_keys_file=path)
+
+    def ask(key: str) -> int:
+        status: int = service.http.get("/api/v1/model/", headers={"X-API-Key": key}).status_code
+        return status
+
+    assert ask("one") == 200
+    if left is None:
+        path.unlink()
+    else:
+        path.write_text(left)
+    service.runtime.refresh()
+    assert ask("one") == 401
+    add_api_key(path, "two")
     service.runtime.refresh()
     assert (ask("one"), ask("two")) == (401, 200)
 
@@ -121,7 +142,7 @@ def test_an_answer_that_takes_too_long_is_a_problem(
     release.set()
     monkeypatch.undo()
     assert service.predict(**make_request()).status_code == 201
-    assert service.runtime.waiting == 0
+    assert service.runtime.turns.unfinished == 0
 
 
 def test_a_body_that_does_not_come_is_a_problem(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +168,7 @@ def test_more_than_can_wait_is_refused(
     make_request: RequestMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(runtime, "waiting", 64)
+    monkeypatch.setattr(runtime.turns, "unfinished", 64)
     refused = predict(**make_request())
     check_problem(refused, 503, "overloaded")
     assert refused.headers["retry-after"] == "1"

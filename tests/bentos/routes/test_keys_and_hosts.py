@@ -16,7 +16,7 @@ from bentos import VERSION
 from bentos.host import open_listener
 from bentos.runtime.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.api_keys import add_api_key, is_accepted, make_api_key, read_api_keys
+from ecg_lib.operations.api_keys import add_api_key, find_api_key, make_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -94,9 +94,9 @@ def test_api_keys_are_read_from_hashes_and_compared(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"# ours\n\n{'0' * 64}\n{LETMEIN}  # reader\n")
     hashes = read_api_keys(path)
-    assert is_accepted(b"letmein", hashes)
-    assert not is_accepted(b"letmeout", hashes)
-    assert not is_accepted(None, hashes)
+    assert find_api_key(b"letmein", hashes) is hashes[1]
+    assert find_api_key(b"letmeout", hashes) is None
+    assert find_api_key(None, hashes) is None
 
 
 def test_a_key_that_is_made_is_accepted_and_its_file_does_not_have_it(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_a_key_that_is_made_is_accepted_and_its_file_does_not_have_it(tmp_path: 
     for key in keys:
         add_api_key(path, key, name="reader 1")
     hashes = read_api_keys(path)
-    assert all(is_accepted(key.encode(), hashes) for key in keys)
-    assert not is_accepted(make_api_key().encode(), hashes)
+    assert [find_api_key(key.encode(), hashes) for key in keys] == list(hashes)
+    assert find_api_key(make_api_key().encode(), hashes) is None
     assert len(set(keys)) == 3
     assert min(map(len, keys)) >= 43
     assert path.stat().st_mode & 0o777 == 0o600
@@ -142,12 +142,24 @@ def test_the_command_line_makes_keys(tmp_path: Path) -> None:
         text=True,
         check=True,
     )
-    assert is_accepted(done.stdout.strip().encode(), read_api_keys(path))
+    assert find_api_key(done.stdout.strip().encode(), read_api_keys(path)) is not None
     assert path.read_text().endswith("  # reader 1\n")
 
 
-@pytest.mark.parametrize("text", ["", "# nothing\n", "letmein\n", f"{LETMEIN}\nplain\n"])
-def test_a_file_without_hashes_is_refused_without_being_shown(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("text", [None, "", "# nothing\n", "\n\n", f"# {LETMEIN}\n"])
+def test_a_missing_or_empty_file_accepts_no_key(tmp_path: Path, text: str | None) -> None:
+    path = tmp_path / "keys"
+    if text is not None:
+        path.write_text(text)
+    assert read_api_keys(path) == ()
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["letmein\n", f"{LETMEIN}\nplain\n", f"{LETMEIN} admin\n", f"{LETMEIN} predict,\n",
+     f"{LETMEIN} predict label\n", f"{LETMEIN}{LETMEIN}\n"],
+)  # fmt: skip
+def test_a_file_with_other_lines_is_rejected_without_being_shown(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keys"
     path.write_text(text)
     with pytest.raises(ConfigurationError, match="must hold SHA-256 hashes") as caught:

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from prometheus_client.samples import Sample
 
+from bentos.runtime.limits.caller import Caller
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
@@ -307,9 +308,9 @@ def test_feedback_is_kept_once_however_slow_the_log_is(
     release = threading.Event()
     find = runtime.find_prediction
 
-    def find_late(prediction_id: str) -> dict[str, Any]:
+    def find_late(prediction_id: str, caller: Caller) -> dict[str, Any]:
         release.wait(10)
-        return find(prediction_id)
+        return find(prediction_id, caller)
 
     prediction_id = predict(**make_request()).json()["prediction_id"]
     monkeypatch.setattr(runtime, "find_prediction", find_late)

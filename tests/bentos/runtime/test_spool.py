@@ -93,7 +93,9 @@ def test_rows_are_written_and_the_file_is_emptied(spool: Spool, url: str, tmp_pa
     spool.append("p1", line_of("p1"))
     spool.append("f1", encode_feedback(feedback_of("f1")))
     assert len(spool) == 2
-    assert spool.find_prediction("p1") == {"prediction_id": "p1", "total_beats_detected": 2}
+    found = spool.find_prediction("p1")
+    assert found is not None
+    assert found.response == {"prediction_id": "p1", "total_beats_detected": 2}
     assert spool.find_prediction("f1") is None
     spool.start()
     wait_until(lambda: len(spool) == 0)
@@ -311,7 +313,9 @@ def test_the_file_of_a_living_process_is_left_alone(spool: Spool, url: str, tmp_
 def test_a_prediction_that_waits_in_another_process_is_found(spool: Spool, tmp_path: Path) -> None:
     spool.append("p1", line_of("p1"))
     other = Spool(tmp_path / "spool", lambda: PredictionLog("sqlite://"))
-    assert other.find_prediction("p1") == {"prediction_id": "p1", "total_beats_detected": 2}
+    found = other.find_prediction("p1")
+    assert found is not None
+    assert found.response == {"prediction_id": "p1", "total_beats_detected": 2}
     assert other.find_prediction("p2") is None
     other.close()
 
@@ -351,3 +355,21 @@ def test_answers_are_given_while_the_database_is_away(
     away.mkdir()
     wait_until(lambda: len(runtime.spool) == 0)
     runtime.close()
+
+
+@pytest.mark.parametrize("shares_disk", [True, False])
+def test_rows_wait_in_memory_while_the_disk_has_less_room_than_must_stay_free(
+    tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch, *, shares_disk: bool
+) -> None:
+    spool = Spool(tmp_path / "spool", lambda: PredictionLog(url), shares_disk=shares_disk)
+    monkeypatch.setattr("bentos.runtime.spool._FREE_BYTES", 2**62)
+    spool.append("p1", line_of("p1"))
+    assert [path.stat().st_size for path in (tmp_path / "spool").glob("*.jsonl")] == [0]
+    assert spool.find_prediction("p1") is not None
+    if shares_disk:
+        with pytest.raises(PredictionLogError, match="of the disk are free"):
+            spool.drain()
+        monkeypatch.setattr("bentos.runtime.spool._FREE_BYTES", 256 * 2**20)
+    assert spool.drain()
+    assert len(spool) == 0
+    spool.close()

@@ -16,6 +16,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from bentos.runtime.predictor import Runtime
+from ecg_lib.operations.api_keys import ApiKey
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 CSV = "text/csv"
@@ -482,7 +483,7 @@ def test_a_key_is_asked_for_and_used(
 ) -> None:
     # SHA-256 of "letmein".
     accepted = "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032"
-    monkeypatch.setattr(runtime, "api_keys", (accepted,))
+    monkeypatch.setattr(runtime, "api_keys", (ApiKey(hash=accepted),))
     page.goto(viewer_url)
     page.get_by_role("button", name="Run").click()
     expect(page.get_by_role("alert")).to_contain_text("An API key is required")

@@ -18,6 +18,7 @@ from bentos.routes.predictions import MAX_PREDICTION_BYTES
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import MAX_ERRORS
 from bentos.wire.schemas import Problem
+from ecg_lib.operations.api_keys import ApiKey
 
 RequestMaker = Callable[..., dict[str, Any]]
 Predict = Callable[..., httpx.Response]
@@ -328,7 +329,7 @@ def test_an_api_key_is_asked_for_when_keys_are_set(
 ) -> None:
     # SHA-256 of "letmein".
     accepted = "1c8bfe8f801d79745c4631d09fff36c82aa37fc4cce4fc946683d7b336b63032"
-    monkeypatch.setattr(runtime, "api_keys", (accepted,))
+    monkeypatch.setattr(runtime, "api_keys", (ApiKey(hash=accepted),))
     check_problem(predict(**make_request()), 401, "api-key-required")
     check_problem(http.get("/metrics"), 401, "api-key-required")
     wrong = http.get("/api/v1/model/", headers={"X-API-Key": "letmeout"})

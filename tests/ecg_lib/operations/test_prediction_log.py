@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -152,3 +154,25 @@ def test_a_deleted_database_is_noticed(tmp_path: Path, log: PredictionLog) -> No
         file.unlink()
     with pytest.raises(PredictionLogError, match="no such table"):
         log.add_predictions([prediction(2)])
+
+
+def test_rows_keep_their_owner(log: PredictionLog) -> None:
+    log.add_predictions([replace(prediction(1), owner="key"), prediction(2)])
+    assert [row.owner for row in log.read_predictions()] == ["key", None]
+
+
+def test_the_tables_of_an_earlier_version_get_an_owner(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'log.db'}"
+    earlier = PredictionLog(url)
+    earlier.create_tables()
+    earlier.add_predictions([prediction(1)])
+    earlier.close()
+    with contextlib.closing(sqlite3.connect(tmp_path / "log.db")) as connection:
+        for table in ("predictions", "feedback"):
+            connection.execute(f"ALTER TABLE {table} DROP COLUMN owner")
+    with ThreadPoolExecutor(4) as executor:
+        list(executor.map(lambda _: PredictionLog(url).create_tables(), range(4)))
+    log = PredictionLog(url)
+    log.add_predictions([replace(prediction(2), owner="key")])
+    assert [row.owner for row in log.read_predictions()] == [None, "key"]
+    log.close()

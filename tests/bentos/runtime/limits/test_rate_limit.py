@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bentos.runtime.rate_limit import RateLimit
+from bentos.runtime.limits.rate_limit import RateLimit
 
 A, B = b"203.0.113.1", b"203.0.113.2"
 
@@ -73,7 +73,7 @@ def test_processes_count_together_in_one_file(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_addresses_pushes_out_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bentos.runtime.rate_limit._SLOTS", 8)
+    monkeypatch.setattr("bentos.runtime.limits.rate_limit._SLOTS", 8)
     limit = RateLimit(1)
     assert [limit.take(b"%d" % number, now_s=0) for number in range(1000)] == [0] * 1000
     assert limit.take(A, now_s=60) == 0

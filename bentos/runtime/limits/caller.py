@@ -1,0 +1,41 @@
+"""Who sends a request, for limits and for what it may see."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from ecg_lib.operations.api_keys import ApiKey, Scope
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Caller:
+    """The sender of a request."""
+
+    name: str
+    """The key's hash, or the address of a client without a key; limits count by it."""
+    key: ApiKey | None = None
+    asks_keys: bool = False
+    """True when the service accepts requests with a key only."""
+
+    @property
+    def owner(self) -> str | None:
+        """What is stored with the objects that this caller makes; None without keys."""
+        return None if self.key is None else self.key.owner
+
+    def may(self, scope: Scope) -> bool:
+        """Return whether requests of a scope are allowed."""
+        return not self.asks_keys or (self.key is not None and scope in self.key.scopes)
+
+    def sees(self, owner: str | None) -> bool:
+        """Return whether an object of an owner may be read, labelled or deleted.
+
+        Objects from a time without keys have no owner, and only operators see them.
+        """
+        if not self.asks_keys or self.may(Scope.OPERATE):
+            return True
+        return owner is not None and owner == self.owner
+
+
+SERVICE_ITSELF: Final = Caller(name="")
+"""For work that no request asked for."""

@@ -1,0 +1,162 @@
+"""Whose turn it is at the processor: threads that compute, shared fairly between clients.
+
+Start-time fair queueing (Goyal, Vin and Cheng 1996, DOI 10.1145/248156.248171): each piece of work
+has a start tag, the later of the virtual time and of the end of the same client's work before it;
+the least tag comes first. A client with one strip does not wait for the queue of another. A long
+signal that has begun is not interrupted, and while its JSON is read no other thread of the process
+runs; so half of the threads take long signals, and one more thread takes short signals only.
+"""
+
+from __future__ import annotations
+
+import heapq
+import os
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Callable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from typing import Any, Final, TypeVar
+
+from bentos.wire.problems import OVERLOADED, ProblemError
+
+T = TypeVar("T")
+
+_SHORT: Final = 65_000
+"""Samples of three minutes at 360 Hz; what takes at most some 10 ms."""
+
+_MAX_WAITING: Final = 64
+_OWN_WAITING: Final = 48
+_OWN_COST: Final = 4 * 1_800_000
+"""Samples of four signals of the greatest length and rate, or of eleven at 360 Hz."""
+
+_NICENESS_OF_LONG: Final = 5
+_LEAST_COST: Final = 1000
+"""What a request costs however short it is, in samples."""
+
+
+@dataclass(order=True, slots=True)
+class _Work:
+    start_tag: float
+    number: int
+    cost: int = field(compare=False)
+    client: str = field(compare=False)
+    run: Callable[[], Any] = field(compare=False)
+    future: Future[Any] = field(compare=False)
+
+
+@dataclass(slots=True)
+class _Client:
+    """What is counted of a client that has work here."""
+
+    waiting: int = 0
+    cost: int = 0
+    end_tag: float = 0.0
+
+
+class Turns:
+    """Threads that compute, and the work that waits for them.
+
+    Parameters
+    ----------
+    n_threads : int
+        Threads that take work; half of them take long work too, and another one is for short work.
+
+    """
+
+    def __init__(self, n_threads: int) -> None:
+        self._short: list[_Work] = []
+        self._long: list[_Work] = []
+        self._clients: dict[str, _Client] = defaultdict(_Client)
+        self._now = 0.0
+        self._number = 0
+        self.unfinished = 0
+        """Pieces of work that wait or are done now."""
+        self._is_closed = False
+        self._changed = threading.Condition()
+        n_for_long = max(1, n_threads // 2)
+        for number in range(n_threads + 1):
+            is_for_short = number >= n_for_long
+            threading.Thread(
+                target=self._serve, args=(is_for_short,), name=f"compute-{number}", daemon=True
+            ).start()
+
+    def submit(self, run: Callable[[], T], *, client: str, cost: int) -> Future[T]:
+        """Queue work of a client, whose cost is the samples that it has.
+
+        Raises
+        ------
+        ProblemError
+            If too much waits already.
+
+        """
+        with self._changed:
+            own = self._clients[client]
+            if (
+                self.unfinished >= _MAX_WAITING
+                or own.waiting >= _OWN_WAITING
+                or (own.waiting and own.cost + cost > _OWN_COST)
+            ):
+                raise ProblemError(
+                    OVERLOADED,
+                    f"{self.unfinished} requests wait already, {own.waiting} of them of this "
+                    "client; send fewer at a time",
+                    retry_after_s=1,
+                )
+            start_tag = max(self._now, own.end_tag)
+            own.end_tag = start_tag + cost + _LEAST_COST
+            own.waiting, own.cost = own.waiting + 1, own.cost + cost
+            self.unfinished, self._number = self.unfinished + 1, self._number + 1
+            future: Future[T] = Future()
+            work = _Work(start_tag, self._number, cost, client, run, future)
+            heapq.heappush(self._short if cost <= _SHORT else self._long, work)
+            self._changed.notify_all()
+        return future
+
+    def close(self) -> None:
+        """End the threads after what they do now; what waits is cancelled."""
+        with self._changed:
+            self._is_closed = True
+            for work in [*self._short, *self._long]:
+                work.future.cancel()
+            self._changed.notify_all()
+
+    def _serve(self, is_for_short: bool) -> None:  # noqa: FBT001  an argument of a thread
+        if not is_for_short:
+            _lower_priority()
+        while (work := self._next(is_for_short=is_for_short)) is not None:
+            if work.future.set_running_or_notify_cancel():
+                try:
+                    work.future.set_result(work.run())
+                except BaseException as error:  # noqa: BLE001  the one who waits for it gets it
+                    work.future.set_exception(error)
+            self._note_end(work)
+            del work  # with the body of its request
+
+    def _next(self, *, is_for_short: bool) -> _Work | None:
+        with self._changed:
+            while not self._is_closed:
+                heaps = [heap for heap in (self._short, self._long) if heap]
+                if is_for_short:
+                    heaps = [heap for heap in heaps if heap is self._short]
+                if heaps:
+                    work = heapq.heappop(min(heaps, key=lambda heap: heap[0]))
+                    self._now = max(self._now, work.start_tag)
+                    return work
+                self._changed.wait()
+            return None
+
+    def _note_end(self, work: _Work) -> None:
+        with self._changed:
+            self.unfinished -= 1
+            own = self._clients[work.client]
+            own.waiting, own.cost = own.waiting - 1, own.cost - work.cost
+            if not own.waiting:
+                del self._clients[work.client]
+
+
+def _lower_priority() -> None:
+    """Let the event loop and short work have a processor first."""
+    if sys.platform == "linux":  # where a thread has a priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS_OF_LONG)
