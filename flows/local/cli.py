@@ -69,7 +69,7 @@ def up(
 ) -> None:
     """Start Prefect, MLflow, a worker and the service, and run the pipeline."""
     from flows.local.flow_runs import FlowRunError, run_and_follow
-    from flows.release.serving import read_current
+    from flows.release.switch_service import read_current
 
     settings = _enter_platform()
     started_s = time.monotonic()
@@ -104,10 +104,11 @@ def up(
 def _find_release(settings: Settings, *, check: Callable[[], None]) -> bool:
     """Tell whether there is a release; where there is none, release what ships."""
     from flows.local.flow_runs import run_and_follow
-    from flows.release.reference import has_reference
-    from flows.release.serving import read_current
+    from flows.release.load_released import has_reference
+    from flows.release.switch_service import read_current
+    from flows.release.transaction import recover
 
-    if read_current(settings) is None and has_reference() and not settings.fresh:
+    if recover(settings) is None and has_reference() and not settings.fresh:
         run_and_follow("install-reference/ecg", report=_say, check=check)
     return read_current(settings) is not None
 
@@ -159,7 +160,7 @@ def show_prediction(settings: Settings) -> None:
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
-    from flows.release.serving import read_current
+    from flows.release.switch_service import read_current
 
     addresses = find_addresses(settings)
     if read_current(settings) is not None:
@@ -190,7 +191,7 @@ def down() -> None:
 @app.command()
 def status() -> None:
     """Show what runs and what is served."""
-    from flows.release.serving import read_current
+    from flows.release.switch_service import read_current
 
     settings = read_settings()
     processes = read_status(settings)
@@ -232,15 +233,48 @@ def _parse(item: str) -> tuple[str, object]:
 
 @app.command()
 def rollback(
-    version: Annotated[str | None, typer.Argument(help="Model version; else the previous.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="As --to; the release before this one when left out.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Model version, bento tag or ledger commit.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go to a release that was rolled back itself.")
+    ] = False,
 ) -> None:
-    """Serve an earlier release again."""
-    from flows.local.flow_runs import run_and_follow
+    """Serve an earlier release again, code and model; needs neither Prefect nor MLflow."""
+    from flows.doors.registry import follow_pending
+    from flows.release.transaction import roll_back
 
-    _enter_platform()
-    parameters = {"model_version": version, "reason": reason}
-    run_and_follow("rollback-champion/ecg", parameters=parameters, report=_say)
+    settings = _enter_platform()
+    outcome = roll_back(settings, why=reason, to=to or version, force=force)
+    state = "served" if outcome.switch.is_running else "no service runs; it will start with it"
+    _say(f"model {outcome.release.model_version}, {outcome.release.bento_tag}: {state}")
+    if not follow_pending(settings):
+        _say("MLflow cannot be reached: its aliases follow when it can")
+
+
+@app.command()
+def doctor(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what is wrong and change nothing.")
+    ] = False,
+) -> None:
+    """Check all stores against each other and mend what can be mended."""
+    from flows.release.doctor import examine
+
+    findings = examine(_enter_platform(), is_mending=not dry_run)
+    for finding in findings:
+        state = "mended" if finding.is_mended else "NOT MENDED"
+        _say(f"{finding.store:<14} {state:<11} {finding.problem}")
+    if not findings:
+        _say("all stores agree")
+    if not all(finding.is_mended for finding in findings):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -249,7 +283,7 @@ def ship(
 ) -> None:
     """Make a model the reference bundle, which ships with the software."""
     from flows.doors.registry import Registry
-    from flows.release.reference import REFERENCE, ship
+    from flows.release.load_released import REFERENCE, ship
 
     _enter_platform()
     registry = Registry(read_settings())
@@ -272,15 +306,17 @@ def releases() -> None:
     """List the release ledger, latest first."""
     from flows.doors.ledger import read_ledger
 
-    entries = read_ledger(read_settings().ledger_dir)
-    for entry in entries:
+    history = read_ledger(read_settings().ledger_dir)
+    for entry in history.entries:
         f1 = entry.metrics.get("oof_v_f1", float("nan"))
         _say(
             f"{entry.committed_at:%Y-%m-%d %H:%M} {entry.commit[:10]} model "
             f"{entry.release.model_version:<4} {entry.release.bento_tag:<32} "
             f"out-of-fold V-F1 {f1:.4f}  {entry.reason}"
         )
-    if not entries:
+    for name in history.torn:
+        typer.secho(f"entry {name} is torn and cannot be read", fg="red", err=True)
+    if not history.entries:
         _say("nothing was released yet")
 
 
@@ -299,7 +335,7 @@ def predict(
     """Classify the beats of a recording by the released model, without a server."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import describe, list_beats, predict_file
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
     prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
@@ -317,7 +353,7 @@ def annotate(
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import annotate_record
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
@@ -380,7 +416,7 @@ def analyze(
     os.environ.update(analysis.ONE_THREAD)
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.summary import ResultFormat
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     kinds = tuple(formats or ResultFormat)
     if unknown := set(kinds) - set(ResultFormat):
@@ -429,7 +465,7 @@ def evaluate(
     from flows.doors.ledger import read_git_commit
     from flows.evaluation import ds2_opening as opening
     from flows.evaluation import ec57_evaluation as evaluation
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     settings = read_settings()
     model, bundle = load_bundle_to_use(settings)

@@ -36,7 +36,7 @@ from flows.monitoring.evidence import (
     read_traffic,
     store_check,
 )
-from flows.release.serving import find_bundle, read_current
+from flows.release.switch_service import find_bundle, read_current
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
 

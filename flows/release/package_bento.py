@@ -13,7 +13,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
 from flows.doors.registry import ModelVersion, Registry
-from flows.release.serving import make_release
+from flows.release.switch_service import make_release
 
 
 class PackagingError(EcgError):

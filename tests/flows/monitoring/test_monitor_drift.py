@@ -37,7 +37,7 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from flows.monitoring.evidence import REFERENCE_COUNTS
 from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift, read_served
-from flows.release.serving import find_bundle
+from flows.release.switch_service import find_bundle
 
 pytestmark = pytest.mark.slow
 
