@@ -36,7 +36,7 @@ class EcgService:
     def __init__(self) -> None:
         self.runtime = Runtime(read_settings(), has_host=False)
         app.state.runtime = self.runtime
-        self.runtime.live.obey()
+        self.runtime.live.apply_current()
         if self.runtime.live.current is None:
             self._serve_own_bundle()
         self.runtime.start()

@@ -173,8 +173,10 @@ async def _read_health(request: Request) -> Response:
     runtime = runtime_of(request)
     refusal = runtime.live.refusal
     is_loaded = runtime.live.current is not None
+    problem = runtime.spool.problem
+    status = "ok" if problem is None else "degraded"
     health = {
-        "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
+        "status": "draining" if runtime.is_draining else status if is_loaded else "starting",
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),
@@ -183,7 +185,7 @@ async def _read_health(request: Request) -> Response:
         "prediction_log": {
             "waiting": len(runtime.spool),
             "lost": runtime.spool.lost,
-            "problem": runtime.spool.problem,
+            "problem": problem,
         },
     }
     return answer_json(

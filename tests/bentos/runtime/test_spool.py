@@ -351,3 +351,19 @@ def test_answers_are_given_while_the_database_is_away(
     away.mkdir()
     wait_until(lambda: len(runtime.spool) == 0)
     runtime.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_has_ended_is_a_problem_that_health_can_show(tmp_path: Path) -> None:
+    def break_down() -> PredictionLog:
+        raise ZeroDivisionError
+
+    spool = Spool(tmp_path / "spool", break_down)
+    assert spool.problem is None
+    spool.start()
+    spool.append("p1", line_of("p1"))
+    wait_until(lambda: spool.problem is not None)
+    assert spool.problem == "the thread that writes the log has ended; rows wait for a restart"
+    assert len(spool) == 1
+    spool.close()
+    assert len(list((tmp_path / "spool").glob("*.jsonl"))) == 1

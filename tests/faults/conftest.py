@@ -1,0 +1,251 @@
+"""A home with real bundles and bentos, a host that serves, and commands as processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import httpx
+import psutil
+import pytest
+
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.releases import Release, hash_code, is_same_release
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from flows.doors.ledger import read_ledger
+from flows.doors.registry import read_pending
+from flows.release.switch_service import read_current
+from flows.release.transaction import INTENT
+
+ROOT = Path(__file__).parents[2]
+# A release or rollback in a process of its own, which kills itself at a step.
+COMMAND = """
+import logging, os, signal, sys
+from dataclasses import replace
+from ecg_lib.operations.releases import Release
+from ecg_lib.operations.settings import read_settings
+from flows.release import transaction
+from flows.release.transaction import Steps, Step, recover, release_model, roll_back
+logging.basicConfig(level=logging.ERROR)
+kind, kill, release = sys.argv[1:]
+def on_step(step):
+    if step.value == kill:
+        os.kill(os.getpid(), signal.SIGKILL)
+steps = Steps(on_step=on_step, timeout_s=20.0, lock_timeout_s=60.0)
+settings = read_settings()
+if kind == "release":
+    wanted = Release.model_validate_json(release)
+    why = f"release model {wanted.model_version}"
+    release_model(settings, wanted, why=why, force=True, steps=steps)
+elif kind == "rollback":
+    roll_back(settings, why="a fault", force=True, steps=steps)
+else:
+    recover(settings, steps=steps)
+"""
+
+
+@dataclass
+class Home:
+    """One home, its releases, and what runs in it."""
+
+    path: Path
+    releases: dict[str, Release] = field(default_factory=dict)
+
+    @property
+    def settings(self) -> Settings:
+        return Settings(home=self.path, service_port=self.port)
+
+    port: int = 0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def env(self) -> dict[str, str]:
+        return {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ECG_")},
+            "ECG_HOME": str(self.path),
+            "ECG_SERVICE_PORT": str(self.port),
+            "ECG_SERVICE_WORKERS": "2",
+            "BENTOML_HOME": str(self.path / "bentoml"),
+            "PYTHONPATH": str(ROOT),
+        }
+
+    def start(self, kind: str, version: str = "", *, kill: str = "") -> subprocess.Popen[str]:
+        release = self.releases[version].model_dump_json() if version else ""
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, kind, kill, release],
+            env=self.env,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def command(self, kind: str, version: str = "", *, kill: str = "") -> tuple[int, str]:
+        with self.start(kind, version, kill=kill) as process:
+            _, errors = process.communicate(timeout=120)
+        return process.returncode, errors
+
+    def must(self, kind: str, version: str = "") -> None:
+        status, errors = self.command(kind, version)
+        assert status == 0, errors
+
+    def health(self) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{self.url}/health", timeout=10.0).json()
+        return answer
+
+    def wait_for(self, version: str, timeout_s: float = 40.0) -> float:
+        """Wait until the service answers with a version; return how long it took."""
+        tag, started_s = self.releases[version].bento_tag, time.monotonic()
+        while time.monotonic() - started_s < timeout_s:
+            try:
+                if (self.health()["model"] or {}).get("bento_tag") == tag:
+                    return time.monotonic() - started_s
+            except httpx.TransportError:
+                pass
+            time.sleep(0.05)
+        pytest.fail(f"{tag} must be served within {timeout_s:g} s")
+
+    def check(self) -> None:
+        """Check that all stores of releases agree and nothing is half done."""
+        current, history = read_current(self.settings), read_ledger(self.settings.ledger_dir)
+        assert not (self.settings.serving_dir / INTENT).exists()
+        assert history.latest is not None
+        assert is_same_release(history.latest.release, current)
+        ids = [entry.event.id for entry in history.entries]
+        assert len(ids) == len(set(ids))
+        pending = read_pending(self.settings)
+        assert pending is None or (current and pending.version == current.model_version)
+
+
+class Load:
+    """One client that asks for the model's card without a pause."""
+
+    def __init__(self, url: str) -> None:
+        self.answers: Counter[str] = Counter()
+        self.failures: list[str] = []
+        self._url = url
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def _ask(self) -> None:
+        with httpx.Client(timeout=30.0) as client:
+            while not self._stop.is_set():
+                try:
+                    answer = client.get(f"{self._url}/api/v1/model/")
+                    assert answer.status_code == 200, answer.text
+                    self.answers[answer.json()["model"]["bento_tag"]] += 1
+                except (httpx.HTTPError, AssertionError) as error:
+                    self.failures.append(f"{type(error).__name__}: {error}")
+                time.sleep(0.02)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def serving(home: Home) -> Iterator[psutil.Process]:
+    log = home.path / "host.log"
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "bentos.host"], env=home.env, stdout=output, stderr=output
+        )
+    try:
+        yield psutil.Process(process.pid)
+    except BaseException:
+        sys.stderr.write(log.read_text()[-4000:])
+        raise
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def home(make_toy_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """Three models with this code, of which the first is released."""
+    home = Home(tmp_path_factory.mktemp("home"), port=free_port())
+    store = home.path / "bentoml"
+    code_hash = hash_code(ROOT)
+    for number, threshold in enumerate((0.5, 0.4, 0.6), start=1):
+        version = str(number)
+        bundle = make_toy_bundle(version, threshold=threshold)
+        shutil.copytree(bundle.directory, store / "models" / "ecg_bundle" / version / "bundle")
+        source = store / "bentos" / "ecg" / version / "src"
+        source.mkdir(parents=True)
+        for package in ("bentos", "ecg_lib"):
+            (source / package).symlink_to(ROOT / package)
+        home.releases[version] = Release(
+            bento_tag=f"ecg:{version}",
+            model_tag=f"ecg_bundle:{version}",
+            bundle_hash=bundle.hash,
+            code_hash=code_hash,
+            model_version=version,
+            released_at="2026-01-01T00:00:00.000+00:00",
+        )
+    home.must("release", "1")
+    return home
+
+
+@pytest.fixture(scope="module")
+def figures() -> Iterator[dict[str, float]]:
+    """Recovery times in seconds by fault; shown at the end, by ``-s``."""
+    measured: dict[str, float] = {}
+    yield measured
+    for fault, seconds in measured.items():
+        sys.stdout.write(f"{fault:<50} {seconds:6.2f} s\n")
+
+
+@pytest.fixture
+def make_request() -> Callable[[], dict[str, Any]]:
+    signal_mv = simulate_strip(StripKind.NORMAL, seed=5).signal_mv()
+    return lambda: {"signal_data": signal_mv.tolist(), "sampling_rate": 360}
+
+
+@pytest.fixture
+def run_host() -> Callable[[Home], AbstractContextManager[psutil.Process]]:
+    return serving
+
+
+@pytest.fixture
+def make_load() -> type[Load]:
+    return Load
+
+
+@pytest.fixture
+def load(home: Home) -> Load:
+    return Load(home.url)
+
+
+@pytest.fixture(scope="module")
+def host(home: Home) -> Iterator[psutil.Process]:
+    with serving(home) as process:
+        home.wait_for("1", timeout_s=90.0)
+        yield process
