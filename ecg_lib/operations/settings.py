@@ -112,6 +112,9 @@ class Settings(BaseSettings):
     training_data_kept: int = Field(
         default=3, ge=1, description="Sets of cut training beats that are kept, the newest."
     )
+    prefect_runs_kept_days: int = Field(
+        default=90, ge=1, description="Days that Prefect's server keeps flow runs and their logs."
+    )
     ledger_remote: str | None = Field(
         default=None, description="Git remote that the release ledger is pushed to."
     )

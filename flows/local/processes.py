@@ -305,6 +305,10 @@ def environment(settings: Settings) -> dict[str, str]:
         "PREFECT_HOME": str(prefect_home),
         "PREFECT_PROFILES_PATH": str(prefect_home / "profiles.toml"),
         "PREFECT_SERVER_API_HOST": LOOPBACK,
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(
+            settings.prefect_runs_kept_days * 86_400
+        ),
         # The UI finds the server by the setting and ignores the server's --port.
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
     }

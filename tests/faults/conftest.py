@@ -44,7 +44,7 @@ kind, kill, release = sys.argv[1:]
 def on_step(step):
     if step.value == kill:
         os.kill(os.getpid(), signal.SIGKILL)
-steps = Steps(on_step=on_step, timeout_s=20.0, lock_timeout_s=60.0)
+steps = Steps(on_step=on_step, timeout_s=60.0, lock_timeout_s=120.0)
 settings = read_settings()
 if kind == "release":
     wanted = Release.model_validate_json(release)
@@ -96,7 +96,7 @@ class Home:
 
     def command(self, kind: str, version: str = "", *, kill: str = "") -> tuple[int, str]:
         with self.start(kind, version, kill=kill) as process:
-            _, errors = process.communicate(timeout=120)
+            _, errors = process.communicate(timeout=300)
         return process.returncode, errors
 
     def must(self, kind: str, version: str = "") -> None:
@@ -247,5 +247,5 @@ def load(home: Home) -> Load:
 @pytest.fixture(scope="module")
 def host(home: Home) -> Iterator[psutil.Process]:
     with serving(home) as process:
-        home.wait_for("1", timeout_s=90.0)
+        home.wait_for("1", timeout_s=180.0)
         yield process

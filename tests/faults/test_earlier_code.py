@@ -14,7 +14,7 @@ import pytest
 
 from ecg_lib.operations.releases import Release
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 EARLIER = "5e36049"
@@ -50,7 +50,7 @@ def test_the_service_goes_back_to_code_of_the_earlier_layout_without_a_failed_re
     home.releases["earlier"] = earlier
     home.must("release", "earlier")
     with run_host(home):
-        home.wait_for("earlier", timeout_s=90.0)
+        home.wait_for("earlier", timeout_s=180.0)
         with make_load(home.url) as load:
             home.must("release", "2")
             home.must("rollback")
