@@ -201,7 +201,9 @@ def home(make_toy_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPa
         source = store / "bentos" / "ecg" / version / "src"
         source.mkdir(parents=True)
         for package in ("bentos", "ecg_lib"):
-            (source / package).symlink_to(ROOT / package)
+            # Copied: a bento does not change when somebody works in the checkout.
+            ignored = shutil.ignore_patterns("__pycache__")
+            shutil.copytree(ROOT / package, source / package, ignore=ignored)
         home.releases[version] = Release(
             bento_tag=f"ecg:{version}",
             model_tag=f"ecg_bundle:{version}",
