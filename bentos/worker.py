@@ -167,18 +167,26 @@ class Worker(uvicorn.Server):
         return protocol
 
     async def _follow_host(self, reader: asyncio.StreamReader) -> None:
-        live = self._runtime.live
-        while line := await reader.readline():
-            message = json.loads(line)
-            if "refused" in message:
-                live.refuse(**message["refused"])
-            elif "slowest" in message:
-                live.slowest = message["slowest"]
-                self._has_heard = True
-                self._decide_accepting()
-            elif "drain" in message:
-                self._tasks.append(asyncio.create_task(self._drain()))
+        """Do what the host says until it is gone, then end."""
+        try:
+            while line := await reader.readline():
+                self._apply(json.loads(line))
+        except ConnectionError:
+            # It was gone when this worker told it something. Nobody else ends this process, which
+            # would hold the port of the next host.
+            _logger.warning("the host is gone")
         self.should_exit = True
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        live = self._runtime.live
+        if "refused" in message:
+            live.refuse(**message["refused"])
+        elif "slowest" in message:
+            live.slowest = message["slowest"]
+            self._has_heard = True
+            self._decide_accepting()
+        elif "drain" in message:
+            self._tasks.append(asyncio.create_task(self._drain()))
 
     async def _drain(self) -> None:
         """Take no new connection, answer those that are open, and end when they are closed."""

@@ -295,11 +295,15 @@ class Registry:
             version: The version that is served.
             rolled_back: Versions that are not promoted again.
         """
-        self.make_champion(version)
-        for bad in rolled_back:
-            if bad != version:
-                self.tag_version(bad, {"rolled_back": "true"})
-                self.log(self.get_version(bad).run_id, tags={ELIGIBLE: "false"})
+        known = {one.version: one for one in self.versions()}
+        if version in known:
+            self.make_champion(version)
+        else:
+            # Of another registry, or of one that was lost: there is nothing to give an alias to.
+            logger.warning("model %s is served and is not in MLflow", version)
+        for bad in set(rolled_back) & set(known) - {version}:
+            self.tag_version(bad, {"rolled_back": "true"})
+            self.log(known[bad].run_id, tags={ELIGIBLE: "false"})
 
     def find(self, version: str | None) -> ModelVersion:
         """Find a version by number, or the champion.

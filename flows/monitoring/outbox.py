@@ -107,6 +107,7 @@ def _outcome_of(client: SyncPrefectClient, run_id: str) -> str:
     state = run.state
     if state is None or state.is_scheduled() or state.is_pending():
         return "open"
-    if state.is_crashed() or (state.is_cancelled() and run.start_time is None):
+    # Prefect gives each run that ended a time of start; what it counts is true.
+    if state.is_crashed() or (state.is_cancelled() and run.run_count == 0):
         return "lost"
     return "open" if state.is_running() else "done"

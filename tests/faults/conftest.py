@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import re
 import shutil
 import signal
 import socket
@@ -10,12 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import httpx
 import psutil
@@ -31,16 +35,19 @@ from flows.release.switch_service import read_current
 from flows.release.transaction import INTENT
 
 ROOT = Path(__file__).parents[2]
+FORKS: Final = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["flows.release.transaction"])
+
 # A release or rollback in a process of its own, which kills itself at a step.
-COMMAND = """
+COMMAND: Final = """
 import logging, os, signal, sys
-from dataclasses import replace
+os.environ.update(env)
+errors = os.open(error_path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+os.dup2(errors, 2)
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
-from flows.release import transaction
-from flows.release.transaction import Steps, Step, recover, release_model, roll_back
-logging.basicConfig(level=logging.ERROR)
-kind, kill, release = sys.argv[1:]
+from flows.release.transaction import Steps, recover, release_model, roll_back
+logging.basicConfig(level=logging.ERROR, force=True)
 def on_step(step):
     if step.value == kill:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -55,6 +62,19 @@ elif kind == "rollback":
 else:
     recover(settings, steps=steps)
 """
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command that runs in a process of its own."""
+
+    process: BaseProcess
+    error_path: Path
+
+    def wait(self) -> tuple[int | None, str]:
+        """Wait for its end; return its status, negative for a signal, and its errors."""
+        self.process.join(timeout=300)
+        return self.process.exitcode, self.error_path.read_text()
 
 
 @dataclass
@@ -85,19 +105,38 @@ class Home:
             "PYTHONPATH": str(ROOT),
         }
 
-    def start(self, kind: str, version: str = "", *, kill: str = "") -> subprocess.Popen[str]:
-        release = self.releases[version].model_dump_json() if version else ""
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, kind, kill, release],
+    def start(self, kind: str, version: str = "", *, kill: str = "") -> Command:
+        error_path = self.path / f"errors-{uuid.uuid4().hex}"
+        given = {
+            "kind": kind,
+            "kill": kill,
+            "release": self.releases[version].model_dump_json() if version else "",
+            "env": self.env,
+            "error_path": str(error_path),
+        }
+        # Forked from a process that has imported what is needed: that takes seconds.
+        process = FORKS.Process(target=exec, args=(COMMAND, given))
+        process.start()
+        return Command(process, error_path)
+
+    def command(self, kind: str, version: str = "", *, kill: str = "") -> tuple[int | None, str]:
+        return self.start(kind, version, kill=kill).wait()
+
+    def run_ecg(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the command ``ecg``."""
+        return subprocess.run(
+            [sys.executable, "-c", "from flows.local.cli import main; main()", *arguments],
             env=self.env,
-            stderr=subprocess.PIPE,
+            capture_output=True,
             text=True,
+            check=False,
+            timeout=120,
         )
 
-    def command(self, kind: str, version: str = "", *, kill: str = "") -> tuple[int, str]:
-        with self.start(kind, version, kill=kill) as process:
-            _, errors = process.communicate(timeout=300)
-        return process.returncode, errors
+    def count_started(self) -> int:
+        """Count the workers that got ready since the host was started first."""
+        log = (self.path / "host.log").read_text()
+        return len(re.findall(r'"event":"worker \d+ serves"', log))
 
     def must(self, kind: str, version: str = "") -> None:
         status, errors = self.command(kind, version)

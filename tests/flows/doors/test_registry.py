@@ -202,6 +202,17 @@ def test_a_note_of_earlier_code_is_followed(registry: Registry, toy_bundle: Bund
     assert "is served" in find_alias_problem(settings, new.version, worse=set())
 
 
+def test_a_served_version_that_mlflow_does_not_know_holds_up_nothing(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = registry._settings
+    champion = registry.get_alias(Alias.CHAMPION)
+    note_pending(settings, "998", rolled_back="999")
+    assert follow_pending(settings)
+    assert "model 998 is served and is not in MLflow" in caplog.text
+    assert registry.get_alias(Alias.CHAMPION) == champion
+
+
 def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry) -> None:
     parent = registry.start_run("sweep", kind=RunKind.SWEEP, tags={})
     run_id = registry.start_run(
