@@ -431,17 +431,8 @@ def follow_pending(settings: Settings) -> bool:
     What could not be done stays noted. A file that is torn counts as a note to follow
     ``current.json``.
     """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
     while (pending := read_pending(settings)) is not None:
-        reason = _explain_unreachable(settings)
-        if not reason:
-            try:
-                registry = Registry(settings)
-                registry.follow_release(pending.version, rolled_back=pending.rolled_back)
-            except (MlflowException, SQLAlchemyError, RegistryError) as error:
-                reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = _explain_unreachable(settings) or _follow(settings, pending)
         if reason:
             logger.warning(
                 "MLflow cannot be used (%s): its aliases follow model %s when it can",
@@ -455,6 +446,19 @@ def follow_pending(settings: Settings) -> bool:
                 (settings.home / _PENDING).unlink(missing_ok=True)
         logger.info("the aliases follow model %s", pending.version)
     return True
+
+
+def _follow(settings: Settings, pending: Pending) -> str:
+    """Let the aliases follow; return why they do not."""
+    # Only now: MLflow takes seconds to import, and a rollback does not wait for it.
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        Registry(settings).follow_release(pending.version, rolled_back=pending.rolled_back)
+    except (MlflowException, SQLAlchemyError, RegistryError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
 
 
 def _read_pending(settings: Settings) -> Pending | None:

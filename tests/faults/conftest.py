@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import uuid
@@ -74,7 +75,9 @@ class Command:
     def wait(self) -> tuple[int | None, str]:
         """Wait for its end; return its status, negative for a signal, and its errors."""
         self.process.join(timeout=300)
-        return self.process.exitcode, self.error_path.read_text()
+        errors = self.error_path.read_text()
+        self.error_path.unlink()
+        return self.process.exitcode, errors
 
 
 @dataclass
@@ -106,7 +109,8 @@ class Home:
         }
 
     def start(self, kind: str, version: str = "", *, kill: str = "") -> Command:
-        error_path = self.path / f"errors-{uuid.uuid4().hex}"
+        # Beside the home, whose disk may be full.
+        error_path = Path(tempfile.gettempdir()) / f"ecg-errors-{uuid.uuid4().hex}"
         given = {
             "kind": kind,
             "kill": kill,
