@@ -88,7 +88,7 @@ def _make_hour(hour: int) -> NDArray[np.float32]:
 
 def _released() -> Path:
     from ecg_lib.operations.settings import read_settings
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     directory: Path = load_bundle_to_use(read_settings())[1].directory
     return directory

@@ -157,7 +157,7 @@ def describe_run() -> dict[str, Any]:
 def _find_released() -> Path | None:
     from ecg_lib.errors import BundleError
     from ecg_lib.operations.settings import read_settings
-    from flows.release.released import load_released_bundle
+    from flows.release.load_released import load_released_bundle
 
     try:
         directory: Path = load_released_bundle(read_settings())[1].directory

@@ -56,7 +56,7 @@ def _make(home: Path, root: Path, directory: Path | None) -> dict[str, str]:
     from ecg_lib.classifier.bundle import read_bundle
     from ecg_lib.operations.releases import CURRENT, write_release
     from flows.doors.bento_store import build_bento, store_bundle
-    from flows.release.serving import make_release
+    from flows.release.switch_service import make_release
 
     if directory is None and (root / SHIPPED).is_dir():
         directory = root / SHIPPED

@@ -5,7 +5,9 @@ code of the bento that ``serving/current.json`` names. A release with the same c
 workers' affair. For one with other code other workers are started; when they have loaded its
 bundle and passed its golden requests they serve, and those before end their connections. When
 they cannot, those before go on and report why. A worker that dies is started again; connections
-go to the others meanwhile, or wait in the socket.
+go to the others meanwhile, or wait in the socket. As long as others serve, a new worker must load
+the current release and is tried again when it cannot; only when none serves does the host fall
+back on the release that was served before, or on workers that answer why there is no model.
 """
 
 from __future__ import annotations
@@ -28,19 +30,24 @@ from prometheus_client.multiprocess import mark_process_dead
 from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
-from ecg_lib.errors import ConfigurationError
+from ecg_lib.errors import ConfigurationError, PredictionLogError
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
+    SERVED,
     Release,
     ReleaseError,
     bento_source,
+    is_same_release,
     read_release,
+    write_release,
 )
 from ecg_lib.operations.settings import Settings, read_settings
 
 _POLL_S: Final = 0.2
 _LONGEST_BACKOFF_S: Final = 30.0
+_RETRY_S: Final = 30.0
+"""Until other code that did not start is tried again; a start takes a core for seconds."""
 _STABLE_S: Final = 60.0
 _BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
@@ -70,6 +77,8 @@ class Host:
         self._workers: list[WorkerProcess] = []
         self._replaced: list[WorkerProcess] = []
         self._considered: Release | None = None
+        self._retry_at: float | None = None
+        """When a current release that was refused is tried again, as it may be repaired."""
         self._stop = asyncio.Event()
         self._backoff_s = 0.0
         self._not_before = 0.0
@@ -105,8 +114,9 @@ class Host:
                 await self._complete()
             await asyncio.sleep(_POLL_S)
             for worker in [worker for worker in self._workers if not worker.is_alive]:
-                await self._bury(worker)
-            await self._follow()
+                await self._remove(worker)
+            await self._apply_current()
+            self._note_served()
             for worker in [worker for worker in self._replaced if not worker.is_alive]:
                 self._replaced.remove(worker)
                 await self._end(worker)
@@ -133,7 +143,7 @@ class Host:
             self._wait_longer()
             _logger.error("no worker starts: %s", error)  # noqa: TRY400  the worker's log has more
 
-    async def _bury(self, dead: WorkerProcess) -> None:
+    async def _remove(self, dead: WorkerProcess) -> None:
         lived_s = asyncio.get_running_loop().time() - dead.started_at
         status = dead.process.returncode
         _logger.error("a worker ended with status %s after %.0f s", status, lived_s)
@@ -154,28 +164,79 @@ class Host:
         self._tell_slowest()
 
     async def _start_best(self) -> WorkerProcess:
-        """Start a worker with the current release, else the last good one, else with no model.
+        """Start a worker with the current release, else the one before it, else with no model.
 
         Raises
         ------
         WorkerError
-            If none starts.
+            If none starts; while others serve, also if none can load the release that they serve.
 
         """
-        try:
-            if worker := await self._start_release(CURRENT):
-                return worker
-            refusal = None
-        except ReleaseError as error:
-            refusal = error
-        try:
-            worker = await self._start_release(LAST_GOOD)
-        except ReleaseError:
-            worker = None
+        refusal = worker = None
+        for name in (CURRENT, SERVED, LAST_GOOD):
+            try:
+                if name != CURRENT and not self._may_fall_back_on(name):
+                    continue
+                if worker := await self._start_release(name):
+                    break
+            except ReleaseError as error:
+                refusal = refusal or error
+        if worker is None and self._is_serving:
+            msg = f"no worker can load what the others serve: {refusal}"
+            raise WorkerError(msg)
         worker = worker or await self._start(self._own_source, None)
         if refusal is not None:
             worker.tell_refused(refusal)
         return worker
+
+    @property
+    def _is_serving(self) -> bool:
+        return any(worker.serves is not None for worker in self._workers)
+
+    def _may_fall_back_on(self, name: str) -> bool:
+        """Tell whether a release may stand in for the current one: not beside another one.
+
+        Raises
+        ------
+        ReleaseError
+            If its file cannot be read.
+
+        """
+        release = read_release(self._path_of(name))
+        if release is None:
+            return False
+        if self._is_serving:
+            served = [worker.serves for worker in self._workers if worker.serves is not None]
+            return all(one["bento_tag"] == release.bento_tag for one in served)
+        with contextlib.suppress(ReleaseError):
+            return not is_same_release(release, read_release(self._path_of(CURRENT)))
+        return True
+
+    def _path_of(self, name: str) -> Path:
+        return self._settings.serving_dir / name
+
+    def _note_served(self) -> None:
+        """Note the release that all workers serve, and the one before it as the last good one."""
+        serving = [worker.serves for worker in self._workers]
+        try:
+            current = read_release(self._path_of(CURRENT))
+            noted = read_release(self._path_of(SERVED))
+        except ReleaseError:
+            return  # the workers report a torn current release; `ecg doctor` removes others
+        if current is None or is_same_release(current, noted):
+            return
+        wanted = (current.bento_tag, current.model_version, current.bundle_hash)
+        if not serving or any(
+            one is None or (one["bento_tag"], one["version"], one["bundle_hash"]) != wanted
+            for one in serving
+        ):
+            return
+        try:
+            if noted is not None:
+                write_release(self._path_of(LAST_GOOD), noted)
+            write_release(self._path_of(SERVED), current)
+        except OSError as error:
+            _logger.error("%s cannot be written: %s", SERVED, error.strerror)  # noqa: TRY400  the disk's
 
     @property
     def _own_source(self) -> Path:
@@ -199,25 +260,32 @@ class Host:
         if release is None:
             return None
         source = bento_source(self._settings.bentoml_home, release)
-        if self._workers and source != self._own_source and not any_code:
+        if self._workers and release.code_hash != self._workers[0].code_hash and not any_code:
             return None
         if name == CURRENT:
-            self._considered = release
+            self._considered, self._retry_at = release, None
         try:
             return await self._start(source, path)
         except WorkerError as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more
+            if name == CURRENT:
+                self._retry_at = asyncio.get_running_loop().time() + _RETRY_S
             raise ReleaseError(str(error), bento_tag=release.bento_tag) from error
 
-    async def _follow(self) -> None:
+    async def _apply_current(self) -> None:
         """Replace the workers when the current release has other code."""
         try:
             release = read_release(self._settings.serving_dir / CURRENT)
         except ReleaseError:
             return  # the workers report it
-        if not self._workers or release is None or release == self._considered:
+        if not self._workers or release is None:
             return
-        self._considered = release
+        is_due = self._retry_at is not None and (
+            asyncio.get_running_loop().time() >= self._retry_at
+        )
+        if release == self._considered and not is_due:
+            return
+        self._considered, self._retry_at = release, None
         if release.code_hash == self._workers[0].code_hash:
             return
         _logger.info("starting %s, which has other code", release.bento_tag)
@@ -257,6 +325,26 @@ class Host:
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }
         return await start_worker(source, release, listener=self._listener, environment=environment)
+
+
+def check_monitoring_url(settings: Settings) -> None:
+    """Check that the monitoring database has a driver here, before anything is answered.
+
+    Raises
+    ------
+    ConfigurationError
+        If it has not, or the URL is none.
+
+    """
+    if settings.monitoring_url is None:
+        return
+    from ecg_lib.operations.prediction_log import PredictionLog  # noqa: PLC0415  half a second
+
+    try:
+        PredictionLog(settings.monitoring_database_url).close()
+    except PredictionLogError as error:
+        msg = f"ECG_MONITORING_URL: {error}"
+        raise ConfigurationError(msg) from error
 
 
 def open_listener(settings: Settings) -> socket.socket:
@@ -321,6 +409,7 @@ def main() -> int:
     os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
         settings = read_settings()
+        check_monitoring_url(settings)
         listener = open_listener(settings)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")

@@ -44,7 +44,7 @@ class EcgService:
         self.runner = JobRunner(store, settings, model=lambda: self.runtime.live.current)
         app.state.runtime = self.runtime
         app.state.recordings = JobQueue(store, settings, wake=self.runner.wake)
-        self.runtime.live.obey()
+        self.runtime.live.apply_current()
         if self.runtime.live.current is None:
             self._serve_own_bundle()
         self.runtime.start()

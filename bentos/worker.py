@@ -7,7 +7,11 @@ It talks with the host (:mod:`bentos.host`) over another socket, one JSON object
 ``{"ready": {"code_hash": ..., "serves": ...}}`` or ``{"failed": reason}``, and later
 ``{"serves": ...}`` when it has switched to another model. It is told ``{"refused": {...}}`` (a
 release with other code that could not be started), ``{"slowest": ...}`` (what is still served by
-the last of the workers to switch) and ``{"drain": true}``. When the host is gone it ends.
+the last of the workers to switch; null when none has a model) and ``{"drain": true}``. When the
+host is gone it ends.
+
+A worker without a model takes connections only when no other has one either, so that there is an
+answer that says why; else it goes on trying to load, and joins when it has.
 """
 
 from __future__ import annotations
@@ -80,6 +84,10 @@ class Worker(uvicorn.Server):
         self._recordings = recordings
         self._to_host: asyncio.StreamWriter | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._has_heard = False
+        """The host has said whether others serve."""
+        self._may_accept = asyncio.Event()
+        self._readable: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, and tell the host how it went."""
@@ -87,11 +95,14 @@ class Worker(uvicorn.Server):
         loop, live = asyncio.get_running_loop(), self._runtime.live
         # Kept: a writer that nobody holds closes its connection.
         reader, self._to_host = await asyncio.open_connection(sock=self._control)
-        live.when_used = lambda: loop.call_soon_threadsafe(self._tell_served)
+        live.when_used = lambda: loop.call_soon_threadsafe(self._switch)
         serves = live.current.info if live.current else None
         self._tell({"ready": {"code_hash": live.code_hash, "serves": serves}})
-        self._accepting = loop.create_task(self._accept())
-        self._tasks += [self._accepting, loop.create_task(self._obey(reader))]
+        self._decide_accepting()
+        self._tasks += [
+            loop.create_task(self._accept()),
+            loop.create_task(self._follow_host(reader)),
+        ]
 
     async def on_tick(self, counter: int) -> bool:
         """Look once a second at what may have changed."""
@@ -101,7 +112,7 @@ class Worker(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End connections and the runtime; uvicorn gives itself the signal again after this."""
-        self._accepting.cancel()
+        self._stop_accepting()
         await super().shutdown(sockets)
         self._recordings.close()
         self._runtime.close()
@@ -115,16 +126,48 @@ class Worker(uvicorn.Server):
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
         while True:
+            await self._may_accept.wait()
+            await self._wait_readable()
+            if not self._may_accept.is_set():
+                continue
             try:
-                connection, _ = await loop.sock_accept(self._listener)
+                # In one step with the look above: a connection that is accepted is served.
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                continue  # another worker was faster
             except OSError as error:
                 _logger.error("no connection can be accepted: %s", error.strerror)  # noqa: TRY400  the cause is the machine's
                 await asyncio.sleep(_PAUSE_S)
                 continue
+            connection.setblocking(False)
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(self._make_protocol, connection)
             n_open = len(self.server_state.connections)
             await asyncio.sleep(_TURN_S * min(n_open, _MOST_TURNS))
+
+    async def _wait_readable(self) -> None:
+        """Wait for a connection, or until no more may be accepted; takes none itself."""
+        loop = asyncio.get_running_loop()
+        self._readable = loop.create_future()
+        loop.add_reader(self._listener, _resolve, self._readable)
+        try:
+            await self._readable
+        finally:
+            loop.remove_reader(self._listener)
+
+    def _decide_accepting(self) -> None:
+        """Accept with a model, or when the host has said that no worker has one."""
+        live = self._runtime.live
+        is_alone = self._has_heard and live.slowest is None
+        if self._runtime.is_draining or not (live.current is not None or is_alone):
+            self._stop_accepting()
+        else:
+            self._may_accept.set()
+
+    def _stop_accepting(self) -> None:
+        self._may_accept.clear()
+        if self._readable is not None:
+            _resolve(self._readable)
 
     def _make_protocol(self) -> asyncio.Protocol:
         protocol: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]  # uvicorn's own call
@@ -132,34 +175,50 @@ class Worker(uvicorn.Server):
         )
         return protocol
 
-    async def _obey(self, reader: asyncio.StreamReader) -> None:
-        live = self._runtime.live
-        while line := await reader.readline():
-            message = json.loads(line)
-            if "refused" in message:
-                live.refuse(**message["refused"])
-            elif "slowest" in message:
-                live.slowest = message["slowest"]
-            elif "drain" in message:
-                self._tasks.append(asyncio.create_task(self._drain()))
+    async def _follow_host(self, reader: asyncio.StreamReader) -> None:
+        """Do what the host says until it is gone, then end."""
+        try:
+            while line := await reader.readline():
+                self._apply(json.loads(line))
+        except ConnectionError:
+            # It was gone when this worker told it something. Nobody else ends this process, which
+            # would hold the port of the next host.
+            _logger.warning("the host is gone")
         self.should_exit = True
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        live = self._runtime.live
+        if "refused" in message:
+            live.refuse(**message["refused"])
+        elif "slowest" in message:
+            live.slowest = message["slowest"]
+            self._has_heard = True
+            self._decide_accepting()
+        elif "drain" in message:
+            self._tasks.append(asyncio.create_task(self._drain()))
 
     async def _drain(self) -> None:
         """Take no new connection, answer those that are open, and end when they are closed."""
         self._runtime.is_draining = True
-        self._accepting.cancel()
+        self._stop_accepting()
         deadline = asyncio.get_running_loop().time() + DRAIN_S
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn tells nobody when one closes
             await asyncio.sleep(0.1)
         self.should_exit = True
 
-    def _tell_served(self) -> None:
+    def _switch(self) -> None:
+        self._decide_accepting()
         current = self._runtime.live.current
         self._tell({"serves": current.info if current else None})
 
     def _tell(self, message: dict[str, Any]) -> None:
         if self._to_host is not None:
             self._to_host.write(_line(message))
+
+
+def _resolve(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
 
 
 def main() -> int:
@@ -219,7 +278,7 @@ def _open_runtime(path: Path | None) -> Runtime:
     runtime = Runtime(read_settings(), has_host=True)
     if path is not None and (release := read_release(path)) is not None:
         runtime.live.take(release)
-    runtime.live.obey()
+    runtime.live.apply_current()
     return runtime
 
 

@@ -20,7 +20,7 @@ from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
-from flows.release.serving import find_bundle, read_current, service_url
+from flows.release.switch_service import find_bundle, read_current, service_url
 from flows.training.train_sweep import train_sweep
 
 

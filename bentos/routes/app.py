@@ -190,8 +190,10 @@ async def _read_health(request: Request) -> Response:
     is_open = not caller.asks_keys or caller.key is not None
     is_loaded = runtime.live.current is not None
     helpers = read_helper_states(runtime.helpers_path)
+    problem = runtime.spool.problem
+    status = "ok" if problem is None else "degraded"
     health = {
-        "status": "draining" if runtime.is_draining else "ok" if is_loaded else "starting",
+        "status": "draining" if runtime.is_draining else status if is_loaded else "starting",
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),
@@ -200,7 +202,7 @@ async def _read_health(request: Request) -> Response:
         "prediction_log": {
             "waiting": len(runtime.spool),
             "lost": runtime.spool.lost,
-            "problem": runtime.spool.problem if is_open else None,
+            "problem": problem if is_open else None,
         },
         "degraded": list_degraded(helpers),
     }

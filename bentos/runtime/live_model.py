@@ -1,14 +1,16 @@
 """The model that answers, and how another one takes its place while requests go on.
 
 A thread looks at ``serving/current.json``. A release with the code of this process is loaded and
-asked its golden requests beside the traffic; then one assignment makes it live. Releases with
-other code are the host's affair (:mod:`bentos.host`).
+asked its golden requests beside the traffic; then one assignment makes it live. One that could not
+be loaded is tried again as long as the file names it, less and less often: its files may have been
+repaired. Releases with other code are started by the host (:mod:`bentos.host`).
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,18 +21,18 @@ from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.classifier.golden import check_golden
 from ecg_lib.operations.releases import (
     CURRENT,
-    LAST_GOOD,
     Release,
     ReleaseError,
     model_directory,
     read_release,
-    write_release,
 )
 from ecg_lib.operations.settings import Settings
 
 UNREGISTERED: Final = "unregistered"
 
 _POLL_S: Final = 0.2
+_FIRST_RETRY_S: Final = 1.0
+_LONGEST_RETRY_S: Final = 30.0
 _MAX_REASON: Final = 500
 
 _logger = logging.getLogger(__name__)
@@ -126,8 +128,9 @@ class LiveModel:
         self._has_host = has_host
         self._store = settings.bentoml_home
         self._path = settings.serving_dir / CURRENT
-        self._last_good = settings.serving_dir / LAST_GOOD
         self._seen: tuple[int, ...] | None = None
+        self._retry_s = 0.0
+        self._retry_at = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="release-watcher", daemon=True)
 
@@ -152,14 +155,8 @@ class LiveModel:
             version=release.model_version,
             bundle_hash=release.bundle_hash,
         )
-        self.use(model)
         self.refusal = None
-        try:
-            write_release(self._last_good, release)
-        except OSError:
-            _logger.exception(
-                "%s cannot be written; a restart has nothing to fall back on", LAST_GOOD
-            )
+        self.use(model)
 
     def use(self, model: LoadedModel) -> None:
         """Make a loaded model live."""
@@ -174,23 +171,33 @@ class LiveModel:
 
     def refuse(self, bento_tag: str, reason: str) -> None:
         """Note that a release was not taken."""
-        self.refusal = Refusal(bento_tag, reason[:_MAX_REASON])
-        _logger.error("refused %s: %s", bento_tag, reason)
+        refusal = Refusal(bento_tag, reason[:_MAX_REASON])
+        if refusal != self.refusal:
+            _logger.error("refused %s: %s", bento_tag, reason)
+        self.refusal = refusal
 
-    def obey(self) -> None:
-        """Take what ``current.json`` says if it has changed since the last look."""
+    def apply_current(self) -> None:
+        """Take what ``current.json`` says if it has changed, or could not be taken before."""
         state = _state_of(self._path)
-        if state is None or state == self._seen:
+        if state is None:
             return
-        self._seen = state
+        if state != self._seen:
+            self._seen, self._retry_s = state, 0.0
+        elif not self._retry_s or time.monotonic() < self._retry_at:
+            return
         try:
             release = read_release(self._path)
             if release is None or self._is_served(release):
+                self._retry_s = 0.0
                 return
             if release.code_hash != self.code_hash and self._has_host:
+                self._retry_s = 0.0
                 return
             self.take(release)
+            self._retry_s = 0.0
         except ReleaseError as error:
+            self._retry_s = min(_LONGEST_RETRY_S, 2 * self._retry_s or _FIRST_RETRY_S)
+            self._retry_at = time.monotonic() + self._retry_s
             self.refuse(error.bento_tag, str(error))
 
     def start(self) -> None:
@@ -215,7 +222,7 @@ class LiveModel:
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self.obey()
+            self.apply_current()
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

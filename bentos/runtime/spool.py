@@ -138,8 +138,7 @@ class Spool:
     ) -> None:
         self.lost = 0
         """Rows that could be kept nowhere."""
-        self.problem: str | None = None
-        """Why the log cannot be written now."""
+        self._problem: str | None = None
         self._directory = directory
         self._open_log = open_log
         self._shares_disk = shares_disk
@@ -152,6 +151,14 @@ class Spool:
         self._wake = threading.Event()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="spool", daemon=True)
+
+    @property
+    def problem(self) -> str | None:
+        """Why the log cannot be written now."""
+        is_dead = self._thread.ident is not None and not self._thread.is_alive()
+        if is_dead and not self._stop.is_set():
+            return "the thread that writes the log has ended; rows wait for a restart"
+        return self._problem
 
     def start(self) -> None:
         """Begin to write into the log."""
@@ -225,12 +232,12 @@ class Spool:
             is_last = self._stop.is_set()
             try:
                 has_written |= self.drain()
-                self.problem, wait_s = None, 0.0
+                self._problem, wait_s = None, 0.0
             except (PredictionLogError, OSError) as error:
                 problem = _explain(error)
-                if self.problem is None:
+                if self._problem is None:
                     _logger.error("%s; %d rows wait", problem, len(self))  # noqa: TRY400  once
-                self.problem = problem
+                self._problem = problem
                 # The database may be another one when it is back.
                 self._has_tables = False
                 wait_s = min(_LONGEST_WAIT_S, 2 * wait_s or 0.25)

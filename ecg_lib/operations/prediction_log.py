@@ -17,7 +17,14 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.operations.prediction_rows import DriftCheckRow, FeedbackRow, PredictionRow
+from ecg_lib.operations.prediction_rows import (
+    DecisionRow,
+    DriftCheckRow,
+    FeedbackRow,
+    ObservedRow,
+    PredictionRow,
+    ReviewedRow,
+)
 
 _METADATA: Final = sa.MetaData()
 
@@ -27,13 +34,17 @@ _PREDICTIONS: Final = sa.Table(
     sa.Column("prediction_id", sa.String(36), primary_key=True),
     sa.Column("created_at", sa.String(32), nullable=False, index=True),
     sa.Column("patient_key", sa.String(64), index=True),
-    sa.Column("bundle_hash", sa.String(64), nullable=False, index=True),
+    sa.Column("bundle_hash", sa.String(64), nullable=False),
     sa.Column("bento_tag", sa.String(128), nullable=False),
     sa.Column("duration_s", sa.Float, nullable=False),
     sa.Column("response", sa.Text, nullable=False),
     sa.Column("observed", sa.Text, nullable=False),
     sa.Column("owner", sa.String(64)),
+    # What a drift check asks for; with the length, so that long rows are passed over unread.
+    sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
 )
+_REPLACED_INDEX: Final = "ix_predictions_bundle_hash"
+"""Of earlier code: it made SQLite read all rows of a bundle."""
 
 _FEEDBACK: Final = sa.Table(
     "feedback",
@@ -57,6 +68,22 @@ _DRIFT_CHECKS: Final = sa.Table(
 )
 
 
+_DECISIONS: Final = sa.Table(
+    "decisions",
+    _METADATA,
+    sa.Column("decision_id", sa.String(36), primary_key=True),
+    sa.Column("created_at", sa.String(32), nullable=False, index=True),
+    sa.Column("deployment", sa.String(128), nullable=False),
+    sa.Column("parameters", sa.Text, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False, index=True),
+    sa.Column("run_id", sa.String(36)),
+    sa.Column("attempt", sa.Integer, nullable=False),
+)
+
+KEPT_ACTION: Final = "KEEP"
+"""The action of a drift check that asks for nothing; other checks are kept as evidence."""
+
+
 class PredictionLog:
     """The monitoring database; safe to use from several threads and processes.
 
@@ -65,20 +92,35 @@ class PredictionLog:
     url : str
         SQLAlchemy URL with an explicit driver, or ``sqlite:///path``.
 
+    Raises
+    ------
+    PredictionLogError
+        If it is no such URL, or its driver is not installed.
+
     """
 
     def __init__(self, url: str) -> None:
-        if sa.make_url(url).get_backend_name() == "sqlite":
-            # A connection that is kept goes on writing into a file that was deleted.
-            self._engine: Engine = sa.create_engine(url, poolclass=sa.NullPool)
-            sa.event.listen(self._engine, "connect", _set_up_sqlite)
-        else:
-            self._engine = sa.create_engine(url, pool_pre_ping=True)
+        with _errors_explained():
+            try:
+                self._engine = _make_engine(url)
+            except ImportError as error:
+                msg = (
+                    "the monitoring database must be SQLite or PostgreSQL with a driver that is "
+                    f"installed, {error.name or error} is not"
+                )
+                raise PredictionLogError(msg) from error
 
     def create_tables(self) -> None:
-        """Make the tables that are missing, and the columns that an older version did not have."""
+        """Make the tables, columns and indices that are missing."""
         with _errors_explained():
             _METADATA.create_all(self._engine)
+            known = {index["name"] for index in sa.inspect(self._engine).get_indexes("predictions")}
+            for index in _PREDICTIONS.indexes:
+                if index.name not in known:
+                    index.create(self._engine, checkfirst=True)
+            if _REPLACED_INDEX in known:
+                with self._engine.begin() as connection:
+                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {_REPLACED_INDEX}"))
         for table in (_PREDICTIONS, _FEEDBACK):
             self._add_owner(table.name)
 
@@ -140,7 +182,7 @@ class PredictionLog:
         )
 
     def delete_before(self, moment: datetime) -> tuple[int, int]:
-        """Delete what is older than a moment; drift checks stay.
+        """Delete predictions and their feedback that are older than a moment.
 
         Returns
         -------
@@ -161,20 +203,79 @@ class PredictionLog:
             )
             return predictions.rowcount, orphans.rowcount
 
-    def add_drift_check(self, row: DriftCheckRow) -> None:
-        """Store a drift check."""
-        self._insert(
-            _DRIFT_CHECKS,
-            [
-                {
-                    "check_id": row.check_id,
-                    "created_at": _to_text(row.created_at),
-                    "bundle_hash": row.bundle_hash,
-                    "action": row.action,
-                    "summary": _write_json(row.summary),
-                }
-            ],
+    def delete_checks_before(self, moment: datetime) -> int:
+        """Delete drift checks that are older than a moment; those that decided something stay.
+
+        Returns
+        -------
+        int
+            How many were deleted.
+
+        """
+        checks = _DRIFT_CHECKS.c
+        with self._connect() as connection:
+            return connection.execute(
+                sa.delete(_DRIFT_CHECKS).where(
+                    checks.created_at < _to_text(moment), checks.action == KEPT_ACTION
+                )
+            ).rowcount
+
+    def add_drift_check(self, row: DriftCheckRow, decision: DecisionRow | None = None) -> None:
+        """Store a drift check and the decision that it came to, both or none."""
+        check = {
+            "check_id": row.check_id,
+            "created_at": _to_text(row.created_at),
+            "bundle_hash": row.bundle_hash,
+            "action": row.action,
+            "summary": _write_json(row.summary),
+        }
+        with self._connect() as connection:
+            connection.execute(sa.insert(_DRIFT_CHECKS), check)
+            if decision is not None:
+                connection.execute(
+                    sa.insert(_DECISIONS),
+                    {
+                        "decision_id": decision.decision_id,
+                        "created_at": _to_text(decision.created_at),
+                        "deployment": decision.deployment,
+                        "parameters": _write_json(decision.parameters),
+                        "state": decision.state,
+                        "run_id": decision.run_id,
+                        "attempt": decision.attempt,
+                    },
+                )
+
+    def read_open_decisions(self) -> list[DecisionRow]:
+        """Read the decisions that have no flow run yet, oldest first."""
+        query = (
+            sa.select(_DECISIONS)
+            .where(_DECISIONS.c.state.in_(("waiting", "asked")))
+            .order_by(_DECISIONS.c.created_at)
         )
+        with self._connect() as connection:
+            return [
+                DecisionRow(
+                    decision_id=row["decision_id"],
+                    created_at=datetime.fromisoformat(row["created_at"]),
+                    deployment=row["deployment"],
+                    parameters=orjson.loads(row["parameters"]),
+                    state=row["state"],
+                    run_id=row["run_id"],
+                    attempt=row["attempt"],
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+    def update_decision(
+        self, decision_id: str, *, state: str, run_id: str | None, attempt: int
+    ) -> None:
+        """Note what became of a decision."""
+        with self._connect() as connection:
+            connection.execute(
+                sa.update(_DECISIONS)
+                .where(_DECISIONS.c.decision_id == decision_id)
+                .values(state=state, run_id=run_id, attempt=attempt)
+            )
 
     def get_prediction(self, prediction_id: str) -> PredictionRow | None:
         """Find a prediction by its id."""
@@ -188,9 +289,10 @@ class PredictionLog:
         *,
         since: datetime | None = None,
         bundle_hash: str | None = None,
+        max_duration_s: float | None = None,
         limit: int | None = None,
-    ) -> list[PredictionRow]:
-        """Read the latest predictions, oldest first.
+    ) -> list[ObservedRow]:
+        """Read what was observed of the latest predictions, oldest first.
 
         Parameters
         ----------
@@ -198,22 +300,98 @@ class PredictionLog:
             Only those made at this time or later.
         bundle_hash : str, optional
             Only those of this bundle.
+        max_duration_s : float, optional
+            Only those of strips that are not longer, in seconds.
         limit : int, optional
             At most so many, the latest.
 
         """
-        query = sa.select(_PREDICTIONS).order_by(
-            _PREDICTIONS.c.created_at.desc(), _PREDICTIONS.c.prediction_id.desc()
-        )
-        if since is not None:
-            query = query.where(_PREDICTIONS.c.created_at >= _to_text(since))
-        if bundle_hash is not None:
-            query = query.where(_PREDICTIONS.c.bundle_hash == bundle_hash)
+        table = _PREDICTIONS.c
+        query = sa.select(
+            table.prediction_id,
+            table.created_at,
+            table.patient_key,
+            table.bento_tag,
+            table.duration_s,
+            table.observed,
+        ).order_by(table.created_at.desc(), table.prediction_id.desc())
+        query = query.where(*_conditions(since, bundle_hash))
+        if max_duration_s is not None:
+            query = query.where(table.duration_s <= max_duration_s)
         if limit is not None:
             query = query.limit(limit)
         with self._connect() as connection:
-            rows = connection.execute(query).mappings().all()
-        return [_prediction_of(row) for row in reversed(rows)]
+            rows = [
+                ObservedRow(
+                    prediction_id=row["prediction_id"],
+                    created_at=datetime.fromisoformat(row["created_at"]),
+                    patient_key=row["patient_key"],
+                    bento_tag=row["bento_tag"],
+                    duration_s=row["duration_s"],
+                    observed=orjson.loads(row["observed"]),
+                )
+                for row in _stream(connection, query)
+            ]
+        return rows[::-1]
+
+    def count_longer(self, *, since: datetime, bundle_hash: str, duration_s: float) -> int:
+        """Count the predictions of a bundle whose strips are longer than so many seconds."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(_PREDICTIONS)
+            .where(*_conditions(since, bundle_hash), _PREDICTIONS.c.duration_s > duration_s)
+        )
+        with self._connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def read_reviewed(self, *, since: datetime, bundle_hash: str, limit: int) -> list[ReviewedRow]:
+        """Read the latest predictions that have feedback, oldest first.
+
+        Of each body only the classes of its beats are kept; one is read at a time.
+
+        Parameters
+        ----------
+        since : datetime
+            Only those made at this time or later.
+        bundle_hash : str
+            Only those of this bundle.
+        limit : int
+            At most so many, the latest.
+
+        """
+        table = _PREDICTIONS.c
+        has_feedback = sa.exists().where(_FEEDBACK.c.prediction_id == table.prediction_id)
+        query = (
+            sa.select(table.prediction_id, table.patient_key, table.response)
+            .where(*_conditions(since, bundle_hash), has_feedback)
+            .order_by(table.created_at.desc(), table.prediction_id.desc())
+            .limit(limit)
+        )
+        with self._connect() as connection:
+            found = [
+                (
+                    row["prediction_id"],
+                    row["patient_key"],
+                    [
+                        beat["arrhythmia_type"]
+                        for beat in orjson.loads(row["response"])["beat_predictions"]
+                    ],
+                )
+                for row in _stream(connection, query, at_a_time=1)
+            ]
+        labels: dict[str, dict[int, str]] = {}
+        for given in self.read_feedback(prediction_id for prediction_id, _, _ in found):
+            # Oldest first: the latest word counts.
+            labels.setdefault(given.prediction_id, {}).update(given.labels)
+        return [
+            ReviewedRow(
+                prediction_id=prediction_id,
+                patient_key=patient_key,
+                called=called,
+                labels=labels.get(prediction_id, {}),
+            )
+            for prediction_id, patient_key, called in reversed(found)
+        ]
 
     def read_feedback(self, prediction_ids: Iterable[str]) -> list[FeedbackRow]:
         """Read the feedback to some predictions, oldest first."""
@@ -266,6 +444,19 @@ class PredictionLog:
             connection.execute(insert.on_conflict_do_nothing(), rows)
 
 
+def _make_engine(url: str) -> Engine:
+    backend = sa.make_url(url).get_backend_name()
+    if backend == "sqlite":
+        # A connection that is kept goes on writing into a file that was deleted.
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    if backend != "postgresql":
+        msg = f"the monitoring database must be SQLite or PostgreSQL, got {backend}"
+        raise PredictionLogError(msg)
+    return sa.create_engine(url, pool_pre_ping=True)
+
+
 def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
     cursor = connection.cursor()
     # Readers do not wait for the writer, and a writer waits for another instead of failing.
@@ -274,12 +465,30 @@ def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a
     cursor.close()
 
 
+def _conditions(
+    since: datetime | None, bundle_hash: str | None
+) -> Iterator[sa.ColumnElement[bool]]:
+    if since is not None:
+        yield _PREDICTIONS.c.created_at >= _to_text(since)
+    if bundle_hash is not None:
+        yield _PREDICTIONS.c.bundle_hash == bundle_hash
+
+
+def _stream(
+    connection: Connection, query: sa.Select[Any], *, at_a_time: int = 100
+) -> Iterator[sa.RowMapping]:
+    """Read rows as they are asked for: all bodies of a day do not fit into memory."""
+    return iter(connection.execution_options(yield_per=at_a_time).execute(query).mappings())
+
+
 @contextmanager
 def _errors_explained() -> Iterator[None]:
     try:
         yield
     except sa.exc.SQLAlchemyError as error:
-        cause = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        cause: object = error.orig if isinstance(error, sa.exc.DBAPIError) else error
+        if isinstance(error, sa.exc.ArgumentError):
+            cause = "its URL is none"  # which may hold a password
         msg = f"the monitoring database cannot be used: {cause}"
         raise PredictionLogError(msg) from error
 

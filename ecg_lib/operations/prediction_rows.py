@@ -28,6 +28,30 @@ class PredictionRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ObservedRow:
+    """What monitoring reads of an answered request: its columns, without the body."""
+
+    prediction_id: str
+    created_at: datetime
+    patient_key: str | None
+    bento_tag: str
+    duration_s: float
+    observed: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReviewedRow:
+    """An answered request that has feedback."""
+
+    prediction_id: str
+    patient_key: str | None
+    called: list[str | None]
+    """The class that each beat was given."""
+    labels: dict[int, str]
+    """The latest class that clinicians gave, by index of the beat."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRow:
     """A clinician's classes for beats of a prediction."""
 
@@ -51,3 +75,20 @@ class DriftCheckRow:
     action: str
     """KEEP, RETRAIN or ROLLBACK."""
     summary: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DecisionRow:
+    """A decision that asks for a flow run; kept until there was one."""
+
+    decision_id: str
+    created_at: datetime
+    deployment: str
+    """Such as ``pipeline/ecg``."""
+    parameters: dict[str, Any]
+    state: str = "waiting"
+    """``waiting``, ``asked``, ``done`` or ``given up``."""
+    run_id: str | None = None
+    """The flow run that was asked for last."""
+    attempt: int = 0
+    """How many runs of this decision ended before they began."""

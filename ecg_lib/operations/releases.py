@@ -9,22 +9,26 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.errors import EcgError
-from ecg_lib.records.atomic_files import write_whole
+from ecg_lib.records.atomic_files import write_durably
 
 BUNDLE_MODEL: Final = "ecg_bundle"
 """Name of bundles in BentoML's model store."""
 
 CURRENT: Final = "current.json"
-"""The release that the service obeys; written by the release flow."""
+"""The release that the service is to serve; written by a release or a rollback."""
+
+SERVED: Final = "served.json"
+"""The release that all workers served last; written by the host."""
 
 LAST_GOOD: Final = "last-good.json"
-"""The release that a worker took last; what a new worker falls back on."""
+"""The release that was served before that one; what the service starts with when the current
+release cannot be loaded."""
 
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.\-]+$", max_length=128)]
 
 
 class ReleaseError(EcgError):
-    """A release that the service does not take."""
+    """A release that the service does not take, or whose file cannot be read."""
 
     def __init__(self, message: str, *, bento_tag: str) -> None:
         super().__init__(message)
@@ -70,8 +74,15 @@ def read_release(path: Path) -> Release | None:
 
 def write_release(path: Path, release: Release) -> None:
     """Write a release, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, release.model_dump_json(indent=2))
+    write_durably(path, release.model_dump_json(indent=2))
+
+
+def is_same_release(one: Release | None, other: Release | None) -> bool:
+    """Tell whether two releases serve the same code and model, whenever they were made."""
+    if one is None or other is None:
+        return one is other
+    ignored = {"released_at"}
+    return one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
 
 
 def bento_source(bentoml_home: Path, release: Release) -> Path:

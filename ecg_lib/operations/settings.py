@@ -83,10 +83,37 @@ class Settings(BaseSettings):
     monitoring_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the monitoring database; SQLite when unset."
     )
-    log_kept_days: int | None = Field(
-        default=None,
+    log_kept_days: int = Field(
+        default=90,
+        ge=0,
+        description="Days that predictions and feedback stay in the log; 0 keeps all.",
+    )
+    drift_checks_kept_days: int = Field(
+        default=365,
+        ge=0,
+        description="Days that drift checks which decided nothing are kept; 0 keeps all.",
+    )
+    drift_reports_kept: int = Field(
+        default=50,
         ge=1,
-        description="Days that predictions stay in the log; all of them when unset.",
+        description="Drift reports that are kept, the newest, beside those of decisions.",
+    )
+    bundles_kept: int = Field(
+        default=10, ge=1, description="Bundles fetched from MLflow that are kept, the newest."
+    )
+    bentos_kept: int = Field(
+        default=10,
+        ge=1,
+        description="Bentos and models that were never released which are kept, the newest.",
+    )
+    sweeps_kept: int = Field(
+        default=5, ge=1, description="Sweeps that have ended whose fits are kept, the newest."
+    )
+    training_data_kept: int = Field(
+        default=3, ge=1, description="Sets of cut training beats that are kept, the newest."
+    )
+    prefect_runs_kept_days: int = Field(
+        default=90, ge=1, description="Days that Prefect's server keeps flow runs and their logs."
     )
     ledger_remote: str | None = Field(
         default=None, description="Git remote that the release ledger is pushed to."

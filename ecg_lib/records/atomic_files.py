@@ -27,3 +27,17 @@ def write_whole(path: Path, text: str) -> None:
     """Write a text file, in UTF-8."""
     with replacing(path) as draft:
         draft.write_text(text, encoding="utf-8")
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write a text file, in UTF-8, so that it also survives the loss of power."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    directory = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

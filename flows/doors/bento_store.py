@@ -26,13 +26,19 @@ each file of that name below it, those of earlier bentos in ``var`` among them, 
 _BUNDLE: Final = "bundle"
 _GOLDEN_TIMEOUT_S: Final = 120.0
 
-# Runs in a process that sees the packed code alone, and says where it found it.
+# Runs in a process that sees the packed code alone, and says where it found it. A bento may be of
+# the time before these modules lay in folders.
 _ASK_GOLDEN: Final = """
 import json, sys
 from pathlib import Path
-from ecg_lib.classifier import golden
-from ecg_lib.classifier.beat_classifier import BeatClassifier
-from ecg_lib.classifier.bundle import read_bundle
+try:
+    from ecg_lib.classifier import golden
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+    from ecg_lib.classifier.bundle import read_bundle
+except ImportError:
+    from ecg_lib import golden
+    from ecg_lib.bundle import read_bundle
+    from ecg_lib.classifier import BeatClassifier
 bundle = read_bundle(Path(sys.argv[1]))
 failures = golden.check_golden(BeatClassifier.load(bundle), bundle.golden.read_text())
 print(json.dumps({"code": golden.__file__, "failures": failures}))
@@ -137,8 +143,13 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
     return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
 
 
-def ask_golden(bento: BuiltBento) -> tuple[str, ...]:
+def ask_golden(source: Path, bundle: Path, *, bento_tag: str) -> tuple[str, ...]:
     """Ask the golden requests of a bento's bundle, answered by the bento's own code.
+
+    Args:
+        source: Directory of the bento's code.
+        bundle: Directory of its bundle.
+        bento_tag: Its name, for messages.
 
     Returns:
         Each request with another answer than expected, and what differs.
@@ -146,21 +157,27 @@ def ask_golden(bento: BuiltBento) -> tuple[str, ...]:
     Raises:
         BentoStoreError: If the bento's code cannot run.
     """
-    bundle = load_bundle(bento.model_tag)
-    done = subprocess.run(
-        [sys.executable, "-c", _ASK_GOLDEN, str(bundle.directory)],
-        cwd=bento.source,
-        env={**without_secrets(os.environ), "PYTHONPATH": str(bento.source)},
-        capture_output=True,
-        text=True,
-        timeout=_GOLDEN_TIMEOUT_S,
-        check=False,
-    )
+    if not source.is_dir():
+        msg = f"the code of bento {bento_tag} must be in BentoML's store, it is not"
+        raise BentoStoreError(msg)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", _ASK_GOLDEN, str(bundle)],
+            cwd=source,
+            env={**without_secrets(os.environ), "PYTHONPATH": str(source)},
+            capture_output=True,
+            text=True,
+            timeout=_GOLDEN_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        msg = f"bento {bento_tag} must answer its golden requests in {_GOLDEN_TIMEOUT_S:g} s"
+        raise BentoStoreError(msg) from error
     if done.returncode != 0:
-        msg = f"bento {bento.bento_tag} must answer its golden requests, it fails: {done.stderr}"
+        msg = f"bento {bento_tag} must answer its golden requests, it fails: {done.stderr}"
         raise BentoStoreError(msg)
     answer = json.loads(done.stdout)
-    if not Path(answer["code"]).is_relative_to(bento.source):
-        msg = f"bento {bento.bento_tag} must run its own code, it ran other code"
+    if not Path(answer["code"]).is_relative_to(source):
+        msg = f"bento {bento_tag} must run its own code, it ran other code"
         raise BentoStoreError(msg)
     return tuple(answer["failures"])

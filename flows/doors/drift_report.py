@@ -26,8 +26,8 @@ from ecg_lib.operations.drift.observation import (
 MIN_ROWS = 100
 """Least number of beats on either side."""
 
-KEPT_REPORTS = 50
-"""A page has 4 MB; older ones are removed."""
+_EVIDENCE = "-decision"
+"""End of the names of reports that are kept: a decision was made by them."""
 
 _NUMERICAL_METHOD = "wasserstein"
 _CATEGORICAL_METHOD = "jensenshannon"
@@ -50,7 +50,13 @@ class DriftReport:
 
 
 def write_drift_report(
-    reference: Columns, current: Columns, *, directory: Path, name: str
+    reference: Columns,
+    current: Columns,
+    *,
+    directory: Path,
+    name: str,
+    n_kept: int,
+    is_evidence: bool = False,
 ) -> DriftReport:
     """Write Evidently's report of traffic against the reference.
 
@@ -62,6 +68,10 @@ def write_drift_report(
         Made when it is missing.
     name : str
         Of the files, without suffix; later names sort later.
+    n_kept : int
+        Pages that are kept, the newest; one has 4 MB.
+    is_evidence : bool
+        Whether a decision was made by this report; such reports stay.
 
     Returns
     -------
@@ -87,6 +97,7 @@ def write_drift_report(
         if not all(np.isfinite(side[column].astype(float)).any() for side in (reference, current))
     )
     kept = [column for column in OBSERVED_COLUMNS if column not in left_out]
+    name += _EVIDENCE if is_evidence else ""
     directory.mkdir(parents=True, exist_ok=True)
     html, summary = directory / f"{name}.html", directory / f"{name}.json"
     metrics = _run_evidently(reference, current, kept, html)
@@ -104,7 +115,7 @@ def write_drift_report(
         "current_beats": len(current["rule"]),
     }
     summary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    _remove_old(directory)
+    _remove_old(directory, n_kept)
     return DriftReport(html=html, summary=summary, distances=distances, left_out=left_out)
 
 
@@ -144,7 +155,8 @@ def _run_evidently(
         return list(snapshot.dict()["metrics"])
 
 
-def _remove_old(directory: Path) -> None:
-    for page in sorted(directory.glob("*.html"))[:-KEPT_REPORTS]:
+def _remove_old(directory: Path, n_kept: int) -> None:
+    pages = [page for page in directory.glob("*.html") if not page.stem.endswith(_EVIDENCE)]
+    for page in sorted(pages)[:-n_kept]:
         page.unlink(missing_ok=True)
         page.with_suffix(".json").unlink(missing_ok=True)

@@ -1,166 +1,353 @@
-"""The release ledger: a git repository of its own with one commit for each release.
+"""The release ledger: a git repository of its own with one commit for each event.
 
-It answers what was served when, with which figures, and what to go back to, without MLflow.
+It says what was served when, with which figures, who asked for it and why, and what to go back to,
+without MLflow. Commits are written object by object and become visible by one compare-and-set of
+the branch; so a process that is killed leaves the ledger as it was, and the files beside ``.git``
+are only a copy for people. An entry that cannot be read is passed over and reported.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import logging
+import stat
+import tempfile
+import time
+import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release
+from ecg_lib.records.atomic_files import write_whole
+from flows.doors.release_history import (
+    SERVED_KINDS,
+    EventKind,
+    LedgerEntry,
+    LedgerError,
+    LedgerEvent,
+    LedgerHistory,
+)
 
 if TYPE_CHECKING:
+    from dulwich.objects import Commit, ObjectID
     from dulwich.repo import Repo
 
 _RELEASE: Final = "release.json"
 _METRICS: Final = "metrics.json"
 _MODEL_CARD: Final = "model_card.md"
+_EVENT: Final = "event.json"
 _AUTHOR: Final = b"ecg release ledger <ledger@localhost>"
+_ENCODING: Final = "utf-8"
+_HEAD_START: Final = b"ref: refs/heads/"
+_STALE_LOCK_S: Final = 5.0
+"""Age of a git lock file that no process can be holding: a commit takes milliseconds."""
+
+logger = logging.getLogger(__name__)
 
 
-class LedgerError(EcgError):
-    """The ledger has no such release, or its remote cannot be reached."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LedgerEntry:
-    """One commit of the ledger."""
-
-    commit: str
-    committed_at: datetime
-    release: Release
-    reason: str
-    """First line of the commit."""
-    metrics: dict[str, Any]
-
-
-def append_release(
+def append_event(
     directory: Path,
-    release: Release,
+    event: LedgerEvent,
     *,
     reason: str,
     metrics: Mapping[str, Any],
     model_card: str,
-    remote: str | None = None,
 ) -> str:
-    """Commit a release.
+    """Commit an event; one that is in the ledger already is not written again.
 
     Args:
         directory: The repository; made when missing.
-        release: What is served from now on.
+        event: What was done.
         reason: What was done, in one line, such as ``release model 3``.
         metrics: Figures of the model.
         model_card: Text of its card.
-        remote: Git remote to push to.
 
     Returns:
         The commit.
 
     Raises:
-        LedgerError: If the remote cannot be pushed to; the commit then is made all the same.
+        LedgerError: If the ledger cannot be written.
     """
-    from dulwich import porcelain
+    from dulwich.objects import Blob, Tree
 
-    with _open(directory) as repository:
-        texts = {
-            _RELEASE: release.model_dump_json(indent=2),
-            _METRICS: json.dumps(dict(metrics), indent=2, sort_keys=True),
-            _MODEL_CARD: model_card,
-        }
+    with _writing(directory) as repository:
+        history = _read(repository)
+        for entry in history.entries:
+            if entry.event.id == event.id:
+                return entry.commit
+        head = _newest_commit(repository)
+        texts = {_EVENT: event.model_dump_json(indent=2)}
+        if event.kind in SERVED_KINDS:
+            texts[_RELEASE] = event.release.model_dump_json(indent=2)
+            texts[_METRICS] = json.dumps(dict(metrics), indent=2, sort_keys=True)
+            texts[_MODEL_CARD] = model_card
+        elif (served := history.latest) is not None:
+            # What is served stays what the tree shows.
+            texts[_RELEASE] = served.release.model_dump_json(indent=2)
+            texts[_METRICS] = json.dumps(served.metrics, indent=2, sort_keys=True)
+            texts[_MODEL_CARD] = served.model_card
+        tree = Tree()
         for name, text in texts.items():
-            (directory / name).write_text(text, encoding="utf-8")
-        porcelain.add(repository, [str(directory / name) for name in texts])
-        message = f"{reason}\n\nbento {release.bento_tag}\nbundle {release.bundle_hash}\n"
-        commit = porcelain.commit(
-            repository, message=message.encode(), author=_AUTHOR, committer=_AUTHOR
-        )
-        if remote is not None:
-            _push(repository, remote)
-    return str(commit.decode())
+            blob = Blob.from_string(text.encode(_ENCODING))
+            repository.object_store.add_object(blob)
+            tree.add(name.encode(), stat.S_IFREG | 0o644, blob.id)
+        repository.object_store.add_object(tree)
+        commit = _make_commit(tree.id, head, _message(reason, event.release))
+        repository.object_store.add_object(commit)
+        _move_branch(repository, commit.id)
+        _write_copies(directory, repository, texts)
+    return str(commit.id.decode())
 
 
-def _push(repository: Repo, remote: str) -> None:
+def push_ledger(directory: Path, remote: str) -> None:
+    """Push the ledger to a git remote.
+
+    Raises:
+        LedgerError: If the remote cannot be reached or does not take it.
+    """
     from dulwich import porcelain
     from dulwich.errors import GitProtocolError, NotGitRepository
     from urllib3.exceptions import HTTPError
 
     try:
-        branch = porcelain.active_branch(repository)
-        porcelain.push(repository, remote, refspecs=[b"refs/heads/" + branch])
+        with _open(directory) as repository:
+            branch = porcelain.active_branch(repository)
+            porcelain.push(repository, remote, refspecs=[b"refs/heads/" + branch])
     except (GitProtocolError, NotGitRepository, HTTPError, OSError, porcelain.Error) as error:
         msg = f"the ledger was committed but cannot be pushed to its remote: {error}"
         raise LedgerError(msg) from error
 
 
-def read_ledger(directory: Path) -> list[LedgerEntry]:
-    """Read all releases, latest first; empty when nothing was released."""
+def read_ledger(directory: Path) -> LedgerHistory:
+    """Read all events, latest first; entries that cannot be read are named and passed over."""
     if not (directory / ".git").is_dir():
-        return []
+        return LedgerHistory([], [])
     with _open(directory) as repository:
-        return list(_entries(repository))
+        history = _read(repository)
+    for name in history.torn:
+        logger.warning("entry %s of the release ledger cannot be read and is passed over", name)
+    return history
 
 
-def find_previous(entries: list[LedgerEntry], *, bundle_hash: str) -> LedgerEntry:
-    """Find the latest release of another bundle than the given one.
-
-    Raises:
-        LedgerError: If there is none.
-    """
-    for entry in entries:
-        if entry.release.bundle_hash != bundle_hash:
-            return entry
-    msg = "there must be an earlier release to go back to, the ledger has none"
-    raise LedgerError(msg)
+def _message(reason: str, release: Release) -> bytes:
+    line = " ".join(reason.split())
+    return f"{line}\n\nbento {release.bento_tag}\nbundle {release.bundle_hash}\n".encode()
 
 
-def find_version(entries: list[LedgerEntry], *, model_version: str) -> LedgerEntry:
-    """Find the latest release of a model version.
+def _make_commit(tree: ObjectID, parent: ObjectID | None, message: bytes) -> Commit:
+    from dulwich.objects import Commit
 
-    Raises:
-        LedgerError: If it was never released.
-    """
-    for entry in entries:
-        if entry.release.model_version == model_version:
-            return entry
-    known = sorted({entry.release.model_version for entry in entries})
-    msg = f"model version must be one that was released ({known}), got {model_version!r}"
-    raise LedgerError(msg)
+    commit = Commit()
+    commit.tree = tree
+    commit.parents = [parent] if parent else []
+    commit.author = commit.committer = _AUTHOR
+    commit.commit_time = commit.author_time = int(time.time())
+    commit.commit_timezone = commit.author_timezone = 0
+    commit.encoding = _ENCODING.encode()
+    commit.message = message
+    return commit
+
+
+@contextmanager
+def _writing(directory: Path) -> Iterator[Repo]:
+    """Hold the ledger for one writer; lock files that a killed git left are removed."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with (directory / ".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            _remove_stale_locks(directory / ".git")
+            with _open(directory) as repository:
+                yield repository
+    except OSError as error:
+        msg = f"the release ledger must be writable, it is not: {error.strerror or error}"
+        raise LedgerError(msg) from error
+
+
+def _remove_stale_locks(git: Path) -> None:
+    # Ours are held for milliseconds, and under the lock of this module; a git of somebody who
+    # looks at the ledger by hand is given its time.
+    for lock in [*git.glob("*.lock"), *git.glob("refs/heads/*.lock")]:
+        age_s = time.time() - lock.stat().st_mtime
+        if 0 <= age_s < _STALE_LOCK_S:
+            time.sleep(_STALE_LOCK_S - age_s)
+        if lock.exists():
+            logger.warning("%s was left by a process that ended and is removed", lock.name)
+            lock.unlink(missing_ok=True)
 
 
 def _open(directory: Path) -> Repo:
+    from dulwich.errors import NotGitRepository
     from dulwich.repo import Repo
 
-    directory.mkdir(parents=True, exist_ok=True)
-    if (directory / ".git").is_dir():
-        return Repo(str(directory))
-    return Repo.init(str(directory))
+    git = directory / ".git"
+    if git.is_dir():
+        _mend_head(git)
+        try:
+            return Repo(str(directory))
+        except NotGitRepository:
+            aside = directory / f".git.broken-{time.time_ns()}"
+            logger.exception("the ledger is no git repository; it is moved to %s", aside.name)
+            git.rename(aside)
+    # Made beside it and moved into place: a process may be killed at any time.
+    with tempfile.TemporaryDirectory(dir=directory, prefix=".init-") as draft:
+        Repo.init(draft).close()
+        (Path(draft) / ".git").rename(git)
+    return Repo(str(directory))
 
 
-def _entries(repository: Repo) -> Iterator[LedgerEntry]:
+def _mend_head(git: Path) -> None:
+    """Let HEAD name a branch again when the file is missing or torn."""
+    head = git / "HEAD"
     try:
-        head = repository.head()
-    except KeyError:
-        return
-    for step in repository.get_walker(include=[head]):
-        commit = step.commit
-        tree = repository[commit.tree]
+        is_whole = head.read_bytes().startswith(_HEAD_START)
+    except FileNotFoundError:
+        is_whole = False
+    if not is_whole and (git / "refs" / "heads").is_dir():
+        branches = [path.name for path in (git / "refs" / "heads").iterdir()]
+        logger.warning("HEAD of the release ledger is torn and is written again")
+        write_whole(head, f"{_HEAD_START.decode()}{branches[0] if branches else 'master'}\n")
 
-        def read(name: str, tree: Any = tree) -> str:  # noqa: ANN401  dulwich has no types
-            return str(repository[tree[name.encode()][1]].data.decode())
 
-        yield LedgerEntry(
-            commit=commit.id.decode(),
-            committed_at=datetime.fromtimestamp(commit.commit_time, UTC),
+def _move_branch(repository: Repo, commit: ObjectID) -> None:
+    from dulwich.refs import HEADREF
+
+    repository.refs[repository.refs.follow(HEADREF)[0][-1]] = commit
+
+
+def _write_copies(directory: Path, repository: Repo, texts: Mapping[str, str]) -> None:
+    """Write the files beside ``.git``, for people; the commit is what counts."""
+    try:
+        for name, text in texts.items():
+            write_whole(directory / name, text)
+        repository.get_worktree().reset_index()
+    except OSError as error:
+        logger.warning("the copies beside the ledger's commits cannot be written: %s", error)
+
+
+def _newest_commit(repository: Repo) -> ObjectID | None:
+    """Return the commit to go on from: the head, else the latest that can be read."""
+    commits, _ = _walk(repository)
+    return commits[0].id if commits else None
+
+
+def _read(repository: Repo) -> LedgerHistory:
+    from dulwich.errors import FileFormatException
+
+    commits, torn = _walk(repository)
+    entries: list[LedgerEntry] = []
+    known: set[str] = set()
+    served: Release | None = None
+    for commit in reversed(commits):
+        try:
+            entry = _entry_of(repository, commit, known=known, before=served)
+        except (FileFormatException, ValueError, TypeError, KeyError, zlib.error, AssertionError):
+            torn.append(commit.id.decode()[:12])
+            continue
+        known.add(entry.event.id)
+        if entry.is_served:
+            served = entry.release
+        entries.append(entry)
+    return LedgerHistory(entries[::-1], torn)
+
+
+def _walk(repository: Repo) -> tuple[list[Commit], list[str]]:
+    """Follow first parents from the head; past a commit that is torn, by the commits' times."""
+    torn: list[str] = []
+    commits: list[Commit] = []
+    at = _head_of(repository)
+    while at is not None:
+        commit = _read_commit(repository, at)
+        if commit is None:
+            torn.append(at.decode()[:12])
+            break
+        commits.append(commit)
+        at = commit.parents[0] if commit.parents else None
+    if torn or not commits:
+        others = _other_commits(repository, {commit.id for commit in commits})
+        if others and not torn:
+            torn.append("HEAD")
+        commits += others
+    return commits, torn
+
+
+def _head_of(repository: Repo) -> ObjectID | None:
+    try:
+        return repository.head() or None
+    except (KeyError, ValueError, AssertionError):
+        return None
+
+
+def _read_commit(repository: Repo, name: ObjectID) -> Commit | None:
+    from dulwich.errors import FileFormatException
+    from dulwich.objects import Commit
+
+    try:
+        found = repository[name]
+        if isinstance(found, Commit):
+            _ = found.tree, found.message  # parsed only now
+            return found
+    except (FileFormatException, KeyError, ValueError, zlib.error, AssertionError):
+        pass
+    return None
+
+
+def _other_commits(repository: Repo, seen: set[ObjectID]) -> list[Commit]:
+    names = [name for name in repository.object_store if name not in seen]
+    found = [one for name in names if (one := _read_commit(repository, name)) is not None]
+    parents = {parent for one in found for parent in one.parents}
+    # Of the same second the child comes first.
+    return sorted(found, key=lambda one: (-one.commit_time, one.id in parents))
+
+
+def _entry_of(
+    repository: Repo, commit: Commit, *, known: set[str], before: Release | None
+) -> LedgerEntry:
+    from dulwich.objects import Blob, Tree
+
+    tree = repository[commit.tree]
+    if not isinstance(tree, Tree):
+        msg = f"commit {commit.id.decode()} must have a tree"
+        raise TypeError(msg)
+
+    def read(name: str) -> str:
+        blob = repository[tree[name.encode()][1]]
+        if not isinstance(blob, Blob):
+            msg = f"{name} must be a file"
+            raise TypeError(msg)
+        return str(blob.data.decode(_ENCODING))
+
+    lines = commit.message.decode(_ENCODING).splitlines()
+    reason = lines[0] if lines else ""
+    at = datetime.fromtimestamp(commit.commit_time, UTC)
+    event = None
+    if _EVENT.encode() in tree:
+        event = LedgerEvent.model_validate_json(read(_EVENT))
+    if event is None or event.id in known:
+        # Written by code that knew no events; one that stands in the tree is of an earlier entry.
+        is_rollback = reason.startswith("roll back")
+        event = LedgerEvent(
+            id=commit.id.decode(),
+            kind=EventKind.ROLLBACK if is_rollback else EventKind.RELEASE,
+            who="unknown",
+            why=reason.partition(": ")[2] if is_rollback else reason,
+            at=at.isoformat(),
+            before=before,
             release=Release.model_validate_json(read(_RELEASE)),
-            reason=commit.message.decode().splitlines()[0],
-            metrics=json.loads(read(_METRICS)),
+            is_verified=False,
         )
+    has_figures = _METRICS.encode() in tree
+    return LedgerEntry(
+        commit=commit.id.decode(),
+        committed_at=at,
+        event=event,
+        reason=reason,
+        metrics=json.loads(read(_METRICS)) if has_figures else {},
+        model_card=read(_MODEL_CARD) if _MODEL_CARD.encode() in tree else "",
+    )
 
 
 NO_REPOSITORY = "no git repository"

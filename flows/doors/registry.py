@@ -7,22 +7,26 @@ run. Aliases say what it is: ``challenger``, ``champion``, ``previous_champion``
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
+import sqlite3
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import httpx
 
 from ecg_lib.classifier.bundle import Bundle, BundleFigures, read_bundle, read_figures
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.releases import CURRENT, read_release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.atomic_files import write_durably
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +40,9 @@ ELIGIBLE: Final = "ecg.eligible"
 
 _BUNDLE: Final = "bundle"
 _PENDING: Final = "registry-pending.json"
+_LOCK: Final = "registry.lock"
+_SQLITE: Final = "sqlite:///"
+_PROBE_TIMEOUT_S: Final = 3.0
 
 
 class RegistryError(EcgError):
@@ -66,6 +73,13 @@ class ModelVersion:
     version: str
     run_id: str
     tags: dict[str, str]
+
+
+class Pending(NamedTuple):
+    """What the aliases must follow."""
+
+    version: str
+    rolled_back: list[str]
 
 
 class Registry:
@@ -111,14 +125,6 @@ class Registry:
             all_tags["mlflow.parentRunId"] = parent_run_id
         run = self._client.create_run(self.experiment_id(), run_name=name, tags=all_tags)
         return str(run.info.run_id)
-
-    def find_run(self, tags: Mapping[str, str]) -> str | None:
-        """Find the latest run with some tags."""
-        query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in tags.items())
-        runs = self._client.search_runs(
-            [self.experiment_id()], query, order_by=["start_time DESC"], max_results=1
-        )
-        return str(runs[0].info.run_id) if runs else None
 
     def end_cut_off(self, parent_run_id: str) -> int:
         """End the nested runs that a killed sweep left open; return how many there were."""
@@ -274,46 +280,22 @@ class Registry:
         if challenger is not None and challenger.version == version:
             self.remove_alias(Alias.CHALLENGER)
 
-    def is_reachable(self) -> bool:
-        """Tell within seconds whether MLflow answers."""
-        if not self._settings.tracking_uri.startswith("http"):
-            return True
-        try:
-            address = f"{self._settings.tracking_uri.rstrip('/')}/health"
-            return httpx.get(address, timeout=3.0).is_success
-        except httpx.HTTPError:
-            return False
-
-    def follow_release(self, version: str, *, rolled_back: str | None = None) -> None:
-        """Make the served version the champion, now or, when MLflow is down, when it is back.
+    def follow_release(self, version: str, *, rolled_back: Sequence[str] = ()) -> None:
+        """Make the served version the champion; versions that were rolled back stay out.
 
         Args:
             version: The version that is served.
-            rolled_back: The version that it replaces because that one was bad; it is not
-                promoted again.
+            rolled_back: Versions that are not promoted again.
         """
-        if not self.is_reachable():
-            text = json.dumps({"version": version, "rolled_back": rolled_back})
-            (self._settings.home / _PENDING).write_text(text, encoding="utf-8")
-            logger.warning("MLflow is down: its aliases will follow model %s when it is", version)
-            return
-        (self._settings.home / _PENDING).unlink(missing_ok=True)
-        self._follow(version, rolled_back)
-
-    def catch_up(self) -> None:
-        """Do what :meth:`follow_release` could not do while MLflow was down."""
-        pending = self._settings.home / _PENDING
-        if pending.exists():
-            wanted = json.loads(pending.read_text(encoding="utf-8"))
-            self._follow(wanted["version"], wanted["rolled_back"])
-            pending.unlink()
-            logger.warning("the aliases now follow model %s", wanted["version"])
-
-    def _follow(self, version: str, rolled_back: str | None) -> None:
-        self.make_champion(version)
-        if rolled_back is not None and rolled_back != version:
-            self.tag_version(rolled_back, {"rolled_back": "true"})
-            self.log(self.get_version(rolled_back).run_id, tags={ELIGIBLE: "false"})
+        known = {one.version: one for one in self.versions()}
+        if version in known:
+            self.make_champion(version)
+        else:
+            # Of another registry, or of one that was lost: there is nothing to give an alias to.
+            logger.warning("model %s is served and is not in MLflow", version)
+        for bad in set(rolled_back) & set(known) - {version}:
+            self.tag_version(bad, {"rolled_back": "true"})
+            self.log(known[bad].run_id, tags={ELIGIBLE: "false"})
 
     def find(self, version: str | None) -> ModelVersion:
         """Find a version by number, or the champion.
@@ -379,6 +361,151 @@ class Registry:
         parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=parent, prefix=".fetch-") as draft:
             yield Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
+
+
+def find_alias_problem(settings: Settings, served: str, *, worse: set[str]) -> str:
+    """Say in what the aliases contradict what is served; nothing when they do not.
+
+    Args:
+        settings: Where MLflow is.
+        served: The version that is served.
+        worse: Versions that were rolled back.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    if reason := _explain_unreachable(settings):
+        return f"MLflow cannot be used: {reason}"
+    try:
+        registry = Registry(settings)
+        known = {version.version: version for version in registry.versions()}
+        champion = registry.get_alias(Alias.CHAMPION)
+    except (MlflowException, SQLAlchemyError) as error:
+        return f"MLflow cannot be used: {str(error).splitlines()[0]}"
+    if served not in known:
+        return ""  # released by another registry, or by hand
+    if champion is None or champion.version != served:
+        found = "nothing" if champion is None else f"model {champion.version}"
+        return f"the champion is {found}, model {served} is served"
+    unmarked = [
+        version
+        for version in sorted(worse & set(known))
+        if known[version].tags.get("rolled_back") != "true"
+    ]
+    return f"models {unmarked} were rolled back and may be promoted" if unmarked else ""
+
+
+def note_pending(settings: Settings, version: str, *, rolled_back: str | None = None) -> None:
+    """Note durably which version the aliases must follow, before anything is asked of MLflow.
+
+    Args:
+        settings: Where it is noted.
+        version: The version that is served.
+        rolled_back: The version that it replaces because that one was worse.
+    """
+    with _locked(settings):
+        earlier = _read_pending(settings)
+        bad = [] if earlier is None else earlier.rolled_back
+        if rolled_back is not None and rolled_back not in bad:
+            bad = [*bad, rolled_back]
+        _write_pending(settings, Pending(version, bad))
+
+
+def read_pending(settings: Settings) -> Pending | None:
+    """Read what the aliases must still follow; None when they follow."""
+    with _locked(settings):
+        return _read_pending(settings)
+
+
+def follow_pending(settings: Settings) -> bool:
+    """Let the aliases follow what is served; False when MLflow cannot be reached or is locked.
+
+    What could not be done stays noted. A file that is torn counts as a note to follow
+    ``current.json``.
+    """
+    while (pending := read_pending(settings)) is not None:
+        reason = _explain_unreachable(settings) or _follow(settings, pending)
+        if reason:
+            logger.warning(
+                "MLflow cannot be used (%s): its aliases follow model %s when it can",
+                reason,
+                pending.version,
+            )
+            return False
+        with _locked(settings):
+            # Another process may have noted another one meanwhile: the loop follows that.
+            if _read_pending(settings) == pending:
+                (settings.home / _PENDING).unlink(missing_ok=True)
+        logger.info("the aliases follow model %s", pending.version)
+    return True
+
+
+def _follow(settings: Settings, pending: Pending) -> str:
+    """Let the aliases follow; return why they do not."""
+    # Only now: MLflow takes seconds to import, and a rollback does not wait for it.
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        Registry(settings).follow_release(pending.version, rolled_back=pending.rolled_back)
+    except (MlflowException, SQLAlchemyError, RegistryError) as error:
+        return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ""
+
+
+def _read_pending(settings: Settings) -> Pending | None:
+    path = settings.home / _PENDING
+    try:
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        bad = noted["rolled_back"]
+        # Earlier code noted one version, or none.
+        return Pending(
+            str(noted["version"]),
+            [str(one) for one in bad] if isinstance(bad, list) else [str(bad)] if bad else [],
+        )
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, KeyError):
+        logger.warning("%s is torn; the aliases follow %s", _PENDING, CURRENT)
+    current = read_release(settings.serving_dir / CURRENT)
+    if current is None:
+        path.unlink(missing_ok=True)
+        return None
+    return Pending(current.model_version, [])
+
+
+def _write_pending(settings: Settings, pending: Pending) -> None:
+    write_durably(settings.home / _PENDING, json.dumps(pending._asdict()))
+
+
+@contextmanager
+def _locked(settings: Settings) -> Iterator[None]:
+    settings.home.mkdir(parents=True, exist_ok=True)
+    with (settings.home / _LOCK).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _explain_unreachable(settings: Settings) -> str:
+    """Say within seconds why MLflow cannot be written; nothing when it can."""
+    uri = settings.tracking_uri
+    if uri.startswith("http"):
+        try:
+            answer = httpx.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_TIMEOUT_S)
+        except httpx.HTTPError as error:
+            return f"no answer, {type(error).__name__}"
+        return "" if answer.is_success else f"it answers {answer.status_code}"
+    path = Path(uri.removeprefix(_SQLITE))
+    if not uri.startswith(_SQLITE) or not path.exists():
+        return ""
+    try:
+        with closing(sqlite3.connect(path, timeout=_PROBE_TIMEOUT_S)) as database:
+            database.execute("BEGIN IMMEDIATE")
+            database.execute("SELECT count(*) FROM sqlite_master")
+            database.rollback()
+    except sqlite3.Error as error:
+        return f"its database: {error}"
+    return ""
 
 
 def _version_of(found: Any) -> ModelVersion:  # noqa: ANN401  mlflow has no types

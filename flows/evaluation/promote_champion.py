@@ -30,7 +30,14 @@ from ecg_lib.operations.settings import read_settings
 from ecg_lib.records.annotations import Annotations
 from flows.data.dataset_versions import load_version
 from flows.data.prepared_views import PreparedViews
-from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry
+from flows.doors.registry import (
+    ELIGIBLE,
+    Alias,
+    ModelVersion,
+    Registry,
+    RegistryError,
+    follow_pending,
+)
 
 
 @flow(name="promote-champion")
@@ -55,8 +62,11 @@ def promote_champion(
         Whether it was promoted, why, and the version that is champion now.
     """
     settings = read_settings()
+    if not follow_pending(settings):
+        # The champion may be a model that was rolled back.
+        msg = "the aliases must follow what is served before a promotion, MLflow cannot be reached"
+        raise RegistryError(msg)
     registry = Registry(settings)
-    registry.catch_up()
     version = load_version(settings.datasets_dir, dataset_version)
     challenger = choose_challenger(registry, version.version)
     champion = registry.get_alias(Alias.CHAMPION)

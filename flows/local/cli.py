@@ -11,6 +11,7 @@ from ecg_lib.errors import EcgError
 from flows.local.file_commands import analyze, annotate, predict
 from flows.local.model_commands import (
     api_key,
+    doctor,
     evaluate,
     releases,
     reproduce,
@@ -28,7 +29,7 @@ app = typer.Typer(
 )
 for command in (
     *(up, down, status, login),
-    *(run, rollback, ship, reproduce, releases, evaluate, traffic),
+    *(run, rollback, doctor, ship, reproduce, releases, evaluate, traffic),
     *(predict, annotate, analyze),
 ):
     app.command()(command)

@@ -65,6 +65,10 @@ def make_prefect_server_environment(settings: Settings) -> dict[str, str]:
         "PREFECT_SERVER_API_HOST": LOOPBACK,
         # The UI finds the server by this setting and ignores the port that it listens on.
         "PREFECT_SERVER_API_PORT": str(settings.prefect_port),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": str(
+            settings.prefect_runs_kept_days * 86_400
+        ),
     }
 
 
@@ -88,9 +92,12 @@ def make_deploy_environment(settings: Settings) -> dict[str, str]:
 def make_flow_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of the worker, which its flow runs inherit.
 
-    Every setting is spelt out, because flow runs start in other working directories.
+    Every setting is spelt out, because flow runs start in other working directories. Where the
+    service asks for keys, a release needs the API key to see what is served.
     """
+    needs_key = settings.api_keys_file is not None and settings.api_key is not None
     return {
+        **({"ECG_API_KEY": str(settings.api_key)} if needs_key else {}),
         **_take(*_FLOWS),
         **_settings_as_variables(settings),
         **_limit_threads(),

@@ -27,7 +27,7 @@ def predict(
     """Classify the beats of a recording by the released model, without a server."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import describe, list_beats, predict_file
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
     prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
@@ -44,7 +44,7 @@ def annotate(
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import annotate_record
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
@@ -89,7 +89,7 @@ def analyze(
     os.environ.update(analysis.ONE_THREAD)
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.summary import ResultFormat
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     kinds = tuple(formats or ResultFormat)
     if unknown := set(kinds) - set(ResultFormat):

@@ -38,15 +38,47 @@ def _parse(item: str) -> tuple[str, object]:
 
 
 def rollback(
-    version: Annotated[str | None, typer.Argument(help="Model version; else the previous.")] = None,
+    version: Annotated[
+        str | None, typer.Argument(help="As --to; the release before this one when left out.")
+    ] = None,
+    to: Annotated[
+        str | None, typer.Option(help="Model version, bento tag or ledger commit.")
+    ] = None,
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
+    *,
+    force: Annotated[
+        bool, typer.Option("--force", help="Go to a release that was rolled back itself.")
+    ] = False,
 ) -> None:
-    """Serve an earlier release again."""
-    from flows.local.flow_runs import run_and_follow
+    """Serve an earlier release again, code and model; needs neither Prefect nor MLflow."""
+    from flows.doors.registry import follow_pending
+    from flows.release.transaction import roll_back
 
-    enter_running_platform()
-    parameters = {"model_version": version, "reason": reason}
-    run_and_follow("rollback-champion/ecg", parameters=parameters, report=typer.echo)
+    settings = enter_platform()
+    outcome = roll_back(settings, why=reason, to=to or version, force=force)
+    state = "served" if outcome.switch.is_running else "no service runs; it will start with it"
+    typer.echo(f"model {outcome.release.model_version}, {outcome.release.bento_tag}: {state}")
+    if not follow_pending(settings):
+        typer.echo("MLflow cannot be reached: its aliases follow when it can")
+
+
+def doctor(
+    *,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Report problems and change nothing.")
+    ] = False,
+) -> None:
+    """Check all stores against each other and mend what can be mended."""
+    from flows.release.doctor import examine
+
+    findings = examine(enter_platform(), is_mending=not dry_run)
+    for finding in findings:
+        state = "mended" if finding.is_mended else "NOT MENDED"
+        typer.echo(f"{finding.store:<14} {state:<11} {finding.problem}")
+    if not findings:
+        typer.echo("all stores agree")
+    if not all(finding.is_mended for finding in findings):
+        raise typer.Exit(1)
 
 
 def ship(
@@ -54,7 +86,7 @@ def ship(
 ) -> None:
     """Make a model the reference bundle that ships with the software."""
     from flows.doors.registry import Registry
-    from flows.release.reference import REFERENCE, ship
+    from flows.release.load_released import REFERENCE, ship
 
     enter_platform()
     registry = Registry(read_settings())
@@ -75,15 +107,17 @@ def releases() -> None:
     """List the release ledger, latest first."""
     from flows.doors.ledger import read_ledger
 
-    entries = read_ledger(read_settings().ledger_dir)
-    for entry in entries:
+    history = read_ledger(read_settings().ledger_dir)
+    for entry in history.entries:
         f1 = entry.metrics.get("oof_v_f1", float("nan"))
         typer.echo(
             f"{entry.committed_at:%Y-%m-%d %H:%M} {entry.commit[:10]} model "
             f"{entry.release.model_version:<4} {entry.release.bento_tag:<32} "
             f"out-of-fold V-F1 {f1:.4f}  {entry.reason}"
         )
-    if not entries:
+    for name in history.torn:
+        typer.secho(f"entry {name} is torn and cannot be read", fg="red", err=True)
+    if not history.entries:
         typer.echo("nothing was released yet")
 
 
@@ -102,7 +136,7 @@ def evaluate(
     from flows.doors.ledger import read_git_commit
     from flows.evaluation import ds2_opening as opening
     from flows.evaluation import ec57_evaluation as evaluation
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     settings = read_settings()
     model, bundle = load_bundle_to_use(settings)

@@ -91,7 +91,8 @@ def up(
     ] = True,
 ) -> None:
     """Start the service, Prefect, MLflow and a worker, and run the pipeline."""
-    from flows.release.serving import read_current
+    from flows.release.switch_service import read_current
+    from flows.release.transaction import recover
 
     settings = enter_platform()
     started_s = time.monotonic()
@@ -99,7 +100,7 @@ def up(
         with Platform(settings, report=typer.echo) as platform:
             if settings.fresh:
                 _set_aside(settings)
-            if is_serving := read_current(settings) is not None:
+            if is_serving := recover(settings) is not None:
                 platform.start_service()  # first, because it needs none of the others
             has_helpers = platform.try_to_start()
             if not is_serving and (is_serving := _install_reference(settings, platform.check)):
@@ -142,8 +143,8 @@ def _run_pipeline(check: Callable[[], None], *, may_fail: bool) -> None:
 def _install_reference(settings: Settings, check: Callable[[], None]) -> bool:
     """Release the model that ships, unless ``ECG_FRESH`` is set; return whether it is released."""
     from flows.local.flow_runs import run_and_follow
-    from flows.release.reference import has_reference
-    from flows.release.serving import read_current
+    from flows.release.load_released import has_reference
+    from flows.release.switch_service import read_current
 
     if has_reference() and not settings.fresh:
         run_and_follow("install-reference/ecg", report=typer.echo, check=check)
@@ -164,7 +165,7 @@ def _set_aside(settings: Settings) -> None:
 def _show_ready(settings: Settings, started_s: float) -> None:
     import httpx
 
-    from flows.release.serving import read_current
+    from flows.release.switch_service import key_header, read_current
 
     addresses = find_addresses(settings)
     is_released = read_current(settings) is not None
@@ -181,11 +182,19 @@ def _show_ready(settings: Settings, started_s: float) -> None:
     if not is_released:
         return
     try:  # asked of the service, because an earlier release is served by its own code
-        answer = httpx.get(f"{addresses.service}/health", timeout=30.0, trust_env=False)
+        answer = httpx.get(
+            f"{addresses.service}/health",
+            headers=key_header(settings),
+            timeout=30.0,
+            trust_env=False,
+        )
     except httpx.TransportError as error:
         typer.echo(f"the service does not answer now: {error}")
         return
     model = answer.json()["model"]
+    if model is None:  # keys are asked for, and ECG_API_KEY is not one of them
+        typer.echo(f"READY {addresses.service}; set ECG_API_KEY to see its model")
+        return
     typer.echo(
         f"READY {addresses.service} model={model['version']} source={model['source']} "
         f"data={model['data']}"
@@ -233,7 +242,7 @@ def down() -> None:
 
 def status() -> None:
     """Show what runs, what is degraded and what is served."""
-    from flows.release.serving import read_current
+    from flows.release.switch_service import read_current
 
     settings = read_settings()
     processes = read_status(settings)

@@ -35,9 +35,11 @@ from ecg_lib.operations.drift.observation import (
     read_reference,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DriftCheckRow, PredictionRow
-from ecg_lib.operations.releases import Release
+from ecg_lib.operations.prediction_rows import DriftCheckRow, ObservedRow, ReviewedRow
+from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from flows.doors.bento_store import ask_golden
+from flows.monitoring.outbox import make_decision
 
 REFERENCE_COUNTS = "by_subject_strips_10_s"
 """Key of the bundle's metrics: out-of-fold counts (BeatCounts) by subject."""
@@ -57,15 +59,17 @@ class Served(NamedTuple):
 class Traffic(NamedTuple):
     """Rows of the monitoring database that one check looks at."""
 
-    rows: list[PredictionRow]
+    rows: list[ObservedRow]
     """Answers of the served bundle in the window."""
-    before: list[PredictionRow]
+    before: list[ObservedRow]
     """Answers before the release; empty when it is not in the window, or only a return."""
-    since: list[PredictionRow]
+    since: list[ObservedRow]
     """Answers of the release."""
     reviewed: list[ReviewedStrip]
     history: list[PastCheck]
     """Latest first."""
+    n_long: int
+    """Answers to strips longer than those of the reference, which nothing can be compared with."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -77,29 +81,37 @@ def read_traffic(
     window: timedelta,
     label_window: timedelta,
     max_strips: int,
+    policy: DriftPolicy,
 ) -> Traffic:
-    """Read predictions, feedback and earlier checks."""
+    """Read predictions, feedback and earlier checks; no more of a row than is compared."""
     release, released_at = served.release, served.since
-    with _open_log(settings) as log:
+    # A recording of half an hour has a body of megabytes, and the comparison leaves it out.
+    longest_s = policy.comparison.max_length_ratio * max(
+        served.bundle.read_drift_reference()["strip_s"].to_pylist()
+    )
+    with open_log(settings) as log:
         history = [_past_check(row) for row in log.read_drift_checks(limit=_HISTORY)]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at
         )
+        since = max(now - window, seen_until or now - window)
         rows = log.read_predictions(
-            since=max(now - window, seen_until or now - window),
+            since=since,
             bundle_hash=release.bundle_hash,
+            max_duration_s=longest_s,
             limit=max_strips,
+        )
+        n_long = log.count_longer(
+            since=since, bundle_hash=release.bundle_hash, duration_s=longest_s
         )
         around = []
         if released_at > now - window:
-            around = log.read_predictions(since=released_at - window, limit=2 * max_strips)
-        labelled = log.read_predictions(
+            around = log.read_predictions(
+                since=released_at - window, max_duration_s=longest_s, limit=2 * max_strips
+            )
+        labelled = log.read_reviewed(
             since=now - label_window, bundle_hash=release.bundle_hash, limit=max_strips
         )
-        feedback = log.read_feedback(row.prediction_id for row in labelled)
-    labels: dict[str, dict[int, str]] = {}
-    for given in feedback:  # oldest first: the latest word counts
-        labels.setdefault(given.prediction_id, {}).update(given.labels)
     before = [row for row in around if row.created_at < released_at]
     tags_before = {row.bento_tag for row in before} | {
         check.bento_tag for check in history if check.created_at < released_at
@@ -110,34 +122,27 @@ def read_traffic(
         rows=[row for row in rows if seen_until is None or row.created_at > seen_until],
         before=before,
         since=[row for row in around if row.bento_tag == release.bento_tag],
-        reviewed=[
-            ReviewedStrip(
-                _group_of(row),
-                [beat["arrhythmia_type"] for beat in row.response["beat_predictions"]],
-                labels[row.prediction_id],
-            )
-            for row in labelled
-            if row.prediction_id in labels
-        ],
+        reviewed=[ReviewedStrip(_group_of(row), row.called, row.labels) for row in labelled],
         history=history,
+        n_long=n_long,
     )
     get_run_logger().info(
-        "%d predictions of %s, %d reviewed, %d before the release",
+        "%d predictions of %s, %d reviewed, %d before the release, %d too long to compare",
         len(traffic.rows),
         release.bento_tag,
         len(traffic.reviewed),
         len(traffic.before),
+        n_long,
     )
     return traffic
 
 
 @task(cache_policy=NO_CACHE)
-def gather_evidence(served: Served, traffic: Traffic, policy: DriftPolicy) -> DriftEvidence:
-    """Compare, measure, estimate, and ask the golden requests."""
-    from ecg_lib.classifier.beat_classifier import BeatClassifier
-    from ecg_lib.classifier.golden import check_golden
-
-    bundle = served.bundle
+def gather_evidence(
+    settings: Settings, served: Served, traffic: Traffic, policy: DriftPolicy
+) -> DriftEvidence:
+    """Compare, measure, estimate, and ask the golden requests of what is served."""
+    bundle, release = served.bundle, served.release
     current = gather_observed(traffic.rows)
     labelled = None
     if traffic.reviewed:
@@ -164,8 +169,11 @@ def gather_evidence(served: Served, traffic: Traffic, policy: DriftPolicy) -> Dr
         )
         if current.n_beats
         else None,
-        golden_failures=check_golden(
-            BeatClassifier.load(bundle), bundle.golden.read_text(encoding="utf-8")
+        # By the code that answers: what lies in the checkout may be work that nobody released.
+        golden_failures=ask_golden(
+            bento_source(settings.bentoml_home, release),
+            bundle.directory,
+            bento_tag=release.bento_tag,
         ),
     )
 
@@ -179,7 +187,7 @@ def store_check(
     *,
     now: datetime,
 ) -> None:
-    """Store the check, which the next ones look back on."""
+    """Store the check, which the next ones look back on, with the run that it asks for."""
     newest = max((row.created_at for row in traffic.rows), default=None)
     row = DriftCheckRow(
         check_id=str(uuid.uuid4()),
@@ -195,35 +203,13 @@ def store_check(
             "figures": decision.figures,
         },
     )
-    with _open_log(settings) as log:
-        log.add_drift_check(row)
-
-
-@task(cache_policy=NO_CACHE)
-def forget_old(settings: Settings, *, now: datetime, needed: timedelta) -> None:
-    """Delete predictions that the log keeps no longer, if the settings say so."""
-    if settings.log_kept_days is None:
-        return
-    kept = timedelta(days=settings.log_kept_days)
-    if kept < needed:
-        get_run_logger().warning(
-            "the log keeps %d days, this check looks at %.1f: it sees less than it is asked to",
-            settings.log_kept_days,
-            needed / timedelta(days=1),
-        )
-    with _open_log(settings) as log:
-        n_predictions, n_feedback = log.delete_before(now - kept)
-    if n_predictions or n_feedback:
-        get_run_logger().info(
-            "older than %d days and deleted: %d predictions, %d rows of feedback",
-            settings.log_kept_days,
-            n_predictions,
-            n_feedback,
-        )
+    with open_log(settings) as log:
+        log.add_drift_check(row, make_decision(row, decision))
 
 
 @contextmanager
-def _open_log(settings: Settings) -> Iterator[PredictionLog]:
+def open_log(settings: Settings) -> Iterator[PredictionLog]:
+    """Open the prediction log, with its tables, and close it."""
     settings.home.mkdir(parents=True, exist_ok=True)
     log = PredictionLog(settings.monitoring_database_url)
     try:
@@ -246,14 +232,14 @@ def _past_check(row: DriftCheckRow) -> PastCheck:
     )
 
 
-def gather_observed(rows: list[PredictionRow]) -> ObservedBeats:
+def gather_observed(rows: list[ObservedRow]) -> ObservedBeats:
     """Gather the observed beats of logged predictions, grouped by patient."""
     return gather_strips(
         ObservedStrip(_group_of(row), row.duration_s, row.observed) for row in rows
     )
 
 
-def _group_of(row: PredictionRow) -> str:
+def _group_of(row: ObservedRow | ReviewedRow) -> str:
     return f"patient {row.patient_key}" if row.patient_key else f"prediction {row.prediction_id}"
 
 

@@ -30,13 +30,15 @@ from ecg_lib.operations.settings import Settings, read_settings
 from flows.monitoring.evidence import (
     Served,
     Traffic,
-    forget_old,
     gather_evidence,
     gather_observed,
+    open_log,
     read_traffic,
     store_check,
 )
-from flows.release.serving import find_bundle, read_current
+from flows.monitoring.outbox import deliver_decisions
+from flows.monitoring.retention import forget_old_files, forget_old_rows
+from flows.release.switch_service import find_bundle, read_current
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
 
@@ -56,8 +58,8 @@ def monitor_drift(
 ) -> Any:  # noqa: ANN401  Prefect takes the decision or a named state
     """Compare the latest traffic with the reference of the served bundle, and decide.
 
-    KEEP, RETRAIN or ROLLBACK, with reasons. What is not KEEP is sent as an event, on which
-    deployments of this platform start.
+    KEEP, RETRAIN or ROLLBACK, with reasons. What is not KEEP is stored with the check and asked of
+    Prefect, by this check or the next ones, until there was one flow run of it.
 
     Args:
         window_hours: How far back predictions are looked at.
@@ -83,8 +85,12 @@ def monitor_drift(
         cool_down_s=cool_down_hours * 3600,
     )
     if not dry_run:
-        # First: whatever the check comes to, what must go goes.
-        forget_old(settings, now=now, needed=timedelta(hours=max(window_hours, label_window_hours)))
+        # First: whatever the check comes to, what must go goes, and what waits is asked for.
+        needed = timedelta(hours=max(window_hours, label_window_hours))
+        with open_log(settings) as log:
+            forget_old_rows(settings, log, now=now, needed=needed)
+            deliver_decisions(log, now=now)
+        forget_old_files(settings)
     served = read_served(settings)
     if served is None:
         get_run_logger().warning(NOTHING_SERVED)
@@ -96,14 +102,20 @@ def monitor_drift(
         window=timedelta(hours=window_hours),
         label_window=timedelta(hours=label_window_hours),
         max_strips=max_strips,
+        policy=policy,
     )
-    evidence = gather_evidence(served, traffic, policy)
+    evidence = gather_evidence(settings, served, traffic, policy)
     decision = decide(served, evidence, traffic, now=now, policy=policy)
-    report = write_report(settings, served, traffic, now=now, policy=policy)
+    is_evidence = decision.action is not DriftAction.KEEP
+    report = write_report(
+        settings, served, traffic, now=now, policy=policy, is_evidence=is_evidence
+    )
     publish(served, decision, evidence.traffic, report)
     if not dry_run:
-        start_action(served, decision)
         store_check(settings, served, traffic, decision, now=now)
+        announce(served, decision)
+        with open_log(settings) as log:
+            deliver_decisions(log, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),
@@ -159,6 +171,7 @@ def write_report(
     *,
     now: datetime,
     policy: DriftPolicy,
+    is_evidence: bool,
 ) -> Path | None:
     """Write Evidently's report, or nothing when there is too little traffic for it."""
     from flows.doors.drift_report import MIN_ROWS, write_drift_report
@@ -176,6 +189,8 @@ def write_report(
         current.columns,
         directory=settings.reports_dir / "drift",
         name=f"{now:%Y%m%dT%H%M%S%fZ}",
+        n_kept=settings.drift_reports_kept,
+        is_evidence=is_evidence,
     )
     create_link_artifact(
         report.html.as_uri(), link_text="drift report", key="drift-report",
@@ -197,20 +212,15 @@ def publish(
 
 
 @task(cache_policy=NO_CACHE)
-def start_action(served: Served, decision: DriftDecision) -> None:
-    """Send the event that starts retraining or rollback.
+def announce(served: Served, decision: DriftDecision) -> None:
+    """Send an event for the UI and for automations of whoever runs the platform.
 
-    Raises
-    ------
-    RuntimeError
-        If Prefect does not take the event.
-
+    The run that the decision asks for does not hang on it: events may be lost.
     """
     if decision.action is DriftAction.KEEP:
         return
-    name = f"ecg.drift.{decision.action.value.lower()}"
-    event = emit_event(
-        name,
+    emit_event(
+        f"ecg.decision.{decision.action.value.lower()}",
         resource={
             "prefect.resource.id": f"ecg.model.{served.bundle.hash[:12]}",
             "prefect.resource.name": served.release.bento_tag,
@@ -221,9 +231,6 @@ def start_action(served: Served, decision: DriftDecision) -> None:
             "bento_tag": served.release.bento_tag,
         },
     )
-    if event is None:
-        raise RuntimeError(f"the event {name} must reach a Prefect server, there is none")
-    get_run_logger().info("sent the event %s", name)
 
 
 def _as_markdown(

@@ -20,7 +20,7 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.training.views import View, view_signal
 from flows.data.dataset_versions import DatasetVersion, Role, load_version
-from flows.release.serving import key_header, service_url
+from flows.release.switch_service import key_header, service_url
 
 STRIP_S: Final = 10.0
 _NOISY_DB: Final = 6

@@ -53,7 +53,7 @@ def analyze_recordings(
     Returns:
         How many were analysed, and why others were not.
     """
-    from flows.release.released import load_bundle_to_use
+    from flows.release.load_released import load_bundle_to_use
 
     settings = read_settings()
     logger = get_run_logger()

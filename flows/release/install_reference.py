@@ -9,10 +9,10 @@ from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.operations.settings import read_settings
 from flows.doors.registry import Alias, ModelVersion, Registry, RunKind
+from flows.release.load_released import read_reference
 from flows.release.package_bento import package_bento
-from flows.release.reference import read_reference
 from flows.release.release_service import release_service
-from flows.release.serving import read_current
+from flows.release.switch_service import read_current
 
 
 @flow(name="install-reference")

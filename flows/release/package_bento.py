@@ -13,7 +13,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
 from flows.doors.registry import ModelVersion, Registry
-from flows.release.serving import make_release
+from flows.release.switch_service import find_bundle, make_release
 
 
 class PackagingError(EcgError):
@@ -59,7 +59,8 @@ def build(registry: Registry, version: ModelVersion) -> BuiltBento:
 @task(cache_policy=NO_CACHE)
 def check_golden_requests(bento: BuiltBento) -> None:
     """Ask the golden requests against the built bento."""
-    failures = ask_golden(bento)
+    bundle = find_bundle(read_settings(), bento.model_tag)
+    failures = ask_golden(bento.source, bundle, bento_tag=bento.bento_tag)
     if failures:
         msg = (
             f"bento {bento.bento_tag} must answer its golden requests as when it was trained, "

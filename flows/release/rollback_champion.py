@@ -1,4 +1,7 @@
-"""Flow ``rollback-champion``: an earlier release is served again, at once."""
+"""Flow ``rollback-champion``: an earlier release is served again, at once.
+
+``ecg rollback`` does the same without Prefect, by :func:`flows.release.transaction.roll_back`.
+"""
 
 from __future__ import annotations
 
@@ -7,68 +10,72 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed
 
-from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.ledger import LedgerEntry, LedgerError, find_previous, find_version, read_ledger
-from flows.doors.registry import Registry
-from flows.release.release_service import note_in_ledger
-from flows.release.serving import make_release, read_current, switch_service
+from flows.doors.registry import follow_pending
+from flows.release.transaction import Outcome, SupersededError, roll_back
 
 
 @flow(name="rollback-champion")
 def rollback_champion(
-    model_version: str | None = None, reason: str = "asked for by hand"
-) -> dict[str, Any]:
-    """Serve an earlier release again: its network, threshold, rules and drift reference.
+    to: str = "",
+    reason: str = "asked for by hand",
+    decided_against: str = "",
+    *,
+    force: bool = False,
+) -> Any:  # noqa: ANN401  Prefect takes the release or a named state
+    """Serve an earlier release again: its code, network, threshold, rules and drift reference.
 
     Works from the ledger, so it also works when MLflow is down; the aliases then follow when it
-    is back.
+    is back. A second rollback goes back one release further.
 
     Args:
-        model_version: Version to go back to; the one served before the current one when left out.
+        to: Model version, bento tag or ledger commit to go back to; the release before the
+            current one in history when left out.
         reason: Why, for the ledger.
+        decided_against: Bento tag that this was decided against; nothing is done when another one
+            is served by now.
+        force: Go back although that release was rolled back itself.
 
     Returns:
         The release that is served now.
     """
     settings = read_settings()
-    current = read_current(settings)
-    if current is None:
-        msg = "there must be a release to roll back, nothing was released yet"
-        raise LedgerError(msg)
-    target = choose_target(settings, current, model_version)
-    release = put_back(settings, current, target)
-    text = f"roll back model {current.model_version} to {release.model_version}: {reason}"
-    note_in_ledger(release, settings, " ".join(text.split()))
+    try:
+        outcome = put_back(
+            settings, to=to, reason=reason, decided_against=decided_against, force=force
+        )
+    except SupersededError as error:
+        get_run_logger().warning("%s", error)
+        return Completed(name="Superseded", message=str(error))
+    finally:
+        follow_pending(settings)
     create_markdown_artifact(
-        key="rollback", markdown=f"# Rolled back\n\n{text}\n\nbento `{release.bento_tag}`\n"
+        key="rollback",
+        markdown=f"# Rolled back\n\n{reason}\n\nbento `{outcome.release.bento_tag}`\n",
     )
-    return release.model_dump()
+    return outcome.release.model_dump()
 
 
 @task(cache_policy=NO_CACHE)
-def choose_target(settings: Settings, current: Release, model_version: str | None) -> LedgerEntry:
-    """Find the release to go back to in the ledger."""
-    entries = read_ledger(settings.ledger_dir)
-    if model_version is None:
-        return find_previous(entries, bundle_hash=current.bundle_hash)
-    return find_version(entries, model_version=model_version)
-
-
-@task(cache_policy=NO_CACHE)
-def put_back(settings: Settings, current: Release, target: LedgerEntry) -> Release:
-    """Switch the service, then let the registry follow."""
-    release = make_release(
-        **target.release.model_dump(exclude={"released_at"})  # the release is of now
+def put_back(
+    settings: Settings, *, to: str, reason: str, decided_against: str, force: bool
+) -> Outcome:
+    """Switch the service and note it in the ledger."""
+    outcome = roll_back(
+        settings,
+        why=" ".join(reason.split()),
+        who="flow rollback-champion",
+        to=to or None,
+        decided_against=decided_against or None,
+        force=force,
     )
-    switch = switch_service(release, settings)
     get_run_logger().warning(
-        "rolled back from model %s to model %s (%s) in %.1f s",
-        current.model_version,
-        release.model_version,
-        release.bento_tag,
-        switch.seconds,
+        "rolled back from %s to model %s (%s) in %.1f s",
+        "nothing" if outcome.before is None else f"model {outcome.before.model_version}",
+        outcome.release.model_version,
+        outcome.release.bento_tag,
+        outcome.switch.seconds,
     )
-    Registry(settings).follow_release(release.model_version, rolled_back=current.model_version)
-    return release
+    return outcome

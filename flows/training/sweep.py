@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -29,6 +30,12 @@ if TYPE_CHECKING:
     from ecg_lib.evaluation.beat_scoring import BeatCounts
     from ecg_lib.training.cross_validation import FoldOutput, Recipe
     from ecg_lib.training.out_of_fold import OutOfFold
+
+
+_STATE: Final = "sweep.json"
+_LOCK: Final = ".lock"
+_HELD: Final[dict[Path, TextIO]] = {}
+"""Locks of the sweeps that this process works on; they fall with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +118,12 @@ def open_sweep(
     key = _key_of(version, plan, seed)
     earlier = sorted(root.glob(f"{key}-*"), key=lambda path: int(path.name.partition("-")[2]))
     for directory in earlier:
-        state = json.loads((directory / "sweep.json").read_text(encoding="utf-8"))
+        if not (directory / _STATE).exists():
+            continue  # another run makes it, or was killed before it had begun
+        if not _hold(directory):
+            logger.info("sweep %s is under way in another run", directory.name)
+            continue
+        state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
         if state["candidate_run_id"] is None:
             logger.info("resuming sweep %s", directory.name)
             registry.end_cut_off(state["run_id"])
@@ -123,8 +135,10 @@ def open_sweep(
                 plan=plan,
                 tags=tags,
             )
-    seed = len(earlier) if seed is None else seed
-    name = f"{key}-{len(earlier) + 1}"
+        _let_go(directory)
+    number = _take_number(root, key, after=len(earlier))
+    seed = number - 1 if seed is None else seed
+    name = f"{key}-{number}"
     run_id = registry.start_run(name, kind=RunKind.SWEEP, tags={**tags, "ecg.sweep": name})
     registry.log(run_id, params={"seed": seed, **flatten(asdict(plan))})
     registry.log_dataset(
@@ -137,6 +151,38 @@ def open_sweep(
     _write_state(sweep, candidate_run_id=None)
     logger.info("started sweep %s on dataset %s (%s)", name, version.version, version.data_source)
     return sweep
+
+
+def _take_number(root: Path, key: str, *, after: int) -> int:
+    """Make and hold the directory of a new sweep; another run may make one at the same time."""
+    root.mkdir(parents=True, exist_ok=True)
+    number = after + 1
+    while True:
+        directory = root / f"{key}-{number}"
+        try:
+            directory.mkdir()
+        except FileExistsError:
+            number += 1
+            continue
+        if _hold(directory):
+            return number
+        number += 1
+
+
+def _hold(directory: Path) -> bool:
+    """Lock a sweep for this process; False when another process works on it."""
+    lock = (directory / _LOCK).open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        return False
+    _HELD[directory] = lock
+    return True
+
+
+def _let_go(directory: Path) -> None:
+    _HELD.pop(directory).close()
 
 
 def _key_of(version: DatasetVersion, plan: SweepPlan, seed: int | None) -> str:
@@ -162,7 +208,7 @@ def _write_state(sweep: Sweep, *, candidate_run_id: str | None) -> None:
         "seed": sweep.seed,
         "candidate_run_id": candidate_run_id,
     }
-    write_whole(sweep.directory / "sweep.json", json.dumps(state))
+    write_whole(sweep.directory / _STATE, json.dumps(state))
 
 
 def kept_fold(sweep: Sweep, recipe: Recipe, name: str) -> Path:
@@ -180,3 +226,4 @@ def close_sweep(sweep: Sweep, candidate_run_id: str, registry: Registry) -> None
     _write_state(sweep, candidate_run_id=candidate_run_id)
     registry.log(sweep.run_id, tags={"ecg.candidate": candidate_run_id})
     registry.end_run(sweep.run_id)
+    _let_go(sweep.directory)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from bentos import VERSION
-from bentos.host import open_listener
+from bentos.host import check_monitoring_url, open_listener
 from bentos.runtime.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.api_keys import add_api_key, find_api_key, make_api_key, read_api_keys
@@ -246,3 +246,12 @@ def test_a_name_that_leads_to_a_loopback_address_is_guarded_as_the_address(tmp_p
     finally:
         host.terminate()
         assert host.wait(30) == 0
+
+
+def test_a_monitoring_database_without_a_driver_is_refused_at_the_start(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, monitoring_url="postgresql+pg8000://u:secret@db/x")
+    with pytest.raises(ConfigurationError, match=r"ECG_MONITORING_URL: .*pg8000 is not") as refused:
+        check_monitoring_url(settings)
+    assert "secret" not in str(refused.value)
+    check_monitoring_url(Settings(home=tmp_path))
+    check_monitoring_url(Settings(home=tmp_path, monitoring_url=f"sqlite:///{tmp_path}/m.db"))

@@ -373,3 +373,19 @@ def test_rows_wait_in_memory_while_the_disk_has_less_room_than_must_stay_free(
     assert spool.drain()
     assert len(spool) == 0
     spool.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_writer_that_has_ended_is_a_problem_that_health_can_show(tmp_path: Path) -> None:
+    def break_down() -> PredictionLog:
+        raise ZeroDivisionError
+
+    spool = Spool(tmp_path / "spool", break_down)
+    assert spool.problem is None
+    spool.start()
+    spool.append("p1", line_of("p1"))
+    wait_until(lambda: spool.problem is not None)
+    assert spool.problem == "the thread that writes the log has ended; rows wait for a restart"
+    assert len(spool) == 1
+    spool.close()
+    assert len(list((tmp_path / "spool").glob("*.jsonl"))) == 1

@@ -12,7 +12,12 @@ import pytest
 
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DriftCheckRow, FeedbackRow, PredictionRow
+from ecg_lib.operations.prediction_rows import (
+    DecisionRow,
+    DriftCheckRow,
+    FeedbackRow,
+    PredictionRow,
+)
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -176,3 +181,107 @@ def test_the_tables_of_an_earlier_version_get_an_owner(tmp_path: Path) -> None:
     log.add_predictions([replace(prediction(2), owner="key")])
     assert [row.owner for row in log.read_predictions()] == [None, "key"]
     log.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql+psycopg3000://u:secret@db/x", "its URL is none"),
+        ("mysql://u:secret@db/x", "must be SQLite or PostgreSQL, got mysql"),
+        ("nonsense", "its URL is none"),
+        ("postgresql+pg8000://u:secret@db/x", "pg8000 is not"),
+    ],
+)
+def test_a_url_without_a_driver_is_refused_and_shows_no_password(url: str, reason: str) -> None:
+    with pytest.raises(PredictionLogError, match=reason) as refused:
+        PredictionLog(url)
+    assert "secret" not in str(refused.value)
+
+
+def test_strips_that_are_too_long_are_passed_over_and_counted(log: PredictionLog) -> None:
+    log.add_predictions([replace(prediction(n), duration_s=10.0 * n) for n in range(1, 5)])
+    found = log.read_predictions(bundle_hash="a", max_duration_s=20.0)
+    assert [row.duration_s for row in found] == [10.0, 20.0]
+    assert found[0].observed == prediction(1).observed
+    assert log.count_longer(since=NOW, bundle_hash="a", duration_s=20.0) == 2
+    assert log.count_longer(since=NOW, bundle_hash="b", duration_s=20.0) == 0
+
+
+def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: PredictionLog) -> None:
+    beats = {"beat_predictions": [{"arrhythmia_type": one} for one in ("N", "V", None)]}
+    log.add_predictions([replace(prediction(n), response=beats) for n in range(3)])
+    log.add_feedback(
+        [
+            FeedbackRow(
+                feedback_id=f"f{number}",
+                created_at=NOW + timedelta(seconds=number),
+                prediction_id="p1",
+                annotator=None,
+                labels=labels,
+            )
+            for number, labels in enumerate(({0: "N", 1: "N"}, {1: "V"}))
+        ]
+    )
+    (row,) = log.read_reviewed(since=NOW, bundle_hash="a", limit=10)
+    assert (row.prediction_id, row.called, row.labels) == (
+        "p1",
+        ["N", "V", None],
+        {0: "N", 1: "V"},
+    )
+    assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a", limit=10) == []
+
+
+def test_a_check_and_its_decision_are_stored_together_or_not_at_all(log: PredictionLog) -> None:
+    check = DriftCheckRow(
+        check_id="c1", created_at=NOW, bundle_hash="a", action="RETRAIN", summary={}
+    )
+    decision = DecisionRow(
+        decision_id="d1", created_at=NOW, deployment="pipeline/ecg", parameters={"reason": "x"}
+    )
+    log.add_drift_check(check, decision)
+    assert log.read_open_decisions() == [decision]
+    with pytest.raises(PredictionLogError):
+        log.add_drift_check(replace(check, check_id="c2"), decision)
+    assert [row.check_id for row in log.read_drift_checks()] == ["c1"]
+    log.update_decision("d1", state="asked", run_id="r", attempt=1)
+    assert log.read_open_decisions() == [replace(decision, state="asked", run_id="r", attempt=1)]
+    log.update_decision("d1", state="done", run_id="r", attempt=1)
+    assert log.read_open_decisions() == []
+
+
+def test_old_checks_are_deleted_but_for_those_that_decided_something(log: PredictionLog) -> None:
+    for number, action in enumerate(("KEEP", "RETRAIN", "KEEP")):
+        log.add_drift_check(
+            DriftCheckRow(
+                check_id=f"c{number}",
+                created_at=NOW + timedelta(days=number),
+                bundle_hash="a",
+                action=action,
+                summary={},
+            )
+        )
+    assert log.delete_checks_before(NOW + timedelta(days=2)) == 1
+    assert [row.check_id for row in log.read_drift_checks()] == ["c2", "c1"]
+
+
+def test_an_index_of_earlier_code_is_replaced_and_the_checks_query_uses_the_new_one(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.execute(
+            "CREATE TABLE predictions (prediction_id VARCHAR(36) PRIMARY KEY, created_at VARCHAR,"
+            " patient_key VARCHAR, bundle_hash VARCHAR, bento_tag VARCHAR, duration_s FLOAT,"
+            " response TEXT, observed TEXT)"
+        )
+        database.execute("CREATE INDEX ix_predictions_bundle_hash ON predictions (bundle_hash)")
+    log = PredictionLog(f"sqlite:///{path}")
+    for _ in range(2):
+        log.create_tables()
+    log.close()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        plan = database.execute(
+            "EXPLAIN QUERY PLAN SELECT observed FROM predictions WHERE bundle_hash = 'a' AND "
+            "created_at >= '2026' AND duration_s <= 20 ORDER BY created_at DESC, prediction_id DESC"
+        ).fetchall()
+    assert any("ix_predictions_of_bundle" in step[-1] for step in plan)

@@ -9,7 +9,7 @@ import pytest
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.training.model_card import write_model_card
-from flows.release.reference import read_reference
+from flows.release.load_released import read_reference
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ecg_lib.operations.drift.observation import NUMERICAL_COLUMNS, OBSERVED_COLUMNS
-from flows.doors.drift_report import KEPT_REPORTS, MIN_ROWS, Columns, write_drift_report
+from flows.doors.drift_report import MIN_ROWS, Columns, write_drift_report
 
 
 def draw_beats(n_beats: int, *, seed: int, shift: float = 0.0) -> dict[str, np.ndarray]:
@@ -26,7 +26,9 @@ def draw_beats(n_beats: int, *, seed: int, shift: float = 0.0) -> dict[str, np.n
 def test_the_report_tells_moved_columns_from_others(tmp_path: Path) -> None:
     reference, current = draw_beats(2000, seed=0), draw_beats(500, seed=1)
     current["qrs_width_ms"] = current["qrs_width_ms"] + 2.0
-    report = write_drift_report(reference, current, directory=tmp_path / "drift", name="now")
+    report = write_drift_report(
+        reference, current, directory=tmp_path / "drift", name="now", n_kept=50
+    )
     assert report.left_out == ()
     assert set(report.distances) == set(OBSERVED_COLUMNS)
     assert report.distances["qrs_width_ms"] > 1.0
@@ -42,7 +44,7 @@ def test_columns_without_a_value_are_left_out_and_named(tmp_path: Path) -> None:
     current["rr_prev_s"][:] = np.nan
     current["amplitude_mv"][::10] = np.nan
     current["readable_share"][:] = 1.0
-    report = write_drift_report(reference, current, directory=tmp_path, name="now")
+    report = write_drift_report(reference, current, directory=tmp_path, name="now", n_kept=50)
     assert report.left_out == ("rr_prev_s", "heart_rate_bpm")
     assert set(report.distances) == set(OBSERVED_COLUMNS) - set(report.left_out)
     assert all(np.isfinite(value) for value in report.distances.values())
@@ -52,22 +54,33 @@ def test_columns_without_a_value_are_left_out_and_named(tmp_path: Path) -> None:
 def test_too_few_beats_are_refused(tmp_path: Path, n_beats: int) -> None:
     with pytest.raises(ValueError, match=f"current must have at least 100 beats, got {n_beats}"):
         write_drift_report(
-            draw_beats(300, seed=0), draw_beats(n_beats, seed=1), directory=tmp_path, name="now"
+            draw_beats(300, seed=0),
+            draw_beats(n_beats, seed=1),
+            directory=tmp_path,
+            name="now",
+            n_kept=50,
         )
 
 
 def test_a_missing_column_is_refused(tmp_path: Path) -> None:
     current: Columns = {k: v for k, v in draw_beats(300, seed=1).items() if k != "rule"}
     with pytest.raises(ValueError, match=r"current must have all observed columns, lacks \['rule"):
-        write_drift_report(draw_beats(300, seed=0), current, directory=tmp_path, name="now")
+        write_drift_report(
+            draw_beats(300, seed=0), current, directory=tmp_path, name="now", n_kept=50
+        )
 
 
-def test_old_reports_make_room(tmp_path: Path) -> None:
-    for number in range(KEPT_REPORTS + 3):
+def test_old_reports_make_room_and_those_of_decisions_stay(tmp_path: Path) -> None:
+    for number in range(53):
         (tmp_path / f"2025-{number:03d}.html").touch()
         (tmp_path / f"2025-{number:03d}.json").touch()
+    (tmp_path / "2025-000-decision.html").touch()
     beats = draw_beats(200, seed=0)
-    write_drift_report(beats, beats, directory=tmp_path, name="2026-000")
-    assert len(list(tmp_path.glob("*.html"))) == len(list(tmp_path.glob("*.json"))) == KEPT_REPORTS
-    assert (tmp_path / "2026-000.html").exists()
-    assert not (tmp_path / "2025-003.html").exists()
+    write_drift_report(beats, beats, directory=tmp_path, name="2026-000", n_kept=50)
+    decided = write_drift_report(
+        beats, beats, directory=tmp_path, name="2026-001", n_kept=50, is_evidence=True
+    )
+    assert decided.html.name == "2026-001-decision.html"
+    assert (tmp_path / "2025-000-decision.html").exists()
+    pages = sorted(page.name for page in tmp_path.glob("*.html") if "decision" not in page.name)
+    assert (len(pages), pages[0], pages[-1]) == (50, "2025-004.html", "2026-000.html")

@@ -1,17 +1,26 @@
 from __future__ import annotations
 
+import logging
+import os
+import time
+import uuid
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import pytest
+from dulwich import porcelain
 from dulwich.repo import Repo
 
 from ecg_lib.operations.releases import Release
-from flows.doors.ledger import (
+from flows.doors.ledger import append_event, push_ledger, read_ledger
+from flows.doors.release_history import (
+    EventKind,
     LedgerError,
-    append_release,
+    LedgerEvent,
+    find_known_worse,
     find_previous,
-    find_version,
-    read_ledger,
+    find_release,
+    list_way_back,
 )
 
 
@@ -26,57 +35,215 @@ def _release(version: str, bundle_hash: str | None = None) -> Release:
     )
 
 
-def _append(directory: Path, release: Release, *, remote: str | None = None) -> str:
-    return append_release(
+def _append(
+    directory: Path,
+    version: str,
+    *,
+    kind: EventKind = EventKind.RELEASE,
+    before: str | None = None,
+    event_id: str | None = None,
+) -> str:
+    event = LedgerEvent(
+        id=event_id or str(uuid.uuid4()),
+        kind=kind,
+        who="a test",
+        why=f"because of {before or version}",
+        at="2026-01-01T00:00:00+00:00",
+        before=None if before is None else _release(before),
+        release=_release(version),
+        is_verified=True,
+    )
+    return append_event(
         directory,
-        release,
-        reason=f"release model {release.model_version}",
+        event,
+        reason=f"{kind.value} model {version}",
         metrics={"oof_v_f1": 0.9},
         model_card="# Card\n",
-        remote=remote,
     )
 
 
-def test_each_release_is_a_commit_with_its_metrics(tmp_path: Path) -> None:
-    commits = [_append(tmp_path / "ledger", _release(version)) for version in "12"]
-    entries = read_ledger(tmp_path / "ledger")
-    assert [entry.commit for entry in entries] == commits[::-1]
-    assert [entry.release.model_version for entry in entries] == ["2", "1"]
-    assert entries[0].reason == "release model 2"
-    assert entries[0].metrics == {"oof_v_f1": 0.9}
-    assert (tmp_path / "ledger" / "model_card.md").read_text() == "# Card\n"
+def test_each_event_is_a_commit_with_its_metrics(tmp_path: Path) -> None:
+    ledger = tmp_path / "ledger"
+    commits = [_append(ledger, version) for version in "12"]
+    history = read_ledger(ledger)
+    assert [entry.commit for entry in history.entries] == commits[::-1]
+    assert [entry.release.model_version for entry in history.entries] == ["2", "1"]
+    assert history.entries[0].reason == "release model 2"
+    assert history.entries[0].metrics == {"oof_v_f1": 0.9}
+    assert history.entries[0].event.who == "a test"
+    assert (ledger / "model_card.md").read_text() == "# Card\n"
+    # Whoever looks with git finds nothing that is not committed.
+    status = porcelain.status(str(ledger), untracked_files="no")
+    assert (status.staged, status.unstaged) == ({"add": [], "delete": [], "modify": []}, [])
+
+
+def test_an_event_is_committed_once(tmp_path: Path) -> None:
+    first = _append(tmp_path, "1", event_id="x")
+    _append(tmp_path, "2")
+    assert _append(tmp_path, "1", event_id="x") == first
+    assert len(read_ledger(tmp_path).entries) == 2
 
 
 def test_an_empty_ledger_has_no_entries(tmp_path: Path) -> None:
-    assert read_ledger(tmp_path / "none") == []
+    assert read_ledger(tmp_path / "none") == ([], [])
 
 
-def test_the_previous_release_is_the_last_one_of_another_bundle(tmp_path: Path) -> None:
-    for release in (_release("1"), _release("2"), _release("3", bundle_hash="2" * 8)):
-        _append(tmp_path, release)
-    entries = read_ledger(tmp_path)
-    assert find_previous(entries, bundle_hash="2" * 8).release.model_version == "1"
-    assert find_version(entries, model_version="2").release.bento_tag == "ecg:2"
+def test_a_refused_release_is_told_of_and_the_tree_shows_what_is_served(tmp_path: Path) -> None:
+    _append(tmp_path, "1")
+    _append(tmp_path, "2", kind=EventKind.REFUSED, before="1")
+    history = read_ledger(tmp_path)
+    assert history.entries[0].release.model_version == "2"
+    assert history.latest is not None
+    assert history.latest.release.model_version == "1"
+    shown = Release.model_validate_json((tmp_path / "release.json").read_bytes())
+    assert shown.model_version == "1"
+
+
+def test_the_way_back_loses_the_steps_that_a_rollback_took(tmp_path: Path) -> None:
+    for version in "123":
+        _append(tmp_path, version)
+    _append(tmp_path, "2", kind=EventKind.ROLLBACK, before="3")
+    _append(tmp_path, "4")
+    history = read_ledger(tmp_path)
+    assert [one.release.model_version for one in list_way_back(history)] == ["1", "2", "4"]
+    assert find_previous(history, _release("4")).release.model_version == "2"
+    assert find_known_worse(history) == {"ecg:3": "because of 3"}
 
 
 def test_a_release_that_never_was_cannot_be_found(tmp_path: Path) -> None:
-    _append(tmp_path, _release("1"))
-    entries = read_ledger(tmp_path)
-    with pytest.raises(LedgerError, match=r"released \(\['1'\]\), got '7'"):
-        find_version(entries, model_version="7")
+    commit = _append(tmp_path, "1")
+    history = read_ledger(tmp_path)
+    for name in ("1", "ecg:1", commit, commit[:7]):
+        assert find_release(history, name).commit == commit
+    for name in ("7", commit[:6]):
+        with pytest.raises(LedgerError, match=rf"released \(\['1'\]\).*got '{name}'"):
+            find_release(history, name)
     with pytest.raises(LedgerError, match="the ledger has none"):
-        find_previous(entries, bundle_hash="1" * 8)
+        find_previous(history, _release("1"))
+
+
+def test_entries_of_earlier_code_are_read_among_those_of_today(tmp_path: Path) -> None:
+    _append(tmp_path, "1")
+    for version, message in (("2", b"release model 2"), ("1", b"roll back model 2 to 1: bad")):
+        path = tmp_path / "release.json"
+        path.write_text(_release(version).model_dump_json())
+        porcelain.add(str(tmp_path), [str(path)])
+        author = b"ecg <ledger@localhost>"
+        porcelain.commit(str(tmp_path), message=message, author=author, committer=author)
+    history = read_ledger(tmp_path)
+    assert [entry.event.kind.value for entry in history.entries] == [
+        "rollback",
+        "release",
+        "release",
+    ]
+    assert [entry.release.model_version for entry in history.entries] == ["1", "2", "1"]
+    assert find_known_worse(history) == {"ecg:2": "bad"}
+
+
+def _object_of(directory: Path, name: str) -> Path:
+    return directory / ".git" / "objects" / name[:2] / name[2:]
+
+
+@pytest.mark.parametrize("content", [b"", b"no zlib", b"x" * 40])
+@pytest.mark.parametrize("torn", ["first", "middle", "last"])
+def test_a_torn_commit_is_passed_over_and_reported(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes, torn: str
+) -> None:
+    commits = dict(
+        zip(("first", "middle", "last"), [_append(tmp_path, v) for v in "123"], strict=True)
+    )
+    path = _object_of(tmp_path, commits[torn])
+    path.chmod(0o600)
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING):
+        history = read_ledger(tmp_path)
+    assert history.torn == [commits[torn][:12]]
+    assert commits[torn][:12] in caplog.text
+    versions = {"first": ["3", "2"], "middle": ["3", "1"], "last": ["2", "1"]}[torn]
+    assert [entry.release.model_version for entry in history.entries] == versions
+    _append(tmp_path, "4")
+    assert read_ledger(tmp_path).entries[0].release.model_version == "4"
+
+
+def test_an_empty_release_file_in_a_commit_is_passed_over(tmp_path: Path) -> None:
+    _append(tmp_path, "1")
+    for name in ("release.json", "event.json"):
+        (tmp_path / name).write_text("")
+        porcelain.add(str(tmp_path), [str(tmp_path / name)])
+    author = b"ecg <ledger@localhost>"
+    porcelain.commit(str(tmp_path), message=b"release model 2", author=author, committer=author)
+    history = read_ledger(tmp_path)
+    assert len(history.torn) == 1
+    assert [entry.release.model_version for entry in history.entries] == ["1"]
+    _append(tmp_path, "3")
+    assert len(read_ledger(tmp_path).entries) == 2
+
+
+@pytest.mark.parametrize("name", ["HEAD", "refs/heads/master"])
+@pytest.mark.parametrize("content", [None, b"", b"ref", b"0" * 10])
+def test_a_torn_branch_is_found_again(tmp_path: Path, name: str, content: bytes | None) -> None:
+    commits = [_append(tmp_path, version) for version in "12"]
+    path = tmp_path / ".git" / name
+    if content is None:
+        path.unlink()
+    else:
+        path.write_bytes(content)
+    assert [entry.commit for entry in read_ledger(tmp_path).entries] == commits[::-1]
+    _append(tmp_path, "3")
+    assert [e.release.model_version for e in read_ledger(tmp_path).entries] == ["3", "2", "1"]
+
+
+@pytest.mark.parametrize("name", ["index.lock", "refs/heads/master.lock", "HEAD.lock"])
+def test_a_lock_that_git_left_is_removed(tmp_path: Path, name: str) -> None:
+    _append(tmp_path, "1")
+    lock = tmp_path / ".git" / name
+    lock.touch()
+    an_hour_ago = time.time() - 3600
+    os.utime(lock, (an_hour_ago, an_hour_ago))
+    _append(tmp_path, "2")
+    assert len(read_ledger(tmp_path).entries) == 2
+    assert not lock.exists()
+
+
+def test_a_repository_that_was_cut_off_while_it_was_made_is_set_aside(tmp_path: Path) -> None:
+    (tmp_path / ".git").mkdir()
+    _append(tmp_path, "1")
+    assert len(read_ledger(tmp_path).entries) == 1
+
+
+def _append_many(directory: Path, versions: list[str]) -> None:
+    for version in versions:
+        _append(directory, version)
+
+
+@pytest.mark.slow
+def test_thirty_events_of_three_processes_are_all_there_and_say_what_they_hold(
+    tmp_path: Path,
+) -> None:
+    groups = [[str(10 * group + one) for one in range(10)] for group in range(3)]
+    with ProcessPoolExecutor(3) as pool:
+        list(pool.map(_append_many, [tmp_path] * 3, groups))
+    history = read_ledger(tmp_path)
+    assert history.torn == []
+    assert {entry.release.model_version for entry in history.entries} == {
+        str(number) for number in range(30)
+    }
+    assert len(history.entries) == 30
+    for entry in history.entries:
+        assert entry.reason == f"release model {entry.release.model_version}"
 
 
 def test_the_ledger_is_pushed_to_its_remote(tmp_path: Path) -> None:
     Repo.init_bare(str(tmp_path / "remote"), mkdir=True)
-    commit = _append(tmp_path / "ledger", _release("1"), remote=str(tmp_path / "remote"))
+    commit = _append(tmp_path / "ledger", "1")
+    push_ledger(tmp_path / "ledger", str(tmp_path / "remote"))
     with Repo(str(tmp_path / "remote")) as remote:
         heads = {name: value.decode() for name, value in remote.get_refs().items()}
     assert commit in heads.values()
 
 
 def test_a_remote_that_is_gone_is_an_error_and_the_commit_stays(tmp_path: Path) -> None:
+    _append(tmp_path / "ledger", "1")
     with pytest.raises(LedgerError, match="cannot be pushed"):
-        _append(tmp_path / "ledger", _release("1"), remote=str(tmp_path / "nowhere"))
-    assert len(read_ledger(tmp_path / "ledger")) == 1
+        push_ledger(tmp_path / "ledger", str(tmp_path / "nowhere"))
+    assert len(read_ledger(tmp_path / "ledger").entries) == 1

@@ -30,14 +30,16 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
-from ecg_lib.operations.releases import CURRENT, Release, write_release
+from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_release
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from flows.monitoring.evidence import REFERENCE_COUNTS
 from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift, read_served
-from flows.release.serving import find_bundle
+from flows.release.switch_service import find_bundle
+
+ROOT = Path(__file__).parents[3]
 
 pytestmark = pytest.mark.slow
 
@@ -107,6 +109,9 @@ def release(settings: Settings, toy_bundle: Bundle) -> Release:
         released_at=(NOW - 120 * MINUTE).isoformat(),
     )
     shutil.copytree(toy_bundle.directory, find_bundle(settings, current.model_tag))
+    source = bento_source(settings.bentoml_home, current)
+    source.mkdir(parents=True)
+    (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
     write_release(settings.serving_dir / CURRENT, current)
     return current
 
@@ -213,7 +218,7 @@ def test_noise_that_stays_starts_retraining_once(
     second = monitor_drift()
     assert second["action"] == "RETRAIN"
     assert second["figures"]["traffic"]["n_strips"] == half
-    (event,) = read_events("ecg.drift.retrain", f"ecg.model.{release.bundle_hash[:12]}")
+    (event,) = read_events("ecg.decision.retrain", f"ecg.model.{release.bundle_hash[:12]}")
     assert event["payload"]["bento_tag"] == TAG
     assert event["payload"]["reason"] == second["reasons"][0] + "; " + second["reasons"][1]
     send(settings, noisy, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
@@ -253,7 +258,7 @@ def test_the_log_forgets_what_the_settings_no_longer_keep(
 
     send_two_days()
     monitor_drift()
-    assert count() == 7
+    assert count() == 7  # by default 90 days are kept
     monkeypatch.setenv("ECG_LOG_KEPT_DAYS", "2")
     monitor_drift(dry_run=True)
     assert count() == 7
@@ -277,7 +282,7 @@ def test_a_step_of_the_class_mix_at_the_release_starts_rollback(
         "output stepped at the release while the input did not: arrhythmia_type"
     )
     resource = f"ecg.model.{release.bundle_hash[:12]}"
-    assert read_events("ecg.drift.rollback", resource)[0]["payload"]["action"] == "ROLLBACK"
+    assert read_events("ecg.decision.rollback", resource)[0]["payload"]["action"] == "ROLLBACK"
 
 
 def test_a_return_to_a_bento_that_served_before_is_no_step(
@@ -383,3 +388,21 @@ def test_prefect_shows_the_limits_of_the_parameters_and_their_words() -> None:
 def test_a_parameter_out_of_its_limits_is_refused(prefect_server: None) -> None:
     with pytest.raises(Exception, match="window_hours"):
         monitor_drift(window_hours=-1)
+
+
+def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout(
+    prefect_server: None, settings: Settings, release: Release, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Work in the checkout that nobody released.
+    monkeypatch.setattr("ecg_lib.classifier.golden.check_golden", lambda *_: ("all wrong",) * 7)
+    assert monitor_drift(dry_run=True)["figures"]["golden_failures"] == []
+    # The served code itself.
+    package = bento_source(settings.bentoml_home, release) / "ecg_lib"
+    package.unlink()
+    shutil.copytree(ROOT / "ecg_lib", package, ignore=shutil.ignore_patterns("__pycache__"))
+    golden = package / "classifier" / "golden.py"
+    changed = golden.read_text() + "\ncheck_golden = lambda *_: ('served code is wrong',)\n"
+    golden.write_text(changed)
+    decision = monitor_drift(dry_run=True)
+    assert decision["action"] == "ROLLBACK"
+    assert decision["figures"]["golden_failures"] == ["served code is wrong"]

@@ -7,7 +7,7 @@ import httpx
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.monitoring.traffic import STRIP_S, demo_strip, send
-from flows.release.reference import read_reference
+from flows.release.load_released import read_reference
 
 
 def test_before_any_record_the_demo_is_simulated_and_says_so() -> None:

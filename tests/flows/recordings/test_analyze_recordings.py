@@ -73,7 +73,9 @@ def test_a_broken_recording_costs_itself(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     released = ("3", toy_bundle)
-    monkeypatch.setattr("flows.release.released.load_bundle_to_use", lambda _settings: released)
+    monkeypatch.setattr(
+        "flows.release.load_released.load_bundle_to_use", lambda _settings: released
+    )
     done = analyze_recordings(
         [str(recordings)], output_dir=str(tmp_path / "out"), sampling_rate=360.0
     )

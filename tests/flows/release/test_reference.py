@@ -19,9 +19,8 @@ from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.training.cross_validation import Recipe
 from flows.doors.registry import Alias, Registry
 from flows.release.install_reference import install_reference
-from flows.release.reference import has_reference, read_reference, ship
-from flows.release.released import load_bundle_to_use
-from flows.release.serving import read_current
+from flows.release.load_released import has_reference, load_bundle_to_use, read_reference, ship
+from flows.release.switch_service import read_current
 from flows.training.reproduce_reference import Comparison, compare, read_plan
 from flows.training.search_space import KNOWN_GOOD, suggest_recipe
 from flows.training.sweep import PLANS
@@ -30,11 +29,13 @@ from flows.training.sweep import PLANS
 @pytest.fixture
 def shipped(toy_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bundle:
     """The toy, shipped in place of the reference."""
-    monkeypatch.setattr("flows.release.reference.write_model_card", lambda *_: "# A card of today")
+    monkeypatch.setattr(
+        "flows.release.load_released.write_model_card", lambda *_: "# A card of today"
+    )
     bundle = ship(toy_bundle, tmp_path / "reference_bundle")
-    for module in ("install_reference", "released"):
+    for module in ("install_reference", "load_released"):
         monkeypatch.setattr(f"flows.release.{module}.read_reference", lambda: bundle)
-    monkeypatch.setattr("flows.release.released.has_reference", lambda: True)
+    monkeypatch.setattr("flows.release.load_released.has_reference", lambda: True)
     return bundle
 
 
@@ -87,7 +88,7 @@ def test_where_nothing_was_released_the_shipped_bundle_answers(shipped: Bundle) 
 def test_without_release_and_reference_there_is_nothing_to_use(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("flows.release.released.has_reference", lambda: False)
+    monkeypatch.setattr("flows.release.load_released.has_reference", lambda: False)
     with pytest.raises(BundleError, match="nothing was released yet"):
         load_bundle_to_use(read_settings())
 

@@ -1,0 +1,157 @@
+"""What the release ledger tells: its events, and the way back from what is served.
+
+How they are stored is in :mod:`flows.doors.ledger`.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final, NamedTuple
+
+from pydantic import BaseModel, ConfigDict
+
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.releases import Release, is_same_release
+
+_SHORTEST_COMMIT: Final = 7
+"""As git abbreviates them."""
+
+
+class LedgerError(EcgError):
+    """The ledger has no such release, or cannot be written or pushed."""
+
+
+class EventKind(StrEnum):
+    """What an entry of the ledger reports."""
+
+    RELEASE = "release"
+    ROLLBACK = "rollback"
+    NOTED = "noted"
+    """A release that was found served and that no entry told of."""
+    REFUSED = "refused"
+    """A release that the service did not take; what was served before is served on."""
+    ABANDONED = "abandoned"
+    """A release that was interrupted before the service was told of it."""
+
+
+SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
+"""Events after which their release is the one that is served."""
+
+
+class LedgerEvent(BaseModel):
+    """What was done, as ``event.json`` of its commit says."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    id: str
+    kind: EventKind
+    who: str
+    why: str
+    at: str
+    before: Release | None
+    """What was served before."""
+    release: Release
+    """What the event is about."""
+    is_verified: bool
+    """True when the running service answered with the release."""
+
+
+class LedgerEntry(NamedTuple):
+    """One commit of the ledger."""
+
+    commit: str
+    committed_at: datetime
+    event: LedgerEvent
+    reason: str
+    """First line of the commit."""
+    metrics: dict[str, Any]
+    model_card: str
+
+    @property
+    def release(self) -> Release:
+        """The release that the event is about."""
+        return self.event.release
+
+    @property
+    def is_served(self) -> bool:
+        """True when the release was served from then on."""
+        return self.event.kind in SERVED_KINDS
+
+
+class LedgerHistory(NamedTuple):
+    """All entries that can be read, latest first, and those that cannot."""
+
+    entries: list[LedgerEntry]
+    torn: list[str]
+    """Commits or objects that cannot be read."""
+
+    @property
+    def latest(self) -> LedgerEntry | None:
+        """The entry of what is served."""
+        return next((entry for entry in self.entries if entry.is_served), None)
+
+    def has_event(self, event_id: str) -> bool:
+        """Tell whether an event was noted."""
+        return any(entry.event.id == event_id for entry in self.entries)
+
+
+def list_way_back(history: LedgerHistory) -> list[LedgerEntry]:
+    """List the releases that lead to what is served, oldest first; a rollback takes steps off."""
+    way: list[LedgerEntry] = []
+    for entry in reversed(history.entries):
+        if not entry.is_served:
+            continue
+        places = [
+            place for place, one in enumerate(way) if is_same_release(one.release, entry.release)
+        ]
+        if entry.event.kind is EventKind.ROLLBACK and places:
+            way = way[: places[-1] + 1]
+        elif not way or not is_same_release(way[-1].release, entry.release):
+            way.append(entry)
+    return way
+
+
+def find_previous(history: LedgerHistory, current: Release) -> LedgerEntry:
+    """Find the release before the current one in history.
+
+    Raises:
+        LedgerError: If there is none.
+    """
+    way = list_way_back(history)
+    while way and is_same_release(way[-1].release, current):
+        way.pop()
+    if not way:
+        msg = "there must be an earlier release to go back to, the ledger has none"
+        raise LedgerError(msg)
+    return way[-1]
+
+
+def find_release(history: LedgerHistory, name: str) -> LedgerEntry:
+    """Find the latest entry of a served release by model version, bento tag or ledger commit.
+
+    Raises:
+        LedgerError: If there is none.
+    """
+    served = [entry for entry in history.entries if entry.is_served]
+    for entry in served:
+        if name in {entry.release.model_version, entry.release.bento_tag, entry.commit}:
+            return entry
+    by_commit = [entry for entry in served if len(name) >= 7 and entry.commit.startswith(name)]
+    if by_commit:
+        return by_commit[0]
+    known = sorted({entry.release.model_version for entry in served})
+    msg = (
+        f"a release must be a model version that was released ({known}), a bento tag or a commit "
+        f"of the ledger, got {name!r}"
+    )
+    raise LedgerError(msg)
+
+
+def find_known_worse(history: LedgerHistory) -> dict[str, str]:
+    """Find the releases that were rolled back: the reason by bento tag."""
+    return {
+        entry.event.before.bento_tag: entry.event.why
+        for entry in reversed(history.entries)
+        if entry.event.kind is EventKind.ROLLBACK and entry.event.before is not None
+    }

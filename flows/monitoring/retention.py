@@ -1,0 +1,125 @@
+"""What is deleted when it is old: one setting a store, see :mod:`ecg_lib.operations.settings`.
+
+What the ledger tells of, what is under way, and the evidence of decisions stay.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.settings import Settings
+from flows.doors.ledger import read_ledger
+from flows.release.switch_service import read_current
+
+
+@task(cache_policy=NO_CACHE)
+def forget_old_rows(
+    settings: Settings, log: PredictionLog, *, now: datetime, needed: timedelta
+) -> None:
+    """Delete predictions, feedback and checks that the log keeps no longer."""
+    logger = get_run_logger()
+    if settings.drift_checks_kept_days:
+        log.delete_checks_before(now - timedelta(days=settings.drift_checks_kept_days))
+    if not settings.log_kept_days:
+        return
+    kept = timedelta(days=settings.log_kept_days)
+    if kept < needed:
+        logger.warning(
+            "the log keeps %d days, this check looks at %.1f: it sees less than it is asked to",
+            settings.log_kept_days,
+            needed / timedelta(days=1),
+        )
+    n_predictions, n_feedback = log.delete_before(now - kept)
+    if n_predictions or n_feedback:
+        logger.info(
+            "older than %d days and deleted: %d predictions, %d rows of feedback",
+            settings.log_kept_days,
+            n_predictions,
+            n_feedback,
+        )
+
+
+@task(cache_policy=NO_CACHE)
+def forget_old_files(settings: Settings) -> None:
+    """Delete directories that can be made again and that nothing points to."""
+    home, store = settings.home, settings.bentoml_home
+    # A release of any time can be gone back to.
+    entries = read_ledger(settings.ledger_dir).entries
+    releases = [entry.release for entry in entries]
+    if (current := read_current(settings)) is not None:
+        releases.append(current)
+    bentos = {release.bento_tag.partition(":")[2] for release in releases}
+    models = {release.model_tag.partition(":")[2] for release in releases}
+    removed = [
+        *_keep_newest((home / "bundles").glob("[!.]*"), settings.bundles_kept),
+        *_keep_newest(
+            (home / "sweeps").glob("*/"),
+            settings.sweeps_kept,
+            is_needed=lambda path: _is_open(path) or not _fits_of(path),
+            remove=_remove_fits,
+        ),
+        *_keep_newest(
+            (settings.datasets_dir / "training").glob("[!.]*/"), settings.training_data_kept
+        ),
+    ]
+    if releases:
+        removed += [
+            *_keep_newest(
+                (store / "bentos" / "ecg").glob("*/"),
+                settings.bentos_kept,
+                is_needed=lambda path: path.name in bentos,
+            ),
+            *_keep_newest(
+                (store / "models" / "ecg_bundle").glob("*/"),
+                settings.bentos_kept,
+                is_needed=lambda path: path.name in models,
+            ),
+        ]
+    if removed:
+        get_run_logger().info("old and deleted: %s", ", ".join(sorted(removed)))
+
+
+def _is_open(sweep: Path) -> bool:
+    """Tell whether a sweep has no candidate yet; a torn state is for `ecg doctor`."""
+    try:
+        state = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
+        return state["candidate_run_id"] is None
+    except (OSError, ValueError, TypeError, KeyError):
+        return True
+
+
+def _fits_of(sweep: Path) -> list[Path]:
+    return [path for path in sweep.iterdir() if path.name != "sweep.json"]
+
+
+def _remove_fits(sweep: Path) -> None:
+    """Delete what a sweep has fitted; its state stays, as sweeps are numbered by it."""
+    for path in _fits_of(sweep):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def _keep_newest(
+    paths: Iterable[Path],
+    n_kept: int,
+    *,
+    is_needed: Callable[[Path], bool] = lambda _: False,
+    remove: Callable[[Path], None] = shutil.rmtree,
+) -> list[str]:
+    """Delete all directories but the newest and those that are needed; return their names."""
+    spare = [path for path in paths if path.is_dir() and not is_needed(path)]
+    spare.sort(key=lambda path: path.stat().st_mtime)
+    old = spare[:-n_kept]
+    for path in old:
+        remove(path)
+    return [f"{path.parent.name}/{path.name}" for path in old]

@@ -1,0 +1,267 @@
+"""Check all stores of a home against each other, and mend what can be mended.
+
+``serving/current.json`` is the truth for what is served, the ledger for what was. What contradicts
+them is brought in line; what only a person can decide is said with what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ecg_lib.classifier.bundle import read_bundle
+from ecg_lib.errors import BundleError
+from ecg_lib.operations.releases import (
+    CURRENT,
+    LAST_GOOD,
+    SERVED,
+    Release,
+    ReleaseError,
+    bento_source,
+    is_same_release,
+    read_release,
+    write_release,
+)
+from ecg_lib.operations.settings import Settings
+from flows.doors.ledger import read_ledger
+from flows.doors.registry import (
+    find_alias_problem,
+    follow_pending,
+    note_pending,
+    read_pending,
+)
+from flows.doors.release_history import LedgerHistory, find_known_worse, list_way_back
+from flows.release.switch_service import Presence, ask_service, find_bundle
+from flows.release.transaction import INTENT, locked, note_unrecorded, recover
+
+_LEFTOVER_AGE_S: Final = 3600.0
+"""Age of a draft that no process is writing."""
+
+
+class Finding(NamedTuple):
+    """A contradiction between stores."""
+
+    store: str
+    problem: str
+    is_mended: bool
+
+
+def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
+    """Check every store, and mend.
+
+    Args:
+        settings: The home.
+        is_mending: Whether to change anything.
+
+    Raises:
+        BusyError: If a release or rollback is under way.
+        LedgerError: If the ledger cannot be written.
+    """
+    findings = list(_check_intent(settings, is_mending=is_mending))
+    with locked(settings):
+        history = read_ledger(settings.ledger_dir)
+        findings += _check_ledger(history)
+        findings += _check_current(settings, history, is_mending=is_mending)
+        findings += _check_fallbacks(settings, is_mending=is_mending)
+    try:
+        current = read_release(settings.serving_dir / CURRENT)
+    except ReleaseError:
+        current = None  # reported above
+    history = read_ledger(settings.ledger_dir)
+    findings += _check_store(settings, history, current)
+    findings += _check_aliases(settings, history, current, is_mending=is_mending)
+    findings += _check_service(settings, current)
+    findings += _check_sweeps(settings, is_mending=is_mending)
+    findings += _check_databases(settings)
+    findings += _check_spool(settings)
+    findings += _check_leftovers(settings, is_mending=is_mending)
+    return findings
+
+
+def _check_intent(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    if not (settings.serving_dir / INTENT).exists():
+        return
+    problem = "a release or rollback was interrupted"
+    if is_mending:
+        current = recover(settings)
+        served = "nothing" if current is None else current.bento_tag
+        problem = f"{problem}; it is brought to an end, {served} is released"
+    yield Finding("transaction", problem, is_mending)
+
+
+def _check_ledger(history: LedgerHistory) -> Iterator[Finding]:
+    for name in history.torn:
+        yield Finding(
+            "ledger",
+            f"entry {name} cannot be read and is passed over; a copy may be at the remote",
+            is_mended=False,
+        )
+
+
+def _check_current(
+    settings: Settings, history: LedgerHistory, *, is_mending: bool
+) -> Iterator[Finding]:
+    path = settings.serving_dir / CURRENT
+    latest = None if history.latest is None else history.latest.release
+    try:
+        current = read_release(path)
+        problem = "" if current is not None or latest is None else f"{CURRENT} is missing"
+    except ReleaseError as error:
+        current, problem = None, str(error)
+    if problem:
+        if latest is None:
+            yield Finding("current", f"{problem}; release a model again", is_mended=False)
+            return
+        if is_mending:
+            write_release(path, latest)
+        yield Finding("current", f"{problem}; by the ledger it is {latest.bento_tag}", is_mending)
+    elif current is not None and not is_same_release(current, latest):
+        if is_mending:
+            note_unrecorded(settings, history, current)
+        yield Finding("ledger", f"{current.bento_tag} is served and was not in it", is_mending)
+
+
+def _check_fallbacks(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    for name in (SERVED, LAST_GOOD):
+        path = settings.serving_dir / name
+        try:
+            read_release(path)
+        except ReleaseError as error:
+            if is_mending:
+                path.unlink(missing_ok=True)
+            yield Finding("fallback", f"{error}; the service writes it again", is_mending)
+
+
+def _check_store(
+    settings: Settings, history: LedgerHistory, current: Release | None
+) -> Iterator[Finding]:
+    releases = {entry.release.bento_tag: entry.release for entry in list_way_back(history)}
+    if current is not None:
+        releases[current.bento_tag] = current
+    for release in releases.values():
+        if problem := _find_problem(settings, release):
+            is_current = is_same_release(release, current)
+            advice = "`ecg rollback` serves another one" if is_current else "no rollback to it"
+            yield Finding(
+                "bento store", f"{release.bento_tag}: {problem}; {advice}", is_mended=False
+            )
+
+
+def _find_problem(settings: Settings, release: Release) -> str:
+    if not bento_source(settings.bentoml_home, release).is_dir():
+        return "its code is not in the store"
+    directory = find_bundle(settings, release.model_tag)
+    if not directory.is_dir():
+        return "its bundle is not in the store"
+    try:
+        found = read_bundle(directory).hash
+    except BundleError as error:
+        # A format of earlier code is for that code to read.
+        return "" if "format" in str(error) else f"its bundle cannot be read: {error}"
+    if found != release.bundle_hash:
+        return f"its bundle must be {release.bundle_hash[:12]}, it is {found[:12]}"
+    return ""
+
+
+def _check_aliases(
+    settings: Settings, history: LedgerHistory, current: Release | None, *, is_mending: bool
+) -> Iterator[Finding]:
+    if current is None:
+        return
+    if read_pending(settings) is not None:
+        is_mended = is_mending and follow_pending(settings)
+        yield Finding("aliases", f"they did not follow model {current.model_version}", is_mended)
+        if not is_mended:
+            return
+    if settings.mlflow_tracking_uri is None and not (settings.mlflow_dir / "mlflow.db").exists():
+        return
+    worse = find_known_worse(history)
+    versions = {
+        entry.release.model_version
+        for entry in history.entries
+        if entry.release.bento_tag in worse and entry.release.model_version != current.model_version
+    }
+    problem = find_alias_problem(settings, current.model_version, worse=versions)
+    if problem:
+        is_mended = False
+        if is_mending:
+            note_pending(settings, current.model_version)
+            for version in versions:
+                note_pending(settings, current.model_version, rolled_back=version)
+            is_mended = follow_pending(settings)
+        yield Finding("aliases", problem, is_mended)
+
+
+def _check_service(settings: Settings, current: Release | None) -> Iterator[Finding]:
+    health = ask_service(settings)
+    if health.presence is Presence.SILENT:
+        yield Finding("service", "its port is open but it does not answer", is_mended=False)
+    elif health.presence is Presence.ANSWERS and current is not None:
+        wanted = (current.bento_tag, current.model_version)
+        if health.served != wanted:
+            served = "no model" if health.served is None else health.served[0]
+            why = f", as {health.refused[1]}" if health.refused else ""
+            yield Finding(
+                "service", f"it serves {served} and not {current.bento_tag}{why}", is_mended=False
+            )
+
+
+def _check_sweeps(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    for path in sorted((settings.home / "sweeps").glob("*/sweep.json")):
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+            is_whole = {"run_id", "seed", "candidate_run_id"} <= set(state)
+        except (ValueError, TypeError, OSError):
+            is_whole = False
+        if not is_whole:
+            if is_mending:
+                path.replace(path.with_suffix(".broken"))
+            yield Finding("sweeps", f"{path.parent.name} has a torn state, set aside", is_mending)
+
+
+def _check_databases(settings: Settings) -> Iterator[Finding]:
+    files = {
+        "monitoring": settings.monitoring_database_url,
+        "studies": settings.study_storage_url,
+        "mlflow": settings.tracking_uri,
+    }
+    for name, url in files.items():
+        path = Path(url.removeprefix("sqlite:///"))
+        if url.startswith("sqlite:///") and path.exists() and (problem := _check_sqlite(path)):
+            yield Finding(
+                name, f"{path.name}: {problem}; end what uses it, and restore or move it away",
+                is_mended=False,
+            )  # fmt: skip
+
+
+def _check_sqlite(path: Path) -> str:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=3.0)) as database:
+            (answer,) = database.execute("PRAGMA quick_check(1)").fetchone()
+    except sqlite3.Error as error:
+        return str(error)
+    return "" if answer == "ok" else str(answer)
+
+
+def _check_spool(settings: Settings) -> Iterator[Finding]:
+    for path in sorted((settings.serving_dir / "spool").glob("*.broken")):
+        yield Finding(
+            "spool", f"{path.name} has lines that are no rows; look at it, then remove it",
+            is_mended=False,
+        )  # fmt: skip
+
+
+def _check_leftovers(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    """Find drafts that killed processes left."""
+    for folder in (settings.home, settings.serving_dir, settings.ledger_dir):
+        for path in folder.glob(".*.draft"):
+            if time.time() - path.stat().st_mtime < _LEFTOVER_AGE_S:
+                continue
+            if is_mending:
+                path.unlink(missing_ok=True)
+            yield Finding("leftovers", f"{path.name} is a draft of a killed process", is_mending)
