@@ -39,7 +39,7 @@ from ecg_lib.records.files.lead import (
     choose_lead,
     refuse_too_long,
 )
-from ecg_lib.records.files.wfdb_file import encode_annotations
+from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.signal_path.readability.findings import OK, PACED
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 

@@ -13,7 +13,7 @@ from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import bridge, check_invalid
 from ecg_lib.records.files.lead import check_duration, choose_lead
 from ecg_lib.records.files.opening import open_recording
-from ecg_lib.records.files.wfdb_file import encode_annotations
+from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.record import read_wfdb
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import assess_risk
