@@ -83,7 +83,7 @@ def analyze_recording(
     ----------
     opened : RecordingFile
     lead : str, optional
-        Name of the lead; MLII, or else the first, when left out.
+        Name of the lead; the one that is an ECG by its name when left out.
     classifier : BeatClassifier
     model : mapping
         What is said about the model.
@@ -118,6 +118,7 @@ def analyze_recording(
         lead=chosen.name,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
+        warnings=opened.warnings,
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(

@@ -22,6 +22,7 @@ from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shap
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
 from ecg_lib.rhythm.risk import Risk, assess_risk
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
+from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
 
 NOTICE: Final = "For research and education. Not a medical device, and not a diagnosis."
 
@@ -83,6 +84,8 @@ class RecordingSummary:
     form_of_v: NDArray[np.int64]
     """Index into `forms` of each V beat, or -1."""
     risk: Risk
+    warnings: tuple[str, ...] = ()
+    """What was assumed of the file, and what does not fit the signal."""
 
     @property
     def overall(self) -> str | None:
@@ -116,6 +119,7 @@ def summarize_recording(
     lead: str,
     leads: tuple[str, ...],
     start_clock_s: float | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> RecordingSummary:
     """Sum up a recording.
 
@@ -128,6 +132,8 @@ def summarize_recording(
         Names of all leads.
     start_clock_s : float, optional
         Time of day at which the recording begins, in seconds since midnight.
+    warnings : tuple of str
+        What was assumed of the file.
 
     """
     rhythm = summarize_rhythm(
@@ -178,7 +184,9 @@ def summarize_recording(
             duration_s=beats.duration_s,
             readable_s=beats.readable_s,
             alarms=list_alarms(beats.findings, fs=beats.fs),
+            doubt=explain_rate(beats),
         ),
+        warnings=(*warnings, *list_doubts(beats, what="samples")),
     )
 
 
@@ -260,6 +268,8 @@ def describe_summary(
         "signal_quality": {
             "usable_share": beats.readable_s / beats.duration_s,
             "unreadable_s": beats.unreadable_s,
+            "missing_s": beats.missing_s,
+            "warnings": list(summary.warnings),
             "invalid_samples": beats.invalid_samples,
             "unreadable": [
                 {

@@ -72,6 +72,7 @@ def assess_risk(
     duration_s: float,
     readable_s: float,
     alarms: Sequence[str] = (),
+    doubt: str | None = None,
 ) -> Risk:
     """Judge a rhythm.
 
@@ -90,6 +91,9 @@ def assess_risk(
     alarms : sequence of str
         :func:`ecg_lib.signal_path.readability.findings.list_alarms`: flutter or asystole that is
         suspected.
+    doubt : str, optional
+        Why the sampling rate does not fit the signal: what was found may be wrong, so it is not
+        LOW.
 
     Returns
     -------
@@ -124,5 +128,8 @@ def assess_risk(
         per_hour = rhythm.v_per_hour(readable_s)
         if basis is RiskBasis.RECORDING and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
+        return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
+    if doubt is not None:
+        reasons = [f"not judged: {doubt}"]
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))

@@ -319,8 +319,8 @@ def _is_statement(row: list[str]) -> bool:
     return bool(
         re.fullmatch(
             r"name|date.*|recorded.*|classification|symptoms?|software.*|device.*|unit\w*|einheit|"
-            r"unidad|sampl\w*[ _-]*(?:rate|freq).*|frecuencia.*|frequen.*|abtast.*|geburt.*|aufge.*|version.*|id|"
-            r"patient.*|serial.*|gender|sex|age",
+            r"unidad|sampl\w*[ _-]*(?:rate|freq).*|frecuencia.*|frequen.*|abtast.*|geburt.*|"
+            r"aufge.*|version.*|id|patient.*|serial.*|gender|sex|age",
             key,
             re.IGNORECASE,
         )
