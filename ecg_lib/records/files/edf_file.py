@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -272,11 +272,13 @@ def _read_onsets(path: Path, header: EdfHeader) -> tuple[float, ...]:
     return tuple((onsets_s - onsets_s[0]).tolist())
 
 
-def _map_records(path: Path, header: EdfHeader, *, mode: str) -> NDArray[np.uint8]:
+def _map_records(
+    path: Path, header: EdfHeader, *, mode: Literal["r", "r+"]
+) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
     return np.memmap(
         path,
         dtype=np.uint8,
-        mode=mode,  # type: ignore[call-overload]  a str of two that it takes
+        mode=mode,
         offset=header.data_at,
         shape=(header.n_records, header.sample_bytes * header.record_samples),
     )

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Final, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,9 @@ from ecg_lib.records.signal_names import (
     UNIT_TO_MV,
     read_unit,
 )
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 BLOCK_BYTES: Final = 2**22
 
@@ -178,13 +181,13 @@ class _Times:
         self._time = time
         self._last_s: float | None = None
 
-    def read(self, cells: object) -> NDArray[np.float64]:
-        if self._time is None:
+    def read(self, cells: pa.Array | None) -> NDArray[np.float64]:
+        if self._time is None or cells is None:
             return np.zeros(0)
         if self._time.scale:
-            values = cells.to_numpy(zero_copy_only=False)  # type: ignore[attr-defined]  of Arrow
+            values = cells.to_numpy(zero_copy_only=False)
             return np.asarray(values, dtype=np.float64) * self._time.scale
-        texts: list[str | None] = cells.to_pylist()  # type: ignore[attr-defined]  of Arrow
+        texts: list[str | None] = cells.to_pylist()
         times_s = read_clocks([text or "" for text in texts])
         if self._last_s is not None and times_s[0] < self._last_s:  # past midnight
             times_s += 86_400 * np.ceil((self._last_s - times_s[0]) / 86_400)
@@ -216,14 +219,15 @@ class _Cleaned(io.RawIOBase):
         (self._text or self._file).close()
         super().close()
 
-    def readinto(self, buffer: bytearray | memoryview) -> int:  # type: ignore[override]  as io has it
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  any buffer, which 3.11 cannot name
+        view = memoryview(buffer)
         while not self._ready:
             lines = self._next_lines()
             if not lines:
                 return 0
             self._ready = self._clean(lines)
-        count = min(len(buffer), len(self._ready))
-        buffer[:count] = self._ready[:count]
+        count = min(len(view), len(self._ready))
+        view[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError
+
+if TYPE_CHECKING:
+    import soundfile
 
 FRAMES_AT_ONCE: Final = 131_040
 """A multiple of six: 212 packs two samples together, 310 and 311 pack three."""
@@ -100,7 +103,7 @@ KNOWN_FORMATS: Final = tuple(sorted({*ENCODINGS, *FLAC_BITS}))
 def invalid_value(encoding: int) -> int | None:
     """Tell the value that marks a sample as missing."""
     if encoding in FLAC_BITS:
-        return -(2 ** (FLAC_BITS[encoding] - 1))
+        return -(1 << (FLAC_BITS[encoding] - 1))
     return ENCODINGS[encoding].invalid
 
 
@@ -147,7 +150,7 @@ def read_frames(
             yield decode(raw)[:count].reshape(-1, frame_samples)
 
 
-def _open_flac(path: Path, encoding: int, *, n_channels: int) -> soundfile.SoundFile:  # noqa: F821
+def _open_flac(path: Path, encoding: int, *, n_channels: int) -> soundfile.SoundFile:
     import soundfile  # noqa: PLC0415  a tenth of a second that other formats need not wait
 
     with path.open("rb") as file:
