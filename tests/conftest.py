@@ -27,7 +27,7 @@ from ecg_lib.classifier.bundle import (
 from ecg_lib.classifier.golden import make_golden
 from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.records.annotations import subject_of
-from ecg_lib.records.limits import UNIT_TO_MV
+from ecg_lib.records.signal_names import UNIT_TO_MV
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.features import FEATURE_NAMES

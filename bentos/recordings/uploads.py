@@ -37,11 +37,16 @@ from bentos.wire.problems import (
     explain_validation_error,
 )
 from ecg_lib.errors import EcgError, RecordNotFoundError
-from ecg_lib.records.files.archives import unpack_record
-from ecg_lib.records.files.edf_file import MAGIC, EdfFile, blank_annotations, blank_identity
+from ecg_lib.records.files.archives import find_header, unpack_record
+from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
 from ecg_lib.records.files.lead import Lead, choose_lead
 from ecg_lib.records.files.opening import open_recording
-from ecg_lib.records.files.wfdb_file import MAX_HEADER_BYTES, parse_header, write_neutral_header
+from ecg_lib.records.files.wfdb.header import (
+    NULL_SEGMENT,
+    WfdbHeader,
+    write_neutral_header,
+)
+from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from ecg_lib.records.limits import MAX_FS_HZ, MIN_FS_HZ
 
 MAX_UPLOAD_BYTES: Final = 512 * 2**20
@@ -56,9 +61,9 @@ _FEED_BYTES: Final = 2**20
 _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
-_ALONE: Final = frozenset({".zip", ".edf", ".csv", ".npy"})
+_ALONE: Final = frozenset({".zip", ".edf", ".bdf", ".csv", ".txt", ".npy"})
 _LEFT_OUT: Final = ".atr"
-_TAKEN: Final = _ALONE | {".hea", ".dat", _LEFT_OUT}
+_TAKEN: Final = _ALONE | {".hea", ".dat", ".mat", _LEFT_OUT}
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -206,7 +211,7 @@ class _Form:
         if part.file is None:
             self.texts[part.name] = part.text.decode("utf-8", "replace")
             return
-        if len(part.start) < _EDF_HEADER_BYTES and not part.start.startswith(MAGIC):
+        if len(part.start) < _EDF_HEADER_BYTES and not is_edf(part.start):
             part.file.write(part.start)
         part.file.close()
         part.file = None
@@ -356,7 +361,7 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         finally:
             shutil.rmtree(unpacked)
             next(iter(files.values())).unlink()
-    if suffixes.count(".hea") == 1 and not set(suffixes) & _ALONE:
+    if ".hea" in suffixes and not set(suffixes) & _ALONE:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files", "must be one EDF, CSV or NPY file, or a WFDB header with its signals, or their zip"
@@ -364,20 +369,39 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
 
 
 def _arrange_wfdb(files: dict[str, Path], directory: Path) -> Path:
-    header_name = next(name for name in files if name.lower().endswith(".hea"))
-    with files[header_name].open("rb") as file:
-        header = parse_header(file.read(MAX_HEADER_BYTES + 1).decode("latin-1"))
+    """Leave a record under neutral names: its header, those of its segments, their signals."""
+    root = find_header(files)
+    header = read_wfdb_header(files[root])
     names: dict[str, str] = {}
+    segments: dict[str, str] = {}
+    texts: dict[str, str] = {}
+    for number, segment in enumerate(header.segments):
+        if segment.name != NULL_SEGMENT and segment.name not in segments:
+            source = files.get(f"{segment.name}.hea")
+            if source is None:
+                msg = "the header of a segment that the WFDB header names is missing"
+                raise RecordNotFoundError(msg)
+            part = read_wfdb_header(source)
+            _rename_signals(part, files, names, directory)
+            segments[segment.name] = f"segment{number}"
+            texts[f"segment{number}.hea"] = write_neutral_header(part, names)
+    _rename_signals(header, files, names, directory)
+    texts[f"{RECORDING}.hea"] = write_neutral_header(header, names, segments=segments)
+    for path in files.values():
+        path.unlink(missing_ok=True)
+    for name, text in texts.items():
+        (directory / name).write_text(text, encoding="latin-1")
+    return directory / f"{RECORDING}.hea"
+
+
+def _rename_signals(
+    header: WfdbHeader, files: dict[str, Path], names: dict[str, str], directory: Path
+) -> None:
     for signal in header.signals:
-        if signal.file not in names:
+        if signal.file not in names and signal.file != NULL_SEGMENT:
             source = files.get(signal.file)
             if source is None:
                 msg = "a signal file that the WFDB header names is missing"
                 raise RecordNotFoundError(msg)
             names[signal.file] = f"signal{len(names)}.dat"
             source.rename(directory / names[signal.file])
-    for path in files.values():
-        path.unlink(missing_ok=True)
-    path = directory / f"{RECORDING}.hea"
-    path.write_text(write_neutral_header(header, names), encoding="latin-1")
-    return path

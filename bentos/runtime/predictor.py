@@ -213,7 +213,11 @@ class Runtime:
             answer = {
                 "prediction_id": prediction_id,
                 "timestamp": created_at.isoformat(),
-                **build_answer(classified, fs=parameters.sampling_rate),
+                **build_answer(
+                    classified,
+                    fs=parameters.sampling_rate,
+                    is_fs_assumed="sampling_rate" not in parameters.model_fields_set,
+                ),
                 "sampling_rate": parameters.sampling_rate,
                 "derivation": parameters.derivation,
                 "ruleguard_applied": parameters.apply_ruleguard,

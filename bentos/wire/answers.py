@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +25,13 @@ from ecg_lib.signal_path.readability.findings import (
     FindingKind,
     list_alarms,
 )
+from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
-USUAL_RANGE_MV: Final = (0.1, 20.0)
-"""Peak-to-peak amplitude of QRS complexes on the skin, with room on both sides."""
 
-
-def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
+def build_answer(
+    classified: ClassifiedBeats, *, fs: float, is_fs_assumed: bool = False
+) -> dict[str, Any]:
     """Sum up a signal in which a beat is readable, or flutter is suspected.
 
     Parameters
@@ -39,6 +39,8 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
     classified : ClassifiedBeats
     fs : float
         Sampling rate of the signal in Hz.
+    is_fs_assumed : bool
+        True when the request states none, which a warning says.
 
     Returns
     -------
@@ -60,6 +62,7 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
+        doubt=explain_rate(prepared),
     )
     overall, confidence = _judge_all(classified)
     return {
@@ -77,7 +80,7 @@ def build_answer(classified: ClassifiedBeats, *, fs: float) -> dict[str, Any]:
             "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
             "pauses": [describe_pause(pause) for pause in rhythm.pauses],
         },
-        "signal_quality": _describe_quality(prepared),
+        "signal_quality": _describe_quality(prepared, assumed_fs=fs if is_fs_assumed else None),
         "threshold": classified.threshold,
         "duration_s": prepared.duration_s,
         "notice": NOTICE,
@@ -144,10 +147,16 @@ def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
     return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
 
 
-def _describe_quality(prepared: PreparedBeats) -> dict[str, Any]:
+def _describe_quality(prepared: PreparedBeats, *, assumed_fs: float | None) -> dict[str, Any]:
+    warnings = _list_warnings(prepared)
+    if assumed_fs is not None:
+        warnings.append(
+            f"sampling_rate was left out: {assumed_fs:g} Hz is assumed, and times and rates are "
+            "wrong if the signal has another"
+        )
     return {
         "usable_share": prepared.readable_s / prepared.duration_s,
-        "warnings": _list_warnings(prepared),
+        "warnings": warnings,
         "per_second": _round(prepared.quality_per_second, 2),
         "unreadable": [_describe_stretch(stretch) for stretch in prepared.unreadable],
         "findings": [_describe_finding(finding) for finding in prepared.findings],
@@ -178,16 +187,10 @@ def _list_warnings(prepared: PreparedBeats) -> list[str]:
             f"{prepared.unreadable_s:.1f} s of {prepared.duration_s:.1f} s cannot be read"
         )
     if any(stretch.reason is UnreadableReason.FLAT for stretch in prepared.unreadable):
-        warnings.append("where the line is flat an electrode is off; asystole is not ruled out")
+        warnings.append(
+            "where the line is flat or disconnected an electrode is off; asystole is not ruled out"
+        )
     found = {finding.kind for finding in prepared.findings}
     warnings += [FINDING_WORDS[kind] for kind in FindingKind if kind in found]
-    if not prepared.is_readable.any():
-        return warnings
-    amplitude_mv = float(np.median(prepared.amplitude_mv[prepared.is_readable]))
-    low_mv, high_mv = USUAL_RANGE_MV
-    if not low_mv <= amplitude_mv <= high_mv:
-        warnings.append(
-            f"signal_data must be in mV: QRS complexes span {low_mv:g} to {high_mv:g} mV as a "
-            f"rule, got {amplitude_mv:.3g} mV"
-        )
+    warnings += list_doubts(prepared, what="signal_data")
     return warnings

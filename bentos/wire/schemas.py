@@ -229,7 +229,7 @@ class SuspectedFinding(_Answer):
 class SignalQuality(_Answer):
     """How much of the signal could be read."""
 
-    usable_share: float = Field(description="Share that is not flat, clipped or noise.")
+    usable_share: float = Field(description="Share that is not flat, clipped, noise or missing.")
     warnings: list[str]
     per_second: list[float | None] = Field(
         description="Of each second begun, from 0 (no QRS complex stands out, or unreadable) to 1; "

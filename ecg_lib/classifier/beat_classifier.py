@@ -32,10 +32,11 @@ _BATCH: Final = 256
 """More beats at a time leave the cache of a core, and are slower."""
 
 _WORDS: Final = {
-    UnreadableReason.FLAT: "signal is flat",
+    UnreadableReason.FLAT: "signal is flat or disconnected",
     UnreadableReason.CLIPPED: "signal is clipped at the limits of the amplifier",
     UnreadableReason.NOISE: "signal is noise in which no ECG can be found",
     UnreadableReason.FLUTTER: "signal is noise or flutter in which no beat can be found",
+    UnreadableReason.MISSING: "samples are missing",
 }
 
 

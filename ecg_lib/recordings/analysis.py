@@ -39,7 +39,7 @@ from ecg_lib.records.files.lead import (
     choose_lead,
     refuse_too_long,
 )
-from ecg_lib.records.files.wfdb_file import encode_annotations
+from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.signal_path.readability.findings import OK, PACED
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
@@ -84,7 +84,7 @@ def analyze_recording(
     ----------
     opened : RecordingFile
     lead : str, optional
-        Name of the lead; MLII, or else the first, when left out.
+        Name of the lead; the one that is an ECG by its name when left out.
     classifier : BeatClassifier
     model : mapping
         Description of the model, for results.
@@ -122,6 +122,7 @@ def analyze_recording(
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
+        warnings=opened.warnings,
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(

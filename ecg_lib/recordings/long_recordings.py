@@ -56,6 +56,9 @@ class RecordingBeats:
     """NaN for the first beat."""
     qrs_width_s: NDArray[np.float64]
     amplitude_mv: NDArray[np.float64]
+    qrs_hz: NDArray[np.float64]
+    deflection: NDArray[np.float64]
+    """See :class:`ecg_lib.signal_path.preprocessing.PreparedBeats`."""
     v_shapes: NDArray[np.float32]
     """Shapes of the V beats, see :func:`ecg_lib.rhythm.morphology.cut_shapes`."""
     quality: NDArray[np.str_]
@@ -68,7 +71,7 @@ class RecordingBeats:
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
     n_samples: int
     invalid_samples: int
-    """Samples that are NaN, and were bridged by straight lines."""
+    """Samples that are NaN: missing."""
     fs: float
     threshold: float
 
@@ -82,8 +85,14 @@ class RecordingBeats:
 
     @property
     def unreadable_s(self) -> float:
-        """Seconds of it that cannot be read: flat, clipped or noise."""
+        """Seconds of it that cannot be read: flat, clipped, noise or missing."""
         return self._seconds(is_flutter=False)
+
+    @property
+    def missing_s(self) -> float:
+        """Seconds of it that are missing, which `unreadable_s` counts too."""
+        gaps = (s for s in self.unreadable if s.reason is UnreadableReason.MISSING)
+        return sum(stretch.stop - stretch.start for stretch in gaps) / self.fs
 
     @property
     def flutter_s(self) -> float:
@@ -141,7 +150,7 @@ def classify_recording(
     Parameters
     ----------
     signal_mv : ndarray of shape (n_samples,)
-        Samples in mV, NaN where one is invalid; it may be a memory map.
+        Samples in mV, NaN where one is missing; it may be a memory map.
     fs : float
         Sampling rate in Hz, 100 to 1000.
     classifier : BeatClassifier
@@ -157,7 +166,7 @@ def classify_recording(
     Raises
     ------
     InvalidSignalError
-        If more than half of the samples are invalid, or the signal cannot be prepared.
+        If more than half of the samples are missing, or the signal cannot be prepared.
     InvalidSamplingRateError
         If `fs` is out of range.
 
@@ -175,7 +184,7 @@ def classify_recording(
 
 
 def check_invalid(n_invalid: int, *, n_samples: int) -> None:
-    """Refuse a signal of which more than half is invalid.
+    """Refuse a signal of which more than half is missing.
 
     Raises
     ------
@@ -184,7 +193,7 @@ def check_invalid(n_invalid: int, *, n_samples: int) -> None:
     """
     if n_invalid > MAX_INVALID_SHARE * n_samples:
         msg = (
-            f"at most {MAX_INVALID_SHARE:.0%} of the samples may be invalid, "
+            f"at most {MAX_INVALID_SHARE:.0%} of the samples may be missing, "
             f"got {n_invalid} of {n_samples}"
         )
         raise InvalidSignalError(msg)
@@ -206,7 +215,8 @@ def _classify_part(
     signal_mv: NDArray[np.floating], part: _Part, fs: float, classifier: BeatClassifier
 ) -> RecordingBeats:
     """Classify a part; its beats are those of the room too, which :func:`_join` takes away."""
-    samples, is_invalid = bridge(np.asarray(signal_mv[part.start : part.stop]))
+    samples = np.asarray(signal_mv[part.start : part.stop])
+    is_invalid = np.isnan(samples)
     classified = classifier.classify(samples, fs=fs)
     prepared = classified.prepared
     return RecordingBeats(
@@ -217,6 +227,8 @@ def _classify_part(
         rr_prev_s=prepared.rr_prev_s,
         qrs_width_s=prepared.qrs_width_s,
         amplitude_mv=prepared.amplitude_mv,
+        qrs_hz=prepared.qrs_hz,
+        deflection=prepared.deflection,
         v_shapes=_shapes_of(classified),
         quality=prepared.beat_quality,
         unreadable=_clip(prepared.unreadable, part),
@@ -227,21 +239,6 @@ def _classify_part(
         fs=fs,
         threshold=classified.threshold,
     )
-
-
-def bridge(signal_mv: NDArray[np.floating]) -> tuple[NDArray[np.floating], NDArray[np.bool_]]:
-    """Bridge invalid samples by straight lines; tell which they are.
-
-    A long bridge is flat to the eye of the quality check, and so reported as unreadable.
-    """
-    is_invalid = ~np.isfinite(signal_mv)
-    if not is_invalid.any():
-        return signal_mv, is_invalid
-    if is_invalid.all():
-        return np.zeros_like(signal_mv), is_invalid
-    at = np.arange(len(signal_mv))
-    bridged = np.interp(at, at[~is_invalid], signal_mv[~is_invalid])
-    return bridged.astype(signal_mv.dtype), is_invalid
 
 
 def _shapes_of(classified: ClassifiedBeats) -> NDArray[np.float32]:
@@ -301,6 +298,8 @@ def _join(
         rr_prev_s=joined("rr_prev_s").astype(np.float64),
         qrs_width_s=joined("qrs_width_s").astype(np.float64),
         amplitude_mv=joined("amplitude_mv").astype(np.float64),
+        qrs_hz=joined("qrs_hz").astype(np.float64),
+        deflection=joined("deflection").astype(np.float64),
         v_shapes=np.concatenate(shapes),
         quality=joined("quality").astype(np.str_),
         unreadable=_merge([stretch for beats in found for stretch in beats.unreadable]),

@@ -10,17 +10,29 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.recordings.analysis import list_annotations
-from ecg_lib.recordings.long_recordings import bridge, check_invalid
-from ecg_lib.records.files.lead import check_duration, choose_lead
+from ecg_lib.recordings.long_recordings import check_invalid
+from ecg_lib.records.files.lead import Lead, RecordingFile, check_duration, choose_lead
 from ecg_lib.records.files.opening import open_recording
-from ecg_lib.records.files.wfdb_file import encode_annotations
-from ecg_lib.records.record import read_wfdb
+from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import assess_risk
 from ecg_lib.signal_path.readability.findings import list_alarms
+from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
 
 ANNOTATOR: Final = "pvc"
 """Extension of the annotation files."""
+
+
+class Prediction(NamedTuple):
+    """The classified beats of one recording."""
+
+    name: str
+    lead: str
+    fs: float
+    classified: ClassifiedBeats
+    invalid_samples: int
+    warnings: tuple[str, ...]
+    """What was assumed of the file, and what does not fit the signal."""
 
 
 class Annotated(NamedTuple):
@@ -32,7 +44,8 @@ class Annotated(NamedTuple):
     v_beats: int
     unreadable_s: float
     invalid_samples: int
-    """Samples that the file marks as invalid, and that were bridged."""
+    """Samples that the file marks as missing."""
+    warnings: tuple[str, ...]
 
 
 def annotate_record(
@@ -44,15 +57,24 @@ def annotate_record(
     ``!`` between ``[`` and ``]`` in suspected flutter; see
     :func:`ecg_lib.recordings.analysis.list_annotations`.
 
-    Args:
-        path: A WFDB record.
-        classifier: The classifier to use.
-        output_dir: Where the file goes.
-        lead: Name of the lead; MLII, else the first, when left out.
+    Parameters
+    ----------
+    path : Path
+        A recording; annotations are in samples of its lead.
+    classifier : BeatClassifier
+    output_dir : Path
+        Where the file goes.
+    lead : str, optional
+        Name of the lead, see :func:`ecg_lib.records.files.lead.choose_lead`.
+
+    Raises
+    ------
+    RecordError, InvalidSignalError, UnknownLeadError
+        If the file cannot be read.
+
     """
-    record = read_wfdb(path)
-    name = record.choose_lead(lead)
-    classified, n_invalid = _classify(record.signal_mv(name), fs=record.fs, classifier=classifier)
+    done = _classify(open_recording(path), path, classifier=classifier, lead=lead)
+    classified = done.classified
     samples, symbols = list_annotations(
         classified.r_peaks,
         is_v=classified.is_v,
@@ -60,56 +82,75 @@ def annotate_record(
         unreadable=classified.prepared.unreadable,
     )
     output_dir.mkdir(parents=True, exist_ok=True)
-    written = output_dir / f"{record.name}.{ANNOTATOR}"
+    written = output_dir / f"{done.name}.{ANNOTATOR}"
     written.write_bytes(encode_annotations(samples, symbols))
     return Annotated(
         path=written,
-        lead=name,
+        lead=done.lead,
         beats=len(classified),
         v_beats=int(classified.is_v.sum()),
         unreadable_s=classified.prepared.unreadable_s,
-        invalid_samples=n_invalid,
+        invalid_samples=done.invalid_samples,
+        warnings=done.warnings,
     )
 
 
-def _classify(
-    signal_mv: NDArray[np.float32], *, fs: float, classifier: BeatClassifier
-) -> tuple[ClassifiedBeats, int]:
-    """Classify a signal whose invalid samples, which are counted, are bridged."""
-    bridged, is_invalid = bridge(signal_mv)
-    n_invalid = int(is_invalid.sum())
-    check_invalid(n_invalid, n_samples=len(signal_mv))
-    return classifier.classify(bridged, fs=fs), n_invalid
-
-
-class Prediction(NamedTuple):
-    """The classified beats of one recording."""
-
-    name: str
-    lead: str
-    fs: float
-    classified: ClassifiedBeats
-    invalid_samples: int
-
-
 def predict_file(
-    path: Path, *, classifier: BeatClassifier, lead: str | None = None, fs: float | None = None
+    path: Path,
+    *,
+    classifier: BeatClassifier,
+    lead: str | None = None,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> Prediction:
-    """Classify the beats of a file as a whole: WFDB, EDF, CSV or NPY.
+    """Classify the beats of a file as a whole: WFDB, EDF, text or NPY.
 
     Raises
     ------
-        RecordError: If it cannot be read, or does not state its sampling rate and `fs` neither.
-        InvalidSignalError: If it is too short or cannot be read.
-        UnknownLeadError: If it has no lead of that name.
+    RecordError
+        If it cannot be read, or does not state its sampling rate and `fs` neither.
+    InvalidSignalError
+        If it is too short or cannot be read.
+    UnknownLeadError
+        If it has no lead of that name, or none that is an ECG by its name.
+
     """
-    opened = open_recording(path, fs=fs)
+    opened = open_recording(path, fs=fs, unit=unit)
+    prediction = _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
+    require_readable(prediction.classified.prepared)
+    return prediction
+
+
+def _classify(
+    opened: RecordingFile,
+    path: Path,
+    *,
+    classifier: BeatClassifier,
+    lead: str | None,
+    is_strip: bool = False,
+) -> Prediction:
     chosen = choose_lead(opened.leads, lead)
-    signal = np.concatenate(list(opened.blocks(chosen)))
-    check_duration(len(signal) / chosen.fs)
-    classified, n_invalid = _classify(signal, fs=chosen.fs, classifier=classifier)
-    require_readable(classified.prepared)
-    return Prediction(path.stem, chosen.name, chosen.fs, classified, n_invalid)
+    signal = _read_lead(opened, chosen)
+    if is_strip:
+        check_duration(len(signal) / chosen.fs)
+    n_missing = int(np.isnan(signal).sum())
+    check_invalid(n_missing, n_samples=len(signal))
+    classified = classifier.classify(signal, fs=chosen.fs)
+    prepared = classified.prepared
+    doubts = list_doubts(prepared, what="samples")
+    return Prediction(
+        name=path.stem,
+        lead=chosen.name,
+        fs=chosen.fs,
+        classified=classified,
+        invalid_samples=n_missing,
+        warnings=(*opened.warnings, *doubts),
+    )
+
+
+def _read_lead(opened: RecordingFile, lead: Lead) -> NDArray[np.float32]:
+    blocks = list(opened.blocks(lead))
+    return np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
 
 
 def describe(prediction: Prediction) -> str:
@@ -129,15 +170,17 @@ def describe(prediction: Prediction) -> str:
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
+        doubt=explain_rate(prepared),
     )
     overall = "V" if rhythm.v_beats else "N" if classified.has_class.any() else "no class"
     rate = "-" if rhythm.heart_rate_bpm is None else f"{rhythm.heart_rate_bpm:.0f}/min"
+    missing = f", {prediction.invalid_samples} missing samples" * bool(prediction.invalid_samples)
+    warnings = "".join(f"\n  warning: {warning}" for warning in prediction.warnings)
     return (
         f"{prediction.name}: {overall}, {rhythm.v_beats} V of {rhythm.beats} beats in "
         f"{prepared.duration_s:.1f} s of lead {prediction.lead}, heart rate {rate}, "
         f"risk {risk.level} ({'; '.join(risk.reasons)}), "
-        f"{prepared.unreadable_s:.0f} s unreadable"
-        + (f", {prediction.invalid_samples} invalid samples" if prediction.invalid_samples else "")
+        f"{prepared.unreadable_s:.0f} s unreadable{missing}{warnings}"
     )
 
 

@@ -30,6 +30,7 @@ from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shap
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, Risk, RiskBasis, assess_risk
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
+from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
 
 _FORM_NAMES: Final = "ABCDEFGHIJKL"
 
@@ -100,6 +101,8 @@ class RecordingSummary:
     form_of_v: NDArray[np.int64]
     """Index into `forms` of each V beat, or -1."""
     risk: Risk
+    warnings: tuple[str, ...] = ()
+    """What was assumed of the file, and what does not fit the signal."""
 
     @property
     def overall(self) -> str | None:
@@ -134,6 +137,7 @@ def summarize_recording(
     leads: tuple[str, ...],
     start_clock_s: float | None = None,
     source: RecordingSource | None = None,
+    warnings: tuple[str, ...] = (),
 ) -> RecordingSummary:
     """Sum up a recording.
 
@@ -148,6 +152,8 @@ def summarize_recording(
         Time of day at which the recording begins, in seconds since midnight.
     source : RecordingSource, optional
         Where the recording is from; unknown when left out.
+    warnings : tuple of str
+        What was assumed of the file.
 
     """
     rhythm = summarize_rhythm(
@@ -198,7 +204,9 @@ def summarize_recording(
             readable_s=beats.readable_s,
             alarms=list_alarms(beats.findings, fs=beats.fs),
             basis=RiskBasis.RECORDING,
+            doubt=explain_rate(beats),
         ),
+        warnings=(*warnings, *list_doubts(beats, what="samples")),
     )
 
 
@@ -274,6 +282,8 @@ def describe_summary(
         "signal_quality": {
             "usable_share": beats.readable_s / beats.duration_s,
             "unreadable_s": beats.unreadable_s,
+            "missing_s": beats.missing_s,
+            "warnings": list(summary.warnings),
             "invalid_samples": beats.invalid_samples,
             "unreadable": [
                 {

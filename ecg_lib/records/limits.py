@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Final
 
 from ecg_lib.errors import InvalidSamplingRateError
@@ -44,21 +43,3 @@ def check_sampling_rate(fs: float) -> None:
     if not MIN_FS_HZ <= fs <= MAX_FS_HZ:
         msg = f"fs must be between {MIN_FS_HZ:g} and {MAX_FS_HZ:g} Hz, got fs={fs!r}"
         raise InvalidSamplingRateError(msg)
-
-
-PREFERRED_LEAD: Final = "MLII"
-"""The lead that the classifier is trained on (modified limb lead II)."""
-
-
-UNIT_TO_MV: Final[dict[str, float]] = {
-    "mV": 1.0,
-    "uV": 1e-3,
-    "µV": 1e-3,  # the micro sign
-    "μV": 1e-3,  # the Greek letter
-    "V": 1e3,
-}
-
-
-def preferred_lead(names: Sequence[str]) -> str:
-    """Name the lead to analyse when nobody has named one: MLII, or else the first."""
-    return PREFERRED_LEAD if PREFERRED_LEAD in names else names[0]

@@ -21,7 +21,7 @@ from ecg_lib.errors import (
     UnknownLeadError,
 )
 from ecg_lib.records.annotations import Annotations, subject_of
-from ecg_lib.records.limits import UNIT_TO_MV, preferred_lead
+from ecg_lib.records.signal_names import UNIT_TO_MV, preferred_lead
 
 ANNOTATION_EXTENSION = "atr"
 """Extension of the reference annotations of a WFDB record."""

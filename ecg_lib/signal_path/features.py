@@ -112,6 +112,7 @@ def extract_beats(
     r_peaks: NDArray[np.int64],
     *,
     config: BeatConfig | None = None,
+    breaks: NDArray[np.bool_] | None = None,
 ) -> BeatFeatures:
     """Cut windows and compute features of every beat of one recording.
 
@@ -125,6 +126,8 @@ def extract_beats(
     r_peaks : ndarray of int64, shape (n_beats,)
         Ascending sample positions.
     config : BeatConfig, optional
+    breaks : ndarray of bool, shape (n_beats - 1,), optional
+        True where samples are missing between a beat and the next one: they have no RR interval.
 
     Returns
     -------
@@ -137,6 +140,8 @@ def extract_beats(
     if n_beats == 0:
         return _no_beats()
     intervals = np.diff(r_peaks) / FS_HZ
+    if breaks is not None and breaks.any():
+        intervals[breaks] = np.nan
     rr_prev = np.concatenate([[np.nan], intervals])
     rr_next = np.concatenate([intervals, [np.nan]])
     margin = round(config.align_s * FS_HZ)

@@ -26,6 +26,13 @@ from ecg_lib.signal_path.readability.findings import (
     have_class,
     judge_signal,
 )
+from ecg_lib.signal_path.readability.missing import (
+    EDGE_S,
+    are_near,
+    bridge_missing,
+    cut_out,
+)
+from ecg_lib.signal_path.readability.plausibility import measure_deflections, measure_qrs_hz
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     Stretch,
@@ -68,6 +75,12 @@ class PreparedBeats:
     amplitude_mv: NDArray[np.float64]
     """Peak-to-peak amplitude of the QRS complex in mV, within 0.1 s of the R-peak."""
 
+    qrs_hz: NDArray[np.float64]
+    """Mean frequency of the QRS complex."""
+
+    deflection: NDArray[np.float64]
+    """The steepest deflection since the beat before that is no beat, against a usual beat."""
+
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.signal_path.readability.findings.BEAT_QUALITIES` for each beat."""
 
@@ -87,10 +100,13 @@ class PreparedBeats:
     """Length of the signal in seconds."""
 
     unreadable_s: float
-    """Seconds of it that cannot be read: flat, clipped or noise."""
+    """Seconds of it that cannot be read: flat, clipped, noise or missing."""
 
     flutter_s: float
     """Seconds of it that are suspected to be flutter."""
+
+    missing_s: float
+    """Seconds of it that are missing, which `unreadable_s` counts too."""
 
     @property
     def is_readable(self) -> NDArray[np.bool_]:
@@ -129,7 +145,8 @@ def prepare_beats(
     Parameters
     ----------
     signal_mv : ndarray of shape (n_samples,)
-        One lead in mV.
+        One lead in mV; NaN marks a missing sample (see
+        :mod:`ecg_lib.signal_path.readability.missing`).
     fs : float
         Its sampling rate in Hz, 100 to 1000.
     r_peaks : ndarray of int64, optional
@@ -148,7 +165,7 @@ def prepare_beats(
     InvalidSamplingRateError
         If `fs` is out of range.
     NonFiniteSignalError
-        If a sample is NaN or infinite.
+        If a sample is infinite.
     InvalidSignalError
         If the signal has more than one dimension.
     SignalTooShortError
@@ -164,31 +181,53 @@ def prepare_beats(
     if duration_s < MIN_DURATION_S:
         msg = f"signal must last at least {MIN_DURATION_S:g} s, got {duration_s:.2f} s"
         raise SignalTooShortError(msg)
-    resampled = resample(signal_mv, fs=fs)
+    bridged, gaps = bridge_missing(np.asarray(signal_mv), fs=fs)
+    resampled = resample(bridged, fs=fs)
     bands = Bands(resampled.signal)
+    missing = tuple(
+        (round(start * resampled.ratio), round(stop * resampled.ratio)) for start, stop in gaps
+    )
     peaks = (
         detect_r_peaks(resampled.signal, config=config.detection, verifier=verifier, bands=bands)
         if r_peaks is None
         else resampled.from_source(r_peaks)
     )
+    if r_peaks is None:
+        peaks = peaks[~are_near(peaks, missing)]
     judged = judge_signal(
         resampled.signal,
         peaks,
-        rail_share=measure_rail_share(signal_mv, fs=fs, config=config.quality),
+        rail_share=measure_rail_share(bridged, fs=fs, config=config.quality),
         quality=config.quality,
         config=config.findings,
         bands=bands,
+        missing=missing,
     )
+    beat_quality = judged.beat_quality
+    is_cut = are_near(peaks, missing, margin=round(EDGE_S * FS_HZ))
+    beat_quality[is_cut] = UnreadableReason.MISSING.value
     filtered = bands.band(
         config.band_pass.low_hz, config.band_pass.high_hz, order=config.band_pass.order
     )
-    beats = extract_beats(robust_scale(filtered), peaks, config=config.beats)
+    beats = extract_beats(
+        robust_scale(filtered), peaks, config=config.beats, breaks=_part_by(peaks, missing)
+    )
     last = len(signal_mv)
 
     def to_source(position: int) -> int:
         return min(round(position / resampled.ratio), last)
 
-    flutter_s = _seconds_of(judged.unreadable, UnreadableReason.FLUTTER)
+    unreadable = cut_out(
+        tuple(
+            Stretch(to_source(start), to_source(stop), reason)
+            for start, stop, reason in judged.unreadable
+        ),
+        gaps,
+    )
+    missing_s = sum(stop - start for start, stop in gaps) / fs
+    judged_s = cut_out(judged.unreadable, missing)
+    flutter_s = _seconds_of(judged_s, UnreadableReason.FLUTTER)
+    bridged_s = _seconds_of(judged_s, UnreadableReason.MISSING)
     return PreparedBeats(
         r_peaks=np.minimum(resampled.to_source(peaks), last - 1) if r_peaks is None else r_peaks,
         windows=beats.windows,
@@ -197,21 +236,31 @@ def prepare_beats(
         rr_next_s=beats.rr_next_s,
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
-        beat_quality=judged.beat_quality,
+        qrs_hz=measure_qrs_hz(beats.windows[:, :, 0]),
+        deflection=measure_deflections(judged.energy, peaks),
+        beat_quality=beat_quality,
         shapes=beats.shapes,
-        unreadable=tuple(
-            Stretch(to_source(start), to_source(stop), reason)
-            for start, stop, reason in judged.unreadable
-        ),
+        unreadable=unreadable,
         findings=tuple(
             Finding(kind, to_source(start), to_source(stop))
             for kind, start, stop in judged.findings
         ),
         quality_per_second=judged.per_second,
         duration_s=duration_s,
-        unreadable_s=_seconds_of(judged.unreadable) - flutter_s,
+        unreadable_s=_seconds_of(judged_s) - flutter_s - bridged_s + missing_s,
         flutter_s=flutter_s,
+        missing_s=missing_s,
     )
+
+
+def _part_by(peaks: NDArray[np.int64], missing: tuple[tuple[int, int], ...]) -> NDArray[np.bool_]:
+    """Tell after which beats something is missing before the next one comes."""
+    breaks = np.zeros(max(0, len(peaks) - 1), dtype=np.bool_)
+    for start, _ in missing:
+        place = int(np.searchsorted(peaks, start))
+        if 0 < place < len(peaks):
+            breaks[place - 1] = True
+    return breaks
 
 
 def _seconds_of(stretches: tuple[Stretch, ...], reason: UnreadableReason | None = None) -> float:

@@ -16,10 +16,13 @@ from ecg_lib.operations.settings import read_settings
 def predict(
     file: Annotated[Path, typer.Argument(help="WFDB, EDF, CSV or NPY.")],
     lead: Annotated[
-        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+        str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
     fs: Annotated[
         float | None, typer.Option(help="Sampling rate in Hz of files that do not state it.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="mV, uV or V; of NPY, and of files that state none.")
     ] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print every beat as JSON.")] = False,
@@ -30,15 +33,16 @@ def predict(
     from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
-    prediction = predict_file(file, classifier=BeatClassifier.load(bundle), lead=lead, fs=fs)
+    classifier = BeatClassifier.load(bundle)
+    prediction = predict_file(file, classifier=classifier, lead=lead, fs=fs, unit=unit)
     typer.echo(json.dumps(list_beats(prediction), indent=1) if as_json else describe(prediction))
 
 
 def annotate(
-    records: Annotated[list[Path], typer.Argument(help="WFDB records.")],
+    records: Annotated[list[Path], typer.Argument(help="WFDB records, or EDF and other files.")],
     output_dir: Annotated[Path, typer.Option(help="Where the .pvc files go.")],
     lead: Annotated[
-        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+        str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
 ) -> None:
     """Write the class of every beat as WFDB annotations, by the released model."""
@@ -52,13 +56,14 @@ def annotate(
     for path in records:
         try:
             done = annotate_record(path, classifier=classifier, output_dir=output_dir, lead=lead)
-        except EcgError as error:
+        except (EcgError, OSError) as error:
             failed += 1
             typer.secho(f"{path}: {error}", fg="red", err=True)
             continue
         typer.echo(
             f"{done.path}: lead {done.lead}, {done.beats} beats, {done.v_beats} V, "
-            f"{done.unreadable_s:.0f} s unreadable, {done.invalid_samples} invalid samples"
+            f"{done.unreadable_s:.0f} s unreadable, {done.invalid_samples} missing samples"
+            + "".join(f"\n  warning: {warning}" for warning in done.warnings)
         )
     if failed:
         typer.secho(f"{failed} of {len(records)} records failed", fg="red", err=True)
@@ -74,7 +79,7 @@ def analyze(
         list[str] | None, typer.Option("--format", help="json, csv, atr, fhir, html or pdf; all.")
     ] = None,
     lead: Annotated[
-        str | None, typer.Option(help="Name of the lead; MLII, else the first.")
+        str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
     fs: Annotated[
         float | None, typer.Option(help="Sampling rate in Hz of CSV without time, and of NPY.")
@@ -113,7 +118,7 @@ def analyze(
         )
         try:
             done = analysis.analyze_file(request, classifier=classifier, model=model)
-        except EcgError as error:
+        except (EcgError, OSError) as error:
             failed += 1
             typer.secho(f"{path}: {error}", fg="red", err=True)
             continue

@@ -60,9 +60,6 @@ def analyze_recordings(
     version, bundle = load_bundle_to_use(settings)
     target = Path(output_dir) if output_dir else settings.reports_dir / "recordings"
     files, refused = list_recordings([Path(path) for path in paths])
-    if not files and not refused:
-        msg = f"there must be recordings in {', '.join(paths)}, there are none"
-        raise AnalysisError(msg)
     logger.info("%d recordings, model %s, results go to %s", len(files), version, target)
     for path, reason in refused.items():
         logger.error("%s is left out: %s", path.name, reason)

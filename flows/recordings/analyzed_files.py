@@ -23,6 +23,8 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.opening import SUFFIXES, open_recording
+from ecg_lib.records.files.text.layout import find_layout
+from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from flows.doors.addresses import PROJECT_DIR, without_secrets
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 _logger = logging.getLogger(__name__)
 
 _TAKEN: Final = (*SUFFIXES, ".zip")
+
+_PEEK_BYTES: Final = 2**16
+
+_LEAST_ROWS: Final = 100
+"""Rows of numbers that a text in a directory must have to be taken for a recording."""
 
 
 class AnalysisError(EcgError):
@@ -71,6 +78,8 @@ class AnalyzedFile:
     unreadable_s: float
     results: tuple[str, ...]
     """Files that were written."""
+    warnings: tuple[str, ...] = ()
+    """What was assumed of the file, and what does not fit the signal."""
 
 
 class ListedRecordings(NamedTuple):
@@ -85,19 +94,27 @@ def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
     """List the recordings among files and directories; of a WFDB record its header.
 
     Results that lie in a directory are passed over. Results have the names of their recordings,
-    so recordings that share one are refused, and the others are not.
+    so recordings that share one are refused, and the others are not. Segments of a WFDB record
+    are not recordings of their own, and a directory without any is refused.
     """
     found: list[Path] = []
+    empty: dict[Path, str] = {}
     for path in paths:
-        if path.is_dir():
-            found += sorted(one for one in path.iterdir() if _is_recording(one))
-        else:
+        if not path.is_dir():
             found.append(path)
+            continue
+        inside = sorted(one for one in path.iterdir() if _is_recording(one))
+        segments = {name for one in inside for name in _segments_of(one)}
+        inside = [one for one in inside if one.suffix.lower() != ".hea" or one.stem not in segments]
+        if not inside:
+            empty[path] = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
+        found += inside
     found = list(dict.fromkeys(found))
     names = Counter(path.stem for path in found)
     return ListedRecordings(
         paths=[path for path in found if names[path.stem] == 1],
-        refused={
+        refused=empty
+        | {
             path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
             for path in found
             if names[path.stem] > 1
@@ -105,9 +122,29 @@ def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
     )
 
 
+def _segments_of(path: Path) -> list[str]:
+    """Name the segments of a WFDB record; a header that is broken is told of when it is read."""
+    if path.suffix.lower() != ".hea":
+        return []
+    try:
+        return [segment.name for segment in read_wfdb_header(path).segments]
+    except EcgError:
+        return []
+
+
 def _is_recording(path: Path) -> bool:
-    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
-    return path.suffix.lower() in _TAKEN and not is_result
+    suffix = path.suffix.lower()
+    if suffix not in _TAKEN or path.name.lower().endswith(ResultFormat.CSV.suffix):
+        return False
+    if suffix != ".txt" or not path.is_file():
+        return True
+    with path.open("rb") as file:  # most texts in a directory are words
+        start = file.read(_PEEK_BYTES)
+    try:
+        layout = find_layout(start, is_whole=len(start) < _PEEK_BYTES)
+    except EcgError:
+        return False
+    return len(layout.rows) >= _LEAST_ROWS
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
@@ -167,6 +204,7 @@ def analyze_file(
         risk_level=summary.risk.level.value,
         unreadable_s=summary.beats.unreadable_s,
         results=tuple(str(target) for target in targets.values()),
+        warnings=summary.warnings,
     )
 
 
@@ -176,14 +214,14 @@ def _opened(path: Path, scratch: str) -> Iterator[Path]:
     if path.suffix.lower() != ".zip" or not path.is_file():
         yield path
         return
-    from ecg_lib.records.files.archives import unpack_record
+    from ecg_lib.records.files.archives import find_header, unpack_record
 
     directory = Path(scratch) / "unpacked"
     directory.mkdir()
     names = unpack_record(path, directory)
     for name, part in names.items():
         part.rename(directory / name)
-    yield directory / next(name for name in names if name.lower().endswith(".hea"))
+    yield directory / find_header({name: directory / name for name in names})
 
 
 def describe_file(done: AnalyzedFile) -> str:
@@ -192,6 +230,7 @@ def describe_file(done: AnalyzedFile) -> str:
         f"{done.name}: lead {done.lead}, {done.duration_s / 3600:.2f} h, {done.v_beats} V of "
         f"{done.beats} beats, {done.runs} runs, attention {done.risk_level}, "
         f"{done.unreadable_s:.0f} s unreadable"
+        + "".join(f"\n  warning: {warning}" for warning in done.warnings)
     )
 
 
@@ -225,7 +264,7 @@ def analyze_apart(
     answer = json.loads(done.stdout.splitlines()[-1])
     if "error" in answer:
         raise AnalysisError(answer["error"])
-    answer["results"] = tuple(answer["results"])
+    answer |= {name: tuple(answer[name]) for name in ("results", "warnings")}
     return AnalyzedFile(**answer)
 
 

@@ -404,8 +404,8 @@ def _describe_quality(summary: RecordingSummary) -> str:
             "whose waves are not beats."
         )
     if beats.invalid_samples:
-        text += f" {beats.invalid_samples:,} samples were marked as invalid and bridged."
-    return text
+        text += f" {beats.invalid_samples:,} samples are marked as missing in the file."
+    return " ".join([text, *(f"Warning: {warning}." for warning in summary.warnings)])
 
 
 def _rate(rate_bpm: float | None) -> str:

@@ -7,16 +7,27 @@ word about its size does not matter.
 
 from __future__ import annotations
 
+import re
 import stat
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from ecg_lib.errors import CorruptRecordError, RecordTooLongError, UnsupportedRecordError
-from ecg_lib.records.files.wfdb_file import is_plain_name
+from ecg_lib.errors import (
+    CorruptRecordError,
+    RecordError,
+    RecordTooLongError,
+    UnsupportedRecordError,
+)
+from ecg_lib.records.files.wfdb.header import (
+    MAX_HEADER_BYTES,
+    NULL_SEGMENT,
+    is_plain_name,
+    parse_header,
+)
 
 MAX_ENTRIES: Final = 64
 MAX_UNPACKED_BYTES: Final = 2**30
@@ -26,7 +37,9 @@ MAX_RATIO: Final = 100
 _RATIO_FROM_BYTES: Final = 2**20
 _BLOCK_BYTES: Final = 2**20
 _ARCHIVES: Final = frozenset(".zip .gz .tgz .bz2 .xz .7z .tar .rar .zst".split())
-_TAKEN: Final = frozenset({".hea", ".dat"})
+_HEADER: Final = ".hea"
+_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
+"""What archivers and desktops add by themselves, beside files whose names begin with a point."""
 
 
 def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
@@ -61,18 +74,70 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             # Not is_dir(), which fails for a name that is empty.
             entries = [one for one in opened.infolist() if not one.filename.endswith("/")]
         with opened:
+            entries = [one for one in entries if not _is_litter(one.filename)]
             _check_entries(entries)
-            taken = [entry for entry in entries if _suffix(entry) in _TAKEN]
+            texts = {
+                one.filename: b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
+                for one in entries
+                if _suffix(one) == _HEADER
+            }
+            folder = PurePosixPath(_find_root(texts)).parent
+            named = set()
+            for name, text in texts.items():
+                if PurePosixPath(name).parent == folder:
+                    named |= {PurePosixPath(name).name, *text.decode("latin-1").split()}
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
-            for number, entry in enumerate(taken):
-                path = directory / f"part{number}"
+            for entry in entries:
+                inside = PurePosixPath(entry.filename)
+                if inside.parent != folder or inside.name not in named:
+                    continue
+                path = found[inside.name] = directory / f"part{len(found)}"
                 with path.open("xb") as file:
                     for block in _unpack(opened, entry, left):
                         left -= len(block)
                         file.write(block)
-                found[PurePosixPath(entry.filename).name] = path
             return found
+
+
+def find_header(files: Mapping[str, Path]) -> str:
+    """Name the header by which a record is opened: the only one, or that of several segments.
+
+    Raises
+    ------
+    UnsupportedRecordError
+        If there are several records, or none.
+
+    """
+    headers = {}
+    for name, path in files.items():
+        if name.lower().endswith(_HEADER):
+            with path.open("rb") as file:
+                headers[name] = file.read(MAX_HEADER_BYTES)
+    return _find_root(headers)
+
+
+def _find_root(headers: Mapping[str, bytes]) -> str:
+    if len(headers) == 1:
+        return next(iter(headers))
+    parted = [name for name, text in headers.items() if _has_segments(text)]
+    if len(parted) != 1:
+        msg = f"there must be one WFDB record, with one header (.hea), it holds {len(headers)}"
+        raise UnsupportedRecordError(msg)
+    return parted[0]
+
+
+def _has_segments(text: bytes) -> bool:
+    try:
+        header = parse_header(text.decode("latin-1"))
+    except RecordError:
+        return False
+    return any(one.name != NULL_SEGMENT for one in header.segments)
+
+
+def _is_litter(name: str) -> bool:
+    parts = PurePosixPath(name).parts
+    return any(part in _LITTER or re.fullmatch(r"\.[^.].*", part) for part in parts)
 
 
 @contextmanager
@@ -101,13 +166,12 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
         raise CorruptRecordError(msg)
     for entry in entries:
         _check_entry(entry)
-    names = [PurePosixPath(entry.filename).name for entry in entries]
+    names = [entry.filename for entry in entries]
     if len(set(names)) < len(names):
         msg = "the zip archive must hold one record, two files have the same name"
         raise CorruptRecordError(msg)
-    headers = sum(_suffix(entry) == ".hea" for entry in entries)
-    if headers != 1:
-        msg = f"the zip archive must hold one WFDB header (.hea), it holds {headers}"
+    if not any(_suffix(entry) == _HEADER for entry in entries):
+        msg = "the zip archive must hold one WFDB header (.hea), it holds 0"
         raise UnsupportedRecordError(msg)
 
 

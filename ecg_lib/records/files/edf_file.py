@@ -1,7 +1,9 @@
-"""Read EDF and EDF+ files block by block, without trusting them.
+"""Read EDF, EDF+, BDF and BDF+ files block by block, without trusting them.
 
 The format is that of Kemp et al. 1992, DOI 10.1016/0013-4694(92)90009-7, and Kemp & Olivan 2003,
-DOI 10.1016/S1388-2457(03)00123-8 (EDF+). The fields of patient and recording are never read.
+DOI 10.1016/S1388-2457(03)00123-8 (EDF+); BDF has samples of 24 bits. The fields of patient and
+recording are never read. Records that do not follow each other in time (EDF+D) leave a gap, whose
+samples are missing.
 """
 
 from __future__ import annotations
@@ -10,84 +12,52 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
+from ecg_lib.errors import CorruptRecordError, MissingDetailError, UnsupportedRecordError
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
+    leads_of_usual_rate,
+    no_leads,
+    unique_names,
 )
-from ecg_lib.records.limits import (
-    MAX_FS_HZ,
-    MAX_SIGNALS,
-    MIN_FS_HZ,
+from ecg_lib.records.limits import MAX_SIGNALS
+from ecg_lib.records.signal_names import (
+    COUNTS,
     UNIT_TO_MV,
+    SignalKind,
+    kind_of,
+    read_unit,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EdfFile:
-    """An EDF or continuous EDF+ file; its signals in volts are leads.
-
-    A signal whose rate is none of an ECG, such as a trend of one value a second, is no lead where
-    there are others.
-    """
-
-    path: Path
-    header: EdfHeader
-    kind: str = "edf"
-
-    @classmethod
-    def open(cls, path: Path) -> EdfFile:
-        """Open a file."""
-        return cls(path=path, header=read_header(path))
-
-    @property
-    def leads(self) -> tuple[Lead, ...]:
-        """Every signal in volts of a rate that can be analysed; without one all, to be refused."""
-        every = tuple(
-            Lead(signal.name, signal.fs, signal.per_record * self.header.n_records)
-            for signal in self.header.signals
-        )
-        return tuple(lead for lead in every if MIN_FS_HZ <= lead.fs <= MAX_FS_HZ) or every
-
-    @property
-    def start_clock_s(self) -> float | None:
-        """Start time of the header."""
-        return self.header.start_clock_s
-
-    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
-        """See :class:`RecordingFile`."""
-        names = [signal.name for signal in self.header.signals]
-        blocks = read_blocks(self.path, self.header, names.index(lead.name))
-        return map(check_samples, blocks)
-
 
 MAGIC: Final = b"0       "
-
+BDF_MAGIC: Final = b"\xffBIOSEMI"
 
 _HEADER_BYTES: Final = 256
-
 
 _FIELDS: Final = (16, 80, 8, 8, 8, 8, 8, 80, 8, 32)
 """Widths of the fields of each signal, field by field for all signals."""
 
-
 _BYTES_AT_ONCE: Final = 2**22
 
+_ANNOTATIONS: Final = frozenset({"EDF Annotations", "BDF Annotations"})
 
-_ANNOTATIONS: Final = "EDF Annotations"
+_MAX_TIMED_RECORDS: Final = 2**20
+
+_TIMEKEEPING: Final = re.compile(rb"([+-]\d{1,9}(?:\.\d{0,9})?)(?:\x15[\d.]*)?\x14")
+
+_LEAST_GAP_S: Final = 0.01
+"""Clocks of recorders differ from the rate of their samples by less than this in a record."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EdfSignal:
-    """One signal in volts."""
+class EdfSignal(NamedTuple):
+    """One signal with a voltage."""
 
-    name: str
-    fs: float
+    lead: Lead
     first: int
     """Place of its first sample in a data record."""
     per_record: int
@@ -102,25 +72,101 @@ class EdfHeader:
 
     data_at: int
     n_records: int
+    stated_records: int
     record_samples: int
     """Samples of all signals in a data record."""
+    record_s: float
+    sample_bytes: int
+    is_discontinuous: bool
     start_clock_s: float | None
+    columns: tuple[tuple[bytes, ...], ...]
+    """The fields of the signals, see `_FIELDS`."""
+    per_record: tuple[int, ...]
+
+    @property
+    def annotations(self) -> tuple[tuple[int, int], ...]:
+        """First sample and number of samples, in a data record, of each signal of annotations."""
+        return tuple(
+            (sum(self.per_record[:number]), self.per_record[number])
+            for number, label in enumerate(self.columns[0])
+            if _text(label) in _ANNOTATIONS
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EdfFile:
+    """An EDF or BDF file; its signals in volts are leads.
+
+    A signal whose rate is none of an ECG, such as a trend of one value a second, is no lead where
+    there are others, and neither is a spare channel, whose limits are equal.
+    """
+
+    path: Path
+    header: EdfHeader
     signals: tuple[EdfSignal, ...]
-    annotations: tuple[tuple[int, int], ...]
-    """First sample and number of samples, in a data record, of each signal of annotations."""
+    leads: tuple[Lead, ...]
+    others: tuple[str, ...]
+    onsets_s: tuple[float, ...]
+    """When each record begins; empty when each follows the one before."""
+    warnings: tuple[str, ...] = ()
+    kind: str = "edf"
+
+    @classmethod
+    def open(cls, path: Path, *, unit: str | None = None) -> EdfFile:
+        """Open a file; `unit` is that of ECG signals for which it states none."""
+        header = read_header(path)
+        onsets_s = _read_onsets(path, header) if header.is_discontinuous else ()
+        signals, others = _list_signals(header, onsets_s, unit=unit)
+        warnings: tuple[str, ...] = ()
+        if header.stated_records > header.n_records:
+            cut_off = (
+                f"the EDF file is cut off: it states {header.stated_records} data records and "
+                f"holds {header.n_records}, which are analysed"
+            )
+            warnings = (cut_off,)
+        return cls(
+            path=path,
+            header=header,
+            signals=signals,
+            leads=leads_of_usual_rate(tuple(signal.lead for signal in signals)),
+            others=others,
+            onsets_s=onsets_s,
+            warnings=warnings,
+        )
+
+    @property
+    def start_clock_s(self) -> float | None:
+        """Start time of the header."""
+        return self.header.start_clock_s
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`; a gap between records is missing."""
+        signal = next(one for one in self.signals if one.lead.name == lead.name)
+        return map(check_samples, _read_signal(self.path, self.header, signal, self.onsets_s))
+
+
+def is_edf(start: bytes) -> bool:
+    """Tell by its first bytes whether a file is EDF or BDF."""
+    return start.startswith((MAGIC, BDF_MAGIC))
 
 
 def blank_annotations(path: Path, header: EdfHeader) -> None:
-    """Blank the annotations of an EDF+ file, whose texts may say whose it is."""
-    values = np.memmap(
-        path,
-        dtype="<i2",
-        mode="r+",
-        offset=header.data_at,
-        shape=(header.n_records, header.record_samples),
-    )
-    for first, count in header.annotations:
-        values[:, first : first + count] = 0
+    """Blank the annotations of an EDF+ file, whose texts may say whose it is.
+
+    The times at which the records of an EDF+D file begin stay.
+    """
+    values = _map_records(path, header, mode="r+")
+    width = header.sample_bytes
+    for place, (first, count) in enumerate(header.annotations):
+        part = values[:, width * first : width * (first + count)]
+        kept = [b""] * len(part)
+        if header.is_discontinuous and place == 0:
+            matches = [_TIMEKEEPING.match(record.tobytes()) for record in part]
+            kept = [match[1] + b"\x14\x14\x00" if match else b"" for match in matches]
+        part[:] = 0
+        for record, onset in zip(part, kept, strict=True):
+            if onset:
+                record[: len(onset)] = np.frombuffer(onset[: len(record)], dtype=np.uint8)
     values.flush()
 
 
@@ -129,7 +175,7 @@ def blank_identity(start: bytes) -> bytes:
 
     What comes is what EDF+ writes for the unknown, so the file stays valid.
     """
-    if not start.startswith(MAGIC) or len(start) < _HEADER_BYTES:
+    if not is_edf(start) or len(start) < _HEADER_BYTES:
         return start
     recording = b"Startdate X X X X"
     return start[:8] + b"X X X X".ljust(80) + recording.ljust(80) + b"01.01.85" + start[176:]
@@ -141,15 +187,13 @@ def read_header(path: Path) -> EdfHeader:
     Raises
     ------
     CorruptRecordError
-        If it is no EDF file, or cut off.
-    UnsupportedRecordError
-        If it has gaps (EDF+D) or no signal in volts.
+        If it is not an EDF or BDF file, or holds no whole data record.
 
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         fixed = file.read(_HEADER_BYTES)
-        if len(fixed) < _HEADER_BYTES or not fixed.startswith(MAGIC):
+        if len(fixed) < _HEADER_BYTES or not is_edf(fixed):
             msg = "an EDF file must begin with its header of 256 bytes, this one does not"
             raise CorruptRecordError(msg)
         n_signals = _whole(fixed[252:256], "number of signals")
@@ -161,109 +205,223 @@ def read_header(path: Path) -> EdfHeader:
     if len(described) < _HEADER_BYTES * n_signals or _whole(fixed[184:192], "header") != data_at:
         msg = f"the header of the EDF file must have {data_at} bytes, it has not"
         raise CorruptRecordError(msg)
-    if fixed[192:236].startswith(b"EDF+D"):
-        msg = "an EDF+ file must be continuous, this one has gaps (EDF+D)"
-        raise UnsupportedRecordError(msg)
-    duration_s = _number(fixed[244:252], "duration of a data record")
     columns = _split(described, n_signals)
-    per_record = [_whole(text, "samples in a data record") for text in columns[8]]
+    per_record = tuple(_whole(text, "samples in a data record") for text in columns[8])
     record_samples = sum(per_record)
     if min(per_record) < 0 or not 1 <= record_samples <= 2**26:
         msg = f"a data record of the EDF file must hold samples, it says {record_samples}"
         raise CorruptRecordError(msg)
+    sample_bytes = 3 if fixed.startswith(BDF_MAGIC) else 2
+    stated, held = _count_records(fixed, size - data_at, sample_bytes * record_samples)
     return EdfHeader(
         data_at=data_at,
-        n_records=_count_records(fixed, size - data_at, record_samples),
+        n_records=min(stated, held),
+        stated_records=stated,
         record_samples=record_samples,
+        record_s=_number(fixed[244:252], "duration of a data record"),
+        sample_bytes=sample_bytes,
+        is_discontinuous=fixed[192:236].startswith((b"EDF+D", b"BDF+D")),
         start_clock_s=_clock(fixed[176:184]),
-        signals=_list_signals(columns, per_record, duration_s),
-        annotations=tuple(
-            (sum(per_record[:number]), per_record[number])
-            for number, label in enumerate(columns[0])
-            if _text(label) == _ANNOTATIONS
-        ),
+        columns=columns,
+        per_record=per_record,
     )
 
 
-def _split(described: bytes, n_signals: int) -> list[list[bytes]]:
+def _split(described: bytes, n_signals: int) -> tuple[tuple[bytes, ...], ...]:
     columns, at = [], 0
     for width in _FIELDS:
-        columns.append([described[at + width * n : at + width * (n + 1)] for n in range(n_signals)])
+        columns.append(
+            tuple(described[at + width * n : at + width * (n + 1)] for n in range(n_signals))
+        )
         at += width * n_signals
-    return columns
+    return tuple(columns)
 
 
-def _count_records(fixed: bytes, data_bytes: int, record_samples: int) -> int:
-    held = data_bytes // (2 * record_samples)
+def _count_records(fixed: bytes, data_bytes: int, record_bytes: int) -> tuple[int, int]:
+    """Count the data records that are stated and those that are there."""
+    held = data_bytes // record_bytes
     stated = _whole(fixed[236:244], "number of data records")
     if stated == -1:  # the recorder did not get to write it
         stated = held
-    if not 1 <= stated <= held:
+    if stated < 1 or held < 1:
         msg = f"the EDF file must hold {max(stated, 1)} data records, it holds {held}"
         raise CorruptRecordError(msg)
-    return stated
+    return stated, held
+
+
+def _read_onsets(path: Path, header: EdfHeader) -> tuple[float, ...]:
+    """Read when each record of an EDF+D file begins, in seconds since the first."""
+    if not header.annotations or not 0 < header.n_records <= _MAX_TIMED_RECORDS:
+        msg = (
+            "an EDF+ file with gaps (EDF+D) must say in its annotations when each of at most "
+            f"{_MAX_TIMED_RECORDS} records begins, it does not"
+        )
+        raise UnsupportedRecordError(msg)
+    first, count = header.annotations[0]
+    values = _map_records(path, header, mode="r")
+    width = header.sample_bytes
+    matches = [
+        _TIMEKEEPING.match(record.tobytes())
+        for record in values[:, width * first : width * (first + count)]
+    ]
+    onsets_s = np.array([float(match[1]) if match else np.nan for match in matches])
+    steps_s = np.diff(onsets_s)
+    if np.isnan(onsets_s).any() or (steps_s < header.record_s - 0.1).any():
+        msg = "the records of an EDF+D file must say when they begin, one after the other; not so"
+        raise CorruptRecordError(msg)
+    return tuple((onsets_s - onsets_s[0]).tolist())
+
+
+def _map_records(
+    path: Path, header: EdfHeader, *, mode: Literal["r", "r+"]
+) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.memmap(
+        path,
+        dtype=np.uint8,
+        mode=mode,
+        offset=header.data_at,
+        shape=(header.n_records, header.sample_bytes * header.record_samples),
+    )
 
 
 def _list_signals(
-    columns: list[list[bytes]], per_record: list[int], duration_s: float
-) -> tuple[EdfSignal, ...]:
+    header: EdfHeader, onsets_s: tuple[float, ...], *, unit: str | None
+) -> tuple[tuple[EdfSignal, ...], tuple[str, ...]]:
+    """List the signals in volts, and the names of the others."""
+    columns = header.columns
+    labels = [_text(label) for label in columns[0]]
+    names = unique_names(
+        [_short_name(label) or f"signal{number}" for number, label in enumerate(labels, 1)]
+    )
     signals: list[EdfSignal] = []
+    others: list[str] = []
+    unknown_unit: str | None = None
+    used_unit = False
     first = 0
-    for number, count in enumerate(per_record):
-        label = _text(columns[0][number])
-        unit = _text(columns[2][number])
-        if unit in UNIT_TO_MV and label != _ANNOTATIONS and count > 0:
-            if not duration_s > 0:
-                msg = f"a data record of the EDF file must last some time, it says {duration_s!r} s"
-                raise CorruptRecordError(msg)
-            low, high = (_number(columns[field][number], "physical limit") for field in (3, 4))
-            least, most = (_whole(columns[field][number], "digital limit") for field in (5, 6))
-            if least >= most or low == high:
-                msg = "the limits of an EDF signal must differ, two are the same"
-                raise CorruptRecordError(msg)
-            gain = (high - low) / (most - least)
-            signals.append(
-                EdfSignal(
-                    name=re.sub(r"^E[CK]G\s+", "", label) or f"signal{number + 1}",
-                    fs=count / duration_s,
-                    first=first,
-                    per_record=count,
-                    gain_mv=gain * UNIT_TO_MV[unit],
-                    offset_mv=(low - gain * least) * UNIT_TO_MV[unit],
-                )
+    for number, count in enumerate(header.per_record):
+        place, first = first, first + count
+        stated = _text(columns[2][number])
+        named = read_unit(stated)
+        if labels[number] in _ANNOTATIONS or count == 0:
+            continue
+        if named in {None, COUNTS} and kind_of(labels[number]) is SignalKind.ECG:
+            unknown_unit = stated
+            named, used_unit = unit, used_unit or unit is not None
+        limits = _limits_of(columns, number)
+        if named is None or named == COUNTS or limits is None:
+            others.append(names[number])
+            continue
+        if not header.record_s > 0:
+            msg = (
+                f"a data record of the EDF file must last some time, it says {header.record_s!r} s"
             )
-        first += count
+            raise CorruptRecordError(msg)
+        low, high, least, most = limits
+        gain, scale = (high - low) / (most - least), UNIT_TO_MV[named]
+        signals.append(
+            EdfSignal(
+                lead=_lead_of(header, onsets_s, names[number], labels[number], count),
+                first=place,
+                per_record=count,
+                gain_mv=gain * scale,
+                offset_mv=(low - gain * least) * scale,
+            )
+        )
+    if not signals and unknown_unit is not None:
+        msg = (
+            f"unit must be given (mV, uV or V): the EDF file states {unknown_unit!r} for its ECG, "
+            "which is not a voltage"
+        )
+        raise MissingDetailError(msg, detail="unit")
     if not signals:
-        msg = "an EDF file must have a signal in V, mV or uV, this one has none"
-        raise UnsupportedRecordError(msg)
-    names = [signal.name for signal in signals]
-    if len(set(names)) < len(names):
-        msg = "each signal of an EDF file must have a name of its own, two have the same"
-        raise CorruptRecordError(msg)
-    return tuple(signals)
+        raise no_leads("an EDF file", others)
+    if unit is not None and not used_unit:
+        msg = "unit must be left out for an EDF file that states it"
+        raise MissingDetailError(msg, detail="unit")
+    return tuple(signals), tuple(others)
 
 
-def read_blocks(path: Path, header: EdfHeader, number: int) -> Iterator[NDArray[np.float32]]:
-    """Read one signal block by block, in mV."""
-    signal = header.signals[number]
-    at_once = max(1, _BYTES_AT_ONCE // (2 * header.record_samples))
-    columns = slice(signal.first, signal.first + signal.per_record)
+def _short_name(label: str) -> str:
+    """Leave out the type of signal, which EDF+ puts first; the label says more to the choice."""
+    return re.sub(r"^E[CK]G\s+", "", label)
+
+
+def _limits_of(
+    columns: tuple[tuple[bytes, ...], ...], number: int
+) -> tuple[float, float, int, int] | None:
+    """Read the physical and digital limits; None for a spare channel, whose limits are equal."""
+    low, high = (_number(columns[field][number], "physical limit") for field in (3, 4))
+    least, most = (_whole(columns[field][number], "digital limit") for field in (5, 6))
+    return None if low == high or least >= most else (low, high, least, most)
+
+
+def _lead_of(
+    header: EdfHeader, onsets_s: tuple[float, ...], name: str, label: str, per_record: int
+) -> Lead:
+    fs = per_record / header.record_s
+    n_samples = per_record * header.n_records
+    if onsets_s:
+        n_samples = max(n_samples, round(onsets_s[-1] * fs) + per_record)
+    return Lead(name, fs, n_samples, label)
+
+
+def _read_signal(
+    path: Path, header: EdfHeader, signal: EdfSignal, onsets_s: tuple[float, ...]
+) -> Iterator[NDArray[np.float32]]:
+    """Read one signal block by block, in mV; what no record covers is NaN."""
+    least = max(2, round(_LEAST_GAP_S * signal.lead.fs))
+    written = 0
+    for start, samples in _read_records(path, header, signal):
+        block = (samples * signal.gain_mv + signal.offset_mv).astype(np.float32)
+        if not onsets_s:
+            yield block.ravel()
+            written += block.size
+            continue
+        for number, record in enumerate(block, start):
+            gap = round(onsets_s[number] * signal.lead.fs) - written
+            if gap >= least:
+                written += gap
+                yield from _missing(gap)
+            written += len(record)
+            yield record
+    left = (signal.lead.n_samples or 0) - written
+    if left > 0:  # by rounding
+        yield from _missing(left)
+
+
+def _missing(n_samples: int) -> Iterator[NDArray[np.float32]]:
+    for start in range(0, n_samples, _BYTES_AT_ONCE):
+        yield np.full(min(_BYTES_AT_ONCE, n_samples - start), np.nan, dtype=np.float32)
+
+
+def _read_records(
+    path: Path, header: EdfHeader, signal: EdfSignal
+) -> Iterator[tuple[int, NDArray[np.int64]]]:
+    """Give the number of a record, and its samples and those of some that follow."""
+    record_bytes = header.sample_bytes * header.record_samples
+    at_once = max(1, _BYTES_AT_ONCE // record_bytes)
+    width = header.sample_bytes
+    columns = slice(width * signal.first, width * (signal.first + signal.per_record))
     with path.open("rb") as file:
         file.seek(header.data_at)
         for start in range(0, header.n_records, at_once):
             count = min(at_once, header.n_records - start)
-            raw = np.fromfile(file, dtype="<i2", count=count * header.record_samples)
-            samples = raw.reshape(count, header.record_samples)[:, columns].ravel()
-            yield (samples * signal.gain_mv + signal.offset_mv).astype(np.float32)
+            raw = np.fromfile(file, dtype=np.uint8, count=count * record_bytes)
+            part = np.ascontiguousarray(raw.reshape(count, record_bytes)[:, columns])
+            if width == 2:
+                yield start, part.view("<i2").astype(np.int64)
+            else:
+                low, middle, high = part.reshape(count, -1, 3).astype(np.int64).transpose(2, 0, 1)
+                yield start, ((high << 16 | middle << 8 | low) ^ 0x800000) - 0x800000
 
 
 def _text(field: bytes) -> str:
-    return field.decode("latin-1").strip()
+    return field.decode("latin-1").strip(" \x00")
 
 
 def _number(field: bytes, what: str) -> float:
     try:
-        value = float(field.decode("ascii").strip())
+        value = float(field.decode("ascii").strip(" \x00").replace(",", "."))
     except ValueError:
         value = np.nan
     if not np.isfinite(value):
@@ -281,5 +439,5 @@ def _whole(field: bytes, what: str) -> int:
 
 
 def _clock(field: bytes) -> float | None:
-    match = re.fullmatch(rb"([01]\d|2[0-3])\.([0-5]\d)\.([0-5]\d)", field)
+    match = re.fullmatch(rb"([01]\d|2[0-3])[.:]([0-5]\d)[.:]([0-5]\d)", field)
     return 3600.0 * int(match[1]) + 60.0 * int(match[2]) + int(match[3]) if match else None

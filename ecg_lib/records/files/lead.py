@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -13,14 +13,22 @@ from ecg_lib.errors import (
     MissingDetailError,
     RecordTooLongError,
     UnknownLeadError,
+    UnsupportedRecordError,
 )
 from ecg_lib.records.limits import (
     MAX_ABS_MV,
     MAX_DURATION_S,
+    MAX_FS_HZ,
     MAX_SIGNALS,
     MIN_DURATION_S,
+    MIN_FS_HZ,
+)
+from ecg_lib.records.signal_names import (
     PREFERRED_LEAD,
-    preferred_lead,
+    SignalKind,
+    find_ecg,
+    find_named,
+    kind_of,
 )
 
 UNITS: Final = ("mV", "uV", "V")
@@ -36,6 +44,8 @@ class Lead(NamedTuple):
     fs: float
     n_samples: int | None
     """None for text, whose rows are not counted yet."""
+    label: str = ""
+    """What the file calls it, where `name` is shorter."""
 
 
 class RecordingFile(Protocol):
@@ -48,7 +58,12 @@ class RecordingFile(Protocol):
 
     @property
     def leads(self) -> tuple[Lead, ...]:
-        """The leads that can be analysed."""
+        """The signals in volts that can be analysed."""
+        ...
+
+    @property
+    def others(self) -> tuple[str, ...]:
+        """Names of the signals that are not in volts."""
         ...
 
     @property
@@ -56,8 +71,13 @@ class RecordingFile(Protocol):
         """Time of day at which it begins, in seconds since midnight."""
         ...
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What was assumed, or is not as it should be."""
+        ...
+
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
-        """Read a lead block by block, in mV, NaN where a sample is invalid."""
+        """Read a lead block by block, in mV, NaN where a sample is missing."""
         ...
 
 
@@ -95,22 +115,65 @@ def refuse_too_long(duration_s: float) -> None:
 
 
 def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
-    """Choose a lead by name; without one MLII, or else the first.
+    """Choose a lead: by name, or the one that is an ECG by its name.
+
+    See :func:`ecg_lib.records.signal_names.find_ecg` for what is taken when no name is given.
 
     Raises
     ------
     UnknownLeadError
-        If there is none of that name; says which there are.
+        If there is none of that name, or none that is clearly an ECG; says which there are.
 
     """
-    by_name = {lead.name: lead for lead in leads}
+    labels = [lead.label or lead.name for lead in leads]
+    known = ", ".join(lead.name[:MAX_NAME] for lead in leads[:MAX_SIGNALS])
     if name is None:
-        return by_name[preferred_lead(tuple(by_name))]
-    if name not in by_name:
-        known = ", ".join(lead[:MAX_NAME] for lead in list(by_name)[:MAX_SIGNALS])
+        place = find_ecg(labels)
+        if place is None:
+            msg = f"no signal is an ECG by its name, lead must name the one that is: {known}"
+            raise UnknownLeadError(msg)
+        return leads[place]
+    place = find_named([lead.name for lead in leads], name)
+    if place is None:
+        place = find_named(labels, name)
+    if place is None:
         msg = f"lead must be one of those of the recording: {known}"
         raise UnknownLeadError(msg)
-    return by_name[name]
+    if kind_of(labels[place]) is SignalKind.OTHER:
+        msg = f"lead must be an ECG, {name[:MAX_NAME]} is another signal; there are: {known}"
+        raise UnknownLeadError(msg)
+    return leads[place]
+
+
+def no_leads(kind: str, others: Sequence[str]) -> UnsupportedRecordError:
+    """Make the error for a file without a signal in volts; names that say nothing are not told."""
+    told = [name[:MAX_NAME] for name in others if kind_of(name) is not SignalKind.UNKNOWN]
+    among = f" among {', '.join(told)}" if told else ""
+    msg = f"{kind} must have a signal in V, mV or uV, there is none{among}"
+    return UnsupportedRecordError(msg)
+
+
+def leads_of_usual_rate(leads: tuple[Lead, ...]) -> tuple[Lead, ...]:
+    """Leave out signals whose rate is not that of an ECG; all stay, to be refused, if none is."""
+    return tuple(lead for lead in leads if MIN_FS_HZ <= lead.fs <= MAX_FS_HZ) or leads
+
+
+def unique_names(names: Sequence[str]) -> tuple[str, ...]:
+    """Give each of several equal names a number; the first stays as it is.
+
+    >>> unique_names(["ABP", "II", "ABP"])
+    ('ABP', 'II', 'ABP (2)')
+
+    """
+    taken: set[str] = set()
+    unique = []
+    for name in names:
+        candidate, number = name, 2
+        while candidate in taken:
+            candidate, number = f"{name} ({number})", number + 1
+        taken.add(candidate)
+        unique.append(candidate)
+    return tuple(unique)
 
 
 def missing_rate(what: str) -> MissingDetailError:

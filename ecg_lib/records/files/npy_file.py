@@ -20,10 +20,8 @@ from ecg_lib.records.files.lead import (
     missing_rate,
     unnamed_leads,
 )
-from ecg_lib.records.limits import (
-    MAX_SIGNALS,
-    UNIT_TO_MV,
-)
+from ecg_lib.records.limits import MAX_SIGNALS
+from ecg_lib.records.signal_names import UNIT_TO_MV
 
 _NPY_HEADER_BYTES: Final = 65_536
 
@@ -40,6 +38,8 @@ class NpyFile:
     scale_to_mv: float
     kind: str = "npy"
     start_clock_s: float | None = None
+    others: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
     @classmethod
     def open(cls, path: Path, *, fs: float | None, unit: str | None) -> NpyFile:

@@ -1,4 +1,4 @@
-"""Open recordings that people send: WFDB, EDF and EDF+, CSV, NPY; a day, several leads.
+"""Open recordings that people send: WFDB, EDF and BDF, text, NPY; a day, several leads.
 
 One lead is read block by block, so that a day needs no more memory than a minute, and what a file
 says about itself is checked before anything is believed. No message repeats the name of a file or
@@ -16,23 +16,27 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.csv_file import CsvFile
-from ecg_lib.records.files.edf_file import EdfFile
+from ecg_lib.records.files.edf_file import EdfFile, is_edf
 from ecg_lib.records.files.lead import (
     UNITS,
     RecordingFile,
     check_duration,
+    no_leads,
     rate_contradiction,
 )
 from ecg_lib.records.files.npy_file import NpyFile
-from ecg_lib.records.files.wfdb_file import WfdbFile
-from ecg_lib.records.limits import (
-    UNIT_TO_MV,
-    check_sampling_rate,
-)
+from ecg_lib.records.files.text.csv_file import CsvFile
+from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
+from ecg_lib.records.limits import check_sampling_rate
+from ecg_lib.records.signal_names import UNIT_TO_MV
 
-SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy")
+SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".npy")
 """What names a recording; the signal files of a WFDB record are beside its header."""
+
+_EDF: Final = frozenset({".edf", ".bdf"})
+_TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
+_SIGNALS: Final = frozenset({".dat", ".mat"})
+"""Signal files of WFDB records, which are opened by their headers."""
 
 
 def open_recording(
@@ -43,12 +47,13 @@ def open_recording(
     Parameters
     ----------
     path : Path
-        ``.hea`` (or ``.dat``, or the record's name), ``.edf``, ``.csv`` or ``.npy``.
+        ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
+        ``.txt`` or ``.npy``.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
-        Unit of a NPY file, and of the leads of a CSV file whose headings state none: one of ``mV``
-        (when left out), ``uV``, ``V``.
+        Unit of a NPY file, of the leads of a text file whose headings state none, and of an ECG
+        for which an EDF file states none: one of ``mV`` (when left out), ``uV``, ``V``.
 
     Raises
     ------
@@ -61,26 +66,9 @@ def open_recording(
     if unit is not None and unit not in UNIT_TO_MV:
         msg = f"unit must be one of {', '.join(UNITS)}"
         raise MissingDetailError(msg, detail="unit")
-    suffix = path.suffix.lower()
-    header = path if suffix == ".hea" else path.with_name(f"{_stem(path)}.hea")
-    if not (path.is_file() or header.is_file()):
-        msg = "the file of the recording is missing"
-        raise RecordNotFoundError(msg)
-    opened: RecordingFile
-    if suffix == ".edf":
-        opened = EdfFile.open(path)
-    elif suffix == ".csv":
-        opened = CsvFile.open(path, fs=fs, unit=unit)
-    elif suffix == ".npy":
-        opened = NpyFile.open(path, fs=fs, unit=unit)
-    elif suffix in {".hea", ".dat", ""}:
-        opened = WfdbFile.open(header)
-    else:
-        known = ", ".join(SUFFIXES)
-        msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
-        raise UnsupportedRecordError(msg)
-    if opened.kind in {"wfdb", "edf"}:
-        _refuse_contradiction(opened, fs=fs, unit=unit)
+    opened = _open(path, fs=fs, unit=unit)
+    if not opened.leads:
+        raise no_leads("a recording", opened.others)
     for lead in opened.leads:
         check_sampling_rate(lead.fs)
         if lead.n_samples is not None:
@@ -88,13 +76,54 @@ def open_recording(
     return opened
 
 
-def _stem(path: Path) -> str:
-    return path.stem if path.suffix.lower() in {".hea", ".dat"} else path.name
+def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
+    suffix = path.suffix.lower()
+    header = _header_of(path)
+    if suffix not in {".hea", "", *_SIGNALS}:
+        if not path.is_file():
+            msg = "the file of the recording is missing"
+            raise RecordNotFoundError(msg)
+        if suffix in _EDF or _begins_as_edf(path):
+            edf = EdfFile.open(path, unit=unit)
+            _refuse_contradiction(edf, fs=fs)
+            return edf
+        if suffix in _TEXT:
+            return CsvFile.open(path, fs=fs, unit=unit)
+        if suffix == ".npy":
+            return NpyFile.open(path, fs=fs, unit=unit)
+    if header.is_file() and (suffix in {".hea", "", *_SIGNALS} or not path.exists()):
+        if unit is not None:
+            msg = "unit must be left out for WFDB, whose header states it"
+            raise MissingDetailError(msg, detail="unit")
+        record = WfdbFile.open(header)
+        _refuse_contradiction(record, fs=fs)
+        return record
+    if suffix in {"", *_SIGNALS} and path.is_file():
+        msg = (
+            "the header is missing: a WFDB record is read by its header (.hea), "
+            "which must lie beside its signals"
+        )
+        raise RecordNotFoundError(msg)
+    if not path.is_file():
+        msg = "the file of the recording is missing"
+        raise RecordNotFoundError(msg)
+    known = ", ".join(SUFFIXES)
+    msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
+    raise UnsupportedRecordError(msg)
 
 
-def _refuse_contradiction(opened: RecordingFile, *, fs: float | None, unit: str | None) -> None:
-    if unit is not None:
-        msg = "unit must be left out for WFDB and EDF, which state it"
-        raise MissingDetailError(msg, detail="unit")
+def _header_of(path: Path) -> Path:
+    suffix = path.suffix.lower()
+    if suffix == ".hea":
+        return path
+    return path.with_name(f"{path.stem if suffix in _SIGNALS else path.name}.hea")
+
+
+def _begins_as_edf(path: Path) -> bool:
+    with path.open("rb") as file:
+        return is_edf(file.read(8))
+
+
+def _refuse_contradiction(opened: RecordingFile, *, fs: float | None) -> None:
     if fs is not None and any(abs(lead.fs - fs) > 1e-6 * fs for lead in opened.leads):
         raise rate_contradiction(opened.leads[0].fs)

@@ -18,12 +18,14 @@ from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.filtering import Bands
 from ecg_lib.signal_path.readability.asystole import AsystoleConfig, find_asystole
 from ecg_lib.signal_path.readability.flutter import FlutterConfig, find_flutter
+from ecg_lib.signal_path.readability.missing import are_near, subtract, touches
 from ecg_lib.signal_path.readability.pacing import PacingConfig, find_paced
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     Stretch,
     UnreadableReason,
     assess_quality,
+    find_spans,
     is_inside,
     measure_slope_energy,
 )
@@ -53,6 +55,19 @@ def have_class(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
 
 _CELL: Final = 36
 """Samples of the grid on which stretches are laid over each other: 0.1 s."""
+
+
+_CLEAR_S: Final = 1.0
+"""Flutter must be this far from a gap, whose edges ring in the filters."""
+
+_STRAIGHT_MV: Final = 1e-6
+"""Second difference of a straight line; the least step of a recorder is a thousand times as much.
+"""
+
+_STRAIGHT_S: Final = 0.5
+
+_MAX_STRAIGHT_SHARE: Final = 0.5
+"""Share of a quiet line that may be straight: recorders with coarse steps hold a value for long."""
 
 
 class FindingKind(StrEnum):
@@ -124,6 +139,8 @@ class Judgement(NamedTuple):
     and asystole."""
     beat_quality: NDArray[np.str_]
     """One of :data:`BEAT_QUALITIES` for each R-peak."""
+    energy: NDArray[np.float64]
+    """:func:`ecg_lib.signal_path.readability.quality.measure_slope_energy` of the signal."""
 
 
 def judge_signal(
@@ -134,6 +151,7 @@ def judge_signal(
     quality: QualityConfig | None = None,
     config: FindingsConfig | None = None,
     bands: Bands | None = None,
+    missing: tuple[tuple[int, int], ...] = (),
 ) -> Judgement:
     """Judge a signal at 360 Hz.
 
@@ -149,6 +167,9 @@ def judge_signal(
     config : FindingsConfig, optional
     bands : Bands, optional
         Those of the signal, where others need them too.
+    missing : tuple of (int, int)
+        Spans that are bridged and were not recorded. Findings must not lean on them: what is quiet
+        up to a gap is that of an electrode that came off.
 
     Returns
     -------
@@ -170,15 +191,21 @@ def judge_signal(
         config=config.asystole,
     )
     flutter = find_flutter(signal_mv, config=config.flutter, bands=bands)
+    shortest = config.asystole.min_s * FS_HZ - _CELL
+    flat = _find_straight(signal_mv) if quiet.asystole else ()
+    asystole, dead = _part_quiet(quiet.asystole, flat=flat, missing=missing, shortest=shortest)
+    flutter = tuple(
+        span for span in flutter if not touches(*span, missing, margin=round(_CLEAR_S * FS_HZ))
+    )
     unreadable, quiet_parts, waves = _lay_over(
         found.unreadable,
-        noise=quiet.drifting,
-        asystole=quiet.asystole,
+        noise=tuple(span for span in quiet.drifting if not touches(*span, missing, margin=1)),
+        asystole=asystole,
         flutter=flutter,
+        dead=dead,
         n_samples=len(signal_mv),
     )
     # What a flat line cuts short was no quiet line.
-    shortest = config.asystole.min_s * FS_HZ - _CELL
     still = [(start, stop) for start, stop in quiet_parts if stop - start > shortest]
     beat_quality = _name_qualities(r_peaks, unreadable)
     for start, stop in still:
@@ -189,6 +216,7 @@ def judge_signal(
     beat_quality[is_paced] = PACED
     per_second = found.per_second
     middles = (np.arange(len(per_second)) * FS_HZ + FS_HZ / 2).astype(np.int64)
+    per_second[are_near(middles, missing)] = 0.0
     for start, stop in (*still, *waves):
         per_second[(middles >= start) & (middles < stop)] = np.nan
     findings = [
@@ -197,7 +225,44 @@ def judge_signal(
         *(Finding(FindingKind.PACING, start, stop) for start, stop in paced),
     ]
     findings.sort(key=lambda finding: (finding.start, finding.stop))
-    return Judgement(unreadable, tuple(findings), per_second, beat_quality)
+    return Judgement(unreadable, tuple(findings), per_second, beat_quality, energy)
+
+
+def _part_quiet(
+    quiet: tuple[tuple[int, int], ...],
+    *,
+    flat: tuple[tuple[int, int], ...],
+    missing: tuple[tuple[int, int], ...],
+    shortest: float,
+) -> tuple[tuple[tuple[int, int], ...], tuple[tuple[int, int], ...]]:
+    """Part quiet lines into asystole and lines that are flat or disconnected.
+
+    Asystole is a recorded line, with the noise of an amplifier and beats on both sides of it (or
+    an end of the recording): not one that is straight, nor one that ends in a gap.
+    """
+    asystole, dead = [], []
+    for start, stop in quiet:
+        straight_s = sum(
+            max(0, min(stop, last) - max(start, first)) / FS_HZ for first, last in flat
+        )
+        if touches(start, stop, missing, margin=1):
+            # The edges of a gap between two beats are quiet too, and say nothing.
+            left = subtract(start, stop, missing)
+            dead += [(first, last) for first, last in left if last - first > shortest]
+        elif straight_s > _MAX_STRAIGHT_SHARE * (stop - start) / FS_HZ:
+            dead.append((start, stop))
+        else:
+            asystole.append((start, stop))
+    return tuple(asystole), tuple(dead)
+
+
+def _find_straight(signal_mv: NDArray[np.float64]) -> tuple[tuple[int, int], ...]:
+    """Find spans of half a second and more in which the line is straight: no amplifier lives."""
+    is_straight = np.abs(np.diff(signal_mv, 2)) < _STRAIGHT_MV
+    least = round(_STRAIGHT_S * FS_HZ)
+    return tuple(
+        (start, stop + 2) for start, stop in find_spans(is_straight) if stop - start >= least
+    )
 
 
 class _Layers(NamedTuple):
@@ -212,10 +277,11 @@ def _lay_over(
     noise: tuple[tuple[int, int], ...],
     asystole: tuple[tuple[int, int], ...],
     flutter: tuple[tuple[int, int], ...],
+    dead: tuple[tuple[int, int], ...],
     n_samples: int,
 ) -> _Layers:
     """Let flutter and asystole be where nothing stands out, but not where the amplifier is."""
-    if not (noise or asystole or flutter):
+    if not (noise or asystole or flutter or dead):
         return _Layers(unreadable, (), ())
     names: list[str] = ["", *(reason.value for reason in UnreadableReason), ASYSTOLE]
     cells = np.zeros(-(-n_samples // _CELL), dtype=np.int8)
@@ -225,6 +291,7 @@ def _lay_over(
         *((start, stop, ASYSTOLE) for start, stop in asystole),
         *((start, stop, UnreadableReason.FLUTTER.value) for start, stop in flutter),
         *((s.start, s.stop, s.reason.value) for s in unreadable if s.reason != "noise"),
+        *((start, stop, UnreadableReason.FLAT.value) for start, stop in dead),
     ]
     for start, stop, name in layers:
         cells[start // _CELL : -(-stop // _CELL)] = names.index(name)

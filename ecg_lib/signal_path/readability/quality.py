@@ -34,6 +34,8 @@ class UnreadableReason(StrEnum):
     NOISE = "noise"
     FLUTTER = "flutter"
     """The signal may be good but has no beats: see ``readability/flutter.py``."""
+    MISSING = "missing"
+    """The file marks the samples as missing: see ``readability/missing.py``."""
 
 
 class Stretch(NamedTuple):

@@ -337,7 +337,7 @@ def _npy(values: np.ndarray) -> bytes:
         ({"noname": b"x"}, {}, 415, "file-unsupported"),
         ({"r.hea": b"r 1 250 5000\nr.dat 16\n"}, {}, 422, "file-unreadable"),
         ({"r.hea": b"r 1 250 5000\n../../etc/passwd 16\n"}, {}, 422, "file-unreadable"),
-        ({"r.hea": b"r 1 250 5000\nr.dat 516\n", "r.dat": b"x"}, {}, 415, "file-unsupported"),
+        ({"r.hea": b"r 1 250 5000\nr.dat 17\n", "r.dat": b"x"}, {}, 415, "file-unsupported"),
         ({"r.dat": b"x"}, {}, 422, "invalid-request"),
         ({"r.edf": b"0       " + b" " * 300}, {}, 422, "file-unreadable"),
         ({"r.edf": b""}, {}, 422, "file-unreadable"),

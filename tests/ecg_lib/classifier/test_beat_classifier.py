@@ -209,7 +209,7 @@ def test_what_cannot_be_prepared_is_refused(classifier: BeatClassifier) -> None:
 @pytest.mark.parametrize(
     ("kind", "words"),
     [
-        (StripKind.FLAT, r"^signal is flat: .* got 0\.0 s of 10\.0 s \(flat\)"),
+        (StripKind.FLAT, r"^signal is flat or disconnected: .* got 0\.0 s of 10\.0 s \(flat\)"),
         (StripKind.NOISE_ONLY, r"^signal is noise in which no ECG can be found: "),
         (StripKind.SATURATED, r"clipped"),
     ],

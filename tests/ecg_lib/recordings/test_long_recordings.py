@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import InvalidSignalError
-from ecg_lib.recordings.long_recordings import RecordingBeats, _divide, bridge, classify_recording
+from ecg_lib.recordings.long_recordings import RecordingBeats, _divide, classify_recording
 from ecg_lib.records.simulation.patients import NoiseLevels, draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.r_peaks.matching import match_beats
@@ -110,7 +110,7 @@ def test_unreadable_beats_say_why(classifier: BeatClassifier) -> None:
     assert set(beats.quality[~beats.is_readable]) <= {"flat"}
 
 
-def test_invalid_samples_are_bridged_and_counted(classifier: BeatClassifier) -> None:
+def test_a_few_missing_samples_are_bridged_and_counted(classifier: BeatClassifier) -> None:
     signal = _hours(1, 0.2)
     expected = classify_recording(signal, fs=360.0, classifier=classifier)
     signal[5000:5003] = np.nan
@@ -120,10 +120,3 @@ def test_invalid_samples_are_bridged_and_counted(classifier: BeatClassifier) -> 
     signal[: len(signal) // 2 + 10] = np.nan
     with pytest.raises(InvalidSignalError, match="at most 50% of the samples"):
         classify_recording(signal, fs=360.0, classifier=classifier)
-
-
-def test_a_bridge_is_straight() -> None:
-    bridged, is_invalid = bridge(np.array([np.nan, 1.0, np.nan, 3.0, np.inf]))
-    assert bridged.tolist() == [1.0, 1.0, 2.0, 3.0, 3.0]
-    assert is_invalid.tolist() == [True, False, True, False, True]
-    assert bridge(np.full(3, np.nan))[0].tolist() == [0.0, 0.0, 0.0]

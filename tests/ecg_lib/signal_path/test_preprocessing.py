@@ -168,12 +168,41 @@ def test_two_seconds_are_enough() -> None:
     assert 1 <= len(beats) <= 4
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_a_signal_with_a_gap_is_refused(value: float) -> None:
+@pytest.mark.parametrize("value", [np.inf, -np.inf])
+def test_a_signal_with_an_infinite_sample_is_refused(value: float) -> None:
     signal = _strip().signal_mv().copy()
     signal[100] = value
     with pytest.raises(NonFiniteSignalError, match="got 1 of 7200"):
         prepare_beats(signal, fs=360.0)
+
+
+def test_missing_samples_are_a_stretch_and_no_beat_of_their_own() -> None:
+    signal = _strip().signal_mv().copy()
+    whole = prepare_beats(signal, fs=360.0)
+    signal[2000:2720] = np.nan
+    parted = prepare_beats(signal, fs=360.0)
+    assert [tuple(stretch) for stretch in parted.unreadable] == [(2000, 2720, "missing")]
+    assert (parted.missing_s, parted.unreadable_s) == (2.0, 2.0)
+    assert not ((parted.r_peaks >= 2000) & (parted.r_peaks < 2720)).any()
+    outside = whole.r_peaks[(whole.r_peaks < 1980) | (whole.r_peaks >= 2740)]
+    assert set(outside.tolist()) <= set(parted.r_peaks.tolist())
+    first = int(np.searchsorted(parted.r_peaks, 2720))
+    assert np.isnan(parted.rr_prev_s[first])
+    assert np.isnan(parted.rr_next_s[first - 1])
+    assert parted.findings == ()
+
+
+@pytest.mark.parametrize(("count", "is_gap"), [(14, False), (15, True)])
+def test_gaps_of_up_to_40_ms_are_read_across(count: int, *, is_gap: bool) -> None:
+    signal = _strip().signal_mv().copy()
+    signal[2000 : 2000 + count] = np.nan
+    assert bool(prepare_beats(signal, fs=360.0).unreadable) == is_gap
+
+
+def test_a_signal_that_is_missing_altogether_has_no_beats() -> None:
+    prepared = prepare_beats(np.full(7200, np.nan), fs=360.0)
+    assert len(prepared) == 0
+    assert prepared.missing_s == 20.0
 
 
 @pytest.mark.parametrize("fs", [0.0, 99.0, 1001.0, float("nan")])

@@ -99,7 +99,7 @@ def test_a_broken_recording_costs_itself(
     with pytest.raises(AnalysisError, match="all 1 failed"):
         analyze_recordings([str(recordings / "broken.edf")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AnalysisError, match="there are none"):
+    with pytest.raises(AnalysisError, match="no recording that is read"):
         analyze_recordings([str(tmp_path / "empty")])
 
 

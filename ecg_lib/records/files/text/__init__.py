@@ -1,0 +1,1 @@
+"""Read recordings in text files."""

@@ -1,0 +1,421 @@
+"""Read recordings in text files: a column for each lead, with a column of time or a stated rate."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.errors import CorruptRecordError, MissingDetailError, UnsupportedRecordError
+from ecg_lib.records.files.lead import (
+    MAX_NAME,
+    Lead,
+    check_samples,
+    missing_rate,
+    rate_contradiction,
+    unnamed_leads,
+)
+from ecg_lib.records.files.text import layout as layouts
+from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, Heading, read_heading
+from ecg_lib.records.files.text.layout import COMMENTS, MISSING_CELLS, Layout, find_layout
+from ecg_lib.records.files.text.times import (
+    RATE_DEVIATION,
+    Clock,
+    Rate,
+    measure_rate,
+    read_clocks,
+    settle_rate,
+    size_of_unit,
+)
+from ecg_lib.records.limits import MAX_FS_HZ, MAX_SIGNALS, MIN_FS_HZ
+from ecg_lib.records.signal_names import (
+    COUNTS,
+    UNIT_TO_MV,
+    read_unit,
+)
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+BLOCK_BYTES: Final = 2**22
+
+_COUNTED_ROWS: Final = 100
+"""Rows by which a column that is called a count is known to be one."""
+
+
+class CsvColumn(NamedTuple):
+    """A column of numbers, with what they are multiplied by and what is added."""
+
+    number: int
+    scale: float
+    """To mV."""
+    offset: float = 0.0
+
+
+class TimeColumn(NamedTuple):
+    """A column of time."""
+
+    number: int
+    scale: float
+    """To seconds; 0 for times of day, with or without a date."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CsvFile:
+    """A text file of numbers: a column for each lead, names above them or none.
+
+    A column of time (see :func:`read_heading`) gives the sampling rate and must go on at that rate
+    to the end; where it jumps, samples are missing. Columns of time, of text and counts of rows
+    are no leads.
+    """
+
+    path: Path
+    layout: Layout
+    columns: Mapping[str, CsvColumn]
+    """The leads."""
+    others: tuple[str, ...]
+    time: TimeColumn | None
+    fs: float
+    is_regular: bool
+    warnings: tuple[str, ...]
+    kind: str = "csv"
+    start_clock_s: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, *, fs: float | None, unit: str | None) -> CsvFile:
+        """Open a file by its first rows."""
+        with path.open("rb") as file:
+            start = file.read(layouts.PEEK_BYTES)
+        layout = find_layout(start, is_whole=len(start) < layouts.PEEK_BYTES)
+        headings = _read_headings(layout)
+        time, measured = _find_time(layout, headings)
+        columns, others = _find_leads(layout, headings, time, unit=unit)
+        if layout.fs is not None:
+            if fs is not None and abs(layout.fs - fs) > RATE_DEVIATION * fs:
+                raise rate_contradiction(layout.fs)
+            fs = layout.fs
+        if measured is not None:
+            fs = settle_rate(measured, fs)
+        if fs is None:
+            raise missing_rate("a CSV file without a column of time")
+        return cls(
+            path=path,
+            layout=layout,
+            columns=columns,
+            others=others,
+            time=time,
+            fs=fs,
+            is_regular=measured is None or measured.is_regular,
+            warnings=layout.warnings,
+        )
+
+    @property
+    def leads(self) -> tuple[Lead, ...]:
+        """Every column of numbers but time and counts of rows."""
+        return tuple(Lead(name, self.fs, None) for name in self.columns)
+
+    def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
+        """See :class:`RecordingFile`; an empty cell and a gap in time are missing samples."""
+        samples = self.columns[lead.name]
+        clock = Clock(self.fs, is_regular=self.is_regular)
+        empty = np.zeros(0)
+        for values, times_s in self._read(samples.number):
+            values_mv = values * samples.scale + samples.offset
+            if self.time is None:
+                yield check_samples(values_mv)
+            else:
+                yield from map(check_samples, clock.take(values_mv, times_s))
+        if self.time is not None:
+            yield from map(check_samples, clock.take(empty, empty, is_last=True))
+
+    def _read(self, number: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        """Give the numbers of a column, and the seconds of the column of time."""
+        import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
+        from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
+
+        layout, time = self.layout, self.time
+        names = [f"column{at}" for at in range(layout.width)]
+        wanted = {names[number]: pa.float64()}
+        if time is not None:
+            wanted[names[time.number]] = pa.float64() if time.scale else pa.string()
+        times = _Times(time)
+        try:
+            with (
+                _Cleaned(self.path, layout) as cleaned,
+                pa_csv.open_csv(
+                    cleaned,
+                    read_options=pa_csv.ReadOptions(
+                        column_names=names, block_size=BLOCK_BYTES, use_threads=False
+                    ),
+                    parse_options=pa_csv.ParseOptions(delimiter=layout.delimiter or "\t"),
+                    convert_options=pa_csv.ConvertOptions(
+                        include_columns=list(wanted),
+                        column_types=wanted,
+                        null_values=list(MISSING_CELLS),
+                        decimal_point=layout.decimal,
+                    ),
+                ) as reader,
+            ):
+                for batch in reader:
+                    if batch.num_rows == 0:
+                        continue  # a block of blank lines
+                    values = batch.column(0).to_numpy(zero_copy_only=False).astype(np.float64)
+                    stamps = batch.column(1) if time is not None else None
+                    yield values, times.read(stamps)
+        except (pa.ArrowInvalid, UnicodeError) as error:
+            # Arrow's message repeats the cell.
+            msg = "every row of the CSV file must hold as many numbers as the first, one does not"
+            raise CorruptRecordError(msg) from error
+
+
+class _Times:
+    """Turns the cells of a column of time into seconds, block by block."""
+
+    def __init__(self, time: TimeColumn | None) -> None:
+        self._time = time
+        self._last_s: float | None = None
+
+    def read(self, cells: pa.Array | None) -> NDArray[np.float64]:
+        if self._time is None or cells is None:
+            return np.zeros(0)
+        if self._time.scale:
+            values = cells.to_numpy(zero_copy_only=False)
+            return np.asarray(values, dtype=np.float64) * self._time.scale
+        texts: list[str | None] = cells.to_pylist()
+        times_s = read_clocks([text or "" for text in texts])
+        if self._last_s is not None and times_s[0] < self._last_s:  # past midnight
+            times_s += 86_400 * np.ceil((self._last_s - times_s[0]) / 86_400)
+        self._last_s = float(times_s[-1])
+        return times_s
+
+
+class _Cleaned(io.RawIOBase):
+    """The rows of samples alone, as UTF-8, for a reader that takes one kind of CSV."""
+
+    def __init__(self, path: Path, layout: Layout) -> None:
+        self._file: IO[bytes] = path.open("rb")
+        self._encoding = layout.encoding if layout.encoding.startswith("utf-16") else None
+        self._text = (
+            io.TextIOWrapper(self._file, encoding=self._encoding, errors="replace", newline=None)
+            if self._encoding
+            else None
+        )
+        self._delimiter = layout.delimiter
+        self._one_column = layout.width == 1
+        self._has_quotes = layout.has_quotes
+        self._left = layout.first_line
+        self._ready = b""
+
+    def readable(self) -> bool:
+        return True
+
+    def close(self) -> None:
+        (self._text or self._file).close()
+        super().close()
+
+    def readinto(self, buffer: Any) -> int:  # noqa: ANN401  any buffer, which 3.11 cannot name
+        view = memoryview(buffer)
+        while not self._ready:
+            lines = self._next_lines()
+            if not lines:
+                return 0
+            self._ready = self._clean(lines)
+        count = min(len(view), len(self._ready))
+        view[:count] = self._ready[:count]
+        self._ready = self._ready[count:]
+        return count
+
+    def _next_lines(self) -> list[bytes]:
+        if self._text is not None:
+            lines = [line.encode() for line in self._text.readlines(BLOCK_BYTES)]
+        else:
+            lines = self._file.readlines(BLOCK_BYTES)
+        # Python and editors end a line at a lone carriage return too.
+        if any(b"\r" in line[:-2] for line in lines):
+            lines = [part for line in lines for part in line.splitlines(keepends=True)]
+        skipped = min(self._left, len(lines))
+        self._left -= skipped
+        return lines[skipped:] or ([b"\n"] if lines else [])
+
+    def _clean(self, lines: list[bytes]) -> bytes:
+        marks = tuple(mark.encode() for mark in COMMENTS)
+        text = b"".join(lines)
+        if any(mark in text for mark in marks):
+            lines = [line for line in lines if not line.lstrip().startswith(marks)]
+            text = b"".join(lines)
+        if self._has_quotes:
+            text = text.replace(b"'", b"")
+        if self._delimiter is None:
+            text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
+            text = re.sub(rb"[ \t]+", b"\t", text)
+        elif b" " in text:
+            text = re.sub(
+                rb" *([" + re.escape(self._delimiter).encode() + rb"\r\n]) *", rb"\1", text
+            )
+        return text if text.endswith(b"\n") else text + b"\n"
+
+
+def _read_headings(layout: Layout) -> list[Heading]:
+    """Read the heading of each column, with the unit of the row below it."""
+    if layout.names is None:
+        numbers = [at for at, numeric in enumerate(layout.is_numeric) if numeric]
+        names = dict(zip(numbers, unnamed_leads(len(numbers)), strict=True))
+        if len(numbers) == 1 and layout.lead:
+            names[numbers[0]] = layout.lead
+        headings = [
+            Heading(ColumnKind.LEAD, names[at]) if at in names else Heading(ColumnKind.COUNT, "")
+            for at in range(layout.width)
+        ]
+        return _find_unnamed_time(layout, headings)
+    headings = [read_heading(cell) for cell in layout.names]
+    for at, stated in enumerate(layout.units):
+        kind, name, unit = headings[at]
+        if kind is ColumnKind.TIME and stated.lower() in UNIT_TO_S:
+            headings[at] = Heading(kind, name, stated.lower())
+        elif kind is not ColumnKind.TIME and unit is None:
+            headings[at] = Heading(kind, name, read_unit(stated) or (stated or None))
+    return headings
+
+
+def _find_unnamed_time(layout: Layout, headings: list[Heading]) -> list[Heading]:
+    """Take a first column without a name for time when it goes up from 0 at the rate of an ECG."""
+    if layout.width < 2 or not layout.is_numeric[0]:
+        return headings
+    numbers = _numbers_of(layout, 0)
+    if len(numbers) <= _COUNTED_ROWS or numbers[0] != 0.0 or not np.isfinite(numbers).all():
+        return headings
+    steps = np.diff(numbers)
+    step = float(steps.mean())
+    if not 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ or (np.abs(steps - step) > 0.5 * step).any():
+        return headings
+    left = [at for at, numeric in enumerate(layout.is_numeric) if numeric and at > 0]
+    named = dict(zip(left, unnamed_leads(len(left)), strict=True))
+    return [
+        Heading(ColumnKind.TIME, "time", "s")
+        if at == 0
+        else Heading(heading.kind, named.get(at, heading.name))
+        for at, heading in enumerate(headings)
+    ]
+
+
+def _numbers_of(layout: Layout, number: int) -> NDArray[np.float64]:
+    """The numbers of a column in the first rows; NaN where a cell is empty or broken."""
+    return np.array([_number_of(row[number], layout) for row in layout.rows], dtype=np.float64)
+
+
+def _number_of(cell: str, layout: Layout) -> float:
+    text = cell.strip("'\" ")
+    try:
+        return float(text.replace(",", ".") if layout.decimal == "," else text)
+    except ValueError:
+        return float("nan")
+
+
+def _find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | None, Rate | None]:
+    """Find the column of time that keeps its rate best: a regular one before one that repeats."""
+    refused: Exception | None = None
+    found: list[tuple[TimeColumn, Rate]] = []
+    for number, (kind, _, unit) in enumerate(headings):
+        if kind is not ColumnKind.TIME:
+            continue
+        try:
+            column, times_s = _read_time(layout, number, unit)
+            found.append((column, measure_rate(times_s)))
+        except (CorruptRecordError, UnsupportedRecordError, MissingDetailError) as error:
+            refused = refused or error
+    usual = [one for one in found if one[1].is_regular] or found
+    if usual:
+        return usual[0]
+    if refused is not None:
+        raise refused
+    return None, None
+
+
+def _read_time(
+    layout: Layout, number: int, unit: str | None
+) -> tuple[TimeColumn, NDArray[np.float64]]:
+    if not layout.is_numeric[number]:
+        times_s = read_clocks([row[number] for row in layout.rows])
+        if not np.isfinite(times_s[:2]).all():
+            msg = (
+                "the column of time of the CSV file must hold seconds, or times like "
+                "2026-03-14 09:15:00.004 or 0:00.004, it does not"
+            )
+            raise CorruptRecordError(msg)
+        return TimeColumn(number, 0.0), times_s
+    if unit is None:
+        msg = "the column of time of the CSV file must be in s, ms, us or ns, it is not"
+        raise UnsupportedRecordError(msg)
+    times = _numbers_of(layout, number)
+    scale = UNIT_TO_S[unit]
+    if scale == 1.0:
+        scale = size_of_unit(times)
+    return TimeColumn(number, scale), times * scale
+
+
+def _find_leads(
+    layout: Layout, headings: list[Heading], time: TimeColumn | None, *, unit: str | None
+) -> tuple[dict[str, CsvColumn], tuple[str, ...]]:
+    """Find the columns of leads by name; `unit` is that of those that state none."""
+    leads: dict[str, CsvColumn] = {}
+    others: list[str] = []
+    doubled: set[str] = set()
+    has_counts = False
+    for number, (kind, long_name, stated) in enumerate(headings):
+        is_count = kind is ColumnKind.COUNT and (not long_name or _counts_rows(layout, number))
+        if kind is ColumnKind.TIME or not layout.is_numeric[number] or is_count:
+            continue
+        if time is not None and time.number == number:
+            continue
+        name, voltage = long_name[:MAX_NAME], stated and read_unit(stated)
+        converter = layout.converters.get(long_name)
+        if (stated and voltage in {None, COUNTS} and converter is None) or (
+            layout.converters and converter is None
+        ):
+            has_counts = has_counts or voltage == COUNTS
+            others.append(name)
+            continue
+        if voltage and unit and UNIT_TO_MV[voltage] != UNIT_TO_MV[unit]:
+            msg = f"the file states {voltage}; unit must be that or left out"
+            raise MissingDetailError(msg, detail="unit")
+        if name in leads or name in doubled:
+            doubled.add(name)
+            leads.pop(name, None)
+            continue
+        if converter is not None:
+            leads["ECG"] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
+            continue
+        own = voltage or unit or layout.unit or "mV"
+        leads[name] = CsvColumn(number, UNIT_TO_MV[own])
+    if not leads:
+        raise _no_lead(doubled=bool(doubled), has_counts=has_counts)
+    if len(leads) > MAX_SIGNALS:
+        msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
+        raise CorruptRecordError(msg)
+    return leads, (*others, *sorted(doubled))
+
+
+def _no_lead(*, doubled: bool, has_counts: bool) -> CorruptRecordError | UnsupportedRecordError:
+    if doubled:
+        msg = "each lead of the CSV file must have a name of its own, two have the same"
+        return CorruptRecordError(msg)
+    if has_counts:
+        msg = (
+            "the leads of a CSV file must be in mV, uV or V, one states counts, which need the "
+            "gain of the device"
+        )
+        return UnsupportedRecordError(msg)
+    msg = "the CSV file must have a column for a lead, it has none but time and counts of rows"
+    return CorruptRecordError(msg)
+
+
+def _counts_rows(layout: Layout, number: int) -> bool:
+    counts = _numbers_of(layout, number)[:_COUNTED_ROWS]
+    with np.errstate(invalid="ignore"):  # of two infinities
+        return len(counts) > 1 and bool((np.diff(counts) == 1).all())

@@ -1,0 +1,89 @@
+"""Read the headings of text files: leads with their units, time, counts of rows.
+
+The viewer reads headings by the same rule (``bentos/viewer/js/files/headings.js``), and both are
+tested with one table, ``tests/csv_headings.json``.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final, NamedTuple
+
+from ecg_lib.records.signal_names import read_unit
+
+LONGEST: Final = 200
+"""Characters of a heading that is looked into; a longer one is the name of a lead."""
+
+
+UNIT_TO_S: Final = {
+    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
+    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
+    **dict.fromkeys(("us", "µs", "μs", "microsecond", "microseconds"), 1e-6),
+    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+}
+
+
+_NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
+"""Units that may be all of the heading of a lead; V is a lead too."""
+
+
+_UNIT_IN_NAME: Final = re.compile(
+    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]|_(mv|uv|µv|μv|s|ms|us|µs|μs|ns))", re.IGNORECASE
+)
+
+
+_TIME_NAME: Final = re.compile(r"(?:.*[ _-])?time(?:[ _-]?stamp)?|t", re.IGNORECASE)
+
+
+_COUNT_NAME: Final = re.compile(
+    r"|n|row|index|unnamed: 0|sample(?:[ _]?(?:#|number|index|no\.?))?", re.IGNORECASE
+)
+
+
+class ColumnKind(StrEnum):
+    """What a column is."""
+
+    LEAD = "lead"
+    TIME = "time"
+    COUNT = "count"
+    """A lead after all where its numbers do not go up by one."""
+
+
+class Heading(NamedTuple):
+    """What a heading says."""
+
+    kind: ColumnKind
+    name: str
+    unit: str | None = None
+    """Of a lead ``mV``, ``uV``, ``V`` or ``counts``, None when it states none; of time a key of
+    `UNIT_TO_S`, None when it states another."""
+
+
+def read_heading(cell: str) -> Heading:
+    """Read the heading of a column.
+
+    Examples
+    --------
+    >>> read_heading("II (uV)")
+    Heading(kind=<ColumnKind.LEAD: 'lead'>, name='II', unit='uV')
+    >>> read_heading("time_ms")
+    Heading(kind=<ColumnKind.TIME: 'time'>, name='time', unit='ms')
+
+    """
+    text = re.sub(r"^(['\"])(.*)\1$", r"\2", cell.strip())
+    text = text.lstrip("#").strip()  # NumPy writes headings as a comment
+    if len(text) > LONGEST:
+        return Heading(ColumnKind.LEAD, text)
+    found = _UNIT_IN_NAME.fullmatch(text)
+    name = found[1] if found else text
+    said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""
+    if text.lower() in UNIT_TO_S:
+        return Heading(ColumnKind.TIME, text, text.lower())
+    if _TIME_NAME.fullmatch(name):
+        unit = said or "s"
+        return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
+    if read_unit(said) is not None:
+        return Heading(ColumnKind.LEAD, name, read_unit(said))
+    kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD
+    return Heading(kind, text, _NAMELESS.get(text.lower()))

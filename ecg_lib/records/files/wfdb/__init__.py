@@ -1,0 +1,1 @@
+"""Read WFDB records, and write annotations."""

@@ -1,0 +1,222 @@
+"""Tell by name and unit whether a signal is an ECG lead, and which lead to analyse.
+
+One rule for every format and route. Names of leads come in the spellings of many devices
+(``MLII``, ``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units
+as well (``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Final
+
+PREFERRED_LEAD: Final = "MLII"
+"""The lead that the classifier is trained on (modified limb lead II)."""
+
+COUNTS: Final = "counts"
+"""The unit of samples as a converter gave them."""
+
+_LONGEST_NAME: Final = 200
+
+
+class SignalKind(StrEnum):
+    """What a signal is by its name."""
+
+    ECG = "ecg"
+    OTHER = "other"
+    """Known to be something else: a pleth, EEG, pressure, heart rate, ..."""
+    UNKNOWN = "unknown"
+
+
+_MILLIVOLT: Final = ("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts")
+_MICROVOLT: Final = (
+    *(
+        "uv",
+        "μv",
+        "âμv",
+        "î¼v",
+        "mcv",
+    ),  # casefold makes the micro sign Greek; then UTF-8 as Latin-1
+    *("microv", "microvolt", "microvolts", "mikrovolt", "mikrov", "uvolt", "uvolts", "μvolt"),
+)
+_UNITS: Final[dict[str, str]] = {
+    **dict.fromkeys(_MILLIVOLT, "mV"),
+    **dict.fromkeys(_MICROVOLT, "uV"),
+    **dict.fromkeys(("v", "volt", "volts"), "V"),
+    **dict.fromkeys(("nv", "nanovolt", "nanovolts", "nvolt"), "nV"),
+    **dict.fromkeys(("adu", "count", "counts", "lsb", "digit", "digits"), COUNTS),
+}
+
+UNIT_TO_MV: Final[dict[str, float]] = {
+    "mV": 1.0,
+    "uV": 1e-3,
+    "µV": 1e-3,  # the micro sign
+    "μV": 1e-3,  # the Greek letter
+    "V": 1e3,
+    "nV": 1e-6,
+}
+
+
+def read_unit(text: str) -> str | None:
+    """Read the unit of a signal in any usual spelling.
+
+    Returns
+    -------
+    str or None
+        ``mV``, ``uV``, ``V``, ``nV`` or ``counts``; None when it is blank, or is not a voltage.
+
+    Examples
+    --------
+    >>> read_unit(" [microV] "), read_unit("mmHg")
+    ('uV', None)
+
+    """
+    return _UNITS.get(text.strip(" \t\x00'\"()[]").casefold().replace(" ", ""))
+
+
+_NOT_ECG: Final = frozenset(
+    "pleth plethysmogram plethysmograph ppg spo2 sao2 so2 eeg eog emg resp respiration rsp "
+    "breathing abp art bp abpm nibp ibp cvp pap icp cpp hr heartrate heart bpm pulse pr rr rri ibi "
+    "hrv acc accel accelerometer accelerometry accx accy accz gyro gyroscope mag temp "
+    "temperature flow airflow nasal thorax thor thoracic abdomen abdominal abdo snore snoring "
+    "sound light lux position battery event events marker markers annotation annotations label "
+    "labels gsr eda co2 etco2 o2 pcg phono scg bcg impedance imp pressure pressao presion druck "
+    "trigger status seq nseq index count counter time timestamp zeit tiempo digital speed cadence "
+    "power steps altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi "
+    "frequenz frequency frecuencia puls herzfrequenz atmung chin jaw eye crc".split()
+)
+
+_EEG_ELECTRODE: Final = re.compile(
+    r"(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])"
+    r"(?: ?(?:[am][12]|ref|le|av|cz))?"
+)
+
+_GENERIC: Final = re.compile(
+    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|elektrokardiogramm?|electrocard\w*"
+)
+
+_LEAD_WORD: Final = re.compile(r"lead|abl|ableitung\w*|deriv\w*|canal|brustwand|kanal")
+
+_LEAD: Final = re.compile(
+    r"(?:ml|m)?i{1,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\d{0,2}r?|mv\d|mcl\d|cm\d|cc5|cs\d"
+    r"|nasa|v[xyz]|e[sai]|a[si]|(?:la|ra|ll) (?:la|ra|ll)"
+)
+
+_NOISE_WORDS: Final = frozenset(
+    "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
+    "mv uv µv v microv".split()
+)
+
+_NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
+
+
+def kind_of(name: str) -> SignalKind:
+    """Tell what a signal is by its name.
+
+    Examples
+    --------
+    >>> [kind_of(name).value for name in ("ECG 1", "Abl. II", "PLETH", "channel 3")]
+    ['ecg', 'ecg', 'other', 'unknown']
+
+    """
+    words = _words_of(name)
+    if not words:
+        return SignalKind.UNKNOWN
+    joined = " ".join(words)
+    if _NOT_ECG.intersection(words) or joined.startswith("heart rate"):
+        return SignalKind.OTHER
+    if any(_GENERIC.fullmatch(word) for word in words) or lead_of(name) is not None:
+        return SignalKind.ECG
+    if _LEAD_WORD.fullmatch(words[0]) and words[0] not in {"canal", "kanal"}:
+        return SignalKind.ECG
+    if re.fullmatch(r"lead ?\d{1,2}|leads?", joined):
+        return SignalKind.ECG
+    return SignalKind.OTHER if _EEG_ELECTRODE.fullmatch(joined) else SignalKind.UNKNOWN
+
+
+def lead_of(name: str) -> str | None:
+    """Name the ECG lead that a name spells, in small letters; None when it spells none.
+
+    Examples
+    --------
+    >>> lead_of("Derivación II"), lead_of("ECG V5 [uV]"), lead_of("DII"), lead_of("EEG")
+    ('ii', 'v5', 'ii', None)
+
+    """
+    words = _words_of(name)
+    has_lead_word = any(_LEAD_WORD.fullmatch(word) for word in words)
+    kept = [
+        word for word in words if word not in _NOISE_WORDS and not _LEAD_WORD.fullmatch(word)
+    ] or words[-1:]
+    text = " ".join(kept)
+    if has_lead_word and text in _NUMBER_TO_ROMAN:
+        return _NUMBER_TO_ROMAN[text]
+    text = re.sub(r"^(?:ecg|ekg|lead|abl)(?=[a-z])", "", text)
+    if not _LEAD.fullmatch(text):
+        text = text.replace(" ", "")
+        if not _LEAD.fullmatch(text):
+            return None
+    if re.fullmatch(r"d(?:[123]|i{1,3})", text):
+        rest = text[1:]
+        return _NUMBER_TO_ROMAN.get(rest, rest)
+    return {"ml1": "mli", "ml2": "mlii", "ml3": "mliii"}.get(text, text)
+
+
+def _words_of(name: str) -> list[str]:
+    """Split a name in small words without accents, brackets and the units in them."""
+    text = unicodedata.normalize("NFKD", name[:_LONGEST_NAME])
+    text = "".join(char for char in text if not unicodedata.combining(char))
+    text = re.sub(r"[(\[]\s*([^()\[\]]*)[)\]]", _without_unit, text)
+    # ECGWaveform and heartRate are two words each; MLII, aVR and SpO2 are one.
+    text = re.sub(r"(?<=[a-z]{2})(?=[A-Z][a-z])|(?<=[A-Z]{3})(?=[A-Z][a-z]{2})", " ", text)
+    return [word for word in re.split(r"[^\w%]+|_+", text.casefold()) if word]
+
+
+def _without_unit(match: re.Match[str]) -> str:
+    return " " if read_unit(match[1]) is not None else f" {match[1]} "
+
+
+def preferred_lead(names: Sequence[str]) -> str:
+    """Name the lead of a trusted record: MLII, or else the first."""
+    return PREFERRED_LEAD if PREFERRED_LEAD in names else names[0]
+
+
+def find_ecg(names: Sequence[str]) -> int | None:
+    """Find the signal to analyse when nobody has named one.
+
+    MLII, else II in any spelling, else the first that is an ECG by its name, else the only one
+    there is, unless its name says that it is something else.
+
+    Parameters
+    ----------
+    names : sequence of str
+        Names of signals that are voltages.
+
+    Returns
+    -------
+    int or None
+        Its place; None when none is clearly an ECG.
+
+    """
+    kinds = [kind_of(name) for name in names]
+    of_ecg = [place for place, kind in enumerate(kinds) if kind is SignalKind.ECG]
+    leads = {place: lead_of(names[place]) for place in of_ecg}
+    for wanted in ("mlii", "ii"):
+        for place in of_ecg:
+            if leads[place] == wanted and not re.fullmatch(r"lead\d", names[place]):
+                return place
+    if of_ecg:
+        return of_ecg[0]
+    return 0 if kinds == [SignalKind.UNKNOWN] else None
+
+
+def find_named(names: Sequence[str], wanted: str) -> int | None:
+    """Find the signal that was asked for: by its name, or by the one lead that both names spell."""
+    if wanted in names:
+        return list(names).index(wanted)
+    lead = lead_of(wanted)
+    same = [place for place, name in enumerate(names) if lead is not None and lead_of(name) == lead]
+    return same[0] if len(same) == 1 else None

@@ -1,0 +1,110 @@
+"""EDF and BDF files from strangers, against edfio."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import edfio
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSamplingRateError,
+    UnknownLeadError,
+    UnsupportedRecordError,
+)
+from ecg_lib.records.files.edf_file import blank_identity
+from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.opening import open_recording
+
+SECRET = "Mustermann"  # noqa: S105  a name, which must not be told
+
+
+def _read(opened: RecordingFile, name: str | None = None) -> NDArray[np.float32]:
+    return np.concatenate(list(opened.blocks(choose_lead(opened.leads, name))))
+
+
+def _write_edf(path: Path, *, fs: float = 200.0, seconds: int = 12, **header: str) -> NDArray:
+    rng = np.random.default_rng(3)
+    leads = rng.uniform(-2, 2, (2, round(seconds * fs)))
+    signals = [
+        edfio.EdfSignal(leads[0], fs, label="ECG II", physical_dimension="mV"),
+        edfio.EdfSignal(leads[1] * 1000, fs, label="V5", physical_dimension="uV"),
+        edfio.EdfSignal(rng.uniform(0, 40, seconds), 1, label="Temp", physical_dimension="degC"),
+    ]
+    patient = edfio.Patient(name=SECRET, code="123")
+    edf = edfio.Edf(signals, patient=patient, **header)
+    edf.add_annotations([edfio.EdfAnnotation(1.0, None, f"{SECRET} felt dizzy")])
+    edf.write(path)
+    return leads
+
+
+def test_edf_is_read_as_edfio_reads_it(tmp_path: Path) -> None:
+    _write_edf(tmp_path / "r.edf")
+    opened = open_recording(tmp_path / "r.edf")
+    assert [(lead.name, lead.fs, lead.n_samples) for lead in opened.leads] == [
+        ("II", 200.0, 2400),
+        ("V5", 200.0, 2400),
+    ]
+    edf = edfio.read_edf(tmp_path / "r.edf")
+    np.testing.assert_allclose(_read(opened, "II"), edf.signals[0].data, atol=1e-5)
+    np.testing.assert_allclose(_read(opened, "V5"), edf.signals[1].data / 1000, atol=1e-5)
+
+
+def _write_trend(path: Path, *rates_hz: float) -> list[NDArray]:
+    rng = np.random.default_rng(5)
+    signals = [rng.uniform(-2, 2, round(12 * fs)) for fs in rates_hz]
+    edfio.Edf(
+        [
+            edfio.EdfSignal(values, fs, label=f"ECG {fs:g}", physical_dimension="mV")
+            for values, fs in zip(signals, rates_hz, strict=True)
+        ]
+    ).write(path)
+    return signals
+
+
+def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None:
+    _, own, _, other = _write_trend(tmp_path / "r.edf", 1, 200, 2000, 250)
+    opened = open_recording(tmp_path / "r.edf")
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("200", 200.0), ("250", 250.0)]
+    np.testing.assert_allclose(_read(opened, "200"), own, atol=1e-4)
+    np.testing.assert_allclose(_read(opened, "250"), other, atol=1e-4)
+    with pytest.raises(UnknownLeadError, match="200, 250"):
+        choose_lead(opened.leads, "1")
+
+
+def test_an_edf_file_without_a_voltage_is_refused(tmp_path: Path) -> None:
+    signal = edfio.EdfSignal(np.arange(2400.0), 200, label="Resp", physical_dimension="l/min")
+    edfio.Edf([signal]).write(tmp_path / "r.edf")
+    with pytest.raises(UnsupportedRecordError, match="a signal in V, mV or uV"):
+        open_recording(tmp_path / "r.edf")
+
+
+def test_an_edf_file_of_trends_alone_is_refused(tmp_path: Path) -> None:
+    _write_trend(tmp_path / "r.edf", 1, 50)
+    with pytest.raises(InvalidSamplingRateError, match=r"fs=1\.0"):
+        open_recording(tmp_path / "r.edf")
+
+
+def test_the_identity_of_an_edf_file_can_be_blanked(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    content = path.read_bytes()
+    assert SECRET.encode() in content[:256]
+    path.write_bytes(blank_identity(content[:256]) + content[256:])
+    assert SECRET.encode() not in path.read_bytes()[:256]
+    edf = edfio.read_edf(path)
+    assert edf.patient.name == "X"
+    assert len(_read(open_recording(path))) == 2400
+
+
+def test_an_edf_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    whole = path.read_bytes()
+    for kept in (0, 100, 300, 1000, 1300):
+        path.write_bytes(whole[:kept])
+        with pytest.raises(CorruptRecordError):
+            open_recording(path)
