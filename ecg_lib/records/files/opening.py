@@ -1,4 +1,4 @@
-"""Open recordings that people send: WFDB, EDF and EDF+, CSV, NPY; a day, several leads.
+"""Open recordings that people send: WFDB, EDF and EDF+, CSV, NPY, and what ECG devices export.
 
 One lead is read block by block, so that a day needs no more memory than a minute, and what a file
 says about itself is checked before anything is believed. No message repeats the name of a file or
@@ -17,6 +17,7 @@ from ecg_lib.errors import (
     UnsupportedRecordError,
 )
 from ecg_lib.records.files.csv_file import CsvFile
+from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES, open_device_file
 from ecg_lib.records.files.edf_file import EdfFile
 from ecg_lib.records.files.lead import (
     UNITS,
@@ -31,19 +32,20 @@ from ecg_lib.records.limits import (
     check_sampling_rate,
 )
 
-SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy")
+SUFFIXES: Final = (".hea", ".edf", ".csv", ".npy", *DEVICE_SUFFIXES)
 """What names a recording; the signal files of a WFDB record are beside its header."""
 
 
 def open_recording(
     path: Path, *, fs: float | None = None, unit: str | None = None
 ) -> RecordingFile:
-    """Open a recording by the extension of its file.
+    """Open a recording: an export of a device by its content, others by the extension of the file.
 
     Parameters
     ----------
     path : Path
-        ``.hea`` (or ``.dat``, or the record's name), ``.edf``, ``.csv`` or ``.npy``.
+        ``.hea`` (or ``.dat``, or the record's name), ``.edf``, ``.csv`` or ``.npy``; or DICOM,
+        ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML under any name.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -66,20 +68,9 @@ def open_recording(
     if not (path.is_file() or header.is_file()):
         msg = "the file of the recording is missing"
         raise RecordNotFoundError(msg)
-    opened: RecordingFile
-    if suffix == ".edf":
-        opened = EdfFile.open(path)
-    elif suffix == ".csv":
-        opened = CsvFile.open(path, fs=fs, unit=unit)
-    elif suffix == ".npy":
-        opened = NpyFile.open(path, fs=fs, unit=unit)
-    elif suffix in {".hea", ".dat", ""}:
-        opened = WfdbFile.open(header)
-    else:
-        known = ", ".join(SUFFIXES)
-        msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
-        raise UnsupportedRecordError(msg)
-    if opened.kind in {"wfdb", "edf"}:
+    exported = open_device_file(path) if path.is_file() else None
+    opened = exported or _open_by_suffix(path, header, fs=fs, unit=unit)
+    if opened.kind not in {"csv", "npy"}:
         _refuse_contradiction(opened, fs=fs, unit=unit)
     for lead in opened.leads:
         check_sampling_rate(lead.fs)
@@ -88,13 +79,30 @@ def open_recording(
     return opened
 
 
+def _open_by_suffix(
+    path: Path, header: Path, *, fs: float | None, unit: str | None
+) -> RecordingFile:
+    suffix = path.suffix.lower()
+    if suffix == ".edf":
+        return EdfFile.open(path)
+    if suffix == ".csv":
+        return CsvFile.open(path, fs=fs, unit=unit)
+    if suffix == ".npy":
+        return NpyFile.open(path, fs=fs, unit=unit)
+    if suffix in {".hea", ".dat", ""}:
+        return WfdbFile.open(header)
+    known = ", ".join(SUFFIXES)
+    msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
+    raise UnsupportedRecordError(msg)
+
+
 def _stem(path: Path) -> str:
     return path.stem if path.suffix.lower() in {".hea", ".dat"} else path.name
 
 
 def _refuse_contradiction(opened: RecordingFile, *, fs: float | None, unit: str | None) -> None:
     if unit is not None:
-        msg = "unit must be left out for WFDB and EDF, which state it"
+        msg = "unit must be left out for a file that states it; CSV and NPY do not"
         raise MissingDetailError(msg, detail="unit")
     if fs is not None and any(abs(lead.fs - fs) > 1e-6 * fs for lead in opened.leads):
         raise rate_contradiction(opened.leads[0].fs)
