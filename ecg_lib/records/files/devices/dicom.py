@@ -113,8 +113,11 @@ def read_dicom(path: Path) -> DeviceFile:
 
 
 def _read(mapped: mmap.mmap) -> DeviceFile:
-    from pydicom.filereader import read_dataset  # noqa: PLC0415  half a second
+    from pydicom import config  # noqa: PLC0415  half a second
+    from pydicom.filereader import read_dataset  # noqa: PLC0415  see above
 
+    # Values that break the rules of their type are checked here, and warn nobody.
+    config.settings.reading_validation_mode = config.IGNORE
     left = [_MAX_READS]
     source: Any = _Counted(mapped, left)
     source.seek(MAGIC_AT + len(MAGIC))

@@ -91,8 +91,8 @@ def _read_rate(value: Element) -> float:
         msg = f"the increment of time of an aECG file must be in one of {', '.join(_TO_S)}"
         raise UnsupportedRecordError(msg)
     step_s = read_number(increment.get("value"), "increment of time of the aECG file")
-    if step_s <= 0:
-        msg = "the increment of time of an aECG file must be above 0, it is not"
+    if not 1e-9 < step_s < 1e9:
+        msg = "the increment of time of an aECG file must be above 0, a rate comes from it"
         raise CorruptRecordError(msg)
     # Steps are rounded in the file: 0.002778 s is 360 Hz and not 359.971 Hz.
     fs = 1.0 / (step_s * _TO_S[unit])

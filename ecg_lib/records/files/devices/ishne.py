@@ -89,7 +89,7 @@ def _count_samples(stated: int, n_leads: int, held: int) -> int:
     """Count the samples of a lead, by what the header says and what the file holds."""
     if 0 < stated * n_leads <= held:
         return stated
-    if stated > 0 and stated % n_leads == 0 and stated <= held:
+    if stated > 0 and stated % n_leads == 0 and stated <= held < stated + n_leads:
         return stated // n_leads
     if stated <= 0 and held >= n_leads:  # the recorder did not get to write it
         return held // n_leads

@@ -3,7 +3,8 @@
 Their samples are not compressed, or packed by XLI: dictionary codes of 10 bits (Welch 1984, DOI
 10.1109/MC.1984.1659158) of the high and then the low bytes of second differences, which lag by a
 sample; the limb leads that follow from I and II are stored as what is left of them. Philips has not
-published XLI. It is read as the tools of C. Watford for SierraECG describe it.
+published XLI. It is read as the tools of C. Watford for SierraECG describe it, and checked against
+them on five recordings of devices. Those end in a calibration pulse, which is cut off.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ KEPT: Final = frozenset(
 _STANDARD: Final = tuple("I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split())
 _CODE_BITS: Final = 10
 _END_CODE: Final = 2**_CODE_BITS - 1
+_CALIBRATION_S: Final = 0.4
 _BIAS: Final = 64
 """What the encoder adds to each difference."""
 
@@ -67,6 +69,7 @@ def read_philips(root: Element) -> DeviceFile:
         msg = "the sampling rate and duration of a Philips file must be above 0, one is not"
         raise CorruptRecordError(msg)
     samples = _read_samples(waveforms, names, round(duration_ms * fs / 1000))
+    samples = _cut_calibration(samples, pulse=round(1000 / step_uv) if step_uv > 0 else 0, fs=fs)
     return make_device_file(
         "philips",
         [
@@ -113,6 +116,22 @@ def _read_samples(
         msg = "a Philips file must be compressed by XLI or not at all, this one is otherwise"
         raise UnsupportedRecordError(msg)
     return _restore_limb_leads(names, _unpack_xli(packed, len(names), n_samples))
+
+
+def _cut_calibration(
+    samples: list[NDArray[np.int64]], *, pulse: int, fs: float
+) -> list[NDArray[np.int64]]:
+    """Cut off the pulse of 1 mV for 0.2 s, with 0.1 s of zero around it, that ends every lead.
+
+    It would be taken for a beat. Leads that do not all end with it are left as they are.
+    """
+    quarter = round(_CALIBRATION_S / 4 * fs)
+    expected = np.repeat([0, pulse, pulse, 0], quarter)
+    is_there = pulse > 0 and all(
+        len(lead) > len(expected) and np.array_equal(lead[-len(expected) :], expected)
+        for lead in samples
+    )
+    return [lead[: -len(expected)] for lead in samples] if is_there and quarter else samples
 
 
 def _too_few(n_samples: int) -> CorruptRecordError:
