@@ -46,7 +46,7 @@ from ecg_lib import errors
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_whole
 
-MAX_ANALYSIS_S: Final = 900.0
+MAX_ANALYSIS_S: Final = 3600.0
 
 _INPUT: Final = "input"
 _STATE: Final = "state.json"

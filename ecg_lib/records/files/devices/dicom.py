@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import mmap
 import struct
+import warnings
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -118,6 +119,7 @@ def _read(mapped: mmap.mmap) -> DeviceFile:
 
     # Values that break the rules of their type are checked here, and warn nobody.
     config.settings.reading_validation_mode = config.IGNORE
+    warnings.filterwarnings("ignore", module="pydicom")
     left = [_MAX_READS]
     source: Any = _Counted(mapped, left)
     source.seek(MAGIC_AT + len(MAGIC))

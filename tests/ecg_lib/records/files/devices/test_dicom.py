@@ -207,7 +207,7 @@ def test_a_file_of_countless_elements_is_refused_in_bounded_memory(
     channels = Sequence([item] * 60_000)
     channels.is_undefined_length = is_undefined
     content = writers.write_dicom(counts, fs=250, ChannelDefinitionSequence=channels)
-    with pytest.raises(CorruptRecordError, match="at most 100000 elements|cut off or damaged"):
+    with pytest.raises(CorruptRecordError, match=r"at most 100000 elements|cut off or damaged"):
         opened(content)
 
 

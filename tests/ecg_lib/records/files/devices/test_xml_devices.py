@@ -46,7 +46,7 @@ def test_a_dtd_that_is_named_is_not_fetched(
 
 
 def test_xml_of_another_kind_is_refused(opened: Open) -> None:
-    with pytest.raises(UnsupportedRecordError, match="AnnotatedECG.*RestingECG.*restingecgdata"):
+    with pytest.raises(UnsupportedRecordError, match=r"AnnotatedECG.*RestingECG.*restingecgdata"):
         opened(b"<?xml version='1.0'?><gpx><trk/></gpx>")
 
 
