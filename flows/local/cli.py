@@ -402,9 +402,9 @@ def analyze(
     failed = len(listed.refused)
     paths = list(map(str, listed.paths))
     recordings = [paths] if join and paths else [[path] for path in paths]
-    for path, *more in recordings:
+    for first, *more in recordings:
         request = analysis.Request(
-            path=path,
+            path=first,
             more_parts=tuple(more),
             output_dir=str(output_dir),
             formats=kinds,
@@ -416,7 +416,7 @@ def analyze(
             done = analysis.analyze_file(request, classifier=classifier, model=model)
         except EcgError as error:
             failed += 1
-            typer.secho(f"{path}: {error}", fg="red", err=True)
+            typer.secho(f"{first}: {error}", fg="red", err=True)
             continue
         _say(analysis.describe_file(done))
     if failed:

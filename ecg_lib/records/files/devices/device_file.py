@@ -206,7 +206,7 @@ def write_copy(opened: DeviceFile, lead: Lead, directory: Path, *, name: str) ->
         The header.
 
     """
-    lines = []
+    lines: list[str] = []
     for other in opened.leads:
         if (other.fs, other.n_samples) != (lead.fs, lead.n_samples):
             continue

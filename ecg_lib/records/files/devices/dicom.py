@@ -159,16 +159,17 @@ def _items(dataset: Dataset, tag: int, left: list[int]) -> list[Dataset]:
 
     if tag not in dataset:
         return []
-    element = dataset.get_item(tag)
+    element: Any = dataset.get_item(tag)
     if not isinstance(element, RawDataElement):
         return list(element.value)
-    source: Any = _Counted(BytesIO(element.value or b""), left)
+    packed = element.value or b""
+    source: Any = _Counted(BytesIO(packed), left)
     return list(
         read_sequence(
             source,
             is_implicit_VR=element.is_implicit_VR,
             is_little_endian=element.is_little_endian,
-            bytelength=len(element.value or b""),
+            bytelength=len(packed),
             encoding="iso8859",
         )
     )
