@@ -55,7 +55,7 @@ _CHANNELS: Final = 0x003A_0200
 _CHANNEL_SOURCE: Final = 0x003A_0208
 _CHANNEL_UNITS: Final = 0x003A_0211
 
-# What pydicom raises at damaged files has no common base.
+# What pydicom raises at damaged files has no common base; its own errors come on top.
 _DAMAGE: Final = (
     ArithmeticError,
     AttributeError,
@@ -99,6 +99,8 @@ def read_dicom(path: Path) -> DeviceFile:
         If it is too large.
 
     """
+    from pydicom.errors import BytesLengthException, InvalidDicomError  # noqa: PLC0415  half a second
+
     check_size(path, MAX_DICOM_BYTES, "DICOM")
     try:
         with (
@@ -108,13 +110,13 @@ def read_dicom(path: Path) -> DeviceFile:
             return _read(mapped)
     except EcgError:
         raise
-    except _DAMAGE as error:
+    except (*_DAMAGE, BytesLengthException, InvalidDicomError) as error:
         msg = "the DICOM file must hold whole elements, it is cut off or damaged"
         raise CorruptRecordError(msg) from error
 
 
 def _read(mapped: mmap.mmap) -> DeviceFile:
-    from pydicom import config  # noqa: PLC0415  half a second
+    from pydicom import config  # noqa: PLC0415  half a second, which other files need not wait
     from pydicom.filereader import read_dataset  # noqa: PLC0415  see above
 
     # Values that break the rules of their type are checked here, and warn nobody.

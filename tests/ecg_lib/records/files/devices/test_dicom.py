@@ -219,3 +219,13 @@ def test_sequences_nested_without_end_are_refused(
     nested = b"\x00\x54\x00\x01SQ\0\0\xff\xff\xff\xff\xfe\xff\x00\xe0\xff\xff\xff\xff" * 5000
     with pytest.raises(CorruptRecordError):
         opened(content[:start] + nested)
+
+
+def test_a_value_of_half_a_number_is_refused(
+    writers: ModuleType, counts: Counts, opened: Open
+) -> None:
+    content = writers.write_dicom(counts, fs=250)
+    number = b"\x3a\x00\x05\x00US"  # the number of channels
+    start = content.index(number) + len(number)
+    with pytest.raises(CorruptRecordError, match="cut off or damaged"):
+        opened(content[:start] + b"\x03\x00" + content[start + 2 :])
