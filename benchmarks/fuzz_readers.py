@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import binascii
 import contextlib
 import importlib
 import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any, Final
@@ -37,36 +40,48 @@ def main() -> int:
     parser.add_argument("--engine", choices=("atheris", "mutate"), default="mutate")
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--readers", nargs="*", help="names of READERS; all when left out")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside is not None:
         _run_atheris(arguments.inside, cases=arguments.cases, seed=arguments.seed)
-    run = fuzz_by_coverage if arguments.engine == "atheris" else fuzz_by_mutation
-    report = run(cases=arguments.cases, seed=arguments.seed)
+    cases, seed = arguments.cases, arguments.seed
+    report = (
+        fuzz_by_coverage(cases=cases, seed=seed)
+        if arguments.engine == "atheris"
+        else fuzz_by_mutation(cases=cases, seed=seed, readers=arguments.readers)
+    )
     sys.stdout.write(json.dumps(report) + "\n")
     return int(bool(report["n_failures"]))
 
 
-def fuzz_by_mutation(*, cases: int, seed: int) -> dict[str, Any]:
-    """Read mutated valid inputs."""
+def fuzz_by_mutation(
+    *, cases: int, seed: int, readers: Sequence[str] | None = None
+) -> dict[str, Any]:
+    """Read mutated valid inputs, of some readers or of all."""
     from fuzz_inputs import mutate
 
     rng = random.Random(seed)  # noqa: S311  nothing secret
-    corpus = make_corpus()
+    corpus = [one for one in make_corpus() if not readers or READERS[one[0]][0] in readers]
     outcomes: Counter[str] = Counter()
     failures: list[dict[str, str]] = []
+    slowest_s = 0.0
     for _ in range(cases):
         valid = rng.choice(corpus)
         data = valid[:1] + mutate(valid[1:], rng)
+        started = time.monotonic()
         try:
             outcomes[f"{READERS[data[0]][0]} {read_one(data)}"] += 1
         except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
             failures.append({"error": repr(error), "input": repr(data[:400])})
+        slowest_s = max(slowest_s, time.monotonic() - started)
     return {
         "engine": "mutate",
         "cases": cases,
         "seed": seed,
         "outcomes": dict(sorted(outcomes.items())),
+        "slowest_s": round(slowest_s, 3),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "n_failures": len(failures),
         "failures": failures[:20],
     }
@@ -132,6 +147,7 @@ def make_corpus() -> list[bytes]:
     wfdb, archive, edf, csv, npy = valid_uploads()
     header = dict(wfdb.files)["r.hea"]
     contents = {
+        **_make_exports(),
         "edf": edf.files[0][1],
         "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:1100]),
         "npy file": npy.files[0][1],
@@ -148,6 +164,30 @@ def make_corpus() -> list[bytes]:
     }
     corpus = [bytes([number]) + contents[name] for number, (name, _) in enumerate(READERS)]
     return [*corpus, bytes([_number_of("json")]) + draw_json(rng)]
+
+
+def _make_exports() -> dict[str, bytes]:
+    """Make a small export of each device, of 12 s at 100 Hz."""
+    import device_writers as write
+    import numpy as np
+    from fuzz_inputs import FS_HZ
+
+    from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+
+    strip = simulate_strip(StripKind.RUN, seed=2, duration_s=12.0, fs=FS_HZ)
+    two, one = np.rint(strip.signals_mv.T * 200).astype(np.int64)
+    leads, fs = {"I": one, "II": two}, round(FS_HZ)
+    huffman = (19_999).to_bytes(2, "little")
+    return {
+        "dicom": write.write_dicom(leads, fs=fs),
+        "ishne": write.write_ishne(leads, fs=fs),
+        "scp": write.write_scp(leads, fs=fs, order=1),
+        "scp huffman": write.write_scp(leads, fs=fs, order=2, table=huffman),
+        "aecg": write.write_aecg(leads, fs=fs),
+        "muse": write.write_muse(leads, fs=fs),
+        "philips": write.write_philips(leads, fs=fs),
+        "xli": write.pack_xli([one, two]),
+    }
 
 
 def _number_of(reader: str) -> int:
@@ -213,6 +253,37 @@ def _read_wfdb(content: bytes, directory: Path) -> None:
     for name, other in valid_uploads()[0].files:
         (directory / name).write_bytes(content if name.endswith(".hea") else other)
     _read_to_end(directory / "r.hea")
+
+
+def _read_mended(name: str, mend: Callable[[bytes], bytes]) -> Callable[[bytes, Path], None]:
+    """Read a file whose checksum is that of its bytes, most of the time."""
+
+    def read(content: bytes, directory: Path) -> None:
+        is_mended = len(content) > 26 and binascii.crc32(content) % 8
+        _read_file(name)(mend(content) if is_mended else content, directory)
+
+    return read
+
+
+def _mend_ishne(content: bytes) -> bytes:
+    from device_writers import mend_ishne
+
+    return mend_ishne(content)
+
+
+def _mend_scp(content: bytes) -> bytes:
+    from device_writers import mend_scp
+
+    return mend_scp(content[:2] + len(content).to_bytes(4, "little") + content[6:])
+
+
+def _read_xli(content: bytes, directory: Path) -> None:
+    """Read Philips XML with these bytes as its compressed waveforms."""
+    import numpy as np
+    from device_writers import write_philips
+
+    leads = {"I": np.zeros(1200, dtype=np.int64), "II": np.zeros(1200, dtype=np.int64)}
+    _read_file("r.xml")(write_philips(leads, fs=100, packed=content), directory)
 
 
 def _read_zip(content: bytes, directory: Path) -> None:
@@ -287,6 +358,14 @@ READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
     ("npy", _read_body("application/x-npy")),
     ("spool", _read_spool),
     ("feedback", _read_feedback),
+    ("dicom", _read_file("r.dcm")),
+    ("ishne", _read_mended("r.ecg", _mend_ishne)),
+    ("scp", _read_mended("r.scp", _mend_scp)),
+    ("scp huffman", _read_mended("r.scp", _mend_scp)),
+    ("aecg", _read_file("r.aecg")),
+    ("muse", _read_file("muse.xml")),
+    ("philips", _read_file("philips.xml")),
+    ("xli", _read_xli),
 )
 
 

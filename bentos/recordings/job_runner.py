@@ -47,7 +47,7 @@ from bentos.wire.problems import (
 from ecg_lib import errors
 from ecg_lib.operations.settings import Settings
 
-MAX_ANALYSIS_S: Final = 900.0
+MAX_ANALYSIS_S: Final = 3600.0
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2

@@ -1,7 +1,8 @@
 """Take an upload: a form that is written to disk as it comes, then laid out as a recording.
 
-Nothing of what a client calls its files is kept, and who an EDF file is of is blanked before it
-is written: a name may be a person's.
+Nothing of what a client calls its files is kept, because a name may be a person's. The identity in
+an EDF file is blanked before the file is written. Of a device's export only the samples are kept,
+copied to a WFDB record without identity, and the export is removed.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from bentos.wire.problems import (
 )
 from ecg_lib.errors import EcgError, RecordNotFoundError
 from ecg_lib.records.files.archives import find_header, unpack_record
+from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
+from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
 from ecg_lib.records.files.lead import Lead, choose_lead
 from ecg_lib.records.files.opening import open_recording
@@ -61,7 +64,7 @@ _FEED_BYTES: Final = 2**20
 _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
-_ALONE: Final = frozenset({".zip", ".edf", ".bdf", ".csv", ".txt", ".npy"})
+_ALONE: Final = frozenset({".zip", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES})
 _LEFT_OUT: Final = ".atr"
 _TAKEN: Final = _ALONE | {".hea", ".dat", ".mat", _LEFT_OUT}
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -333,6 +336,9 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         lead = choose_lead(opened.leads, fields.lead)
         if isinstance(opened, EdfFile):
             blank_annotations(path, opened.header)
+        if isinstance(opened, DeviceFile):
+            exported, path = path, write_copy(opened, lead, directory, name=RECORDING)
+            exported.unlink()
     except EcgError as error:
         problem = explain_file_error(error)
         if problem.kind is CRASHED:  # not an error of a file
@@ -364,7 +370,9 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
     if ".hea" in suffixes and not set(suffixes) & _ALONE:
         return _arrange_wfdb(files, directory)
     raise _refuse(
-        "files", "must be one EDF, CSV or NPY file, or a WFDB header with its signals, or their zip"
+        "files",
+        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG or XML file, or a WFDB header with its "
+        "signals, or their zip",
     )
 
 

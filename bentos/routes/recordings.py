@@ -25,10 +25,11 @@ from bentos.wire.problems import TOO_LARGE, ProblemError
 from ecg_lib.recordings.beat_file import NAMES, read_beats
 from ecg_lib.recordings.signal_file import read_stretch
 from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.limits import MAX_DURATION_S
 
 MAX_POINTS: Final = 20_000
 MAX_BEATS: Final = 20_000
-MAX_STRETCH_S: Final = 90_000.0
+MAX_STRETCH_S: Final = MAX_DURATION_S + 3600.0
 SIGNAL_HEADERS: Final = ("X-ECG-Kind", "X-ECG-Start-S", "X-ECG-Step-S", "X-ECG-Points")
 """What the answer with a stretch of the signal says beside it."""
 
@@ -71,7 +72,7 @@ class SignalQuery(BeatsQuery):
 
 
 async def create_recording(request: Request) -> Response:
-    """Take a file of up to 24 h, and queue it for analysis.
+    """Take a file of up to 14 days, and queue it for analysis.
 
     A WFDB header with its signal files, or a zip of them, or one EDF, CSV or NPY file.
     """
@@ -234,7 +235,7 @@ def add_routes(app: FastAPI) -> None:
         create_recording,
         methods=["POST"],
         status_code=HTTPStatus.ACCEPTED,
-        summary="Send a recording of up to 24 h",
+        summary="Send a recording of up to 14 days",
         responses={
             202: {"model": RecordingJob},
             **document_problems(400, 408, 413, 415, 422, 503),
@@ -312,7 +313,10 @@ class RecordingJob(BaseModel):
     progress: float = Field(description="0 to 1.")
     created_at: str
     finished_at: str | None
-    kind: str = Field(description="Kind of the file: `wfdb`, `edf`, `csv` or `npy`.")
+    kind: str = Field(
+        description="Kind of the file: `wfdb`, `edf`, `csv`, `npy`, `dicom`, `ishne`, `scp`, "
+        "`aecg`, `muse` or `philips`."
+    )
     lead: str = Field(description="The lead that is analysed.")
     leads: list[str]
     sampling_rate: float

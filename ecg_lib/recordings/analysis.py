@@ -182,24 +182,41 @@ _CSV_HEADER: Final = (
 )
 
 
+_CSV_ROWS_AT_ONCE: Final = 65_536
+"""A row takes a kilobyte while it is made, and there may be a million and more."""
+
+
 def _write_csv(analysis: Analysis, path: Path, _id: str) -> None:
-    beats = analysis.summary.beats
-    forms = [*(form.name for form in analysis.summary.forms), ""]
+    form_of_beats = analysis.summary.form_of_beats
+    with path.open("w", encoding="utf-8") as file:
+        file.write(_CSV_HEADER)
+        for start in range(0, len(form_of_beats), _CSV_ROWS_AT_ONCE):
+            part = slice(start, min(start + _CSV_ROWS_AT_ONCE, len(form_of_beats)))
+            file.writelines(_list_rows(analysis.summary, part, form_of_beats))
+
+
+def _list_rows(
+    summary: RecordingSummary, part: slice, form_of_beats: NDArray[np.int64]
+) -> Iterator[str]:
+    beats = summary.beats
+    forms = [*(form.name for form in summary.forms), ""]
+    has_class, r_peaks = beats.has_class[part], beats.r_peaks[part]
+    width_ms = beats.qrs_width_s[part] * 1e3
     # No cell needs quotes: numbers, and names of our own.
     columns = (
-        range(len(beats)),
-        _cells(beats.r_peaks / beats.fs, 4),
-        beats.r_peaks.tolist(),
-        np.where(beats.has_class, np.where(beats.is_v, "V", "N"), "").tolist(),
-        _cells(np.where(beats.has_class, beats.probability_v, np.nan), 6),
-        _cells(beats.rr_prev_s, 4),
-        _cells(np.where(beats.is_readable, beats.qrs_width_s * 1e3, np.nan), 1),
-        beats.rule.tolist(),
-        beats.quality.tolist(),
-        [forms[form] for form in analysis.summary.form_of_beats.tolist()],
+        range(part.start, part.stop),
+        _cells(r_peaks / beats.fs, 4),
+        r_peaks.tolist(),
+        np.where(has_class, np.where(beats.is_v[part], "V", "N"), "").tolist(),
+        _cells(np.where(has_class, beats.probability_v[part], np.nan), 6),
+        _cells(beats.rr_prev_s[part], 4),
+        _cells(np.where(beats.is_readable[part], width_ms, np.nan), 1),
+        beats.rule[part].tolist(),
+        beats.quality[part].tolist(),
+        [forms[form] for form in form_of_beats[part].tolist()],
     )
-    rows = (",".join(map(str, row)) for row in zip(*columns, strict=True))
-    path.write_text(_CSV_HEADER + "".join(f"{row}\n" for row in rows), encoding="utf-8")
+    for row in zip(*columns, strict=True):
+        yield ",".join(map(str, row)) + "\n"
 
 
 def _cells(values: NDArray[np.float64], digits: int) -> list[float | str]:

@@ -33,6 +33,7 @@ from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
 from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
 
 _FORM_NAMES: Final = "ABCDEFGHIJKL"
+_DAY_S: Final = 86_400.0
 
 
 class ResultFormat(StrEnum):
@@ -124,10 +125,17 @@ class RecordingSummary:
         return self.rhythm.v_per_hour(self.beats.readable_s)
 
     def name_time(self, time_s: float) -> str:
-        """Format a time as ``HH:MM:SS``: of the day where that is known, else since the start."""
-        if self.start_clock_s is None and time_s >= 86_400:
-            return "24:00:00"
-        return format_clock((self.start_clock_s or 0.0) + time_s)
+        """Format a time as ``HH:MM:SS``: of the day where that is known, else since the start.
+
+        In recordings of more than a day the number of the day comes before the time of day:
+        ``d2 06:30:00`` is on the day after the one on which the recording begins.
+        """
+        if self.start_clock_s is None:
+            seconds = int(time_s)
+            return f"{seconds // 3600:02d}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"
+        clock_s = self.start_clock_s + time_s
+        day = f"d{int(clock_s // _DAY_S) + 1} " if self.beats.duration_s > _DAY_S else ""
+        return day + format_clock(clock_s)
 
 
 def summarize_recording(

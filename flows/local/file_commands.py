@@ -72,7 +72,10 @@ def annotate(
 
 def analyze(
     files: Annotated[
-        list[Path], typer.Argument(help="WFDB, EDF, CSV, NPY or zip, and directories of them.")
+        list[Path],
+        typer.Argument(
+            help="WFDB, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML or zip, and directories."
+        ),
     ],
     output_dir: Annotated[Path, typer.Option(help="Where the results go.")] = Path(),
     formats: Annotated[
@@ -87,8 +90,12 @@ def analyze(
     unit: Annotated[
         str | None, typer.Option(help="mV, uV or V; of NPY, and of CSV that states none.")
     ] = None,
+    *,
+    join: Annotated[
+        bool, typer.Option("--join", help="The files are parts of one recording, in their order.")
+    ] = False,
 ) -> None:
-    """Analyse recordings of up to 24 h by the released model, without a server."""
+    """Analyse recordings of up to 14 days by the released model, without a server."""
     from flows.recordings import analyzed_files as analysis
 
     os.environ.update(analysis.ONE_THREAD)
@@ -107,9 +114,12 @@ def analyze(
     for path, reason in listed.refused.items():
         typer.secho(f"{path}: {reason}", fg="red", err=True)
     failed = len(listed.refused)
-    for path in listed.paths:
+    paths = list(map(str, listed.paths))
+    recordings = [paths] if join and paths else [[path] for path in paths]
+    for first, *more in recordings:
         request = analysis.Request(
-            path=str(path),
+            path=first,
+            more_parts=tuple(more),
             output_dir=str(output_dir),
             formats=kinds,
             lead=lead,
@@ -120,7 +130,7 @@ def analyze(
             done = analysis.analyze_file(request, classifier=classifier, model=model)
         except (EcgError, OSError) as error:
             failed += 1
-            typer.secho(f"{path}: {error}", fg="red", err=True)
+            typer.secho(f"{first}: {error}", fg="red", err=True)
             continue
         typer.echo(analysis.describe_file(done))
     if failed:

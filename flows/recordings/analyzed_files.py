@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
-from ecg_lib.records.files.opening import SUFFIXES, open_recording
+from ecg_lib.records.files.opening import SUFFIXES
+from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.layout import find_layout
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from flows.doors.addresses import PROJECT_DIR, without_secrets
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.classifier.bundle import Bundle
 
-MAX_ANALYSIS_S: Final = 1800.0
+MAX_ANALYSIS_S: Final = 3600.0
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are worked on by threads of our own; those of BLAS would be in their way."""
@@ -55,6 +56,7 @@ class Request:
     """What is to be done with a file."""
 
     path: str
+    """The file, or the first part; results have its name."""
     output_dir: str
     formats: tuple[str, ...]
     lead: str | None = None
@@ -62,6 +64,8 @@ class Request:
     unit: str | None = None
     patient: str | None = None
     """Reference of the patient, for the results."""
+    more_parts: tuple[str, ...] = ()
+    """Files that go on with the recording, in order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +186,11 @@ def analyze_file(
     }
     with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
         analysis = analyze_recording(
-            open_recording(source, fs=request.sampling_rate, unit=request.unit),
+            open_parts(
+                [source, *map(Path, request.more_parts)],
+                fs=request.sampling_rate,
+                unit=request.unit,
+            ),
             lead=request.lead,
             classifier=classifier,
             model=model,
@@ -273,7 +281,8 @@ def _main() -> None:
     from ecg_lib.classifier.bundle import read_bundle
 
     task = json.load(sys.stdin)
-    task["request"]["formats"] = tuple(task["request"]["formats"])
+    for name in ("formats", "more_parts"):
+        task["request"][name] = tuple(task["request"][name])
     try:
         classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
         done = analyze_file(Request(**task["request"]), classifier=classifier, model=task["model"])

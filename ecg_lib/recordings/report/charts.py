@@ -22,6 +22,7 @@ from ecg_lib.records.drawing import (
     draw_paper,
     line,
 )
+from ecg_lib.records.limits import MAX_DURATION_S
 from ecg_lib.rhythm.heart_rate import HOUR_S
 from ecg_lib.signal_path.readability.findings import OK, PACED
 from ecg_lib.signal_path.readability.quality import find_spans
@@ -42,6 +43,8 @@ _BOTTOM: Final = 7.0
 _TICKS: Final = (1, 2, 5, 10, 20, 25, 50, 100, 200, 250, 500)
 _LABELLED_RR_S: Final = 0.3  # a shorter one has no room for its figure
 _MAX_POINTS: Final = 3000
+_MOST_SHARES: Final = 48
+"""Hours of which the share of V beats is written above its bar; of more there is no room."""
 
 
 def draw_heart_rate(summary: RecordingSummary) -> Drawing:
@@ -72,7 +75,7 @@ def draw_burden(summary: RecordingSummary) -> Drawing:
         top, bottom = float(frame.y(float(hour.v_beats))), float(frame.y(0.0))
         gap = min(0.5, (right - left) / 6)
         shapes.append(Box(left + gap, top, right - left - 2 * gap, bottom - top, Colour.RED))
-        if hour.burden:
+        if hour.burden and len(summary.hours) <= _MOST_SHARES:
             text = f"{hour.burden:.0%}" if hour.burden >= 0.095 else f"{hour.burden:.1%}"
             middle = (left + right) / 2
             shapes.append(Text(middle, top - 0.8, text, 2.0, Colour.SOFT, Anchor.MIDDLE))
@@ -190,6 +193,14 @@ def _label_beats(
     return shapes
 
 
+_MOST_STEPS: Final = 13
+_TIME_STEPS_S: Final = (
+    *(60.0, 300.0, 600.0, 1800.0),
+    *(hours * HOUR_S for hours in (1, 2, 3, 6, 12, 24)),
+    MAX_DURATION_S / _MOST_STEPS,
+)
+
+
 class _Frame:
     """Axes of a chart: time or intervals to the right, a figure upwards."""
 
@@ -236,16 +247,13 @@ class _Frame:
         if not self._is_time:
             return [(value, f"{value:.1f}") for value in np.arange(0.2, 2.01, 0.2).tolist()]
         duration_s = self._last
-        step_s = next(
-            (s for s in (60.0, 300.0, 600.0, 1800.0, HOUR_S, 2 * HOUR_S) if duration_s / s <= 13),
-            3 * HOUR_S,
-        )
+        step_s = next(step_s for step_s in _TIME_STEPS_S if duration_s / step_s <= _MOST_STEPS)
         if duration_s < 60.0:
             step_s = 10.0
         start_s = self._summary.start_clock_s
         first_s = -start_s % step_s if start_s is not None else 0.0
         times_s = np.arange(first_s, duration_s + 0.5, step_s).tolist()
-        return [(time_s, self._summary.name_time(time_s)[:5]) for time_s in times_s]
+        return [(time_s, self._summary.name_time(time_s)[:-3]) for time_s in times_s]
 
     def finish(self, shapes: list[Shape]) -> Drawing:
         return Drawing(

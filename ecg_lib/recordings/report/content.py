@@ -338,7 +338,7 @@ def _list_hours(summary: RecordingSummary) -> Table:
         ("From", "Beats", "V", "V share", "Couplets", "Runs", "HR min", "mean", "max", "Read"),
         tuple(
             (
-                summary.name_time(hour.start_s)[:5],
+                summary.name_time(hour.start_s)[:-3],
                 f"{hour.beats:,}",
                 f"{hour.v_beats:,}",
                 "-" if hour.burden is None else f"{hour.burden:.2%}",

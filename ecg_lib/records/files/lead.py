@@ -53,7 +53,7 @@ class RecordingFile(Protocol):
 
     @property
     def kind(self) -> str:
-        """``wfdb``, ``edf``, ``csv`` or ``npy``."""
+        """``wfdb``, ``edf``, ``csv``, ``npy``, or that of a device's export (``dicom``, ...)."""
         ...
 
     @property
@@ -110,7 +110,7 @@ def refuse_too_long(duration_s: float) -> None:
 
     """
     if duration_s > MAX_DURATION_S:
-        msg = f"a recording must last at most 24 h, got {duration_s / 3600:.2f} h"
+        msg = f"a recording must last at most 14 days, got {duration_s / 86_400:.2f} days"
         raise RecordTooLongError(msg)
 
 

@@ -1,4 +1,4 @@
-"""Open recordings that people send: WFDB, EDF and BDF, text, NPY; a day, several leads.
+"""Open recordings that people send: WFDB, EDF and BDF, text, NPY, and what ECG devices export.
 
 One lead is read block by block, so that a day needs no more memory than a minute, and what a file
 says about itself is checked before anything is believed. No message repeats the name of a file or
@@ -16,6 +16,7 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnsupportedRecordError,
 )
+from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES, open_device_file
 from ecg_lib.records.files.edf_file import EdfFile, is_edf
 from ecg_lib.records.files.lead import (
     UNITS,
@@ -30,7 +31,7 @@ from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
-SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".npy")
+SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES)
 """What names a recording; the signal files of a WFDB record are beside its header."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
@@ -42,13 +43,14 @@ _SIGNALS: Final = frozenset({".dat", ".mat"})
 def open_recording(
     path: Path, *, fs: float | None = None, unit: str | None = None
 ) -> RecordingFile:
-    """Open a recording by the extension of its file.
+    """Open a recording: an export of a device by its content, others by the extension of the file.
 
     Parameters
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
-        ``.txt`` or ``.npy``.
+        ``.txt`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML under any
+        name.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -66,7 +68,7 @@ def open_recording(
     if unit is not None and unit not in UNIT_TO_MV:
         msg = f"unit must be one of {', '.join(UNITS)}"
         raise MissingDetailError(msg, detail="unit")
-    opened = _open(path, fs=fs, unit=unit)
+    opened = _open_export(path, fs=fs, unit=unit) or _open(path, fs=fs, unit=unit)
     if not opened.leads:
         raise no_leads("a recording", opened.others)
     for lead in opened.leads:
@@ -74,6 +76,18 @@ def open_recording(
         if lead.n_samples is not None:
             check_duration(lead.n_samples / lead.fs)
     return opened
+
+
+def _open_export(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile | None:
+    """Open an export of a device, which is recognised by its content; None for other files."""
+    exported = open_device_file(path) if path.is_file() else None
+    if exported is None:
+        return None
+    if unit is not None:
+        msg = f"unit must be left out for {exported.kind} files, which state it"
+        raise MissingDetailError(msg, detail="unit")
+    _refuse_contradiction(exported, fs=fs)
+    return exported
 
 
 def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:

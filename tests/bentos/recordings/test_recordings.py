@@ -369,11 +369,11 @@ def test_what_is_no_recording_is_refused(
     assert _incoming(home) == []
 
 
-def test_a_recording_of_more_than_a_day_is_refused(http: httpx.Client) -> None:
-    header = b"r 1 100 8640001\nr.dat 80 200 8 0\n"
-    answered = _send(http, {"r.hea": header, "r.dat": bytes(8_640_001)})
+def test_a_recording_of_more_than_14_days_is_refused(http: httpx.Client) -> None:
+    header = b"r 1 100 120960001\nr.dat 80 200 8 0\n"
+    answered = _send(http, {"r.hea": header, "r.dat": bytes(120_960_001)})
     problem = _refused(answered, 422, "signal-too-long")
-    assert "at most 24 h" in problem["detail"]
+    assert "at most 14 days" in problem["detail"]
 
 
 def test_a_bomb_is_refused(http: httpx.Client) -> None:

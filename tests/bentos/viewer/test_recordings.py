@@ -51,7 +51,7 @@ def signal_requests(stub: Stub) -> list[dict[str, float]]:
 
 def test_a_recording_is_uploaded_followed_and_shown(page: Page, recordings: Stub) -> None:
     page.goto(recordings.url)
-    expect(page.locator("#formats")).to_contain_text("Recordings up to 24 h")
+    expect(page.locator("#formats")).to_contain_text("Recordings up to 14 days")
     open_day(page, recordings)
     assert recordings.forms == [{"files": ["day.edf"]}]
     assert page.url.endswith("/?recording=day-1")

@@ -269,6 +269,15 @@ def test_a_time_is_that_of_the_clock_or_since_the_beginning(analysis: Analysis) 
     assert summary.name_time(86_400.0) == "24:00:00"
     at_noon = replace(summary, start_clock_s=43_200.0)
     assert at_noon.name_time(86_400.0) == "12:00:00"
+    assert summary.name_time(300_000.0) == "83:20:00"
+
+
+def test_a_time_in_a_recording_of_days_has_its_day(analysis: Analysis) -> None:
+    beats = replace(analysis.summary.beats, n_samples=round(86_401 * analysis.summary.beats.fs))
+    summary = replace(analysis.summary, beats=beats, start_clock_s=43_200.0)
+    assert summary.name_time(0.0) == "d1 12:00:00"
+    assert summary.name_time(43_199.0) == "d1 23:59:59"
+    assert summary.name_time(43_200.0) == "d2 00:00:00"
 
 
 def test_a_strip_has_the_scale_of_ecg_paper(analysis: Analysis) -> None:

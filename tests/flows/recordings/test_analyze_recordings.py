@@ -158,6 +158,27 @@ def test_an_archive_gives_what_its_record_gives(
     assert set(written.symbol) == {"N", "V"}
 
 
+def test_parts_of_a_recording_give_what_the_whole_gives(toy_bundle: Bundle, tmp_path: Path) -> None:
+    signal_mv = simulate_strip(StripKind.RUN, seed=11, duration_s=60.0).signal_mv()
+    for name, part in (("whole", signal_mv), ("a", signal_mv[:9000]), ("b", signal_mv[9000:])):
+        np.save(tmp_path / f"{name}.npy", part)
+    classifier = BeatClassifier.load(toy_bundle)
+    model = describe_model(toy_bundle, version="1")
+    for first, more in (("whole", ()), ("a", (str(tmp_path / "b.npy"),))):
+        request = Request(
+            path=str(tmp_path / f"{first}.npy"),
+            more_parts=more,
+            output_dir=str(tmp_path / "out"),
+            formats=("csv",),
+            sampling_rate=360.0,
+        )
+        analyze_file(request, classifier=classifier, model=model)
+    whole, joined = (
+        (tmp_path / "out" / f"{name}.beats.csv").read_text() for name in ("whole", "a")
+    )
+    assert whole == joined
+
+
 def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) -> None:
     listed = [path.name for path in list_recordings([recordings, Path("else.csv")]).paths]
     assert listed == ["broken.edf", "flat.npy", "normal.hea", "run.hea", "else.csv"]

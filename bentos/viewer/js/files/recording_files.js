@@ -5,7 +5,10 @@
 import { fileProblem } from "../base/problem.js";
 
 const SIGNAL = new Set(["csv", "txt", "tsv", "npy", "json"]);
-const RECORDING = new Set(["hea", "dat", "zip", "edf"]);
+const RECORDING = new Set([
+  ...["hea", "dat", "zip", "edf"],
+  ...["dcm", "dicom", "ecg", "ishne", "scp", "xml", "aecg"],
+]);
 
 /**
  * @typedef {object} ChosenFiles
@@ -25,7 +28,7 @@ export function sortFiles(files) {
   if (unknown) {
     throw fileProblem(
       `${unknown.name} is of no kind that can be read`,
-      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip) or EDF.",
+      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip), EDF, DICOM, ISHNE, SCP-ECG or XML.",
     );
   }
   const recording = files.filter((file) => RECORDING.has(suffix(file)));

@@ -60,13 +60,15 @@ def test_leads_are_chosen_by_name_and_unknown_ones_named(wfdb_record: Path) -> N
         choose_lead(leads, "aVF")
 
 
-def test_more_than_a_day_is_refused_by_name_of_the_limit(tmp_path: Path) -> None:
-    n_samples = 100 * 86_400 + 1
-    (tmp_path / "r.hea").write_text(f"r 1 100 {n_samples}\nr.dat 16 200 16 0\n")
+def test_more_than_14_days_is_refused_by_name_of_the_limit(tmp_path: Path) -> None:
+    n_samples = 100 * 14 * 86_400 + 1
     with (tmp_path / "r.dat").open("wb") as file:
         file.truncate(2 * n_samples)
-    with pytest.raises(RecordTooLongError, match="at most 24 h"):
+    (tmp_path / "r.hea").write_text(f"r 1 100 {n_samples}\nr.dat 16 200 16 0\n")
+    with pytest.raises(RecordTooLongError, match=r"at most 14 days, got 14\.00 days"):
         open_recording(tmp_path / "r.hea")
+    (tmp_path / "r.hea").write_text(f"r 1 100 {n_samples - 1}\nr.dat 16 200 16 0\n")
+    assert open_recording(tmp_path / "r.hea").leads[0].n_samples == n_samples - 1
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".npy"])

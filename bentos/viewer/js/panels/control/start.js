@@ -87,7 +87,8 @@ export function bindStart({ gallery, served, formats }, { store, service, opener
       " of 10 s to 30 min: CSV, NPY, JSON.",
       takesRecordings && h("br"),
       takesRecordings && h("strong", {}, "Recordings"),
-      takesRecordings && " up to 24 h: WFDB (.hea with .dat, or a zip), EDF, CSV, NPY.",
+      takesRecordings &&
+        " up to 14 days: WFDB (.hea with .dat, or a zip), EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML.",
     );
   }
 }

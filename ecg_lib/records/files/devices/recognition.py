@@ -1,0 +1,62 @@
+"""Recognise the exports of ECG devices by their content, whatever their names are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
+from ecg_lib.records.files.devices import dicom, ge_muse, hl7_aecg, ishne, philips_xml, scp_ecg
+from ecg_lib.records.files.devices.device_file import DeviceFile
+from ecg_lib.records.files.devices.xml_tree import read_xml
+
+DEVICE_SUFFIXES: Final = (".dcm", ".dicom", ".ecg", ".ishne", ".scp", ".xml", ".aecg")
+
+_START_BYTES: Final = 256
+_XML_STARTS: Final = tuple("<".encode(encoding) for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
+_BYTE_ORDER_MARKS: Final = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_READERS: Final = {
+    hl7_aecg.ROOT: hl7_aecg.read_aecg,
+    ge_muse.ROOT: ge_muse.read_muse,
+    philips_xml.ROOT: philips_xml.read_philips,
+}
+_KEPT: Final = {
+    hl7_aecg.ROOT: hl7_aecg.KEPT,
+    ge_muse.ROOT: ge_muse.KEPT,
+    philips_xml.ROOT: philips_xml.KEPT,
+}
+
+
+def open_device_file(path: Path) -> DeviceFile | None:
+    """Open what a device exported; None when neither content nor name is that of an export.
+
+    Raises
+    ------
+    RecordError
+        If it is an export that cannot be read, or its name says so and its content does not.
+
+    """
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    if start[dicom.MAGIC_AT :].startswith(dicom.MAGIC):
+        return dicom.read_dicom(path)
+    if start.startswith(ishne.MAGIC):
+        return ishne.read_ishne(path)
+    if start[scp_ecg.MARK_AT :].startswith(scp_ecg.MARK) or path.suffix.lower() == ".scp":
+        return scp_ecg.read_scp(path)
+    if _is_xml(start):
+        root = read_xml(path, _KEPT)
+        return _READERS[root.tag](root)
+    if path.suffix.lower() in DEVICE_SUFFIXES:
+        msg = (
+            f"a {path.suffix.lower()} file must be DICOM, ISHNE, SCP-ECG or XML by its content, "
+            "this one is none of them"
+        )
+        raise CorruptRecordError(msg) if not start else UnsupportedRecordError(msg)
+    return None
+
+
+def _is_xml(start: bytes) -> bool:
+    for mark in _BYTE_ORDER_MARKS:
+        start = start.removeprefix(mark)
+    return start.lstrip(b" \t\r\n").startswith(_XML_STARTS)
