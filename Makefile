@@ -57,6 +57,10 @@ lint: $(INSTALLED) ## check style, types and directions of import
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+.PHONY: mutants
+mutants: $(INSTALLED) ## change the deciding code in small ways; its tests must fail; ARGS="risk --sample 20"
+	$(BIN)/python tests/repository/mutants.py $(ARGS)
+
 .PHONY: format
 format: $(INSTALLED) ## format, and mend what can be mended
 	$(BIN)/ruff format

@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from flows.doors.bento_store import PACKED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("ecg_lib", "flows", "bentos")
 
 
