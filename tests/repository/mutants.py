@@ -39,7 +39,7 @@ ROOT: Final = Path(__file__).parents[2]
 GOAL: Final = 0.97
 """The share of mutants that tests must kill, of those that change what the code does."""
 
-# What tests load, imported once before the forks. None of them may start a thread.
+# Libraries of the tests, imported once before the forks. None of them may start a thread.
 _LIBRARIES: Final = (
     "numpy", "scipy.signal", "scipy.stats", "pyarrow.parquet", "pydantic_settings", "onnx",
     "onnxruntime", "wfdb",

@@ -84,7 +84,9 @@ def read_python(text: str) -> Iterator[Passage]:
             yield from _read_arguments(node.exc)
         elif isinstance(node, ast.Call) and _name(node.func) in _SPEAKS:
             yield from _read_arguments(node)
-        elif (isinstance(node, ast.Assign) and _name(node.targets[0]) in {"msg", "message"}) or (isinstance(node, ast.keyword) and node.arg in {"help", "description"}):
+        elif (isinstance(node, ast.Assign) and _name(node.targets[0]) in {"msg", "message"}) or (
+            isinstance(node, ast.keyword) and node.arg in {"help", "description"}
+        ):
             yield from _read_strings(node.value)
     block: list[str] = []
     begin = last = 0
@@ -190,7 +192,9 @@ def main() -> int:
                     bad += 1
                 print(f'{name}:{finding.line}: "{finding.words}": {finding.advice}')
     for folder in waiting:
-        state = f"{later[folder]} findings to be rewritten" if later[folder] else "clean, take it out"
+        state = (
+            f"{later[folder]} findings to be rewritten" if later[folder] else "clean, take it out"
+        )
         print(f"not_yet_clean: {folder}: {state}", file=sys.stderr)
     return int(bad > 0)
 
