@@ -5,6 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 FUZZ_INSTALLED := $(VENV)/.fuzz-installed
+DOCS_VENV := .venv-docs
+DOCS_INSTALLED := $(DOCS_VENV)/.installed
 ARGS ?=
 
 # uv does not read pip's settings: where pip is told to look, and whom to trust, is passed on.
@@ -50,12 +52,29 @@ soak: $(INSTALLED) ## ten minutes at 80 % of the greatest throughput; ARGS="--mi
 fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases in all, for endpoints, decoders and readers of files
 	$(BIN)/python benchmarks/fuzz_service.py $(ARGS)
 
+.PHONY: check
+check: lint ## lint and the pure tests, in a minute: what to run before each commit
+	$(BIN)/python -m pytest -n auto -m "not slow and not data" -q $(PURE_TESTS) $(ARGS)
+
+PURE_TESTS := tests/ecg_lib tests/repository tests/docs/test_site.py tests/test_architecture.py
+
 .PHONY: lint
-lint: $(INSTALLED) ## check style, types and directions of import
+lint: $(INSTALLED) ## check style, types, directions of import and prose
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python tests/repository/prose.py
+	$(BIN)/mypy
+
+.PHONY: docs
+docs: $(INSTALLED) $(DOCS_INSTALLED) ## build the documentation in site/; a warning is an error
+	$(BIN)/python docs/tools/make_reference.py
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	$(BIN)/python docs/tools/close_site.py site
+
+.PHONY: mutants
+mutants: $(INSTALLED) ## change the deciding code in small ways; its tests must fail; ARGS="risk --sample 20"
+	$(BIN)/python tests/repository/mutants.py $(ARGS)
 
 .PHONY: format
 format: $(INSTALLED) ## format, and mend what can be mended
@@ -71,13 +90,15 @@ lock: | $(BIN)/uv ## write the locks from pyproject.toml; ARGS=--upgrade for new
 		--output-file requirements-serving.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group fuzz --constraint requirements.lock \
 		--output-file requirements-fuzz.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile --group docs --constraint requirements.lock \
+		--output-file requirements-docs.lock $(LOCK_FLAGS) $(ARGS)
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: clean
 clean: ## remove the environment and caches; var/ stays
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find ecg_lib flows bentos tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # hatchling comes from the lock as well, so nothing is fetched to build the project.
@@ -89,6 +110,12 @@ $(INSTALLED): requirements.lock pyproject.toml | $(BIN)/uv
 # What only `make fuzz` needs is installed when it is asked for.
 $(FUZZ_INSTALLED): requirements-fuzz.lock $(INSTALLED)
 	$(BIN)/uv pip install --python $(BIN)/python --require-hashes -r requirements-fuzz.lock
+	@touch $@
+
+# The generator of the site does not share an environment with what it documents.
+$(DOCS_INSTALLED): requirements-docs.lock | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS_VENV)
+	$(BIN)/uv pip install --python $(DOCS_VENV)/bin/python --require-hashes -r requirements-docs.lock
 	@touch $@
 
 # uv is installed by pip in the version and with the hashes of the lock.

@@ -51,7 +51,7 @@ class CsvCase:
 
     text: str
     leads: list[str] | None
-    """None when it is to be refused."""
+    """None when it must be rejected."""
     units: list[str | None]
     fs: float | None
     """None when the file does not tell it."""

@@ -1,4 +1,4 @@
-"""Who may import whom: the contracts of pyproject.toml, and what they cannot say."""
+"""The contracts of pyproject.toml on imports, and what they cannot express."""
 
 from __future__ import annotations
 

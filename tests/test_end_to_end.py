@@ -104,7 +104,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
 
 @pytest.fixture(scope="module")
 def result(platform: Platform) -> dict[str, Any]:
-    # The first try is killed amid its trials; the second goes on where it was.
+    # The first try is killed during its trials; the second goes on where it was.
     platform.kill_when(_PIPELINE, "trial 1: complete")
     printed = platform.run(_PIPELINE)
     line = next(line for line in printed.splitlines() if line.startswith("RESULT "))
@@ -222,7 +222,7 @@ def test_a_prediction_over_http_is_that_of_the_bundle_and_is_stored(
     assert "Jane Doe" not in json.dumps([row.response, row.patient_key])
 
 
-def test_what_is_no_ecg_is_refused(service: httpx.Client) -> None:
+def test_a_signal_that_is_not_an_ecg_is_rejected(service: httpx.Client) -> None:
     answer = service.post("/api/v1/predictions/", json=_request(StripKind.FLAT))
     assert answer.status_code == 422
     assert answer.headers["content-type"].startswith("application/problem+json")

@@ -1,4 +1,4 @@
-"""What holds the repository together: locks, caps and what a bento packs."""
+"""The frame of the repository: locks, caps, make targets and the content of a bento."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from packaging.version import Version
 
 from flows.doors.bento_store import PACKED
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("ecg_lib", "flows", "bentos")
 
 
@@ -73,7 +73,13 @@ def test_fuzzing_changes_no_version_of_what_it_fuzzes() -> None:
 
 
 @pytest.mark.parametrize(
-    "lock", ["requirements.lock", "requirements-serving.lock", "requirements-fuzz.lock"]
+    "lock",
+    [
+        "requirements.lock",
+        "requirements-serving.lock",
+        "requirements-fuzz.lock",
+        "requirements-docs.lock",
+    ],
 )
 def test_locks_have_hashes_and_no_addresses_or_paths(lock: str) -> None:
     text = (ROOT / lock).read_text()
@@ -109,7 +115,7 @@ def test_the_serving_lock_has_nothing_that_trains_or_orchestrates(package: str) 
     assert package not in _read_versions("requirements-serving.lock")
 
 
-def test_no_file_of_flows_bears_the_name_of_a_library() -> None:
+def test_no_file_of_flows_is_named_like_a_library() -> None:
     # Prefect puts flows/ first on sys.path.
     names = {path.stem for path in (ROOT / "flows").glob("*.py")} - {"__init__"}
     assert names & (set(packages_distributions()) | set(sys.stdlib_module_names)) == set()
@@ -132,6 +138,6 @@ def test_a_bento_packs_the_locks_of_nothing_below_the_root() -> None:
 
 def test_make_alone_says_what_can_be_made() -> None:
     shown = subprocess.run(["make"], cwd=ROOT, capture_output=True, text=True, check=True).stdout  # noqa: S607
-    targets = "setup run down test bench fuzz soak lint lock format clean"
+    targets = "setup run down test check lint docs mutants bench fuzz soak lock format clean"
     for target in targets.split():
         assert f"make {target}\t" in shown

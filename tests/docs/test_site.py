@@ -1,0 +1,105 @@
+"""The map of the code is current, and the pages show the figures of the evaluation."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-25-cb5956911ff0.json"
+
+
+@pytest.fixture(scope="module")
+def report() -> dict[str, Any]:
+    return dict(json.loads(REPORT.read_text(encoding="utf-8")))
+
+
+def _v_f1(report: dict[str, Any], condition: str, part: str) -> dict[str, float]:
+    return dict(report["conditions"][condition]["parts"][part]["figures"]["v_f1"])
+
+
+def test_the_map_of_the_code_is_current(tmp_path: Path) -> None:
+    path = ROOT / "docs" / "tools" / "make_reference.py"
+    specification = importlib.util.spec_from_file_location("make_reference", path)
+    assert specification is not None
+    assert specification.loader is not None
+    tool = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(tool)
+    tool.write_map(tool.list_modules(ROOT), tmp_path / "code-map.md")
+    for name in ("code-map.md", "code-map.svg"):
+        kept = (ROOT / "docs" / "explanation" / name).read_text(encoding="utf-8")
+        assert kept == (tmp_path / name).read_text(encoding="utf-8"), "run `make docs`"
+
+
+@pytest.mark.parametrize(
+    ("row", "condition", "part"),
+    [
+        ("whole records", "own_r_peaks", "whole"),
+        ("strips of 10 s, each alone", "strips_10_s", "whole"),
+        ("second lead", "second_lead", "whole"),
+        ("muscle noise, 12 dB", "noise_ma_12_db", "noisy_minutes"),
+        ("muscle noise, 0 dB", "noise_ma_0_db", "noisy_minutes"),
+    ],
+)
+def test_readme_shows_the_v_f1_of_the_report(
+    report: dict[str, Any], row: str, condition: str, part: str
+) -> None:
+    found = _v_f1(report, condition, part)
+    said = f"| {row} | {found['gross']:.3f} ({found['low']:.3f} to {found['high']:.3f}) |"
+    assert said in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("row", "condition", "part"),
+    [
+        ("end to end, whole records", "own_r_peaks", "whole"),
+        ("after the first five minutes", "own_r_peaks", "after_5_min"),
+        ("with reference R-peaks", "reference_r_peaks", "whole"),
+        ("strips of 10 s, each alone", "strips_10_s", "whole"),
+        ("strips of 30 s", "strips_30_s", "whole"),
+        ("strips of 5 min", "strips_300_s", "whole"),
+        ("second lead", "second_lead", "whole"),
+        *(
+            (f"{words} (`{kind}`), {ratio} dB", f"noise_{kind}_{ratio}_db", "noisy_minutes")
+            for words, kind in (("muscle noise", "ma"), ("baseline wander", "bw"))
+            for ratio in (24, 18, 12, 6, 0)
+        ),
+    ],
+)
+def test_the_page_of_figures_shows_the_v_f1_of_the_report(
+    report: dict[str, Any], row: str, condition: str, part: str
+) -> None:
+    found = _v_f1(report, condition, part)
+    said = f"| {row} | {found['gross']:.4f} ({found['low']:.3f} to {found['high']:.3f}) |"
+    page = ROOT / "docs" / "explanation" / "figures.md"
+    assert said in page.read_text(encoding="utf-8")
+
+
+def test_readme_shows_the_weak_figures_of_the_report(report: dict[str, Any]) -> None:
+    text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
+    runs = report["runs"]
+    short, couplet = (runs[kind]["sensitivity"] for kind in ("short_run", "couplet"))
+    assert f"Of {short['total']} runs of 3 to 5 V beats in DS2, {short['true']} are found" in text
+    assert f"of {couplet['total']} couplets, {couplet['true']}" in text
+    average = _v_f1(report, "own_r_peaks", "whole")["average"]
+    assert f"mean V-F1 of a record is {average:.2f}," in text
+
+
+def test_readme_fits_a_screen() -> None:
+    assert len((ROOT / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_every_page_of_the_site_is_in_its_navigation() -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("\nnav:\n")[2]
+    named = set(re.findall(r"- ([\w/-]+\.md)", navigation))
+    pages = {
+        path.relative_to(ROOT / "docs").as_posix()
+        for path in (ROOT / "docs").glob("**/*.md")
+        if "reference/api" not in path.as_posix()
+    }
+    assert pages - named == set()
