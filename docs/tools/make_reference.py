@@ -75,8 +75,12 @@ def write_settings(to: Path) -> None:
     """Write the environment variables from the settings class."""
     from ecg_lib.operations.settings import Settings
 
-    out = ["# Settings\n", "Environment variables; they are read once, when a process starts.\n",
-           "| Variable | Meaning | Default |", "| --- | --- | --- |"]  # fmt: skip
+    out = [
+        "# Settings\n",
+        "Environment variables; they are read once, when a process starts.\n",
+        "| Variable | Meaning | Default |",
+        "| --- | --- | --- |",
+    ]
     for name, field in Settings.model_fields.items():
         default = "none" if field.default is None else f"`{field.default}`"
         # The default of a path is absolute, and so would name this machine.
@@ -101,10 +105,17 @@ def name_schema(schema: dict[str, Any]) -> str:
     if kind == "array":
         kind = f"array of {name_schema(schema.get('items', {}))}"
     limits = {
-        "minimum": "≥", "maximum": "≤", "exclusiveMinimum": ">", "exclusiveMaximum": "<",
-        "minLength": "length ≥", "maxLength": "length ≤", "minItems": "items ≥",
-        "maxItems": "items ≤", "format": "format", "default": "default",
-    }  # fmt: skip
+        "minimum": "≥",
+        "maximum": "≤",
+        "exclusiveMinimum": ">",
+        "exclusiveMaximum": "<",
+        "minLength": "length ≥",
+        "maxLength": "length ≤",
+        "minItems": "items ≥",
+        "maxItems": "items ≤",
+        "format": "format",
+        "default": "default",
+    }
     said = [f"{word} {schema[key]}" for key, word in limits.items() if schema.get(key) is not None]
     return kind + (f" ({', '.join(said)})" if said else "")
 
@@ -120,8 +131,10 @@ def write_http(to: Path, to_json: Path) -> None:
 
     described = make_app().openapi()
     to_json.write_text(json.dumps(described, indent=1, ensure_ascii=False), encoding="utf-8")
-    out = [f"# HTTP API\n\n{described['info']['description']}\n",
-           f"The same for machines: [openapi.json]({to_json.name}).\n"]  # fmt: skip
+    out = [
+        f"# HTTP API\n\n{described['info']['description']}\n",
+        f"The same for machines: [openapi.json]({to_json.name}).\n",
+    ]
     for path, methods in described["paths"].items():
         for method, route in methods.items():
             out.append(f"## {method.upper()} {path.replace('{', '&#123;')}\n")
@@ -130,7 +143,8 @@ def write_http(to: Path, to_json: Path) -> None:
                 out.append("| Parameter | In | Type | What |\n| --- | --- | --- | --- |")
                 out += [
                     f"| `{p['name']}`{' (required)' if p.get('required') else ''} | {p['in']} "
-                    f"| {cell(name_schema(p.get('schema', {})))} | {cell(p.get('description', ''))} |"
+                    f"| {cell(name_schema(p.get('schema', {})))} "
+                    f"| {cell(p.get('description', ''))} |"
                     for p in route["parameters"]
                 ]
                 out.append("")
@@ -199,11 +213,17 @@ def draw_map(folders: list[str], links: dict[str, Counter[str]]) -> str:
     """Draw the folders of each package as a column, with arrows between the packages."""
     columns = {package: [f for f in folders if f.split(".")[0] == package] for package in COLUMNS}
     height = 60 + 44 * max(len(column) for column in columns.values())
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {height}" role="img" '
-           'font-family="sans-serif" font-size="13"><title>Folders of the packages and the imports '
-           'between packages</title>',
-           '<defs><marker id="a" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
-           '<path d="M0 0L8 4L0 8z" fill="#64748b"/></marker></defs>']  # fmt: skip
+    out = [
+        (
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 960 {height}" role="img" '
+            'font-family="sans-serif" font-size="13"><title>Folders of the packages and the '
+            "imports between packages</title>"
+        ),
+        (
+            '<defs><marker id="a" markerWidth="8" markerHeight="8" refX="7" refY="4" orient="auto">'
+            '<path d="M0 0L8 4L0 8z" fill="#64748b"/></marker></defs>'
+        ),
+    ]
     at = {
         folder: (40 + 330 * x, 40 + 44 * y)
         for x, column in enumerate(columns.values())
@@ -215,12 +235,16 @@ def draw_map(folders: list[str], links: dict[str, Counter[str]]) -> str:
             if x == to_x:
                 continue
             begin, end = (x + 220, to_x) if to_x > x else (x, to_x + 220)
-            out.append(f'<path d="M{begin} {y + 16}L{end} {to_y + 16}" stroke="#94a3b8" '
-                       f'stroke-width="{min(1 + count / 8, 4):.1f}" marker-end="url(#a)"/>')  # fmt: skip
+            out.append(
+                f'<path d="M{begin} {y + 16}L{end} {to_y + 16}" stroke="#94a3b8" '
+                f'stroke-width="{min(1 + count / 8, 4):.1f}" marker-end="url(#a)"/>'
+            )
     for folder, (x, y) in at.items():
-        out.append(f'<rect x="{x}" y="{y}" width="220" height="32" rx="6" fill="#eef4ff" '
-                   f'stroke="#3b82f6"/><text x="{x + 110}" y="{y + 21}" text-anchor="middle" '
-                   f'fill="#0f172a">{folder}</text>')  # fmt: skip
+        out.append(
+            f'<rect x="{x}" y="{y}" width="220" height="32" rx="6" fill="#eef4ff" '
+            f'stroke="#3b82f6"/><text x="{x + 110}" y="{y + 21}" text-anchor="middle" '
+            f'fill="#0f172a">{folder}</text>'
+        )
     return "\n".join([*out, "</svg>"]) + "\n"
 
 
@@ -231,9 +255,11 @@ def write_map(modules: dict[str, Path], to: Path) -> None:
     to.with_suffix(".svg").write_text(draw_map(folders, links), encoding="utf-8")
     out = [
         "# Map of the code\n",
-        "Drawn from the imports by `make docs`; a test fails when it is out of date. `flows` and "
-        "`bentos` use `ecg_lib` and never each other. "
-        "[What each module is for](../reference/api/index.md).\n",
+        (
+            "Drawn from the imports by `make docs`; a test fails when it is out of date. `flows` "
+            "and `bentos` use `ecg_lib` and never each other. "
+            "[What each module is for](../reference/api/index.md).\n"
+        ),
         "![The folders of flows, ecg_lib and bentos; the arrows are imports](code-map.svg)\n",
         "| Folder | Modules | Imports from (number of imports) |",
         "| --- | ---: | --- |",

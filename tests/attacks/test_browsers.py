@@ -1,4 +1,4 @@
-"""What a page of another site can make a browser do."""
+"""Requests that a page of another site can make a browser send."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a key may do, and what it may see of other keys."""
+"""Keys of the API: scopes, ownership, and files without a key."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ WRONG = ["", "wrong", "alice ", "ALICE", "alice\x00", "alice,bob", "*", "' OR 1=
 
 @pytest.mark.parametrize("key", WRONG)
 @pytest.mark.parametrize("path", ["/api/v1/model/", "/metrics"])
-def test_a_wrong_key_is_no_key(keyed: Any, key: str, path: str) -> None:  # noqa: ANN401  of a conftest
+def test_a_wrong_key_is_rejected(keyed: Any, key: str, path: str) -> None:  # noqa: ANN401  of a conftest
     got = keyed.send(
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n"
         f"X-API-Key: {key}x\r\n\r\n".encode()
@@ -60,7 +60,7 @@ def test_a_wrong_key_is_no_key(keyed: Any, key: str, path: str) -> None:  # noqa
     assert got[:12] in {b"HTTP/1.1 401", b"HTTP/1.1 400"}
 
 
-def test_the_hash_and_the_owner_of_a_key_are_no_keys(keyed: Any) -> None:  # noqa: ANN401  of a conftest
+def test_the_hash_and_the_owner_of_a_key_are_rejected_as_keys(keyed: Any) -> None:  # noqa: ANN401  of a conftest
     for key in keyed.runtime.api_keys:
         assert keyed.ask("GET", "/api/v1/model/", key.hash).status_code == 401
         assert keyed.ask("GET", "/api/v1/model/", key.owner).status_code == 401
