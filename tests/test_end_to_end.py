@@ -248,7 +248,7 @@ def test_a_second_release_is_taken_and_rolled_back_while_requests_go_on(
 
     assert service.get("/health").json()["model"]["bento_tag"] == first["bento_tag"]
     assert service.post("/api/v1/predictions/", json=_request(StripKind.NORMAL)).status_code == 201
-    reasons = [entry.reason for entry in read_ledger(platform.settings.ledger_dir)]
+    reasons = [entry.reason for entry in read_ledger(platform.settings.ledger_dir).entries]
     assert reasons == [
         "roll back model 2 to 1: a test",
         "release model 2",
