@@ -47,10 +47,10 @@ from flows.data.prepared_views import (
     write_annotations,
     write_view,
 )
+from flows.data.progress import ProgressBar
 from flows.doors.download import UnreachableError
 from flows.doors.parallel import N_PROCESSES, run_in_processes
 from flows.doors.physionet import check_reachable, download_mitdb, expected_sha256
-from flows.doors.progress import ProgressBar
 
 SIMULATED_PATIENTS = 24
 SIMULATED_DURATION_S = 900.0

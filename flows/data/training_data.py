@@ -28,8 +28,8 @@ from flows.data.dataset_versions import (
     prepared_key,
 )
 from flows.data.prepared_views import PreparedViews
+from flows.data.progress import ProgressBar
 from flows.doors.parallel import run_in_processes
-from flows.doors.progress import ProgressBar
 
 SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S)
 """Views as they are served: whole recordings, and strips like those of requests."""

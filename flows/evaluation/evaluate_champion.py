@@ -14,7 +14,7 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.progress import ProgressBar
+from flows.data.progress import ProgressBar
 from flows.doors.registry import ModelVersion, Registry
 from flows.evaluation.ec57_evaluation import (
     Evaluation,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.calibration import reliability_bins
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.records.drawing import (
+from ecg_lib.records.documents.drawing import (
     Anchor,
     Box,
     Colour,

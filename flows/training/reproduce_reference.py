@@ -17,7 +17,7 @@ from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.ingest_records import Source, ingest_records
 from flows.data.prepared_views import PreparedViews
-from flows.doors.progress import ProgressBar
+from flows.data.progress import ProgressBar
 from flows.release.load_released import read_reference
 from flows.training.seed_spread import judge_seeds
 from flows.training.sweep import SweepPlan

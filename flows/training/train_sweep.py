@@ -23,9 +23,9 @@ from pydantic import Field
 from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.prepared_views import PreparedViews
+from flows.data.progress import ProgressBar
 from flows.data.training_data import ViewPlan, find_training_data
 from flows.doors.parallel import N_PROCESSES
-from flows.doors.progress import ProgressBar
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.training.fitting import (
     TrialResult,

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.evaluation.report.mistakes import ERROR_SPAN_S, BeatError
-from ecg_lib.records.drawing import (
+from ecg_lib.records.documents.drawing import (
     Anchor,
     Area,
     Box,

@@ -15,7 +15,7 @@ from ecg_lib.evaluation.report.charts import draw_interval, draw_noise, draw_rel
 from ecg_lib.evaluation.report.figures import Document
 from ecg_lib.evaluation.report.mistakes import BeatError
 from ecg_lib.evaluation.report.record_scores import NOISES, OWN, SNRS_DB, Part, noise_condition
-from ecg_lib.records.pages import write_html
+from ecg_lib.records.documents.pages import write_html
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html.jinja")
 _NOTHING: Final = "\N{EN DASH}"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.recordings.summary import RecordingSummary
-from ecg_lib.records.drawing import (
+from ecg_lib.records.documents.drawing import (
     Anchor,
     Box,
     Colour,

@@ -17,7 +17,7 @@ from ecg_lib.recordings.report.charts import (
     draw_strip,
 )
 from ecg_lib.recordings.summary import RecordingSummary, format_clock
-from ecg_lib.records.drawing import Drawing
+from ecg_lib.records.documents.drawing import Drawing
 from ecg_lib.rhythm.morphology import MorphologyConfig
 from ecg_lib.rhythm.patterns import Run, RunKind
 from ecg_lib.rhythm.risk import BURDEN_FROM_S, NOTICE

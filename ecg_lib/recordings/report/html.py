@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.recordings.report.content import Report
-from ecg_lib.records.drawing import to_svg
-from ecg_lib.records.pages import write_html as fill_template
+from ecg_lib.records.documents.drawing import to_svg
+from ecg_lib.records.documents.pages import write_html as fill_template
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html.jinja")
 

@@ -27,7 +27,7 @@ from ecg_lib.recordings.report.content import (
     Report,
     Table,
 )
-from ecg_lib.records.drawing import (
+from ecg_lib.records.documents.drawing import (
     Anchor,
     Area,
     Box,

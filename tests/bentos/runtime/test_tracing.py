@@ -118,7 +118,7 @@ def test_what_an_exception_says_is_in_no_trace(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
     with closing(start_service()) as service:
         service.runtime.live.use(toy_model)
-        monkeypatch.setattr("bentos.runtime.predictor.decide", fail)
+        monkeypatch.setattr("ecg_lib.classifier.beat_classifier.decide", fail)
         assert service.http.post("/api/v1/predictions/", json=make_request()).status_code == 500
         monkeypatch.setattr("bentos.routes.edge._Exchange._run_limited", fail)
         assert service.http.get("/health").status_code == 500

@@ -17,7 +17,6 @@ from ecg_lib.records.simulation.simulator import simulate_record
 SHARED = (
     "overall_arrhythmia_type",
     "risk_level",
-    "risk_basis",
     "risk_reasons",
     "total_beats_detected",
     "normal_beats",
@@ -52,6 +51,7 @@ def test_answer_and_recording_have_the_same_figures(toy_bundle: Bundle, seed: in
     result = describe_summary(summary, model={}, analysed_at="")
 
     assert answer["ventricular_beats"] > 5
+    assert (answer["risk_basis"], result["risk_basis"]) == ("strip", "recording")
     assert {name: result[name] for name in SHARED} == {name: answer[name] for name in SHARED}
     shown, rhythm = result["rhythm"], answer["rhythm"]
     assert {name: shown[name] for name in RATES_AND_COUNTS} == pytest.approx(

@@ -38,7 +38,7 @@ from ecg_lib.recordings.report.charts import (
 )
 from ecg_lib.recordings.report.content import Paragraph, make_report
 from ecg_lib.recordings.summary import ResultFormat
-from ecg_lib.records.drawing import to_svg
+from ecg_lib.records.documents.drawing import to_svg
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.simulation.patients import NoiseLevels, draw_patient

@@ -21,7 +21,7 @@ from ecg_lib.recordings.analysis import Analysis, analyze_recording, write_resul
 from ecg_lib.recordings.report.charts import draw_strip
 from ecg_lib.recordings.report.content import make_report
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
-from ecg_lib.records.drawing import Colour, Drawing, Text
+from ecg_lib.records.documents.drawing import Colour, Drawing, Text
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.patients import NoiseLevels, draw_patient

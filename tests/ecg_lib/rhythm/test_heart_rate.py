@@ -244,20 +244,20 @@ def test_an_interval_above_three_seconds_is_a_gap(gap_s: float, *, is_counted: b
     assert hour.heart_rate_mean_bpm == pytest.approx(60 / mean_s)
 
 
-def test_the_first_and_the_last_minute_belong_to_their_hour() -> None:
-    """Minutes 0 and 60 begin an hour, minutes 59 and 119 end one."""
-    rates = np.full(120, 70.0)
-    rates[[0, 59, 60, 119]] = [120.0, 20.0, 200.0, 30.0]
-    beats = _beats(np.arange(0.5, 7200.0, 60 / 70))
-    first, second = describe_hours(
-        **beats,
-        fs=FS,
-        duration_s=7200.0,
-        rhythm=summarize_rhythm(**beats, fs=FS),
-        rate_by_minute_bpm=rates,
+def test_the_first_and_the_last_intervals_belong_to_their_hour() -> None:
+    """Nine fast beats at 0 s and 3600 s, nine slow ones before 3600 s and 7200 s."""
+    steady, fast, slow = [60 / 70] * 3000, [0.3] * 8, [2.0] * 8
+    first = np.array([*fast, *steady, *slow])
+    times_s = np.concatenate([[0.0], np.cumsum(first * (3599.9 / first.sum()))])
+    second = 3600.0 + times_s
+    beats = _beats(np.concatenate([times_s, second]))
+    hours = describe_hours(
+        **beats, fs=FS, duration_s=7200.0, rhythm=summarize_rhythm(**beats, fs=FS)
     )
-    assert (first.heart_rate_min_bpm, first.heart_rate_max_bpm) == (20.0, 120.0)
-    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == (30.0, 200.0)
+    fastest, slowest = 60 / (0.3 * 3599.9 / first.sum()), 60 / (2.0 * 3599.9 / first.sum())
+    for hour in hours:
+        assert hour.heart_rate_max_bpm == pytest.approx(fastest, rel=0.01)
+        assert hour.heart_rate_min_bpm == pytest.approx(slowest, rel=0.01)
 
 
 def test_beats_couplets_and_runs_count_in_the_hour_in_which_they_begin() -> None:

@@ -115,7 +115,7 @@ def test_a_run_besides_a_burden_is_not_provisional() -> None:
 def test_runs_that_are_no_short_tachycardia_are_named(run: Run, words: str) -> None:
     risk = _assess(replace(FEW, runs=(run,)), duration_s=10.0)
     assert risk.level is RiskLevel.HIGH
-    assert risk.reasons[0] == "1 run of V, the longest of 4 beats"
+    assert risk.reasons[0] == "1 run of V, of 4 beats"
     assert risk.reasons[1].startswith("1 of them ")
     assert words in risk.reasons[1]
     assert len(risk.reasons) == 2

@@ -386,7 +386,7 @@ def test_a_subject_without_a_fold_is_refused(
     version: DatasetVersion, places: Settings, make_toy_bundle: Callable[..., Bundle]
 ) -> None:
     other = make_toy_bundle("other", data_source=DataSource.MITDB)
-    with pytest.raises(BundleError, match="fold of subject"):
+    with pytest.raises(BundleError, match="have a fold for subject"):
         evaluate_development(other, version, extent=Extent.QUICK, settings=places)
 
 

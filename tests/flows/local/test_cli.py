@@ -19,6 +19,7 @@ from ecg_lib.errors import ConfigurationError, EcgError
 from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from flows.doors.release_history import LedgerError
 from flows.local.cli import app
 from flows.local.flow_runs import FlowRunError
 from flows.local.platform_commands import login, prepare_home, show_prediction
@@ -97,13 +98,19 @@ def test_a_home_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
         prepare_home(Settings(home=tmp_path))
 
 
-@pytest.mark.parametrize("command", [("run", "pipeline"), ("rollback",), ("reproduce",)])
+@pytest.mark.parametrize("command", [("run", "pipeline"), ("reproduce",)])
 def test_a_command_that_needs_the_platform_says_how_to_start_it(
     home: Path, command: tuple[str, ...]
 ) -> None:
     done = _ecg(*command)
     assert isinstance(done.exception, FlowRunError)
     assert str(done.exception).endswith("it is not; `ecg up` starts it")
+
+
+def test_a_rollback_before_the_first_release_says_so(home: Path) -> None:
+    done = _ecg("rollback")
+    assert isinstance(done.exception, LedgerError)
+    assert "nothing was released yet" in str(done.exception)
 
 
 def test_a_parameter_without_a_value_is_refused(home: Path) -> None:

@@ -15,13 +15,12 @@ import numpy as np
 import pytest
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
-from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.strips import annotate_record, predict_file
 from ecg_lib.records.files.lead import choose_lead
 from ecg_lib.records.files.opening import open_recording
 from flows.recordings.analyzed_files import Request, analyze_file, list_recordings
-from flows.release import reference
+from flows.release.load_released import read_reference
 
 CASES = Path(__file__).parents[2] / "cases"
 
@@ -31,7 +30,7 @@ TABLE: list[dict[str, Any]] = json.loads((CASES / "cases.json").read_text(encodi
 @pytest.fixture(scope="module")
 def shipped() -> BeatClassifier:
     """The classifier that is shipped: the numbers of `expect.txt` are its own."""
-    return BeatClassifier.load(read_bundle(Path(reference.__file__).parent / "reference_bundle"))
+    return BeatClassifier.load(read_reference())
 
 
 @pytest.mark.parametrize("case", TABLE, ids=[case["path"] for case in TABLE])

@@ -137,7 +137,7 @@ def test_energies_of_a_still_line_are_not_negative() -> None:
     signal = np.concatenate([beating, np.zeros(3600), beating]).astype(np.float64)
     _, envelopes = find_candidates(signal, config=DetectionConfig())
     assert 0.0 <= envelopes.steep.min() < 1e-12  # how a sum rounds differs between processors
-    assert envelopes.slow.min() == 0.0
+    assert 0.0 <= envelopes.slow.min() < 1e-12
 
 
 @pytest.mark.parametrize("n_samples", [360, 720, 3600])

@@ -54,7 +54,7 @@ def test_samples_names_rate_and_clock_are_those_of_the_device(
 ) -> None:
     recording = opened(content)
     assert recording.kind == kind
-    assert recording.leads[:2] == (("I", 250.0, 5000), ("II", 250.0, 5000))
+    assert [lead[:3] for lead in recording.leads[:2]] == [("I", 250.0, 5000), ("II", 250.0, 5000)]
     assert recording.start_clock_s == 13 * 3600 + 45 * 60 + 1
     for name in ("I", "II"):
         np.testing.assert_allclose(read(recording, name), counts[name] * 0.005, atol=1e-6)
