@@ -245,16 +245,14 @@ def test_an_interval_above_three_seconds_is_a_gap(gap_s: float, *, is_counted: b
 
 
 def test_the_first_and_the_last_intervals_belong_to_their_hour() -> None:
-    """Nine fast beats at 0 s and 3600 s, nine slow ones before 3600 s and 7200 s."""
-    steady, fast, slow = [60 / 70] * 3000, [0.3] * 8, [2.0] * 8
-    first = np.array([*fast, *steady, *slow])
-    times_s = np.concatenate([[0.0], np.cumsum(first * (3599.9 / first.sum()))])
-    second = 3600.0 + times_s
-    beats = _beats(np.concatenate([times_s, second]))
+    """Each hour begins with eight fast intervals and ends with eight slow ones."""
+    rr_s = np.array([*[0.3] * 8, *[60 / 70] * 3000, *[2.0] * 8])
+    rr_s *= 3600.0 / rr_s.sum()
+    beats = _beats(np.cumsum([0.001, *rr_s, *rr_s]))
     hours = describe_hours(
         **beats, fs=FS, duration_s=7200.0, rhythm=summarize_rhythm(**beats, fs=FS)
     )
-    fastest, slowest = 60 / (0.3 * 3599.9 / first.sum()), 60 / (2.0 * 3599.9 / first.sum())
+    fastest, slowest = 60 / rr_s[0], 60 / rr_s[-1]
     for hour in hours:
         assert hour.heart_rate_max_bpm == pytest.approx(fastest, rel=0.01)
         assert hour.heart_rate_min_bpm == pytest.approx(slowest, rel=0.01)
