@@ -87,6 +87,10 @@ class Home:
     path: Path
     releases: dict[str, Release] = field(default_factory=dict)
 
+    def on_another_port(self) -> Home:
+        """Return the same home for a second host."""
+        return Home(self.path, self.releases, port=free_port())
+
     @property
     def settings(self) -> Settings:
         return Settings(home=self.path, service_port=self.port)

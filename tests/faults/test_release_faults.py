@@ -111,7 +111,7 @@ def test_a_process_of_the_service_that_is_killed_comes_back_with_the_same_releas
         # Only what the dead worker was answering is cut off.
         assert len(load.failures) <= 1
     else:
-        other = type(home)(home.path, home.releases, port=home.port + 1)
+        other = home.on_another_port()
         with run_host(other) as second:
             other.wait_for(current.model_version, timeout_s=180.0)
             workers = second.children()
