@@ -176,7 +176,7 @@ def test_the_sweep_is_in_mlflow_with_its_trials(platform: Platform, result: dict
     assert candidate.data.metrics["oof_v_f1"] > 0.5
     assert candidate.inputs.dataset_inputs[0].dataset.digest
     files = {file.path for file in client.list_artifacts(candidate.info.run_id)}
-    assert {"bundle", "precision_recall.png", "reliability.png", "records.png"} <= files
+    assert {"bundle", "precision_recall.svg", "reliability.svg", "records.svg"} <= files
 
 
 def test_every_flow_run_is_seen_in_prefect(platform: Platform, result: dict[str, Any]) -> None:
