@@ -71,12 +71,24 @@ FEATURE_NAMES = (
     "usual_qrs_similarity",
     "usual_p_similarity",
     "usual_t_similarity",
+    "noise_level",
+    "noise_peak",
+    "noise_slope",
+    "noise_level_around",
+    "noise_slope_around",
+    "noise_worst_around",
+    "noise_drift",
 )
 """Names of the columns of :attr:`BeatFeatures.features`; ratios are natural logarithms.
 
 ``unlikeness`` and ``excess`` are differences to the template in units of those that the
-recording's conducted beats usually have; ``usual`` is what they usually have.
+recording's conducted beats usually have; ``usual`` is what they usually have. ``noise`` is what
+differs from the template outside the QRS complex, in QRS amplitudes, at a beat and around it.
 """
+
+
+_NOISE_BEATS = 9
+"""Beats whose median is the noise around a beat."""
 
 
 class BeatFeatures(NamedTuple):
@@ -261,6 +273,39 @@ def _excess_features(
     )
 
 
+def _noise_features(difference: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Measure what is left of each beat outside its QRS complex, where movement shows.
+
+    Parameters
+    ----------
+    difference : ndarray of shape (n_beats, 360)
+        Beat minus template, in QRS amplitudes of the template.
+
+    Returns
+    -------
+    ndarray of shape (n_beats, 7)
+
+    """
+    before, after = difference[:, _part(-0.5, -0.13)], difference[:, _part(0.13, 0.5)]
+    rest = np.concatenate([before, after], axis=1).astype(np.float64)
+    slopes = np.concatenate([np.diff(before, axis=1), np.diff(after, axis=1)], axis=1)
+    level = np.log(rest.std(axis=1) + 0.01)
+    slope = np.log(np.sqrt(np.mean(slopes.astype(np.float64) ** 2, axis=1)) + 0.001)
+    size = min(_NOISE_BEATS, len(difference))
+    return np.stack(
+        [
+            level,
+            np.log(np.abs(rest).max(axis=1) + 0.02),
+            slope,
+            ndimage.median_filter(level, size=size, mode="nearest"),
+            ndimage.median_filter(slope, size=size, mode="nearest"),
+            ndimage.maximum_filter1d(level, 3, mode="nearest"),
+            np.log(np.abs(after.mean(axis=1) - before.mean(axis=1)) + 0.01),
+        ],
+        axis=1,
+    )
+
+
 def _columns(features: NDArray[np.float64], *names: str) -> NDArray[np.float64]:
     return features[:, [FEATURE_NAMES.index(name) for name in names]]
 
@@ -307,7 +352,9 @@ def describe_block(
         axis=1,
     )
     features = np.concatenate([features, _excess_features(features, is_template_beat)], axis=1)
-    scaled = np.stack([windows, windows - template], axis=2) / np.float32(amplitude)
+    difference = (windows - template) / np.float32(amplitude)
+    features = np.concatenate([features, _noise_features(difference)], axis=1)
+    scaled = np.stack([windows / np.float32(amplitude), difference], axis=2)
     return (
         np.clip(scaled[keep], -8, 8).astype(np.float32),
         features[keep].astype(np.float32),
