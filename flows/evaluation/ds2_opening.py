@@ -22,7 +22,8 @@ from ecg_lib.evaluation.report.record_scores import (
 )
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
-from flows.data.dataset_versions import DatasetVersion, Role
+from flows.data.databases import Role
+from flows.data.dataset_versions import DatasetVersion
 from flows.doors.ledger import NO_REPOSITORY
 from flows.evaluation.ec57_evaluation import (
     OPENING,
