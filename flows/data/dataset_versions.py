@@ -11,8 +11,9 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
 from typing import Final
@@ -107,6 +108,7 @@ class BrokenRecord:
 
     name: str
     reason: str
+    database: str = MITDB.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,9 +134,26 @@ class DatasetVersion:
         return tuple(dict.fromkeys(record.database for record in self.records))
 
     def of_database(self, name: str) -> DatasetVersion:
-        """Return the version with the records of one database alone."""
-        return replace(
-            self, records=tuple(record for record in self.records if record.database == name)
+        """Return the version that the records of one database alone make.
+
+        Raises
+        ------
+        DatasetError
+            If there are none, or fewer development subjects than folds.
+
+        """
+        records = [record for record in self.records if record.database == name]
+        if not records:
+            msg = (
+                f"dataset {self.version} must have records of {name}, it has those of "
+                f"{', '.join(self.databases)}"
+            )
+            raise DatasetError(msg)
+        return make_version(
+            data_source=DataSource.MITDB if name == MITDB.name else self.data_source,
+            source_directory=self.directory_of(records[0]),
+            records=records,
+            broken=[one for one in self.broken if one.database == name],
         )
 
     def records_of(self, role: Role) -> tuple[PreparedRecord, ...]:
@@ -150,6 +169,16 @@ class DatasetVersion:
     def fs(self) -> dict[str, float]:
         """Sampling rate of each record in Hz."""
         return {record.name: record.fs for record in self.records}
+
+    @property
+    def development_databases(self) -> dict[str, str]:
+        """The database of each development record."""
+        return {record.name: record.database for record in self.records_of(Role.DEVELOPMENT)}
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """The person of each record."""
+        return {record.name: record.subject for record in self.records}
 
     @property
     def n_missed_v(self) -> int:
@@ -256,12 +285,40 @@ def make_version(
     )
 
 
-def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
+class ReferenceRecipe(StrEnum):
+    """The records that a reference is trained on."""
+
+    MITDB = "mitdb"
+    """DS1 alone, comparable with the literature."""
+    ALL = "all"
+    """The development records of every database of the dataset."""
+
+
+def select_records(
+    version: DatasetVersion, recipe: ReferenceRecipe, datasets_dir: Path
+) -> DatasetVersion:
+    """Return the version with the records of a recipe; it is kept, as bundles name it.
+
+    Raises
+    ------
+    DatasetError
+        If it has no records of MIT-BIH, and these are asked for.
+
+    """
+    if recipe is ReferenceRecipe.ALL or version.databases in {(MITDB.name,), (SIMULATED.name,)}:
+        return version
+    selected = version.of_database(MITDB.name)
+    save_version(selected, datasets_dir, is_latest=False)
+    return selected
+
+
+def save_version(version: DatasetVersion, datasets_dir: Path, *, is_latest: bool = True) -> None:
     """Write a version, and make it the latest one."""
     directory = datasets_dir / "versions"
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / f"{version.version}.json", json.dumps(asdict(version), indent=2))
-    write_whole(directory / _LATEST, version.version)
+    if is_latest:
+        write_whole(directory / _LATEST, version.version)
 
 
 def list_versions(datasets_dir: Path) -> list[str]:

@@ -45,7 +45,11 @@ def prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | Bro
     for name, (files, reason) in hashes.items():
         known = reason or _reason_broken(files, records)
         if known:
-            yield BrokenRecord(name=records.database.full_name(name), reason=known)
+            yield BrokenRecord(
+                name=records.database.full_name(name),
+                reason=known,
+                database=records.database.name,
+            )
         elif (done := _find_prepared(target / _key(records.database, name, files))) is not None:
             yield done
         else:
@@ -114,13 +118,13 @@ def prepare_one(
     database: Database = MITDB,
 ) -> PreparedRecord | BrokenRecord:
     """Read and prepare one record, in its own process; a broken record is reported, not raised."""
-    full_name = database.full_name(name)
     try:
         return _prepare(directory, name, files, target / _key(database, name, files), database)
     except (CorruptRecordError, RecordNotFoundError) as error:
-        return BrokenRecord(name=full_name, reason=str(error))
+        reason = str(error)
     except EcgError as error:
-        return BrokenRecord(name=full_name, reason=f"cannot be prepared: {error}")
+        reason = f"cannot be prepared: {error}"
+    return BrokenRecord(name=database.full_name(name), reason=reason, database=database.name)
 
 
 def _prepare(

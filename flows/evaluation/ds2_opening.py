@@ -68,7 +68,7 @@ def check_opening(
         f"it is {commit}": commit == NO_REPOSITORY or commit.endswith("+changes"),
         "ECG_NSTDB_DIR must be set, so that noise is part of it": settings.nstdb_dir is None,
         "the classifier must be trained on real records": (
-            bundle.provenance.data_source is not DataSource.MITDB
+            bundle.provenance.data_source is DataSource.SIMULATED
         ),
         f"every record must be in the dataset, these are not: {', '.join(lacking)}": bool(lacking),
     }

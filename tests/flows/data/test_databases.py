@@ -37,10 +37,12 @@ from flows.data.databases import (
 from flows.data.dataset_versions import (
     BrokenRecord,
     PreparedRecord,
+    ReferenceRecipe,
     hash_files,
     load_version,
     make_version,
     save_version,
+    select_records,
 )
 from flows.data.prepared_views import PreparedViews
 from flows.data.record_preparation import prepare_all
@@ -220,6 +222,38 @@ def test_folds_are_by_person_over_all_databases(make_own: OwnMaker, tmp_path: Pa
     for record in own:
         v_beats[record.subject] = v_beats.get(record.subject, 0) + record.annotated["V"]
     assert version.folds[3] == assign_folds(v_beats, n_folds=3)
+
+
+def _of_mitdb(prepared: PreparedRecord) -> PreparedRecord:
+    return replace(prepared, name=prepared.stem, database="mitdb", person=None)
+
+
+def test_the_recipe_of_mitdb_trains_on_the_version_that_its_records_alone_make(
+    make_own: OwnMaker, tmp_path: Path
+) -> None:
+    directory = make_own("a", "b", "c", "d", "e")
+    own = _prepare(describe_directory(directory, "ann", None), tmp_path / "prepared")
+    alone = make_version(
+        data_source=DataSource.MITDB,
+        source_directory=tmp_path,
+        records=[_of_mitdb(one) for one in own],
+        broken=(),
+    )
+    both = make_version(
+        data_source=DataSource.RECORDS,
+        source_directory=tmp_path,
+        records=[*alone.records, *own],
+        broken=(),
+        other_directories={"own": directory},
+    )
+    assert select_records(both, ReferenceRecipe.ALL, tmp_path) is both
+    assert select_records(alone, ReferenceRecipe.MITDB, tmp_path) is alone
+    save_version(both, tmp_path)
+    selected = select_records(both, ReferenceRecipe.MITDB, tmp_path)
+    assert selected.version == alone.version
+    assert selected.folds == alone.folds
+    assert load_version(tmp_path, alone.version).version == alone.version
+    assert load_version(tmp_path).version == both.version
 
 
 def test_a_version_without_development_records_has_no_folds(tmp_path: Path) -> None:
