@@ -22,7 +22,8 @@ from ecg_lib.evaluation.report.record_scores import (
 )
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
-from flows.data.dataset_versions import DatasetVersion, Role
+from flows.data.databases import Role
+from flows.data.dataset_versions import DatasetVersion
 from flows.doors.ledger import NO_REPOSITORY
 from flows.evaluation.ec57_evaluation import (
     OPENING,
@@ -67,7 +68,7 @@ def check_opening(
         f"it is {commit}": commit == NO_REPOSITORY or commit.endswith("+changes"),
         "ECG_NSTDB_DIR must be set, so that noise is part of it": settings.nstdb_dir is None,
         "the classifier must be trained on real records": (
-            bundle.provenance.data_source is not DataSource.MITDB
+            bundle.provenance.data_source is DataSource.SIMULATED
         ),
         f"every record must be in the dataset, these are not: {', '.join(lacking)}": bool(lacking),
     }

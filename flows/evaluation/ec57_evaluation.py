@@ -34,10 +34,10 @@ from ecg_lib.evaluation.report.record_scores import (
 from ecg_lib.evaluation.report.summary import summarize
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_whole
+from flows.data.databases import Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
-    Role,
     list_versions,
     load_version,
 )

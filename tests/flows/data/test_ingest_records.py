@@ -16,9 +16,11 @@ from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.errors import ConfigurationError, DatasetError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS1, DS2, PACED
-from flows.data import ingest_records as module
-from flows.data.dataset_versions import BrokenRecord, PreparedRecord, Role, load_version
-from flows.data.ingest_records import Records, Source, ingest_records, prepare_records
+from flows.data import record_preparation, record_sources
+from flows.data.databases import MITDB, Role
+from flows.data.dataset_versions import BrokenRecord, PreparedRecord, load_version
+from flows.data.ingest_records import ingest_records, prepare_records
+from flows.data.record_sources import Records, Source, of_directory, simulate
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -31,13 +33,13 @@ PUBLISHED = {
 
 @pytest.fixture
 def small_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SIMULATED_PATIENTS", 6)
-    monkeypatch.setattr(module, "SIMULATED_DURATION_S", 60.0)
+    monkeypatch.setattr(record_sources, "SIMULATED_PATIENTS", 6)
+    monkeypatch.setattr(record_sources, "SIMULATED_DURATION_S", 60.0)
 
 
 @pytest.fixture
 def simulated(small_cohort: None) -> Records:
-    return module._simulate(Settings())
+    return simulate(Settings())
 
 
 def _prepare(records: Records) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
@@ -70,7 +72,7 @@ def test_a_second_run_finds_everything_done(
         msg = "a prepared record was prepared again"
         raise AssertionError(msg)
 
-    monkeypatch.setattr(module, "prepare_one", refuse)
+    monkeypatch.setattr(record_preparation, "prepare_one", refuse)
     assert ingest_records(source=Source.SIMULATOR) == first
 
 
@@ -108,12 +110,13 @@ def test_too_many_broken_records_fail_the_run(simulated: Records, small_cohort: 
 _KILLED = """
 import sys
 from pathlib import Path
-from ecg_lib.classifier.bundle import DataSource
-from flows.data.ingest_records import Records, _prepare_all
+from flows.data.databases import SIMULATED
+from flows.data.record_preparation import prepare_all
+from flows.data.record_sources import Records
 names = tuple(sys.argv[3:])
 target = Path(sys.argv[2])
 target.mkdir(parents=True)
-for record in _prepare_all(Records(Path(sys.argv[1]), names, DataSource.SIMULATED, {}), target):
+for record in prepare_all(Records(Path(sys.argv[1]), names, SIMULATED, {}), target):
     print(record.name, flush=True)
 """
 
@@ -195,7 +198,7 @@ def test_a_changed_real_record_is_quarantined(mitdb_dir: Path, tmp_path: Path) -
     changed = bytearray((tmp_path / "106.dat").read_bytes())
     changed[0] ^= 1
     (tmp_path / "106.dat").write_bytes(changed)
-    records = module._mitdb(tmp_path)._replace(names=names)
+    records = of_directory(MITDB, tmp_path)._replace(names=names)
     _, broken = _prepare(records)
     assert [record.name for record in broken] == ["106"]
     assert "published SHA-256" in broken[0].reason

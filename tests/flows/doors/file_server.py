@@ -71,8 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         return cast("Server", self.server)
 
     def do_HEAD(self) -> None:
+        content = self.owner.contents.get(self.path.rsplit("/", 1)[-1], b"")
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
 
     def do_GET(self) -> None:

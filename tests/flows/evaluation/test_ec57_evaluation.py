@@ -27,12 +27,12 @@ from ecg_lib.records.noise import baseline_wander, muscle_noise
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from flows.data.databases import MITDB
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
     hash_files,
     make_version,
-    role_of,
     save_version,
 )
 from flows.evaluation import ds2_opening as opening
@@ -77,8 +77,8 @@ def version(places: Settings) -> DatasetVersion:
     records = [
         PreparedRecord(
             name=name,
-            role=role_of(name),
-            files=hash_files(directory, name),
+            role=MITDB.roles[name],
+            files=hash_files(directory, MITDB.files_of(name)),
             prepared="",
             duration_s=DURATION_S,
             lead="MLII",
