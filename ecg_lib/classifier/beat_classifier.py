@@ -14,6 +14,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from ecg_lib.classifier.abstention import abstain
 from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
 from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.classifier.shape_vote import vote
@@ -154,7 +155,7 @@ class BeatClassifier:
     def predict_logits(
         self, windows: NDArray[np.float32], features: NDArray[np.float32]
     ) -> NDArray[np.float64]:
-        """Compute the logit of V of each beat, shape ``(n_beats,)``.
+        """Compute the logits of V and of being a beat, shape ``(n_beats, 2)``.
 
         Parameters
         ----------
@@ -163,7 +164,7 @@ class BeatClassifier:
 
         """
         if len(windows) == 0:
-            return np.zeros(0)
+            return np.zeros((0, 2))
         parts = [
             self._session.run(
                 None,
@@ -174,20 +175,26 @@ class BeatClassifier:
             )[0]
             for start in range(0, len(windows), _BATCH)
         ]
-        return np.concatenate(parts)[:, 0].astype(np.float64)
+        return np.concatenate(parts).astype(np.float64)
 
-    def predict_probabilities(self, prepared: PreparedBeats) -> NDArray[np.float64]:
+    def predict_probabilities(
+        self, prepared: PreparedBeats
+    ) -> tuple[PreparedBeats, NDArray[np.float64]]:
         """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
 
-        Beats of one shape vote before the calibration (:mod:`ecg_lib.classifier.shape_vote`).
+        Detections that are hardly beats become unreadable first
+        (:mod:`ecg_lib.classifier.abstention`); then beats of one shape vote
+        (:mod:`ecg_lib.classifier.shape_vote`), before the calibration.
         """
-        logits = vote(
-            self.predict_logits(prepared.windows, prepared.features),
-            prepared.shapes,
-            is_readable=prepared.is_readable,
+        logits = self.predict_logits(prepared.windows, prepared.features)
+        read = abstain(prepared, logits[:, 1], config=self.config.abstention)
+        voted = vote(
+            logits[:, 0],
+            read.shapes,
+            is_readable=read.is_readable,
             config=self.config.shape_vote,
         )
-        return self.config.calibration.probabilities(logits)
+        return read, self.config.calibration.probabilities(voted)
 
     def classify(
         self,
@@ -243,10 +250,10 @@ class BeatClassifier:
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
         with observe("network"):
-            probability_v = self.predict_probabilities(prepared)
+            read, probability_v = self.predict_probabilities(prepared)
         with observe("rules"):
             return decide(
-                prepared, probability_v, config=self.config, apply_rule_guard=apply_rule_guard
+                read, probability_v, config=self.config, apply_rule_guard=apply_rule_guard
             )
 
 

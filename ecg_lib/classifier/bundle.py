@@ -2,8 +2,9 @@
 
 ::
 
-    network.onnx             logit of V from windows and features
-    config.json              preprocessing, shape vote, RuleGuard, calibration, threshold
+    network.onnx             logits of V and of being a beat, from windows and features
+    config.json              preprocessing, abstention, shape vote, RuleGuard, calibration,
+                             threshold
     metrics.json             figures with intervals, and counts of each subject
     out_of_fold.parquet      the prediction of every development beat by a network that had not
                              seen its subject
@@ -35,6 +36,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from pydantic import TypeAdapter, ValidationError
 
+from ecg_lib.classifier.abstention import AbstentionConfig
 from ecg_lib.classifier.calibration import Calibration
 from ecg_lib.classifier.rule_guard import RuleGuardConfig
 from ecg_lib.classifier.shape_vote import ShapeVoteConfig
@@ -90,6 +92,7 @@ class ClassifierConfig:
     """
 
     preprocessing: PreprocessingConfig = field(default_factory=PreprocessingConfig)
+    abstention: AbstentionConfig = field(default_factory=AbstentionConfig)
     shape_vote: ShapeVoteConfig = field(default_factory=ShapeVoteConfig)
     rule_guard: RuleGuardConfig = field(default_factory=RuleGuardConfig)
     calibration: Calibration = field(default_factory=Calibration)

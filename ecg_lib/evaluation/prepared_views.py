@@ -151,7 +151,7 @@ _BEAT_ARRAYS: Final = (
     "r_peaks", "windows", "features", "rr_prev_s", "rr_next_s", "qrs_width_s", "amplitude_mv",
     "qrs_hz", "deflection", "beat_quality",
 )  # fmt: skip
-_SECONDS: Final = ("duration_s", "unreadable_s", "flutter_s", "missing_s")
+_SCALARS: Final = ("fs", "duration_s", "unreadable_s", "flutter_s", "missing_s")
 
 
 def save_strips(strips: Sequence[PreparedStrip], path: Path) -> None:
@@ -165,7 +165,7 @@ def save_strips(strips: Sequence[PreparedStrip], path: Path) -> None:
             "starts": np.array([strip.start for strip in strips], dtype=np.int64),
             "n_beats": _lengths(beats),
             **{n: np.concatenate([getattr(one, n) for one in beats]) for n in _BEAT_ARRAYS},
-            **{n: np.array([getattr(one, n) for one in beats]) for n in _SECONDS},
+            **{n: np.array([getattr(one, n) for one in beats]) for n in _SCALARS},
             "n_seconds": _lengths(one.quality_per_second for one in beats),
             "quality_per_second": np.concatenate([one.quality_per_second for one in beats]),
             "n_shapes": _lengths(one.shapes for one in beats),
@@ -215,7 +215,7 @@ def _split(arrays: dict[str, NDArray[Any]]) -> list[PreparedStrip]:
     strips = []
     for at, start in enumerate(arrays["starts"].tolist()):
         columns: dict[str, Any] = {name: arrays[name][of_beats[at]] for name in _BEAT_ARRAYS}
-        columns |= {name: float(arrays[name][at]) for name in _SECONDS}
+        columns |= {name: float(arrays[name][at]) for name in _SCALARS}
         beats = PreparedBeats(
             **columns,
             shapes=tuple(shapes[at]),

@@ -96,6 +96,9 @@ class PreparedBeats:
     quality_per_second: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
 
+    fs: float
+    """Sampling rate of the given signal in Hz."""
+
     duration_s: float
     """Length of the signal in seconds."""
 
@@ -246,6 +249,7 @@ def prepare_beats(
             for kind, start, stop in judged.findings
         ),
         quality_per_second=judged.per_second,
+        fs=float(fs),
         duration_s=duration_s,
         unreadable_s=_seconds_of(judged_s) - flutter_s - bridged_s + missing_s,
         flutter_s=flutter_s,

@@ -32,6 +32,8 @@ class TrainingBeats(NamedTuple):
     """Shape ``(n_beats, n_features)``."""
 
     is_v: NDArray[np.bool_]
+    is_beat: NDArray[np.bool_]
+    """False for detections that belong to no annotated beat."""
     weights: NDArray[np.float32]
     """Weight of each beat in the loss, with a mean of about one."""
 
@@ -94,7 +96,11 @@ def _oversample(
         rows, is_v = sampler.fit_resample(np.arange(n_beats)[:, None], beats.is_v)
         chosen = rows[:, 0]
         return TrainingBeats(
-            beats.windows[chosen], beats.features[chosen], is_v, beats.weights[chosen]
+            beats.windows[chosen],
+            beats.features[chosen],
+            is_v,
+            beats.is_beat[chosen],
+            beats.weights[chosen],
         )
     neighbours = min(5, int(beats.is_v.sum()) - 1)
     if neighbours < 1:
@@ -108,5 +114,7 @@ def _oversample(
         windows=flat[:, :split].reshape(-1, *beats.windows.shape[1:]).astype(np.float32),
         features=flat[:, split:].astype(np.float32),
         is_v=np.asarray(is_v, dtype=np.bool_),
+        # What is made lies between V beats.
+        is_beat=np.append(beats.is_beat, np.ones(len(flat) - n_beats, dtype=np.bool_)),
         weights=np.ones(len(flat), dtype=np.float32),
     )

@@ -74,8 +74,8 @@ def build_cnn(
     Returns
     -------
     keras.Model
-        Inputs ``windows`` ``(n, 360, 2)`` and ``features`` ``(n, n_features)``, output the logit
-        of V, ``(n, 1)``.
+        Inputs ``windows`` ``(n, 360, 2)`` and ``features`` ``(n, n_features)``, output the
+        logits of V and of being a beat at all, ``(n, 2)``.
 
     """
     layers = keras.layers
@@ -103,5 +103,5 @@ def build_cnn(
     z = layers.Concatenate()([x, y])
     z = layers.Dense(config.joint_units, activation="relu")(z)
     z = layers.Dropout(config.dropout)(z)
-    logit = layers.Dense(1, name="logit")(z)
-    return keras.Model([windows, features], logit, name="ecg_cnn")
+    logits = layers.Dense(2, name="logits")(z)
+    return keras.Model([windows, features], logits, name="ecg_cnn")

@@ -57,6 +57,9 @@ class FoldOutput(NamedTuple):
     """Rows of the dataset that were predicted: all detections of the fold's subjects."""
 
     logits: NDArray[np.float64]
+    """Of V."""
+    beat_logits: NDArray[np.float64]
+    """Of being a beat."""
     loss: tuple[float, ...]
     """Training loss of each epoch."""
 
@@ -82,6 +85,7 @@ def fit_subjects(
         windows=np.asarray(dataset.windows[rows]),
         features=dataset.features[rows],
         is_v=dataset.is_v[rows],
+        is_beat=dataset.label[rows] != NO_BEAT,
         weights=np.ones(len(rows), dtype=np.float32),
     )
     return fit_cnn(
@@ -173,7 +177,7 @@ def predict_fold(
             dataset, subjects=others, scoring_views=scoring_views, recipe=recipe, seed=seed
         )
     )
-    return FoldOutput(rows, logits, fitted.loss, n_training, fitted.model)
+    return FoldOutput(rows, logits[:, 0], logits[:, 1], fitted.loss, n_training, fitted.model)
 
 
 def _is_of(dataset: BeatDataset, subjects: set[str]) -> NDArray[np.bool_]:

@@ -30,6 +30,9 @@ from ecg_lib.training.views import View, prepare_view, seed_generator
 STRIPS_10_S: Final = View(strip_s=10)
 """The record's own lead in strips like those of requests."""
 
+MOVED: Final = View(movement_db=6)
+"""The record's own lead under simulated movement: what decides how much is read."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BeatDataset:

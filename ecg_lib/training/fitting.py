@@ -169,8 +169,8 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no typ
         features = self._beats.features[rows]
         noise = self._rng.standard_normal(features.shape, dtype=np.float32)
         features = features + noise * (self._config.feature_noise * self._feature_deviation)
-        labels = self._beats.is_v[rows].astype(np.float32)[:, None]
-        return (windows, features), labels, self._beats.weights[rows]
+        labels = np.stack([self._beats.is_v[rows], self._beats.is_beat[rows]], axis=1)
+        return (windows, features), labels.astype(np.float32), self._beats.weights[rows]
 
     def on_epoch_end(self) -> None:
         self._order = self._rng.permutation(len(self._order))
@@ -219,9 +219,9 @@ def predict_logits(
     windows: NDArray[np.float32],
     features: NDArray[np.float32],
 ) -> NDArray[np.float64]:
-    """Compute the logit of V of each beat, shape ``(n_beats,)``."""
+    """Compute the logits of V and of being a beat, shape ``(n_beats, 2)``."""
     if len(windows) == 0:
-        return np.zeros(0)
+        return np.zeros((0, 2))
     outputs = [
         np.asarray(
             model(
@@ -231,7 +231,7 @@ def predict_logits(
         )
         for start in range(0, len(windows), _PREDICT_BATCH)
     ]
-    return np.concatenate(outputs)[:, 0].astype(np.float64)
+    return np.concatenate(outputs).astype(np.float64)
 
 
 def fit_calibration(logits: NDArray[np.float64], is_v: NDArray[np.bool_]) -> Calibration:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import pairwise, product
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from scipy.special import expit
 
+from ecg_lib.classifier.abstention import AbstentionConfig, are_credible
 from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
@@ -23,7 +26,7 @@ from ecg_lib.evaluation.beat_scoring import (
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import LEARNING_PERIOD_S
-from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset
+from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
 from ecg_lib.training.views import WHOLE, View
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ class OutOfFold:
     rows: NDArray[np.int64]
     fold: NDArray[np.int16]
     logits: NDArray[np.float64]
+    beat_logits: NDArray[np.float64]
     probability_v: NDArray[np.float64]
     is_v: NDArray[np.bool_]
     rule: NDArray[np.str_]
@@ -95,6 +99,7 @@ class OutOfFold:
                 "label": self.dataset.label[self.rows],
                 "is_readable": self.dataset.is_readable[self.rows],
                 "logit": self.logits,
+                "beat_logit": self.beat_logits,
                 "probability_v": self.probability_v,
                 "is_v": self.is_v,
                 "rule": self.rule,
@@ -119,10 +124,15 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
     rows = np.concatenate([output.rows for output in outputs])
     order = np.argsort(rows)
     logits = np.concatenate([output.logits for output in outputs])[order]
+    beat_logits = np.concatenate([output.beat_logits for output in outputs])[order]
     fold = np.concatenate(
         [np.full(len(output.rows), index, np.int16) for index, output in enumerate(outputs)]
     )[order]
     rows = rows[order]
+    abstention = choose_abstention(dataset, rows, logits, beat_logits, n_missed=n_missed)
+    is_readable = dataset.is_readable.copy()
+    is_readable[rows] &= read_out_of_fold(dataset, rows, beat_logits, config=abstention)
+    dataset = replace(dataset, is_readable=is_readable)
     label, readable = dataset.label[rows], dataset.is_readable[rows]
     is_whole = dataset.view[rows] == dataset.views.index(WHOLE)
     scored = is_whole & readable & np.isin(label, ["N", "S", "V", NO_BEAT])
@@ -143,12 +153,18 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
     guarded = apply_rules(
         probability, dataset.features[rows], threshold=threshold, config=rule_guard
     )
-    config = ClassifierConfig(calibration=calibration, threshold=threshold, rule_guard=rule_guard)
+    config = ClassifierConfig(
+        abstention=abstention,
+        calibration=calibration,
+        threshold=threshold,
+        rule_guard=rule_guard,
+    )
     return OutOfFold(
         dataset=dataset,
         rows=rows,
         fold=fold,
         logits=logits,
+        beat_logits=beat_logits,
         probability_v=probability,
         is_v=guarded.is_v,
         rule=guarded.rule,
@@ -156,6 +172,80 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
         n_missed=n_missed,
         losses=tuple(output.loss for output in outputs),
     )
+
+
+def read_out_of_fold(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    beat_logits: NDArray[np.float64],
+    *,
+    config: AbstentionConfig,
+) -> NDArray[np.bool_]:
+    """Tell which predicted rows are credible, signal by signal as the classifier does."""
+    view, record = dataset.view[rows].astype(np.int64), dataset.record[rows].astype(np.int64)
+    strip_s = np.array([float(one.strip_s or np.inf) for one in dataset.views])[view]
+    strip = (dataset.position[rows] / np.array(dataset.fs)[record] // strip_s).astype(np.int64)
+    keys = np.stack([view, record, strip])
+    edges = np.flatnonzero(np.diff(keys, axis=1, prepend=-1).any(axis=0))
+    credible = np.ones(len(rows), dtype=np.bool_)
+    for start, stop in pairwise([*edges.tolist(), len(rows)]):
+        credible[start:stop] = are_credible(beat_logits[start:stop], config=config)
+    return credible
+
+
+_BEAT_LOGITS: Final = (-20.0, *np.arange(-3.0, 3.1, 0.5).tolist())
+_NEIGHBOURHOODS: Final = (-20.0, *np.arange(-1.0, 3.1, 0.5).tolist())
+_MAX_LOSS: Final = 0.001
+"""V-F1 of clean records that abstaining may cost."""
+_MAX_SHARE: Final = 0.005
+"""Share of the N, S and V beats of clean records that may be called unreadable."""
+
+
+def choose_abstention(
+    dataset: BeatDataset,
+    rows: NDArray[np.int64],
+    logits: NDArray[np.float64],
+    beat_logits: NDArray[np.float64],
+    *,
+    n_missed: int,
+) -> AbstentionConfig:
+    """Choose what is not read: the best V under movement at hardly any cost where it is clean.
+
+    The best V is the greatest F0.5 of the records under simulated movement, which counts a false
+    alarm twice as much as a miss. A dataset without such records has no limits.
+    """
+    from ecg_lib.training.cross_validation import vote_out_of_fold
+    from ecg_lib.training.fitting import choose_threshold
+
+    if MOVED not in dataset.views:
+        return AbstentionConfig()
+    voted = vote_out_of_fold(dataset, rows, logits)
+    label = dataset.label[rows]
+    counts = dataset.is_readable[rows] & np.isin(label, ["N", "S", "V", NO_BEAT])
+    is_clean = counts & (dataset.view[rows] == dataset.views.index(WHOLE))
+    is_moved = counts & (dataset.view[rows] == dataset.views.index(MOVED))
+    is_v = label == "V"
+    n_v = int((is_clean & is_v).sum()) + n_missed
+    threshold = choose_threshold(expit(voted[is_clean]), is_v[is_clean], n_missed=n_missed)
+    called = expit(voted) >= threshold.threshold
+
+    def score(read: NDArray[np.bool_], beta: float) -> float:
+        true, false = int((read & called & is_v).sum()), int((read & called & ~is_v).sum())
+        return (1 + beta**2) * true / max(1.0, true + false + beta**2 * n_v)
+
+    usual = score(is_clean, 1.0)
+    is_real = is_clean & (label != NO_BEAT)
+    best, config = score(is_moved, 0.5), AbstentionConfig()
+    for beat, around in product(_BEAT_LOGITS, _NEIGHBOURHOODS):
+        tried = AbstentionConfig(min_beat_logit=beat, min_neighbourhood_logit=around)
+        read = read_out_of_fold(dataset, rows, beat_logits, config=tried)
+        if score(is_clean & read, 1.0) < usual - _MAX_LOSS:
+            continue
+        if (is_real & ~read).sum() > _MAX_SHARE * is_real.sum():
+            continue
+        if (found := score(is_moved & read, 0.5)) > best:
+            best, config = found, tried
+    return config
 
 
 def choose_rules(

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import DatasetError
 from ecg_lib.evaluation.prepared_views import PreparedStrip
-from ecg_lib.records.noise import mix_at_snr, muscle_noise
+from ecg_lib.records.noise import mix_at_snr, muscle_noise, noise_gain
 from ecg_lib.records.record import Record
+from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig, prepare_beats
 
 
@@ -30,12 +31,16 @@ class View:
     noise_db : int, optional
         Signal-to-noise ratio (that of ``nst``) of simulated muscle noise that is added to the
         lead; no noise when left out.
+    movement_db : int, optional
+        The same of simulated movement of the electrodes. A whole record has it in every second
+        part of 40 s, at this ratio and 6 dB above and below it in turn.
 
     """
 
     angle_deg: int = 0
     strip_s: int | None = None
     noise_db: int | None = None
+    movement_db: int | None = None
 
     def __post_init__(self) -> None:
         if self.strip_s is not None and self.strip_s < 5:
@@ -45,7 +50,8 @@ class View:
     def __str__(self) -> str:
         length = "whole" if self.strip_s is None else f"{self.strip_s} s"
         noise = "" if self.noise_db is None else f", noise of {self.noise_db} dB"
-        return f"{self.angle_deg} deg, {length}{noise}"
+        movement = "" if self.movement_db is None else f", movement of {self.movement_db} dB"
+        return f"{self.angle_deg} deg, {length}{noise}{movement}"
 
 
 WHOLE: Final = View()
@@ -63,7 +69,9 @@ def view_signal(record: Record, view: View) -> NDArray[np.float32]:
 
     """
     signal = _turn(record, view)
-    return signal if view.noise_db is None else _add_noise(signal, record, view)
+    if view.noise_db is not None:
+        signal = _add_noise(signal, record, view)
+    return signal if view.movement_db is None else _add_movement(signal, record, view)
 
 
 def _turn(record: Record, view: View) -> NDArray[np.float32]:
@@ -93,6 +101,25 @@ def _add_noise(signal: NDArray[np.float32], record: Record, view: View) -> NDArr
         r_peaks=beats,
         fs=record.fs,
     ).astype(np.float32)
+
+
+_MOVEMENT_PART_S: Final = 40.0
+_MOVEMENT_STEPS_DB: Final = (0, -6, 6)
+
+
+def _add_movement(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
+    if record.annotations is None or view.movement_db is None:
+        msg = f"view {view} needs annotations, record {record.name} has none"
+        raise DatasetError(msg)
+    rng = seed_generator(f"{record.name} {view}")
+    beats = record.annotations.beat_samples[record.annotations.beat_classes != "V"]
+    movement = simulate_movement(len(signal), fs=record.fs, rms_mv=1.0, rng=rng)
+    gain = noise_gain(signal, movement, snr_db=view.movement_db, r_peaks=beats, fs=record.fs)
+    if view.strip_s is None:
+        part = np.arange(len(signal)) // round(_MOVEMENT_PART_S * record.fs)
+        steps_db = np.array(_MOVEMENT_STEPS_DB)[part // 2 % len(_MOVEMENT_STEPS_DB)]
+        movement = movement * np.where(part % 2, 10 ** (-steps_db / 20), 0.0)
+    return np.asarray(signal + gain * movement, dtype=np.float32)
 
 
 def seed_generator(text: str) -> np.random.Generator:

@@ -17,7 +17,7 @@ from typing import Final
 
 from ecg_lib.evaluation.prepared_views import PreparedStrip, ScoredView
 from ecg_lib.operations.settings import Settings
-from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset, build_beats, join_records
+from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset, build_beats, join_records
 from ecg_lib.training.views import WHOLE, View, prepare_view
 from flows.data.databases import Role
 from flows.data.dataset_versions import (
@@ -31,8 +31,8 @@ from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.doors.parallel import run_in_processes
 
-SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S)
-"""Views as they are served: whole recordings, and strips like those of requests."""
+SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S, MOVED)
+"""Views as they are served, whole recordings and strips like those of requests; and movement."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,27 +50,22 @@ QUICK_VIEWS: Final = ViewPlan(
         View(angle_deg=35),
         View(angle_deg=90),
         View(angle_deg=20, strip_s=20),
-        View(angle_deg=10, strip_s=20, noise_db=18),
         View(angle_deg=45, noise_db=12),
-        View(angle_deg=-30, noise_db=8),
         View(angle_deg=90, noise_db=6),
+        View(angle_deg=90, movement_db=12),
+        View(angle_deg=20, movement_db=0),
+        View(angle_deg=0, strip_s=10, movement_db=9),
     )
 )
-"""Two more leads, whole, and one in strips; and four under muscle noise."""
+"""Two more leads, whole, and one in strips; two under muscle noise, and three under movement."""
 
 FULL_VIEWS: Final = ViewPlan(
     training_views=(
         *QUICK_VIEWS.training_views,
-        View(angle_deg=60),
+        View(angle_deg=10, strip_s=20, noise_db=18),
         View(angle_deg=120),
-        View(angle_deg=145),
         View(angle_deg=0, strip_s=30),
-        View(angle_deg=75, strip_s=10),
-        View(angle_deg=160, strip_s=60),
-        View(angle_deg=105),
-        View(angle_deg=165),
-        View(angle_deg=0, noise_db=3),
-        View(angle_deg=70, strip_s=10, noise_db=12),
+        View(angle_deg=60, strip_s=20, movement_db=3),
     )
 )
 
@@ -111,7 +106,7 @@ def cut_beats(prepared: PreparedViews, record: PreparedRecord, plan: ViewPlan) -
     source = prepared.version.read_source(record)
 
     def prepare(view: View) -> list[PreparedStrip]:
-        if view in SCORING_VIEWS:
+        if view in (WHOLE, STRIPS_10_S):
             return prepared.read(record, ScoredView(strip_s=view.strip_s))
         return prepare_view(source, view)
 

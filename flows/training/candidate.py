@@ -9,12 +9,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ecg_lib.classifier.abstention import abstain
 from ecg_lib.classifier.beat_classifier import BeatClassifier, decide
 from ecg_lib.classifier.bundle import (
     Bundle,
@@ -54,29 +55,38 @@ def make_drift_reference(out_of_fold: OutOfFold, prepared: PreparedViews) -> pa.
     for record in prepared.version.records_of(Role.DEVELOPMENT):
         rows = dataset.rows_of(records=[record.name], view=STRIPS_10_S)
         mine = np.isin(out_of_fold.rows, rows)
-        probability = out_of_fold.probability_v[mine]
-        position = dataset.position[out_of_fold.rows[mine]]
-        jobs.append(
-            partial(_observe_record, prepared, record, position, probability, out_of_fold.config)
+        predicted = _Predicted(
+            dataset.position[out_of_fold.rows[mine]],
+            out_of_fold.probability_v[mine],
+            out_of_fold.beat_logits[mine],
         )
+        jobs.append(partial(_observe_record, prepared, record, predicted, out_of_fold.config))
     return pa.concat_tables(run_in_processes(jobs))
+
+
+class _Predicted(NamedTuple):
+    """What was predicted of the strips of one record, in order."""
+
+    position: NDArray[np.int64]
+    probability_v: NDArray[np.float64]
+    beat_logits: NDArray[np.float64]
 
 
 def _observe_record(
     views: PreparedViews,
     record: PreparedRecord,
-    position: NDArray[np.int64],
-    probability_v: NDArray[np.float64],
+    predicted: _Predicted,
     config: ClassifierConfig,
 ) -> pa.Table:
     tables, first = [], 0
     for start, prepared in views.read(record, SHORT_STRIPS, config=config.preprocessing):
         part = slice(first, first + len(prepared))
         first = part.stop
-        if not np.array_equal(prepared.r_peaks + start, position[part]):
+        if not np.array_equal(prepared.r_peaks + start, predicted.position[part]):
             msg = f"strips of record {record.name} must have the beats of the dataset, they differ"
             raise RuntimeError(msg)
-        columns = observe_beats(decide(prepared, probability_v[part], config=config))
+        read = abstain(prepared, predicted.beat_logits[part], config=config.abstention)
+        columns = observe_beats(decide(read, predicted.probability_v[part], config=config))
         n_beats = len(columns["rule"])
         # Arrays with types, because a strip without a readable beat has no values to infer from.
         keys = (
@@ -106,7 +116,7 @@ def build_bundle(
     classifier = BeatClassifier(final.network.read_bytes(), config=out_of_fold.config)
     windows = np.asarray(out_of_fold.dataset.windows[final.probe_rows])
     features = out_of_fold.dataset.features[final.probe_rows]
-    served = classifier.predict_logits(windows, features)
+    served = classifier.predict_logits(windows, features)[:, 0]
     calibration = out_of_fold.config.calibration
     difference = np.abs(
         calibration.probabilities(final.probe_logits) - calibration.probabilities(served)

@@ -191,6 +191,7 @@ def fit_fold(
             file,
             rows=output.rows,
             logits=output.logits,
+            beat_logits=output.beat_logits,
             loss=np.array(output.loss),
             n_training_beats=output.n_training_beats,
         )
@@ -205,6 +206,7 @@ def load_fold(path: Path) -> FoldOutput:
         return FoldOutput(
             kept["rows"],
             kept["logits"],
+            kept["beat_logits"],
             tuple(kept["loss"].tolist()),
             int(kept["n_training_beats"]),
         )
@@ -231,7 +233,7 @@ def fit_all(
         dataset, subjects=subjects, scoring_views=SCORING_VIEWS, recipe=recipe, seed=seed
     )
     rows = np.arange(0, len(dataset), max(1, len(dataset) // n_probe))[:n_probe]
-    logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])
+    logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])[:, 0]
     export_onnx(fitted.model, keep.with_suffix(".onnx"))
     with replacing(keep) as draft, draft.open("wb") as file:
         np.savez(file, loss=np.array(fitted.loss), rows=rows, logits=logits)

@@ -62,7 +62,7 @@ PLANS: Final = {
         n_trials=40,
         search_beats=30_000,
         confirm_folds=5,
-        confirm_beats=80_000,
+        confirm_beats=100_000,
         n_seeds=5,
         views=FULL_VIEWS,
     ),

@@ -53,7 +53,7 @@ class DetectionConfig:
     p_wave_s: float = 0.28
     """A beat this soon before a much steeper one is its P wave: no ventricle is ready so early."""
     next_beat_s: float = 0.24
-    rules_logit: float = 2.0
+    rules_logit: float = 1.5
     """What the word of the rules adds to the logit of a candidate that they accept: the least
     whole number with which no more V beats are missed, out-of-fold, than by the rules alone,
     clean and in muscle noise of 12 dB."""

@@ -71,6 +71,10 @@ class QualityConfig:
     """Above this ratio QRS complexes stand out whatever their shapes."""
     same_shape: float = 0.7
     """Between both, beats must resemble their neighbours this much."""
+    fast_rr_s: float = 0.4
+    """At shorter RR intervals a QRS complex fills so much of the time that little stands out of:
+    the limit is then that of a tone, and the beats must resemble each other even more."""
+    fast_same_shape: float = 0.95
 
 
 class Quality(NamedTuple):
@@ -257,11 +261,30 @@ def _is_noise(
     prominence = np.maximum.reduceat(energy, edges) / medians
     size = min(config.smooth_bins, len(edges))
     prominence = ndimage.median_filter(prominence, size=size, mode="nearest")
-    is_noise = (prominence < config.tone_prominence) | (prominence < config.noise_prominence)
+    is_tone = prominence < config.tone_prominence
+    is_low = prominence < config.noise_prominence
     is_unclear = prominence < config.clear_prominence
-    if (is_unclear & ~is_noise).any():
-        is_noise |= is_unclear & (_likeness_of_bins(bands, edges, r_peaks) < config.same_shape)
-    return np.asarray(is_noise)
+    if not (is_unclear & ~is_tone).any():
+        return np.asarray(is_low)
+    likeness = _likeness_of_bins(bands, edges, r_peaks)
+    is_fast = (_rr_of_bins(edges, r_peaks, len(bands.signal)) < config.fast_rr_s) & (
+        likeness >= config.fast_same_shape
+    )
+    return np.asarray(
+        is_tone | (is_low & ~is_fast) | (is_unclear & (likeness < config.same_shape))
+    )
+
+
+def _rr_of_bins(
+    edges: NDArray[np.int64], r_peaks: NDArray[np.int64], n_samples: int
+) -> NDArray[np.float64]:
+    """Median RR interval around the middle of each bin in seconds; infinite without beats."""
+    if len(r_peaks) < 4:
+        return np.full(len(edges), np.inf)
+    rr_s = np.diff(r_peaks) / FS_HZ
+    usual = ndimage.median_filter(rr_s, size=min(9, len(rr_s)), mode="nearest")
+    middle = edges + (edges[1] - edges[0] if len(edges) > 1 else n_samples) / 2
+    return np.asarray(np.interp(middle, (r_peaks[1:] + r_peaks[:-1]) / 2, usual))
 
 
 def _likeness_of_bins(
