@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -235,7 +235,7 @@ def read_source(
         RecordError: If it cannot be read.
     """
     if database in _WITH_CHECKSUMS:
-        return read_wfdb(directory / stem, with_annotations=True)
+        return replace(read_wfdb(directory / stem, with_annotations=True), person=of.person)
     return read_annotated_record(
         directory / stem,
         annotations=of.annotations or None,

@@ -17,9 +17,9 @@ from ecg_lib.evaluation.report.record_scores import (
     REFERENCE,
     SECOND_LEAD,
     Extent,
-    Part,
     noise_condition,
 )
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
 from flows.data.databases import Role

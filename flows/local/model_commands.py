@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -130,15 +132,38 @@ def evaluate(
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
     reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+    database: Annotated[
+        Path | None, typer.Option(help="Directory of an annotated WFDB database to judge instead.")
+    ] = None,
+    annotations: Annotated[
+        str, typer.Option(help="With --database: extension of the annotation files.")
+    ] = "atr",
+    subjects: Annotated[
+        Path | None,
+        typer.Option(help="With --database: CSV table with the columns record, subject, part."),
+    ] = None,
+    lead: Annotated[
+        str | None, typer.Option(help="With --database: the one lead to judge; else all.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --database: the page; the JSON lies beside it.")
+    ] = None,
 ) -> None:
-    """Write the EC57 report of the model in use: DS1 out of fold, or DS2 with --final."""
+    """Write the EC57 report of the model in use: DS1 out of fold, DS2, or any database."""
     from ecg_lib.evaluation.report.record_scores import Extent
     from flows.doors.ledger import read_git_commit
     from flows.evaluation import ds2_opening as opening
     from flows.evaluation import ec57_evaluation as evaluation
+    from flows.evaluation.other_databases import add_databases
     from flows.release.load_released import load_bundle_to_use
 
     settings = read_settings()
+    if database is not None:
+        if quick or final:
+            msg = "--database is judged as a whole: leave out --quick and --final"
+            raise typer.BadParameter(msg)
+        _evaluate_database(database, annotations, subjects, lead, output)
+        return
     model, bundle = load_bundle_to_use(settings)
     version = evaluation.find_dataset(bundle, settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
@@ -156,13 +181,41 @@ def evaluate(
         found = evaluation.evaluate_development(
             bundle, version, extent=extent, settings=settings, on_record=_say_progress
         )
+        if extent is Extent.FULL:
+            found = add_databases(found, bundle, settings, on_record=_say_progress)
         written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation.write_evaluation(found, written)
-    for name, value in evaluation.summarize_headline(found.document).items():
+    _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
+
+
+def _evaluate_database(
+    directory: Path, annotations: str, subjects: Path | None, lead: str | None, output: Path | None
+) -> None:
+    """Judge the model in use on a database and write the report."""
+    from flows.data.databases import describe_own
+    from flows.evaluation import ec57_evaluation as evaluation
+    from flows.evaluation.database_evaluation import evaluate_database, summarize_database
+    from flows.release.load_released import load_bundle_to_use
+
+    settings = read_settings()
+    place = directory.expanduser().absolute()
+    described = describe_own(place, annotations=annotations, subjects=subjects)
+    model, bundle = load_bundle_to_use(settings)
+    typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {len(described.roles)} records")
+    found = evaluate_database(bundle, described, place, lead=lead, on_record=_say_progress)
+    written = evaluation.report_path(settings.reports_dir, bundle, f"database-{place.name}")
+    if output is not None:
+        written = evaluation.WrittenReport(output.with_suffix(".json"), output.with_suffix(".html"))
+    evaluation.write_evaluation(found, written)
+    _show_report(summarize_database(found.document), found.document, written.html)
+
+
+def _show_report(figures: Mapping[str, str], document: Mapping[str, Any], page: Path) -> None:
+    for name, value in figures.items():
         typer.echo(f"  {name:<24} {value}")
-    for line in found.document["missing"]:
+    for line in document["missing"]:
         typer.echo(f"  not included: {line}")
-    typer.echo(f"report: {written.html}")
+    typer.echo(f"report: {page}")
 
 
 def _say_progress(done: int, total: int) -> None:

@@ -54,7 +54,7 @@ def _score(
 def test_a_perfect_classifier_has_nothing_against_it() -> None:
     counts = _score("NNVASN", "NNVNNN")
     assert counts == BeatCounts(
-        beats=6, found=6, v_beats=1, v_found=1, v_true=1, n_beats=5, n_true=5
+        beats=6, found=6, v_beats=1, v_found=1, v_true=1, n_beats=5, n_true=5, s_beats=2
     )
     assert counts.v_f1 == counts.v_f1_strict == counts.accuracy == 1
     assert counts.qrs_sensitivity == counts.qrs_predictivity == 1
@@ -68,7 +68,7 @@ def test_a_perfect_classifier_has_nothing_against_it() -> None:
         ("V", "N", {"v_wrong": 1}),
         ("V", ".", {"v_found": 0, "found": 0}),  # a missed V
         ("N", "V", {"v_false": 1, "n_wrong": 1}),
-        ("A", "V", {"v_false": 1, "n_wrong": 1}),
+        ("A", "V", {"v_false": 1, "n_wrong": 1, "s_wrong": 1}),
         ("A", "N", {"n_true": 1}),
         (".", "V", {"extra": 1, "v_false": 1}),  # an extra detection called V
         (".", "N", {"extra": 1, "other_true": 1}),
@@ -89,6 +89,7 @@ def test_each_outcome_counts_as_ec57_says(truth: str, found: str, expected: dict
         "v_beats": int(truth in "VE"),
         "v_found": int(truth in "VE"),
         "n_beats": int(truth in "NA"),
+        "s_beats": int(truth == "A"),
     }
     assert _score(truth, found) == BeatCounts(**(usual | expected))
 

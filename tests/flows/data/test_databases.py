@@ -47,6 +47,7 @@ from flows.data.dataset_versions import (
 from flows.data.prepared_views import PreparedViews
 from flows.data.record_preparation import prepare_all
 from flows.data.record_sources import Records, describe_directory, of_directory
+from flows.data.training_data import ViewPlan, cut_beats
 from flows.doors.download import DownloadError, UnreachableError, WrongContentError
 from flows.doors.physionet import LISTING, address_beside, download_files, read_listing
 from tests.flows.doors.file_server import QUICK, Server, answer, served
@@ -206,6 +207,23 @@ def test_an_own_record_has_all_files_that_its_header_names(tmp_path: Path) -> No
     (broken,) = prepare_all(describe_directory(tmp_path, "ann", None), tmp_path)
     assert isinstance(broken, BrokenRecord)
     assert broken.reason == "missing: first.dat, second.dat"
+
+
+def test_two_halves_of_a_tape_are_in_one_fold_with_one_person(tmp_path: Path) -> None:
+    directory = tmp_path / "svdb"
+    for number, name in enumerate(("874", "875", "800", "802", "804", "807")):
+        record = simulate_record(name, patient=draw_patient(number), duration_s=30.0, seed=number)
+        write_wfdb(record, directory)
+    names = tuple(sorted(path.stem for path in directory.glob("*.hea")))
+    prepared = _prepare(Records(directory, names, SVDB, {}), tmp_path / "records")
+    version = make_version(
+        data_source=DataSource.RECORDS, source_directory=directory, records=prepared, broken=()
+    )
+    assert set(version.folds[5]) == {"800", "802", "804", "807", "874"}
+    views = PreparedViews(version=version, datasets_dir=tmp_path)
+    for record in version.records:
+        plan = ViewPlan(training_views=())
+        assert cut_beats(views, record, plan).subjects == (version.subjects[record.name],)
 
 
 def test_folds_are_by_person_over_all_databases(make_own: OwnMaker, tmp_path: Path) -> None:
