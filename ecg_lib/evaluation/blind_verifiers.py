@@ -2,7 +2,7 @@
 
 The network that ships (:mod:`ecg_lib.signal_path.r_peaks.verifier`) was fitted to DS1 and the paced
 records. For figures on these there are five more, each blind to a fifth of them, made by
-:mod:`ecg_lib.training.verifier_fitting` in one go with the one that ships.
+:mod:`ecg_lib.training.r_peak_verifier.fitting` in one go with the one that ships.
 """
 
 from __future__ import annotations

@@ -294,8 +294,9 @@ def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
 
 def _scale_t(morphology: Morphology, factor: float) -> Morphology:
     waves = (
-        replace(wave, amplitudes_mv=(factor * wave.amplitudes_mv[0], factor * wave.amplitudes_mv[1]))
+        replace(wave, amplitudes_mv=(factor * mlii, factor * v1))
         for wave in morphology.t
+        for mlii, v1 in (wave.amplitudes_mv,)
     )
     return replace(morphology, t=tuple(waves))
 

@@ -8,7 +8,7 @@ near it, and how alike it is to both. All of that is relative or a magnitude, so
 polarity play no part.
 
 The network is a perceptron of two hidden layers in plain NumPy. Its weights lie beside this file;
-:mod:`ecg_lib.training.verifier_fitting` made them from DS1, the paced records and simulated
+:mod:`ecg_lib.training.r_peak_verifier.fitting` made them from DS1, the paced records and simulated
 patients, and says how.
 """
 

@@ -270,9 +270,7 @@ def _is_noise(
     is_fast = (_rr_of_bins(edges, r_peaks, len(bands.signal)) < config.fast_rr_s) & (
         likeness >= config.fast_same_shape
     )
-    return np.asarray(
-        is_tone | (is_low & ~is_fast) | (is_unclear & (likeness < config.same_shape))
-    )
+    return np.asarray(is_tone | (is_low & ~is_fast) | (is_unclear & (likeness < config.same_shape)))
 
 
 def _rr_of_bins(
