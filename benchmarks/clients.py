@@ -205,7 +205,7 @@ def ask_one_by_one(port: int, requests: Sequence[bytes], *, count: int) -> list[
 
 @dataclass(slots=True)
 class LoadFigures:
-    """What a load of several clients gave."""
+    """The figures of a load of several clients."""
 
     seconds: float
     answers: int = 0

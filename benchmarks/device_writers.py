@@ -320,7 +320,7 @@ def pack_xli(leads: Sequence[NDArray[np.int64]]) -> bytes:
     for samples in leads:
         x = samples.tolist()
         differences = [2 * x[n - 1] - x[n - 2] - x[n] for n in range(2, len(x))]
-        # What takes effect at sample n stands at n - 1; the first stands in the header.
+        # The second difference of sample n is stored at n - 1; the first one is in the header.
         words = [x[0], x[1], *(difference + 64 for difference in differences[1:]), 64]
         raw = np.array(words).astype(">i2").tobytes()
         codes = _pack_codes(raw[::2] + raw[1::2])

@@ -99,7 +99,7 @@ def fuzz_by_coverage(*, cases: int, seed: int) -> dict[str, Any]:
         done = subprocess.run(
             command, cwd=temporary, check=False, capture_output=True, text=True, errors="replace"
         )
-        # A slow-unit is no finding: it says that the machine was busy.
+        # A slow-unit is not a finding: it says that the machine was busy.
         found = [
             path
             for kind in ("crash", "timeout", "oom", "leak")

@@ -23,7 +23,7 @@ class RiskLevel(StrEnum):
 
 
 class RiskBasis(StrEnum):
-    """What the level is based on: one strip, or a recording that is long enough for a burden."""
+    """The basis of the level: one strip, or a recording that is long enough for a burden."""
 
     STRIP = "strip"
     RECORDING = "recording"

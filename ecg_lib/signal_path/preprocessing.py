@@ -79,7 +79,8 @@ class PreparedBeats:
     """Mean frequency of the QRS complex."""
 
     deflection: NDArray[np.float64]
-    """The steepest deflection since the beat before that is no beat, against a usual beat."""
+    """The steepest deflection since the beat before that was not taken for a beat, over a usual
+    beat's."""
 
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.signal_path.readability.findings.BEAT_QUALITIES` for each beat."""
@@ -91,7 +92,7 @@ class PreparedBeats:
     """Stretches in which beats cannot be read, in samples of the given signal."""
 
     findings: tuple[Finding, ...]
-    """What is suspected, in samples of the given signal."""
+    """The suspected events, in samples of the given signal."""
 
     quality_per_second: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""

@@ -54,7 +54,7 @@ class DetectionConfig:
     """A beat this soon before a much steeper one is its P wave: no ventricle is ready so early."""
     next_beat_s: float = 0.24
     rules_logit: float = 2.0
-    """What the word of the rules adds to the logit of a candidate that they accept: the least
+    """Added to the logit of a candidate that the rules accept: the least
     whole number with which no more V beats are missed, out-of-fold, than by the rules alone,
     clean and in muscle noise of 12 dB."""
     peak_search_s: float = 0.09
@@ -161,7 +161,7 @@ def average_slope(slope: NDArray[np.float64], window: int) -> NDArray[np.float64
 
 
 def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArray[np.bool_]:
-    """Tell which candidates are beats by height, slope and gap alone, shape ``(n,)``."""
+    """Accept candidates by height, slope and gap alone, shape ``(n,)``."""
     accepted = candidates.height >= config.strong
     _reject_waves(candidates, accepted, config)
     for gap, height in config.gap_thresholds:

@@ -7,7 +7,7 @@ neighbourhood, its place in the rhythm, its size beside that of the beats and of
 near it, and how alike it is to both. All of that is relative or a magnitude, so that gain and
 polarity play no part.
 
-The network is a perceptron of two hidden layers in plain NumPy. Its weights lie beside this file;
+The network is a perceptron of two hidden layers in plain NumPy. Its weights are next to this file;
 :mod:`ecg_lib.training.verifier_fitting` made them from DS1, the paced records and simulated
 patients, and says how.
 """

@@ -86,14 +86,14 @@ def subtract(start: int, stop: int, missing: tuple[tuple[int, int], ...]) -> lis
 
 
 def touches(start: int, stop: int, spans: tuple[tuple[int, int], ...], *, margin: int) -> bool:
-    """Tell whether a span overlaps one of others, or is nearer to it than `margin`."""
+    """Return True if a span overlaps one of others, or is nearer to it than `margin`."""
     return any(start < last + margin and stop > first - margin for first, last in spans)
 
 
 def are_near(
     positions: NDArray[np.int64], spans: tuple[tuple[int, int], ...], *, margin: int = 0
 ) -> NDArray[np.bool_]:
-    """Tell which positions lie in a span, or nearer to it than `margin`."""
+    """Return True for positions in a span, or nearer to it than `margin`."""
     near = np.zeros(len(positions), dtype=np.bool_)
     for start, stop in spans:
         near |= (positions >= start - margin) & (positions < stop + margin)

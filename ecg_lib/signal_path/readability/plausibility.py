@@ -158,7 +158,7 @@ def explain_amplitude(
     Returns
     -------
     str or None
-        None when the amplitude is usual, or there is no beat.
+        The doubt; None when the amplitude is usual, or there is no beat.
 
     """
     if not is_readable.any():
@@ -176,7 +176,7 @@ def explain_amplitude(
 def explain_rate(beats: MeasuredBeats) -> str | None:
     """Say that the sampling rate is likely to be another; None when it fits.
 
-    It is not judged from fewer than eight beats, nor from paced ones, whose spikes are no QRS
+    It is not judged from fewer than eight beats, nor from paced ones, whose spikes are not QRS
     complexes.
     """
     is_known = beats.is_readable
