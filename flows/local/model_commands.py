@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.platform_commands import enter_platform, enter_running_platform
@@ -131,7 +132,10 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+    part: Annotated[
+        str, typer.Option(help="With --final: ds2, or svdb for the 38 test records of svdb.")
+    ] = "ds2",
+    reason: Annotated[str, typer.Option(help="Why the test part is opened.")] = "",
     database: Annotated[
         Path | None, typer.Option(help="Directory of an annotated WFDB database to judge instead.")
     ] = None,
@@ -165,6 +169,9 @@ def evaluate(
         _evaluate_database(database, annotations, subjects, lead, output)
         return
     model, bundle = load_bundle_to_use(settings)
+    if final and part != opening.TestPart.DS2:
+        _open_svdb(bundle, part, reason)
+        return
     version = evaluation.find_dataset(bundle, settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
     if final:
@@ -186,6 +193,24 @@ def evaluate(
         written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation.write_evaluation(found, written)
     _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
+
+
+def _open_svdb(bundle: Bundle, part: str, reason: str) -> None:
+    """Open the test part of svdb and record that."""
+    from flows.doors.ledger import read_git_commit
+    from flows.evaluation import ds2_opening as opening
+    from flows.evaluation.database_evaluation import summarize_database
+
+    if part != opening.TestPart.SVDB:
+        msg = f"--part must be one of {', '.join(opening.TestPart)}, got {part!r}"
+        raise typer.BadParameter(msg)
+    commit = read_git_commit()
+    found = opening.open_svdb(
+        bundle, reason=reason, commit=commit, settings=read_settings(), on_record=_say_progress
+    )
+    noted = opening.note_opening(PROJECT_DIR, found, commit=commit, part=opening.TestPart.SVDB)
+    typer.echo(f"recorded in {opening.SVDB_OPENINGS}, with {noted.html.name}: commit both")
+    _show_report(summarize_database(found.document), found.document, noted.html)
 
 
 def _evaluate_database(
