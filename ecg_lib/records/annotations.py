@@ -152,7 +152,7 @@ class Annotations:
         return tuple(episodes)
 
     def is_in_flutter(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which positions lie inside a flutter episode, shape of `positions`."""
+        """Return True for positions inside a flutter episode, shape of `positions`."""
         inside = np.zeros(len(positions), dtype=np.bool_)
         for first, last in self.flutter_episodes:
             inside |= (positions >= first) & (positions <= last)

@@ -98,12 +98,18 @@ def ship(
     typer.echo(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
 
 
-def reproduce() -> None:
+def reproduce(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Records to train on: mitdb or all; those of the reference if left out."),
+    ] = None,
+) -> None:
     """Train the reference bundle again and compare the figures; needs `ecg up`."""
     from flows.local.flow_runs import run_and_follow
 
     enter_running_platform()
-    run_and_follow("reproduce-reference/ecg", report=typer.echo)
+    parameters = {} if recipe is None else {"recipe": recipe}
+    run_and_follow("reproduce-reference/ecg", parameters=parameters, report=typer.echo)
 
 
 def releases() -> None:
@@ -150,7 +156,7 @@ def evaluate(
         str | None, typer.Option(help="With --database: the one lead to judge; else all.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="With --database: the page; the JSON lies beside it.")
+        Path | None, typer.Option(help="With --database: the page; the JSON is next to it.")
     ] = None,
 ) -> None:
     """Write the EC57 report of the model in use: DS1 out of fold, DS2, or any database."""

@@ -21,7 +21,7 @@ from ecg_lib.rhythm.patterns import summarize_rhythm
 
 
 def _score(truth: str, calls: str, *, shift: int = 0, start_s: float = 0.0) -> RunCounts:
-    """Score calls at one beat a second; ``-`` is no beat, ``?`` an unreadable one."""
+    """Score calls at one beat a second; ``-`` stands for no beat, ``?`` an unreadable one."""
     at = np.arange(len(truth), dtype=np.int64) * 1000 + 500
     is_beat = np.array([beat != "-" for beat in truth])
     is_found = np.array([beat != "-" for beat in calls])
