@@ -302,9 +302,15 @@ def select_records(
     Raises
     ------
     DatasetError
-        If it has no records of MIT-BIH, and these are asked for.
+        If it has no development records, or none of MIT-BIH where these are asked for.
 
     """
+    if not version.folds:
+        msg = (
+            f"dataset {version.version} must have development records to train on, it has those "
+            f"of {', '.join(version.databases)}"
+        )
+        raise DatasetError(msg)
     if recipe is ReferenceRecipe.ALL or version.databases in {(MITDB.name,), (SIMULATED.name,)}:
         return version
     selected = version.of_database(MITDB.name)

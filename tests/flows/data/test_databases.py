@@ -287,6 +287,8 @@ def test_a_version_without_development_records_has_no_folds(tmp_path: Path) -> N
     assert version.folds == {}
     save_version(version, tmp_path / "datasets")
     assert load_version(tmp_path / "datasets") == version
+    with pytest.raises(DatasetError, match=r"must have development records .* those of nstdb"):
+        select_records(version, ReferenceRecipe.ALL, tmp_path)
 
 
 def test_a_version_reads_each_record_from_the_directory_of_its_database(
