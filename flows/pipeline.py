@@ -14,7 +14,9 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Profile, Settings, read_settings
-from flows.data.ingest_records import Source, ingest_records
+from flows.data.databases import DatabaseName
+from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
+from flows.data.record_sources import Source
 from flows.doors.registry import Registry
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
@@ -31,6 +33,7 @@ class PromotionError(EcgError):
 @flow(name="pipeline")
 def pipeline(
     source: Source = Source.AUTO,
+    databases: Annotated[tuple[DatabaseName, ...], Field(min_length=1)] = DEFAULT_DATABASES,
     profile: Profile | None = None,
     n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
@@ -41,6 +44,7 @@ def pipeline(
 
     Args:
         source: Where records come from, see `ingest-records`.
+        databases: Databases that are trained on: mitdb, or mitdb and svdb.
         profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
         n_trials: Number of trials; that of the profile when left out.
         seed: Seed of the sweep; one that was not used yet when left out.
@@ -61,7 +65,7 @@ def pipeline(
         stages[name] = round(time.monotonic() - started_s, 1)
         return result
 
-    version = timed("ingest-records", lambda: ingest_records(source=source))
+    version = timed("ingest-records", lambda: ingest_records(source=source, databases=databases))
     timed(
         "train-sweep",
         lambda: train_sweep(dataset_version=version, profile=profile, n_trials=n_trials, seed=seed),

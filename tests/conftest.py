@@ -36,11 +36,19 @@ from ecg_lib.signal_path.template import WINDOW_SAMPLES
 BundleMaker = Callable[..., Bundle]
 
 
+_DATABASES: Final = {f"ECG_{name}_DIR" for name in ("MITDB", "NSTDB", "SVDB", "LUDB")}
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests see only the settings that they make, and write below their own directory."""
     for name in list(os.environ):
-        if name.startswith("ECG_") and name not in {"ECG_MITDB_DIR", "ECG_NSTDB_DIR"}:
+        if name.startswith("ECG_") and name not in {
+            "ECG_MITDB_DIR",
+            "ECG_NSTDB_DIR",
+            "ECG_SVDB_DIR",
+            "ECG_LUDB_DIR",
+        }:
             monkeypatch.delenv(name)
     monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
 

@@ -64,6 +64,8 @@ class DataSource(StrEnum):
     """Data that a classifier was trained on."""
 
     MITDB = "mitdb"
+    RECORDS = "records"
+    """Records of other databases, or of several."""
     SIMULATED = "simulated"
 
 

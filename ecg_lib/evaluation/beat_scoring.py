@@ -7,7 +7,7 @@ negative; a matched N or S called V, or a detection that belongs to no annotatio
 false positive. F and Q called V do not count (EC57), and do in the strict variant. Detections and
 annotations inside ventricular flutter are left out, and counted apart. ``bxb`` scores from minute
 five on; here the start is an argument, and both are published. ``docs/evaluation.md`` lists where
-this strays from ``bxb``.
+the results differ from ``bxb``.
 """
 
 from __future__ import annotations
@@ -56,6 +56,10 @@ class BeatCounts:
     """Matched detections that were reported as unreadable."""
     in_flutter: int = 0
     """Annotations and detections inside flutter, in none of the above."""
+    s_beats: int = 0
+    """Annotated S beats, which `n_beats` counts too."""
+    s_wrong: int = 0
+    """Matched S called V."""
 
     def __add__(self, other: Self) -> Self:
         return type(self)(
@@ -96,6 +100,16 @@ class BeatCounts:
     def v_false_positive_rate(self) -> float:
         """Share of what is not V that was called V (VEB FPR = FP / (TN + FP))."""
         return _ratio(self.v_false, self.n_true + self.other_true + self.v_false)
+
+    @property
+    def s_called_v(self) -> float:
+        """Share of the S beats that were called V."""
+        return _ratio(self.s_wrong, self.s_beats)
+
+    @property
+    def unreadable_share(self) -> float:
+        """Share of the detected beats that were reported as unreadable."""
+        return _ratio(self.abstained, self.found)
 
     @property
     def accuracy(self) -> float:
@@ -197,6 +211,8 @@ def score_beats(
         other_true=int((called_n & (is_fq | is_extra)).sum()),
         abstained=int((counts_found & ~is_extra & ~readable).sum()),
         in_flutter=in_flutter,
+        s_beats=int((counts_beat & (classes == "S")).sum()),
+        s_wrong=int((called_v & (truth == "S")).sum()),
     )
 
 
@@ -273,13 +289,25 @@ def add_up(counts: Sequence[BeatCounts]) -> BeatCounts:
     return sum(counts[1:], counts[0]) if counts else BeatCounts()
 
 
-def by_subject(counts: Mapping[str, BeatCounts]) -> dict[str, BeatCounts]:
-    """Add up the counts of records of one person."""
-    subjects: dict[str, BeatCounts] = {}
+def by_subject(
+    counts: Mapping[str, BeatCounts], subjects: Mapping[str, str] | None = None
+) -> dict[str, BeatCounts]:
+    """Add up the counts of records of one person.
+
+    Parameters
+    ----------
+    counts : mapping of str to BeatCounts
+        By record.
+    subjects : mapping of str to str, optional
+        The person of a record, where its name does not tell.
+
+    """
+    known = subjects or {}
+    added: dict[str, BeatCounts] = {}
     for name, record_counts in counts.items():
-        subject = subject_of(name)
-        subjects[subject] = subjects.get(subject, BeatCounts()) + record_counts
-    return subjects
+        subject = known.get(name) or subject_of(name)
+        added[subject] = added.get(subject, BeatCounts()) + record_counts
+    return added
 
 
 NO_BEAT: Final = "-"

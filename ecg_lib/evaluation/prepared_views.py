@@ -21,6 +21,7 @@ from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.atomic_files import replacing
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.preprocessing import PreparedBeats, PreprocessingConfig, prepare_beats
+from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 from ecg_lib.signal_path.readability.findings import Finding, FindingKind
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 from ecg_lib.signal_path.template import ShapeBlock
@@ -65,12 +66,56 @@ Prepare = Callable[[ScoredView], Sequence[PreparedStrip]]
 """Returns a record's beats in a view, prepared now or read from files."""
 
 
+def place_reference(
+    annotations: Annotations, detections: NDArray[np.int64], *, fs: float
+) -> NDArray[np.int64]:
+    """Place reference R-peaks where the marks of a database are not at the R-peaks.
+
+    The detection that belongs to a mark is its R-peak. A mark without one is moved by the median
+    distance of the others.
+
+    Parameters
+    ----------
+    annotations : Annotations
+    detections : ndarray of int64, shape (n_detections,)
+        R-peaks that were found, in samples of the record.
+    fs : float
+        Sampling rate of the record in Hz.
+
+    Returns
+    -------
+    ndarray of int64
+        Ascending positions, one for each annotated beat, unless two fall on one sample.
+
+    """
+    marks = annotations.beat_samples
+    match = match_beats(marks, detections, tolerance=round(MATCH_TOLERANCE_S * fs))
+    is_found = match.of_reference >= 0
+    places = marks.copy()
+    places[is_found] = detections[match.of_reference[is_found]]
+    if is_found.any():
+        places[~is_found] += round(float(np.median(places[is_found] - marks[is_found])))
+    return np.unique(np.maximum(places, 0))
+
+
 def prepare_scored_view(
-    record: Record, view: ScoredView, *, config: PreprocessingConfig | None = None
+    record: Record,
+    view: ScoredView,
+    *,
+    config: PreprocessingConfig | None = None,
+    reference: NDArray[np.int64] | None = None,
 ) -> list[PreparedStrip]:
     """Prepare the beats of each strip of a view.
 
     Strips do not overlap; a rest shorter than a strip is left out.
+
+    Parameters
+    ----------
+    record : Record
+    view : ScoredView
+    config : PreprocessingConfig, optional
+    reference : ndarray of int64, optional
+        Reference R-peaks; the annotated beats when left out.
 
     Raises
     ------
@@ -88,7 +133,7 @@ def prepare_scored_view(
                 f"got view {view.name} of record {record.name}"
             )
             raise DatasetError(msg)
-        r_peaks = record.annotations.beat_samples
+        r_peaks = record.annotations.beat_samples if reference is None else reference
     if view.strip_s is None:
         beats = prepare_beats(signal, fs=fs, r_peaks=r_peaks, config=config, verifier=verifier)
         return [PreparedStrip(0, beats)]

@@ -151,6 +151,44 @@ def score_runs(
     return RunCounts(of_reference=of_reference, of_detected=of_detected)
 
 
+FALSE_RUN: Final = 3
+"""V beats in a row that are an alarm."""
+
+
+def count_false_runs(
+    annotations: Annotations,
+    *,
+    detections: NDArray[np.int64],
+    is_v: NDArray[np.bool_],
+    is_readable: NDArray[np.bool_],
+    fs: float,
+    spans: Sequence[tuple[float, float]],
+) -> int:
+    """Count reported runs of three V beats and more where no such run is annotated.
+
+    Parameters
+    ----------
+    annotations, detections, is_v, is_readable, fs
+        See :func:`score_runs`.
+    spans : sequence of (float, float)
+        Runs that begin inside one of these, in seconds, are counted.
+
+    """
+    beats = annotations.beat_samples
+    is_true_v = np.isin(annotations.beat_classes, ["V", "F"])
+    reach = round(MATCH_TOLERANCE_S * fs)
+    return sum(
+        any(start_s <= run.start / fs < stop_s for start_s, stop_s in spans)
+        and _longest_within(run, beats, is_true_v, reach) < FALSE_RUN
+        and not any(
+            start <= run.stop + reach and stop >= run.start - reach
+            for start, stop in annotations.flutter_episodes
+        )
+        for run in _find_runs(detections, is_v & is_readable)
+        if run.length >= FALSE_RUN
+    )
+
+
 def add_up_runs(counts: Sequence[RunCounts]) -> RunCounts:
     """Add up the tables of several records."""
     zeros = np.zeros((LONGEST + 1, LONGEST + 1), dtype=np.int64)

@@ -177,13 +177,14 @@ def _gates_against(
             "a challenger trained on real data replaces a simulated champion without comparison"
         )
         return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
-    if set(challenger.counts) != set(champion.counts):
+    if not set(champion.counts) <= set(challenger.counts):
         reason = (
             f"cannot be compared: out-of-fold predictions of dataset {challenger.dataset_version} "
             f"and {champion.dataset_version} cover different subjects"
         )
         return [data_gate, Gate(name="better than champion", is_passed=False, reason=reason)]
-    subjects = sorted(challenger.counts)
+    # A challenger that was trained on more people is compared on those that both were judged on.
+    subjects = sorted(champion.counts)
     difference = paired_bootstrap(
         [challenger.counts[subject] for subject in subjects],
         [champion.counts[subject] for subject in subjects],
@@ -201,6 +202,8 @@ def _gates_against(
         f"more than {policy.min_difference:+.4f} and a lower bound above "
         f"{policy.min_lower_bound:+.4f} required"
     )
+    if len(challenger.counts) > len(subjects):
+        reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"
     if challenger.n_folds != champion.n_folds:
         seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
         reason += (

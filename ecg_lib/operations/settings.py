@@ -56,12 +56,20 @@ class Settings(BaseSettings):
     mitdb_dir: AbsolutePath | None = Field(
         default=None, description="Directory of the MIT-BIH records; downloaded when unset."
     )
+    svdb_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory of the MIT-BIH supraventricular records; downloaded when unset.",
+    )
+    ludb_dir: AbsolutePath | None = Field(
+        default=None,
+        description="Directory of the records of Lobachevsky University; downloaded when unset.",
+    )
     nstdb_dir: AbsolutePath | None = Field(
         default=None, description="Directory of the MIT-BIH noise records, for noise evaluation."
     )
     physionet_url: str = Field(
         default="https://physionet.org/files/mitdb/1.0.0/",
-        description="Where MIT-BIH is downloaded from.",
+        description="Where MIT-BIH is downloaded from; the other databases are beside it.",
     )
     profile: Profile = Field(default=Profile.QUICK, description="Size of a pipeline run.")
     fresh: bool = Field(default=False, description="Start with an empty registry.")

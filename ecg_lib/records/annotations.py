@@ -1,4 +1,4 @@
-"""What the beat symbols of WFDB annotations mean, and which records are for what.
+"""Read WFDB annotations: what beat symbols mean, and which records are for what.
 
 The mapping is that of ANSI/AAMI EC57:2012 (table 3), the split by subject that of de Chazal et
 al. 2004, DOI 10.1109/TBME.2004.827359.
@@ -7,13 +7,15 @@ al. 2004, DOI 10.1109/TBME.2004.827359.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ecg_lib.errors import CorruptRecordError
 
 
 class AamiClass(StrEnum):
@@ -150,7 +152,7 @@ class Annotations:
         return tuple(episodes)
 
     def is_in_flutter(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which positions lie inside a flutter episode, shape of `positions`."""
+        """Return True for positions inside a flutter episode, shape of `positions`."""
         inside = np.zeros(len(positions), dtype=np.bool_)
         for first, last in self.flutter_episodes:
             inside |= (positions >= first) & (positions <= last)
@@ -161,3 +163,58 @@ def count_classes(classes: Iterable[str]) -> dict[AamiClass, int]:
     """Count beats of each AAMI class, with a zero for classes that do not occur."""
     counts = Counter(classes)
     return {aami: counts[aami.value] for aami in AamiClass}
+
+
+SYMBOL_OF_CODE: Final[dict[int, str]] = dict(
+    zip(
+        (0, *range(1, 15), 16, *range(18, 42)),
+        ' NLRaVFJASEj/Q~|sT*D"=pB^t+u?![]en@xf()r',
+        strict=True,
+    )
+)
+"""Symbol of each annotation code (``ecgcodes.h`` of WFDB)."""
+
+NOTE: Final = 22
+"""Code of a comment."""
+
+_SKIP, _AUX = 59, 63
+"""Codes of a distance of more than ten bits, and of a text."""
+
+
+def decode_annotations(content: bytes, *, name: str) -> Iterator[tuple[int, int]]:
+    """Yield the sample and code of each annotation: six bits of code, ten of distance.
+
+    Parameters
+    ----------
+    content : bytes
+        The file.
+    name : str
+        Its name, for messages.
+
+    Raises
+    ------
+    CorruptRecordError
+        At the end, if the end mark is missing.
+
+    """
+    words = np.frombuffer(content[: len(content) // 2 * 2], dtype="<u2").astype(np.int64).tolist()
+    sample = index = 0
+    while index < len(words):
+        code, value = words[index] >> 10, words[index] & 1023
+        if words[index] == 0:
+            return
+        index += 1
+        if code == _SKIP:
+            if index + 2 > len(words):
+                break
+            distance = (words[index] << 16) + words[index + 1]
+            sample += distance - (1 << 32 if distance >> 31 else 0)
+            index += 2
+        elif code == _AUX:
+            index += (value + 1) // 2
+        elif code < _SKIP:
+            sample += value
+            if code != 0:
+                yield sample, code
+    msg = f"{name} has no end mark: it is cut off or garbled"
+    raise CorruptRecordError(msg)

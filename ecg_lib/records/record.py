@@ -7,7 +7,6 @@ send, of other formats too, are for :mod:`ecg_lib.records.files.opening`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,16 +19,19 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnknownLeadError,
 )
-from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.records.annotations import (
+    NOTE,
+    SYMBOL_OF_CODE,
+    Annotations,
+    decode_annotations,
+    subject_of,
+)
 from ecg_lib.records.signal_names import UNIT_TO_MV, preferred_lead
 
 ANNOTATION_EXTENSION = "atr"
 """Extension of the reference annotations of a WFDB record."""
 
 WFDB_LEADS_UNIT = "mV"
-
-_NOTE, _SKIP, _AUX = 22, 59, 63
-"""Codes of WFDB annotation files: a comment, a distance of more than ten bits, a text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -50,6 +52,8 @@ class Record:
         Reference annotations, when the record has them.
     comments : tuple of str
         Comment lines of the header.
+    person : str, optional
+        The person that the record is of, where a table names the persons of a database.
 
     Raises
     ------
@@ -64,6 +68,7 @@ class Record:
     signals_mv: NDArray[np.float32]
     annotations: Annotations | None = None
     comments: tuple[str, ...] = field(default=())
+    person: str | None = None
 
     def __post_init__(self) -> None:
         if self.signals_mv.ndim != 2 or self.signals_mv.shape[1] != len(self.leads):
@@ -79,7 +84,7 @@ class Record:
     @property
     def subject(self) -> str:
         """The person that the record is of."""
-        return subject_of(self.name)
+        return self.person or subject_of(self.name)
 
     @property
     def duration_s(self) -> float:
@@ -195,55 +200,26 @@ def _to_millivolt(
 
 
 def _read_annotations(stem: Path) -> Annotations:
-    """Read an annotation file in MIT format (WFDB annot(5)).
+    """Read the reference annotations.
 
     Not by ``wfdb.rdann``, which takes a file without its end mark for whole, and never returns
     from some garbled ones.
     """
-    import wfdb  # noqa: PLC0415  see read_wfdb
-
     path = stem.with_suffix(f".{ANNOTATION_EXTENSION}")
     _require(path)
-    symbol_of_code = {label.label_store: label.symbol for label in wfdb.io.annotation.ann_labels}
     samples: list[int] = []
     symbols: list[str] = []
-    for sample, code in _decode_annotations(path):
-        if code == _NOTE and sample == 0:
+    for sample, code in decode_annotations(path.read_bytes(), name=path.name):
+        if code == NOTE and sample == 0:
             continue  # describes the file
-        if code not in symbol_of_code:
+        if code not in SYMBOL_OF_CODE:
             msg = f"{path.name} has the annotation code {code}, which is none of WFDB"
             raise CorruptRecordError(msg)
         samples.append(sample)
-        symbols.append(symbol_of_code[code])
+        symbols.append(SYMBOL_OF_CODE[code])
     return Annotations(
         samples=np.array(samples, dtype=np.int64), symbols=np.array(symbols, dtype="U1")
     )
-
-
-def _decode_annotations(path: Path) -> Iterator[tuple[int, int]]:
-    """Give the sample and code of each annotation: six bits of code, ten of distance."""
-    content = path.read_bytes()
-    words = np.frombuffer(content[: len(content) // 2 * 2], dtype="<u2").astype(np.int64).tolist()
-    sample = index = 0
-    while index < len(words):
-        code, value = words[index] >> 10, words[index] & 1023
-        if words[index] == 0:
-            return
-        index += 1
-        if code == _SKIP:
-            if index + 2 > len(words):
-                break
-            distance = (words[index] << 16) + words[index + 1]
-            sample += distance - (1 << 32 if distance >> 31 else 0)
-            index += 2
-        elif code == _AUX:
-            index += (value + 1) // 2
-        elif code < _SKIP:
-            sample += value
-            if code != 0:
-                yield sample, code
-    msg = f"{path.name} has no end mark: it is cut off or garbled"
-    raise CorruptRecordError(msg)
 
 
 def write_wfdb(record: Record, directory: Path) -> Path:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.shape_vote import ShapeVoteConfig, vote
 from ecg_lib.evaluation.beat_scoring import NO_BEAT, BeatCounts, score_beats
-from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.records.annotations import Annotations
 from ecg_lib.training.balancing import TrainingBeats
 from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.datasets import BeatDataset
@@ -177,7 +177,7 @@ def predict_fold(
 
 
 def _is_of(dataset: BeatDataset, subjects: set[str]) -> NDArray[np.bool_]:
-    of_subject = np.array([subject_of(name) in subjects for name in dataset.record_names])
+    of_subject = np.array([subject in subjects for subject in dataset.subjects])
     return np.asarray(of_subject[dataset.record])
 
 
@@ -256,7 +256,6 @@ def score_records(
     view: View,
     annotations: Mapping[str, Annotations],
     duration_s: Mapping[str, float],
-    fs: float,
     start_s: float = 0.0,
 ) -> dict[str, BeatCounts]:
     """Score predictions of one view end to end, record by record.
@@ -273,8 +272,6 @@ def score_records(
         Of each record to score.
     duration_s : mapping of str to float
         Length of each record; beats behind the last whole strip of a view of strips are left out.
-    fs : float
-        Sampling rate of the records in Hz.
     start_s : float
         Where scoring starts.
 
@@ -300,7 +297,7 @@ def score_records(
             detections=dataset.position[selected],
             is_v=is_v[mine][order],
             is_readable=dataset.is_readable[selected],
-            fs=fs,
+            fs=dataset.fs[index],
             start_s=start_s,
             stop_s=stop_s,
         )

@@ -39,6 +39,12 @@ class BeatDataset:
     """
 
     record_names: tuple[str, ...]
+    subjects: tuple[str, ...]
+    """The person of each record."""
+
+    fs: tuple[float, ...]
+    """Sampling rate of each record in Hz."""
+
     views: tuple[View, ...]
     record: NDArray[np.int16]
     """Index into `record_names`."""
@@ -123,6 +129,8 @@ class BeatDataset:
         pq.write_table(table, directory / "beats.parquet")
         description = {
             "record_names": self.record_names,
+            "subjects": self.subjects,
+            "fs": self.fs,
             "views": [asdict(view) for view in self.views],
             "feature_names": FEATURE_NAMES,
             "n_beats": len(self),
@@ -147,6 +155,7 @@ class BeatDataset:
             shapes = _load_shapes(directory, n_beats=table.num_rows)
             feature_names = tuple(description["feature_names"])
             record_names = tuple(description["record_names"])
+            subjects, fs = tuple(description["subjects"]), tuple(description["fs"])
             views = tuple(View(**view) for view in description["views"])
         except (LookupError, OSError, TypeError, ValueError) as error:
             msg = f"no readable dataset in {directory.name}: {error}"
@@ -160,6 +169,8 @@ class BeatDataset:
             raise DatasetError(msg)
         return cls(
             record_names=record_names,
+            subjects=subjects,
+            fs=fs,
             views=views,
             record=table["record"].to_numpy(),
             view=table["view"].to_numpy(),
@@ -281,6 +292,8 @@ def build_beats(
             parts.append(
                 BeatDataset(
                     record_names=(record.name,),
+                    subjects=(record.subject,),
+                    fs=(record.fs,),
                     views=tuple(views),
                     record=np.zeros(int(keep.sum()), dtype=np.int16),
                     view=np.full(int(keep.sum()), index, dtype=np.int16),
@@ -315,13 +328,20 @@ def join_records(parts: Sequence[BeatDataset]) -> BeatDataset:
     for part in parts:
         shifted.append(replace(part, record=(part.record + len(names)).astype(np.int16)))
         names += part.record_names
-    return replace(_join(shifted), record_names=tuple(names))
+    return replace(
+        _join(shifted),
+        record_names=tuple(names),
+        subjects=tuple(subject for part in parts for subject in part.subjects),
+        fs=tuple(fs for part in parts for fs in part.fs),
+    )
 
 
 def _join(parts: Sequence[BeatDataset]) -> BeatDataset:
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])]).tolist()
     return BeatDataset(
         record_names=parts[0].record_names,
+        subjects=parts[0].subjects,
+        fs=parts[0].fs,
         views=parts[0].views,
         record=np.concatenate([part.record for part in parts]),
         view=np.concatenate([part.view for part in parts]),

@@ -16,6 +16,14 @@ _DATA_TEXT = {
         "records; DS2 is held back for the final figure (de Chazal et al. 2004, "
         "DOI 10.1109/TBME.2004.827359)."
     ),
+    DataSource.RECORDS: (
+        "Annotated records of several databases, named in the dataset version. Of MIT-BIH: "
+        "development on DS1, 22 records, DS2 is held back (Moody & Mark 2001, "
+        "DOI 10.1109/51.932724; de Chazal et al. 2004, DOI 10.1109/TBME.2004.827359). Of the "
+        "MIT-BIH Supraventricular Arrhythmia Database (Greenwald, Patil & Mark 1990): 40 records, "
+        "the other 38 are held back. Both: Goldberger et al. 2000, "
+        "DOI 10.1161/01.CIR.101.23.e215; ODC-By 1.0."
+    ),
     DataSource.SIMULATED: (
         "**SIMULATED patients, no real ECG.** This classifier shows that the platform works. Its "
         "figures say nothing about people."
@@ -24,6 +32,7 @@ _DATA_TEXT = {
 
 _DETECTOR_TEXT = {
     DataSource.MITDB: "fitted to the same records",
+    DataSource.RECORDS: "fitted to DS1, the paced records of MIT-BIH and simulated patients",
     DataSource.SIMULATED: "fitted to MIT-BIH records and simulated patients",
 }
 
@@ -34,6 +43,13 @@ wide or change shape (bundle branch block, aberration), errors gather, as the ta
 Sex, age and heart disease are not equally covered, and no figure by subgroup would mean anything
 with so few. The full EC57 report (noise, strips, second lead, reference R-peaks, runs, R-peak
 places, errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
+""",
+    DataSource.RECORDS: """\
+Few subjects, of few hospitals and of the 1970s to 1990s. Where the conducted beats are themselves
+wide or change shape (bundle branch block, aberration), errors gather, as the table shows. The
+figures of the databases differ, so those of all together say little about another recorder. The
+full EC57 report (databases, noise, strips, second lead, reference R-peaks, runs, R-peak places,
+errors) is written by `ecg evaluate`; openings of DS2 are in `docs/ds2-openings.md`.
 """,
     DataSource.SIMULATED: """\
 No person was seen: simulated beats are simpler than those of any ECG, and easier to classify. The

@@ -21,7 +21,7 @@ from ecg_lib.evaluation.beat_scoring import (
     score_beats,
 )
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
-from ecg_lib.records.annotations import Annotations, subject_of
+from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import LEARNING_PERIOD_S
 from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset
 from ecg_lib.training.views import WHOLE, View
@@ -78,7 +78,6 @@ class OutOfFold:
             view=view,
             annotations=annotations,
             duration_s=duration_s,
-            fs=360.0,
             start_s=start_s,
         )
 
@@ -89,7 +88,7 @@ class OutOfFold:
         return pa.table(
             {
                 "record": names,
-                "subject": [subject_of(name) for name in names.tolist()],
+                "subject": np.array(self.dataset.subjects)[self.dataset.record[self.rows]],
                 "view": views,
                 "fold": self.fold,
                 "position": self.dataset.position[self.rows],
@@ -201,10 +200,25 @@ def measure(
     annotations: Mapping[str, Annotations],
     *,
     duration_s: Mapping[str, float],
+    databases: Mapping[str, str] | None = None,
 ) -> tuple[dict[str, Any], dict[str, BeatCounts]]:
-    """Compute the figures of the predictions, and the counts of each record."""
+    """Compute the figures of the predictions, and the counts of each record.
+
+    Parameters
+    ----------
+    out_of_fold : OutOfFold
+    annotations : mapping of str to Annotations
+        Of each record.
+    duration_s : mapping of str to float
+        Length of each record.
+    databases : mapping of str to str, optional
+        The database of each record, to have the figures of each beside those of all.
+
+    """
     by_record = out_of_fold.score(annotations, duration_s=duration_s)
-    subjects = by_subject(by_record)
+    dataset = out_of_fold.dataset
+    subject_of = dict(zip(dataset.record_names, dataset.subjects, strict=True))
+    subjects = by_subject(by_record, subject_of)
     gross = add_up(list(by_record.values()))
     interval = bootstrap_interval(list(subjects.values()), lambda counts: counts.v_f1)
     later = out_of_fold.score(annotations, duration_s=duration_s, start_s=LEARNING_PERIOD_S)
@@ -237,14 +251,52 @@ def measure(
     }
     metrics["by_subject"] = {subject: asdict(counts) for subject, counts in subjects.items()}
     metrics["by_subject_strips_10_s"] = {
-        subject: asdict(counts) for subject, counts in by_subject(strips).items()
+        subject: asdict(counts) for subject, counts in by_subject(strips, subject_of).items()
     }
     metrics["rules"] = _rule_effects(out_of_fold)
+    metrics["by_database"] = {
+        database: _measure_database(database, databases or {}, by_record, strips, subject_of)
+        for database in sorted(set((databases or {}).values()))
+    }
+    if len(metrics["by_database"]) > 1:
+        for database, figures in metrics["by_database"].items():
+            metrics |= {f"oof_{database}_{name}": value for name, value in figures.items()}
     return metrics, by_record
 
 
+_BY_DATABASE = (
+    "v_f1", "v_f1_strict", "v_sensitivity", "v_predictivity", "s_called_v", "qrs_sensitivity",
+    "qrs_predictivity",
+)  # fmt: skip
+
+
+def _measure_database(
+    database: str,
+    databases: Mapping[str, str],
+    by_record: Mapping[str, BeatCounts],
+    strips: Mapping[str, BeatCounts],
+    subject_of: Mapping[str, str],
+) -> dict[str, float]:
+    """Compute the figures of the records of one database; NaN where nothing defines one."""
+    whole = {name: one for name, one in by_record.items() if databases.get(name) == database}
+    gross = add_up(list(whole.values()))
+    subjects = by_subject(whole, subject_of)
+    interval = bootstrap_interval(list(subjects.values()), lambda counts: counts.v_f1)
+    short = add_up([one for name, one in strips.items() if databases.get(name) == database])
+    return {
+        **{name: float(getattr(gross, name)) for name in _BY_DATABASE},
+        "v_f1_low": interval.low,
+        "v_f1_high": interval.high,
+        "strips_10s_v_f1": short.v_f1,
+    }
+
+
 def count_whole_records(
-    table: pa.Table, annotations: Mapping[str, Annotations], *, fs: float = 360.0
+    table: pa.Table,
+    annotations: Mapping[str, Annotations],
+    *,
+    fs: Mapping[str, float],
+    subjects: Mapping[str, str],
 ) -> dict[str, BeatCounts]:
     """Score the predictions of whole records that a bundle holds, by subject.
 
@@ -255,8 +307,10 @@ def count_whole_records(
         returns it.
     annotations : mapping of str to Annotations
         Of each record of the dataset; a record without a prediction counts as missed.
-    fs : float
-        Sampling rate of the records in Hz.
+    fs : mapping of str to float
+        Sampling rate of each record in Hz.
+    subjects : mapping of str to str
+        The person of each record.
 
     """
     columns = {
@@ -272,9 +326,9 @@ def count_whole_records(
             detections=columns["position"][mine],
             is_v=columns["is_v"][mine],
             is_readable=columns["is_readable"][mine],
-            fs=fs,
+            fs=fs[name],
         )
-    return by_subject(counts)
+    return by_subject(counts, subjects)
 
 
 def _rule_effects(out_of_fold: OutOfFold) -> dict[str, dict[str, int]]:

@@ -11,7 +11,7 @@ import ast
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
@@ -22,20 +22,25 @@ from pydantic import TypeAdapter, ValidationError
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.errors import DatasetError
-from ecg_lib.records.annotations import DS2, PACED, subject_of
+from ecg_lib.records.annotations import subject_of
 from ecg_lib.records.atomic_files import write_whole
+from ecg_lib.records.files.wfdb.annotated_record import read_annotated_record
 from ecg_lib.records.record import Record, read_wfdb
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from ecg_lib.training.datasets import assign_folds
+from flows.data.databases import MITDB, SIMULATED, SVDB, DatabaseName, Role
 
 FOLD_COUNTS: Final = (3, 5)
 """Numbers of folds that the subjects of a version are divided into."""
 
-RECORD_FILES: Final = ("hea", "dat", "atr")
-"""Extensions of the files of a record."""
+_WITH_CHECKSUMS: Final = frozenset(database.name for database in (MITDB, SVDB, SIMULATED))
+"""Databases whose headers must state checksums; the records are read by ``wfdb``."""
 
 PREPARING: Final = ("evaluation.prepared_views", "evaluation.beat_scoring")
 """Modules of ``ecg_lib`` that prepare a record; with all that they import, they name its files."""
+
+READING: Final = ("records.files.wfdb.annotated_record",)
+"""Module that reads the records of a user's own databases."""
 
 CUTTING: Final = ("training.datasets",)
 """Modules that cut training beats from a record."""
@@ -46,29 +51,12 @@ TRAINING: Final = ("training.datasets", "training.cross_validation", "training.o
 _LATEST: Final = "latest"
 
 
-class Role(StrEnum):
-    """Purpose of a record."""
-
-    DEVELOPMENT = "development"
-    """DS1, or a simulated patient: folds, training, out-of-fold figures."""
-    PACED = "paced"
-    """Robustness during development; no beats for training."""
-    TEST = "test"
-    """DS2: prepared without labels, scored by ``ecg evaluate --final`` alone."""
-
-
-def role_of(record_name: str) -> Role:
-    """Return the purpose of a record."""
-    if record_name in DS2:
-        return Role.TEST
-    return Role.PACED if record_name in PACED else Role.DEVELOPMENT
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRecord:
     """A record of a dataset version."""
 
     name: str
+    """Unique in a version; ``<database>:<record>`` where names of databases may clash."""
     role: Role
     files: dict[str, str]
     """SHA-256 of each source file."""
@@ -76,6 +64,7 @@ class PreparedRecord:
     """Directory of its prepared beats, below ``datasets/records``."""
     duration_s: float
     lead: str
+    """The lead that is analysed; all of them, with commas, where every lead is."""
     annotated: dict[str, int]
     """Annotated beats of each AAMI class."""
     detected: int
@@ -87,11 +76,30 @@ class PreparedRecord:
     """Detections without an annotated beat; None for test records."""
     missed_v: int | None = None
     """V beats without a detection; None for test records."""
+    fs: float = 360.0
+    """Sampling rate in Hz."""
+    database: str = MITDB.name
+    person: str | None = None
+    """The person, where the name of the record does not tell."""
+    annotations: str = "atr"
+    """Extension of the annotation file."""
+    marks_are_peaks: bool = True
+    """See :class:`flows.data.databases.Database`."""
 
     @property
     def subject(self) -> str:
         """The person that the record is of."""
-        return subject_of(self.name)
+        return self.person or subject_of(self.name)
+
+    @property
+    def stem(self) -> str:
+        """Name of the record in its database."""
+        return self.name.rpartition(":")[2]
+
+    @property
+    def identity(self) -> str:
+        """Return what names its prepared beats, apart from the content of its files."""
+        return identify(self.database, self.name, self.role, self.person, self.annotations)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +108,7 @@ class BrokenRecord:
 
     name: str
     reason: str
+    database: str = MITDB.name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,11 +120,41 @@ class DatasetVersion:
     created_at: str
     data_source: DataSource
     source_directory: str
-    """Directory of the source files when the version was made."""
+    """Directory of the source files when the version was made; that of the first database."""
     records: tuple[PreparedRecord, ...]
     broken: tuple[BrokenRecord, ...]
     folds: dict[int, dict[str, int]]
     """By number of folds, the fold of each development subject."""
+    other_directories: dict[str, str] = field(default_factory=dict)
+    """Directory of the source files of each further database."""
+
+    @property
+    def databases(self) -> tuple[str, ...]:
+        """Names of the databases that the records are of, the first one first."""
+        return tuple(dict.fromkeys(record.database for record in self.records))
+
+    def of_database(self, name: str) -> DatasetVersion:
+        """Return the version that the records of one database alone make.
+
+        Raises
+        ------
+        DatasetError
+            If there are none, or fewer development subjects than folds.
+
+        """
+        records = [record for record in self.records if record.database == name]
+        if not records:
+            msg = (
+                f"dataset {self.version} must have records of {name}, it has those of "
+                f"{', '.join(self.databases)}"
+            )
+            raise DatasetError(msg)
+        return make_version(
+            data_source=DataSource.MITDB if name == MITDB.name else self.data_source,
+            source_directory=self.directory_of(records[0]),
+            records=records,
+            broken=[one for one in self.broken if one.database == name],
+        )
 
     def records_of(self, role: Role) -> tuple[PreparedRecord, ...]:
         """Return the records of one role, by name."""
@@ -125,6 +164,21 @@ class DatasetVersion:
     def duration_s(self) -> dict[str, float]:
         """Duration of each record in seconds."""
         return {record.name: record.duration_s for record in self.records}
+
+    @property
+    def fs(self) -> dict[str, float]:
+        """Sampling rate of each record in Hz."""
+        return {record.name: record.fs for record in self.records}
+
+    @property
+    def development_databases(self) -> dict[str, str]:
+        """The database of each development record."""
+        return {record.name: record.database for record in self.records_of(Role.DEVELOPMENT)}
+
+    @property
+    def subjects(self) -> dict[str, str]:
+        """The person of each record."""
+        return {record.name: record.subject for record in self.records}
 
     @property
     def n_missed_v(self) -> int:
@@ -140,15 +194,54 @@ class DatasetVersion:
             If a file is missing or has changed since the version was made.
 
         """
-        directory = Path(self.source_directory)
-        found = hash_files(directory, record.name)
+        directory = self.directory_of(record)
+        found = hash_files(directory, tuple(record.files))
         if found != record.files:
             msg = (
                 f"the files of record {record.name} must be those of dataset {self.version}, "
                 "they are missing or have changed; run ingest-records again"
             )
             raise DatasetError(msg)
-        return read_wfdb(directory / record.name, with_annotations=True)
+        return read_source(directory, record.stem, database=record.database, of=record)
+
+    def directory_of(self, record: PreparedRecord) -> Path:
+        """Return the directory of the source files of a record."""
+        return Path(self.other_directories.get(record.database, self.source_directory))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordIdentity:
+    """Name, person and annotations of a record."""
+
+    name: str
+    person: str | None = None
+    annotations: str = "atr"
+
+
+def read_source(
+    directory: Path, stem: str, *, database: str, of: PreparedRecord | RecordIdentity
+) -> Record:
+    """Read a record of a database with its annotations.
+
+    A record of which every lead has annotations of its own is read without.
+
+    Args:
+        directory: Where the files are.
+        stem: Name of the files.
+        database: The database.
+        of: Name, person and annotations of the record.
+
+    Raises:
+        RecordError: If it cannot be read.
+    """
+    if database in _WITH_CHECKSUMS:
+        return replace(read_wfdb(directory / stem, with_annotations=True), person=of.person)
+    return read_annotated_record(
+        directory / stem,
+        annotations=of.annotations or None,
+        name=of.name,
+        person=of.person,
+    )
 
 
 def make_version(
@@ -157,20 +250,24 @@ def make_version(
     source_directory: Path,
     records: Sequence[PreparedRecord],
     broken: Sequence[BrokenRecord],
+    other_directories: Mapping[str, Path] | None = None,
 ) -> DatasetVersion:
     """Make a version of prepared records; the same records give the same version.
+
+    A version without development records has no folds, and nothing can be trained on it.
 
     Raises
     ------
     DatasetError
-        If there are fewer development subjects than folds.
+        If there are development subjects, but fewer than folds.
 
     """
     v_beats: dict[str, int] = {}
     for record in records:
         if record.role is Role.DEVELOPMENT:
             v_beats[record.subject] = v_beats.get(record.subject, 0) + record.annotated["V"]
-    folds = {count: assign_folds(v_beats, n_folds=count) for count in FOLD_COUNTS}
+    counts = FOLD_COUNTS if v_beats else ()
+    folds = {count: assign_folds(v_beats, n_folds=count) for count in counts}
     ordered = tuple(sorted(records, key=lambda record: record.name))
     content = json.dumps(
         {"source": data_source, "records": [asdict(record) for record in ordered], "folds": folds},
@@ -184,15 +281,50 @@ def make_version(
         records=ordered,
         broken=tuple(sorted(broken, key=lambda record: record.name)),
         folds=folds,
+        other_directories={name: str(path) for name, path in (other_directories or {}).items()},
     )
 
 
-def save_version(version: DatasetVersion, datasets_dir: Path) -> None:
+class ReferenceRecipe(StrEnum):
+    """The records that a reference is trained on."""
+
+    MITDB = "mitdb"
+    """DS1 alone, comparable with the literature."""
+    ALL = "all"
+    """The development records of every database of the dataset."""
+
+
+def select_records(
+    version: DatasetVersion, recipe: ReferenceRecipe, datasets_dir: Path
+) -> DatasetVersion:
+    """Return the version with the records of a recipe; it is kept, as bundles name it.
+
+    Raises
+    ------
+    DatasetError
+        If it has no development records, or none of MIT-BIH where these are asked for.
+
+    """
+    if not version.folds:
+        msg = (
+            f"dataset {version.version} must have development records to train on, it has those "
+            f"of {', '.join(version.databases)}"
+        )
+        raise DatasetError(msg)
+    if recipe is ReferenceRecipe.ALL or version.databases in {(MITDB.name,), (SIMULATED.name,)}:
+        return version
+    selected = version.of_database(MITDB.name)
+    save_version(selected, datasets_dir, is_latest=False)
+    return selected
+
+
+def save_version(version: DatasetVersion, datasets_dir: Path, *, is_latest: bool = True) -> None:
     """Write a version, and make it the latest one."""
     directory = datasets_dir / "versions"
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / f"{version.version}.json", json.dumps(asdict(version), indent=2))
-    write_whole(directory / _LATEST, version.version)
+    if is_latest:
+        write_whole(directory / _LATEST, version.version)
 
 
 def list_versions(datasets_dir: Path) -> list[str]:
@@ -226,20 +358,34 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
         raise DatasetError(msg) from error
 
 
-def hash_files(directory: Path, record_name: str) -> dict[str, str]:
-    """Compute the SHA-256 of each file of a record that exists."""
+def hash_files(directory: Path, names: Sequence[str]) -> dict[str, str]:
+    """Compute the SHA-256 of each file that exists, by name."""
     hashes = {}
-    for extension in RECORD_FILES:
-        path = directory / f"{record_name}.{extension}"
+    for name in names:
+        path = directory / name
         if path.is_file():
             with path.open("rb") as file:
-                hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 
 
-def prepared_key(files: Mapping[str, str], config: PreprocessingConfig | None = None) -> str:
+def identify(database: str, name: str, role: Role, person: str | None, annotations: str) -> str:
+    """Return what names a directory of prepared beats, apart from the content of the files.
+
+    Empty for published databases, whose files belong to one record each. The same files may be
+    two records of a user's own databases, with another part or person.
+    """
+    return f"{name} {role} {person} {annotations}" if database == DatabaseName.OWN else ""
+
+
+def prepared_key(
+    files: Mapping[str, str], config: PreprocessingConfig | None = None, *, identity: str = ""
+) -> str:
     """Name the directory of a prepared record by all its inputs: code, constants, files."""
-    content = json.dumps([asdict(config or PreprocessingConfig()), dict(files)], sort_keys=True)
+    inputs = [asdict(config or PreprocessingConfig()), dict(files)]
+    content = json.dumps(
+        [*inputs, identity, hash_code(READING)] if identity else inputs, sort_keys=True
+    )
     return f"{code_prefix()}-{hashlib.sha256(content.encode()).hexdigest()[:24]}"
 
 

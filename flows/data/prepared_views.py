@@ -13,6 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from ecg_lib.errors import DatasetError
 from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.evaluation.prepared_views import (
@@ -21,6 +24,7 @@ from ecg_lib.evaluation.prepared_views import (
     ScoredView,
     load_annotations,
     load_strips,
+    place_reference,
     prepare_scored_view,
     save_annotations,
     save_strips,
@@ -28,10 +32,10 @@ from ecg_lib.evaluation.prepared_views import (
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
+from flows.data.databases import Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
-    Role,
     code_prefix,
     prepared_key,
 )
@@ -43,6 +47,8 @@ INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
     Role.DEVELOPMENT: (WHOLE_RECORD, SHORT_STRIPS),
     Role.TEST: (WHOLE_RECORD,),
     Role.PACED: (),
+    Role.PEAKS: (),
+    Role.NOISE: (),
 }
 """Views that ingestion writes; reports score paced records by blind detectors alone."""
 
@@ -85,7 +91,12 @@ class PreparedViews:
             return load_strips(directory / _file_name(view))
         except FileNotFoundError:
             source = self.version.read_source(record)
-            return write_view(source, view, directory, config=config)
+            reference = None
+            if view.peaks is Peaks.REFERENCE and not record.marks_are_peaks:
+                found = self.read(record, ScoredView(None, Peaks.BLIND), config=config)[0].beats
+                marks = self.read_annotations(record)
+                reference = place_reference(marks, found.r_peaks, fs=source.fs)
+            return write_view(source, view, directory, config=config, reference=reference)
 
     def read_annotations(self, record: PreparedRecord) -> Annotations:
         """Read the annotations of a record.
@@ -105,7 +116,9 @@ class PreparedViews:
         return {record.name: self.read_annotations(record) for record in records}
 
     def _directory_of(self, record: PreparedRecord, config: PreprocessingConfig) -> Path:
-        return records_dir(self.datasets_dir) / prepared_key(record.files, config)
+        return records_dir(self.datasets_dir) / prepared_key(
+            record.files, config, identity=record.identity
+        )
 
 
 def records_dir(datasets_dir: Path) -> Path:
@@ -114,10 +127,15 @@ def records_dir(datasets_dir: Path) -> Path:
 
 
 def write_view(
-    source: Record, view: ScoredView, directory: Path, *, config: PreprocessingConfig | None = None
+    source: Record,
+    view: ScoredView,
+    directory: Path,
+    *,
+    config: PreprocessingConfig | None = None,
+    reference: NDArray[np.int64] | None = None,
 ) -> list[PreparedStrip]:
     """Prepare a view and keep it where :meth:`PreparedViews.read` looks for it."""
-    strips = prepare_scored_view(source, view, config=config)
+    strips = prepare_scored_view(source, view, config=config, reference=reference)
     if view.strip_s in _KEPT_LENGTHS:
         directory.mkdir(parents=True, exist_ok=True)
         save_strips(strips, directory / _file_name(view))

@@ -19,11 +19,11 @@ from ecg_lib.evaluation.prepared_views import PreparedStrip, ScoredView
 from ecg_lib.operations.settings import Settings
 from ecg_lib.training.datasets import STRIPS_10_S, BeatDataset, build_beats, join_records
 from ecg_lib.training.views import WHOLE, View, prepare_view
+from flows.data.databases import Role
 from flows.data.dataset_versions import (
     CUTTING,
     DatasetVersion,
     PreparedRecord,
-    Role,
     hash_code,
     prepared_key,
 )
@@ -85,7 +85,7 @@ def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settin
 
 
 def _key(records: tuple[PreparedRecord, ...], plan: ViewPlan) -> str:
-    parts = [prepared_key(record.files) for record in records]
+    parts = [prepared_key(record.files, identity=record.identity) for record in records]
     views = [str(view) for view in SCORING_VIEWS]
     text = json.dumps([parts, views, asdict(plan), hash_code(CUTTING)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:24]

@@ -1,4 +1,4 @@
-"""Download the MIT-BIH Arrhythmia Database from PhysioNet or a mirror of it.
+"""Download databases from PhysioNet or a mirror of it.
 
 A file gets its name only when it has the published SHA-256; until then it is called
 ``<name>.part``, and the next call resumes it. The fallback without a network (the simulator) is
@@ -14,23 +14,27 @@ decided in ``ingest_records``.
 
 from __future__ import annotations
 
-import importlib.resources
 import queue
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from http import HTTPStatus
 from pathlib import Path
 from typing import Final
 
 import httpx
 
+from ecg_lib.errors import ConfigurationError
 from flows.doors.download import (
     DEFAULT_LIMITS,
+    DownloadError,
     DownloadLimits,
     DownloadReport,
     PublishedFile,
     Source,
     UnreachableError,
+    WrongContentError,
     describe_error,
     download_missing,
     explain_os_errors,
@@ -38,34 +42,130 @@ from flows.doors.download import (
 )
 
 PHYSIONET_URL: Final = "https://physionet.org/files/mitdb/1.0.0/"
-"""Address of the database at PhysioNet (Moody & Mark 2001, DOI 10.1109/51.932724)."""
+"""Address of the MIT-BIH Arrhythmia Database at PhysioNet (DOI 10.1109/51.932724)."""
+
+LISTING: Final = "SHA256SUMS.txt"
+"""File in which PhysioNet publishes the hashes of a version of a database."""
+
+_MITDB: Final = "mitdb/1.0.0/"
+_LONGEST_LISTING: Final = 2**24
 
 
-_TABLE: Final = "mitdb.sha256"
+def address_beside(base_url: str, address: str) -> str:
+    """Return the address of a database from that of MIT-BIH on the same server.
 
+    Args:
+        base_url: Where MIT-BIH is, the setting ECG_PHYSIONET_URL.
+        address: Address of the other below that of all, such as ``svdb/1.0.0/``.
 
-def read_published_files() -> dict[str, PublishedFile]:
-    """Read the hash and size of each of the 144 files: 48 records by ``.atr .dat .hea``."""
-    table = importlib.resources.files("flows").joinpath(_TABLE).read_text(encoding="ascii")
-    published = {}
-    size_bytes = 0
-    for line in table.splitlines():
-        if line.startswith("#"):  # a comment to sha256sum -c
-            stated = re.fullmatch(r"# (\d+) bytes", line)
-            size_bytes = int(stated[1]) if stated else 0
-        else:
-            sha256, name = line.split()
-            published[name] = PublishedFile(sha256, size_bytes)
-    return published
-
-
-def expected_sha256() -> dict[str, str]:
-    """Map the name of each published file to its SHA-256, to verify a directory with.
-
-    >>> expected_sha256()["100.hea"][:8]
-    '60ebc904'
+    Raises:
+        ConfigurationError: If `base_url` does not end as PhysioNet's does.
     """
-    return {name: published.sha256 for name, published in read_published_files().items()}
+    if address == _MITDB:
+        return base_url
+    root = base_url.rstrip("/") + "/"
+    if not root.endswith(f"/{_MITDB}"):
+        msg = (
+            f"ECG_PHYSIONET_URL must end in /{_MITDB}, so that {address} is known to be beside it; "
+            f"got {Source.parse(base_url).url}"
+        )
+        raise ConfigurationError(msg)
+    return root.removesuffix(_MITDB) + address
+
+
+def read_listing(
+    base_url: str,
+    names: Iterable[str],
+    *,
+    folder: str = "",
+    known: Mapping[str, PublishedFile],
+    limits: DownloadLimits = DEFAULT_LIMITS,
+) -> dict[str, PublishedFile]:
+    """Read the published hashes of files from a server, and the sizes that it states.
+
+    Args:
+        base_url: Address of the version of the database.
+        names: The files.
+        folder: Folder of the files below that address, with a slash at the end.
+        known: Files whose hashes are known; the server is not asked about these.
+        limits: Connections and time-outs.
+
+    Raises:
+        UnreachableError: If the server does not answer.
+        WrongContentError: If it lists another hash than a known one.
+        DownloadError: If it does not list one of the files, or states no size.
+    """
+    source = Source.parse(base_url)
+    wanted = list(names)
+    asked = [name for name in wanted if name not in known]
+    if not asked:
+        return {name: known[name] for name in wanted}
+    try:
+        with source.open_client(limits) as client:
+            listed = _parse_listing(_get_listing(client, source), folder)
+            for name in known.keys() & listed.keys():
+                if listed[name] != known[name].sha256:
+                    msg = (
+                        f"{source.url_of(LISTING)} must list SHA-256 {known[name].sha256} for "
+                        f"{folder}{name}, got {listed[name]}"
+                    )
+                    raise WrongContentError(msg)
+            lacking = [name for name in asked if name not in listed]
+            if lacking:
+                msg = (
+                    f"{source.url_of(LISTING)} must list every file of the database, "
+                    f"{len(lacking)} are not in it, such as {folder}{lacking[0]}"
+                )
+                raise DownloadError(msg)
+            with ThreadPoolExecutor(limits.connections) as pool:
+                urls = [source.url_of(folder + name) for name in asked]
+                sizes = pool.map(lambda url: _ask_size(client, url), urls)
+                found = {
+                    name: PublishedFile(listed[name], size)
+                    for name, size in zip(asked, sizes, strict=True)
+                }
+    except httpx.RequestError as error:
+        msg = f"{source.url} must list its files, got {describe_error(error)}"
+        raise UnreachableError(msg) from error
+    return {name: known.get(name) or found[name] for name in wanted}
+
+
+def _get_listing(client: httpx.Client, source: Source) -> str:
+    url = source.url_of(LISTING)
+    with client.stream("GET", url) as response:
+        _check_ok(response, url)
+        content = b""
+        for chunk in response.iter_bytes():
+            content += chunk
+            if len(content) > _LONGEST_LISTING:
+                msg = f"{url} must have at most {_LONGEST_LISTING} bytes, got more"
+                raise WrongContentError(msg)
+    return content.decode("utf-8", errors="replace")
+
+
+def _parse_listing(text: str, folder: str) -> dict[str, str]:
+    lines = re.finditer(r"^([0-9a-f]{64})[ *]+(\S+)\s*$", text, re.MULTILINE)
+    return {line[2].removeprefix(folder): line[1] for line in lines if line[2].startswith(folder)}
+
+
+def _ask_size(client: httpx.Client, url: httpx.URL) -> int:
+    response = client.head(url)
+    _check_ok(response, url)
+    length = response.headers.get("Content-Length", "")
+    if not length.isdecimal():
+        msg = f"{url} must state its size, got Content-Length {length!r}"
+        raise DownloadError(msg)
+    return int(length)
+
+
+def _check_ok(response: httpx.Response, url: httpx.URL) -> None:
+    answer = f"{response.status_code} {response.reason_phrase}"
+    if response.status_code >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        msg = f"{url} must answer 200, got {answer}; try later"
+        raise UnreachableError(msg)
+    if response.status_code != HTTPStatus.OK:
+        msg = f"{url} must answer 200, got {answer}"
+        raise DownloadError(msg)
 
 
 def check_reachable(base_url: str = PHYSIONET_URL, *, timeout_s: float = 5.0) -> None:
@@ -108,11 +208,11 @@ def check_reachable(base_url: str = PHYSIONET_URL, *, timeout_s: float = 5.0) ->
         raise error
 
 
-def download_mitdb(
+def download_files(
     directory: Path,
     *,
-    base_url: str = PHYSIONET_URL,
-    files: Mapping[str, PublishedFile] | None = None,
+    base_url: str,
+    files: Mapping[str, PublishedFile],
     limits: DownloadLimits = DEFAULT_LIMITS,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> DownloadReport:
@@ -127,8 +227,8 @@ def download_mitdb(
         Where the files go; made if missing.
     base_url : str
         Address of the directory on the server, over http or https.
-    files : mapping of str to PublishedFile, optional
-        What to fetch; all of the database when left out.
+    files : mapping of str to PublishedFile
+        The files to fetch.
     limits : DownloadLimits
         Connections, time-outs and attempts.
     on_progress : callable, optional
@@ -149,8 +249,7 @@ def download_mitdb(
 
     """
     source = Source.parse(base_url)
-    wanted = read_published_files() if files is None else files
     with explain_os_errors(directory):
         directory.mkdir(parents=True, exist_ok=True)
     with lock_directory(directory):
-        return download_missing(directory, source, wanted, limits, on_progress)
+        return download_missing(directory, source, files, limits, on_progress)

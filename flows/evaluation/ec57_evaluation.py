@@ -26,18 +26,18 @@ from ecg_lib.evaluation.report.record_scores import (
     OWN,
     REFERENCE,
     Extent,
-    Part,
     RecordScores,
     score_record,
     strips_condition,
 )
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.evaluation.report.summary import summarize
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_whole
+from flows.data.databases import MITDB, PUBLISHED, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
-    Role,
     list_versions,
     load_version,
 )
@@ -97,15 +97,23 @@ def evaluate_development(
         BundleError: If a subject is in none of its folds.
         ConfigurationError: If the directory of noise records is set and has none.
     """
-    if bundle.provenance.data_source is not version.data_source:
+    sources = (bundle.provenance.data_source, version.data_source)
+    if (sources[0] is DataSource.SIMULATED) != (sources[1] is DataSource.SIMULATED):
         msg = (
             f"a bundle of {bundle.provenance.data_source} data must be judged on such, "
             f"got {version.data_source} data"
         )
         raise EvaluationError(msg)
-    is_real = version.data_source is DataSource.MITDB
-    records = version.records_of(Role.DEVELOPMENT)
-    data = "DS1" if is_real else "simulated patients"
+    # Of several databases the figures of MIT-BIH are the headline; the others stand beside.
+    is_of_mitdb = MITDB.name in version.databases
+    records = [
+        record
+        for record in version.records_of(Role.DEVELOPMENT)
+        if record.database == MITDB.name or not is_of_mitdb
+    ]
+    data = "DS1" if is_of_mitdb else f"development records of {', '.join(version.databases)}"
+    if version.data_source is DataSource.SIMULATED:
+        data = "simulated patients"
     return evaluate(
         bundle,
         version,
@@ -256,9 +264,16 @@ def describe_data(
     name: str, records: Sequence[PreparedRecord], version: DatasetVersion
 ) -> dict[str, Any]:
     """Describe the records that are judged, for the header of a document."""
+    described = [
+        database
+        for database in PUBLISHED.values()
+        if any(r.database == database.name for r in records)
+    ]
     return {
         "name": name,
         "source": version.data_source.value,
+        "licence": "; ".join(dict.fromkeys(one.licence for one in described)) or None,
+        "citation": "; ".join(one.citation for one in described) or None,
         "dataset_version": version.version,
         "records": len(records),
         "subjects": len({record.subject for record in records}),

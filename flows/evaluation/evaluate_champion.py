@@ -25,6 +25,7 @@ from flows.evaluation.ec57_evaluation import (
     summarize_headline,
     write_evaluation,
 )
+from flows.evaluation.other_databases import add_databases
 
 
 @flow(name="evaluate-champion")
@@ -37,7 +38,7 @@ def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.
             adds longer strips, noise and the second lead, in minutes.
 
     Returns:
-        The file of the page; the JSON document lies beside it.
+        The file of the page; the JSON document is next to it.
     """
     settings = read_settings()
     registry = Registry(settings)
@@ -55,9 +56,10 @@ def evaluate_in_flow(bundle: Bundle, extent: Extent, settings: Settings) -> Eval
     """Evaluate with progress in the UI."""
     version = find_dataset(bundle, settings)
     bar = ProgressBar("Records evaluated")
-    return evaluate_development(
+    found = evaluate_development(
         bundle, version, extent=extent, settings=settings, on_record=bar.update
     )
+    return add_databases(found, bundle, settings) if extent is Extent.FULL else found
 
 
 @task(cache_policy=NO_CACHE)

@@ -124,7 +124,12 @@ def compare(
 ) -> PromotionDecision:
     """Score the challenger's predictions again, run its golden requests, and judge all gates."""
     bundle = registry.fetch_bundle(challenger.run_id)
-    counts = count_again(bundle, prepared.read_development_annotations())
+    counts = count_again(
+        bundle,
+        prepared.read_development_annotations(),
+        fs=prepared.version.fs,
+        subjects=prepared.version.subjects,
+    )
     return decide_promotion(
         _challenger(challenger, bundle, counts),
         None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
@@ -132,7 +137,13 @@ def compare(
     )
 
 
-def count_again(bundle: Bundle, annotations: Mapping[str, Annotations]) -> dict[str, BeatCounts]:
+def count_again(
+    bundle: Bundle,
+    annotations: Mapping[str, Annotations],
+    *,
+    fs: Mapping[str, float],
+    subjects: Mapping[str, str],
+) -> dict[str, BeatCounts]:
     """Score the out-of-fold predictions in a bundle by subject.
 
     Raises:
@@ -140,7 +151,7 @@ def count_again(bundle: Bundle, annotations: Mapping[str, Annotations]) -> dict[
     """
     from ecg_lib.training.out_of_fold import count_whole_records
 
-    counts = count_whole_records(bundle.read_out_of_fold(), annotations)
+    counts = count_whole_records(bundle.read_out_of_fold(), annotations, fs=fs, subjects=subjects)
     stated = _counts(bundle.metrics)
     differing = [name for name in {*counts, *stated} if counts.get(name) != stated.get(name)]
     if differing:

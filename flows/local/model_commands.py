@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
+from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.platform_commands import enter_platform, enter_running_platform
@@ -95,12 +98,18 @@ def ship(
     typer.echo(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
 
 
-def reproduce() -> None:
+def reproduce(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Records to train on: mitdb or all; those of the reference if left out."),
+    ] = None,
+) -> None:
     """Train the reference bundle again and compare the figures; needs `ecg up`."""
     from flows.local.flow_runs import run_and_follow
 
     enter_running_platform()
-    run_and_follow("reproduce-reference/ecg", report=typer.echo)
+    parameters = {} if recipe is None else {"recipe": recipe}
+    run_and_follow("reproduce-reference/ecg", parameters=parameters, report=typer.echo)
 
 
 def releases() -> None:
@@ -129,17 +138,46 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+    part: Annotated[
+        str, typer.Option(help="With --final: ds2, or svdb for the 38 test records of svdb.")
+    ] = "ds2",
+    reason: Annotated[str, typer.Option(help="Why the test part is opened.")] = "",
+    database: Annotated[
+        Path | None, typer.Option(help="Directory of an annotated WFDB database to judge instead.")
+    ] = None,
+    annotations: Annotated[
+        str, typer.Option(help="With --database: extension of the annotation files.")
+    ] = "atr",
+    subjects: Annotated[
+        Path | None,
+        typer.Option(help="With --database: CSV table with the columns record, subject, part."),
+    ] = None,
+    lead: Annotated[
+        str | None, typer.Option(help="With --database: the one lead to judge; else all.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(help="With --database: the page; the JSON is next to it.")
+    ] = None,
 ) -> None:
-    """Write the EC57 report of the model in use: DS1 out of fold, or DS2 with --final."""
+    """Write the EC57 report of the model in use: DS1 out of fold, DS2, or any database."""
     from ecg_lib.evaluation.report.record_scores import Extent
     from flows.doors.ledger import read_git_commit
     from flows.evaluation import ds2_opening as opening
     from flows.evaluation import ec57_evaluation as evaluation
+    from flows.evaluation.other_databases import add_databases
     from flows.release.load_released import load_bundle_to_use
 
     settings = read_settings()
+    if database is not None:
+        if quick or final:
+            msg = "--database is judged as a whole: leave out --quick and --final"
+            raise typer.BadParameter(msg)
+        _evaluate_database(database, annotations, subjects, lead, output)
+        return
     model, bundle = load_bundle_to_use(settings)
+    if final and part != opening.TestPart.DS2:
+        _open_svdb(bundle, part, reason)
+        return
     version = evaluation.find_dataset(bundle, settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
     if final:
@@ -156,13 +194,59 @@ def evaluate(
         found = evaluation.evaluate_development(
             bundle, version, extent=extent, settings=settings, on_record=_say_progress
         )
+        if extent is Extent.FULL:
+            found = add_databases(found, bundle, settings, on_record=_say_progress)
         written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation.write_evaluation(found, written)
-    for name, value in evaluation.summarize_headline(found.document).items():
+    _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
+
+
+def _open_svdb(bundle: Bundle, part: str, reason: str) -> None:
+    """Open the test part of svdb and record that."""
+    from flows.doors.ledger import read_git_commit
+    from flows.evaluation import ds2_opening as opening
+    from flows.evaluation.database_evaluation import summarize_database
+
+    if part != opening.TestPart.SVDB:
+        msg = f"--part must be one of {', '.join(opening.TestPart)}, got {part!r}"
+        raise typer.BadParameter(msg)
+    commit = read_git_commit()
+    found = opening.open_svdb(
+        bundle, reason=reason, commit=commit, settings=read_settings(), on_record=_say_progress
+    )
+    noted = opening.note_opening(PROJECT_DIR, found, commit=commit, part=opening.TestPart.SVDB)
+    typer.echo(f"recorded in {opening.SVDB_OPENINGS}, with {noted.html.name}: commit both")
+    _show_report(summarize_database(found.document), found.document, noted.html)
+
+
+def _evaluate_database(
+    directory: Path, annotations: str, subjects: Path | None, lead: str | None, output: Path | None
+) -> None:
+    """Judge the model in use on a database and write the report."""
+    from flows.data.databases import describe_own
+    from flows.evaluation import ec57_evaluation as evaluation
+    from flows.evaluation.database_evaluation import evaluate_database, summarize_database
+    from flows.release.load_released import load_bundle_to_use
+
+    settings = read_settings()
+    place = directory.expanduser().absolute()
+    described = describe_own(place, annotations=annotations, subjects=subjects)
+    model, bundle = load_bundle_to_use(settings)
+    typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {len(described.roles)} records")
+    found = evaluate_database(bundle, described, place, lead=lead, on_record=_say_progress)
+    written = evaluation.report_path(settings.reports_dir, bundle, f"database-{place.name}")
+    if output is not None:
+        written = evaluation.WrittenReport(output.with_suffix(".json"), output.with_suffix(".html"))
+    evaluation.write_evaluation(found, written)
+    _show_report(summarize_database(found.document), found.document, written.html)
+
+
+def _show_report(figures: Mapping[str, str], document: Mapping[str, Any], page: Path) -> None:
+    for name, value in figures.items():
         typer.echo(f"  {name:<24} {value}")
-    for line in found.document["missing"]:
+    for line in document["missing"]:
         typer.echo(f"  not included: {line}")
-    typer.echo(f"report: {written.html}")
+    typer.echo(f"report: {page}")
 
 
 def _say_progress(done: int, total: int) -> None:

@@ -19,7 +19,8 @@ from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.training.views import View, view_signal
-from flows.data.dataset_versions import DatasetVersion, Role, load_version
+from flows.data.databases import Role
+from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.release.switch_service import key_header, service_url
 
 STRIP_S: Final = 10.0

@@ -29,7 +29,8 @@ from ecg_lib.operations.drift.observation import REFERENCE_KEYS, observe_beats
 from ecg_lib.training.datasets import STRIPS_10_S
 from ecg_lib.training.model_card import write_model_card
 from ecg_lib.training.out_of_fold import OutOfFold
-from flows.data.dataset_versions import PreparedRecord, Role
+from flows.data.databases import Role
+from flows.data.dataset_versions import PreparedRecord
 from flows.data.prepared_views import SHORT_STRIPS, PreparedViews
 from flows.doors.ledger import read_git_commit
 from flows.doors.parallel import run_in_processes

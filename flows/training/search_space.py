@@ -78,7 +78,7 @@ def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
     study = optuna.create_study(
         study_name=name, storage=storage, load_if_exists=True, direction="maximize"
     )
-    # What is drawn next depends on the seed and on what was drawn, however often it is opened.
+    # The next draw depends on the seed and on the earlier ones, however often it is opened.
     study.sampler = optuna.samplers.TPESampler(
         seed=1000 * seed + len(study.get_trials(deepcopy=False)), n_startup_trials=5
     )

@@ -131,6 +131,11 @@ def judge_seeds(
     for one in seeds:
         folds = [load_fold(files[one, fold]) for fold in range(n_folds)]
         out_of_fold = judge_folds(dataset, folds, n_missed=version.n_missed_v)
-        metrics, _ = measure(out_of_fold, annotations, duration_s=version.duration_s)
+        metrics, _ = measure(
+            out_of_fold,
+            annotations,
+            duration_s=version.duration_s,
+            databases=version.development_databases,
+        )
         judged.append(metrics)
     return judged

@@ -14,7 +14,8 @@ from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.operations.settings import Profile, Settings
 from ecg_lib.records.atomic_files import write_whole
-from flows.data.dataset_versions import TRAINING, DatasetVersion, Role, hash_code
+from flows.data.databases import Role
+from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code
 from flows.data.training_data import (
     FULL_VIEWS,
     QUICK_VIEWS,

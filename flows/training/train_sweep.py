@@ -21,7 +21,12 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.operations.settings import Profile, Settings, read_settings
-from flows.data.dataset_versions import DatasetVersion, load_version
+from flows.data.dataset_versions import (
+    DatasetVersion,
+    ReferenceRecipe,
+    load_version,
+    select_records,
+)
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.data.training_data import ViewPlan, find_training_data
@@ -56,6 +61,7 @@ if TYPE_CHECKING:
 @flow(name="train-sweep")
 def train_sweep(
     dataset_version: str | None = None,
+    recipe: ReferenceRecipe = ReferenceRecipe.ALL,
     profile: Profile | None = None,
     n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
@@ -67,6 +73,8 @@ def train_sweep(
 
     Args:
         dataset_version: Dataset to train on; the latest when left out.
+        recipe: Records of the dataset that are trained on: `mitdb`, DS1 alone, or `all`, the
+            development records of every database in it.
         profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
         n_trials: Number of trials; that of the profile when left out.
         seed: Seed of the search, of the networks and of the choice of beats; when left out, the
@@ -78,7 +86,9 @@ def train_sweep(
         The MLflow run of the candidate.
     """
     settings = read_settings()
-    version = load_version(settings.datasets_dir, dataset_version)
+    version = select_records(
+        load_version(settings.datasets_dir, dataset_version), recipe, settings.datasets_dir
+    )
     plan = PLANS[profile or settings.profile]
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
     registry = Registry(settings)
@@ -267,7 +277,12 @@ def choose_best(
     judged = []
     for one in confirmed:
         out_of_fold = judge_folds(dataset, one.folds, n_missed=version.n_missed_v)
-        metrics, by_record = measure(out_of_fold, annotations, duration_s=version.duration_s)
+        metrics, by_record = measure(
+            out_of_fold,
+            annotations,
+            duration_s=version.duration_s,
+            databases=version.development_databases,
+        )
         judged.append(Judged(one, out_of_fold, metrics, by_record))
         get_run_logger().info(
             "trial %d out of fold: V-F1 %.4f (%.3f to %.3f), 10 s strips %.4f, without rules %.4f",
@@ -276,6 +291,15 @@ def choose_best(
                 "v_f1", "v_f1_low", "v_f1_high", "strips_10s_v_f1", "v_f1_network",
             )),
         )  # fmt: skip
+        for database, found in metrics["by_database"].items():
+            get_run_logger().info(
+                "trial %d out of fold, %s: V-F1 %.4f (%.3f to %.3f), S called V %.4f, QRS +P %.4f",
+                one.trial,
+                database,
+                *(found[name] for name in ("v_f1", "v_f1_low", "v_f1_high")),
+                found["s_called_v"],
+                found["qrs_predictivity"],
+            )
     best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
     registry.log(
         sweep.run_id,
@@ -321,6 +345,7 @@ def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registr
 
     (_, recipe, folds, final), out_of_fold, metrics, by_record = best
     metrics = {**metrics, "n_trials": sweep.plan.n_trials, "plan": asdict(sweep.plan)}
+    metrics["databases"] = sorted(set(prepared.version.development_databases.values()))
     run_id = registry.start_run(
         f"candidate of {sweep.name}",
         kind=RunKind.CANDIDATE,

@@ -21,7 +21,8 @@ from ecg_lib.records.record import read_wfdb
 NOISE_SIGNAL: Final = 0
 """Signal of the noise records that evaluation uses; training may have heard signal 1."""
 
-_NOISE_ADU_PER_MV: Final = 200.0  # of the records bw and ma, see mix_at_snr
+RECORDED_ADU_PER_MV: Final = 200.0
+"""Units of the noise records bw and ma, see :func:`ecg_lib.records.noise.mix_at_snr`."""
 
 
 class EvaluationError(EcgError):
@@ -41,11 +42,23 @@ class Calls(NamedTuple):
     """The changes of each rule of the catalogue if it were the only one, a column for each."""
     has_class: NDArray[np.bool_]
     """False for detections that were reported as unreadable or paced, neither N nor V."""
+    quality: NDArray[np.float32]
+    """Of the signal in the second of each detection, 0 to 1."""
     stop_s: float = float("inf")
     """End of what was classified."""
 
 
-def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
+def quality_at(
+    detections: NDArray[np.int64], per_second: NDArray[np.float64], *, fs: float
+) -> NDArray[np.float32]:
+    """Look up the quality of the second that each detection is in; 0 where it is not known."""
+    if len(per_second) == 0:
+        return np.zeros(len(detections), dtype=np.float32)
+    seconds = np.minimum((detections / fs).astype(np.int64), len(per_second) - 1)
+    return np.nan_to_num(per_second[seconds]).astype(np.float32)
+
+
+def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig, *, fs: float) -> Calls:
     """Take the scored columns of an answer; the rule limits are those of the answer."""
     return Calls(
         detections=classified.r_peaks,
@@ -61,11 +74,12 @@ def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig) -> Calls:
         )
         & classified.has_class[:, None],
         has_class=classified.has_class,
+        quality=quality_at(classified.r_peaks, classified.prepared.quality_per_second, fs=fs),
     )
 
 
 def call_strips(
-    classifier: BeatClassifier, strips: Sequence[PreparedStrip], *, strip_s: int
+    classifier: BeatClassifier, strips: Sequence[PreparedStrip], *, strip_s: int, fs: float
 ) -> Calls:
     """Classify prepared strips, each alone, as requests are.
 
@@ -83,7 +97,9 @@ def call_strips(
         raise EvaluationError(msg)
     parts: list[Calls] = []
     for start, prepared in strips:
-        calls = calls_of(classifier.classify_prepared(prepared), classifier.config.rule_guard)
+        calls = calls_of(
+            classifier.classify_prepared(prepared), classifier.config.rule_guard, fs=fs
+        )
         try:
             require_readable(prepared)
         except UnreadableSignalError:
@@ -111,7 +127,7 @@ def read_noise(directory: Path, name: str, *, fs: float) -> NDArray[np.float64]:
 
     Raises
     ------
-        EvaluationError: If it has another rate than the record it is to be added to.
+        EvaluationError: If its rate differs from that of the record.
     """
     noise = read_wfdb(directory / name)
     if noise.fs != fs:
@@ -127,6 +143,7 @@ def add_noise(
     *,
     snr_db: int,
     fs: float,
+    noise_adu_per_mv: float | None = RECORDED_ADU_PER_MV,
 ) -> NDArray[np.float64]:
     """Add noise to a lead by the standard protocol of WFDB's ``nst``, as the program does it.
 
@@ -136,6 +153,7 @@ def add_noise(
         annotations: Beats that the amplitude of the signal is measured from; V and F are not.
         snr_db: Signal-to-noise ratio in dB.
         fs: Sampling rate in Hz.
+        noise_adu_per_mv: Units of the noise record; None for noise that was not digitised.
 
     Returns
     -------
@@ -149,5 +167,5 @@ def add_noise(
         r_peaks=annotations.samples[is_measured],
         fs=fs,
         gate=nst_gate(len(signal_mv), fs=fs),
-        noise_adu_per_mv=_NOISE_ADU_PER_MV,
+        noise_adu_per_mv=noise_adu_per_mv,
     )

@@ -18,12 +18,15 @@ from ecg_lib.evaluation.report.record_scores import (
     OWN,
     REFERENCE,
     SECOND_LEAD,
+    SIMULATED_NOISES,
     SNRS_DB,
     STRIPS_S,
     RecordScores,
     noise_condition,
     strips_condition,
 )
+from ecg_lib.evaluation.report.scoring import Alarms
+from ecg_lib.evaluation.selection import join_beats, trace_selection
 from ecg_lib.records.annotations import SHARED_SUBJECT
 
 N_RESAMPLES: Final = 2000
@@ -33,6 +36,7 @@ FIGURES: Final[dict[str, Callable[[BeatCounts], float]]] = {
     for name in (
         "v_f1", "v_f1_strict", "v_sensitivity", "v_predictivity", "v_false_positive_rate",
         "accuracy", "accuracy_with_detection", "qrs_sensitivity", "qrs_predictivity",
+        "s_called_v", "unreadable_share",
     )
 }  # fmt: skip
 """The figures of every slice, by name."""
@@ -49,7 +53,7 @@ def conditions_in_order() -> list[tuple[str, str]]:
         (SECOND_LEAD, "second lead"),
         *(
             (noise_condition(noise, snr_db), f"noise {noise}, {snr_db} dB")
-            for noise in NOISES
+            for noise in (*NOISES, *SIMULATED_NOISES)
             for snr_db in SNRS_DB
         ),
     ]
@@ -59,26 +63,53 @@ def _duration(seconds: int) -> str:
     return f"{seconds} s" if seconds < 120 else f"{seconds // 60} min"
 
 
+LEAD: Final = "lead_"
+"""Begins the names of the conditions of further leads, which records choose."""
+
+
+def lead_condition(lead: str) -> str:
+    """Name the condition of a further lead."""
+    return f"{LEAD}{lead}"
+
+
+def list_conditions(scores: Mapping[str, RecordScores]) -> list[tuple[str, str]]:
+    """Name the conditions that records were scored in, with labels, in the order of the report."""
+    scored = dict.fromkeys(name for score in scores.values() for name in score.counts)
+    leads = [name for name in scored if name.startswith(LEAD)]
+    return [
+        *((name, label) for name, label in conditions_in_order() if name in scored),
+        *((name, f"lead {name.removeprefix(LEAD)}") for name in leads),
+    ]
+
+
 def summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
     """Compute the figures of all records in each condition, and without 201 or 202 beside."""
     shared = sorted(SHARED_SUBJECT & set(scores))
     conditions: Document = {}
-    for name, label in conditions_in_order():
+    people = {score.name: score.subject for score in scores.values()}
+    for name, label in list_conditions(scores):
         having = [score for score in scores.values() if name in score.counts]
-        if not having:
-            continue
         parts = {
             part: {score.name: score.counts[name][part] for score in having}
             for part in having[0].counts[name]
         }
         conditions[name] = {
             "label": label,
-            "parts": {part.value: summarize_slice(counts) for part, counts in parts.items()},
+            "parts": {
+                part.value: {
+                    **summarize_slice(counts, people),
+                    "alarms": summarize_alarms(
+                        counts, {score.name: score.alarms[name][part] for score in having}
+                    ),
+                }
+                for part, counts in parts.items()
+            },
             "without_shared_subject": {
                 "records": shared,
                 "parts": {
                     part.value: summarize_slice(
                         {record: c for record, c in counts.items() if record not in shared},
+                        people,
                         with_records=False,
                     )
                     for part, counts in parts.items()
@@ -90,20 +121,82 @@ def summarize_conditions(scores: Mapping[str, RecordScores]) -> Document:
     return conditions
 
 
-def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = True) -> Document:
+def summarize_alarms(counts: Mapping[str, BeatCounts], alarms: Mapping[str, Alarms]) -> Document:
+    """Compute how often V beats and runs of them are reported where there are none.
+
+    Parameters
+    ----------
+    counts : mapping of str to BeatCounts
+        By record.
+    alarms : mapping of str to Alarms
+        By record.
+
+    """
+    without_v = sorted(name for name, record in counts.items() if record.v_beats == 0)
+    hours = sum(one.seconds for one in alarms.values()) / 3600
+    hours_without_v = sum(alarms[name].seconds for name in without_v) / 3600
+    false_runs = sum(one.false_runs for one in alarms.values())
+    predictivity = {
+        name: record.qrs_predictivity
+        for name, record in counts.items()
+        if math.isfinite(record.qrs_predictivity)
+    }
+    worst = min(predictivity, key=predictivity.__getitem__, default=None)
+    return {
+        "hours": number(hours),
+        "records_without_v": without_v,
+        "hours_without_v": number(hours_without_v),
+        "false_v_an_hour": _per_hour(
+            sum(counts[name].v_false for name in without_v), hours_without_v
+        ),
+        "false_runs": false_runs,
+        "false_runs_an_hour": _per_hour(false_runs, hours),
+        "worst_qrs_predictivity": None
+        if worst is None
+        else {"record": worst, "value": number(predictivity[worst])},
+    }
+
+
+def _per_hour(count: int, hours: float) -> float | None:
+    return number(count / hours) if hours > 0 else None
+
+
+def summarize_selection(scores: Mapping[str, RecordScores]) -> Document:
+    """Compute the figures against the share of detections that keep a class, by condition."""
+    curves: Document = {}
+    for name, label in list_conditions(scores):
+        parts = [score.selection[name] for score in scores.values() if name in score.selection]
+        curves[name] = {
+            "label": label,
+            "points": [
+                {field: number(value) for field, value in point._asdict().items()}
+                for point in trace_selection(join_beats(parts))
+            ],
+        }
+    return curves
+
+
+def summarize_slice(
+    counts: Mapping[str, BeatCounts],
+    subjects: Mapping[str, str] | None = None,
+    *,
+    with_records: bool = True,
+) -> Document:
     """Compute the figures of some records in one condition and part.
 
     Parameters
     ----------
     counts : mapping of str to BeatCounts
         By record.
+    subjects : mapping of str to str, optional
+        The person of each record, where its name does not tell.
     with_records : bool
         True to return the counts of each record too.
 
     """
-    subjects = by_subject(counts)
+    people = by_subject(counts, subjects)
     intervals = bootstrap_intervals(
-        list(subjects.values()), FIGURES, n_resamples=N_RESAMPLES, confidence=CONFIDENCE
+        list(people.values()), FIGURES, n_resamples=N_RESAMPLES, confidence=CONFIDENCE
     )
     figures: Document = {}
     for name, statistic in FIGURES.items():
@@ -120,8 +213,8 @@ def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = Tr
             "average": number(float(known.mean())) if len(known) else None,
             "leave_one_out": None,
         }
-        if len(subjects) > 1:
-            left_out = leave_one_out(subjects, statistic)
+        if len(people) > 1:
+            left_out = leave_one_out(people, statistic)
             figures[name]["leave_one_out"] = {
                 "low": number(left_out.low),
                 "high": number(left_out.high),
@@ -138,13 +231,12 @@ def summarize_slice(counts: Mapping[str, BeatCounts], *, with_records: bool = Tr
 def summarize_rules(scores: Mapping[str, RecordScores]) -> Document:
     """Compare each condition with and without RuleGuard, and count what each rule did."""
     conditions: Document = {}
-    for name, label in conditions_in_order():
+    people = {score.name: score.subject for score in scores.values()}
+    for name, label in list_conditions(scores):
         having = [score for score in scores.values() if name in score.counts]
-        if not having:
-            continue
         part = next(iter(having[0].counts[name]))
-        guarded = by_subject({score.name: score.counts[name][part] for score in having})
-        plain = by_subject({score.name: score.unguarded[name][part] for score in having})
+        guarded = by_subject({score.name: score.counts[name][part] for score in having}, people)
+        plain = by_subject({score.name: score.unguarded[name][part] for score in having}, people)
         difference = paired_bootstrap(
             list(guarded.values()),
             [plain[subject] for subject in guarded],

@@ -14,7 +14,14 @@ from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.evaluation.report.charts import draw_interval, draw_noise, draw_reliability, draw_strip
 from ecg_lib.evaluation.report.figures import Document
 from ecg_lib.evaluation.report.mistakes import BeatError
-from ecg_lib.evaluation.report.record_scores import NOISES, OWN, SNRS_DB, Part, noise_condition
+from ecg_lib.evaluation.report.record_scores import (
+    NOISES,
+    OWN,
+    SIMULATED_NOISES,
+    SNRS_DB,
+    noise_condition,
+)
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.records.documents.pages import write_html
 
 _TEMPLATE: Final = Path(__file__).with_name("page.html.jinja")
@@ -42,6 +49,17 @@ class ConditionRow(NamedTuple):
     figures: Mapping[str, Any]
     counts: Mapping[str, int]
     interval: str
+    is_first: bool
+    alarms: Mapping[str, Any] | None
+
+
+class DatabaseRow(NamedTuple):
+    """A row of the table of databases."""
+
+    name: str
+    judged_by: str
+    lead: str
+    slice: Mapping[str, Any]
     is_first: bool
 
 
@@ -98,6 +116,7 @@ def write_page(document: Document, errors: Sequence[BeatError] = ()) -> str:
         "own": own["parts"][Part.WHOLE.value],
         "later": own["parts"][Part.AFTER_5_MIN.value],
         "rows": _condition_rows(document),
+        "databases": _database_rows(document),
         "records": _record_rows(document),
         "noise": _noise_charts(document),
         "reliability": draw_reliability(document["reliability"]["bins"]),
@@ -131,8 +150,24 @@ def _condition_rows(document: Document) -> list[ConditionRow]:
                 counts=slice_["counts"],
                 interval=draw_interval(slice_["figures"]["v_f1"], lowest=0.5),
                 is_first=not rows or rows[-1].label != label,
+                alarms=slice_.get("alarms"),
             )
         )
+    return rows
+
+
+_JUDGED_BY: Final = {"fold": "out of fold", "served": "network as served"}
+
+
+def _database_rows(document: Document) -> list[DatabaseRow]:
+    rows = []
+    for found in document.get("databases", {}).values():
+        for name, condition in found["conditions"].items():
+            about = found["data"]
+            lead = "as chosen" if name == OWN else condition["label"]
+            whole = condition["parts"][Part.WHOLE.value]
+            judged_by = _JUDGED_BY[about["judged_by"]]
+            rows.append(DatabaseRow(about["name"], judged_by, lead, whole, name == OWN))
     return rows
 
 
@@ -184,7 +219,7 @@ def _noise_charts(document: Document) -> list[tuple[str, str]]:
     conditions, rules = document["conditions"], document["rule_guard"]
     clean = conditions[OWN]["parts"][Part.AFTER_5_MIN.value]["figures"]["v_f1"]["gross"]
     charts = []
-    for noise in NOISES:
+    for noise in (*NOISES, *SIMULATED_NOISES):
         points = []
         for snr_db in SNRS_DB:
             name = noise_condition(noise, snr_db)

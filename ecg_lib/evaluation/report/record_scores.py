@@ -7,7 +7,8 @@ process. :mod:`ecg_lib.evaluation.report.summary` turns counts into figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
@@ -19,11 +20,9 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.classifier.rule_guard import CATALOGUE, Rule
+from ecg_lib.classifier.rule_guard import CATALOGUE
 from ecg_lib.evaluation.beat_scoring import (
     BeatCounts,
-    add_up,
-    score_beats,
     tabulate_beats,
 )
 from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
@@ -39,9 +38,11 @@ from ecg_lib.evaluation.report.conditions import (
     truth_of,
 )
 from ecg_lib.evaluation.report.mistakes import BeatError, find_errors
+from ecg_lib.evaluation.report.scoring import Alarms, ConditionScorer, Part, RuleAlone
 from ecg_lib.evaluation.run_scoring import RunCounts, score_runs
+from ecg_lib.evaluation.selection import ScoredBeats
 from ecg_lib.records.annotations import Annotations
-from ecg_lib.records.noise import LEARNING_PERIOD_S, SEGMENT_S
+from ecg_lib.records.noise import LEARNING_PERIOD_S, muscle_noise
 from ecg_lib.records.record import Record
 
 STRIPS_S: Final = (10, 30, 300)
@@ -50,7 +51,16 @@ STRIPS_S: Final = (10, 30, 300)
 NOISES: Final = ("bw", "ma")
 """Records of the MIT-BIH Noise Stress Test Database: baseline wander and muscle artefact."""
 
+RECORDED_NOISE_HZ: Final = 360.0
+
 SNRS_DB: Final = (24, 18, 12, 6, 0)
+
+NoiseMaker = Callable[..., NDArray[np.float64]]
+"""Makes noise in mV from its length, ``fs``, ``rms_mv`` and ``rng``, as
+:func:`ecg_lib.records.noise.muscle_noise` does."""
+
+SIMULATED_NOISES: Final[dict[str, NoiseMaker]] = {"simulated_muscle": muscle_noise}
+"""Noises that are simulated, so that a condition needs no recorded noise."""
 
 OWN: Final = "own_r_peaks"
 REFERENCE: Final = "reference_r_peaks"
@@ -66,15 +76,6 @@ class Extent(StrEnum):
     """Longer strips, noise, and the second lead as well: a few minutes."""
 
 
-class Part(StrEnum):
-    """Minutes of a record that are scored."""
-
-    WHOLE = "whole"
-    AFTER_5_MIN = "after_5_min"
-    NOISY_MINUTES = "noisy_minutes"
-    """Of the noise stress test: every other two minutes after the fifth."""
-
-
 def strips_condition(strip_s: int) -> str:
     """Name the condition of strips of one length."""
     return f"strips_{strip_s}_s"
@@ -83,17 +84,6 @@ def strips_condition(strip_s: int) -> str:
 def noise_condition(noise: str, snr_db: int) -> str:
     """Name the condition of one noise at one ratio."""
     return f"noise_{noise}_{snr_db}_db"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RuleAlone:
-    """The effect of a rule when it is the only one."""
-
-    counts: BeatCounts
-    fired: int
-    """Beats whose class it changes."""
-    right: int
-    """Those whose class it changes to the right one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -128,6 +118,10 @@ class RecordScores:
     """True for those that are V."""
     unreadable_s: float
     errors: tuple[BeatError, ...]
+    alarms: dict[str, dict[Part, Alarms]]
+    """By condition and part."""
+    selection: dict[str, ScoredBeats]
+    """By condition, in its first part."""
 
 
 def score_record(
@@ -166,40 +160,108 @@ def score_record(
     annotations = _annotations_of(record)
     prepare = prepare or partial(prepare_scored_view, record, config=bundle.config.preprocessing)
     classifier = BeatClassifier.load(bundle, fold=fold, verifier=load_blind_verifier(record.name))
-    own_lead = record.choose_lead()
-    signal, fs = record.signal_mv(own_lead), record.fs
+    own_lead, fs = record.choose_lead(), record.fs
     classified = classifier.classify_prepared(prepare(ScoredView(None, Peaks.BLIND))[0].beats)
     rule_guard = classifier.config.rule_guard
-    own = calls_of(classified, rule_guard)
+    own = calls_of(classified, rule_guard, fs=fs)
     # Rules are chosen on DS1 alone, so DS2 does not score the others.
-    score = _Scorer(annotations, fs, catalogue=() if fold is None else CATALOGUE)
+    score = ConditionScorer(
+        annotations,
+        fs=fs,
+        duration_s=record.duration_s,
+        catalogue=() if fold is None else CATALOGUE,
+    )
     score.add(OWN, own, (Part.WHOLE, Part.AFTER_5_MIN))
     given = classifier.classify_prepared(prepare(ScoredView(None, Peaks.REFERENCE))[0].beats)
-    score.add(REFERENCE, calls_of(given, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
+    score.add(REFERENCE, calls_of(given, rule_guard, fs=fs), (Part.WHOLE, Part.AFTER_5_MIN))
     for strip_s in STRIPS_S if extent is Extent.FULL else STRIPS_S[:1]:
         strips = prepare(ScoredView(strip_s, Peaks.BLIND))
-        calls = call_strips(classifier, strips, strip_s=strip_s)
+        calls = call_strips(classifier, strips, strip_s=strip_s, fs=fs)
         score.add(strips_condition(strip_s), calls, (Part.WHOLE,))
     others = [lead for lead in record.leads if lead != own_lead]
-    second_lead = others[0] if others else None
     if extent is Extent.FULL:
-        if second_lead is not None:
-            other = classifier.classify(record.signal_mv(second_lead), fs=fs)
-            score.add(SECOND_LEAD, calls_of(other, rule_guard), (Part.WHOLE, Part.AFTER_5_MIN))
-        if nstdb_dir is not None:
-            for noise in NOISES:
-                noise_mv = read_noise(nstdb_dir, noise, fs=fs)
-                for snr_db in SNRS_DB:
-                    noisy = add_noise(signal, noise_mv, annotations, snr_db=snr_db, fs=fs)
-                    calls = calls_of(classifier.classify(noisy, fs=fs), rule_guard)
-                    parts = (Part.NOISY_MINUTES, Part.AFTER_5_MIN)
-                    score.add(noise_condition(noise, snr_db), calls, parts)
+        if others:
+            other = classifier.classify(record.signal_mv(others[0]), fs=fs)
+            calls = calls_of(other, rule_guard, fs=fs)
+            score.add(SECOND_LEAD, calls, (Part.WHOLE, Part.AFTER_5_MIN))
+        for condition, noisy in _add_noises(record, annotations, nstdb_dir):
+            calls = calls_of(classifier.classify(noisy, fs=fs), rule_guard, fs=fs)
+            score.add(condition, calls, (Part.NOISY_MINUTES, Part.AFTER_5_MIN))
+    return summarize_record(
+        record,
+        annotations,
+        score=score,
+        own=own,
+        lead=own_lead,
+        second_lead=others[0] if others else None,
+        fold=fold,
+        unreadable_s=classified.prepared.unreadable_s,
+    )
+
+
+def _add_noises(
+    record: Record, annotations: Annotations, nstdb_dir: Path | None
+) -> Iterator[tuple[str, NDArray[np.float64]]]:
+    """Yield each condition of noise with the noisy lead; recorded noise where it is there."""
+    signal, fs = record.signal_mv(), record.fs
+    if len(signal) < (LEARNING_PERIOD_S + 1) * fs:
+        return
+    # Recorded noise has the rate of MIT-BIH; records of another rate have simulated noise alone.
+    is_recorded = nstdb_dir is not None and fs == RECORDED_NOISE_HZ
+    for noise in NOISES if is_recorded else ():
+        noise_mv = read_noise(nstdb_dir or Path(), noise, fs=fs)
+        for snr_db in SNRS_DB:
+            noisy = add_noise(signal, noise_mv, annotations, snr_db=snr_db, fs=fs)
+            yield noise_condition(noise, snr_db), noisy
+    for name, simulate in SIMULATED_NOISES.items():
+        rng = np.random.default_rng(zlib.crc32(f"{record.name} {name}".encode()))
+        noise_mv = simulate(len(signal), fs=fs, rms_mv=1.0, rng=rng)
+        for snr_db in SNRS_DB:
+            noisy = add_noise(
+                signal, noise_mv, annotations, snr_db=snr_db, fs=fs, noise_adu_per_mv=None
+            )
+            yield noise_condition(name, snr_db), noisy
+
+
+def summarize_record(
+    record: Record,
+    annotations: Annotations,
+    *,
+    score: ConditionScorer,
+    own: Calls,
+    lead: str,
+    second_lead: str | None,
+    fold: int | None,
+    unreadable_s: float,
+) -> RecordScores:
+    """Put together the counts of one record.
+
+    Parameters
+    ----------
+    record : Record
+    annotations : Annotations
+        Of the record.
+    score : ConditionScorer
+        The counts in every condition.
+    own : Calls
+        The calls of the condition :data:`OWN`, for tables, runs, R-peaks and errors.
+    lead : str
+        The lead that they are of.
+    second_lead : str or None
+        The other lead that was scored.
+    fold : int or None
+        The network that judged it; None for that of all folds.
+    unreadable_s : float
+        Seconds of the lead that cannot be read.
+
+    """
+    fs = record.fs
     truth = truth_of(annotations, own.detections, fs=fs)
     is_scored = own.has_class & np.isin(truth, ["N", "S", "V", "O"])
     return RecordScores(
         name=record.name,
         subject=record.subject,
-        lead=own_lead,
+        lead=lead,
         second_lead=second_lead,
         duration_s=record.duration_s,
         annotated={name: int((annotations.beat_classes == name).sum()) for name in "NSVFQ"},
@@ -229,8 +291,10 @@ def score_record(
         peaks=score_peaks(annotations, detections=own.detections, fs=fs),
         probability_v=own.probability_v[is_scored],
         is_v=truth[is_scored] == "V",
-        unreadable_s=classified.prepared.unreadable_s,
-        errors=find_errors(record, lead=own_lead, annotations=annotations, calls=own),
+        unreadable_s=unreadable_s,
+        errors=find_errors(record, lead=lead, annotations=annotations, calls=own),
+        alarms=score.alarms,
+        selection=score.selection,
     )
 
 
@@ -239,79 +303,3 @@ def _annotations_of(record: Record) -> Annotations:
         msg = f"a record that is scored must have annotations, {record.name} has none"
         raise EvaluationError(msg)
     return record.annotations
-
-
-class _Scorer:
-    """Collects the counts of one record."""
-
-    def __init__(self, annotations: Annotations, fs: float, *, catalogue: Sequence[Rule]) -> None:
-        self._annotations = annotations
-        self._fs = fs
-        self._catalogue = catalogue
-        self.counts: dict[str, dict[Part, BeatCounts]] = {}
-        self.unguarded: dict[str, dict[Part, BeatCounts]] = {}
-        self.rules: dict[str, dict[str, tuple[int, int]]] = {}
-        self.alone: dict[str, dict[str, RuleAlone]] = {}
-
-    def add(self, condition: str, calls: Calls, parts: tuple[Part, ...]) -> None:
-        """Score the calls of one condition; the rules in the first part."""
-        self.counts[condition] = {part: self._score(calls, part) for part in parts}
-        plain = calls._replace(is_v=calls.is_v_unguarded)
-        self.unguarded[condition] = {part: self._score(plain, part) for part in parts}
-        self.rules[condition] = self._judge_rules(calls, parts[0])
-        self.alone[condition] = {
-            rule.value: self._judge_alone(calls, CATALOGUE.index(rule), parts[0])
-            for rule in self._catalogue
-        }
-
-    def _score(self, calls: Calls, part: Part) -> BeatCounts:
-        return add_up(
-            [
-                score_beats(
-                    self._annotations,
-                    detections=calls.detections,
-                    is_v=calls.is_v,
-                    is_readable=calls.has_class,
-                    fs=self._fs,
-                    start_s=start_s,
-                    stop_s=min(stop_s, calls.stop_s),
-                )
-                for start_s, stop_s in self._spans(calls, part)
-            ]
-        )
-
-    def _spans(self, calls: Calls, part: Part) -> list[tuple[float, float]]:
-        if part is Part.WHOLE:
-            return [(0.0, calls.stop_s)]
-        if part is Part.AFTER_5_MIN:
-            return [(LEARNING_PERIOD_S, calls.stop_s)]
-        # Beats behind the last annotation can only be extra detections in its segment.
-        last = max(
-            (a[-1] for a in (self._annotations.samples, calls.detections) if len(a)), default=0
-        )
-        starts = np.arange(LEARNING_PERIOD_S, last / self._fs, 2 * SEGMENT_S)
-        return [(float(start_s), float(start_s + SEGMENT_S)) for start_s in starts]
-
-    def _judge_rules(self, calls: Calls, part: Part) -> dict[str, tuple[int, int]]:
-        return {
-            rule: self._judge_changes(calls, calls.rule == rule, part)
-            for rule in sorted(set(calls.rule.tolist()) - {""})
-        }
-
-    def _judge_alone(self, calls: Calls, column: int, part: Part) -> RuleAlone:
-        is_changed = calls.proposed[:, column]
-        alone = calls._replace(is_v=calls.is_v_unguarded ^ is_changed)
-        fired, right = self._judge_changes(alone, is_changed, part)
-        return RuleAlone(counts=self._score(alone, part), fired=fired, right=right)
-
-    def _judge_changes(
-        self, calls: Calls, is_changed: NDArray[np.bool_], part: Part
-    ) -> tuple[int, int]:
-        """Count the changed classes that are scored, and the right ones of them."""
-        truth = truth_of(self._annotations, calls.detections, fs=self._fs)
-        time_s = calls.detections / self._fs
-        in_part = np.zeros(len(time_s), dtype=np.bool_)
-        for start_s, stop_s in self._spans(calls, part):
-            in_part |= (time_s >= start_s) & (time_s < stop_s)
-        fired = is_changed & calls.has_class & in_part & np.isin(truth, ["N", "S", "V", "O"])
-        return int(fired.sum()), int((fired & (calls.is_v == (truth == "V"))).sum())

@@ -25,11 +25,13 @@ from ecg_lib.evaluation.report.figures import (
     summarize_catalogue,
     summarize_conditions,
     summarize_rules,
+    summarize_selection,
 )
 from ecg_lib.evaluation.report.mistakes import BeatError
-from ecg_lib.evaluation.report.record_scores import Part, RecordScores
+from ecg_lib.evaluation.report.record_scores import RecordScores
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.evaluation.run_scoring import RunFigure, add_up_runs
-from ecg_lib.records.annotations import DS1, DS2, PACED, subject_of
+from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.noise import LEARNING_PERIOD_S, SEGMENT_S
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S
 
@@ -74,11 +76,14 @@ def summarize(
         "runs": _summarize_runs(scores),
         "r_peaks": _summarize_peaks(by_name, peaks),
         "reliability": _summarize_reliability(scores),
+        "selection": summarize_selection(by_name),
+        "databases": {},
+        "r_peaks_by_lead": None,
         "rule_guard": summarize_rules(by_name),
         "rule_catalogue": summarize_catalogue(by_name, bundle.config.rule_guard),
         "seeds": _summarize_seeds(bundle.metrics),
         "errors": [
-            _describe_error(error)
+            {"subject": by_name[error.record].subject, **_describe_error(error)}
             for error in sorted(
                 (error for score in scores for error in score.errors),
                 key=lambda error: (error.record, error.time_s),
@@ -183,15 +188,16 @@ def _summarize_peaks(
     listed: Document = {}
     for label, names in groups.items():
         if names and sorted(names) not in [sorted(group["records"]) for group in listed.values()]:
-            figures = _describe_peaks(add_up_peaks([every[name] for name in names]))
+            figures = describe_peaks(add_up_peaks([every[name] for name in names]))
             listed[label] = {"records": sorted(names), **figures}
     return {
         "groups": listed,
-        "by_record": {name: _describe_peaks(peaks) for name, peaks in sorted(every.items())},
+        "by_record": {name: describe_peaks(peaks) for name, peaks in sorted(every.items())},
     }
 
 
-def _describe_peaks(peaks: PeakScores) -> Document:
+def describe_peaks(peaks: PeakScores) -> Document:
+    """Compute the figures of R-peaks."""
     counts = peaks.counts
     low, high = peaks.spread_ms
     return {
@@ -252,7 +258,6 @@ def _summarize_seeds(metrics: Mapping[str, Any]) -> Document | None:
 def _describe_error(error: BeatError) -> Document:
     return {
         "record": error.record,
-        "subject": subject_of(error.record),
         "lead": error.lead,
         "time_s": round(error.time_s, 3),
         "truth": error.truth,

@@ -54,7 +54,7 @@ def _score(
 def test_a_perfect_classifier_has_nothing_against_it() -> None:
     counts = _score("NNVASN", "NNVNNN")
     assert counts == BeatCounts(
-        beats=6, found=6, v_beats=1, v_found=1, v_true=1, n_beats=5, n_true=5
+        beats=6, found=6, v_beats=1, v_found=1, v_true=1, n_beats=5, n_true=5, s_beats=2
     )
     assert counts.v_f1 == counts.v_f1_strict == counts.accuracy == 1
     assert counts.qrs_sensitivity == counts.qrs_predictivity == 1
@@ -68,7 +68,7 @@ def test_a_perfect_classifier_has_nothing_against_it() -> None:
         ("V", "N", {"v_wrong": 1}),
         ("V", ".", {"v_found": 0, "found": 0}),  # a missed V
         ("N", "V", {"v_false": 1, "n_wrong": 1}),
-        ("A", "V", {"v_false": 1, "n_wrong": 1}),
+        ("A", "V", {"v_false": 1, "n_wrong": 1, "s_wrong": 1}),
         ("A", "N", {"n_true": 1}),
         (".", "V", {"extra": 1, "v_false": 1}),  # an extra detection called V
         (".", "N", {"extra": 1, "other_true": 1}),
@@ -77,7 +77,7 @@ def test_a_perfect_classifier_has_nothing_against_it() -> None:
         ("/", "V", {"v_false_fq": 1}),
         ("Q", "V", {"v_false_fq": 1}),
         ("E", "V", {"v_true": 1}),
-        ("!", "V", {"extra": 1, "v_false": 1}),  # a flutter wave is no beat
+        ("!", "V", {"extra": 1, "v_false": 1}),  # a flutter wave is not a beat
         ("+", ".", {}),
     ],
 )
@@ -89,12 +89,13 @@ def test_each_outcome_counts_as_ec57_says(truth: str, found: str, expected: dict
         "v_beats": int(truth in "VE"),
         "v_found": int(truth in "VE"),
         "n_beats": int(truth in "NA"),
+        "s_beats": int(truth == "A"),
     }
     assert _score(truth, found) == BeatCounts(**(usual | expected))
 
 
 def test_figures_of_a_mixed_record_are_those_on_paper() -> None:
-    #                 v1 fn fn n1 fp n1 fq fp      (the last: no beat)
+    #                 v1 fn, fn n1 fp n1 fq fp      (the last: no beat)
     counts = _score("VVVNNAF.", "VN.NVNVV")
     assert (counts.v_beats, counts.v_true, counts.v_false, counts.v_false_fq) == (3, 1, 2, 1)
     assert counts.v_sensitivity == 1 / 3
@@ -132,7 +133,7 @@ def test_a_v_beat_that_cannot_be_read_is_missed() -> None:
     assert counts.v_f1 == 0
 
 
-def test_an_unreadable_extra_detection_is_no_false_v() -> None:
+def test_an_unreadable_extra_detection_is_not_a_false_v() -> None:
     assert _score(".", "V", unreadable=(0,)) == BeatCounts(extra=1)
 
 
@@ -314,7 +315,7 @@ def test_a_v_beat_in_what_cannot_be_read_is_missed_and_its_neighbour_is_not() ->
     assert counts.v_sensitivity == 0.5
 
 
-def test_an_extra_detection_in_flutter_is_no_false_v() -> None:
+def test_an_extra_detection_in_flutter_is_not_a_false_v() -> None:
     beats = [(1000, "["), (1200, "!"), (1400, "!"), (1600, "]"), (2000, "V")]
     counts = _score_at(beats, [(1200, "V"), (1300, "N"), (2000, "V")])
     assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1, in_flutter=2)

@@ -134,10 +134,20 @@ def test_the_least_difference_is_a_parameter() -> None:
 
 
 def test_other_subjects_cannot_be_compared() -> None:
-    champion = _challenger(counts=_subjects(11), dataset_version="d0")
+    champion = _challenger(counts=_subjects() | {"another": _counts()}, dataset_version="d0")
     decision = _decide(_challenger(), champion)
     assert _failed(decision) == ["better than champion"]
     assert "dataset d1 and d0 cover different subjects" in decision.reasons[0]
+
+
+def test_a_challenger_of_more_people_is_compared_on_those_that_both_have() -> None:
+    champion = _challenger(counts=_subjects(11, v_true=91), dataset_version="d0")
+    more = _challenger(counts=_subjects(11, v_true=95) | {"of another": _counts(v_true=70)})
+    better = _decide(more, champion)
+    assert better.is_promoted
+    assert "on the 11 of 12 subjects that both have" in better.reasons[-1]
+    worse = _challenger(counts=_subjects(11, v_true=90) | {"of another": _counts(v_true=99)})
+    assert _failed(_decide(worse, champion)) == ["better than champion"]
 
 
 def test_simulated_never_replaces_real_however_good_it_is() -> None:

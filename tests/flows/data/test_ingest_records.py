@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -16,9 +19,13 @@ from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.errors import ConfigurationError, DatasetError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS1, DS2, PACED
-from flows.data import ingest_records as module
-from flows.data.dataset_versions import BrokenRecord, PreparedRecord, Role, load_version
-from flows.data.ingest_records import Records, Source, ingest_records, prepare_records
+from ecg_lib.records.record import Record, write_wfdb
+from flows.data import record_preparation, record_sources
+from flows.data.databases import MITDB, Role
+from flows.data.dataset_versions import BrokenRecord, PreparedRecord, load_version
+from flows.data.ingest_records import ingest_records, prepare_records
+from flows.data.record_sources import Records, Source, of_directory, simulate
+from flows.doors.download import UnreachableError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -31,13 +38,13 @@ PUBLISHED = {
 
 @pytest.fixture
 def small_cohort(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SIMULATED_PATIENTS", 6)
-    monkeypatch.setattr(module, "SIMULATED_DURATION_S", 60.0)
+    monkeypatch.setattr(record_sources, "SIMULATED_PATIENTS", 6)
+    monkeypatch.setattr(record_sources, "SIMULATED_DURATION_S", 60.0)
 
 
 @pytest.fixture
 def simulated(small_cohort: None) -> Records:
-    return module._simulate(Settings())
+    return simulate(Settings())
 
 
 def _prepare(records: Records) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
@@ -70,7 +77,7 @@ def test_a_second_run_finds_everything_done(
         msg = "a prepared record was prepared again"
         raise AssertionError(msg)
 
-    monkeypatch.setattr(module, "prepare_one", refuse)
+    monkeypatch.setattr(record_preparation, "prepare_one", refuse)
     assert ingest_records(source=Source.SIMULATOR) == first
 
 
@@ -108,12 +115,13 @@ def test_too_many_broken_records_fail_the_run(simulated: Records, small_cohort: 
 _KILLED = """
 import sys
 from pathlib import Path
-from ecg_lib.classifier.bundle import DataSource
-from flows.data.ingest_records import Records, _prepare_all
+from flows.data.databases import SIMULATED
+from flows.data.record_preparation import prepare_all
+from flows.data.record_sources import Records
 names = tuple(sys.argv[3:])
 target = Path(sys.argv[2])
 target.mkdir(parents=True)
-for record in _prepare_all(Records(Path(sys.argv[1]), names, DataSource.SIMULATED, {}), target):
+for record in prepare_all(Records(Path(sys.argv[1]), names, SIMULATED, {}), target):
     print(record.name, flush=True)
 """
 
@@ -171,6 +179,57 @@ def test_without_data_and_network_the_simulator_is_used_and_said(
     assert any("NO REAL DATA" in message and "SIMULATED" in message for message in messages)
 
 
+def test_several_databases_make_one_version_and_noise_alone_is_not_the_latest(
+    small_cohort: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = simulate(Settings())
+    noise = Record(name="bw", fs=360.0, leads=("noise1",), signals_mv=np.ones((3600, 1), "f4"))
+    write_wfdb(noise, tmp_path / "nstdb")
+    write_wfdb(replace(noise, name="ma"), tmp_path / "nstdb")
+    monkeypatch.setattr(record_sources, "expected_sha256", lambda _: {})
+    monkeypatch.setenv("ECG_NSTDB_DIR", str(tmp_path / "nstdb"))
+    table = tmp_path / "subjects.csv"
+    table.write_text("record,subject,part\nsim001,Ann,\nsim002,Ann,\nsim003,,test\n")
+    with pytest.raises(DatasetError, match="n_folds must be 2 to 4 subjects, got 5"):
+        ingest_records(databases=["own"], directory=simulated.directory, subjects=table)
+    table.write_text("record,subject,part\nsim003,,test\n")
+    version = ingest_records(
+        databases=["own", "nstdb"], directory=simulated.directory, subjects=table
+    )
+    made = load_version(Settings().datasets_dir, version)
+    assert made.databases == ("nstdb", "own")
+    assert made.data_source is DataSource.RECORDS
+    assert [one.name for one in made.records_of(Role.TEST)] == ["own:sim003"]
+    assert [one.name for one in made.records_of(Role.NOISE)] == ["nstdb:bw", "nstdb:ma"]
+    assert all(made.read_source(one).fs == 360.0 for one in made.records)
+    of_noise = ingest_records(databases=["nstdb"])
+    assert load_version(Settings().datasets_dir).version == version != of_noise
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"databases": ["own"]}, "needs both"),
+        ({"databases": ["mitdb"], "directory": "somewhere"}, "needs both"),
+        ({"databases": ["mitdb", "svdb"], "source": "simulator"}, "the simulator stands for mitdb"),
+    ],
+)
+def test_parameters_that_do_not_belong_together_are_refused(
+    parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        ingest_records(**parameters)
+
+
+def test_another_database_is_never_replaced_by_the_simulator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ECG_SVDB_DIR", raising=False)
+    monkeypatch.setenv("ECG_PHYSIONET_URL", "http://127.0.0.1:9/mitdb/1.0.0/")
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9/svdb/1\.0\.0/ must answer"):
+        ingest_records(databases=["svdb"])
+
+
 @pytest.mark.data
 def test_all_48_records_have_the_published_counts(mitdb_dir: Path) -> None:
     version = load_version(Settings().datasets_dir, ingest_records())
@@ -195,7 +254,7 @@ def test_a_changed_real_record_is_quarantined(mitdb_dir: Path, tmp_path: Path) -
     changed = bytearray((tmp_path / "106.dat").read_bytes())
     changed[0] ^= 1
     (tmp_path / "106.dat").write_bytes(changed)
-    records = module._mitdb(tmp_path)._replace(names=names)
+    records = of_directory(MITDB, tmp_path)._replace(names=names)
     _, broken = _prepare(records)
     assert [record.name for record in broken] == ["106"]
     assert "published SHA-256" in broken[0].reason

@@ -20,6 +20,7 @@ from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from ecg_lib.training.datasets import BeatDataset, build_beats
 from ecg_lib.training.views import View
 from flows.data import prepared_views as module
+from flows.data.databases import MITDB
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
@@ -28,8 +29,8 @@ from flows.data.dataset_versions import (
     make_version,
     prepared_key,
 )
-from flows.data.ingest_records import prepare_one
 from flows.data.prepared_views import PreparedViews, records_dir, remove_outdated
+from flows.data.record_preparation import prepare_one
 from flows.data.training_data import SCORING_VIEWS, ViewPlan, cut_beats
 
 NAMES = ("101", "106", "108", "100", "102")  # DS1, DS2 and a paced one, by their names alone
@@ -50,7 +51,9 @@ def version(datasets_dir: Path) -> DatasetVersion:
             name, patient=draw_patient(40 + number), duration_s=61.0, seed=number
         )
         write_wfdb(record, source)
-        found = prepare_one(source, name, hash_files(source, name), records_dir(datasets_dir))
+        found = prepare_one(
+            source, name, hash_files(source, MITDB.files_of(name)), records_dir(datasets_dir)
+        )
         assert isinstance(found, PreparedRecord)
         prepared.append(found)
     for number, name in enumerate(("a", "b")):  # a version has five subjects at least

@@ -45,7 +45,7 @@ ONLY_DAT = {"900.dat": FILES["900.dat"]}
 
 @dataclass(frozen=True)
 class Request:
-    """What the server was asked for and how much of a body it sent."""
+    """A request that the server received, and how much of a body it sent."""
 
     name: str
     headers: dict[str, str]
@@ -71,8 +71,9 @@ class Handler(BaseHTTPRequestHandler):
         return cast("Server", self.server)
 
     def do_HEAD(self) -> None:
+        content = self.owner.contents.get(self.path.rsplit("/", 1)[-1], b"")
         self.send_response(200)
-        self.send_header("Content-Length", "0")
+        self.send_header("Content-Length", str(len(content)))
         self.end_headers()
 
     def do_GET(self) -> None:

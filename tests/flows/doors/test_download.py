@@ -20,7 +20,7 @@ from flows.doors.download import (
     WrongContentError,
 )
 from flows.doors.physionet import (
-    download_mitdb,
+    download_files,
 )
 from tests.flows.doors.file_server import (
     CONTENTS,
@@ -41,7 +41,7 @@ from tests.flows.doors.file_server import (
 
 def test_everything_is_fetched(server: Server, tmp_path: Path) -> None:
     directory = tmp_path / "new" / "mitdb"
-    report = download_mitdb(directory, base_url=server.url, files=FILES, limits=QUICK)
+    report = download_files(directory, base_url=server.url, files=FILES, limits=QUICK)
     assert read_all(directory) == CONTENTS
     assert (report.files_fetched, report.files_kept) == (4, 0)
     assert report.bytes_fetched == sum(len(content) for content in CONTENTS.values())
@@ -51,9 +51,9 @@ def test_everything_is_fetched(server: Server, tmp_path: Path) -> None:
 
 
 def test_second_run_sends_no_request(server: Server, tmp_path: Path) -> None:
-    download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
     server.requests.clear()
-    report = download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
     assert server.requests == []
     assert (report.files_fetched, report.files_kept, report.bytes_fetched) == (0, 4, 0)
 
@@ -62,23 +62,23 @@ def test_address_without_slash_at_its_end_is_the_same_address(
     server: Server, tmp_path: Path
 ) -> None:
     url = server.url.rstrip("/")
-    assert download_mitdb(tmp_path, base_url=url, files=FILES, limits=QUICK).files_fetched == 4
+    assert download_files(tmp_path, base_url=url, files=FILES, limits=QUICK).files_fetched == 4
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1], lambda content: content[::-1]])
 def test_file_that_is_there_but_wrong_is_replaced(
     server: Server, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
-    download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
     (tmp_path / "900.dat").write_bytes(damage(CONTENTS["900.dat"]))
-    report = download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
     assert (report.files_fetched, report.files_kept) == (1, 3)
     assert read_all(tmp_path) == CONTENTS
 
 
 def test_half_downloaded_file_of_an_earlier_call_is_resumed(server: Server, tmp_path: Path) -> None:
     (tmp_path / "900.dat.part").write_bytes(CONTENTS["900.dat"][:100_000])
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     (request,) = server.requests
     assert request.byte_range == "bytes=100000-"
     assert request.n_sent == 95_000
@@ -90,7 +90,7 @@ def test_whole_file_that_only_lacks_its_name_is_not_fetched_again(
     server: Server, tmp_path: Path
 ) -> None:
     (tmp_path / "900.dat.part").write_bytes(CONTENTS["900.dat"])
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert server.requests == []
     assert (report.files_fetched, report.bytes_fetched) == (1, 0)
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -108,7 +108,7 @@ def test_half_downloaded_file_of_something_else_is_thrown_away(
     server: Server, tmp_path: Path, left_over: bytes, ranges: list[str | None]
 ) -> None:
     (tmp_path / "900.dat.part").write_bytes(left_over)
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == ranges
     assert report.bytes_resumed == 0
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -116,7 +116,7 @@ def test_half_downloaded_file_of_something_else_is_thrown_away(
 
 def test_connection_dropped_in_the_body_is_continued(server: Server, tmp_path: Path) -> None:
     server.faults["900.dat"].append(drop_after(120_000))
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     first, second = server.requests
     assert first.byte_range is None
     assert second.byte_range == "bytes=120000-"
@@ -134,7 +134,7 @@ def test_file_that_changed_between_two_attempts_is_not_mixed(
         handler.owner.etag = '"two"'
 
     server.faults["900.dat"].append(drop_and_change)
-    download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert server.requests[-1].headers["if-range"] == '"one"'
     assert server.requests[-1].n_sent == 195_000
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -143,7 +143,7 @@ def test_file_that_changed_between_two_attempts_is_not_mixed(
 def test_weak_etag_is_not_used_to_continue(server: Server, tmp_path: Path) -> None:
     server.etag = 'W/"one"'
     server.faults["900.dat"].append(drop_after(120_000))
-    download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert "if-range" not in server.requests[-1].headers
     assert server.requests[-1].n_sent == 75_000
 
@@ -153,7 +153,7 @@ def test_server_that_ignores_ranges_sends_the_file_from_its_start(
 ) -> None:
     (tmp_path / "900.dat.part").write_bytes(CONTENTS["900.dat"][:100_000])
     server.faults["900.dat"].append(ignore_range)
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == ["bytes=100000-"]
     assert (report.bytes_fetched, report.bytes_resumed) == (195_000, 0)
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -164,7 +164,7 @@ def test_range_that_the_server_cannot_satisfy_restarts_the_file(
 ) -> None:
     (tmp_path / "900.dat.part").write_bytes(CONTENTS["900.dat"][:100_000])
     server.faults["900.dat"].append(answer(416))
-    download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == ["bytes=100000-", None]
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
 
@@ -180,7 +180,7 @@ def test_answer_with_another_range_than_asked_for_restarts_the_file(
 
     (tmp_path / "900.dat.part").write_bytes(CONTENTS["900.dat"][:100_000])
     server.faults["900.dat"].append(send_other_range)
-    download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == ["bytes=100000-", None]
     expected = "must send bytes 100000-194999/195000, got 'bytes 99999-194998/195000'"
     assert expected in caplog.text
@@ -193,7 +193,7 @@ def test_busy_server_is_asked_again_after_the_time_it_names(
 ) -> None:
     server.faults["900.dat"].append(answer(status, Retry_After="1"))
     started_s = time.monotonic()
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert 1.0 <= time.monotonic() - started_s < 3.0
     assert report.retries == 1
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -206,20 +206,20 @@ def test_server_cannot_ask_for_a_longer_wait_than_the_limit(
     server.faults["900.dat"].append(answer(503, Retry_After=retry_after))
     limits = DownloadLimits(backoff_s=0.01, max_wait_s=0.3)
     started_s = time.monotonic()
-    download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
+    download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
     assert 0.3 <= time.monotonic() - started_s < 3.0
 
 
 def test_unreadable_or_past_retry_after_does_not_matter(server: Server, tmp_path: Path) -> None:
     server.faults["900.dat"].append(answer(503, Retry_After="soon"))
     server.faults["900.dat"].append(answer(503, Retry_After="Thu, 01 Jan 1970 00:00:00 GMT"))
-    assert download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK).retries == 2
+    assert download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK).retries == 2
 
 
 def test_server_that_stays_busy_is_given_up_on(server: Server, tmp_path: Path) -> None:
     server.faults["900.dat"].extend([answer(503)] * 3)
     with pytest.raises(UnreachableError, match=r"900\.dat must come in 3 attempts, got 503"):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert len(server.requests) == 3
 
 
@@ -229,7 +229,7 @@ def test_refused_file_fails_at_once_and_names_its_address(
 ) -> None:
     server.faults["900.dat"].append(answer(status))
     with pytest.raises(DownloadError) as caught:
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert f"{server.url}900.dat must answer 200 or, to a range, 206, got {status}" in str(
         caught.value
     )
@@ -240,7 +240,7 @@ def test_refused_file_fails_at_once_and_names_its_address(
 
 def test_wrong_content_is_tried_once_more(server: Server, tmp_path: Path) -> None:
     server.faults["900.dat"].append(send_wrong_bytes)
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == [None, None]
     assert (report.retries, report.bytes_fetched) == (1, 390_000)
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -249,7 +249,7 @@ def test_wrong_content_is_tried_once_more(server: Server, tmp_path: Path) -> Non
 def test_wrong_content_twice_is_an_error_and_leaves_no_file(server: Server, tmp_path: Path) -> None:
     server.contents["900.dat"] = CONTENTS["900.dat"][::-1]
     with pytest.raises(WrongContentError) as caught:
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     found = hashlib.sha256(server.contents["900.dat"]).hexdigest()
     assert f"900.dat must have SHA-256 {FILES['900.dat'].sha256}, got {found}" in str(caught.value)
     assert len(server.requests) == 2
@@ -268,14 +268,14 @@ def test_page_in_place_of_the_file_is_refused_before_its_body(
     with pytest.raises(
         WrongContentError, match="must have 195000 bytes, got 10000000 of text/html"
     ):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert read_all(tmp_path) == {}
 
 
 def test_body_without_end_is_refused_at_the_expected_size(server: Server, tmp_path: Path) -> None:
     server.faults["900.dat"].extend([send_without_end] * 2)
     with pytest.raises(WrongContentError, match="must have 195000 bytes, got more"):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert len(server.requests) == 2
     assert read_all(tmp_path) == {}
 
@@ -292,7 +292,7 @@ def test_body_without_end_never_fills_the_disk(
     server.faults["900.dat"].extend([send_without_end] * 2)
     monkeypatch.setattr(Path, "unlink", note_size)
     with pytest.raises(WrongContentError):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert len(sizes) == 2
     assert all(0 < size <= 195_000 for size in sizes)
 
@@ -305,7 +305,7 @@ def test_compressed_body_is_refused(server: Server, tmp_path: Path) -> None:
 
     server.faults["900.dat"].append(send_compressed)
     with pytest.raises(DownloadError, match="must come without Content-Encoding, got gzip"):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
 
 
 def test_silent_server_hits_the_time_out_and_the_file_is_continued(
@@ -314,7 +314,7 @@ def test_silent_server_hits_the_time_out_and_the_file_is_continued(
     server.faults["900.dat"].append(stall_after(50_000))
     limits = DownloadLimits(read_timeout_s=0.3, backoff_s=0.01)
     started_s = time.monotonic()
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
     assert 0.3 <= time.monotonic() - started_s < 3.0
     assert server.requests[-1].byte_range == "bytes=50000-"
     assert report.retries == 1
@@ -324,7 +324,7 @@ def test_silent_server_is_an_error_in_the_end(server: Server, tmp_path: Path) ->
     server.faults["900.dat"].extend([stall_after(0)] * 2)
     limits = DownloadLimits(read_timeout_s=0.2, attempts=2, backoff_s=0.01)
     with pytest.raises(UnreachableError, match="in 2 attempts, got ReadTimeout"):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=limits)
 
 
 def test_one_failing_file_ends_the_download_of_all(server: Server, tmp_path: Path) -> None:
@@ -332,7 +332,7 @@ def test_one_failing_file_ends_the_download_of_all(server: Server, tmp_path: Pat
     server.faults["900.hea"].append(answer(404))
     started_s = time.monotonic()
     with pytest.raises(DownloadError, match="404"):
-        download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK)
     assert time.monotonic() - started_s < 4.0
     assert "901.dat" not in read_all(tmp_path)
 
@@ -358,7 +358,7 @@ def test_nothing_goes_on_after_a_failed_download(server: Server, tmp_path: Path)
     server.faults["900.hea"].append(refuse_when_the_other_has_begun)
     limits = DownloadLimits(connections=2)
     with pytest.raises(DownloadError, match="404"):
-        download_mitdb(tmp_path, base_url=server.url, files=files, limits=limits)
+        download_files(tmp_path, base_url=server.url, files=files, limits=limits)
     is_released.set()
     for thread in threading.enumerate():
         if thread.name.startswith("physionet-"):
@@ -372,7 +372,7 @@ def test_nothing_goes_on_after_a_failed_download(server: Server, tmp_path: Path)
 def test_closed_port_is_an_error_that_names_the_reason(closed_url: str, tmp_path: Path) -> None:
     started_s = time.monotonic()
     with pytest.raises(UnreachableError, match="in 3 attempts, got ConnectError"):
-        download_mitdb(tmp_path, base_url=closed_url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=closed_url, files=ONLY_DAT, limits=QUICK)
     assert time.monotonic() - started_s < 3.0
     assert read_all(tmp_path) == {}
 
@@ -383,7 +383,7 @@ def test_password_of_a_mirror_is_sent_and_never_shown(
     server.faults["900.dat"].extend([answer(503), answer(404)])
     url = server.url.replace("http://", "http://someone:pass-word@")
     with caplog.at_level(logging.DEBUG), pytest.raises(DownloadError) as caught:
-        download_mitdb(tmp_path, base_url=url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=url, files=ONLY_DAT, limits=QUICK)
     assert all(r.headers["authorization"].startswith("Basic ") for r in server.requests)
     assert "pass-word" not in str(caught.value) + caplog.text
 
@@ -423,7 +423,7 @@ def test_progress_counts_bytes_in_the_thread_of_the_caller(server: Server, tmp_p
         threads.add(threading.get_ident())
 
     limits = DownloadLimits(read_timeout_s=0.6, backoff_s=0.01)
-    download_mitdb(
+    download_files(
         tmp_path, base_url=server.url, files=FILES, limits=limits, on_progress=on_progress
     )
     assert threads == {threading.get_ident()}
@@ -442,7 +442,7 @@ def test_error_in_the_progress_of_the_caller_ends_the_download(
             raise OSError("the terminal is gone")
 
     with pytest.raises(OSError, match="the terminal is gone"):
-        download_mitdb(
+        download_files(
             tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK, on_progress=complain
         )
     assert "900.dat" not in read_all(tmp_path)
@@ -454,7 +454,7 @@ def test_full_disk_is_named(server: Server, tmp_path: Path) -> None:
     with pytest.raises(
         DownloadError, match=r"the disk must have room for .*900\.dat, got No space"
     ):
-        download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert not (tmp_path / "900.dat").exists()
 
 
@@ -462,4 +462,4 @@ def test_directory_that_is_a_file_is_named(server: Server, tmp_path: Path) -> No
     directory = tmp_path / "mitdb"
     directory.write_text("not a directory")
     with pytest.raises(DownloadError, match="mitdb must be readable and writable, got File exists"):
-        download_mitdb(directory, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+        download_files(directory, base_url=server.url, files=ONLY_DAT, limits=QUICK)

@@ -19,14 +19,13 @@ import pytest
 
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.records.annotations import MITDB_RECORDS
+from flows.data.databases import expected_sha256, read_published_files
 from flows.doors.download import (
     UnreachableError,
 )
 from flows.doors.physionet import (
     check_reachable,
-    download_mitdb,
-    expected_sha256,
-    read_published_files,
+    download_files,
 )
 from tests.flows.doors.file_server import (
     CONTENTS,
@@ -112,7 +111,7 @@ def test_address_that_is_none_is_refused(base_url: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="base_url must be an http or https address"):
         check_reachable(base_url)
     with pytest.raises(ConfigurationError, match="base_url must be an http or https address"):
-        download_mitdb(tmp_path, base_url=base_url, files=FILES)
+        download_files(tmp_path, base_url=base_url, files=FILES)
 
 
 def test_two_downloads_to_one_directory_do_not_disturb_each_other(
@@ -121,7 +120,7 @@ def test_two_downloads_to_one_directory_do_not_disturb_each_other(
     reports = []
 
     def download() -> None:
-        reports.append(download_mitdb(tmp_path, base_url=server.url, files=FILES, limits=QUICK))
+        reports.append(download_files(tmp_path, base_url=server.url, files=FILES, limits=QUICK))
 
     threads = [threading.Thread(target=download) for _ in range(3)]
     for thread in threads:
@@ -139,10 +138,10 @@ def downloading_process(server: Server, directory: Path) -> Iterator[subprocess.
     code = f"""
 import signal
 from pathlib import Path
-from flows.doors.physionet import PublishedFile, download_mitdb
+from flows.doors.physionet import PublishedFile, download_files
 # A shell has those that it starts in the background ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
-download_mitdb(
+download_files(
     Path({str(directory)!r}),
     base_url={server.url!r},
     files={{"900.dat": PublishedFile{tuple(FILES["900.dat"])!r}}},
@@ -170,7 +169,7 @@ def test_killed_process_is_continued_by_the_next_call(server: Server, tmp_path: 
     assert set(read_all(tmp_path)) == {"900.dat.part"}
     n_there = (tmp_path / "900.dat.part").stat().st_size
     server.requests.clear()
-    report = download_mitdb(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
+    report = download_files(tmp_path, base_url=server.url, files=ONLY_DAT, limits=QUICK)
     assert [request.byte_range for request in server.requests] == [f"bytes={n_there}-"]
     assert (report.bytes_resumed, report.bytes_fetched) == (n_there, 195_000 - n_there)
     assert read_all(tmp_path) == {"900.dat": CONTENTS["900.dat"]}
@@ -197,8 +196,8 @@ def test_whole_database_is_fetched_and_verified(tmp_path: Path) -> None:
         pytest.skip("ECG_MITDB_DIR is not set: no MIT-BIH records to serve")
     contents = {name: (Path(source) / name).read_bytes() for name in expected_sha256()}
     with served(contents) as server:
-        report = download_mitdb(tmp_path, base_url=server.url)
-        again = download_mitdb(tmp_path, base_url=server.url)
+        report = download_files(tmp_path, base_url=server.url, files=read_published_files())
+        again = download_files(tmp_path, base_url=server.url, files=read_published_files())
         assert len(server.requests) == 144
     assert (report.files_fetched, report.files_kept, report.retries) == (144, 0, 0)
     assert report.bytes_fetched == sum(file.size_bytes for file in read_published_files().values())

@@ -19,7 +19,8 @@ from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.evaluation.report.conditions import EvaluationError
 from ecg_lib.evaluation.report.figures import conditions_in_order
 from ecg_lib.evaluation.report.page import write_page
-from ecg_lib.evaluation.report.record_scores import Extent, Part
+from ecg_lib.evaluation.report.record_scores import Extent
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.evaluation.report.summary import SCHEMA, _describe_bundle
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
@@ -27,12 +28,12 @@ from ecg_lib.records.noise import baseline_wander, muscle_noise
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from flows.data.databases import MITDB
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
     hash_files,
     make_version,
-    role_of,
     save_version,
 )
 from flows.evaluation import ds2_opening as opening
@@ -77,8 +78,8 @@ def version(places: Settings) -> DatasetVersion:
     records = [
         PreparedRecord(
             name=name,
-            role=role_of(name),
-            files=hash_files(directory, name),
+            role=MITDB.roles[name],
+            files=hash_files(directory, MITDB.files_of(name)),
             prepared="",
             duration_s=DURATION_S,
             lead="MLII",
@@ -121,11 +122,12 @@ def test_the_layout_is_what_is_documented(out_of_fold: Evaluation) -> None:
     assert set(document) == {
         "schema", "title", "kind", "reason", "data", "made_at", "seconds", "extent",
         "code_commit", "bundle", "method", "records", "conditions", "beat_table", "runs",
-        "r_peaks", "reliability", "rule_guard", "rule_catalogue", "seeds", "errors", "missing",
+        "r_peaks", "r_peaks_by_lead", "databases", "selection", "reliability", "rule_guard",
+        "rule_catalogue", "seeds", "errors", "missing",
     }  # fmt: skip
     own = document["conditions"]["own_r_peaks"]
     assert set(own) == {"label", "parts", "without_shared_subject"}
-    assert set(own["parts"]["whole"]) == {"figures", "counts", "by_record"}
+    assert set(own["parts"]["whole"]) == {"figures", "counts", "by_record", "alarms"}
     assert set(own["parts"]["whole"]["figures"]["v_f1"]) == {
         "gross", "low", "high", "average", "leave_one_out",
     }  # fmt: skip

@@ -98,6 +98,9 @@ COUNTS = BeatCounts(
 )  # fmt: skip
 
 
+FS = {"101": 360.0, "106": 360.0}
+
+
 def _holding(
     bundle: Bundle, directory: Path, *, stated: BeatCounts, views: tuple[str, ...]
 ) -> Bundle:
@@ -124,7 +127,7 @@ def test_the_gate_scores_the_whole_records_of_a_bundle_again(
     toy_bundle: Bundle, tmp_path: Path, views: tuple[str, ...]
 ) -> None:
     bundle = _holding(toy_bundle, tmp_path / "bundle", stated=COUNTS, views=views)
-    assert count_again(bundle, {"101": TRUTH}) == {"101": COUNTS}
+    assert count_again(bundle, {"101": TRUTH}, fs=FS, subjects={}) == {"101": COUNTS}
 
 
 def test_figures_that_are_not_those_of_the_predictions_are_refused(
@@ -133,10 +136,10 @@ def test_figures_that_are_not_those_of_the_predictions_are_refused(
     flattering = replace(COUNTS, v_true=3, v_wrong=0)
     bundle = _holding(toy_bundle, tmp_path / "b", stated=flattering, views=("0 deg, whole",))
     with pytest.raises(BundleIntegrityError, match="they differ for 101"):
-        count_again(bundle, {"101": TRUTH})
+        count_again(bundle, {"101": TRUTH}, fs=FS, subjects={})
 
 
 def test_a_subject_without_predictions_is_refused(toy_bundle: Bundle, tmp_path: Path) -> None:
     bundle = _holding(toy_bundle, tmp_path / "b", stated=COUNTS, views=("0 deg, whole",))
     with pytest.raises(BundleIntegrityError, match="they differ for 106"):
-        count_again(bundle, {"101": TRUTH, "106": TRUTH})
+        count_again(bundle, {"101": TRUTH, "106": TRUTH}, fs=FS, subjects={})

@@ -14,10 +14,10 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.datasets import build_beats, join_records
+from flows.data.databases import SIMULATED, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
-    Role,
     hash_files,
     make_version,
 )
@@ -47,7 +47,7 @@ def version(records: tuple[Path, list[Record]]) -> DatasetVersion:
         PreparedRecord(
             name=record.name,
             role=Role.DEVELOPMENT,
-            files=hash_files(directory, record.name),
+            files=hash_files(directory, SIMULATED.files_of(record.name)),
             prepared="",
             duration_s=record.duration_s,
             lead="MLII",

@@ -1,17 +1,32 @@
-"""Write WFDB annotations."""
+"""Read and write WFDB annotation files (WFDB annot(5))."""
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
-_CODE_OF_SYMBOL: Final = {"N": 1, "V": 5, "/": 12, "Q": 13, "~": 14, "!": 31, "[": 32, "]": 33}
+from ecg_lib.records.annotations import SYMBOL_OF_CODE
+
+_RESOLUTION: Final = re.compile(rb"## time resolution: (\d+(?:\.\d+)?)")
+_BEGINNING_BYTES: Final = 4096
+
+_WRITTEN: Final = frozenset("NV/Q~![]")
+_CODE_OF_SYMBOL: Final = {
+    symbol: code for code, symbol in SYMBOL_OF_CODE.items() if symbol in _WRITTEN
+}
+
+
+def find_time_resolution(content: bytes) -> float | None:
+    """Find the ticks a second that an annotation file states; None when they are samples."""
+    found = _RESOLUTION.search(content, 0, _BEGINNING_BYTES)
+    return float(found[1]) if found else None
 
 
 def encode_annotations(samples: NDArray[np.int64], symbols: NDArray[np.str_]) -> bytes:
-    """Encode annotations in MIT format (WFDB annot(5)).
+    """Encode annotations in MIT format.
 
     ``wfdb.wrann`` takes seconds for the beats of a day.
 

@@ -45,7 +45,7 @@ def _cut(record: Record, signal: NDArray[np.float32]) -> Record:
 
 def _call_strips(classifier: BeatClassifier, record: Record) -> Calls:
     strips = prepare_scored_view(record, ScoredView(strip_s=10))
-    return call_strips(classifier, strips, strip_s=10)
+    return call_strips(classifier, strips, strip_s=10, fs=FS)
 
 
 def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Record) -> None:
@@ -53,7 +53,8 @@ def test_strips_are_classified_each_alone(classifier: BeatClassifier, minute: Re
     calls = _call_strips(classifier, minute)
     assert calls.stop_s == 60.0
     assert (np.diff(calls.detections) >= 0).all()
-    third = calls_of(classifier.classify(signal[7200:10800], fs=FS), classifier.config.rule_guard)
+    alone = classifier.classify(signal[7200:10800], fs=FS)
+    third = calls_of(alone, classifier.config.rule_guard, fs=FS)
     inside = (calls.detections >= 7200) & (calls.detections < 10800)
     np.testing.assert_array_equal(calls.detections[inside], third.detections + 7200)
     np.testing.assert_array_equal(calls.probability_v[inside], third.probability_v)
@@ -131,6 +132,7 @@ def _calls(detections: list[int], is_v: list[bool], probability_v: list[float]) 
         probability_v=np.array(probability_v),
         proposed=np.zeros((len(detections), len(CATALOGUE)), dtype=np.bool_),
         has_class=np.ones(len(detections), dtype=np.bool_),
+        quality=np.ones(len(detections), dtype=np.float32),
     )
 
 

@@ -1,0 +1,188 @@
+"""Check, read and prepare records, each in a process of its own, and keep what was prepared."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from ecg_lib.errors import CorruptRecordError, EcgError, RecordNotFoundError
+from ecg_lib.records.annotations import count_classes
+from ecg_lib.records.atomic_files import write_whole
+from flows.data.databases import MITDB, SIMULATED, Database, Role, list_record_files
+from flows.data.dataset_versions import (
+    BrokenRecord,
+    PreparedRecord,
+    RecordIdentity,
+    hash_files,
+    identify,
+    prepared_key,
+    read_source,
+)
+from flows.data.prepared_views import (
+    INGESTED_VIEWS,
+    WHOLE_RECORD,
+    write_annotations,
+    write_view,
+)
+from flows.data.record_sources import Records
+from flows.doors.parallel import N_PROCESSES, run_in_processes
+
+_SUMMARY: Final = "summary.json"
+
+
+def prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | BrokenRecord]:
+    """Yield the records that are prepared already, then those that two processes prepare."""
+    with ThreadPoolExecutor(N_PROCESSES) as pool:
+        hashes = dict(
+            zip(records.names, pool.map(partial(_hash, records), records.names), strict=True)
+        )
+    waiting: list[str] = []
+    for name, (files, reason) in hashes.items():
+        known = reason or _reason_broken(files, records)
+        if known:
+            yield BrokenRecord(
+                name=records.database.full_name(name),
+                reason=known,
+                database=records.database.name,
+            )
+        elif (done := _find_prepared(target / _key(records.database, name, files))) is not None:
+            yield done
+        else:
+            waiting.append(name)
+    if waiting:
+        jobs = [
+            partial(prepare_one, records.directory, name, hashes[name][0], target, records.database)
+            for name in waiting
+        ]
+        yield from run_in_processes(jobs, is_ordered=False)
+
+
+def _hash(records: Records, name: str) -> tuple[dict[str, str], str]:
+    """Hash the files of a record; with a reason when its header does not name them."""
+    try:
+        files = list_record_files(records.directory, records.database, name)
+    except EcgError as error:
+        return {}, str(error)
+    found = hash_files(records.directory, files)
+    missing = [file for file in files if file not in found]
+    return found, f"missing: {', '.join(missing)}" if missing else ""
+
+
+def _reason_broken(files: dict[str, str], records: Records) -> str:
+    for file_name, found in files.items():
+        published = records.sha256.get(file_name, found)
+        if found != published:
+            return f"{file_name} must have the published SHA-256 {published[:12]}, got {found[:12]}"
+    return ""
+
+
+def _find_prepared(directory: Path) -> PreparedRecord | None:
+    from pydantic import TypeAdapter
+
+    summary = directory / _SUMMARY
+    if not summary.is_file():
+        return None
+    return TypeAdapter(PreparedRecord).validate_json(summary.read_bytes())
+
+
+def _identity(database: Database, name: str) -> RecordIdentity:
+    person = database.person_of(name)
+    has_one = len(database.annotations) == 1
+    return RecordIdentity(
+        name=database.full_name(name),
+        person=None if database.name in {MITDB.name, SIMULATED.name} else person,
+        annotations=database.annotations[0] if has_one else "",
+    )
+
+
+def _role(database: Database, name: str) -> Role:
+    return database.roles.get(name, Role.DEVELOPMENT)
+
+
+def _key(database: Database, name: str, files: dict[str, str]) -> str:
+    of = _identity(database, name)
+    identity = identify(database.name, of.name, _role(database, name), of.person, of.annotations)
+    return prepared_key(files, identity=identity)
+
+
+def prepare_one(
+    directory: Path,
+    name: str,
+    files: dict[str, str],
+    target: Path,
+    database: Database = MITDB,
+) -> PreparedRecord | BrokenRecord:
+    """Read and prepare one record, in its own process; a broken record is reported, not raised."""
+    try:
+        return _prepare(directory, name, files, target / _key(database, name, files), database)
+    except (CorruptRecordError, RecordNotFoundError) as error:
+        reason = str(error)
+    except EcgError as error:
+        reason = f"cannot be prepared: {error}"
+    return BrokenRecord(name=database.full_name(name), reason=reason, database=database.name)
+
+
+def _prepare(
+    directory: Path, name: str, files: dict[str, str], target: Path, database: Database
+) -> PreparedRecord:
+    from ecg_lib.evaluation.beat_scoring import score_beats
+    from ecg_lib.evaluation.prepared_views import prepare_scored_view
+
+    of, role = _identity(database, name), _role(database, name)
+    record = read_source(directory, name, database=database.name, of=of)
+    detected, unreadable_s, lead = 0, 0.0, ",".join(record.leads)
+    figures: dict[str, int] = {}
+    if role in {Role.PEAKS, Role.NOISE}:
+        annotated = _count_marks(directory / name, database)
+        target.mkdir(parents=True, exist_ok=True)
+    else:
+        annotations = write_annotations(record, target)
+        annotated = {c.value: n for c, n in count_classes(annotations.beat_classes).items()}
+        views = {view: write_view(record, view, target) for view in INGESTED_VIEWS[role]}
+        beats = (views.get(WHOLE_RECORD) or prepare_scored_view(record, WHOLE_RECORD))[0].beats
+        detected, unreadable_s, lead = len(beats), beats.unreadable_s, record.choose_lead()
+        if role is not Role.TEST:
+            counts = score_beats(
+                annotations, detections=beats.r_peaks, is_v=beats.is_readable & False, fs=record.fs
+            )
+            figures = {
+                "found": counts.found,
+                "extra": counts.extra,
+                "missed_v": counts.v_beats - counts.v_found,
+            }
+    summary = PreparedRecord(
+        name=of.name,
+        role=role,
+        files=files,
+        prepared=target.name,
+        duration_s=record.duration_s,
+        lead=lead,
+        annotated=annotated,
+        detected=detected,
+        unreadable_s=round(unreadable_s, 3),
+        fs=record.fs,
+        database=database.name,
+        person=of.person,
+        annotations=of.annotations,
+        marks_are_peaks=database.marks_are_peaks,
+        **figures,
+    )
+    # Written last: a record with a summary has all its files.
+    write_whole(target / _SUMMARY, json.dumps(asdict(summary)))
+    return summary
+
+
+def _count_marks(path: Path, database: Database) -> dict[str, int]:
+    """Count the marks of QRS complexes of all leads, whose classes nobody has annotated."""
+    from ecg_lib.records.files.wfdb.annotated_record import read_annotations
+
+    marks = [
+        read_annotations(path, extension=extension, header_fs=1.0, fs=1.0)
+        for extension in database.annotations
+    ]
+    return {"Q": sum(len(one.beat_samples) for one in marks), **dict.fromkeys("NSVF", 0)}

@@ -1,0 +1,81 @@
+"""Score the R-peaks of every lead of a database whose leads are annotated one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.errors import EcgError
+from ecg_lib.evaluation.peak_scoring import PeakScores, add_up_peaks, score_peaks
+from ecg_lib.evaluation.report.conditions import EvaluationError
+from ecg_lib.evaluation.report.figures import Document
+from ecg_lib.evaluation.report.summary import describe_peaks
+from ecg_lib.records.files.wfdb.annotated_record import read_annotated_record
+from ecg_lib.signal_path.preprocessing import PreprocessingConfig, prepare_beats
+from flows.data.databases import Database
+from flows.doors.parallel import run_in_processes
+
+
+def evaluate_lead_peaks(
+    bundle: Bundle, database: Database, directory: Path, *, names: Sequence[str]
+) -> Document:
+    """Score the R-peaks of each lead between its first and its last mark.
+
+    The first and the last beat of a strip are often not annotated.
+
+    Args:
+        bundle: The classifier, whose preprocessing finds the R-peaks.
+        database: The database.
+        directory: Where the records are.
+        names: Records to score.
+
+    Raises:
+        EvaluationError: If no record can be read.
+    """
+    jobs = [
+        partial(_score, directory / name, database.annotations, bundle.config.preprocessing)
+        for name in names
+    ]
+    found = [one for one in run_in_processes(jobs) if one]
+    if not found:
+        msg = f"records of {database.title} must be in the directory, none can be read"
+        raise EvaluationError(msg)
+    of_lead = {
+        lead: describe_peaks(add_up_peaks([one[lead] for one in found if lead in one]))
+        for lead in database.annotations
+    }
+    every = [scores for one in found for scores in one.values()]
+    return {
+        "title": database.title,
+        "records": len(found),
+        "left_out": len(names) - len(found),
+        "leads": {**of_lead, "all": describe_peaks(add_up_peaks(every))},
+    }
+
+
+def _score(
+    path: Path, leads: Sequence[str], config: PreprocessingConfig
+) -> dict[str, PeakScores] | None:
+    """Score the leads of a record; None when it cannot be read."""
+    try:
+        return {lead: score_lead(path, lead, config) for lead in leads}
+    except EcgError:
+        return None
+
+
+def score_lead(path: Path, lead: str, config: PreprocessingConfig) -> PeakScores:
+    """Score the R-peaks of one lead, whose annotations have its name as extension.
+
+    Raises:
+        EcgError: If the lead or its annotations cannot be read.
+    """
+    record = read_annotated_record(path, annotations=lead, lead=lead)
+    marks = record.annotations
+    if marks is None or len(marks.samples) == 0:
+        msg = f"lead {lead} must have annotations, it has none"
+        raise EvaluationError(msg)
+    r_peaks = prepare_beats(record.signal_mv(), fs=record.fs, config=config).r_peaks
+    is_between = (r_peaks >= marks.samples[0]) & (r_peaks <= marks.samples[-1])
+    return score_peaks(marks, detections=r_peaks[is_between], fs=record.fs)
