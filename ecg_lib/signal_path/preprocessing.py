@@ -29,6 +29,7 @@ from ecg_lib.signal_path.readability.findings import (
 from ecg_lib.signal_path.readability.missing import (
     EDGE_S,
     are_near,
+    are_remnants,
     bridge_missing,
     cut_out,
 )
@@ -38,6 +39,7 @@ from ecg_lib.signal_path.readability.quality import (
     Stretch,
     UnreadableReason,
     measure_rail_share,
+    measure_slope_energy,
 )
 from ecg_lib.signal_path.template import BeatConfig, ShapeBlock
 
@@ -194,6 +196,9 @@ def prepare_beats(
     )
     if r_peaks is None:
         peaks = peaks[~are_near(peaks, missing)]
+    if r_peaks is None and missing:
+        energy = measure_slope_energy(resampled.signal, bands=bands)
+        peaks = peaks[~are_remnants(peaks, energy, missing)]
     judged = judge_signal(
         resampled.signal,
         peaks,
