@@ -22,9 +22,17 @@ from ecg_lib.records.files.lead import (
     unnamed_leads,
 )
 from ecg_lib.records.files.text import layout as layouts
-from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, Heading, read_heading
-from ecg_lib.records.files.text.layout import COMMENTS, MISSING_CELLS, Layout, find_layout
+from ecg_lib.records.files.text.headings import (
+    DATE_NAME,
+    UNIT_TO_S,
+    ColumnKind,
+    Heading,
+    read_heading,
+)
+from ecg_lib.records.files.text.cells import MISSING_CELLS, has_comment_mark, is_comment
+from ecg_lib.records.files.text.layout import Layout, find_layout
 from ecg_lib.records.files.text.times import (
+    LOOSE_DEVIATION,
     RATE_DEVIATION,
     Clock,
     Rate,
@@ -44,6 +52,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES: Final = 2**22
+
+_MAX_BLANKS: Final = 2**22
+"""More than an hour at 1000 Hz."""
 
 _COUNTED_ROWS: Final = 100
 """Rows by which a column that is called a count is known to be one."""
@@ -96,12 +107,14 @@ class CsvFile:
         headings = _read_headings(layout)
         time, measured = _find_time(layout, headings)
         columns, others = _find_leads(layout, headings, time, unit=unit)
-        if layout.fs is not None:
+        warnings = layout.warnings
+        if measured is not None:
+            fs, said = _settle(measured, given=fs, stated=layout.fs)
+            warnings += said
+        elif layout.fs is not None:
             if fs is not None and abs(layout.fs - fs) > RATE_DEVIATION * fs:
                 raise rate_contradiction(layout.fs)
             fs = layout.fs
-        if measured is not None:
-            fs = settle_rate(measured, fs)
         if fs is None:
             raise missing_rate("a CSV file without a column of time")
         return cls(
@@ -112,7 +125,7 @@ class CsvFile:
             time=time,
             fs=fs,
             is_regular=measured is None or measured.is_regular,
-            warnings=layout.warnings,
+            warnings=warnings,
         )
 
     @property
@@ -174,6 +187,22 @@ class CsvFile:
             raise CorruptRecordError(msg) from error
 
 
+def _settle(
+    measured: Rate, *, given: float | None, stated: float | None
+) -> tuple[float, tuple[str, ...]]:
+    """Decide for a rate: a column of time is trusted more than words above it, a caller more."""
+    if stated is None or given is not None:
+        return settle_rate(measured, given), ()
+    allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
+    if abs(measured.fs - stated) <= allowed * stated:
+        return stated, ()
+    conflict = (
+        f"the file states {stated:g} Hz above its samples, and its column of time gives "
+        f"{measured.fs:.4g} Hz, which is taken"
+    )
+    return settle_rate(measured, None), (conflict,)
+
+
 class _Times:
     """Turns the cells of a column of time into seconds, block by block."""
 
@@ -207,7 +236,8 @@ class _Cleaned(io.RawIOBase):
             else None
         )
         self._delimiter = layout.delimiter
-        self._one_column = layout.width == 1
+        self._has_blank_samples = layout.has_blank_samples
+        self._blanks = 0
         self._has_quotes = layout.has_quotes
         self._left = layout.first_line
         self._ready = b""
@@ -222,16 +252,19 @@ class _Cleaned(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  any buffer, which 3.11 cannot name
         view = memoryview(buffer)
         while not self._ready:
-            lines = self._next_lines()
+            lines = self._read_lines()
             if not lines:
                 return 0
-            self._ready = self._clean(lines)
+            skipped = min(self._left, len(lines))
+            self._left -= skipped
+            if skipped < len(lines):
+                self._ready = self._clean(lines[skipped:])
         count = min(len(view), len(self._ready))
         view[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 
-    def _next_lines(self) -> list[bytes]:
+    def _read_lines(self) -> list[bytes]:
         if self._text is not None:
             lines = [line.encode() for line in self._text.readlines(BLOCK_BYTES)]
         else:
@@ -239,16 +272,15 @@ class _Cleaned(io.RawIOBase):
         # Python and editors end a line at a lone carriage return too.
         if any(b"\r" in line[:-2] for line in lines):
             lines = [part for line in lines for part in line.splitlines(keepends=True)]
-        skipped = min(self._left, len(lines))
-        self._left -= skipped
-        return lines[skipped:] or ([b"\n"] if lines else [])
+        return lines
 
     def _clean(self, lines: list[bytes]) -> bytes:
-        marks = tuple(mark.encode() for mark in COMMENTS)
         text = b"".join(lines)
-        if any(mark in text for mark in marks):
-            lines = [line for line in lines if not line.lstrip().startswith(marks)]
+        if has_comment_mark(text):
+            lines = [line for line in lines if not is_comment(line[:80].decode("latin-1"))]
             text = b"".join(lines)
+        if self._has_blank_samples:
+            text = self._fill_blanks(lines)
         if self._has_quotes:
             text = text.replace(b"'", b"")
         if self._delimiter is None:
@@ -259,6 +291,23 @@ class _Cleaned(io.RawIOBase):
                 rb" *([" + re.escape(self._delimiter).encode() + rb"\r\n]) *", rb"\1", text
             )
         return text if text.endswith(b"\n") else text + b"\n"
+
+    def _fill_blanks(self, lines: list[bytes]) -> bytes:
+        """Write blank lines as missing samples when a sample follows them."""
+        kept = []
+        for line in lines:
+            if not line.strip():
+                self._blanks += 1
+                continue
+            if self._blanks > _MAX_BLANKS:
+                msg = (
+                    f"at most {_MAX_BLANKS} lines of the CSV file may be blank one after the "
+                    f"other, got {self._blanks}"
+                )
+                raise CorruptRecordError(msg)
+            kept += [b"nan\n" * self._blanks, line]
+            self._blanks = 0
+        return b"".join(kept)
 
 
 def _read_headings(layout: Layout) -> list[Heading]:
@@ -284,24 +333,33 @@ def _read_headings(layout: Layout) -> list[Heading]:
 
 
 def _find_unnamed_time(layout: Layout, headings: list[Heading]) -> list[Heading]:
-    """Take a first column without a name for time when it goes up from 0 at the rate of an ECG."""
-    if layout.width < 2 or not layout.is_numeric[0]:
+    """Take a first column without a name for time when it holds times of day, or goes up from 0 at
+    the rate of an ECG; one that goes up in other equal steps is a count.
+    """
+    if layout.width < 2:
+        return headings
+    if not layout.is_numeric[0]:
+        clocks = read_clocks([row[0] for row in layout.rows[:_COUNTED_ROWS]])
+        if np.isfinite(clocks).all():
+            return [Heading(ColumnKind.TIME, "time", "s"), *headings[1:]]
         return headings
     numbers = _numbers_of(layout, 0)
-    if len(numbers) <= _COUNTED_ROWS or numbers[0] != 0.0 or not np.isfinite(numbers).all():
+    if len(numbers) <= _COUNTED_ROWS or not np.isfinite(numbers).all():
         return headings
     steps = np.diff(numbers)
     step = float(steps.mean())
-    if not 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ or (np.abs(steps - step) > 0.5 * step).any():
-        return headings
+    first = Heading(ColumnKind.TIME, "time", "s")
+    is_time = numbers[0] == 0.0 and 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ
+    if not is_time or (np.abs(steps - step) > 0.5 * step).any():
+        if step <= 0 or (np.abs(steps - step) > 1e-9 * np.abs(numbers).max()).any():
+            return headings
+        first = Heading(ColumnKind.COUNT, "")
     left = [at for at, numeric in enumerate(layout.is_numeric) if numeric and at > 0]
     named = dict(zip(left, unnamed_leads(len(left)), strict=True))
-    return [
-        Heading(ColumnKind.TIME, "time", "s")
-        if at == 0
-        else Heading(heading.kind, named.get(at, heading.name))
-        for at, heading in enumerate(headings)
-    ]
+    rest = (
+        Heading(kind, named.get(at, name)) for at, (kind, name, _) in enumerate(headings) if at > 0
+    )
+    return [first, *rest]
 
 
 def _numbers_of(layout: Layout, number: int) -> NDArray[np.float64]:
@@ -321,14 +379,15 @@ def _find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | No
     """Find the column of time that keeps its rate best: a regular one before one that repeats."""
     refused: Exception | None = None
     found: list[tuple[TimeColumn, Rate]] = []
-    for number, (kind, _, unit) in enumerate(headings):
+    for number, (kind, name, unit) in enumerate(headings):
         if kind is not ColumnKind.TIME:
             continue
         try:
             column, times_s = _read_time(layout, number, unit)
             found.append((column, measure_rate(times_s)))
         except (CorruptRecordError, UnsupportedRecordError, MissingDetailError) as error:
-            refused = refused or error
+            if DATE_NAME.fullmatch(name) is None:
+                refused = refused or error
     usual = [one for one in found if one[1].is_regular] or found
     if usual:
         return usual[0]

@@ -11,6 +11,7 @@ const UNITS = [
   ["mV", "mV"],
   ["uV", "µV"],
   ["V", "V"],
+  ["nV", "nV"],
   ["counts", "counts of a converter"],
 ];
 
