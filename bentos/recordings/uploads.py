@@ -333,7 +333,7 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
     try:
         path = _arrange(files, directory)
         opened = open_recording(path, fs=fields.sampling_rate, unit=fields.unit)
-        lead = choose_lead(opened.leads, fields.lead)
+        lead = choose_lead(opened.leads, fields.lead, others=opened.others)
         if isinstance(opened, EdfFile):
             blank_annotations(path, opened.header)
         if isinstance(opened, DeviceFile):

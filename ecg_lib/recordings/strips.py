@@ -17,7 +17,7 @@ from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import assess_risk
 from ecg_lib.signal_path.readability.findings import list_alarms
-from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
+from ecg_lib.signal_path.readability.plausibility import list_doubts
 
 ANNOTATOR: Final = "pvc"
 """Extension of the annotation files."""
@@ -129,7 +129,7 @@ def _classify(
     lead: str | None,
     is_strip: bool = False,
 ) -> Prediction:
-    chosen = choose_lead(opened.leads, lead)
+    chosen = choose_lead(opened.leads, lead, others=opened.others)
     signal = _read_lead(opened, chosen)
     if is_strip:
         check_duration(len(signal) / chosen.fs)
@@ -170,7 +170,7 @@ def describe(prediction: Prediction) -> str:
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
-        doubt=explain_rate(prepared),
+        doubts=list_doubts(prepared, what="samples"),
     )
     overall = "V" if rhythm.v_beats else "N" if classified.has_class.any() else "no class"
     rate = "-" if rhythm.heart_rate_bpm is None else f"{rhythm.heart_rate_bpm:.0f}/min"

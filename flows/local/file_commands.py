@@ -11,6 +11,7 @@ import typer
 
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
+from ecg_lib.recordings.process_limits import ONE_THREAD
 
 
 def predict(
@@ -98,7 +99,7 @@ def analyze(
     """Analyse recordings of up to 14 days by the released model, without a server."""
     from flows.recordings import analyzed_files as analysis
 
-    os.environ.update(analysis.ONE_THREAD)
+    os.environ.update(ONE_THREAD)
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.summary import ResultFormat
     from flows.release.load_released import load_bundle_to_use

@@ -158,6 +158,25 @@ def test_an_archive_gives_what_its_record_gives(
     assert set(written.symbol) == {"N", "V"}
 
 
+@pytest.mark.parametrize("signals", ["part0", "part1", "part3"])
+def test_files_of_an_archive_may_have_any_name(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path, signals: str
+) -> None:
+    header = (recordings / "run.hea").read_text().replace("run.dat", signals)
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        archive.write(recordings / "run.dat", signals)
+        archive.writestr("run.hea", header)
+    request = Request(
+        path=str(tmp_path / "run.zip"), output_dir=str(tmp_path / "out"), formats=("json",)
+    )
+    done = analyze_file(
+        request,
+        classifier=BeatClassifier.load(toy_bundle),
+        model=describe_model(toy_bundle, version="1"),
+    )
+    assert done.beats > 10
+
+
 def test_parts_of_a_recording_give_what_the_whole_gives(toy_bundle: Bundle, tmp_path: Path) -> None:
     signal_mv = simulate_strip(StripKind.RUN, seed=11, duration_s=60.0).signal_mv()
     for name, part in (("whole", signal_mv), ("a", signal_mv[:9000]), ("b", signal_mv[9000:])):

@@ -22,6 +22,7 @@ from ecg_lib.records.files.lead import (
     unnamed_leads,
 )
 from ecg_lib.records.files.text import layout as layouts
+from ecg_lib.records.files.text.cells import MISSING_CELLS, has_comment_mark, is_comment
 from ecg_lib.records.files.text.headings import (
     DATE_NAME,
     UNIT_TO_S,
@@ -29,7 +30,6 @@ from ecg_lib.records.files.text.headings import (
     Heading,
     read_heading,
 )
-from ecg_lib.records.files.text.cells import MISSING_CELLS, has_comment_mark, is_comment
 from ecg_lib.records.files.text.layout import Layout, find_layout
 from ecg_lib.records.files.text.times import (
     LOOSE_DEVIATION,
@@ -333,8 +333,9 @@ def _read_headings(layout: Layout) -> list[Heading]:
 
 
 def _find_unnamed_time(layout: Layout, headings: list[Heading]) -> list[Heading]:
-    """Take a first column without a name for time when it holds times of day, or goes up from 0 at
-    the rate of an ECG; one that goes up in other equal steps is a count.
+    """Take a first column without a name for time or a count, where its numbers say so.
+
+    Time is of day, or goes up from 0 at the rate of an ECG; a count goes up in other equal steps.
     """
     if layout.width < 2:
         return headings

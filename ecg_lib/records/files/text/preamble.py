@@ -24,9 +24,9 @@ _RATE_NAME: Final = (
 _FREQUENCY: Final = r"frequen(?:cy|z)|frecuencia|fr[eé]quence|frequenza|frequ[eê]ncia"
 """A frequency that is not said to be one of filters or mains: it must be all of the key."""
 
-_VALUE: Final = (
-    r"(?P<value>\d{1,6}(?:[.,]\d+)?)\s*(?P<kilo>k)?(?:hz|hertz|sps|/s|1/s)?(?!\d|\s*[.,:/-]\s*\d)"
-)
+_NUMBER: Final = r"(?P<value>\d{1,6}(?:[.,]\d+)?)\s*(?P<kilo>k)?"
+_VALUE: Final = _NUMBER + r"(?:hz|hertz|sps|/s|1/s)?(?!\d|\s*[.,:/-]\s*\d)"
+_PER_S: Final = r"samples?\s*(?:/|per)\s*s(?:ec|econd)?"
 _UNIT_OF_RATE: Final = r"\s*(?:[(\[]\s*(?:hz|hertz|sps|1/s)\s*[)\]]|[ _](?:hz|sps))?"
 _IS: Final = r"[\"']?\s*(?:[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
 
@@ -35,8 +35,7 @@ _RATES: Final = tuple(
     for pattern in (
         rf"(?:^|[^a-z-])(?:{_RATE_NAME}){_UNIT_OF_RATE}{_IS}{_VALUE}",
         rf"^[\s#%/\"']*(?:{_FREQUENCY}){_UNIT_OF_RATE}{_IS}{_VALUE}\W*$",
-        r"(?<![\d.,-])(?P<value>\d{1,6}(?:[.,]\d+)?)\s*(?P<kilo>k)?"
-        r"(?:sps\b|samples?\s*(?:/|per)\s*s(?:ec|econd)?\b|(?:hz|hertz)\s*sampl)",
+        rf"(?<![\d.,-]){_NUMBER}(?:sps\b|{_PER_S}\b|(?:hz|hertz)\s*sampl)",
         rf"(?:sampled|recorded|digiti[sz]ed|acquired)\s+(?:at|with)\s+{_VALUE}",
     )
 )

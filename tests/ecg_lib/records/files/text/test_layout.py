@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecg_lib.errors import MissingDetailError, RecordError, UnsupportedRecordError
+from ecg_lib.errors import (
+    MissingDetailError,
+    RecordError,
+    UnknownLeadError,
+    UnsupportedRecordError,
+)
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.text.preamble import find_rate
@@ -198,3 +203,12 @@ def test_a_first_column_that_counts_in_equal_steps_is_not_a_lead(tmp_path: Path)
     opened = _open(tmp_path, "\n".join(rows), fs=FS)
     assert [lead.name for lead in opened.leads] == ["MLII"]
     np.testing.assert_allclose(_read(opened), VALUES, atol=1e-6)
+
+
+@pytest.mark.parametrize("unit", ["counts", "adu"])
+def test_another_voltage_is_not_taken_for_an_ecg_in_counts(tmp_path: Path, unit: str) -> None:
+    rows = "\n".join(f"{time},{row},{row}" for time, row in zip(TIMES, ROWS, strict=True))
+    opened = _open(tmp_path, f"time,ECG II ({unit}),chan1 (mV)\n{rows}")
+    with pytest.raises(UnknownLeadError, match=r"ECG II.* is not; lead must name another.*chan1"):
+        choose_lead(opened.leads, others=opened.others)
+    assert choose_lead(opened.leads, "chan1", others=opened.others).name == "chan1"
