@@ -11,7 +11,7 @@ doubted nor rejected is counted; at its own rate all must be.
 from __future__ import annotations
 
 import argparse
-import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -38,8 +38,8 @@ def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("databases", nargs="+", help="NAME=DIR, of mitdb, svdb and ludb")
-    print("| Readings | " + " | ".join(f"x{factor:g}" for factor in FACTORS) + " |")
-    print("|---" * (len(FACTORS) + 1) + "|")
+    _write("| Readings | " + " | ".join(f"x{factor:g}" for factor in FACTORS) + " |")
+    _write("|---" * (len(FACTORS) + 1) + "|")
     for given in parser.parse_args().databases:
         name, _, directory = given.partition("=")
         counts = dict.fromkeys(FACTORS, (0, 0))
@@ -50,7 +50,12 @@ def main() -> None:
                     is_passed = passes(signal_mv, fs * factor)
                     counts[factor] = (passed + is_passed, total + 1)
         cells = [f"{passed} of {total}" if total else "-" for passed, total in counts.values()]
-        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+        _write(f"| {name} | " + " | ".join(cells) + " |")
+
+
+def _write(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
 
 
 def read_stretches(name: str, directory: Path) -> Iterator[tuple[NDArray[np.float32], float]]:
@@ -60,9 +65,7 @@ def read_stretches(name: str, directory: Path) -> Iterator[tuple[NDArray[np.floa
     elif name == "mitdb":
         records = list(DS1)
     else:
-        records = sorted(
-            one.stem for one in directory.glob("*.hea") if re.match(r"8\d\d$", one.stem)
-        )
+        records = sorted(one.stem for one in directory.glob("8??.hea"))
     for record in records:
         opened = open_recording(directory / f"{record}.hea")
         lead = choose_lead(opened.leads)

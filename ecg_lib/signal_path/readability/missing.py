@@ -139,4 +139,5 @@ def are_remnants(
         return np.zeros(len(peaks), dtype=np.bool_)
     around = np.clip(peaks[:, None] + np.arange(-_QRS_HALF, _QRS_HALF + 1), 0, len(energy) - 1)
     steepness = energy[around].max(axis=1)
-    return beside & (steepness < _LEAST_STEEPNESS * float(np.median(steepness[~beside])))
+    usual = float(np.median(steepness[~beside]))
+    return np.asarray(beside & (steepness < _LEAST_STEEPNESS * usual))
