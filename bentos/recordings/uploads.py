@@ -64,7 +64,9 @@ _FEED_BYTES: Final = 2**20
 _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
-_ALONE: Final = frozenset({".zip", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES})
+_ALONE: Final = frozenset(
+    {".zip", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES}
+)
 _LEFT_OUT: Final = ".atr"
 _TAKEN: Final = _ALONE | {".hea", ".dat", ".mat", _LEFT_OUT}
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -371,7 +373,7 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files",
-        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG or XML file, or a WFDB header with its "
+        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with its "
         "signals, or their zip",
     )
 
@@ -398,7 +400,7 @@ def _arrange_wfdb(files: dict[str, Path], directory: Path) -> Path:
     for path in files.values():
         path.unlink(missing_ok=True)
     for name, text in texts.items():
-        (directory / name).write_text(text, encoding="latin-1")
+        (directory / name).write_text(text, encoding="utf-8")
     return directory / f"{RECORDING}.hea"
 
 

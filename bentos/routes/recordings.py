@@ -315,7 +315,7 @@ class RecordingJob(BaseModel):
     finished_at: str | None
     kind: str = Field(
         description="Kind of the file: `wfdb`, `edf`, `csv`, `npy`, `dicom`, `ishne`, `scp`, "
-        "`aecg`, `muse` or `philips`."
+        "`aecg`, `muse`, `philips` or `atc`."
     )
     lead: str = Field(description="The lead that is analysed.")
     leads: list[str]

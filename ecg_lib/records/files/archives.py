@@ -25,6 +25,7 @@ from ecg_lib.errors import (
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
     NULL_SEGMENT,
+    decode_header,
     is_plain_name,
     parse_header,
 )
@@ -85,7 +86,7 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             named = set()
             for name, text in texts.items():
                 if PurePosixPath(name).parent == folder:
-                    named |= {PurePosixPath(name).name, *text.decode("latin-1").split()}
+                    named |= {PurePosixPath(name).name, *decode_header(text).split()}
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
             for entry in entries:
@@ -129,7 +130,7 @@ def _find_root(headers: Mapping[str, bytes]) -> str:
 
 def _has_segments(text: bytes) -> bool:
     try:
-        header = parse_header(text.decode("latin-1"))
+        header = parse_header(decode_header(text))
     except RecordError:
         return False
     return any(one.name != NULL_SEGMENT for one in header.segments)

@@ -31,7 +31,7 @@ from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
-SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES)
+SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES)
 """What names a recording; the signal files of a WFDB record are beside its header."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
@@ -49,8 +49,8 @@ def open_recording(
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
-        ``.txt`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML under any
-        name.
+        ``.txt``, ``.tsv`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML
+        or Kardia ATC under any name.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional

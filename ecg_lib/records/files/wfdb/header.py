@@ -109,7 +109,7 @@ def parse_header(text: str) -> WfdbHeader:
     if len(text) > MAX_HEADER_BYTES:
         msg = f"a WFDB header must have at most {MAX_HEADER_BYTES} bytes, got {len(text)}"
         raise CorruptRecordError(msg)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
     first = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if first is None:
         msg = "the first line of a WFDB header must be: name, signals, rate, samples; it is not"
@@ -181,6 +181,14 @@ def _parse_signal(line: str, number: int) -> WfdbSignal:
         checksum=int(match["checksum"]) if match["checksum"] else None,
         name=match["name"] or f"signal{number + 1}",
     )
+
+
+def decode_header(content: bytes) -> str:
+    """Decode a header: names of leads may be UTF-8, or Latin-1 of older programs."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
 
 
 def name_signals(header: WfdbHeader) -> tuple[str, ...]:
