@@ -373,8 +373,8 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files",
-        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with its "
-        "signals, or their zip",
+        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with "
+        "its signals, or their zip",
     )
 
 

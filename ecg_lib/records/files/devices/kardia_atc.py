@@ -1,9 +1,9 @@
 """Read ATC files, which Kardia (AliveCor) exports.
 
-The layout is that of AliveCor's ATC File Format Specification 1.7 (2021): a signature, a version, and
-blocks of an identifier, a length, content and a checksum. Only the format, the leads and the time of
-the recording are read; identifiers of phone and recording are passed over. Deviation: the checksum
-may be the CRC-32 of the specification or the sum of the bytes that recorders write, or 0.
+The layout is that of AliveCor's ATC File Format Specification 1.7 (2021): a signature, a version,
+and blocks of an identifier, a length, content and a checksum. Only the format, the leads and the
+time of the recording are read; identifiers of phone and recording are passed over. Deviation: the
+checksum may be the CRC-32 of the specification or the sum of the bytes that recorders write, or 0.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ def open_device_file(path: Path) -> DeviceFile | None:
         return _READERS[root.tag](root)
     if path.suffix.lower() in DEVICE_SUFFIXES:
         msg = (
-            f"a {path.suffix.lower()} file must be DICOM, ISHNE, SCP-ECG, ATC or XML by its content, "
-            "this one is none of them"
+            f"a {path.suffix.lower()} file must be DICOM, ISHNE, SCP-ECG, ATC or XML by its "
+            "content, this one is none of them"
         )
         raise CorruptRecordError(msg) if not start else UnsupportedRecordError(msg)
     return None
