@@ -53,6 +53,9 @@ if TYPE_CHECKING:
 
 BLOCK_BYTES: Final = 2**22
 
+_MAX_CYCLES: Final = 0.2
+"""Share of the rows at which a count begins again; OpenSignals counts to 15."""
+
 _MAX_BLANKS: Final = 2**22
 """More than an hour at 1000 Hz."""
 
@@ -344,23 +347,34 @@ def _find_unnamed_time(layout: Layout, headings: list[Heading]) -> list[Heading]
         if np.isfinite(clocks).all():
             return [Heading(ColumnKind.TIME, "time", "s"), *headings[1:]]
         return headings
-    numbers = _numbers_of(layout, 0)
-    if len(numbers) <= _COUNTED_ROWS or not np.isfinite(numbers).all():
+    first = _describe_first(_numbers_of(layout, 0))
+    if first is None:
         return headings
-    steps = np.diff(numbers)
-    step = float(steps.mean())
-    first = Heading(ColumnKind.TIME, "time", "s")
-    is_time = numbers[0] == 0.0 and 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ
-    if not is_time or (np.abs(steps - step) > 0.5 * step).any():
-        if step <= 0 or (np.abs(steps - step) > 1e-9 * np.abs(numbers).max()).any():
-            return headings
-        first = Heading(ColumnKind.COUNT, "")
     left = [at for at, numeric in enumerate(layout.is_numeric) if numeric and at > 0]
     named = dict(zip(left, unnamed_leads(len(left)), strict=True))
     rest = (
         Heading(kind, named.get(at, name)) for at, (kind, name, _) in enumerate(headings) if at > 0
     )
     return [first, *rest]
+
+
+def _describe_first(numbers: NDArray[np.float64]) -> Heading | None:
+    """Describe a first column without a name: time, a count, or None for a lead."""
+    if len(numbers) <= _COUNTED_ROWS or not np.isfinite(numbers).all():
+        return None
+    steps = np.diff(numbers)
+    step = float(steps.mean())
+    is_time = numbers[0] == 0.0 and 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ
+    if is_time and (np.abs(steps - step) <= 0.5 * step).all():
+        return Heading(ColumnKind.TIME, "time", "s")
+    is_even = step > 0 and (np.abs(steps - step) <= 1e-9 * np.abs(numbers).max()).all()
+    return Heading(ColumnKind.COUNT, "") if is_even or _is_cyclic(steps) else None
+
+
+def _is_cyclic(steps: NDArray[np.float64]) -> bool:
+    """Return whether numbers count up by one and begin again, as those of packets do."""
+    back = steps[steps != 1]
+    return bool(0 < len(back) < _MAX_CYCLES * len(steps) and (back < 0).all())
 
 
 def _numbers_of(layout: Layout, number: int) -> NDArray[np.float64]:
@@ -436,9 +450,9 @@ def _find_leads(
         name, voltage = long_name[:MAX_NAME], stated and read_unit(stated)
         converter = layout.converters.get(long_name)
         if (stated and voltage in {None, COUNTS} and converter is None) or (
-            layout.converters and converter is None
+            layout.has_counts and converter is None
         ):
-            has_counts = has_counts or voltage == COUNTS
+            has_counts = has_counts or voltage == COUNTS or layout.has_counts
             others.append(name)
             continue
         if voltage and unit and UNIT_TO_MV[voltage] != UNIT_TO_MV[unit]:
@@ -449,7 +463,8 @@ def _find_leads(
             leads.pop(name, None)
             continue
         if converter is not None:
-            leads["ECG"] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
+            name = name if "ECG" in leads else "ECG"
+            leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
             continue
         own = voltage or unit or layout.unit or "mV"
         leads[name] = CsvColumn(number, UNIT_TO_MV[own])

@@ -67,6 +67,8 @@ class Layout:
     """As the preamble states them."""
     converters: dict[str, Converter]
     """By heading, where the maker of the device publishes them."""
+    has_counts: bool
+    """True when columns without a converter are counts."""
     warnings: tuple[str, ...]
 
     @property
@@ -129,6 +131,9 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     preamble = [line for place, line in content if place < first_line]
     names, units = _find_headings(preamble, comments, shape)
     said = Statements.read(comments, preamble)
+    if names is None and 0 <= shape.width - len(said.columns) <= 1 and said.columns:
+        # A separator at the end of each row makes one more column.
+        names = (*said.columns, "")[: shape.width]
     rows = [row for _, row in table[first:]]
     has_blank_samples = shape.width == 1 and not _is_double_spaced(lines[first_line:])
     if has_blank_samples:
@@ -153,6 +158,7 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         unit=said.unit,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
+        has_counts=said.has_counts,
         warnings=said.warnings,
     )
 
@@ -267,6 +273,15 @@ def _find_headings(
     rows = [split_cells(line, shape.delimiter) for line in preamble]
     if shape.decimal == "," and shape.delimiter is None:  # one column: a heading is a line
         rows = [[line.strip()] for line in preamble if "," not in line]
+    if shape.width == 1:
+        rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
+    # One blank parts the words of a heading, more of them part headings.
+    elif shape.delimiter is None:
+        parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
+        rows = [
+            part if len(row) != shape.width == len(part) else row
+            for row, part in zip(rows, parts, strict=True)
+        ]
     fitting = [row for row in rows if _fits(row, shape.width) and not _is_statement(row)]
     if not fitting:
         commented = [split_cells(line.lstrip("#%/ "), shape.delimiter) for line in comments]

@@ -17,7 +17,8 @@ _LONGEST_LINE: Final = 500
 
 _RATE_NAME: Final = (
     r"fs|f_s|(?:ecg[ _-]?)?sampl(?:e|es|ing)?[ _-]*(?:rate|freq(?:uency|\.)?|frq)"
-    r"|abtast(?:rate|frequenz|ung)|sample?frequenz|frecuencia (?:de )?muestreo|tasa de muestreo"
+    r"|(?:abtast|mess|aufnahme|aufzeichnungs)(?:rate|frequenz)|abtastung"
+    r"|frecuencia (?:de )?muestreo|tasa de muestreo"
     r"|fr[eé]quence d.[eé]chantillonnage|taux d.[eé]chantillonnage"
     r"|frequenza di campionamento|(?:frequ[eê]ncia|taxa) de amostragem"
 )
@@ -78,14 +79,20 @@ class Statements(NamedTuple):
     fs: float | None
     unit: str | None
     lead: str | None
+    columns: tuple[str, ...]
+    """Headings that stand in a comment; empty when there are none."""
     converters: dict[str, Converter]
+    """By heading, where the maker of the device publishes them."""
+    has_counts: bool
+    """True when columns without a converter are counts."""
     warnings: tuple[str, ...]
 
     @classmethod
     def read(cls, comments: list[str], preamble: list[str]) -> Statements:
         """Read them from the lines above the samples, and from the comments between those."""
         lines = [*comments, *preamble]
-        converters, fs = _read_opensignals(comments)
+        device = _read_opensignals(comments)
+        converters, fs = device.converters, device.fs
         rates = {rate for line in lines if (rate := find_rate(line)) is not None}
         if fs is None and len(rates) == 1:
             fs = rates.pop()
@@ -102,34 +109,49 @@ class Statements(NamedTuple):
         if converters:
             warnings = ("counts are converted to mV by the formula that the maker publishes",)
         lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
-        return cls(fs, unit, lead, converters, warnings)
+        return cls(fs, unit, lead, device.columns, converters, device.fs is not None, warnings)
 
 
 _OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}
 """Supply voltage in V and gain of the ECG sensors, of the data sheets of PLUX."""
 
 
-def _read_opensignals(comments: list[str]) -> tuple[dict[str, Converter], float | None]:
-    """Read the header that OpenSignals (BITalino, biosignalsplux) writes as JSON in a comment."""
+class _Device(NamedTuple):
+    """The description of a device by OpenSignals; without a rate where there is none."""
+
+    columns: tuple[str, ...] = ()
+    converters: dict[str, Converter] = {}  # noqa: RUF012  it is not changed
+    fs: float | None = None
+
+
+def _read_opensignals(comments: list[str]) -> _Device:
+    """Read the header that OpenSignals (BITalino, biosignalsplux) writes as JSON in a comment.
+
+    Columns of an ECG sensor have a converter: the formula of the maker, or none where OpenSignals
+    has converted the values to mV.
+    """
     if not any("OpenSignals" in line for line in comments[:3]):
-        return {}, None
+        return _Device()
     text = next((line.lstrip("# ") for line in comments if line.lstrip("# ").startswith("{")), "")
     try:
         (device, *_) = json.loads(text).values()
-        fs = float(device["sampling rate"])
+        labels = [str(label) for label in device["label"]]
         model = str(device.get("device", "")).casefold()
         maker = next((known for known in _OPENSIGNALS if model.startswith(known)), None)
         converters = {}
         for label, sensor, bits in zip(
-            device["label"],
-            device["sensor"],
-            device["resolution"][-len(device["label"]) :],
-            strict=False,
+            labels, device["sensor"], device["resolution"][-len(labels) :], strict=False
         ):
-            if maker is not None and kind_of(str(sensor)) is SignalKind.ECG and 1 < int(bits) <= 24:
+            if kind_of(str(sensor)) is not SignalKind.ECG:
+                continue
+            if device.get("convertedValues"):
+                converters[label] = Converter(1.0, 0.0)
+            elif maker is not None and 1 < int(bits) <= 24:
                 supply_v, gain = _OPENSIGNALS[maker]
                 scale_mv = supply_v / gain * 1e3
-                converters[str(label)] = Converter(scale_mv / 2 ** int(bits), -scale_mv / 2)
+                converters[label] = Converter(scale_mv / 2 ** int(bits), -scale_mv / 2)
+        columns = tuple(str(name) for name in device.get("column", ()))
+        return _Device(columns, converters, float(device["sampling rate"]))
     except (
         ValueError,
         KeyError,
@@ -140,4 +162,3 @@ def _read_opensignals(comments: list[str]) -> tuple[dict[str, Converter], float 
     ) as error:
         msg = "the header of OpenSignals must be JSON that describes one device, it is not"
         raise CorruptRecordError(msg) from error
-    return converters, fs

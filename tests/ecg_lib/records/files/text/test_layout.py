@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,3 +214,91 @@ def test_another_voltage_is_not_taken_for_an_ecg_in_counts(tmp_path: Path, unit:
     with pytest.raises(UnknownLeadError, match=r"ECG II.* is not; lead must name another.*chan1"):
         choose_lead(opened.leads, others=opened.others)
     assert choose_lead(opened.leads, "chan1", others=opened.others).name == "chan1"
+
+
+def _write_opensignals(columns: str = "", **device: Any) -> str:  # noqa: ANN401  JSON
+    header = {
+        "device": "bitalino_rev",
+        "sampling rate": 1000,
+        "resolution": [4, 1, 1, 1, 1, 10],
+        "sensor": ["ECG"],
+        "label": ["A2"],
+        "column": ["nSeq", "I1", "I2", "O1", "O2", "A2"],
+        **device,
+    }
+    text = json.dumps({"20:16:02:14:04:22": header})
+    bits = header["resolution"][-1]
+    counts = np.arange(12_000) % 2**bits
+    rows = "\n".join(f"{n % 16}\t0\t1\t0\t0\t{count}{columns}" for n, count in enumerate(counts))
+    return f"# OpenSignals Text File Format\n# {text}\n# EndOfHeader\n{rows}\n"
+
+
+@pytest.mark.parametrize("end", ["", "\t"])
+@pytest.mark.parametrize(
+    ("device", "span_mv"),
+    [
+        ({}, 3.0),
+        ({"sensor": ["ECGBIT"], "device": "bitalino"}, 3.0),
+        ({"device": "biosignalsplux", "resolution": [4, 1, 1, 1, 1, 16]}, 3.0),
+        ({"convertedValues": 1}, None),
+    ],
+)
+def test_counts_of_opensignals_are_converted_as_the_maker_says(
+    tmp_path: Path, device: dict[str, Any], span_mv: float | None, end: str
+) -> None:
+    opened = _open(tmp_path, _write_opensignals(end, **device))
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("ECG", 1000.0)]
+    bits = device.get("resolution", [10])[-1]
+    counts = np.arange(12_000) % 2**bits
+    expected = counts if span_mv is None else (counts / 2**bits - 0.5) * span_mv
+    np.testing.assert_allclose(_read(opened), expected, atol=1e-5)
+    assert "formula that the maker publishes" in opened.warnings[0]
+
+
+@pytest.mark.parametrize("device", [{"device": "other"}, {"sensor": ["RAW"]}, {"sensor": ["EMG"]}])
+def test_counts_of_opensignals_without_a_formula_need_the_gain(
+    tmp_path: Path, device: dict[str, Any]
+) -> None:
+    with pytest.raises(UnsupportedRecordError, match="counts, which need the gain"):
+        _open(tmp_path, _write_opensignals(**device))
+
+
+def test_an_export_of_openbci_without_headings_does_not_analyse_its_counter(
+    tmp_path: Path,
+) -> None:
+    rows = "\n".join(f"{n % 256}, {value * 1000:.2f}, 0.0" for n, value in enumerate(VALUES))
+    head = "%OpenBCI Raw EEG Data\n%Number of channels = 2\n%Sample Rate = 250.0 Hz\n"
+    opened = _open(tmp_path, head + rows)
+    lead = choose_lead(opened.leads)
+    assert lead.fs == 250.0
+    np.testing.assert_allclose(next(opened.blocks(lead))[:1000], VALUES[:1000], atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Name,Hans\nMessrate,512 Hertz\n\nAbleitung,Ableitung I\nEinheit,µV\n\n",
+        "Name;Hans\nAbtastrate;512 Hertz\n\nAbleitung;Ableitung I\nEinheit;µV\n\n",
+        "Nombre,Juan\nFrecuencia de muestreo,512 hercios\n\nDerivación,Derivación I\nUnidad,µV\n\n",
+        "Name,John\nSample Rate,512 hertz\n\nLead,Lead I\nUnit,µV\n\n",
+    ],
+)
+@pytest.mark.parametrize("form", ["{}", '"{}"'])
+def test_exports_of_apple_health_are_read_in_their_languages(
+    tmp_path: Path, head: str, form: str
+) -> None:
+    values = np.resize(VALUES, 6000)
+    rows = "\n".join(form.format(_swap(f"{value * 1000:.3f}")) for value in values)
+    opened = _open(tmp_path, head + rows)
+    (lead,) = opened.leads
+    assert lead.fs == 512.0
+    assert lead.name.endswith(" I")
+    np.testing.assert_allclose(_read(opened), values, atol=1e-5)
+
+
+def test_headings_of_rdsamp_are_parted_by_more_than_one_blank(tmp_path: Path) -> None:
+    rows = "\n".join(f"   0:{n / FS:06.3f}   {row}   0.1" for n, row in enumerate(ROWS))
+    head = "  Elapsed time   MLII   V1\n(hh:mm:ss.mmm)   (mV)   (mV)\n"
+    opened = _open(tmp_path, head + rows)
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("MLII", 250.0), ("V1", 250.0)]
+    np.testing.assert_allclose(_read(opened), VALUES, atol=1e-6)
