@@ -57,7 +57,7 @@ MAX_FILES: Final = 16
 RETRY_S: Final = 30
 """When room may have been made for another recording."""
 RECORDING: Final = "recording"
-"""Name of the file that is opened, but for its extension."""
+"""Name of the file that is opened, without its extension."""
 
 _STALL_S: Final = 30.0
 _FEED_BYTES: Final = 2**20
@@ -121,7 +121,7 @@ class _Form:
     is_over: bool = False
 
     def callbacks(self) -> dict[str, Callable[..., None]]:
-        """What the parser is to call."""
+        """The functions that the parser calls."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._take_header_name,
@@ -262,7 +262,7 @@ async def receive_form(
     Raises
     ------
     ProblemError
-        If it is no form, too large, or stops coming.
+        If it is not a form, is too large, or stops coming.
 
     """
     media_type, options = parse_options_header(content_type)

@@ -68,7 +68,7 @@ class RecordingBeats:
     unreadable: tuple[Stretch, ...]
     """In samples of the recording, in time order."""
     findings: tuple[Finding, ...]
-    """What is suspected, in samples of the recording."""
+    """Suspicions, in samples of the recording."""
     quality_per_second: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
     n_samples: int

@@ -32,11 +32,11 @@ class Prediction(NamedTuple):
     classified: ClassifiedBeats
     invalid_samples: int
     warnings: tuple[str, ...]
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
 
 class Annotated(NamedTuple):
-    """What was written for one record."""
+    """The annotations that were written for one record."""
 
     path: Path
     lead: str

@@ -103,7 +103,7 @@ class RecordingSummary:
     """Index into `forms` of each V beat, or -1."""
     risk: Risk
     warnings: tuple[str, ...] = ()
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
     @property
     def overall(self) -> str | None:

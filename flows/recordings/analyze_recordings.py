@@ -40,7 +40,7 @@ def analyze_recordings(
     sampling_rate: Annotated[float | None, Field(ge=100, le=1000)] = None,
     unit: str | None = None,
 ) -> dict[str, Any]:
-    """Analyse recordings of up to 14 days, each in a process of its own; a broken one costs itself.
+    """Analyse recordings of up to 14 days, each in a process of its own; a broken one is skipped.
 
     Args:
         paths: Files (WFDB headers, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC, zip) and

@@ -1,7 +1,7 @@
 """Analyse files of recordings by a bundle, without a server: one by one, or each in a process.
 
 ``python -m flows.recordings.analyzed_files`` analyses the file that its standard input describes as
-JSON, and writes what came of it to standard output; a file that brings a process down costs itself.
+JSON, and writes the outcome to standard output; a file that ends its process is skipped.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class AnalysisError(EcgError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be done with a file."""
+    """The task for a file."""
 
     path: str
     """The file, or the first part; results have its name."""
@@ -66,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzedFile:
-    """What came of a file."""
+    """The outcome of a file."""
 
     name: str
     lead: str
@@ -79,7 +79,7 @@ class AnalyzedFile:
     results: tuple[str, ...]
     """Files that were written."""
     warnings: tuple[str, ...] = ()
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
 
 class ListedRecordings(NamedTuple):

@@ -68,7 +68,7 @@ class EdfSignal(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdfHeader:
-    """What a file says about itself, without whose it is."""
+    """The header of a file, without the identity of the patient."""
 
     data_at: int
     n_records: int
@@ -97,8 +97,8 @@ class EdfHeader:
 class EdfFile:
     """An EDF or BDF file; its signals in volts are leads.
 
-    A signal whose rate is none of an ECG, such as a trend of one value a second, is no lead where
-    there are others, and neither is a spare channel, whose limits are equal.
+    A signal whose rate is not that of an ECG, such as a trend of one value a second, is left out
+    where there are others, and so is a spare channel, which has no limits or equal ones.
     """
 
     path: Path

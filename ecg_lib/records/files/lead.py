@@ -45,7 +45,7 @@ class Lead(NamedTuple):
     n_samples: int | None
     """None for text, whose rows are not counted yet."""
     label: str = ""
-    """What the file calls it, where `name` is shorter."""
+    """The name in the file, where `name` is shorter."""
 
 
 class RecordingFile(Protocol):
@@ -73,7 +73,7 @@ class RecordingFile(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was assumed, or is not as it should be."""
+        """Assumptions about the file, and deviations from its format."""
         ...
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:

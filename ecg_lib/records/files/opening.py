@@ -32,7 +32,7 @@ from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
 SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES)
-"""What names a recording; the signal files of a WFDB record are beside its header."""
+"""Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
 _TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
@@ -115,7 +115,7 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
     if suffix in {"", *_SIGNALS} and path.is_file():
         msg = (
             "the header is missing: a WFDB record is read by its header (.hea), "
-            "which must lie beside its signals"
+            "which must be next to its signals"
         )
         raise RecordNotFoundError(msg)
     if not path.is_file():

@@ -86,7 +86,7 @@ def _send(http: httpx.Client, files: dict[str, bytes], **fields: str) -> httpx.R
 
 
 def _incoming(home: Path) -> list[Path]:
-    """What uploads have left; the directory of each process stays, with its lock."""
+    """Files that uploads have left; the directory of each process stays, with its lock."""
     incoming = home / "recordings" / ".incoming"
     removed = incoming.glob("*.gone")
     return [*removed, *(path for path in incoming.glob("*/*") if path.name != ".owner")]
@@ -357,7 +357,7 @@ def _npy(values: np.ndarray) -> bytes:
         ({"r.atr": b"x"}, {}, 422, "invalid-request"),
     ],
 )  # fmt: skip
-def test_what_is_no_recording_is_refused(
+def test_a_file_that_is_not_a_recording_is_refused(
     http: httpx.Client,
     home: Path,
     files: dict[str, bytes],
@@ -397,7 +397,7 @@ def test_a_bomb_is_refused(http: httpx.Client) -> None:
         ("multipart/form-data; boundary=x", b"--x--\r\n", 422, "invalid-request"),
     ],
 )  # fmt: skip
-def test_what_is_no_form_is_refused(
+def test_a_body_that_is_not_a_form_is_refused(
     http: httpx.Client, content_type: str, body: bytes, status: int, name: str
 ) -> None:
     answered = http.post(RECORDINGS, content=body, headers={"Content-Type": content_type})

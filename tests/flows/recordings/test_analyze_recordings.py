@@ -65,7 +65,7 @@ def _release(bundle: Bundle) -> Release:
     )
 
 
-def test_a_broken_recording_costs_itself(
+def test_a_broken_recording_is_skipped(
     prefect_server: None,
     recordings: Path,
     toy_bundle: Bundle,

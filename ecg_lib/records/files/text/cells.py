@@ -1,4 +1,4 @@
-"""Tell what a cell or a line of a text file holds: a number, a missing sample, a comment."""
+"""Classify cells and lines of a text file: numbers, missing samples, comments."""
 
 from __future__ import annotations
 

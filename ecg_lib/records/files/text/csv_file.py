@@ -86,7 +86,7 @@ class CsvFile:
 
     A column of time (see :func:`read_heading`) gives the sampling rate and must go on at that rate
     to the end; where it jumps, samples are missing. Columns of time, of text and counts of rows
-    are no leads.
+    are left out.
     """
 
     path: Path

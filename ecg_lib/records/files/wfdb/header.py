@@ -82,7 +82,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WfdbHeader:
-    """What a header says."""
+    """A header, parsed."""
 
     fs: float
     """Frames a second."""
@@ -197,7 +197,7 @@ def name_signals(header: WfdbHeader) -> tuple[str, ...]:
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a name is that of a file, and not a way to one."""
+    """Return whether a name is that of a file, and not a path."""
     if not name or name in {".", "..", "~", "-"} or re.search(r"[/\\:\x00]", name):
         return False
     return len(name.encode(errors="replace")) <= _LONGEST_NAME

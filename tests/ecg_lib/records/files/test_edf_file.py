@@ -67,7 +67,7 @@ def _write_trend(path: Path, *rates_hz: float) -> list[NDArray]:
     return signals
 
 
-def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None:
+def test_a_trend_in_millivolts_is_not_a_lead_of_an_edf_file(tmp_path: Path) -> None:
     _, own, _, other = _write_trend(tmp_path / "r.edf", 1, 200, 2000, 250)
     opened = open_recording(tmp_path / "r.edf")
     assert [(lead.name, lead.fs) for lead in opened.leads] == [("200", 200.0), ("250", 250.0)]

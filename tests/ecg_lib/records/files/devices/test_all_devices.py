@@ -1,4 +1,4 @@
-"""What holds for the exports of every device."""
+"""Rules for the exports of every device."""
 
 from __future__ import annotations
 
