@@ -160,6 +160,7 @@ class JobQueue:
         )
         task = {
             "file": recording.path.name,
+            "more_parts": [str(part.relative_to(upload)) for part in recording.more_parts],
             "lead": lead.name,
             "sampling_rate": fields.sampling_rate,
             "unit": fields.unit,

@@ -93,7 +93,7 @@ def _open_export(path: Path, *, fs: float | None, unit: str | None) -> Recording
 def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
     suffix = path.suffix.lower()
     header = _header_of(path)
-    if suffix not in {".hea", "", *_SIGNALS}:
+    if suffix not in {".hea", "", *_SIGNALS} or (path.is_file() and _begins_as_edf(path)):
         if not path.is_file():
             msg = "the file of the recording is missing"
             raise RecordNotFoundError(msg)

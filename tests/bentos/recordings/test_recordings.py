@@ -649,3 +649,19 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
         assert list(directory.rglob("input")) == []
     finally:
         service.close()
+
+
+def test_parts_become_one_result(http: httpx.Client, record: Record) -> None:
+    files = {}
+    for name, part in (("b.npy", slice(0, 21_600)), ("a.npy", slice(21_600, None))):
+        content = io.BytesIO()
+        np.save(content, record.signal_mv()[part])
+        files[name] = content.getvalue()
+    answered = _send(http, files, sampling_rate="360", join="true")
+    assert answered.status_code == 202, answered.text
+    job = _wait(http, answered.json()["job_id"])
+    assert job["duration_s"] == pytest.approx(120.0)
+    result = http.get(f"{RECORDINGS}{job['job_id']}/result").json()
+    assert record.annotations is not None
+    expected = len(record.annotations.beat_samples)
+    assert result["total_beats_detected"] == pytest.approx(expected, abs=2)
