@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
@@ -241,14 +242,18 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     step_hz = FS_HZ / length
     near, far = round(1 / step_hz), round(6 / step_hz)
     first, last = round(_LINES_FROM_HZ / step_hz), int(last_hz / step_hz)
+    first, last = max(first, far), min(last, len(power) - far)
+    if first >= last:
+        return []
+    tallest = sliding_window_view(power, 4 * near + 1).max(axis=1)
+    is_peak = power[first:last] >= tallest[first - 2 * near : last - 2 * near]
     ratios: dict[float, float] = {}
-    for place in range(max(first, far), min(last, len(power) - far)):
-        if power[place] < power[place - 2 * near : place + 2 * near + 1].max():
-            continue
+    for place in (first + np.flatnonzero(is_peak)).tolist():
         around = np.concatenate(
             [power[place - far : place - near], power[place + near + 1 : place + far + 1]]
         )
-        ratio = power[place] / max(float(np.quantile(around, 0.9)), 1e-30)
+        around.sort()  # np.quantile takes 20 times as long
+        ratio = power[place] / max(float(around[round(0.9 * len(around))]), 1e-30)
         if ratio > _LINE_RATIO:
             ratios[place * step_hz] = float(ratio)
     return sorted(ratios, key=lambda line: -ratios[line])
