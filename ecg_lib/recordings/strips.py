@@ -49,7 +49,13 @@ class Annotated(NamedTuple):
 
 
 def annotate_record(
-    path: Path, *, classifier: BeatClassifier, output_dir: Path, lead: str | None = None
+    path: Path,
+    *,
+    classifier: BeatClassifier,
+    output_dir: Path,
+    lead: str | None = None,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> Annotated:
     """Write ``RECORD.pvc`` with a symbol for every detection.
 
@@ -66,6 +72,10 @@ def annotate_record(
         Where the file goes.
     lead : str, optional
         Name of the lead, see :func:`ecg_lib.records.files.lead.choose_lead`.
+    fs : float, optional
+        Sampling rate in Hz of a file that does not state it.
+    unit : str, optional
+        See :func:`ecg_lib.records.files.opening.open_recording`.
 
     Raises
     ------
@@ -73,7 +83,8 @@ def annotate_record(
         If the file cannot be read.
 
     """
-    done = _classify(open_recording(path), path, classifier=classifier, lead=lead)
+    opened = open_recording(path, fs=fs, unit=unit)
+    done = _classify(opened, path, classifier=classifier, lead=lead)
     classified = done.classified
     samples, symbols = list_annotations(
         classified.r_peaks,

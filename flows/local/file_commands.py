@@ -45,6 +45,12 @@ def annotate(
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
+    fs: Annotated[
+        float | None, typer.Option(help="Sampling rate in Hz of files that do not state it.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="mV, uV or V; of NPY, and of files that state none.")
+    ] = None,
 ) -> None:
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -56,7 +62,9 @@ def annotate(
     failed = 0
     for path in records:
         try:
-            done = annotate_record(path, classifier=classifier, output_dir=output_dir, lead=lead)
+            done = annotate_record(
+                path, classifier=classifier, output_dir=output_dir, lead=lead, fs=fs, unit=unit
+            )
         except (EcgError, OSError) as error:
             failed += 1
             typer.secho(f"{path}: {error}", fg="red", err=True)
