@@ -57,7 +57,8 @@ _T_UNTIL_RR: Final = 0.62
 
 _LINES_FROM_HZ: Final = 35.0
 _LINE_RATIO: Final = 15.0
-"""Power of a line over that of its neighbourhood."""
+_QUANTILE: Final = 0.9
+"""Power of a line over the 0.9 quantile of its neighbourhood."""
 
 _MAX_SPECTRA: Final = 240
 _EDGE_HZ: Final = 3.0
@@ -253,7 +254,9 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
             [power[place - far : place - near], power[place + near + 1 : place + far + 1]]
         )
         around.sort()  # np.quantile takes 20 times as long
-        ratio = power[place] / max(float(around[round(0.9 * len(around))]), 1e-30)
+        at, part = divmod(_QUANTILE * (len(around) - 1), 1)
+        low, high = around[int(at) : int(at) + 2]
+        ratio = power[place] / max(float(low + part * (high - low)), 1e-30)
         if ratio > _LINE_RATIO:
             ratios[place * step_hz] = float(ratio)
     return sorted(ratios, key=lambda line: -ratios[line])
