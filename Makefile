@@ -40,6 +40,10 @@ test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: wrong-rates
+wrong-rates: $(INSTALLED) ## count readings at wrong rates without a doubt; ARGS="mitdb=DIR svdb=DIR ludb=DIR"
+	$(BIN)/python benchmarks/wrong_rates.py $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the service beside others; ARGS="--bundle DIR --rounds 5"
 	$(BIN)/python benchmarks/bench_service.py $(ARGS)

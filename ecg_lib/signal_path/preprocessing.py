@@ -29,15 +29,22 @@ from ecg_lib.signal_path.readability.findings import (
 from ecg_lib.signal_path.readability.missing import (
     EDGE_S,
     are_near,
+    are_remnants,
     bridge_missing,
     cut_out,
 )
-from ecg_lib.signal_path.readability.plausibility import measure_deflections, measure_qrs_hz
+from ecg_lib.signal_path.readability.plausibility import (
+    measure_deflections,
+    measure_qrs_hz,
+    measure_stray_line,
+    measure_t_peak,
+)
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     Stretch,
     UnreadableReason,
     measure_rail_share,
+    measure_slope_energy,
 )
 from ecg_lib.signal_path.template import BeatConfig, ShapeBlock
 
@@ -78,9 +85,14 @@ class PreparedBeats:
     qrs_hz: NDArray[np.float64]
     """Mean frequency of the QRS complex."""
 
+    t_peak_s: NDArray[np.float64]
+    """Seconds from the R-peak to the T wave of the usual beat, the same for all."""
+
+    stray_line_hz: NDArray[np.float64]
+    """A line in the spectrum where hum cannot be, the same for all; NaN when there is none."""
+
     deflection: NDArray[np.float64]
-    """The steepest deflection since the beat before that was not taken for a beat, over a usual
-    beat's."""
+    """The steepest deflection since the beat before that is not a beat, against a usual beat."""
 
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.signal_path.readability.findings.BEAT_QUALITIES` for each beat."""
@@ -195,6 +207,9 @@ def prepare_beats(
     )
     if r_peaks is None:
         peaks = peaks[~are_near(peaks, missing)]
+    if r_peaks is None and missing:
+        energy = measure_slope_energy(resampled.signal, bands=bands)
+        peaks = peaks[~are_remnants(peaks, energy, missing)]
     judged = judge_signal(
         resampled.signal,
         peaks,
@@ -238,6 +253,8 @@ def prepare_beats(
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
         qrs_hz=measure_qrs_hz(beats.windows[:, :, 0]),
+        t_peak_s=measure_t_peak(beats.windows[:, :, 0], beats.rr_prev_s),
+        stray_line_hz=np.full(len(peaks), measure_stray_line(resampled.signal, fs=fs)),
         deflection=measure_deflections(judged.energy, peaks),
         beat_quality=beat_quality,
         shapes=beats.shapes,

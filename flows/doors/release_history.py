@@ -14,9 +14,6 @@ from pydantic import BaseModel, ConfigDict
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release, is_same_release
 
-_SHORTEST_COMMIT: Final = 7
-"""As git abbreviates them."""
-
 
 class LedgerError(EcgError):
     """The ledger has no such release, or cannot be written or pushed."""

@@ -37,7 +37,7 @@ from ecg_lib.records.simulation.simulator import simulate_record
 
 
 def _incoming(home: Path) -> list[Path]:
-    """What uploads have left; the directory of each process stays, with its lock."""
+    """Files that uploads have left; the directory of each process stays, with its lock."""
     incoming = home / "recordings" / ".incoming"
     removed = incoming.glob("*.gone")
     return [*removed, *(path for path in incoming.glob("*/*") if path.name != ".owner")]

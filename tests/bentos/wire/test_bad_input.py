@@ -264,7 +264,7 @@ def test_after_a_failure_the_connection_goes_on(
         ("/api/v1/recordings/", "multipart/form-data; boundary=x"),
     ],
 )
-def test_a_client_that_goes_away_is_no_failure(
+def test_a_client_that_goes_away_is_not_a_failure(
     url: str,
     read_samples: Callable[[], list[Sample]],
     caplog: pytest.LogCaptureFixture,

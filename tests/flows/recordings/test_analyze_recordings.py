@@ -65,7 +65,7 @@ def _release(bundle: Bundle) -> Release:
     )
 
 
-def test_a_broken_recording_costs_itself(
+def test_a_broken_recording_is_skipped(
     prefect_server: None,
     recordings: Path,
     toy_bundle: Bundle,
@@ -156,6 +156,25 @@ def test_an_archive_gives_what_its_record_gives(
     assert results[0] == results[1]
     written = wfdb.rdann(str(tmp_path / ".hea" / "run"), "pvc")
     assert set(written.symbol) == {"N", "V"}
+
+
+@pytest.mark.parametrize("signals", ["part0", "part1", "part3"])
+def test_files_of_an_archive_may_have_any_name(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path, signals: str
+) -> None:
+    header = (recordings / "run.hea").read_text().replace("run.dat", signals)
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        archive.write(recordings / "run.dat", signals)
+        archive.writestr("run.hea", header)
+    request = Request(
+        path=str(tmp_path / "run.zip"), output_dir=str(tmp_path / "out"), formats=("json",)
+    )
+    done = analyze_file(
+        request,
+        classifier=BeatClassifier.load(toy_bundle),
+        model=describe_model(toy_bundle, version="1"),
+    )
+    assert done.beats > 10
 
 
 def test_parts_of_a_recording_give_what_the_whole_gives(toy_bundle: Bundle, tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ _CODE_BITS: Final = 10
 _END_CODE: Final = 2**_CODE_BITS - 1
 _CALIBRATION_S: Final = 0.4
 _BIAS: Final = 64
-"""What the encoder adds to each difference."""
+"""The number that the encoder adds to each difference."""
 
 
 def read_philips(root: Element) -> DeviceFile:
