@@ -198,7 +198,7 @@ def api_key(
     ] = None,
 ) -> None:
     """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
-    from ecg_lib.operations.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
+    from ecg_lib.operations.keys.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
 
     path, key = read_settings().api_keys_file, make_api_key()
     scopes = parse_scopes(scope or ())

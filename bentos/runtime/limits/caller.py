@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from ecg_lib.operations.api_keys import ApiKey, Scope
+from ecg_lib.operations.keys.api_keys import ApiKey, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

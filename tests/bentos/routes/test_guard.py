@@ -17,7 +17,7 @@ import pytest
 from bentos.runtime.limits.rate_limit import RateLimit
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
-from ecg_lib.operations.api_keys import add_api_key, read_api_keys
+from ecg_lib.operations.keys.api_keys import add_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 
 RequestMaker = Callable[..., dict[str, Any]]

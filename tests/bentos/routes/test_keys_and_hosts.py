@@ -16,7 +16,7 @@ from bentos import VERSION
 from bentos.host import check_monitoring_url, open_listener
 from bentos.runtime.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.api_keys import add_api_key, find_api_key, make_api_key, read_api_keys
+from ecg_lib.operations.keys.api_keys import add_api_key, find_api_key, make_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -40,6 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HELPERS = ("prefect-server", "mlflow-server", "worker")
 _ECG = "from flows.local.cli import main; main()"
 API_KEY = "key-of-the-command-line"
+PUBLIC = "https://ecg.example"
 
 _ATTACK = """async ([prefect, mlflow, deployment]) => {
   const open = (url) => new Promise((done) => {
@@ -133,6 +134,7 @@ class Started:
             "ECG_PREFECT_PORT": str(settings.prefect_port),
             "ECG_MLFLOW_PORT": str(settings.mlflow_port),
             "ECG_SERVICE_PORT": str(settings.service_port),
+            "ECG_PUBLIC_ORIGINS": PUBLIC,
         }
 
 
@@ -252,6 +254,58 @@ def test_a_request_of_a_foreign_page_is_refused_even_with_the_login(
 
 
 @pytest.mark.parametrize(
+    ("server", "path", "body"),
+    [
+        ("prefect", "/api/flows/filter", {}),
+        ("mlflow", "/api/2.0/mlflow/experiments/search", {"max_results": 1}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("ecg.example", PUBLIC, 200),
+        ("ecg.example", "https://evil.example", 403),
+        ("evil.example", PUBLIC, 403),
+        ("evil.example", "https://evil.example", 403),
+    ],
+)
+def test_a_page_behind_a_proxy_with_tls_reaches_its_own_server_alone(
+    platform: Started,
+    server: str,
+    path: str,
+    body: dict[str, int],
+    host: str,
+    origin: str,
+    status: int,
+) -> None:
+    headers = {"Host": host, "Origin": origin}
+    url, login = getattr(platform, server) + path, platform.login(server)
+    assert httpx.post(url, json=body, headers=headers, auth=login).status_code == status
+    assert httpx.post(url, json=body, headers=headers).status_code == (
+        401 if status == 200 else status
+    )
+
+
+@pytest.mark.parametrize("server", ["prefect", "mlflow"])
+@pytest.mark.parametrize(("size", "statuses"), [(16_000, {200}), (2**20, {400}), (2**24, {400})])
+def test_the_head_of_a_request_is_bounded_before_the_login(
+    platform: Started, server: str, size: int, statuses: set[int]
+) -> None:
+    url = httpx.URL(getattr(platform, server))
+    assert url.port is not None
+    path = {"prefect": "/api/health", "mlflow": "/health"}[server]
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{url.port}\r\nConnection: close\r\nX: "
+    got = b""
+    with socket.create_connection(("127.0.0.1", url.port), timeout=20) as connection:
+        try:
+            connection.sendall(head.encode() + b"a" * size + b"\r\n\r\n")
+            got = connection.recv(100)
+        except ConnectionError:  # closed while it was being sent
+            got = got or b"HTTP/1.1 400"
+    assert int(got.split(b" ")[1]) in statuses
+
+
+@pytest.mark.parametrize(
     "path", ["/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled"]
 )
 @pytest.mark.parametrize(
@@ -262,6 +316,9 @@ def test_a_request_of_a_foreign_page_is_refused_even_with_the_login(
         ({"Origin": "http://evil.example"}, True, False),
         ({"Host": "evil.example"}, True, False),
         ({"Sec-Fetch-Site": "same-site"}, True, False),
+        ({"Host": "ecg.example", "Origin": PUBLIC}, True, True),
+        ({"Host": "ecg.example", "Origin": PUBLIC}, False, False),
+        ({"Host": "ecg.example", "Origin": "https://evil.example"}, True, False),
     ],
 )
 def test_a_websocket_opens_only_to_the_login_and_to_no_foreign_page(
