@@ -1,13 +1,14 @@
 """``python -m bentos.host``: keeps the service on its port while models and code change.
 
 It owns the listening socket and starts workers (:mod:`bentos.worker`) that serve on it, with the
-code of the bento that ``serving/current.json`` names. A release with the same code is the
-workers' affair. For one with other code other workers are started; when they have loaded its
-bundle and passed its golden requests they serve, and those before end their connections. When
-they cannot, those before go on and report why. A worker that dies is started again; connections
-go to the others meanwhile, or wait in the socket. As long as others serve, a new worker must load
-the current release and is tried again when it cannot; only when none serves does the host fall
-back on the release that was served before, or on workers that answer why there is no model.
+code of the bento that ``serving/current.json`` names; its signature and its code are checked before
+the code runs. The workers take a release with the same code themselves. For one with other code
+other workers are started; when they have loaded its bundle and passed its golden requests they
+serve, and those before end their connections. When they cannot, those before go on and report why.
+A worker that dies is started again; connections go to the others meanwhile, or wait in the socket.
+As long as others serve, a new worker must load the current release and is tried again when it
+cannot; only when none serves does the host fall back on the release that was served before, or on
+workers that answer why there is no model.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
+from ecg_lib.operations.keys.signatures import SignatureError, check_code
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -159,7 +161,7 @@ class Host:
 
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.stop()
-        # What a dead worker counted stays, but not what it had at that moment.
+        # The counts of a dead worker stay, but not the values of that moment.
         mark_process_dead(worker.process.pid, self._shared)  # type: ignore[no-untyped-call]
         self._tell_slowest()
 
@@ -194,7 +196,7 @@ class Host:
         return any(worker.serves is not None for worker in self._workers)
 
     def _may_fall_back_on(self, name: str) -> bool:
-        """Tell whether a release may stand in for the current one: not beside another one.
+        """Return whether a release may stand in for the current one: not beside another one.
 
         Raises
         ------
@@ -259,14 +261,14 @@ class Host:
         release = read_release(path)
         if release is None:
             return None
-        source = bento_source(self._settings.bentoml_home, release)
         if self._workers and release.code_hash != self._workers[0].code_hash and not any_code:
             return None
         if name == CURRENT:
             self._considered, self._retry_at = release, None
         try:
-            return await self._start(source, path)
-        except WorkerError as error:
+            check_code(self._settings, release)
+            return await self._start(bento_source(self._settings.bentoml_home, release), path)
+        except (WorkerError, SignatureError) as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more
             if name == CURRENT:
                 self._retry_at = asyncio.get_running_loop().time() + _RETRY_S
@@ -320,6 +322,8 @@ class Host:
             # The products of a strip are small: a second thread only waits for them, and burns
             # a core that another worker needs.
             "OPENBLAS_NUM_THREADS": "1",
+            # The signature does not cover compiled code, so none may lie beside it.
+            "PYTHONDONTWRITEBYTECODE": "1",
             TABLE_VARIABLE: str(self._shared / "rate-limit"),
             # prometheus_client reads it when it is imported.
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),

@@ -15,13 +15,17 @@ from typing import Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.keys.signatures import remove_compiled
 from ecg_lib.operations.releases import BUNDLE_MODEL, NOT_SERVING, hash_code
 from flows.doors.addresses import without_secrets
 
 BENTO: Final = "ecg"
 PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
-"""What a bento is made of. The last begins at the root: without the slash BentoML would also pack
+"""The content of a bento. The last begins at the root: without the slash BentoML would also pack
 each file of that name below it, those of earlier bentos in ``var`` among them, without an end."""
+
+_TOP: Final = frozenset({"bentos", "ecg_lib", "requirements-serving.lock", "bentofile.yaml"})
+"""All that lies at the top of a bento's code; a module there would take the place of a library."""
 
 _BUNDLE: Final = "bundle"
 _GOLDEN_TIMEOUT_S: Final = 120.0
@@ -140,6 +144,15 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
     if packed != code_hash:
         msg = f"bento {tag} must hold the code {code_hash[:12]}, it holds {packed[:12]}"
         raise BentoStoreError(msg)
+    strangers = sorted(
+        str(path.relative_to(source))
+        for path in (*source.iterdir(), *(source / folder for folder in NOT_SERVING))
+        if path.exists() and path.name not in _TOP
+    )
+    if strangers:
+        msg = f"bento {tag} must hold the code alone, it also has {strangers}; remove the bento"
+        raise BentoStoreError(msg)
+    remove_compiled(source)
     return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
 
 
@@ -164,7 +177,11 @@ def ask_golden(source: Path, bundle: Path, *, bento_tag: str) -> tuple[str, ...]
         done = subprocess.run(
             [sys.executable, "-P", "-c", _ASK_GOLDEN, str(bundle)],
             cwd=source,
-            env={**without_secrets(os.environ), "PYTHONPATH": str(source)},
+            env={
+                **without_secrets(os.environ),
+                "PYTHONPATH": str(source),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             capture_output=True,
             text=True,
             timeout=_GOLDEN_TIMEOUT_S,

@@ -27,8 +27,11 @@ from flows.local.supervision.platform_status import (
     read_status,
 )
 
-_LEARNED: Final = ("mlflow", "bentoml", "bundles", "sweeps", "studies.db", "serving", "ledger")
-"""What ``ECG_FRESH`` moves aside."""
+_LEARNED: Final = (
+    *("mlflow", "bentoml", "bundles", "sweeps", "studies.db"),
+    *("serving", "ledger", "signatures"),
+)
+"""Names below the home that ``ECG_FRESH`` moves aside."""
 
 _TRY_HELPERS_S: Final = 60.0
 
@@ -119,7 +122,7 @@ def up(
 
 
 def _watch(platform: Platform, *, has_helpers: bool) -> Never:
-    """Watch the processes for ever; helpers that did not start are tried once a minute."""
+    """Watch the processes until a signal; helpers that did not start are tried once a minute."""
     tried_s = time.monotonic()
     while True:
         platform.check()

@@ -9,6 +9,7 @@ restored copy cannot make a signature; a process of the same user that reads the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -17,7 +18,7 @@ import shutil
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -29,11 +30,26 @@ from ecg_lib.operations.releases import (
     bento_source,
     identify,
 )
-from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_durably
 
 _KEY: Final = "release-key"
 _BYTECODE: Final = "__pycache__"
+
+
+class Places(Protocol):
+    """Where key, signatures and code are; the settings say so."""
+
+    @property
+    def home(self) -> Path:
+        """Directory with the folder of secrets."""
+
+    @property
+    def bentoml_home(self) -> Path:
+        """BentoML's store."""
+
+    @property
+    def signatures_dir(self) -> Path:
+        """Signatures of all releases that were ever served."""
 
 
 class SignatureError(ReleaseError):
@@ -48,7 +64,7 @@ class Signature(BaseModel):
     release: dict[str, str]
     """Everything that names the release, without the time at which it was served."""
     code_digest: str
-    """Hash of all files next to the code, which :attr:`Release.code_hash` does not cover."""
+    """Hash of every file below the code; :attr:`Release.code_hash` covers two folders of it."""
     signed_at: str
     why: str
     hmac: str = ""
@@ -59,22 +75,22 @@ class Signature(BaseModel):
         return hmac.new(key.encode(), content.encode(), hashlib.sha256).hexdigest()
 
 
-def key_path(settings: Settings) -> Path:
+def key_path(places: Places) -> Path:
     """Return the path of the key."""
-    return settings.home / "secrets" / _KEY
+    return places.home / "secrets" / _KEY
 
 
-def has_key(settings: Settings) -> bool:
+def has_key(places: Places) -> bool:
     """Return whether this home has a key of releases."""
-    return key_path(settings).exists()
+    return key_path(places).exists()
 
 
-def make_key(settings: Settings) -> None:
+def make_key(places: Places) -> None:
     """Make the key, unless there is one."""
-    make_key_file(key_path(settings), secrets.token_urlsafe(32))
+    make_key_file(key_path(places), secrets.token_urlsafe(32))
 
 
-def sign_release(settings: Settings, release: Release, *, why: str) -> None:
+def sign_release(places: Places, release: Release, *, why: str) -> None:
     """Sign a release with its code as it is in the store now.
 
     Raises
@@ -85,20 +101,20 @@ def sign_release(settings: Settings, release: Release, *, why: str) -> None:
     """
     draft = Signature(
         release=identify(release),
-        code_digest=_digest_code(settings, release),
+        code_digest=_digest_code(places, release),
         signed_at=datetime.now(UTC).isoformat(timespec="seconds"),
         why=why,
     )
-    signed = draft.model_copy(update={"hmac": draft.compute_hmac(_read_key(settings, release))})
-    write_durably(_path_of(settings, release), signed.model_dump_json(indent=2))
+    signed = draft.model_copy(update={"hmac": draft.compute_hmac(_read_key(places, release))})
+    write_durably(_path_of(places, release), signed.model_dump_json(indent=2))
 
 
-def is_signed(settings: Settings, release: Release) -> bool:
+def is_signed(places: Places, release: Release) -> bool:
     """Return whether there is a signature of a release; it may be wrong."""
-    return _path_of(settings, release).exists()
+    return _path_of(places, release).exists()
 
 
-def check_signature(settings: Settings, release: Release) -> Signature:
+def check_signature(places: Places, release: Release) -> Signature:
     """Check that a release was signed in this home, with this bundle and this code.
 
     Raises
@@ -107,7 +123,7 @@ def check_signature(settings: Settings, release: Release) -> Signature:
         If it was not.
 
     """
-    key, path = _read_key(settings, release), _path_of(settings, release)
+    key, path = _read_key(places, release), _path_of(places, release)
     advice = f"look at it, then sign it with `ecg doctor --sign {release.bento_tag}`"
     try:
         found = Signature.model_validate_json(path.read_bytes())
@@ -121,10 +137,10 @@ def check_signature(settings: Settings, release: Release) -> Signature:
     return found
 
 
-def check_code(settings: Settings, release: Release) -> None:
+def check_code(places: Places, release: Release) -> None:
     """Check signature and code of a release before its code runs, and remove compiled code.
 
-    Python prefers compiled code, which no hash covers. Run the code without writing it again.
+    The caller runs the code with ``PYTHONDONTWRITEBYTECODE``.
 
     Raises
     ------
@@ -132,8 +148,8 @@ def check_code(settings: Settings, release: Release) -> None:
         If it is not signed, or its code has changed.
 
     """
-    signature = check_signature(settings, release)
-    found = _digest_code(settings, release)
+    signature = check_signature(places, release)
+    found = _digest_code(places, release)
     if found != signature.code_digest:
         raise _reject(
             release,
@@ -141,23 +157,33 @@ def check_code(settings: Settings, release: Release) -> None:
             f"{found[:12]}; restore it, or look at it and sign it with "
             f"`ecg doctor --sign {release.bento_tag}`",
         )
-    source = bento_source(settings.bentoml_home, release)
+    try:
+        remove_compiled(bento_source(places.bentoml_home, release))
+    except OSError as error:
+        raise _reject(release, f"has compiled code that cannot be removed: {error}") from error
+
+
+def remove_compiled(source: Path) -> None:
+    """Remove compiled code below a directory, which Python prefers and which no hash covers.
+
+    Raises
+    ------
+    OSError
+        If it cannot be removed.
+
+    """
     for compiled in [*source.rglob(_BYTECODE)]:
-        try:
+        with contextlib.suppress(FileNotFoundError):  # another process removed it
             shutil.rmtree(compiled)
-        except FileNotFoundError:
-            continue  # another process removed it
-        except OSError as error:
-            raise _reject(release, f"has compiled code that cannot be removed: {error}") from error
 
 
-def _path_of(settings: Settings, release: Release) -> Path:
+def _path_of(places: Places, release: Release) -> Path:
     name = hashlib.sha256(json.dumps(identify(release), sort_keys=True).encode()).hexdigest()
-    return settings.signatures_dir / f"{name[:32]}.json"
+    return places.signatures_dir / f"{name[:32]}.json"
 
 
-def _read_key(settings: Settings, release: Release) -> str:
-    path = key_path(settings)
+def _read_key(places: Places, release: Release) -> str:
+    path = key_path(places)
     try:
         return read_own_key(path)
     except FileNotFoundError as error:
@@ -170,9 +196,9 @@ def _read_key(settings: Settings, release: Release) -> str:
         raise _reject(release, f"cannot be checked: {error}") from error
 
 
-def _digest_code(settings: Settings, release: Release) -> str:
+def _digest_code(places: Places, release: Release) -> str:
     """Compute a hash of every file that a process with this code could import or read."""
-    source = bento_source(settings.bentoml_home, release)
+    source = bento_source(places.bentoml_home, release)
     if not source.is_dir():
         raise _reject(release, "must have its code in the store, it has not")
     digest = hashlib.sha256()

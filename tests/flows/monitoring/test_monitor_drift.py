@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
-from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_release
+from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
 from ecg_lib.records.simulation.patients import draw_patient
@@ -44,6 +45,7 @@ ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 Observed = dict[str, list[Any]]
+Serve = Callable[[Settings, Release], None]
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 TAG = "ecg:2"
@@ -98,7 +100,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def release(settings: Settings, toy_bundle: Bundle) -> Release:
+def release(settings: Settings, toy_bundle: Bundle, serve_release: Serve) -> Release:
     """The toy bundle, released two hours ago."""
     current = Release(
         bento_tag=TAG,
@@ -112,7 +114,7 @@ def release(settings: Settings, toy_bundle: Bundle) -> Release:
     source = bento_source(settings.bentoml_home, current)
     source.mkdir(parents=True)
     (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
-    write_release(settings.serving_dir / CURRENT, current)
+    serve_release(settings, current)
     return current
 
 
@@ -302,11 +304,12 @@ def test_reviewed_strips_are_held_against_the_bundle(
     prefect_server: None,
     settings: Settings,
     release: Release,
+    serve_release: Serve,
     replayed: list[Observed],
     n_wrong_of_ten: int,
     action: str,
 ) -> None:
-    promised = _promise(settings, release)
+    promised = _promise(settings, release, serve_release)
     send(settings, replayed, ago=60 * MINUTE, bundle_hash=promised.bundle_hash)
     rng = np.random.default_rng(0)
     log = PredictionLog(settings.monitoring_database_url)
@@ -331,7 +334,7 @@ def test_reviewed_strips_are_held_against_the_bundle(
     assert any("promised" in reason for reason in decision["reasons"])
 
 
-def _promise(settings: Settings, release: Release) -> Release:
+def _promise(settings: Settings, release: Release, serve_release: Serve) -> Release:
     """Give the bundle on disk out-of-fold counts, and the release its new hash."""
     directory = find_bundle(settings, release.model_tag)
     counts = {"a": {"v_beats": 100, "v_true": 97, "v_false": 3, "n_beats": 900, "n_true": 897}}
@@ -342,15 +345,15 @@ def _promise(settings: Settings, release: Release) -> Release:
     text = json.dumps(manifest).encode()
     (directory / "manifest.json").write_bytes(text)
     changed = release.model_copy(update={"bundle_hash": hashlib.sha256(text).hexdigest()})
-    write_release(settings.serving_dir / CURRENT, changed)
+    serve_release(settings, changed)
     return changed
 
 
 def test_a_bundle_other_than_the_released_one_is_refused(
-    settings: Settings, release: Release
+    settings: Settings, release: Release, serve_release: Serve
 ) -> None:
     wrong = release.model_copy(update={"bundle_hash": "0" * 64})
-    write_release(settings.serving_dir / CURRENT, wrong)
+    serve_release(settings, wrong)
     with pytest.raises(BundleIntegrityError, match="must be the bundle 000000000000"):
         read_served.fn(settings)
 

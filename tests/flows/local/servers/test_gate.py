@@ -226,7 +226,9 @@ def test_a_page_of_another_site_does_nothing_to_a_public_origin() -> None:
         {"Origin": "https://evil.example"},
         {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
     ):
-        assert client.post("/", headers=LOGIN | {"Host": "ecg.example"} | headers).status_code == 403
+        assert (
+            client.post("/", headers=LOGIN | {"Host": "ecg.example"} | headers).status_code == 403
+        )
 
 
 def test_wrong_logins_are_reported_once_a_minute_and_never_with_what_was_tried(
