@@ -13,6 +13,7 @@ workers that answer why there is no model.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
 import ipaddress
@@ -115,6 +116,10 @@ class Host:
             if len(self._workers) < self._n_workers:
                 await self._complete()
             await asyncio.sleep(_POLL_S)
+            for worker in [*self._workers, *self._replaced]:
+                if worker.look():
+                    _logger.error("a worker does not answer any more and is killed")
+                    worker.kill()
             for worker in [worker for worker in self._workers if not worker.is_alive]:
                 await self._remove(worker)
             await self._apply_current()
@@ -407,14 +412,33 @@ def _explained(host: str, port: int) -> Iterator[None]:
         raise ConfigurationError(msg) from error
 
 
+def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
+    """Take the socket that the process which started this one opened, and keeps open.
+
+    Raises
+    ------
+    ConfigurationError
+        If its address is public and API keys or a rate limit are missing.
+
+    """
+    listener = socket.socket(fileno=descriptor)
+    _check_exposure(settings, str(listener.getsockname()[0]))
+    return listener
+
+
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 at the end, 2 for settings that cannot be used."""
+    parser = argparse.ArgumentParser(description="Serve predictions.")
+    parser.add_argument(
+        "--listener", type=int, help="descriptor of a socket that listens; opened when left out"
+    )
+    given: int | None = parser.parse_args().listener
     set_up_logging()
     os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
         settings = read_settings()
         check_monitoring_url(settings)
-        listener = open_listener(settings)
+        listener = open_listener(settings) if given is None else _take_listener(settings, given)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

@@ -76,7 +76,7 @@ def doctor(
     ] = None,
 ) -> None:
     """Check all stores against each other and mend what can be mended."""
-    from flows.release import doctor as stores
+    from flows.release.integrity import doctor as stores
 
     if sign is not None:
         release = stores.sign(enter_platform(), sign)

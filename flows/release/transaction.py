@@ -47,7 +47,7 @@ from flows.doors.release_history import (
     find_previous,
     find_release,
 )
-from flows.release.signing import ensure_signed, find_user, prepare_signing
+from flows.release.integrity.signing import ensure_signed, find_user, prepare_signing
 from flows.release.switch_service import (
     SWITCH_TIMEOUT_S,
     Ask,

@@ -23,7 +23,7 @@ from ecg_lib.operations.releases import CURRENT
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import follow_pending, read_pending
 from flows.doors.release_history import EventKind
-from flows.release.doctor import examine
+from flows.release.integrity.doctor import examine
 from flows.release.switch_service import find_bundle, read_current
 from flows.release.transaction import INTENT, Step, release_model, roll_back
 

@@ -326,13 +326,17 @@ def test_a_websocket_opens_only_to_the_login_and_to_no_foreign_page(
 ) -> None:
     token = ":".join(platform.login("prefect")) if has_token else None
 
+    others = {name: value for name, value in headers.items() if name != "Host"}
+    port = platform.settings.prefect_port
+
     async def open_socket() -> bool:
-        url = f"{platform.prefect.replace('http', 'ws')}/api{path}"
         try:
             async with connect(
-                url,
+                f"ws://{headers.get('Host', f'127.0.0.1:{port}')}/api{path}",
+                host="127.0.0.1",
+                port=port,
                 subprotocols=["prefect"],
-                additional_headers=headers,
+                additional_headers=others,
                 proxy=None,  # type: ignore[list-item]
             ) as sock:
                 await sock.send(json.dumps({"type": "auth", "token": token}))
@@ -478,7 +482,9 @@ def test_a_command_signs_in_by_itself(platform: Started) -> None:
 
 
 @pytest.mark.parametrize("name", HELPERS)
-def test_the_service_outlives_a_helper_which_is_started_again(platform: Started, name: str) -> None:
+def test_the_service_answers_while_a_helper_is_killed_and_started_again(
+    platform: Started, name: str
+) -> None:
     strip = httpx.get(f"{platform.service}/api/v1/examples/normal", timeout=30).json()
     statuses: list[int] = []
     seen: set[str] = set()
@@ -508,12 +514,48 @@ def test_the_service_outlives_a_helper_which_is_started_again(platform: Started,
     assert "degraded" not in platform.ecg("status").stdout
 
 
-def test_a_service_whose_host_is_killed_comes_back(platform: Started) -> None:
+def test_a_host_of_the_service_that_is_killed_fails_no_request(platform: Started) -> None:
     before = platform.pid("service")
-    os.kill(before, signal.SIGKILL)
-    _wait(lambda: platform.pid("service") != before, timeout_s=20)
-    _wait(lambda: _is_loaded(platform.service), timeout_s=120)
+    strip = httpx.get(f"{platform.service}/api/v1/examples/normal", timeout=30).json()
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def ask(*, again: bool) -> None:
+        with httpx.Client(base_url=platform.service, timeout=60) as kept:
+            while not is_over.is_set():
+                if again:  # on one connection
+                    statuses.append(kept.post("/api/v1/predictions/", json=strip).status_code)
+                else:
+                    url = f"{platform.service}/api/v1/predictions/"
+                    statuses.append(httpx.post(url, json=strip, timeout=60).status_code)
+
+    with ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(ask, again=again) for again in (True, True, False)]
+        try:
+            _wait(lambda: len(statuses) > 20, timeout_s=60)
+            workers = psutil.Process(before).children()
+            os.kill(before, signal.SIGKILL)
+            _wait(lambda: platform.pid("service") != before, timeout_s=20)
+            _wait(lambda: _is_loaded(platform.service), timeout_s=120)
+            n_before = len(statuses)
+            _wait(lambda: len(statuses) > n_before + 20, timeout_s=60)
+        finally:
+            is_over.set()
+        for one in asked:
+            one.result()
+    assert set(statuses) == {201}
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
     assert platform.supervisor.poll() is None
+
+
+@pytest.mark.parametrize("name", ["mlflow-server", "worker"])
+def test_a_helper_that_hangs_is_killed_and_started_again(platform: Started, name: str) -> None:
+    before = platform.pid(name)
+    os.kill(before, signal.SIGSTOP)
+    _wait(lambda: platform.pid(name) != before, timeout_s=90)
+    assert not psutil.pid_exists(before)
+    _wait(lambda: "degraded" not in platform.ecg("status").stdout, timeout_s=240)
+    assert f"{name} runs and does not answer any more" in platform.printed.read_text()
 
 
 def test_down_ends_everything(platform: Started) -> None:

@@ -29,6 +29,7 @@ from ecg_lib.operations.drift.observation import (
     observe_beats,
     read_reference,
 )
+from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.releases import Release, bento_source
@@ -394,7 +395,11 @@ def test_a_parameter_out_of_its_limits_is_refused(prefect_server: None) -> None:
 
 
 def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout(
-    prefect_server: None, settings: Settings, release: Release, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    serve_release: Serve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Work in the checkout that nobody released.
     monkeypatch.setattr("ecg_lib.classifier.golden.check_golden", lambda *_: ("all wrong",) * 7)
@@ -406,6 +411,9 @@ def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout
     golden = package / "classifier" / "golden.py"
     changed = golden.read_text() + "\ncheck_golden = lambda *_: ('served code is wrong',)\n"
     golden.write_text(changed)
+    with pytest.raises(SignatureError, match="that was signed"):  # it does not even run
+        monitor_drift(dry_run=True)
+    serve_release(settings, release)
     decision = monitor_drift(dry_run=True)
     assert decision["action"] == "ROLLBACK"
     assert decision["figures"]["golden_failures"] == ["served code is wrong"]

@@ -13,8 +13,8 @@ from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_re
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event, read_ledger
 from flows.doors.release_history import EventKind, LedgerEvent
-from flows.release import doctor
-from flows.release.signing import SigningError
+from flows.release.integrity import doctor
+from flows.release.integrity.signing import SigningError
 from flows.release.switch_service import read_current
 from flows.release.transaction import Steps, recover, release_model, roll_back
 
@@ -79,7 +79,7 @@ def test_an_upgrade_that_was_killed_is_finished_by_the_next_start(
 ) -> None:
     for module in ("make_key", "sign_release", "append_event"):
         with monkeypatch.context() as patch:
-            patch.setattr(f"flows.release.signing.{module}", _die)
+            patch.setattr(f"flows.release.integrity.signing.{module}", _die)
             with pytest.raises(KeyboardInterrupt):
                 recover(settings, steps=service.steps)
     recover(settings, steps=service.steps)

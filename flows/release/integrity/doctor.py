@@ -42,7 +42,7 @@ from flows.doors.release_history import (
     find_release,
     list_way_back,
 )
-from flows.release.signing import sign_by_hand
+from flows.release.integrity.signing import sign_by_hand
 from flows.release.switch_service import Presence, ask_service, find_bundle
 from flows.release.transaction import INTENT, locked, note_unrecorded, recover
 
