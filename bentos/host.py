@@ -16,16 +16,18 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import fcntl
 import ipaddress
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -54,6 +56,8 @@ _RETRY_S: Final = 30.0
 _STABLE_S: Final = 60.0
 _BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
+_SHARED: Final = "ecg-workers-"
+_SHARED_LOCK: Final = "lock"
 _OWN_CODE: Final = Path(__file__).parents[1]
 
 _logger = logging.getLogger(__name__)
@@ -67,15 +71,18 @@ class Host:
     settings : Settings
     listener : socket.socket
         Bound and listening.
-    shared : Path
-        Directory in which the workers keep what they count together.
+    shared : SharedDirectory
+        Where the workers keep their common counts.
 
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket, *, shared: Path) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, *, shared: SharedDirectory
+    ) -> None:
         self._settings = settings
         self._listener = listener
-        self._shared = shared
+        self._shared = shared.path
+        self._shared_lock = shared.lock
         self._n_workers = settings.service_workers or min(_MOST_WORKERS, os.cpu_count() or 1)
         self._workers: list[WorkerProcess] = []
         self._replaced: list[WorkerProcess] = []
@@ -333,7 +340,13 @@ class Host:
             # prometheus_client reads it when it is imported.
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }
-        return await start_worker(source, release, listener=self._listener, environment=environment)
+        return await start_worker(
+            source,
+            release,
+            listener=self._listener,
+            kept=(self._shared_lock,),
+            environment=environment,
+        )
 
 
 def check_monitoring_url(settings: Settings) -> None:
@@ -381,6 +394,31 @@ def open_listener(settings: Settings) -> socket.socket:
             listener.close()
             raise
     return listener
+
+
+class SharedDirectory(NamedTuple):
+    """A directory of a host and its workers, locked as long as one of them lives."""
+
+    path: Path
+    lock: int
+    """Descriptor of the lock, which the workers get too."""
+
+
+@contextlib.contextmanager
+def open_shared_directory() -> Iterator[SharedDirectory]:
+    """Make the directory, and remove those of hosts that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SHARED}*"):
+        # Without a lock it is of another user, or is being made.
+        with contextlib.suppress(OSError), (left / _SHARED_LOCK).open("rb") as lock:
+            if left.stat().st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SHARED, ignore_cleanup_errors=True) as made:
+        path = Path(made)
+        with (path / f"{_SHARED_LOCK}.draft").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (path / f"{_SHARED_LOCK}.draft").rename(path / _SHARED_LOCK)
+            yield SharedDirectory(path, lock.fileno())
 
 
 def _check_exposure(settings: Settings, address: str) -> None:
@@ -442,9 +480,9 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    with listener, tempfile.TemporaryDirectory(prefix="ecg-workers-") as shared:
+    with listener, open_shared_directory() as shared:
         try:
-            asyncio.run(Host(settings, listener, shared=Path(shared)).run())
+            asyncio.run(Host(settings, listener, shared=shared).run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1

@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -148,7 +148,12 @@ class WorkerProcess:
 
 
 async def start_worker(
-    source: Path, release: Path | None, *, listener: socket.socket, environment: dict[str, str]
+    source: Path,
+    release: Path | None,
+    *,
+    listener: socket.socket,
+    kept: Sequence[int],
+    environment: dict[str, str],
 ) -> WorkerProcess:
     """Start a worker with the code below a directory, and wait until it is ready.
 
@@ -160,6 +165,8 @@ async def start_worker(
         File of the release that it must take.
     listener : socket.socket
         The socket that it accepts connections from.
+    kept : sequence of int
+        Descriptors that it keeps open as long as it lives.
     environment : dict
         Its environment.
 
@@ -183,7 +190,7 @@ async def start_worker(
         process = await asyncio.create_subprocess_exec(
             *command,
             env={**environment, "PYTHONPATH": str(source)},
-            pass_fds=(listener.fileno(), theirs.fileno()),
+            pass_fds=(listener.fileno(), theirs.fileno(), *kept),
             # Ctrl-C reaches the host alone, which ends its workers in order.
             start_new_session=True,
         )

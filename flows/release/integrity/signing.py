@@ -7,7 +7,8 @@ import hashlib
 import logging
 import os
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Final
 
@@ -56,7 +57,8 @@ def prepare_signing(
         Whether the ledger has new entries.
 
     Raises:
-        SigningError: If the key is missing although releases were signed with it.
+        SigningError: If the key is missing although releases were signed with it, or cannot be
+            written.
         LedgerError: If the ledger cannot be written.
     """
     adopting = settings.signatures_dir / _ADOPTING
@@ -73,10 +75,11 @@ def prepare_signing(
         raise SigningError(msg)
     served = [entry.release for entry in history.entries if entry.is_served]
     known = {str(identify(one)): one for one in (*others, *served) if one is not None}
-    if known:
-        write_durably(adopting, "")
-    make_key(settings)
-    signed = [one for one in known.values() if _sign_earlier(settings, one)]
+    with _explained():
+        if known:
+            write_durably(adopting, "")
+        make_key(settings)
+        signed = [one for one in known.values() if _sign_earlier(settings, one)]
     for release in signed:
         _note(
             settings,
@@ -103,7 +106,8 @@ def ensure_signed(settings: Settings, release: Release, *, why: str) -> None:
     if problem := find_difference(settings, release):
         msg = f"{release.bento_tag} must be in the store as it was packaged, {problem}"
         raise SigningError(msg)
-    sign_release(settings, release, why=why)
+    with _explained():
+        sign_release(settings, release, why=why)
 
 
 def sign_by_hand(settings: Settings, release: Release) -> None:
@@ -116,8 +120,9 @@ def sign_by_hand(settings: Settings, release: Release) -> None:
     if problem := find_difference(settings, release):
         msg = f"{release.bento_tag} is not signed: {problem}"
         raise SigningError(msg)
-    make_key(settings)
-    sign_release(settings, release, why="signed by an operator")
+    with _explained():
+        make_key(settings)
+        sign_release(settings, release, why="signed by an operator")
     _note(
         settings, release, why="signed by an operator", who=find_user(), event_id=str(uuid.uuid4())
     )
@@ -166,6 +171,15 @@ def _note(settings: Settings, release: Release, *, why: str, who: str, event_id:
         metrics={},
         model_card="",
     )
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"keys and signatures of releases must be writable, they are not: {error.strerror}"
+        raise SigningError(msg) from error
 
 
 def find_user() -> str:
