@@ -334,7 +334,7 @@ class Host:
             # The products of a strip are small: a second thread only waits for them, and burns
             # a core that another worker needs.
             "OPENBLAS_NUM_THREADS": "1",
-            # The signature does not cover compiled code, so none may lie beside it.
+            # The signature does not cover compiled code, so there must be none.
             "PYTHONDONTWRITEBYTECODE": "1",
             TABLE_VARIABLE: str(self._shared / "rate-limit"),
             # prometheus_client reads it when it is imported.

@@ -126,7 +126,7 @@ class Runtime:
         from ecg_lib.operations.prediction_log import PredictionLog  # noqa: PLC0415  see above
 
         log = PredictionLog(self.settings.monitoring_database_url)
-        # Who asks for a prediction before any is stored is to be told that there is none.
+        # Asked for a prediction before any is stored, the log answers that there is none.
         with contextlib.suppress(PredictionLogError):
             log.create_tables()
         return log

@@ -39,7 +39,7 @@ class Advisory(NamedTuple):
 
 
 class Audit(NamedTuple):
-    """What was found."""
+    """Advisories, and packages that could not be checked."""
 
     advisories: list[Advisory]
     unchecked: list[str]

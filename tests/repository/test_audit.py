@@ -112,7 +112,7 @@ def test_an_advisory_is_named_with_the_version_that_mends_it(
 
 
 @pytest.mark.parametrize("answer", [404, 500, b"<html>", b"{}", b"[]"])
-def test_a_package_that_could_not_be_checked_is_no_success(
+def test_a_package_that_could_not_be_checked_is_a_failure(
     lock: Path, serve: Callable[..., str], run: Run, answer: bytes | int
 ) -> None:
     api = serve({"/pypi/bad/2.0/json": page(), "/pypi/good/1.0/json": answer})

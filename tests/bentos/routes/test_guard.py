@@ -1,4 +1,4 @@
-"""Who may ask, how often and for how long, and what every answer says to a browser."""
+"""Keys, rate limit and time limit of requests, and the headers of answers for browsers."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_more_than_can_wait_is_refused(
     assert refused.headers["retry-after"] == "1"
 
 
-# What browsers are told.
+# Headers for browsers.
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/api/v1/model/", "/nix", "/metrics"])

@@ -128,7 +128,7 @@ def test_a_key_is_added_to_a_file_without_an_end_of_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "a # b", "x" * 81])
-def test_a_name_that_is_no_comment_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_comment_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="the name of a key must be one line"):
         add_api_key(tmp_path / "keys", "key", name=name)
 

@@ -406,7 +406,7 @@ def test_the_sign_in_page_opens_both_uis_and_leaves_no_secret_in_the_address(
             else strangers.append(request.url)
         ),
     )
-    # What a page shows to those who are signed in.
+    # A word that each page shows once a person is signed in.
     for title, password, word in (
         ("Prefect", "prefect", "Deployments"),
         ("MLflow", "mlflow", "Experiments"),

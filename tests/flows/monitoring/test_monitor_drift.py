@@ -213,7 +213,7 @@ def test_noise_that_stays_starts_retraining_once(
     first = monitor_drift()
     assert first["action"] == "KEEP"
     assert "in 1 check in a row, 2 needed" in first["reasons"][0]
-    # The same traffic again is no second finding.
+    # The same traffic again does not count a second time.
     again = monitor_drift()
     assert "0 strips, 50 needed" in again["reasons"][0]
     assert "is not confirmed yet" in again["reasons"][0]
@@ -288,7 +288,7 @@ def test_a_step_of_the_class_mix_at_the_release_starts_rollback(
     assert read_events("ecg.decision.rollback", resource)[0]["payload"]["action"] == "ROLLBACK"
 
 
-def test_a_return_to_a_bento_that_served_before_is_no_step(
+def test_a_return_to_a_bento_that_served_before_does_not_count_as_a_step(
     prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
 ) -> None:
     send(settings, replayed[:10], ago=200 * MINUTE, bundle_hash=release.bundle_hash, name="first")
@@ -301,7 +301,7 @@ def test_a_return_to_a_bento_that_served_before_is_no_step(
 
 
 @pytest.mark.parametrize(("n_wrong_of_ten", "action"), [(0, "KEEP"), (7, "ROLLBACK")])
-def test_reviewed_strips_are_held_against_the_bundle(
+def test_reviewed_strips_are_compared_with_the_bundle(
     prefect_server: None,
     settings: Settings,
     release: Release,

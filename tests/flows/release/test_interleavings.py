@@ -189,7 +189,7 @@ def test_a_thousand_interleavings_end_with_stores_that_agree(
     make_release: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # What is measured is the order of steps; the disk and the copies for people take their time.
+    # This tests the order of steps; writing to the disk and the copies for people take time.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("flows.doors.ledger._write_copies", lambda *_: None)
     Releases.make_service = staticmethod(make_service)
