@@ -55,7 +55,12 @@ def main() -> None:
         done = subprocess.run(
             [sys.executable, "-c", _RUN, str(arguments.max_strips)],
             cwd=ROOT,
-            env={**os.environ, "ECG_HOME": str(home), "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "ECG_HOME": str(home),
+                "PYTHONPATH": str(ROOT),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=True,
