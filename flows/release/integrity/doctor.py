@@ -42,7 +42,7 @@ from flows.doors.release_history import (
     find_release,
     list_way_back,
 )
-from flows.release.integrity.signing import sign_by_hand
+from flows.release.integrity.signing import SigningError, prepare_signing, sign_by_hand
 from flows.release.switch_service import Presence, ask_service, find_bundle
 from flows.release.transaction import INTENT, locked, note_unrecorded, recover
 
@@ -71,6 +71,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
     """
     findings = list(_check_intent(settings, is_mending=is_mending))
     with locked(settings):
+        findings += _check_signing(settings, is_mending=is_mending)
         history = read_ledger(settings.ledger_dir)
         findings += _check_ledger(history)
         findings += _check_current(settings, history, is_mending=is_mending)
@@ -100,6 +101,25 @@ def _check_intent(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
         served = "nothing" if current is None else current.bento_tag
         problem = f"{problem}; it is brought to an end, {served} is released"
     yield Finding("transaction", problem, is_mending)
+
+
+def _check_signing(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    """Sign releases of earlier code, unless that was done; a lost key is for a person."""
+    try:
+        current = read_release(settings.serving_dir / CURRENT)
+    except ReleaseError:
+        current = None  # reported below
+    if not is_mending:
+        return
+    try:
+        if prepare_signing(settings, read_ledger(settings.ledger_dir), (current,)):
+            yield Finding(
+                "signature",
+                "releases of earlier code had none, they are signed now",
+                is_mended=True,
+            )
+    except SigningError as error:
+        yield Finding("signature", str(error), is_mended=False)
 
 
 def _check_ledger(history: LedgerHistory) -> Iterator[Finding]:

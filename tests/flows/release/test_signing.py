@@ -71,6 +71,22 @@ def test_what_was_released_before_is_signed_once_and_the_ledger_says_so(
     assert outcome.release.bento_tag == "ecg:1-a"
 
 
+def test_the_doctor_signs_what_was_released_before_unless_it_only_reports(
+    settings: Settings, earlier: list[Release]
+) -> None:
+    problems = {one.problem for one in doctor.examine(settings, is_mending=False)}
+    assert any("cannot be checked without the key of releases" in one for one in problems)
+    assert not has_key(settings)
+    findings = doctor.examine(settings)
+    assert ("signature", "releases of earlier code had none, they are signed now", True) in findings
+    for release in earlier:
+        check_code(settings, release)
+    assert "signature" not in {one.store for one in doctor.examine(settings)}
+    key_path(settings).unlink()
+    (lost,) = {one for one in doctor.examine(settings) if "is missing, and" in one.problem}
+    assert not lost.is_mended
+
+
 def test_an_upgrade_that_was_killed_is_finished_by_the_next_start(
     settings: Settings,
     service: Service,
