@@ -70,6 +70,10 @@ lint: $(INSTALLED) ## check style, types, directions of import and prose
 	$(BIN)/python tests/repository/prose.py
 	$(BIN)/mypy
 
+.PHONY: audit
+audit: $(INSTALLED) ## ask the package index for known advisories of the locks; ARGS="--accept GHSA-..."
+	$(BIN)/python tests/repository/audit.py $(ARGS)
+
 .PHONY: docs
 docs: $(INSTALLED) $(DOCS_INSTALLED) ## build the documentation in site/; a warning is an error
 	$(BIN)/python docs/tools/make_reference.py

@@ -31,7 +31,7 @@ MAX_POINTS: Final = 20_000
 MAX_BEATS: Final = 20_000
 MAX_STRETCH_S: Final = MAX_DURATION_S + 3600.0
 SIGNAL_HEADERS: Final = ("X-ECG-Kind", "X-ECG-Start-S", "X-ECG-Step-S", "X-ECG-Points")
-"""What the answer with a stretch of the signal says beside it."""
+"""Headers that describe a stretch of the signal."""
 
 _PATH: Final = "/api/v1/recordings"
 _MEDIA_TYPES: Final = {
@@ -129,7 +129,7 @@ async def _take(
 
 
 async def read_recording(request: Request, job_id: str) -> Response:
-    """Tell how far a recording is; ``error`` says why it failed."""
+    """Report how far a recording is; ``error`` says why it failed."""
     recordings, caller = recordings_of(request), caller_of(request)
     job = await _do(runtime_of(request), lambda: recordings.find(job_id, caller))
     return answer_json(orjson.dumps(job))

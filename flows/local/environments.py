@@ -59,7 +59,7 @@ def make_prefect_server_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of Prefect's server, which reads its secret from the file."""
     return {
         **_take(*_PREFECT_SERVER),
-        **_find_home(settings),
+        **_find_gate(settings),
         **_find_prefect(settings),
         "ECG_PREFECT_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_API_HOST": LOOPBACK,
@@ -76,7 +76,7 @@ def make_mlflow_server_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of MLflow's server, which reads its secret from the file."""
     return {
         **_take(*_MLFLOW_SERVER),
-        **_find_home(settings),
+        **_find_gate(settings),
         "ECG_MLFLOW_PORT": str(settings.mlflow_port),
         "GIT_PYTHON_REFRESH": "quiet",
         # It would start ten processes for features that are not used here.
@@ -170,8 +170,12 @@ def _limit_threads() -> dict[str, str]:
     return {name: os.environ.get(name, count) for name, count in ONE_THREAD.items()}
 
 
-def _find_home(settings: Settings) -> dict[str, str]:
-    return {"ECG_HOME": str(settings.home)}
+def _find_gate(settings: Settings) -> dict[str, str]:
+    public = ",".join(settings.public_origins)
+    return {
+        "ECG_HOME": str(settings.home),
+        **({"ECG_PUBLIC_ORIGINS": public} if public else {}),
+    }
 
 
 def _find_prefect(settings: Settings) -> dict[str, str]:

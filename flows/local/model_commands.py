@@ -70,11 +70,22 @@ def doctor(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report problems and change nothing.")
     ] = False,
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG",
+            help="Sign this release of the ledger as it is in the store now, because you trust it.",
+        ),
+    ] = None,
 ) -> None:
     """Check all stores against each other and mend what can be mended."""
-    from flows.release.doctor import examine
+    from flows.release.integrity import doctor as stores
 
-    findings = examine(enter_platform(), is_mending=not dry_run)
+    if sign is not None:
+        release = stores.sign(enter_platform(), sign)
+        typer.echo(f"{release.bento_tag} of model {release.model_version} is signed")
+        return
+    findings = stores.examine(enter_platform(), is_mending=not dry_run)
     for finding in findings:
         state = "mended" if finding.is_mended else "NOT MENDED"
         typer.echo(f"{finding.store:<14} {state:<11} {finding.problem}")
@@ -282,7 +293,12 @@ def api_key(
     ] = None,
 ) -> None:
     """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
-    from ecg_lib.operations.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
+    from ecg_lib.operations.keys.api_keys import (
+        add_api_key,
+        make_api_key,
+        parse_scopes,
+        write_key_line,
+    )
 
     path, key = read_settings().api_keys_file, make_api_key()
     scopes = parse_scopes(scope or ())

@@ -18,7 +18,7 @@ from bentos.routes.predictions import MAX_PREDICTION_BYTES
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import MAX_ERRORS
 from bentos.wire.schemas import Problem
-from ecg_lib.operations.api_keys import ApiKey
+from ecg_lib.operations.keys.api_keys import ApiKey
 
 RequestMaker = Callable[..., dict[str, Any]]
 Predict = Callable[..., httpx.Response]

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from prefect.client.orchestration import get_client
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.operations.releases import CURRENT, Release, write_release
+from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -205,7 +206,10 @@ def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) ->
 
 @pytest.mark.slow
 def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
-    recordings: Path, toy_bundle: Bundle, tmp_path: Path
+    recordings: Path,
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    serve_release: Callable[[Settings, Release], None],
 ) -> None:
     settings = Settings(home=tmp_path / "home")
     env = {
@@ -216,7 +220,7 @@ def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
     }
     store = [sys.executable, "-c", _STORE, str(toy_bundle.directory)]
     subprocess.run(store, env=env, check=True, capture_output=True)
-    write_release(settings.serving_dir / CURRENT, _release(toy_bundle))
+    serve_release(settings, _release(toy_bundle))
     command = [
         *(sys.executable, "-c", "from flows.local.cli import main; main()", "analyze"),
         *(str(recordings / name) for name in ("run.hea", "broken.edf", "twice.edf", "twice.npy")),
