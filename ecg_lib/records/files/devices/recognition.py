@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
-from ecg_lib.records.files.devices import (
-    dicom,
-    ge_muse,
-    hl7_aecg,
-    ishne,
-    kardia_atc,
-    philips_xml,
-    scp_ecg,
-)
+from ecg_lib.records.files.devices import dicom, ishne, kardia_atc, scp_ecg
 from ecg_lib.records.files.devices.device_file import DeviceFile
-from ecg_lib.records.files.devices.xml_tree import read_xml
+from ecg_lib.records.files.devices.xml_exports import ge_muse, hl7_aecg, philips_xml
+from ecg_lib.records.files.devices.xml_exports.xml_tree import read_xml
 
 DEVICE_SUFFIXES: Final = (".dcm", ".dicom", ".ecg", ".ishne", ".scp", ".xml", ".aecg", ".atc")
 

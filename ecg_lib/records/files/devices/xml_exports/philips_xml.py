@@ -26,7 +26,7 @@ from ecg_lib.records.files.devices.device_file import (
     read_count,
     read_number,
 )
-from ecg_lib.records.files.devices.xml_tree import decode_base64, text_of
+from ecg_lib.records.files.devices.xml_exports.xml_tree import decode_base64, text_of
 from ecg_lib.records.limits import MAX_SIGNALS
 
 ROOT: Final = "restingecgdata"
