@@ -86,11 +86,18 @@ def test_the_official_schema_of_kubernetes_accepts_every_object(
         kubernetes_validate.validate(objects.pop(), SCHEMA, strict=True)
 
 
+def _find_compose() -> list[str]:
+    for command in (["docker-compose"], ["docker", "compose"]):
+        if (found := shutil.which(command[0])) is not None:
+            whole = [found, *command[1:]]
+            done = subprocess.run([*whole, "version"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return whole
+    pytest.skip("Docker Compose is not installed")
+
+
 def test_compose_itself_accepts_its_file() -> None:
-    found = shutil.which("docker-compose") or shutil.which("docker")
-    if found is None:
-        pytest.skip("neither docker nor docker-compose is installed")
-    command = [found] if found.endswith("docker-compose") else [found, "compose"]
+    command = _find_compose()
     for profile in ([], ["--profile", "monitoring"]):
         done = subprocess.run(
             [*command, "-f", str(DIRECTORY / "compose.yaml"), *profile, "config", "--quiet"],
