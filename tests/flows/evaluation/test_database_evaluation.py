@@ -245,6 +245,8 @@ def test_databases_at_hand_stand_beside_the_development_records(
     assert found["databases"]["svdb"]["data"]["judged_by"] == "served"  # 802 has no fold
     assert found["r_peaks_by_lead"]["records"] == 1
     assert found["missing"] == []
-    nothing = other_databases.add_databases(plain, bundle, Settings(home=tmp_path / "empty"))
+    nothing = other_databases.add_databases(
+        plain, bundle, Settings(home=tmp_path / "empty", svdb_dir=None, ludb_dir=None)
+    )
     assert "ECG_SVDB_DIR is not set" in nothing.document["missing"][0]
     assert "ECG_LUDB_DIR is not set" in nothing.document["missing"][1]
