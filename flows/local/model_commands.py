@@ -234,7 +234,7 @@ def _evaluate_database(
     directory: Path, annotations: str, subjects: Path | None, lead: str | None, output: Path | None
 ) -> None:
     """Judge the model in use on a database and write the report."""
-    from flows.data.databases import describe_own
+    from flows.data.databases import describe_own, find_known
     from flows.evaluation import ec57_evaluation as evaluation
     from flows.evaluation.database_evaluation import evaluate_database, summarize_database
     from flows.release.load_released import load_bundle_to_use
@@ -244,7 +244,14 @@ def _evaluate_database(
     described = describe_own(place, annotations=annotations, subjects=subjects)
     model, bundle = load_bundle_to_use(settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {len(described.roles)} records")
-    found = evaluate_database(bundle, described, place, lead=lead, on_record=_say_progress)
+    found = evaluate_database(
+        bundle,
+        described,
+        place,
+        lead=lead,
+        known=find_known(place, described),
+        on_record=_say_progress,
+    )
     written = evaluation.report_path(settings.reports_dir, bundle, f"database-{place.name}")
     if output is not None:
         written = evaluation.WrittenReport(output.with_suffix(".json"), output.with_suffix(".html"))

@@ -122,6 +122,8 @@ class RecordScores:
     """By condition and part."""
     selection: dict[str, ScoredBeats]
     """By condition, in its first part."""
+    notes: tuple[str, ...] = ()
+    """What a reader must know beside the counts."""
 
 
 def score_record(

@@ -15,16 +15,21 @@ from typer.testing import CliRunner
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.evaluation.report.conditions import EvaluationError
 from ecg_lib.evaluation.report.page import write_page
+from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
-from flows.data.databases import LUDB, SVDB, Role, describe_own
+from flows.data.databases import LUDB, MITDB, SVDB, KnownRecord, Role, describe_own
 from flows.evaluation import ds2_opening as opening
 from flows.evaluation import other_databases
-from flows.evaluation.database_evaluation import evaluate_database, summarize_database
+from flows.evaluation.database_evaluation import (
+    evaluate_database,
+    score_database_record,
+    summarize_database,
+)
 from flows.evaluation.ec57_evaluation import Evaluation
 from flows.evaluation.lead_peaks import evaluate_lead_peaks, score_lead
 from flows.local.cli import app
@@ -87,6 +92,37 @@ def test_further_leads_are_conditions_of_their_own(found: Evaluation) -> None:
     assert leads
     first = found.document["records"]["own:a"]["lead"]
     assert f"lead_{first}" not in leads
+
+
+def test_copies_of_test_records_are_not_scored_and_those_of_training_are_named(
+    make_toy_bundle: Callable[..., Bundle], directory: Path
+) -> None:
+    """A score on a record of DS2 is an opening, whatever the record is called."""
+    bundle = make_toy_bundle("known", folds={"101": 0, "another": 1})
+    known = {"a": KnownRecord(MITDB, "100"), "bb": KnownRecord(MITDB, "101")}
+    document = evaluate_database(bundle, describe_own(directory), directory, known=known).document
+    assert document["data"]["records"] == 2
+    missing = " ".join(document["missing"])
+    assert "Record a: it is record 100 of mitdb, of a test part that" in missing
+    assert "trained on the people of records bb, whose" in missing
+
+
+def test_a_further_lead_that_cannot_be_classified_is_named(
+    make_toy_bundle: Callable[..., Bundle], tmp_path: Path
+) -> None:
+    record = _simulate("a", tmp_path, fs=128.0)
+    dead = record.signals_mv.copy()
+    dead[:, 1] = np.inf
+    scores = score_database_record(
+        replace(record, signals_mv=dead),
+        bundle=make_toy_bundle("lead-dead"),
+        fold=None,
+        with_all_leads=True,
+    )
+    (condition,) = [name for name in scores.counts if name.startswith("lead_")]
+    assert scores.counts[condition][Part.WHOLE].found == 0
+    (note,) = scores.notes
+    assert note.startswith("Record a, lead V1: ")
 
 
 def test_one_lead_may_be_asked_for(
