@@ -123,7 +123,7 @@ class RecordScores:
     selection: dict[str, ScoredBeats]
     """By condition, in its first part."""
     notes: tuple[str, ...] = ()
-    """What a reader must know beside the counts."""
+    """Notes for the reader, such as why a lead has no detections."""
 
 
 def score_record(
