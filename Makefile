@@ -40,6 +40,10 @@ test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: wrong-rates
+wrong-rates: $(INSTALLED) ## count readings at wrong rates without a doubt; ARGS="mitdb=DIR svdb=DIR ludb=DIR"
+	$(BIN)/python benchmarks/wrong_rates.py $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the service beside others; ARGS="--bundle DIR --rounds 5"
 	$(BIN)/python benchmarks/bench_service.py $(ARGS)
@@ -65,6 +69,10 @@ lint: $(INSTALLED) ## check style, types, directions of import and prose
 	$(BIN)/lint-imports
 	$(BIN)/python tests/repository/prose.py
 	$(BIN)/mypy
+
+.PHONY: audit
+audit: $(INSTALLED) ## ask the package index for known advisories of the locks; ARGS="--accept GHSA-..."
+	$(BIN)/python tests/repository/audit.py $(ARGS)
 
 .PHONY: docs
 docs: $(INSTALLED) $(DOCS_INSTALLED) ## build the documentation in site/; a warning is an error

@@ -24,11 +24,12 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.recordings.process_limits import ONE_THREAD
+
 ROOT: Final = Path(__file__).parents[1]
 FS_HZ: Final = 360.0
 HOURS: Final = 24
 PEER_S: Final = 600.0
-ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 
 def main() -> None:

@@ -55,7 +55,12 @@ def main() -> None:
         done = subprocess.run(
             [sys.executable, "-c", _RUN, str(arguments.max_strips)],
             cwd=ROOT,
-            env={**os.environ, "ECG_HOME": str(home), "PYTHONPATH": str(ROOT)},
+            env={
+                **os.environ,
+                "ECG_HOME": str(home),
+                "PYTHONPATH": str(ROOT),
+                "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+            },
             stdout=subprocess.PIPE,
             text=True,
             check=True,
@@ -68,6 +73,7 @@ def main() -> None:
 
 def _make_home(home: Path) -> None:
     from ecg_lib.classifier.bundle import read_bundle
+    from ecg_lib.operations.keys.signatures import make_key, sign_release
     from ecg_lib.operations.releases import (
         CURRENT,
         Release,
@@ -76,6 +82,7 @@ def _make_home(home: Path) -> None:
         model_directory,
         write_release,
     )
+    from ecg_lib.operations.settings import Settings
     from flows.release.load_released import REFERENCE
 
     release = Release(
@@ -90,7 +97,10 @@ def _make_home(home: Path) -> None:
     source.mkdir(parents=True)
     (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
     shutil.copytree(REFERENCE, model_directory(home / "bentoml", release) / "bundle")
-    write_release(home / "serving" / CURRENT, release)
+    settings = Settings(home=home)
+    make_key(settings)
+    sign_release(settings, release, why="a benchmark")
+    write_release(settings.serving_dir / CURRENT, release)
 
 
 def _fill_log(home: Path, *, n_rows: int, n_long: int) -> None:

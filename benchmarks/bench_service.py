@@ -142,7 +142,7 @@ def main() -> None:
 
 
 def describe_run() -> dict[str, Any]:
-    """Tell what was measured, when and on what."""
+    """Describe the measurement: the code, the time and the machine."""
     return {
         "commit": _git("rev-parse", "HEAD").decode().strip(),
         "has_changes": bool(_git("status", "--porcelain", "--", "bentos", "ecg_lib", "flows")),

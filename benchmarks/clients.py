@@ -178,17 +178,24 @@ class Server:
         return []
 
 
-def serve_home(home: Path, source: Path, *, workers: int | None = None) -> Server:
+def serve_home(
+    home: Path,
+    source: Path,
+    *,
+    workers: int | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Server:
     """Start the service of a home that ``make_home.py`` made; `workers` None is its own choice."""
-    environment = {
+    given = {
+        **(environment or {}),
         "ECG_HOME": str(home),
         "BENTOML_HOME": str(home / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
         "PYTHONPATH": str(source),
     }
     if workers is not None:
-        environment["ECG_SERVICE_WORKERS"] = str(workers)
-    return Server([sys.executable, "-m", "bentos.host"], environment, log=home / "service.log")
+        given["ECG_SERVICE_WORKERS"] = str(workers)
+    return Server([sys.executable, "-m", "bentos.host"], given, log=home / "service.log")
 
 
 def ask_one_by_one(port: int, requests: Sequence[bytes], *, count: int) -> list[float]:
@@ -205,7 +212,7 @@ def ask_one_by_one(port: int, requests: Sequence[bytes], *, count: int) -> list[
 
 @dataclass(slots=True)
 class LoadFigures:
-    """What a load of several clients gave."""
+    """The figures of a load of several clients."""
 
     seconds: float
     answers: int = 0

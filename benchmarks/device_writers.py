@@ -10,6 +10,7 @@ import base64
 import binascii
 import io
 import struct
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -123,6 +124,36 @@ def write_ishne(
     total = binascii.crc_hqx(header, 0xFFFF) if check_sum is None else check_sum
     samples = np.stack(list(leads.values()), axis=1).astype("<i2")
     return b"ISHNE1.0" + struct.pack("<H", total) + header + samples.tobytes()
+
+
+_ATC_BLOCKS: Final = dict(
+    zip(
+        "I II III aVR aVL aVF V1 V2 V3 V4 V5 V6".split(),
+        ("ecg ", *(f"ecg{digit}" for digit in "23456789abc")),
+        strict=True,
+    )
+)
+
+
+def write_atc(
+    leads: Counts, *, fs: int, gain_nv: int = 5000, sums: str = "crc", kind: int = 1
+) -> bytes:
+    """Write ATC of Kardia, specification 1.7 of AliveCor."""
+
+    def block(name: str, content: bytes) -> bytes:
+        whole = name.encode() + struct.pack("<I", len(content)) + content
+        total = {"crc": zlib.crc32(whole), "sum": sum(whole), "none": 0, "wrong": 1}[sums]
+        return whole + struct.pack("<I", total)
+
+    info = b"2026-03-14T13:45:01.245+10:00".ljust(32, b"\0") + b"Mustermann".ljust(232, b"\0")
+    blocks = [block("info", info), block("fmt ", struct.pack("<BHHBH", kind, fs, gain_nv, 14, 0))]
+    blocks += [
+        block(_ATC_BLOCKS[name], samples.astype("<i2").tobytes())
+        for name, samples in leads.items()
+        if name in _ATC_BLOCKS
+    ]
+    blocks.append(block("avg ", np.zeros(450, dtype="<i2").tobytes()))
+    return b"ALIVE\0\0\0" + struct.pack("<I", 5) + b"".join(blocks)
 
 
 def mend_ishne(content: bytes) -> bytes:
@@ -320,7 +351,7 @@ def pack_xli(leads: Sequence[NDArray[np.int64]]) -> bytes:
     for samples in leads:
         x = samples.tolist()
         differences = [2 * x[n - 1] - x[n - 2] - x[n] for n in range(2, len(x))]
-        # What takes effect at sample n stands at n - 1; the first stands in the header.
+        # The second difference of sample n is stored at n - 1; the first one is in the header.
         words = [x[0], x[1], *(difference + 64 for difference in differences[1:]), 64]
         raw = np.array(words).astype(">i2").tobytes()
         codes = _pack_codes(raw[::2] + raw[1::2])

@@ -1,7 +1,7 @@
 """Send what nobody should send to a running service, and look whether it still answers.
 
 After each case ``/health`` is asked: it must answer 200 in time. A case fails when its answer is a
-5xx, does not come, or when the connection ends without one (unless it was no HTTP). Recordings
+5xx, does not come, or when the connection ends without one (unless it was not HTTP). Recordings
 that were taken are removed again, so that the fuzzing does not become an analysis of ECG.
 """
 
@@ -26,7 +26,7 @@ _MAX_SHOWN: Final = 20
 
 @dataclass(slots=True)
 class FuzzReport:
-    """What was sent, how it was answered, and what failed."""
+    """The requests that were sent, their answers, and the failures."""
 
     cases: Counter[str] = field(default_factory=Counter)
     statuses: Counter[str] = field(default_factory=Counter)

@@ -285,7 +285,7 @@ class Case:
     kind: str
     request: bytes
     may_close: bool = False
-    """True when it is no HTTP that a server must answer."""
+    """True when it is not HTTP, which a server need not answer."""
 
 
 def _request(

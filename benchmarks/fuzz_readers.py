@@ -99,7 +99,7 @@ def fuzz_by_coverage(*, cases: int, seed: int) -> dict[str, Any]:
         done = subprocess.run(
             command, cwd=temporary, check=False, capture_output=True, text=True, errors="replace"
         )
-        # A slow-unit is no finding: it says that the machine was busy.
+        # A slow-unit is not a finding: it says that the machine was busy.
         found = [
             path
             for kind in ("crash", "timeout", "oom", "leak")
@@ -187,6 +187,7 @@ def _make_exports() -> dict[str, bytes]:
         "muse": write.write_muse(leads, fs=fs),
         "philips": write.write_philips(leads, fs=fs),
         "xli": write.pack_xli([one, two]),
+        "atc": write.write_atc(leads, fs=fs, sums="none"),
     }
 
 
@@ -366,6 +367,7 @@ READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
     ("muse", _read_file("muse.xml")),
     ("philips", _read_file("philips.xml")),
     ("xli", _read_xli),
+    ("atc", _read_file("r.atc")),
 )
 
 

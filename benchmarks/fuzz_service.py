@@ -43,7 +43,7 @@ FEWEST: Final = 100
 
 _CHECKS: Final = "not_a_server_error,status_code_conformance,content_type_conformance"
 _OWN_ROUTE: Final = "/metrics"
-"""What this program itself asks for."""
+"""The route that this program itself requests."""
 
 
 def main() -> int:
@@ -147,7 +147,8 @@ def _serve(bundle: Path | None) -> Iterator[Server]:
         server.wait_for_answer(make_post(next(make_strips(1))[0]))
         yield server
         if server.process.poll() is not None:
-            msg = f"the service must outlive its fuzzing, it ended with {server.process.returncode}"
+            code = server.process.returncode
+            msg = f"the service must still run after the fuzzing, it ended with {code}"
             raise RuntimeError(msg)
 
 
@@ -181,7 +182,7 @@ def _count_requests(url: str) -> int:
 
 
 def count_requests(text: str) -> int:
-    """Count the requests that metrics tell of, but for requests for metrics."""
+    """Count the requests in the metrics, except those for the metrics."""
     return round(
         sum(
             sample.value

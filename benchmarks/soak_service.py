@@ -130,7 +130,7 @@ def read_minutes(text: str) -> float:
 def find_faults(
     *, kept_share: float, failed: int, answered: int, stored: int, growth_share: float
 ) -> list[str]:
-    """Tell what was wrong with a soak.
+    """List the faults of a soak.
 
     Parameters
     ----------

@@ -1,29 +1,33 @@
 """``python -m bentos.host``: keeps the service on its port while models and code change.
 
 It owns the listening socket and starts workers (:mod:`bentos.worker`) that serve on it, with the
-code of the bento that ``serving/current.json`` names. A release with the same code is the
-workers' affair. For one with other code other workers are started; when they have loaded its
-bundle and passed its golden requests they serve, and those before end their connections. When
-they cannot, those before go on and report why. A worker that dies is started again; connections
-go to the others meanwhile, or wait in the socket. As long as others serve, a new worker must load
-the current release and is tried again when it cannot; only when none serves does the host fall
-back on the release that was served before, or on workers that answer why there is no model.
+code of the bento that ``serving/current.json`` names; its signature and its code are checked before
+the code runs. The workers take a release with the same code themselves. For one with other code
+other workers are started; when they have loaded its bundle and passed its golden requests they
+serve, and those before end their connections. When they cannot, those before go on and report why.
+A worker that dies is started again; connections go to the others meanwhile, or wait in the socket.
+As long as others serve, a new worker must load the current release and is tried again when it
+cannot; only when none serves does the host fall back on the release that was served before, or on
+workers that answer why there is no model.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import contextlib
+import fcntl
 import ipaddress
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client.multiprocess import mark_process_dead
 
@@ -31,6 +35,7 @@ from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
+from ecg_lib.operations.keys.signatures import SignatureError, check_code
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -51,6 +56,8 @@ _RETRY_S: Final = 30.0
 _STABLE_S: Final = 60.0
 _BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
+_SHARED: Final = "ecg-workers-"
+_SHARED_LOCK: Final = "lock"
 _OWN_CODE: Final = Path(__file__).parents[1]
 
 _logger = logging.getLogger(__name__)
@@ -64,15 +71,18 @@ class Host:
     settings : Settings
     listener : socket.socket
         Bound and listening.
-    shared : Path
-        Directory in which the workers keep what they count together.
+    shared : SharedDirectory
+        Where the workers keep their common counts.
 
     """
 
-    def __init__(self, settings: Settings, listener: socket.socket, *, shared: Path) -> None:
+    def __init__(
+        self, settings: Settings, listener: socket.socket, *, shared: SharedDirectory
+    ) -> None:
         self._settings = settings
         self._listener = listener
-        self._shared = shared
+        self._shared = shared.path
+        self._shared_lock = shared.lock
         self._n_workers = settings.service_workers or min(_MOST_WORKERS, os.cpu_count() or 1)
         self._workers: list[WorkerProcess] = []
         self._replaced: list[WorkerProcess] = []
@@ -113,6 +123,10 @@ class Host:
             if len(self._workers) < self._n_workers:
                 await self._complete()
             await asyncio.sleep(_POLL_S)
+            for worker in [*self._workers, *self._replaced]:
+                if worker.look():
+                    _logger.error("a worker does not answer any more and is killed")
+                    worker.kill()
             for worker in [worker for worker in self._workers if not worker.is_alive]:
                 await self._remove(worker)
             await self._apply_current()
@@ -159,7 +173,7 @@ class Host:
 
     async def _end(self, worker: WorkerProcess) -> None:
         await worker.stop()
-        # What a dead worker counted stays, but not what it had at that moment.
+        # The counts of a dead worker stay, but not the values of that moment.
         mark_process_dead(worker.process.pid, self._shared)  # type: ignore[no-untyped-call]
         self._tell_slowest()
 
@@ -194,7 +208,7 @@ class Host:
         return any(worker.serves is not None for worker in self._workers)
 
     def _may_fall_back_on(self, name: str) -> bool:
-        """Tell whether a release may stand in for the current one: not beside another one.
+        """Return whether a release may stand in for the current one: not beside another one.
 
         Raises
         ------
@@ -259,14 +273,14 @@ class Host:
         release = read_release(path)
         if release is None:
             return None
-        source = bento_source(self._settings.bentoml_home, release)
         if self._workers and release.code_hash != self._workers[0].code_hash and not any_code:
             return None
         if name == CURRENT:
             self._considered, self._retry_at = release, None
         try:
-            return await self._start(source, path)
-        except WorkerError as error:
+            check_code(self._settings, release)
+            return await self._start(bento_source(self._settings.bentoml_home, release), path)
+        except (WorkerError, SignatureError) as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more
             if name == CURRENT:
                 self._retry_at = asyncio.get_running_loop().time() + _RETRY_S
@@ -320,11 +334,19 @@ class Host:
             # The products of a strip are small: a second thread only waits for them, and burns
             # a core that another worker needs.
             "OPENBLAS_NUM_THREADS": "1",
+            # The signature does not cover compiled code, so there must be none.
+            "PYTHONDONTWRITEBYTECODE": "1",
             TABLE_VARIABLE: str(self._shared / "rate-limit"),
             # prometheus_client reads it when it is imported.
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }
-        return await start_worker(source, release, listener=self._listener, environment=environment)
+        return await start_worker(
+            source,
+            release,
+            listener=self._listener,
+            kept=(self._shared_lock,),
+            environment=environment,
+        )
 
 
 def check_monitoring_url(settings: Settings) -> None:
@@ -374,6 +396,31 @@ def open_listener(settings: Settings) -> socket.socket:
     return listener
 
 
+class SharedDirectory(NamedTuple):
+    """A directory of a host and its workers, locked as long as one of them lives."""
+
+    path: Path
+    lock: int
+    """Descriptor of the lock, which the workers get too."""
+
+
+@contextlib.contextmanager
+def open_shared_directory() -> Iterator[SharedDirectory]:
+    """Make the directory, and remove those of hosts that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_SHARED}*"):
+        # Without a lock it is of another user, or is being made.
+        with contextlib.suppress(OSError), (left / _SHARED_LOCK).open("rb") as lock:
+            if left.stat().st_uid == os.geteuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_SHARED, ignore_cleanup_errors=True) as made:
+        path = Path(made)
+        with (path / f"{_SHARED_LOCK}.draft").open("wb") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            (path / f"{_SHARED_LOCK}.draft").rename(path / _SHARED_LOCK)
+            yield SharedDirectory(path, lock.fileno())
+
+
 def _check_exposure(settings: Settings, address: str) -> None:
     """Refuse to be open to a network without keys and a limit."""
     if ipaddress.ip_address(address).is_loopback:
@@ -403,20 +450,39 @@ def _explained(host: str, port: int) -> Iterator[None]:
         raise ConfigurationError(msg) from error
 
 
+def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
+    """Take the socket that the process which started this one opened, and keeps open.
+
+    Raises
+    ------
+    ConfigurationError
+        If its address is public and API keys or a rate limit are missing.
+
+    """
+    listener = socket.socket(fileno=descriptor)
+    _check_exposure(settings, str(listener.getsockname()[0]))
+    return listener
+
+
 def main() -> int:
     """Serve until SIGTERM or SIGINT; 0 at the end, 2 for settings that cannot be used."""
+    parser = argparse.ArgumentParser(description="Serve predictions.")
+    parser.add_argument(
+        "--listener", type=int, help="descriptor of a socket that listens; opened when left out"
+    )
+    given: int | None = parser.parse_args().listener
     set_up_logging()
     os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
         settings = read_settings()
         check_monitoring_url(settings)
-        listener = open_listener(settings)
+        listener = open_listener(settings) if given is None else _take_listener(settings, given)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    with listener, tempfile.TemporaryDirectory(prefix="ecg-workers-") as shared:
+    with listener, open_shared_directory() as shared:
         try:
-            asyncio.run(Host(settings, listener, shared=Path(shared)).run())
+            asyncio.run(Host(settings, listener, shared=shared).run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1

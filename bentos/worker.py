@@ -4,11 +4,12 @@ BentoML stored the code that runs here and is not loaded: it would take a second
 and a millisecond of every request.
 
 It talks with the host (:mod:`bentos.host`) over another socket, one JSON object a line. It says
-``{"ready": {"code_hash": ..., "serves": ...}}`` or ``{"failed": reason}``, and later
-``{"serves": ...}`` when it has switched to another model. It is told ``{"refused": {...}}`` (a
-release with other code that could not be started), ``{"slowest": ...}`` (what is still served by
-the last of the workers to switch; null when none has a model) and ``{"drain": true}``. When the
-host is gone it ends.
+``{"ready": {"code_hash": ..., "serves": ..., "beats": true}}`` or ``{"failed": reason}``, and later
+``{"serves": ...}`` once a second and when it has switched to another model. It is told
+``{"refused": {...}}`` (a release with other code that could not be started), ``{"slowest": ...}``
+(what is still served by the last of the workers to switch; null when none has a model) and
+``{"drain": true}``. When the host is gone it takes no new connection, answers those that are open,
+and ends.
 
 A worker without a model takes connections only when no other has one either, so that there is an
 answer that says why; else it goes on trying to load, and joins when it has.
@@ -97,7 +98,7 @@ class Worker(uvicorn.Server):
         reader, self._to_host = await asyncio.open_connection(sock=self._control)
         live.when_used = lambda: loop.call_soon_threadsafe(self._switch)
         serves = live.current.info if live.current else None
-        self._tell({"ready": {"code_hash": live.code_hash, "serves": serves}})
+        self._tell({"ready": {"code_hash": live.code_hash, "serves": serves, "beats": True}})
         self._decide_accepting()
         self._tasks += [
             loop.create_task(self._accept()),
@@ -108,6 +109,7 @@ class Worker(uvicorn.Server):
         """Look once a second at what may have changed."""
         if counter % 10 == 0:
             self._runtime.refresh()
+            self._tell_served()
         return await super().on_tick(counter)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -176,15 +178,15 @@ class Worker(uvicorn.Server):
         return protocol
 
     async def _follow_host(self, reader: asyncio.StreamReader) -> None:
-        """Do what the host says until it is gone, then end."""
+        """Do what the host says until it is gone, then end the open connections."""
         try:
             while line := await reader.readline():
                 self._apply(json.loads(line))
         except ConnectionError:
-            # It was gone when this worker told it something. Nobody else ends this process, which
-            # would hold the port of the next host.
-            _logger.warning("the host is gone")
-        self.should_exit = True
+            pass  # it was gone when this worker told it something
+        _logger.warning("the host is gone")
+        if not self._runtime.is_draining:
+            await self._drain()
 
     def _apply(self, message: dict[str, Any]) -> None:
         live = self._runtime.live
@@ -201,6 +203,8 @@ class Worker(uvicorn.Server):
         """Take no new connection, answer those that are open, and end when they are closed."""
         self._runtime.is_draining = True
         self._stop_accepting()
+        await asyncio.sleep(0)  # the wait for a connection ends
+        self._listener.close()  # a next host may need the port
         deadline = asyncio.get_running_loop().time() + DRAIN_S
         while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn tells nobody when one closes
             await asyncio.sleep(0.1)
@@ -208,11 +212,14 @@ class Worker(uvicorn.Server):
 
     def _switch(self) -> None:
         self._decide_accepting()
+        self._tell_served()
+
+    def _tell_served(self) -> None:
         current = self._runtime.live.current
         self._tell({"serves": current.info if current else None})
 
     def _tell(self, message: dict[str, Any]) -> None:
-        if self._to_host is not None:
+        if self._to_host is not None and not self._to_host.is_closing():
             self._to_host.write(_line(message))
 
 

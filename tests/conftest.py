@@ -26,6 +26,9 @@ from ecg_lib.classifier.bundle import (
 )
 from ecg_lib.classifier.golden import make_golden
 from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.keys.signatures import make_key, sign_release
+from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_release
+from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import subject_of
 from ecg_lib.records.signal_names import UNIT_TO_MV
 from ecg_lib.records.simulation.patients import draw_patient
@@ -51,6 +54,19 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         }:
             monkeypatch.delenv(name)
     monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def serve_release() -> Callable[[Settings, Release], None]:
+    """Sign a release and name it as the one to serve; its code may be missing."""
+
+    def serve(settings: Settings, release: Release) -> None:
+        bento_source(settings.bentoml_home, release).mkdir(parents=True, exist_ok=True)
+        make_key(settings)
+        sign_release(settings, release, why="a test")
+        write_release(settings.serving_dir / CURRENT, release)
+
+    return serve
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

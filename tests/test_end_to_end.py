@@ -30,7 +30,7 @@ from flows.doors.ledger import read_ledger
 from flows.doors.registry import EXPERIMENT, Alias, Registry
 from flows.local.environments import make_flow_environment
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _PIPELINE = """
 import json, sys
@@ -86,7 +86,7 @@ class Platform:
     def run(self, code: str) -> str:
         done = subprocess.run(
             [sys.executable, "-c", code],
-            env=self.environment, capture_output=True, text=True, check=False, timeout=500,
+            env=self.environment, capture_output=True, text=True, check=False, timeout=1000,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
         return done.stdout

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RETRIED: Final = frozenset({429, 503})
-"""Statuses upon which a request is sent again, after the time that the service states."""
+"""Statuses after which a request is sent again, after the time that the service states."""
 
 BeatClass = Literal["N", "V"]
 T = TypeVar("T")
@@ -42,7 +42,7 @@ class UnreachableError(ClientError):
 
 
 class UnexpectedAnswerError(ClientError):
-    """What answers is not this service, or a version that this client does not know."""
+    """The answer is not from this service, or a version that this client does not know."""
 
 
 class ServiceProblemError(ClientError):
@@ -106,7 +106,7 @@ class Model:
     git_commit: str
     source: str
     data: str
-    """What it was trained on: ``mitdb`` or ``simulated``."""
+    """The training data: ``mitdb`` or ``simulated``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,7 +302,7 @@ class EcgClient:
         *,
         annotator: str | None = None,
     ) -> FeedbackReceipt:
-        """Tell the classes that a reader gives to beats.
+        """Send the classes that a reader gives to beats.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""What requests do with recordings: send one, see how far it is, find its results, delete it.
+"""The queue of recordings: send one, see how far it is, find its results, delete it.
 
 Every process of the service does this. One of them analyses what waits
 (:mod:`bentos.recordings.job_runner`).
@@ -80,7 +80,7 @@ class JobQueue:
         Parameters
         ----------
         announced_bytes : int or None
-            None when the client does not say; as much as is allowed is reserved then.
+            The size, where the client states it; else as much as is allowed is reserved.
         caller : Caller
 
         Raises
@@ -160,6 +160,7 @@ class JobQueue:
         )
         task = {
             "file": recording.path.name,
+            "more_parts": [str(part.relative_to(upload)) for part in recording.more_parts],
             "lead": lead.name,
             "sampling_rate": fields.sampling_rate,
             "unit": fields.unit,

@@ -46,8 +46,7 @@ from bentos.wire.problems import (
 )
 from ecg_lib import errors
 from ecg_lib.operations.settings import Settings
-
-MAX_ANALYSIS_S: Final = 3600.0
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
@@ -273,8 +272,7 @@ def _start_process(directory: Path) -> subprocess.Popen[bytes]:
             **os.environ,
             "PYTHONPATH": str(_CODE_ROOT),
             # Parts are worked on by threads of our own.
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
+            **ONE_THREAD,
         },
         start_new_session=True,
     )

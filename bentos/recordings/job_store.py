@@ -28,7 +28,7 @@ INPUT: Final = "input"
 """Directory of the recording as it was sent."""
 
 TASK: Final = "task.json"
-"""What is to be done."""
+"""The task of the process."""
 
 PROGRESS: Final = "progress"
 """Share that is done, as text."""

@@ -23,7 +23,7 @@ from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.beat_file import write_beats
 from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.atomic_files import write_whole
-from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.parts import open_parts
 
 _MAX_MEMORY_BYTES: Final = 3 * 2**30
 _NICENESS: Final = 10
@@ -70,7 +70,9 @@ def _end_with_parent() -> None:
 
 def _analyze(job: Path, task: dict[str, Any]) -> None:
     classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
-    opened = open_recording(job / INPUT / task["file"], fs=task["sampling_rate"], unit=task["unit"])
+    # A job that an older version of the service took names no parts.
+    parts = [job / INPUT / name for name in (task["file"], *task.get("more_parts", ()))]
+    opened = open_parts(parts, fs=task["sampling_rate"], unit=task["unit"])
     results = job / RESULTS
     results.mkdir(exist_ok=True)
     analysis = analyze_recording(

@@ -44,6 +44,7 @@ from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
 from ecg_lib.records.files.lead import Lead, choose_lead
 from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
     NULL_SEGMENT,
     WfdbHeader,
@@ -57,14 +58,16 @@ MAX_FILES: Final = 16
 RETRY_S: Final = 30
 """When room may have been made for another recording."""
 RECORDING: Final = "recording"
-"""Name of the file that is opened, but for its extension."""
+"""Name of the file that is opened, without its extension."""
 
 _STALL_S: Final = 30.0
 _FEED_BYTES: Final = 2**20
 _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
-_ALONE: Final = frozenset({".zip", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES})
+_ALONE: Final = frozenset(
+    {".zip", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES}
+)
 _LEFT_OUT: Final = ".atr"
 _TAKEN: Final = _ALONE | {".hea", ".dat", ".mat", _LEFT_OUT}
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
@@ -78,6 +81,8 @@ class UploadFields(BaseModel):
     lead: str | None = Field(default=None, min_length=1, max_length=64)
     sampling_rate: float | None = Field(default=None, ge=MIN_FS_HZ, le=MAX_FS_HZ)
     unit: str | None = Field(default=None, pattern=r"^(mV|uV|µV|V)$")
+    join: bool = False
+    """Whether the files are parts of one recording, in their order."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +90,8 @@ class Recording:
     """A recording that was laid out and checked."""
 
     path: Path
+    """The file, or the first part."""
+    more_parts: tuple[Path, ...] = ()
     lead: Lead
     leads: tuple[str, ...]
     kind: str
@@ -119,7 +126,7 @@ class _Form:
     is_over: bool = False
 
     def callbacks(self) -> dict[str, Callable[..., None]]:
-        """What the parser is to call."""
+        """The functions that the parser calls."""
         return {
             "on_part_begin": self._begin,
             "on_header_field": self._take_header_name,
@@ -170,7 +177,7 @@ class _Form:
         elif part.name not in UploadFields.model_fields:
             raise ProblemError(
                 UNKNOWN_FIELD,
-                "the form must have files, lead, sampling_rate and unit, and nothing else",
+                "the form must have files, lead, sampling_rate, unit and join, and nothing else",
                 errors=[(part.name[:80], "unknown field")],
             )
         elif part.name in self.texts:
@@ -260,7 +267,7 @@ async def receive_form(
     Raises
     ------
     ProblemError
-        If it is no form, too large, or stops coming.
+        If it is not a form, is too large, or stops coming.
 
     """
     media_type, options = parse_options_header(content_type)
@@ -331,14 +338,13 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
     except ValidationError as error:
         raise explain_validation_error(error) from None
     try:
-        path = _arrange(files, directory)
-        opened = open_recording(path, fs=fields.sampling_rate, unit=fields.unit)
-        lead = choose_lead(opened.leads, fields.lead)
-        if isinstance(opened, EdfFile):
-            blank_annotations(path, opened.header)
-        if isinstance(opened, DeviceFile):
-            exported, path = path, write_copy(opened, lead, directory, name=RECORDING)
-            exported.unlink()
+        paths = _arrange_parts(files, directory) if fields.join else [_arrange(files, directory)]
+        opened = open_parts(paths, fs=fields.sampling_rate, unit=fields.unit)
+        lead = choose_lead(opened.leads, fields.lead, others=opened.others)
+        path, *more_parts = [
+            _without_identity(path, lead.name, directory, number, fields)
+            for number, path in enumerate(paths)
+        ]
     except EcgError as error:
         problem = explain_file_error(error)
         if problem.kind is CRASHED:  # not an error of a file
@@ -346,11 +352,39 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         raise problem from error
     return Recording(
         path=path,
+        more_parts=tuple(more_parts),
         lead=lead,
         leads=tuple(other.name for other in opened.leads),
         kind=opened.kind,
         fields=fields,
     )
+
+
+def _arrange_parts(files: dict[str, Path], directory: Path) -> list[Path]:
+    """Leave the parts of a recording under numbers, in the order of the form."""
+    suffixes = {path.suffix for path in files.values()}
+    if not suffixes or suffixes - (_ALONE - {".zip"}):
+        raise _refuse("files", "parts to join must be EDF, CSV, NPY or the exports of a device")
+    return [
+        path.rename(directory / f"{RECORDING}{number or ''}{path.suffix}")
+        for number, path in enumerate(files.values())
+    ]
+
+
+def _without_identity(
+    path: Path, lead: str, directory: Path, number: int, fields: UploadFields
+) -> Path:
+    """Take the identity out of a part of a recording; an export of a device is copied for that."""
+    opened = open_recording(path, fs=fields.sampling_rate, unit=fields.unit)
+    if isinstance(opened, EdfFile):
+        blank_annotations(path, opened.header)
+    if not isinstance(opened, DeviceFile):
+        return path
+    target = directory / f"part{number}" if number else directory
+    target.mkdir(exist_ok=True)
+    copied = write_copy(opened, choose_lead(opened.leads, lead), target, name=RECORDING)
+    path.unlink()
+    return copied
 
 
 def _arrange(files: dict[str, Path], directory: Path) -> Path:
@@ -371,8 +405,8 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files",
-        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG or XML file, or a WFDB header with its "
-        "signals, or their zip",
+        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with "
+        "its signals, or their zip; parts of one recording need join=true",
     )
 
 
@@ -398,7 +432,7 @@ def _arrange_wfdb(files: dict[str, Path], directory: Path) -> Path:
     for path in files.values():
         path.unlink(missing_ok=True)
     for name, text in texts.items():
-        (directory / name).write_text(text, encoding="latin-1")
+        (directory / name).write_text(text, encoding="utf-8")
     return directory / f"{RECORDING}.hea"
 
 

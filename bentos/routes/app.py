@@ -50,7 +50,7 @@ from ecg_lib.rhythm.risk import NOTICE
 _SWAGGER: Final = Path(__file__).parents[1] / "wire" / "swagger"
 
 CLIENT_GONE: Final = 499
-"""What is counted when a client goes away in the middle of its request; nobody is answered."""
+"""Status in the counts of a client that goes away in the middle of its request."""
 
 
 def make_app() -> FastAPI:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
@@ -92,6 +93,8 @@ async def _decompress(stream: AsyncIterator[bytes], window_bits: int) -> AsyncIt
         async for chunk in stream:
             for piece in _expand(decoder, chunk):
                 yield piece
+                # A small chunk may expand to many pieces: other requests come in between.
+                await asyncio.sleep(0)
             if decoder.unused_data:
                 break
     except zlib.error as error:

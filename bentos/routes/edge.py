@@ -1,4 +1,4 @@
-"""What surrounds every request: its guard, id, time limit, headers, trace, count and log line.
+"""The frame of every request: its guard, id, time limit, headers, trace, count and log line.
 
 Plain ASGI, and no Starlette application on purpose: BentoML then leaves every path that is not
 its own to it, so that an unknown path and a wrong method are answered with our problems too.
@@ -147,7 +147,7 @@ class _Exchange:
         except Exception:
             if not self._is_answered:
                 raise
-            # Starlette answered and raises on; uvicorn would close the connection upon it, under
+            # Starlette answered and raises on; uvicorn would then close the connection, under
             # the client's next request.
             _logger.exception("the request failed")
 
@@ -175,7 +175,7 @@ class _Exchange:
                 f"{SLOWEST_BYTES_PER_S} bytes",
             )
         self._runtime.metrics.count_refusal(problem.kind.name)
-        # What is missing of the body does not come: the connection cannot go on.
+        # The rest of the body does not come: the connection cannot go on.
         headers = {} if self._body.is_over else {"Connection": "close"}
         self._body.is_left = True
         await problem.respond(headers)(self._scope, self._receive, self._send_on)

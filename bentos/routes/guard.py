@@ -21,7 +21,7 @@ from bentos.wire.problems import (
     TOO_MANY_REQUESTS,
     ProblemError,
 )
-from ecg_lib.operations.api_keys import Scope, find_api_key
+from ecg_lib.operations.keys.api_keys import Scope, find_api_key
 
 GUARDED: Final = ("/api/", "/metrics")
 """Begin of the paths that ask for a key and count; pages and /health do not."""

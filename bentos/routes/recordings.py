@@ -31,7 +31,7 @@ MAX_POINTS: Final = 20_000
 MAX_BEATS: Final = 20_000
 MAX_STRETCH_S: Final = MAX_DURATION_S + 3600.0
 SIGNAL_HEADERS: Final = ("X-ECG-Kind", "X-ECG-Start-S", "X-ECG-Step-S", "X-ECG-Points")
-"""What the answer with a stretch of the signal says beside it."""
+"""Headers that describe a stretch of the signal."""
 
 _PATH: Final = "/api/v1/recordings"
 _MEDIA_TYPES: Final = {
@@ -74,7 +74,8 @@ class SignalQuery(BeatsQuery):
 async def create_recording(request: Request) -> Response:
     """Take a file of up to 14 days, and queue it for analysis.
 
-    A WFDB header with its signal files, or a zip of them, or one EDF, CSV or NPY file.
+    A WFDB header with its signal files, or a zip of them, or one EDF, CSV, NPY or device file; or,
+    with `join`, several of those as the parts of one recording.
     """
     runtime = runtime_of(request)
     runtime.require_model()
@@ -128,7 +129,7 @@ async def _take(
 
 
 async def read_recording(request: Request, job_id: str) -> Response:
-    """Tell how far a recording is; ``error`` says why it failed."""
+    """Report how far a recording is; ``error`` says why it failed."""
     recordings, caller = recordings_of(request), caller_of(request)
     job = await _do(runtime_of(request), lambda: recordings.find(job_id, caller))
     return answer_json(orjson.dumps(job))
@@ -315,7 +316,7 @@ class RecordingJob(BaseModel):
     finished_at: str | None
     kind: str = Field(
         description="Kind of the file: `wfdb`, `edf`, `csv`, `npy`, `dicom`, `ishne`, `scp`, "
-        "`aecg`, `muse` or `philips`."
+        "`aecg`, `muse`, `philips` or `atc`."
     )
     lead: str = Field(description="The lead that is analysed.")
     leads: list[str]
@@ -356,7 +357,7 @@ _FORM: Final[dict[str, Any]] = {
                         "files": {"type": "array", "items": _BINARY, "minItems": 1},
                         "lead": {
                             "type": "string",
-                            "description": "Name of the lead; MLII, or else the first.",
+                            "description": "Name of the lead; else MLII, II, or the first ECG.",
                         },
                         "sampling_rate": {
                             "type": "number",
@@ -368,6 +369,12 @@ _FORM: Final[dict[str, Any]] = {
                             "type": "string",
                             "enum": ["mV", "uV", "V"],
                             "description": "Of NPY, and of CSV that states none; mV when left out.",
+                        },
+                        "join": {
+                            "type": "boolean",
+                            "default": False,
+                            "description": "Whether the files are parts of one recording, in "
+                            "their order; gaps between their clocks are missing.",
                         },
                     },
                 }

@@ -1,4 +1,4 @@
-"""What the routes share: what the application holds, who asks, where things are, JSON answers."""
+"""Functions that routes share: parts of the application, caller, addresses, JSON answers."""
 
 from __future__ import annotations
 

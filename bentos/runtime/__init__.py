@@ -1,1 +1,1 @@
-"""What a worker holds: the model, the spool, metrics, keys and traces."""
+"""The parts of a worker: the model, the spool, metrics, keys and traces."""

@@ -19,6 +19,7 @@ from typing import Final
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.classifier.golden import check_golden
+from ecg_lib.operations.keys.signatures import check_signature
 from ecg_lib.operations.releases import (
     CURRENT,
     Release,
@@ -74,17 +75,19 @@ def load_model(
     """
     try:
         bundle = read_bundle(stored / "bundle")
-        classifier = BeatClassifier.load(bundle)
-        failures = check_golden(classifier, bundle.golden.read_text(encoding="utf-8"))
+        problem = ""
+        if bundle_hash not in {None, bundle.hash}:
+            problem = f"the bundle must have the hash {bundle_hash}, got {bundle.hash}"
+        else:  # only now its network runs
+            classifier = BeatClassifier.load(bundle)
+            failures = check_golden(classifier, bundle.golden.read_text(encoding="utf-8"))
+            if failures:
+                problem = f"{len(failures)} golden request(s) failed: {'; '.join(failures)}"
     except Exception as error:  # whatever a broken release raises, the old one must go on
         msg = f"{type(error).__name__}: {error}"
         raise ReleaseError(msg, bento_tag=bento_tag) from error
-    if bundle_hash not in {None, bundle.hash}:
-        msg = f"the bundle must have the hash {bundle_hash}, got {bundle.hash}"
-        raise ReleaseError(msg, bento_tag=bento_tag)
-    if failures:
-        msg = f"{len(failures)} golden request(s) failed: {'; '.join(failures)}"
-        raise ReleaseError(msg, bento_tag=bento_tag)
+    if problem:
+        raise ReleaseError(problem, bento_tag=bento_tag)
     provenance = bundle.provenance
     return LoadedModel(
         classifier=classifier,
@@ -126,7 +129,7 @@ class LiveModel:
         self.when_used: Callable[[], object] = lambda: None
         """Called, from another thread maybe, when another model is live."""
         self._has_host = has_host
-        self._store = settings.bentoml_home
+        self._settings = settings
         self._path = settings.serving_dir / CURRENT
         self._seen: tuple[int, ...] | None = None
         self._retry_s = 0.0
@@ -140,7 +143,7 @@ class LiveModel:
         Raises
         ------
         ReleaseError
-            If it is not taken; the model before it stays.
+            If it is not signed, or is not taken; the model before it stays.
 
         """
         if release.code_hash != self.code_hash:
@@ -149,8 +152,9 @@ class LiveModel:
                 f"({self.code_hash[:12]}); python -m bentos.host can change it"
             )
             raise ReleaseError(msg, bento_tag=release.bento_tag)
+        check_signature(self._settings, release)
         model = load_model(
-            model_directory(self._store, release),
+            model_directory(self._settings.bentoml_home, release),
             bento_tag=release.bento_tag,
             version=release.model_version,
             bundle_hash=release.bundle_hash,
@@ -211,7 +215,7 @@ class LiveModel:
             self._thread.join(timeout=5.0)
 
     def _is_served(self, release: Release) -> bool:
-        """Tell whether a release is live already; it may have come with the process."""
+        """Return whether a release is live already; it may have come with the process."""
         model = self.current
         if model is None or model.info["version"] != release.model_version:
             return False

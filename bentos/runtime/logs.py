@@ -67,7 +67,7 @@ def set_up_logging() -> None:
     logging.basicConfig(level=logging.INFO, handlers=[errors], force=True)
     for name in ("uvicorn.error", "asyncio"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    # It warns of each form that is none; that is the client's affair, and in the access log.
+    # It warns of each malformed form; the access log has those.
     logging.getLogger("python_multipart").setLevel(logging.ERROR)
     access = logging.getLogger(ACCESS_LOGGER)
     access.handlers = [accesses]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import ConfigurationError
+from ecg_lib.operations.keys.key_files import make_key_file
 
 MIN_KEY_BYTES: Final = 16
 
@@ -32,7 +32,7 @@ def read_patient_key(path: Path) -> bytes:
     """
     try:
         if not path.exists():
-            _make_key(path)
+            make_key_file(path, secrets.token_hex(32))
         key = path.read_bytes().strip()
     except OSError as error:
         msg = f"the file of the patient key cannot be used: {error.strerror}"
@@ -41,18 +41,3 @@ def read_patient_key(path: Path) -> bytes:
         msg = f"the patient key must have at least {MIN_KEY_BYTES} bytes, got {len(key)}"
         raise ConfigurationError(msg)
     return key
-
-
-def _make_key(path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(secrets.token_hex(32).encode())
-    try:
-        # A link does not replace: whoever comes second uses the key of the first.
-        path.hardlink_to(draft)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

@@ -42,10 +42,10 @@ from ecg_lib.errors import (
     InvalidSignalError,
     PredictionLogError,
 )
-from ecg_lib.operations.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
+from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
@@ -126,7 +126,7 @@ class Runtime:
         from ecg_lib.operations.prediction_log import PredictionLog  # noqa: PLC0415  see above
 
         log = PredictionLog(self.settings.monitoring_database_url)
-        # Who asks for a prediction before any is stored is to be told that there is none.
+        # Asked for a prediction before any is stored, the log answers that there is none.
         with contextlib.suppress(PredictionLogError):
             log.create_tables()
         return log

@@ -104,7 +104,7 @@ def decode_row(line: bytes) -> Row:
     Raises
     ------
     ValueError
-        If it is no row.
+        If it is not a row.
 
     """
     try:
@@ -333,7 +333,7 @@ class Spool:
                     self._store(rows)
                 n_rows, n_broken = n_rows + len(rows), n_broken + broken
             if n_broken:
-                _logger.error("%d lines of %s are no rows; the file is kept", n_broken, path.name)
+                _logger.error("%d lines of %s are not rows; the file is kept", n_broken, path.name)
                 path.replace(path.with_suffix(".broken"))
             else:
                 path.unlink(missing_ok=True)
@@ -342,7 +342,7 @@ class Spool:
 
 
 def _explain(error: PredictionLogError | OSError) -> str:
-    # What the system says of a file names its path, and /health shows this to everybody.
+    # The message of the system names the path of a file, and /health shows this to everybody.
     if isinstance(error, PredictionLogError):
         return str(error)
     return f"the spool cannot be read: {error.strerror}"
@@ -366,7 +366,7 @@ def _batches(lines: Iterable[bytes]) -> Iterator[Sequence[bytes]]:
 
 
 def _decode_whole(lines: Sequence[bytes]) -> tuple[list[Row], int]:
-    """Decode lines and count those that are no rows.
+    """Decode lines and count those that are not rows.
 
     A line without an end was being written when the process was killed: its answer was not sent.
     """

@@ -16,7 +16,7 @@ from ecg_lib.errors import ConfigurationError
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-# OpenTelemetry is imported where it is used: who does not ask for it shall not wait for it.
+# OpenTelemetry is imported where it is used, so that untraced starts stay fast.
 
 _ENDPOINTS: Final = ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
@@ -106,7 +106,7 @@ class Tracing:
             parent,
             kind=trace.SpanKind.SERVER,
             attributes={"http.request.method": method},
-            # What an exception says may quote the request.
+            # The message of an exception may quote the request.
             record_exception=False,
             set_status_on_exception=False,
         ) as span:

@@ -8,7 +8,7 @@ import json
 import logging
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,10 @@ START_S: Final = 90.0
 """Longest start of a worker."""
 
 _STOP_S: Final = 6.0
+_HUNG_S: Final = 20.0
+"""A worker that reports every second and was not heard for so long hangs."""
+_LOOKS: Final = 5
+"""A host that was stopped itself reads first what came meanwhile."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,6 +57,9 @@ class WorkerProcess:
         """The ``model`` object of its answers, None as long as it has no model."""
         self.serves_since = 0.0
         self.started_at = 0.0
+        self._beats = False
+        self._heard_at = 0.0
+        self._silent_looks = 0
         self._reader = reader
         self._writer = writer
         self._listening: asyncio.Task[None] | None = None
@@ -86,7 +93,21 @@ class WorkerProcess:
             raise WorkerError(message["failed"])
         self.code_hash = message["ready"]["code_hash"]
         self.serves = message["ready"].get("serves")
+        self._beats = message["ready"].get("beats", False)  # workers of earlier code do not
         self.started_at = self.serves_since = asyncio.get_running_loop().time()
+        self._heard_at = self.started_at
+
+    def look(self) -> bool:
+        """Return whether the worker hangs; to be called again and again."""
+        silent_s = asyncio.get_running_loop().time() - self._heard_at
+        is_silent = self._beats and self.is_alive and silent_s > _HUNG_S
+        self._silent_looks = self._silent_looks + 1 if is_silent else 0
+        return self._silent_looks >= _LOOKS
+
+    def kill(self) -> None:
+        """Kill the process, which hangs."""
+        with contextlib.suppress(ProcessLookupError):
+            self.process.kill()
 
     def listen(self, when_switched: Callable[[], None]) -> None:
         """Note from now on which model it serves, and call back when that changes."""
@@ -95,9 +116,11 @@ class WorkerProcess:
     async def _listen(self, when_switched: Callable[[], None]) -> None:
         with contextlib.suppress(ConnectionError):
             while line := await self._reader.readline():
-                self.serves = json.loads(line)["serves"]
-                self.serves_since = asyncio.get_running_loop().time()
-                when_switched()
+                self._heard_at = asyncio.get_running_loop().time()
+                serves = json.loads(line)["serves"]
+                if serves != self.serves:
+                    self.serves, self.serves_since = serves, self._heard_at
+                    when_switched()
 
     def tell(self, message: dict[str, Any]) -> None:
         """Send a message; a worker that is dead does not get it."""
@@ -125,7 +148,12 @@ class WorkerProcess:
 
 
 async def start_worker(
-    source: Path, release: Path | None, *, listener: socket.socket, environment: dict[str, str]
+    source: Path,
+    release: Path | None,
+    *,
+    listener: socket.socket,
+    kept: Sequence[int],
+    environment: dict[str, str],
 ) -> WorkerProcess:
     """Start a worker with the code below a directory, and wait until it is ready.
 
@@ -137,6 +165,8 @@ async def start_worker(
         File of the release that it must take.
     listener : socket.socket
         The socket that it accepts connections from.
+    kept : sequence of int
+        Descriptors that it keeps open as long as it lives.
     environment : dict
         Its environment.
 
@@ -160,7 +190,7 @@ async def start_worker(
         process = await asyncio.create_subprocess_exec(
             *command,
             env={**environment, "PYTHONPATH": str(source)},
-            pass_fds=(listener.fileno(), theirs.fileno()),
+            pass_fds=(listener.fileno(), theirs.fileno(), *kept),
             # Ctrl-C reaches the host alone, which ends its workers in order.
             start_new_session=True,
         )

@@ -25,7 +25,7 @@ from ecg_lib.signal_path.readability.findings import (
     FindingKind,
     list_alarms,
 )
-from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
+from ecg_lib.signal_path.readability.plausibility import list_doubts
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 
@@ -62,7 +62,7 @@ def build_answer(
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
-        doubt=explain_rate(prepared),
+        doubts=list_doubts(prepared, what="signal_data"),
     )
     overall, confidence = _judge_all(classified)
     return {

@@ -1,4 +1,4 @@
-"""What a prediction is asked of, from the bodies that are accepted: JSON, raw float32, and NPY.
+"""Read the signal of a prediction from the bodies that are accepted: JSON, raw float32, and NPY.
 
 All of them end in one :class:`PredictionInput`, by the same limits and with the same problems.
 """
@@ -38,7 +38,7 @@ JSON: Final = "application/json"
 FLOAT32: Final = "application/octet-stream"
 NPY: Final = "application/x-npy"
 MEDIA_TYPES: Final = (JSON, FLOAT32, NPY)
-"""What the predictions route takes."""
+"""Media types that the predictions route takes."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -116,7 +116,7 @@ def parse(model: type[T], body: bytes) -> T:
     Raises
     ------
     ProblemError
-        If it is no JSON, or not what the model wants.
+        If it is not JSON, or does not fit the model.
 
     """
     # Each unknown field costs an error of its own: a million of them would cost seconds.

@@ -40,7 +40,7 @@ class _Request(BaseModel):
 
 
 class PredictionParameters(_Request):
-    """What is said of a signal."""
+    """Parameters of a signal."""
 
     sampling_rate: float = Field(
         default=FS_HZ,
@@ -68,7 +68,7 @@ class WrongDuration(NamedTuple):
 
 
 def explain_duration(n_samples: int, sampling_rate: float) -> WrongDuration | None:
-    """Tell what is wrong with the length of a signal; None when nothing is."""
+    """Explain why the length of a signal is wrong; None when it is right."""
     duration_s = n_samples / sampling_rate
     # Ten seconds at 128.5 Hz are 1285 samples or, cut to whole ones, 1284.
     is_short = n_samples < int(MIN_DURATION_S * sampling_rate)
@@ -98,7 +98,7 @@ class PredictionRequest(PredictionParameters):
 
 
 class BeatLabel(_Request):
-    """What a reader calls a beat."""
+    """The class that a reader gives to a beat."""
 
     beat_index: int = Field(ge=0, description="`beat_index` of the prediction.")
     arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
@@ -114,7 +114,7 @@ class FeedbackRequest(_Request):
         min_length=1,
         max_length=128,
         pattern=r"^[^\x00-\x1f\x7f]*$",
-        description="Who read the beats.",
+        description="The reader of the beats.",
     )
 
     @model_validator(mode="after")
@@ -141,7 +141,7 @@ class ModelInfo(_Answer):
     dataset_version: str
     git_commit: str
     source: BundleSource
-    data: DataSource = Field(description="What it was trained on.")
+    data: DataSource = Field(description="The training data.")
 
 
 class BeatPrediction(_Answer):
@@ -169,7 +169,7 @@ class VentricularRun(_Answer):
     start_s: float
     rate_bpm: float
     duration_s: float = Field(description="From the first R-peak to the last.")
-    kind: RunKind = Field(description="What a run of this rate and length is called.")
+    kind: RunKind = Field(description="The name for runs of this rate and length.")
 
 
 class RhythmPattern(_Answer):
@@ -190,7 +190,7 @@ class LongInterval(_Answer):
 
 
 class Rhythm(_Answer):
-    """What the readable beats amount to."""
+    """The rhythm of the readable beats."""
 
     heart_rate_bpm: float | None
     heart_rate_min_bpm: float | None
@@ -218,7 +218,7 @@ class UnreadableStretch(_Answer):
 
 
 class SuspectedFinding(_Answer):
-    """What is suspected in a part of the signal; no diagnosis."""
+    """A suspicion in a part of the signal; not a diagnosis."""
 
     kind: FindingKind
     start_sample: int
@@ -325,7 +325,7 @@ class ModelCard(_Answer):
 
 
 class FieldError(_Answer):
-    """What is wrong with a field."""
+    """The reason why a field is rejected."""
 
     field: str
     reason: str

@@ -222,7 +222,7 @@ def read_config(text: str | bytes) -> ClassifierConfig:
     try:
         config = TypeAdapter(ClassifierConfig).validate_json(text)
     except ValidationError as error:
-        msg = f"{CONFIG} is no configuration of a classifier: {error}"
+        msg = f"{CONFIG} does not hold the configuration of a classifier: {error}"
         raise BundleError(msg) from error
     # Fields that this version does not know would be dropped, and the answer would be another.
     if json.loads(write_config(config)) != json.loads(text):
@@ -367,7 +367,7 @@ def read_bundle(directory: Path) -> Bundle:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class BundleFigures:
-    """What a bundle of any format says of itself; enough to compare it, not to run it."""
+    """The description of a bundle of any format; enough to compare it, not to run it."""
 
     source: BundleSource
     data_source: DataSource

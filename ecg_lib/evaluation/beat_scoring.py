@@ -7,7 +7,7 @@ negative; a matched N or S called V, or a detection that belongs to no annotatio
 false positive. F and Q called V do not count (EC57), and do in the strict variant. Detections and
 annotations inside ventricular flutter are left out, and counted apart. ``bxb`` scores from minute
 five on; here the start is an argument, and both are published. ``docs/evaluation.md`` lists where
-this strays from ``bxb``.
+the results differ from ``bxb``.
 """
 
 from __future__ import annotations

@@ -149,7 +149,7 @@ def prepare_scored_view(
 
 _BEAT_ARRAYS: Final = (
     "r_peaks", "windows", "features", "rr_prev_s", "rr_next_s", "qrs_width_s", "amplitude_mv",
-    "qrs_hz", "deflection", "beat_quality",
+    "qrs_hz", "t_peak_s", "stray_line_hz", "deflection", "beat_quality",
 )  # fmt: skip
 _SCALARS: Final = ("fs", "duration_s", "unreadable_s", "flutter_s", "missing_s")
 

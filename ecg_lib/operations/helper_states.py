@@ -24,7 +24,7 @@ STALE_AFTER_S: Final = 30.0
 
 
 class HelperStatus(StrEnum):
-    """What a helper does."""
+    """States of a helper."""
 
     RUNNING = "running"
     STARTING = "starting"

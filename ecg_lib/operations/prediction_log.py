@@ -40,7 +40,7 @@ _PREDICTIONS: Final = sa.Table(
     sa.Column("response", sa.Text, nullable=False),
     sa.Column("observed", sa.Text, nullable=False),
     sa.Column("owner", sa.String(64)),
-    # What a drift check asks for; with the length, so that long rows are passed over unread.
+    # For a drift check; with the length, so that long rows are passed over unread.
     sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
 )
 _REPLACED_INDEX: Final = "ix_predictions_bundle_hash"

@@ -29,7 +29,7 @@ class PredictionRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObservedRow:
-    """What monitoring reads of an answered request: its columns, without the body."""
+    """The columns of an answered request that monitoring reads, without the body."""
 
     prediction_id: str
     created_at: datetime

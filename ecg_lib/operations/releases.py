@@ -1,8 +1,9 @@
-"""Releases: what ``serving/current.json`` says, and where BentoML's store keeps what it names."""
+"""Releases: the content of ``serving/current.json``, and where BentoML's store keeps its parts."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -54,7 +55,7 @@ def read_release(path: Path) -> Release | None:
     Raises
     ------
     ReleaseError
-        If the file cannot be read or is no release.
+        If the file cannot be read or does not hold a release.
 
     """
     try:
@@ -78,11 +79,16 @@ def write_release(path: Path, release: Release) -> None:
 
 
 def is_same_release(one: Release | None, other: Release | None) -> bool:
-    """Tell whether two releases serve the same code and model, whenever they were made."""
+    """Return whether two releases serve the same code and model, whenever they were made."""
     if one is None or other is None:
         return one is other
-    ignored = {"released_at"}
-    return one.model_dump(exclude=ignored) == other.model_dump(exclude=ignored)
+    return identify(one) == identify(other)
+
+
+def identify(release: Release) -> dict[str, str]:
+    """Return everything that names a release, without the time at which it was served."""
+    named: dict[str, str] = release.model_dump(exclude={"released_at"})
+    return named
 
 
 def bento_source(bentoml_home: Path, release: Release) -> Path:
@@ -121,6 +127,24 @@ def hash_code(root: Path) -> str:
         If a package is missing.
 
     """
+    return _hash_packages(root, left_out=NOT_SERVING)
+
+
+def has_code(root: Path, code_hash: str) -> bool:
+    """Return whether a directory holds the code with a hash, as today or earlier code computed it.
+
+    Earlier code left no folder of the packages out.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a package is missing.
+
+    """
+    return code_hash in {hash_code(root), _hash_packages(root, left_out=())}
+
+
+def _hash_packages(root: Path, *, left_out: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for package in SERVING_PACKAGES:
         if not (root / package).is_dir():
@@ -128,7 +152,7 @@ def hash_code(root: Path) -> str:
             raise FileNotFoundError(msg)
         for path in sorted((root / package).rglob("*")):
             name = path.relative_to(root)
-            if any(name.is_relative_to(folder) for folder in NOT_SERVING):
+            if any(name.is_relative_to(folder) for folder in left_out):
                 continue
             if path.is_file() and "__pycache__" not in name.parts:
                 content = hashlib.sha256(path.read_bytes()).hexdigest()

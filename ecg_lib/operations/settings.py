@@ -137,7 +137,7 @@ class Settings(BaseSettings):
         default=None, description="Key of the patient hashes; made under home when unset."
     )
     rate_limit_per_min: int = Field(
-        default=0, ge=0, description="Requests a client may send in a minute; 0 is no limit."
+        default=0, ge=0, description="Requests a client may send in a minute; 0 sets none."
     )
     answer_limit_s: float = Field(
         default=30.0, gt=0, description="Seconds that an answer may take once its request is there."
@@ -148,6 +148,11 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         default="",
         description="Addresses, with commas, whose word on the client's address is taken.",
+    )
+
+    public_origins: Origins = Field(
+        default=(),
+        description="Addresses, with commas, of a proxy with TLS in front of Prefect or MLflow.",
     )
 
     recordings_kept: int = Field(
@@ -172,8 +177,13 @@ class Settings(BaseSettings):
 
     @property
     def serving_dir(self) -> Path:
-        """What the service obeys (``current.json``) and what it has spooled."""
+        """The release to be served (``current.json``), and the answers that wait to be logged."""
         return self.home / "serving"
+
+    @property
+    def signatures_dir(self) -> Path:
+        """Signatures of all releases that were ever served."""
+        return self.home / "signatures"
 
     @property
     def recordings_dir(self) -> Path:

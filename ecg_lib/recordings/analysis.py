@@ -104,7 +104,7 @@ def analyze_recording(
 
     """
     tell = report or _ignore
-    chosen = choose_lead(opened.leads, lead)
+    chosen = choose_lead(opened.leads, lead, others=opened.others)
     n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
     check_duration(n_samples / chosen.fs)
     signal_mv = read_signal(directory)

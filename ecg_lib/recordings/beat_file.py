@@ -15,7 +15,7 @@ from ecg_lib.signal_path.readability.findings import BEAT_QUALITIES
 
 BEATS: Final = "beats.npy"
 NAMES: Final = "beats.json"
-"""What the codes in :data:`BEATS` mean, and the sampling rate."""
+"""The meaning of the codes in :data:`BEATS`, and the sampling rate."""
 
 BEAT_DTYPE: Final = np.dtype(
     [

@@ -57,6 +57,8 @@ class RecordingBeats:
     qrs_width_s: NDArray[np.float64]
     amplitude_mv: NDArray[np.float64]
     qrs_hz: NDArray[np.float64]
+    t_peak_s: NDArray[np.float64]
+    stray_line_hz: NDArray[np.float64]
     deflection: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.preprocessing.PreparedBeats`."""
     v_shapes: NDArray[np.float32]
@@ -66,7 +68,7 @@ class RecordingBeats:
     unreadable: tuple[Stretch, ...]
     """In samples of the recording, in time order."""
     findings: tuple[Finding, ...]
-    """What is suspected, in samples of the recording."""
+    """Suspicions, in samples of the recording."""
     quality_per_second: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
     n_samples: int
@@ -228,6 +230,8 @@ def _classify_part(
         qrs_width_s=prepared.qrs_width_s,
         amplitude_mv=prepared.amplitude_mv,
         qrs_hz=prepared.qrs_hz,
+        t_peak_s=prepared.t_peak_s,
+        stray_line_hz=prepared.stray_line_hz,
         deflection=prepared.deflection,
         v_shapes=_shapes_of(classified),
         quality=prepared.beat_quality,
@@ -299,6 +303,8 @@ def _join(
         qrs_width_s=joined("qrs_width_s").astype(np.float64),
         amplitude_mv=joined("amplitude_mv").astype(np.float64),
         qrs_hz=joined("qrs_hz").astype(np.float64),
+        t_peak_s=joined("t_peak_s").astype(np.float64),
+        stray_line_hz=joined("stray_line_hz").astype(np.float64),
         deflection=joined("deflection").astype(np.float64),
         v_shapes=np.concatenate(shapes),
         quality=joined("quality").astype(np.str_),

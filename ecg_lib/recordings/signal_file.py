@@ -24,7 +24,7 @@ _BINS_AT_ONCE: Final = 65_536
 
 
 class SampleKind(StrEnum):
-    """What a stretch is made of."""
+    """The kinds of values in a stretch."""
 
     SAMPLES = "samples"
     ENVELOPE = "envelope"

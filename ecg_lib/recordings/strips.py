@@ -17,7 +17,7 @@ from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import assess_risk
 from ecg_lib.signal_path.readability.findings import list_alarms
-from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
+from ecg_lib.signal_path.readability.plausibility import list_doubts
 
 ANNOTATOR: Final = "pvc"
 """Extension of the annotation files."""
@@ -32,11 +32,11 @@ class Prediction(NamedTuple):
     classified: ClassifiedBeats
     invalid_samples: int
     warnings: tuple[str, ...]
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
 
 class Annotated(NamedTuple):
-    """What was written for one record."""
+    """The annotations that were written for one record."""
 
     path: Path
     lead: str
@@ -49,7 +49,13 @@ class Annotated(NamedTuple):
 
 
 def annotate_record(
-    path: Path, *, classifier: BeatClassifier, output_dir: Path, lead: str | None = None
+    path: Path,
+    *,
+    classifier: BeatClassifier,
+    output_dir: Path,
+    lead: str | None = None,
+    fs: float | None = None,
+    unit: str | None = None,
 ) -> Annotated:
     """Write ``RECORD.pvc`` with a symbol for every detection.
 
@@ -66,6 +72,10 @@ def annotate_record(
         Where the file goes.
     lead : str, optional
         Name of the lead, see :func:`ecg_lib.records.files.lead.choose_lead`.
+    fs : float, optional
+        Sampling rate in Hz of a file that does not state it.
+    unit : str, optional
+        See :func:`ecg_lib.records.files.opening.open_recording`.
 
     Raises
     ------
@@ -73,7 +83,8 @@ def annotate_record(
         If the file cannot be read.
 
     """
-    done = _classify(open_recording(path), path, classifier=classifier, lead=lead)
+    opened = open_recording(path, fs=fs, unit=unit)
+    done = _classify(opened, path, classifier=classifier, lead=lead)
     classified = done.classified
     samples, symbols = list_annotations(
         classified.r_peaks,
@@ -129,7 +140,7 @@ def _classify(
     lead: str | None,
     is_strip: bool = False,
 ) -> Prediction:
-    chosen = choose_lead(opened.leads, lead)
+    chosen = choose_lead(opened.leads, lead, others=opened.others)
     signal = _read_lead(opened, chosen)
     if is_strip:
         check_duration(len(signal) / chosen.fs)
@@ -170,7 +181,7 @@ def describe(prediction: Prediction) -> str:
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
-        doubt=explain_rate(prepared),
+        doubts=list_doubts(prepared, what="samples"),
     )
     overall = "V" if rhythm.v_beats else "N" if classified.has_class.any() else "no class"
     rate = "-" if rhythm.heart_rate_bpm is None else f"{rhythm.heart_rate_bpm:.0f}/min"

@@ -30,7 +30,7 @@ from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shap
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, Risk, RiskBasis, assess_risk
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
-from ecg_lib.signal_path.readability.plausibility import explain_rate, list_doubts
+from ecg_lib.signal_path.readability.plausibility import list_doubts
 
 _FORM_NAMES: Final = "ABCDEFGHIJKL"
 _DAY_S: Final = 86_400.0
@@ -103,7 +103,7 @@ class RecordingSummary:
     """Index into `forms` of each V beat, or -1."""
     risk: Risk
     warnings: tuple[str, ...] = ()
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
     @property
     def overall(self) -> str | None:
@@ -173,6 +173,7 @@ def summarize_recording(
         is_paced=beats.is_paced,
     )
     grouped = group_shapes(beats.v_shapes)
+    doubts = list_doubts(beats, what="samples")
     return RecordingSummary(
         source=source or RecordingSource(),
         lead=lead,
@@ -212,9 +213,9 @@ def summarize_recording(
             readable_s=beats.readable_s,
             alarms=list_alarms(beats.findings, fs=beats.fs),
             basis=RiskBasis.RECORDING,
-            doubt=explain_rate(beats),
+            doubts=doubts,
         ),
-        warnings=(*warnings, *list_doubts(beats, what="samples")),
+        warnings=(*warnings, *doubts),
     )
 
 

@@ -1,4 +1,4 @@
-"""Read WFDB annotations: what beat symbols mean, and which records are for what.
+"""The beat symbols of WFDB annotations with their meaning, and the use of each record.
 
 The mapping is that of ANSI/AAMI EC57:2012 (table 3), the split by subject that of de Chazal et
 al. 2004, DOI 10.1109/TBME.2004.827359.
@@ -152,7 +152,7 @@ class Annotations:
         return tuple(episodes)
 
     def is_in_flutter(self, positions: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Tell which positions lie inside a flutter episode, shape of `positions`."""
+        """Return which positions lie inside a flutter episode, shape of `positions`."""
         inside = np.zeros(len(positions), dtype=np.bool_)
         for first, last in self.flutter_episodes:
             inside |= (positions >= first) & (positions <= last)

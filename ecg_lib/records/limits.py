@@ -7,7 +7,7 @@ from typing import Final
 from ecg_lib.errors import InvalidSamplingRateError
 
 MAX_DURATION_S: Final = 14 * 24 * 3600.0
-"""What patch monitors record at most."""
+"""The longest recording of patch monitors."""
 
 
 MIN_DURATION_S: Final = 10.0

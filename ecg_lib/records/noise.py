@@ -95,7 +95,7 @@ def mix_at_snr(
 
     Notes
     -----
-    The program strays from its manual: ``sigamp`` cuts the deviations of the noise down to whole
+    The program differs from its manual: ``sigamp`` cuts the deviations of the noise down to whole
     ADC units, so that noise of a few units is measured too low (2 to 4 % for the records ``bw``
     and ``ma``, 0.2 to 0.4 dB more noise than asked for). This function follows the manual, and
     with `noise_adu_per_mv` the program. Deviation from both: a beat too near to an end of the

@@ -23,7 +23,7 @@ _LONGEST_NAME: Final = 200
 
 
 class SignalKind(StrEnum):
-    """What a signal is by its name."""
+    """The kinds of signals, by their names."""
 
     ECG = "ecg"
     OTHER = "other"
@@ -114,7 +114,7 @@ _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
 
 
 def kind_of(name: str) -> SignalKind:
-    """Tell what a signal is by its name.
+    """Return what a signal is by its name.
 
     Examples
     --------

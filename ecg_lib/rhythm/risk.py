@@ -23,7 +23,7 @@ class RiskLevel(StrEnum):
 
 
 class RiskBasis(StrEnum):
-    """What the level is based on: one strip, or a recording that is long enough for a burden."""
+    """The basis of the level: one strip, or a recording that is long enough for a burden."""
 
     STRIP = "strip"
     RECORDING = "recording"
@@ -78,7 +78,7 @@ def assess_risk(
     readable_s: float,
     alarms: Sequence[str] = (),
     basis: RiskBasis | None = None,
-    doubt: str | None = None,
+    doubts: Sequence[str] = (),
 ) -> Risk:
     """Rate a rhythm LOW, MEDIUM or HIGH, with reasons.
 
@@ -99,9 +99,9 @@ def assess_risk(
         suspected.
     basis : RiskBasis, optional
         What the level is judged on; a recording from one hour on when left out.
-    doubt : str, optional
-        Why the sampling rate does not fit the signal: what was found may be wrong, so it is not
-        LOW.
+    doubts : sequence of str
+        Why the unit or the sampling rate does not fit the signal: findings may be wrong, so the
+        level is not LOW.
 
     Returns
     -------
@@ -139,8 +139,8 @@ def assess_risk(
         if has_hours and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
-    if doubt is not None:
-        reasons = [f"not judged: {doubt}"]
+    if doubts:
+        reasons = [f"not judged: {doubt}" for doubt in doubts]
         return Risk(level=RiskLevel.MEDIUM, basis=basis, reasons=tuple(reasons))
     return Risk(level=RiskLevel.LOW, basis=basis, reasons=("no V beats",))
 

@@ -71,11 +71,11 @@ class _Recursion(NamedTuple):
     """``P`` to the powers 1, 2, 4, ..., transposed: the way of a state over so many blocks."""
 
     steady: NDArray[np.float64]
-    """State of a signal that has been 1 for ever, shape ``(n_states,)``."""
+    """State of a signal that has always been 1, shape ``(n_states,)``."""
 
 
 def run_recursion(extended: NDArray[np.float64], recursion: _Recursion) -> None:
-    """Filter whole blocks forwards (in place), as if the first sample had been there for ever."""
+    """Filter whole blocks forwards (in place), as if the first sample had been there forever."""
     state = recursion.steady * extended[0]
     blocks = extended.reshape(-1, BLOCK)
     for start in range(0, len(blocks), _CHUNK):

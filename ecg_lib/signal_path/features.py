@@ -92,7 +92,7 @@ _NOISE_BEATS = 9
 
 
 class BeatFeatures(NamedTuple):
-    """What the classifier sees of each beat, in time order."""
+    """The classifier's input for each beat, in time order."""
 
     windows: NDArray[np.float32]
     """Shape ``(n_beats, 360, 2)``: the beat, and the beat minus its template.

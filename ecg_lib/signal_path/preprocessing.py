@@ -29,15 +29,22 @@ from ecg_lib.signal_path.readability.findings import (
 from ecg_lib.signal_path.readability.missing import (
     EDGE_S,
     are_near,
+    are_remnants,
     bridge_missing,
     cut_out,
 )
-from ecg_lib.signal_path.readability.plausibility import measure_deflections, measure_qrs_hz
+from ecg_lib.signal_path.readability.plausibility import (
+    measure_deflections,
+    measure_qrs_hz,
+    measure_stray_line,
+    measure_t_peak,
+)
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     Stretch,
     UnreadableReason,
     measure_rail_share,
+    measure_slope_energy,
 )
 from ecg_lib.signal_path.template import BeatConfig, ShapeBlock
 
@@ -78,8 +85,14 @@ class PreparedBeats:
     qrs_hz: NDArray[np.float64]
     """Mean frequency of the QRS complex."""
 
+    t_peak_s: NDArray[np.float64]
+    """Seconds from the R-peak to the T wave of the usual beat, the same for all."""
+
+    stray_line_hz: NDArray[np.float64]
+    """A line in the spectrum where hum cannot be, the same for all; NaN when there is none."""
+
     deflection: NDArray[np.float64]
-    """The steepest deflection since the beat before that is no beat, against a usual beat."""
+    """The steepest deflection since the beat before that is not a beat, against a usual beat."""
 
     beat_quality: NDArray[np.str_]
     """One of :data:`ecg_lib.signal_path.readability.findings.BEAT_QUALITIES` for each beat."""
@@ -91,7 +104,7 @@ class PreparedBeats:
     """Stretches in which beats cannot be read, in samples of the given signal."""
 
     findings: tuple[Finding, ...]
-    """What is suspected, in samples of the given signal."""
+    """The suspected events, in samples of the given signal."""
 
     quality_per_second: NDArray[np.float64]
     """See :class:`ecg_lib.signal_path.readability.findings.Judgement`."""
@@ -197,6 +210,9 @@ def prepare_beats(
     )
     if r_peaks is None:
         peaks = peaks[~are_near(peaks, missing)]
+    if r_peaks is None and missing:
+        energy = measure_slope_energy(resampled.signal, bands=bands)
+        peaks = peaks[~are_remnants(peaks, energy, missing)]
     judged = judge_signal(
         resampled.signal,
         peaks,
@@ -240,6 +256,8 @@ def prepare_beats(
         qrs_width_s=beats.qrs_width_s,
         amplitude_mv=_measure_amplitude(filtered, peaks),
         qrs_hz=measure_qrs_hz(beats.windows[:, :, 0]),
+        t_peak_s=measure_t_peak(beats.windows[:, :, 0], beats.rr_prev_s),
+        stray_line_hz=np.full(len(peaks), measure_stray_line(resampled.signal, fs=fs)),
         deflection=measure_deflections(judged.energy, peaks),
         beat_quality=beat_quality,
         shapes=beats.shapes,

@@ -181,7 +181,7 @@ def beat_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.floa
 
 
 class Forms(NamedTuple):
-    """What beats are compared by: QRS complex and whole beat, centred and of length one."""
+    """The parts that beats are compared by: QRS complex and whole beat, centred, of length one."""
 
     qrs: NDArray[np.float32]
     beat: NDArray[np.float32]
@@ -250,7 +250,7 @@ class Block:
         )
 
     def shapes(self, keep: slice) -> ShapeBlock:
-        """Tell the sameness of some of the block's beats with all of it."""
+        """Return the sameness of some of the block's beats with all of it."""
         start = self.part.start
         rows = slice(start + keep.start, start + keep.stop)
         return ShapeBlock(rows, self.part, self.sameness[keep])

@@ -83,8 +83,8 @@ class BeatDataset:
     def is_trainable(self) -> NDArray[np.bool_]:
         """True for beats that a network may be fitted to.
 
-        Fusion, paced and unclassifiable beats and flutter are left out; detections that are no
-        beat are trained as not V.
+        Fusion, paced and unclassifiable beats and flutter are left out; detections that match
+        no beat are trained as not V.
         """
         return np.isin(self.label, ["N", "S", "V", NO_BEAT])
 

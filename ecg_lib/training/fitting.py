@@ -143,7 +143,7 @@ def _loss(training: TrainingConfig) -> Any:  # noqa: ANN401  keras has no types
 
 
 class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no types
-    """Shuffled, augmented batches; every epoch sees every beat once, but for the last few."""
+    """Shuffled, augmented batches; every epoch sees every beat once, except the last few."""
 
     def __init__(
         self,

@@ -8,6 +8,7 @@ is described from its directory by :func:`describe_own`. Beat symbols have the m
 from __future__ import annotations
 
 import csv
+import hashlib
 import importlib.resources
 import re
 from collections.abc import Mapping
@@ -15,9 +16,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
-from ecg_lib.errors import ConfigurationError
+from ecg_lib.errors import ConfigurationError, EcgError
 from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from flows.doors.download import PublishedFile
@@ -265,6 +266,60 @@ def list_record_files(directory: Path, database: Database, record: str) -> tuple
     headers = [f"{part}.hea" for part in dict.fromkeys(parts)]
     wanted = [*database.files_of(record), *headers, *(name for name in signals if name != "~")]
     return tuple(dict.fromkeys(wanted))
+
+
+class KnownRecord(NamedTuple):
+    """A record of a published database, by the content of its signals."""
+
+    database: Database
+    name: str
+
+    @property
+    def role(self) -> Role:
+        """Return its part."""
+        return self.database.roles[self.name]
+
+    @property
+    def person(self) -> str:
+        """Return the person that it is of."""
+        return self.database.person_of(self.name)
+
+    def __str__(self) -> str:
+        return f"record {self.name} of {self.database.name}"
+
+
+def find_known(directory: Path, database: Database) -> dict[str, KnownRecord]:
+    """Find which records of a directory are copies of published ones, whatever they are called.
+
+    The signal files decide. The hashes of the test part of svdb are not kept here, so a copy of
+    one of its records is not found.
+
+    Args:
+        directory: Where the records are.
+        database: Their description.
+    """
+    known = {
+        one.sha256: (one.size_bytes, KnownRecord(each, file.removesuffix(".dat")))
+        for each in (MITDB, SVDB)
+        for file, one in read_published_files(each.name).items()
+        if file.endswith(".dat")
+    }
+    sizes = {size_bytes for size_bytes, _ in known.values()}
+    found = {}
+    for record in database.roles:
+        try:
+            files = list_record_files(directory, database, record)
+        except EcgError:
+            continue  # reported where the record is read
+        for file in files:
+            path = directory / file
+            if not path.is_file() or path.stat().st_size not in sizes:
+                continue
+            with path.open("rb") as signals:
+                sha256 = hashlib.file_digest(signals, "sha256").hexdigest()
+            if sha256 in known:
+                found[record] = known[sha256][1]
+    return found
 
 
 _PARTS: Final = {role.value: role for role in (Role.DEVELOPMENT, Role.TEST, Role.PACED)}

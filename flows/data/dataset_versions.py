@@ -98,7 +98,7 @@ class PreparedRecord:
 
     @property
     def identity(self) -> str:
-        """What names the directory of its prepared beats beside the content of its files."""
+        """Return what names its prepared beats, apart from the content of its files."""
         return identify(self.database, self.name, self.role, self.person, self.annotations)
 
 
@@ -211,7 +211,7 @@ class DatasetVersion:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RecordIdentity:
-    """What a record is called, and of whom it is."""
+    """Name, person and annotations of a record."""
 
     name: str
     person: str | None = None
@@ -302,9 +302,15 @@ def select_records(
     Raises
     ------
     DatasetError
-        If it has no records of MIT-BIH, and these are asked for.
+        If it has no development records, or none of MIT-BIH where these are asked for.
 
     """
+    if not version.folds:
+        msg = (
+            f"dataset {version.version} must have development records to train on, it has those "
+            f"of {', '.join(version.databases)}"
+        )
+        raise DatasetError(msg)
     if recipe is ReferenceRecipe.ALL or version.databases in {(MITDB.name,), (SIMULATED.name,)}:
         return version
     selected = version.of_database(MITDB.name)
@@ -364,7 +370,7 @@ def hash_files(directory: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def identify(database: str, name: str, role: Role, person: str | None, annotations: str) -> str:
-    """Return what names a directory of prepared beats beside the content of the files.
+    """Return what names a directory of prepared beats, apart from the content of the files.
 
     Empty for published databases, whose files belong to one record each. The same files may be
     two records of a user's own databases, with another part or person.

@@ -179,7 +179,10 @@ def publish_version(
     broken: list[BrokenRecord],
     settings: Settings,
 ) -> DatasetVersion:
-    """Make the version, save it and show it as a table."""
+    """Make the version, save it and show it as a table.
+
+    A version that nothing can be trained on does not become the latest one.
+    """
     first, *others = found
     version = make_version(
         data_source=_data_source(found),
@@ -188,7 +191,7 @@ def publish_version(
         broken=broken,
         other_directories={records.database.name: records.directory for records in others},
     )
-    save_version(version, settings.datasets_dir)
+    save_version(version, settings.datasets_dir, is_latest=bool(version.folds))
     create_table_artifact(
         key="dataset",
         description=f"Dataset {version.version}, {version.data_source} data",

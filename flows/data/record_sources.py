@@ -20,6 +20,7 @@ from flows.data.databases import (
     DatabaseName,
     describe_own,
     expected_sha256,
+    find_known,
     read_published_files,
 )
 from flows.data.progress import ProgressBar
@@ -54,10 +55,19 @@ def describe_directory(directory: Path | None, annotations: str, subjects: Path 
     """Describe the records of a user's own database.
 
     Raises:
-        ConfigurationError: If there is none, or the table of subjects cannot be used.
+        ConfigurationError: If there is none, the table of subjects cannot be used, or records are
+            copies of published ones, whose persons and parts would no longer be known.
     """
     path = (directory or Path()).expanduser().absolute()
     database = describe_own(path, annotations=annotations, subjects=subjects)
+    known = find_known(path, database)
+    if known:
+        copies = ", ".join(f"{name} is {one}" for name, one in list(known.items())[:10])
+        msg = (
+            "a database of your own must not hold records of a published one: "
+            f"{copies}; name mitdb or svdb among the databases, or remove them"
+        )
+        raise ConfigurationError(msg)
     return Records(path, tuple(database.roles), database, {})
 
 

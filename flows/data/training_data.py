@@ -29,7 +29,7 @@ from flows.data.dataset_versions import (
 )
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
-from flows.doors.parallel import run_in_processes
+from flows.doors.parallel import one_at_a_time, run_in_processes
 
 SCORING_VIEWS: Final = (WHOLE, STRIPS_10_S, MOVED)
 """Views as they are served, whole recordings and strips like those of requests; and movement."""
@@ -71,11 +71,17 @@ FULL_VIEWS: Final = ViewPlan(
 
 
 def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
-    """Find the beats of the development records; cut them when they are not there."""
+    """Find the beats of the development records; cut them when they are not there.
+
+    Of two sweeps that need the same beats one cuts them, and the other waits.
+    """
     records = version.records_of(Role.DEVELOPMENT)
     directory = settings.datasets_dir / "training" / _key(records, plan)
     if not directory.exists():
-        _make(PreparedViews(version=version, datasets_dir=settings.datasets_dir), plan, directory)
+        with one_at_a_time(directory.with_name(f".{directory.name}.lock")):
+            if not directory.exists():
+                prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+                _make(prepared, plan, directory)
     return directory
 
 

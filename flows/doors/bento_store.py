@@ -5,24 +5,37 @@ Tags are made of content: the same bundle and the same code give the same bento.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.keys.signatures import remove_compiled
 from ecg_lib.operations.releases import BUNDLE_MODEL, NOT_SERVING, hash_code
+from ecg_lib.records.atomic_files import write_whole
 from flows.doors.addresses import without_secrets
 
 BENTO: Final = "ecg"
 PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
-"""What a bento is made of. The last begins at the root: without the slash BentoML would also pack
+"""The content of a bento. The last begins at the root: without the slash BentoML would also pack
 each file of that name below it, those of earlier bentos in ``var`` among them, without an end."""
 
+_TOP: Final = frozenset({"bentos", "ecg_lib", "requirements-serving.lock", "bentofile.yaml"})
+"""All that lies at the top of a bento's code; a module there would take the place of a library."""
+
+BILL_OF_MATERIALS: Final = "bom.cdx.json"
+"""CycloneDX, in the directory of a bento."""
+
+_LOCK: Final = "requirements-serving.lock"
+_PINNED: Final = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _BUNDLE: Final = "bundle"
 _GOLDEN_TIMEOUT_S: Final = 120.0
 
@@ -130,7 +143,7 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
             exclude=["**/__pycache__/**", *(f"{folder}/**" for folder in NOT_SERVING)],
             models=[model_tag],
             python={
-                "requirements_txt": "requirements-serving.lock",
+                "requirements_txt": _LOCK,
                 "lock_packages": False,
                 "pack_git_packages": False,
             },
@@ -140,7 +153,73 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
     if packed != code_hash:
         msg = f"bento {tag} must hold the code {code_hash[:12]}, it holds {packed[:12]}"
         raise BentoStoreError(msg)
+    strangers = sorted(
+        str(path.relative_to(source))
+        for path in (*source.iterdir(), *(source / folder for folder in NOT_SERVING))
+        if path.exists() and path.name not in _TOP
+    )
+    if strangers:
+        msg = f"bento {tag} must hold the code alone, it also has {strangers}; remove the bento"
+        raise BentoStoreError(msg)
+    remove_compiled(source)
+    write_whole(
+        source.parent / BILL_OF_MATERIALS,
+        list_materials(source / _LOCK, bento_tag=tag, bundle_hash=bundle_hash, code_hash=code_hash),
+    )
     return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
+
+
+def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: str) -> str:
+    """List what a bento is made of, as CycloneDX 1.6 in JSON.
+
+    Args:
+        lock: The lock of the packages that serve.
+        bento_tag: Tag of the bento.
+        bundle_hash: Hash of its bundle.
+        code_hash: Hash of its code.
+    """
+    name, _, version = bento_tag.partition(":")
+    text = lock.read_text(encoding="utf-8")
+    packages = [
+        {
+            "type": "library",
+            "bom-ref": f"pkg:pypi/{package}@{of}",
+            "name": package,
+            "version": of,
+            "purl": f"pkg:pypi/{package}@{of}",
+        }
+        for package, of in _PINNED.findall(text)
+    ]
+    bundle = {
+        "type": "machine-learning-model",
+        "bom-ref": f"bundle:{bundle_hash}",
+        "name": BUNDLE_MODEL,
+        "version": bundle_hash[:16],
+        "hashes": [{"alg": "SHA-256", "content": bundle_hash}],
+    }
+    document = {
+        "bomFormat": "CycloneDX",
+        "specVersion": "1.6",
+        "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_OID, bento_tag)}",
+        "version": 1,
+        "metadata": {
+            "component": {
+                "type": "application",
+                "bom-ref": bento_tag,
+                "name": name,
+                "version": version,
+                "hashes": [{"alg": "SHA-256", "content": code_hash}],
+            },
+            "properties": [
+                {"name": "ecg:lock-sha256", "value": hashlib.sha256(text.encode()).hexdigest()}
+            ],
+        },
+        "components": [bundle, *packages],
+        "dependencies": [
+            {"ref": bento_tag, "dependsOn": [str(one["bom-ref"]) for one in (bundle, *packages)]}
+        ],
+    }
+    return json.dumps(document, indent=2)
 
 
 def ask_golden(source: Path, bundle: Path, *, bento_tag: str) -> tuple[str, ...]:
@@ -164,7 +243,11 @@ def ask_golden(source: Path, bundle: Path, *, bento_tag: str) -> tuple[str, ...]
         done = subprocess.run(
             [sys.executable, "-P", "-c", _ASK_GOLDEN, str(bundle)],
             cwd=source,
-            env={**without_secrets(os.environ), "PYTHONPATH": str(source)},
+            env={
+                **without_secrets(os.environ),
+                "PYTHONPATH": str(source),
+                "PYTHONDONTWRITEBYTECODE": "1",
+            },
             capture_output=True,
             text=True,
             timeout=_GOLDEN_TIMEOUT_S,

@@ -355,7 +355,7 @@ class _FileDownload:
             raise _TransientError(msg)
 
     def _check_answer(self, response: httpx.Response) -> bool:
-        """Return True if the body continues the part file, False if it starts anew."""
+        """Return True if the body continues the part file, False if it starts again."""
         status = response.status_code
         answer = f"{status} {response.reason_phrase}"
         if status in _RETRIED_STATUSES or status >= HTTPStatus.INTERNAL_SERVER_ERROR:

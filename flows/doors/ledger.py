@@ -86,7 +86,7 @@ def append_event(
             texts[_METRICS] = json.dumps(dict(metrics), indent=2, sort_keys=True)
             texts[_MODEL_CARD] = model_card
         elif (served := history.latest) is not None:
-            # What is served stays what the tree shows.
+            # The tree goes on showing the release that is served.
             texts[_RELEASE] = served.release.model_dump_json(indent=2)
             texts[_METRICS] = json.dumps(served.metrics, indent=2, sort_keys=True)
             texts[_MODEL_CARD] = served.model_card
@@ -190,7 +190,7 @@ def _open(directory: Path) -> Repo:
             return Repo(str(directory))
         except NotGitRepository:
             aside = directory / f".git.broken-{time.time_ns()}"
-            logger.exception("the ledger is no git repository; it is moved to %s", aside.name)
+            logger.exception("the ledger is not a git repository; it is moved to %s", aside.name)
             git.rename(aside)
     # Made beside it and moved into place: a process may be killed at any time.
     with tempfile.TemporaryDirectory(dir=directory, prefix=".init-") as draft:

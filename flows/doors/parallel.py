@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Final, TypeVar
 
 from joblib import Parallel, delayed
@@ -22,3 +25,15 @@ def run_in_processes(jobs: Iterable[Callable[[], T]], *, is_ordered: bool = True
     """
     order = "generator" if is_ordered else "generator_unordered"
     yield from Parallel(n_jobs=N_PROCESSES, return_as=order)(delayed(job)() for job in jobs)
+
+
+@contextmanager
+def one_at_a_time(lock: Path) -> Iterator[None]:
+    """Wait until no other process or thread is in a block of this lock file.
+
+    The lock ends with its process; its file stays.
+    """
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -50,7 +50,7 @@ class RegistryError(EcgError):
 
 
 class Alias(StrEnum):
-    """What a model version is."""
+    """Aliases of model versions."""
 
     CHALLENGER = "challenger"
     CHAMPION = "champion"
@@ -58,7 +58,7 @@ class Alias(StrEnum):
 
 
 class RunKind(StrEnum):
-    """What a run of the experiment is; the tag ``ecg.kind``."""
+    """Kinds of runs of the experiment; the tag ``ecg.kind``."""
 
     SWEEP = "sweep"
     TRIAL = "trial"
@@ -76,7 +76,7 @@ class ModelVersion:
 
 
 class Pending(NamedTuple):
-    """What the aliases must follow."""
+    """The version that the aliases must follow."""
 
     version: str
     rolled_back: list[str]

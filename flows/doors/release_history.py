@@ -1,4 +1,4 @@
-"""What the release ledger tells: its events, and the way back from what is served.
+"""The history of releases in the ledger: its events, and the way back from the current one.
 
 How they are stored is in :mod:`flows.doors.ledger`.
 """
@@ -14,16 +14,13 @@ from pydantic import BaseModel, ConfigDict
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release, is_same_release
 
-_SHORTEST_COMMIT: Final = 7
-"""As git abbreviates them."""
-
 
 class LedgerError(EcgError):
     """The ledger has no such release, or cannot be written or pushed."""
 
 
 class EventKind(StrEnum):
-    """What an entry of the ledger reports."""
+    """Kinds of entries of the ledger."""
 
     RELEASE = "release"
     ROLLBACK = "rollback"
@@ -33,6 +30,8 @@ class EventKind(StrEnum):
     """A release that the service did not take; what was served before is served on."""
     ABANDONED = "abandoned"
     """A release that was interrupted before the service was told of it."""
+    SIGNED = "signed"
+    """A release of the store was signed, after it was made."""
 
 
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
@@ -40,7 +39,7 @@ SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKin
 
 
 class LedgerEvent(BaseModel):
-    """What was done, as ``event.json`` of its commit says."""
+    """One event, as ``event.json`` of its commit has it."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -50,11 +49,13 @@ class LedgerEvent(BaseModel):
     why: str
     at: str
     before: Release | None
-    """What was served before."""
+    """The release that was served before."""
     release: Release
-    """What the event is about."""
+    """The release that the event is about."""
     is_verified: bool
     """True when the running service answered with the release."""
+    is_signed: bool = False
+    """True when the release was signed; code without signatures wrote no such field."""
 
 
 class LedgerEntry(NamedTuple):
@@ -90,10 +91,6 @@ class LedgerHistory(NamedTuple):
     def latest(self) -> LedgerEntry | None:
         """The entry of what is served."""
         return next((entry for entry in self.entries if entry.is_served), None)
-
-    def has_event(self, event_id: str) -> bool:
-        """Tell whether an event was noted."""
-        return any(entry.event.id == event_id for entry in self.entries)
 
 
 def list_way_back(history: LedgerHistory) -> list[LedgerEntry]:

@@ -7,8 +7,8 @@ as the service classifies a recording, so that a day needs no more memory than a
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -28,7 +28,7 @@ from ecg_lib.evaluation.report.summary import summarize
 from ecg_lib.recordings.long_recordings import RecordingBeats, classify_recording
 from ecg_lib.records.files.wfdb.annotated_record import read_annotated_record
 from ecg_lib.records.record import Record
-from flows.data.databases import Database, Role
+from flows.data.databases import Database, KnownRecord, Role
 from flows.doors.ledger import read_git_commit
 from flows.doors.parallel import run_in_processes
 from flows.evaluation.ec57_evaluation import Evaluation, OnRecord
@@ -56,6 +56,7 @@ def evaluate_database(
     lead: str | None = None,
     with_all_leads: bool = True,
     with_folds: bool = False,
+    known: Mapping[str, KnownRecord] | None = None,
     roles: Sequence[Role] = (Role.DEVELOPMENT, Role.PACED, Role.TEST),
     on_record: OnRecord | None = None,
 ) -> Evaluation:
@@ -71,6 +72,9 @@ def evaluate_database(
         with_all_leads: Score the other leads of each record too, as further conditions.
         with_folds: Judge each person of the bundle's folds by the network that has not seen the
             person; the network that is served when false, and for all others.
+        known: Records that are copies of published ones, see
+            :func:`flows.data.databases.find_known`. Those of a test part are left out, as only an
+            opening scores them; those that the model was trained on are named.
         roles: Parts of the database that are scored.
         on_record: Called after each record.
 
@@ -78,7 +82,9 @@ def evaluate_database(
         EvaluationError: If no record can be scored.
     """
     started_s = time.monotonic()
-    names = [name for name in database.roles if database.roles[name] in roles]
+    known = known or {}
+    closed = [name for name, one in known.items() if one.role is Role.TEST]
+    names = [n for n, role in database.roles.items() if role in roles and n not in closed]
     jobs = [
         partial(
             _score,
@@ -93,7 +99,13 @@ def evaluate_database(
         for name in names
     ]
     scores: list[RecordScores] = []
-    left_out: list[LeftOut] = []
+    left_out = [
+        LeftOut(
+            name=name,
+            reason=f"it is {known[name]}, of a test part that `ecg evaluate --final` alone scores",
+        )
+        for name in closed
+    ]
     for done, result in enumerate(run_in_processes(jobs), 1):
         if isinstance(result, LeftOut):
             left_out.append(result)
@@ -120,9 +132,24 @@ def evaluate_database(
             "extent": DATABASE,
             "code_commit": read_git_commit(),
         },
-        missing=[f"Record {one.name}: {one.reason}" for one in left_out],
+        missing=[
+            *(f"Record {one.name}: {one.reason}" for one in left_out),
+            *(note for score in scores for note in score.notes),
+            *_explain_trained(bundle, known),
+        ],
     )
     return Evaluation(document, tuple(error for score in scores for error in score.errors))
+
+
+def _explain_trained(bundle: Bundle, known: Mapping[str, KnownRecord]) -> list[str]:
+    trained = [name for name, one in known.items() if one.person in bundle.folds]
+    if not trained:
+        return []
+    note = (
+        "Figures of unseen people alone: the model was trained on the people of records "
+        f"{', '.join(trained)}, whose figures are too good."
+    )
+    return [note]
 
 
 def describe_database(
@@ -180,6 +207,8 @@ def score_database_record(
 ) -> RecordScores:
     """Classify and score the leads of a record.
 
+    All beats of a further lead that cannot be classified count as missed, and a note says why.
+
     Raises:
         EvaluationError: If it has no annotated beat.
         EcgError: If a lead cannot be classified.
@@ -195,9 +224,15 @@ def score_database_record(
     own = _calls_of(classified)
     score.add(OWN, own, _PARTS)
     others = [lead for lead in record.leads if lead != own_lead] if with_all_leads else []
-    for lead, calls in _classify_leads(record, others, classifier):
+    notes = []
+    for lead in others:
+        try:
+            calls = _calls_of(_classify(record, lead, classifier))
+        except EcgError as error:
+            notes.append(f"Record {record.name}, lead {lead}: {error}")
+            calls = _nothing()
         score.add(lead_condition(lead), calls, _PARTS)
-    return summarize_record(
+    scores = summarize_record(
         record,
         annotations,
         score=score,
@@ -207,17 +242,7 @@ def score_database_record(
         fold=fold,
         unreadable_s=classified.unreadable_s,
     )
-
-
-def _classify_leads(
-    record: Record, leads: Sequence[str], classifier: BeatClassifier
-) -> Iterator[tuple[str, Calls]]:
-    """Yield the calls of each lead; without a detection where a lead cannot be classified."""
-    for lead in leads:
-        try:
-            yield lead, _calls_of(_classify(record, lead, classifier))
-        except EcgError:
-            yield lead, _nothing()
+    return replace(scores, notes=tuple(notes))
 
 
 def _classify(record: Record, lead: str, classifier: BeatClassifier) -> RecordingBeats:

@@ -38,7 +38,7 @@ def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.
             adds longer strips, noise and the second lead, in minutes.
 
     Returns:
-        The file of the page; the JSON document lies beside it.
+        The file of the page; the JSON document is next to it.
     """
     settings = read_settings()
     registry = Registry(settings)

@@ -12,6 +12,7 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from ecg_lib.operations.settings import Settings
+from ecg_lib.recordings.process_limits import ONE_THREAD
 from flows.doors.addresses import LOOPBACK, find_addresses
 from flows.local.servers.secret_files import PREFECT, read_secret
 
@@ -29,7 +30,6 @@ _SERVICE: Final = ("BENTOML_*", "OTEL_*")
 _PREFECT_SERVER: Final = ("PREFECT_SERVER_*", "PREFECT_API_DATABASE_*", "PREFECT_LOGGING_*")
 # MLflow's credentials as a client are not among them.
 _MLFLOW_SERVER: Final = ("MLFLOW_SERVER_*", "MLFLOW_SQLALCHEMYSTORE_*", "MLFLOW_LOGGING_*")
-_THREADS: Final = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 _COMMAND_LINE_ONLY: Final = frozenset({"api_key"})
 _NOT_FOR_SERVICE: Final = frozenset({"study_url", "ledger_remote", "mlflow_tracking_uri"})
 """Settings that may hold a password and that the service does not read."""
@@ -59,7 +59,7 @@ def make_prefect_server_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of Prefect's server, which reads its secret from the file."""
     return {
         **_take(*_PREFECT_SERVER),
-        **_find_home(settings),
+        **_find_gate(settings),
         **_find_prefect(settings),
         "ECG_PREFECT_PORT": str(settings.prefect_port),
         "PREFECT_SERVER_API_HOST": LOOPBACK,
@@ -76,7 +76,7 @@ def make_mlflow_server_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of MLflow's server, which reads its secret from the file."""
     return {
         **_take(*_MLFLOW_SERVER),
-        **_find_home(settings),
+        **_find_gate(settings),
         "ECG_MLFLOW_PORT": str(settings.mlflow_port),
         "GIT_PYTHON_REFRESH": "quiet",
         # It would start ten processes for features that are not used here.
@@ -167,11 +167,15 @@ def _settings_as_variables(
 
 def _limit_threads() -> dict[str, str]:
     # Many small arrays in several processes: threads in BLAS only wait for each other.
-    return {name: os.environ.get(name, "1") for name in _THREADS}
+    return {name: os.environ.get(name, count) for name, count in ONE_THREAD.items()}
 
 
-def _find_home(settings: Settings) -> dict[str, str]:
-    return {"ECG_HOME": str(settings.home)}
+def _find_gate(settings: Settings) -> dict[str, str]:
+    public = ",".join(settings.public_origins)
+    return {
+        "ECG_HOME": str(settings.home),
+        **({"ECG_PUBLIC_ORIGINS": public} if public else {}),
+    }
 
 
 def _find_prefect(settings: Settings) -> dict[str, str]:

@@ -11,6 +11,7 @@ import typer
 
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
+from ecg_lib.recordings.process_limits import ONE_THREAD
 
 
 def predict(
@@ -44,6 +45,12 @@ def annotate(
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
+    fs: Annotated[
+        float | None, typer.Option(help="Sampling rate in Hz of files that do not state it.")
+    ] = None,
+    unit: Annotated[
+        str | None, typer.Option(help="mV, uV or V; of NPY, and of files that state none.")
+    ] = None,
 ) -> None:
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -55,7 +62,9 @@ def annotate(
     failed = 0
     for path in records:
         try:
-            done = annotate_record(path, classifier=classifier, output_dir=output_dir, lead=lead)
+            done = annotate_record(
+                path, classifier=classifier, output_dir=output_dir, lead=lead, fs=fs, unit=unit
+            )
         except (EcgError, OSError) as error:
             failed += 1
             typer.secho(f"{path}: {error}", fg="red", err=True)
@@ -74,7 +83,7 @@ def analyze(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="WFDB, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML or zip, and directories."
+            help="WFDB, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC or zip, and directories."
         ),
     ],
     output_dir: Annotated[Path, typer.Option(help="Where the results go.")] = Path(),
@@ -98,7 +107,7 @@ def analyze(
     """Analyse recordings of up to 14 days by the released model, without a server."""
     from flows.recordings import analyzed_files as analysis
 
-    os.environ.update(analysis.ONE_THREAD)
+    os.environ.update(ONE_THREAD)
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.summary import ResultFormat
     from flows.release.load_released import load_bundle_to_use

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.platform_commands import enter_platform, enter_running_platform
@@ -69,11 +70,22 @@ def doctor(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Report problems and change nothing.")
     ] = False,
+    sign: Annotated[
+        str | None,
+        typer.Option(
+            metavar="TAG",
+            help="Sign this release of the ledger as it is in the store now, because you trust it.",
+        ),
+    ] = None,
 ) -> None:
     """Check all stores against each other and mend what can be mended."""
-    from flows.release.doctor import examine
+    from flows.release.integrity import doctor as stores
 
-    findings = examine(enter_platform(), is_mending=not dry_run)
+    if sign is not None:
+        release = stores.sign(enter_platform(), sign)
+        typer.echo(f"{release.bento_tag} of model {release.model_version} is signed")
+        return
+    findings = stores.examine(enter_platform(), is_mending=not dry_run)
     for finding in findings:
         state = "mended" if finding.is_mended else "NOT MENDED"
         typer.echo(f"{finding.store:<14} {state:<11} {finding.problem}")
@@ -97,12 +109,18 @@ def ship(
     typer.echo(f"model {found.version} is in {REFERENCE}, bundle {bundle.hash[:12]}")
 
 
-def reproduce() -> None:
+def reproduce(
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Records to train on: mitdb or all; those of the reference if left out."),
+    ] = None,
+) -> None:
     """Train the reference bundle again and compare the figures; needs `ecg up`."""
     from flows.local.flow_runs import run_and_follow
 
     enter_running_platform()
-    run_and_follow("reproduce-reference/ecg", report=typer.echo)
+    parameters = {} if recipe is None else {"recipe": recipe}
+    run_and_follow("reproduce-reference/ecg", parameters=parameters, report=typer.echo)
 
 
 def releases() -> None:
@@ -131,7 +149,10 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
-    reason: Annotated[str, typer.Option(help="Why DS2 is opened.")] = "",
+    part: Annotated[
+        str, typer.Option(help="With --final: ds2, or svdb for the 38 test records of svdb.")
+    ] = "ds2",
+    reason: Annotated[str, typer.Option(help="Why the test part is opened.")] = "",
     database: Annotated[
         Path | None, typer.Option(help="Directory of an annotated WFDB database to judge instead.")
     ] = None,
@@ -146,7 +167,7 @@ def evaluate(
         str | None, typer.Option(help="With --database: the one lead to judge; else all.")
     ] = None,
     output: Annotated[
-        Path | None, typer.Option(help="With --database: the page; the JSON lies beside it.")
+        Path | None, typer.Option(help="With --database: the page; the JSON is next to it.")
     ] = None,
 ) -> None:
     """Write the EC57 report of the model in use: DS1 out of fold, DS2, or any database."""
@@ -165,6 +186,9 @@ def evaluate(
         _evaluate_database(database, annotations, subjects, lead, output)
         return
     model, bundle = load_bundle_to_use(settings)
+    if final and part != opening.TestPart.DS2:
+        _open_svdb(bundle, part, reason)
+        return
     version = evaluation.find_dataset(bundle, settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
     if final:
@@ -188,11 +212,29 @@ def evaluate(
     _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
 
 
+def _open_svdb(bundle: Bundle, part: str, reason: str) -> None:
+    """Open the test part of svdb and record that."""
+    from flows.doors.ledger import read_git_commit
+    from flows.evaluation import ds2_opening as opening
+    from flows.evaluation.database_evaluation import summarize_database
+
+    if part != opening.TestPart.SVDB:
+        msg = f"--part must be one of {', '.join(opening.TestPart)}, got {part!r}"
+        raise typer.BadParameter(msg)
+    commit = read_git_commit()
+    found = opening.open_svdb(
+        bundle, reason=reason, commit=commit, settings=read_settings(), on_record=_say_progress
+    )
+    noted = opening.note_opening(PROJECT_DIR, found, commit=commit, part=opening.TestPart.SVDB)
+    typer.echo(f"recorded in {opening.SVDB_OPENINGS}, with {noted.html.name}: commit both")
+    _show_report(summarize_database(found.document), found.document, noted.html)
+
+
 def _evaluate_database(
     directory: Path, annotations: str, subjects: Path | None, lead: str | None, output: Path | None
 ) -> None:
     """Judge the model in use on a database and write the report."""
-    from flows.data.databases import describe_own
+    from flows.data.databases import describe_own, find_known
     from flows.evaluation import ec57_evaluation as evaluation
     from flows.evaluation.database_evaluation import evaluate_database, summarize_database
     from flows.release.load_released import load_bundle_to_use
@@ -202,7 +244,14 @@ def _evaluate_database(
     described = describe_own(place, annotations=annotations, subjects=subjects)
     model, bundle = load_bundle_to_use(settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {len(described.roles)} records")
-    found = evaluate_database(bundle, described, place, lead=lead, on_record=_say_progress)
+    found = evaluate_database(
+        bundle,
+        described,
+        place,
+        lead=lead,
+        known=find_known(place, described),
+        on_record=_say_progress,
+    )
     written = evaluation.report_path(settings.reports_dir, bundle, f"database-{place.name}")
     if output is not None:
         written = evaluation.WrittenReport(output.with_suffix(".json"), output.with_suffix(".html"))
@@ -251,7 +300,12 @@ def api_key(
     ] = None,
 ) -> None:
     """Make a key for the service, show it once, and add its hash to ECG_API_KEYS_FILE."""
-    from ecg_lib.operations.api_keys import add_api_key, make_api_key, parse_scopes, write_key_line
+    from ecg_lib.operations.keys.api_keys import (
+        add_api_key,
+        make_api_key,
+        parse_scopes,
+        write_key_line,
+    )
 
     path, key = read_settings().api_keys_file, make_api_key()
     scopes = parse_scopes(scope or ())

@@ -27,8 +27,11 @@ from flows.local.supervision.platform_status import (
     read_status,
 )
 
-_LEARNED: Final = ("mlflow", "bentoml", "bundles", "sweeps", "studies.db", "serving", "ledger")
-"""What ``ECG_FRESH`` moves aside."""
+_LEARNED: Final = (
+    *("mlflow", "bentoml", "bundles", "sweeps", "studies.db"),
+    *("serving", "ledger", "signatures"),
+)
+"""Names below the home that ``ECG_FRESH`` moves aside."""
 
 _TRY_HELPERS_S: Final = 60.0
 
@@ -66,17 +69,28 @@ def prepare_home(settings: Settings) -> None:
     Raises
     ------
     ConfigurationError
-        If it cannot be made, or belongs to another user.
+        If it cannot be made, or belongs to another user, or can be replaced by one.
 
     """
     os.umask(0o077)
     try:
         # Prefect makes a directory of its own in it, but not this one.
         settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = settings.home.stat()
+        found, link = settings.home.stat(), settings.home.lstat()
         if found.st_uid != os.geteuid():
             msg = f"ECG_HOME must belong to this user, it belongs to uid {found.st_uid}"
             raise ConfigurationError(msg)
+        if link.st_uid not in {0, os.geteuid()}:
+            msg = f"ECG_HOME must not be a link of another user, it is one of uid {link.st_uid}"
+            raise ConfigurationError(msg)
+        for parent in settings.home.resolve().parents:
+            mode = parent.stat().st_mode
+            if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+                msg = (
+                    "every user can replace ECG_HOME, as "
+                    f"{parent} can be written by all; choose another place, or chmod o-w {parent}"
+                )
+                raise ConfigurationError(msg)
         if stat.S_IMODE(found.st_mode) & 0o077:
             settings.home.chmod(0o700)
     except OSError as error:
@@ -119,7 +133,7 @@ def up(
 
 
 def _watch(platform: Platform, *, has_helpers: bool) -> Never:
-    """Watch the processes for ever; helpers that did not start are tried once a minute."""
+    """Watch the processes until a signal; helpers that did not start are tried once a minute."""
     tried_s = time.monotonic()
     while True:
         platform.check()

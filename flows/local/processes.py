@@ -7,10 +7,11 @@ helpers: one that ends is started again. How that is done is in ``flows.local.su
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -42,9 +43,12 @@ _READY_TIMEOUT_S: Final = 180.0
 _HELPERS: Final = RestartPolicy()
 _SERVICE: Final = RestartPolicy(first_pause_s=0.2, longest_pause_s=10.0, max_failures=8)
 """The platform is there to serve: without a service it ends, with the reason."""
+_HEARTBEAT_S: Final = 90.0
+"""Prefect's worker sends one every 30 s."""
 _CHECK_TIMEOUT_S: Final = 5.0
 """Nothing is started again while an answer is waited for."""
 _LOST_RUN_AFTER_S: Final = 60.0
+_BACKLOG: Final = 2048
 _LOST_RUN_INTERVAL_S: Final = 20.0
 
 
@@ -81,6 +85,8 @@ class Platform:
         self._report = report
         self._addresses = find_addresses(settings)
         self._runs_checked_s = float("-inf")
+        self._listener: socket.socket | None = None
+        """The socket of the service, opened here: while its host starts again, requests wait."""
         self._supervisor = Supervisor(
             state_path(settings),
             states_path=states_path(settings),
@@ -107,6 +113,8 @@ class Platform:
         traceback: TracebackType | None,
     ) -> None:
         """End every process, with the processes that it started."""
+        if self._listener is not None:
+            self._listener.close()
         self._supervisor.__exit__(kind, error, traceback)
 
     def start(self) -> None:
@@ -180,8 +188,10 @@ class Platform:
             If it ends or does not become ready; with the end of its log.
 
         """
+        if self._listener is None:
+            self._listener = _listen(self._settings)
         self._launch(SERVICE)
-        self._await(SERVICE, self._service_has_model, _SERVICE)
+        self._await(SERVICE, self._service_has_model, _SERVICE, is_alive=self._service_answers)
         self._report(f"service: {self._addresses.service}")
 
     def check(self) -> None:
@@ -213,13 +223,18 @@ class Platform:
             SERVICE: ("bentos.host",
                 environments.make_service_environment, self._addresses.service),
         }[name]  # fmt: skip
+        passed = [self._listener.fileno()] if name == SERVICE and self._listener else []
         self._supervisor.launch(
             Program(
                 name=name,
-                command=[sys.executable, "-m", module],
+                command=[
+                    *(sys.executable, "-m", module),
+                    *(f"--listener={descriptor}" for descriptor in passed),
+                ],
                 environment=make_environment(self._settings),
                 address=address,
                 cwd=PROJECT_DIR,
+                passed=passed,
             )
         )
 
@@ -236,12 +251,19 @@ class Platform:
                 ends_with_children=True,  # Prefect's worker waits for its flow runs instead
             )
         )
-        self._await(WORKER, self._worker_polls, _HELPERS)
+        self._await(WORKER, self._worker_polls, _HELPERS, is_alive=self._worker_goes_on_polling)
         self._report(f"a worker serves the work pool {WORK_POOL}")
 
-    def _await(self, name: str, is_ready: Callable[[], bool], policy: RestartPolicy) -> None:
+    def _await(
+        self,
+        name: str,
+        is_ready: Callable[[], bool],
+        policy: RestartPolicy,
+        *,
+        is_alive: Callable[[], bool] | None = None,
+    ) -> None:
         self._supervisor.wait_until(name, is_ready, timeout_s=_READY_TIMEOUT_S)
-        self._supervisor.keep_running(name, policy, is_ready=is_ready)
+        self._supervisor.keep_running(name, policy, is_ready=is_ready, is_alive=is_alive)
 
     def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
         return PrefectClient(
@@ -273,6 +295,24 @@ class Platform:
         except httpx.HTTPError:  # the server ended in between
             return False
 
+    def _worker_goes_on_polling(self) -> bool:
+        """Return whether the worker has polled lately, as far as the server can tell."""
+        if not self._prefect_answers():
+            return True  # that is the server's fault
+        since = datetime.now(UTC) - timedelta(seconds=_HEARTBEAT_S)
+        try:
+            with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+                return prefect.has_worker_since(WORK_POOL, _WORKER_NAME, since)
+        except httpx.HTTPError:
+            return True
+
+    def _service_answers(self) -> bool:
+        try:
+            httpx.get(f"{self._addresses.service}/health", timeout=5.0, trust_env=False)
+        except httpx.TransportError:
+            return False
+        return True  # without a model too: why there is none is in its log
+
     def _service_has_model(self) -> bool:
         try:
             answer = httpx.get(f"{self._addresses.service}/health", timeout=5.0, trust_env=False)
@@ -290,6 +330,19 @@ class Platform:
             )
         for name in closed:
             self._report(f"flow run {name} has no process any more and is marked as crashed")
+
+
+def _listen(settings: Settings) -> socket.socket:
+    """Open the socket of the service; its host checks whether it may be public."""
+    host, port = settings.service_host, settings.service_port
+    try:
+        family, _, _, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        return socket.create_server(address, family=family, backlog=_BACKLOG)
+    except OSError as error:
+        msg = f"ECG_SERVICE_PORT: {host} port {port} cannot be used: {error.strerror}"
+        raise SupervisorError(msg) from error
 
 
 def _answers(url: str) -> bool:

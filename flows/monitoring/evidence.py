@@ -49,7 +49,7 @@ _HISTORY = 1000
 
 
 class Served(NamedTuple):
-    """What is served, and since when."""
+    """The release that is served, and since when."""
 
     release: Release
     bundle: Bundle

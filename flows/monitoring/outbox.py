@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
 GIVEN_UP_AFTER: Final = timedelta(hours=24)
-"""After this time the traffic decides anew."""
+"""After this time the traffic decides again."""
 
 
 def make_decision(check: DriftCheckRow, decision: DriftDecision) -> DecisionRow | None:
@@ -97,7 +97,7 @@ def _deliver(
 
 
 def _outcome_of(client: SyncPrefectClient, run_id: str) -> str:
-    """Tell whether a run is still to begin (open), took place (done) or did not (lost)."""
+    """Return whether a run will still begin (open), took place (done) or did not (lost)."""
     from uuid import UUID
 
     try:

@@ -1,4 +1,4 @@
-"""What is deleted when it is old: one setting a store, see :mod:`ecg_lib.operations.settings`.
+"""Delete old rows and files: one setting a store, see :mod:`ecg_lib.operations.settings`.
 
 What the ledger tells of, what is under way, and the evidence of decisions stay.
 """
@@ -88,7 +88,7 @@ def forget_old_files(settings: Settings) -> None:
 
 
 def _is_open(sweep: Path) -> bool:
-    """Tell whether a sweep has no candidate yet; a torn state is for `ecg doctor`."""
+    """Return whether a sweep has no candidate yet; a torn state is for `ecg doctor`."""
     try:
         state = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
         return state["candidate_run_id"] is None

@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 
 
 class Traffic(StrEnum):
-    """What is sent."""
+    """Kinds of traffic."""
 
     REPLAYED = "replayed"
     """Strips of the development records, such as the drift reference was made of."""

@@ -40,11 +40,11 @@ def analyze_recordings(
     sampling_rate: Annotated[float | None, Field(ge=100, le=1000)] = None,
     unit: str | None = None,
 ) -> dict[str, Any]:
-    """Analyse recordings of up to 14 days, each in a process of its own; a broken one costs itself.
+    """Analyse recordings of up to 14 days, each in a process of its own; a broken one is skipped.
 
     Args:
-        paths: Files (WFDB headers, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, zip) and directories
-            of them.
+        paths: Files (WFDB headers, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC, zip) and
+            directories of them.
         output_dir: Where results go; `reports/recordings` under ECG_HOME when left out.
         formats: What to write of each.
         lead: Name of the lead; MLII, or else the first, when left out.

@@ -1,7 +1,7 @@
 """Analyse files of recordings by a bundle, without a server: one by one, or each in a process.
 
 ``python -m flows.recordings.analyzed_files`` analyses the file that its standard input describes as
-JSON, and writes what came of it to standard output; a file that brings a process down costs itself.
+JSON, and writes the outcome to standard output; a file that ends its process is skipped.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.opening import SUFFIXES
 from ecg_lib.records.files.parts import open_parts
@@ -31,11 +32,6 @@ from flows.doors.addresses import PROJECT_DIR, without_secrets
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.classifier.bundle import Bundle
-
-MAX_ANALYSIS_S: Final = 3600.0
-
-ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-"""Parts of a recording are worked on by threads of our own; those of BLAS would be in their way."""
 
 _logger = logging.getLogger(__name__)
 
@@ -53,7 +49,7 @@ class AnalysisError(EcgError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
-    """What is to be done with a file."""
+    """The task for a file."""
 
     path: str
     """The file, or the first part; results have its name."""
@@ -70,7 +66,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnalyzedFile:
-    """What came of a file."""
+    """The outcome of a file."""
 
     name: str
     lead: str
@@ -83,7 +79,7 @@ class AnalyzedFile:
     results: tuple[str, ...]
     """Files that were written."""
     warnings: tuple[str, ...] = ()
-    """What was assumed of the file, and what does not fit the signal."""
+    """Assumptions about the file, and doubts that the signal raises."""
 
 
 class ListedRecordings(NamedTuple):
@@ -224,12 +220,14 @@ def _opened(path: Path, scratch: str) -> Iterator[Path]:
         return
     from ecg_lib.records.files.archives import find_header, unpack_record
 
-    directory = Path(scratch) / "unpacked"
-    directory.mkdir()
-    names = unpack_record(path, directory)
+    # Two folders: a file of the archive may have the name of a part that is not yet renamed.
+    unpacked, named = Path(scratch) / "unpacked", Path(scratch) / "named"
+    unpacked.mkdir()
+    named.mkdir()
+    names = unpack_record(path, unpacked)
     for name, part in names.items():
-        part.rename(directory / name)
-    yield directory / find_header({name: directory / name for name in names})
+        part.rename(named / name)
+    yield named / find_header({name: named / name for name in names})
 
 
 def describe_file(done: AnalyzedFile) -> str:

@@ -1,6 +1,6 @@
 """The bundle in use, loaded without a server: what is released, else what ships.
 
-The best champion of this repository's own pipeline lies beside the code, so that a newcomer
+The best champion of this repository's own pipeline ships next to the code, so that a newcomer
 without data or network gets a real classifier, and every model that is trained later has
 something to beat.
 """
@@ -16,6 +16,7 @@ from typing import Final
 from ecg_lib.classifier.bundle import Bundle, BundleSource, change_source, read_bundle
 from ecg_lib.errors import BundleError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
+from ecg_lib.operations.keys.signatures import check_signature
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.training.model_card import write_model_card
@@ -25,7 +26,7 @@ REFERENCE: Final = Path(__file__).parent / "reference_bundle"
 
 
 def has_reference(directory: Path = REFERENCE) -> bool:
-    """Tell whether a bundle ships with this checkout."""
+    """Return whether a bundle ships with this checkout."""
     return directory.is_dir()
 
 
@@ -74,10 +75,19 @@ def load_released_bundle(settings: Settings) -> tuple[Release, Bundle]:
     """Load the bundle of the current release.
 
     Raises:
-        BundleError: If nothing was released yet.
+        BundleError: If nothing was released yet, or its bundle has changed.
+        SignatureError: If the release is not signed.
     """
     release = read_current(settings)
     if release is None:
         msg = "there must be a released model, nothing was released yet; `ecg up` trains one"
         raise BundleError(msg)
-    return release, read_bundle(find_bundle(settings, release.model_tag))
+    check_signature(settings, release)
+    bundle = read_bundle(find_bundle(settings, release.model_tag))
+    if bundle.hash != release.bundle_hash:
+        msg = (
+            f"{release.model_tag} must be the bundle {release.bundle_hash[:12]} of the release, "
+            f"got {bundle.hash[:12]}"
+        )
+        raise BundleError(msg)
+    return release, bundle

@@ -45,7 +45,7 @@ class Presence(StrEnum):
 
 
 class Health(NamedTuple):
-    """What the service said of itself."""
+    """The answer of the service about itself."""
 
     presence: Presence
     served: tuple[str, str] | None = None
@@ -123,7 +123,7 @@ def make_release(
 
 
 def read_current(settings: Settings) -> Release | None:
-    """Read what is to be served; None before the first release.
+    """Read the release to serve; None before the first one.
 
     Raises:
         ReleaseError: If the file is torn.

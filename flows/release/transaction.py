@@ -9,9 +9,7 @@ a process that was killed and finishes it when the service was told already, els
 from __future__ import annotations
 
 import fcntl
-import getpass
 import logging
-import os
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, EcgError
+from ecg_lib.operations.keys.signatures import check_code
 from ecg_lib.operations.releases import (
     CURRENT,
     Release,
@@ -48,6 +47,7 @@ from flows.doors.release_history import (
     find_previous,
     find_release,
 )
+from flows.release.integrity.signing import ensure_signed, find_user, prepare_signing
 from flows.release.switch_service import (
     SWITCH_TIMEOUT_S,
     Ask,
@@ -83,7 +83,7 @@ class BusyError(TransactionError):
 
 
 class Step(StrEnum):
-    """What has just been done, in this order."""
+    """The steps, in their order."""
 
     LOCKED = "locked"
     INTENT_WRITTEN = "intent written"
@@ -110,7 +110,7 @@ class Intent(BaseModel):
 
 
 class Outcome(NamedTuple):
-    """What is served after a release or rollback."""
+    """The release that is served after a release or rollback."""
 
     release: Release
     before: Release | None
@@ -156,6 +156,8 @@ def release_model(
     Raises:
         SupersededError: If another release is served than expected.
         TransactionError: If it was rolled back before, or is not in the store.
+        SigningError: If the store does not have it as it was packaged.
+        SignatureError: If it has changed since it was signed.
         ReleaseRefusedError: If the service refuses it or does not take it in time.
         LedgerError: If the ledger cannot be written; the release then is served and is noted by
             whoever takes the lock next.
@@ -197,6 +199,7 @@ def roll_back(
         SupersededError: If another release is served than the one decided against.
         LedgerError: If there is no such release, or the ledger cannot be written.
         TransactionError: If the release was rolled back itself, or is not in the store.
+        SignatureError: If it is not signed, or has changed since it was signed.
         ReleaseRefusedError: If the service refuses it or does not take it in time.
     """
     with locked(settings, steps=steps):
@@ -216,7 +219,7 @@ def roll_back(
 
 
 def recover(settings: Settings, *, steps: Steps = _STEPS) -> Release | None:
-    """Finish or undo what a killed process left open; return what is to be served.
+    """Finish or undo what a killed process left open; return the release to serve.
 
     Raises:
         BusyError: If a release or rollback is under way.
@@ -291,10 +294,14 @@ def _decide(
     if not find_bundle(settings, wanted.model_tag).is_dir():
         msg = f"{wanted.model_tag} must be in the model store to be served, it is not"
         raise TransactionError(msg)
+    if kind is EventKind.RELEASE:
+        ensure_signed(settings, wanted, why=why)
+    else:
+        check_code(settings, wanted)
     return Intent(
         id=str(uuid.uuid4()),
         kind=kind,
-        who=who or _user(),
+        who=who or find_user(),
         why=why,
         at=_now(),
         before=before,
@@ -372,6 +379,8 @@ def _put_back(
 def _recover(settings: Settings, steps: Steps) -> tuple[Release | None, LedgerHistory]:
     path = settings.serving_dir / CURRENT
     intent = read_intent(settings)
+    open_ones = () if intent is None else (intent.before, intent.wanted)
+    prepare_signing(settings, read_ledger(settings.ledger_dir), (_read_or_none(path), *open_ones))
     if intent is not None:
         _resume(intent, settings, steps)
     else:
@@ -452,6 +461,7 @@ def _note(
         before=intent.before,
         release=intent.wanted,
         is_verified=is_verified,
+        is_signed=True,
     )
     metrics, card = _read_figures(settings, intent.wanted)
     append_event(settings.ledger_dir, event, reason=reason, metrics=metrics, model_card=card)
@@ -516,10 +526,3 @@ def _describe_superseded(expected: Release | str, current: Release | None) -> st
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        return f"user {os.getuid()}"

@@ -6,8 +6,10 @@ ends below it for lack of trials.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import optuna
@@ -17,6 +19,7 @@ from ecg_lib.training.balancing import Balancing
 from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import AugmentationConfig
+from flows.doors.parallel import one_at_a_time
 
 _BASE_FILTERS: Final = CnnConfig().filters
 _WIDTHS: Final = {"narrow": 0.67, "usual": 1.0, "wide": 1.5}
@@ -65,20 +68,32 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
     return replace(base, cnn=cnn, training=training)
 
 
+@contextmanager
+def _making_tables(storage_url: str) -> Iterator[None]:
+    """Let one sweep at a time make Optuna's tables, which it does not do in one step."""
+    path = storage_url.removeprefix("sqlite:///")
+    if path == storage_url:
+        yield
+        return
+    with one_at_a_time(Path(f"{path}.lock")):
+        yield
+
+
 def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
     """Open the study of a sweep, or make it with the known recipe as its first trial.
 
     A trial that was running when its sweep was killed is queued again.
     """
     _log_warnings_only()
-    storage = optuna.storages.RDBStorage(
-        storage_url,
-        engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
-    )
+    with _making_tables(storage_url):
+        storage = optuna.storages.RDBStorage(
+            storage_url,
+            engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
+        )
     study = optuna.create_study(
         study_name=name, storage=storage, load_if_exists=True, direction="maximize"
     )
-    # What is drawn next depends on the seed and on what was drawn, however often it is opened.
+    # The next draw depends on the seed and on the earlier ones, however often it is opened.
     study.sampler = optuna.samplers.TPESampler(
         seed=1000 * seed + len(study.get_trials(deepcopy=False)), n_startup_trials=5
     )

@@ -24,7 +24,7 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.operations.api_keys import Scope, add_api_key
+from ecg_lib.operations.keys.api_keys import Scope, add_api_key
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 

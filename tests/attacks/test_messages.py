@@ -7,10 +7,12 @@ import json
 import socket
 import time
 import zlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from bentos.routes import bodies
 from bentos.runtime.limits import connections
 
 POST = (
@@ -232,6 +234,32 @@ def test_a_compressed_body_is_read_within_limits(
     )  # fmt: skip
     assert (answered.status_code, answered.json()["type"]) == (status, f"/problems/{name}")
     assert encoding != "<script>" or "script" not in answered.text.replace("'<script>'", "")
+
+
+def test_other_requests_are_answered_while_a_bomb_is_read(
+    keyed: Any,  # noqa: ANN401  of a conftest
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pieces = 0
+    expand = bodies._expand
+
+    def slow(*arguments: Any) -> Iterator[bytes]:  # noqa: ANN401  those of `_expand`
+        nonlocal pieces
+        for piece in expand(*arguments):
+            pieces += 1
+            time.sleep(0.05)
+            yield piece
+
+    monkeypatch.setattr(bodies, "_expand", slow)
+    head = POST + b"X-API-Key: alice\r\nContent-Encoding: gzip\r\n"
+    body = bomb(2**25)
+    with socket.create_connection(keyed.address, timeout=30.0) as connection:
+        connection.sendall(head + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while not pieces:
+            time.sleep(0.01)
+        assert keyed.ask("GET", "/health").status_code == 200
+        assert pieces < 60  # of 64
+        assert connection.recv(65536).startswith(b"HTTP/1.1 413 ")
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "x-gzip", "GZIP", "deflate", "identity"])

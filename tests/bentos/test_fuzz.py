@@ -23,7 +23,7 @@ def test_no_request_breaks_the_service(url: str, monkeypatch: pytest.MonkeyPatch
     assert report.failures == []
     kinds = {"json", "float32", "npy", "feedback", "recording", "read", "raw"}
     assert set(report.cases) == kinds
-    # It is no fuzzing when everything is refused at the door.
+    # Fuzzing that is refused at the door tests nothing.
     assert report.statuses["json 201"] >= 3
     assert report.statuses["json 422"] >= 3
 

@@ -188,6 +188,8 @@ def test_the_settings_that_are_named_exist(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     variables = set(re.findall(r"\b(ECG_[A-Z_]+)\b", text))
     known = {f"ECG_{field.upper()}" for field in Settings.model_fields}
+    compose = (ROOT / "deployments/compose.yaml").read_text(encoding="utf-8")
+    known |= set(re.findall(r"\$\{(ECG_[A-Z_]+)", compose))
     assert variables - known - {"ECG_"} == set()
 
 

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import shutil
 import signal
@@ -19,11 +21,11 @@ import httpx
 import psutil
 import pytest
 
-from ecg_lib.operations.releases import CURRENT
+from ecg_lib.operations.releases import CURRENT, bento_source, write_release
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import follow_pending, read_pending
 from flows.doors.release_history import EventKind
-from flows.release.doctor import examine
+from flows.release.integrity.doctor import examine
 from flows.release.switch_service import find_bundle, read_current
 from flows.release.transaction import INTENT, Step, release_model, roll_back
 
@@ -145,6 +147,89 @@ def test_a_damaged_bundle_fails_no_request_while_a_healthy_worker_serves(
         assert time.monotonic() - started_s < 60
         time.sleep(0.05)
     figures["one byte of the served bundle flipped"] = time.monotonic() - started_s
+
+
+def test_changed_code_never_runs_while_workers_of_the_signed_code_serve(
+    home: Any, host: psutil.Process, load: Any, figures: dict[str, float], tmp_path: Path
+) -> None:
+    home.must("release", "2")
+    home.wait_for("2")
+    source = bento_source(home.settings.bentoml_home, home.releases["2"])
+    mark = tmp_path / "ran"
+    # Python would run this before anything else of a worker.
+    stranger = source / "sitecustomize.py"
+    stranger.write_text(f"open({str(mark)!r}, 'w')\n")
+    n_started = home.count_started()
+    try:
+        with load:
+            host.children()[0].kill()
+            log = home.path / "host.log"
+            deadline_s = time.monotonic() + 30
+            while "must have the code" not in log.read_text():
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+            time.sleep(1.0)
+        # Only what the dead worker was answering is cut off.
+        assert len(load.failures) <= 1
+        (finding,) = [one for one in examine(home.settings) if one.store == "signature"]
+        assert "restore it, or look at it and sign it" in finding.problem
+    finally:
+        stranger.unlink()
+    started_s = time.monotonic()
+    while home.count_started() == n_started:
+        assert time.monotonic() - started_s < 60
+        time.sleep(0.05)
+    figures["code of the served bento changed"] = time.monotonic() - started_s
+    assert not mark.exists()
+
+
+def test_bundle_manifest_and_release_file_that_are_rewritten_together_are_refused(
+    home: Any, host: psutil.Process, load: Any
+) -> None:
+    home.must("release", "2")
+    home.wait_for("2")
+    settings, current = home.settings, home.releases["2"]
+    directory = find_bundle(settings, "ecg_bundle:2")
+    kept = {path: path.read_bytes() for path in directory.iterdir()}
+    golden = json.dumps({"requests": []}).encode()
+    manifest = json.loads(kept[directory / "manifest.json"])
+    manifest["files"]["golden.json"] = hashlib.sha256(golden).hexdigest()
+    text = json.dumps(manifest).encode()
+    forged = current.model_copy(
+        update={"bundle_hash": hashlib.sha256(text).hexdigest(), "model_version": "9"}
+    )
+    try:
+        with load:
+            (directory / "golden.json").write_bytes(golden)
+            (directory / "manifest.json").write_bytes(text)
+            write_release(settings.serving_dir / CURRENT, forged)
+            deadline_s = time.monotonic() + 30
+            while (refused := home.health()["refused"]) is None:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.05)
+        assert "of model 9 has no signature of this home; look at it, then" in refused["reason"]
+        assert load.failures == []
+        assert set(load.answers) == {"ecg:2"}
+    finally:
+        for path, content in kept.items():
+            path.write_bytes(content)
+        write_release(settings.serving_dir / CURRENT, current)
+    home.wait_for("2")
+    home.check()
+
+
+def test_a_worker_that_hangs_is_replaced(
+    home: Any, host: psutil.Process, figures: dict[str, float]
+) -> None:
+    n_started, started_s = home.count_started(), time.monotonic()
+    hung = host.children()[0]
+    hung.suspend()
+    while home.count_started() == n_started:
+        assert time.monotonic() - started_s < 90
+        time.sleep(0.05)
+    figures["a worker hangs (SIGSTOP)"] = time.monotonic() - started_s
+    assert not hung.is_running()
+    assert home.health()["status"] == "ok"
 
 
 @pytest.mark.parametrize("name", [CURRENT, INTENT, "registry-pending.json", "served.json"])

@@ -1,6 +1,6 @@
 """Check the English of documents, docstrings, comments, messages and test names: ``make lint``.
 
-Rules, files and folders that are not yet clean are in ``prose.toml``. A line that holds
+Rules and files are in ``prose.toml``. A line that holds
 ``prose: ok`` is left alone.
 """
 
@@ -12,7 +12,6 @@ import re
 import sys
 import tokenize
 import tomllib
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -173,30 +172,16 @@ def main() -> int:
     """Print the findings as ``file:line: "words": advice``; return 1 if there are any."""
     settings = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
     rules = read_rules(settings)
-    waiting = tuple(settings["not_yet_clean"])
-    show_all = "--all" in sys.argv[1:]
-    bad = 0
-    later: Counter[str] = Counter()
+    n_found = 0
     for kind, patterns in settings["files"].items():
         for path in sorted({p for pattern in patterns for p in ROOT.glob(pattern)}):
             name = path.relative_to(ROOT).as_posix()
             if name in settings["excluded"]:
                 continue
-            folder = next((one for one in waiting if name.startswith(one)), None)
             for finding in check(name, path.read_text(encoding="utf-8"), kind, rules):
-                if folder is not None:
-                    later[folder] += 1
-                    if not show_all:
-                        continue
-                else:
-                    bad += 1
+                n_found += 1
                 print(f'{name}:{finding.line}: "{finding.words}": {finding.advice}')
-    for folder in waiting:
-        state = (
-            f"{later[folder]} findings to be rewritten" if later[folder] else "clean, take it out"
-        )
-        print(f"not_yet_clean: {folder}: {state}", file=sys.stderr)
-    return int(bad > 0)
+    return int(n_found > 0)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What one client may take: requests, connections, memory, and turns at the processor."""
+"""Limits of one client: requests, connections, memory, and turns at the processor."""

@@ -1,11 +1,11 @@
-"""Who sends a request, for limits and for what it may see."""
+"""The sender of a request, for limits and for the objects that it may see."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Final
 
-from ecg_lib.operations.api_keys import ApiKey, Scope
+from ecg_lib.operations.keys.api_keys import ApiKey, Scope
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,7 +20,7 @@ class Caller:
 
     @property
     def owner(self) -> str | None:
-        """What is stored with the objects that this caller makes; None without keys."""
+        """Name that is stored with the objects of this caller; None without keys."""
         return None if self.key is None else self.key.owner
 
     def may(self, scope: Scope) -> bool:

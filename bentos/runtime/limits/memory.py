@@ -18,7 +18,7 @@ _FREE_BYTES: Final = 2**20
 
 
 class MemoryBudget:
-    """What bodies hold of the memory; for the event loop's thread alone."""
+    """The memory that bodies hold; for the event loop's thread alone."""
 
     def __init__(self) -> None:
         self._all = 0

@@ -1,4 +1,4 @@
-"""Whose turn it is at the processor: threads that compute, shared fairly between clients.
+"""Threads that compute, shared fairly between clients.
 
 Start-time fair queueing (Goyal, Vin and Cheng 1996, DOI 10.1145/248156.248171): each piece of work
 has a start tag, the later of the virtual time and of the end of the same client's work before it;
@@ -33,7 +33,7 @@ _OWN_COST: Final = 4 * 1_800_000
 
 _NICENESS_OF_LONG: Final = 5
 _LEAST_COST: Final = 1000
-"""What a request costs however short it is, in samples."""
+"""Least cost of a request, in samples."""
 
 
 @dataclass(order=True, slots=True)
@@ -48,7 +48,7 @@ class _Work:
 
 @dataclass(slots=True)
 class _Client:
-    """What is counted of a client that has work here."""
+    """Counts of a client that has work here."""
 
     waiting: int = 0
     cost: int = 0

@@ -127,7 +127,7 @@ def read_noise(directory: Path, name: str, *, fs: float) -> NDArray[np.float64]:
 
     Raises
     ------
-        EvaluationError: If it has another rate than the record it is to be added to.
+        EvaluationError: If its rate differs from that of the record.
     """
     noise = read_wfdb(directory / name)
     if noise.fs != fs:

@@ -122,6 +122,8 @@ class RecordScores:
     """By condition and part."""
     selection: dict[str, ScoredBeats]
     """By condition, in its first part."""
+    notes: tuple[str, ...] = ()
+    """Notes for the reader, such as why a lead has no detections."""
 
 
 def score_record(

@@ -143,7 +143,7 @@ def confirm_after(
     Returns
     -------
     datetime or None
-        None when the latest conclusive check found no drift.
+        Nothing when the latest conclusive check found no drift.
 
     """
     past = _conclusive(history, bundle_hash=bundle_hash, released_at=released_at)

@@ -25,6 +25,7 @@ from ecg_lib.errors import (
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
     NULL_SEGMENT,
+    decode_header,
     is_plain_name,
     parse_header,
 )
@@ -39,7 +40,7 @@ _BLOCK_BYTES: Final = 2**20
 _ARCHIVES: Final = frozenset(".zip .gz .tgz .bz2 .xz .7z .tar .rar .zst".split())
 _HEADER: Final = ".hea"
 _LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-"""What archivers and desktops add by themselves, beside files whose names begin with a point."""
+"""Files that archivers and desktops add, beside those whose names begin with a point."""
 
 
 def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
@@ -59,7 +60,7 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
     Raises
     ------
     CorruptRecordError
-        If it is no archive, is damaged, or tries a trick.
+        If it is not an archive, is damaged, or tries a trick.
     UnsupportedRecordError
         If it is encrypted, packed in an unusual way, or has an archive in it.
     RecordTooLongError
@@ -85,7 +86,7 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             named = set()
             for name, text in texts.items():
                 if PurePosixPath(name).parent == folder:
-                    named |= {PurePosixPath(name).name, *text.decode("latin-1").split()}
+                    named |= {PurePosixPath(name).name, *decode_header(text).split()}
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
             for entry in entries:
@@ -129,7 +130,7 @@ def _find_root(headers: Mapping[str, bytes]) -> str:
 
 def _has_segments(text: bytes) -> bool:
     try:
-        header = parse_header(text.decode("latin-1"))
+        header = parse_header(decode_header(text))
     except RecordError:
         return False
     return any(one.name != NULL_SEGMENT for one in header.segments)
@@ -142,7 +143,7 @@ def _is_litter(name: str) -> bool:
 
 @contextmanager
 def _telling_damage() -> Iterator[None]:
-    """Tell what reading an archive raises as damage: zipfile and zlib have no error of their own.
+    """Report errors of reading an archive as damage: zipfile and zlib have no common error.
 
     An :class:`OSError` is one of them: a seek to a place that a damaged entry names.
     """

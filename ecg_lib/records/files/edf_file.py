@@ -68,7 +68,7 @@ class EdfSignal(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EdfHeader:
-    """What a file says about itself, without whose it is."""
+    """The header of a file, without the identity of the patient."""
 
     data_at: int
     n_records: int
@@ -97,8 +97,8 @@ class EdfHeader:
 class EdfFile:
     """An EDF or BDF file; its signals in volts are leads.
 
-    A signal whose rate is none of an ECG, such as a trend of one value a second, is no lead where
-    there are others, and neither is a spare channel, whose limits are equal.
+    A signal whose rate is not that of an ECG, such as a trend of one value a second, is left out
+    where there are others, and so is a spare channel, which has no limits or equal ones.
     """
 
     path: Path
@@ -295,7 +295,7 @@ def _list_signals(
     )
     signals: list[EdfSignal] = []
     others: list[str] = []
-    unknown_unit: str | None = None
+    unitless: dict[str, str] = {}
     used_unit = False
     first = 0
     for number, count in enumerate(header.per_record):
@@ -304,10 +304,12 @@ def _list_signals(
         named = read_unit(stated)
         if labels[number] in _ANNOTATIONS or count == 0:
             continue
-        if named in {None, COUNTS} and kind_of(labels[number]) is SignalKind.ECG:
-            unknown_unit = stated
-            named, used_unit = unit, used_unit or unit is not None
         limits = _limits_of(columns, number)
+        is_ecg = kind_of(labels[number]) is SignalKind.ECG
+        if named in {None, COUNTS} and is_ecg and limits is not None:
+            if unit is None:
+                unitless[names[number]] = stated
+            named, used_unit = unit, used_unit or unit is not None
         if named is None or named == COUNTS or limits is None:
             others.append(names[number])
             continue
@@ -327,10 +329,12 @@ def _list_signals(
                 offset_mv=(low - gain * least) * scale,
             )
         )
-    if not signals and unknown_unit is not None:
+    if unitless and not any(kind_of(signal.lead.label) is SignalKind.ECG for signal in signals):
+        # Another signal with a unit, such as an EEG, is not a substitute.
+        stated = next(iter(unitless.values()))
         msg = (
-            f"unit must be given (mV, uV or V): the EDF file states {unknown_unit!r} for its ECG, "
-            "which is not a voltage"
+            f"unit must be given (mV, uV or V): the EDF file states {stated!r} for its ECG "
+            f"({', '.join(unitless)}), which is not a voltage"
         )
         raise MissingDetailError(msg, detail="unit")
     if not signals:
@@ -348,11 +352,23 @@ def _short_name(label: str) -> str:
 
 def _limits_of(
     columns: tuple[tuple[bytes, ...], ...], number: int
-) -> tuple[float, float, int, int] | None:
-    """Read the physical and digital limits; None for a spare channel, whose limits are equal."""
-    low, high = (_number(columns[field][number], "physical limit") for field in (3, 4))
-    least, most = (_whole(columns[field][number], "digital limit") for field in (5, 6))
-    return None if low == high or least >= most else (low, high, least, most)
+) -> tuple[float, float, float, float] | None:
+    """Read the physical and digital limits; None for a spare channel, which has none or equal ones.
+
+    Physical limits may be inverted, as those of a signal of the other sign; digital limits that
+    are inverted alone leave the sign open, so an ECG is rejected.
+    """
+    values = [_float(columns[field][number]) for field in (3, 4, 5, 6)]
+    low, high, least, most = values
+    if not np.isfinite(values).all() or low == high or least == most:
+        return None
+    if least > most and low < high:
+        label = _text(columns[0][number])
+        if kind_of(label) is SignalKind.ECG:
+            msg = f"the digital limits of {label} must go up, they go from {least:g} to {most:g}"
+            raise CorruptRecordError(msg)
+        return None
+    return low, high, least, most
 
 
 def _lead_of(
@@ -419,11 +435,16 @@ def _text(field: bytes) -> str:
     return field.decode("latin-1").strip(" \x00")
 
 
-def _number(field: bytes, what: str) -> float:
+def _float(field: bytes) -> float:
+    """Read a number; NaN where a field holds none."""
     try:
-        value = float(field.decode("ascii").strip(" \x00").replace(",", "."))
+        return float(field.decode("ascii").strip(" \x00").replace(",", "."))
     except ValueError:
-        value = np.nan
+        return float("nan")
+
+
+def _number(field: bytes, what: str) -> float:
+    value = _float(field)
     if not np.isfinite(value):
         msg = f"the {what} of the EDF file must be a number, it is not"
         raise CorruptRecordError(msg)

@@ -45,7 +45,7 @@ class Lead(NamedTuple):
     n_samples: int | None
     """None for text, whose rows are not counted yet."""
     label: str = ""
-    """What the file calls it, where `name` is shorter."""
+    """The name in the file, where `name` is shorter."""
 
 
 class RecordingFile(Protocol):
@@ -73,7 +73,7 @@ class RecordingFile(Protocol):
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was assumed, or is not as it should be."""
+        """Assumptions about the file, and deviations from its format."""
         ...
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
@@ -114,21 +114,39 @@ def refuse_too_long(duration_s: float) -> None:
         raise RecordTooLongError(msg)
 
 
-def choose_lead(leads: tuple[Lead, ...], name: str | None = None) -> Lead:
+def choose_lead(
+    leads: tuple[Lead, ...], name: str | None = None, *, others: Sequence[str] = ()
+) -> Lead:
     """Choose a lead: by name, or the one that is an ECG by its name.
 
     See :func:`ecg_lib.records.signal_names.find_ecg` for what is taken when no name is given.
 
+    Parameters
+    ----------
+    leads : tuple of Lead
+        Signals in volts.
+    name : str, optional
+        Name of the lead, in the spelling of any device.
+    others : sequence of str
+        Names of the signals of the recording that are not in volts.
+
     Raises
     ------
     UnknownLeadError
-        If there is none of that name, or none that is clearly an ECG; says which there are.
+        If there is none of that name, or none that is clearly an ECG; lists those that exist.
 
     """
     labels = [lead.label or lead.name for lead in leads]
     known = ", ".join(lead.name[:MAX_NAME] for lead in leads[:MAX_SIGNALS])
     if name is None:
         place = find_ecg(labels)
+        of_ecg = [other[:MAX_NAME] for other in others if kind_of(other) is SignalKind.ECG]
+        if of_ecg and (place is None or kind_of(labels[place]) is not SignalKind.ECG):
+            msg = (
+                f"the ECG must be in V, mV or uV, {', '.join(of_ecg)} is not; lead must name "
+                f"another signal to analyse that instead: {known}"
+            )
+            raise UnknownLeadError(msg)
         if place is None:
             msg = f"no signal is an ECG by its name, lead must name the one that is: {known}"
             raise UnknownLeadError(msg)

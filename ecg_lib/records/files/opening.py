@@ -31,8 +31,8 @@ from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
-SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".npy", *DEVICE_SUFFIXES)
-"""What names a recording; the signal files of a WFDB record are beside its header."""
+SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES)
+"""Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
 _TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
@@ -49,8 +49,8 @@ def open_recording(
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
-        ``.txt`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML under any
-        name.
+        ``.txt``, ``.tsv`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML
+        or Kardia ATC under any name.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -93,7 +93,7 @@ def _open_export(path: Path, *, fs: float | None, unit: str | None) -> Recording
 def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
     suffix = path.suffix.lower()
     header = _header_of(path)
-    if suffix not in {".hea", "", *_SIGNALS}:
+    if suffix not in {".hea", "", *_SIGNALS} or (path.is_file() and _begins_as_edf(path)):
         if not path.is_file():
             msg = "the file of the recording is missing"
             raise RecordNotFoundError(msg)
@@ -115,7 +115,7 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
     if suffix in {"", *_SIGNALS} and path.is_file():
         msg = (
             "the header is missing: a WFDB record is read by its header (.hea), "
-            "which must lie beside its signals"
+            "which must be next to its signals"
         )
         raise RecordNotFoundError(msg)
     if not path.is_file():

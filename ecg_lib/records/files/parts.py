@@ -77,7 +77,7 @@ class JoinedFile:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What was assumed of any part, each once."""
+        """Assumptions about any part, each once."""
         return tuple(dict.fromkeys(one for part in self.parts for one in part.opened.warnings))
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:

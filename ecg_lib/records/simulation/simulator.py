@@ -57,7 +57,7 @@ _BEATS_AT_ONCE: Final = 1000
 
 
 class StripKind(StrEnum):
-    """What a strip shows."""
+    """The subject of a strip."""
 
     NORMAL = "normal"
     """Sinus rhythm."""
@@ -214,7 +214,7 @@ def _unreadable(
 
 
 class _Ectopy(NamedTuple):
-    """What comes after a conducted beat."""
+    """The ectopic beats after a conducted beat."""
 
     n_ventricular: int = 0
     """So many PVCs in a row."""
@@ -253,7 +253,7 @@ def _random_ectopy(patient: Patient, rng: np.random.Generator) -> _EctopyAt:
 
 
 def _episode(pattern: PvcPattern, rng: np.random.Generator) -> list[_Ectopy]:
-    """What comes after this conducted beat and the next ones."""
+    """Draw the ectopic beats after this conducted beat and the next ones."""
     match pattern:
         case PvcPattern.ISOLATED:
             return [_ONE_PVC, _NO_ECTOPY]
@@ -349,7 +349,7 @@ class _Rhythm(NamedTuple):
 
 @dataclass(slots=True)
 class _Events:
-    """What has happened so far; times in seconds."""
+    """The beats and P waves so far; times in seconds."""
 
     beats: list[tuple[float, str, int, float]] = field(default_factory=list)
     """R-peak, symbol, shape, RR interval of the sinus rhythm."""

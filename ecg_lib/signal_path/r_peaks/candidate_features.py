@@ -73,7 +73,7 @@ CANDIDATE_FEATURES: Final = (
 
 
 class Candidates(NamedTuple):
-    """What may be beats: local maxima of the slope energy of one lead, in order of time."""
+    """Possible beats: local maxima of the slope energy of one lead, in order of time."""
 
     position: NDArray[np.int64]
     """Samples at 360 Hz, shape ``(n,)``."""

@@ -54,9 +54,9 @@ class DetectionConfig:
     """A beat this soon before a much steeper one is its P wave: no ventricle is ready so early."""
     next_beat_s: float = 0.24
     rules_logit: float = 1.5
-    """What the word of the rules adds to the logit of a candidate that they accept: the least
-    whole number with which no more V beats are missed, out-of-fold, than by the rules alone,
-    clean and in muscle noise of 12 dB."""
+    """Added to the logit of a candidate that the rules accept. At 2 the fewest V beats are missed,
+    at 0 the fewest artefacts are taken for beats; the network of the classifier rejects artefacts
+    later, and no later step finds a beat that is missed."""
     peak_search_s: float = 0.09
     polarity_beats: int = 61
     polarity_ratio: float = 1.8
@@ -161,7 +161,7 @@ def average_slope(slope: NDArray[np.float64], window: int) -> NDArray[np.float64
 
 
 def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArray[np.bool_]:
-    """Tell which candidates are beats by height, slope and gap alone, shape ``(n,)``."""
+    """Accept candidates by height, slope and gap alone, shape ``(n,)``."""
     accepted = candidates.height >= config.strong
     _reject_waves(candidates, accepted, config)
     for gap, height in config.gap_thresholds:

@@ -7,9 +7,8 @@ neighbourhood, its place in the rhythm, its size beside that of the beats and of
 near it, and how alike it is to both. All of that is relative or a magnitude, so that gain and
 polarity play no part.
 
-The network is a perceptron of two hidden layers in plain NumPy. Its weights lie beside this file;
-:mod:`ecg_lib.training.r_peak_verifier.fitting` made them from DS1, the paced records and simulated
-patients, and says how.
+The network is a perceptron of two hidden layers in plain NumPy. Its weights are next to this file;
+:mod:`flows.training.fit_verifier` made them, and says from what.
 """
 
 from __future__ import annotations

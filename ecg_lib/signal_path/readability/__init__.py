@@ -1,1 +1,1 @@
-"""What can be read of a signal, and findings that are not beats."""
+"""Readable stretches of a signal, and findings that are not beats."""

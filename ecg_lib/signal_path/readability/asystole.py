@@ -65,7 +65,7 @@ def find_asystole(
     energy : ndarray of shape (n_samples,)
         :func:`ecg_lib.signal_path.readability.quality.measure_slope_energy` of it.
     is_readable : ndarray of bool, shape (n_beats,)
-        False for detections where the signal is flat, clipped or noise: they are no measure.
+        False for detections where the signal is flat, clipped or noise: they do not count.
     config : AsystoleConfig, optional
 
     Returns

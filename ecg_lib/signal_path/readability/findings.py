@@ -39,17 +39,17 @@ BEAT_QUALITIES: Final = (OK, *(reason.value for reason in UnreadableReason), ASY
 
 
 def are_readable(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Tell which beats can be read; False in what cannot be read, in flutter and asystole."""
+    """Return True for readable beats; False in unreadable stretches, flutter and asystole."""
     return np.asarray((beat_quality == OK) | (beat_quality == PACED))
 
 
 def are_paced(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Tell which beats a pacemaker seems to have made; they are readable, but not N or V."""
+    """Return True for beats that a pacemaker seems to have made; readable, but not N or V."""
     return np.asarray(beat_quality == PACED)
 
 
 def have_class(beat_quality: NDArray[np.str_]) -> NDArray[np.bool_]:
-    """Tell which beats are N or V: those that can be read and are not paced."""
+    """Return True for beats with a class, N or V: readable and not paced."""
     return np.asarray(beat_quality == OK)
 
 
@@ -71,7 +71,7 @@ _MAX_STRAIGHT_SHARE: Final = 0.5
 
 
 class FindingKind(StrEnum):
-    """What is suspected."""
+    """The kind of a suspected event."""
 
     FLUTTER = "ventricular_flutter"
     """Ventricular flutter or fibrillation."""
@@ -205,7 +205,7 @@ def judge_signal(
         dead=dead,
         n_samples=len(signal_mv),
     )
-    # What a flat line cuts short was no quiet line.
+    # A quiet line that a flat line cuts short does not count.
     still = [(start, stop) for start, stop in quiet_parts if stop - start > shortest]
     beat_quality = _name_qualities(r_peaks, unreadable)
     for start, stop in still:

@@ -57,7 +57,7 @@ class FlutterConfig:
     max_slope_ratio: float = 6.0
     """98th percentile of the slope over its median."""
     min_range_mv: float = 0.05
-    """What spans less is the noise of a straight line."""
+    """A smaller range is the noise of a straight line."""
     min_duration_s: float = 4.0
     max_gap_s: float = 2.0
     """A gap between two stretches that is not longer belongs to them."""

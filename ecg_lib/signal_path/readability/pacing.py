@@ -41,7 +41,7 @@ class PacingConfig:
     max_after: float = 0.4
     """The same for the tenth of a second after it: no steep QRS complex follows."""
     min_slow: float = 0.4
-    """What the smoothed signal spans in the 0.2 s after, in spans of the beat: a wide complex."""
+    """Least range of the smoothed signal in the 0.2 s after, in ranges of the beat: it is wide."""
     max_base: float = 0.1
     """The same for the tenth of a second before the spike: it is what comes first."""
     min_over_noise: float = 10.0

@@ -186,7 +186,7 @@ def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:
 
 
 def is_inside(positions: NDArray[np.int64], stretches: tuple[Stretch, ...]) -> NDArray[np.bool_]:
-    """Tell which positions lie inside one of the stretches, shape of `positions`."""
+    """Return True for positions inside one of the stretches, shape of `positions`."""
     inside = np.zeros(len(positions), dtype=np.bool_)
     for start, stop, _ in stretches:
         inside |= (positions >= start) & (positions < stop)

@@ -16,8 +16,10 @@ import hashlib
 import hmac
 import json
 import logging
+import time
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -33,11 +35,17 @@ CHECK: Final = "/ecg-check"
 OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine that a Host header may use."""
 
+BOUNDED: Final[dict[str, Any]] = {"http": "h11", "h11_max_incomplete_event_size": 32 * 2**10}
+"""Options of uvicorn that bound the head of a request; its default parser has no bound, and a
+client needs no login to send one."""
+
 # Another port of the same host counts as the same site, so "same-site" is foreign too.
 _FOREIGN_SITES: Final = ("cross-site", "same-site")
 
 # Prefect's page reports each visit to amplitude.com, whatever its settings say.
 _CONNECT_POLICY: Final = b"connect-src 'self' data: blob:"
+
+_REPORT_S: Final = 60.0
 
 _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in</title>
 <p id="message">Signing in</p><script>%s</script></html>"""
@@ -102,6 +110,8 @@ class Gate:
             for the credentials.
         open_paths: Paths that answer GET without credentials.
         names: Host names that a request may use.
+        public_origins: Addresses of proxies with TLS in front of the server, as a browser names
+            them: ``https://host`` or ``https://host:port``. A proxy must pass the Host header on.
     """
 
     def __init__(
@@ -114,15 +124,20 @@ class Gate:
         local_storage_key: str | None = None,
         open_paths: frozenset[str] = frozenset({"/health"}),
         names: tuple[str, ...] = OWN_NAMES,
+        public_origins: tuple[str, ...] = (),
     ) -> None:
         self._app = app
         self._credentials = credentials
         self._app_authenticates = app_authenticates
         self._open_paths = open_paths
-        self._hosts = frozenset(f"{name}:{port}".lower() for name in names)
+        own = [f"http://{name}:{port}" for name in names]
         if port == 80:  # browsers leave the default port out
-            self._hosts |= frozenset(name.lower() for name in names)
+            own += [f"http://{name}" for name in names]
+        origins = [origin.lower() for origin in (*own, *public_origins)]
+        self._origins = {origin.partition("://")[2]: origin for origin in origins}
         self._sign_in = _make_sign_in_page(local_storage_key)
+        self._wrong_logins = 0
+        self._reported_s = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it."""
@@ -139,13 +154,16 @@ class Gate:
 
     def _answer(self, scope: Scope, headers: Headers) -> Response | None:
         """Make the gate's own answer; None passes the request on."""
-        if (refusal := _refuse_origin(scope, headers, hosts=self._hosts)) is not None:
+        if (refusal := _refuse_origin(scope, headers, origins=self._origins)) is not None:
             logger.warning("refused %s: %s", scope["path"].encode("unicode_escape"), refusal)
             return PlainTextResponse(f"{refusal}\n", status_code=403)
         is_read = scope["type"] == "http" and scope["method"] in {"GET", "HEAD"}
         if is_read and scope["path"] == SIGN_IN:
             return self._sign_in
-        is_authenticated = self._credentials.match(headers.get("authorization"))
+        authorization = headers.get("authorization")
+        is_authenticated = self._credentials.match(authorization)
+        if authorization is not None and not is_authenticated:
+            self._note_wrong_login()
         if is_read and scope["path"] == CHECK:
             return Response(status_code=204) if is_authenticated else _challenge()
         is_open = is_read and scope["path"] in self._open_paths
@@ -153,21 +171,35 @@ class Gate:
             return None
         return _challenge()
 
+    def _note_wrong_login(self) -> None:
+        """Log wrong logins, once a minute at most.
 
-def _refuse_origin(scope: Scope, headers: Headers, *, hosts: frozenset[str]) -> str | None:
+        They are not slowed down: a password of 256 random bits is not guessed, and every user of
+        the machine has the same address, so that a limit would lock the owner out.
+        """
+        self._wrong_logins += 1
+        now_s = time.monotonic()
+        if now_s - self._reported_s >= _REPORT_S:
+            logger.warning("requests with a wrong login: %d since the start", self._wrong_logins)
+            self._reported_s = now_s
+
+
+def _refuse_origin(scope: Scope, headers: Headers, *, origins: Mapping[str, str]) -> str | None:
     """Return why a request may come from a foreign page; None if it does not."""
     named = headers.getlist("host")
-    if len(named) != 1 or named[0].lower() not in hosts:
-        return "the Host header must be an address of this server"
-    origins = headers.getlist("origin")
-    is_foreign = any(origin.lower() != f"http://{named[0].lower()}" for origin in origins)
+    if len(named) != 1 or (own := origins.get(named[0].lower())) is None:
+        return (
+            "the Host header must be an address of this server; behind a proxy with TLS, set "
+            "ECG_PUBLIC_ORIGINS to the address in the browser"
+        )
+    is_foreign = any(origin.lower() != own for origin in headers.getlist("origin"))
     if headers.get("sec-fetch-site") in _FOREIGN_SITES and not _is_navigation(scope, headers):
         is_foreign = True
     return "the request must not come from a page of another site" if is_foreign else None
 
 
 def _is_navigation(scope: Scope, headers: Headers) -> bool:
-    """Whether a person follows a link to the server; a GET changes nothing there."""
+    """Return whether a person follows a link to the server; a GET changes nothing there."""
     return (
         scope["type"] == "http"
         and scope["method"] == "GET"

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
 from flows.local.servers.arguments import read_arguments
-from flows.local.servers.gate import Gate
+from flows.local.servers.gate import BOUNDED, Gate
 from flows.local.servers.secret_files import MLFLOW
 
 
@@ -24,10 +24,14 @@ def main(given: Sequence[str] | None = None) -> None:
     arguments = read_arguments(given, settings=settings, name=MLFLOW, description="MLflow")
     store, port = settings.tracking_uri, settings.mlflow_port
     artifacts = "mlflow-artifacts:/"
-    # MLflow compares the Host header too, after the gate has.
+    # MLflow compares Host and Origin too, after the gate has.
+    public = settings.public_origins
     os.environ["MLFLOW_SERVER_ALLOWED_HOSTS"] = ",".join(
-        f"{name}:{port}" for name in arguments.names
+        [f"{name}:{port}" for name in arguments.names]
+        + [origin.partition("://")[2] for origin in public]
     )
+    if public:
+        os.environ["MLFLOW_SERVER_CORS_ALLOWED_ORIGINS"] = ",".join(public)
     from mlflow.server import constants
 
     settings.mlflow_dir.mkdir(parents=True, exist_ok=True)
@@ -44,7 +48,14 @@ def main(given: Sequence[str] | None = None) -> None:
 
     initialize_backend_stores(store, store, artifacts)
     uvicorn.run(
-        Gate(app, credentials=arguments.credentials, port=port, names=arguments.names),
+        Gate(
+            app,
+            credentials=arguments.credentials,
+            port=port,
+            names=arguments.names,
+            public_origins=public,
+        ),
+        **BOUNDED,
         host=arguments.host,
         port=port,
         proxy_headers=False,

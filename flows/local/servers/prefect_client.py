@@ -60,7 +60,7 @@ class PrefectClient:
     ) -> list[str]:
         """Mark unfinished runs of deployments whose process is gone as crashed; return their names.
 
-        They would hold their concurrency slots for ever. Subflows of a run that is alive are left
+        They would hold their concurrency slots forever. Subflows of a run that is alive are left
         alone, and so are runs without a deployment, which somebody started by hand.
 
         Args:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
 from flows.local.servers.arguments import read_arguments
-from flows.local.servers.gate import Gate
+from flows.local.servers.gate import BOUNDED, Gate
 from flows.local.servers.secret_files import PREFECT
 
 
@@ -44,9 +44,11 @@ def main(given: Sequence[str] | None = None) -> None:
         app_authenticates=True,
         local_storage_key="prefect-password",
         names=arguments.names,
+        public_origins=settings.public_origins,
     )
     uvicorn.run(
         app,
+        **BOUNDED,
         host=arguments.host,
         port=settings.prefect_port,
         timeout_keep_alive=options.api.keepalive_timeout,

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import secrets
-import stat
 from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import ConfigurationError
+from ecg_lib.operations.keys.key_files import make_key_file, read_own_key
 from ecg_lib.operations.settings import Settings
 from flows.local.servers.gate import Credentials
 
@@ -33,23 +32,12 @@ def read_secret(settings: Settings, name: str) -> Credentials:
     """
     path = settings.home / "secrets" / name
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
-            _make(path)
-        with path.open(encoding="utf-8") as file:
-            found = os.fstat(file.fileno())
-            text = file.read()
+            make_key_file(path, secrets.token_urlsafe(32))
+        return _credentials(path, read_own_key(path))
     except OSError as error:
         msg = f"the secret {path} cannot be used: {error.strerror}"
         raise ConfigurationError(msg) from error
-    if found.st_uid != os.geteuid() or stat.S_IMODE(found.st_mode) & 0o077:
-        mode = stat.S_IMODE(found.st_mode)
-        msg = (
-            f"the secret {path} must belong to this user and have mode 0600, it has mode "
-            f"{mode:04o} and belongs to uid {found.st_uid}; remove it, and a new one is made"
-        )
-        raise ConfigurationError(msg)
-    return _credentials(path, text)
 
 
 def read_mounted_secret(path: Path) -> Credentials:
@@ -74,19 +62,3 @@ def _credentials(path: Path, text: str) -> Credentials:
         )
         raise ConfigurationError(msg)
     return Credentials(user=USER, password=password)
-
-
-def _make(path: Path) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}")
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(secrets.token_urlsafe(32))
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        # A link does not replace: the second process uses the secret of the first.
-        path.hardlink_to(draft)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()

@@ -1,4 +1,4 @@
-"""What runs of a platform, read and ended from another process."""
+"""Read which processes of a platform run, and end them, from another process."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessStatus:
-    """What is known about one process."""
+    """The status of one process."""
 
     name: str
     pid: int

@@ -48,6 +48,14 @@ class ProcessRecord:
             return None
         return process
 
+    def is_stopped(self) -> bool:
+        """Return whether a signal or a debugger has stopped the process."""
+        process = self.find()
+        try:
+            return process is not None and process.status() == psutil.STATUS_STOPPED
+        except psutil.NoSuchProcess:
+            return False
+
     def listens_on(self, port: int) -> bool:
         """Whether this process, and no other, has the port; the file's word is not enough."""
         process = self.find()

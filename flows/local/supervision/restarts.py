@@ -16,7 +16,7 @@ class RestartPolicy:
     longest_pause_s: float = 60.0
     stable_s: float = 60.0
     max_failures: int | None = None
-    """Failures in a row after which the process is given up; None restarts it for ever."""
+    """Failures in a row after which the process is given up; None restarts it without limit."""
 
     def __post_init__(self) -> None:
         """Check the times."""

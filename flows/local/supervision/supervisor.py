@@ -29,6 +29,7 @@ from ecg_lib.operations.helper_states import (
     write_helper_states,
 )
 from flows.local.supervision.leftovers import Report, end_leftovers, kill_marked
+from flows.local.supervision.liveness import Liveness
 from flows.local.supervision.process_logs import bound_log, quote_end
 from flows.local.supervision.process_state import (
     MARK,
@@ -46,6 +47,10 @@ logger = logging.getLogger(__name__)
 
 _POLL_S: Final = 0.2
 _POLL_FAILED_START_S: Final = 5.0
+_HUNG_AFTER_S: Final = 30.0
+_START_LIMIT_S: Final = 180.0
+"""Longest start of a process that was started again."""
+
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
@@ -67,7 +72,7 @@ class NotReadyError(SupervisorError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """What to start, and how.
+    """A program to start.
 
     Parameters
     ----------
@@ -81,6 +86,8 @@ class Program:
         Where it can be reached, for the state file.
     cwd : Path, optional
         Its working directory.
+    passed : sequence of int
+        Descriptors of open files that it gets.
     ends_with_children : bool
         Whether its children are asked to end together with it, because it does not do so itself.
 
@@ -91,6 +98,7 @@ class Program:
     environment: Mapping[str, str] = field(repr=False)
     address: str | None = None
     cwd: Path | None = None
+    passed: Sequence[int] = ()
     ends_with_children: bool = False
 
 
@@ -104,6 +112,7 @@ class _Child:
     started_at: datetime
     restarts: Restarts | None = None
     is_ready: Callable[[], bool] = lambda: True
+    liveness: Liveness | None = None
     status: HelperStatus = HelperStatus.STARTING
     due_s: float = 0.0
     """When a process that waits is started."""
@@ -211,9 +220,15 @@ class Supervisor:
         self._write_state()
 
     def keep_running(
-        self, name: str, policy: RestartPolicy, *, is_ready: Callable[[], bool]
+        self,
+        name: str,
+        policy: RestartPolicy,
+        *,
+        is_ready: Callable[[], bool],
+        is_alive: Callable[[], bool] | None = None,
+        hung_after_s: float = _HUNG_AFTER_S,
     ) -> None:
-        """Restart a process whenever it ends, from now on.
+        """Restart a process whenever it ends or hangs, from now on.
 
         Parameters
         ----------
@@ -223,10 +238,19 @@ class Supervisor:
             The pauses, and when to give up.
         is_ready : callable
             Whether the process answers; asked after each restart.
+        is_alive : callable, optional
+            Whether the process still answers; asked every few seconds, in a thread. `is_ready`
+            when left out.
+        hung_after_s : float
+            A process that has not answered for so long is killed, and started again.
 
         """
         child = self._find(name)
         child.restarts, child.is_ready = Restarts(policy), is_ready
+        answers = is_alive or is_ready
+        child.liveness = Liveness(
+            lambda: not child.record.is_stopped() and answers(), limit_s=hung_after_s
+        )
         child.status = HelperStatus.RUNNING
 
     def run(self, program: Program, *, timeout_s: float) -> None:
@@ -342,13 +366,24 @@ class Supervisor:
                 self._restart(child)
         elif child.process.poll() is not None:
             self._handle_end(child)
-        elif (
-            child.status is HelperStatus.STARTING
-            and child.restarts is not None
-            and child.is_ready()
-        ):
-            child.status = HelperStatus.RUNNING
-            self._report(f"{child.program.name} runs again")
+        elif child.liveness is not None:
+            self._look_at_answers(child, child.liveness)
+
+    def _look_at_answers(self, child: _Child, liveness: Liveness) -> None:
+        """Note that a process is ready after a restart, and kill one that hangs."""
+        name = child.program.name
+        if child.status is HelperStatus.STARTING:
+            if child.is_ready():
+                child.status = HelperStatus.RUNNING
+                liveness.reset()
+                self._report(f"{name} runs again")
+            elif time.monotonic() - child.started_s > _START_LIMIT_S:
+                self._report(f"{name} was not ready in {_START_LIMIT_S:g} s and is killed")
+                child.process.kill()
+        elif liveness.is_hung():
+            self._report(f"{name} runs and does not answer any more; it is killed")
+            child.process.kill()
+            liveness.reset()
 
     def _handle_end(self, child: _Child) -> None:
         if child.restarts is None:
@@ -383,6 +418,7 @@ class Supervisor:
                 stderr=subprocess.STDOUT,
                 env={**program.environment, MARK: self.mark},
                 cwd=program.cwd,
+                pass_fds=tuple(program.passed),
                 start_new_session=True,  # Ctrl-C in the terminal must reach only the supervisor
                 umask=0o077,
             )

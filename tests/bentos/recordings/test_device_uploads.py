@@ -22,6 +22,7 @@ SUFFIXES = {
     "aecg": ".aecg",
     "muse": ".xml",
     "philips": ".xml",
+    "atc": ".atc",
 }
 
 

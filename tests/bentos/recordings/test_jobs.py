@@ -29,7 +29,7 @@ from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
 from bentos.runtime.live_model import LoadedModel
 from bentos.wire.problems import ProblemError, explain_file_error
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.operations.api_keys import ApiKey
+from ecg_lib.operations.keys.api_keys import ApiKey
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.lead import Lead
 from ecg_lib.records.simulation.patients import draw_patient
@@ -37,7 +37,7 @@ from ecg_lib.records.simulation.simulator import simulate_record
 
 
 def _incoming(home: Path) -> list[Path]:
-    """What uploads have left; the directory of each process stays, with its lock."""
+    """Files that uploads have left; the directory of each process stays, with its lock."""
     incoming = home / "recordings" / ".incoming"
     removed = incoming.glob("*.gone")
     return [*removed, *(path for path in incoming.glob("*/*") if path.name != ".owner")]

@@ -86,7 +86,7 @@ def _send(http: httpx.Client, files: dict[str, bytes], **fields: str) -> httpx.R
 
 
 def _incoming(home: Path) -> list[Path]:
-    """What uploads have left; the directory of each process stays, with its lock."""
+    """Files that uploads have left; the directory of each process stays, with its lock."""
     incoming = home / "recordings" / ".incoming"
     removed = incoming.glob("*.gone")
     return [*removed, *(path for path in incoming.glob("*/*") if path.name != ".owner")]
@@ -357,7 +357,7 @@ def _npy(values: np.ndarray) -> bytes:
         ({"r.atr": b"x"}, {}, 422, "invalid-request"),
     ],
 )  # fmt: skip
-def test_what_is_no_recording_is_refused(
+def test_a_file_that_is_not_a_recording_is_refused(
     http: httpx.Client,
     home: Path,
     files: dict[str, bytes],
@@ -397,7 +397,7 @@ def test_a_bomb_is_refused(http: httpx.Client) -> None:
         ("multipart/form-data; boundary=x", b"--x--\r\n", 422, "invalid-request"),
     ],
 )  # fmt: skip
-def test_what_is_no_form_is_refused(
+def test_a_body_that_is_not_a_form_is_refused(
     http: httpx.Client, content_type: str, body: bytes, status: int, name: str
 ) -> None:
     answered = http.post(RECORDINGS, content=body, headers={"Content-Type": content_type})
@@ -649,3 +649,19 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
         assert list(directory.rglob("input")) == []
     finally:
         service.close()
+
+
+def test_parts_become_one_result(http: httpx.Client, record: Record) -> None:
+    files = {}
+    for name, part in (("b.npy", slice(0, 21_600)), ("a.npy", slice(21_600, None))):
+        content = io.BytesIO()
+        np.save(content, record.signal_mv()[part])
+        files[name] = content.getvalue()
+    answered = _send(http, files, sampling_rate="360", join="true")
+    assert answered.status_code == 202, answered.text
+    job = _wait(http, answered.json()["job_id"])
+    assert job["duration_s"] == pytest.approx(120.0)
+    result = http.get(f"{RECORDINGS}{job['job_id']}/result").json()
+    assert record.annotations is not None
+    expected = len(record.annotations.beat_samples)
+    assert result["total_beats_detected"] == pytest.approx(expected, abs=2)

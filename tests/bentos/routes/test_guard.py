@@ -1,4 +1,4 @@
-"""Who may ask, how often and for how long, and what every answer says to a browser."""
+"""Keys, rate limit and time limit of requests, and the headers of answers for browsers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 from bentos.runtime.limits.rate_limit import RateLimit
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
-from ecg_lib.operations.api_keys import add_api_key, read_api_keys
+from ecg_lib.operations.keys.api_keys import add_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 
 RequestMaker = Callable[..., dict[str, Any]]
@@ -174,7 +174,7 @@ def test_more_than_can_wait_is_refused(
     assert refused.headers["retry-after"] == "1"
 
 
-# What browsers are told.
+# Headers for browsers.
 
 
 @pytest.mark.parametrize("path", ["/", "/docs", "/health", "/api/v1/model/", "/nix", "/metrics"])

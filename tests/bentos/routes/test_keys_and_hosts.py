@@ -5,6 +5,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,10 +14,16 @@ import httpx
 import pytest
 
 from bentos import VERSION
-from bentos.host import check_monitoring_url, open_listener
+from bentos.host import check_monitoring_url, open_listener, open_shared_directory
 from bentos.runtime.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.api_keys import add_api_key, find_api_key, make_api_key, read_api_keys
+from ecg_lib.operations.keys.api_keys import (
+    add_api_key,
+    find_api_key,
+    make_api_key,
+    read_api_keys,
+    read_keys_file,
+)
 from ecg_lib.operations.settings import Settings
 
 ROOT = Path(__file__).parents[3]
@@ -121,7 +128,7 @@ def test_a_key_is_added_to_a_file_without_an_end_of_line(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["two\nlines", "a # b", "x" * 81])
-def test_a_name_that_is_no_comment_is_refused(tmp_path: Path, name: str) -> None:
+def test_a_name_that_cannot_be_a_comment_is_refused(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigurationError, match="the name of a key must be one line"):
         add_api_key(tmp_path / "keys", "key", name=name)
 
@@ -152,6 +159,56 @@ def test_a_missing_or_empty_file_accepts_no_key(tmp_path: Path, text: str | None
     if text is not None:
         path.write_text(text)
     assert read_api_keys(path) == ()
+
+
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o602, True), (0o666, True), (0o664, False)])
+def test_a_file_to_which_every_user_can_add_a_key_accepts_none(
+    tmp_path: Path, mode: int, *, is_refused: bool
+) -> None:
+    path = tmp_path / "keys"
+    add_api_key(path, "key")
+    path.chmod(mode)
+    assert read_keys_file(path).keys == (() if is_refused else read_api_keys(path))
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="must not be writable by all users, chmod"):
+            read_api_keys(path)
+
+
+def test_the_directories_of_hosts_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "from bentos.host import open_shared_directory\n"
+        "with open_shared_directory() as shared:\n"
+        "    print(shared.path, flush=True)\n"
+        "    input()\n"
+    )
+    made = []
+    started = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", program],
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        made.append(Path(process.stdout.readline().strip()))
+        started.append(process)
+    started[0].kill()
+    started[0].wait()
+    (tmp_path / "ecg-workers-being-made").mkdir()
+    with open_shared_directory() as shared:
+        assert not made[0].exists()
+        assert made[1].is_dir()
+        assert (tmp_path / "ecg-workers-being-made").is_dir()
+    assert not shared.path.exists()
+    started[1].communicate("\n", timeout=30)
+    assert not made[1].exists()
+    for process in started:
+        process.__exit__(None, None, None)
 
 
 @pytest.mark.parametrize(

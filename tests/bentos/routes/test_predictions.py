@@ -303,7 +303,7 @@ def test_feedback_is_kept_once_however_slow_the_log_is(
     make_request: RequestMaker,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Who is told of an error sends again: nothing may have been kept then."""
+    """A client sends again after an error, so nothing may have been kept."""
     monkeypatch.setattr("bentos.routes.predictions._LOOK_UP_S", 0.2)
     release = threading.Event()
     find = runtime.find_prediction
@@ -357,7 +357,9 @@ def test_flutter_is_answered_with_an_alarm_and_no_beat(
 
 
 @pytest.mark.parametrize(("between", "in_bigeminy"), [(OK, True), (PACED, False)])
-def test_v_beats_between_paced_ones_are_no_bigeminy(between: str, *, in_bigeminy: bool) -> None:
+def test_v_beats_between_paced_ones_do_not_make_a_bigeminy(
+    between: str, *, in_bigeminy: bool
+) -> None:
     record = simulate_strip(StripKind.NORMAL, seed=1)
     prepared = prepare_beats(record.signal_mv(), fs=record.fs)
     is_v = np.arange(len(prepared)) % 2 == 1

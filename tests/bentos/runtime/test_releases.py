@@ -24,7 +24,9 @@ import psutil
 import pytest
 
 from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.keys.signatures import make_key, sign_release
 from ecg_lib.operations.releases import CURRENT, Release, hash_code, write_release
+from ecg_lib.operations.settings import Settings
 
 pytestmark = pytest.mark.slow
 
@@ -103,17 +105,18 @@ class Store:
 
     def release(self, model: str, code: str) -> str:
         tag = f"ecg:{model}-{code}"
-        write_release(
-            self.home / "serving" / CURRENT,
-            Release(
-                bento_tag=tag,
-                model_tag=f"ecg_bundle:{model}",
-                bundle_hash=self.bundles[model].hash,
-                code_hash=hash_code(self.roots[code]),
-                model_version=model,
-                released_at=str(time.time()),
-            ),
+        release = Release(
+            bento_tag=tag,
+            model_tag=f"ecg_bundle:{model}",
+            bundle_hash=self.bundles[model].hash,
+            code_hash=hash_code(self.roots[code]),
+            model_version=model,
+            released_at=str(time.time()),
         )
+        settings = Settings(home=self.home)
+        make_key(settings)
+        sign_release(settings, release, why="a test")
+        write_release(settings.serving_dir / CURRENT, release)
         return tag
 
 

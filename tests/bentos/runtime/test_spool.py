@@ -84,7 +84,7 @@ def test_rows_come_back_from_a_line_as_they_were() -> None:
 
 
 @pytest.mark.parametrize("line", [b"", b"{}\n", b"3\n", b'{"prediction":{}}\n', b'{"pre'])
-def test_what_is_no_row_is_told(line: bytes) -> None:
+def test_a_line_that_is_not_a_row_is_rejected(line: bytes) -> None:
     with pytest.raises(ValueError, match="must be a row"):
         decode_row(line)
 
@@ -224,7 +224,7 @@ def test_a_full_database_gets_its_rows_when_there_is_room_again(tmp_path: Path, 
         spool.append(row_id, line_of(row_id))
     wait_until(lambda: spool.problem, timeout_s=20)
     assert "full" in (spool.problem or "")
-    # What fitted is stored, what did not waits; nothing is both lost and forgotten.
+    # Rows that fitted are stored, the others wait; none is lost without being counted.
     assert 0 < len(spool) <= len(ids)
     pages[0] = 100_000
     wait_until(lambda: len(spool) == 0, timeout_s=30)

@@ -72,7 +72,7 @@ def page(context: BrowserContext) -> Iterator[Page]:
     strangers: list[str] = []
 
     def listen(message: ConsoleMessage) -> None:
-        # Chromium writes every answer that is no success as an error.
+        # Chromium writes every answer that is not a success as an error.
         if message.type == "error" and "Failed to load resource" not in message.text:
             errors.append(message.text)
 

@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import BrowserContext, Page, Route, expect
 
 from bentos.runtime.predictor import Runtime
-from ecg_lib.operations.api_keys import ApiKey
+from ecg_lib.operations.keys.api_keys import ApiKey
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 CSV = "text/csv"

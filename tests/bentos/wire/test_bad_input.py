@@ -18,7 +18,7 @@ from bentos.routes.predictions import MAX_PREDICTION_BYTES
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import MAX_ERRORS
 from bentos.wire.schemas import Problem
-from ecg_lib.operations.api_keys import ApiKey
+from ecg_lib.operations.keys.api_keys import ApiKey
 
 RequestMaker = Callable[..., dict[str, Any]]
 Predict = Callable[..., httpx.Response]
@@ -264,7 +264,7 @@ def test_after_a_failure_the_connection_goes_on(
         ("/api/v1/recordings/", "multipart/form-data; boundary=x"),
     ],
 )
-def test_a_client_that_goes_away_is_no_failure(
+def test_a_client_that_goes_away_is_not_a_failure(
     url: str,
     read_samples: Callable[[], list[Sample]],
     caplog: pytest.LogCaptureFixture,

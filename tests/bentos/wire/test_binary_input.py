@@ -118,7 +118,7 @@ def test_bad_parameters_are_named(
 
 @pytest.mark.parametrize("media_type", [FLOAT32, NPY])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_samples_that_are_no_numbers_are_refused_with_their_place(
+def test_samples_that_are_not_numbers_are_refused_with_their_place(
     send: Sender, samples: NDArray[np.float32], media_type: str, value: float
 ) -> None:
     broken = samples.copy()
@@ -163,13 +163,15 @@ def test_limits_are_those_of_json(send: Sender, samples: NDArray[np.float32]) ->
         (npy(np.zeros(3600)).replace(b"(3600,)", b"(-360,)"), "samples that its header states"),
     ],
 )
-def test_a_file_that_is_no_row_of_floats_is_refused(send: Sender, body: bytes, reason: str) -> None:
+def test_a_file_that_is_not_one_row_of_floats_is_refused(
+    send: Sender, body: bytes, reason: str
+) -> None:
     answered = send(body, NPY)
     check_problem(answered, "invalid-request", "signal_data")
     assert reason in answered.json()["detail"]
 
 
-def test_bytes_that_are_no_whole_samples_are_refused(
+def test_bytes_that_are_not_whole_samples_are_refused(
     send: Sender, samples: NDArray[np.float32]
 ) -> None:
     answered = send(samples.tobytes()[:-1])

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bentos.wire.answers import build_answer
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.recordings.long_recordings import classify_recording
+from ecg_lib.recordings.strips import describe, predict_file
 from ecg_lib.recordings.summary import describe_summary, summarize_recording
 from ecg_lib.records.simulation.patients import draw_patient
-from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 
 SHARED = (
     "overall_arrhythmia_type",
@@ -65,3 +68,27 @@ def test_answer_and_recording_have_the_same_figures(toy_bundle: Bundle, seed: in
     assert len(rhythm["couplet_starts_s"]) == rhythm["couplets"]
     low, mean, high = (rhythm[f"heart_rate_{name}_bpm"] for name in ("min", "mean", "max"))
     assert low <= mean <= high
+
+
+@pytest.mark.parametrize(
+    ("scale", "fs", "words"),
+    [(60.0, 250.0, "must be in mV"), (0.03, 250.0, "must be in mV"), (1.0, 125.0, "too low")],
+)
+def test_what_is_doubted_is_low_in_no_route(
+    toy_bundle: Bundle, tmp_path: Path, scale: float, fs: float, words: str
+) -> None:
+    strip = simulate_strip(StripKind.NORMAL, seed=1, duration_s=30.0, fs=250.0)
+    signal, classifier = scale * strip.signal_mv(), BeatClassifier.load(toy_bundle)
+    answer = build_answer(classifier.classify(signal, fs=fs), fs=fs)
+    summary = summarize_recording(
+        classify_recording(signal, fs=fs, classifier=classifier), lead="MLII", leads=("MLII",)
+    )
+    result = describe_summary(summary, model={}, analysed_at="")
+    for found in (answer, result):
+        assert found["ventricular_beats"] == 0
+        assert found["risk_level"] == "MEDIUM"
+        assert words in found["risk_reasons"][0]
+        assert words in found["signal_quality"]["warnings"][0]
+    np.save(tmp_path / "strip.npy", signal)
+    predicted = describe(predict_file(tmp_path / "strip.npy", classifier=classifier, fs=fs))
+    assert "risk MEDIUM (not judged" in predicted

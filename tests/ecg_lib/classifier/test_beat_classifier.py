@@ -203,7 +203,7 @@ def test_what_cannot_be_prepared_is_refused(classifier: BeatClassifier) -> None:
         classifier.classify(np.zeros(100), fs=360.0)
 
 
-# What is too little to answer.
+# Too little to answer.
 
 
 @pytest.mark.parametrize(

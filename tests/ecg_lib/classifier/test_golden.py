@@ -16,7 +16,7 @@ def test_a_bundle_answers_its_own_golden_requests(toy_bundle: Bundle) -> None:
     assert check_golden(BeatClassifier.load(toy_bundle), toy_bundle.golden.read_text()) == ()
 
 
-def test_golden_requests_know_pvcs_and_refuse_what_is_no_ecg(toy_bundle: Bundle) -> None:
+def test_golden_requests_find_pvcs_and_reject_noise(toy_bundle: Bundle) -> None:
     answers = {
         request["name"]: request["answer"]
         for request in json.loads(toy_bundle.golden.read_text())["requests"]

@@ -86,7 +86,7 @@ def test_a_probability_at_the_threshold_is_v() -> None:
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])
-def test_certainty_is_no_division_by_zero(probability: float) -> None:
+def test_certainty_does_not_divide_by_zero(probability: float) -> None:
     assert _apply(probability, _features(**CONDUCTED)) == (probability == 1.0, "")
 
 

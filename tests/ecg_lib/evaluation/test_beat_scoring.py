@@ -77,7 +77,7 @@ def test_a_perfect_classifier_has_nothing_against_it() -> None:
         ("/", "V", {"v_false_fq": 1}),
         ("Q", "V", {"v_false_fq": 1}),
         ("E", "V", {"v_true": 1}),
-        ("!", "V", {"extra": 1, "v_false": 1}),  # a flutter wave is no beat
+        ("!", "V", {"extra": 1, "v_false": 1}),  # a flutter wave is not a beat
         ("+", ".", {}),
     ],
 )
@@ -95,7 +95,7 @@ def test_each_outcome_counts_as_ec57_says(truth: str, found: str, expected: dict
 
 
 def test_figures_of_a_mixed_record_are_those_on_paper() -> None:
-    #                 v1 fn fn n1 fp n1 fq fp      (the last: no beat)
+    #                 v1 fn, fn n1 fp n1 fq fp      (the last: no beat)
     counts = _score("VVVNNAF.", "VN.NVNVV")
     assert (counts.v_beats, counts.v_true, counts.v_false, counts.v_false_fq) == (3, 1, 2, 1)
     assert counts.v_sensitivity == 1 / 3
@@ -133,7 +133,7 @@ def test_a_v_beat_that_cannot_be_read_is_missed() -> None:
     assert counts.v_f1 == 0
 
 
-def test_an_unreadable_extra_detection_is_no_false_v() -> None:
+def test_an_unreadable_extra_detection_is_not_a_false_v() -> None:
     assert _score(".", "V", unreadable=(0,)) == BeatCounts(extra=1)
 
 
@@ -315,7 +315,7 @@ def test_a_v_beat_in_what_cannot_be_read_is_missed_and_its_neighbour_is_not() ->
     assert counts.v_sensitivity == 0.5
 
 
-def test_an_extra_detection_in_flutter_is_no_false_v() -> None:
+def test_an_extra_detection_in_flutter_is_not_a_false_v() -> None:
     beats = [(1000, "["), (1200, "!"), (1400, "!"), (1600, "]"), (2000, "V")]
     counts = _score_at(beats, [(1200, "V"), (1300, "N"), (2000, "V")])
     assert counts == BeatCounts(beats=1, found=1, v_beats=1, v_found=1, v_true=1, in_flutter=2)

@@ -9,14 +9,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ecg_lib.evaluation.run_scoring import RunCounts, add_up_runs, score_runs
+from ecg_lib.evaluation.run_scoring import (
+    RunCounts,
+    add_up_runs,
+    count_false_runs,
+    score_runs,
+)
 from ecg_lib.records.annotations import DS1, PACED, Annotations
 from ecg_lib.records.record import read_wfdb
 from ecg_lib.rhythm.patterns import summarize_rhythm
 
 
 def _score(truth: str, calls: str, *, shift: int = 0, start_s: float = 0.0) -> RunCounts:
-    """Score calls at one beat a second; ``-`` is no beat, ``?`` an unreadable one."""
+    """Score calls at one beat a second; ``-`` stands for no beat, ``?`` an unreadable one."""
     at = np.arange(len(truth), dtype=np.int64) * 1000 + 500
     is_beat = np.array([beat != "-" for beat in truth])
     is_found = np.array([beat != "-" for beat in calls])
@@ -136,3 +141,53 @@ def test_runs_of_the_development_records_are_those_that_the_rhythm_reports(
         short = sum(length < 6 for length in lengths)
         assert counts.short_run_sensitivity == (short, short)
         assert counts.long_run_sensitivity.total == len(lengths) - short
+
+
+@pytest.mark.parametrize(
+    ("truth", "calls", "expected"),
+    [
+        ("NNNNN", "NVVVN", 1),
+        ("NNNNN", "NVVNN", 0),  # a couplet is not an alarm
+        ("NVVNN", "NVVVN", 1),  # no three in a row are annotated
+        ("NVVVN", "NVVVN", 0),
+        ("NFVVN", "NVVVN", 0),
+        ("N-----N", "NVVV--N", 1),  # noise that was taken for beats
+        ("NNNNN", "NVV?VN"[:5], 0),
+        ("NNNNNNNNN", "VVVNNVVVV", 2),
+    ],
+)
+def test_a_false_run_is_three_v_in_a_row_where_there_are_none(
+    truth: str, calls: str, expected: int
+) -> None:
+    at = np.arange(len(truth), dtype=np.int64) * 1000 + 500
+    is_beat, is_found = (np.array([one != "-" for one in word]) for word in (truth, calls))
+    called = calls.replace("-", "")
+
+    def count(spans: list[tuple[float, float]]) -> int:
+        return count_false_runs(
+            Annotations(samples=at[is_beat], symbols=np.array(list(truth.replace("-", "")))),
+            detections=at[is_found],
+            is_v=np.array([one in "V?" for one in called]),
+            is_readable=np.array([one != "?" for one in called]),
+            fs=1000.0,
+            spans=spans,
+        )
+
+    assert count([(0.0, 100.0)]) == expected
+    assert count([(0.0, 3.0), (3.0, 100.0)]) == expected
+    assert count([]) == 0
+
+
+def test_a_run_in_flutter_is_not_false() -> None:
+    marks = Annotations(
+        samples=np.array([500, 1000, 5000, 6000]), symbols=np.array(["N", "[", "]", "N"])
+    )
+    found = count_false_runs(
+        marks,
+        detections=np.array([2000, 2500, 3000]),
+        is_v=np.ones(3, dtype=np.bool_),
+        is_readable=np.ones(3, dtype=np.bool_),
+        fs=1000.0,
+        spans=[(0.0, 10.0)],
+    )
+    assert found == 0

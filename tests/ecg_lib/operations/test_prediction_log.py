@@ -254,7 +254,7 @@ def test_a_check_and_its_decision_are_stored_together_or_not_at_all(log: Predict
     assert log.read_open_decisions() == []
 
 
-def test_old_checks_are_deleted_but_for_those_that_decided_something(log: PredictionLog) -> None:
+def test_old_checks_are_deleted_except_those_that_decided_something(log: PredictionLog) -> None:
     for number, action in enumerate(("KEEP", "RETRAIN", "KEEP")):
         log.add_drift_check(
             DriftCheckRow(

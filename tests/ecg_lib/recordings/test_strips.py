@@ -121,3 +121,17 @@ def test_a_file_is_predicted_as_it_is_analysed(
         assert (found.name, found.fs) == (name[0], 360.0)
         assert found.classified.r_peaks.tolist() == expected.classified.r_peaks.tolist()
         assert found.classified.is_v.tolist() == expected.classified.is_v.tolist()
+
+
+def test_a_file_without_a_rate_is_annotated_at_the_one_that_is_given(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    signal = read_wfdb(run_record).signal_mv("V1")
+    np.save(tmp_path / "c.npy", signal * 1000)
+    expected = annotate_record(run_record, classifier=classifier, output_dir=tmp_path, lead="V1")
+    found = annotate_record(
+        tmp_path / "c.npy", classifier=classifier, output_dir=tmp_path, fs=360.0, unit="uV"
+    )
+    assert (found.beats, found.v_beats) == (expected.beats, expected.v_beats)
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
+        annotate_record(tmp_path / "c.npy", classifier=classifier, output_dir=tmp_path)

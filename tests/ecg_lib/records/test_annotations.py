@@ -63,7 +63,7 @@ def test_the_beats_of_each_part_are_as_many_as_published(
 
 
 @pytest.mark.data
-def test_marks_that_are_no_beats_are_as_many_as_published(
+def test_marks_that_are_not_beats_are_as_many_as_published(
     mitdb_dir: Path, annotations_of: dict[str, Annotations]
 ) -> None:
     symbols: Counter[str] = Counter()
@@ -132,7 +132,7 @@ def test_flutter_without_an_end_lasts_to_the_last_annotation() -> None:
     assert annotations.flutter_episodes == ((100, 400),)
 
 
-def test_an_end_of_flutter_without_a_start_is_no_episode() -> None:
+def test_an_end_of_flutter_without_a_start_is_not_an_episode() -> None:
     assert _annotations((100, "]"), (150, "N")).flutter_episodes == ()
 
 

@@ -133,7 +133,7 @@ def test_a_record_needs_a_sampling_rate(fs: float) -> None:
         Record(name="r", fs=fs, leads=("MLII",), signals_mv=np.zeros((1, 1), np.float32))
 
 
-# What can be wrong with a WFDB record.
+# Damage that a WFDB record may have.
 
 
 @pytest.mark.parametrize("suffix", [".hea", ".dat", ".atr"])
@@ -180,7 +180,7 @@ def test_signals_in_microvolts_are_read_in_millivolts(written: Path) -> None:
     np.testing.assert_allclose(read_wfdb(written).signals_mv, expected / 1000, rtol=1e-6)
 
 
-def test_a_signal_that_is_no_voltage_is_refused(written: Path) -> None:
+def test_a_signal_that_is_not_a_voltage_is_refused(written: Path) -> None:
     written.write_text(written.read_text().replace("/mV", "/mmHg"))
     with pytest.raises(CorruptRecordError, match="got 'mmHg'"):
         read_wfdb(written)

@@ -151,7 +151,7 @@ def test_the_interval_after_the_pause_of_a_v_beat_does_not_count() -> None:
     assert found.sdnn_ms == pytest.approx(0.0, abs=1e-6)
 
 
-def test_paced_beats_are_no_normal_ones() -> None:
+def test_paced_beats_are_not_normal_beats() -> None:
     rr_s = 0.8 + 0.02 * np.sin(np.arange(900) / 3.0)
     beats = _beats(np.cumsum(rr_s))
     is_paced = np.arange(900) < 60

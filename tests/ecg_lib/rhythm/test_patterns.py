@@ -90,7 +90,7 @@ def test_a_steady_rhythm_has_one_rate(rr_s: float) -> None:
     assert rhythm.longest_rr_s == pytest.approx(rr_s)
 
 
-def test_one_early_beat_is_no_heart_rate() -> None:
+def test_one_early_beat_does_not_make_a_heart_rate() -> None:
     times = [*np.arange(10) * 1.0, *(9.4 + np.arange(10) * 1.0)]
     rhythm = _summarize("N" * 20, times_s=times)
     assert rhythm.heart_rate_bpm == pytest.approx(60)

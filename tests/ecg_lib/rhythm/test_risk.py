@@ -112,7 +112,7 @@ def test_a_run_besides_a_burden_is_not_provisional() -> None:
         (replace(A_RUN, duration_s=31.0), "for 30 s or longer"),
     ],
 )
-def test_runs_that_are_no_short_tachycardia_are_named(run: Run, words: str) -> None:
+def test_runs_other_than_short_tachycardias_are_named(run: Run, words: str) -> None:
     risk = _assess(replace(FEW, runs=(run,)), duration_s=10.0)
     assert risk.level is RiskLevel.HIGH
     assert risk.reasons[0] == "1 run of V, of 4 beats"

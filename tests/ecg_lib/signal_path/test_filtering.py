@@ -171,7 +171,7 @@ def test_the_limits_of_the_range_are_accepted(fs: float) -> None:
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("fs", [360.0, 250.0])
-def test_samples_that_are_no_numbers_are_refused(value: float, fs: float) -> None:
+def test_samples_that_are_not_finite_are_rejected(value: float, fs: float) -> None:
     signal = np.zeros(1000)
     signal[[3, 5]] = value
     with pytest.raises(NonFiniteSignalError, match="got 2 of 1000"):

@@ -192,6 +192,34 @@ def test_missing_samples_are_a_stretch_and_no_beat_of_their_own() -> None:
     assert parted.findings == ()
 
 
+@pytest.mark.parametrize("seed", [1, 2, 4])
+@pytest.mark.parametrize("after_s", [-0.04, 0.06, 0.12])
+def test_waves_beside_a_gap_that_hides_their_qrs_complex_are_not_beats(
+    seed: int, after_s: float
+) -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=seed, duration_s=60.0, fs=250.0)
+    peaks = _truth(record)
+    signal = record.signal_mv().copy()
+    for peak in peaks[5::6].tolist():  # each gap ends between the QRS complex and its T wave
+        stop = peak + round(after_s * 250)
+        signal[max(0, stop - 50) : stop] = np.nan
+    for peak in peaks[8::6].tolist():  # each gap begins between the P wave and its QRS complex
+        signal[peak - 10 : peak + 40] = np.nan
+    found = prepare_beats(signal, fs=250.0).r_peaks
+    far = [int(np.abs(peaks - one).min()) for one in found.tolist()]
+    assert max(far) <= 13, "a detection is 0.05 s and more from every beat"
+    hidden = np.isnan(signal[np.clip(peaks[:, None] + np.arange(-13, 14), 0, len(signal) - 1)])
+    assert len(found) >= int((~hidden.any(axis=1)).sum())
+
+
+def test_a_t_wave_after_four_seconds_that_are_missing_is_not_a_beat() -> None:
+    record = simulate_strip(StripKind.NORMAL, seed=4, duration_s=60.0, fs=250.0)
+    signal = record.signal_mv().copy()
+    signal[11997:12997] = np.nan
+    found = prepare_beats(signal, fs=250.0).r_peaks
+    assert not ((found > 12997) & (found < 13100)).any(), "the T wave is at 13038"
+
+
 @pytest.mark.parametrize(("count", "is_gap"), [(14, False), (15, True)])
 def test_gaps_of_up_to_40_ms_are_read_across(count: int, *, is_gap: bool) -> None:
     signal = _strip().signal_mv().copy()

@@ -92,7 +92,7 @@ def test_random_oversampling_only_repeats() -> None:
 
 @pytest.mark.parametrize("strategy", list(Balancing))
 def test_the_beats_given_are_not_changed(strategy: Balancing) -> None:
-    """What is validated on may share memory with what is balanced."""
+    """Validation beats may share memory with the beats that are balanced."""
     beats = _beats()
     before = [part.copy() for part in beats]
     balance(beats, strategy=strategy, ratio=1.0)

@@ -76,7 +76,7 @@ def test_a_detection_takes_the_class_of_its_annotation() -> None:
     assert labels.tolist() == ["N", "S", "V", "F", "Q", NO_BEAT, "V", NO_BEAT]
 
 
-def test_a_detection_more_than_150_ms_away_is_no_beat() -> None:
+def test_a_detection_more_than_150_ms_away_matches_no_beat() -> None:
     annotations = Annotations(samples=np.array([100, 300]), symbols=np.array(["V", "V"]))
     labels = label_beats(annotations, np.array([84, 315]), fs=100.0)
     assert labels.tolist() == [NO_BEAT, "V"]

@@ -1,4 +1,4 @@
-"""What a model card says of a bundle."""
+"""The model card of a bundle."""
 
 from __future__ import annotations
 

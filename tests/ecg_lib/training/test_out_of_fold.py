@@ -1,4 +1,4 @@
-"""What a sweep makes of out-of-fold predictions."""
+"""Calibration, threshold, rules and figures of out-of-fold predictions."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,6 +21,7 @@ from ecg_lib.records.record import Record, read_wfdb, write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.training.datasets import assign_folds
+from flows.data import databases
 from flows.data.databases import (
     LUDB,
     MITDB,
@@ -31,6 +33,7 @@ from flows.data.databases import (
     Role,
     describe_own,
     expected_sha256,
+    find_known,
     list_record_files,
     read_published_files,
 )
@@ -48,7 +51,7 @@ from flows.data.prepared_views import PreparedViews
 from flows.data.record_preparation import prepare_all
 from flows.data.record_sources import Records, describe_directory, of_directory
 from flows.data.training_data import ViewPlan, cut_beats
-from flows.doors.download import DownloadError, UnreachableError, WrongContentError
+from flows.doors.download import DownloadError, PublishedFile, UnreachableError, WrongContentError
 from flows.doors.physionet import LISTING, address_beside, download_files, read_listing
 from tests.flows.doors.file_server import QUICK, Server, answer, served
 
@@ -138,6 +141,37 @@ def test_records_of_an_own_database_keep_their_rate_and_annotations(
         assert one.fs == 250.0
         assert one.found is not None
         assert one.found >= 0.95 * sum(one.annotated.values()) - 2
+
+
+def test_copies_of_published_records_are_found_by_their_signals_under_any_name(
+    make_own: OwnMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a record of a test part, or a person of two folds, could be trained on."""
+    directory = make_own("mine", "other", "garbled")
+    (directory / "garbled.hea").write_text("garbled 1 x\n")
+    signals = (directory / "mine.dat").read_bytes()
+    copied = PublishedFile(hashlib.sha256(signals).hexdigest(), len(signals))
+    monkeypatch.setattr(
+        databases,
+        "read_published_files",
+        lambda name: {"100.dat": copied} if name == "mitdb" else {},
+    )
+    known = find_known(directory, describe_own(directory, annotations="ann"))
+    assert {name: (str(one), one.role) for name, one in known.items()} == {
+        "mine": ("record 100 of mitdb", Role.TEST)
+    }
+    with pytest.raises(ConfigurationError, match="mine is record 100 of mitdb; name mitdb"):
+        describe_directory(directory, "ann", None)
+
+
+@pytest.mark.data
+def test_a_renamed_record_of_ds2_cannot_be_trained_on(mitdb_dir: Path, tmp_path: Path) -> None:
+    for extension in ("dat", "atr"):
+        shutil.copy(mitdb_dir / f"100.{extension}", tmp_path / f"a.{extension}")
+    header = (mitdb_dir / "100.hea").read_text().replace("100 2", "a 2", 1)
+    (tmp_path / "a.hea").write_text(header.replace("100.dat", "a.dat"))
+    with pytest.raises(ConfigurationError, match="a is record 100 of mitdb"):
+        describe_directory(tmp_path, "atr", None)
 
 
 def test_the_same_files_as_a_record_of_another_part_are_prepared_apart(
@@ -287,6 +321,8 @@ def test_a_version_without_development_records_has_no_folds(tmp_path: Path) -> N
     assert version.folds == {}
     save_version(version, tmp_path / "datasets")
     assert load_version(tmp_path / "datasets") == version
+    with pytest.raises(DatasetError, match=r"must have development records .* those of nstdb"):
+        select_records(version, ReferenceRecipe.ALL, tmp_path)
 
 
 def test_a_version_reads_each_record_from_the_directory_of_its_database(

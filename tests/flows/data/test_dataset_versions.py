@@ -1,4 +1,4 @@
-"""What the names of prepared records depend on."""
+"""The names of prepared records, and the code that they depend on."""
 
 from __future__ import annotations
 

@@ -6,8 +6,11 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
@@ -16,11 +19,13 @@ from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.errors import ConfigurationError, DatasetError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS1, DS2, PACED
+from ecg_lib.records.record import Record, write_wfdb
 from flows.data import record_preparation, record_sources
 from flows.data.databases import MITDB, Role
 from flows.data.dataset_versions import BrokenRecord, PreparedRecord, load_version
 from flows.data.ingest_records import ingest_records, prepare_records
 from flows.data.record_sources import Records, Source, of_directory, simulate
+from flows.doors.download import UnreachableError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -172,6 +177,57 @@ def test_without_data_and_network_the_simulator_is_used_and_said(
             messages = [log.message for log in client.read_logs(limit=200)]
             time.sleep(0.5)
     assert any("NO REAL DATA" in message and "SIMULATED" in message for message in messages)
+
+
+def test_several_databases_make_one_version_and_noise_alone_is_not_the_latest(
+    small_cohort: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    simulated = simulate(Settings())
+    noise = Record(name="bw", fs=360.0, leads=("noise1",), signals_mv=np.ones((3600, 1), "f4"))
+    write_wfdb(noise, tmp_path / "nstdb")
+    write_wfdb(replace(noise, name="ma"), tmp_path / "nstdb")
+    monkeypatch.setattr(record_sources, "expected_sha256", lambda _: {})
+    monkeypatch.setenv("ECG_NSTDB_DIR", str(tmp_path / "nstdb"))
+    table = tmp_path / "subjects.csv"
+    table.write_text("record,subject,part\nsim001,Ann,\nsim002,Ann,\nsim003,,test\n")
+    with pytest.raises(DatasetError, match="n_folds must be 2 to 4 subjects, got 5"):
+        ingest_records(databases=["own"], directory=simulated.directory, subjects=table)
+    table.write_text("record,subject,part\nsim003,,test\n")
+    version = ingest_records(
+        databases=["own", "nstdb"], directory=simulated.directory, subjects=table
+    )
+    made = load_version(Settings().datasets_dir, version)
+    assert made.databases == ("nstdb", "own")
+    assert made.data_source is DataSource.RECORDS
+    assert [one.name for one in made.records_of(Role.TEST)] == ["own:sim003"]
+    assert [one.name for one in made.records_of(Role.NOISE)] == ["nstdb:bw", "nstdb:ma"]
+    assert all(made.read_source(one).fs == 360.0 for one in made.records)
+    of_noise = ingest_records(databases=["nstdb"])
+    assert load_version(Settings().datasets_dir).version == version != of_noise
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"databases": ["own"]}, "needs both"),
+        ({"databases": ["mitdb"], "directory": "somewhere"}, "needs both"),
+        ({"databases": ["mitdb", "svdb"], "source": "simulator"}, "the simulator stands for mitdb"),
+    ],
+)
+def test_parameters_that_do_not_belong_together_are_refused(
+    parameters: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        ingest_records(**parameters)
+
+
+def test_another_database_is_never_replaced_by_the_simulator(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delenv("ECG_SVDB_DIR", raising=False)
+    monkeypatch.setenv("ECG_PHYSIONET_URL", "http://127.0.0.1:9/mitdb/1.0.0/")
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:9/svdb/1\.0\.0/ must answer"):
+        ingest_records(databases=["svdb"])
 
 
 @pytest.mark.data

@@ -45,7 +45,7 @@ ONLY_DAT = {"900.dat": FILES["900.dat"]}
 
 @dataclass(frozen=True)
 class Request:
-    """What the server was asked for and how much of a body it sent."""
+    """A request to the server, and how much of a body it sent."""
 
     name: str
     headers: dict[str, str]

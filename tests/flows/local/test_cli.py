@@ -98,6 +98,35 @@ def test_a_home_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.M
         prepare_home(Settings(home=tmp_path))
 
 
+def test_a_home_that_is_a_link_of_another_user_is_refused(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a link of another user")
+    ours, link = tmp_path / "documents", tmp_path / "home"
+    ours.mkdir(mode=0o755)
+    link.symlink_to(ours)
+    prepare_home(Settings(home=link))
+    ours.chmod(0o755)
+    os.lchown(link, 65534, 65534)
+    with pytest.raises(ConfigurationError, match="must not be a link of another user"):
+        prepare_home(Settings(home=link))
+    assert stat.S_IMODE(ours.stat().st_mode) == 0o755
+
+
+@pytest.mark.parametrize(("mode", "is_refused"), [(0o777, True), (0o1777, False), (0o775, False)])
+def test_a_home_that_every_user_can_replace_is_refused(
+    tmp_path: Path, mode: int, *, is_refused: bool
+) -> None:
+    parent = tmp_path / "parent"
+    (parent / "between").mkdir(parents=True)
+    parent.chmod(mode)
+    home = Settings(home=parent / "between" / "home")
+    if not is_refused:
+        prepare_home(home)
+        return
+    with pytest.raises(ConfigurationError, match=f"chmod o-w {parent}"):
+        prepare_home(home)
+
+
 @pytest.mark.parametrize("command", [("run", "pipeline"), ("reproduce",)])
 def test_a_command_that_needs_the_platform_says_how_to_start_it(
     home: Path, command: tuple[str, ...]

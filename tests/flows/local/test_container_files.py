@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import kubernetes_validate
 import pytest
 import yaml
 
 from flows.doors.addresses import PROJECT_DIR
 
+SCHEMA = "1.34"
 DIRECTORY = PROJECT_DIR / "deployments"
 GATED = {
     "prefect": "flows.local.servers.prefect_server",
@@ -43,7 +46,11 @@ def services() -> dict[str, dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    "name", ["compose.yaml", "kubernetes.yaml", "Dockerfile", "README.md", "make-secrets.sh"]
+    "name",
+    [
+        *("compose.yaml", "kubernetes.yaml", "kustomization.yaml"),
+        *("Dockerfile", "README.md", "make-secrets.sh"),
+    ],
 )
 def test_files_for_containers_say_that_they_are_untested(name: str) -> None:
     head = (DIRECTORY / name).read_text().splitlines()[:4]
@@ -67,6 +74,57 @@ def test_kubernetes_files_name_only_what_they_define(
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
     assert {name for kind, name in defined if kind == "Service"} == {"prefect", "mlflow", "service"}
+
+
+def test_the_official_schema_of_kubernetes_accepts_every_object(
+    objects: list[dict[str, Any]],
+) -> None:
+    for one in objects:
+        kubernetes_validate.validate(one, SCHEMA, strict=True)  # strict: no unknown fields
+    objects[-1]["spec"]["podSelectors"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(objects.pop(), SCHEMA, strict=True)
+
+
+def _find_compose() -> list[str]:
+    for command in (["docker-compose"], ["docker", "compose"]):
+        if (found := shutil.which(command[0])) is not None:
+            whole = [found, *command[1:]]
+            done = subprocess.run([*whole, "version"], capture_output=True, check=False)
+            if done.returncode == 0:
+                return whole
+    pytest.skip("Docker Compose is not installed")
+
+
+def test_compose_itself_accepts_its_file() -> None:
+    command = _find_compose()
+    for profile in ([], ["--profile", "monitoring"]):
+        done = subprocess.run(
+            [*command, "-f", str(DIRECTORY / "compose.yaml"), *profile, "config", "--quiet"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_images_can_be_named_by_digest(
+    objects: list[dict[str, Any]],
+    pods: dict[str, dict[str, Any]],
+    services: dict[str, dict[str, Any]],
+) -> None:
+    for name, service in services.items():
+        assert "${" in service["image"], name
+        if "build" in service:
+            assert service["build"]["args"] == {"PYTHON_IMAGE": "${PYTHON_IMAGE:-python:3.11-slim}"}
+    customised = yaml.safe_load((DIRECTORY / "kustomization.yaml").read_text())
+    used = {
+        container["image"]
+        for pod in pods.values()
+        for container in [*pod["containers"], *pod.get("initContainers", [])]
+    }
+    assert {one["name"] for one in customised["images"]} == used
+    assert customised["resources"] == ["kubernetes.yaml"]
 
 
 def test_every_pod_is_confined(pods: dict[str, dict[str, Any]]) -> None:

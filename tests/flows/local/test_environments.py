@@ -1,4 +1,4 @@
-"""What each process gets of the caller's environment, and what it does not."""
+"""The variables of the caller that each process gets, and those that it does not."""
 
 from __future__ import annotations
 

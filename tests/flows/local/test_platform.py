@@ -40,6 +40,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 HELPERS = ("prefect-server", "mlflow-server", "worker")
 _ECG = "from flows.local.cli import main; main()"
 API_KEY = "key-of-the-command-line"
+PUBLIC = "https://ecg.example"
 
 _ATTACK = """async ([prefect, mlflow, deployment]) => {
   const open = (url) => new Promise((done) => {
@@ -133,6 +134,7 @@ class Started:
             "ECG_PREFECT_PORT": str(settings.prefect_port),
             "ECG_MLFLOW_PORT": str(settings.mlflow_port),
             "ECG_SERVICE_PORT": str(settings.service_port),
+            "ECG_PUBLIC_ORIGINS": PUBLIC,
         }
 
 
@@ -252,6 +254,58 @@ def test_a_request_of_a_foreign_page_is_refused_even_with_the_login(
 
 
 @pytest.mark.parametrize(
+    ("server", "path", "body"),
+    [
+        ("prefect", "/api/flows/filter", {}),
+        ("mlflow", "/api/2.0/mlflow/experiments/search", {"max_results": 1}),
+    ],
+)
+@pytest.mark.parametrize(
+    ("host", "origin", "status"),
+    [
+        ("ecg.example", PUBLIC, 200),
+        ("ecg.example", "https://evil.example", 403),
+        ("evil.example", PUBLIC, 403),
+        ("evil.example", "https://evil.example", 403),
+    ],
+)
+def test_a_page_behind_a_proxy_with_tls_reaches_its_own_server_alone(
+    platform: Started,
+    server: str,
+    path: str,
+    body: dict[str, int],
+    host: str,
+    origin: str,
+    status: int,
+) -> None:
+    headers = {"Host": host, "Origin": origin}
+    url, login = getattr(platform, server) + path, platform.login(server)
+    assert httpx.post(url, json=body, headers=headers, auth=login).status_code == status
+    assert httpx.post(url, json=body, headers=headers).status_code == (
+        401 if status == 200 else status
+    )
+
+
+@pytest.mark.parametrize("server", ["prefect", "mlflow"])
+@pytest.mark.parametrize(("size", "statuses"), [(16_000, {200}), (2**20, {400}), (2**24, {400})])
+def test_the_head_of_a_request_is_bounded_before_the_login(
+    platform: Started, server: str, size: int, statuses: set[int]
+) -> None:
+    url = httpx.URL(getattr(platform, server))
+    assert url.port is not None
+    path = {"prefect": "/api/health", "mlflow": "/health"}[server]
+    head = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{url.port}\r\nConnection: close\r\nX: "
+    got = b""
+    with socket.create_connection(("127.0.0.1", url.port), timeout=20) as connection:
+        try:
+            connection.sendall(head.encode() + b"a" * size + b"\r\n\r\n")
+            got = connection.recv(100)
+        except ConnectionError:  # closed while it was being sent
+            got = got or b"HTTP/1.1 400"
+    assert int(got.split(b" ")[1]) in statuses
+
+
+@pytest.mark.parametrize(
     "path", ["/events/in", "/events/out", "/logs/out", "/task_runs/subscriptions/scheduled"]
 )
 @pytest.mark.parametrize(
@@ -262,6 +316,9 @@ def test_a_request_of_a_foreign_page_is_refused_even_with_the_login(
         ({"Origin": "http://evil.example"}, True, False),
         ({"Host": "evil.example"}, True, False),
         ({"Sec-Fetch-Site": "same-site"}, True, False),
+        ({"Host": "ecg.example", "Origin": PUBLIC}, True, True),
+        ({"Host": "ecg.example", "Origin": PUBLIC}, False, False),
+        ({"Host": "ecg.example", "Origin": "https://evil.example"}, True, False),
     ],
 )
 def test_a_websocket_opens_only_to_the_login_and_to_no_foreign_page(
@@ -269,13 +326,17 @@ def test_a_websocket_opens_only_to_the_login_and_to_no_foreign_page(
 ) -> None:
     token = ":".join(platform.login("prefect")) if has_token else None
 
+    others = {name: value for name, value in headers.items() if name != "Host"}
+    port = platform.settings.prefect_port
+
     async def open_socket() -> bool:
-        url = f"{platform.prefect.replace('http', 'ws')}/api{path}"
         try:
             async with connect(
-                url,
+                f"ws://{headers.get('Host', f'127.0.0.1:{port}')}/api{path}",
+                host="127.0.0.1",
+                port=port,
                 subprotocols=["prefect"],
-                additional_headers=headers,
+                additional_headers=others,
                 proxy=None,  # type: ignore[list-item]
             ) as sock:
                 await sock.send(json.dumps({"type": "auth", "token": token}))
@@ -345,7 +406,7 @@ def test_the_sign_in_page_opens_both_uis_and_leaves_no_secret_in_the_address(
             else strangers.append(request.url)
         ),
     )
-    # What a page shows to those who are signed in.
+    # A word that each page shows once a person is signed in.
     for title, password, word in (
         ("Prefect", "prefect", "Deployments"),
         ("MLflow", "mlflow", "Experiments"),
@@ -421,7 +482,9 @@ def test_a_command_signs_in_by_itself(platform: Started) -> None:
 
 
 @pytest.mark.parametrize("name", HELPERS)
-def test_the_service_outlives_a_helper_which_is_started_again(platform: Started, name: str) -> None:
+def test_the_service_answers_while_a_helper_is_killed_and_started_again(
+    platform: Started, name: str
+) -> None:
     strip = httpx.get(f"{platform.service}/api/v1/examples/normal", timeout=30).json()
     statuses: list[int] = []
     seen: set[str] = set()
@@ -451,12 +514,48 @@ def test_the_service_outlives_a_helper_which_is_started_again(platform: Started,
     assert "degraded" not in platform.ecg("status").stdout
 
 
-def test_a_service_whose_host_is_killed_comes_back(platform: Started) -> None:
+def test_a_host_of_the_service_that_is_killed_fails_no_request(platform: Started) -> None:
     before = platform.pid("service")
-    os.kill(before, signal.SIGKILL)
-    _wait(lambda: platform.pid("service") != before, timeout_s=20)
-    _wait(lambda: _is_loaded(platform.service), timeout_s=120)
+    strip = httpx.get(f"{platform.service}/api/v1/examples/normal", timeout=30).json()
+    statuses: list[int] = []
+    is_over = threading.Event()
+
+    def ask(*, again: bool) -> None:
+        with httpx.Client(base_url=platform.service, timeout=60) as kept:
+            while not is_over.is_set():
+                if again:  # on one connection
+                    statuses.append(kept.post("/api/v1/predictions/", json=strip).status_code)
+                else:
+                    url = f"{platform.service}/api/v1/predictions/"
+                    statuses.append(httpx.post(url, json=strip, timeout=60).status_code)
+
+    with ThreadPoolExecutor(3) as clients:
+        asked = [clients.submit(ask, again=again) for again in (True, True, False)]
+        try:
+            _wait(lambda: len(statuses) > 20, timeout_s=60)
+            workers = psutil.Process(before).children()
+            os.kill(before, signal.SIGKILL)
+            _wait(lambda: platform.pid("service") != before, timeout_s=20)
+            _wait(lambda: _is_loaded(platform.service), timeout_s=120)
+            n_before = len(statuses)
+            _wait(lambda: len(statuses) > n_before + 20, timeout_s=60)
+        finally:
+            is_over.set()
+        for one in asked:
+            one.result()
+    assert set(statuses) == {201}
+    assert psutil.wait_procs(workers, timeout=30)[1] == []
     assert platform.supervisor.poll() is None
+
+
+@pytest.mark.parametrize("name", ["mlflow-server", "worker"])
+def test_a_helper_that_hangs_is_killed_and_started_again(platform: Started, name: str) -> None:
+    before = platform.pid(name)
+    os.kill(before, signal.SIGSTOP)
+    _wait(lambda: platform.pid(name) != before, timeout_s=90)
+    assert not psutil.pid_exists(before)
+    _wait(lambda: "degraded" not in platform.ecg("status").stdout, timeout_s=240)
+    assert f"{name} runs and does not answer any more" in platform.printed.read_text()
 
 
 def test_down_ends_everything(platform: Started) -> None:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,10 @@ from ecg_lib.operations.drift.observation import (
     observe_beats,
     read_reference,
 )
+from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
-from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_release
+from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
 from ecg_lib.records.simulation.patients import draw_patient
@@ -44,6 +46,7 @@ ROOT = Path(__file__).parents[3]
 pytestmark = pytest.mark.slow
 
 Observed = dict[str, list[Any]]
+Serve = Callable[[Settings, Release], None]
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 TAG = "ecg:2"
@@ -98,7 +101,7 @@ def settings() -> Settings:
 
 
 @pytest.fixture
-def release(settings: Settings, toy_bundle: Bundle) -> Release:
+def release(settings: Settings, toy_bundle: Bundle, serve_release: Serve) -> Release:
     """The toy bundle, released two hours ago."""
     current = Release(
         bento_tag=TAG,
@@ -112,7 +115,7 @@ def release(settings: Settings, toy_bundle: Bundle) -> Release:
     source = bento_source(settings.bentoml_home, current)
     source.mkdir(parents=True)
     (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
-    write_release(settings.serving_dir / CURRENT, current)
+    serve_release(settings, current)
     return current
 
 
@@ -210,7 +213,7 @@ def test_noise_that_stays_starts_retraining_once(
     first = monitor_drift()
     assert first["action"] == "KEEP"
     assert "in 1 check in a row, 2 needed" in first["reasons"][0]
-    # The same traffic again is no second finding.
+    # The same traffic again does not count a second time.
     again = monitor_drift()
     assert "0 strips, 50 needed" in again["reasons"][0]
     assert "is not confirmed yet" in again["reasons"][0]
@@ -285,7 +288,7 @@ def test_a_step_of_the_class_mix_at_the_release_starts_rollback(
     assert read_events("ecg.decision.rollback", resource)[0]["payload"]["action"] == "ROLLBACK"
 
 
-def test_a_return_to_a_bento_that_served_before_is_no_step(
+def test_a_return_to_a_bento_that_served_before_does_not_count_as_a_step(
     prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
 ) -> None:
     send(settings, replayed[:10], ago=200 * MINUTE, bundle_hash=release.bundle_hash, name="first")
@@ -298,15 +301,16 @@ def test_a_return_to_a_bento_that_served_before_is_no_step(
 
 
 @pytest.mark.parametrize(("n_wrong_of_ten", "action"), [(0, "KEEP"), (7, "ROLLBACK")])
-def test_reviewed_strips_are_held_against_the_bundle(
+def test_reviewed_strips_are_compared_with_the_bundle(
     prefect_server: None,
     settings: Settings,
     release: Release,
+    serve_release: Serve,
     replayed: list[Observed],
     n_wrong_of_ten: int,
     action: str,
 ) -> None:
-    promised = _promise(settings, release)
+    promised = _promise(settings, release, serve_release)
     send(settings, replayed, ago=60 * MINUTE, bundle_hash=promised.bundle_hash)
     rng = np.random.default_rng(0)
     log = PredictionLog(settings.monitoring_database_url)
@@ -331,7 +335,7 @@ def test_reviewed_strips_are_held_against_the_bundle(
     assert any("promised" in reason for reason in decision["reasons"])
 
 
-def _promise(settings: Settings, release: Release) -> Release:
+def _promise(settings: Settings, release: Release, serve_release: Serve) -> Release:
     """Give the bundle on disk out-of-fold counts, and the release its new hash."""
     directory = find_bundle(settings, release.model_tag)
     counts = {"a": {"v_beats": 100, "v_true": 97, "v_false": 3, "n_beats": 900, "n_true": 897}}
@@ -342,15 +346,15 @@ def _promise(settings: Settings, release: Release) -> Release:
     text = json.dumps(manifest).encode()
     (directory / "manifest.json").write_bytes(text)
     changed = release.model_copy(update={"bundle_hash": hashlib.sha256(text).hexdigest()})
-    write_release(settings.serving_dir / CURRENT, changed)
+    serve_release(settings, changed)
     return changed
 
 
 def test_a_bundle_other_than_the_released_one_is_refused(
-    settings: Settings, release: Release
+    settings: Settings, release: Release, serve_release: Serve
 ) -> None:
     wrong = release.model_copy(update={"bundle_hash": "0" * 64})
-    write_release(settings.serving_dir / CURRENT, wrong)
+    serve_release(settings, wrong)
     with pytest.raises(BundleIntegrityError, match="must be the bundle 000000000000"):
         read_served.fn(settings)
 
@@ -391,7 +395,11 @@ def test_a_parameter_out_of_its_limits_is_refused(prefect_server: None) -> None:
 
 
 def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout(
-    prefect_server: None, settings: Settings, release: Release, monkeypatch: pytest.MonkeyPatch
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    serve_release: Serve,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # Work in the checkout that nobody released.
     monkeypatch.setattr("ecg_lib.classifier.golden.check_golden", lambda *_: ("all wrong",) * 7)
@@ -403,6 +411,9 @@ def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout
     golden = package / "classifier" / "golden.py"
     changed = golden.read_text() + "\ncheck_golden = lambda *_: ('served code is wrong',)\n"
     golden.write_text(changed)
+    with pytest.raises(SignatureError, match="that was signed"):  # it does not even run
+        monitor_drift(dry_run=True)
+    serve_release(settings, release)
     decision = monitor_drift(dry_run=True)
     assert decision["action"] == "ROLLBACK"
     assert decision["figures"]["golden_failures"] == ["served code is wrong"]

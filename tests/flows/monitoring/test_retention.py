@@ -1,4 +1,4 @@
-"""What is deleted when it is old, and what stays."""
+"""Old rows and files are deleted, except those that are needed."""
 
 from __future__ import annotations
 

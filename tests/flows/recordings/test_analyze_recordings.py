@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from prefect.client.orchestration import get_client
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.operations.releases import CURRENT, Release, write_release
+from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -65,7 +66,7 @@ def _release(bundle: Bundle) -> Release:
     )
 
 
-def test_a_broken_recording_costs_itself(
+def test_a_broken_recording_is_skipped(
     prefect_server: None,
     recordings: Path,
     toy_bundle: Bundle,
@@ -158,6 +159,25 @@ def test_an_archive_gives_what_its_record_gives(
     assert set(written.symbol) == {"N", "V"}
 
 
+@pytest.mark.parametrize("signals", ["part0", "part1", "part3"])
+def test_files_of_an_archive_may_have_any_name(
+    recordings: Path, toy_bundle: Bundle, tmp_path: Path, signals: str
+) -> None:
+    header = (recordings / "run.hea").read_text().replace("run.dat", signals)
+    with zipfile.ZipFile(tmp_path / "run.zip", "w") as archive:
+        archive.write(recordings / "run.dat", signals)
+        archive.writestr("run.hea", header)
+    request = Request(
+        path=str(tmp_path / "run.zip"), output_dir=str(tmp_path / "out"), formats=("json",)
+    )
+    done = analyze_file(
+        request,
+        classifier=BeatClassifier.load(toy_bundle),
+        model=describe_model(toy_bundle, version="1"),
+    )
+    assert done.beats > 10
+
+
 def test_parts_of_a_recording_give_what_the_whole_gives(toy_bundle: Bundle, tmp_path: Path) -> None:
     signal_mv = simulate_strip(StripKind.RUN, seed=11, duration_s=60.0).signal_mv()
     for name, part in (("whole", signal_mv), ("a", signal_mv[:9000]), ("b", signal_mv[9000:])):
@@ -186,7 +206,10 @@ def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) ->
 
 @pytest.mark.slow
 def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
-    recordings: Path, toy_bundle: Bundle, tmp_path: Path
+    recordings: Path,
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    serve_release: Callable[[Settings, Release], None],
 ) -> None:
     settings = Settings(home=tmp_path / "home")
     env = {
@@ -197,7 +220,7 @@ def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
     }
     store = [sys.executable, "-c", _STORE, str(toy_bundle.directory)]
     subprocess.run(store, env=env, check=True, capture_output=True)
-    write_release(settings.serving_dir / CURRENT, _release(toy_bundle))
+    serve_release(settings, _release(toy_bundle))
     command = [
         *(sys.executable, "-c", "from flows.local.cli import main; main()", "analyze"),
         *(str(recordings / name) for name in ("run.hea", "broken.edf", "twice.edf", "twice.npy")),

@@ -84,7 +84,8 @@ def test_the_first_beat_after_a_gap_is_a_beat_like_others(shipped: BeatClassifie
     prediction = predict_file(CASES / "gap-asystole" / "gap.hea", classifier=shipped)
     prepared = prediction.classified.prepared
     first = int(np.searchsorted(prepared.r_peaks, 3000))
-    assert abs(int(prepared.r_peaks[first]) - 3016) <= 2
+    # At 3016 is the T wave of a beat that the gap hides.
+    assert abs(int(prepared.r_peaks[first]) - 3156) <= 2
     assert prepared.beat_quality[first] == "ok"
     assert not prediction.classified.is_v[first]
     assert np.isnan(prepared.rr_prev_s[first])

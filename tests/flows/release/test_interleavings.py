@@ -26,7 +26,7 @@ from ecg_lib.operations.releases import CURRENT, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import Alias, ModelVersion, follow_pending, read_pending
-from flows.release.doctor import examine
+from flows.release.integrity.doctor import examine
 from flows.release.switch_service import read_current
 from flows.release.transaction import (
     INTENT,
@@ -90,7 +90,7 @@ class Releases(RuleBasedStateMachine):
             "flows.doors.registry._explain_unreachable",
             lambda _: "" if self.is_mlflow_up else "down",
         )
-        self.patch.setattr("flows.release.doctor.ask_service", self.service.ask)
+        self.patch.setattr("flows.release.integrity.doctor.ask_service", self.service.ask)
         self.done: list[str] = []
 
     def attempt(self, act: Callable[..., Any], kill: Step | None, **arguments: object) -> None:
@@ -189,7 +189,7 @@ def test_a_thousand_interleavings_end_with_stores_that_agree(
     make_release: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # What is measured is the order of steps; the disk and the copies for people take their time.
+    # This tests the order of steps; writing to the disk and the copies for people take time.
     monkeypatch.setattr(os, "fsync", lambda _: None)
     monkeypatch.setattr("flows.doors.ledger._write_copies", lambda *_: None)
     Releases.make_service = staticmethod(make_service)

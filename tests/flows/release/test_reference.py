@@ -112,7 +112,7 @@ def test_the_reference_becomes_the_first_champion_and_is_released_once(
     assert current.bundle_hash == shipped.hash
     assert current.model_version == champion.version
     assert install_reference() is None
-    # What is left when it is cut off between the registry and the release is released.
+    # A model that was registered and not released, because the flow was cut off, is released.
     (settings.serving_dir / CURRENT).unlink()
     again = install_reference()
     assert again is not None

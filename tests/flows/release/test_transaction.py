@@ -15,6 +15,7 @@ from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import read_pending
 from flows.doors.release_history import EventKind, LedgerError
+from flows.release.integrity.signing import ensure_signed
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import (
     INTENT,
@@ -151,7 +152,8 @@ def test_a_rollback_restores_earlier_code_of_the_same_model(
 ) -> None:
     release_all(settings, service, make_stored("1"), make_stored("1", "b"))
     outcome = roll_back(settings, why="slow", steps=service.steps)
-    assert (outcome.release.bento_tag, outcome.release.code_hash) == ("ecg:1-a", "a" * 8)
+    assert outcome.release.bento_tag == "ecg:1-a"
+    assert outcome.release.code_hash == make_stored("1").code_hash
     assert read_ledger(settings.ledger_dir).entries[0].reason == (
         "roll back ecg:1-b to ecg:1-a: slow"
     )
@@ -302,6 +304,7 @@ def test_what_is_served_without_an_entry_is_noted_by_the_next_release(
     settings: Settings, service: Service, make_stored: Make
 ) -> None:
     release_all(settings, service, make_stored("1"))
+    ensure_signed(settings, make_stored("2"), why="by a process that was killed")
     (settings.serving_dir / CURRENT).write_text(make_stored("2").model_dump_json())
     release_all(settings, service, make_stored("3"))
     history = read_ledger(settings.ledger_dir)

@@ -50,7 +50,7 @@ def test_reliability_has_a_point_for_each_bin_with_beats() -> None:
     assert len(list(root.iter(f"{SVG}circle"))) == 3
 
 
-def test_each_fold_has_a_curve_and_no_epoch_is_no_error() -> None:
+def test_each_fold_has_a_curve_and_no_epoch_is_not_an_error() -> None:
     root = _parse(draw_losses([[0.5, 0.3, 0.2], [0.6, 0.4, 0.3]]))
     assert {"fold 0", "fold 1"} <= set(_words(root))
     assert [len(p.attrib["points"].split()) for p in root.iter(f"{SVG}polyline")][-2:] == [3, 3]

@@ -22,7 +22,7 @@ from flows.training.search_space import (
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
 
 KNOWN = AugmentationConfig(time_warp=0.1)
-"""What the known recipe changes of the configuration's own defaults."""
+"""The changes of the known recipe to the configuration's own defaults."""
 
 
 @pytest.fixture

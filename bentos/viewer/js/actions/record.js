@@ -102,7 +102,7 @@ export function makeRecorder({ store, service, tell }) {
         onProgress: (share) => tell(share < 1 ? "Uploading" : "Waiting for its turn", share),
       });
       const opened = store.get().subject;
-      // What the service can analyse is its own to say.
+      // The service decides which files it can analyse.
       if (opened) store.set({ subject: { ...opened, leads: job.leads, lead: job.lead } });
       link({ recording: job.job_id });
       await follow(job, signal);

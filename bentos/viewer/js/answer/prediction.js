@@ -198,6 +198,7 @@ const REASONS = new Map([
   ["flat", "cannot be read: flat line"],
   ["clipped", "cannot be read: clipped"],
   ["noise", "cannot be read: noise"],
+  ["missing", "missing in the recording"],
   ["flutter", "no beats: flutter or fibrillation suspected"],
 ]);
 

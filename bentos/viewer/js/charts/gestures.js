@@ -98,7 +98,7 @@ export function bindStripGestures(strip, { store, navigation, beatsInView }) {
         navigation.zoom(Math.exp(-wheelPx(event) / 240), timeAt(frame(), xOf(event)));
         return;
       }
-      // What fits does not scroll, and the page does.
+      // A chart that fits does not scroll; the page does.
       const durationS = durationOf(store.get());
       if (navigation.seenS() >= durationS) return;
       event.preventDefault();

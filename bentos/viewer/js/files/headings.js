@@ -1,15 +1,15 @@
 /**
  * Tell from its heading what a column of a CSV file is: a lead, time, or a count of rows.
  *
- * The service reads headings by the same rule (`ecg_lib/records/files/csv_file.py`), and both are tested with
- * one table, `tests/csv_headings.json`.
+ * The service reads headings by the same rule (`ecg_lib/records/files/text/headings.py`), and both
+ * are tested with one table, `tests/csv_headings.json`.
  */
 
 /**
  * @typedef {object} Heading
  * @property {"lead" | "time" | "count"} kind
  * @property {string} name
- * @property {string | null} unit Of a lead, null when it states none: `mV`, `uV`, `V`, `counts`.
+ * @property {string | null} unit Of a lead, null when it states none: `mV`, `uV`, `V`, `nV`, `counts`.
  * @property {number | null} unitS Of time: seconds of its unit, null when that is not known.
  */
 
@@ -17,24 +17,47 @@
 const MAX_NAME = 64;
 
 const UNIT_S = new Map([
-  ...["s", "sec", "second", "seconds"].map(paired(1)),
-  ...["ms", "msec", "millisecond", "milliseconds"].map(paired(1e-3)),
-  ...["us", "µs", "μs", "microsecond", "microseconds"].map(paired(1e-6)),
-  ...["ns", "nanosecond", "nanoseconds"].map(paired(1e-9)),
+  ...["s", "sec", "secs", "second", "seconds"].map(paired(1)),
+  ...["sek", "sekunde", "sekunden", "seg", "segundo", "segundos"].map(paired(1)),
+  ...["ms", "msec", "millis", "millisecond", "milliseconds"].map(paired(1e-3)),
+  ...["millisekunden", "milisegundos"].map(paired(1e-3)),
+  ...["us", "µs", "μs", "usec", "microsecond", "microseconds"].map(paired(1e-6)),
+  ...["mikrosekunden", "microsegundos"].map(paired(1e-6)),
+  ...["ns", "nsec", "nanosecond", "nanoseconds", "nanosekunden", "nanosegundos"].map(paired(1e-9)),
 ]);
+const MILLIVOLT = ["mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"];
+const MICROVOLT = ["uv", "µv", "μv", "mcv", "microv", "microvolt", "microvolts", "mikrovolt"];
 const UNITS = new Map([
-  ...["mv", "millivolt", "millivolts"].map(paired("mV")),
-  ...["uv", "µv", "μv", "microvolt", "microvolts"].map(paired("uV")),
+  ...MILLIVOLT.map(paired("mV")),
+  ...MICROVOLT.map(paired("uV")),
+  ...["mikrov", "uvolt", "uvolts", "μvolt", "µvolt"].map(paired("uV")),
   ...["v", "volt", "volts"].map(paired("V")),
-  ...["adu", "count", "counts"].map(paired("counts")),
+  ...["nv", "nanovolt", "nanovolts", "nvolt"].map(paired("nV")),
+  ...["adu", "count", "counts", "lsb", "digit", "digits"].map(paired("counts")),
 ]);
 /** Units that may be all of the heading of a lead; V is a lead too. */
 const NAMELESS = new Map([["mv", "mV"], ...["uv", "µv", "μv"].map(paired("uV"))]);
 
-const UNIT_IN_NAME =
-  /^(.+?)(?:\s*\(([^()]+)\)|\s*\[([^[\]]+)\]|_(mv|uv|µv|μv|s|ms|us|µs|μs|ns))$/i;
-const TIME_NAME = /^(?:.*[ _-])?time(?:[ _-]?stamp)?$|^t$/i;
-const COUNT_NAME = /^$|^n$|^row$|^index$|^unnamed: 0$|^sample(?:[ _]?(?:#|number|index|no\.?))?$/i;
+const VOLTS = "(?:m|u|µ|μ|n|milli|micro|mikro|nano)";
+const UNIT_IN_NAME = new RegExp(
+  "^(.+?)(?:\\s*\\(([^()]+)\\)|\\s*\\[([^[\\]]+)\\]" +
+    `|_(${VOLTS}v(?:olts?)?|[mnuµμ]?s)` + // ECG_uV, time_ms
+    // ECG / V, Zeit in s, Time, ms
+    `|\\s*(?:[/,]|\\bin\\b|\\ben\\b)\\s*(${VOLTS}?v(?:olts?)?|[mnuµμ]?s(?:ec|ek|eg)?)` +
+    `|\\s+(${VOLTS}v(?:olts?)?))$`, // ECG uV; but not ECG V, which is a lead
+  "i",
+);
+const TIME_NAME = new RegExp(
+  "^(?:(?:.*[ _/-])?(?:time|zeit|uhrzeit|zeitpunkt|tiempo|hora|temps|heure|tempo)(?:[ _-]?stamp)?" +
+    "|(?:.*[ _-])?(?:zeitstempel|datetime|marca temporal)" +
+    "|(?:mess|system|aufnahme)zeit|t|elapsed)$",
+  "i",
+);
+const COUNT_NAME = new RegExp(
+  "^(?:|n|nr\\.?|no\\.?|row|index|unnamed: 0|muestra|abtastwert" +
+    "|sample(?:[ _]?(?:#|number|index|no\\.?))?)$",
+  "i",
+);
 
 /** Characters of a heading that is looked into; a longer one is the name of a lead. */
 const LONGEST = 200;
@@ -50,7 +73,7 @@ export function readHeading(cell, unitCell = "") {
   const text = unquote(cell).replace(/^#+/, "").trim();
   if (text.length > LONGEST) return { kind: "lead", name: cut(text), unit: null, unitS: null };
   const found = UNIT_IN_NAME.exec(text);
-  const inName = (found?.[2] ?? found?.[3] ?? found?.[4] ?? "").trim().toLowerCase();
+  const inName = (found?.slice(2).find((part) => part) ?? "").trim().toLowerCase();
   const inRow = unquote(unitCell).toLowerCase();
   const name = found ? found[1] : text;
   const alone = UNIT_S.get(text.toLowerCase());

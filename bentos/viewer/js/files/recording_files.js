@@ -7,7 +7,7 @@ import { fileProblem } from "../base/problem.js";
 const SIGNAL = new Set(["csv", "txt", "tsv", "npy", "json"]);
 const RECORDING = new Set([
   ...["hea", "dat", "zip", "edf"],
-  ...["dcm", "dicom", "ecg", "ishne", "scp", "xml", "aecg"],
+  ...["dcm", "dicom", "ecg", "ishne", "scp", "xml", "aecg", "atc"],
 ]);
 
 /**
@@ -28,7 +28,7 @@ export function sortFiles(files) {
   if (unknown) {
     throw fileProblem(
       `${unknown.name} is of no kind that can be read`,
-      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip), EDF, DICOM, ISHNE, SCP-ECG or XML.",
+      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip), EDF, DICOM, ISHNE, SCP-ECG, XML or ATC.",
     );
   }
   const recording = files.filter((file) => RECORDING.has(suffix(file)));

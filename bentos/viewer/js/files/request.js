@@ -10,6 +10,7 @@ const IN_MV = new Map([
   ["mV", 1],
   ["uV", 1e-3],
   ["V", 1e3],
+  ["nV", 1e-6],
 ]);
 
 /** Peak-to-peak amplitude in mV above which samples must be counts of a converter. */
@@ -22,7 +23,7 @@ export const UNNAMED_LEAD = "ECG";
  * @typedef {object} SignalSettings
  * @property {string} lead Column of the file.
  * @property {number | null} fs Null while nobody has stated it; nothing is drawn or sent then.
- * @property {string} unit `mV`, `uV`, `V` or `counts`.
+ * @property {string} unit `mV`, `uV`, `V`, `nV` or `counts`.
  * @property {number} countsPerMv For `counts`.
  * @property {string} derivation Name of the lead on the wire.
  * @property {boolean} applyRuleguard

@@ -100,7 +100,7 @@ export function makeRemoteSignal({ durationS, load, onChange }) {
       cache.want([...seen, ...base, ...around]);
       const fine = atHand(seen);
       if (fine.length === seen.length) return fine;
-      // What is missing is shown by the finest coarser tiles that are there.
+      // Missing tiles are replaced by the finest coarser ones that are there.
       for (let coarser = level + 1; coarser <= coarsest; coarser += 1) {
         const keys = tilesBetween(coarser, startS, endS, durationS);
         const coarse = atHand(keys);

@@ -1,1 +1,1 @@
-"""Readers of what ECG devices export: DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE and Philips XML."""
+"""Read exports of ECG devices: DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE, Philips XML, Kardia."""

@@ -55,7 +55,7 @@ _CHANNELS: Final = 0x003A_0200
 _CHANNEL_SOURCE: Final = 0x003A_0208
 _CHANNEL_UNITS: Final = 0x003A_0211
 
-# What pydicom raises at damaged files has no common base; its own errors come on top.
+# Errors of pydicom at damaged files have no common base; its own errors come on top.
 _DAMAGE: Final = (
     ArithmeticError,
     AttributeError,
@@ -92,7 +92,7 @@ def read_dicom(path: Path) -> DeviceFile:
     Raises
     ------
     UnsupportedRecordError
-        If it is no ECG waveform, or encoded in a way that is not read here.
+        If it is not an ECG waveform, or is encoded in a way that is not read here.
     CorruptRecordError
         If it is damaged.
     RecordTooLongError
@@ -232,7 +232,7 @@ def _read_channel(
     missing: tuple[int, ...],
     left: list[int],
 ) -> DeviceLead | None:
-    """Give the lead of a channel, None when it is no voltage."""
+    """Give the lead of a channel, None when it is not a voltage."""
     units = _items(channel, _CHANNEL_UNITS, left)
     scale = scale_of(str(units[0].get("CodeValue"))) if units else None
     if scale is None:

@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
-from ecg_lib.records.files.devices import dicom, ge_muse, hl7_aecg, ishne, philips_xml, scp_ecg
+from ecg_lib.records.files.devices import dicom, ishne, kardia_atc, scp_ecg
 from ecg_lib.records.files.devices.device_file import DeviceFile
-from ecg_lib.records.files.devices.xml_tree import read_xml
+from ecg_lib.records.files.devices.xml_exports import ge_muse, hl7_aecg, philips_xml
+from ecg_lib.records.files.devices.xml_exports.xml_tree import read_xml
 
-DEVICE_SUFFIXES: Final = (".dcm", ".dicom", ".ecg", ".ishne", ".scp", ".xml", ".aecg")
+DEVICE_SUFFIXES: Final = (".dcm", ".dicom", ".ecg", ".ishne", ".scp", ".xml", ".aecg", ".atc")
 
 _START_BYTES: Final = 256
 _XML_STARTS: Final = tuple("<".encode(encoding) for encoding in ("utf-8", "utf-16-le", "utf-16-be"))
@@ -42,6 +43,8 @@ def open_device_file(path: Path) -> DeviceFile | None:
         return dicom.read_dicom(path)
     if start.startswith(ishne.MAGIC):
         return ishne.read_ishne(path)
+    if start.startswith(kardia_atc.MAGIC):
+        return kardia_atc.read_atc(path)
     if start[scp_ecg.MARK_AT :].startswith(scp_ecg.MARK) or path.suffix.lower() == ".scp":
         return scp_ecg.read_scp(path)
     if _is_xml(start):
@@ -49,8 +52,8 @@ def open_device_file(path: Path) -> DeviceFile | None:
         return _READERS[root.tag](root)
     if path.suffix.lower() in DEVICE_SUFFIXES:
         msg = (
-            f"a {path.suffix.lower()} file must be DICOM, ISHNE, SCP-ECG or XML by its content, "
-            "this one is none of them"
+            f"a {path.suffix.lower()} file must be DICOM, ISHNE, SCP-ECG, ATC or XML by its "
+            "content, this one is none of them"
         )
         raise CorruptRecordError(msg) if not start else UnsupportedRecordError(msg)
     return None

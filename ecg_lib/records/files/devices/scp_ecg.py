@@ -228,7 +228,7 @@ def _read_table(section: bytes) -> _Table:
 
 
 def _make_table(codes: tuple[_Code, ...]) -> _Table:
-    # Every code is a group, so that lastindex says which it was; any other bit is no code.
+    # Every code is a group, so that lastindex says which it was; any other bit is not a code.
     patterns = [f"({code.prefix}[01]{{{code.value_bits}}})" for code in codes]
     return _Table(re.compile("|".join([*patterns, "[01]"])), codes)
 

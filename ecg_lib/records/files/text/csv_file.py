@@ -22,9 +22,17 @@ from ecg_lib.records.files.lead import (
     unnamed_leads,
 )
 from ecg_lib.records.files.text import layout as layouts
-from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, Heading, read_heading
-from ecg_lib.records.files.text.layout import COMMENTS, MISSING_CELLS, Layout, find_layout
+from ecg_lib.records.files.text.cells import MISSING_CELLS, has_comment_mark, is_comment
+from ecg_lib.records.files.text.headings import (
+    DATE_NAME,
+    UNIT_TO_S,
+    ColumnKind,
+    Heading,
+    read_heading,
+)
+from ecg_lib.records.files.text.layout import Layout, find_layout
 from ecg_lib.records.files.text.times import (
+    LOOSE_DEVIATION,
     RATE_DEVIATION,
     Clock,
     Rate,
@@ -44,6 +52,12 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES: Final = 2**22
+
+_MAX_CYCLES: Final = 0.2
+"""Share of the rows at which a count begins again; OpenSignals counts to 15."""
+
+_MAX_BLANKS: Final = 2**22
+"""More than an hour at 1000 Hz."""
 
 _COUNTED_ROWS: Final = 100
 """Rows by which a column that is called a count is known to be one."""
@@ -72,7 +86,7 @@ class CsvFile:
 
     A column of time (see :func:`read_heading`) gives the sampling rate and must go on at that rate
     to the end; where it jumps, samples are missing. Columns of time, of text and counts of rows
-    are no leads.
+    are left out.
     """
 
     path: Path
@@ -96,12 +110,14 @@ class CsvFile:
         headings = _read_headings(layout)
         time, measured = _find_time(layout, headings)
         columns, others = _find_leads(layout, headings, time, unit=unit)
-        if layout.fs is not None:
+        warnings = layout.warnings
+        if measured is not None:
+            fs, said = _settle(measured, given=fs, stated=layout.fs)
+            warnings += said
+        elif layout.fs is not None:
             if fs is not None and abs(layout.fs - fs) > RATE_DEVIATION * fs:
                 raise rate_contradiction(layout.fs)
             fs = layout.fs
-        if measured is not None:
-            fs = settle_rate(measured, fs)
         if fs is None:
             raise missing_rate("a CSV file without a column of time")
         return cls(
@@ -112,7 +128,7 @@ class CsvFile:
             time=time,
             fs=fs,
             is_regular=measured is None or measured.is_regular,
-            warnings=layout.warnings,
+            warnings=warnings,
         )
 
     @property
@@ -174,6 +190,22 @@ class CsvFile:
             raise CorruptRecordError(msg) from error
 
 
+def _settle(
+    measured: Rate, *, given: float | None, stated: float | None
+) -> tuple[float, tuple[str, ...]]:
+    """Decide for a rate: a column of time is trusted more than words above it, a caller more."""
+    if stated is None or given is not None:
+        return settle_rate(measured, given), ()
+    allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
+    if abs(measured.fs - stated) <= allowed * stated:
+        return stated, ()
+    conflict = (
+        f"the file states {stated:g} Hz above its samples, and its column of time gives "
+        f"{measured.fs:.4g} Hz, which is taken"
+    )
+    return settle_rate(measured, None), (conflict,)
+
+
 class _Times:
     """Turns the cells of a column of time into seconds, block by block."""
 
@@ -207,7 +239,8 @@ class _Cleaned(io.RawIOBase):
             else None
         )
         self._delimiter = layout.delimiter
-        self._one_column = layout.width == 1
+        self._has_blank_samples = layout.has_blank_samples
+        self._blanks = 0
         self._has_quotes = layout.has_quotes
         self._left = layout.first_line
         self._ready = b""
@@ -222,16 +255,19 @@ class _Cleaned(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:  # noqa: ANN401  any buffer, which 3.11 cannot name
         view = memoryview(buffer)
         while not self._ready:
-            lines = self._next_lines()
+            lines = self._read_lines()
             if not lines:
                 return 0
-            self._ready = self._clean(lines)
+            skipped = min(self._left, len(lines))
+            self._left -= skipped
+            if skipped < len(lines):
+                self._ready = self._clean(lines[skipped:])
         count = min(len(view), len(self._ready))
         view[:count] = self._ready[:count]
         self._ready = self._ready[count:]
         return count
 
-    def _next_lines(self) -> list[bytes]:
+    def _read_lines(self) -> list[bytes]:
         if self._text is not None:
             lines = [line.encode() for line in self._text.readlines(BLOCK_BYTES)]
         else:
@@ -239,16 +275,15 @@ class _Cleaned(io.RawIOBase):
         # Python and editors end a line at a lone carriage return too.
         if any(b"\r" in line[:-2] for line in lines):
             lines = [part for line in lines for part in line.splitlines(keepends=True)]
-        skipped = min(self._left, len(lines))
-        self._left -= skipped
-        return lines[skipped:] or ([b"\n"] if lines else [])
+        return lines
 
     def _clean(self, lines: list[bytes]) -> bytes:
-        marks = tuple(mark.encode() for mark in COMMENTS)
         text = b"".join(lines)
-        if any(mark in text for mark in marks):
-            lines = [line for line in lines if not line.lstrip().startswith(marks)]
+        if has_comment_mark(text):
+            lines = [line for line in lines if not is_comment(line[:80].decode("latin-1"))]
             text = b"".join(lines)
+        if self._has_blank_samples:
+            text = self._fill_blanks(lines)
         if self._has_quotes:
             text = text.replace(b"'", b"")
         if self._delimiter is None:
@@ -259,6 +294,23 @@ class _Cleaned(io.RawIOBase):
                 rb" *([" + re.escape(self._delimiter).encode() + rb"\r\n]) *", rb"\1", text
             )
         return text if text.endswith(b"\n") else text + b"\n"
+
+    def _fill_blanks(self, lines: list[bytes]) -> bytes:
+        """Write blank lines as missing samples when a sample follows them."""
+        kept = []
+        for line in lines:
+            if not line.strip():
+                self._blanks += 1
+                continue
+            if self._blanks > _MAX_BLANKS:
+                msg = (
+                    f"at most {_MAX_BLANKS} lines of the CSV file may be blank one after the "
+                    f"other, got {self._blanks}"
+                )
+                raise CorruptRecordError(msg)
+            kept += [b"nan\n" * self._blanks, line]
+            self._blanks = 0
+        return b"".join(kept)
 
 
 def _read_headings(layout: Layout) -> list[Heading]:
@@ -284,24 +336,45 @@ def _read_headings(layout: Layout) -> list[Heading]:
 
 
 def _find_unnamed_time(layout: Layout, headings: list[Heading]) -> list[Heading]:
-    """Take a first column without a name for time when it goes up from 0 at the rate of an ECG."""
-    if layout.width < 2 or not layout.is_numeric[0]:
+    """Take a first column without a name for time or a count, where its numbers say so.
+
+    Time is of day, or goes up from 0 at the rate of an ECG; a count goes up in other equal steps.
+    """
+    if layout.width < 2:
         return headings
-    numbers = _numbers_of(layout, 0)
-    if len(numbers) <= _COUNTED_ROWS or numbers[0] != 0.0 or not np.isfinite(numbers).all():
+    if not layout.is_numeric[0]:
+        clocks = read_clocks([row[0] for row in layout.rows[:_COUNTED_ROWS]])
+        if np.isfinite(clocks).all():
+            return [Heading(ColumnKind.TIME, "time", "s"), *headings[1:]]
         return headings
-    steps = np.diff(numbers)
-    step = float(steps.mean())
-    if not 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ or (np.abs(steps - step) > 0.5 * step).any():
+    first = _describe_first(_numbers_of(layout, 0))
+    if first is None:
         return headings
     left = [at for at, numeric in enumerate(layout.is_numeric) if numeric and at > 0]
     named = dict(zip(left, unnamed_leads(len(left)), strict=True))
-    return [
-        Heading(ColumnKind.TIME, "time", "s")
-        if at == 0
-        else Heading(heading.kind, named.get(at, heading.name))
-        for at, heading in enumerate(headings)
-    ]
+    rest = (
+        Heading(kind, named.get(at, name)) for at, (kind, name, _) in enumerate(headings) if at > 0
+    )
+    return [first, *rest]
+
+
+def _describe_first(numbers: NDArray[np.float64]) -> Heading | None:
+    """Describe a first column without a name: time, a count, or None for a lead."""
+    if len(numbers) <= _COUNTED_ROWS or not np.isfinite(numbers).all():
+        return None
+    steps = np.diff(numbers)
+    step = float(steps.mean())
+    is_time = numbers[0] == 0.0 and 1 / MAX_FS_HZ <= step <= 1 / MIN_FS_HZ
+    if is_time and (np.abs(steps - step) <= 0.5 * step).all():
+        return Heading(ColumnKind.TIME, "time", "s")
+    is_even = step > 0 and (np.abs(steps - step) <= 1e-9 * np.abs(numbers).max()).all()
+    return Heading(ColumnKind.COUNT, "") if is_even or _is_cyclic(steps) else None
+
+
+def _is_cyclic(steps: NDArray[np.float64]) -> bool:
+    """Return whether numbers count up by one and begin again, as those of packets do."""
+    back = steps[steps != 1]
+    return bool(0 < len(back) < _MAX_CYCLES * len(steps) and (back < 0).all())
 
 
 def _numbers_of(layout: Layout, number: int) -> NDArray[np.float64]:
@@ -321,14 +394,15 @@ def _find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | No
     """Find the column of time that keeps its rate best: a regular one before one that repeats."""
     refused: Exception | None = None
     found: list[tuple[TimeColumn, Rate]] = []
-    for number, (kind, _, unit) in enumerate(headings):
+    for number, (kind, name, unit) in enumerate(headings):
         if kind is not ColumnKind.TIME:
             continue
         try:
             column, times_s = _read_time(layout, number, unit)
             found.append((column, measure_rate(times_s)))
         except (CorruptRecordError, UnsupportedRecordError, MissingDetailError) as error:
-            refused = refused or error
+            if DATE_NAME.fullmatch(name) is None:
+                refused = refused or error
     usual = [one for one in found if one[1].is_regular] or found
     if usual:
         return usual[0]
@@ -376,9 +450,9 @@ def _find_leads(
         name, voltage = long_name[:MAX_NAME], stated and read_unit(stated)
         converter = layout.converters.get(long_name)
         if (stated and voltage in {None, COUNTS} and converter is None) or (
-            layout.converters and converter is None
+            layout.has_counts and converter is None
         ):
-            has_counts = has_counts or voltage == COUNTS
+            has_counts = has_counts or voltage == COUNTS or layout.has_counts
             others.append(name)
             continue
         if voltage and unit and UNIT_TO_MV[voltage] != UNIT_TO_MV[unit]:
@@ -389,7 +463,8 @@ def _find_leads(
             leads.pop(name, None)
             continue
         if converter is not None:
-            leads["ECG"] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
+            name = name if "ECG" in leads else "ECG"
+            leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
             continue
         own = voltage or unit or layout.unit or "mV"
         leads[name] = CsvColumn(number, UNIT_TO_MV[own])

@@ -17,10 +17,16 @@ LONGEST: Final = 200
 
 
 UNIT_TO_S: Final = {
-    **dict.fromkeys(("s", "sec", "second", "seconds"), 1.0),
-    **dict.fromkeys(("ms", "msec", "millisecond", "milliseconds"), 1e-3),
-    **dict.fromkeys(("us", "µs", "μs", "microsecond", "microseconds"), 1e-6),
-    **dict.fromkeys(("ns", "nanosecond", "nanoseconds"), 1e-9),
+    **dict.fromkeys(
+        "s sec secs second seconds sek sekunde sekunden seg segundo segundos".split(), 1.0
+    ),
+    **dict.fromkeys(
+        "ms msec millis millisecond milliseconds millisekunden milisegundos".split(), 1e-3
+    ),
+    **dict.fromkeys(
+        "us µs μs usec microsecond microseconds mikrosekunden microsegundos".split(), 1e-6
+    ),
+    **dict.fromkeys("ns nsec nanosecond nanoseconds nanosekunden nanosegundos".split(), 1e-9),
 }
 
 
@@ -28,21 +34,38 @@ _NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
 """Units that may be all of the heading of a lead; V is a lead too."""
 
 
+_VOLTS: Final = r"m|u|µ|μ|n|milli|micro|mikro|nano"
 _UNIT_IN_NAME: Final = re.compile(
-    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]|_(mv|uv|µv|μv|s|ms|us|µs|μs|ns))", re.IGNORECASE
+    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]"
+    # ECG_uV, time_ms
+    rf"|_((?:{_VOLTS})v(?:olts?)?|[mnuµμ]?s)"
+    # ECG / V, Zeit in s, Time, ms
+    rf"|\s*(?:[/,]|\bin\b|\ben\b)\s*((?:{_VOLTS})?v(?:olts?)?|[mnuµμ]?s(?:ec|ek|eg)?)"
+    # ECG uV; but not ECG V, which is a lead
+    rf"|\s+((?:{_VOLTS})v(?:olts?)?))",
+    re.IGNORECASE,
 )
 
 
-_TIME_NAME: Final = re.compile(r"(?:.*[ _-])?time(?:[ _-]?stamp)?|t", re.IGNORECASE)
+_TIME_NAME: Final = re.compile(
+    r"(?:.*[ _/-])?(?:time|zeit|uhrzeit|zeitpunkt|tiempo|hora|temps|heure|tempo)(?:[ _-]?stamp)?"
+    r"|(?:.*[ _-])?(?:zeitstempel|datetime|marca temporal)|(?:mess|system|aufnahme)zeit|t|elapsed",
+    re.IGNORECASE,
+)
+
+DATE_NAME: Final = re.compile(r"(?:.*[ _-])?(?:date|datum|fecha)", re.IGNORECASE)
+"""Names of a column that may hold times too; where it does not, it says nothing."""
 
 
 _COUNT_NAME: Final = re.compile(
-    r"|n|row|index|unnamed: 0|sample(?:[ _]?(?:#|number|index|no\.?))?", re.IGNORECASE
+    r"|n|nr\.?|no\.?|row|index|unnamed: 0|muestra|abtastwert"
+    r"|sample(?:[ _]?(?:#|number|index|no\.?))?",
+    re.IGNORECASE,
 )
 
 
 class ColumnKind(StrEnum):
-    """What a column is."""
+    """The kinds of columns."""
 
     LEAD = "lead"
     TIME = "time"
@@ -51,7 +74,7 @@ class ColumnKind(StrEnum):
 
 
 class Heading(NamedTuple):
-    """What a heading says."""
+    """A heading, read."""
 
     kind: ColumnKind
     name: str
@@ -83,6 +106,8 @@ def read_heading(cell: str) -> Heading:
     if _TIME_NAME.fullmatch(name):
         unit = said or "s"
         return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
+    if DATE_NAME.fullmatch(text):
+        return Heading(ColumnKind.TIME, text, "s")
     if read_unit(said) is not None:
         return Heading(ColumnKind.LEAD, name, read_unit(said))
     kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD

@@ -3,63 +3,45 @@
 from __future__ import annotations
 
 import csv
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
+from ecg_lib.records.files.text.cells import (
+    is_comment,
+    is_missing,
+    is_number,
+    is_numeric_column,
+)
+from ecg_lib.records.files.text.headings import ColumnKind, read_heading
+from ecg_lib.records.files.text.preamble import LEAD_KEY, Converter, Statements, find_rate
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, kind_of, read_unit
 
 PEEK_BYTES: Final = 2**20
 
-COMMENTS: Final = ("#", "%", "//")
-
 _SAMPLED_LINES: Final = 400
 
 _MAX_COLUMNS: Final = 4 * MAX_SIGNALS
 
-_MISSING: Final = ("", "nan", "na", "n/a", "null", "none", "-", "--", "missing", "nil")
-"""How an empty cell is written."""
+_USUAL_BLANKS: Final = 2
+"""Blank lines below the headings that are layout; more of them are missing samples."""
 
-MISSING_CELLS: Final = tuple(
-    sorted({form for word in _MISSING for form in (word, word.upper(), word.title())} | {"NaN"})
-)
-
-_NUMBER: Final = r"[-+]?(?:\d+{point}?\d*|{point}\d+)(?:[eE][-+]?\d+)?"
-
-_RATE: Final = re.compile(
-    r"(?:\bfs\b|sampl\w*[ _-]*(?:rate|freq\w*)|frequen\w*|frecuencia[\w ]*|abtast\w*"
-    r"|fr[eé]quence[\w ]*)"
-    r"[\"']?\s*[:=,;\t]\s*[\"']?\s*(?P<named>\d{2,5}(?:[.,]\d+)?)\s*(?:hz|hertz|sps)?\b"
-    r"|(?P<bare>\d{2,5}(?:[.,]\d+)?)\s*(?:hz|hertz)\b",
-    re.IGNORECASE,
-)
-
-_LEAD_KEY: Final = re.compile(
-    r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
-)
+_MAX_SPACED: Final = 0.5
+"""Share of lines with a blank line below, above which lines are double-spaced."""
 
 _UNIT_CELL: Final = re.compile(
     r"|s|sec|secs|seconds|ms|us|ns|h+:m+:s+(?:[.,]\w+)?|mmhg|nu|bpm|%|a\.?u\.?|adu|date|text|string",
     re.IGNORECASE,
 )
 
-_MAKER_UV: Final = "OpenBCI"
-
-
-class Converter(NamedTuple):
-    """How a maker turns counts into mV: gain times count, and an offset."""
-
-    gain_mv: float
-    offset_mv: float
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layout:
-    """How the text is laid out, and what its preamble says."""
+    """The layout of a text, with the statements of its preamble."""
 
     encoding: str
     delimiter: str | None
@@ -77,12 +59,16 @@ class Layout:
     """Columns of numbers; the others are text, or empty."""
     has_quotes: bool
     """True when single quotes stand around cells."""
+    has_blank_samples: bool
+    """True when blank lines between samples are missing samples: of one column."""
     fs: float | None
     unit: str | None
     lead: str | None
-    """What the preamble states."""
+    """As the preamble states them."""
     converters: dict[str, Converter]
     """By heading, where the maker of the device publishes them."""
+    has_counts: bool
+    """True when columns without a converter are counts."""
     warnings: tuple[str, ...]
 
     @property
@@ -120,11 +106,9 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     lines = text.splitlines()
     if not is_whole:
         del lines[-1:]
-    comments = [line for line in lines if line.lstrip().startswith(COMMENTS)]
+    comments = [line for line in lines if is_comment(line)]
     content = [
-        (place, line)
-        for place, line in enumerate(lines)
-        if line.strip() and not line.lstrip().startswith(COMMENTS)
+        (place, line) for place, line in enumerate(lines) if line.strip() and not is_comment(line)
     ]
     if not content or "\x00" in text:
         raise _no_rows()
@@ -136,14 +120,26 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         cells for line in body if len(cells := split_cells(line, shape.delimiter)) == shape.width
     ]
     is_numeric = tuple(
-        _is_numeric([row[at] for row in sampled], shape.decimal) for at in range(shape.width)
+        is_numeric_column([row[at] for row in sampled], shape.decimal) for at in range(shape.width)
     )
     first = next((n for n, (_, row) in enumerate(table) if _is_data(row, is_numeric, shape)), None)
     if first is None:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
-    preamble = [line for place, line in content if place < table[first][0]]
+    while first > 0 and _is_missing_row(table[first - 1], table[first], is_numeric):
+        first -= 1
+    first_line = table[first][0]
+    preamble = [line for place, line in content if place < first_line]
     names, units = _find_headings(preamble, comments, shape)
-    said = _Said.read(comments, preamble)
+    said = Statements.read(comments, preamble)
+    if names is None and 0 <= shape.width - len(said.columns) <= 1 and said.columns:
+        # A separator at the end of each row makes one more column.
+        names = (*said.columns, "")[: shape.width]
+    rows = [row for _, row in table[first:]]
+    has_blank_samples = shape.width == 1 and not _is_double_spaced(lines[first_line:])
+    if has_blank_samples:
+        blanks = _count_blanks(lines[:first_line])
+        if blanks > _USUAL_BLANKS:
+            first_line -= blanks
     if shape.width > _MAX_COLUMNS:
         msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
         raise CorruptRecordError(msg)
@@ -151,16 +147,18 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         encoding=encoding,
         delimiter=shape.delimiter,
         decimal=shape.decimal,
-        first_line=table[first][0],
+        first_line=first_line,
         names=names,
         units=units,
-        rows=[row for _, row in table[first:]],
+        rows=rows,
         is_numeric=is_numeric,
-        has_quotes=any("'" in cell for cell in table[first][1]),
+        has_quotes=any("'" in cell for _, row in table[first : first + 5] for cell in row),
+        has_blank_samples=has_blank_samples,
         fs=said.fs,
         unit=said.unit,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
+        has_counts=said.has_counts,
         warnings=said.warnings,
     )
 
@@ -174,8 +172,9 @@ def _decode(start: bytes) -> tuple[str, str]:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return start[: len(start) // 2 * 2].decode("utf-16", errors="replace"), "utf-16"
     half = start[:2000]
-    if len(half) > 20 and half[1::2].count(0) > 0.9 * len(half[1::2]):
-        return start[: len(start) // 2 * 2].decode("utf-16-le", errors="replace"), "utf-16-le"
+    for odd, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark of their order
+        if len(half) > 20 and half[odd::2].count(0) > 0.9 * len(half[odd::2]):
+            return start[: len(start) // 2 * 2].decode(encoding, errors="replace"), encoding
     if b"\x00" in start:
         msg = "the CSV file must be UTF-8, UTF-16 or Latin-1 text, it is not text"
         raise CorruptRecordError(msg)
@@ -211,9 +210,11 @@ def _find_shape(body: list[str]) -> _Shape:
         rows = [split_cells(line, delimiter) for line in body]
         width, count = Counter(map(len, rows)).most_common(1)[0]
         rows = [row for row in rows if len(row) == width]
-        for decimal in (".", ",") if delimiter != "," else (".",):
+        # A decimal comma beside commas that part columns stands in quotes.
+        may_be_comma = delimiter != "," or any('"' in line for line in body)
+        for decimal in (".", ",") if may_be_comma else (".",):
             numbers = sum(
-                _is_number(cell, decimal) and not _is_missing(cell) for row in rows for cell in row
+                is_number(cell, decimal) and not is_missing(cell) for row in rows for cell in row
             )
             share = numbers / (width * len(rows))
             shapes.append(_Shape(delimiter, decimal, width, count / len(body) * share))
@@ -227,9 +228,9 @@ def _find_shape(body: list[str]) -> _Shape:
 
 
 def _are_decimal_commas(body: list[str]) -> bool:
-    """Tell whether two whole numbers a line are one number with a decimal comma.
+    """Return whether two whole numbers a line are one number with a decimal comma.
 
-    Decimals have no sign and begin with zeros, which counts do not; -0 is no count either.
+    Decimals have no sign and begin with zeros, which counts do not; -0 is not a count either.
     """
     pairs = [re.fullmatch(r"\s*([-+]?\d+),(\d+)\s*", line) for line in body]
     found = [pair for pair in pairs if pair]
@@ -239,27 +240,30 @@ def _are_decimal_commas(body: list[str]) -> bool:
     return has_zeros or any(pair[1] == "-0" for pair in found)
 
 
-def _is_missing(cell: str) -> bool:
-    return cell.strip("'\" ").casefold() in _MISSING
-
-
-def _is_number(cell: str, decimal: str) -> bool:
-    point = r"\." if decimal == "." else ","
-    if _is_missing(cell):
-        return True
-    return bool(re.fullmatch(_NUMBER.replace("{point}", point), cell.strip("'\" ")))
-
-
-def _is_numeric(cells: list[str], decimal: str) -> bool:
-    told = [cell for cell in cells if not _is_missing(cell)]
-    numbers = sum(_is_number(cell, decimal) for cell in told)
-    return numbers > 0 and numbers >= 0.5 * len(told)
-
-
 def _is_data(row: list[str], is_numeric: tuple[bool, ...], shape: _Shape) -> bool:
     cells = [cell for cell, numeric in zip(row, is_numeric, strict=True) if numeric]
-    are_numbers = all(_is_number(cell, shape.decimal) for cell in cells)
-    return are_numbers and not all(_is_missing(cell) for cell in cells)
+    are_numbers = all(is_number(cell, shape.decimal) for cell in cells)
+    return are_numbers and not all(is_missing(cell) for cell in cells)
+
+
+def _is_missing_row(
+    row: tuple[int, list[str]], below: tuple[int, list[str]], is_numeric: tuple[bool, ...]
+) -> bool:
+    """Return whether a row just above another one holds missing samples alone."""
+    cells = [cell for cell, numeric in zip(row[1], is_numeric, strict=True) if numeric]
+    return row[0] == below[0] - 1 and all(map(is_missing, cells))
+
+
+def _is_double_spaced(lines: list[str]) -> bool:
+    """Return whether nearly every line has one blank line below it, which says nothing."""
+    pairs = [bool(line.strip()) and not below.strip() for line, below in pairwise(lines)]
+    n_samples = sum(bool(line.strip()) for line in lines[:-1])
+    return sum(pairs) > _MAX_SPACED * n_samples
+
+
+def _count_blanks(lines: list[str]) -> int:
+    """Count the blank lines at the end."""
+    return sum(1 for _ in takewhile(lambda line: not line.strip(), reversed(lines)))
 
 
 def _find_headings(
@@ -269,6 +273,15 @@ def _find_headings(
     rows = [split_cells(line, shape.delimiter) for line in preamble]
     if shape.decimal == "," and shape.delimiter is None:  # one column: a heading is a line
         rows = [[line.strip()] for line in preamble if "," not in line]
+    if shape.width == 1:
+        rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
+    # One blank parts the words of a heading, more of them part headings.
+    elif shape.delimiter is None:
+        parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
+        rows = [
+            part if len(row) != shape.width == len(part) else row
+            for row, part in zip(rows, parts, strict=True)
+        ]
     fitting = [row for row in rows if _fits(row, shape.width) and not _is_statement(row)]
     if not fitting:
         commented = [split_cells(line.lstrip("#%/ "), shape.delimiter) for line in comments]
@@ -305,17 +318,19 @@ def _explain_widths(n_headings: int, shape: _Shape) -> CorruptRecordError | Unsu
 
 
 def _fits(row: list[str], width: int) -> bool:
-    """Tell whether a row may be headings; R leaves out the one of the row names."""
+    """Return whether a row may be headings; R leaves out the one of the row names."""
     return len(row) == width or (len(row) == width - 1 and width > 2)
 
 
 def _is_statement(row: list[str]) -> bool:
-    """Tell whether a row says something about the recording: a key and a value."""
+    """Return whether a row is a key and a value, which describe the recording."""
     if len(row) != 2:
         return False
     key, value = row[0].strip(": \t"), row[1]
-    if kind_of(value) is SignalKind.ECG and not _LEAD_KEY.fullmatch(key):
+    if kind_of(value) is SignalKind.ECG and not LEAD_KEY.fullmatch(key):
         return False  # two headings
+    if read_heading(key).kind is ColumnKind.TIME and not any(map(str.isdigit, value)):
+        return False  # device time, value
     return bool(
         re.fullmatch(
             r"name|date.*|recorded.*|classification|symptoms?|software.*|device.*|unit\w*|einheit|"
@@ -324,85 +339,11 @@ def _is_statement(row: list[str]) -> bool:
             key,
             re.IGNORECASE,
         )
-        or _RATE.search(",".join(row))
-        or (_LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
+        or find_rate(",".join(row)) is not None
+        or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
     )
 
 
 def _is_unit(cell: str) -> bool:
     text = cell.strip("'\"()[] ")
     return read_unit(text) is not None or bool(_UNIT_CELL.fullmatch(text))
-
-
-class _Said(NamedTuple):
-    """What comments and preamble state."""
-
-    fs: float | None
-    unit: str | None
-    lead: str | None
-    converters: dict[str, Converter]
-    warnings: tuple[str, ...]
-
-    @classmethod
-    def read(cls, comments: list[str], preamble: list[str]) -> _Said:
-        lines = [*comments, *preamble]
-        converters, fs = _read_opensignals(comments)
-        rates = {
-            float((match["named"] or match["bare"]).replace(",", "."))
-            for line in lines
-            if len(line) < 500 and (match := _RATE.search(line))
-        }
-        if fs is None and len(rates) == 1:
-            fs = rates.pop()
-        pairs = [re.split(r"\s*[,;:=\t]\s*", line.strip("#% "), maxsplit=1) for line in lines]
-        stated = [
-            (pair[0].strip("\"' "), pair[1].strip("\"' ,;")) for pair in pairs if len(pair) == 2
-        ]
-        units = {unit for key, value in stated if len(key) < 30 and (unit := read_unit(value))}
-        leads = [value for key, value in stated if _LEAD_KEY.fullmatch(key)]
-        warnings: tuple[str, ...] = ()
-        unit = units.pop() if len(units) == 1 else None
-        if unit is None and any(_MAKER_UV in line for line in comments):
-            unit, warnings = "uV", ("OpenBCI writes its EXG channels in uV: that unit is assumed",)
-        if converters:
-            warnings = ("counts are converted to mV by the formula that the maker publishes",)
-        lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
-        return cls(fs, unit, lead, converters, warnings)
-
-
-_OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}
-"""Supply voltage in V and gain of the ECG sensors, of the data sheets of PLUX."""
-
-
-def _read_opensignals(comments: list[str]) -> tuple[dict[str, Converter], float | None]:
-    """Read the header that OpenSignals (BITalino, biosignalsplux) writes as JSON in a comment."""
-    if not any("OpenSignals" in line for line in comments[:3]):
-        return {}, None
-    text = next((line.lstrip("# ") for line in comments if line.lstrip("# ").startswith("{")), "")
-    try:
-        (device, *_) = json.loads(text).values()
-        fs = float(device["sampling rate"])
-        model = str(device.get("device", "")).casefold()
-        maker = next((known for known in _OPENSIGNALS if model.startswith(known)), None)
-        converters = {}
-        for label, sensor, bits in zip(
-            device["label"],
-            device["sensor"],
-            device["resolution"][-len(device["label"]) :],
-            strict=False,
-        ):
-            if maker is not None and kind_of(str(sensor)) is SignalKind.ECG and 1 < int(bits) <= 24:
-                supply_v, gain = _OPENSIGNALS[maker]
-                scale_mv = supply_v / gain * 1e3
-                converters[str(label)] = Converter(scale_mv / 2 ** int(bits), -scale_mv / 2)
-    except (
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        OverflowError,
-    ) as error:
-        msg = "the header of OpenSignals must be JSON that describes one device, it is not"
-        raise CorruptRecordError(msg) from error
-    return converters, fs

@@ -20,7 +20,7 @@ from ecg_lib.records.files.lead import rate_contradiction, refuse_too_long
 RATE_DEVIATION: Final = 1e-3
 """Share by which the rate of a column of time may differ, of what was said or of its beginning."""
 
-_LOOSE_DEVIATION: Final = 0.05
+LOOSE_DEVIATION: Final = 0.05
 """The same for stamps that repeat or jitter: of few rows they give a poor rate."""
 
 _LONGEST_STEP: Final = 2.5
@@ -40,17 +40,20 @@ _SIZES: Final = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Since 1970 there are fewer seconds, milliseconds and microseconds than these."""
 
 _CLOCK: Final = re.compile(
-    r"\[?\s*(?:(\d{4})[-/.](\d{1,2})[-/.](\d{1,2})[T ]"
-    r"|(\d{1,2})[-/.](\d{1,2})[-/.](\d{4})[T ,])?\s*"
-    r"(?:(\d{1,3}):)?(\d{1,3}):(\d{1,2}(?:[.,]\d{1,12})?)\s*(?:Z|[-+]\d{2}:?\d{2})?"
-    r"(?:\s+\d{1,2}[-/.]\d{1,2}[-/.]\d{4})?\s*\]?"
+    r"\[?\s*(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})[T ]"
+    r"|(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second>\d{1,2})[-/.](?P<late>\d{4}|\d{2})[T ,])?\s*"
+    r"(?:(?P<hours>\d{1,3}):)?(?P<minutes>\d{1,3}):(?P<seconds>\d{1,2}(?:[.,]\d{1,12})?)"
+    r"\s*(?P<half>[ap]\.?\s?m\.?)?\s*(?:Z|UTC|GMT|[-+]\d{2}:?\d{2})?"
+    r"(?:\s+\d{1,2}[-/.]\d{1,2}[-/.]\d{4})?\s*\]?",
+    re.IGNORECASE,
 )
 
 _DAY_S: Final = 86_400.0
+_MONTHS: Final = 12
 
 
 class Rate(NamedTuple):
-    """What the first stamps of a column say."""
+    """The rate that the first stamps of a column give."""
 
     fs: float
     is_regular: bool
@@ -73,17 +76,31 @@ def _read_clock(cell: str) -> float:
     match = _CLOCK.fullmatch(cell.strip().strip("'\""))
     if match is None:
         return float("nan")
-    year, month, day, day_2, month_2, year_2, hours, minutes, seconds = match.groups()
-    time_s = 3600.0 * int(hours or 0) + 60.0 * int(minutes) + float(seconds.replace(",", "."))
-    if not (year or year_2):
+    time_s = 60.0 * int(match["minutes"]) + float(match["seconds"].replace(",", "."))
+    hours = int(match["hours"] or 0)
+    if match["half"]:
+        hours = hours % 12 + 12 * match["half"].lower().startswith("p")
+    time_s += 3600.0 * hours
+    date = _date_of(match)
+    if date is None:
         return time_s
     try:
-        date = np.datetime64(
-            f"{year or year_2}-{int(month or month_2):02d}-{int(day or day_2):02d}", "D"
-        )
+        return time_s + _DAY_S * float(np.datetime64(date, "D").astype(np.int64))
     except ValueError:
         return float("nan")
-    return time_s + _DAY_S * float(date.astype(np.int64))
+
+
+def _date_of(match: re.Match[str]) -> str | None:
+    """Give the date of a time; 3/31/2024, and with AM or PM 3/1/2024, have the month first."""
+    if match["year"]:
+        return f"{match['year']}-{int(match['month']):02d}-{int(match['day']):02d}"
+    if not match["late"]:
+        return None
+    day, month = int(match["first"]), int(match["second"])
+    if month > _MONTHS or (match["half"] and match["mark"] == "/"):
+        day, month = month, day
+    year = match["late"] if len(match["late"]) > 2 else f"20{match['late']}"
+    return f"{year}-{month:02d}-{day:02d}"
 
 
 def size_of_unit(times: NDArray[np.float64]) -> float:
@@ -151,7 +168,7 @@ def settle_rate(measured: Rate, given: float | None) -> float:
             )
             raise MissingDetailError(msg, detail="sampling_rate")
         return measured.fs
-    allowed = RATE_DEVIATION if measured.is_regular else _LOOSE_DEVIATION
+    allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
     if abs(measured.fs - given) > allowed * given:
         raise rate_contradiction(measured.fs)
     return given
@@ -165,7 +182,7 @@ class Clock:
 
     def __init__(self, fs: float, *, is_regular: bool) -> None:
         self._fs = fs
-        self._allowed = RATE_DEVIATION if is_regular else _LOOSE_DEVIATION
+        self._allowed = RATE_DEVIATION if is_regular else LOOSE_DEVIATION
         self._first_s: float | None = None
         self._before_s: NDArray[np.float64] = np.zeros(0)
         self._waiting_s: NDArray[np.float64] = np.zeros(0)

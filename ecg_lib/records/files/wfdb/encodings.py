@@ -101,7 +101,7 @@ KNOWN_FORMATS: Final = tuple(sorted({*ENCODINGS, *FLAC_BITS}))
 
 
 def invalid_value(encoding: int) -> int | None:
-    """Tell the value that marks a sample as missing."""
+    """Return the value that marks a sample as missing."""
     if encoding in FLAC_BITS:
         return -(1 << (FLAC_BITS[encoding] - 1))
     return ENCODINGS[encoding].invalid

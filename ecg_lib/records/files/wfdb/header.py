@@ -82,7 +82,7 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WfdbHeader:
-    """What a header says."""
+    """A header, parsed."""
 
     fs: float
     """Frames a second."""
@@ -109,7 +109,7 @@ def parse_header(text: str) -> WfdbHeader:
     if len(text) > MAX_HEADER_BYTES:
         msg = f"a WFDB header must have at most {MAX_HEADER_BYTES} bytes, got {len(text)}"
         raise CorruptRecordError(msg)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
+    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
     first = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if first is None:
         msg = "the first line of a WFDB header must be: name, signals, rate, samples; it is not"
@@ -183,13 +183,21 @@ def _parse_signal(line: str, number: int) -> WfdbSignal:
     )
 
 
+def decode_header(content: bytes) -> str:
+    """Decode a header: names of leads may be UTF-8, or Latin-1 of older programs."""
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return content.decode("latin-1")
+
+
 def name_signals(header: WfdbHeader) -> tuple[str, ...]:
     """Give each signal of a header a name of its own."""
     return unique_names([signal.name for signal in header.signals])
 
 
 def is_plain_name(name: str) -> bool:
-    """Tell whether a name is that of a file, and not a way to one."""
+    """Return whether a name is that of a file, and not a path."""
     if not name or name in {".", "..", "~", "-"} or re.search(r"[/\\:\x00]", name):
         return False
     return len(name.encode(errors="replace")) <= _LONGEST_NAME

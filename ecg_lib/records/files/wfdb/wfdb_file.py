@@ -29,6 +29,7 @@ from ecg_lib.records.files.wfdb.header import (
     NULL_SEGMENT,
     WfdbHeader,
     WfdbSignal,
+    decode_header,
     name_signals,
     parse_header,
 )
@@ -121,7 +122,7 @@ def read_wfdb_header(path: Path) -> WfdbHeader:
     if path.stat().st_size > MAX_HEADER_BYTES:
         msg = f"a WFDB header must have at most {MAX_HEADER_BYTES} bytes"
         raise CorruptRecordError(msg)
-    return parse_header(path.read_text(encoding="latin-1"))
+    return parse_header(decode_header(path.read_bytes()))
 
 
 def _open_segments(header: WfdbHeader, path: Path) -> tuple[WfdbPart, ...]:

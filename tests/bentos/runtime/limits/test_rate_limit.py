@@ -58,7 +58,7 @@ def test_no_minute_holds_more_than_twice_the_limit_and_no_usual_client_is_refuse
     limit = RateLimit(per_minute)
     passed = [now_s for now_s in sorted(times_s) if limit.take(A, now_s=now_s) == 0]
     for start_s in passed:
-        # What was sent in a minute is taken to be spread over it, which it need not be.
+        # Requests of a minute count as spread over it, although they need not be.
         assert sum(start_s <= now_s < start_s + 60 for now_s in passed) <= 2 * per_minute
     step_s = 61 / per_minute
     evenly = RateLimit(per_minute)

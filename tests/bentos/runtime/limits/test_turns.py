@@ -1,4 +1,4 @@
-"""Whose turn it is at the processor, told by the order in which work is done."""
+"""Fair turns at the processor, seen by the order in which work is done."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ def count_alarms(comparisons: list[Comparison]) -> int:
 
 
 @pytest.mark.parametrize("is_named", [True, False])
-def test_replayed_reference_is_no_drift(*, is_named: bool) -> None:
+def test_replayed_reference_does_not_count_as_drift(*, is_named: bool) -> None:
     alarms = []
     for seed in range(30):
         rng = np.random.default_rng(seed)
@@ -108,7 +108,7 @@ def test_more_pvcs_are_found_in_the_output() -> None:
     assert found.drifted(OBSERVED_COLUMNS) == ("probability_v", "arrhythmia_type")
 
 
-def test_one_unusual_patient_is_no_drift_however_many_strips_come() -> None:
+def test_one_unusual_patient_does_not_count_as_drift_however_many_strips_come() -> None:
     rng = np.random.default_rng(0)
     reference = draw_population(rng, [30] * 22)
     found = compare_beats(reference, draw_population(rng, [200], shift=3.0), config=QUICK)
@@ -116,7 +116,7 @@ def test_one_unusual_patient_is_no_drift_however_many_strips_come() -> None:
     assert found.drifted(OBSERVED_COLUMNS) == ()
 
 
-def test_a_shift_too_small_to_matter_is_no_drift_however_certain() -> None:
+def test_a_shift_too_small_to_matter_does_not_count_as_drift_however_certain() -> None:
     rng = np.random.default_rng(0)
     reference = draw_population(rng, [1] * 1000)
     traffic = draw_population(rng, [1] * 1000, shift=0.2)

@@ -152,12 +152,12 @@ def test_checks_of_another_release_do_not_count(foreign: dict[str, Any]) -> None
     assert decision.action is DriftAction.KEEP
 
 
-def test_one_drifted_column_is_no_drift() -> None:
+def test_one_drifted_column_does_not_count_as_drift() -> None:
     evidence = DriftEvidence(traffic=compare("amplitude_mv"))
     assert not decide(evidence, past(HOUR, is_breach=True)).is_breach
 
 
-def test_output_alone_is_no_drift_of_the_input() -> None:
+def test_output_alone_does_not_count_as_drift_of_the_input() -> None:
     evidence = DriftEvidence(traffic=compare("probability_v", "arrhythmia_type", "rule"))
     assert not decide(evidence, past(HOUR, is_breach=True)).is_breach
 
@@ -180,7 +180,7 @@ def test_failing_golden_requests_ask_for_rollback() -> None:
     assert "run 11" in decision.reasons[0]
 
 
-def test_rollback_waits_for_no_retraining_but_for_a_rollback() -> None:
+def test_rollback_waits_for_a_rollback_and_not_for_a_retraining() -> None:
     evidence = replace(QUIET, golden_failures=("run 11: differs",))
     assert decide(evidence, past(HOUR, action=DriftAction.RETRAIN)).action is DriftAction.ROLLBACK
     assert decide(evidence, past(HOUR, action=DriftAction.ROLLBACK)).action is DriftAction.KEEP
@@ -203,7 +203,7 @@ def test_reviewed_strips_worse_than_promised_ask_for_rollback() -> None:
     ],
     ids=["may be chance", "few beats", "few V", "few patients", "nothing promised"],
 )
-def test_doubtful_labels_are_no_evidence(labelled: LabelledPerformance) -> None:
+def test_doubtful_labels_do_not_count_as_evidence(labelled: LabelledPerformance) -> None:
     decision = decide(replace(QUIET, labelled=labelled))
     assert decision.action is DriftAction.KEEP
     assert len(decision.reasons) == 2
@@ -234,7 +234,7 @@ def test_a_step_in_output_at_the_release_asks_for_rollback(column: str) -> None:
     ],
     ids=["small", "input moved too", "few after", "few before", "not the class"],
 )
-def test_other_changes_at_the_release_are_no_evidence(release: Comparison) -> None:
+def test_other_changes_at_the_release_do_not_count_as_evidence(release: Comparison) -> None:
     assert decide(replace(QUIET, release=release)).action is DriftAction.KEEP
 
 
@@ -329,7 +329,7 @@ def test_a_share_is_at_most_one(name: str) -> None:
         DriftPolicy(**{name: 1.001})
 
 
-def test_not_a_number_is_no_limit() -> None:
+def test_not_a_number_is_rejected_as_a_limit() -> None:
     for name in ("cool_down_s", "max_f1_drop", "min_output_step"):
         with pytest.raises(ValueError, match=name):
             DriftPolicy(**{name: float("nan")})
@@ -500,7 +500,7 @@ def test_input_that_moved_with_the_output_excuses_the_model(
         )
 
 
-def test_little_traffic_on_either_side_of_a_release_is_no_evidence() -> None:
+def test_little_traffic_on_either_side_of_a_release_does_not_count_as_evidence() -> None:
     few_before = compare("rule", distance=0.2, n_reference_groups=4)
     assert decide(replace(QUIET, release=few_before)).reasons[1] == (
         "too little traffic around the release to compare output: "

@@ -1,4 +1,4 @@
-"""What monitoring keeps of a strip."""
+"""The figures of a strip that monitoring keeps."""
 
 from __future__ import annotations
 

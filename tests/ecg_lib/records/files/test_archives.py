@@ -109,7 +109,7 @@ def test_a_large_record_is_stopped_by_its_size(
         unpack_record(_zip(tmp_path / "a.zip", files), target)
 
 
-def test_a_full_disk_is_no_damage_of_the_archive(tmp_path: Path, target: Path) -> None:
+def test_a_full_disk_is_not_damage_of_the_archive(tmp_path: Path, target: Path) -> None:
     files: dict[str, bytes | str] = {"r.hea": HEADER, "r.dat": bytes(2**18)}
     archive = _zip(tmp_path / "a.zip", files)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -123,7 +123,7 @@ def test_a_column_of_time_gives_the_rate(tmp_path: Path, fs: float, digits: int)
 
 
 @pytest.mark.parametrize("place", [0, 1500, 3000])
-def test_blank_lines_of_more_than_a_block_are_no_samples(
+def test_blank_lines_of_more_than_a_block_are_not_samples(
     tmp_path: Path, place: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 1024)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import edfio
 import numpy as np
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 from ecg_lib.errors import (
     CorruptRecordError,
     InvalidSamplingRateError,
+    MissingDetailError,
     UnknownLeadError,
     UnsupportedRecordError,
 )
@@ -65,7 +67,7 @@ def _write_trend(path: Path, *rates_hz: float) -> list[NDArray]:
     return signals
 
 
-def test_a_trend_in_millivolts_is_no_lead_of_an_edf_file(tmp_path: Path) -> None:
+def test_a_trend_in_millivolts_is_not_a_lead_of_an_edf_file(tmp_path: Path) -> None:
     _, own, _, other = _write_trend(tmp_path / "r.edf", 1, 200, 2000, 250)
     opened = open_recording(tmp_path / "r.edf")
     assert [(lead.name, lead.fs) for lead in opened.leads] == [("200", 200.0), ("250", 250.0)]
@@ -108,3 +110,80 @@ def test_an_edf_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
         path.write_bytes(whole[:kept])
         with pytest.raises(CorruptRecordError):
             open_recording(path)
+
+
+def _edf_signal(label: str, unit: str, values: NDArray, limits: tuple[str, ...]) -> dict[str, Any]:
+    return {"label": label, "unit": unit, "values": values, "limits": limits}
+
+
+def _write_raw_edf(path: Path, signals: list[dict[str, Any]], *, fs: int = 200) -> None:
+    """Write an EDF file field by field, as recorders do whose headers edfio would not write."""
+    count = len(signals)
+    header = f"{'0':8}{'X X X X':80}{'Startdate X X X X':80}01.01.8510.00.00"
+    header += f"{256 * (count + 1):<8}{'':44}{12:<8}{1:<8}{count:<4}"
+    columns = [
+        [(one["label"], "", one["unit"], *one["limits"], "", str(fs), "") for one in signals],
+        (16, 80, 8, 8, 8, 8, 8, 80, 8, 32),
+    ]
+    for number, width in enumerate(columns[1]):
+        header += "".join(f"{fields[number]:{width}}" for fields in columns[0])
+    records = np.concatenate([one["values"].reshape(12, fs) for one in signals], axis=1)
+    path.write_bytes(header.encode("latin-1") + records.astype("<i2").tobytes())
+
+
+FULL = ("-32768", "32767", "-32768", "32767")
+COUNTS_OF_ECG = np.random.default_rng(6).integers(-2000, 2000, 2400)
+
+
+@pytest.mark.parametrize(
+    "other", [("chan1", "uV"), ("EEG Fpz-Cz", "uV"), ("PLETH", "mV"), ("EOG", "V")]
+)
+@pytest.mark.parametrize("blank", ["", "adu", "digits", "mmHg"])
+def test_another_signal_is_not_taken_for_an_ecg_without_a_unit(
+    tmp_path: Path, other: tuple[str, str], blank: str
+) -> None:
+    path = tmp_path / "r.edf"
+    ecg = _edf_signal("ECG", blank, COUNTS_OF_ECG, FULL)
+    _write_raw_edf(path, [_edf_signal(*other, COUNTS_OF_ECG[::-1], FULL), ecg])
+    with pytest.raises(MissingDetailError, match=r"unit must be given .* for its ECG") as raised:
+        open_recording(path)
+    assert raised.value.detail == "unit"
+    opened = open_recording(path, unit="uV")
+    np.testing.assert_allclose(_read(opened), COUNTS_OF_ECG / 1000, atol=1e-4)
+    second = _edf_signal("ECG II", "uV", COUNTS_OF_ECG, FULL)
+    _write_raw_edf(path, [ecg, second])
+    assert [lead.name for lead in open_recording(path).leads] == ["II"]
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [("", "", "", ""), ("NaN", "NaN", "0", "1"), ("0", "0", "0", "0"), ("-1", "1", "5", "5")],
+)
+def test_a_spare_channel_without_usable_limits_does_not_refuse_the_file(
+    tmp_path: Path, limits: tuple[str, ...]
+) -> None:
+    path = tmp_path / "r.edf"
+    spare = _edf_signal("spare", "uV", np.zeros(2400), limits)
+    _write_raw_edf(path, [spare, _edf_signal("ECG", "uV", COUNTS_OF_ECG, FULL)])
+    opened = open_recording(path)
+    assert (opened.others, [lead.name for lead in opened.leads]) == (("spare",), ["ECG"])
+    np.testing.assert_allclose(_read(opened), COUNTS_OF_ECG / 1000, atol=1e-4)
+
+
+def test_limits_that_are_inverted_are_those_of_an_inverted_signal_or_refused(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "r.edf"
+    both = ("32767", "-32768", "32767", "-32768")
+    _write_raw_edf(path, [_edf_signal("ECG", "uV", COUNTS_OF_ECG, both)])
+    np.testing.assert_allclose(_read(open_recording(path)), COUNTS_OF_ECG / 1000, atol=1e-4)
+    physical = ("32767", "-32768", "-32768", "32767")
+    _write_raw_edf(path, [_edf_signal("ECG", "uV", COUNTS_OF_ECG, physical)])
+    np.testing.assert_allclose(_read(open_recording(path)), -COUNTS_OF_ECG / 1000, atol=2e-3)
+    digital = ("-32768", "32767", "32767", "-32768")
+    _write_raw_edf(path, [_edf_signal("ECG", "uV", COUNTS_OF_ECG, digital)])
+    with pytest.raises(CorruptRecordError, match="digital limits of ECG must go up"):
+        open_recording(path)
+    spare = _edf_signal("spare", "uV", COUNTS_OF_ECG, digital)
+    _write_raw_edf(path, [spare, _edf_signal("ECG", "uV", COUNTS_OF_ECG, FULL)])
+    assert [lead.name for lead in open_recording(path).leads] == ["ECG"]

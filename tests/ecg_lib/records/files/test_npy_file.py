@@ -28,7 +28,7 @@ def test_numpy_arrays_of_numbers_are_read(tmp_path: Path, dtype: str) -> None:
     np.testing.assert_allclose(_read(opened, "lead2"), values[:, 1] / 1000, rtol=1e-3)
 
 
-def test_counts_of_a_converter_are_no_millivolts(tmp_path: Path) -> None:
+def test_counts_of_a_converter_are_not_millivolts(tmp_path: Path) -> None:
     np.save(tmp_path / "r.npy", np.full(5000, 20_000.0))
     with pytest.raises(InvalidSignalError, match="unit that is given"):
         _read(open_recording(tmp_path / "r.npy", fs=200.0))

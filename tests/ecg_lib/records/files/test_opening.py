@@ -96,7 +96,9 @@ def test_what_contradicts_the_file_is_refused(wfdb_record: Path) -> None:
 
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.docx").write_bytes(b"x")
-    with pytest.raises(UnsupportedRecordError, match=r"\.hea, \.edf, \.bdf, \.csv, \.txt, \.npy"):
+    with pytest.raises(
+        UnsupportedRecordError, match=r"\.hea, \.edf, \.bdf, \.csv, \.txt, \.tsv, \.npy"
+    ):
         open_recording(tmp_path / "r.docx")
 
 

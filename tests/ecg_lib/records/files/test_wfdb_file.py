@@ -152,3 +152,27 @@ def test_a_calibration_that_gives_more_than_any_electrode_is_refused(wfdb_record
     header.write_text(header.read_text().replace(" 2000.0(0)/mV", " 0.01(0)/mV"))
     with pytest.raises(InvalidSignalError, match="at most 10000 mV"):
         _read(open_recording(header))
+
+
+@pytest.mark.parametrize(
+    ("header", "name"),
+    [
+        ("q 1 250 5000\nq.dat 16 1000/mV 16 0 0 0 0 Derivación II\n", "Derivación II"),
+        ("\ufeffq 1 250 5000\r\nq.dat 16 1000/mV 16 0 0 0 0 II\r\n", "II"),
+        ("  # Age: 3\n\n q 1 250 5000\n  q.dat 16 1000/mV 16 0 0 0 0 II\n", "II"),
+        ("q\t1\t250/250(0)\t5000\nq.dat\t16\t1000(0)/mV\t16\t0\t0\t0\t0\tII\n", "II"),
+        ("q 1 2.5e2 5000 05-Mar-2018 13:22:10\nq.dat 16 1e3/mV 16 0 0 0 0 II\n", "II"),
+        ("q 1 250 5000 13:22:10 PM\nq.dat 16 1/microV 16 0 0 0 0 II\n", "II"),
+        ("q 1 250\nq.dat 16 1/µV\n", "signal1"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_headers_of_many_programs_are_read(
+    tmp_path: Path, header: str, name: str, encoding: str
+) -> None:
+    counts = np.random.default_rng(3).integers(-3000, 3000, 5000)
+    (tmp_path / "q.dat").write_bytes(counts.astype("<i2").tobytes())
+    (tmp_path / "q.hea").write_bytes(header.encode(encoding, errors="ignore"))
+    opened = open_recording(tmp_path / "q.hea")
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [(name, 250.0)]
+    np.testing.assert_allclose(_read(opened), counts / 1000, atol=1e-5)

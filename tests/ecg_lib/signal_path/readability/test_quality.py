@@ -1,4 +1,4 @@
-"""What can be read and what cannot: simulator's truth, and strips with a bad part in them."""
+"""Readable and unreadable stretches: the simulator's truth, and strips with a bad part in them."""
 
 from __future__ import annotations
 

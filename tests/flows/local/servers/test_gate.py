@@ -38,6 +38,13 @@ class _Client:
     def post(self, path: str, headers: dict[str, str] | None = None) -> httpx.Response:
         return asyncio.run(self._send("POST", path, headers))
 
+    def is_own(self, host: str, origin: str) -> bool:
+        headers = LOGIN | {"Host": host, "Origin": origin}
+        answers = {self.post("/", headers=headers).status_code}
+        answers.add(200 if self.opens_websocket(headers) else 403)
+        assert len(answers) == 1
+        return answers == {200}
+
     async def _send(self, method: str, path: str, headers: dict[str, str] | None) -> httpx.Response:
         transport = httpx.ASGITransport(self._gate)
         async with httpx.AsyncClient(
@@ -117,7 +124,7 @@ def test_credentials_do_not_show_their_password() -> None:
 def test_a_foreign_host_name_is_refused(host: str) -> None:
     answer = _Client().get("/health", headers=LOGIN | {"Host": host})
     assert answer.status_code == 403
-    assert answer.text == "the Host header must be an address of this server\n"
+    assert answer.text.startswith("the Host header must be an address of this server;")
 
 
 @pytest.mark.parametrize("host", ["LOCALHOST:5000", "[::1]:5000", "127.0.0.1:5000"])
@@ -184,3 +191,58 @@ def test_pages_stay_out_of_foreign_frames_and_call_no_other_site() -> None:
 def test_port_80_is_left_out_of_a_host_header() -> None:
     assert _Client(port=80).get("/health", headers={"Host": "127.0.0.1"}).status_code == 200
     assert _Client(port=80).get("/health", headers={"Host": "evil.example"}).status_code == 403
+
+
+PUBLIC = ("https://ecg.example", "https://ml.example:8443")
+
+
+@pytest.mark.parametrize(
+    ("host", "origin", "is_own"),
+    [
+        ("ecg.example", "https://ecg.example", True),
+        ("ECG.example", "https://ECG.example", True),
+        ("ml.example:8443", "https://ml.example:8443", True),
+        ("127.0.0.1:5000", "http://127.0.0.1:5000", True),
+        ("ecg.example", "http://ecg.example", False),
+        ("ecg.example", "https://ml.example:8443", False),
+        ("ecg.example", "https://ecg.example.evil.example", False),
+        ("ecg.example:443", "https://ecg.example", False),
+        ("ml.example", "https://ml.example", False),
+        ("127.0.0.1:5000", "https://ecg.example", False),
+        ("evil.example", "https://evil.example", False),
+    ],
+)
+def test_the_public_origin_of_a_proxy_with_tls_is_accepted_for_its_own_host(
+    host: str, origin: str, *, is_own: bool
+) -> None:
+    assert _Client(public_origins=PUBLIC).is_own(host, origin) is is_own
+    # Nothing is public unless it was set.
+    assert _Client().is_own(host, origin) is (is_own and host.startswith("127"))
+
+
+def test_a_page_of_another_site_does_nothing_to_a_public_origin() -> None:
+    client = _Client(public_origins=PUBLIC)
+    for headers in (
+        {"Origin": "https://evil.example"},
+        {"Sec-Fetch-Site": "cross-site", "Sec-Fetch-Mode": "cors"},
+    ):
+        assert (
+            client.post("/", headers=LOGIN | {"Host": "ecg.example"} | headers).status_code == 403
+        )
+
+
+def test_wrong_logins_are_reported_once_a_minute_and_never_with_what_was_tried(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 1000.0
+    monkeypatch.setattr("flows.local.servers.gate.time.monotonic", lambda: now_s)
+    client = _Client()
+    for _ in range(50):
+        client.get("/", headers={"Authorization": "Basic ZWNnOmd1ZXNz"})
+    now_s += 61
+    client.get(CHECK, headers={"Authorization": "Basic ZWNnOmd1ZXNz"})
+    client.get("/")
+    assert [one.getMessage() for one in caplog.records] == [
+        "requests with a wrong login: 1 since the start",
+        "requests with a wrong login: 51 since the start",
+    ]

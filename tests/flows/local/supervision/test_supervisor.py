@@ -23,6 +23,7 @@ from ecg_lib.operations.helper_states import (
     read_helper_states,
 )
 from ecg_lib.operations.settings import Settings
+from flows.local.supervision import liveness
 from flows.local.supervision.platform_status import (
     end_platform,
     is_ours,
@@ -367,6 +368,74 @@ def test_a_process_that_starts_again_is_degraded_until_it_answers(
         ready.touch()
         supervisor.check()
         assert supervisor.read_states()["helper"].status is HelperStatus.RUNNING
+
+
+def _keep(supervisor: Supervisor, is_alive: Callable[[], bool]) -> None:
+    supervisor.launch(_program("server", _SLEEPER))
+    supervisor.keep_running(
+        "server",
+        RestartPolicy(first_pause_s=0.05),
+        is_ready=lambda: True,
+        is_alive=is_alive,
+        hung_after_s=0.5,
+    )
+
+
+def _check_for(supervisor: Supervisor, seconds: float, *, until: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + seconds
+    while time.monotonic() < deadline_s and not until():
+        supervisor.check()
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize("fault", ["stopped", "answers nothing"])
+def test_a_process_that_hangs_is_killed_and_started_again(
+    make_supervisor: Callable[..., Supervisor],
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: str,
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.05)
+    is_hung = False
+    with make_supervisor() as supervisor:
+        _keep(supervisor, lambda: not is_hung)
+        first = supervisor.find_record("server").pid
+        if fault == "stopped":
+            os.kill(first, signal.SIGSTOP)
+        else:
+            is_hung = True
+        _check_for(supervisor, 20, until=lambda: "server runs again" in lines)
+        assert supervisor.find_record("server").pid != first
+        assert not psutil.pid_exists(first)
+        assert supervisor.read_states()["server"].restarts == 1
+    assert "server runs and does not answer any more; it is killed" in lines
+
+
+def test_a_process_that_answers_now_and_then_is_left_alone(
+    make_supervisor: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.02)
+    answers = iter([False, False, True] * 1000)
+    with make_supervisor() as supervisor:
+        _keep(supervisor, lambda: next(answers))
+        first = supervisor.find_record("server").pid
+        _check_for(supervisor, 1.5, until=lambda: False)
+        assert supervisor.find_record("server").pid == first
+
+
+def test_a_supervisor_that_was_stopped_itself_kills_nothing(
+    make_supervisor: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with make_supervisor() as supervisor:
+        _keep(supervisor, lambda: True)
+        first = supervisor.find_record("server").pid
+        supervisor.check()
+        real = time.monotonic
+        monkeypatch.setattr(liveness.time, "monotonic", lambda: real() + 3600)
+        supervisor.check()
+        supervisor.check()
+        assert supervisor.find_record("server").pid == first
+        assert psutil.Process(first).is_running()
 
 
 def test_a_process_that_fails_too_often_is_given_up(

@@ -38,7 +38,7 @@ export function bindBeatCard(element, { store, feedback }) {
  */
 function show(element, state, feedback) {
   const { answer, selected } = state;
-  // What is typed and what has the focus stays when the card is filled anew.
+  // Typed text and focus stay when the card is filled again.
   const focused = element.contains(document.activeElement) ? document.activeElement?.id : "";
   fill(
     element,

@@ -11,6 +11,7 @@ const UNITS = [
   ["mV", "mV"],
   ["uV", "µV"],
   ["V", "V"],
+  ["nV", "nV"],
   ["counts", "counts of a converter"],
 ];
 
@@ -81,7 +82,7 @@ function show(element, { state, before, opener }) {
     return;
   }
   const title = isAsked(state) ? "How is this signal to be read?" : "Signal settings";
-  // What was asked is answered: the strip is to be seen.
+  // The question is answered: show the strip.
   const isSame = subject.files === before.subject?.files && !isAsked(before);
   const isOpen = isAsked(state) || (isSame && element.open);
   const focused = element.contains(document.activeElement) ? document.activeElement?.id : "";
@@ -197,7 +198,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
       unit.value = unitOf(table, target.value);
     }
     showCounts();
-    // What is not sent yet is at least drawn as it would be.
+    // A signal that is not sent yet is drawn with these settings.
     if (isFirst && form.checkValidity()) void opener.preview(read());
   });
   form.addEventListener("submit", (event) => {

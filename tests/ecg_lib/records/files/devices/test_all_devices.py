@@ -1,4 +1,4 @@
-"""What holds for the exports of every device."""
+"""Rules for the exports of every device."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Counts = dict[str, NDArray[np.int64]]
 Open = Callable[..., RecordingFile]
 Read = Callable[..., NDArray[np.float32]]
 
-KINDS = ("dicom", "ishne", "scp", "aecg", "muse", "philips")
+KINDS = ("dicom", "ishne", "scp", "aecg", "muse", "philips", "atc")
 
 
 @pytest.fixture(params=KINDS)
@@ -45,7 +45,9 @@ def kind(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def content(kind: str, writers: ModuleType, counts: Counts) -> bytes:
     write = getattr(writers, f"write_{kind}")
-    gain = {"ishne": {"gain_nv": 5000}, "scp": {"gain_nv": 5000}}.get(kind, {"gain_uv": 5.0})
+    gain = {"ishne": {"gain_nv": 5000}, "scp": {"gain_nv": 5000}, "atc": {"gain_nv": 5000}}.get(
+        kind, {"gain_uv": 5.0}
+    )
     return bytes(write(counts, fs=250, **gain))
 
 

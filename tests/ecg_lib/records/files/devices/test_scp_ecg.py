@@ -54,7 +54,7 @@ def test_a_table_of_the_file_is_read(writers: ModuleType, opened: Open, read: Re
     np.testing.assert_allclose(read(opened(content)), values * 0.005, atol=1e-6)
 
 
-def test_bits_that_are_no_code_are_refused(writers: ModuleType, opened: Open) -> None:
+def test_bits_that_are_not_a_code_are_refused(writers: ModuleType, opened: Open) -> None:
     table = struct.pack("<HH", 1, 1) + struct.pack("<BBBhI", 1, 1, 1, 0, 0)
     section = struct.pack("<HHBBH", 5000, 4000, 0, 0, 400) + b"\x00" * 100 + b"\xff" * 300
     zeros = np.zeros(2500, dtype=np.int64)

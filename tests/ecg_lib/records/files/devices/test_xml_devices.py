@@ -147,7 +147,7 @@ def test_samples_that_are_not_numbers_are_missing_or_refused(
             opened(writers.write_aecg({"II": words}, fs=250))
 
 
-def test_what_is_no_voltage_is_not_a_lead(
+def test_a_signal_that_is_not_a_voltage_is_left_out(
     writers: ModuleType, counts: Counts, opened: Open
 ) -> None:
     content = writers.write_aecg(counts, fs=250)

@@ -11,6 +11,7 @@ import hmac
 import os
 import re
 import secrets
+import stat
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
@@ -25,7 +26,7 @@ _OWNER_LENGTH: Final = 32
 
 
 class Scope(StrEnum):
-    """What a key may do."""
+    """Rights of a key."""
 
     PREDICT = "predict"
     """Send signals and recordings, and read or delete what the key made."""
@@ -54,7 +55,7 @@ class ApiKey:
 
 
 class KeysFile(NamedTuple):
-    """What a keys file says."""
+    """The content of a keys file."""
 
     keys: tuple[ApiKey, ...]
     wrong_lines: tuple[int, ...]
@@ -136,8 +137,13 @@ def add_api_key(path: Path, key: str, *, name: str = "", scopes: Collection[Scop
 
 
 def read_keys_file(path: Path) -> KeysFile:
-    """Read the keys that are accepted; none when the file is missing, empty or unreadable."""
+    """Read the keys that are accepted.
+
+    None is accepted when the file is missing, empty or unreadable, or can be written by all.
+    """
     try:
+        if _is_open_to_all(path):
+            return KeysFile((), ())
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError):
         return KeysFile((), ())
@@ -158,9 +164,12 @@ def read_api_keys(path: Path) -> tuple[ApiKey, ...]:
     Raises
     ------
     ConfigurationError
-        If a line is neither a key nor a comment.
+        If a line is neither a key nor a comment, or every user can add a key.
 
     """
+    if path.exists() and _is_open_to_all(path):
+        msg = f"ECG_API_KEYS_FILE must not be writable by all users, chmod o-w {path}"
+        raise ConfigurationError(msg)
     found = read_keys_file(path)
     if found.wrong_lines:
         msg = (
@@ -169,6 +178,10 @@ def read_api_keys(path: Path) -> tuple[ApiKey, ...]:
         )
         raise ConfigurationError(msg)
     return found.keys
+
+
+def _is_open_to_all(path: Path) -> bool:
+    return bool(path.stat().st_mode & stat.S_IWOTH)
 
 
 def _read_key(text: str) -> ApiKey | None:

@@ -100,7 +100,7 @@ def _read_rate(value: Element) -> float:
 
 
 def _read_quantity(value: Element, name: str) -> tuple[float | None, float]:
-    """Give the mV of its unit, None when it is no voltage, and the number, 0 when left out."""
+    """Give the mV of its unit, None when it is not a voltage, and the number, 0 when left out."""
     quantity = value.find(name)
     if quantity is None:
         return None, 0.0

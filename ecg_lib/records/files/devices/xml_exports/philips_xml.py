@@ -26,7 +26,7 @@ from ecg_lib.records.files.devices.device_file import (
     read_count,
     read_number,
 )
-from ecg_lib.records.files.devices.xml_tree import decode_base64, text_of
+from ecg_lib.records.files.devices.xml_exports.xml_tree import decode_base64, text_of
 from ecg_lib.records.limits import MAX_SIGNALS
 
 ROOT: Final = "restingecgdata"
@@ -40,7 +40,7 @@ _CODE_BITS: Final = 10
 _END_CODE: Final = 2**_CODE_BITS - 1
 _CALIBRATION_S: Final = 0.4
 _BIAS: Final = 64
-"""What the encoder adds to each difference."""
+"""The number that the encoder adds to each difference."""
 
 
 def read_philips(root: Element) -> DeviceFile:

@@ -22,7 +22,7 @@ from ecg_lib.records.files.devices.device_file import (
     read_number,
     scale_of,
 )
-from ecg_lib.records.files.devices.xml_tree import decode_int16, text_of
+from ecg_lib.records.files.devices.xml_exports.xml_tree import decode_int16, text_of
 
 ROOT: Final = "RestingECG"
 KEPT: Final = frozenset(

@@ -16,6 +16,7 @@ from typing import Final, NamedTuple
 
 from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import BundleError
+from ecg_lib.operations.keys.signatures import SignatureError, check_code
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -35,7 +36,13 @@ from flows.doors.registry import (
     note_pending,
     read_pending,
 )
-from flows.doors.release_history import LedgerHistory, find_known_worse, list_way_back
+from flows.doors.release_history import (
+    LedgerHistory,
+    find_known_worse,
+    find_release,
+    list_way_back,
+)
+from flows.release.integrity.signing import SigningError, prepare_signing, sign_by_hand
 from flows.release.switch_service import Presence, ask_service, find_bundle
 from flows.release.transaction import INTENT, locked, note_unrecorded, recover
 
@@ -64,6 +71,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
     """
     findings = list(_check_intent(settings, is_mending=is_mending))
     with locked(settings):
+        findings += _check_signing(settings, is_mending=is_mending)
         history = read_ledger(settings.ledger_dir)
         findings += _check_ledger(history)
         findings += _check_current(settings, history, is_mending=is_mending)
@@ -74,6 +82,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
         current = None  # reported above
     history = read_ledger(settings.ledger_dir)
     findings += _check_store(settings, history, current)
+    findings += _check_signatures(settings, history, current)
     findings += _check_aliases(settings, history, current, is_mending=is_mending)
     findings += _check_service(settings, current)
     findings += _check_sweeps(settings, is_mending=is_mending)
@@ -92,6 +101,25 @@ def _check_intent(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
         served = "nothing" if current is None else current.bento_tag
         problem = f"{problem}; it is brought to an end, {served} is released"
     yield Finding("transaction", problem, is_mending)
+
+
+def _check_signing(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    """Sign releases of earlier code, unless that was done; a lost key is for a person."""
+    try:
+        current = read_release(settings.serving_dir / CURRENT)
+    except ReleaseError:
+        current = None  # reported below
+    if not is_mending:
+        return
+    try:
+        if prepare_signing(settings, read_ledger(settings.ledger_dir), (current,)):
+            yield Finding(
+                "signature",
+                "releases of earlier code had none, they are signed now",
+                is_mended=True,
+            )
+    except SigningError as error:
+        yield Finding("signature", str(error), is_mended=False)
 
 
 def _check_ledger(history: LedgerHistory) -> Iterator[Finding]:
@@ -140,16 +168,51 @@ def _check_fallbacks(settings: Settings, *, is_mending: bool) -> Iterator[Findin
 def _check_store(
     settings: Settings, history: LedgerHistory, current: Release | None
 ) -> Iterator[Finding]:
-    releases = {entry.release.bento_tag: entry.release for entry in list_way_back(history)}
-    if current is not None:
-        releases[current.bento_tag] = current
-    for release in releases.values():
+    for release in _list_releases(history, current):
         if problem := _find_problem(settings, release):
             is_current = is_same_release(release, current)
             advice = "`ecg rollback` serves another one" if is_current else "no rollback to it"
             yield Finding(
                 "bento store", f"{release.bento_tag}: {problem}; {advice}", is_mended=False
             )
+
+
+def _list_releases(history: LedgerHistory, current: Release | None) -> list[Release]:
+    releases = {entry.release.bento_tag: entry.release for entry in list_way_back(history)}
+    if current is not None:
+        releases[current.bento_tag] = current
+    return list(releases.values())
+
+
+def _check_signatures(
+    settings: Settings, history: LedgerHistory, current: Release | None
+) -> Iterator[Finding]:
+    """Find releases that would not be served; only a person can say which of them to trust."""
+    for release in _list_releases(history, current):
+        if not bento_source(settings.bentoml_home, release).is_dir():
+            continue  # reported with the store
+        try:
+            check_code(settings, release)
+        except SignatureError as error:
+            yield Finding("signature", str(error), is_mended=False)
+
+
+def sign(settings: Settings, tag: str) -> Release:
+    """Sign a release of the ledger, or the current one, as it is in the store now.
+
+    Raises:
+        BusyError: If a release or rollback is under way.
+        LedgerError: If there is no such release, or the ledger cannot be written.
+        SigningError: If code or bundle are not what the release names.
+    """
+    with locked(settings):
+        current = read_release(settings.serving_dir / CURRENT)
+        if current is not None and tag in {current.bento_tag, current.model_version}:
+            release = current
+        else:
+            release = find_release(read_ledger(settings.ledger_dir), tag).release
+        sign_by_hand(settings, release)
+    return release
 
 
 def _find_problem(settings: Settings, release: Release) -> str:
@@ -251,7 +314,7 @@ def _check_sqlite(path: Path) -> str:
 def _check_spool(settings: Settings) -> Iterator[Finding]:
     for path in sorted((settings.serving_dir / "spool").glob("*.broken")):
         yield Finding(
-            "spool", f"{path.name} has lines that are no rows; look at it, then remove it",
+            "spool", f"{path.name} has lines that are not rows; look at it, then remove it",
             is_mended=False,
         )  # fmt: skip
 

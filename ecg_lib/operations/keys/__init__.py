@@ -1,0 +1,1 @@
+"""API keys, the files of other secrets, and signatures of releases."""

@@ -1,0 +1,59 @@
+"""Classify cells and lines of a text file: numbers, missing samples, comments."""
+
+from __future__ import annotations
+
+import re
+from typing import Final
+
+_COMMENTS: Final = ("#", "%", "//")
+
+_MISSING: Final = (
+    *("", "nan", "na", "n/a", "null", "none", "-", "--", "missing", "nil", "?", "*", ".", "<na>"),
+    *("#n/a", "#na", "#nv", "#null!", "#value!", "#wert!", "#div/0!", "#num!", "#zahl!"),
+    *("1.#qnan", "1.#ind", "-1.#ind", "nan(ind)", "-nan", "-nan(ind)", "nat", "undef"),
+)
+"""How a missing sample is written, by spreadsheets and by the libraries of many languages."""
+
+MISSING_CELLS: Final = tuple(
+    sorted({form for word in _MISSING for form in (word, word.upper(), word.title())} | {"NaN"})
+)
+
+_MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))
+
+_NUMBER: Final = r"[-+]?(?:\d+{point}?\d*|{point}\d+)(?:[eE][-+]?\d+)?"
+
+
+def is_comment(line: str) -> bool:
+    """Return whether a line is a comment; ``#N/A`` of a spreadsheet is a cell.
+
+    >>> is_comment("# 250 Hz"), is_comment("#N/A,0.1")
+    (True, False)
+
+    """
+    text = line.lstrip()
+    return text.startswith(_COMMENTS) and not text.casefold().startswith(_MISSING_AS_COMMENTS)
+
+
+def has_comment_mark(text: bytes) -> bool:
+    """Return whether there may be comments in a text."""
+    return any(mark.encode() in text for mark in _COMMENTS)
+
+
+def is_missing(cell: str) -> bool:
+    """Return whether a cell is that of a missing sample."""
+    return cell.strip("'\" ").casefold() in _MISSING
+
+
+def is_number(cell: str, decimal: str) -> bool:
+    """Return whether a cell holds a number, or is that of a missing one."""
+    point = r"\." if decimal == "." else ","
+    if is_missing(cell):
+        return True
+    return bool(re.fullmatch(_NUMBER.replace("{point}", point), cell.strip("'\" ")))
+
+
+def is_numeric_column(cells: list[str], decimal: str) -> bool:
+    """Return whether a column holds numbers, by some of its cells."""
+    told = [cell for cell in cells if not is_missing(cell)]
+    numbers = sum(is_number(cell, decimal) for cell in told)
+    return numbers > 0 and numbers >= 0.5 * len(told)

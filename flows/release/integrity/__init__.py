@@ -1,0 +1,1 @@
+"""Signatures of releases, and checks of all stores against each other."""

@@ -1,0 +1,61 @@
+"""One record in every condition: which there are, and over which minutes alarms are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.evaluation.report.record_scores import SNRS_DB, Extent, RecordScores, score_record
+from ecg_lib.evaluation.report.scoring import Part
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+
+DURATION_S = 330.0  # five minutes clean, half a minute noisy
+
+
+@pytest.fixture(scope="module")
+def scores(
+    make_toy_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPathFactory
+) -> RecordScores:
+    """A record at the rate of a Holter recorder, where recorded noise is not read."""
+    bundle = make_toy_bundle("scored")
+    record = simulate_record("a", patient=draw_patient(4), duration_s=DURATION_S, seed=1, fs=128.0)
+    nowhere = tmp_path_factory.mktemp("no-noise")
+    return score_record(record, bundle=bundle, fold=None, extent=Extent.FULL, nstdb_dir=nowhere)
+
+
+def test_a_record_of_another_rate_has_simulated_noise_alone(scores: RecordScores) -> None:
+    noisy = {name for name in scores.counts if name.startswith("noise_")}
+    assert noisy == {f"noise_simulated_muscle_{snr_db}_db" for snr_db in SNRS_DB}
+
+
+def test_noise_costs_more_the_stronger_it_is(scores: RecordScores) -> None:
+    found = [
+        scores.counts[f"noise_simulated_muscle_{snr_db}_db"][Part.NOISY_MINUTES]
+        for snr_db in (24, 0)
+    ]
+    quiet, loud = (one.qrs_sensitivity + one.qrs_predictivity for one in found)
+    assert quiet > loud
+
+
+def test_alarms_are_counted_over_the_seconds_that_are_scored(scores: RecordScores) -> None:
+    seconds = {part: one.seconds for part, one in scores.alarms["own_r_peaks"].items()}
+    assert seconds == {
+        Part.WHOLE: pytest.approx(DURATION_S),
+        Part.AFTER_5_MIN: pytest.approx(DURATION_S - 300),
+    }
+    noisy = scores.alarms["noise_simulated_muscle_6_db"][Part.NOISY_MINUTES]
+    assert noisy.seconds == pytest.approx(DURATION_S - 300)
+
+
+def test_abstention_knows_every_detection_and_every_v(scores: RecordScores) -> None:
+    counts = scores.counts["own_r_peaks"][Part.WHOLE]
+    beats = scores.selection["own_r_peaks"]
+    assert len(beats.quality) + beats.n_without_class == counts.found + counts.extra
+    assert int(beats.is_v.sum()) + beats.n_missed == counts.v_beats
+    assert int((beats.is_v & beats.called_v).sum()) == counts.v_true
+    assert int((beats.counts_false & beats.called_v).sum()) == counts.v_false
+    assert np.all((beats.quality >= 0) & (beats.quality <= 1))
