@@ -21,6 +21,8 @@ LEADS: Final = ("MLII", "V1")
 PATIENT_STREAM: Final = 0
 """Purpose of :func:`generator` when a patient is drawn."""
 
+_UNUSUAL_STREAM: Final = 7
+
 _SHAPE_TIMES_S: Final = np.arange(-300, 301) / 1000.0  # grid on which shapes are compared
 
 
@@ -138,10 +140,15 @@ class Patient:
     noise: NoiseLevels = field(default=NO_NOISE)
     gain: float = 1.0
     """Factor on everything, noise too."""
+    alternans: float = 0.0
+    """Share of its amplitude that every second conducted QRS complex lacks."""
 
     def __post_init__(self) -> None:
-        if not 30 <= self.heart_rate_bpm <= 180:
-            msg = f"heart_rate_bpm must be between 30 and 180, got {self.heart_rate_bpm!r}"
+        if not 0 <= self.alternans < 1:
+            msg = f"alternans must be at least 0 and below 1, got {self.alternans!r}"
+            raise ValueError(msg)
+        if not 30 <= self.heart_rate_bpm <= 250:
+            msg = f"heart_rate_bpm must be between 30 and 250, got {self.heart_rate_bpm!r}"
             raise ValueError(msg)
         if self.pvc_episodes_per_min < 0 or self.apbs_per_min < 0:
             msg = (
@@ -225,6 +232,73 @@ def draw_patient(seed: int) -> Patient:
         ),
         gain=float(np.clip(rng.lognormal(0.0, 0.3), 0.5, 2.0)),
     )
+
+
+class Unusual(StrEnum):
+    """Conducted beats that detectors of QRS complexes are misled by."""
+
+    TALL_T = "tall_t"
+    """T waves taller than the QRS complex, some of them narrow, as in hyperkalaemia."""
+    ST_ELEVATION = "st_elevation"
+    """The QRS complex runs into a dome and a tall T wave, as in acute ischaemia."""
+    ALTERNANS = "alternans"
+    """Every second QRS complex is small, as in pericardial effusion."""
+    FAST = "fast"
+    """A supraventricular tachycardia of 150 to 250 beats a minute."""
+
+
+def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
+    """Draw a patient of a kind that misleads detectors; the same arguments give the same one.
+
+    Parameters
+    ----------
+    seed : int
+        Not negative.
+    kind : Unusual
+
+    Raises
+    ------
+    ValueError
+        If `seed` is negative.
+
+    """
+    patient = draw_patient(seed)
+    rng = generator(seed, _UNUSUAL_STREAM)
+    if kind is Unusual.ALTERNANS:
+        return replace(patient, alternans=rng.uniform(0.3, 0.7))
+    if kind is Unusual.FAST:
+        return replace(
+            patient,
+            heart_rate_bpm=rng.uniform(150, 250),
+            respiratory_hrv=0.003,
+            low_frequency_hrv=0.003,
+            pvc_episodes_per_min=0.0,
+            apbs_per_min=0.0,
+            # The atria beat with the ventricles or behind them; their waves hide.
+            p_wave=_draw_p_wave(rng, rng.uniform(0.0, 0.04)),
+            conducted=_scale_t(patient.conducted, rng.uniform(0.4, 1.2)),
+        )
+    qrs = np.abs(_evaluate(patient.conducted.qrs, _SHAPE_TIMES_S)).max(axis=1)
+    heights = np.clip(qrs, 0.2, None) * rng.uniform(0.9, 2.2) * rng.choice([1, 1, -1], 2)
+    if kind is Unusual.TALL_T:
+        rise = rng.uniform(20, 60)
+        t = (_wave(rng.uniform(230, 310), rise, rng.uniform(0.6, 1.0) * rise, *heights),)
+    else:
+        dome = rng.uniform(0.3, 0.9)
+        t = (
+            _wave(rng.uniform(80, 130), 30, 60, *(dome * heights)),
+            _wave(rng.uniform(200, 270), rng.uniform(50, 80), rng.uniform(35, 60), *heights),
+        )
+    return replace(patient, conducted=replace(patient.conducted, t=t))
+
+
+def _scale_t(morphology: Morphology, factor: float) -> Morphology:
+    waves = (
+        replace(wave, amplitudes_mv=(factor * mlii, factor * v1))
+        for wave in morphology.t
+        for mlii, v1 in (wave.amplitudes_mv,)
+    )
+    return replace(morphology, t=tuple(waves))
 
 
 def draw_textbook_patient(rng: np.random.Generator, *, is_noisy: bool) -> Patient:

@@ -303,6 +303,8 @@ def _render(
     rng = generator(seed, _RHYTHM_STREAM)
     rhythm = _play(patient, ectopy_at, rng, until_s=_LEAD_IN_S + duration_s + 2 * _CUT_REACH_S)
     rhythm = rhythm.moved(-_gap_between_beats(rhythm, duration_s))
+    if patient.alternans:
+        rhythm = _alternate(rhythm, patient.alternans)
     n_samples = round(duration_s * fs)
     leads = _draw_waves(patient, rhythm, n_samples, fs)
     r_peaks, symbols = _find_r_peaks(leads[0], patient, rhythm, fs)
@@ -473,6 +475,13 @@ def _as_rhythm(
         p_at_s=p_at_s,
         p_is_premature=p_is_premature,
     )
+
+
+def _alternate(rhythm: _Rhythm, share: float) -> _Rhythm:
+    """Make every second conducted QRS complex smaller by a share."""
+    gains = rhythm.qrs_gain.copy()
+    gains[np.flatnonzero(rhythm.shape == 0)[1::2]] *= 1 - share
+    return rhythm._replace(qrs_gain=gains)
 
 
 def _gap_between_beats(rhythm: _Rhythm, duration_s: float) -> float:
