@@ -91,7 +91,7 @@ class Recording:
 
     path: Path
     """The file, or the first part."""
-    more_parts: tuple[Path, ...]
+    more_parts: tuple[Path, ...] = ()
     lead: Lead
     leads: tuple[str, ...]
     kind: str
