@@ -42,8 +42,9 @@ from ecg_lib.evaluation.report.scoring import Alarms, ConditionScorer, Part, Rul
 from ecg_lib.evaluation.run_scoring import RunCounts, score_runs
 from ecg_lib.evaluation.selection import ScoredBeats
 from ecg_lib.records.annotations import Annotations
-from ecg_lib.records.noise import LEARNING_PERIOD_S, muscle_noise
+from ecg_lib.records.noise import LEARNING_PERIOD_S
 from ecg_lib.records.record import Record
+from ecg_lib.records.simulation.movement import simulate_movement
 
 STRIPS_S: Final = (10, 30, 300)
 """Lengths of strips in seconds."""
@@ -57,9 +58,9 @@ SNRS_DB: Final = (24, 18, 12, 6, 0)
 
 NoiseMaker = Callable[..., NDArray[np.float64]]
 """Makes noise in mV from its length, ``fs``, ``rms_mv`` and ``rng``, as
-:func:`ecg_lib.records.noise.muscle_noise` does."""
+:func:`ecg_lib.records.simulation.movement.simulate_movement` does."""
 
-SIMULATED_NOISES: Final[dict[str, NoiseMaker]] = {"simulated_muscle": muscle_noise}
+SIMULATED_NOISES: Final[dict[str, NoiseMaker]] = {"simulated_movement": simulate_movement}
 """Noises that are simulated, so that a condition needs no recorded noise."""
 
 OWN: Final = "own_r_peaks"

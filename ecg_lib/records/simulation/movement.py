@@ -19,9 +19,10 @@ constants come from:
   0.3 Hz on.
 
 Movement comes in bouts: people rest, and then they do not. The number of events a second and the
-amounts are such that the shipped bundle of November 2026 did about as badly at 12 dB as was
-published of it for real electrode motion (V-F1 0.69 and 0.68). How much there is of each part differs
-between bouts and people over a wide range, so that nothing is learned by heart. The real
+amounts are such that the bundle that ships does about as badly at 12 dB as was measured of it
+elsewhere under real electrode motion (V-F1 0.69 and 0.68), and less badly at 6 dB (0.41 and 0.21).
+How much there is of each part differs between bouts and people over a wide range, so that nothing
+is learned by heart. The real
 electrode-motion record of the MIT-BIH Noise Stress Test Database was not used, nor looked at: it
 stays for judging.
 """

@@ -29,12 +29,12 @@ def scores(
 
 def test_a_record_of_another_rate_has_simulated_noise_alone(scores: RecordScores) -> None:
     noisy = {name for name in scores.counts if name.startswith("noise_")}
-    assert noisy == {f"noise_simulated_muscle_{snr_db}_db" for snr_db in SNRS_DB}
+    assert noisy == {f"noise_simulated_movement_{snr_db}_db" for snr_db in SNRS_DB}
 
 
 def test_noise_costs_more_the_stronger_it_is(scores: RecordScores) -> None:
     found = [
-        scores.counts[f"noise_simulated_muscle_{snr_db}_db"][Part.NOISY_MINUTES]
+        scores.counts[f"noise_simulated_movement_{snr_db}_db"][Part.NOISY_MINUTES]
         for snr_db in (24, 0)
     ]
     quiet, loud = (one.qrs_sensitivity + one.qrs_predictivity for one in found)
@@ -47,7 +47,7 @@ def test_alarms_are_counted_over_the_seconds_that_are_scored(scores: RecordScore
         Part.WHOLE: pytest.approx(DURATION_S),
         Part.AFTER_5_MIN: pytest.approx(DURATION_S - 300),
     }
-    noisy = scores.alarms["noise_simulated_muscle_6_db"][Part.NOISY_MINUTES]
+    noisy = scores.alarms["noise_simulated_movement_6_db"][Part.NOISY_MINUTES]
     assert noisy.seconds == pytest.approx(DURATION_S - 300)
 
 

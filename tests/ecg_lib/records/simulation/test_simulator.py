@@ -440,7 +440,7 @@ def test_a_record_of_a_cohort_that_cannot_be_made_is_refused(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"heart_rate_bpm": 10.0}, r"between 30 and 180, got 10\.0"),
+        ({"heart_rate_bpm": 10.0}, r"between 30 and 250, got 10\.0"),
         ({"apbs_per_min": -1.0}, "must not be negative"),
         ({"pattern_weights": (1.0,)}, r"pattern_weights must be 6 numbers"),
         ({"pattern_weights": (0.0,) * 6}, r"pattern_weights must be 6 numbers"),
