@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ecg_lib.training.verifier_fitting import Samples, assign_folds, fit_verifier
 from numpy.typing import NDArray
 
 from ecg_lib.errors import BundleIntegrityError
@@ -15,7 +16,6 @@ from ecg_lib.evaluation.blind_verifiers import BLIND, load_blind_verifier
 from ecg_lib.records.annotations import DS1, DS2, PACED, Annotations
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
 from ecg_lib.training import verifier_fitting as beat_verifier_fitting
-from ecg_lib.training.verifier_fitting import Samples, assign_folds, fit_verifier
 
 
 def _samples(n: int = 4096) -> Samples:
