@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -50,7 +50,7 @@ def prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | Bro
                 reason=known,
                 database=records.database.name,
             )
-        elif (done := _find_prepared(target / _key(records.database, name, files))) is not None:
+        elif (done := _find_prepared(records.database, name, files, target)) is not None:
             yield done
         else:
             waiting.append(name)
@@ -81,13 +81,20 @@ def _reason_broken(files: dict[str, str], records: Records) -> str:
     return ""
 
 
-def _find_prepared(directory: Path) -> PreparedRecord | None:
+def _find_prepared(
+    database: Database, name: str, files: dict[str, str], target: Path
+) -> PreparedRecord | None:
+    """Read what was prepared of a record in its part; person and marks are those of today."""
     from pydantic import TypeAdapter
 
-    summary = directory / _SUMMARY
+    summary = target / _key(database, name, files) / _SUMMARY
     if not summary.is_file():
         return None
-    return TypeAdapter(PreparedRecord).validate_json(summary.read_bytes())
+    done = TypeAdapter(PreparedRecord).validate_json(summary.read_bytes())
+    if done.role is not _role(database, name):
+        return None  # other figures and views belong to another part
+    person = _identity(database, name).person
+    return replace(done, person=person, marks_are_peaks=database.marks_are_peaks)
 
 
 def _identity(database: Database, name: str) -> RecordIdentity:
@@ -101,7 +108,9 @@ def _identity(database: Database, name: str) -> RecordIdentity:
 
 
 def _role(database: Database, name: str) -> Role:
-    return database.roles.get(name, Role.DEVELOPMENT)
+    if database.name == SIMULATED.name:
+        return Role.DEVELOPMENT
+    return database.roles[name]
 
 
 def _key(database: Database, name: str, files: dict[str, str]) -> str:

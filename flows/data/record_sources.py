@@ -117,6 +117,13 @@ def _find(database: Database, settings: Settings) -> Records:
     return of_directory(database, directory)
 
 
+def find_directory(database: Database, settings: Settings) -> Path | None:
+    """Find the directory of a database that is set, or was downloaded; None when there is none."""
+    given: Path | None = getattr(settings, f"{database.name}_dir")
+    directory = given or settings.data_dir / database.name
+    return directory if any(directory.glob("*.hea")) else None
+
+
 def of_directory(database: Database, directory: Path) -> Records:
     """Describe the records of a database in a directory; optional ones may be missing."""
     may_lack = OPTIONAL.get(database.name, frozenset())

@@ -27,6 +27,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
 from flows.data.databases import SVDB, Role
 from flows.data.dataset_versions import DatasetVersion
+from flows.data.record_sources import find_directory
 from flows.doors.ledger import NO_REPOSITORY
 from flows.evaluation.database_evaluation import evaluate_database
 from flows.evaluation.ec57_evaluation import (
@@ -40,7 +41,6 @@ from flows.evaluation.ec57_evaluation import (
     share,
     write_evaluation,
 )
-from flows.evaluation.other_databases import find_directory
 
 OPENINGS: Final = Path("docs") / "ds2-openings.md"
 SVDB_OPENINGS: Final = Path("docs") / "svdb-openings.md"

@@ -38,9 +38,15 @@ def evaluate_lead_peaks(
         partial(_score, directory / name, database.annotations, bundle.config.preprocessing)
         for name in names
     ]
-    found = [one for one in run_in_processes(jobs) if one]
+    results = list(run_in_processes(jobs))
+    found = [one for one in results if not isinstance(one, str)]
+    reasons = [
+        f"Record {database.full_name(name)}: {one}"
+        for name, one in zip(names, results, strict=True)
+        if isinstance(one, str)
+    ]
     if not found:
-        msg = f"records of {database.title} must be in the directory, none can be read"
+        msg = f"records of {database.title} must be readable, none is ({'; '.join(reasons[:5])})"
         raise EvaluationError(msg)
     of_lead = {
         lead: describe_peaks(add_up_peaks([one[lead] for one in found if lead in one]))
@@ -50,19 +56,19 @@ def evaluate_lead_peaks(
     return {
         "title": database.title,
         "records": len(found),
-        "left_out": len(names) - len(found),
+        "left_out": reasons,
         "leads": {**of_lead, "all": describe_peaks(add_up_peaks(every))},
     }
 
 
 def _score(
     path: Path, leads: Sequence[str], config: PreprocessingConfig
-) -> dict[str, PeakScores] | None:
-    """Score the leads of a record; None when it cannot be read."""
+) -> dict[str, PeakScores] | str:
+    """Score the leads of a record; the reason when it cannot be read."""
     try:
         return {lead: score_lead(path, lead, config) for lead in leads}
-    except EcgError:
-        return None
+    except EcgError as error:
+        return str(error)
 
 
 def score_lead(path: Path, lead: str, config: PreprocessingConfig) -> PeakScores:

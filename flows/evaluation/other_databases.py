@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import Settings
 from flows.data.databases import LUDB, SVDB, Database, Role
-from flows.data.record_sources import of_directory
+from flows.data.record_sources import find_directory, of_directory
 from flows.evaluation.database_evaluation import evaluate_database
 from flows.evaluation.ec57_evaluation import Evaluation, OnRecord
 from flows.evaluation.lead_peaks import evaluate_lead_peaks
-
-
-def find_directory(database: Database, settings: Settings) -> Path | None:
-    """Find the directory of a database that is set, or was downloaded; None when there is none."""
-    given: Path | None = getattr(settings, f"{database.name}_dir")
-    directory = given or settings.data_dir / database.name
-    return directory if any(directory.glob("*.hea")) else None
 
 
 def add_databases(
@@ -58,6 +49,7 @@ def add_databases(
         document["r_peaks_by_lead"] = evaluate_lead_peaks(
             bundle, LUDB, of_leads, names=of_directory(LUDB, of_leads).names
         )
+        document["missing"] += document["r_peaks_by_lead"]["left_out"]
     return Evaluation(document, evaluation.errors)
 
 

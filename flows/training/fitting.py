@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -52,14 +54,30 @@ class FinalFit(NamedTuple):
 
 @contextmanager
 def fit_processes() -> Iterator[ProcessPoolExecutor]:
-    """Open the processes that fits run in; fits not begun at its end are dropped."""
+    """Open the processes that fits run in; fits not begun at its end are dropped.
+
+    They end with this process, even if it is killed.
+    """
     # Not joblib: its workers end when TensorFlow keeps memory, and a new one imports it again.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(N_PROCESSES, mp_context=context) as pool:
+    with ProcessPoolExecutor(N_PROCESSES, mp_context=context, initializer=_end_with_parent) as pool:
         try:
             yield pool
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _end_with_parent() -> None:
+    """Watch the parent: a fit of a killed flow would take a core for minutes."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch() -> None:
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _use_one_thread() -> None:

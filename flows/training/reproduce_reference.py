@@ -109,13 +109,12 @@ def reproduce_reference(
 
 def recipe_of(reference: Bundle) -> ReferenceRecipe:
     """Return which records a bundle was trained on."""
-    is_of_all = set(reference.metrics.get("databases", ["mitdb"])) == set(ALL_DATABASES)
-    return ReferenceRecipe.ALL if is_of_all else ReferenceRecipe.MITDB
+    is_mitdb = _databases_of(reference) == {DatabaseName.MITDB}
+    return ReferenceRecipe.MITDB if is_mitdb else ReferenceRecipe.ALL
 
 
-def _recipe_of(version: DatasetVersion) -> ReferenceRecipe:
-    is_of_all = set(version.development_databases.values()) == set(ALL_DATABASES)
-    return ReferenceRecipe.ALL if is_of_all else ReferenceRecipe.MITDB
+def _databases_of(reference: Bundle) -> set[str]:
+    return set(reference.metrics.get("databases", [DatabaseName.MITDB]))
 
 
 def _show(found: Comparison, by_database: Mapping[str, Any], *, is_compared: bool) -> None:
@@ -164,7 +163,7 @@ def train_again(reference: Bundle, version: DatasetVersion, settings: Settings) 
             the records are of the same databases.
     """
     plan, recipe = read_plan(reference.metrics)
-    has_same_records = recipe_of(reference) is _recipe_of(version)
+    has_same_records = _databases_of(reference) == set(version.development_databases.values())
     if has_same_records and version.folds[plan.confirm_folds] != reference.folds:
         msg = "the records must be those of the reference, in its folds; these are others"
         raise ReproductionError(msg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -92,7 +92,7 @@ class ConditionScorer:
         }
 
         self.alarms[condition] = {part: self._count_alarms(calls, part) for part in parts}
-        self.selection[condition] = self._select(calls, self._spans(calls, parts[0]))
+        self.selection[condition] = self._select(calls, parts[0], self.counts[condition])
 
     def _count_alarms(self, calls: Calls, part: Part) -> Alarms:
         spans = self._spans(calls, part)
@@ -108,17 +108,17 @@ class ConditionScorer:
             ),
         )
 
-    def _select(self, calls: Calls, spans: Sequence[tuple[float, float]]) -> ScoredBeats:
+    def _select(self, calls: Calls, part: Part, counts: Mapping[Part, BeatCounts]) -> ScoredBeats:
+        spans = self._spans(calls, part)
         truth = truth_of(self._annotations, calls.detections, fs=self._fs)
         in_part = self._is_inside(calls, spans) & np.isin(truth, ["N", "S", "V", "F", "Q", "O"])
         keep = in_part & calls.has_class
-        counts = add_up([self._score_span(calls, *span) for span in spans])
         return ScoredBeats(
             quality=calls.quality[keep],
             is_v=truth[keep] == "V",
             called_v=calls.is_v[keep],
             counts_false=np.isin(truth[keep], ["N", "S", "O"]),
-            n_missed=max(0, counts.v_beats - int((truth[keep] == "V").sum())),
+            n_missed=max(0, counts[part].v_beats - int((truth[keep] == "V").sum())),
             n_without_class=int((in_part & ~calls.has_class).sum()),
         )
 

@@ -1,7 +1,7 @@
 """Doubt a unit or a sampling rate that does not fit the signal.
 
 A signal that is read at another rate than its own has all its times too short or too long by the
-same factor: RR intervals, QRS complexes and the way to the T wave. Hum of the mains is no longer at
+same factor: RR intervals, QRS complexes and R-to-T intervals. Hum of the mains is no longer at
 50 or 60 Hz either. The limits were chosen on 286 readings of one minute (10 s for LUDB) of DS1, the
 development part of the MIT-BIH Supraventricular Arrhythmia Database and subjects 1 to 100 of LUDB:
 none is doubted at its own rate. `benchmarks/wrong_rates.py` measures how many are at others.
@@ -37,7 +37,7 @@ _USUAL_T_S: Final = (0.1, 0.375)
 
 _TEMPO_POWERS: Final = (0.3, -0.5, 0.2)
 _USUAL_TEMPO: Final = (0.125, 0.245)
-"""Product of powers of the RR interval, frequency and way to the T wave; 0.127 to 0.238."""
+"""Product of powers of the RR interval, frequency and R-to-T interval; 0.127 to 0.238."""
 
 _TALL_DEFLECTION: Final = 0.3
 _MAX_UNEXPLAINED: Final = 0.4

@@ -188,6 +188,30 @@ def test_the_same_files_as_a_record_of_another_part_are_prepared_apart(
     assert {one.name: one.found for one in second}["own:a"] is None
 
 
+def test_a_changed_description_changes_part_and_person_of_what_was_prepared(
+    tmp_path: Path,
+) -> None:
+    """Else a record that moves to a test part would still be trained on."""
+    simulated = simulate_record("800", patient=draw_patient(3), duration_s=40.0, seed=1, fs=128.0)
+    write_wfdb(simulated, tmp_path / "svdb")
+    before = replace(SVDB, roles={"800": Role.DEVELOPMENT})
+    after = replace(SVDB, roles={"800": Role.TEST}, persons={"800": "874"})
+
+    def prepare(database: Database) -> PreparedRecord:
+        records = Records(tmp_path / "svdb", ("800",), database, {})
+        (one,) = _prepare(records, tmp_path / "prepared")
+        return one
+
+    first, moved = prepare(before), prepare(after)
+    assert (first.role, first.subject, moved.role, moved.subject) == (
+        Role.DEVELOPMENT, "800", Role.TEST, "874",
+    )  # fmt: skip
+    assert first.found is not None
+    assert moved.found is None
+    again = prepare(replace(before, persons={"800": "874"}))
+    assert (again.role, again.subject) == (Role.DEVELOPMENT, "874")
+
+
 def test_a_table_of_subjects_names_persons_and_parts(make_own: OwnMaker, tmp_path: Path) -> None:
     directory = make_own("a", "b", "c")
     table = tmp_path / "subjects.csv"
