@@ -20,6 +20,7 @@ from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import CATALOGUE
 from ecg_lib.errors import EcgError
+from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.evaluation.report.conditions import Calls, EvaluationError, quality_at
 from ecg_lib.evaluation.report.figures import Document, lead_condition
 from ecg_lib.evaluation.report.record_scores import OWN, RecordScores, summarize_record
@@ -217,7 +218,8 @@ def score_database_record(
     if annotations is None or len(annotations.beat_samples) == 0:
         msg = "it must have annotated beats, it has none"
         raise EvaluationError(msg)
-    classifier = BeatClassifier.load(bundle, fold=fold)
+    verifier = None if fold is None else load_blind_verifier(record.name)
+    classifier = BeatClassifier.load(bundle, fold=fold, verifier=verifier)
     score = ConditionScorer(annotations, fs=record.fs, duration_s=record.duration_s)
     own_lead = record.choose_lead()
     classified = _classify(record, own_lead, classifier)

@@ -8,12 +8,14 @@ from pathlib import Path
 
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import EcgError
+from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.evaluation.peak_scoring import PeakScores, add_up_peaks, score_peaks
 from ecg_lib.evaluation.report.conditions import EvaluationError
 from ecg_lib.evaluation.report.figures import Document
 from ecg_lib.evaluation.report.summary import describe_peaks
 from ecg_lib.records.files.wfdb.annotated_record import read_annotated_record
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig, prepare_beats
+from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
 from flows.data.databases import Database
 from flows.doors.parallel import run_in_processes
 
@@ -35,7 +37,13 @@ def evaluate_lead_peaks(
         EvaluationError: If no record can be read.
     """
     jobs = [
-        partial(_score, directory / name, database.annotations, bundle.config.preprocessing)
+        partial(
+            _score,
+            directory / name,
+            database.annotations,
+            bundle.config.preprocessing,
+            database.full_name(name),
+        )
         for name in names
     ]
     results = list(run_in_processes(jobs))
@@ -62,17 +70,22 @@ def evaluate_lead_peaks(
 
 
 def _score(
-    path: Path, leads: Sequence[str], config: PreprocessingConfig
+    path: Path, leads: Sequence[str], config: PreprocessingConfig, name: str
 ) -> dict[str, PeakScores] | str:
     """Score the leads of a record; the reason when it cannot be read."""
     try:
-        return {lead: score_lead(path, lead, config) for lead in leads}
+        verifier = load_blind_verifier(name)
+        return {lead: score_lead(path, lead, config, verifier=verifier) for lead in leads}
     except EcgError as error:
         return str(error)
 
 
-def score_lead(path: Path, lead: str, config: PreprocessingConfig) -> PeakScores:
+def score_lead(
+    path: Path, lead: str, config: PreprocessingConfig, *, verifier: BeatVerifier | None = None
+) -> PeakScores:
     """Score the R-peaks of one lead, whose annotations have its name as extension.
+
+    The detector has not seen the person when it was fitted to others of the database.
 
     Raises:
         EcgError: If the lead or its annotations cannot be read.
@@ -82,6 +95,8 @@ def score_lead(path: Path, lead: str, config: PreprocessingConfig) -> PeakScores
     if marks is None or len(marks.samples) == 0:
         msg = f"lead {lead} must have annotations, it has none"
         raise EvaluationError(msg)
-    r_peaks = prepare_beats(record.signal_mv(), fs=record.fs, config=config).r_peaks
+    r_peaks = prepare_beats(
+        record.signal_mv(), fs=record.fs, config=config, verifier=verifier
+    ).r_peaks
     is_between = (r_peaks >= marks.samples[0]) & (r_peaks <= marks.samples[-1])
     return score_peaks(marks, detections=r_peaks[is_between], fs=record.fs)
