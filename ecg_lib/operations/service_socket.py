@@ -6,15 +6,35 @@ import contextlib
 import ipaddress
 import socket
 from collections.abc import Iterator
-from typing import Final
+from pathlib import Path
+from typing import Final, Protocol
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.settings import Settings
 
 _BACKLOG: Final = 2048
 
 
-def open_listener(settings: Settings) -> socket.socket:
+class ServiceSettings(Protocol):
+    """Where the service listens, and what protects it; the settings of the platform are one."""
+
+    @property
+    def service_host(self) -> str:
+        """Address the service listens on."""
+
+    @property
+    def service_port(self) -> int:
+        """Port of the service."""
+
+    @property
+    def api_keys_file(self) -> Path | None:
+        """File of hashed API keys; without it no key is asked for."""
+
+    @property
+    def rate_limit_per_min(self) -> int:
+        """Requests a client may send in a minute; 0 sets no limit."""
+
+
+def open_listener(settings: ServiceSettings) -> socket.socket:
     """Open the socket of the service.
 
     Raises
@@ -41,7 +61,7 @@ def open_listener(settings: Settings) -> socket.socket:
     return listener
 
 
-def check_exposure(settings: Settings, address: str) -> None:
+def check_exposure(settings: ServiceSettings, address: str) -> None:
     """Check that a service which is open to a network has keys and a limit.
 
     Raises

@@ -566,7 +566,8 @@ def test_a_process_that_hangs_is_killed_and_started_again(platform: Started, nam
     others = {one: platform.pid(one) for one in (*HELPERS, "service") if one != name}
     os.kill(before, signal.SIGSTOP)
     _wait(lambda: platform.pid(name) != before, timeout_s=90)
-    assert time.monotonic() - started_s > 30
+    # Its last answer is up to 5 s older, and a suspended process is not killed at once.
+    assert time.monotonic() - started_s > 20
     assert not psutil.pid_exists(before)
     _wait(lambda: platform.is_whole(name), timeout_s=400)
     _wait(lambda: _is_loaded(platform.service), timeout_s=120)
