@@ -513,11 +513,12 @@ def test_the_service_answers_while_a_helper_is_killed_and_started_again(
         assert status.helper is not None
         return ask()["degraded"] == {} and status.helper.restarts == 1 and status.is_alive
 
-    before = platform.pid(name)
+    before, started_s = platform.pid(name), time.monotonic()
     os.kill(before, signal.SIGKILL)
     _wait(lambda: ask()["degraded"] != {}, timeout_s=20)
     assert name in platform.ecg("status").stdout.split("degraded: ")[1]
     _wait(is_again, timeout_s=240)
+    sys.stdout.write(f"{name} is killed: {time.monotonic() - started_s:.0f} s\n")
     assert platform.pid(name) != before
     assert seen == {name}
     assert set(statuses) == {201}
@@ -545,9 +546,13 @@ def test_a_host_of_the_service_that_is_killed_fails_no_request(platform: Started
         try:
             _wait(lambda: len(statuses) > 20, timeout_s=60)
             workers = psutil.Process(before).children()
+            started_s = time.monotonic()
             os.kill(before, signal.SIGKILL)
             _wait(lambda: platform.pid("service") != before, timeout_s=20)
+            # Those of the killed host end their connections; from then on only new ones answer.
+            psutil.wait_procs(workers, timeout=60)
             _wait(lambda: _is_loaded(platform.service), timeout_s=120)
+            sys.stdout.write(f"the host is killed: {time.monotonic() - started_s:.1f} s\n")
             n_before = len(statuses)
             _wait(lambda: len(statuses) > n_before + 20, timeout_s=60)
         finally:
