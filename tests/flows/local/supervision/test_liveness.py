@@ -6,6 +6,7 @@ import logging
 import os
 import random
 import select
+import socket
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -17,7 +18,8 @@ from prefect.utilities.math import clamped_poisson_interval
 
 from bentos.runtime.worker_process import START_S
 from flows.local import processes
-from flows.local.servers.prefect_client import WorkerHeartbeats
+from flows.local.servers.gate import Credentials
+from flows.local.servers.prefect_client import PrefectClient, WorkerHeartbeats
 from flows.local.supervision import liveness
 from flows.local.supervision.liveness import BeatPipe, Liveness
 
@@ -243,6 +245,23 @@ def test_a_worker_is_ready_with_its_own_first_heartbeat() -> None:
     found = "second"
     assert beats.has_beaten()
     assert beats.has_started()
+
+
+def test_a_server_that_is_slow_proves_nothing_against_its_worker() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:  # takes the request, never answers
+        address = f"http://127.0.0.1:{server.getsockname()[1]}"
+        credentials = Credentials(user="ecg", password="secret")
+
+        def read() -> str | None:
+            with PrefectClient(address, credentials=credentials, timeout_s=0.2) as prefect:
+                return prefect.read_heartbeat("ecg", "local")
+
+        with pytest.raises(httpx.ReadTimeout):
+            read()
+        known = iter(["first"])
+        beats = WorkerHeartbeats(lambda: next(known, None) or read(), lambda: 1)
+        assert beats.has_beaten() is None
+        assert not beats.has_started()
 
 
 def test_liveness_asks_in_a_thread_of_its_own() -> None:
