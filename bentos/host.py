@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import ipaddress
 import logging
 import os
 import shutil
@@ -47,14 +46,15 @@ from ecg_lib.operations.releases import (
     read_release,
     write_release,
 )
+from ecg_lib.operations.service_socket import check_exposure, open_listener
 from ecg_lib.operations.settings import Settings, read_settings
 
 _POLL_S: Final = 0.2
+_BEAT_S: Final = 1.0
 _LONGEST_BACKOFF_S: Final = 30.0
 _RETRY_S: Final = 30.0
 """Until other code that did not start is tried again; a start takes a core for seconds."""
 _STABLE_S: Final = 60.0
-_BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
 _SHARED: Final = "ecg-workers-"
 _SHARED_LOCK: Final = "lock"
@@ -73,16 +73,24 @@ class Host:
         Bound and listening.
     shared : SharedDirectory
         Where the workers keep their common counts.
+    beats : int, optional
+        Descriptor of a pipe that is written to as long as the host runs, whatever its workers do.
 
     """
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, *, shared: SharedDirectory
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        *,
+        shared: SharedDirectory,
+        beats: int | None = None,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._shared = shared.path
         self._shared_lock = shared.lock
+        self._beats = beats
         self._n_workers = settings.service_workers or min(_MOST_WORKERS, os.cpu_count() or 1)
         self._workers: list[WorkerProcess] = []
         self._replaced: list[WorkerProcess] = []
@@ -107,14 +115,15 @@ class Host:
             loop.add_signal_handler(number, self._stop.set)
         stop = asyncio.create_task(self._stop.wait())
         serve = asyncio.create_task(self._serve())
+        beat = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({stop, serve}, return_when=asyncio.FIRST_COMPLETED)
             if serve.done():
                 serve.result()
         finally:
-            for task in (stop, serve):
+            for task in (stop, serve, beat):
                 task.cancel()
-            await asyncio.gather(stop, serve, return_exceptions=True)
+            await asyncio.gather(stop, serve, beat, return_exceptions=True)
             await asyncio.gather(*(worker.stop() for worker in [*self._replaced, *self._workers]))
 
     async def _serve(self) -> None:
@@ -134,6 +143,14 @@ class Host:
             for worker in [worker for worker in self._replaced if not worker.is_alive]:
                 self._replaced.remove(worker)
                 await self._end(worker)
+
+    async def _beat(self) -> None:
+        """Show the process that started this one that the loop runs."""
+        while self._beats is not None:
+            # The pipe is full while nobody reads it, and broken once its reader has ended.
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._beats, b".")
+            await asyncio.sleep(_BEAT_S)
 
     def _add(self, worker: WorkerProcess) -> None:
         self._workers.append(worker)
@@ -369,33 +386,6 @@ def check_monitoring_url(settings: Settings) -> None:
         raise ConfigurationError(msg) from error
 
 
-def open_listener(settings: Settings) -> socket.socket:
-    """Open the socket of the service.
-
-    Raises
-    ------
-    ConfigurationError
-        If the address is public and API keys or a rate limit are missing, if it cannot be used,
-        or is taken.
-
-    """
-    host, port = settings.service_host, settings.service_port
-    with _explained(host, port):
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        _check_exposure(settings, str(address[0]))
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    return listener
-
-
 class SharedDirectory(NamedTuple):
     """A directory of a host and its workers, locked as long as one of them lives."""
 
@@ -421,35 +411,6 @@ def open_shared_directory() -> Iterator[SharedDirectory]:
             yield SharedDirectory(path, lock.fileno())
 
 
-def _check_exposure(settings: Settings, address: str) -> None:
-    """Refuse to be open to a network without keys and a limit."""
-    if ipaddress.ip_address(address).is_loopback:
-        return
-    missing = [
-        name
-        for name, is_set in (
-            ("ECG_API_KEYS_FILE", settings.api_keys_file is not None),
-            ("ECG_RATE_LIMIT_PER_MIN", settings.rate_limit_per_min > 0),
-        )
-        if not is_set
-    ]
-    if missing:
-        msg = (
-            f"ECG_SERVICE_HOST must be a loopback address as long as {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set, got {settings.service_host}"
-        )
-        raise ConfigurationError(msg)
-
-
-@contextlib.contextmanager
-def _explained(host: str, port: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        msg = f"ECG_SERVICE_PORT: {host} port {port} cannot be used: {error.strerror}"
-        raise ConfigurationError(msg) from error
-
-
 def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
     """Take the socket that the process which started this one opened, and keeps open.
 
@@ -460,7 +421,7 @@ def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
 
     """
     listener = socket.socket(fileno=descriptor)
-    _check_exposure(settings, str(listener.getsockname()[0]))
+    check_exposure(settings, str(listener.getsockname()[0]))
     return listener
 
 
@@ -470,7 +431,12 @@ def main() -> int:
     parser.add_argument(
         "--listener", type=int, help="descriptor of a socket that listens; opened when left out"
     )
-    given: int | None = parser.parse_args().listener
+    parser.add_argument(
+        "--beats", type=int, help="descriptor of a pipe to write to as long as the host runs"
+    )
+    arguments = parser.parse_args()
+    given: int | None = arguments.listener
+    beats: int | None = arguments.beats
     set_up_logging()
     os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
@@ -482,7 +448,7 @@ def main() -> int:
         return 2
     with listener, open_shared_directory() as shared:
         try:
-            asyncio.run(Host(settings, listener, shared=shared).run())
+            asyncio.run(Host(settings, listener, shared=shared, beats=beats).run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1
