@@ -26,7 +26,7 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.observation import (
     read_reference,
 )
-from ecg_lib.operations.keys.signatures import check_code
+from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.monitoring.evidence import (
     Served,
@@ -132,7 +132,7 @@ def read_served(settings: Settings) -> Served | None:
     release = read_current(settings)
     if release is None:
         return None
-    check_code(settings, release)  # its golden requests are answered by its own code
+    prepare_code(settings, release)  # its golden requests are answered by its own code
     bundle = read_bundle(find_bundle(settings, release.model_tag))
     if bundle.hash != release.bundle_hash:
         msg = (

@@ -114,7 +114,8 @@ def release(settings: Settings, toy_bundle: Bundle, serve_release: Serve) -> Rel
     shutil.copytree(toy_bundle.directory, find_bundle(settings, current.model_tag))
     source = bento_source(settings.bentoml_home, current)
     source.mkdir(parents=True)
-    (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
+    caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "ecg_lib", source / "ecg_lib", ignore=caches)
     serve_release(settings, current)
     return current
 
