@@ -165,6 +165,11 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
     return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
 
 
+def read_pins(lock: str) -> list[tuple[str, str]]:
+    """Read names and versions of the packages of a lock, in its order."""
+    return _PINNED.findall(lock)
+
+
 def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: str) -> str:
     """List what a bento is made of, as CycloneDX 1.6 in JSON.
 
@@ -184,7 +189,7 @@ def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: s
             "version": of,
             "purl": f"pkg:pypi/{package}@{of}",
         }
-        for package, of in _PINNED.findall(text)
+        for package, of in read_pins(text)
     ]
     bundle = {
         "type": "machine-learning-model",
