@@ -14,7 +14,7 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
@@ -181,7 +181,7 @@ def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: s
     """
     name, _, version = bento_tag.partition(":")
     text = lock.read_text(encoding="utf-8")
-    packages = [
+    packages: list[dict[str, Any]] = [
         {
             "type": "library",
             "bom-ref": f"pkg:pypi/{package}@{of}",
@@ -191,7 +191,7 @@ def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: s
         }
         for package, of in read_pins(text)
     ]
-    bundle = {
+    bundle: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"bundle:{bundle_hash}",
         "name": BUNDLE_MODEL,

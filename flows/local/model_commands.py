@@ -188,12 +188,12 @@ def evaluate(
     from flows.evaluation.other_databases import add_databases
     from flows.release.load_released import load_bundle_to_use
 
-    of_opening = {"--part": part, "--reason": reason}
-    of_database = {
+    of_opening: dict[str, object] = {"--part": part, "--reason": reason}
+    of_database: dict[str, object] = {
         "--annotations": annotations, "--subjects": subjects, "--lead": lead, "--output": output
     }  # fmt: skip
     if database is not None:
-        others = {"--quick": quick or None, "--final": final or None}
+        others: dict[str, object] = {"--quick": quick or None, "--final": final or None}
         _reject_options(others | of_opening, "--database is judged as a whole")
         _evaluate_database(database, annotations or "atr", subjects, lead, output)
         return

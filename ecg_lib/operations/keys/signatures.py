@@ -37,8 +37,9 @@ from ecg_lib.records.atomic_files import write_durably
 
 _KEY: Final = "release-key"
 _KEY_ADVICE: Final = (
-    "put back the key from a backup, or, if no one else can have read or written it, close it with "
-    "chmod 0600; with another key no signature is valid any more"
+    "put it back from a backup; if only its mode is wrong and nobody else used it, chmod 0600 it; "
+    "without a backup remove it, and sign what you trust with `ecg doctor --sign TAG`, because no "
+    "earlier signature is valid with another key"
 )
 
 

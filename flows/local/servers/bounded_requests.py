@@ -1,6 +1,6 @@
 """Bounds of a request's head: its bytes, and the time until it is whole.
 
-A client needs no login to send a head, and uvicorn by itself waits for the rest of one for ever.
+A client needs no login to send a head, and uvicorn alone waits for the rest without limit.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_code_that_changed_since_it_was_signed_does_not_run(
 
 @pytest.mark.parametrize("name", ["bentos", "bentos/worker.py", "bentos/__pycache__", "."])
 def test_code_with_a_link_neither_runs_nor_is_signed(settings: Settings, name: str) -> None:
-    """What a link leads to can change, and the link stays the same."""
+    """The file behind a link can change while the link stays the same."""
     place = source_of(settings) / name
     if place.exists():
         place.rename(settings.home / "elsewhere")
@@ -185,7 +185,7 @@ def test_a_short_key_accepts_no_signature_and_makes_none(settings: Settings, key
     path.write_text(
         signature.model_copy(update={"hmac": signature.compute_hmac(key.strip())}).model_dump_json()
     )
-    problem = rf"must have at least 32 characters, it has {len(key.strip())}; put back the key"
+    problem = rf"must have at least 32 characters, it has {len(key.strip())}; put it back"
     with pytest.raises(SignatureError, match=problem):
         check_code(settings, RELEASE)
     with pytest.raises(SignatureError, match=problem):
@@ -198,7 +198,9 @@ def test_a_short_key_accepts_no_signature_and_makes_none(settings: Settings, key
 def test_without_its_key_no_release_is_accepted(settings: Settings) -> None:
     path = key_path(settings)
     path.chmod(0o644)
-    with pytest.raises(SignatureError, match=r"this user and have mode 0600.*close it with chmod"):
+    with pytest.raises(
+        SignatureError, match=r"this user and have mode 0600.*chmod 0600 it; without a backup"
+    ):
         check_signature(settings, RELEASE)
     path.unlink()
     with pytest.raises(SignatureError, match=r"without the key of releases .* from a backup"):
