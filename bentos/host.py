@@ -34,7 +34,7 @@ from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
-from ecg_lib.operations.keys.signatures import SignatureError, check_code
+from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -295,7 +295,7 @@ class Host:
         if name == CURRENT:
             self._considered, self._retry_at = release, None
         try:
-            check_code(self._settings, release)
+            prepare_code(self._settings, release)
             return await self._start(bento_source(self._settings.bentoml_home, release), path)
         except (WorkerError, SignatureError) as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more

@@ -200,7 +200,7 @@ class Settings(BaseSettings):
 
     @property
     def signatures_dir(self) -> Path:
-        """Signatures of all releases that were ever served."""
+        """One signature for each release that was made, whether the service took it or not."""
         return self.home / "signatures"
 
     @property

@@ -24,7 +24,7 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.observation import (
     read_reference,
 )
-from ecg_lib.operations.keys.signatures import check_code
+from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.monitoring.evidence import (
     Served,
@@ -131,7 +131,7 @@ def read_served(settings: Settings) -> Served | None:
     if read_current(settings) is None:
         return None
     release, bundle = load_released_bundle(settings)
-    check_code(settings, release)  # its golden requests are answered by its own code
+    prepare_code(settings, release)  # its golden requests are answered by its own code
     return Served(release, bundle, datetime.fromisoformat(release.released_at))
 
 
