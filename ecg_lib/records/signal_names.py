@@ -31,7 +31,10 @@ class SignalKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-_MILLIVOLT: Final = ("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts")
+_MILLIVOLT: Final = (
+    *("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"),
+    *("milivoltio", "milivoltios"),
+)
 _MICROVOLT: Final = (
     *(
         "uv",
@@ -41,13 +44,25 @@ _MICROVOLT: Final = (
         "mcv",
     ),  # casefold makes the micro sign Greek; then UTF-8 as Latin-1
     *("microv", "microvolt", "microvolts", "mikrovolt", "mikrov", "uvolt", "uvolts", "μvolt"),
+    *("microvoltio", "microvoltios"),
 )
+_COUNTS: Final = (
+    *("adu", "count", "counts", "lsb", "lsbs", "digit", "digits", "bit", "bits"),
+    *("adc", "adccount", "adccounts", "adcunit", "adcunits", "rawadc", "adcraw", "cuentas"),
+    *("au", "a.u.", "arb.u.", "arbitraryunits", "adcwerte", "rohwert", "rohwerte", "zählwerte"),
+)
+_OTHER_UNITS: Final = frozenset(
+    "mmhg cmh2o kpa pa bpm /min 1/min min-1 min^-1 % nu °c degc celsius °f g mg m/s2 m/s^2 m/s² "
+    "°/s deg/s dps l/s l/min ml/min ohm kohm ω lux hz db".split()
+)
+"""Units of other signals, in small letters."""
+
 _UNITS: Final[dict[str, str]] = {
     **dict.fromkeys(_MILLIVOLT, "mV"),
     **dict.fromkeys(_MICROVOLT, "uV"),
-    **dict.fromkeys(("v", "volt", "volts"), "V"),
+    **dict.fromkeys(("v", "volt", "volts", "voltio", "voltios"), "V"),
     **dict.fromkeys(("nv", "nanovolt", "nanovolts", "nvolt"), "nV"),
-    **dict.fromkeys(("adu", "count", "counts", "lsb", "digit", "digits"), COUNTS),
+    **dict.fromkeys(_COUNTS, COUNTS),
 }
 
 UNIT_TO_MV: Final[dict[str, float]] = {
@@ -74,7 +89,21 @@ def read_unit(text: str) -> str | None:
     ('uV', None)
 
     """
-    return _UNITS.get(text.strip(" \t\x00'\"()[]").casefold().replace(" ", ""))
+    return _UNITS.get(_bare(text))
+
+
+def is_other_unit(text: str) -> bool:
+    """Return whether a text is the unit of a signal that is not a voltage.
+
+    >>> is_other_unit("[mmHg]"), is_other_unit("mV")
+    (True, False)
+
+    """
+    return _bare(text) in _OTHER_UNITS
+
+
+def _bare(unit: str) -> str:
+    return unit.strip(" \t\x00'\"()[]{}<>").casefold().replace(" ", "")
 
 
 _NOT_ECG: Final = frozenset(

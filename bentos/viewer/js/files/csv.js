@@ -73,10 +73,12 @@ function readComment(line, split, width) {
 function describe(columns, headings, fileName) {
   const time = headings.findIndex(({ kind }) => kind === "time");
   const kept = headings.flatMap(({ kind }, at) =>
-    kind === "time" || (kind === "count" && isNumbering(columns[at])) ? [] : [at],
+    kind === "time" || kind === "other" || (kind === "count" && isNumbering(columns[at]))
+      ? []
+      : [at],
   );
   if (!kept.length)
-    throw fileProblem(`${fileName} has no lead`, "Every column is time or a number.");
+    throw fileProblem(`${fileName} has no lead`, "Every column is time, a number or another signal.");
   const leads = kept.map((at) => headings[at].name);
   const twice = leads.find((name, at) => leads.indexOf(name) < at);
   if (twice !== undefined)

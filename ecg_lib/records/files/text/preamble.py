@@ -7,10 +7,21 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError
-from ecg_lib.records.signal_names import SignalKind, kind_of, read_unit
+from ecg_lib.records.signal_names import (
+    UNIT_TO_MV,
+    SignalKind,
+    is_other_unit,
+    kind_of,
+    read_unit,
+)
 
 LEAD_KEY: Final = re.compile(
     r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
+)
+
+_UNIT_KEY: Final = re.compile(
+    r"(?:.*[ _-])?(?:units?|einheit(?:en)?|unidad(?:es)?|unit[ée]s?|unit[àa]|unidade)(?:[ _-].*)?",
+    re.IGNORECASE,
 )
 
 _LONGEST_LINE: Final = 500
@@ -100,7 +111,14 @@ class Statements(NamedTuple):
         stated = [
             (pair[0].strip("\"' "), pair[1].strip("\"' ,;")) for pair in pairs if len(pair) == 2
         ]
-        units = {unit for key, value in stated if len(key) < 30 and (unit := read_unit(value))}
+        units = {
+            read_unit(value) or value
+            for key, value in stated
+            if len(key) < 30
+            and (is_other_unit(value) or read_unit(value) is not None)
+            and (_UNIT_KEY.fullmatch(key) or read_unit(value) in UNIT_TO_MV)
+            and not LEAD_KEY.fullmatch(key)
+        }
         leads = [value for key, value in stated if LEAD_KEY.fullmatch(key)]
         warnings: tuple[str, ...] = ()
         unit = units.pop() if len(units) == 1 else None

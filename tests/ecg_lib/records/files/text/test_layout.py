@@ -84,6 +84,40 @@ def test_a_column_of_time_wins_over_the_words_above_it_and_the_conflict_is_said(
         _open(tmp_path, f"# sampling rate: 500 Hz\ntime,ECG\n{rows}\n", fs=500.0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# unit: adu\ntime,ECG\n",
+        "Unit,counts\ntime,ECG\n",
+        "# Einheit: bits\ntime,ECG\n",
+        "time,ECG (a.u.)\n",
+        "time,ECG [ADC counts]\n",
+        "time,ecg_counts\n",
+        "time,ECG\ns,bits\n",
+    ],
+)
+def test_counts_are_never_taken_for_millivolts(tmp_path: Path, text: str) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    with pytest.raises(UnsupportedRecordError, match="counts, which need the gain"):
+        _open(tmp_path, text + rows)
+
+
+@pytest.mark.parametrize(
+    "text", ["time,signal (mmHg)\n", "# unit: mmHg\ntime,signal\n", "time,wave [%]\n"]
+)
+def test_a_signal_with_the_unit_of_another_is_not_an_ecg(tmp_path: Path, text: str) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    with pytest.raises(UnsupportedRecordError, match="must have a signal in V, mV or uV"):
+        _open(tmp_path, text + rows)
+
+
+def test_the_name_of_a_lead_above_the_samples_is_not_a_unit(tmp_path: Path) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    np.testing.assert_allclose(
+        _read(_open(tmp_path, "# Lead: V\ntime,ECG\n" + rows)), VALUES, atol=1e-6
+    )
+
+
 def test_filters_above_the_samples_do_not_contradict_the_rate_that_is_given(tmp_path: Path) -> None:
     text = "# low-pass 150 Hz\n# notch filter 50 Hz\nECG\n" + "\n".join(ROWS)
     assert _open(tmp_path, text, fs=FS).leads[0].fs == 250.0
