@@ -118,16 +118,29 @@ _NOT_ECG: Final = frozenset(
     "frequenz frequency frecuencia puls herzfrequenz atmung chin jaw eye crc".split()
 )
 
+_NOT_ECG_STEM: Final = re.compile(
+    # Words of many languages are put together, or inflected.
+    r".*(?:pleth|pletism|pulso?x|oximet|oxymet|puls[ewkao]|pouls|pression|presion|pressao|pressur"
+    r"|druck|respir|atem|atmung|breath|souffle|saettig|sattig|satura|temper|frequen[zc]|frecuen"
+    r"|ritmo|flow|fluss|flujo|schnarch|ronquid|snor"
+    r"|beschleunig|acceler|aceler|gyro|impedan|bewegung|movim|lagesensor|posicion|position"
+    r"|herzrate|herzschlag|elektroenzephal|electroencef|elektromyo|electromio|elektrookul)"
+    r".*|puls|fc|fr|nbp|uap|uvp|lap|rap|lvp|rvp|aop|edr|icg|dzdt|p[1-9]|co|art|map|pat|ptt|pwv"
+)
+
 _EEG_ELECTRODE: Final = re.compile(
     r"(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])"
     r"(?: ?(?:[am][12]|ref|le|av|cz))?"
 )
 
 _GENERIC: Final = re.compile(
-    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|elektrokardiogramm?|electrocard\w*"
+    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*"
 )
 
-_LEAD_WORD: Final = re.compile(r"lead|abl|ableitung\w*|deriv\w*|canal|brustwand|kanal")
+_LEAD_WORD: Final = re.compile(
+    r"lead|abl|(?:brustwand|extremitaten|extremitaeten|standard|einthoven|goldberger|wilson)?"
+    r"ableitung\w*|deriv\w*|precordial|canal|brustwand|kanal"
+)
 
 _LEAD: Final = re.compile(
     r"(?:ml|m)?i{1,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\d{0,2}r?|mv\d|mcl\d|cm\d|cc5|cs\d"
@@ -136,6 +149,7 @@ _LEAD: Final = re.compile(
 
 _NOISE_WORDS: Final = frozenset(
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
+    "rhythm strip "
     "mv uv µv v microv".split()
 )
 
@@ -143,7 +157,7 @@ _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
 
 
 def kind_of(name: str) -> SignalKind:
-    """Return what a signal is by its name.
+    """Return what a signal is by its name; a word for another signal counts most.
 
     Examples
     --------
@@ -155,7 +169,7 @@ def kind_of(name: str) -> SignalKind:
     if not words:
         return SignalKind.UNKNOWN
     joined = " ".join(words)
-    if _NOT_ECG.intersection(words) or joined.startswith("heart rate"):
+    if _NOT_ECG.intersection(words) or any(map(_NOT_ECG_STEM.fullmatch, words)):
         return SignalKind.OTHER
     if any(_GENERIC.fullmatch(word) for word in words) or lead_of(name) is not None:
         return SignalKind.ECG
