@@ -134,8 +134,15 @@ def measure_rate(times_s: NDArray[np.float64]) -> Rate:
         raise MissingDetailError(msg, detail="sampling_rate")
     is_gap = _find_gaps(times_s, 1 / step_s) > 0
     parts = np.split(np.arange(len(times_s)), np.flatnonzero(is_gap))
-    lasts_s = sum(float(times_s[part[-1]] - times_s[part[0]]) for part in parts)
-    n_steps = sum(len(part) - 1 for part in parts)
+    # Rows that share the stamp of a packet say how long it lasted when the next one begins.
+    anchors = [part[np.flatnonzero(np.diff(times_s[part]) > 0) + 1] for part in parts]
+    spans = [
+        (part[0] if (steps_s > 0).all() else place[0], place[-1])
+        for part, place in zip(parts, anchors, strict=True)
+        if len(place)
+    ]
+    lasts_s = sum(float(times_s[last] - times_s[first]) for first, last in spans)
+    n_steps = sum(int(last - first) for first, last in spans)
     fs = n_steps / lasts_s if lasts_s > 0 else 1 / step_s
     expected = np.concatenate([times_s[part[0]] + np.arange(len(part)) / fs for part in parts])
     jitter_s = float(np.quantile(np.abs(times_s - expected), 0.95))

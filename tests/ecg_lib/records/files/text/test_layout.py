@@ -118,6 +118,16 @@ def test_the_name_of_a_lead_above_the_samples_is_not_a_unit(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.parametrize("packet", [25, 73, 250])
+def test_one_stamp_a_packet_gives_the_rate_of_its_rows(tmp_path: Path, packet: int) -> None:
+    rows = "".join(f"{n // packet * packet / FS:.3f},{ROWS[n]}\n" for n in range(N))
+    assert _open(tmp_path, f"time,ECG\n{rows}", fs=FS).leads[0].fs == FS
+    with pytest.raises(MissingDetailError, match="they give about 250 Hz"):
+        _open(tmp_path, f"time,ECG\n{rows}")
+    with pytest.raises(MissingDetailError, match="the file states 250 Hz"):
+        _open(tmp_path, f"time,ECG\n{rows}", fs=270.0)
+
+
 def test_filters_above_the_samples_do_not_contradict_the_rate_that_is_given(tmp_path: Path) -> None:
     text = "# low-pass 150 Hz\n# notch filter 50 Hz\nECG\n" + "\n".join(ROWS)
     assert _open(tmp_path, text, fs=FS).leads[0].fs == 250.0
