@@ -133,9 +133,7 @@ _EEG_ELECTRODE: Final = re.compile(
     r"(?: ?(?:[am][12]|ref|le|av|cz))?"
 )
 
-_GENERIC: Final = re.compile(
-    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*"
-)
+_GENERIC: Final = re.compile(r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*")
 
 _LEAD_WORD: Final = re.compile(
     r"lead|abl|(?:brustwand|extremitaten|extremitaeten|standard|einthoven|goldberger|wilson)?"

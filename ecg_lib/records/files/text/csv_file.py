@@ -187,7 +187,10 @@ class CsvFile:
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.
-            msg = "every row of the CSV file must hold as many numbers as the first, one does not"
+            msg = (
+                "every row of the CSV file must hold as many numbers as the first, one does not; "
+                "missing samples are empty cells or NaN"
+            )
             raise CorruptRecordError(msg) from error
 
 
