@@ -15,7 +15,7 @@ from ecg_lib.recordings.process_limits import ONE_THREAD
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="WFDB, EDF, CSV or NPY.")],
+    file: Annotated[Path, typer.Argument(help="A recording of any format that analyze takes.")],
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,

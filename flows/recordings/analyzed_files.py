@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
+from ecg_lib.records.files.archives import unpacked
 from ecg_lib.records.files.opening import SUFFIXES
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.layout import find_layout
@@ -136,7 +137,9 @@ def _is_recording(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in _TAKEN or path.name.lower().endswith(ResultFormat.CSV.suffix):
         return False
-    if suffix != ".txt" or not path.is_file():
+    if path.is_dir():
+        return False
+    if suffix != ".txt":
         return True
     with path.open("rb") as file:  # most texts in a directory are words
         start = file.read(_PEEK_BYTES)
@@ -180,13 +183,13 @@ def analyze_file(
         kind: output_dir / f"{path.stem}{kind.suffix}"
         for kind in map(ResultFormat, request.formats)
     }
-    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ecg-"))
+        parts = [
+            stack.enter_context(unpacked(part)) for part in (path, *map(Path, request.more_parts))
+        ]
         analysis = analyze_recording(
-            open_parts(
-                [source, *map(Path, request.more_parts)],
-                fs=request.sampling_rate,
-                unit=request.unit,
-            ),
+            open_parts(parts, fs=request.sampling_rate, unit=request.unit),
             lead=request.lead,
             classifier=classifier,
             model=model,
@@ -210,24 +213,6 @@ def analyze_file(
         results=tuple(str(target) for target in targets.values()),
         warnings=summary.warnings,
     )
-
-
-@contextmanager
-def _opened(path: Path, scratch: str) -> Iterator[Path]:
-    """Give the path of the recording; that of an archive is unpacked first."""
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        yield path
-        return
-    from ecg_lib.records.files.archives import find_header, unpack_record
-
-    # Two folders: a file of the archive may have the name of a part that is not yet renamed.
-    unpacked, named = Path(scratch) / "unpacked", Path(scratch) / "named"
-    unpacked.mkdir()
-    named.mkdir()
-    names = unpack_record(path, unpacked)
-    for name, part in names.items():
-        part.rename(named / name)
-    yield named / find_header({name: named / name for name in names})
 
 
 def describe_file(done: AnalyzedFile) -> str:

@@ -91,6 +91,9 @@ def _open_export(path: Path, *, fs: float | None, unit: str | None) -> Recording
 
 
 def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
+    if path.is_dir():
+        msg = "a recording must be a file, this is a directory"
+        raise UnsupportedRecordError(msg)
     suffix = path.suffix.lower()
     header = _header_of(path)
     if suffix not in {".hea", "", *_SIGNALS} or (path.is_file() and _begins_as_edf(path)):
