@@ -39,6 +39,7 @@ from ecg_lib.records.files.text.times import (
     Rate,
     measure_rate,
     read_clocks,
+    read_time_of_day,
     settle_rate,
     size_of_unit,
 )
@@ -130,6 +131,9 @@ class CsvFile:
             fs=fs,
             is_regular=measured is None or measured.is_regular,
             warnings=warnings,
+            start_clock_s=None
+            if time is None or time.scale
+            else read_time_of_day(layout.rows[0][time.number]),
         )
 
     @property

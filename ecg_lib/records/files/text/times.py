@@ -49,6 +49,9 @@ _CLOCK: Final = re.compile(
 )
 
 _DAY_S: Final = 86_400.0
+_FIRST_S: Final = 60.0
+"""Times without a date that begin below it count from the beginning, and not from midnight."""
+
 _MONTHS: Final = 12
 
 
@@ -70,6 +73,16 @@ def read_clocks(cells: list[str]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):
             times_s += _DAY_S * np.cumsum(np.diff(times_s, prepend=times_s[:1]) < -_DAY_S / 2)
     return times_s
+
+
+def read_time_of_day(cell: str) -> float | None:
+    """Read the time of day, in seconds; None where it is the time since the beginning."""
+    match = _CLOCK.fullmatch(cell.strip().strip("'\""))
+    time_s = _read_clock(cell)
+    if match is None or not time_s > 0 or not match["hours"]:
+        return None
+    is_elapsed = _date_of(match) is None and time_s < _FIRST_S
+    return None if is_elapsed else time_s % _DAY_S
 
 
 def _read_clock(cell: str) -> float:
