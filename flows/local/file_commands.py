@@ -119,12 +119,14 @@ def analyze(
     version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     model = analysis.describe_model(bundle, version=version)
-    listed = analysis.list_recordings(files)
+    listed = analysis.list_recordings(files, are_parts=join)
     for path, reason in listed.refused.items():
         typer.secho(f"{path}: {reason}", fg="red", err=True)
     failed = len(listed.refused)
     paths = list(map(str, listed.paths))
-    recordings = [paths] if join and paths else [[path] for path in paths]
+    recordings = [[path] for path in paths]
+    if join:  # a recording without one of its parts would be another
+        recordings = [paths] if paths and not failed else []
     for first, *more in recordings:
         request = analysis.Request(
             path=first,

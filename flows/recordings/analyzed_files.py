@@ -91,12 +91,13 @@ class ListedRecordings(NamedTuple):
     """Why others are not analysed."""
 
 
-def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
+def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> ListedRecordings:
     """List the recordings among files and directories; of a WFDB record its header.
 
     Results that lie in a directory are passed over. Results have the names of their recordings,
-    so recordings that share one are refused, and the others are not. Segments of a WFDB record
-    are not recordings of their own, and a directory without any is refused.
+    so recordings that share one are refused, and the others are not; parts of one recording may
+    share a name. Segments of a WFDB record are not recordings of their own, and a directory
+    without any is refused.
     """
     found: list[Path] = []
     empty: dict[Path, str] = {}
@@ -111,9 +112,9 @@ def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
             empty[path] = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
         found += inside
     found = list(dict.fromkeys(found))
-    names = Counter(path.stem for path in found)
+    names = Counter(path.stem for path in (found if not are_parts else ()))
     return ListedRecordings(
-        paths=[path for path in found if names[path.stem] == 1],
+        paths=[path for path in found if names[path.stem] <= 1],
         refused=empty
         | {
             path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
