@@ -1,8 +1,10 @@
 """Tell by name and unit whether a signal is an ECG lead, and which lead to analyse.
 
-One rule for every format and route. Names of leads come in the spellings of many devices
-(``MLII``, ``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units
-as well (``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
+One rule for every format and route; the viewer has it too
+(``bentos/viewer/js/files/lead_names.js``), and both are tested with one table,
+``tests/lead_choices.json``. Names of leads come in the spellings of many devices (``MLII``,
+``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units as well
+(``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
 """
 
 from __future__ import annotations
@@ -107,15 +109,13 @@ def _bare(unit: str) -> str:
 
 
 _NOT_ECG: Final = frozenset(
-    "pleth plethysmogram plethysmograph ppg spo2 sao2 so2 eeg eog emg resp respiration rsp "
-    "breathing abp art bp abpm nibp ibp cvp pap icp cpp hr heartrate heart bpm pulse pr rr rri ibi "
-    "hrv acc accel accelerometer accelerometry accx accy accz gyro gyroscope mag temp "
-    "temperature flow airflow nasal thorax thor thoracic abdomen abdominal abdo snore snoring "
-    "sound light lux position battery event events marker markers annotation annotations label "
-    "labels gsr eda co2 etco2 o2 pcg phono scg bcg impedance imp pressure pressao presion druck "
-    "trigger status seq nseq index count counter time timestamp zeit tiempo digital speed cadence "
-    "power steps altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi "
-    "frequenz frequency frecuencia puls herzfrequenz atmung chin jaw eye crc".split()
+    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp bp abpm nibp ibp cvp pap icp cpp hr heartrate "
+    "heart bpm pr rr rri ibi hrv acc accel accx accy accz mag temp nasal thorax thor thoracic "
+    "abdomen abdominal abdo sound light lux battery event events marker markers annotation "
+    "annotations label labels gsr eda co2 etco2 o2 pcg phono scg bcg imp trigger status seq "
+    "nseq index count counter time timestamp zeit tiempo digital speed cadence power steps "
+    "altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye "
+    "crc".split()
 )
 
 _NOT_ECG_STEM: Final = re.compile(
@@ -147,8 +147,7 @@ _LEAD: Final = re.compile(
 
 _NOISE_WORDS: Final = frozenset(
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
-    "rhythm strip "
-    "mv uv µv v microv".split()
+    "rhythm strip mv uv µv v microv".split()
 )
 
 _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}

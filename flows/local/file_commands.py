@@ -40,7 +40,10 @@ def predict(
 
 
 def annotate(
-    records: Annotated[list[Path], typer.Argument(help="Recordings of any format that analyze takes, and directories.")],
+    records: Annotated[
+        list[Path],
+        typer.Argument(help="Recordings of any format that analyze takes, and directories."),
+    ],
     output_dir: Annotated[Path, typer.Option(help="Where the .pvc files go.")],
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")

@@ -74,7 +74,8 @@ class NpyFile:
             else:
                 samples_mv = samples.astype(np.float64) * self.scale_to_mv
                 if samples.dtype.kind == "i" and samples.dtype.itemsize > 1:
-                    samples_mv[samples == np.iinfo(samples.dtype).min] = np.nan
+                    least = -(1 << (8 * samples.dtype.itemsize - 1))
+                    samples_mv[samples == least] = np.nan
                 yield check_samples(samples_mv)
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from ecg_lib.records.signal_names import find_ecg, kind_of, lead_of
@@ -45,3 +49,13 @@ def test_compounds_spell_their_lead() -> None:
     assert lead_of("Brustwandableitung V5") == "v5"
     assert lead_of("Extremitätenableitung II") == "ii"
     assert find_ecg(["Pulskurve", "Brustwandableitung V5"]) == 1
+
+
+CHOICES = json.loads((Path(__file__).parents[2] / "lead_choices.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", CHOICES, ids=lambda case: ",".join(case["names"]))
+def test_the_lead_is_chosen_as_the_viewer_chooses_it(case: dict[str, Any]) -> None:
+    """The viewer is held to the same table by ``tests/bentos/viewer/test_reading_files.py``."""
+    place = find_ecg(case["names"])
+    assert (None if place is None else case["names"][place]) == case["chosen"]

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, EcgError, UnsupportedRecordError
 from ecg_lib.records.files.devices.device_file import (
-    MISSING_16,
     LEAD_NAMES,
+    MISSING_16,
     DeviceFile,
     DeviceLead,
     check_size,

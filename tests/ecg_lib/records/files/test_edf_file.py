@@ -172,7 +172,8 @@ def test_a_spare_channel_without_usable_limits_does_not_refuse_the_file(
 
 @pytest.mark.parametrize("is_inverted", [False, True])
 def test_the_least_number_below_the_digital_limits_is_a_missing_sample(
-    tmp_path: Path, is_inverted: bool
+    tmp_path: Path,
+    is_inverted: bool,  # noqa: FBT001  a parameter of the test
 ) -> None:
     path = tmp_path / "r.edf"
     counts = COUNTS_OF_ECG.copy()

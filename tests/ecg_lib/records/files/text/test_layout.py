@@ -137,8 +137,10 @@ def test_filters_above_the_samples_do_not_contradict_the_rate_that_is_given(tmp_
 
 @pytest.mark.parametrize(
     "word",
-    ["", '""', "NaN", "#N/A", "n/a", "<NA>", "?", "#NV", "#DIV/0!", "NULL", "1.#QNAN", "--"]
-    + ["k.A.", "n.v.", "s/d", "---", "-32768"],
+    [
+        *("", '""', "NaN", "#N/A", "n/a", "<NA>", "?", "#NV", "#DIV/0!", "NULL", "1.#QNAN", "--"),
+        *("k.A.", "n.v.", "s/d", "---", "-32768"),
+    ],
 )
 @pytest.mark.parametrize("start", [0, 1000])
 def test_missing_samples_of_one_column_keep_their_time(
