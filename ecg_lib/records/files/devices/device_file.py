@@ -52,7 +52,7 @@ class DeviceLead:
     """mV of one step."""
     offset_mv: float = 0.0
     """mV of a sample that is 0."""
-    missing: tuple[int, ...] = ()
+    missing: tuple[int, ...] = (MISSING_16,)
     """Values that mark a sample as missing."""
 
 

@@ -19,7 +19,6 @@ import numpy as np
 
 from ecg_lib.errors import CorruptRecordError
 from ecg_lib.records.files.devices.device_file import (
-    MISSING_16,
     DeviceFile,
     DeviceLead,
     make_device_file,
@@ -74,7 +73,6 @@ def read_ishne(path: Path) -> DeviceFile:
                 fs=float(rate_hz),
                 samples=samples[:, number],
                 gain_mv=resolutions_nv[number] * 1e-6,
-                missing=(MISSING_16,),
             )
             for number in range(n_leads)
         ],

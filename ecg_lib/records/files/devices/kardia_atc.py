@@ -17,7 +17,6 @@ import numpy as np
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.devices.device_file import (
-    MISSING_16,
     DeviceFile,
     DeviceLead,
     make_device_file,
@@ -71,7 +70,6 @@ def read_atc(path: Path) -> DeviceFile:
                 fs=fs,
                 samples=np.frombuffer(blocks[block][: len(blocks[block]) // 2 * 2], dtype="<i2"),
                 gain_mv=gain_mv,
-                missing=(MISSING_16,),
             )
             for block, name in _LEADS.items()
             if blocks.get(block)

@@ -82,7 +82,6 @@ def _read_lead(lead: Element, fs: float) -> DeviceLead:
         fs=fs,
         samples=samples[:count],
         gain_mv=scale * read_number(text_of(lead, "LeadAmplitudeUnitsPerBit"), "gain of a lead"),
-        missing=(MISSING_16,),
     )
 
 

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.devices.device_file import (
-    MISSING_16,
     DeviceFile,
     DeviceLead,
     make_device_file,
@@ -74,9 +73,7 @@ def read_philips(root: Element) -> DeviceFile:
     return make_device_file(
         "philips",
         [
-            DeviceLead(
-                name=name, fs=fs, samples=values, gain_mv=step_uv * 1e-3, missing=(MISSING_16,)
-            )
+            DeviceLead(name=name, fs=fs, samples=values, gain_mv=step_uv * 1e-3)
             for name, values in zip(names, samples, strict=True)
         ],
         start_clock_s=read_clock(acquisition.get("time", "")),

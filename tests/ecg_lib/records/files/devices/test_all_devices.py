@@ -156,7 +156,6 @@ def test_missing_samples_stay_missing_in_a_copy(
     assert np.flatnonzero(is_missing).tolist() == list(range(1000, 1500))
 
 
-@pytest.mark.parametrize("kind", ["dicom", "ishne", "muse", "philips", "atc"])
 def test_the_least_sample_of_16_bits_is_missing(
     kind: str, writers: ModuleType, counts: Counts, opened: Open, read: Read
 ) -> None:
