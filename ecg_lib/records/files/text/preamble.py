@@ -78,6 +78,8 @@ def find_rate(line: str) -> float | None:
     for pattern in _RATES:
         match = pattern.search(line)
         if match is not None:
+            if kind_of(line[: match.start() + 1]) is SignalKind.OTHER:
+                return None  # the rate of another signal
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None

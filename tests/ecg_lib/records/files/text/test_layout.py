@@ -52,6 +52,8 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
         ("# recorded at 1 kHz", 1000.0),
         ("Frequency: 250 Hz", 250.0),
         ('"Fréquence d\'échantillonnage";"500,0 hertz"', 500.0),
+        ("# resp sampling rate: 125 Hz", None),
+        ("PPG fs = 100", None),
         ("# low-pass 150 Hz", None),
         ("# notch filter 50 Hz", None),
         ("Filter frequency: 100 Hz", None),
