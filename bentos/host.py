@@ -216,9 +216,19 @@ class Host:
             msg = f"no worker can load what the others serve: {refusal}"
             raise WorkerError(msg)
         worker = worker or await self._start(self._own_source, None)
-        if refusal is not None:
+        if refusal is not None and not self._serves_current(worker):
             worker.tell_refused(refusal)
         return worker
+
+    def _serves_current(self, worker: WorkerProcess) -> bool:
+        """Return whether a worker that fell back serves the current release all the same.
+
+        It does when that was repaired in between.
+        """
+        with contextlib.suppress(ReleaseError):
+            current = read_release(self._path_of(CURRENT))
+            return current is not None and _serves(worker, current)
+        return False
 
     @property
     def _is_serving(self) -> bool:
@@ -248,7 +258,6 @@ class Host:
 
     def _note_served(self) -> None:
         """Note the release that all workers serve, and the one before it as the last good one."""
-        serving = [worker.serves for worker in self._workers]
         try:
             current = read_release(self._path_of(CURRENT))
             noted = read_release(self._path_of(SERVED))
@@ -256,11 +265,7 @@ class Host:
             return  # the workers report a torn current release; `ecg doctor` removes others
         if current is None or is_same_release(current, noted):
             return
-        wanted = (current.bento_tag, current.model_version, current.bundle_hash)
-        if not serving or any(
-            one is None or (one["bento_tag"], one["version"], one["bundle_hash"]) != wanted
-            for one in serving
-        ):
+        if not self._workers or not all(_serves(worker, current) for worker in self._workers):
             return
         try:
             if noted is not None:
@@ -364,6 +369,15 @@ class Host:
             kept=(self._shared_lock,),
             environment=environment,
         )
+
+
+def _serves(worker: WorkerProcess, release: Release) -> bool:
+    serves = worker.serves
+    return serves is not None and (
+        serves["bento_tag"] == release.bento_tag
+        and serves["version"] == release.model_version
+        and serves["bundle_hash"] == release.bundle_hash
+    )
 
 
 def check_monitoring_url(settings: Settings) -> None:
