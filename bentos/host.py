@@ -17,7 +17,6 @@ import argparse
 import asyncio
 import contextlib
 import fcntl
-import ipaddress
 import logging
 import os
 import shutil
@@ -35,7 +34,7 @@ from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
-from ecg_lib.operations.keys.signatures import SignatureError, check_code
+from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -47,14 +46,15 @@ from ecg_lib.operations.releases import (
     read_release,
     write_release,
 )
+from ecg_lib.operations.service_socket import check_exposure, open_listener
 from ecg_lib.operations.settings import Settings, read_settings
 
 _POLL_S: Final = 0.2
+_BEAT_S: Final = 1.0
 _LONGEST_BACKOFF_S: Final = 30.0
 _RETRY_S: Final = 30.0
 """Until other code that did not start is tried again; a start takes a core for seconds."""
 _STABLE_S: Final = 60.0
-_BACKLOG: Final = 2048
 _MOST_WORKERS: Final = 4
 _SHARED: Final = "ecg-workers-"
 _SHARED_LOCK: Final = "lock"
@@ -73,16 +73,24 @@ class Host:
         Bound and listening.
     shared : SharedDirectory
         Where the workers keep their common counts.
+    beats : int, optional
+        Descriptor of a pipe that is written to as long as the host runs, whatever its workers do.
 
     """
 
     def __init__(
-        self, settings: Settings, listener: socket.socket, *, shared: SharedDirectory
+        self,
+        settings: Settings,
+        listener: socket.socket,
+        *,
+        shared: SharedDirectory,
+        beats: int | None = None,
     ) -> None:
         self._settings = settings
         self._listener = listener
         self._shared = shared.path
         self._shared_lock = shared.lock
+        self._beats = beats
         self._n_workers = settings.service_workers or min(_MOST_WORKERS, os.cpu_count() or 1)
         self._workers: list[WorkerProcess] = []
         self._replaced: list[WorkerProcess] = []
@@ -107,14 +115,15 @@ class Host:
             loop.add_signal_handler(number, self._stop.set)
         stop = asyncio.create_task(self._stop.wait())
         serve = asyncio.create_task(self._serve())
+        beat = asyncio.create_task(self._beat())
         try:
             await asyncio.wait({stop, serve}, return_when=asyncio.FIRST_COMPLETED)
             if serve.done():
                 serve.result()
         finally:
-            for task in (stop, serve):
+            for task in (stop, serve, beat):
                 task.cancel()
-            await asyncio.gather(stop, serve, return_exceptions=True)
+            await asyncio.gather(stop, serve, beat, return_exceptions=True)
             await asyncio.gather(*(worker.stop() for worker in [*self._replaced, *self._workers]))
 
     async def _serve(self) -> None:
@@ -134,6 +143,14 @@ class Host:
             for worker in [worker for worker in self._replaced if not worker.is_alive]:
                 self._replaced.remove(worker)
                 await self._end(worker)
+
+    async def _beat(self) -> None:
+        """Show the process that started this one that the loop runs."""
+        while self._beats is not None:
+            # The pipe is full while nobody reads it, and broken once its reader has ended.
+            with contextlib.suppress(BlockingIOError, BrokenPipeError):
+                os.write(self._beats, b".")
+            await asyncio.sleep(_BEAT_S)
 
     def _add(self, worker: WorkerProcess) -> None:
         self._workers.append(worker)
@@ -199,9 +216,19 @@ class Host:
             msg = f"no worker can load what the others serve: {refusal}"
             raise WorkerError(msg)
         worker = worker or await self._start(self._own_source, None)
-        if refusal is not None:
+        if refusal is not None and not self._serves_current(worker):
             worker.tell_refused(refusal)
         return worker
+
+    def _serves_current(self, worker: WorkerProcess) -> bool:
+        """Return whether a worker that fell back serves the current release all the same.
+
+        It does when that was repaired in between.
+        """
+        with contextlib.suppress(ReleaseError):
+            current = read_release(self._path_of(CURRENT))
+            return current is not None and _serves(worker, current)
+        return False
 
     @property
     def _is_serving(self) -> bool:
@@ -231,7 +258,6 @@ class Host:
 
     def _note_served(self) -> None:
         """Note the release that all workers serve, and the one before it as the last good one."""
-        serving = [worker.serves for worker in self._workers]
         try:
             current = read_release(self._path_of(CURRENT))
             noted = read_release(self._path_of(SERVED))
@@ -239,11 +265,7 @@ class Host:
             return  # the workers report a torn current release; `ecg doctor` removes others
         if current is None or is_same_release(current, noted):
             return
-        wanted = (current.bento_tag, current.model_version, current.bundle_hash)
-        if not serving or any(
-            one is None or (one["bento_tag"], one["version"], one["bundle_hash"]) != wanted
-            for one in serving
-        ):
+        if not self._workers or not all(_serves(worker, current) for worker in self._workers):
             return
         try:
             if noted is not None:
@@ -278,7 +300,7 @@ class Host:
         if name == CURRENT:
             self._considered, self._retry_at = release, None
         try:
-            check_code(self._settings, release)
+            prepare_code(self._settings, release)
             return await self._start(bento_source(self._settings.bentoml_home, release), path)
         except (WorkerError, SignatureError) as error:
             _logger.error("refused %s: %s", release.bento_tag, error)  # noqa: TRY400  the worker's log has more
@@ -349,6 +371,15 @@ class Host:
         )
 
 
+def _serves(worker: WorkerProcess, release: Release) -> bool:
+    serves = worker.serves
+    return serves is not None and (
+        serves["bento_tag"] == release.bento_tag
+        and serves["version"] == release.model_version
+        and serves["bundle_hash"] == release.bundle_hash
+    )
+
+
 def check_monitoring_url(settings: Settings) -> None:
     """Check that the monitoring database has a driver here, before anything is answered.
 
@@ -367,33 +398,6 @@ def check_monitoring_url(settings: Settings) -> None:
     except PredictionLogError as error:
         msg = f"ECG_MONITORING_URL: {error}"
         raise ConfigurationError(msg) from error
-
-
-def open_listener(settings: Settings) -> socket.socket:
-    """Open the socket of the service.
-
-    Raises
-    ------
-    ConfigurationError
-        If the address is public and API keys or a rate limit are missing, if it cannot be used,
-        or is taken.
-
-    """
-    host, port = settings.service_host, settings.service_port
-    with _explained(host, port):
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        _check_exposure(settings, str(address[0]))
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError:
-            listener.close()
-            raise
-    return listener
 
 
 class SharedDirectory(NamedTuple):
@@ -421,35 +425,6 @@ def open_shared_directory() -> Iterator[SharedDirectory]:
             yield SharedDirectory(path, lock.fileno())
 
 
-def _check_exposure(settings: Settings, address: str) -> None:
-    """Refuse to be open to a network without keys and a limit."""
-    if ipaddress.ip_address(address).is_loopback:
-        return
-    missing = [
-        name
-        for name, is_set in (
-            ("ECG_API_KEYS_FILE", settings.api_keys_file is not None),
-            ("ECG_RATE_LIMIT_PER_MIN", settings.rate_limit_per_min > 0),
-        )
-        if not is_set
-    ]
-    if missing:
-        msg = (
-            f"ECG_SERVICE_HOST must be a loopback address as long as {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not set, got {settings.service_host}"
-        )
-        raise ConfigurationError(msg)
-
-
-@contextlib.contextmanager
-def _explained(host: str, port: int) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        msg = f"ECG_SERVICE_PORT: {host} port {port} cannot be used: {error.strerror}"
-        raise ConfigurationError(msg) from error
-
-
 def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
     """Take the socket that the process which started this one opened, and keeps open.
 
@@ -460,7 +435,7 @@ def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
 
     """
     listener = socket.socket(fileno=descriptor)
-    _check_exposure(settings, str(listener.getsockname()[0]))
+    check_exposure(settings, str(listener.getsockname()[0]))
     return listener
 
 
@@ -470,7 +445,12 @@ def main() -> int:
     parser.add_argument(
         "--listener", type=int, help="descriptor of a socket that listens; opened when left out"
     )
-    given: int | None = parser.parse_args().listener
+    parser.add_argument(
+        "--beats", type=int, help="descriptor of a pipe to write to as long as the host runs"
+    )
+    arguments = parser.parse_args()
+    given: int | None = arguments.listener
+    beats: int | None = arguments.beats
     set_up_logging()
     os.umask(0o077)  # predictions, keys and recordings are for this user alone
     try:
@@ -482,7 +462,7 @@ def main() -> int:
         return 2
     with listener, open_shared_directory() as shared:
         try:
-            asyncio.run(Host(settings, listener, shared=shared).run())
+            asyncio.run(Host(settings, listener, shared=shared, beats=beats).run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1

@@ -20,6 +20,7 @@ from flows.data.record_sources import Source
 from flows.doors.registry import Registry
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
+from flows.monitoring.training_retention import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
 from flows.release.switch_service import find_bundle, read_current, service_url
@@ -65,6 +66,8 @@ def pipeline(
         stages[name] = round(time.monotonic() - started_s, 1)
         return result
 
+    # First: whatever the run comes to, what earlier ones left does not grow without limit.
+    forget_old_training(settings)
     version = timed("ingest-records", lambda: ingest_records(source=source, databases=databases))
     timed(
         "train-sweep",

@@ -45,6 +45,8 @@ from bentos.wire.problems import (
     explain_file_error,
 )
 from ecg_lib import errors
+from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
+from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 
@@ -74,6 +76,7 @@ class JobRunner:
         self, store: JobStore, settings: Settings, *, model: Callable[[], LoadedModel | None]
     ) -> None:
         self._store = store
+        self._settings = settings
         self._kept = settings.recordings_kept
         self._at_once = settings.recordings_at_once
         self._model = model
@@ -195,13 +198,37 @@ class JobRunner:
             return
         task |= {"bundle": str(model.bundle.directory), "model": model.info}
         write_json(directory / TASK, task)
+        try:
+            source = self._prepare_code(model)
+        except SignatureError as error:
+            _logger.error("recording %s is not analysed: %s", job.job_id, error)  # noqa: TRY400  its text is whole
+            detail = "the code of the service has changed on its disk; its operator must restore it"
+            self._fail(job.job_id, ProblemError(CRASHED, detail))
+            return
         self._store.update(job.job_id, status=JobStatus.RUNNING, attempts=job.attempts + 1)
         try:
-            process = _start_process(directory)
+            process = _start_process(directory, source=source)
         except OSError:  # no memory or process left: not counted as an attempt
             self._store.update(job.job_id, status=JobStatus.QUEUED, attempts=job.attempts)
             raise
         self._processes[job.job_id] = (process, time.monotonic())
+
+    def _prepare_code(self, model: LoadedModel) -> Path:
+        """Check the code of the model's release, which may have changed since this process started.
+
+        It is the code of this process, maybe in another bento: a worker goes on when the next
+        release has the same code. A model without a release has the code of this process.
+
+        Raises
+        ------
+        SignatureError
+            If it is not the code that was signed.
+
+        """
+        if model.release is None:
+            return _CODE_ROOT
+        prepare_code(self._settings, model.release)
+        return bento_source(self._settings.bentoml_home, model.release)
 
     def _check_process(self, job_id: str) -> None:
         process, started_s = self._processes[job_id]
@@ -263,14 +290,16 @@ class JobRunner:
                         shutil.rmtree(path, ignore_errors=True)
 
 
-def _start_process(directory: Path) -> subprocess.Popen[bytes]:
+def _start_process(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "bentos.recordings.process", str(directory)],
         # Its end is the sign that this process has ended.
         stdin=subprocess.PIPE,
         env={
             **os.environ,
-            "PYTHONPATH": str(_CODE_ROOT),
+            "PYTHONPATH": str(source),
+            # No signature covers compiled code.
+            "PYTHONDONTWRITEBYTECODE": "1",
             # Parts are worked on by threads of our own.
             **ONE_THREAD,
         },

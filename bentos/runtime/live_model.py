@@ -12,7 +12,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -47,6 +47,8 @@ class LoadedModel:
     bundle: Bundle
     info: dict[str, str]
     """The ``model`` object of every answer."""
+    release: Release | None = None
+    """The release that it is of; None for a bundle that was served without one."""
 
     @property
     def bento_tag(self) -> str:
@@ -160,7 +162,7 @@ class LiveModel:
             bundle_hash=release.bundle_hash,
         )
         self.refusal = None
-        self.use(model)
+        self.use(replace(model, release=release))
 
     def use(self, model: LoadedModel) -> None:
         """Make a loaded model live."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import stat
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -34,6 +35,10 @@ class ReleaseError(EcgError):
     def __init__(self, message: str, *, bento_tag: str) -> None:
         super().__init__(message)
         self.bento_tag = bento_tag
+
+
+class CodeError(EcgError):
+    """The code of a bento is not what was packed, or has links."""
 
 
 class Release(BaseModel):
@@ -109,6 +114,14 @@ def model_directory(bentoml_home: Path, release: Release) -> Path:
 SERVING_PACKAGES: Final = ("bentos", "ecg_lib")
 """The packages of a bento."""
 
+LOCK: Final = "requirements-serving.lock"
+"""The packages that a bento runs with."""
+
+BYTECODE: Final = "__pycache__"
+
+_BESIDE_PACKAGES: Final = (LOCK, "bentofile.yaml")
+"""Files of a bento next to its packages."""
+
 NOT_SERVING: Final = ("ecg_lib/evaluation", "ecg_lib/training")
 """Folders of these packages that no bento needs; a change in them asks for no new workers."""
 
@@ -130,18 +143,63 @@ def hash_code(root: Path) -> str:
     return _hash_packages(root, left_out=NOT_SERVING)
 
 
-def has_code(root: Path, code_hash: str) -> bool:
-    """Return whether a directory holds the code with a hash, as today or earlier code computed it.
+def check_bento_code(source: Path, code_hash: str) -> None:
+    """Check that the code of a bento is what was packed, and nothing else.
 
-    Earlier code left no folder of the packages out.
+    Earlier code left no folder of the packages out of the hash, and packed locks of other bentos.
+
+    Parameters
+    ----------
+    source : Path
+        The ``src`` directory of the bento.
+    code_hash : str
+        Hash that its release names.
 
     Raises
     ------
+    CodeError
+        If its code has another hash, it has files that the hash does not cover, or links.
     FileNotFoundError
         If a package is missing.
 
     """
-    return code_hash in {hash_code(root), _hash_packages(root, left_out=())}
+    names = [path.relative_to(source) for path in list_code_files(source)]
+    found = {hash_code(source): NOT_SERVING, _hash_packages(source, left_out=()): ()}
+    if code_hash not in found:
+        msg = f"its code does not have the hash {code_hash[:12]}"
+        raise CodeError(msg)
+    strangers = [str(name) for name in names if _is_strange(name, left_out=found[code_hash])]
+    if strangers:
+        msg = f"it must hold the code alone, it also has {', '.join(strangers[:5])}"
+        raise CodeError(msg)
+
+
+def _is_strange(name: Path, *, left_out: Sequence[str]) -> bool:
+    """Return whether a file could be imported and is not covered by the hash of the packages."""
+    if str(name) in _BESIDE_PACKAGES or name.name == LOCK:
+        return False
+    is_left_out = any(name.is_relative_to(folder) for folder in left_out)
+    return is_left_out or name.parts[0] not in SERVING_PACKAGES or len(name.parts) == 1
+
+
+def list_code_files(source: Path) -> Iterator[Path]:
+    """List every file below a directory but compiled code, sorted.
+
+    Raises
+    ------
+    CodeError
+        If something is neither a file nor a directory: what a link leads to may change unnoticed.
+
+    """
+    for path in (source, *sorted(source.iterdir())):
+        mode = path.lstat().st_mode
+        if stat.S_ISREG(mode):
+            yield path
+        elif not stat.S_ISDIR(mode):
+            msg = f"{path.name} must be a file or a directory, it is a link or a device"
+            raise CodeError(msg)
+        elif path != source and path.name != BYTECODE:
+            yield from list_code_files(path)
 
 
 def _hash_packages(root: Path, *, left_out: Sequence[str]) -> str:
@@ -154,7 +212,7 @@ def _hash_packages(root: Path, *, left_out: Sequence[str]) -> str:
             name = path.relative_to(root)
             if any(name.is_relative_to(folder) for folder in left_out):
                 continue
-            if path.is_file() and "__pycache__" not in name.parts:
+            if path.is_file() and BYTECODE not in name.parts:
                 content = hashlib.sha256(path.read_bytes()).hexdigest()
                 digest.update(f"{name.as_posix()} {content}\n".encode())
     return digest.hexdigest()

@@ -120,6 +120,24 @@ class Settings(BaseSettings):
     training_data_kept: int = Field(
         default=3, ge=1, description="Sets of cut training beats that are kept, the newest."
     )
+    mlflow_sweeps_kept: int = Field(
+        default=20,
+        ge=1,
+        description="Sweeps that have ended whose runs MLflow keeps, the newest, beside the models "
+        "that were released or have an alias.",
+    )
+    dataset_versions_kept: int = Field(
+        default=10,
+        ge=1,
+        description="Dataset versions that are kept, the newest, beside those of runs and "
+        "releases; with them their prepared records.",
+    )
+    evaluation_reports_kept: int = Field(
+        default=50,
+        ge=1,
+        description="Evaluation reports that are kept, the newest, beside those of released "
+        "models and of openings of the test set.",
+    )
     prefect_runs_kept_days: int = Field(
         default=90, ge=1, description="Days that Prefect's server keeps flow runs and their logs."
     )
@@ -182,7 +200,7 @@ class Settings(BaseSettings):
 
     @property
     def signatures_dir(self) -> Path:
-        """Signatures of all releases that were ever served."""
+        """One signature for each release that was made, whether the service took it or not."""
         return self.home / "signatures"
 
     @property

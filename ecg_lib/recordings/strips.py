@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
+from ecg_lib.records.files.archives import unpacked
 from ecg_lib.records.files.lead import Lead, RecordingFile, check_duration, choose_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
@@ -83,8 +84,9 @@ def annotate_record(
         If the file cannot be read.
 
     """
-    opened = open_recording(path, fs=fs, unit=unit)
-    done = _classify(opened, path, classifier=classifier, lead=lead)
+    with unpacked(path) as source:
+        opened = open_recording(source, fs=fs, unit=unit)
+        done = _classify(opened, path, classifier=classifier, lead=lead)
     classified = done.classified
     samples, symbols = list_annotations(
         classified.r_peaks,
@@ -114,7 +116,7 @@ def predict_file(
     fs: float | None = None,
     unit: str | None = None,
 ) -> Prediction:
-    """Classify the beats of a file as a whole: WFDB, EDF, text or NPY.
+    """Classify the beats of a file as a whole, of any format that is read.
 
     Raises
     ------
@@ -126,8 +128,9 @@ def predict_file(
         If it has no lead of that name, or none that is an ECG by its name.
 
     """
-    opened = open_recording(path, fs=fs, unit=unit)
-    prediction = _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
+    with unpacked(path) as source:
+        opened = open_recording(source, fs=fs, unit=unit)
+        prediction = _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
     require_readable(prediction.classified.prepared)
     return prediction
 

@@ -1,8 +1,10 @@
 """Tell by name and unit whether a signal is an ECG lead, and which lead to analyse.
 
-One rule for every format and route. Names of leads come in the spellings of many devices
-(``MLII``, ``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units
-as well (``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
+One rule for every format and route; the viewer has it too
+(``bentos/viewer/js/files/lead_names.js``), and both are tested with one table,
+``tests/lead_choices.json``. Names of leads come in the spellings of many devices (``MLII``,
+``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units as well
+(``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
 """
 
 from __future__ import annotations
@@ -31,7 +33,10 @@ class SignalKind(StrEnum):
     UNKNOWN = "unknown"
 
 
-_MILLIVOLT: Final = ("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts")
+_MILLIVOLT: Final = (
+    *("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"),
+    *("milivoltio", "milivoltios"),
+)
 _MICROVOLT: Final = (
     *(
         "uv",
@@ -41,13 +46,25 @@ _MICROVOLT: Final = (
         "mcv",
     ),  # casefold makes the micro sign Greek; then UTF-8 as Latin-1
     *("microv", "microvolt", "microvolts", "mikrovolt", "mikrov", "uvolt", "uvolts", "μvolt"),
+    *("microvoltio", "microvoltios"),
 )
+_COUNTS: Final = (
+    *("adu", "count", "counts", "lsb", "lsbs", "digit", "digits", "bit", "bits"),
+    *("adc", "adccount", "adccounts", "adcunit", "adcunits", "rawadc", "adcraw", "cuentas"),
+    *("au", "a.u.", "arb.u.", "arbitraryunits", "adcwerte", "rohwert", "rohwerte", "zählwerte"),
+)
+_OTHER_UNITS: Final = frozenset(
+    "mmhg cmh2o kpa pa bpm /min 1/min min-1 min^-1 % nu °c degc celsius °f g mg m/s2 m/s^2 m/s² "
+    "°/s deg/s dps l/s l/min ml/min ohm kohm ω lux hz db".split()
+)
+"""Units of other signals, in small letters."""
+
 _UNITS: Final[dict[str, str]] = {
     **dict.fromkeys(_MILLIVOLT, "mV"),
     **dict.fromkeys(_MICROVOLT, "uV"),
-    **dict.fromkeys(("v", "volt", "volts"), "V"),
+    **dict.fromkeys(("v", "volt", "volts", "voltio", "voltios"), "V"),
     **dict.fromkeys(("nv", "nanovolt", "nanovolts", "nvolt"), "nV"),
-    **dict.fromkeys(("adu", "count", "counts", "lsb", "digit", "digits"), COUNTS),
+    **dict.fromkeys(_COUNTS, COUNTS),
 }
 
 UNIT_TO_MV: Final[dict[str, float]] = {
@@ -74,19 +91,41 @@ def read_unit(text: str) -> str | None:
     ('uV', None)
 
     """
-    return _UNITS.get(text.strip(" \t\x00'\"()[]").casefold().replace(" ", ""))
+    return _UNITS.get(_bare(text))
+
+
+def is_other_unit(text: str) -> bool:
+    """Return whether a text is the unit of a signal that is not a voltage.
+
+    >>> is_other_unit("[mmHg]"), is_other_unit("mV")
+    (True, False)
+
+    """
+    return _bare(text) in _OTHER_UNITS
+
+
+def _bare(unit: str) -> str:
+    return unit.strip(" \t\x00'\"()[]{}<>").casefold().replace(" ", "")
 
 
 _NOT_ECG: Final = frozenset(
-    "pleth plethysmogram plethysmograph ppg spo2 sao2 so2 eeg eog emg resp respiration rsp "
-    "breathing abp art bp abpm nibp ibp cvp pap icp cpp hr heartrate heart bpm pulse pr rr rri ibi "
-    "hrv acc accel accelerometer accelerometry accx accy accz gyro gyroscope mag temp "
-    "temperature flow airflow nasal thorax thor thoracic abdomen abdominal abdo snore snoring "
-    "sound light lux position battery event events marker markers annotation annotations label "
-    "labels gsr eda co2 etco2 o2 pcg phono scg bcg impedance imp pressure pressao presion druck "
-    "trigger status seq nseq index count counter time timestamp zeit tiempo digital speed cadence "
-    "power steps altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi "
-    "frequenz frequency frecuencia puls herzfrequenz atmung chin jaw eye crc".split()
+    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp bp abpm nibp ibp cvp pap icp cpp hr heartrate "
+    "heart bpm pr rr rri ibi hrv acc accel accx accy accz mag temp nasal thorax thor thoracic "
+    "abdomen abdominal abdo sound light lux battery event events marker markers annotation "
+    "annotations label labels gsr eda co2 etco2 o2 pcg phono scg bcg imp trigger status seq "
+    "nseq index count counter time timestamp zeit tiempo digital speed cadence power steps "
+    "altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye "
+    "crc".split()
+)
+
+_NOT_ECG_STEM: Final = re.compile(
+    # Words of many languages are put together, or inflected.
+    r".*(?:pleth|pletism|pulso?x|oximet|oxymet|puls[ewkao]|pouls|pression|presion|pressao|pressur"
+    r"|druck|respir|atem|atmung|breath|souffle|saettig|sattig|satura|temper|frequen[zc]|frecuen"
+    r"|ritmo|flow|fluss|flujo|schnarch|ronquid|snor"
+    r"|beschleunig|acceler|aceler|gyro|impedan|bewegung|movim|lagesensor|posicion|position"
+    r"|herzrate|herzschlag|elektroenzephal|electroencef|elektromyo|electromio|elektrookul)"
+    r".*|puls|fc|fr|nbp|uap|uvp|lap|rap|lvp|rvp|aop|edr|icg|dzdt|p[1-9]|co|art|map|pat|ptt|pwv"
 )
 
 _EEG_ELECTRODE: Final = re.compile(
@@ -94,11 +133,12 @@ _EEG_ELECTRODE: Final = re.compile(
     r"(?: ?(?:[am][12]|ref|le|av|cz))?"
 )
 
-_GENERIC: Final = re.compile(
-    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|elektrokardiogramm?|electrocard\w*"
-)
+_GENERIC: Final = re.compile(r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*")
 
-_LEAD_WORD: Final = re.compile(r"lead|abl|ableitung\w*|deriv\w*|canal|brustwand|kanal")
+_LEAD_WORD: Final = re.compile(
+    r"lead|abl|(?:brustwand|extremitaten|extremitaeten|standard|einthoven|goldberger|wilson)?"
+    r"ableitung\w*|deriv\w*|precordial|canal|brustwand|kanal"
+)
 
 _LEAD: Final = re.compile(
     r"(?:ml|m)?i{1,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\d{0,2}r?|mv\d|mcl\d|cm\d|cc5|cs\d"
@@ -107,14 +147,14 @@ _LEAD: Final = re.compile(
 
 _NOISE_WORDS: Final = frozenset(
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
-    "mv uv µv v microv".split()
+    "rhythm strip mv uv µv v microv".split()
 )
 
 _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
 
 
 def kind_of(name: str) -> SignalKind:
-    """Return what a signal is by its name.
+    """Return what a signal is by its name; a word for another signal counts most.
 
     Examples
     --------
@@ -126,7 +166,7 @@ def kind_of(name: str) -> SignalKind:
     if not words:
         return SignalKind.UNKNOWN
     joined = " ".join(words)
-    if _NOT_ECG.intersection(words) or joined.startswith("heart rate"):
+    if _NOT_ECG.intersection(words) or any(map(_NOT_ECG_STEM.fullmatch, words)):
         return SignalKind.OTHER
     if any(_GENERIC.fullmatch(word) for word in words) or lead_of(name) is not None:
         return SignalKind.ECG

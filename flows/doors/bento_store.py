@@ -14,27 +14,30 @@ import subprocess
 import sys
 import uuid
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.keys.signatures import remove_compiled
-from ecg_lib.operations.releases import BUNDLE_MODEL, NOT_SERVING, hash_code
+from ecg_lib.operations.releases import (
+    BUNDLE_MODEL,
+    LOCK,
+    NOT_SERVING,
+    CodeError,
+    check_bento_code,
+    hash_code,
+)
 from ecg_lib.records.atomic_files import write_whole
 from flows.doors.addresses import without_secrets
 
 BENTO: Final = "ecg"
-PACKED: Final = ("bentos/**", "ecg_lib/**", "/requirements-serving.lock")
+PACKED: Final = ("bentos/**", "ecg_lib/**", f"/{LOCK}")
 """The content of a bento. The last begins at the root: without the slash BentoML would also pack
 each file of that name below it, those of earlier bentos in ``var`` among them, without an end."""
-
-_TOP: Final = frozenset({"bentos", "ecg_lib", "requirements-serving.lock", "bentofile.yaml"})
-"""All that lies at the top of a bento's code; a module there would take the place of a library."""
 
 BILL_OF_MATERIALS: Final = "bom.cdx.json"
 """CycloneDX, in the directory of a bento."""
 
-_LOCK: Final = "requirements-serving.lock"
 _PINNED: Final = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _BUNDLE: Final = "bundle"
 _GOLDEN_TIMEOUT_S: Final = 120.0
@@ -124,7 +127,7 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
         root: The checkout, with ``bentos``, ``ecg_lib`` and ``pyproject.toml``.
 
     Raises:
-        BentoStoreError: If the packed code is not that of the checkout.
+        BentoStoreError: If the packed code is not that of the checkout, and nothing else.
     """
     import bentoml
 
@@ -143,30 +146,28 @@ def build_bento(model_tag: str, *, root: Path) -> BuiltBento:
             exclude=["**/__pycache__/**", *(f"{folder}/**" for folder in NOT_SERVING)],
             models=[model_tag],
             python={
-                "requirements_txt": _LOCK,
+                "requirements_txt": LOCK,
                 "lock_packages": False,
                 "pack_git_packages": False,
             },
         )
     source = Path(bento.path) / "src"
-    packed = hash_code(source)
-    if packed != code_hash:
-        msg = f"bento {tag} must hold the code {code_hash[:12]}, it holds {packed[:12]}"
-        raise BentoStoreError(msg)
-    strangers = sorted(
-        str(path.relative_to(source))
-        for path in (*source.iterdir(), *(source / folder for folder in NOT_SERVING))
-        if path.exists() and path.name not in _TOP
-    )
-    if strangers:
-        msg = f"bento {tag} must hold the code alone, it also has {strangers}; remove the bento"
-        raise BentoStoreError(msg)
+    try:
+        check_bento_code(source, code_hash)
+    except CodeError as error:
+        msg = f"bento {tag} is not what this checkout packs: {error}; remove the bento"
+        raise BentoStoreError(msg) from error
     remove_compiled(source)
     write_whole(
         source.parent / BILL_OF_MATERIALS,
-        list_materials(source / _LOCK, bento_tag=tag, bundle_hash=bundle_hash, code_hash=code_hash),
+        list_materials(source / LOCK, bento_tag=tag, bundle_hash=bundle_hash, code_hash=code_hash),
     )
     return BuiltBento(tag, model_tag, bundle_hash, code_hash, source)
+
+
+def read_pins(lock: str) -> list[tuple[str, str]]:
+    """Read names and versions of the packages of a lock, in its order."""
+    return _PINNED.findall(lock)
 
 
 def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: str) -> str:
@@ -180,7 +181,7 @@ def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: s
     """
     name, _, version = bento_tag.partition(":")
     text = lock.read_text(encoding="utf-8")
-    packages = [
+    packages: list[dict[str, Any]] = [
         {
             "type": "library",
             "bom-ref": f"pkg:pypi/{package}@{of}",
@@ -188,9 +189,9 @@ def list_materials(lock: Path, *, bento_tag: str, bundle_hash: str, code_hash: s
             "version": of,
             "purl": f"pkg:pypi/{package}@{of}",
         }
-        for package, of in _PINNED.findall(text)
+        for package, of in read_pins(text)
     ]
-    bundle = {
+    bundle: dict[str, Any] = {
         "type": "machine-learning-model",
         "bom-ref": f"bundle:{bundle_hash}",
         "name": BUNDLE_MODEL,

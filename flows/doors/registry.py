@@ -11,6 +11,8 @@ import fcntl
 import json
 import logging
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -43,6 +45,7 @@ _PENDING: Final = "registry-pending.json"
 _LOCK: Final = "registry.lock"
 _SQLITE: Final = "sqlite:///"
 _PROBE_TIMEOUT_S: Final = 3.0
+_RUNS_AT_ONCE: Final = 200
 
 
 class RegistryError(EcgError):
@@ -73,6 +76,21 @@ class ModelVersion:
     version: str
     run_id: str
     tags: dict[str, str]
+
+
+class KnownRun(NamedTuple):
+    """A run, as far as it matters for whether it is still needed."""
+
+    run_id: str
+    kind: str
+    parent_run_id: str | None
+    is_open: bool
+    is_candidate: bool
+    """Whether it may still be promoted."""
+    dataset_version: str
+    bundle_hash: str
+    """Empty where the run does not tell."""
+    v_f1: float
 
 
 class Pending(NamedTuple):
@@ -193,6 +211,55 @@ class Registry:
         """End a run; a pruned trial counts as killed."""
         status = "FAILED" if is_failed else "KILLED" if is_killed else "FINISHED"
         self._client.set_terminated(run_id, status)
+
+    def list_runs(self) -> list[KnownRun]:
+        """List all runs of sweeps, and those of bundles that were installed, the newest first."""
+        found: list[KnownRun] = []
+        page: Any = None
+        experiment_id = self.experiment_id()
+        while page is None or page.token:
+            page = self._client.search_runs(
+                [experiment_id],
+                order_by=["attributes.start_time DESC"],
+                max_results=_RUNS_AT_ONCE,
+                page_token=None if page is None else page.token,
+            )
+            found += [_known_run(run) for run in page]
+        return found
+
+    def remove_runs(self, run_ids: Sequence[str]) -> str:
+        """Delete runs, the versions registered from them, and their files.
+
+        The files on a server are removed by its own ``mlflow gc``.
+
+        Returns:
+            Why files are still there; empty when they are gone.
+        """
+        gone = set(run_ids)
+        if not gone:
+            return ""
+        for version in self.versions():
+            if version.run_id in gone:
+                self._client.delete_model_version(MODEL_NAME, version.version)
+        for run_id in run_ids:
+            self._client.delete_run(run_id)
+        uri = self._settings.tracking_uri
+        if self._settings.mlflow_tracking_uri is not None:
+            return "`mlflow gc` of that server removes them"
+        for start in range(0, len(run_ids), _RUNS_AT_ONCE):
+            ids = ",".join(run_ids[start : start + _RUNS_AT_ONCE])
+            done = subprocess.run(
+                [
+                    *(sys.executable, "-m", "mlflow", "gc", "--run-ids", ids),
+                    *("--backend-store-uri", uri, "--tracking-uri", uri),
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            if done.returncode != 0:
+                return done.stderr.strip().rpartition("\n")[2]
+        return ""
 
     # Candidates and versions
 
@@ -506,6 +573,22 @@ def _explain_unreachable(settings: Settings) -> str:
     except sqlite3.Error as error:
         return f"its database: {error}"
     return ""
+
+
+def _known_run(run: Any) -> KnownRun:  # noqa: ANN401  mlflow has no types
+    tags, metrics = run.data.tags, run.data.metrics
+    kind = tags.get("ecg.kind", "")
+    is_finished = run.info.status == "FINISHED"
+    return KnownRun(
+        run_id=str(run.info.run_id),
+        kind=kind,
+        parent_run_id=tags.get("mlflow.parentRunId"),
+        is_open=run.info.status in {"RUNNING", "SCHEDULED"},
+        is_candidate=kind == RunKind.CANDIDATE and is_finished and tags.get(ELIGIBLE) == "true",
+        dataset_version=tags.get("ecg.dataset_version", ""),
+        bundle_hash=tags.get("ecg.bundle_hash", ""),
+        v_f1=float(metrics.get("oof_v_f1", 0.0)),
+    )
 
 
 def _version_of(found: Any) -> ModelVersion:  # noqa: ANN401  mlflow has no types

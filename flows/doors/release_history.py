@@ -5,7 +5,10 @@ How they are stored is in :mod:`flows.doors.ledger`.
 
 from __future__ import annotations
 
-from datetime import datetime
+import getpass
+import os
+import uuid
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
@@ -55,7 +58,46 @@ class LedgerEvent(BaseModel):
     is_verified: bool
     """True when the running service answered with the release."""
     is_signed: bool = False
-    """True when the release was signed; code without signatures wrote no such field."""
+    """True when the release had a valid signature; code without signatures wrote no such field."""
+
+
+def make_event(
+    kind: EventKind,
+    release: Release,
+    *,
+    why: str,
+    is_signed: bool,
+    event_id: str | None = None,
+    who: str = "ecg",
+    at: str | None = None,
+    before: Release | None = None,
+    is_verified: bool = False,
+) -> LedgerEvent:
+    """Make an event, of now and with an id of its own where none is given."""
+    return LedgerEvent(
+        id=event_id or str(uuid.uuid4()),
+        kind=kind,
+        who=who,
+        why=why,
+        at=at or format_now(),
+        before=before,
+        release=release,
+        is_verified=is_verified,
+        is_signed=is_signed,
+    )
+
+
+def format_now() -> str:
+    """Return the present time as events have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def find_user() -> str:
+    """Return the name of the user of this process, for the ledger."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        return f"user {os.getuid()}"
 
 
 class LedgerEntry(NamedTuple):

@@ -69,7 +69,7 @@ def evaluate_database(
         bundle: The classifier.
         database: Its records, persons and annotations.
         directory: Where the records are.
-        lead: The lead to score; when left out MLII, else II, else the first, as the product does.
+        lead: The lead to score; when left out the one that the product analyses.
         with_all_leads: Score the other leads of each record too, as further conditions.
         with_folds: Judge each person of the bundle's folds by the network that has not seen the
             person; the network that is served when false, and for all others.

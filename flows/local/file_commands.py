@@ -15,7 +15,7 @@ from ecg_lib.recordings.process_limits import ONE_THREAD
 
 
 def predict(
-    file: Annotated[Path, typer.Argument(help="WFDB, EDF, CSV or NPY.")],
+    file: Annotated[Path, typer.Argument(help="A recording of any format that analyze takes.")],
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
     ] = None,
@@ -40,7 +40,10 @@ def predict(
 
 
 def annotate(
-    records: Annotated[list[Path], typer.Argument(help="WFDB records, or EDF and other files.")],
+    records: Annotated[
+        list[Path],
+        typer.Argument(help="Recordings of any format that analyze takes, and directories."),
+    ],
     output_dir: Annotated[Path, typer.Option(help="Where the .pvc files go.")],
     lead: Annotated[
         str | None, typer.Option(help="Name of the lead; else the one that is an ECG by its name.")
@@ -55,12 +58,16 @@ def annotate(
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import annotate_record
+    from flows.recordings.analyzed_files import list_recordings
     from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
-    failed = 0
-    for path in records:
+    listed = list_recordings(records)
+    for path, reason in listed.refused.items():
+        typer.secho(f"{path}: {reason}", fg="red", err=True)
+    failed = len(listed.refused)
+    for path in listed.paths:
         try:
             done = annotate_record(
                 path, classifier=classifier, output_dir=output_dir, lead=lead, fs=fs, unit=unit
@@ -75,7 +82,8 @@ def annotate(
             + "".join(f"\n  warning: {warning}" for warning in done.warnings)
         )
     if failed:
-        typer.secho(f"{failed} of {len(records)} records failed", fg="red", err=True)
+        total = len(listed.paths) + len(listed.refused)
+        typer.secho(f"{failed} of {total} records failed", fg="red", err=True)
         raise typer.Exit(1)
 
 
@@ -119,12 +127,14 @@ def analyze(
     version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     model = analysis.describe_model(bundle, version=version)
-    listed = analysis.list_recordings(files)
+    listed = analysis.list_recordings(files, are_parts=join)
     for path, reason in listed.refused.items():
         typer.secho(f"{path}: {reason}", fg="red", err=True)
     failed = len(listed.refused)
     paths = list(map(str, listed.paths))
-    recordings = [paths] if join and paths else [[path] for path in paths]
+    recordings = [[path] for path in paths]
+    if join:  # a recording without one of its parts would be another
+        recordings = [paths] if paths and not failed else []
     for first, *more in recordings:
         request = analysis.Request(
             path=first,

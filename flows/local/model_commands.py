@@ -57,6 +57,9 @@ def rollback(
     from flows.doors.registry import follow_pending
     from flows.release.transaction import roll_back
 
+    if version is not None and to is not None:
+        msg = f"name one release, got {version!r} and --to {to}"
+        raise typer.BadParameter(msg)
     settings = enter_platform()
     outcome = roll_back(settings, why=reason, to=to or version, force=force)
     state = "served" if outcome.switch.is_running else "no service runs; it will start with it"
@@ -82,6 +85,9 @@ def doctor(
     from flows.release.integrity import doctor as stores
 
     if sign is not None:
+        if dry_run:
+            msg = "--sign changes the ledger and the signatures: leave out --dry-run"
+            raise typer.BadParameter(msg)
         release = stores.sign(enter_platform(), sign)
         typer.echo(f"{release.bento_tag} of model {release.model_version} is signed")
         return
@@ -150,15 +156,19 @@ def evaluate(
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
     ] = False,
     part: Annotated[
-        str, typer.Option(help="With --final: ds2, or svdb for the 38 test records of svdb.")
-    ] = "ds2",
-    reason: Annotated[str, typer.Option(help="Why the test part is opened.")] = "",
+        str | None,
+        typer.Option(help="With --final: ds2 [default], or svdb for the 38 test records of svdb."),
+    ] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="With --final: why the test part is opened.")
+    ] = None,
     database: Annotated[
         Path | None, typer.Option(help="Directory of an annotated WFDB database to judge instead.")
     ] = None,
     annotations: Annotated[
-        str, typer.Option(help="With --database: extension of the annotation files.")
-    ] = "atr",
+        str | None,
+        typer.Option(help="With --database: extension of the annotation files [default: atr]."),
+    ] = None,
     subjects: Annotated[
         Path | None,
         typer.Option(help="With --database: CSV table with the columns record, subject, part."),
@@ -178,16 +188,24 @@ def evaluate(
     from flows.evaluation.other_databases import add_databases
     from flows.release.load_released import load_bundle_to_use
 
-    settings = read_settings()
+    of_opening: dict[str, object] = {"--part": part, "--reason": reason}
+    of_database: dict[str, object] = {
+        "--annotations": annotations, "--subjects": subjects, "--lead": lead, "--output": output
+    }  # fmt: skip
     if database is not None:
-        if quick or final:
-            msg = "--database is judged as a whole: leave out --quick and --final"
-            raise typer.BadParameter(msg)
-        _evaluate_database(database, annotations, subjects, lead, output)
+        others: dict[str, object] = {"--quick": quick or None, "--final": final or None}
+        _reject_options(others | of_opening, "--database is judged as a whole")
+        _evaluate_database(database, annotations or "atr", subjects, lead, output)
         return
+    _reject_options(of_database, "they are for --database alone")
+    if final:
+        _reject_options({"--quick": quick or None}, "--final opens the whole test part")
+    else:
+        _reject_options(of_opening, "they are for --final alone")
+    settings, reason = read_settings(), reason or ""
     model, bundle = load_bundle_to_use(settings)
-    if final and part != opening.TestPart.DS2:
-        _open_svdb(bundle, part, reason)
+    if part not in {None, opening.TestPart.DS2}:
+        _open_svdb(bundle, str(part), reason)
         return
     version = evaluation.find_dataset(bundle, settings)
     typer.echo(f"model {model}, bundle {bundle.hash[:12]}, {version.data_source} data")
@@ -210,6 +228,14 @@ def evaluate(
         written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation.write_evaluation(found, written)
     _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
+
+
+def _reject_options(options: Mapping[str, object], why: str) -> None:
+    """Reject options that were given and would be passed over."""
+    given = [name for name, value in options.items() if value is not None]
+    if given:
+        msg = f"{why}: leave out {', '.join(given)}"
+        raise typer.BadParameter(msg)
 
 
 def _open_svdb(bundle: Bundle, part: str, reason: str) -> None:

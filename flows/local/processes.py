@@ -11,20 +11,22 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 import httpx
 
+from ecg_lib.operations.service_socket import open_listener
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR, find_addresses
 from flows.local import environments
-from flows.local.servers.prefect_client import PrefectClient
+from flows.local.servers.prefect_client import PrefectClient, WorkerHeartbeats
 from flows.local.servers.secret_files import MLFLOW, PREFECT, read_secret
 from flows.local.supervision.free_ports import check_ports
 from flows.local.supervision.leftovers import Report
+from flows.local.supervision.liveness import BeatPipe
 from flows.local.supervision.platform_status import state_path, states_path
 from flows.local.supervision.process_state import SupervisorError, find_variable
 from flows.local.supervision.restarts import RestartPolicy
@@ -43,12 +45,17 @@ _READY_TIMEOUT_S: Final = 180.0
 _HELPERS: Final = RestartPolicy()
 _SERVICE: Final = RestartPolicy(first_pause_s=0.2, longest_pause_s=10.0, max_failures=8)
 """The platform is there to serve: without a service it ends, with the reason."""
-_HEARTBEAT_S: Final = 90.0
-"""Prefect's worker sends one every 30 s."""
+_SILENT_S: Final = 30.0
+_WORKER_SILENT_S: Final = 330.0
+"""Prefect's worker sends a heartbeat every 30 s, and one that failed to reach the server nine times
+pauses for 240 s, both up to 30 % longer."""
+_SERVICE_SILENT_S: Final = 60.0
+"""The host of the service shows every second that it runs, also while it starts workers."""
+_SERVICE_START_S: Final = 400.0
+"""A host tries four starts of a worker, 90 s each and 6 s to end it, before it gives up."""
 _CHECK_TIMEOUT_S: Final = 5.0
 """Nothing is started again while an answer is waited for."""
 _LOST_RUN_AFTER_S: Final = 60.0
-_BACKLOG: Final = 2048
 _LOST_RUN_INTERVAL_S: Final = 20.0
 
 
@@ -97,11 +104,13 @@ class Platform:
     def __enter__(self) -> Self:
         """End what a killed platform left, check the ports, and make the secrets."""
         self._supervisor.__enter__()
+        self._beats = BeatPipe()
         try:
             check_ports(self._settings)
             for name in (PREFECT, MLFLOW):
                 read_secret(self._settings, name)
         except BaseException:
+            self._beats.close()
             self._supervisor.__exit__(*sys.exc_info())
             raise
         return self
@@ -115,6 +124,7 @@ class Platform:
         """End every process, with the processes that it started."""
         if self._listener is not None:
             self._listener.close()
+        self._beats.close()
         self._supervisor.__exit__(kind, error, traceback)
 
     def start(self) -> None:
@@ -186,12 +196,21 @@ class Platform:
         ------
         SupervisorError
             If it ends or does not become ready; with the end of its log.
+        ConfigurationError
+            If its address cannot be used, or must not be public.
 
         """
         if self._listener is None:
-            self._listener = _listen(self._settings)
+            self._listener = open_listener(self._settings)
         self._launch(SERVICE)
-        self._await(SERVICE, self._service_has_model, _SERVICE, is_alive=self._service_answers)
+        self._await(
+            SERVICE,
+            self._service_has_model,
+            _SERVICE,
+            is_alive=self._beats.has_beaten,
+            hung_after_s=_SERVICE_SILENT_S,
+            start_s=_SERVICE_START_S,
+        )
         self._report(f"service: {self._addresses.service}")
 
     def check(self) -> None:
@@ -223,22 +242,27 @@ class Platform:
             SERVICE: ("bentos.host",
                 environments.make_service_environment, self._addresses.service),
         }[name]  # fmt: skip
-        passed = [self._listener.fileno()] if name == SERVICE and self._listener else []
+        passed: dict[str, int] = {}
+        if name == SERVICE and self._listener is not None:
+            passed = {"listener": self._listener.fileno(), "beats": self._beats.writer}
         self._supervisor.launch(
             Program(
                 name=name,
                 command=[
                     *(sys.executable, "-m", module),
-                    *(f"--listener={descriptor}" for descriptor in passed),
+                    *(f"--{option}={descriptor}" for option, descriptor in passed.items()),
                 ],
                 environment=make_environment(self._settings),
                 address=address,
                 cwd=PROJECT_DIR,
-                passed=passed,
+                passed=tuple(passed.values()),
             )
         )
 
     def _start_worker(self) -> None:
+        heartbeats = WorkerHeartbeats(
+            self._read_heartbeat, lambda: self._supervisor.find_record(WORKER).pid
+        )
         self._supervisor.launch(
             Program(
                 name=WORKER,
@@ -251,7 +275,14 @@ class Platform:
                 ends_with_children=True,  # Prefect's worker waits for its flow runs instead
             )
         )
-        self._await(WORKER, self._worker_polls, _HELPERS, is_alive=self._worker_goes_on_polling)
+        self._await(
+            WORKER,
+            heartbeats.has_started,
+            _HELPERS,
+            is_alive=heartbeats.has_beaten,
+            hung_after_s=_WORKER_SILENT_S,
+            start_s=_WORKER_SILENT_S,
+        )
         self._report(f"a worker serves the work pool {WORK_POOL}")
 
     def _await(
@@ -260,10 +291,19 @@ class Platform:
         is_ready: Callable[[], bool],
         policy: RestartPolicy,
         *,
-        is_alive: Callable[[], bool] | None = None,
+        is_alive: Callable[[], bool | None] | None = None,
+        hung_after_s: float = _SILENT_S,
+        start_s: float = _READY_TIMEOUT_S,
     ) -> None:
-        self._supervisor.wait_until(name, is_ready, timeout_s=_READY_TIMEOUT_S)
-        self._supervisor.keep_running(name, policy, is_ready=is_ready, is_alive=is_alive)
+        self._supervisor.wait_until(name, is_ready, timeout_s=start_s)
+        self._supervisor.keep_running(
+            name,
+            policy,
+            is_ready=is_ready,
+            is_alive=is_alive,
+            hung_after_s=hung_after_s,
+            start_limit_s=start_s,
+        )
 
     def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
         return PrefectClient(
@@ -285,40 +325,27 @@ class Platform:
         is_there = name in self._supervisor.names
         return is_there and self._supervisor.find_record(name).listens_on(port)
 
-    def _worker_polls(self) -> bool:
-        if not self._prefect_answers():
-            return False
-        started_at = self._supervisor.find_start(WORKER)
-        try:
-            with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
-                return prefect.has_worker_since(WORK_POOL, _WORKER_NAME, started_at)
-        except httpx.HTTPError:  # the server ended in between
-            return False
+    def _read_heartbeat(self) -> str | None:
+        """Read the last heartbeat of the worker.
 
-    def _worker_goes_on_polling(self) -> bool:
-        """Return whether the worker has polled lately, as far as the server can tell."""
-        if not self._prefect_answers():
-            return True  # that is the server's fault
-        since = datetime.now(UTC) - timedelta(seconds=_HEARTBEAT_S)
-        try:
-            with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
-                return prefect.has_worker_since(WORK_POOL, _WORKER_NAME, since)
-        except httpx.HTTPError:
-            return True
+        Raises
+        ------
+        httpx.HTTPError
+            If the server fails.
 
-    def _service_answers(self) -> bool:
-        try:
-            httpx.get(f"{self._addresses.service}/health", timeout=5.0, trust_env=False)
-        except httpx.TransportError:
-            return False
-        return True  # without a model too: why there is none is in its log
+        """
+        if not self._holds_port(PREFECT_SERVER, self._settings.prefect_port):
+            msg = "the Prefect server does not listen"
+            raise httpx.ConnectError(msg)  # and whatever does must not see its login
+        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+            return prefect.read_heartbeat(WORK_POOL, _WORKER_NAME)
 
     def _service_has_model(self) -> bool:
         try:
             answer = httpx.get(f"{self._addresses.service}/health", timeout=5.0, trust_env=False)
-        except httpx.TransportError:
+            return answer.status_code == httpx.codes.OK and bool(answer.json()["model_loaded"])
+        except (httpx.HTTPError, ValueError):
             return False
-        return answer.status_code == httpx.codes.OK and bool(answer.json()["model_loaded"])
 
     def _close_lost_runs(self, *, older_than_s: float, message: str) -> None:
         if not self._prefect_answers():
@@ -332,21 +359,8 @@ class Platform:
             self._report(f"flow run {name} has no process any more and is marked as crashed")
 
 
-def _listen(settings: Settings) -> socket.socket:
-    """Open the socket of the service; its host checks whether it may be public."""
-    host, port = settings.service_host, settings.service_port
-    try:
-        family, _, _, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-        return socket.create_server(address, family=family, backlog=_BACKLOG)
-    except OSError as error:
-        msg = f"ECG_SERVICE_PORT: {host} port {port} cannot be used: {error.strerror}"
-        raise SupervisorError(msg) from error
-
-
 def _answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5.0, trust_env=False).status_code == httpx.codes.OK
-    except httpx.TransportError:
+    except httpx.HTTPError:
         return False

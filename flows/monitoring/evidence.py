@@ -204,7 +204,8 @@ def store_check(
         },
     )
     with open_log(settings) as log:
-        log.add_drift_check(row, make_decision(row, decision))
+        trained_on = served.bundle.metrics.get("databases", [])  # earlier code did not note them
+        log.add_drift_check(row, make_decision(row, decision, trained_on=trained_on))
 
 
 @contextmanager

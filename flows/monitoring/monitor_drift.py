@@ -13,8 +13,6 @@ from prefect.events import emit_event
 from prefect.states import Completed
 from pydantic import Field
 
-from ecg_lib.classifier.bundle import read_bundle
-from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.operations.drift.comparison import Comparison, match_lengths
 from ecg_lib.operations.drift.decision import (
     DriftAction,
@@ -26,7 +24,7 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.observation import (
     read_reference,
 )
-from ecg_lib.operations.keys.signatures import check_code
+from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.monitoring.evidence import (
     Served,
@@ -39,7 +37,8 @@ from flows.monitoring.evidence import (
 )
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
-from flows.release.switch_service import find_bundle, read_current
+from flows.release.load_released import load_released_bundle
+from flows.release.switch_service import read_current
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
 
@@ -129,17 +128,10 @@ def monitor_drift(
 @task(cache_policy=NO_CACHE)
 def read_served(settings: Settings) -> Served | None:
     """Read what is served, or None before the first release."""
-    release = read_current(settings)
-    if release is None:
+    if read_current(settings) is None:
         return None
-    check_code(settings, release)  # its golden requests are answered by its own code
-    bundle = read_bundle(find_bundle(settings, release.model_tag))
-    if bundle.hash != release.bundle_hash:
-        msg = (
-            f"{release.model_tag} must be the bundle {release.bundle_hash[:12]} of the release, "
-            f"got {bundle.hash[:12]}"
-        )
-        raise BundleIntegrityError(msg)
+    release, bundle = load_released_bundle(settings)
+    prepare_code(settings, release)  # its golden requests are answered by its own code
     return Served(release, bundle, datetime.fromisoformat(release.released_at))
 
 

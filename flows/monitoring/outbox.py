@@ -7,8 +7,9 @@ another one was under way, or that died with its worker is asked for again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import httpx
 from prefect import get_run_logger, task
@@ -19,6 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
+from flows.data.databases import PUBLISHED
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -27,13 +29,26 @@ GIVEN_UP_AFTER: Final = timedelta(hours=24)
 """After this time the traffic decides again."""
 
 
-def make_decision(check: DriftCheckRow, decision: DriftDecision) -> DecisionRow | None:
-    """Make the decision that a check asks for; None for a model that is kept."""
+def make_decision(
+    check: DriftCheckRow, decision: DriftDecision, *, trained_on: Sequence[str]
+) -> DecisionRow | None:
+    """Make the decision that a check asks for; None for a model that is kept.
+
+    Args:
+        check: The check.
+        decision: What it came to.
+        trained_on: Databases of the served model. It is trained again on them: a model of fewer
+            people cannot be compared with it, and so never replaces it. Those that no command
+            reads by its name, such as a user's own, leave the choice to the pipeline.
+    """
     reason = "; ".join(decision.reasons)
     if decision.action is DriftAction.KEEP:
         return None
+    parameters: dict[str, Any]
     if decision.action is DriftAction.RETRAIN:
         deployment, parameters = "pipeline/ecg", {"reason": reason}
+        if trained_on and set(trained_on) <= set(PUBLISHED):
+            parameters["databases"] = sorted(trained_on)
     else:
         deployment = "rollback-champion/ecg"
         parameters = {"reason": reason, "decided_against": check.summary["bento_tag"]}

@@ -47,7 +47,7 @@ def analyze_recordings(
             directories of them.
         output_dir: Where results go; `reports/recordings` under ECG_HOME when left out.
         formats: What to write of each.
-        lead: Name of the lead; MLII, or else the first, when left out.
+        lead: Name of the lead; the one that is an ECG by its name when left out.
         sampling_rate: Hz, for CSV without a column of time and for NPY.
         unit: Unit of NPY, and of CSV that states none: mV (when left out), uV or V.
 

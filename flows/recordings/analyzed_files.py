@@ -13,8 +13,8 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
@@ -23,6 +23,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
+from ecg_lib.records.files.archives import unpacked
 from ecg_lib.records.files.opening import SUFFIXES
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.layout import find_layout
@@ -90,12 +91,13 @@ class ListedRecordings(NamedTuple):
     """Why others are not analysed."""
 
 
-def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
+def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> ListedRecordings:
     """List the recordings among files and directories; of a WFDB record its header.
 
     Results that lie in a directory are passed over. Results have the names of their recordings,
-    so recordings that share one are refused, and the others are not. Segments of a WFDB record
-    are not recordings of their own, and a directory without any is refused.
+    so recordings that share one are refused, and the others are not; parts of one recording may
+    share a name. Segments of a WFDB record are not recordings of their own, and a directory
+    without any is refused.
     """
     found: list[Path] = []
     empty: dict[Path, str] = {}
@@ -110,9 +112,9 @@ def list_recordings(paths: Sequence[Path]) -> ListedRecordings:
             empty[path] = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
         found += inside
     found = list(dict.fromkeys(found))
-    names = Counter(path.stem for path in found)
+    names = Counter(path.stem for path in (found if not are_parts else ()))
     return ListedRecordings(
-        paths=[path for path in found if names[path.stem] == 1],
+        paths=[path for path in found if names[path.stem] <= 1],
         refused=empty
         | {
             path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
@@ -136,7 +138,9 @@ def _is_recording(path: Path) -> bool:
     suffix = path.suffix.lower()
     if suffix not in _TAKEN or path.name.lower().endswith(ResultFormat.CSV.suffix):
         return False
-    if suffix != ".txt" or not path.is_file():
+    if path.is_dir():
+        return False
+    if suffix != ".txt":
         return True
     with path.open("rb") as file:  # most texts in a directory are words
         start = file.read(_PEEK_BYTES)
@@ -180,13 +184,13 @@ def analyze_file(
         kind: output_dir / f"{path.stem}{kind.suffix}"
         for kind in map(ResultFormat, request.formats)
     }
-    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch, _opened(path, scratch) as source:
+    with ExitStack() as stack:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ecg-"))
+        parts = [
+            stack.enter_context(unpacked(part)) for part in (path, *map(Path, request.more_parts))
+        ]
         analysis = analyze_recording(
-            open_parts(
-                [source, *map(Path, request.more_parts)],
-                fs=request.sampling_rate,
-                unit=request.unit,
-            ),
+            open_parts(parts, fs=request.sampling_rate, unit=request.unit),
             lead=request.lead,
             classifier=classifier,
             model=model,
@@ -210,24 +214,6 @@ def analyze_file(
         results=tuple(str(target) for target in targets.values()),
         warnings=summary.warnings,
     )
-
-
-@contextmanager
-def _opened(path: Path, scratch: str) -> Iterator[Path]:
-    """Give the path of the recording; that of an archive is unpacked first."""
-    if path.suffix.lower() != ".zip" or not path.is_file():
-        yield path
-        return
-    from ecg_lib.records.files.archives import find_header, unpack_record
-
-    # Two folders: a file of the archive may have the name of a part that is not yet renamed.
-    unpacked, named = Path(scratch) / "unpacked", Path(scratch) / "named"
-    unpacked.mkdir()
-    named.mkdir()
-    names = unpack_record(path, unpacked)
-    for name, part in names.items():
-        part.rename(named / name)
-    yield named / find_header({name: named / name for name in names})
 
 
 def describe_file(done: AnalyzedFile) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.classifier.bundle import Bundle, BundleSource, change_source, read_bundle
-from ecg_lib.errors import BundleError
+from ecg_lib.errors import BundleError, BundleIntegrityError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.operations.keys.signatures import check_signature
 from ecg_lib.operations.releases import Release
@@ -75,7 +75,8 @@ def load_released_bundle(settings: Settings) -> tuple[Release, Bundle]:
     """Load the bundle of the current release.
 
     Raises:
-        BundleError: If nothing was released yet, or its bundle has changed.
+        BundleError: If nothing was released yet.
+        BundleIntegrityError: If its bundle has changed.
         SignatureError: If the release is not signed.
     """
     release = read_current(settings)
@@ -89,5 +90,5 @@ def load_released_bundle(settings: Settings) -> tuple[Release, Bundle]:
             f"{release.model_tag} must be the bundle {release.bundle_hash[:12]} of the release, "
             f"got {bundle.hash[:12]}"
         )
-        raise BundleError(msg)
+        raise BundleIntegrityError(msg)
     return release, bundle

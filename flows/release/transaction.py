@@ -15,7 +15,6 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -24,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, EcgError
-from ecg_lib.operations.keys.signatures import check_code
+from ecg_lib.operations.keys.signatures import SignatureError, check_code, is_signed
 from ecg_lib.operations.releases import (
     CURRENT,
     Release,
@@ -41,13 +40,15 @@ from flows.doors.registry import note_pending
 from flows.doors.release_history import (
     EventKind,
     LedgerError,
-    LedgerEvent,
     LedgerHistory,
     find_known_worse,
     find_previous,
     find_release,
+    find_user,
+    format_now,
+    make_event,
 )
-from flows.release.integrity.signing import ensure_signed, find_user, prepare_signing
+from flows.release.integrity.signing import ensure_signed, prepare_signing
 from flows.release.switch_service import (
     SWITCH_TIMEOUT_S,
     Ask,
@@ -167,6 +168,7 @@ def release_model(
         if expected is not None and not is_same_release(current, expected):
             raise SupersededError(_describe_superseded(expected, current))
         if is_same_release(current, wanted):
+            ensure_signed(settings, wanted, why=why)
             return _unchanged(settings, wanted, steps)
         _refuse_known_worse(wanted, find_known_worse(history), force=force)
         intent = _decide(EventKind.RELEASE, settings, current, wanted, who=who, why=why)
@@ -213,7 +215,7 @@ def roll_back(
         if is_same_release(current, target.release):
             return _unchanged(settings, current, steps)
         _refuse_known_worse(target.release, find_known_worse(history), force=force)
-        wanted = target.release.model_copy(update={"released_at": _now()})
+        wanted = target.release.model_copy(update={"released_at": format_now()})
         intent = _decide(EventKind.ROLLBACK, settings, current, wanted, who=who, why=why)
         return _carry_out(intent, settings, steps)
 
@@ -303,7 +305,7 @@ def _decide(
         kind=kind,
         who=who or find_user(),
         why=why,
-        at=_now(),
+        at=format_now(),
         before=before,
         wanted=wanted,
     )
@@ -379,8 +381,7 @@ def _put_back(
 def _recover(settings: Settings, steps: Steps) -> tuple[Release | None, LedgerHistory]:
     path = settings.serving_dir / CURRENT
     intent = read_intent(settings)
-    open_ones = () if intent is None else (intent.before, intent.wanted)
-    prepare_signing(settings, read_ledger(settings.ledger_dir), (_read_or_none(path), *open_ones))
+    prepare_signing(settings, read_ledger(settings.ledger_dir))
     if intent is not None:
         _resume(intent, settings, steps)
     else:
@@ -410,6 +411,11 @@ def _resume(intent: Intent, settings: Settings, steps: Steps) -> None:
     elif noted is not None:
         _put_back(intent, settings, noted.event.kind, "interrupted", steps)
     elif is_same_release(current, intent.wanted):
+        try:
+            check_code(settings, intent.wanted)
+        except SignatureError as error:
+            _put_back(intent, settings, EventKind.REFUSED, str(error), steps)
+            return
         before = steps.ask(settings)
         switch = wait_until_served(
             intent.wanted, settings, before=before, ask=steps.ask, timeout_s=steps.timeout_s
@@ -427,15 +433,12 @@ def note_unrecorded(settings: Settings, history: LedgerHistory, current: Release
     latest = history.latest
     if current is None or (latest is not None and is_same_release(latest.release, current)):
         return False
-    event = LedgerEvent(
-        id=str(uuid.uuid4()),
-        kind=EventKind.NOTED,
-        who="ecg",
+    event = make_event(
+        EventKind.NOTED,
+        current,
         why="served, and not in the ledger",
-        at=_now(),
         before=None if latest is None else latest.release,
-        release=current,
-        is_verified=False,
+        is_signed=is_signed(settings, current),
     )
     metrics, card = _read_figures(settings, current)
     append_event(
@@ -446,22 +449,27 @@ def note_unrecorded(settings: Settings, history: LedgerHistory, current: Release
         model_card=card,
     )
     logger.warning("%s was served and not in the ledger; it is noted", current.bento_tag)
+    if not event.is_signed:
+        logger.warning(
+            "%s is not signed and will not be served: look at it, then `ecg doctor --sign %s`",
+            *(current.bento_tag, current.bento_tag),
+        )
     return True
 
 
 def _note(
     settings: Settings, intent: Intent, kind: EventKind, reason: str, *, is_verified: bool
 ) -> None:
-    event = LedgerEvent(
-        id=intent.id,
-        kind=kind,
+    event = make_event(
+        kind,
+        intent.wanted,
+        event_id=intent.id,
         who=intent.who,
         why=intent.why,
         at=intent.at,
         before=intent.before,
-        release=intent.wanted,
         is_verified=is_verified,
-        is_signed=True,
+        is_signed=is_signed(settings, intent.wanted),
     )
     metrics, card = _read_figures(settings, intent.wanted)
     append_event(settings.ledger_dir, event, reason=reason, metrics=metrics, model_card=card)
@@ -522,7 +530,3 @@ def _describe_superseded(expected: Release | str, current: Release | None) -> st
     tag = expected if isinstance(expected, str) else expected.bento_tag
     served = "nothing" if current is None else current.bento_tag
     return f"this was decided against {tag}, but {served} is served now; nothing has changed"
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

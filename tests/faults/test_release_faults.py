@@ -147,6 +147,8 @@ def test_a_damaged_bundle_fails_no_request_while_a_healthy_worker_serves(
         assert time.monotonic() - started_s < 60
         time.sleep(0.05)
     figures["one byte of the served bundle flipped"] = time.monotonic() - started_s
+    home.wait_for("2")
+    assert home.health()["refused"] is None
 
 
 def test_changed_code_never_runs_while_workers_of_the_signed_code_serve(

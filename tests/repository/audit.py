@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,11 +17,12 @@ from typing import Any, Final, NamedTuple
 
 import httpx
 
+from flows.doors.bento_store import read_pins
+
 ROOT: Final = Path(__file__).parents[2]
 LOCKS: Final = ("requirements.lock", "requirements-docs.lock", "requirements-fuzz.lock")
 PYPI: Final = "https://pypi.org/simple"
 
-_PINNED: Final = re.compile(r"^([A-Za-z0-9._-]+)(?:\[[^]]*\])?==([^\s;\\]+)", re.MULTILINE)
 _THREADS: Final = 8
 _TIMEOUT_S: Final = 30.0
 
@@ -46,10 +46,10 @@ class Audit(NamedTuple):
     """Packages about which the index gave no answer, each with the reason."""
 
 
-def read_pins(locks: Iterable[Path]) -> list[tuple[str, str]]:
+def gather_pins(locks: Iterable[Path]) -> list[tuple[str, str]]:
     """Read names and versions of locks, each once."""
     texts = [lock.read_text(encoding="utf-8") for lock in locks]
-    return sorted({pin for text in texts for pin in _PINNED.findall(text)})
+    return sorted({pin for text in texts for pin in read_pins(text)})
 
 
 def find_api(environment: dict[str, str]) -> str:
@@ -111,7 +111,7 @@ def main(given: Sequence[str] | None = None) -> int:
         "--accept", action="append", default=[], help="advisory that is known and accepted"
     )
     arguments = parser.parse_args(given)
-    pins = read_pins(arguments.locks)
+    pins = gather_pins(arguments.locks)
     found = audit(pins, api=arguments.api)
     open_ones = [one for one in found.advisories if not set(one.names) & set(arguments.accept)]
     for one in open_ones:

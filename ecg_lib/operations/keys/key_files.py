@@ -6,8 +6,12 @@ import os
 import secrets
 import stat
 from pathlib import Path
+from typing import Final
 
 from ecg_lib.errors import ConfigurationError
+
+MIN_KEY_CHARACTERS: Final = 32
+"""A file that a crash or an editor emptied must not become a key that everybody knows."""
 
 
 def make_key_file(path: Path, key: str) -> None:
@@ -31,13 +35,19 @@ def make_key_file(path: Path, key: str) -> None:
         draft.unlink()
 
 
-def read_own_key(path: Path) -> str:
+def read_own_key(path: Path, *, advice: str) -> str:
     """Read a key that only this user can read.
+
+    Parameters
+    ----------
+    path : Path
+    advice : str
+        What to do when the file cannot be used; ends the message.
 
     Raises
     ------
     ConfigurationError
-        If the file belongs to another user, or others can read or replace it.
+        If the file belongs to another user, others can read or replace it, or the key is short.
     OSError
         If it cannot be read.
 
@@ -49,7 +59,18 @@ def read_own_key(path: Path) -> str:
     if found.st_uid != os.geteuid() or mode & 0o077:
         msg = (
             f"the secret {path} must belong to this user and have mode 0600, it has mode "
-            f"{mode:04o} and belongs to uid {found.st_uid}; remove it, and a new one is made"
+            f"{mode:04o} and belongs to uid {found.st_uid}; {advice}"
         )
         raise ConfigurationError(msg)
-    return text.strip()
+    key = text.strip()
+    if len(key) < MIN_KEY_CHARACTERS:
+        msg = f"{describe_short_key(path, key)}; {advice}"
+        raise ConfigurationError(msg)
+    return key
+
+
+def describe_short_key(path: Path, key: str) -> str:
+    """Say that a key is too short, without showing it."""
+    return (
+        f"the secret {path} must have at least {MIN_KEY_CHARACTERS} characters, it has {len(key)}"
+    )

@@ -3,8 +3,8 @@
 A release is signed (HMAC-SHA256) when it is made. The key is made at the first start, mode 0600,
 and is not in the folders of releases, bundles and code. Before the code of a release runs, its
 signature and the hash of its code are checked; so a bundle, its manifest and the release file that
-were rewritten together are not served. Another user, another container that shares the volume or a
-restored copy cannot make a signature; a process of the same user that reads the key can.
+were rewritten together are not served. Whoever can read the key can sign: each process of the same
+user, and each container that mounts the volume of the home.
 """
 
 from __future__ import annotations
@@ -15,45 +15,40 @@ import hmac
 import json
 import secrets
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.keys.key_files import make_key_file, read_own_key
 from ecg_lib.operations.releases import (
+    BYTECODE,
+    CodeError,
     Release,
     ReleaseError,
     bento_source,
     identify,
+    list_code_files,
 )
+from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_durably
 
 _KEY: Final = "release-key"
-_BYTECODE: Final = "__pycache__"
-
-
-class Places(Protocol):
-    """Where key, signatures and code are; the settings say so."""
-
-    @property
-    def home(self) -> Path:
-        """Directory with the folder of secrets."""
-
-    @property
-    def bentoml_home(self) -> Path:
-        """BentoML's store."""
-
-    @property
-    def signatures_dir(self) -> Path:
-        """Signatures of all releases that were ever served."""
+_KEY_ADVICE: Final = (
+    "put it back from a backup; if only its mode is wrong and nobody else used it, chmod 0600 it; "
+    "without a backup remove it, and sign what you trust with `ecg doctor --sign TAG`, because no "
+    "earlier signature is valid with another key"
+)
 
 
 class SignatureError(ReleaseError):
     """A release that is not signed, or is not as it was when it was signed."""
+
+
+class UnsignedError(SignatureError):
+    """A release without a signature, or with one that cannot be read."""
 
 
 class Signature(BaseModel):
@@ -75,81 +70,89 @@ class Signature(BaseModel):
         return hmac.new(key.encode(), content.encode(), hashlib.sha256).hexdigest()
 
 
-def key_path(places: Places) -> Path:
+def key_path(settings: Settings) -> Path:
     """Return the path of the key."""
-    return places.home / "secrets" / _KEY
+    return settings.home / "secrets" / _KEY
 
 
-def has_key(places: Places) -> bool:
+def has_key(settings: Settings) -> bool:
     """Return whether this home has a key of releases."""
-    return key_path(places).exists()
+    return key_path(settings).exists()
 
 
-def make_key(places: Places) -> None:
+def make_key(settings: Settings) -> None:
     """Make the key, unless there is one."""
-    make_key_file(key_path(places), secrets.token_urlsafe(32))
+    make_key_file(key_path(settings), secrets.token_urlsafe(32))
 
 
-def sign_release(places: Places, release: Release, *, why: str) -> None:
+def sign_release(settings: Settings, release: Release, *, why: str) -> None:
     """Sign a release with its code as it is in the store now.
 
     Raises
     ------
     SignatureError
-        If the key cannot be used, or the code is missing.
+        If the key cannot be used, or the code is missing or has links.
 
     """
     draft = Signature(
         release=identify(release),
-        code_digest=_digest_code(places, release),
+        code_digest=_digest_code(settings, release),
         signed_at=datetime.now(UTC).isoformat(timespec="seconds"),
         why=why,
     )
-    signed = draft.model_copy(update={"hmac": draft.compute_hmac(_read_key(places, release))})
-    write_durably(_path_of(places, release), signed.model_dump_json(indent=2))
+    signed = draft.model_copy(update={"hmac": draft.compute_hmac(_read_key(settings, release))})
+    write_durably(_path_of(settings, release), signed.model_dump_json(indent=2))
 
 
-def is_signed(places: Places, release: Release) -> bool:
-    """Return whether there is a signature of a release; it may be wrong."""
-    return _path_of(places, release).exists()
+def is_signed(settings: Settings, release: Release) -> bool:
+    """Return whether a release has a signature that is valid; its code is not looked at."""
+    try:
+        check_signature(settings, release)
+    except SignatureError:
+        return False
+    return True
 
 
-def check_signature(places: Places, release: Release) -> Signature:
+def check_signature(settings: Settings, release: Release) -> Signature:
     """Check that a release was signed in this home, with this bundle and this code.
 
     Raises
     ------
+    UnsignedError
+        If it has no signature, or one that cannot be read.
     SignatureError
-        If it was not.
+        If the signature is of something else, or the key cannot be used.
 
     """
-    key, path = _read_key(places, release), _path_of(places, release)
+    key, path = _read_key(settings, release), _path_of(settings, release)
     advice = f"look at it, then sign it with `ecg doctor --sign {release.bento_tag}`"
     try:
         found = Signature.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise _reject(release, f"has no signature of this home; {advice}") from error
+        msg = _describe(release, f"has no signature of this home; {advice}")
+        raise UnsignedError(msg, bento_tag=release.bento_tag) from error
     except (OSError, ValidationError) as error:
-        raise _reject(release, f"has a signature that cannot be read; {advice}") from error
+        msg = _describe(release, f"has a signature that cannot be read; {advice}")
+        raise UnsignedError(msg, bento_tag=release.bento_tag) from error
     is_ours = hmac.compare_digest(found.hmac, found.compute_hmac(key))
     if not is_ours or found.release != identify(release):
         raise _reject(release, f"is not what its signature says; {advice}")
     return found
 
 
-def check_code(places: Places, release: Release) -> None:
-    """Check signature and code of a release before its code runs, and remove compiled code.
-
-    The caller runs the code with ``PYTHONDONTWRITEBYTECODE``.
+def check_code(settings: Settings, release: Release) -> None:
+    """Check signature and code of a release, and change nothing.
 
     Raises
     ------
+    UnsignedError
+        If it has no signature, or one that cannot be read.
     SignatureError
-        If it is not signed, or its code has changed.
+        If its signature is wrong, its code has changed or has links, or the key cannot be used.
 
     """
-    signature = check_signature(places, release)
-    found = _digest_code(places, release)
+    signature = check_signature(settings, release)
+    found = _digest_code(settings, release)
     if found != signature.code_digest:
         raise _reject(
             release,
@@ -157,8 +160,22 @@ def check_code(places: Places, release: Release) -> None:
             f"{found[:12]}; restore it, or look at it and sign it with "
             f"`ecg doctor --sign {release.bento_tag}`",
         )
+
+
+def prepare_code(settings: Settings, release: Release) -> None:
+    """Make the code of a release ready to run: check it, and remove compiled code.
+
+    The caller runs the code with ``PYTHONDONTWRITEBYTECODE``.
+
+    Raises
+    ------
+    SignatureError
+        If :func:`check_code` rejects it, or compiled code cannot be removed.
+
+    """
+    check_code(settings, release)
     try:
-        remove_compiled(bento_source(places.bentoml_home, release))
+        remove_compiled(bento_source(settings.bentoml_home, release))
     except OSError as error:
         raise _reject(release, f"has compiled code that cannot be removed: {error}") from error
 
@@ -172,21 +189,27 @@ def remove_compiled(source: Path) -> None:
         If it cannot be removed.
 
     """
-    for compiled in [*source.rglob(_BYTECODE)]:
+    for compiled in [*source.rglob(BYTECODE)]:
         with contextlib.suppress(FileNotFoundError):  # another process removed it
             shutil.rmtree(compiled)
 
 
-def _path_of(places: Places, release: Release) -> Path:
+def _path_of(settings: Settings, release: Release) -> Path:
     name = hashlib.sha256(json.dumps(identify(release), sort_keys=True).encode()).hexdigest()
-    return places.signatures_dir / f"{name[:32]}.json"
+    return settings.signatures_dir / f"{name[:32]}.json"
 
 
-def _read_key(places: Places, release: Release) -> str:
-    path = key_path(places)
+def _read_key(settings: Settings, release: Release) -> str:
+    path = key_path(settings)
     try:
-        return read_own_key(path)
+        return read_own_key(path, advice=_KEY_ADVICE)
     except FileNotFoundError as error:
+        if not any(settings.signatures_dir.glob("*.json")):
+            raise _reject(
+                release,
+                "is not signed yet, as this home has no key of releases; `ecg up` or `ecg doctor` "
+                "makes the key and signs what earlier code released",
+            ) from error
         raise _reject(
             release,
             f"cannot be checked without the key of releases {path}; restore it from a backup, or "
@@ -196,35 +219,27 @@ def _read_key(places: Places, release: Release) -> str:
         raise _reject(release, f"cannot be checked: {error}") from error
 
 
-def _digest_code(places: Places, release: Release) -> str:
+def _digest_code(settings: Settings, release: Release) -> str:
     """Compute a hash of every file that a process with this code could import or read."""
-    source = bento_source(places.bentoml_home, release)
+    source = bento_source(settings.bentoml_home, release)
     if not source.is_dir():
         raise _reject(release, "must have its code in the store, it has not")
     digest = hashlib.sha256()
     try:
-        for path in _list_files(source):
+        for path in list_code_files(source):
             name = path.relative_to(source).as_posix()
-            if path.is_symlink():
-                content = f"-> {path.readlink()}"
-            else:
-                content = hashlib.sha256(path.read_bytes()).hexdigest()
+            content = hashlib.sha256(path.read_bytes()).hexdigest()
             digest.update(f"{json.dumps(name)} {content}\n".encode())
+    except CodeError as error:
+        raise _reject(release, f"has code that cannot be signed: {error}") from error
     except OSError as error:
         raise _reject(release, f"has code that cannot be read: {error}") from error
     return digest.hexdigest()
 
 
-def _list_files(directory: Path) -> Iterator[Path]:
-    for path in sorted(directory.iterdir()):
-        if path.name == _BYTECODE and path.is_dir() and not path.is_symlink():
-            continue
-        if path.is_dir() and not path.is_symlink():
-            yield from _list_files(path)
-        else:
-            yield path
-
-
 def _reject(release: Release, problem: str) -> SignatureError:
-    msg = f"{release.bento_tag} of model {release.model_version} {problem}"
-    return SignatureError(msg, bento_tag=release.bento_tag)
+    return SignatureError(_describe(release, problem), bento_tag=release.bento_tag)
+
+
+def _describe(release: Release, problem: str) -> str:
+    return f"{release.bento_tag} of model {release.model_version} {problem}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -43,6 +44,30 @@ _LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 """Files that archivers and desktops add, beside those whose names begin with a point."""
 
 
+@contextmanager
+def unpacked(path: Path) -> Iterator[Path]:
+    """Give the path of a recording; that of a zip archive is unpacked as long as it is read.
+
+    Raises
+    ------
+    RecordError
+        If it is an archive that cannot be used, see :func:`unpack_record`.
+
+    """
+    if path.suffix.lower() != ".zip" or not path.is_file():
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch:
+        # Two folders: a file of the archive may have the name of a part that is not yet renamed.
+        parts, named = Path(scratch) / "parts", Path(scratch) / "named"
+        parts.mkdir()
+        named.mkdir()
+        names = unpack_record(path, parts)
+        for name, part in names.items():
+            part.rename(named / name)
+        yield named / find_header({name: named / name for name in names})
+
+
 def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
     """Unpack the header and the signal files of the record in an archive.
 
@@ -73,12 +98,12 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
         with _telling_damage():
             opened = zipfile.ZipFile(packed)
             # Not is_dir(), which fails for a name that is empty.
-            entries = [one for one in opened.infolist() if not one.filename.endswith("/")]
+            entries = [one for one in opened.infolist() if not _path_of(one).endswith("/")]
         with opened:
-            entries = [one for one in entries if not _is_litter(one.filename)]
+            entries = [one for one in entries if not _is_litter(_path_of(one))]
             _check_entries(entries)
             texts = {
-                one.filename: b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
+                _path_of(one): b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
                 for one in entries
                 if _suffix(one) == _HEADER
             }
@@ -90,7 +115,7 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
             for entry in entries:
-                inside = PurePosixPath(entry.filename)
+                inside = PurePosixPath(_path_of(entry))
                 if inside.parent != folder or inside.name not in named:
                     continue
                 path = found[inside.name] = directory / f"part{len(found)}"
@@ -167,7 +192,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
         raise CorruptRecordError(msg)
     for entry in entries:
         _check_entry(entry)
-    names = [entry.filename for entry in entries]
+    names = list(map(_path_of, entries))
     if len(set(names)) < len(names):
         msg = "the zip archive must hold one record, two files have the same name"
         raise CorruptRecordError(msg)
@@ -177,8 +202,7 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
-    is_relative = "\\" not in entry.filename and not entry.filename.startswith("/")
-    if not is_relative or not all(is_plain_name(part) for part in entry.filename.split("/")):
+    if not all(is_plain_name(part) for part in _path_of(entry).split("/")):
         msg = "names in the zip archive must be plain, one leads elsewhere"
         raise CorruptRecordError(msg)
     if stat.S_ISLNK(entry.external_attr >> 16):
@@ -195,8 +219,13 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         raise UnsupportedRecordError(msg)
 
 
+def _path_of(entry: zipfile.ZipInfo) -> str:
+    """Return the path in the archive; some archivers of Windows write backslashes."""
+    return entry.filename.replace("\\", "/")
+
+
 def _suffix(entry: zipfile.ZipInfo) -> str:
-    return PurePosixPath(entry.filename).suffix.lower()
+    return PurePosixPath(_path_of(entry)).suffix.lower()
 
 
 def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> Iterator[bytes]:

@@ -64,6 +64,9 @@ class EdfSignal(NamedTuple):
     """Samples in a data record."""
     gain_mv: float
     offset_mv: float
+    missing: int | None
+    """The least whole number of its bits, where that is below the digital limits: no converter
+    gives it, and programs that convert to EDF write it for a missing sample."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -327,6 +330,7 @@ def _list_signals(
                 per_record=count,
                 gain_mv=gain * scale,
                 offset_mv=(low - gain * least) * scale,
+                missing=_least_of(header.sample_bytes, below=min(least, most)),
             )
         )
     if unitless and not any(kind_of(signal.lead.label) is SignalKind.ECG for signal in signals):
@@ -371,6 +375,11 @@ def _limits_of(
     return low, high, least, most
 
 
+def _least_of(sample_bytes: int, *, below: float) -> int | None:
+    least = -(1 << (8 * sample_bytes - 1))
+    return least if least < below else None
+
+
 def _lead_of(
     header: EdfHeader, onsets_s: tuple[float, ...], name: str, label: str, per_record: int
 ) -> Lead:
@@ -389,6 +398,8 @@ def _read_signal(
     written = 0
     for start, samples in _read_records(path, header, signal):
         block = (samples * signal.gain_mv + signal.offset_mv).astype(np.float32)
+        if signal.missing is not None:
+            block[samples == signal.missing] = np.nan
         if not onsets_s:
             yield block.ravel()
             written += block.size

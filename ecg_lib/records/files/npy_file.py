@@ -31,7 +31,10 @@ _NPY_SAMPLES_AT_ONCE: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpyFile:
-    """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``."""
+    """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
+
+    NaN is a missing sample, and so is the least number of signed integers of 16 bits or more.
+    """
 
     values: NDArray[np.generic]
     fs: float
@@ -69,7 +72,11 @@ class NpyFile:
             if samples.dtype == np.float32 and self.scale_to_mv == 1.0:
                 yield check_samples(samples.astype(np.float32))
             else:
-                yield check_samples(samples.astype(np.float64) * self.scale_to_mv)
+                samples_mv = samples.astype(np.float64) * self.scale_to_mv
+                if samples.dtype.kind == "i" and samples.dtype.itemsize > 1:
+                    least = -(1 << (8 * samples.dtype.itemsize - 1))
+                    samples_mv[samples == least] = np.nan
+                yield check_samples(samples_mv)
 
 
 _NPY_HEADER: Final = re.compile(

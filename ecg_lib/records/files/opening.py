@@ -68,6 +68,9 @@ def open_recording(
     if unit is not None and unit not in UNIT_TO_MV:
         msg = f"unit must be one of {', '.join(UNITS)}"
         raise MissingDetailError(msg, detail="unit")
+    if path.is_dir():
+        msg = "a recording must be a file, this is a directory"
+        raise UnsupportedRecordError(msg)
     opened = _open_export(path, fs=fs, unit=unit) or _open(path, fs=fs, unit=unit)
     if not opened.leads:
         raise no_leads("a recording", opened.others)

@@ -2,7 +2,7 @@
 
 Recorders begin a new file each day, or after a battery was changed. A file says at which time of
 day it begins; dates are not read. So a gap is the least time from the end of a part to the time of
-day at which the next one begins.
+day at which the next one begins. The length of a text is known when it has been read.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.lead import Lead, RecordingFile, refuse_too_long
 from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.signal_names import SignalKind, kind_of
 
 MAX_PARTS: Final = 1000
 
@@ -34,7 +35,8 @@ class _Part(NamedTuple):
     """A file, and the seconds that are missing before it."""
 
     opened: RecordingFile
-    gap_s: float
+    gap_s: float | None
+    """None while the length of the part before is not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,8 +66,10 @@ class JoinedFile:
                 if lead is None:
                     break
                 known = lead.n_samples
-                gap = round(part.gap_s * first.fs)
-                count = None if count is None or known is None else count + gap + known
+                if count is None or known is None or part.gap_s is None:
+                    count = None
+                else:
+                    count += round(part.gap_s * first.fs) + known
             else:
                 found.append(first._replace(n_samples=count))
         return tuple(found)
@@ -77,19 +81,34 @@ class JoinedFile:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """Assumptions about any part, each once."""
-        return tuple(dict.fromkeys(one for part in self.parts for one in part.opened.warnings))
+        """Assumptions about any part, each once, and about the time between parts."""
+        said = [one for part in self.parts for one in part.opened.warnings]
+        if len(self.parts) > 1 and any(part.opened.start_clock_s is None for part in self.parts):
+            said.append(
+                "a part states no time of day: it is taken to follow the part before it at once, "
+                "and so is the part after it"
+            )
+        return tuple(dict.fromkeys(said))
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`ecg_lib.records.files.lead.RecordingFile`; gaps are NaN."""
-        for opened, gap_s in self.parts:
+        before, read, total = self.parts[0].opened, 0, 0
+        for number, (opened, known_s) in enumerate(self.parts, start=1):
+            gap_s = known_s
+            if gap_s is None:
+                gap_s = _gap_between(before, opened, number, lasts_s=read / lead.fs)
             missing = round(gap_s * lead.fs)
+            refuse_too_long((total + missing) / lead.fs)
             for start in range(0, missing, _SAMPLES_AT_ONCE):
                 count = min(_SAMPLES_AT_ONCE, missing - start)
                 yield np.full(count, np.nan, dtype=np.float32)
             own = _find(opened, lead)
+            before, read = opened, 0
             if own is not None:  # every part has the leads of the recording
-                yield from opened.blocks(own)
+                for block in opened.blocks(own):
+                    read += len(block)
+                    yield block
+            total += missing + read
 
 
 def _find(opened: RecordingFile, like: Lead) -> Lead | None:
@@ -122,11 +141,13 @@ def open_parts(
         msg = f"a recording must have 1 to {MAX_PARTS} parts, got {len(paths)}"
         raise CorruptRecordError(msg)
     opened = [open_recording(path, fs=fs, unit=unit) for path in paths]
-    gaps = [0.0]
+    gaps: list[float | None] = [0.0]
     for number, (before, after) in enumerate(pairwise(opened), start=2):
-        gaps.append(_gap_between(before, after, number))
+        known = [lead.n_samples / lead.fs for lead in before.leads if lead.n_samples is not None]
+        gaps.append(_gap_between(before, after, number, lasts_s=max(known)) if known else None)
     joined = JoinedFile(parts=tuple(map(_Part, opened, gaps)))
-    if not joined.leads:
+    has_ecg = any(_is_ecg(lead) for file in opened for lead in file.leads)
+    if not joined.leads or (has_ecg and not any(map(_is_ecg, joined.leads))):
         msg = "the parts of a recording must have a lead in common, of one name and one rate"
         raise UnsupportedRecordError(msg)
     for lead in joined.leads:
@@ -134,12 +155,17 @@ def open_parts(
     return joined
 
 
-def _gap_between(before: RecordingFile, after: RecordingFile, number: int) -> float:
+def _is_ecg(lead: Lead) -> bool:
+    return kind_of(lead.label or lead.name) is SignalKind.ECG
+
+
+def _gap_between(
+    before: RecordingFile, after: RecordingFile, number: int, *, lasts_s: float
+) -> float:
     """Give the seconds from the end of a part to the next; none where a clock is not known."""
-    durations_s = [lead.n_samples / lead.fs for lead in before.leads if lead.n_samples is not None]
-    if before.start_clock_s is None or after.start_clock_s is None or not durations_s:
+    if before.start_clock_s is None or after.start_clock_s is None:
         return 0.0
-    gap_s = (after.start_clock_s - before.start_clock_s - max(durations_s)) % _DAY_S
+    gap_s = (after.start_clock_s - before.start_clock_s - lasts_s) % _DAY_S
     if gap_s > _DAY_S - _CLOCK_ERROR_S or gap_s < _CLOCK_ERROR_S:
         return 0.0
     if gap_s > _LONGEST_GAP_S:

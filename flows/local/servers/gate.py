@@ -19,7 +19,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from starlette.datastructures import Headers
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
@@ -34,10 +34,6 @@ CHECK: Final = "/ecg-check"
 """Answers 204 to valid credentials. It is in the root, so that the browser reuses them for all."""
 OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
 """Names of this machine that a Host header may use."""
-
-BOUNDED: Final[dict[str, Any]] = {"http": "h11", "h11_max_incomplete_event_size": 32 * 2**10}
-"""Options of uvicorn that bound the head of a request; its default parser has no bound, and a
-client needs no login to send one."""
 
 # Another port of the same host counts as the same site, so "same-site" is foreign too.
 _FOREIGN_SITES: Final = ("cross-site", "same-site")

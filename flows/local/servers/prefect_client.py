@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final, Self
 
@@ -11,6 +11,58 @@ import httpx
 from flows.local.servers.gate import Credentials
 
 _UNFINISHED: Final = ("RUNNING", "PENDING", "CANCELLING")
+
+
+class WorkerHeartbeats:
+    """Tells by its heartbeats whether a worker runs.
+
+    A heartbeat is one that differs from the last one that was seen, so the clocks of the server
+    and of this process need not agree.
+
+    Args:
+        read: Reads the last heartbeat, as :meth:`PrefectClient.read_heartbeat` does.
+        find_start: Identifies the worker process that runs now.
+    """
+
+    def __init__(self, read: Callable[[], str | None], find_start: Callable[[], object]) -> None:
+        self._read = read
+        self._find_start = find_start
+        self._seen = read()
+        self._start: object = None
+        self._started_with = self._seen
+        """The last heartbeat of the process before."""
+
+    def has_beaten(self) -> bool | None:
+        """Return whether there was a heartbeat since this was asked last; None if the server fails.
+
+        A worker cannot send heartbeats to a server that fails, and sends the next one late.
+        """
+        try:
+            found = self._read()
+        except (httpx.HTTPError, ValueError):
+            return None
+        if self._note_start(found):
+            return False
+        is_new, self._seen = found != self._seen, found
+        return is_new
+
+    def has_started(self) -> bool:
+        """Return whether the process that runs now has sent a heartbeat."""
+        try:
+            found = self._read()
+        except (httpx.HTTPError, ValueError):
+            return False
+        return not self._note_start(found) and found != self._started_with
+
+    def _note_start(self, found: str | None) -> bool:
+        """Return whether the process was started again since the last question."""
+        start = self._find_start()
+        if self._start is None:
+            self._start = start
+        if start == self._start:
+            return False
+        self._start, self._seen, self._started_with = start, found, found
+        return True
 
 
 class PrefectClient:
@@ -46,14 +98,10 @@ class PrefectClient:
         if answer.status_code != httpx.codes.CONFLICT:
             answer.raise_for_status()
 
-    def has_worker_since(self, pool: str, worker: str, started_at: datetime) -> bool:
-        """Whether a worker has polled a pool since a time."""
+    def read_heartbeat(self, pool: str, worker: str) -> str | None:
+        """Read the time of the last heartbeat of a worker; None when it has sent none."""
         found = self._post(f"/work_pools/{pool}/workers/filter", {})
-        return any(
-            one["name"] == worker
-            and datetime.fromisoformat(one["last_heartbeat_time"]) >= started_at
-            for one in found
-        )
+        return next((one["last_heartbeat_time"] for one in found if one["name"] == worker), None)
 
     def close_runs_without_process(
         self, alive: Iterable[str], *, older_than: timedelta, message: str

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
 from flows.local.servers.arguments import read_arguments
-from flows.local.servers.gate import BOUNDED, Gate
+from flows.local.servers.bounded_requests import BOUNDED
+from flows.local.servers.gate import Gate
 from flows.local.servers.secret_files import PREFECT
 
 

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.keys.key_files import make_key_file, read_own_key
+from ecg_lib.operations.keys.key_files import (
+    MIN_KEY_CHARACTERS,
+    describe_short_key,
+    make_key_file,
+    read_own_key,
+)
 from ecg_lib.operations.settings import Settings
 from flows.local.servers.gate import Credentials
 
 USER: Final = "ecg"
 PREFECT: Final = "prefect"
 MLFLOW: Final = "mlflow"
-MIN_SECRET_CHARACTERS: Final = 32
+
+_ADVICE: Final = "remove it, and a new one is made at the next start"
 
 
 def read_secret(settings: Settings, name: str) -> Credentials:
@@ -34,7 +40,7 @@ def read_secret(settings: Settings, name: str) -> Credentials:
     try:
         if not path.exists():
             make_key_file(path, secrets.token_urlsafe(32))
-        return _credentials(path, read_own_key(path))
+        return Credentials(user=USER, password=read_own_key(path, advice=_ADVICE))
     except OSError as error:
         msg = f"the secret {path} cannot be used: {error.strerror}"
         raise ConfigurationError(msg) from error
@@ -47,18 +53,10 @@ def read_mounted_secret(path: Path) -> Credentials:
         ConfigurationError: If the file cannot be read, or is too short.
     """
     try:
-        return _credentials(path, path.read_text(encoding="utf-8"))
+        password = path.read_text(encoding="utf-8").strip()
     except OSError as error:
         msg = f"the secret {path} cannot be used: {error.strerror}"
         raise ConfigurationError(msg) from error
-
-
-def _credentials(path: Path, text: str) -> Credentials:
-    password = text.strip()
-    if len(password) < MIN_SECRET_CHARACTERS:
-        msg = (
-            f"the secret {path} must have at least {MIN_SECRET_CHARACTERS} characters, "
-            f"it has {len(password)}"
-        )
-        raise ConfigurationError(msg)
+    if len(password) < MIN_KEY_CHARACTERS:
+        raise ConfigurationError(describe_short_key(path, password))
     return Credentials(user=USER, password=password)

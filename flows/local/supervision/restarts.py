@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class RestartPolicy:
     """Pauses between restarts, which double up to a longest one.
 
-    A process that ran for `stable_s` counts as recovered: its failures are forgotten.
+    A process that answered for `stable_s` counts as recovered: its failures are forgotten.
     """
 
     first_pause_s: float = 0.5

@@ -15,7 +15,6 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Final, Self
@@ -49,7 +48,7 @@ _POLL_S: Final = 0.2
 _POLL_FAILED_START_S: Final = 5.0
 _HUNG_AFTER_S: Final = 30.0
 _START_LIMIT_S: Final = 180.0
-"""Longest start of a process that was started again."""
+"""A process that has not answered so long after its start hangs."""
 
 _STOP_SIGNALS: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -108,14 +107,17 @@ class _Child:
     process: subprocess.Popen[bytes]
     record: ProcessRecord
     log: Path
-    started_s: float
-    started_at: datetime
     restarts: Restarts | None = None
-    is_ready: Callable[[], bool] = lambda: True
     liveness: Liveness | None = None
+    is_killed: bool = False
+    """Whether it was killed because it hangs, and its end is waited for."""
     status: HelperStatus = HelperStatus.STARTING
     due_s: float = 0.0
     """When a process that waits is started."""
+
+    def is_stopped(self) -> bool:
+        """Return whether a signal has stopped the process that runs now."""
+        return self.record.is_stopped()
 
 
 class Supervisor:
@@ -205,15 +207,12 @@ class Supervisor:
         self._logs_dir.mkdir(parents=True, exist_ok=True)
         log = self._logs_dir / f"{program.name}.log"
         log.unlink(missing_ok=True)
-        started_s, started_at = time.monotonic(), datetime.now(UTC)
         process, record = self._spawn(program, log)
         child = _Child(
             program=program,
             process=process,
             record=record,
             log=log,
-            started_s=started_s,
-            started_at=started_at,
         )
         self._children.append(child)
         self._dropped.discard(program.name)
@@ -225,10 +224,13 @@ class Supervisor:
         policy: RestartPolicy,
         *,
         is_ready: Callable[[], bool],
-        is_alive: Callable[[], bool] | None = None,
+        is_alive: Callable[[], bool | None] | None = None,
         hung_after_s: float = _HUNG_AFTER_S,
+        start_limit_s: float = _START_LIMIT_S,
     ) -> None:
         """Restart a process whenever it ends or hangs, from now on.
+
+        Both questions are asked in a thread and must return in bounded time.
 
         Parameters
         ----------
@@ -237,20 +239,26 @@ class Supervisor:
         policy : RestartPolicy
             The pauses, and when to give up.
         is_ready : callable
-            Whether the process answers; asked after each restart.
+            Whether the process does its work; decides its status after a restart, and no more.
         is_alive : callable, optional
-            Whether the process still answers; asked every few seconds, in a thread. `is_ready`
-            when left out.
+            Whether the process still answers, None when that cannot be told, which counts neither
+            way. `is_ready` when left out.
         hung_after_s : float
-            A process that has not answered for so long is killed, and started again.
+            A process that is silent for so long is killed, and started again.
+        start_limit_s : float
+            The same for a process that has not answered since its start.
 
         """
         child = self._find(name)
-        child.restarts, child.is_ready = Restarts(policy), is_ready
-        answers = is_alive or is_ready
+        child.restarts = Restarts(policy)
         child.liveness = Liveness(
-            lambda: not child.record.is_stopped() and answers(), limit_s=hung_after_s
+            is_alive or is_ready,
+            is_ready=is_ready,
+            is_stopped=child.is_stopped,
+            limit_s=hung_after_s,
+            start_limit_s=start_limit_s,
         )
+        child.liveness.note_ready()
         child.status = HelperStatus.RUNNING
 
     def run(self, program: Program, *, timeout_s: float) -> None:
@@ -339,10 +347,6 @@ class Supervisor:
         """Return the record of a process."""
         return self._find(name).record
 
-    def find_start(self, name: str) -> datetime:
-        """Return when a process was started last."""
-        return self._find(name).started_at
-
     def _check(self, *, except_for: _Child | None = None) -> None:
         for child in self._children:
             if child is not except_for:
@@ -371,24 +375,21 @@ class Supervisor:
 
     def _look_at_answers(self, child: _Child, liveness: Liveness) -> None:
         """Note that a process is ready after a restart, and kill one that hangs."""
-        name = child.program.name
-        if child.status is HelperStatus.STARTING:
-            if child.is_ready():
-                child.status = HelperStatus.RUNNING
-                liveness.reset()
-                self._report(f"{name} runs again")
-            elif time.monotonic() - child.started_s > _START_LIMIT_S:
-                self._report(f"{name} was not ready in {_START_LIMIT_S:g} s and is killed")
-                child.process.kill()
-        elif liveness.is_hung():
-            self._report(f"{name} runs and does not answer any more; it is killed")
+        name, is_hung = child.program.name, liveness.is_hung()
+        if child.status is HelperStatus.STARTING and liveness.is_ready:
+            child.status = HelperStatus.RUNNING
+            self._report(f"{name} runs again")
+        if is_hung and not child.is_killed:
+            found = "does not answer any more" if liveness.has_answered else "has never answered"
+            self._report(f"{name} runs and {found}; it is killed")
             child.process.kill()
-            liveness.reset()
+            child.is_killed = True
 
     def _handle_end(self, child: _Child) -> None:
-        if child.restarts is None:
+        if child.restarts is None or child.liveness is None:
             raise ProcessEndedError(_describe_end(child))
-        pause_s = child.restarts.note_end(ran_s=time.monotonic() - child.started_s)
+        # A start that came to nothing is a failure, however long it took.
+        pause_s = child.restarts.note_end(ran_s=child.liveness.answered_for_s)
         if pause_s is None:
             msg = f"given up after {child.restarts.failures} failures in a row: "
             raise GivenUpError(msg + _describe_end(child))
@@ -400,10 +401,10 @@ class Supervisor:
 
     def _restart(self, child: _Child) -> None:
         try:
-            started_s, started_at = time.monotonic(), datetime.now(UTC)
             child.process, child.record = self._spawn(child.program, child.log)
-            child.started_s, child.started_at = started_s, started_at
-            child.status = HelperStatus.STARTING
+            child.status, child.is_killed = HelperStatus.STARTING, False
+            if child.liveness is not None:
+                child.liveness.reset()
             self._write_state()
         except OSError as error:  # no memory, no process or no disk left, which may pass
             child.due_s = time.monotonic() + _POLL_FAILED_START_S

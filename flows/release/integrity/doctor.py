@@ -42,7 +42,12 @@ from flows.doors.release_history import (
     find_release,
     list_way_back,
 )
-from flows.release.integrity.signing import SigningError, prepare_signing, sign_by_hand
+from flows.release.integrity.signing import (
+    SigningError,
+    prepare_signing,
+    sign_by_hand,
+    was_signed,
+)
 from flows.release.switch_service import Presence, ask_service, find_bundle
 from flows.release.transaction import INTENT, locked, note_unrecorded, recover
 
@@ -105,14 +110,10 @@ def _check_intent(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
 
 def _check_signing(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
     """Sign releases of earlier code, unless that was done; a lost key is for a person."""
-    try:
-        current = read_release(settings.serving_dir / CURRENT)
-    except ReleaseError:
-        current = None  # reported below
     if not is_mending:
         return
     try:
-        if prepare_signing(settings, read_ledger(settings.ledger_dir), (current,)):
+        if prepare_signing(settings, read_ledger(settings.ledger_dir)):
             yield Finding(
                 "signature",
                 "releases of earlier code had none, they are signed now",
@@ -200,17 +201,23 @@ def _check_signatures(
 def sign(settings: Settings, tag: str) -> Release:
     """Sign a release of the ledger, or the current one, as it is in the store now.
 
+    Where releases of earlier code were not signed yet, they are signed first: the ledger's note of
+    this signature would end that.
+
     Raises:
         BusyError: If a release or rollback is under way.
         LedgerError: If there is no such release, or the ledger cannot be written.
         SigningError: If code or bundle are not what the release names.
     """
     with locked(settings):
+        history = read_ledger(settings.ledger_dir)
+        if not was_signed(history):
+            prepare_signing(settings, history)
         current = read_release(settings.serving_dir / CURRENT)
         if current is not None and tag in {current.bento_tag, current.model_version}:
             release = current
         else:
-            release = find_release(read_ledger(settings.ledger_dir), tag).release
+            release = find_release(history, tag).release
         sign_by_hand(settings, release)
     return release
 

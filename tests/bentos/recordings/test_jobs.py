@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,13 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.wire.problems import ProblemError, explain_file_error
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.keys.api_keys import ApiKey
+from ecg_lib.operations.releases import SERVING_PACKAGES, Release, bento_source, hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.lead import Lead
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+
+ROOT = Path(__file__).parents[3]
 
 
 def _incoming(home: Path) -> list[Path]:
@@ -150,17 +154,57 @@ def test_a_recording_waits_on_when_no_process_can_be_started(
 ) -> None:
     start, refusals = job_runner._start_process, [errno.EAGAIN, errno.ENOMEM, errno.EAGAIN]
 
-    def start_at_last(directory: Path) -> subprocess.Popen[bytes]:
+    def start_at_last(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
         if refusals:
             number = refusals.pop()
             raise OSError(number, os.strerror(number))
-        return start(directory)
+        return start(directory, source=source)
 
     monkeypatch.setattr(job_runner, "_start_process", start_at_last)
     jobs = work()
     job = _add(jobs, _long_npy(0.05))
     assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
     assert jobs.queue.find(job.job_id).attempts == 1
+
+
+def test_changed_code_of_a_bento_does_not_run_in_an_analysis(
+    toy_model: LoadedModel,
+    tmp_path: Path,
+    serve_release: Callable[[Settings, Release], None],
+) -> None:
+    """The code was checked when the worker started, which may be weeks ago."""
+    settings = Settings(home=tmp_path)
+    release = Release(
+        bento_tag="ecg:1",
+        model_tag="ecg_bundle:1",
+        bundle_hash=toy_model.bundle.hash,
+        code_hash=hash_code(ROOT),
+        model_version="1",
+        released_at="2026-01-01T00:00:00.000+00:00",
+    )
+    source = bento_source(settings.bentoml_home, release)
+    for package in SERVING_PACKAGES:
+        caches = shutil.ignore_patterns("__pycache__")
+        shutil.copytree(ROOT / package, source / package, ignore=caches)
+    serve_release(settings, release)
+    jobs = Recordings(settings, replace(toy_model, release=release))
+    jobs.runner.start()
+    try:
+        marker, planted = tmp_path / "ran", source / "sitecustomize.py"
+        planted.write_text(f"open({str(marker)!r}, 'w')\n")
+        failed = _until(jobs, _add(jobs, _long_npy(0.05)).job_id, JobStatus.FAILED)
+        assert failed.error is not None
+        assert "the code of the service has changed on its disk" in failed.error["detail"]
+        assert not marker.exists()
+        serve_release(settings, release)  # signed with it, so that it may run
+        compiled = source / "bentos" / "__pycache__"
+        compiled.mkdir()
+        job = _add(jobs, _long_npy(0.05))
+        assert _until(jobs, job.job_id, JobStatus.DONE, JobStatus.FAILED).status is JobStatus.DONE
+        assert not compiled.exists()
+        assert marker.exists()
+    finally:
+        jobs.close()
 
 
 def test_the_end_of_an_analysis_is_noted_when_the_disk_has_room_again(

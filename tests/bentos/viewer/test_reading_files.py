@@ -1,11 +1,15 @@
 from __future__ import annotations
 
 import io
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+
+CHOICES = json.loads((Path(__file__).parents[2] / "lead_choices.json").read_text(encoding="utf-8"))
 
 Evaluate = Callable[..., Any]
 
@@ -82,6 +86,9 @@ def test_csv_files_of_many_kinds_are_read(
         ("II,II\n1,2\n", "Two columns of a.csv are called “II”"),
         ("time (h),II\n1,2\n3,4\n", "The unit of time in a.csv is not known"),
         ("II\n1\nNaN\n", "Row 3 of a.csv has no number"),
+        ("II\n1\n-32768\n", "Row 3 of a.csv has no number"),
+        ("time,PLETH\n0,1\n0.1,2\n", "No column of a.csv is an ECG by its name"),
+        ("time,II\n0,1\n0.2,1\n0.1,2\n0.3,1\n", "Time does not go forwards in a.csv"),
     ],
 )
 def test_csv_files_that_are_broken_are_refused_with_the_place(
@@ -95,6 +102,35 @@ def test_a_rate_that_is_printed_with_few_decimals_is_the_round_one(evaluate: Eva
     assert evaluate("files/csv.js", PARSE_CSV, text)["fs"] == 360
     odd = "time,II\n" + "".join(f"{number / 128.5:.6f},0\n" for number in range(2000))
     assert evaluate("files/csv.js", PARSE_CSV, odd)["fs"] == pytest.approx(128.5, abs=1e-3)
+
+
+@pytest.mark.parametrize("gap_s", [0.5, 1.0, 60.0])
+def test_a_gap_in_time_is_never_a_lower_rate(evaluate: Evaluate, gap_s: float) -> None:
+    times = (n / 130 + gap_s * (n >= 2000) for n in range(3900))
+    text = "time,II\n" + "".join(f"{time:.3f},0\n" for time in times)
+    table = evaluate("files/csv.js", PARSE_CSV, text)
+    assert table["title"] == "Time does not go on at one rate in a.csv"
+
+
+def test_a_rate_that_changes_is_not_the_mean_of_both(evaluate: Evaluate) -> None:
+    times = (n / 250 if n < 2000 else 8 + (n - 2000) / 125 for n in range(4000))
+    text = "time,II\n" + "".join(f"{time:.3f},0\n" for time in times)
+    table = evaluate("files/csv.js", PARSE_CSV, text)
+    assert table["title"] == "Time does not go on at one rate in a.csv"
+
+
+def test_the_rate_of_stamps_that_repeat_is_asked_for(evaluate: Evaluate) -> None:
+    text = "time,II\n" + "".join(f"{n // 10 * 10 / 130:.3f},0\n" for n in range(3900))
+    assert evaluate("files/csv.js", PARSE_CSV, text)["fs"] is None
+
+
+@pytest.mark.parametrize("case", CHOICES, ids=lambda case: ",".join(case["names"]))
+def test_the_lead_is_chosen_as_the_service_chooses_it(
+    evaluate: Evaluate, case: dict[str, Any]
+) -> None:
+    """The service is held to the same table by ``tests/ecg_lib/records/test_signal_names.py``."""
+    choose = "return m.isLeadClear(argument) ? m.chooseLead(argument) : null;"
+    assert evaluate("files/request.js", choose, case["names"]) == case["chosen"]
 
 
 def test_headings_are_read_as_the_service_reads_them(evaluate: Evaluate, csv_case: Any) -> None:  # noqa: ANN401  of the conftest

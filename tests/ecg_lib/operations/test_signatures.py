@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from ecg_lib.operations.keys.signatures import (
+    Signature,
     SignatureError,
+    UnsignedError,
     check_code,
     check_signature,
     key_path,
     make_key,
+    prepare_code,
     sign_release,
 )
 from ecg_lib.operations.releases import Release
@@ -74,11 +78,6 @@ def _add(path: str, text: str) -> Callable[[Path], None]:
     return change
 
 
-def _link(source: Path) -> None:
-    (source / "bentos" / "worker.py").rename(source.parent / "worker.py")
-    (source / "bentos" / "worker.py").symlink_to(source.parent / "worker.py")
-
-
 CHANGES = {
     "one character": _add("bentos/worker.py", "A = 2\n"),
     "a new module": _add("bentos/more.py", ""),
@@ -87,7 +86,6 @@ CHANGES = {
     "code that only training uses": _add("ecg_lib/training/cnn.py", ""),
     "compiled code without its source": _add("bentos/spam.pyc", ""),
     "a lock": _add("requirements-serving.lock", "numpy==0\n"),
-    "a link": _link,
     "one file less": lambda source: (source / "requirements-serving.lock").unlink(),
     "another name": lambda source: (source / "bentos").rename(source / "bent0s"),
 }
@@ -102,15 +100,45 @@ def test_code_that_changed_since_it_was_signed_does_not_run(
         check_code(settings, RELEASE)
 
 
-def test_compiled_code_is_removed_before_the_code_runs(settings: Settings) -> None:
+@pytest.mark.parametrize("name", ["bentos", "bentos/worker.py", "bentos/__pycache__", "."])
+def test_code_with_a_link_neither_runs_nor_is_signed(settings: Settings, name: str) -> None:
+    """The file behind a link can change while the link stays the same."""
+    place = source_of(settings) / name
+    if place.exists():
+        place.rename(settings.home / "elsewhere")
+    place.symlink_to(settings.home / "elsewhere")
+    problem = "must be a file or a directory, it is a link"
+    with pytest.raises(SignatureError, match=problem):
+        check_code(settings, RELEASE)
+    with pytest.raises(SignatureError, match=problem):
+        sign_release(settings, RELEASE, why="released")
+
+
+def test_a_pipe_among_the_code_is_rejected_and_not_read(settings: Settings) -> None:
+    os.mkfifo(source_of(settings) / "bentos" / "pipe.py")
+    with pytest.raises(SignatureError, match=r"pipe\.py must be a file or a directory"):
+        check_code(settings, RELEASE)
+
+
+def test_compiled_code_is_removed_before_the_code_runs_and_not_by_a_check(
+    settings: Settings,
+) -> None:
     compiled = source_of(settings) / "bentos" / "__pycache__"
     compiled.mkdir()
     (compiled / "worker.cpython-311.pyc").write_bytes(b"another program")
     check_code(settings, RELEASE)
+    assert compiled.exists()
+    prepare_code(settings, RELEASE)
     assert not compiled.exists()
-    compiled.symlink_to(settings.home)
-    with pytest.raises(SignatureError, match="must have the code"):
-        check_code(settings, RELEASE)
+
+
+def test_code_that_is_rejected_is_left_as_it_is(settings: Settings) -> None:
+    compiled = source_of(settings) / "bentos" / "__pycache__"
+    compiled.mkdir()
+    CHANGES["a new module"](source_of(settings))
+    with pytest.raises(SignatureError, match=r"must have the code .* that was signed, it has"):
+        prepare_code(settings, RELEASE)
+    assert compiled.exists()
 
 
 def _forge(settings: Settings, **changes: object) -> None:
@@ -144,14 +172,35 @@ def test_the_signature_of_another_release_is_rejected(settings: Settings) -> Non
 def test_a_torn_signature_is_rejected(settings: Settings, content: bytes) -> None:
     (path,) = settings.signatures_dir.iterdir()
     path.write_bytes(content)
-    with pytest.raises(SignatureError, match="has a signature that cannot be read"):
+    with pytest.raises(UnsignedError, match="has a signature that cannot be read"):
         check_signature(settings, RELEASE)
+
+
+@pytest.mark.parametrize("key", ["", "\n", "k" * 31])
+def test_a_short_key_accepts_no_signature_and_makes_none(settings: Settings, key: str) -> None:
+    """An empty file would be a key that everybody knows."""
+    key_path(settings).write_text(key)
+    (path,) = settings.signatures_dir.iterdir()
+    signature = Signature.model_validate_json(path.read_bytes())
+    path.write_text(
+        signature.model_copy(update={"hmac": signature.compute_hmac(key.strip())}).model_dump_json()
+    )
+    problem = rf"must have at least 32 characters, it has {len(key.strip())}; put it back"
+    with pytest.raises(SignatureError, match=problem):
+        check_code(settings, RELEASE)
+    with pytest.raises(SignatureError, match=problem):
+        sign_release(settings, RELEASE, why="released")
+    key_path(settings).write_text("k" * 32)
+    sign_release(settings, RELEASE, why="released")
+    check_code(settings, RELEASE)
 
 
 def test_without_its_key_no_release_is_accepted(settings: Settings) -> None:
     path = key_path(settings)
     path.chmod(0o644)
-    with pytest.raises(SignatureError, match="must belong to this user and have mode 0600"):
+    with pytest.raises(
+        SignatureError, match=r"this user and have mode 0600.*chmod 0600 it; without a backup"
+    ):
         check_signature(settings, RELEASE)
     path.unlink()
     with pytest.raises(SignatureError, match=r"without the key of releases .* from a backup"):
@@ -159,3 +208,12 @@ def test_without_its_key_no_release_is_accepted(settings: Settings) -> None:
     make_key(settings)
     with pytest.raises(SignatureError, match="is not what its signature says"):
         check_signature(settings, RELEASE)
+
+
+def test_before_the_first_start_no_backup_of_a_key_is_asked_for(settings: Settings) -> None:
+    key_path(settings).unlink()
+    (path,) = settings.signatures_dir.iterdir()
+    path.unlink()
+    with pytest.raises(SignatureError, match=r"is not signed yet.* `ecg up`") as caught:
+        check_signature(settings, RELEASE)
+    assert "backup" not in str(caught.value)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -135,3 +136,18 @@ def test_a_file_without_a_rate_is_annotated_at_the_one_that_is_given(
     assert (found.beats, found.v_beats) == (expected.beats, expected.v_beats)
     with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
         annotate_record(tmp_path / "c.npy", classifier=classifier, output_dir=tmp_path)
+
+
+def test_an_archive_is_predicted_and_annotated_as_its_record(
+    classifier: BeatClassifier, run_record: Path, tmp_path: Path
+) -> None:
+    archive = tmp_path / "packed.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for suffix in (".hea", ".dat"):
+            file = run_record.with_suffix(suffix)
+            packed.write(file, f"folder/{file.name}")
+    one, other = (predict_file(path, classifier=classifier) for path in (run_record, archive))
+    assert list_beats(one) == list_beats(other)
+    done = annotate_record(archive, classifier=classifier, output_dir=tmp_path / "out")
+    assert done.path.name == "packed.pvc"
+    assert done.beats == len(one.classified)

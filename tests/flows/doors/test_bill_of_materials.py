@@ -21,7 +21,6 @@ def write(lock: Path) -> str:
 def test_the_official_schema_accepts_it() -> None:
     text = write(LOCK)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text.replace("1-a", "1-b")) is None
     broken = text.replace('"library"', '"book"')
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(broken) is not None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -263,6 +264,49 @@ def test_a_file_is_analysed_and_an_unknown_format_is_refused(
 
 def test_unknown_traffic_is_refused(home: Path) -> None:
     assert _ecg("traffic", "heavy").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_out"),
+    [
+        (("--part", "svdb", "--quick"), "--part"),
+        (("--part", "ds2"), "--part"),
+        (("--reason", "x"), "--reason"),
+        (("--part", "svdb", "--reason", "x"), "--part, --reason"),
+        (("--final", "--reason", "x", "--quick"), "--quick"),
+        (("--annotations", "atr"), "--annotations"),
+        (("--subjects", "x.csv"), "--subjects"),
+        (("--final", "--reason", "x", "--lead", "V1"), "--lead"),
+        (("--quick", "--output", "x.html"), "--output"),
+        (("--database", ".", "--quick"), "--quick"),
+        (("--database", ".", "--final"), "--final"),
+        (("--database", ".", "--part", "svdb", "--reason", "x"), "--part, --reason"),
+    ],
+)
+def test_an_option_of_evaluate_that_would_be_passed_over_is_refused(
+    home: Path, arguments: tuple[str, ...], left_out: str
+) -> None:
+    done = _ecg("evaluate", *arguments)
+    assert done.exit_code == 2
+    assert f"leave out {left_out}" in _plain(done.output)
+
+
+def test_a_rollback_to_two_releases_is_refused(home: Path) -> None:
+    done = _ecg("rollback", "1", "--to", "2")
+    assert done.exit_code == 2
+    assert "name one release, got '1' and --to 2" in _plain(done.output)
+
+
+def test_a_doctor_that_changes_nothing_signs_nothing(home: Path) -> None:
+    done = _ecg("doctor", "--dry-run", "--sign", "1")
+    assert done.exit_code == 2
+    assert "leave out --dry-run" in _plain(done.output)
+    assert not home.exists()
+
+
+def _plain(output: str) -> str:
+    """Take an error out of its frame and put it on one line."""
+    return " ".join(re.sub(r"[│╭╮╰╯─]|\x1b\[[0-9;]*m", " ", output).split())
 
 
 def test_ds2_is_not_opened_without_a_reason(home: Path) -> None:

@@ -114,7 +114,8 @@ def release(settings: Settings, toy_bundle: Bundle, serve_release: Serve) -> Rel
     shutil.copytree(toy_bundle.directory, find_bundle(settings, current.model_tag))
     source = bento_source(settings.bentoml_home, current)
     source.mkdir(parents=True)
-    (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
+    caches = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "ecg_lib", source / "ecg_lib", ignore=caches)
     serve_release(settings, current)
     return current
 
@@ -405,10 +406,8 @@ def test_golden_requests_are_answered_by_the_served_code_and_not_by_the_checkout
     monkeypatch.setattr("ecg_lib.classifier.golden.check_golden", lambda *_: ("all wrong",) * 7)
     assert monitor_drift(dry_run=True)["figures"]["golden_failures"] == []
     # The served code itself.
-    package = bento_source(settings.bentoml_home, release) / "ecg_lib"
-    package.unlink()
-    shutil.copytree(ROOT / "ecg_lib", package, ignore=shutil.ignore_patterns("__pycache__"))
-    golden = package / "classifier" / "golden.py"
+    source = bento_source(settings.bentoml_home, release)
+    golden = source / "ecg_lib" / "classifier" / "golden.py"
     changed = golden.read_text() + "\ncheck_golden = lambda *_: ('served code is wrong',)\n"
     golden.write_text(changed)
     with pytest.raises(SignatureError, match="that was signed"):  # it does not even run

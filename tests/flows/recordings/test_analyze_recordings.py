@@ -199,7 +199,14 @@ def test_parts_of_a_recording_give_what_the_whole_gives(toy_bundle: Bundle, tmp_
     assert whole == joined
 
 
+def test_parts_of_one_recording_may_share_a_name(tmp_path: Path) -> None:
+    parts = [tmp_path / day / "rec.edf" for day in ("monday", "tuesday")]
+    assert list_recordings(parts, are_parts=True).paths == parts
+    assert list_recordings(parts).paths == []
+
+
 def test_directories_are_listed_and_files_taken_as_they_are(recordings: Path) -> None:
+    (recordings / "folder.edf").mkdir()
     listed = [path.name for path in list_recordings([recordings, Path("else.csv")]).paths]
     assert listed == ["broken.edf", "flat.npy", "normal.hea", "run.hea", "else.csv"]
 

@@ -13,12 +13,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.strips import annotate_record, predict_file
 from ecg_lib.records.files.lead import choose_lead
 from ecg_lib.records.files.opening import open_recording
+from flows.local import file_commands
 from flows.recordings.analyzed_files import Request, analyze_file, list_recordings
 from flows.release.load_released import read_reference
 
@@ -130,3 +132,18 @@ def test_a_directory_without_recordings_is_refused(tmp_path: Path) -> None:
         "plain.bdf",
         "polar.txt",
     ]
+
+
+def test_annotations_of_recordings_with_one_name_do_not_replace_each_other(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first, second = (tmp_path / day / "plain.hea" for day in ("monday", "tuesday"))
+    for path in (first, second):
+        path.parent.mkdir()
+        for suffix in (".hea", ".dat"):
+            source = CASES / "dat-without-header" / f"plain{suffix}"
+            path.with_suffix(suffix).write_bytes(source.read_bytes())
+    with pytest.raises(typer.Exit):
+        file_commands.annotate([first, second], output_dir=tmp_path / "out")
+    assert "a recording must have a name of its own, 2 are plain" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -8,7 +8,7 @@
 import { readPrediction } from "../answer/prediction.js";
 import { nameExample } from "../answer/examples.js";
 import { sortFiles, suffix } from "../files/recording_files.js";
-import { chooseLead } from "../files/request.js";
+import { chooseLead, isLeadClear } from "../files/request.js";
 import { link } from "../base/link.js";
 import { asProblem, fileProblem } from "../base/problem.js";
 import { makeRecorder } from "./record.js";
@@ -88,7 +88,7 @@ export function makeOpener({ store, service, reader, known }) {
   }
 
   /**
-   * Show a table of samples; it is sent when its sampling rate is known.
+   * Show a table of samples; it is sent when its sampling rate and its lead are known.
    *
    * @param {ReadTable} table
    * @param {{name: string, files: File[], example: string | null}} origin
@@ -96,7 +96,7 @@ export function makeOpener({ store, service, reader, known }) {
    */
   async function showTable(table, origin, signal) {
     const settings = chooseSettings(table, store.get().knownLeads);
-    const isRateKnown = table.fs !== null;
+    const isRateKnown = table.fs !== null && isLeadClear(table.leads);
     reset({
       subject: {
         ...describeSubject("signal", origin.name, origin),

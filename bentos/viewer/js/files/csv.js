@@ -6,6 +6,7 @@
  */
 
 import { fileProblem } from "../base/problem.js";
+import { kindOf } from "./lead_names.js";
 import { numberHeadings, readHeading, unquote } from "./headings.js";
 
 /** @typedef {import("./headings.js").Heading} Heading */
@@ -21,6 +22,10 @@ import { numberHeadings, readHeading, unquote } from "./headings.js";
 
 /** Lines that tell how a file is written. */
 const LOOKED_AT = 6;
+/** Seconds by which stamps may differ from those of a constant rate, as in the service. */
+const MAX_STRAY_S = 0.1;
+/** Least numbers of 16 and 32 bits, which no converter gives: missing samples. */
+const MISSING = new Set([-32_768, -2_147_483_648]);
 /** Rows by which a column that is called a count is known to be one. */
 const COUNTED_ROWS = 100;
 
@@ -73,11 +78,16 @@ function readComment(line, split, width) {
 function describe(columns, headings, fileName) {
   const time = headings.findIndex(({ kind }) => kind === "time");
   const kept = headings.flatMap(({ kind }, at) =>
-    kind === "time" || (kind === "count" && isNumbering(columns[at])) ? [] : [at],
+    kind === "time" || kind === "other" || (kind === "count" && isNumbering(columns[at]))
+      ? []
+      : [at],
   );
   if (!kept.length)
-    throw fileProblem(`${fileName} has no lead`, "Every column is time or a number.");
+    throw fileProblem(`${fileName} has no lead`, "Every column is time, a number or another signal.");
   const leads = kept.map((at) => headings[at].name);
+  if (leads.every((name) => kindOf(name) === "other")) {
+    throw fileProblem(`No column of ${fileName} is an ECG by its name`, `There are: ${leads.join(", ")}.`);
+  }
   const twice = leads.find((name, at) => leads.indexOf(name) < at);
   if (twice !== undefined)
     throw fileProblem(`Two columns of ${fileName} are called “${twice}”`, "Which is it to be?");
@@ -148,6 +158,7 @@ function parseCell(cell) {
   const text = unquote(cell);
   if (!text) return NaN;
   const value = Number(text);
+  if (MISSING.has(value)) return NaN;
   if (!Number.isNaN(value) || !/^\d+(:\d+){1,2}([.,]\d+)?$/.test(text)) return value;
   return text.split(":").reduce((total, part) => 60 * total + Number(part.replace(",", ".")), 0);
 }
@@ -170,13 +181,45 @@ function measureRate(time, unitS, fileName) {
   }
   if (time.length < 2) return null;
   const lasts = time[time.length - 1] - time[0];
-  if (!(lasts > 0)) {
+  const steps = Array.from(time.subarray(1), (value, at) => value - time[at]);
+  if (!(lasts > 0) || steps.some((step) => step < 0)) {
     throw fileProblem(
       `Time does not go forwards in ${fileName}`,
       `It is ${time[0]} in the first row and ${time[time.length - 1]} in the last.`,
     );
   }
-  return roundRate((time.length - 1) / (lasts * unitS));
+  // Of rows with one stamp only the first says when: the others came with it.
+  const anchors = steps.flatMap((step, at) => (step > 0 ? [at + 1] : []));
+  const isRegular = anchors.length === steps.length;
+  if (isRegular) anchors.unshift(0);
+  const [first, last] = [anchors[0], anchors[anchors.length - 1]];
+  if (last === first) return null;
+  const usual = (time[last] - time[first]) / (last - first);
+  const late = anchors.map((at) => time[at] - time[first] - (at - first) * usual);
+  const [least, greatest] = extremes(late);
+  const strayS = unitS * (greatest - least);
+  if (strayS > MAX_STRAY_S + 2 * usual * unitS) {
+    throw fileProblem(
+      `Time does not go on at one rate in ${fileName}`,
+      `It strays by ${strayS.toFixed(2)} s: samples are missing, or the rate changes. ` +
+        "The command ecg analyze reads files with gaps.",
+    );
+  }
+  // Stamps of packets say little about the rate.
+  return isRegular ? roundRate(1 / (usual * unitS)) : null;
+}
+
+/**
+ * @param {number[]} values
+ * @returns {[number, number]} The least and the greatest.
+ */
+function extremes(values) {
+  let [least, greatest] = [Infinity, -Infinity];
+  for (const value of values) {
+    least = Math.min(least, value);
+    greatest = Math.max(greatest, value);
+  }
+  return [least, greatest];
 }
 
 /**

@@ -7,7 +7,7 @@
 
 /**
  * @typedef {object} Heading
- * @property {"lead" | "time" | "count"} kind
+ * @property {"lead" | "time" | "count" | "other"} kind Other signals have a unit of their own.
  * @property {string} name
  * @property {string | null} unit Of a lead, null when it states none: `mV`, `uV`, `V`, `nV`, `counts`.
  * @property {number | null} unitS Of time: seconds of its unit, null when that is not known.
@@ -27,21 +27,33 @@ const UNIT_S = new Map([
 ]);
 const MILLIVOLT = ["mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"];
 const MICROVOLT = ["uv", "µv", "μv", "mcv", "microv", "microvolt", "microvolts", "mikrovolt"];
+const COUNTS = [
+  ...["adu", "count", "counts", "lsb", "lsbs", "digit", "digits", "bit", "bits"],
+  ...["adc", "adccount", "adccounts", "adcunit", "adcunits", "rawadc", "adcraw", "cuentas"],
+  ...["au", "a.u.", "arb.u.", "arbitraryunits", "adcwerte", "rohwert", "rohwerte", "zählwerte"],
+];
 const UNITS = new Map([
-  ...MILLIVOLT.map(paired("mV")),
-  ...MICROVOLT.map(paired("uV")),
+  ...[...MILLIVOLT, "milivoltio", "milivoltios"].map(paired("mV")),
+  ...[...MICROVOLT, "microvoltio", "microvoltios"].map(paired("uV")),
   ...["mikrov", "uvolt", "uvolts", "μvolt", "µvolt"].map(paired("uV")),
-  ...["v", "volt", "volts"].map(paired("V")),
+  ...["v", "volt", "volts", "voltio", "voltios"].map(paired("V")),
   ...["nv", "nanovolt", "nanovolts", "nvolt"].map(paired("nV")),
-  ...["adu", "count", "counts", "lsb", "digit", "digits"].map(paired("counts")),
+  ...COUNTS.map(paired("counts")),
 ]);
+const OTHER_UNITS = new Set(
+  (
+    "mmhg cmh2o kpa pa bpm /min 1/min min-1 min^-1 % nu °c degc celsius °f g mg m/s2 m/s^2 m/s² " +
+    "°/s deg/s dps l/s l/min ml/min ohm kohm ω lux hz db"
+  ).split(" "),
+);
 /** Units that may be all of the heading of a lead; V is a lead too. */
 const NAMELESS = new Map([["mv", "mV"], ...["uv", "µv", "μv"].map(paired("uV"))]);
 
 const VOLTS = "(?:m|u|µ|μ|n|milli|micro|mikro|nano)";
 const UNIT_IN_NAME = new RegExp(
-  "^(.+?)(?:\\s*\\(([^()]+)\\)|\\s*\\[([^[\\]]+)\\]" +
-    `|_(${VOLTS}v(?:olts?)?|[mnuµμ]?s)` + // ECG_uV, time_ms
+  "^(.+?)(?:\\s*\\(([^()]+)\\)|\\s*\\[([^[\\]]+)\\]|\\s*\\{([^{}]+)\\}|\\s*<([^<>]+)>" +
+    `|_(${VOLTS}v(?:olts?)?|[mnuµμ]?s|counts|adu|adc|lsb|bits)` + // ECG_uV, time_ms, ecg_counts
+    `|[.:]\\s*(${VOLTS}v(?:olts?)?)` + // ecg.uV, ECG: uV
     // ECG / V, Zeit in s, Time, ms
     `|\\s*(?:[/,]|\\bin\\b|\\ben\\b)\\s*(${VOLTS}?v(?:olts?)?|[mnuµμ]?s(?:ec|ek|eg)?)` +
     `|\\s+(${VOLTS}v(?:olts?)?))$`, // ECG uV; but not ECG V, which is a lead
@@ -73,8 +85,8 @@ export function readHeading(cell, unitCell = "") {
   const text = unquote(cell).replace(/^#+/, "").trim();
   if (text.length > LONGEST) return { kind: "lead", name: cut(text), unit: null, unitS: null };
   const found = UNIT_IN_NAME.exec(text);
-  const inName = (found?.slice(2).find((part) => part) ?? "").trim().toLowerCase();
-  const inRow = unquote(unitCell).toLowerCase();
+  const inName = bare(found?.slice(2).find((part) => part) ?? "");
+  const inRow = bare(unquote(unitCell));
   const name = found ? found[1] : text;
   const alone = UNIT_S.get(text.toLowerCase());
   if (alone) return { kind: "time", name: text, unit: null, unitS: alone };
@@ -83,6 +95,9 @@ export function readHeading(cell, unitCell = "") {
   }
   const shownName = cut(UNITS.has(inName) ? name : text);
   const unit = UNITS.get(inRow) ?? UNITS.get(inName) ?? NAMELESS.get(text.toLowerCase()) ?? null;
+  if (!unit && (OTHER_UNITS.has(inRow) || OTHER_UNITS.has(inName))) {
+    return { kind: "other", name: cut(name), unit: null, unitS: null };
+  }
   const kind = COUNT_NAME.test(text) && !unit ? "count" : "lead";
   return { kind, name: shownName, unit, unitS: null };
 }
@@ -116,6 +131,14 @@ export function unquote(cell) {
  */
 function secondsOf(unit) {
   return unit.includes(":") ? 1 : (UNIT_S.get(unit) ?? null);
+}
+
+/** @param {string} unit */
+function bare(unit) {
+  return unit
+    .replace(/^[[({<]+|[\])}>]+$/g, "")
+    .replaceAll(" ", "")
+    .toLowerCase();
 }
 
 /** @param {string} name */

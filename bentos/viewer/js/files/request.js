@@ -2,6 +2,8 @@
  * From a table of samples to the body of a request: lead, unit, mV, JSON text.
  */
 
+import { findEcg } from "./lead_names.js";
+
 /** Digits after the point of a sample in mV: a hundredth of a microvolt. */
 const DECIMALS = 1e5;
 
@@ -62,13 +64,22 @@ export function guessUnit(samples) {
 }
 
 /**
- * Choose a lead as the service does: MLII, else the first; II is the next best.
+ * Choose a lead as the service does; the first to begin with where none is clearly an ECG.
  *
  * @param {string[]} leads
  * @returns {string}
  */
 export function chooseLead(leads) {
-  return ["MLII", "II", "ML II"].find((name) => leads.includes(name)) ?? leads[0];
+  return leads[findEcg(leads) ?? 0];
+}
+
+/**
+ * Whether a lead is clearly an ECG, so that nobody has to be asked which to analyse.
+ *
+ * @param {string[]} leads
+ */
+export function isLeadClear(leads) {
+  return findEcg(leads) !== null;
 }
 
 /**

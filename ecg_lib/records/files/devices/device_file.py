@@ -18,11 +18,14 @@ from numpy.typing import NDArray
 from ecg_lib.errors import CorruptRecordError, RecordTooLongError, UnsupportedRecordError
 from ecg_lib.records.files.lead import MAX_NAME, Lead, check_samples
 from ecg_lib.records.limits import MAX_SIGNALS, MIN_DURATION_S
-from ecg_lib.records.signal_names import UNIT_TO_MV
+from ecg_lib.records.signal_names import UNIT_TO_MV, read_unit
 
 _SAMPLES_AT_ONCE: Final = 2**20
 _COPY_BITS: Final = 30
 """Bits of a sample in a copy: more than the 24 of a float32."""
+
+MISSING_16: Final = -32_768
+"""The sample of 16 bits that no converter gives: a missing one."""
 
 LEAD_NAMES: Final[dict[int, str]] = {
     **dict(enumerate(("I", "II", "V1", "V2", "V3", "V4", "V5", "V6", "V7"), start=1)),
@@ -49,7 +52,7 @@ class DeviceLead:
     """mV of one step."""
     offset_mv: float = 0.0
     """mV of a sample that is 0."""
-    missing: tuple[int, ...] = ()
+    missing: tuple[int, ...] = (MISSING_16,)
     """Values that mark a sample as missing."""
 
 
@@ -141,7 +144,7 @@ def name_lead(text: str) -> str:
 
 def scale_of(unit: str) -> float | None:
     """Return the mV of a unit of voltage, None when it is another unit."""
-    return {**UNIT_TO_MV, "nV": 1e-6, "MICROVOLTS": 1e-3, "MILLIVOLTS": 1.0}.get(unit.strip())
+    return UNIT_TO_MV.get(read_unit(unit) or "")
 
 
 def read_number(text: object, what: str) -> float:
@@ -243,6 +246,5 @@ def write_copy(opened: DeviceFile, lead: Lead, directory: Path, *, name: str) ->
         minutes, seconds = divmod(int(opened.start_clock_s), 60)
         first += f" {minutes // 60:02d}:{minutes % 60:02d}:{seconds:02d}"
     path = directory / f"{name}.hea"
-    text = "\n".join([first, *lines]) + "\n"
-    path.write_text(text, encoding="latin-1", errors="replace")
+    path.write_text("\n".join([first, *lines]) + "\n", encoding="utf-8")
     return path

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from ecg_lib.errors import CorruptRecordError, EcgError, UnsupportedRecordError
 from ecg_lib.records.files.devices.device_file import (
     LEAD_NAMES,
+    MISSING_16,
     DeviceFile,
     DeviceLead,
     check_size,
@@ -195,7 +196,9 @@ def _read_group(group: Dataset, order: str, left: list[int]) -> list[DeviceLead]
         raise CorruptRecordError(msg)
     samples = np.frombuffer(data, stored, n_samples * n_channels).reshape(n_samples, n_channels)
     padding = _raw(group, _PADDING)[: stored.itemsize]
-    missing = (int(np.frombuffer(padding, stored)[0]),) if len(padding) == stored.itemsize else ()
+    missing = (MISSING_16,) if stored.kind == "i" and stored.itemsize == 2 else ()
+    if len(padding) == stored.itemsize:
+        missing = (int(np.frombuffer(padding, stored)[0]),)
     fs = read_number(group.get("SamplingFrequency"), "sampling frequency of the DICOM waveform")
     leads = [
         _read_channel(channel, samples[:, number], number, fs=fs, missing=missing, left=left)

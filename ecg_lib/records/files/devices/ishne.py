@@ -18,14 +18,17 @@ from typing import Final
 import numpy as np
 
 from ecg_lib.errors import CorruptRecordError
-from ecg_lib.records.files.devices.device_file import DeviceFile, DeviceLead, make_device_file
+from ecg_lib.records.files.devices.device_file import (
+    DeviceFile,
+    DeviceLead,
+    make_device_file,
+)
 
 MAGIC: Final = b"ISHNE1.0"
 
 _FIXED_BYTES: Final = 522
 _MAX_HEADER_BYTES: Final = 2**20
 _MAX_LEADS: Final = 12
-_MISSING: Final = -32_768
 _NAMES: Final = dict(
     enumerate("X Y Z I II III aVR aVL aVF V1 V2 V3 V4 V5 V6 ES AS AI".split(), start=2)
 )
@@ -70,7 +73,6 @@ def read_ishne(path: Path) -> DeviceFile:
                 fs=float(rate_hz),
                 samples=samples[:, number],
                 gain_mv=resolutions_nv[number] * 1e-6,
-                missing=(_MISSING,),
             )
             for number in range(n_leads)
         ],

@@ -11,11 +11,16 @@ _MISSING: Final = (
     *("", "nan", "na", "n/a", "null", "none", "-", "--", "missing", "nil", "?", "*", ".", "<na>"),
     *("#n/a", "#na", "#nv", "#null!", "#value!", "#wert!", "#div/0!", "#num!", "#zahl!"),
     *("1.#qnan", "1.#ind", "-1.#ind", "nan(ind)", "-nan", "-nan(ind)", "nat", "undef"),
+    *("k.a.", "k. a.", "n.v.", "n. v.", "n.a.", "s/d", "s.d.", "n.d.", "n/d", "nd", "---", "----"),
+    *("-32768", "-32768.0", "-2147483648"),  # of 16 and 32 bits, which no converter gives
 )
 """How a missing sample is written, by spreadsheets and by the libraries of many languages."""
 
 MISSING_CELLS: Final = tuple(
-    sorted({form for word in _MISSING for form in (word, word.upper(), word.title())} | {"NaN"})
+    sorted(
+        {form for word in _MISSING for form in (word, word.upper(), word.title())}
+        | {"NaN", "k.A.", "k. A.", "<NA>"}
+    )
 )
 
 _MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))

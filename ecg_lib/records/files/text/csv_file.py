@@ -18,6 +18,7 @@ from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
     missing_rate,
+    no_leads,
     rate_contradiction,
     unnamed_leads,
 )
@@ -38,6 +39,7 @@ from ecg_lib.records.files.text.times import (
     Rate,
     measure_rate,
     read_clocks,
+    read_time_of_day,
     settle_rate,
     size_of_unit,
 )
@@ -129,6 +131,9 @@ class CsvFile:
             fs=fs,
             is_regular=measured is None or measured.is_regular,
             warnings=warnings,
+            start_clock_s=None
+            if time is None or time.scale
+            else read_time_of_day(layout.rows[0][time.number]),
         )
 
     @property
@@ -186,7 +191,10 @@ class CsvFile:
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.
-            msg = "every row of the CSV file must hold as many numbers as the first, one does not"
+            msg = (
+                "every row of the CSV file must hold as many numbers as the first, one does not; "
+                "missing samples are empty cells or NaN"
+            )
             raise CorruptRecordError(msg) from error
 
 
@@ -447,15 +455,15 @@ def _find_leads(
             continue
         if time is not None and time.number == number:
             continue
-        name, voltage = long_name[:MAX_NAME], stated and read_unit(stated)
+        name = long_name[:MAX_NAME]
+        own = stated or unit or layout.unit or "mV"
+        voltage = read_unit(own)
         converter = layout.converters.get(long_name)
-        if (stated and voltage in {None, COUNTS} and converter is None) or (
-            layout.has_counts and converter is None
-        ):
+        if converter is None and (voltage in {None, COUNTS} or layout.has_counts):
             has_counts = has_counts or voltage == COUNTS or layout.has_counts
             others.append(name)
             continue
-        if voltage and unit and UNIT_TO_MV[voltage] != UNIT_TO_MV[unit]:
+        if stated and unit and UNIT_TO_MV.get(voltage or "") not in {None, UNIT_TO_MV[unit]}:
             msg = f"the file states {voltage}; unit must be that or left out"
             raise MissingDetailError(msg, detail="unit")
         if name in leads or name in doubled:
@@ -466,17 +474,18 @@ def _find_leads(
             name = name if "ECG" in leads else "ECG"
             leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
             continue
-        own = voltage or unit or layout.unit or "mV"
-        leads[name] = CsvColumn(number, UNIT_TO_MV[own])
+        leads[name] = CsvColumn(number, UNIT_TO_MV[voltage or "mV"])
     if not leads:
-        raise _no_lead(doubled=bool(doubled), has_counts=has_counts)
+        raise _no_lead(doubled=bool(doubled), has_counts=has_counts, others=others)
     if len(leads) > MAX_SIGNALS:
         msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
         raise CorruptRecordError(msg)
     return leads, (*others, *sorted(doubled))
 
 
-def _no_lead(*, doubled: bool, has_counts: bool) -> CorruptRecordError | UnsupportedRecordError:
+def _no_lead(
+    *, doubled: bool, has_counts: bool, others: list[str]
+) -> CorruptRecordError | UnsupportedRecordError:
     if doubled:
         msg = "each lead of the CSV file must have a name of its own, two have the same"
         return CorruptRecordError(msg)
@@ -486,6 +495,8 @@ def _no_lead(*, doubled: bool, has_counts: bool) -> CorruptRecordError | Unsuppo
             "gain of the device"
         )
         return UnsupportedRecordError(msg)
+    if others:
+        return no_leads("a CSV file", others)
     msg = "the CSV file must have a column for a lead, it has none but time and counts of rows"
     return CorruptRecordError(msg)
 

@@ -10,7 +10,7 @@ import re
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ecg_lib.records.signal_names import read_unit
+from ecg_lib.records.signal_names import is_other_unit, read_unit
 
 LONGEST: Final = 200
 """Characters of a heading that is looked into; a longer one is the name of a lead."""
@@ -36,9 +36,10 @@ _NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
 
 _VOLTS: Final = r"m|u|µ|μ|n|milli|micro|mikro|nano"
 _UNIT_IN_NAME: Final = re.compile(
-    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]"
-    # ECG_uV, time_ms
-    rf"|_((?:{_VOLTS})v(?:olts?)?|[mnuµμ]?s)"
+    r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]|\s*\{([^{}]+)\}|\s*<([^<>]+)>"
+    # ECG_uV, time_ms, ecg.uV, ECG: uV, ecg_counts
+    rf"|_((?:{_VOLTS})v(?:olts?)?|[mnuµμ]?s|counts|adu|adc|lsb|bits)"
+    rf"|[.:]\s*((?:{_VOLTS})v(?:olts?)?)"
     # ECG / V, Zeit in s, Time, ms
     rf"|\s*(?:[/,]|\bin\b|\ben\b)\s*((?:{_VOLTS})?v(?:olts?)?|[mnuµμ]?s(?:ec|ek|eg)?)"
     # ECG uV; but not ECG V, which is a lead
@@ -79,8 +80,8 @@ class Heading(NamedTuple):
     kind: ColumnKind
     name: str
     unit: str | None = None
-    """Of a lead ``mV``, ``uV``, ``V`` or ``counts``, None when it states none; of time a key of
-    `UNIT_TO_S`, None when it states another."""
+    """Of a lead ``mV``, ``uV``, ``V``, ``nV`` or ``counts``, or that of another signal (``mmhg``);
+    None when it states none. Of time a key of `UNIT_TO_S`, None when it states another."""
 
 
 def read_heading(cell: str) -> Heading:
@@ -108,7 +109,7 @@ def read_heading(cell: str) -> Heading:
         return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
     if DATE_NAME.fullmatch(text):
         return Heading(ColumnKind.TIME, text, "s")
-    if read_unit(said) is not None:
-        return Heading(ColumnKind.LEAD, name, read_unit(said))
+    if read_unit(said) is not None or is_other_unit(said):
+        return Heading(ColumnKind.LEAD, name, read_unit(said) or said)
     kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD
     return Heading(kind, text, _NAMELESS.get(text.lower()))

@@ -19,7 +19,7 @@ from ecg_lib.records.files.text.cells import (
 from ecg_lib.records.files.text.headings import ColumnKind, read_heading
 from ecg_lib.records.files.text.preamble import LEAD_KEY, Converter, Statements, find_rate
 from ecg_lib.records.limits import MAX_SIGNALS
-from ecg_lib.records.signal_names import SignalKind, kind_of, read_unit
+from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
 
 PEEK_BYTES: Final = 2**20
 
@@ -34,7 +34,7 @@ _MAX_SPACED: Final = 0.5
 """Share of lines with a blank line below, above which lines are double-spaced."""
 
 _UNIT_CELL: Final = re.compile(
-    r"|s|sec|secs|seconds|ms|us|ns|h+:m+:s+(?:[.,]\w+)?|mmhg|nu|bpm|%|a\.?u\.?|adu|date|text|string",
+    r"|s|sec|secs|seconds|ms|us|ns|h+:m+:s+(?:[.,]\w+)?|date|text|string",
     re.IGNORECASE,
 )
 
@@ -346,4 +346,5 @@ def _is_statement(row: list[str]) -> bool:
 
 def _is_unit(cell: str) -> bool:
     text = cell.strip("'\"()[] ")
-    return read_unit(text) is not None or bool(_UNIT_CELL.fullmatch(text))
+    is_named = read_unit(text) is not None or is_other_unit(text)
+    return is_named or bool(_UNIT_CELL.fullmatch(text))

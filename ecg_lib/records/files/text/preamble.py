@@ -7,10 +7,21 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError
-from ecg_lib.records.signal_names import SignalKind, kind_of, read_unit
+from ecg_lib.records.signal_names import (
+    UNIT_TO_MV,
+    SignalKind,
+    is_other_unit,
+    kind_of,
+    read_unit,
+)
 
 LEAD_KEY: Final = re.compile(
     r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
+)
+
+_UNIT_KEY: Final = re.compile(
+    r"(?:.*[ _-])?(?:units?|einheit(?:en)?|unidad(?:es)?|unit[ée]s?|unit[àa]|unidade)(?:[ _-].*)?",
+    re.IGNORECASE,
 )
 
 _LONGEST_LINE: Final = 500
@@ -67,6 +78,8 @@ def find_rate(line: str) -> float | None:
     for pattern in _RATES:
         match = pattern.search(line)
         if match is not None:
+            if kind_of(line[: match.start() + 1]) is SignalKind.OTHER:
+                return None  # the rate of another signal
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None
@@ -100,7 +113,14 @@ class Statements(NamedTuple):
         stated = [
             (pair[0].strip("\"' "), pair[1].strip("\"' ,;")) for pair in pairs if len(pair) == 2
         ]
-        units = {unit for key, value in stated if len(key) < 30 and (unit := read_unit(value))}
+        units = {
+            read_unit(value) or value
+            for key, value in stated
+            if len(key) < 30
+            and (is_other_unit(value) or read_unit(value) is not None)
+            and (_UNIT_KEY.fullmatch(key) or read_unit(value) in UNIT_TO_MV)
+            and not LEAD_KEY.fullmatch(key)
+        }
         leads = [value for key, value in stated if LEAD_KEY.fullmatch(key)]
         warnings: tuple[str, ...] = ()
         unit = units.pop() if len(units) == 1 else None

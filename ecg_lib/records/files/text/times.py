@@ -49,6 +49,9 @@ _CLOCK: Final = re.compile(
 )
 
 _DAY_S: Final = 86_400.0
+_FIRST_S: Final = 60.0
+"""Times without a date that begin below it count from the beginning, and not from midnight."""
+
 _MONTHS: Final = 12
 
 
@@ -70,6 +73,16 @@ def read_clocks(cells: list[str]) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore"):
             times_s += _DAY_S * np.cumsum(np.diff(times_s, prepend=times_s[:1]) < -_DAY_S / 2)
     return times_s
+
+
+def read_time_of_day(cell: str) -> float | None:
+    """Read the time of day, in seconds; None where it is the time since the beginning."""
+    match = _CLOCK.fullmatch(cell.strip().strip("'\""))
+    time_s = _read_clock(cell)
+    if match is None or not time_s > 0 or not match["hours"]:
+        return None
+    is_elapsed = _date_of(match) is None and time_s < _FIRST_S
+    return None if is_elapsed else time_s % _DAY_S
 
 
 def _read_clock(cell: str) -> float:
@@ -134,8 +147,15 @@ def measure_rate(times_s: NDArray[np.float64]) -> Rate:
         raise MissingDetailError(msg, detail="sampling_rate")
     is_gap = _find_gaps(times_s, 1 / step_s) > 0
     parts = np.split(np.arange(len(times_s)), np.flatnonzero(is_gap))
-    lasts_s = sum(float(times_s[part[-1]] - times_s[part[0]]) for part in parts)
-    n_steps = sum(len(part) - 1 for part in parts)
+    # Rows that share the stamp of a packet say how long it lasted when the next one begins.
+    anchors = [part[np.flatnonzero(np.diff(times_s[part]) > 0) + 1] for part in parts]
+    spans = [
+        (part[0] if (steps_s > 0).all() else place[0], place[-1])
+        for part, place in zip(parts, anchors, strict=True)
+        if len(place)
+    ]
+    lasts_s = sum(float(times_s[last] - times_s[first]) for first, last in spans)
+    n_steps = sum(int(last - first) for first, last in spans)
     fs = n_steps / lasts_s if lasts_s > 0 else 1 / step_s
     expected = np.concatenate([times_s[part[0]] + np.arange(len(part)) / fs for part in parts])
     jitter_s = float(np.quantile(np.abs(times_s - expected), 0.95))

@@ -45,7 +45,7 @@ def test_a_name_that_is_empty_is_refused(tmp_path: Path, target: Path) -> None:
         unpack_record(archive, target)
 
 
-@pytest.mark.parametrize("folder", ["", "some/where/"])
+@pytest.mark.parametrize("folder", ["", "some/where/", "some\\where\\"])
 @pytest.mark.parametrize("packing", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
 def test_a_record_comes_out_under_other_names(
     tmp_path: Path, target: Path, folder: str, packing: int

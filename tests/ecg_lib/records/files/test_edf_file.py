@@ -170,6 +170,23 @@ def test_a_spare_channel_without_usable_limits_does_not_refuse_the_file(
     np.testing.assert_allclose(_read(opened), COUNTS_OF_ECG / 1000, atol=1e-4)
 
 
+@pytest.mark.parametrize("is_inverted", [False, True])
+def test_the_least_number_below_the_digital_limits_is_a_missing_sample(
+    tmp_path: Path,
+    is_inverted: bool,  # noqa: FBT001  a parameter of the test
+) -> None:
+    path = tmp_path / "r.edf"
+    counts = COUNTS_OF_ECG.copy()
+    counts[400:600] = -32768
+    limits = ("2047", "-2048") if is_inverted else ("-2048", "2047")
+    _write_raw_edf(path, [_edf_signal("ECG", "uV", counts, (*limits, "-2048", "2047"))])
+    is_missing = np.isnan(_read(open_recording(path)))
+    assert np.flatnonzero(is_missing).tolist() == list(range(400, 600))
+    # Where the converter may have given it, it is a sample.
+    _write_raw_edf(path, [_edf_signal("ECG", "uV", counts, FULL)])
+    assert np.isfinite(_read(open_recording(path))).all()
+
+
 def test_limits_that_are_inverted_are_those_of_an_inverted_signal_or_refused(
     tmp_path: Path,
 ) -> None:

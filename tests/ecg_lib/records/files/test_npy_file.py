@@ -34,6 +34,16 @@ def test_counts_of_a_converter_are_not_millivolts(tmp_path: Path) -> None:
         _read(open_recording(tmp_path / "r.npy", fs=200.0))
 
 
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<i4"])
+def test_the_least_whole_number_is_a_missing_sample(tmp_path: Path, dtype: str) -> None:
+    values = np.zeros(5000, dtype=dtype)
+    values[100:300] = np.iinfo(dtype).min
+    np.save(tmp_path / "r.npy", values)
+    opened = open_recording(tmp_path / "r.npy", fs=250.0, unit="uV")
+    samples = np.concatenate(list(opened.blocks(opened.leads[0])))
+    assert np.flatnonzero(np.isnan(samples)).tolist() == list(range(100, 300))
+
+
 def test_a_signalling_nan_hides_no_sample(tmp_path: Path) -> None:
     samples = np.zeros(5000, dtype="<f4")
     samples.view("<u4")[3000] = 0x7FA00001

@@ -77,6 +77,50 @@ def test_parts_without_a_clock_are_joined_without_a_gap(tmp_path: Path) -> None:
     np.testing.assert_array_equal(_read(opened), np.repeat([0.0, 1.0, 2.0], 2000))
 
 
+def _write_text(path: Path, start: str, *, seconds: int = 20, name: str = "ECG") -> Path:
+    times = np.datetime64(start) + np.arange(seconds * 100) * np.timedelta64(10, "ms")
+    rows = "".join(f"{str(time).replace('T', ' ')},0.5\n" for time in times)
+    path.write_text(f"time,{name}\n{rows}")
+    return path
+
+
+def test_the_time_between_texts_is_missing(tmp_path: Path) -> None:
+    first = _write_text(tmp_path / "a.csv", "2026-01-02T23:59:50.000")
+    second = _write_text(tmp_path / "b.csv", "2026-01-03T00:01:00.000")
+    opened = open_parts([first, second])
+    assert (opened.start_clock_s, opened.leads[0].n_samples) == (86_390.0, None)
+    assert opened.warnings == ()
+    is_missing = np.isnan(_read(opened))
+    assert len(is_missing) == 9000
+    assert np.flatnonzero(is_missing).tolist() == list(range(2000, 7000))
+    with pytest.raises(CorruptRecordError, match="in the order in which they were recorded"):
+        _read(open_parts([second, first]))
+
+
+def test_a_seam_without_a_clock_is_said(tmp_path: Path) -> None:
+    first = _write_text(tmp_path / "a.csv", "2026-01-02T23:59:50.000")
+    (tmp_path / "b.csv").write_text("time,ECG\n" + "".join(f"{n / 100},0\n" for n in range(2000)))
+    opened = open_parts([first, tmp_path / "b.csv"])
+    assert len(_read(opened)) == 4000
+    assert "a part states no time of day" in opened.warnings[0]
+
+
+def test_times_since_the_beginning_are_not_a_time_of_day(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    for start in ("0:00", "00:00:00"):
+        rows = "".join(f"{start[:-2]}{n / 100:06.3f},0\n" for n in range(2000))
+        path.write_text("time,ECG\n" + rows)
+        assert open_parts([path]).start_clock_s is None
+
+
+def test_another_signal_in_common_is_not_a_substitute_for_the_ecg(tmp_path: Path) -> None:
+    for name, lead in (("a", "ECG"), ("b", "EKG")):
+        rows = "".join(f"{n / 100},0,0\n" for n in range(2000))
+        (tmp_path / f"{name}.csv").write_text(f"time,{lead},aux\n{rows}")
+    with pytest.raises(UnsupportedRecordError, match="must have a lead in common"):
+        open_parts([tmp_path / "a.csv", tmp_path / "b.csv"])
+
+
 def test_parts_without_a_lead_in_common_are_refused(tmp_path: Path) -> None:
     first = _write(tmp_path / "a.edf", hour=8, minute=0, value=1.0)
     second = _write(tmp_path / "b.edf", hour=8, minute=1, value=2.0, lead="ECG I")

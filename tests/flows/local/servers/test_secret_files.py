@@ -59,7 +59,8 @@ def test_a_secret_that_others_can_read_is_refused(tmp_path: Path, mode: int) -> 
     settings = Settings(home=tmp_path)
     read_secret(settings, "prefect")
     (tmp_path / "secrets" / "prefect").chmod(mode)
-    with pytest.raises(ConfigurationError, match=f"have mode 0600, it has mode {mode:04o}"):
+    problem = rf"have mode 0600, it has mode {mode:04o}.*; remove it, and a new one is made"
+    with pytest.raises(ConfigurationError, match=problem):
         read_secret(settings, "prefect")
 
 
@@ -72,7 +73,8 @@ def test_a_short_secret_is_refused(tmp_path: Path, length: int, *, is_accepted: 
     if is_accepted:
         assert read_secret(Settings(home=tmp_path), "prefect").password == "x" * length
     else:
-        with pytest.raises(ConfigurationError, match="at least 32 characters, it has 31"):
+        problem = "at least 32 characters, it has 31; remove it, and a new one is made"
+        with pytest.raises(ConfigurationError, match=problem):
             read_secret(Settings(home=tmp_path), "prefect")
 
 
@@ -86,3 +88,9 @@ def test_a_mounted_secret_may_be_readable_by_its_group(tmp_path: Path) -> None:
 def test_a_mounted_secret_that_is_missing_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="cannot be used: No such file"):
         read_mounted_secret(tmp_path / "missing")
+
+
+def test_a_mounted_secret_that_is_short_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "mounted").write_text("y" * 31)
+    with pytest.raises(ConfigurationError, match="at least 32 characters, it has 31"):
+        read_mounted_secret(tmp_path / "mounted")

@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -366,8 +367,10 @@ def test_a_process_that_starts_again_is_degraded_until_it_answers(
         supervisor.check()
         assert supervisor.read_states()["helper"].status is HelperStatus.STARTING
         ready.touch()
-        supervisor.check()
-        assert supervisor.read_states()["helper"].status is HelperStatus.RUNNING
+        _check_until(
+            supervisor,
+            lambda: supervisor.read_states()["helper"].status is HelperStatus.RUNNING,
+        )
 
 
 def _keep(supervisor: Supervisor, is_alive: Callable[[], bool]) -> None:
@@ -436,6 +439,74 @@ def test_a_supervisor_that_was_stopped_itself_kills_nothing(
         supervisor.check()
         assert supervisor.find_record("server").pid == first
         assert psutil.Process(first).is_running()
+
+
+def test_a_process_that_answers_and_is_never_ready_is_left_alone(
+    make_supervisor: Callable[..., Supervisor], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.02)
+    with make_supervisor() as supervisor:
+        supervisor.launch(_program("service", _SLEEPER))
+        supervisor.keep_running(
+            "service",
+            _QUICK,
+            is_ready=lambda: False,  # without a model
+            is_alive=lambda: True,
+            hung_after_s=0.3,
+            start_limit_s=0.3,
+        )
+        os.kill(supervisor.find_record("service").pid, signal.SIGKILL)
+        _check_until(supervisor, lambda: len(lines) == 1)
+        _check_for(supervisor, 1.5, until=lambda: len(lines) > 1)
+        assert len(lines) == 1
+        assert supervisor.read_states()["service"] == HelperState(
+            status=HelperStatus.STARTING, restarts=1
+        )
+
+
+def test_starts_that_come_to_nothing_are_failures_however_long_they_took(
+    make_supervisor: Callable[..., Supervisor], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.02)
+    policy = RestartPolicy(first_pause_s=0.01, longest_pause_s=0.01, stable_s=0.1, max_failures=2)
+    with make_supervisor() as supervisor:
+        supervisor.launch(_program("service", _SLEEPER))
+        supervisor.keep_running("service", policy, is_ready=lambda: False, start_limit_s=0.3)
+        os.kill(supervisor.find_record("service").pid, signal.SIGKILL)
+        with pytest.raises(ProcessEndedError, match="given up after 3 failures"):
+            _check_until(supervisor, lambda: False)
+    killed = "service runs and has never answered; it is killed"
+    assert [line for line in lines if line == killed] == [killed] * 2
+
+
+def test_a_process_that_hangs_is_killed_while_two_others_are_slow_to_start(
+    make_supervisor: Callable[..., Supervisor], lines: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.02)
+    is_over = threading.Event()
+
+    def answer_slowly() -> bool:
+        is_over.wait(60)
+        return True
+
+    with make_supervisor() as supervisor:
+        for name in ("slow", "slower"):
+            supervisor.launch(_program(name, _SLEEPER))
+            supervisor.keep_running(name, _QUICK, is_ready=answer_slowly)
+            os.kill(supervisor.find_record(name).pid, signal.SIGKILL)
+        _check_until(
+            supervisor,
+            lambda: (
+                {supervisor.read_states()[name].status for name in ("slow", "slower")}
+                == {HelperStatus.STARTING}
+            ),
+        )
+        _keep(supervisor, lambda: False)
+        started_s = time.monotonic()
+        _check_for(supervisor, 20, until=lambda: any("answer any more" in one for one in lines))
+        assert time.monotonic() - started_s < 15
+        is_over.set()
+    assert "server runs and does not answer any more; it is killed" in lines
 
 
 def test_a_process_that_fails_too_often_is_given_up(

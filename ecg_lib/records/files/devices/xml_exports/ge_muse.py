@@ -13,6 +13,7 @@ import numpy as np
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.devices.device_file import (
+    MISSING_16,
     DeviceFile,
     DeviceLead,
     make_device_file,
@@ -31,7 +32,6 @@ KEPT: Final = frozenset(
     WaveFormData""".split()
 )
 
-_MISSING: Final = -32_768
 _DERIVED: Final = {"III": (-1.0, 1.0), "aVR": (-0.5, -0.5), "aVL": (1.0, -0.5), "aVF": (-0.5, 1.0)}
 """Shares of I and II in each lead."""
 
@@ -82,7 +82,6 @@ def _read_lead(lead: Element, fs: float) -> DeviceLead:
         fs=fs,
         samples=samples[:count],
         gain_mv=scale * read_number(text_of(lead, "LeadAmplitudeUnitsPerBit"), "gain of a lead"),
-        missing=(_MISSING,),
     )
 
 
@@ -93,7 +92,7 @@ def _derive(own: list[DeviceLead]) -> list[DeviceLead]:
     if one is None or two is None or len(one.samples) != len(two.samples):
         return []
     first_mv, second_mv = (
-        np.where(lead.samples == _MISSING, np.nan, lead.samples.astype(np.float64) * lead.gain_mv)
+        np.where(lead.samples == MISSING_16, np.nan, lead.samples.astype(np.float64) * lead.gain_mv)
         for lead in (one, two)
     )
     return [

@@ -156,6 +156,24 @@ def test_missing_samples_stay_missing_in_a_copy(
     assert np.flatnonzero(is_missing).tolist() == list(range(1000, 1500))
 
 
+def test_the_least_sample_of_16_bits_is_missing(
+    kind: str, writers: ModuleType, counts: Counts, opened: Open, read: Read
+) -> None:
+    two = counts["II"].copy()
+    two[1000:1500] = -32768
+    content = getattr(writers, f"write_{kind}")({"II": two}, fs=250)
+    is_missing = np.isnan(read(opened(content)))
+    assert np.flatnonzero(is_missing).tolist() == list(range(1000, 1500))
+
+
+def test_a_copy_keeps_the_names_of_its_leads(
+    writers: ModuleType, counts: Counts, opened: Open, tmp_path: Path
+) -> None:
+    recording = opened(writers.write_aecg({"ΑΠΑΓΩΓΗ": counts["I"], "II": counts["II"]}, fs=250))
+    header = write_copy(recording, recording.leads[0], tmp_path, name="recording")
+    assert [lead.name for lead in open_recording(header).leads] == ["ΑΠΑΓΩΓΗ", "II"]
+
+
 @pytest.mark.parametrize("name", ["r.dcm", "r.ecg", "r.scp", "r.xml"])
 def test_an_export_by_its_name_only_is_refused(name: str, opened: Open) -> None:
     for content in (b"", b"1,2,3\n" * 200, bytes(2000)):

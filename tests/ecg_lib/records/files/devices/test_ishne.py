@@ -67,14 +67,6 @@ def test_the_resolution_in_nanovolts_is_the_gain(
     np.testing.assert_allclose(read(recording), counts["II"] * gain_mv, rtol=1e-6)
 
 
-def test_the_least_value_is_a_missing_sample(
-    writers: ModuleType, counts: Counts, opened: Open, read: Read
-) -> None:
-    two = counts["II"].copy()
-    two[7] = -32768
-    assert np.flatnonzero(np.isnan(read(opened(writers.write_ishne({"II": two}, fs=250))))) == [7]
-
-
 def test_leads_without_a_name_of_their_own_are_numbered(
     writers: ModuleType, counts: Counts, opened: Open
 ) -> None:

@@ -52,6 +52,8 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
         ("# recorded at 1 kHz", 1000.0),
         ("Frequency: 250 Hz", 250.0),
         ('"Fréquence d\'échantillonnage";"500,0 hertz"', 500.0),
+        ("# resp sampling rate: 125 Hz", None),
+        ("PPG fs = 100", None),
         ("# low-pass 150 Hz", None),
         ("# notch filter 50 Hz", None),
         ("Filter frequency: 100 Hz", None),
@@ -84,6 +86,50 @@ def test_a_column_of_time_wins_over_the_words_above_it_and_the_conflict_is_said(
         _open(tmp_path, f"# sampling rate: 500 Hz\ntime,ECG\n{rows}\n", fs=500.0)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# unit: adu\ntime,ECG\n",
+        "Unit,counts\ntime,ECG\n",
+        "# Einheit: bits\ntime,ECG\n",
+        "time,ECG (a.u.)\n",
+        "time,ECG [ADC counts]\n",
+        "time,ecg_counts\n",
+        "time,ECG\ns,bits\n",
+    ],
+)
+def test_counts_are_never_taken_for_millivolts(tmp_path: Path, text: str) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    with pytest.raises(UnsupportedRecordError, match="counts, which need the gain"):
+        _open(tmp_path, text + rows)
+
+
+@pytest.mark.parametrize(
+    "text", ["time,signal (mmHg)\n", "# unit: mmHg\ntime,signal\n", "time,wave [%]\n"]
+)
+def test_a_signal_with_the_unit_of_another_is_not_an_ecg(tmp_path: Path, text: str) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    with pytest.raises(UnsupportedRecordError, match="must have a signal in V, mV or uV"):
+        _open(tmp_path, text + rows)
+
+
+def test_the_name_of_a_lead_above_the_samples_is_not_a_unit(tmp_path: Path) -> None:
+    rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
+    np.testing.assert_allclose(
+        _read(_open(tmp_path, "# Lead: V\ntime,ECG\n" + rows)), VALUES, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("packet", [25, 73, 250])
+def test_one_stamp_a_packet_gives_the_rate_of_its_rows(tmp_path: Path, packet: int) -> None:
+    rows = "".join(f"{n // packet * packet / FS:.3f},{ROWS[n]}\n" for n in range(N))
+    assert _open(tmp_path, f"time,ECG\n{rows}", fs=FS).leads[0].fs == FS
+    with pytest.raises(MissingDetailError, match="they give about 250 Hz"):
+        _open(tmp_path, f"time,ECG\n{rows}")
+    with pytest.raises(MissingDetailError, match="the file states 250 Hz"):
+        _open(tmp_path, f"time,ECG\n{rows}", fs=270.0)
+
+
 def test_filters_above_the_samples_do_not_contradict_the_rate_that_is_given(tmp_path: Path) -> None:
     text = "# low-pass 150 Hz\n# notch filter 50 Hz\nECG\n" + "\n".join(ROWS)
     assert _open(tmp_path, text, fs=FS).leads[0].fs == 250.0
@@ -93,7 +139,10 @@ def test_filters_above_the_samples_do_not_contradict_the_rate_that_is_given(tmp_
 
 @pytest.mark.parametrize(
     "word",
-    ["", '""', "NaN", "#N/A", "n/a", "<NA>", "?", "#NV", "#DIV/0!", "NULL", "1.#QNAN", "--"],
+    [
+        *("", '""', "NaN", "#N/A", "n/a", "<NA>", "?", "#NV", "#DIV/0!", "NULL", "1.#QNAN", "--"),
+        *("k.A.", "n.v.", "s/d", "---", "-32768"),
+    ],
 )
 @pytest.mark.parametrize("start", [0, 1000])
 def test_missing_samples_of_one_column_keep_their_time(

@@ -1,0 +1,65 @@
+"""Tests of what the host of the workers tells them."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+from typing import cast
+
+import pytest
+
+from bentos.host import Host, SharedDirectory
+from bentos.runtime.worker_process import WorkerProcess
+from ecg_lib.operations.releases import CURRENT, SERVED, Release, ReleaseError, write_release
+from ecg_lib.operations.settings import Settings
+
+RELEASE = Release(
+    bento_tag="ecg:2",
+    model_tag="ecg_bundle:2",
+    bundle_hash="2" * 64,
+    code_hash="c" * 64,
+    model_version="2",
+    released_at="2026-01-01T00:00:00.000+00:00",
+)
+
+
+class FakeWorker:
+    def __init__(self, release: Release) -> None:
+        self.serves = {
+            "bento_tag": release.bento_tag,
+            "version": release.model_version,
+            "bundle_hash": release.bundle_hash,
+        }
+        self.refusals: list[ReleaseError] = []
+
+    def tell_refused(self, error: ReleaseError) -> None:
+        self.refusals.append(error)
+
+
+@pytest.mark.parametrize("is_repaired", [True, False])
+def test_a_refusal_is_told_only_by_workers_that_serve_another_release(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, *, is_repaired: bool
+) -> None:
+    settings = Settings(home=tmp_path)
+    settings.serving_dir.mkdir(parents=True)
+    earlier = RELEASE.model_copy(update={"bento_tag": "ecg:1", "model_version": "1"})
+    served = RELEASE if is_repaired else earlier
+    write_release(settings.serving_dir / CURRENT, RELEASE)
+    write_release(settings.serving_dir / SERVED, served)
+    refusal = ReleaseError("one byte has changed", bento_tag="ecg:2")
+    monkeypatch.setattr(Host, "_may_fall_back_on", lambda *_: True)
+
+    async def start_release(self: Host, name: str, **_: bool) -> WorkerProcess | None:
+        if name == CURRENT:
+            raise refusal
+        return cast("WorkerProcess", FakeWorker(served))
+
+    monkeypatch.setattr(Host, "_start_release", start_release)
+
+    async def start() -> FakeWorker:
+        with socket.socket() as listener:
+            host = Host(settings, listener, shared=SharedDirectory(tmp_path, 0))
+            return cast("FakeWorker", await host._start_best())
+
+    assert asyncio.run(start()).refusals == ([] if is_repaired else [refusal])

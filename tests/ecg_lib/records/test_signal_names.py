@@ -1,0 +1,61 @@
+"""Names of signals: ECG leads, other signals, and names that tell nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ecg_lib.records.signal_names import find_ecg, kind_of, lead_of
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("MLII", "V6", "ECG 1", "EXG Channel 0", "Lead II", "Abl. II", "Derivación V3", "DII"),
+        *("Brustwandableitung V5", "Extremitätenableitung II", "ECG Rhythm", "rhythm strip II"),
+        *("Elektrokardiographie", "Electrocardiograma", "électrocardiogramme", "ecg_filtered"),
+    ],
+)
+def test_a_name_of_an_ecg_is_known_in_many_languages(name: str) -> None:
+    assert kind_of(name) == "ecg"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("PLETH", "PLETHl", "Photopleth", "Pletismografía", "fotopletismograma", "Pulskurve"),
+        *("Pulso", "Pulsoxymetrie", "Blutdruck", "presión arterial", "pression artérielle", "NBP"),
+        *("respiración", "respirazione", "Atemfluss", "Nasenflow", "Schnarchen", "Sättigung"),
+        *("Saturación", "Temperatur", "FC", "fréquence cardiaque", "ritmo cardíaco", "Herzrate"),
+        *("ICG", "EDR", "UAP", "P1", "PAP", "Elektroenzephalogramm", "accX", "Heart Rhythm"),
+    ],
+)
+def test_another_signal_alone_in_a_file_is_not_taken_for_the_ecg(name: str) -> None:
+    assert kind_of(name) == "other"
+    assert find_ecg([name]) is None
+
+
+@pytest.mark.parametrize("name", ["value", "Spannung", "señal", "channel 3", "smart"])
+def test_a_name_that_tells_nothing_is_the_ecg_when_it_is_alone(name: str) -> None:
+    assert kind_of(name) == "unknown"
+    assert find_ecg([name]) == 0
+    assert find_ecg([name, f"{name}2"]) is None
+
+
+def test_compounds_spell_their_lead() -> None:
+    assert lead_of("Brustwandableitung V5") == "v5"
+    assert lead_of("Extremitätenableitung II") == "ii"
+    assert find_ecg(["Pulskurve", "Brustwandableitung V5"]) == 1
+
+
+CHOICES = json.loads((Path(__file__).parents[2] / "lead_choices.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", CHOICES, ids=lambda case: ",".join(case["names"]))
+def test_the_lead_is_chosen_as_the_viewer_chooses_it(case: dict[str, Any]) -> None:
+    """The viewer is held to the same table by ``tests/bentos/viewer/test_reading_files.py``."""
+    place = find_ecg(case["names"])
+    assert (None if place is None else case["names"][place]) == case["chosen"]

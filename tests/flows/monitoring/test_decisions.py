@@ -1,0 +1,58 @@
+"""The run that a check asks for."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
+from ecg_lib.operations.prediction_rows import DriftCheckRow
+from flows.monitoring.outbox import make_decision
+from flows.pipeline import pipeline
+
+CHECK = DriftCheckRow(
+    check_id="c",
+    created_at=datetime(2026, 1, 1, tzinfo=UTC),
+    bundle_hash="b",
+    action="RETRAIN",
+    summary={"bento_tag": "ecg:2"},
+)
+
+
+def _decide(action: DriftAction) -> DriftDecision:
+    return DriftDecision(
+        action=action, reasons=("noise",), is_breach=True, is_conclusive=True, figures={}
+    )
+
+
+@pytest.mark.parametrize(
+    ("trained_on", "wanted"),
+    [
+        (["mitdb"], {"reason": "noise", "databases": ["mitdb"]}),
+        (["svdb", "mitdb"], {"reason": "noise", "databases": ["mitdb", "svdb"]}),
+        ([], {"reason": "noise"}),
+        (["mitdb", "the ward"], {"reason": "noise"}),
+        (["simulated"], {"reason": "noise"}),
+    ],
+)
+def test_a_model_is_trained_again_on_the_databases_of_the_served_one(
+    trained_on: list[str], wanted: dict[str, Any]
+) -> None:
+    row = make_decision(CHECK, _decide(DriftAction.RETRAIN), trained_on=trained_on)
+    assert row is not None
+    assert row.deployment == "pipeline/ecg"
+    assert row.parameters == wanted
+    pipeline.validate_parameters(row.parameters)
+
+
+def test_a_rollback_names_what_it_was_decided_against_and_no_databases() -> None:
+    row = make_decision(CHECK, _decide(DriftAction.ROLLBACK), trained_on=["mitdb"])
+    assert row is not None
+    assert row.deployment == "rollback-champion/ecg"
+    assert row.parameters == {"reason": "noise", "decided_against": "ecg:2"}
+
+
+def test_a_model_that_is_kept_asks_for_nothing() -> None:
+    assert make_decision(CHECK, _decide(DriftAction.KEEP), trained_on=["mitdb"]) is None

@@ -1,0 +1,225 @@
+"""Runs, dataset versions and reports of earlier trainings go, except those that are needed."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from ecg_lib.classifier.bundle import Bundle, DataSource
+from ecg_lib.operations.releases import CURRENT, Release, write_release
+from ecg_lib.operations.settings import Settings
+from flows.data.databases import Role
+from flows.data.dataset_versions import DatasetVersion, PreparedRecord, list_versions
+from flows.doors.ledger import append_event
+from flows.doors.registry import (
+    ELIGIBLE,
+    Alias,
+    KnownRun,
+    Registry,
+    RunKind,
+    note_pending,
+)
+from flows.doors.release_history import EventKind, LedgerEvent
+from flows.monitoring.training_retention import choose_spare_runs, forget_old_training
+
+
+def _run(
+    run_id: str,
+    kind: RunKind,
+    *,
+    parent: str | None = None,
+    is_open: bool = False,
+    v_f1: float | None = None,
+    dataset: str = "d",
+) -> KnownRun:
+    return KnownRun(
+        run_id=run_id,
+        kind=kind,
+        parent_run_id=parent,
+        is_open=is_open,
+        is_candidate=v_f1 is not None,
+        dataset_version=dataset,
+        bundle_hash="",
+        v_f1=v_f1 or 0.0,
+    )
+
+
+def _sweep(number: int, *, is_open: bool = False, v_f1: float | None = None) -> list[KnownRun]:
+    name = f"sweep{number}"
+    return [
+        _run(f"candidate{number}", RunKind.CANDIDATE, parent=name, v_f1=v_f1),
+        _run(f"trial{number}", RunKind.TRIAL, parent=name),
+        _run(name, RunKind.SWEEP, is_open=is_open),
+    ]
+
+
+def test_runs_of_old_sweeps_go_with_their_trials() -> None:
+    runs = [*_sweep(3), *_sweep(2), *_sweep(1)]
+    spare = choose_spare_runs(runs, needed=set(), n_kept=2, datasets=set())
+    assert set(spare) == {"candidate1", "trial1", "sweep1"}
+    assert choose_spare_runs(runs, needed=set(), n_kept=3, datasets=set()) == []
+
+
+def test_a_sweep_of_a_needed_candidate_stays_without_its_trials() -> None:
+    runs = [*_sweep(2), *_sweep(1)]
+    spare = choose_spare_runs(runs, needed={"candidate1"}, n_kept=1, datasets=set())
+    assert spare == ["trial1"]
+
+
+@pytest.mark.parametrize(("datasets", "best"), [({"d"}, {"candidate1"}), ({"other"}, set())])
+def test_the_best_candidate_of_a_dataset_that_is_kept_stays(
+    datasets: set[str], best: set[str]
+) -> None:
+    runs = [*_sweep(3, v_f1=0.5), *_sweep(2, v_f1=0.8), *_sweep(1, v_f1=0.9)]
+    spare = choose_spare_runs(runs, needed=set(), n_kept=1, datasets=datasets)
+    assert {"candidate1", "candidate2", "candidate3"} - set(spare) == {"candidate3"} | best
+
+
+def test_a_sweep_that_is_open_stays_and_takes_no_place_of_those_that_have_ended() -> None:
+    runs = [*_sweep(4), *_sweep(3), *_sweep(2, is_open=True), *_sweep(1, is_open=True)]
+    spare = choose_spare_runs(runs, needed=set(), n_kept=1, datasets=set())
+    assert set(spare) == {"candidate3", "trial3", "sweep3"}
+
+
+def test_a_bundle_that_was_installed_is_not_a_sweep_and_stays() -> None:
+    runs = [*_sweep(2), _run("installed", RunKind.REFERENCE), *_sweep(1)]
+    spare = choose_spare_runs(runs, needed=set(), n_kept=1, datasets=set())
+    assert "installed" not in spare
+
+
+def _release(version: str, bundle: Bundle) -> Release:
+    return Release(
+        bento_tag=f"ecg:{version}",
+        model_tag=f"ecg_bundle:{version}",
+        bundle_hash=bundle.hash,
+        code_hash="c",
+        model_version=version,
+        released_at="2026-01-01T00:00:00+00:00",
+    )
+
+
+def _add_version(settings: Settings, name: str, *, prepared: str, age: int) -> None:
+    record = PreparedRecord(
+        name="100",
+        role=Role.DEVELOPMENT,
+        files={},
+        prepared=prepared,
+        duration_s=1.0,
+        lead="MLII",
+        annotated={},
+        detected=0,
+        unreadable_s=0.0,
+    )
+    version = DatasetVersion(
+        version=name,
+        created_at="",
+        data_source=DataSource.MITDB,
+        source_directory="",
+        records=(record,),
+        broken=(),
+        folds={},
+    )
+    folder = settings.datasets_dir / "versions"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps(asdict(version)))
+    os.utime(path, (1e9 - age, 1e9 - age))
+    (settings.datasets_dir / "records" / prepared).mkdir(parents=True, exist_ok=True)
+    (folder / "latest").write_text(name)
+
+
+def _add_sweep(registry: Registry, bundle: Bundle, number: int, *, is_open: bool = False) -> str:
+    tags = {"ecg.dataset_version": f"data{number}", "ecg.bundle_hash": bundle.hash}
+    sweep = registry.start_run(f"sweep{number}", kind=RunKind.SWEEP, tags=tags)
+    trial = registry.start_run("trial", kind=RunKind.TRIAL, tags=tags, parent_run_id=sweep)
+    registry.end_run(trial)
+    candidate = registry.start_run(
+        "candidate",
+        kind=RunKind.CANDIDATE,
+        tags={**tags, ELIGIBLE: "false"},
+        parent_run_id=sweep,
+    )
+    registry.log(candidate, metrics={"oof_v_f1": 0.9})
+    registry.log_bundle(candidate, bundle)
+    registry.end_run(candidate)
+    if not is_open:
+        registry.end_run(sweep)
+    return candidate
+
+
+@pytest.mark.slow
+def test_what_a_release_an_alias_or_an_open_sweep_needs_stays_on_disk(
+    tmp_path: Path, make_toy_bundle: Callable[..., Bundle]
+) -> None:
+    settings = Settings(
+        home=tmp_path, mlflow_sweeps_kept=1, dataset_versions_kept=1, evaluation_reports_kept=1
+    )
+    registry = Registry(settings)
+    toy = make_toy_bundle("toy", threshold=0.5)
+    candidates = {
+        number: _add_sweep(registry, toy, number, is_open=number == 6) for number in range(1, 8)
+    }
+    versions = {number: registry.register(candidates[number], tags={}) for number in range(1, 6)}
+    registry.set_alias(Alias.CHAMPION, versions[1].version)
+    note_pending(settings, versions[2].version)
+    append_event(
+        settings.ledger_dir,
+        LedgerEvent(
+            id="1", kind=EventKind.RELEASE, who="a test", why="", at="", before=None,
+            release=_release(versions[3].version, toy), is_verified=True,
+        ),
+        reason="release model 3", metrics={}, model_card="",
+    )  # fmt: skip
+    settings.serving_dir.mkdir()
+    write_release(settings.serving_dir / CURRENT, _release(versions[4].version, toy))
+    for number in range(8):
+        # The record of version 5, which goes, is that of version 1 too.
+        prepared = {0: "of-0", 5: "of-1"}.get(number, f"of-{number}")
+        _add_version(settings, f"data{number}", prepared=prepared, age=100 - number)
+    reports = settings.reports_dir / "evaluation"
+    reports.mkdir(parents=True)
+    for age, stem in enumerate(
+        ("new-out-of-fold-full", "old-out-of-fold-full", "old-ds2", f"{toy.hash[:12]}-ds2",
+         f"{toy.hash[:12]}-out-of-fold-full")
+    ):  # fmt: skip
+        for suffix in (".json", ".html"):
+            path = reports / f"{stem}{suffix}"
+            path.write_text("")
+            os.utime(path, (1e9 - age, 1e9 - age))
+
+    with disable_run_logger():
+        forget_old_training.fn(settings)
+
+    # 1 to 4 are needed, 6 is open, 7 is the newest that has ended.
+    kept = {1, 2, 3, 4, 6, 7}
+    artifacts = {path.parent.name for path in settings.mlflow_dir.glob("artifacts/*/artifacts")}
+    assert artifacts == {candidates[number] for number in kept}
+    assert {one.run_id for one in registry.versions()} == {
+        candidates[number] for number in (1, 2, 3, 4)
+    }
+    runs = registry.list_runs()
+    assert len([run for run in runs if run.kind == RunKind.SWEEP]) == 6
+    assert {run.dataset_version for run in runs if run.kind == RunKind.TRIAL} == {"data6", "data7"}
+    assert list_versions(settings.datasets_dir) == [f"data{number}" for number in sorted(kept)]
+    assert {path.name for path in (settings.datasets_dir / "records").iterdir()} == {
+        f"of-{number}" for number in kept
+    }
+    assert {path.stem for path in reports.iterdir()} == {
+        "new-out-of-fold-full",
+        "old-ds2",
+        f"{toy.hash[:12]}-ds2",
+        f"{toy.hash[:12]}-out-of-fold-full",
+    }
+    assert registry.fetch_bundle(candidates[3]).hash == toy.hash
+
+
+@pytest.mark.slow
+def test_a_new_home_has_nothing_to_delete(tmp_path: Path) -> None:
+    with disable_run_logger():
+        forget_old_training.fn(Settings(home=tmp_path))
