@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from numpy.typing import NDArray
 
+from ecg_lib.classifier.abstention import AbstentionConfig
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import (
     Bundle,
@@ -149,9 +150,15 @@ def mitdb_dir() -> Path:
 
 
 def _write_toy_network(path: Path, *, steepness: float = 25.0, offset: float = 0.0) -> Path:
-    """Write a network that calls beats V that do not look like the conducted ones."""
-    weights = np.zeros((len(FEATURE_NAMES), 1), dtype=np.float32)
-    weights[FEATURE_NAMES.index("qrs_similarity")] = -steepness
+    """Write a network that calls beats V that do not look like the conducted ones.
+
+    It doubts that a detection is a beat where the noise around it is more than a third of a QRS
+    complex: the logit of being a beat is ``-5 * (noise_level + 1)``.
+    """
+    weights = np.zeros((len(FEATURE_NAMES), 2), dtype=np.float32)
+    weights[FEATURE_NAMES.index("qrs_similarity"), 0] = -steepness
+    weights[FEATURE_NAMES.index("noise_level"), 1] = -5.0
+    bias = np.array([0.75 * steepness + offset, -5.0], dtype=np.float32)
     node = onnx.helper.make_node
     graph = onnx.helper.make_graph(
         [
@@ -160,7 +167,7 @@ def _write_toy_network(path: Path, *, steepness: float = 25.0, offset: float = 0
             node("Mul", ["column", "zero"], ["nothing"]),
             node("MatMul", ["features", "weights"], ["score"]),
             node("Add", ["score", "bias"], ["biased"]),
-            node("Add", ["biased", "nothing"], ["logit"]),
+            node("Add", ["biased", "nothing"], ["logits"]),
         ],
         "toy",
         [
@@ -171,10 +178,10 @@ def _write_toy_network(path: Path, *, steepness: float = 25.0, offset: float = 0
                 "features", onnx.TensorProto.FLOAT, ["n", len(FEATURE_NAMES)]
             ),
         ],
-        [onnx.helper.make_tensor_value_info("logit", onnx.TensorProto.FLOAT, ["n", 1])],
+        [onnx.helper.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", 2])],
         [
             onnx.numpy_helper.from_array(weights, "weights"),
-            onnx.numpy_helper.from_array(np.array([0.75 * steepness + offset], np.float32), "bias"),
+            onnx.numpy_helper.from_array(bias, "bias"),
             onnx.numpy_helper.from_array(np.array([0.0], dtype=np.float32), "zero"),
             onnx.numpy_helper.from_array(np.array([1], dtype=np.int64), "last"),
         ],
@@ -194,6 +201,7 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         *,
         steepness: float = 25.0,
         threshold: float = 0.5,
+        abstention: AbstentionConfig | None = None,
         data_source: DataSource = DataSource.SIMULATED,
         folds: Mapping[str, int] | None = None,
         blind_fold: int | None = None,
@@ -202,7 +210,9 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
         blind = _write_toy_network(directory / "blind.onnx", offset=-1000.0)
         folds = folds or {"201": 0, "101": 1}
-        config = ClassifierConfig(threshold=threshold)
+        config = ClassifierConfig(
+            threshold=threshold, abstention=abstention or AbstentionConfig()
+        )
         classifier = BeatClassifier(network.read_bytes(), config=config)
         return write_bundle(
             directory / name,

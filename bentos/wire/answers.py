@@ -56,6 +56,7 @@ def build_answer(
         fs=fs,
         unreadable=prepared.unreadable,
         is_paced=prepared.is_paced,
+        is_credible=classified.is_credible,
     )
     risk = assess_risk(
         rhythm,

@@ -19,9 +19,11 @@ from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
 from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.classifier.shape_vote import vote
 from ecg_lib.errors import BundleError, UnreadableSignalError
+from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.signal_path.preprocessing import PreparedBeats, prepare_beats
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+from ecg_lib.signal_path.template import WINDOW_SAMPLES
 
 MIN_READABLE_S: Final = 5.0
 """Seconds of a strip that must be readable for an answer."""
@@ -73,6 +75,11 @@ class ClassifiedBeats:
         return self.prepared.has_class
 
     @property
+    def is_credible(self) -> NDArray[np.bool_]:
+        """True where the network itself says V, which couplets and runs ask of each beat."""
+        return self.probability_v >= self.threshold
+
+    @property
     def confidence(self) -> NDArray[np.float64]:
         """Calibrated probability of the class that is reported."""
         return np.where(self.is_v, self.probability_v, 1 - self.probability_v)
@@ -94,7 +101,7 @@ class BeatClassifier:
     Raises
     ------
     BundleError
-        If the graph cannot be loaded.
+        If the graph cannot be loaded, or is for other features or outputs than these.
 
     """
 
@@ -118,6 +125,7 @@ class BeatClassifier:
         except Exception as error:  # onnxruntime raises bare exceptions of its own
             msg = f"the network cannot be loaded: {error}"
             raise BundleError(msg) from error
+        _check_shapes(self._session)
         self.config = config
         self._verifier = verifier
 
@@ -146,7 +154,7 @@ class BeatClassifier:
         Raises
         ------
         BundleError
-            If there is no such fold, or the graph cannot be loaded.
+            If there is no such fold, or the graph cannot be loaded or is for other features.
 
         """
         network = bundle.network if fold is None else bundle.fold_network(fold)
@@ -255,6 +263,29 @@ class BeatClassifier:
             return decide(
                 read, probability_v, config=self.config, apply_rule_guard=apply_rule_guard
             )
+
+
+_SHAPES: Final = {"windows": (WINDOW_SAMPLES, 2), "features": (len(FEATURE_NAMES),)}
+_N_OUTPUTS: Final = 2
+
+
+def _check_shapes(session: ort.InferenceSession) -> None:
+    """Reject a network of other code, which would fail or mislead at the first beat.
+
+    Raises
+    ------
+    BundleError
+
+    """
+    found = {each.name: tuple(each.shape[1:]) for each in session.get_inputs()}
+    outputs = [tuple(each.shape[1:]) for each in session.get_outputs()]
+    if found != _SHAPES or outputs != [(_N_OUTPUTS,)]:
+        msg = (
+            f"the network must take {_SHAPES} and give {[(_N_OUTPUTS,)]} for each beat, "
+            f"it takes {found} and gives {outputs}: it was made by other code, "
+            "train it again or install the bundle that belongs to this code"
+        )
+        raise BundleError(msg)
 
 
 def decide(

@@ -129,6 +129,11 @@ class RecordingBeats:
         """See :func:`ecg_lib.signal_path.readability.findings.have_class`."""
         return have_class(self.quality)
 
+    @property
+    def is_credible(self) -> NDArray[np.bool_]:
+        """See :attr:`ecg_lib.classifier.beat_classifier.ClassifiedBeats.is_credible`."""
+        return self.probability_v >= self.threshold
+
 
 class _Part(NamedTuple):
     """Samples from `start` to `stop`, of which those from `first` to `last` count."""

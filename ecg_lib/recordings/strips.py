@@ -178,6 +178,7 @@ def describe(prediction: Prediction) -> str:
         fs=fs,
         unreadable=prepared.unreadable,
         is_paced=prepared.is_paced,
+        is_credible=classified.is_credible,
     )
     risk = assess_risk(
         rhythm,

@@ -171,6 +171,7 @@ def summarize_recording(
         fs=beats.fs,
         unreadable=beats.unreadable,
         is_paced=beats.is_paced,
+        is_credible=beats.is_credible,
     )
     grouped = group_shapes(beats.v_shapes)
     doubts = list_doubts(beats, what="samples")

@@ -1,5 +1,10 @@
 """Sum up the beats of a recording: burden, couplets, patterns, runs, pauses, heart rate.
 
+Couplets, runs and R-on-T candidates raise an alarm, so every beat of them must answer for itself:
+it is readable, and its own probability of V reaches the threshold. A V beat that only a rule calls
+V counts in the burden and in patterns; in a couplet or a run it is a beat like any other, so a run
+of three needs three credible beats.
+
 What changes over the hours, and the variability of the heart rate, are in
 :mod:`ecg_lib.rhythm.heart_rate`.
 """
@@ -18,7 +23,7 @@ from scipy import ndimage
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_RUN: Final = 3
-"""V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
+"""Credible V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
 
 MIN_CYCLES: Final = 3
 """Least number of repetitions of a pattern for bigeminy or trigeminy."""
@@ -52,7 +57,7 @@ _LONGEST_RR_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Three or more V beats in a row."""
+    """Three or more credible V beats in a row."""
 
     first_beat: int
     """Index of its first beat."""
@@ -140,12 +145,13 @@ class RhythmSummary:
     longest_rr_s: float | None
     """The longest pause, or the longest RR interval if there is no pause."""
     isolated: int
-    """V beats with no V beside them."""
+    """V beats in no couplet and no run."""
     couplet_starts_s: tuple[float, ...]
     """Time of the first beat of each couplet."""
     runs: tuple[Run, ...]
     r_on_t_s: tuple[float, ...]
-    """Times of the R-on-T candidates: V beats so early that they may fall on the T wave before."""
+    """Times of the R-on-T candidates: credible V beats so early that they may fall on the T wave
+    before."""
     patterns: tuple[Pattern, ...]
     pauses: tuple[Pause, ...]
     coupling: Coupling | None
@@ -153,7 +159,7 @@ class RhythmSummary:
 
     @property
     def couplets(self) -> int:
-        """Pairs of V beats."""
+        """Pairs of credible V beats."""
         return len(self.couplet_starts_s)
 
     @property
@@ -196,6 +202,7 @@ def summarize_rhythm(
     fs: float,
     unreadable: Sequence[Stretch] = (),
     is_paced: NDArray[np.bool_] | None = None,
+    is_credible: NDArray[np.bool_] | None = None,
 ) -> RhythmSummary:
     """Sum up the beats of one recording.
 
@@ -213,6 +220,9 @@ def summarize_rhythm(
     is_paced : ndarray of bool, shape (n_beats,), optional
         Readable beats that are suspected to be paced; none by default. They count in the heart
         rate, but not as conducted beats of a pattern or a coupling.
+    is_credible : ndarray of bool, shape (n_beats,), optional
+        Beats whose own probability of V reaches the threshold; all by default. Only V beats that
+        are credible make couplets, runs and R-on-T candidates.
 
     Returns
     -------
@@ -223,7 +233,9 @@ def summarize_rhythm(
     is_conducted = ~is_v if is_paced is None else ~(is_v | is_paced)
     follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
     stretches = _readable_stretches(times_s, is_readable, follows)
-    groups = [group for stretch in stretches for group in _groups_of_v(stretch, is_v)]
+    stands = is_v if is_credible is None else is_v & is_credible
+    groups = [group for stretch in stretches for group in _groups_of_v(stretch, stands)]
+    n_grouped = sum(len(group) for group in groups if len(group) > 1)
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
     sustained = _sustained_rr(intervals, rr_s)
@@ -248,10 +260,10 @@ def summarize_rhythm(
         heart_rate_max_bpm=60 / float(sustained.min()) if len(sustained) else None,
         heart_rate_mean_bpm=60 / float(rr_s.mean()) if len(rr_s) else None,
         longest_rr_s=float(longest_s.max()) if len(longest_s) else None,
-        isolated=sum(1 for group in groups if len(group) == 1),
+        isolated=n_v - n_grouped,
         couplet_starts_s=tuple(float(times_s[g[0]]) for g in groups if len(g) == 2),
         runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
-        r_on_t_s=_find_r_on_t(stretches, times_s, is_v),
+        r_on_t_s=_find_r_on_t(stretches, times_s, is_v, stands),
         patterns=tuple(sorted(patterns, key=lambda pattern: pattern.start_s)),
         pauses=pauses,
         coupling=_measure_coupling(stretches, times_s, is_v, is_conducted),
@@ -369,9 +381,12 @@ def _find_patterns(
 
 
 def _find_r_on_t(
-    stretches: list[NDArray[np.int64]], times_s: NDArray[np.float64], is_v: NDArray[np.bool_]
+    stretches: list[NDArray[np.int64]],
+    times_s: NDArray[np.float64],
+    is_v: NDArray[np.bool_],
+    stands: NDArray[np.bool_],
 ) -> tuple[float, ...]:
-    """Find V beats within the QT interval that Bazett's formula gives for the usual RR interval.
+    """Find credible V beats within the QT interval that Bazett's formula gives for usual intervals.
 
     Lown & Wolf 1971, DOI 10.1161/01.CIR.44.1.130, call a PVC that falls on the T wave grade 5.
     The QT interval is not measured but estimated as ``0.40 s * sqrt(RR)``, so these are candidates:
@@ -389,7 +404,8 @@ def _find_r_on_t(
             else ndimage.median_filter(rr_s, size=_USUAL_RR_BEATS, mode="nearest")
         )
         calls = is_v[stretch]
-        is_candidate = calls[1:] & ~calls[:-1] & (rr_s < 0.85 * 0.40 * np.sqrt(usual_rr_s))
+        is_early = rr_s < 0.85 * 0.40 * np.sqrt(usual_rr_s)
+        is_candidate = stands[stretch][1:] & ~calls[:-1] & is_early
         found.append(times_s[stretch[1:][is_candidate]])
     return tuple(np.concatenate(found).tolist()) if found else ()
 

@@ -47,6 +47,11 @@ class Calls(NamedTuple):
     stop_s: float = float("inf")
     """End of what was classified."""
 
+    @property
+    def stands_as_v(self) -> NDArray[np.bool_]:
+        """V beats that are credible, of which couplets and runs are made."""
+        return self.is_v & self.is_v_unguarded
+
 
 def quality_at(
     detections: NDArray[np.int64], per_second: NDArray[np.float64], *, fs: float
@@ -97,11 +102,10 @@ def call_strips(
         raise EvaluationError(msg)
     parts: list[Calls] = []
     for start, prepared in strips:
-        calls = calls_of(
-            classifier.classify_prepared(prepared), classifier.config.rule_guard, fs=fs
-        )
+        classified = classifier.classify_prepared(prepared)
+        calls = calls_of(classified, classifier.config.rule_guard, fs=fs)
         try:
-            require_readable(prepared)
+            require_readable(classified.prepared)
         except UnreadableSignalError:
             calls = calls._replace(has_class=np.zeros_like(calls.has_class))
         parts.append(calls._replace(detections=calls.detections + start))

@@ -116,12 +116,12 @@ def test_no_more_than_a_batch_goes_in_at_once_and_nothing_changes(
     windows = rng.standard_normal((2049, 360, 2)).astype(np.float32)
     features = rng.standard_normal((2049, len(FEATURE_NAMES))).astype(np.float32)
     logits = classifier.predict_logits(windows, features)
-    assert logits.shape == (2049,)
+    assert logits.shape == (2049, 2)
     some = np.array([0, 1, 2047, 2048])
     np.testing.assert_allclose(
         classifier.predict_logits(windows[some], features[some]), logits[some], atol=1e-5
     )
-    assert classifier.predict_logits(windows[:0], features[:0]).shape == (0,)
+    assert classifier.predict_logits(windows[:0], features[:0]).shape == (0, 2)
 
 
 def test_several_threads_get_the_answers_of_one(classifier: BeatClassifier) -> None:
@@ -140,7 +140,7 @@ def test_the_calibration_of_the_bundle_is_applied(toy_bundle: Bundle) -> None:
     other = BeatClassifier(toy_bundle.network.read_bytes(), config=config)
     prepared = prepare_beats(record.signal_mv(), fs=record.fs)
     logits = plain.predict_logits(prepared.windows, prepared.features)
-    voted = vote(logits, prepared.shapes, is_readable=prepared.is_readable)
+    voted = vote(logits[:, 0], prepared.shapes, is_readable=prepared.is_readable)
     np.testing.assert_allclose(
         _classify(other, record).probability_v, 1 / (1 + np.exp(-(0.5 * voted + 1.0)))
     )

@@ -21,6 +21,7 @@ def _beats(n_v: int = 12, n_other: int = 100, *, seed: int = 0) -> TrainingBeats
         windows=np.broadcast_to(mark[:, None, None], (len(mark), 8, 2)).copy(),
         features=np.broadcast_to(-mark[:, None], (len(mark), N_FEATURES)).copy(),
         is_v=is_v,
+        is_beat=is_v | (mark % 3 != 0),
         weights=np.ones(len(mark), dtype=np.float32),
     )
 
@@ -78,9 +79,12 @@ def test_every_beat_given_is_still_there(strategy: Balancing) -> None:
     n_given = len(beats.is_v)
     np.testing.assert_array_equal(_rows(balanced)[:n_given], _rows(beats))
     np.testing.assert_array_equal(balanced.is_v[:n_given], beats.is_v)
+    np.testing.assert_array_equal(balanced.is_beat[:n_given], beats.is_beat)
     assert balanced.is_v[n_given:].all()
+    assert balanced.is_beat[n_given:].all()
+    assert (~balanced.is_beat).sum() == (~beats.is_beat).sum() > 20
     assert balanced.windows.dtype == balanced.features.dtype == np.float32
-    assert balanced.is_v.dtype == np.bool_
+    assert balanced.is_v.dtype == balanced.is_beat.dtype == np.bool_
 
 
 def test_random_oversampling_only_repeats() -> None:

@@ -31,12 +31,12 @@ def _inputs(n_beats: int = 5) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("channels", list(Channels))
-def test_seven_convolutions_take_beats_to_one_logit_each(channels: Channels) -> None:
+def test_seven_convolutions_take_beats_to_a_logit_of_v_and_one_of_being_a_beat(channels: Channels) -> None:
     model = _build(CnnConfig(channels=channels))
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds.count("Conv1D") == N_CONVOLUTIONS == 7
     assert [tensor.name for tensor in model.inputs] == ["windows", "features"]
-    assert predict_logits(model, *_inputs()).shape == (5,)
+    assert predict_logits(model, *_inputs()).shape == (5, 2)
     assert model.count_params() < 200_000
 
 
@@ -89,7 +89,7 @@ def test_a_feature_that_never_varies_does_no_harm() -> None:
 
 
 def test_no_beats_have_no_logits() -> None:
-    assert predict_logits(_build(), *_inputs(0)).shape == (0,)
+    assert predict_logits(_build(), *_inputs(0)).shape == (0, 2)
 
 
 @pytest.mark.parametrize("name", ["filters", "kernels", "strides"])

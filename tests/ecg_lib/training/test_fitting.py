@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import Calibration
-from ecg_lib.evaluation.beat_scoring import score_beats
+from ecg_lib.evaluation.beat_scoring import NO_BEAT, score_beats
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
@@ -76,6 +76,7 @@ def _beats_of(dataset: BeatDataset, rows: NDArray[np.int64]) -> TrainingBeats:
         windows=dataset.windows[rows],
         features=dataset.features[rows],
         is_v=dataset.is_v[rows],
+        is_beat=dataset.label[rows] != NO_BEAT,
         weights=np.ones(len(rows), dtype=np.float32),
     )
 
@@ -94,9 +95,40 @@ def test_two_epochs_on_virtual_patients_find_the_pvcs_of_others(
 ) -> None:
     assert len(fitted.loss) == 2
     assert fitted.loss[1] < fitted.loss[0]
-    logits = predict_logits(fitted.model, test_set.windows, test_set.features)
+    logits = predict_logits(fitted.model, test_set.windows, test_set.features)[:, 0]
     assert test_set.is_v.sum() > 30
     assert _f1(test_set.is_v, logits > 0) > 0.9
+
+
+def test_the_network_learns_what_is_a_beat_apart_from_what_is_v(
+    train_set: BeatDataset, test_set: BeatDataset
+) -> None:
+    """Detections between the beats are no beats; V beats are beats like the others."""
+    train, others = _training_beats(train_set), _training_beats(test_set)
+    given, unseen = _with_false_detections(train), _with_false_detections(others)
+    model = fit_cnn(given, cnn=SMALL, training=TINY_FIT, seed=1).model
+    of_v, of_beat = predict_logits(model, unseen.windows, unseen.features).T
+    false, is_v = of_beat[~unseen.is_beat], unseen.is_v
+    for true in (of_beat[is_v], of_beat[unseen.is_beat & ~is_v]):
+        assert (true[:, None] > false).mean() > 0.95
+    assert (of_v[is_v][:, None] > of_v[~is_v]).mean() > 0.95
+
+
+def _with_false_detections(beats: TrainingBeats) -> TrainingBeats:
+    """Add detections half way to the next beat: half of a window, and noise."""
+    rng = np.random.default_rng(5)
+    some = np.arange(0, len(beats.is_v), 2)
+    some = some[~beats.is_v[some]]
+    windows = np.roll(beats.windows[some], 140, axis=1)
+    windows += rng.standard_normal(windows.shape, dtype=np.float32)
+    none = np.zeros(len(some), dtype=np.bool_)
+    return TrainingBeats(
+        windows=np.concatenate([beats.windows, windows]),
+        features=np.concatenate([beats.features, beats.features[some]]),
+        is_v=np.append(beats.is_v, none),
+        is_beat=np.append(beats.is_beat, none),
+        weights=np.append(beats.weights, np.ones(len(some), dtype=np.float32)),
+    )
 
 
 def test_the_same_seed_gives_the_same_weights(fitted: FittedCnn, train_set: BeatDataset) -> None:
@@ -116,11 +148,13 @@ def test_the_onnx_graph_answers_as_keras_does(
         ("windows", [360, 2]),
         ("features", [test_set.features.shape[1]]),
     ]
+    assert [output.shape[1:] for output in session.get_outputs()] == [[2]]
     classifier = BeatClassifier(network, config=ClassifierConfig())
     for n_beats in (1, 7, len(test_set)):
         windows, features = test_set.windows[:n_beats], test_set.features[:n_beats]
         logits = predict_logits(fitted.model, windows, features)
         served = classifier.predict_logits(windows, features)
+        assert served.shape == (n_beats, 2)
         np.testing.assert_allclose(
             Calibration().probabilities(served), Calibration().probabilities(logits), atol=1e-5
         )
@@ -163,7 +197,7 @@ def test_every_kind_of_training_learns(
     model = fit_cnn(beats, cnn=SMALL, training=training, seed=2).model
     for part, expected in zip(beats, before, strict=True):
         np.testing.assert_array_equal(part, expected)
-    logits = predict_logits(model, test_set.windows, test_set.features)
+    logits = predict_logits(model, test_set.windows, test_set.features)[:, 0]
     in_v, in_others = logits[test_set.is_v], logits[~test_set.is_v]
     assert (in_v[:, None] > in_others).mean() > 0.95  # area under the ROC curve
 

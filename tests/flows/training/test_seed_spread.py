@@ -87,6 +87,7 @@ def test_each_seed_is_judged_by_itself_and_the_first_stays_as_it_was(
                 tmp_path / f"seed-{seed}-fold-{fold}.npz",
                 rows=rows,
                 logits=logits,
+                beat_logits=np.full(len(rows), 5.0),
                 loss=np.array([0.1]),
                 n_training_beats=10,
             )
