@@ -210,9 +210,7 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
         blind = _write_toy_network(directory / "blind.onnx", offset=-1000.0)
         folds = folds or {"201": 0, "101": 1}
-        config = ClassifierConfig(
-            threshold=threshold, abstention=abstention or AbstentionConfig()
-        )
+        config = ClassifierConfig(threshold=threshold, abstention=abstention or AbstentionConfig())
         classifier = BeatClassifier(network.read_bytes(), config=config)
         return write_bundle(
             directory / name,

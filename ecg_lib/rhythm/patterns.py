@@ -23,7 +23,10 @@ from scipy import ndimage
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_RUN: Final = 3
-"""Credible V beats in a row that make a run (ventricular tachycardia from 100/min on; EC57, clause 4.6)."""
+"""Credible V beats in a row that make a run.
+
+Ventricular tachycardia from 100/min on; EC57, clause 4.6.
+"""
 
 MIN_CYCLES: Final = 3
 """Least number of repetitions of a pattern for bigeminy or trigeminy."""

@@ -27,6 +27,8 @@ from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.block_filter import pad_ends
 from ecg_lib.signal_path.filtering import Bands
 from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes, measure_candidates
+from ecg_lib.signal_path.r_peaks.fast_rhythm import find_hidden
+from ecg_lib.signal_path.r_peaks.hum_at_ends import are_hum
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
 
 
@@ -104,7 +106,35 @@ def detect_r_peaks(
         measure_candidates(candidates, envelopes, by_rules)
     )
     accepted = logits + config.rules_logit * by_rules > 0
-    return _place_r_peaks(envelopes.smooth, candidates.position[accepted], config)
+    position = candidates.position[accepted]
+    hidden = find_hidden(
+        envelopes.steep,
+        envelopes.smooth,
+        position=position,
+        r_peaks=_find_extrema(envelopes.smooth, position, config),
+    )
+    position = position[~_are_hum(signal, envelopes.smooth, candidates, accepted, config)]
+    return _place_r_peaks(envelopes.smooth, np.sort(np.append(position, hidden)), config)
+
+
+def _are_hum(
+    signal: NDArray[np.floating],
+    smooth: NDArray[np.float64],
+    candidates: Candidates,
+    accepted: NDArray[np.bool_],
+    config: DetectionConfig,
+) -> NDArray[np.bool_]:
+    """Tell which accepted candidates are made by hum at the ends of the signal."""
+    position = candidates.position[accepted]
+    reach = int(config.peak_search_s * FS_HZ)
+    around = pad_ends(smooth, reach)[position[:, None] + np.arange(2 * reach + 1)]
+    return are_hum(
+        np.asarray(signal, dtype=np.float64),
+        position,
+        candidates.slope[accepted],
+        band_hz=config.steep_band_hz,
+        usual_span=float(np.median(np.ptp(around, axis=1))) if len(position) else 0.0,
+    )
 
 
 def find_candidates(
@@ -278,7 +308,14 @@ def _fill_gaps(
 def _place_r_peaks(
     smooth: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
 ) -> NDArray[np.int64]:
-    """Move each beat to the extremum of its complex, in the polarity of the neighbourhood."""
+    """Move each beat to the extremum of its complex, once."""
+    return np.unique(_find_extrema(smooth, position, config))
+
+
+def _find_extrema(
+    smooth: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
+) -> NDArray[np.int64]:
+    """Find the extremum of the complex of each beat, in the polarity of the neighbourhood."""
     if len(position) == 0:
         return position
     reach = int(config.peak_search_s * FS_HZ)
@@ -294,4 +331,4 @@ def _place_r_peaks(
     ratio = config.polarity_ratio
     take_up = np.where(is_upright, down < ratio * up, up > ratio * down)
     placed = position - reach + np.where(take_up, highest, lowest)
-    return np.unique(np.clip(placed, 0, len(smooth) - 1)).astype(np.int64)
+    return np.clip(placed, 0, len(smooth) - 1).astype(np.int64)

@@ -72,8 +72,9 @@ class QualityConfig:
     same_shape: float = 0.7
     """Between both, beats must resemble their neighbours this much."""
     fast_rr_s: float = 0.4
-    """At shorter RR intervals a QRS complex fills so much of the time that little stands out of:
-    the limit is then that of a tone, and the beats must resemble each other even more."""
+    """When four of five RR intervals are shorter, QRS complexes fill so much of the time that
+    little stands out: the limit is then that of a tone, and the beats must resemble each other
+    even more. Maxima that are picked out of hum resemble each other too, but come at random."""
     fast_same_shape: float = 0.95
 
 
@@ -267,22 +268,25 @@ def _is_noise(
     if not (is_unclear & ~is_tone).any():
         return np.asarray(is_low)
     likeness = _likeness_of_bins(bands, edges, r_peaks)
-    is_fast = (_rr_of_bins(edges, r_peaks, len(bands.signal)) < config.fast_rr_s) & (
+    is_fast = (_longest_rr_of_bins(edges, r_peaks, len(bands.signal)) < config.fast_rr_s) & (
         likeness >= config.fast_same_shape
     )
     return np.asarray(is_tone | (is_low & ~is_fast) | (is_unclear & (likeness < config.same_shape)))
 
 
-def _rr_of_bins(
+def _longest_rr_of_bins(
     edges: NDArray[np.int64], r_peaks: NDArray[np.int64], n_samples: int
 ) -> NDArray[np.float64]:
-    """Median RR interval around the middle of each bin in seconds; infinite without beats."""
+    """RR interval that four of five around each bin do not exceed, in seconds.
+
+    Infinite without beats.
+    """
     if len(r_peaks) < 4:
         return np.full(len(edges), np.inf)
     rr_s = np.diff(r_peaks) / FS_HZ
-    usual = ndimage.median_filter(rr_s, size=min(9, len(rr_s)), mode="nearest")
+    longest = ndimage.percentile_filter(rr_s, 80, size=min(9, len(rr_s)), mode="nearest")
     middle = edges + (edges[1] - edges[0] if len(edges) > 1 else n_samples) / 2
-    return np.asarray(np.interp(middle, (r_peaks[1:] + r_peaks[:-1]) / 2, usual))
+    return np.asarray(np.interp(middle, (r_peaks[1:] + r_peaks[:-1]) / 2, longest))
 
 
 def _likeness_of_bins(

@@ -13,20 +13,25 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.rhythm.description import describe_beat_counts, describe_pattern, describe_run
 from ecg_lib.rhythm.patterns import PatternKind, RhythmSummary, RunKind, summarize_rhythm
+from ecg_lib.rhythm.risk import assess_risk
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 
 def _summarize(
     beats: str, *, rr_s: float = 0.8, times_s: list[float] | None = None
 ) -> RhythmSummary:
-    """Sum up calls; ``?`` is an unreadable detection, ``P`` a paced beat."""
+    """Sum up calls.
+
+    ``?`` is an unreadable detection, ``P`` a paced beat, ``v`` a V beat that only a rule calls V.
+    """
     times = np.array(times_s) if times_s is not None else np.arange(len(beats)) * rr_s
     return summarize_rhythm(
         np.rint(times * 1000).astype(np.int64),
-        is_v=np.array([beat == "V" for beat in beats], dtype=np.bool_),
+        is_v=np.array([beat in "Vv" for beat in beats], dtype=np.bool_),
         is_readable=np.array([beat != "?" for beat in beats], dtype=np.bool_),
         fs=1000.0,
         is_paced=np.array([beat == "P" for beat in beats], dtype=np.bool_),
+        is_credible=np.array([beat == "V" for beat in beats], dtype=np.bool_),
     )
 
 
@@ -41,12 +46,68 @@ def _summarize(
         ("VNVVNVVVNV", 2, 1, [3]),
         ("NV?VN", 2, 0, []),  # what cannot be read parts what is beside it
         ("VV?VV", 0, 2, []),
+        # A run of three needs three credible beats, a couplet two.
+        ("NvN", 1, 0, []),
+        ("NVvN", 2, 0, []),
+        ("NvvvN", 3, 0, []),
+        ("NVVvN", 1, 1, []),
+        ("NvVVN", 1, 1, []),
+        ("NVvVN", 3, 0, []),
+        ("NVVVvN", 1, 0, [3]),
+        ("NVVVvVVVVN", 1, 0, [3, 4]),
     ],
 )
 def test_v_beats_are_grouped(beats: str, isolated: int, couplets: int, runs: list[int]) -> None:
     rhythm = _summarize(beats)
     assert (rhythm.isolated, rhythm.couplets) == (isolated, couplets)
     assert [run.beats for run in rhythm.runs] == runs
+
+
+@pytest.mark.parametrize(
+    ("beats", "v_beats", "level"),
+    [
+        ("NNvNN", 1, "MEDIUM"),
+        ("NNvvN", 2, "MEDIUM"),
+        ("NVvvN", 3, "MEDIUM"),
+        ("NVVvN", 3, "HIGH"),
+        ("NV?VN", 2, "MEDIUM"),
+        ("N?VVN", 2, "HIGH"),
+    ],
+)
+def test_only_credible_beats_alarm_but_all_count_in_the_burden(
+    beats: str, v_beats: int, level: str
+) -> None:
+    rhythm = _summarize(beats)
+    assert rhythm.v_beats == v_beats
+    assert rhythm.burden == v_beats / (len(beats) - beats.count("?"))
+    assert assess_risk(rhythm, duration_s=10.0, readable_s=10.0).level == level
+
+
+@pytest.mark.parametrize(("call", "candidates"), [("V", (2.3,)), ("v", ())])
+def test_only_a_credible_beat_is_an_r_on_t_candidate(
+    call: str, candidates: tuple[float, ...]
+) -> None:
+    rhythm = _summarize(f"NNN{call}NN", times_s=[0, 1, 2, 2.3, 3.3, 4.3])
+    assert rhythm.r_on_t_s == candidates
+    assert rhythm.v_beats == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(beats=st.text(alphabet="NVv?P", min_size=1, max_size=40))
+def test_each_v_beat_is_isolated_or_in_one_couplet_or_run(beats: str) -> None:
+    rhythm = _summarize(beats)
+    in_runs = sum(run.beats for run in rhythm.runs)
+    assert rhythm.isolated + 2 * rhythm.couplets + in_runs == rhythm.v_beats
+
+
+def test_without_a_word_on_it_every_beat_is_credible() -> None:
+    rhythm = summarize_rhythm(
+        np.arange(5) * 800,
+        is_v=np.array([False, True, True, True, False]),
+        is_readable=np.ones(5, dtype=np.bool_),
+        fs=1000.0,
+    )
+    assert [run.beats for run in rhythm.runs] == [3]
 
 
 @pytest.mark.parametrize(

@@ -266,7 +266,9 @@ def test_training_and_serving_see_the_same_arrays_and_probabilities(toy_bundle: 
             np.concatenate([getattr(beats.prepared, name) for _, beats in served]),
         )
     logits = vote_out_of_fold(
-        dataset, rows, classifier.predict_logits(dataset.windows[rows], dataset.features[rows])
+        dataset,
+        rows,
+        classifier.predict_logits(dataset.windows[rows], dataset.features[rows])[:, 0],
     )
     np.testing.assert_allclose(
         classifier.config.calibration.probabilities(logits),

@@ -31,7 +31,9 @@ def _inputs(n_beats: int = 5) -> tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 @pytest.mark.parametrize("channels", list(Channels))
-def test_seven_convolutions_take_beats_to_a_logit_of_v_and_one_of_being_a_beat(channels: Channels) -> None:
+def test_seven_convolutions_take_beats_to_a_logit_of_v_and_one_of_being_a_beat(
+    channels: Channels,
+) -> None:
     model = _build(CnnConfig(channels=channels))
     kinds = [type(layer).__name__ for layer in model.layers]
     assert kinds.count("Conv1D") == N_CONVOLUTIONS == 7

@@ -70,6 +70,16 @@ def test_a_flat_line_is_flat() -> None:
 
 
 @pytest.mark.parametrize("hum_hz", [50.0, 60.0])
+@pytest.mark.parametrize("phase", [1.0, 2.0, 3.0, 4.0, 5.0])
+def test_maxima_that_are_picked_out_of_hum_are_not_a_fast_heart(
+    hum_hz: float, phase: float
+) -> None:
+    hum = np.sin(2 * np.pi * hum_hz * np.arange(3600) / FS + phase)
+    assert {reason for _, _, reason in _find(hum)} == {UnreadableReason.NOISE}
+    assert _seconds(_find(hum)) >= 6  # two seconds at each end may pass
+
+
+@pytest.mark.parametrize("hum_hz", [50.0, 60.0])
 def test_mains_hum_alone_is_noise(hum_hz: float) -> None:
     hum = np.sin(2 * np.pi * hum_hz * np.arange(3600) / FS)
     assert {reason for _, _, reason in _find(hum)} == {UnreadableReason.NOISE}
