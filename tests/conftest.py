@@ -153,11 +153,11 @@ def _write_toy_network(path: Path, *, steepness: float = 25.0, offset: float = 0
     """Write a network that calls beats V that do not look like the conducted ones.
 
     It doubts that a detection is a beat where the noise around it is more than a third of a QRS
-    complex: the logit of being a beat is ``-5 * (noise_level + 1)``.
+    complex: the logit of being a beat is ``-5 * (noise_level_around + 1)``.
     """
     weights = np.zeros((len(FEATURE_NAMES), 2), dtype=np.float32)
     weights[FEATURE_NAMES.index("qrs_similarity"), 0] = -steepness
-    weights[FEATURE_NAMES.index("noise_level"), 1] = -5.0
+    weights[FEATURE_NAMES.index("noise_level_around"), 1] = -5.0
     bias = np.array([0.75 * steepness + offset, -5.0], dtype=np.float32)
     node = onnx.helper.make_node
     graph = onnx.helper.make_graph(

@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -196,6 +197,51 @@ def test_the_threshold_decides(conducted: PreparedBeats, threshold: float, *, is
 def test_a_network_that_is_none_is_refused() -> None:
     with pytest.raises(BundleError, match="the network cannot be loaded"):
         BeatClassifier(b"not onnx", config=ClassifierConfig())
+
+
+def _network(*, n_features: int, n_outputs: int) -> bytes:
+    """Make a network of some size that sums up features."""
+    make = onnx.helper
+    weights = np.ones((n_features, n_outputs), dtype=np.float32)
+    graph = make.make_graph(
+        [
+            make.make_node("ReduceMean", ["windows"], ["mean"], axes=[1], keepdims=0),
+            make.make_node("MatMul", ["mean", "zeros"], ["nothing"]),
+            make.make_node("MatMul", ["features", "weights"], ["sum"]),
+            make.make_node("Add", ["sum", "nothing"], ["logits"]),
+        ],
+        "sum",
+        [
+            make.make_tensor_value_info("windows", onnx.TensorProto.FLOAT, ["n", 360, 2]),
+            make.make_tensor_value_info("features", onnx.TensorProto.FLOAT, ["n", n_features]),
+        ],
+        [make.make_tensor_value_info("logits", onnx.TensorProto.FLOAT, ["n", n_outputs])],
+        [
+            onnx.numpy_helper.from_array(weights, "weights"),
+            onnx.numpy_helper.from_array(np.zeros((2, n_outputs), dtype=np.float32), "zeros"),
+        ],
+    )
+    model = make.make_model(graph, opset_imports=[make.make_opsetid("", 17)])
+    model.ir_version = 9
+    return bytes(model.SerializeToString())
+
+
+@pytest.mark.parametrize(("n_features", "n_outputs"), [(41, 1), (41, 2), (48, 1), (48, 3)])
+def test_a_network_of_other_code_is_refused(n_features: int, n_outputs: int) -> None:
+    """Before there were 41 features, and one output."""
+    network = _network(n_features=n_features, n_outputs=n_outputs)
+    words = rf"'features': \({n_features},\).*gives \[\({n_outputs},\)\]: .* made by other code"
+    with pytest.raises(BundleError, match=words):
+        BeatClassifier(network, config=ClassifierConfig())
+
+
+def test_a_network_of_48_features_and_two_outputs_is_taken() -> None:
+    network = _network(n_features=48, n_outputs=2)
+    classifier = BeatClassifier(network, config=ClassifierConfig())
+    logits = classifier.predict_logits(
+        np.zeros((1, 360, 2), np.float32), np.ones((1, 48), np.float32)
+    )
+    assert logits.tolist() == [[48.0, 48.0]]
 
 
 def test_what_cannot_be_prepared_is_refused(classifier: BeatClassifier) -> None:

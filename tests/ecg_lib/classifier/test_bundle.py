@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from ecg_lib.classifier.abstention import AbstentionConfig
 from ecg_lib.classifier.bundle import (
     CONFIG,
     MANIFEST,
@@ -54,6 +55,7 @@ PROVENANCE = Provenance(
 )
 CONFIG_OF_ITS_OWN = ClassifierConfig(
     preprocessing=PreprocessingConfig(detection=DetectionConfig(strong=0.4)),
+    abstention=AbstentionConfig(min_beat_logit=-1.5, min_neighbourhood_logit=0.5, reach_s=0.4),
     rule_guard=RuleGuardConfig(band_logit=1.5),
     calibration=Calibration(slope=1.25, intercept=-0.5),
     threshold=0.37,
