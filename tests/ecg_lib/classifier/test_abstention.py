@@ -233,9 +233,7 @@ def test_guesses_in_movement_are_no_burden_no_run_and_no_alarm(
     assert read.risk.level == "LOW"
     assert 8 <= read.beats.unreadable_s <= 13
     told = describe_summary(read, model={}, analysed_at="2026-01-01")
-    assert told["signal_quality"]["usable_share"] == pytest.approx(
-        1 - read.beats.unreadable_s / 60
-    )
+    assert told["signal_quality"]["usable_share"] == pytest.approx(1 - read.beats.unreadable_s / 60)
     assert told["unreadable_beats"] == int((~read.beats.is_readable).sum()) >= 15
     assert told["total_beats_detected"] == len(read.beats)
 

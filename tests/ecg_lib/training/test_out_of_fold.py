@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pyarrow as pa
 import pytest
+from numpy.typing import NDArray
 
+from ecg_lib.classifier.abstention import AbstentionConfig
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.signal_path.features import FEATURE_NAMES
-from ecg_lib.training.out_of_fold import choose_rules, count_whole_records
+from ecg_lib.training.cross_validation import FoldOutput
+from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
+from ecg_lib.training.out_of_fold import (
+    choose_abstention,
+    choose_rules,
+    count_whole_records,
+    judge_folds,
+    read_out_of_fold,
+)
+from ecg_lib.training.views import WHOLE, View
 
 PREMATURE_AND_WIDE = {
     "rr_prev_ratio": -0.5,
@@ -54,3 +67,153 @@ def test_predictions_are_matched_at_the_sampling_rate_of_their_record() -> None:
     )
     assert (counts["Ann"].found, counts["Ann"].extra) == (0, 3)
     assert (counts["Bob"].found, counts["Bob"].v_true) == (3, 1)
+
+
+# Abstention, chosen on predictions that are written down.
+
+
+def _dataset(labels: str, *, views: tuple[View, ...], view: list[int]) -> BeatDataset:
+    """Make detections one second apart: a letter of `labels` for each, ``-`` for no beat.
+
+    Each view begins anew at zero.
+    """
+    n = len(labels)
+    of_view = np.array(view, dtype=np.int16)
+    position = np.concatenate([360 * np.arange(count) + 180 for count in np.bincount(of_view)])
+    return BeatDataset(
+        windows=np.broadcast_to(np.zeros((1, 360, 2), dtype=np.float32), (n, 360, 2)),
+        features=np.zeros((n, len(FEATURE_NAMES)), dtype=np.float32),
+        record_names=("a",),
+        subjects=("A",),
+        fs=(360.0,),
+        views=views,
+        record=np.zeros(n, dtype=np.int16),
+        view=of_view,
+        position=position.astype(np.int64),
+        label=np.array(list(labels)),
+        is_readable=np.ones(n, dtype=np.bool_),
+        shapes=(),
+    )
+
+
+def test_what_is_read_is_judged_strip_by_strip_and_view_by_view() -> None:
+    """A bad neighbour in the strip before, or in another view, does not speak here."""
+    dataset = _dataset("N" * 40, views=(WHOLE, STRIPS_10_S), view=[0] * 20 + [1] * 20)
+    beat_logits = np.full(40, 4.0)
+    beat_logits[[9, 29]] = -4.0  # last beats of the first ten seconds
+    config = AbstentionConfig(min_neighbourhood_logit=3.0)
+    read = read_out_of_fold(dataset, np.arange(40), beat_logits, config=config)
+    assert np.flatnonzero(~read[:20]).tolist() == [7, 8, 9, 10, 11]
+    assert np.flatnonzero(~read[20:]).tolist() == [7, 8, 9]
+
+
+CLEAN = "N" * 900 + "V" * 100
+SHAKEN = "".join(f"{CLEAN[at : at + 20]}-" for at in range(0, 1000, 20))
+"""The same with 50 false detections in it."""
+
+
+class _Predictions(NamedTuple):
+    dataset: BeatDataset
+    rows: NDArray[np.int64]
+    logits: NDArray[np.float64]
+    beat_logits: NDArray[np.float64]
+
+
+def _predict(clean: str = CLEAN, shaken: str = SHAKEN, *, false_logit: float) -> _Predictions:
+    """Predict all beats right; false detections are called V, and are beats by their logit."""
+    dataset = _dataset(
+        clean + shaken, views=(WHOLE, MOVED), view=[0] * len(clean) + [1] * len(shaken)
+    )
+    is_beat = dataset.label != "-"
+    return _Predictions(
+        dataset,
+        np.arange(len(dataset)),
+        np.where((dataset.label == "V") | ~is_beat, 3.0, -3.0),
+        np.where(is_beat, 5.0, false_logit),
+    )
+
+
+@pytest.mark.parametrize(("false_logit", "limit"), [(-1.2, -1.0), (0.3, 0.5), (2.6, 3.0)])
+def test_the_least_limit_that_rejects_false_alarms_is_chosen(
+    false_logit: float, limit: float
+) -> None:
+    made = _predict(false_logit=false_logit)
+    config = choose_abstention(*made, n_missed=0)
+    assert config == AbstentionConfig(min_beat_logit=limit, min_neighbourhood_logit=-20.0)
+    read = read_out_of_fold(made.dataset, made.rows, made.beat_logits, config=config)
+    assert read.tolist() == (made.dataset.label != "-").tolist()
+
+
+def test_a_stretch_of_false_detections_is_rejected_by_its_neighbourhood() -> None:
+    """Most of them look like beats; a limit of their own would have to be that of all beats."""
+    made = _predict(shaken=CLEAN + "-" * 50, false_logit=-4.0)
+    made.beat_logits[2000::2] = 5.0
+    config = choose_abstention(*made, n_missed=0)
+    assert config.min_neighbourhood_logit > -20
+    read = read_out_of_fold(made.dataset, made.rows, made.beat_logits, config=config)
+    assert read[:1998].all()
+    assert not read[2003:].any()
+
+
+def test_without_false_alarms_nothing_is_rejected() -> None:
+    assert choose_abstention(*_predict(shaken=CLEAN, false_logit=0.0), n_missed=0) == (
+        AbstentionConfig(min_beat_logit=-20.0, min_neighbourhood_logit=-20.0)
+    )
+
+
+def test_without_movement_there_are_no_limits() -> None:
+    dataset = _dataset(SHAKEN, views=(WHOLE,), view=[0] * len(SHAKEN))
+    logits = np.where(dataset.label == "N", -3.0, 3.0)
+    beat_logits = np.where(dataset.label == "-", -5.0, 5.0)
+    rows = np.arange(len(dataset))
+    config = choose_abstention(dataset, rows, logits, beat_logits, n_missed=0)
+    assert config == AbstentionConfig(min_beat_logit=-20.0, min_neighbourhood_logit=-20.0)
+
+
+@pytest.mark.parametrize(("n_lost", "is_limited"), [(5, True), (6, False)])
+def test_at_most_one_in_200_clean_beats_is_given_up(n_lost: int, *, is_limited: bool) -> None:
+    """Of 1000; the limit that would reject the false alarms costs so many."""
+    made = _predict(false_logit=-1.2)
+    made.beat_logits[20 : 20 * (n_lost + 1) : 20] = -1.3
+    config = choose_abstention(*made, n_missed=0)
+    assert config.min_beat_logit == (-1.0 if is_limited else -20.0)
+
+
+@pytest.mark.parametrize(("n_v", "is_limited"), [(2000, True), (400, False)])
+def test_at_most_a_thousandth_of_v_f1_is_given_up(n_v: int, *, is_limited: bool) -> None:
+    """One V beat of 2000 costs a quarter of that, one of 400 more than all of it."""
+    made = _predict("N" * 900 + "V" * n_v, false_logit=-1.2)
+    made.beat_logits[950] = -1.3
+    config = choose_abstention(*made, n_missed=0)
+    assert config.min_beat_logit == (-1.0 if is_limited else -20.0)
+
+
+def test_folds_are_judged_with_the_abstention_that_they_choose() -> None:
+    made = _predict(false_logit=-1.2)
+    logits = made.logits + np.random.default_rng(0).normal(0, 2.0, len(made.rows))
+    parts = made.rows % 2
+    outputs = [
+        FoldOutput(rows, logits[rows], made.beat_logits[rows], (0.5,), 10)
+        for rows in (np.flatnonzero(parts == fold) for fold in (0, 1))
+    ]
+    judged = judge_folds(made.dataset, outputs, n_missed=3)
+    assert judged.config.abstention.min_beat_logit == -1.0
+    np.testing.assert_array_equal(judged.rows, made.rows)
+    np.testing.assert_array_equal(judged.logits, logits)
+    np.testing.assert_array_equal(judged.beat_logits, made.beat_logits)
+    np.testing.assert_array_equal(judged.fold, parts)
+    np.testing.assert_array_equal(judged.dataset.is_readable, made.dataset.label != "-")
+    assert made.dataset.is_readable.all()
+    assert judged.n_missed == 3
+    assert judged.table().column("beat_logit").to_pylist() == made.beat_logits.tolist()
+
+
+def test_a_v_beat_that_is_not_read_is_missed() -> None:
+    made = _predict("N" * 900 + "V" * 2000, false_logit=-1.2)
+    logits = made.logits + np.random.default_rng(0).normal(0, 2.0, len(made.rows))
+    made.beat_logits[950] = -1.3
+    output = FoldOutput(made.rows, logits, made.beat_logits, (0.5,), 10)
+    judged = judge_folds(made.dataset, [output], n_missed=3)
+    assert judged.config.abstention.min_beat_logit == -1.0
+    assert not judged.dataset.is_readable[950]
+    assert judged.n_missed == 4
