@@ -17,6 +17,7 @@ from ecg_lib.evaluation.beat_scoring import IN_FLUTTER, NO_BEAT, label_beats
 from ecg_lib.records.annotations import DS1, MITDB_RECORDS, Annotations, subject_of
 from ecg_lib.records.noise import measure_noise_rms, measure_qrs_amplitude
 from ecg_lib.records.record import Record, read_wfdb
+from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.training.datasets import (
@@ -26,7 +27,7 @@ from ecg_lib.training.datasets import (
     build_beats,
     join_records,
 )
-from ecg_lib.training.views import WHOLE, View, prepare_view, view_signal
+from ecg_lib.training.views import WHOLE, View, prepare_view, seed_generator, view_signal
 
 OTHER_LEAD = View(angle_deg=90)
 MIXED = View(angle_deg=45, strip_s=20)
@@ -144,6 +145,66 @@ def test_noise_is_that_of_the_ratio_and_of_the_view() -> None:
     assert str(noisy) == "0 deg, whole, noise of 6 dB"
     other = view_signal(_record(2), noisy) - _record(2).signals_mv[:, 0]
     assert abs(np.corrcoef(noise, other)[0, 1]) < 0.05
+
+
+def _movement_of(record: Record, view: View, *, snr_db: float) -> np.ndarray:
+    """Movement of that record and view, at one ratio from end to end."""
+    assert record.annotations is not None
+    is_v = record.annotations.beat_classes == "V"
+    movement = simulate_movement(
+        len(record.signals_mv),
+        fs=record.fs,
+        rms_mv=1.0,
+        rng=seed_generator(f"{record.name} {view}"),
+    )
+    amplitude = measure_qrs_amplitude(
+        record.signals_mv[:, 0], r_peaks=record.annotations.beat_samples[~is_v], fs=record.fs
+    )
+    rms = amplitude / np.sqrt(8) * 10 ** (-snr_db / 20)
+    return movement * rms / measure_noise_rms(movement, fs=record.fs)
+
+
+def test_a_record_moves_in_every_second_part_at_three_ratios() -> None:
+    record, moved = _record(1, duration_s=250.0), View(movement_db=6)
+    added = view_signal(record, moved) - record.signals_mv[:, 0]
+    for part, snr_db in enumerate((None, 6.0, None, 0.0, None, 12.0, None)):
+        inside = slice(part * 14_400, (part + 1) * 14_400)  # 40 s, the last one of 10 s
+        if snr_db is None:
+            assert (added[inside] == 0).all()
+        else:
+            expected = _movement_of(record, moved, snr_db=snr_db)[inside]
+            np.testing.assert_allclose(added[inside], expected, rtol=0.02, atol=0.002)
+    assert str(moved) == "0 deg, whole, movement of 6 dB"
+    np.testing.assert_array_equal(view_signal(record, moved), view_signal(record, moved))
+
+
+def test_strips_move_from_end_to_end() -> None:
+    record, moved = _record(1), View(movement_db=0, strip_s=10)
+    added = view_signal(record, moved) - record.signals_mv[:, 0]
+    np.testing.assert_allclose(
+        added, _movement_of(record, moved, snr_db=0.0), rtol=0.02, atol=0.002
+    )
+
+
+def test_records_and_views_move_in_their_own_ways() -> None:
+    one, other = _record(1), _record(2)
+    strips = View(movement_db=6, strip_s=10)
+    added = [
+        view_signal(record, view) - view_signal(record, replace(view, movement_db=None))
+        for record, view in (
+            (one, strips),
+            (other, strips),
+            (one, replace(strips, movement_db=12)),
+            (one, replace(strips, angle_deg=90)),
+        )
+    ]
+    for unlike in added[1:]:
+        assert abs(np.corrcoef(added[0], unlike)[0, 1]) < 0.3
+
+
+def test_movement_needs_to_know_where_the_beats_are() -> None:
+    with pytest.raises(DatasetError, match="movement of 6 dB needs annotations, record sim1 has n"):
+        view_signal(replace(_record(1), annotations=None), View(movement_db=6))
 
 
 def test_noise_needs_to_know_where_the_beats_are() -> None:
