@@ -15,6 +15,7 @@ from ecg_lib.records.simulation.patients import NO_NOISE, PvcPattern, draw_patie
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.signal_path.features import FEATURE_NAMES, BeatFeatures, extract_beats
 from ecg_lib.signal_path.filtering import band_pass
+from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
 from ecg_lib.signal_path.template import WINDOW_SAMPLES, measure_qrs_width
 
 
@@ -172,3 +173,90 @@ def test_the_width_of_a_triangle_is_its_base(width_ms: int) -> None:
     found_ms = 1000 * measure_qrs_width(window[None])[0]
     assert found_ms == pytest.approx(width_ms, abs=20)
     assert 1000 * measure_qrs_width(-5 * window[None])[0] == pytest.approx(found_ms)
+
+
+# What is left of a beat outside its QRS complex.
+
+NOISE = (
+    "noise_level",
+    "noise_peak",
+    "noise_slope",
+    "noise_level_around",
+    "noise_slope_around",
+    "noise_worst_around",
+    "noise_drift",
+)
+
+
+def _beating(n_beats: int = 40) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Make equal complexes of height 1 a second apart, in a line that is still."""
+    peaks = 360 * np.arange(1, n_beats + 1)
+    times = np.arange(360 * (n_beats + 2))
+    return np.exp(-0.5 * ((times - peaks[:, None]) / 6) ** 2).sum(axis=0), peaks
+
+
+def test_there_are_48_features_and_the_last_seven_are_of_noise() -> None:
+    assert len(FEATURE_NAMES) == 48
+    assert FEATURE_NAMES[-7:] == NOISE
+
+
+def test_without_noise_the_noise_features_are_at_their_floor() -> None:
+    beats = extract_beats(*_beating())
+    floors = np.log([0.01, 0.02, 0.001, 0.01, 0.001, 0.01, 0.01])
+    for name, floor in zip(NOISE, floors.tolist(), strict=True):
+        np.testing.assert_allclose(_column(beats, name), floor, atol=0.02)
+
+
+def test_noise_is_measured_in_qrs_amplitudes_beside_the_complex() -> None:
+    """A wave of a tenth of a QRS complex, 0.3 s behind one beat of forty."""
+    signal, peaks = _beating()
+    wave = 0.1 * np.sin(2 * np.pi * 10 * np.arange(36) / 360)
+    at = int(peaks[20]) + 90
+    signal[at : at + 36] += wave
+    beats = extract_beats(signal, peaks)
+    # 36 of the 266 samples that are looked at hold a sine of 0.1: 0.1 / sqrt(2) * sqrt(36 / 266).
+    assert _column(beats, "noise_level")[20] == pytest.approx(np.log(0.026 + 0.01), abs=0.06)
+    assert _column(beats, "noise_peak")[20] == pytest.approx(np.log(0.1 + 0.02), abs=0.03)
+    assert _column(beats, "noise_level")[19] == pytest.approx(np.log(0.01), abs=0.08)
+    worst = _column(beats, "noise_worst_around")
+    for near in (19, 20, 21):
+        assert worst[near] == pytest.approx(_column(beats, "noise_level")[20])
+    for far in (18, 22):
+        assert worst[far] == pytest.approx(np.log(0.01), abs=0.08)
+    # One noisy beat of nine is not noise around.
+    np.testing.assert_allclose(_column(beats, "noise_level_around"), np.log(0.01), atol=0.08)
+
+
+def test_noise_around_is_that_of_most_of_nine_beats() -> None:
+    signal, peaks = _beating()
+    rng = np.random.default_rng(1)
+    first, last = int(peaks[10]) - 180, int(peaks[20]) - 180
+    signal[first:last] += 0.1 * rng.standard_normal(last - first)
+    beats = extract_beats(signal, peaks)
+    for name in ("noise_level_around", "noise_slope_around"):
+        around = _column(beats, name)
+        single = _column(beats, name.removesuffix("_around"))
+        assert around[14] > around[2] + 1
+        for middle in (4, 14, 30):
+            assert around[middle] == pytest.approx(
+                np.median(single[middle - 4 : middle + 5]), abs=1e-6
+            )
+
+
+def test_drift_is_the_step_from_before_a_beat_to_behind_it() -> None:
+    signal, peaks = _beating()
+    signal[int(peaks[20]) :] += 0.2
+    beats = extract_beats(signal, peaks)
+    drift = _column(beats, "noise_drift")
+    assert drift[20] == pytest.approx(np.log(0.2 + 0.01), abs=0.02)
+    assert drift[10] == pytest.approx(np.log(0.01), abs=0.1)
+
+
+@pytest.mark.parametrize("gain", [0.01, -1.0, 30.0])
+def test_gain_and_polarity_do_not_change_the_noise(gain: float) -> None:
+    strip = simulate_strip(StripKind.NOISY, seed=2, duration_s=20.0)
+    signal = strip.signal_mv().astype(np.float64)
+    peaks = detect_r_peaks(signal)
+    one, other = extract_beats(signal, peaks), extract_beats(gain * signal, peaks)
+    for name in NOISE:
+        np.testing.assert_allclose(_column(one, name), _column(other, name), atol=1e-3)

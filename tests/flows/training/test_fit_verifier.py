@@ -1,4 +1,4 @@
-"""The weights of the R-peak network: what they are fitted to, and who must not be judged by them."""
+"""The weights of the R-peak network: what they are fitted to, and whom they must not judge."""
 
 from __future__ import annotations
 
