@@ -1,4 +1,4 @@
-"""Say which beats cannot be read although something was detected: movement, mostly.
+"""Find detections that cannot be given a class: what movement of the electrodes makes, mostly.
 
 The network tells of each detection how likely it is a beat at all. Where that is doubtful, a class
 would be a guess, and a guessed V is an alarm. Such detections have the quality ``noise``: no class,
@@ -39,7 +39,7 @@ _NEIGHBOURS = 5
 def are_credible(
     beat_logits: NDArray[np.float64], *, config: AbstentionConfig
 ) -> NDArray[np.bool_]:
-    """Tell which detections of one signal, in time order, can be given a class.
+    """Return True for detections of one signal, in time order, that can be given a class.
 
     Parameters
     ----------

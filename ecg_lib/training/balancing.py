@@ -114,7 +114,7 @@ def _oversample(
         windows=flat[:, :split].reshape(-1, *beats.windows.shape[1:]).astype(np.float32),
         features=flat[:, split:].astype(np.float32),
         is_v=np.asarray(is_v, dtype=np.bool_),
-        # What is made lies between V beats.
+        # Synthetic beats lie between V beats.
         is_beat=np.append(beats.is_beat, np.ones(len(flat) - n_beats, dtype=np.bool_)),
         weights=np.ones(len(flat), dtype=np.float32),
     )

@@ -181,7 +181,7 @@ def read_out_of_fold(
     *,
     config: AbstentionConfig,
 ) -> NDArray[np.bool_]:
-    """Tell which predicted rows are credible, signal by signal as the classifier does."""
+    """Return True for predicted rows that are credible, signal by signal as the classifier does."""
     view, record = dataset.view[rows].astype(np.int64), dataset.record[rows].astype(np.int64)
     strip_s = np.array([float(one.strip_s or np.inf) for one in dataset.views])[view]
     strip = (dataset.position[rows] / np.array(dataset.fs)[record] // strip_s).astype(np.int64)

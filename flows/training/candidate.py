@@ -65,7 +65,7 @@ def make_drift_reference(out_of_fold: OutOfFold, prepared: PreparedViews) -> pa.
 
 
 class _Predicted(NamedTuple):
-    """What was predicted of the strips of one record, in order."""
+    """The predictions of the strips of one record, in order."""
 
     position: NDArray[np.int64]
     probability_v: NDArray[np.float64]

@@ -282,7 +282,9 @@ def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
     heights = np.clip(qrs, 0.2, None) * rng.uniform(0.9, 2.2) * rng.choice([1, 1, -1], 2)
     if kind is Unusual.TALL_T:
         rise = rng.uniform(20, 60)
-        t = (_wave(rng.uniform(230, 310), rise, rng.uniform(0.6, 1.0) * rise, *heights),)
+        t: tuple[Wave, ...] = (
+            _wave(rng.uniform(230, 310), rise, rng.uniform(0.6, 1.0) * rise, *heights),
+        )
     else:
         dome = rng.uniform(0.3, 0.9)
         t = (

@@ -124,7 +124,7 @@ def _are_hum(
     accepted: NDArray[np.bool_],
     config: DetectionConfig,
 ) -> NDArray[np.bool_]:
-    """Tell which accepted candidates are made by hum at the ends of the signal."""
+    """Return True for accepted candidates that are made by hum at the ends of the signal."""
     position = candidates.position[accepted]
     reach = int(config.peak_search_s * FS_HZ)
     around = pad_ends(smooth, reach)[position[:, None] + np.arange(2 * reach + 1)]
@@ -331,4 +331,4 @@ def _find_extrema(
     ratio = config.polarity_ratio
     take_up = np.where(is_upright, down < ratio * up, up > ratio * down)
     placed = position - reach + np.where(take_up, highest, lowest)
-    return np.clip(placed, 0, len(smooth) - 1).astype(np.int64)
+    return np.asarray(np.clip(placed, 0, len(smooth) - 1), dtype=np.int64)

@@ -74,11 +74,11 @@ def find_hidden(
 
 
 def _keeps_time(gaps: NDArray[np.int64], place: int) -> bool:
-    """Tell whether the intervals around one that is twice as long as the rhythm keep to it."""
+    """Check that the intervals around one that is twice as long as the rhythm keep to it."""
     around = gaps[max(0, place - _AROUND) : place + _AROUND + 1] / (gaps[place] / 2)
     in_time = np.minimum(np.abs(around - 1), np.abs(around / 2 - 1)) <= _JITTER
     n_others = len(around) - 1
-    return n_others > 0 and (np.count_nonzero(in_time) - 1) >= _IN_TIME * n_others
+    return n_others > 0 and bool(np.count_nonzero(in_time) - 1 >= _IN_TIME * n_others)
 
 
 def _find_between(

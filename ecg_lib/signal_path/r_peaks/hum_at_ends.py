@@ -1,4 +1,4 @@
-"""Tell which beats near the ends of a signal are made by mains hum and not by the heart.
+"""Find beats near the ends of a signal that are made by mains hum and not by the heart.
 
 The filters continue a signal beyond its end as if turned about its last sample. Hum that ends on a
 crest is continued by hum about another level, and that step has the slopes of a QRS complex: a
@@ -35,7 +35,7 @@ def are_hum(
     band_hz: tuple[float, float],
     usual_span: float,
 ) -> NDArray[np.bool_]:
-    """Tell which beats are steps that hum makes at the ends of a signal at 360 Hz.
+    """Return True for beats that are steps which hum makes at the ends of a signal at 360 Hz.
 
     Parameters
     ----------

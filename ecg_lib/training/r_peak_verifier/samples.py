@@ -1,4 +1,4 @@
-"""What the network of the R-peak detector learns from: candidates, and which of them are beats.
+"""Samples for the network of the R-peak detector: candidates, and which of them are beats.
 
 Of each person: whole records, strips of 10 s, the second lead, mixtures with recorded noise
 (channel 1 of ``bw`` and ``ma``; channel 0 is for evaluation), and simulated movement of 0 to 18 dB
@@ -112,7 +112,7 @@ def measure_marked(signal: NDArray[np.float64], r_peaks: NDArray[np.int64]) -> S
 
 def measure_patients() -> Samples:
     """Measure the candidates of simulated patients, usual and unusual ones."""
-    kinds = [(None, seed) for seed in _PATIENTS]
+    kinds: list[tuple[Unusual | None, int]] = [(None, seed) for seed in _PATIENTS]
     kinds += [(kind, seed) for kind in Unusual for seed in _UNUSUAL_PATIENTS]
     return join(_measure_patient(kind, seed) for kind, seed in kinds)
 

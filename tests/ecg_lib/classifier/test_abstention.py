@@ -67,7 +67,7 @@ def test_without_limits_everything_is_read() -> None:
     assert (NO_LIMIT.min_beat_logit, NO_LIMIT.min_neighbourhood_logit) == (-20.0, -20.0)
 
 
-# What becomes of a signal.
+# The effect on a signal.
 
 
 @pytest.fixture(scope="module")
@@ -214,7 +214,7 @@ def test_doubted_detections_have_no_class_and_the_others_keep_theirs(
     assert 5 <= read.prepared.unreadable_s <= 8
 
 
-def test_guesses_in_movement_are_no_burden_no_run_and_no_alarm(
+def test_guesses_in_movement_count_in_no_burden_run_or_alarm(
     doubting: BeatClassifier, trusting: BeatClassifier
 ) -> None:
     strip = simulate_strip(StripKind.NORMAL, seed=3, duration_s=60.0)

@@ -175,7 +175,7 @@ def test_the_width_of_a_triangle_is_its_base(width_ms: int) -> None:
     assert 1000 * measure_qrs_width(-5 * window[None])[0] == pytest.approx(found_ms)
 
 
-# What is left of a beat outside its QRS complex.
+# Noise: the rest of a beat outside its QRS complex.
 
 NOISE = (
     "noise_level",

@@ -103,7 +103,7 @@ def test_two_epochs_on_virtual_patients_find_the_pvcs_of_others(
 def test_the_network_learns_what_is_a_beat_apart_from_what_is_v(
     train_set: BeatDataset, test_set: BeatDataset
 ) -> None:
-    """Detections between the beats are no beats; V beats are beats like the others."""
+    """Detections between the beats do not count as beats; V beats are beats like the others."""
     train, others = _training_beats(train_set), _training_beats(test_set)
     given, unseen = _with_false_detections(train), _with_false_detections(others)
     model = fit_cnn(given, cnn=SMALL, training=TINY_FIT, seed=1).model

@@ -75,7 +75,7 @@ def test_predictions_are_matched_at_the_sampling_rate_of_their_record() -> None:
 def _dataset(labels: str, *, views: tuple[View, ...], view: list[int]) -> BeatDataset:
     """Make detections one second apart: a letter of `labels` for each, ``-`` for no beat.
 
-    Each view begins anew at zero.
+    Each view begins at zero.
     """
     n = len(labels)
     of_view = np.array(view, dtype=np.int16)

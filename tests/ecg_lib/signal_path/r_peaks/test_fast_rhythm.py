@@ -73,7 +73,7 @@ def test_the_file_of_tall_t_waves_has_30_beats() -> None:
 
 @pytest.mark.parametrize("kind", [None, Unusual.TALL_T, Unusual.ST_ELEVATION, Unusual.ALTERNANS])
 @pytest.mark.parametrize("rate", [60, 110, 130, 150])
-def test_a_t_wave_half_way_is_no_hidden_beat(
+def test_a_t_wave_half_way_is_not_a_hidden_beat(
     kind: Unusual | None, rate: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     added: list[int] = []
@@ -141,7 +141,7 @@ def test_it_is_half_way(shift: int, *, is_found: bool) -> None:
     assert _hidden(_beating(at), known) == [5 * RR + shift] * is_found
 
 
-def test_another_shape_is_no_hidden_beat() -> None:
+def test_another_shape_is_not_a_hidden_beat() -> None:
     times = np.arange(20 * RR)
     known = [at for at in EVERY if at != 5 * RR]
     for width in (2, 20):

@@ -1,4 +1,4 @@
-"""What the R-peak network learns from: movement, weights and marks."""
+"""Samples for the R-peak network: movement, weights and marks."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_v_beat_weighs_five_times_as_much_as_another(
 def test_only_what_lies_between_the_first_and_the_last_mark_is_learned(
     record: Record, lead: NDArray[np.float64]
 ) -> None:
-    """What was not marked outside may well be a beat."""
+    """Beats outside may have been left unmarked."""
     assert record.annotations is not None
     beats = record.annotations.beat_samples[20:40]
     samples = measure_marked(lead, beats)
