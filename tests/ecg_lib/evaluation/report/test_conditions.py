@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ecg_lib.classifier.abstention import AbstentionConfig
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import CATALOGUE
@@ -24,6 +26,7 @@ from ecg_lib.evaluation.report.mistakes import ERROR_SPAN_S, NO_CALL, find_error
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import muscle_noise
 from ecg_lib.records.record import Record
+from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 FS = 360.0
@@ -76,6 +79,42 @@ def test_a_strip_that_the_service_would_refuse_abstains(
     assert in_strip.any()
     assert not calls.has_class[in_strip].any()
     assert calls.has_class[~in_strip].all()
+
+
+def test_a_strip_that_abstention_leaves_too_little_of_is_refused_as_a_whole(
+    make_toy_bundle: Callable[..., Bundle], classifier: BeatClassifier
+) -> None:
+    """In the second strip the electrodes move for eight seconds; in the third for two."""
+    limits = AbstentionConfig(min_beat_logit=2.0)
+    doubting = BeatClassifier.load(make_toy_bundle("doubting", abstention=limits))
+    record = simulate_strip(StripKind.NORMAL, seed=3, duration_s=40.0)
+    signal = record.signal_mv().astype(np.float64)
+    size_mv = 0.6 * float(np.ptp(signal))
+    moved = simulate_movement(len(signal), fs=FS, rms_mv=size_mv, rng=np.random.default_rng(1))
+    for first_s, last_s in ((12, 20), (22, 24)):
+        inside = slice(int(first_s * FS), int(last_s * FS))
+        signal[inside] += moved[inside]
+    shaken = _cut(record, signal.astype(np.float32))
+    calls, guessed = (_call_strips(one, shaken) for one in (doubting, classifier))
+    np.testing.assert_array_equal(calls.detections, guessed.detections)
+    strip = calls.detections // 3600
+    assert not calls.has_class[strip == 1].any()
+    assert guessed.has_class[strip == 1].any()
+    assert calls.has_class[strip == 0].all()
+    assert 4 <= calls.has_class[strip == 2].sum() < (strip == 2).sum()
+    assert calls.has_class[strip == 3].all()
+
+
+def test_couplets_and_runs_are_scored_of_credible_beats(
+    classifier: BeatClassifier, minute: Record
+) -> None:
+    calls = _call_strips(classifier, minute)
+    weak = np.flatnonzero(calls.is_v)[:2]
+    unguarded = calls.is_v_unguarded.copy()
+    unguarded[weak] = False
+    found = calls._replace(is_v_unguarded=unguarded).stands_as_v
+    assert found.sum() == calls.is_v.sum() - 2
+    assert not found[weak].any()
 
 
 def test_a_signal_shorter_than_a_strip_is_refused(
