@@ -64,13 +64,36 @@ def find_hidden(
     """
     gaps = np.diff(r_peaks)
     places = np.flatnonzero((gaps >= _GAP[0]) & (gaps <= _GAP[1]))
+    if len(places) == 0:
+        return np.zeros(0, dtype=np.int64)
+    hidden, is_as_tall = _find_tall(steep, position, r_peaks, places)
     found = [
-        hidden
-        for place in places.tolist()
+        one
+        for place, one in zip(places[is_as_tall].tolist(), hidden[is_as_tall].tolist(), strict=True)
         if _keeps_time(gaps, place)
-        and (hidden := _find_between(steep, smooth, position[place : place + 2], r_peaks, place))
+        and min(_likeness(smooth, one, r_peaks[place + side]) for side in (0, 1)) >= _SAME_SHAPE
     ]
     return np.array(found, dtype=np.int64)
+
+
+def _find_tall(
+    steep: NDArray[np.float64],
+    position: NDArray[np.int64],
+    r_peaks: NDArray[np.int64],
+    places: NDArray[np.int64],
+) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Find the maximum half way through each gap, and check that it is as tall as both beats."""
+    before, after = r_peaks[places], r_peaks[places + 1]
+    margin = np.maximum(_LEAST_RR, np.rint((0.5 - _MIDDLE) * (after - before)).astype(np.int64))
+    first, last = before + margin, after - margin
+    at = first[:, None] + np.arange(int((last - first).max()) + 1)  # (n_gaps, n_samples)
+    energy = np.where(at <= last[:, None], steep[np.minimum(at, len(steep) - 1)], -1.0)
+    hidden = first + energy.argmax(axis=1)
+    beside = np.stack([steep[position[places]], steep[position[places + 1]]])
+    heights = energy.max(axis=1) / np.maximum(beside, np.finfo(np.float64).tiny)
+    is_as_tall = (heights >= _SAME_HEIGHT[0]).all(axis=0) & (heights <= _SAME_HEIGHT[1]).all(axis=0)
+    # A maximum at the edge of what is searched is the flank of something else.
+    return hidden, np.asarray(is_as_tall & (hidden > first) & (hidden < last))
 
 
 def _keeps_time(gaps: NDArray[np.int64], place: int) -> bool:
@@ -79,29 +102,6 @@ def _keeps_time(gaps: NDArray[np.int64], place: int) -> bool:
     in_time = np.minimum(np.abs(around - 1), np.abs(around / 2 - 1)) <= _JITTER
     n_others = len(around) - 1
     return n_others > 0 and bool(np.count_nonzero(in_time) - 1 >= _IN_TIME * n_others)
-
-
-def _find_between(
-    steep: NDArray[np.float64],
-    smooth: NDArray[np.float64],
-    beside: NDArray[np.int64],
-    r_peaks: NDArray[np.int64],
-    place: int,
-) -> int | None:
-    before, after = int(r_peaks[place]), int(r_peaks[place + 1])
-    gap = after - before
-    first = before + max(_LEAST_RR, round((0.5 - _MIDDLE) * gap))
-    last = after - max(_LEAST_RR, round((0.5 - _MIDDLE) * gap))
-    if last <= first:
-        return None
-    hidden = first + int(np.argmax(steep[first : last + 1]))
-    if hidden in (first, last):
-        return None  # the flank of something else
-    heights = steep[hidden] / np.maximum(steep[beside], np.finfo(np.float64).tiny)
-    if heights.min() < _SAME_HEIGHT[0] or heights.max() > _SAME_HEIGHT[1]:
-        return None
-    is_alike = min(_likeness(smooth, hidden, other) for other in (before, after)) >= _SAME_SHAPE
-    return hidden if is_alike else None
 
 
 def _likeness(smooth: NDArray[np.float64], one: int, other: int) -> float:
