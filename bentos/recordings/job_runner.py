@@ -48,7 +48,7 @@ from ecg_lib import errors
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
@@ -295,14 +295,7 @@ def _start_process(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "bentos.recordings.process", str(directory)],
         # Its end is the sign that this process has ended.
         stdin=subprocess.PIPE,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(source),
-            # No signature covers compiled code.
-            "PYTHONDONTWRITEBYTECODE": "1",
-            # Parts are worked on by threads of our own.
-            **ONE_THREAD,
-        },
+        env=environment_with(source),
         start_new_session=True,
     )
 
