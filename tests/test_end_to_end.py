@@ -43,8 +43,7 @@ from flows.data.ingest_records import Source
 from flows.pipeline import pipeline
 from flows.training.sweep import PLANS
 PLANS[Profile.QUICK] = replace(
-    PLANS[Profile.QUICK], search_folds=2, search_beats=3000, search_epochs=1,
-    confirm_folds=2, confirm_epochs=3, confirm_beats=6000,
+    PLANS[Profile.QUICK], search_beats=3000, search_epochs=1, confirm_epochs=3, confirm_beats=6000,
 )
 result = pipeline(source=Source.SIMULATOR, n_trials=3, min_v_f1=0.5)
 print("RESULT " + json.dumps(result))
