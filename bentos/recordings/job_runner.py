@@ -201,6 +201,9 @@ class JobRunner:
         try:
             source = self._prepare_code(model)
         except SignatureError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise cause from error  # nothing says that the code has changed: tried again
             _logger.error("recording %s is not analysed: %s", job.job_id, error)  # noqa: TRY400  its text is whole
             detail = "the code of the service has changed on its disk; its operator must restore it"
             self._fail(job.job_id, ProblemError(CRASHED, detail))

@@ -22,7 +22,7 @@ from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
 from bentos.runtime.prediction.answer import Answer, Counts, Question, answer
-from bentos.runtime.prediction.long_strips import LongStrips
+from bentos.runtime.prediction.long_strips import LongStrips, Stage
 from bentos.runtime.prediction.patient_key import read_patient_key
 from bentos.runtime.spool import Spool, encode_feedback
 from bentos.runtime.tracing import open_tracing
@@ -191,9 +191,7 @@ class Runtime:
         )
         model = self.require_model()
         if is_long:
-            made = self._long.answer(
-                model, question, observe=self._stage, note=self.metrics.observe_stage
-            )
+            made = self._long.answer(model, question, observe=self._stage, note=self._note_stage)
         else:
             made = answer(model, question, observe=self._stage)
         with self._stage("log"):
@@ -208,6 +206,11 @@ class Runtime:
             self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
         ):
             yield
+
+    def _note_stage(self, stage: Stage) -> None:
+        self.metrics.observe_stage(stage.name, stage.seconds)
+        if self.tracing is not None:
+            self.tracing.add_stage(stage.name, stage.started_at_s, stage.seconds)
 
     def find_prediction(
         self, prediction_id: str, caller: Caller = SERVICE_ITSELF

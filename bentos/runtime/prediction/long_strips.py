@@ -3,7 +3,8 @@
 A signal of half an hour is parsed and prepared for a second, and while Python code runs in one
 thread of a process, no other thread of it does. So a worker has processes of a low priority for
 long strips. They start with the first one and end when none came for a minute. A strip that comes
-before a process is ready, or whose process fails, is computed in the worker.
+before a process is ready is computed in the worker. One whose process fails is not: what exhausted
+the memory of a process must not do the same to the worker, which answers everybody.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction.answer import Answer, Observe, Question, answer
-from bentos.wire.problems import ProblemError
+from bentos.wire.problems import OVERLOADED, ProblemError
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
@@ -31,8 +32,6 @@ from ecg_lib.recordings.process_limits import environment_with
 
 _MODULE: Final = "bentos.runtime.prediction.process"
 _IDLE_S: Final = 60.0
-_ANSWER_S: Final = 120.0
-"""Far longer than the longest strip takes."""
 _START_S: Final = 120.0
 _PAUSE_S: Final = 30.0
 """Time after a failure in which no other process is started."""
@@ -40,6 +39,15 @@ _PAUSE_S: Final = 30.0
 _CODE_ROOT: Final = Path(__file__).parents[3]
 
 _logger = logging.getLogger(__name__)
+
+
+class Stage(NamedTuple):
+    """The time of one of :data:`bentos.runtime.metrics.STAGES`."""
+
+    name: str
+    started_at_s: float
+    """Seconds since 1970."""
+    seconds: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,10 +65,9 @@ class Task:
 class Outcome:
     """What a process answers."""
 
-    made: Answer | None
-    problem: dict[str, Any] | None
-    """The arguments of the :class:`ProblemError`."""
-    stages: list[tuple[str, float]]
+    made: Answer | dict[str, Any]
+    """The answer, or the arguments of the :class:`ProblemError`."""
+    stages: list[Stage]
 
 
 class LongStrips:
@@ -81,7 +88,8 @@ class LongStrips:
         self._free: list[_Process] = []
         self._n_starting = 0
         self._not_before = 0.0
-        self._is_closed = False
+        self._closed = threading.Event()
+        threading.Thread(target=self._end_idle, name="long-strips", daemon=True).start()
 
     def answer(
         self,
@@ -89,12 +97,11 @@ class LongStrips:
         question: Question,
         *,
         observe: Observe,
-        note: Callable[[str, float], None],
+        note: Callable[[Stage], None],
     ) -> Answer:
         """Answer a request in another process, or in this one while none is ready.
 
-        `note` receives the stages of another process and their seconds, and `observe` measures
-        those of this one.
+        `note` receives the stages of another process, and `observe` measures those of this one.
 
         Raises
         ------
@@ -103,27 +110,30 @@ class LongStrips:
 
         """
         process = self._take(model)
-        if process is not None:
-            try:
-                outcome = process.ask(model, question)
-            except (OSError, EOFError) as error:
-                _logger.error("the process for long strips has failed: %r", error)  # noqa: TRY400  its own log says more
-                self._not_before = monotonic() + _PAUSE_S
-                process.kill()
-            else:
-                self._give_back(process)
-                for name, seconds in outcome.stages:
-                    note(name, seconds)
-                if outcome.problem is not None:
-                    raise ProblemError(**outcome.problem)
-                if outcome.made is not None:
-                    return outcome.made
-        return answer(model, question, observe=observe)
+        if process is None:
+            return answer(model, question, observe=observe)
+        try:
+            outcome = process.ask(model, question, within_s=self._settings.answer_limit_s)
+        except (OSError, EOFError) as error:
+            _logger.error("the process for long strips has failed: %r", error)  # noqa: TRY400  its own log says more
+            self._not_before = monotonic() + _PAUSE_S
+            process.kill()
+            raise ProblemError(
+                OVERLOADED,
+                "the process that computed the answer has ended; send the request again",
+                retry_after_s=1,
+            ) from error
+        self._give_back(process)
+        for stage in outcome.stages:
+            note(stage)
+        if isinstance(outcome.made, Answer):
+            return outcome.made
+        raise ProblemError(**outcome.made)
 
     def close(self) -> None:
         """End the processes."""
         with self._lock:
-            self._is_closed = True
+            self._closed.set()
             free, self._free = self._free, []
         for process in free:
             process.kill()
@@ -131,12 +141,20 @@ class LongStrips:
     def _take(self, model: LoadedModel) -> _Process | None:
         """Take a process that is ready; start one when there is none."""
         with self._lock:
-            if self._free:
-                return self._free.pop()
-            if self._is_closed or self._n_starting or monotonic() < self._not_before:
+            while self._free:
+                process = self._free.pop()
+                if not process.has_ended:
+                    return process
+                process.kill()
+            if self._closed.is_set() or self._n_starting or monotonic() < self._not_before:
                 return None
             self._n_starting += 1
-        threading.Thread(target=self._start, args=(model,), daemon=True).start()
+        try:
+            threading.Thread(target=self._start, args=(model,), daemon=True).start()
+        except RuntimeError as error:  # the system has no thread left
+            _logger.error("no process for long strips can be started: %s", error)  # noqa: TRY400  its text is whole
+            with self._lock:
+                self._n_starting -= 1
         return None
 
     def _start(self, model: LoadedModel) -> None:
@@ -171,24 +189,22 @@ class LongStrips:
 
     def _give_back(self, process: _Process) -> None:
         with self._lock:
-            is_kept = not self._is_closed
+            is_kept = not self._closed.is_set()
             if is_kept:
                 self._free.append(process)
                 process.used_at = monotonic()
         if not is_kept:
             process.kill()
-            return
-        timer = threading.Timer(self._idle_s, self._end_idle)
-        timer.daemon = True
-        timer.start()
 
     def _end_idle(self) -> None:
-        with self._lock:
-            now = monotonic()
-            idle = [one for one in self._free if now - one.used_at >= self._idle_s]
-            self._free = [one for one in self._free if one not in idle]
-        for process in idle:
-            process.kill()
+        """End processes that no strip has come for, as long as this is open."""
+        while not self._closed.wait(self._idle_s / 4):
+            with self._lock:
+                now = monotonic()
+                idle = [one for one in self._free if now - one.used_at >= self._idle_s]
+                self._free = [one for one in self._free if one not in idle]
+            for process in idle:
+                process.kill()
 
 
 class _Process:
@@ -206,6 +222,11 @@ class _Process:
         self._connection = Connection(ours.detach())
         self.used_at = monotonic()
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._popen.poll() is not None
+
     def wait_until_ready(self) -> None:
         """Wait until it has started.
 
@@ -218,7 +239,7 @@ class _Process:
         with self._within(_START_S):
             self._connection.recv()
 
-    def ask(self, model: LoadedModel, question: Question) -> Outcome:
+    def ask(self, model: LoadedModel, question: Question, *, within_s: float) -> Outcome:
         """Answer a request.
 
         Raises
@@ -233,7 +254,7 @@ class _Process:
             info=model.info,
             question=question,
         )
-        with self._within(_ANSWER_S):
+        with self._within(within_s):
             self._connection.send(task)
             outcome: Outcome = self._connection.recv()
         return outcome

@@ -9,12 +9,13 @@ import contextlib
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
-from time import perf_counter
+from time import perf_counter, time
+from typing import Any
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
-from bentos.runtime.prediction.answer import Question, answer
-from bentos.runtime.prediction.long_strips import Outcome, Task
+from bentos.runtime.prediction.answer import Answer, Question, answer
+from bentos.runtime.prediction.long_strips import Outcome, Stage, Task
 from bentos.wire.problems import ProblemError
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import read_bundle
@@ -46,25 +47,25 @@ def _load(task: Task) -> LoadedModel:
 
 
 def _answer(model: LoadedModel, question: Question) -> Outcome:
-    stages: list[tuple[str, float]] = []
+    stages: list[Stage] = []
 
     @contextlib.contextmanager
     def observe(name: str) -> Iterator[None]:
-        start = perf_counter()
+        started_at_s, start = time(), perf_counter()
         yield
-        stages.append((name, perf_counter() - start))
+        stages.append(Stage(name, started_at_s, perf_counter() - start))
 
-    made = problem = None
+    made: Answer | dict[str, Any]
     try:
         made = answer(model, question, observe=observe)
     except ProblemError as error:
-        problem = {
+        made = {
             "kind": error.kind,
             "detail": error.detail,
             "errors": error.errors,
             "retry_after_s": error.retry_after_s,
         }
-    return Outcome(made=made, problem=problem, stages=stages)
+    return Outcome(made=made, stages=stages)
 
 
 if __name__ == "__main__":

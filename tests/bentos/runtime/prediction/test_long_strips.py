@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -17,7 +18,7 @@ import pytest
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction import long_strips
 from bentos.runtime.prediction.answer import Answer, Question, answer
-from bentos.runtime.prediction.long_strips import LongStrips
+from bentos.runtime.prediction.long_strips import LongStrips, Stage
 from bentos.wire.problems import ProblemError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -41,7 +42,7 @@ class Asked:
         self.strips = strips
         self.model = model
         self.here: list[str] = []
-        self.elsewhere: list[str] = []
+        self.elsewhere: list[Stage] = []
 
     def ask(self, question: Question = QUESTION) -> Answer:
         self.here, self.elsewhere = [], []
@@ -54,7 +55,7 @@ class Asked:
             self.model,
             question,
             observe=observe,
-            note=lambda name, seconds: self.elsewhere.append(name) if seconds > 0 else None,
+            note=self.elsewhere.append,
         )
 
     def ask_elsewhere(self) -> Answer:
@@ -72,8 +73,8 @@ class Asked:
 def open_strips(toy_model: LoadedModel, tmp_path: Path) -> Iterator[Callable[..., Asked]]:
     opened: list[LongStrips] = []
 
-    def start(**settings: float) -> Asked:
-        opened.append(LongStrips(Settings(home=tmp_path), **settings))
+    def start(*, settings: dict[str, float] | None = None, **given: float) -> Asked:
+        opened.append(LongStrips(Settings(home=tmp_path, **(settings or {})), **given))
         return Asked(opened[-1], toy_model)
 
     yield start
@@ -118,7 +119,12 @@ def test_another_process_gives_the_same_answer_row_and_counts(
     assert not asked.elsewhere
     second = asked.ask_elsewhere()
     assert asked.here == []
-    assert asked.elsewhere == ["parse", "prepare", "network", "rules", "answer"]
+    names = [stage.name for stage in asked.elsewhere]
+    assert names == ["parse", "prepare", "network", "rules", "answer"]
+    assert all(stage.seconds > 0 for stage in asked.elsewhere)
+    ends_s = [stage.started_at_s + stage.seconds for stage in asked.elsewhere]
+    assert ends_s == sorted(ends_s)
+    assert abs(ends_s[-1] - time.time()) < 60
     here = answer(toy_model, QUESTION, observe=lambda _: nullcontext())
     assert_near(content(first), content(here))
     assert_near(content(second), content(here))
@@ -149,31 +155,66 @@ def test_problems_are_those_of_the_worker(open_strips: Callable[..., Asked]) -> 
     assert elsewhere.value.describe() == here.value.describe()
 
 
-def test_a_process_that_is_killed_costs_no_answer(
-    open_strips: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch
+def test_a_process_that_is_killed_while_it_waits_costs_no_answer(
+    open_strips: Callable[..., Asked],
 ) -> None:
     asked = open_strips()
     wanted = content(asked.ask_elsewhere())
-    children()[0].kill()
+    (child,) = children()
+    child.kill()
+    psutil.wait_procs([child], timeout=10)
     assert_near(content(asked.ask()), wanted)
     assert asked.here
+    asked.ask_elsewhere()  # another one has been started
+
+
+@pytest.mark.parametrize("fault", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_strip_whose_process_fails_is_not_computed_by_the_worker(
+    open_strips: Callable[..., Asked],
+    monkeypatch: pytest.MonkeyPatch,
+    fault: signal.Signals,
+) -> None:
+    asked = open_strips(settings={"answer_limit_s": 2.0})
+    asked.ask_elsewhere()
+    (child,) = children()
+    child.suspend()
+    threading.Timer(0.5, child.send_signal, [fault]).start()
+    with pytest.raises(ProblemError) as failed:
+        asked.ask()
+    assert (failed.value.kind.status, failed.value.retry_after_s) == (503, 1)
+    assert asked.here == []
     assert children() == []
-    asked.ask()  # none is started so soon after a failure
+    asked.ask()  # and none is started so soon after a failure
+    assert asked.here
     assert asked.strips._n_starting == 0
     monkeypatch.setattr(asked.strips, "_not_before", 0.0)
     asked.ask_elsewhere()
 
 
-def test_a_process_that_hangs_costs_no_answer(
+def test_many_strips_take_no_more_threads(open_strips: Callable[..., Asked]) -> None:
+    asked = open_strips()
+    asked.ask_elsewhere()
+    before = threading.active_count()
+    for _ in range(5):
+        asked.ask()
+    assert asked.elsewhere
+    assert threading.active_count() == before
+
+
+def test_a_system_without_threads_keeps_answering(
     open_strips: Callable[..., Asked], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = open_strips()
-    wanted = content(asked.ask_elsewhere())
-    monkeypatch.setattr(long_strips, "_ANSWER_S", 0.2)
-    children()[0].send_signal(signal.SIGSTOP)
-    assert_near(content(asked.ask()), wanted)
+
+    def fail(_: threading.Thread) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        asked.ask()
     assert asked.here
-    assert children() == []
+    asked.ask_elsewhere()
 
 
 def test_a_process_ends_when_no_strip_comes(open_strips: Callable[..., Asked]) -> None:
