@@ -201,6 +201,31 @@ def kind_of(name: str) -> SignalKind:
     return SignalKind.OTHER if _EEG_ELECTRODE.fullmatch(joined) else SignalKind.UNKNOWN
 
 
+def says_ecg(text: str) -> bool:
+    """Return whether a text has a word for the ECG; names of leads are none.
+
+    >>> says_ecg("Digital ECG recorder"), says_ecg("Lead II")
+    (True, False)
+
+    """
+    return any(map(_GENERIC.fullmatch, _words_of(text)))
+
+
+def names_other_signal(text: str) -> bool:
+    """Return whether some words name a signal that is not an ECG, rather than an event or a device.
+
+    >>> [names_other_signal(text) for text in ("RESP", "ART", "Heart rate", "Digital", "Event")]
+    [True, True, True, False, False]
+
+    """
+    words = _words_of(text)
+    return (
+        _has_other_signal(words)
+        or _TRACK_PHRASE.search(" ".join(words)) is not None
+        or (len(words) == 1 and _PERHAPS_A_SIGNAL.fullmatch(words[0]) is not None)
+    )
+
+
 def _has_other(words: list[str]) -> bool:
     """Return whether a word can only be another signal, whatever stands beside it."""
     return (

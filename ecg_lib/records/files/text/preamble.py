@@ -12,7 +12,9 @@ from ecg_lib.records.signal_names import (
     SignalKind,
     is_other_unit,
     kind_of,
+    names_other_signal,
     read_unit,
+    says_ecg,
 )
 
 LEAD_KEY: Final = re.compile(
@@ -45,7 +47,7 @@ _IS: Final = r"[\"']?\s*(?:[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
 _RATES: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?:^|[^a-z-])(?:{_RATE_NAME}){_UNIT_OF_RATE}{_IS}{_VALUE}",
+        rf"(?<![a-z-])(?:{_RATE_NAME}){_UNIT_OF_RATE}{_IS}{_VALUE}",
         rf"^[\s#%/\"']*(?:{_FREQUENCY}){_UNIT_OF_RATE}{_IS}{_VALUE}\W*$",
         rf"(?<![\d.,-]){_NUMBER}(?:sps\b|{_PER_S}\b|(?:hz|hertz)\s*sampl)",
         rf"(?:sampled|recorded|digiti[sz]ed|acquired)\s+(?:at|with)\s+{_VALUE}",
@@ -55,6 +57,15 @@ _RATES: Final = tuple(
 _PLAUSIBLE_HZ: Final = (10.0, 100_000.0)
 
 _MAINS_HZ: Final = 60.0
+
+_MOST_WORDS: Final = 3
+"""Words before a rate that may name the signal that it is of, as in "arterial blood pressure"."""
+
+_DEVICE: Final = re.compile(
+    r"\b\w*(?:monitor|recorder|rekorder|holter|logger|device|system|ger[aä]t)\w*",
+    re.IGNORECASE,
+)
+"""Names of devices hold names of signals too."""
 
 _MAKER_UV: Final = "OpenBCI"
 
@@ -76,14 +87,31 @@ def find_rate(line: str) -> float | None:
     if len(line) > _LONGEST_LINE:
         return None
     for pattern in _RATES:
-        match = pattern.search(line)
-        if match is not None:
-            if kind_of(line[: match.start() + 1]) is SignalKind.OTHER:
-                return None  # the rate of another signal
+        matches = list(pattern.finditer(line))
+        of_ecg = [match for match in matches if not _is_of_another(line[: match.start()])]
+        if matches and not of_ecg and not says_ecg(line):
+            return None
+        if matches:
+            match = (of_ecg or matches)[0]
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None
     return None
+
+
+def _is_of_another(before: str) -> bool:
+    """Return whether the words directly before a rate name the signal that it is of.
+
+    >>> [_is_of_another(text) for text in ("# RESP ", "PPG: ", "Status: resp off, ", "Digital ")]
+    [True, True, False, False]
+
+    """
+    text = before.rstrip("\"' ")
+    *_, clause, words = ["", *re.split(r"[,;:|]", text)]
+    if text.endswith(":"):
+        words = clause if len(clause.split()) <= _MOST_WORDS else ""
+    words = _DEVICE.split(words)[-1]
+    return names_other_signal(" ".join(words.split()[-_MOST_WORDS:]))
 
 
 class Statements(NamedTuple):

@@ -54,6 +54,32 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
         ('"Fréquence d\'échantillonnage";"500,0 hertz"', 500.0),
         ("# resp sampling rate: 125 Hz", None),
         ("PPG fs = 100", None),
+        ("PPG fs = 125", None),
+        ("RESP: sampling rate 125 Hz", None),
+        ("Signals: II | ABP fs=125", None),
+        ("ART fs: 125", None),
+        ("ACC signal, resp 125 samples/s", None),
+        ("# arterial blood pressure sampling rate: 125 Hz", None),
+        ("Heart rate sampling rate: 125", None),
+        ("Digital ECG recorder, sampling rate: 250 Hz", 250.0),
+        ("Digital sampling rate: 250 Hz", 250.0),
+        ("Heart monitor X1; sampling rate: 250", 250.0),
+        ("Heart rate monitor sampling rate: 250", 250.0),
+        ("EEG recorder sampling rate: 250", 250.0),
+        ("ECG event recorder sampled at 250 Hz", 250.0),
+        ("Event recorder sampled at 250 Hz", 250.0),
+        ("Status: ok, fs=500", 500.0),
+        ("Battery: 80 %; fs=500", 500.0),
+        ("Zeit in s, Abtastrate: 500", 500.0),
+        ("Time base: sampling rate 500", 500.0),
+        ("Leads II | RESP off | fs=250", 250.0),
+        ("Respiration belt off, temperature 21, sampling rate: 250", 250.0),
+        ("Sampling frequency fs: 500 Hz", 500.0),
+        ("ECG and RESP sampling rate: 250", 250.0),
+        ("ECG, RESP sampling rate: 250", 250.0),
+        ("RESP sampling rate: 125 Hz; ECG sampling rate: 250 Hz", 250.0),
+        ("ECG sampling rate: 250 Hz; RESP sampling rate: 125 Hz", 250.0),
+        ("RESP fs=125, fs=250", 250.0),
         ("# low-pass 150 Hz", None),
         ("# notch filter 50 Hz", None),
         ("Filter frequency: 100 Hz", None),
@@ -70,6 +96,14 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
 )
 def test_only_what_is_called_a_sampling_rate_is_one(line: str, fs: float | None) -> None:
     assert find_rate(line) == fs
+
+
+def test_the_rate_of_a_line_that_names_a_device_is_read(tmp_path: Path) -> None:
+    rows = "ECG\n" + "\n".join(ROWS)
+    for line in ("# ECG event recorder sampled at 250 Hz", "# Status: ok, fs=250"):
+        assert _open(tmp_path, f"{line}\n{rows}").leads[0].fs == 250.0
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
+        _open(tmp_path, f"# RESP sampling rate: 250 Hz\n{rows}")
 
 
 def test_a_column_of_time_wins_over_the_words_above_it_and_the_conflict_is_said(
