@@ -129,7 +129,7 @@ _TRACKS: Final = frozenset(
     "humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye crc time zeit "
     "tiempo".split()
 )
-"""What is recorded or derived beside signals."""
+"""Names of tracks that devices record or derive beside signals."""
 
 _TRACK_STEM: Final = re.compile(r".*(?:frequen[zc]|frecuen|herzrate|herzschlag).*")
 

@@ -20,7 +20,7 @@ const OTHER_SIGNAL_STEM = new RegExp(
     "|(?:puls[ewkao]|pouls|atem|souffle|pression|presion|pressao|pressur" +
     "|(?:blut|arterien|venen)druck|(?:air|nasal|nasen)?(?:flow|fluss|flujo)).*)$",
 );
-/** What is recorded or derived beside signals. */
+/** Names of tracks that devices record or derive beside signals. */
 const TRACKS = new Set(
   (
     "nasal sound light lux battery event events marker markers annotation annotations label " +

@@ -7,24 +7,8 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError
-from ecg_lib.records.signal_names import (
-    UNIT_TO_MV,
-    SignalKind,
-    is_other_unit,
-    kind_of,
-    names_other_signal,
-    read_unit,
-    says_ecg,
-)
-
-LEAD_KEY: Final = re.compile(
-    r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
-)
-
-_UNIT_KEY: Final = re.compile(
-    r"(?:.*[ _-])?(?:units?|einheit(?:en)?|unidad(?:es)?|unit[ée]s?|unit[àa]|unidade)(?:[ _-].*)?",
-    re.IGNORECASE,
-)
+from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units
+from ecg_lib.records.signal_names import SignalKind, kind_of, names_other_signal, says_ecg
 
 _LONGEST_LINE: Final = 500
 
@@ -118,7 +102,8 @@ class Statements(NamedTuple):
     """The statements of comments and preamble."""
 
     fs: float | None
-    unit: str | None
+    units: tuple[str, ...]
+    """Of the samples; two or more contradict each other."""
     lead: str | None
     columns: tuple[str, ...]
     """Headings that stand in a comment; empty when there are none."""
@@ -137,27 +122,23 @@ class Statements(NamedTuple):
         rates = {rate for line in lines if (rate := find_rate(line)) is not None}
         if fs is None and len(rates) == 1:
             fs = rates.pop()
-        pairs = [re.split(r"\s*[,;:=\t]\s*", line.strip("#% "), maxsplit=1) for line in lines]
+        lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
+        pairs = [re.split(r"\s*[,;:=\t]\s*", line, maxsplit=1) for line in lines]
         stated = [
-            (pair[0].strip("\"' "), pair[1].strip("\"' ,;")) for pair in pairs if len(pair) == 2
+            (pair[0].strip("\"' "), pair[1].strip("\"' ,;\t")) for pair in pairs if len(pair) == 2
         ]
-        units = {
-            read_unit(value) or value
-            for key, value in stated
-            if len(key) < 30
-            and (is_other_unit(value) or read_unit(value) is not None)
-            and (_UNIT_KEY.fullmatch(key) or read_unit(value) in UNIT_TO_MV)
-            and not LEAD_KEY.fullmatch(key)
-        }
+        units = find_units(stated)
         leads = [value for key, value in stated if LEAD_KEY.fullmatch(key)]
         warnings: tuple[str, ...] = ()
-        unit = units.pop() if len(units) == 1 else None
-        if unit is None and any(_MAKER_UV in line for line in comments):
-            unit, warnings = "uV", ("OpenBCI writes its EXG channels in uV: that unit is assumed",)
+        if not units and any(_MAKER_UV in line for line in comments):
+            units, warnings = (
+                ("uV",),
+                ("OpenBCI writes its EXG channels in uV: that unit is assumed",),
+            )
         if converters:
             warnings = ("counts are converted to mV by the formula that the maker publishes",)
         lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
-        return cls(fs, unit, lead, device.columns, converters, device.fs is not None, warnings)
+        return cls(fs, units, lead, device.columns, converters, device.fs is not None, warnings)
 
 
 _OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}
