@@ -44,7 +44,7 @@ async def create_prediction(request: Request) -> Response:
         )
         created = await _compute(
             request,
-            lambda: runtime.predict(body, media_type=media_type, query=query, owner=caller.owner),
+            lambda: runtime.predict(body, media_type=media_type, query=query, caller=caller),
             samples=estimate_samples(body, media_type=media_type),
         )
     location = {"Location": locate(request, f"/api/v1/predictions/{created.prediction_id}")}

@@ -8,7 +8,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -23,8 +23,8 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.patient_key import hash_patient, read_patient_key
-from bentos.runtime.spool import Spool, encode_feedback, encode_prediction
+from bentos.runtime.patient_key import hash_client, hash_patient, read_patient_key
+from bentos.runtime.spool import Spool, encode_feedback, encode_prediction, encode_request
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, read_input
@@ -35,7 +35,7 @@ from bentos.wire.problems import (
     ProblemError,
     explain_signal_error,
 )
-from bentos.wire.schemas import FeedbackRequest
+from bentos.wire.schemas import FeedbackRequest, PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import (
     InvalidSamplingRateError,
@@ -46,7 +46,7 @@ from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
-from ecg_lib.operations.prediction_rows import FeedbackRow
+from ecg_lib.operations.prediction_rows import FeedbackRow, RequestRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.signal_path.preprocessing import PreparedBeats
@@ -75,6 +75,18 @@ def _state_of(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_ino, status.st_size
+
+
+def _slices_of(parameters: PredictionParameters, caller: Caller) -> dict[str, str]:
+    """Return what monitoring cuts traffic by; what is not stated is not there."""
+    stated = {
+        "lead": parameters.derivation,
+        "rate": f"{parameters.sampling_rate:g} Hz",
+        "device": parameters.device,
+        "site": parameters.site,
+        "key": caller.owner,
+    }
+    return {name: value for name, value in stated.items() if value}
 
 
 class Runtime:
@@ -181,11 +193,12 @@ class Runtime:
         *,
         media_type: str = JSON,
         query: Sequence[tuple[str, str]] = (),
-        owner: str | None = None,
+        caller: Caller = SERVICE_ITSELF,
     ) -> Created:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to `owner`, the key that asked for it.
+        The prediction belongs to the key of the caller. A signal that is refused is noted too:
+        monitoring counts them.
 
         Raises
         ------
@@ -198,6 +211,18 @@ class Runtime:
         with self._stage("parse"):
             asked = read_input(body, media_type=media_type, query=query)
             parameters = asked.parameters
+        created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
+        request = RequestRow(
+            request_id=prediction_id,
+            created_at=created_at,
+            bundle_hash=model.bundle.hash,
+            bento_tag=model.bento_tag,
+            duration_s=len(asked.signal_mv) / parameters.sampling_rate,
+            patient_key=self._hash_patient(parameters.patient_id),
+            client=self._hash_client(caller),
+            owner=caller.owner,
+            slices=_slices_of(parameters, caller),
+        )
         try:
             classified = model.classifier.classify(
                 asked.signal_mv,
@@ -207,9 +232,10 @@ class Runtime:
             )
             require_readable(classified.prepared)
         except (InvalidSignalError, InvalidSamplingRateError) as error:
-            raise explain_signal_error(error) from error
+            problem = explain_signal_error(error)
+            self.note_request(replace(request, refused=problem.kind.name))
+            raise problem from error
         with self._stage("answer"):
-            created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
             answer = {
                 "prediction_id": prediction_id,
                 "timestamp": created_at.isoformat(),
@@ -229,15 +255,16 @@ class Runtime:
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
-                patient_key=self._hash_patient(parameters.patient_id),
+                patient_key=request.patient_key,
                 bundle_hash=model.bundle.hash,
                 bento_tag=model.bento_tag,
                 duration_s=classified.prepared.duration_s,
                 response=response,
-                observed=observe_beats(classified),
-                owner=owner,
+                observed=observe_beats(classified, fs=parameters.sampling_rate),
+                owner=caller.owner,
             )
             self.spool.append(prediction_id, line)
+            self.note_request(request)
         self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
 
@@ -309,6 +336,13 @@ class Runtime:
                 "verified": is_verified,
             }
         )
+
+    def note_request(self, request: RequestRow) -> None:
+        """Store where a request came from, and whether it was refused."""
+        self.spool.append(f"request {request.request_id}", encode_request(request))
+
+    def _hash_client(self, caller: Caller) -> str | None:
+        return hash_client(caller.name, key=self._patient_key) if caller.name else None
 
     def _hash_patient(self, patient_id: str | None) -> str | None:
         return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)

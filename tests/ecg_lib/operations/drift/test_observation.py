@@ -26,7 +26,7 @@ def classifier(toy_bundle: Bundle) -> BeatClassifier:
 
 
 def _observe(beats: ClassifiedBeats) -> dict[str, NDArray[Any]]:
-    return observe_beats(beats)
+    return observe_beats(beats, fs=360.0)
 
 
 def test_every_readable_beat_has_one_row_of_all_columns(classifier: BeatClassifier) -> None:
