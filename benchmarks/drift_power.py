@@ -50,17 +50,20 @@ from ecg_lib.operations.drift.observation import (
     read_reference,
 )
 from ecg_lib.operations.drift.refusals import GroupVolume, measure_refusals
+from ecg_lib.operations.drift.slices import find_unfamiliar
 from flows.release.load_released import REFERENCE
 
 N_STRIPS: Final = 360
 """Requests of a window."""
 N_PEOPLE: Final = (1, 2, 5, 8, 20, 50)
+N_UNSEEN: Final = (5, 8)
 N_SHIFTED: Final = (5, 8, 20, 50)
 QUICK: Final = ComparisonConfig(n_draws=2, n_permutations=199)
 CLEARLY_NONE: Final = 0.3
 """Windows with all adjusted p-values above this at the quick look are not looked at again."""
 NOW: Final = datetime(2026, 1, 2, tzinfo=UTC)
-CLIENTS: Final = ("named", "a client each", "one client")
+FAMILIAR: Final = {"lead": frozenset({"MLII", "V5"}), "rate": frozenset({"360 Hz"})}
+"""As the check has them of a model of MIT-BIH."""
 
 
 class Case(NamedTuple):
@@ -79,7 +82,8 @@ class Outcome(NamedTuple):
     action: DriftAction
     is_alarm: bool
     is_harmless: bool
-    is_conclusive: bool
+    is_unfamiliar: bool
+    """Whether the lead or rate is said to be new, where it is stated."""
     covers: bool | None
     """Whether the true V-F1 is in the interval of the estimate without labels."""
     error: float
@@ -96,6 +100,7 @@ class Pool:
     person: NDArray[np.str_]
     is_refused: NDArray[np.bool_]
     counts: tuple[BeatCounts, ...]
+    slices: tuple[dict[str, str], ...]
 
 
 def main() -> None:
@@ -125,7 +130,7 @@ def main() -> None:
             outcomes[case].append(outcome)
     _write(f"DS1: {'records' if mitdb else 'simulated patients'}; ")
     _write(f"other population: {'svdb, development part' if svdb else 'simulated patients'}\n\n")
-    print_tables(outcomes)
+    print_tables(outcomes, pools)
     _write(f"\n{time.monotonic() - started_s:.0f} s\n")
 
 
@@ -137,6 +142,8 @@ def list_cases(n_windows: int, n_shifted: int) -> Iterator[Case]:
         yield Case(NONE.name, n_people, "one client", False, n_windows)
         yield Case(NONE.name, n_people, "named", True, n_windows // 5)
         yield Case(NONE.name, n_people, "a client each", True, n_windows // 5)
+    for n_people in N_UNSEEN:
+        yield Case(NONE.name, n_people, "unseen", False, n_windows // 2)
     for shift in (*SHIFTS, POPULATION):
         for n_people in N_SHIFTED:
             yield Case(shift.name, n_people, "named", False, n_shifted)
@@ -156,6 +163,7 @@ def make_pool(heard: Sequence[Heard]) -> Pool:
         person=np.array([h.person for h in heard]),
         is_refused=np.array([h.observed is None for h in heard]),
         counts=tuple(h.counts for h in heard),
+        slices=tuple(h.slices for h in heard),
     )
 
 
@@ -172,6 +180,10 @@ def _check_one(job: tuple[Case, int]) -> Outcome:
     pool = pools[case.shift]
     rng = np.random.default_rng([seed, case.n_people, *case.shift.encode()])
     people = np.unique(pool.person)
+    if case.client == "unseen":  # half of the people make the reference, the others the traffic
+        people = rng.permutation(people)
+        reference = reference.select(np.isin(reference.group, people[: len(people) // 2]))
+        people = people[len(people) // 2 :]
     chosen = rng.permutation(people)[: case.n_people]
     if case.n_people > len(people):  # some come twice, as two people
         chosen = np.concatenate([people, rng.choice(people, case.n_people - len(people))])
@@ -230,8 +242,14 @@ def check(
     if case.is_before:
         is_breach = was_breach(traffic) and current.n_strips >= policy.min_strips
         action = DriftAction.RETRAIN if is_breach and history else DriftAction.KEEP
-        is_conclusive = current.n_groups >= policy.min_groups
-        outcome = Outcome(action, False, False, is_conclusive, None, 0.0)
+        outcome = Outcome(
+            action=action,
+            is_alarm=False,
+            is_harmless=False,
+            is_unfamiliar=False,
+            covers=None,
+            error=0.0,
+        )
         return Checked(outcome, is_breach)
     refused = measure_refusals(volumes)
     estimate = None
@@ -257,11 +275,24 @@ def check(
         action=decision.action,
         is_alarm=bool(decision.alarms),
         is_harmless=any(reason.startswith("harmless") for reason in decision.reasons),
-        is_conclusive=decision.is_conclusive,
+        is_unfamiliar=is_new(pool, window, policy),
         covers=covers,
         error=error,
     )
     return Checked(outcome, decision.is_breach)
+
+
+def is_new(pool: Pool, window: Sequence[NDArray[np.int64]], policy: DriftPolicy) -> bool:
+    """Return whether the leads and rates are said to be new, when each request states them."""
+    groups: dict[str, Counter[str]] = {"lead": Counter(), "rate": Counter()}
+    for strips in window:
+        for name, values in groups.items():
+            values.update({pool.slices[one][name] for one in strips})
+    return bool(
+        find_unfamiliar(
+            groups, FAMILIAR, n_groups=len(window), min_share=policy.min_unfamiliar_share
+        )
+    )
 
 
 def take_strips(beats: ObservedBeats, strips: Sequence[tuple[int, str]]) -> ObservedBeats:
@@ -303,7 +334,7 @@ def was_breach(traffic: Comparison) -> bool:
     )
 
 
-def print_tables(outcomes: Mapping[Case, Sequence[Outcome]]) -> None:
+def print_tables(outcomes: Mapping[Case, Sequence[Outcome]], pools: Mapping[str, Pool]) -> None:
     """Print false actions, power, and the estimate without labels."""
     _write("| People | " + " | ".join(map(str, N_PEOPLE)) + " |\n")
     _write("|---" * (len(N_PEOPLE) + 1) + "|\n")
@@ -317,12 +348,19 @@ def print_tables(outcomes: Mapping[Case, Sequence[Outcome]]) -> None:
     for label, key in rows.items():
         cells = [_count_actions(by_key[key(NONE.name, n)]) for n in N_PEOPLE]
         _write(f"| {label} | " + " | ".join(cells) + " |\n")
-    _write("\n| Shift | before, 20 people | " + " | ".join(f"{n} people" for n in N_SHIFTED))
-    _write(" |\n" + "|---" * (len(N_SHIFTED) + 2) + "|\n")
+    for n_people in N_UNSEEN:
+        unseen = by_key[_Key("unseen", False, NONE.name, n_people)]
+        _write(f"\n{n_people} people of DS1 whom a reference of the other half lacks: ")
+        _write(f"{_count_actions(unseen)}\n")
+    _write("\n| Shift | V-F1 | refused | before, 20 people | ")
+    _write(" | ".join(f"{n} people" for n in N_SHIFTED))
+    _write(" |\n" + "|---" * (len(N_SHIFTED) + 4) + "|\n")
     for shift in (*SHIFTS, POPULATION):
         before = by_key[_Key("named", True, shift.name, 20)]
         cells = [_describe(by_key[_Key("named", False, shift.name, n)]) for n in N_SHIFTED]
-        _write(f"| {shift.name} | {_describe(before)} | " + " | ".join(cells) + " |\n")
+        pool = pools[shift.name]
+        _write(f"| {shift.name} | {add_up(pool.counts).v_f1:.2f} | {pool.is_refused.mean():.0%} | ")
+        _write(f"{_describe(before)} | " + " | ".join(cells) + " |\n")
     _write("\n| Traffic | mean error | largest | true V-F1 in the interval |\n|---|---|---|---|\n")
     for shift in (NONE, *SHIFTS, POPULATION):
         found = [
@@ -365,6 +403,8 @@ def _describe(outcomes: Sequence[Outcome]) -> str:
             words["alarm"] += 1
         if one.is_harmless:
             words["harmless"] += 1
+        if one.is_unfamiliar:
+            words["new if stated"] += 1
         if one.action is DriftAction.KEEP and not one.is_alarm and not one.is_harmless:
             words["nothing"] += 1
     return ", ".join(f"{word} {n / len(outcomes):.0%}" for word, n in sorted(words.items()))

@@ -47,6 +47,8 @@ class Heard(NamedTuple):
     observed: dict[str, NDArray[np.generic]] | None
     """None when the service refuses the strip."""
     counts: BeatCounts
+    slices: dict[str, str]
+    """Its lead and rate, as a client may state them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,4 +191,5 @@ def hear(
             start_s=start / fs,
             stop_s=(start + length) / fs,
         )
-        yield Heard(record.subject, strip_s, observed, counts)
+        slices = {"lead": record.choose_lead(), "rate": f"{fs:g} Hz"}
+        yield Heard(record.subject, strip_s, observed, counts, slices)

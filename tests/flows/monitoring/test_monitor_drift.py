@@ -50,13 +50,17 @@ Serve = Callable[[Settings, Release], None]
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 TAG = "ecg:2"
+PATIENT = "patient"
 
 
 @pytest.fixture(scope="module")
 def replayed(toy_bundle: Bundle) -> list[Observed]:
     """The strips of the reference, as the log holds them."""
     reference = read_reference(toy_bundle.read_drift_reference())
-    return [_observed_of(reference, strip) for strip in range(reference.n_strips)]
+    return [
+        _observed_of(reference, strip) | {PATIENT: [str(reference.group[strip])]}
+        for strip in range(reference.n_strips)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +81,7 @@ def noisy(toy_bundle: Bundle) -> list[Observed]:
         for strip in np.split(signal, 12):
             columns = observe_beats(classifier.classify(strip, fs=record.fs))
             if len(columns["rule"]):
-                strips.append(_for_log(columns))
+                strips.append(_for_log(columns) | {PATIENT: [f"sim{seed}"]})
     assert len(strips) > 100
     return strips
 
@@ -137,14 +141,14 @@ def send(
             PredictionRow(
                 prediction_id=f"{name}-{index}",
                 created_at=NOW - ago + index * timedelta(milliseconds=1),
-                patient_key=None,
+                patient_key=strip[PATIENT][0],
                 bundle_hash=bundle_hash,
                 bento_tag=tag,
                 duration_s=10.0,
                 response={
                     "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]]
                 },
-                observed=strip,
+                observed={key: values for key, values in strip.items() if key != PATIENT},
             )
             for index, strip in enumerate(strips)
         ]
@@ -191,7 +195,10 @@ def test_an_empty_log_keeps_the_model(prefect_server: None, release: Release) ->
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
     assert "0 strips, 50 needed" in decision["reasons"][0]
-    assert decision["report"] is None
+    assert decision["evidently"] is None
+    page = Path(decision["report"]).read_text()
+    assert "There is too little traffic of different people to tell." in page
+    assert "Send patient_id with each request" in page
 
 
 def test_replayed_reference_traffic_keeps_the_model(
@@ -201,9 +208,14 @@ def test_replayed_reference_traffic_keeps_the_model(
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
     assert decision["reasons"][0] == f"{len(replayed)} strips compared, no column drifted"
+    assert decision["alarms"] == []
     assert Path(decision["report"]).is_file()
     assert any(f"{len(replayed)} strips" in text for text in read_artifacts("drift-check"))
-    assert any(decision["report"] in text for text in read_artifacts("drift-report"))
+    assert any(decision["report"] in text for text in read_artifacts("drift-check"))
+    # Evidently's page beside it says the same.
+    said = json.loads(Path(decision["evidently"]).with_suffix(".json").read_text())
+    assert (said["is_detected"], said["detected"]) == (False, [])
+    assert "Dataset Drift is NOT detected" in Path(decision["evidently"]).read_text()
 
 
 def test_noise_that_stays_starts_retraining_once(
@@ -224,7 +236,12 @@ def test_noise_that_stays_starts_retraining_once(
     assert second["figures"]["traffic"]["n_strips"] == half
     (event,) = read_events("ecg.decision.retrain", f"ecg.model.{release.bundle_hash[:12]}")
     assert event["payload"]["bento_tag"] == TAG
-    assert event["payload"]["reason"] == second["reasons"][0] + "; " + second["reasons"][1]
+    assert event["payload"]["reason"] == "; ".join(second["reasons"])
+    said = json.loads(Path(second["evidently"]).with_suffix(".json").read_text())
+    assert said["is_detected"]
+    assert {"qrs_width_ms", "template_correlation"} <= set(said["detected"])
+    assert Path(second["report"]).name.endswith("-decision.html")
+    assert "First seen in the check of" in Path(second["report"]).read_text()
     send(settings, noisy, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
     third = monitor_drift()
     assert third["action"] == "KEEP"

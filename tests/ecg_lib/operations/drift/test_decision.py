@@ -22,6 +22,8 @@ from ecg_lib.operations.drift.decision import (
 )
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.operations.drift.observation import COMPARED_COLUMNS
+from ecg_lib.operations.drift.refusals import RefusedShare
+from ecg_lib.operations.drift.slices import SliceDrift
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 RELEASED = NOW - timedelta(days=10)
@@ -374,12 +376,12 @@ def test_the_time_of_the_unconfirmed_drift_is_given() -> None:
 
 @pytest.mark.parametrize(("min_share", "is_breach"), [(0.2, True), (0.201, False)])
 def test_the_share_of_drifted_columns_decides(min_share: float, *, is_breach: bool) -> None:
-    evidence = DriftEvidence(traffic=compare("readable_share", "rule"))
+    evidence = DriftEvidence(traffic=compare("readable_share", "rule", distance=0.3))
     decision = decide(evidence, policy=DriftPolicy(min_drifted_share=min_share))
     assert decision.is_breach is is_breach
     assert decision.figures["drifted_share"] == 2 / 10
     assert decision.figures["n_breaches"] == int(is_breach)
-    named = "2 of 10 columns drifted (readable_share by 0.50, rule by 0.50)"
+    named = "2 of 10 columns drifted (readable_share by 0.30, rule by 0.30)"
     end = (
         ", in 1 check in a row, 2 needed"
         if is_breach
@@ -542,3 +544,129 @@ def test_the_figures_hold_what_was_found() -> None:
     assert decision.figures["traffic"]["n_strips"] == 200
     assert decision.reasons[0] == "2 golden requests failed: a"
     assert decision.reasons[-1].startswith("V-F1 estimated without labels 0.90 (0.80 to 0.95)")
+
+
+def with_column(name: str, **changes: float) -> Comparison:
+    """A comparison in which one column drifted."""
+    traffic = compare(name)
+    columns = tuple(
+        replace(drift, **changes) if drift.column == name else drift for drift in traffic.columns
+    )
+    return replace(traffic, columns=columns)
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_breach"),
+    [
+        ({"distance": 0.4, "p_adjusted": 0.02}, True),
+        ({"distance": 0.399, "p_adjusted": 0.02}, False),
+        ({"distance": 0.4, "p_adjusted": 0.021}, False),
+    ],
+)
+def test_one_column_of_the_input_that_moved_far_suffices(
+    changes: dict[str, float], *, is_breach: bool
+) -> None:
+    evidence = DriftEvidence(traffic=with_column("rr_irregularity", **changes))
+    decision = decide(evidence, past(HOUR, is_breach=True))
+    assert decision.is_breach is is_breach
+    assert (decision.action is DriftAction.RETRAIN) is is_breach
+
+
+@pytest.mark.parametrize("column", ["probability_v", "arrhythmia_type", "rule"])
+def test_one_column_of_the_output_never_suffices(column: str) -> None:
+    evidence = DriftEvidence(traffic=with_column(column, distance=0.9, p_adjusted=0.001))
+    assert not decide(evidence).is_breach
+
+
+def test_a_gain_that_changed_is_said_to_be_harmless() -> None:
+    evidence = DriftEvidence(traffic=with_column("amplitude_mv", distance=0.97, p_adjusted=0.001))
+    decision = decide(evidence, past(HOUR, is_breach=True))
+    assert decision.action is DriftAction.KEEP
+    assert not decision.is_breach
+    assert decision.figures["drifted_share"] == 0
+    assert decision.reasons == (
+        "200 strips compared, no column drifted",
+        "harmless: amplitude_mv moved by 0.97 (before -> after); the classes do not depend on the "
+        "gain",
+    )
+    assert decision.alarms == ()
+
+
+def test_a_gain_that_changed_does_not_make_up_for_a_column() -> None:
+    both = DriftEvidence(traffic=compare("amplitude_mv", "qrs_width_ms", distance=0.3))
+    assert not decide(both).is_breach
+    three = DriftEvidence(
+        traffic=compare("amplitude_mv", "qrs_width_ms", "readable_share", distance=0.3)
+    )
+    assert decide(three).is_breach
+
+
+def refuse(share: float, *, n_requests: int = 360) -> RefusedShare:
+    return RefusedShare(
+        share=share, low=0.2, high=0.9, n_requests=n_requests, n_refused=90, n_groups=6
+    )
+
+
+@pytest.mark.parametrize(
+    ("refused", "is_alarm"),
+    [
+        (refuse(0.25), True),
+        (refuse(0.249), False),
+        (refuse(0.85, n_requests=50), True),
+        (refuse(0.85, n_requests=49), False),
+    ],
+)
+def test_traffic_much_of_which_is_refused_is_an_alarm(
+    refused: RefusedShare, *, is_alarm: bool
+) -> None:
+    decision = decide(replace(QUIET, refused=refused))
+    assert decision.action is DriftAction.KEEP
+    assert bool(decision.alarms) is is_alarm
+    assert decision.figures["refused"]["share"] == refused.share
+    if is_alarm:
+        assert decision.reasons[1] == decision.alarms[0]
+        assert decision.figures["alarms"] == list(decision.alarms)
+
+
+def test_refused_traffic_is_an_alarm_where_there_is_too_little_to_compare() -> None:
+    evidence = DriftEvidence(traffic=compare(n_strips=20), refused=refuse(0.85))
+    decision = decide(evidence)
+    assert not decision.is_conclusive
+    assert decision.alarms == (
+        "85% of the signals were refused (20% to 90%, 90 of 360 requests of 6 groups): look at "
+        "electrodes and noise, as nothing that is refused is classified",
+    )
+
+
+@pytest.mark.parametrize("is_drifted", [True, False])
+def test_a_slice_that_drifted_is_an_alarm_and_starts_nothing(*, is_drifted: bool) -> None:
+    drift = SliceDrift(
+        dimension="device",
+        value="H3",
+        n_groups=7,
+        n_strips=90,
+        column="qrs_width_ms",
+        distance=0.61,
+        p_value=0.001,
+        p_adjusted=0.004,
+        is_drifted=is_drifted,
+    )
+    decision = decide(replace(QUIET, slices=(drift,)), past(HOUR, is_breach=True))
+    assert decision.action is DriftAction.KEEP
+    assert decision.figures["slices"][0]["value"] == "H3"
+    assert decision.alarms == (
+        (
+            "device H3 drifted: qrs_width_ms by 0.61 (p 0.004 after correction for 1 slices, "
+            "7 groups)",
+        )
+        if is_drifted
+        else ()
+    )
+
+
+def test_a_lead_that_was_not_there_before_is_an_alarm() -> None:
+    decision = decide(replace(QUIET, unfamiliar=("lead ECG1 (9 of 10 groups)",)))
+    assert decision.action is DriftAction.KEEP
+    assert decision.alarms[0].startswith(
+        "not in the reference or the traffic before: lead ECG1 (9 of 10 groups); "
+    )
