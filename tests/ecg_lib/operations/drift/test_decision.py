@@ -517,8 +517,7 @@ def test_input_that_moved_with_the_output_excuses_the_model(
 def test_little_traffic_on_either_side_of_a_release_does_not_count_as_evidence() -> None:
     few_before = compare("rule", distance=0.2, n_reference_groups=4)
     assert decide(replace(QUIET, release=few_before)).reasons[1] == (
-        "too little traffic around the release to compare output: "
-        "4 patients or clients before it"
+        "too little traffic around the release to compare output: 4 patients or clients before it"
     )
     few_after = compare("rule", distance=0.2, n_strips=49)
     assert decide(replace(QUIET, release=few_after)).reasons[1] == (
@@ -586,8 +585,10 @@ def test_a_gain_that_changed_is_said_to_be_harmless() -> None:
     assert decision.figures["drifted_share"] == 0
     assert decision.reasons == (
         "200 strips compared, no column drifted",
-        "harmless: amplitude_mv moved by 0.97 (before -> after); the classes do not depend on the "
-        "gain",
+        (
+            "harmless: amplitude_mv moved by 0.97 (before -> after); the classes do not depend on "
+            "the gain"
+        ),
     )
     assert decision.alarms == ()
 
@@ -633,8 +634,10 @@ def test_refused_traffic_is_an_alarm_where_there_is_too_little_to_compare() -> N
     decision = decide(evidence)
     assert not decision.is_conclusive
     assert decision.alarms == (
-        "85% of the signals were refused (20% to 90%, 90 of 360 requests of 6 groups): look at "
-        "electrodes and noise, as nothing that is refused is classified",
+        (
+            "85% of the signals were refused (20% to 90%, 90 of 360 requests of 6 groups): look at "
+            "electrodes and noise, as nothing that is refused is classified"
+        ),
     )
 
 
@@ -656,8 +659,10 @@ def test_a_slice_that_drifted_is_an_alarm_and_starts_nothing(*, is_drifted: bool
     assert decision.figures["slices"][0]["value"] == "H3"
     assert decision.alarms == (
         (
-            "device H3 drifted: qrs_width_ms by 0.61 (p 0.004 after correction for 1 slices, "
-            "7 groups)",
+            (
+                "device H3 drifted: qrs_width_ms by 0.61 (p 0.004 after correction for 1 slices, "
+                "7 groups)"
+            ),
         )
         if is_drifted
         else ()

@@ -18,7 +18,9 @@ def test_the_interval_is_over_groups() -> None:
     one = measure_refusals({"a": GroupVolume(20, 80)})
     assert one is not None
     assert (one.low, one.share, one.high) == (0.8, 0.8, 0.8)
-    ten = measure_refusals({str(n): GroupVolume(10 * (n % 2), 10 - 10 * (n % 2)) for n in range(10)})
+    ten = measure_refusals(
+        {str(n): GroupVolume(10 * (n % 2), 10 - 10 * (n % 2)) for n in range(10)}
+    )
     assert ten is not None
     assert ten.share == 0.5
     assert 0.1 < ten.low < 0.35
