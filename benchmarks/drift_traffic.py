@@ -33,7 +33,7 @@ from ecg_lib.training.views import View, seed_generator, view_signal
 from flows.data.databases import SVDB, Role
 
 STRIP_S: Final = 10.0
-STEP_S: Final = 30.0
+STEP_S: Final = 45.0
 """From the start of one strip to that of the next."""
 N_SIMULATED: Final = 24
 SIMULATED_S: Final = 300.0

@@ -263,8 +263,7 @@ class Runtime:
                 observed=observe_beats(classified, fs=parameters.sampling_rate),
                 owner=caller.owner,
             )
-            self.spool.append(prediction_id, line)
-            self.note_request(request)
+            self.spool.append(prediction_id, line + encode_request(request))
         self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
 

@@ -176,7 +176,10 @@ class Spool:
         self._thread.start()
 
     def append(self, row_id: str, line: bytes) -> None:
-        """Keep a row; when this returns, the row survives the end of the process."""
+        """Keep a row; when this returns, the row survives the end of the process.
+
+        Lines that belong together count as one row, of which the first is found again.
+        """
         with self._lock:
             try:
                 self._write(row_id, line)
@@ -191,7 +194,7 @@ class Spool:
         line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
-        row = decode_row(line)
+        row = decode_row(line.partition(b"\n")[0])
         return row if isinstance(row, PredictionRow) else None
 
     def __len__(self) -> int:
@@ -229,7 +232,7 @@ class Spool:
             raise PredictionLogError(msg)
         has_written = False
         while batch := self._next_batch():
-            self._store(decode_row(line) for line in batch.values())
+            self._store(decode_row(line) for lines in batch.values() for line in lines.splitlines())
             self._forget(batch)
             has_written = True
         for path in sorted(self._directory.glob("*.jsonl")):
@@ -319,7 +322,7 @@ class Spool:
                 self._size = 0
 
     def _store(self, rows: Iterable[Row]) -> None:
-        # What it imports takes half a second.
+        # Imported when there is a row: it takes half a second.
         from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table  # noqa: PLC0415
 
         together, log = list(rows), self._open_log()

@@ -60,7 +60,7 @@ class RequestRow:
     """Keyed hash of the API key, or of the address of a client without one."""
     owner: str | None = None
     slices: dict[str, str] = field(default_factory=dict)
-    """What monitoring cuts traffic by, such as the lead."""
+    """Properties by which monitoring cuts traffic, such as the lead."""
     observed: dict[str, list[Any]] | None = None
     """Of a recording, the pieces that monitoring looks at."""
 

@@ -228,7 +228,7 @@ def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path 
 
 
 def describe_effect(drift: ColumnDrift) -> str:
-    """Say how far the middle of the groups moved, and in what."""
+    """Describe how far the middle of the groups moved, and in which unit."""
     if drift.effect is None:
         return "no spread"
     if drift.column in CATEGORICAL_COLUMNS:

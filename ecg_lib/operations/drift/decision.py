@@ -146,7 +146,7 @@ class DriftDecision:
     figures: dict[str, Any]
     """Values that JSON can hold; None where a figure is not defined."""
     alarms: tuple[str, ...] = ()
-    """What somebody should look at, whatever the action."""
+    """Findings that somebody should look at, whatever the action."""
 
 
 def confirm_after(

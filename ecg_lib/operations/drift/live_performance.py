@@ -169,11 +169,11 @@ and the other lead, and on the development part of svdb: the corrected estimate 
 of the true V-F1 of each, where it was up to 0.10 above. ``make drift-power`` measures it again."""
 
 _WIDER: Final = (0.05, 0.3)
-"""What the lower bound is lowered by, alike; with it and :data:`_HIGHER` at least 90 % of windows
-of 5 to 40 people of each of these shifts lay inside."""
+"""Share by which the lower bound is lowered, alike; with it and :data:`_HIGHER` at least 90 % of
+windows of 5 to 40 people of each of these shifts lay inside."""
 
 _HIGHER: Final = 0.04
-"""What the upper bound is raised by."""
+"""Amount by which the upper bound is raised."""
 
 _LEAST_READABLE: Final = 0.02
 

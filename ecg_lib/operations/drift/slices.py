@@ -34,7 +34,7 @@ from ecg_lib.operations.drift.permutation import (
 )
 
 DIMENSIONS: Final = ("lead", "device", "site", "rate", "key")
-"""What traffic is cut by."""
+"""Properties by which traffic is cut."""
 
 MAX_SLICES: Final = 40
 """Slices that are compared, those with most groups."""

@@ -1,4 +1,4 @@
-"""What the service notes of each request for monitoring, on a real server and log."""
+"""The notes on each request for monitoring, on a real server and log."""
 
 from __future__ import annotations
 
@@ -160,7 +160,7 @@ def test_pieces_of_a_recording_are_noted_as_strips_of_their_length(
         time.sleep(0.05)
     assert dict(volume.groups) == {"client recordings": (1, 0)}
     (strip,) = sample_traffic(runtime.log, window, volume, max_strips=100)
-    assert dict(strip.slices) == {"lead": "ECG", "rate": "360 Hz", "device": "npy file"}
+    assert dict(strip.slices) == {"lead": "MLII", "rate": "360 Hz", "device": "npy file"}
     beats = gather_strips([strip._replace(n_wanted=99)])
     assert beats.n_strips == 12
     assert set(beats.strip_s.tolist()) == {10.0}

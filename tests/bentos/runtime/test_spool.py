@@ -116,6 +116,22 @@ def test_a_request_comes_back_from_a_line_and_is_stored(spool: Spool, url: str) 
     assert read_volume(PredictionLog(url), window).groups == {"client c": (1, 1)}
 
 
+def test_a_prediction_and_its_request_are_one_row_and_both_are_stored(
+    spool: Spool, url: str
+) -> None:
+    spool.append("p1", line_of("p1") + encode_request(request_of("p1")))
+    assert len(spool) == 1
+    found = spool.find_prediction("p1")
+    assert found is not None
+    assert found.prediction_id == "p1"
+    spool.drain()
+    assert len(spool) == 0
+    log = PredictionLog(url)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p1"]
+    window = Window(since=NOW - timedelta(hours=1), until=NOW)
+    assert read_volume(log, window).groups == {"client c": (1, 0)}
+
+
 @pytest.mark.parametrize("line", [b"", b"{}\n", b"3\n", b'{"prediction":{}}\n', b'{"pre'])
 def test_a_line_that_is_not_a_row_is_rejected(line: bytes) -> None:
     with pytest.raises(ValueError, match="must be a row"):
