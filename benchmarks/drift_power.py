@@ -133,6 +133,8 @@ def main() -> None:
             jobs, processes.map(_check_one, jobs, chunksize=5), strict=True
         ):
             outcomes[case].append(outcome)
+            if len(outcomes[case]) == case.n_windows:
+                sys.stderr.write(f"{case}: {_describe(outcomes[case])}\n")
     _write(f"DS1: {'records' if mitdb else 'simulated patients'}; ")
     _write(f"other population: {'svdb, development part' if svdb else 'simulated patients'}\n\n")
     print_tables(outcomes, pools)
