@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from bentos.routes.bodies import read_body
 from bentos.routes.routing import T, answer_json, caller_of, locate, runtime_of
+from bentos.runtime.limits.turns import SHORT
 from bentos.runtime.predictor import Runtime
 from bentos.wire.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
 from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse
@@ -42,10 +43,17 @@ async def create_prediction(request: Request) -> Response:
         media_type, body = await read_body(
             request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES, share=share
         )
+        samples = estimate_samples(body, media_type=media_type)
         created = await _compute(
             request,
-            lambda: runtime.predict(body, media_type=media_type, query=query, caller=caller),
-            samples=estimate_samples(body, media_type=media_type),
+            lambda: runtime.predict(
+                body,
+                media_type=media_type,
+                query=query,
+                caller=caller,
+                is_long=samples > SHORT,
+            ),
+            samples=samples,
         )
     location = {"Location": locate(request, f"/api/v1/predictions/{created.prediction_id}")}
     return answer_json(created.body, HTTPStatus.CREATED, location)

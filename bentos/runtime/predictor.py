@@ -8,11 +8,9 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
 import orjson
@@ -23,33 +21,34 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.patient_key import hash_client, hash_patient, read_patient_key
-from bentos.runtime.spool import Spool, encode_feedback, encode_prediction, encode_request
+from bentos.runtime.prediction.answer import (
+    Answer,
+    Counts,
+    Question,
+    RefusedSignalError,
+    answer,
+)
+from bentos.runtime.prediction.long_strips import LongStrips, Stage
+from bentos.runtime.prediction.patient_key import hash_client, read_patient_key
+from bentos.runtime.spool import Spool, encode_feedback, encode_request
 from bentos.runtime.tracing import open_tracing
-from bentos.wire.answers import build_answer
-from bentos.wire.inputs import JSON, read_input
+from bentos.wire.inputs import JSON
 from bentos.wire.problems import (
     NOT_READY,
     UNKNOWN_BEAT,
     UNKNOWN_PREDICTION,
     ProblemError,
-    explain_signal_error,
 )
-from bentos.wire.schemas import FeedbackRequest, PredictionParameters
-from ecg_lib.classifier.beat_classifier import require_readable
+from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.errors import (
-    InvalidSamplingRateError,
-    InvalidSignalError,
     PredictionLogError,
 )
-from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.prediction_rows import FeedbackRow, RequestRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
-from ecg_lib.signal_path.preprocessing import PreparedBeats
 
 if TYPE_CHECKING:
     from ecg_lib.operations.prediction_log import PredictionLog
@@ -60,14 +59,6 @@ CODE_ROOT: Final = Path(__file__).parents[2]
 _logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
-    """A prediction that was made."""
-
-    prediction_id: str
-    body: bytes
-
-
 def _state_of(path: Path) -> tuple[int, ...]:
     """Return what changes when a file does; the same for every file that cannot be read."""
     try:
@@ -75,18 +66,6 @@ def _state_of(path: Path) -> tuple[int, ...]:
     except OSError:
         return ()
     return status.st_mtime_ns, status.st_ino, status.st_size
-
-
-def _slices_of(parameters: PredictionParameters, caller: Caller) -> dict[str, str]:
-    """Return what monitoring cuts traffic by; what is not stated is not there."""
-    stated = {
-        "lead": parameters.derivation,
-        "rate": f"{parameters.sampling_rate:g} Hz",
-        "device": parameters.device,
-        "site": parameters.site,
-        "key": caller.owner,
-    }
-    return {name: value for name, value in stated.items() if value}
 
 
 class Runtime:
@@ -128,6 +107,7 @@ class Runtime:
             helpers=lambda: read_helper_states(self.helpers_path),
         )
         self.turns = Turns(os.cpu_count() or 1)
+        self._long = LongStrips(settings)
         # The log may be slow: requests that wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
         self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
@@ -152,6 +132,7 @@ class Runtime:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
         self.turns.close()
+        self._long.close()
         for executor in (self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
@@ -194,10 +175,12 @@ class Runtime:
         media_type: str = JSON,
         query: Sequence[tuple[str, str]] = (),
         caller: Caller = SERVICE_ITSELF,
-    ) -> Created:
+        is_long: bool = False,
+    ) -> Answer:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to the key of the caller. A signal that is refused is noted too:
+        The prediction belongs to the key of the caller. A long signal is computed in another
+        process, so that short ones need not wait for it. A signal that is refused is noted too:
         monitoring counts them.
 
         Raises
@@ -206,66 +189,33 @@ class Runtime:
             If the request is not answered with a prediction.
 
         """
-        start = perf_counter()
-        model = self.require_model()
-        with self._stage("parse"):
-            asked = read_input(body, media_type=media_type, query=query)
-            parameters = asked.parameters
-        created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
-        request = RequestRow(
-            request_id=prediction_id,
-            created_at=created_at,
-            bundle_hash=model.bundle.hash,
-            bento_tag=model.bento_tag,
-            duration_s=len(asked.signal_mv) / parameters.sampling_rate,
-            patient_key=self._hash_patient(parameters.patient_id),
-            client=self._hash_client(caller),
+        question = Question(
+            body=body,
+            media_type=media_type,
+            query=tuple(query),
             owner=caller.owner,
-            slices=_slices_of(parameters, caller),
+            client=hash_client(caller.name, key=self._patient_key) if caller.name else None,
+            patient_key=self._patient_key,
         )
+        model = self.require_model()
         try:
-            classified = model.classifier.classify(
-                asked.signal_mv,
-                fs=parameters.sampling_rate,
-                apply_rule_guard=parameters.apply_ruleguard,
-                observe=self._stage,
-            )
-            require_readable(classified.prepared)
-        except (InvalidSignalError, InvalidSamplingRateError) as error:
-            problem = explain_signal_error(error)
-            self.note_request(replace(request, refused=problem.kind.name))
-            raise problem from error
-        with self._stage("answer"):
-            answer = {
-                "prediction_id": prediction_id,
-                "timestamp": created_at.isoformat(),
-                **build_answer(
-                    classified,
-                    fs=parameters.sampling_rate,
-                    is_fs_assumed="sampling_rate" not in parameters.model_fields_set,
-                ),
-                "sampling_rate": parameters.sampling_rate,
-                "derivation": parameters.derivation,
-                "ruleguard_applied": parameters.apply_ruleguard,
-                "model": model.info,
-                "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
-            }
-            response = orjson.dumps(answer)
+            if is_long:
+                made = self._long.answer(
+                    model, question, observe=self._stage, note=self._note_stage
+                )
+            else:
+                made = answer(model, question, observe=self._stage)
+        except RefusedSignalError as refused:
+            self.spool.append(f"request {uuid.uuid4()}", refused.row)
+            raise
         with self._stage("log"):
-            line = encode_prediction(
-                prediction_id=prediction_id,
-                created_at=created_at,
-                patient_key=request.patient_key,
-                bundle_hash=model.bundle.hash,
-                bento_tag=model.bento_tag,
-                duration_s=classified.prepared.duration_s,
-                response=response,
-                observed=observe_beats(classified, fs=parameters.sampling_rate),
-                owner=caller.owner,
-            )
-            self.spool.append(prediction_id, line + encode_request(request))
-        self._count(answer, classified.prepared)
-        return Created(prediction_id=prediction_id, body=response)
+            self.spool.append(made.prediction_id, made.row)
+        self._count(made.counts)
+        return made
+
+    def note_request(self, request: RequestRow) -> None:
+        """Store where a recording came from, with the pieces that monitoring looks at."""
+        self.spool.append(f"request {request.request_id}", encode_request(request))
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -274,6 +224,11 @@ class Runtime:
             self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
         ):
             yield
+
+    def _note_stage(self, stage: Stage) -> None:
+        self.metrics.observe_stage(stage.name, stage.seconds)
+        if self.tracing is not None:
+            self.tracing.add_stage(stage.name, stage.started_at_s, stage.seconds)
 
     def find_prediction(
         self, prediction_id: str, caller: Caller = SERVICE_ITSELF
@@ -336,26 +291,12 @@ class Runtime:
             }
         )
 
-    def note_request(self, request: RequestRow) -> None:
-        """Store where a request came from, and whether it was refused."""
-        self.spool.append(f"request {request.request_id}", encode_request(request))
-
-    def _hash_client(self, caller: Caller) -> str | None:
-        return hash_client(caller.name, key=self._patient_key) if caller.name else None
-
-    def _hash_patient(self, patient_id: str | None) -> str | None:
-        return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)
-
-    def _count(self, answer: dict[str, Any], prepared: PreparedBeats) -> None:
-        self.metrics.count_signal(
-            readable_s=prepared.readable_s, unreadable_s=prepared.unreadable_s
-        )
+    def _count(self, counts: Counts) -> None:
+        self.metrics.count_signal(readable_s=counts.readable_s, unreadable_s=counts.unreadable_s)
         self.metrics.count_beats(
-            normal=answer["normal_beats"],
-            ventricular=answer["ventricular_beats"],
-            paced=answer["paced_beats"],
-            unreadable=answer["unreadable_beats"],
+            normal=counts.normal,
+            ventricular=counts.ventricular,
+            paced=counts.paced,
+            unreadable=counts.unreadable,
         )
-        self.metrics.count_rules(
-            beat["rule"] for beat in answer["beat_predictions"] if beat["rule"] is not None
-        )
+        self.metrics.count_rules(counts.rules)

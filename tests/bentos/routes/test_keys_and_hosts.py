@@ -15,7 +15,7 @@ import pytest
 
 from bentos import VERSION
 from bentos.host import check_monitoring_url, open_shared_directory
-from bentos.runtime.patient_key import hash_patient, read_patient_key
+from bentos.runtime.prediction.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.keys.api_keys import (
     add_api_key,

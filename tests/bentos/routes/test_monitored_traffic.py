@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
-from bentos.runtime.patient_key import hash_client
+from bentos.runtime.prediction.patient_key import hash_client
 from bentos.runtime.predictor import Runtime
 from ecg_lib.operations.drift.observation import STRETCH, gather_strips
 from ecg_lib.operations.drift.traffic_log import Window, read_volume, sample_traffic

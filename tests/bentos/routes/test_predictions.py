@@ -17,7 +17,7 @@ from prometheus_client.samples import Sample
 
 from bentos.runtime.limits.caller import Caller
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.patient_key import hash_patient
+from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
 from bentos.wire.answers import build_answer
 from bentos.wire.schemas import Feedback, Health, ModelCard, Prediction, PredictionRequest

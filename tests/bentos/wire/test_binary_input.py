@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bentos.runtime.patient_key import hash_patient
+from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import FLOAT32, JSON, NPY, read_input
 from bentos.wire.problems import ProblemError

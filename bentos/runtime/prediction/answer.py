@@ -1,0 +1,185 @@
+"""From the body of a request to its answer and its row of the log.
+
+Nothing here belongs to a process: a long strip is computed in another one, see
+:mod:`bentos.runtime.prediction.long_strips`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from time import perf_counter
+
+import orjson
+
+from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.patient_key import hash_patient
+from bentos.runtime.spool import encode_prediction, encode_request
+from bentos.wire.answers import build_answer
+from bentos.wire.inputs import JSON, read_input
+from bentos.wire.problems import ProblemError, explain_signal_error
+from bentos.wire.schemas import PredictionParameters
+from ecg_lib.classifier.beat_classifier import require_readable
+from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
+from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.prediction_rows import RequestRow
+
+Observe = Callable[[str], AbstractContextManager[object]]
+"""Measures a stage, one of :data:`bentos.runtime.metrics.STAGES`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """A request for a prediction."""
+
+    body: bytes
+    media_type: str = JSON
+    query: tuple[tuple[str, str], ...] = ()
+    owner: str | None = None
+    """The key that asks, whose the prediction will be."""
+    client: str | None = None
+    """Hash of the client, see :func:`bentos.runtime.prediction.patient_key.hash_client`."""
+    patient_key: bytes = field(repr=False)
+    """Key of the hash of the patient's identifier."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counts:
+    """What a prediction adds to the metrics."""
+
+    normal: int
+    ventricular: int
+    paced: int
+    unreadable: int
+    readable_s: float
+    unreadable_s: float
+    rules: tuple[str, ...]
+    """The rule of each class that one changed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer:
+    """A prediction that was made."""
+
+    prediction_id: str
+    body: bytes
+    """The JSON of the answer."""
+    row: bytes
+    """Its lines of the spool: the prediction, and where it came from."""
+    counts: Counts
+
+
+class RefusedSignalError(ProblemError):
+    """A signal that is refused, with its line of the spool.
+
+    Parameters
+    ----------
+    problem : ProblemError
+    row : bytes
+
+    """
+
+    def __init__(self, problem: ProblemError, *, row: bytes) -> None:
+        super().__init__(problem.kind, problem.detail, errors=problem.errors)
+        self.row = row
+
+
+def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answer:
+    """Answer a request, see :func:`bentos.wire.inputs.read_input`.
+
+    Raises
+    ------
+    RefusedSignalError
+        If the signal cannot be read.
+    ProblemError
+        If the request is not answered with a prediction for another reason.
+
+    """
+    start = perf_counter()
+    with observe("parse"):
+        asked = read_input(question.body, media_type=question.media_type, query=question.query)
+        parameters = asked.parameters
+    patient_id = parameters.patient_id
+    request = RequestRow(
+        request_id=str(uuid.uuid4()),
+        created_at=datetime.now(UTC),
+        bundle_hash=model.bundle.hash,
+        bento_tag=model.bento_tag,
+        duration_s=len(asked.signal_mv) / parameters.sampling_rate,
+        patient_key=(
+            None if patient_id is None else hash_patient(patient_id, key=question.patient_key)
+        ),
+        client=question.client,
+        owner=question.owner,
+        slices=_slices_of(parameters, question),
+    )
+    try:
+        classified = model.classifier.classify(
+            asked.signal_mv,
+            fs=parameters.sampling_rate,
+            apply_rule_guard=parameters.apply_ruleguard,
+            observe=observe,
+        )
+        require_readable(classified.prepared)
+    except (InvalidSignalError, InvalidSamplingRateError) as error:
+        problem = explain_signal_error(error)
+        row = encode_request(replace(request, refused=problem.kind.name))
+        raise RefusedSignalError(problem, row=row) from error
+    prepared = classified.prepared
+    with observe("answer"):
+        described = {
+            "prediction_id": request.request_id,
+            "timestamp": request.created_at.isoformat(),
+            **build_answer(
+                classified,
+                fs=parameters.sampling_rate,
+                is_fs_assumed="sampling_rate" not in parameters.model_fields_set,
+            ),
+            "sampling_rate": parameters.sampling_rate,
+            "derivation": parameters.derivation,
+            "ruleguard_applied": parameters.apply_ruleguard,
+            "model": model.info,
+            "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
+        }
+        body = orjson.dumps(described)
+        row = encode_prediction(
+            prediction_id=request.request_id,
+            created_at=request.created_at,
+            patient_key=request.patient_key,
+            bundle_hash=model.bundle.hash,
+            bento_tag=model.bento_tag,
+            duration_s=prepared.duration_s,
+            response=body,
+            observed=observe_beats(classified, fs=parameters.sampling_rate),
+            owner=question.owner,
+        ) + encode_request(request)
+    rules = (beat["rule"] for beat in described["beat_predictions"])
+    return Answer(
+        prediction_id=request.request_id,
+        body=body,
+        row=row,
+        counts=Counts(
+            normal=described["normal_beats"],
+            ventricular=described["ventricular_beats"],
+            paced=described["paced_beats"],
+            unreadable=described["unreadable_beats"],
+            readable_s=prepared.readable_s,
+            unreadable_s=prepared.unreadable_s,
+            rules=tuple(rule for rule in rules if rule is not None),
+        ),
+    )
+
+
+def _slices_of(parameters: PredictionParameters, question: Question) -> dict[str, str]:
+    """Return what monitoring cuts traffic by; what is not stated is not there."""
+    stated = {
+        "lead": parameters.derivation,
+        "rate": f"{parameters.sampling_rate:g} Hz",
+        "device": parameters.device,
+        "site": parameters.site,
+        "key": question.owner,
+    }
+    return {name: value for name, value in stated.items() if value}
