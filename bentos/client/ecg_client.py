@@ -234,6 +234,8 @@ class EcgClient:
         derivation: str = "MLII",
         patient_id: str | None = None,
         apply_ruleguard: bool = True,
+        device: str | None = None,
+        site: str | None = None,
     ) -> Prediction:
         """Find and classify the beats of one lead.
 
@@ -252,6 +254,8 @@ class EcgClient:
             Whose ECG it is; the service keeps a keyed hash.
         apply_ruleguard : bool
             Let the physiological rules correct unsure classes.
+        device, site : str, optional
+            Model of the recorder and where it was used; monitoring compares by them.
 
         Raises
         ------
@@ -268,6 +272,8 @@ class EcgClient:
             "sampling_rate": sampling_rate,
             "derivation": derivation,
             "apply_ruleguard": apply_ruleguard,
+            **({} if device is None else {"device": device}),
+            **({} if site is None else {"site": site}),
         }
         if patient_id is not None:
             body = {"signal_data": samples.tolist(), "patient_id": patient_id, **said}

@@ -50,7 +50,7 @@ async def create_prediction(request: Request) -> Response:
                 body,
                 media_type=media_type,
                 query=query,
-                owner=caller.owner,
+                caller=caller,
                 is_long=samples > SHORT,
             ),
             samples=samples,

@@ -21,10 +21,16 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.prediction.answer import Answer, Counts, Question, answer
+from bentos.runtime.prediction.answer import (
+    Answer,
+    Counts,
+    Question,
+    RefusedSignalError,
+    answer,
+)
 from bentos.runtime.prediction.long_strips import LongStrips, Stage
-from bentos.runtime.prediction.patient_key import read_patient_key
-from bentos.runtime.spool import Spool, encode_feedback
+from bentos.runtime.prediction.patient_key import hash_client, read_patient_key
+from bentos.runtime.spool import Spool, encode_feedback, encode_request
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.inputs import JSON
 from bentos.wire.problems import (
@@ -40,7 +46,7 @@ from ecg_lib.errors import (
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
-from ecg_lib.operations.prediction_rows import FeedbackRow
+from ecg_lib.operations.prediction_rows import FeedbackRow, RequestRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 
@@ -168,13 +174,14 @@ class Runtime:
         *,
         media_type: str = JSON,
         query: Sequence[tuple[str, str]] = (),
-        owner: str | None = None,
+        caller: Caller = SERVICE_ITSELF,
         is_long: bool = False,
     ) -> Answer:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to `owner`, the key that asked for it. A long signal is computed in
-        another process, so that short ones need not wait for it.
+        The prediction belongs to the key of the caller. A long signal is computed in another
+        process, so that short ones need not wait for it. A signal that is refused is noted too:
+        monitoring counts them.
 
         Raises
         ------
@@ -186,18 +193,29 @@ class Runtime:
             body=body,
             media_type=media_type,
             query=tuple(query),
-            owner=owner,
+            owner=caller.owner,
+            client=hash_client(caller.name, key=self._patient_key) if caller.name else None,
             patient_key=self._patient_key,
         )
         model = self.require_model()
-        if is_long:
-            made = self._long.answer(model, question, observe=self._stage, note=self._note_stage)
-        else:
-            made = answer(model, question, observe=self._stage)
+        try:
+            if is_long:
+                made = self._long.answer(
+                    model, question, observe=self._stage, note=self._note_stage
+                )
+            else:
+                made = answer(model, question, observe=self._stage)
+        except RefusedSignalError as refused:
+            self.spool.append(f"request {uuid.uuid4()}", refused.row)
+            raise
         with self._stage("log"):
             self.spool.append(made.prediction_id, made.row)
         self._count(made.counts)
         return made
+
+    def note_request(self, request: RequestRow) -> None:
+        """Store where a recording came from, with the pieces that monitoring looks at."""
+        self.spool.append(f"request {request.request_id}", encode_request(request))
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -35,6 +35,9 @@ Lead = Literal[
 """Names of leads: the standard twelve, right and posterior ones, Holter, EASI, Frank, unnamed."""
 
 
+_PLACE: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$"
+
+
 class _Request(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, frozen=True)
 
@@ -57,6 +60,18 @@ class PredictionParameters(_Request):
     )
     apply_ruleguard: bool = Field(
         default=True, description="Let the physiological rules correct unsure classes."
+    )
+    device: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=_PLACE,
+        description="Model of the recorder, by which monitoring compares; not its serial number.",
+    )
+    site: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=_PLACE,
+        description="Where it was recorded, such as a ward, by which monitoring compares.",
     )
 
 

@@ -431,6 +431,12 @@ class PredictionLog:
             ]
 
     @contextmanager
+    def open_transaction(self) -> Iterator[Connection]:
+        """Open a transaction for tables that other modules keep in this database."""
+        with self._connect() as connection:
+            yield connection
+
+    @contextmanager
     def _connect(self) -> Iterator[Connection]:
         with _errors_explained(), self._engine.begin() as connection:
             yield connection

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
@@ -37,6 +37,32 @@ class ObservedRow:
     bento_tag: str
     duration_s: float
     observed: dict[str, list[Any]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRow:
+    """Where a request came from, and whether its signal was refused.
+
+    A prediction has one beside its :class:`PredictionRow`; a refused strip, and the pieces of a
+    recording that monitoring looks at, have this row alone.
+    """
+
+    request_id: str
+    """The id of the prediction, where there is one."""
+    created_at: datetime
+    bundle_hash: str
+    bento_tag: str
+    duration_s: float
+    refused: str | None = None
+    """Why the signal was refused; None where it was answered."""
+    patient_key: str | None = None
+    client: str | None = None
+    """Keyed hash of the API key, or of the address of a client without one."""
+    owner: str | None = None
+    slices: dict[str, str] = field(default_factory=dict)
+    """Properties by which monitoring cuts traffic, such as the lead."""
+    observed: dict[str, list[Any]] | None = None
+    """Of a recording, the pieces that monitoring looks at."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

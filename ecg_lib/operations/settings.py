@@ -104,7 +104,8 @@ class Settings(BaseSettings):
     drift_reports_kept: int = Field(
         default=50,
         ge=1,
-        description="Drift reports that are kept, the newest, beside those of decisions.",
+        description="Reports of Evidently that are kept, the newest, beside those of decisions; "
+        "the page of a verdict is kept as long as its check.",
     )
     bundles_kept: int = Field(
         default=10, ge=1, description="Bundles fetched from MLflow that are kept, the newest."

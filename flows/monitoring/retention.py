@@ -14,6 +14,7 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ecg_lib.operations.drift.traffic_log import delete_requests_before
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
@@ -38,6 +39,7 @@ def forget_old_rows(
             needed / timedelta(days=1),
         )
     n_predictions, n_feedback = log.delete_before(now - kept)
+    delete_requests_before(log, now - kept)
     if n_predictions or n_feedback:
         logger.info(
             "older than %d days and deleted: %d predictions, %d rows of feedback",

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
 
@@ -17,13 +17,15 @@ import orjson
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction.patient_key import hash_patient
-from bentos.runtime.spool import encode_prediction
+from bentos.runtime.spool import encode_prediction, encode_request
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, read_input
-from bentos.wire.problems import explain_signal_error
+from bentos.wire.problems import ProblemError, explain_signal_error
+from bentos.wire.schemas import PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
 from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.prediction_rows import RequestRow
 
 Observe = Callable[[str], AbstractContextManager[object]]
 """Measures a stage, one of :data:`bentos.runtime.metrics.STAGES`."""
@@ -38,6 +40,8 @@ class Question:
     query: tuple[tuple[str, str], ...] = ()
     owner: str | None = None
     """The key that asks, whose the prediction will be."""
+    client: str | None = None
+    """Hash of the client, see :func:`bentos.runtime.prediction.patient_key.hash_client`."""
     patient_key: bytes = field(repr=False)
     """Key of the hash of the patient's identifier."""
 
@@ -64,8 +68,23 @@ class Answer:
     body: bytes
     """The JSON of the answer."""
     row: bytes
-    """Its line of the spool."""
+    """Its lines of the spool: the prediction, and where it came from."""
     counts: Counts
+
+
+class RefusedSignalError(ProblemError):
+    """A signal that is refused, with its line of the spool.
+
+    Parameters
+    ----------
+    problem : ProblemError
+    row : bytes
+
+    """
+
+    def __init__(self, problem: ProblemError, *, row: bytes) -> None:
+        super().__init__(problem.kind, problem.detail, errors=problem.errors)
+        self.row = row
 
 
 def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answer:
@@ -73,14 +92,30 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
 
     Raises
     ------
+    RefusedSignalError
+        If the signal cannot be read.
     ProblemError
-        If the request is not answered with a prediction.
+        If the request is not answered with a prediction for another reason.
 
     """
     start = perf_counter()
     with observe("parse"):
         asked = read_input(question.body, media_type=question.media_type, query=question.query)
         parameters = asked.parameters
+    patient_id = parameters.patient_id
+    request = RequestRow(
+        request_id=str(uuid.uuid4()),
+        created_at=datetime.now(UTC),
+        bundle_hash=model.bundle.hash,
+        bento_tag=model.bento_tag,
+        duration_s=len(asked.signal_mv) / parameters.sampling_rate,
+        patient_key=(
+            None if patient_id is None else hash_patient(patient_id, key=question.patient_key)
+        ),
+        client=question.client,
+        owner=question.owner,
+        slices=_slices_of(parameters, question),
+    )
     try:
         classified = model.classifier.classify(
             asked.signal_mv,
@@ -90,13 +125,14 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
         )
         require_readable(classified.prepared)
     except (InvalidSignalError, InvalidSamplingRateError) as error:
-        raise explain_signal_error(error) from error
+        problem = explain_signal_error(error)
+        row = encode_request(replace(request, refused=problem.kind.name))
+        raise RefusedSignalError(problem, row=row) from error
     prepared = classified.prepared
     with observe("answer"):
-        created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
         described = {
-            "prediction_id": prediction_id,
-            "timestamp": created_at.isoformat(),
+            "prediction_id": request.request_id,
+            "timestamp": request.created_at.isoformat(),
             **build_answer(
                 classified,
                 fs=parameters.sampling_rate,
@@ -109,23 +145,20 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
         }
         body = orjson.dumps(described)
-        patient_id = parameters.patient_id
         row = encode_prediction(
-            prediction_id=prediction_id,
-            created_at=created_at,
-            patient_key=(
-                None if patient_id is None else hash_patient(patient_id, key=question.patient_key)
-            ),
+            prediction_id=request.request_id,
+            created_at=request.created_at,
+            patient_key=request.patient_key,
             bundle_hash=model.bundle.hash,
             bento_tag=model.bento_tag,
             duration_s=prepared.duration_s,
             response=body,
-            observed=observe_beats(classified),
+            observed=observe_beats(classified, fs=parameters.sampling_rate),
             owner=question.owner,
-        )
+        ) + encode_request(request)
     rules = (beat["rule"] for beat in described["beat_predictions"])
     return Answer(
-        prediction_id=prediction_id,
+        prediction_id=request.request_id,
         body=body,
         row=row,
         counts=Counts(
@@ -138,3 +171,15 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             rules=tuple(rule for rule in rules if rule is not None),
         ),
     )
+
+
+def _slices_of(parameters: PredictionParameters, question: Question) -> dict[str, str]:
+    """Return what monitoring cuts traffic by; what is not stated is not there."""
+    stated = {
+        "lead": parameters.derivation,
+        "rate": f"{parameters.sampling_rate:g} Hz",
+        "device": parameters.device,
+        "site": parameters.site,
+        "key": question.owner,
+    }
+    return {name: value for name, value in stated.items() if value}

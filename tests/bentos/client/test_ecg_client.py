@@ -99,7 +99,9 @@ def test_a_prediction_is_typed_and_that_of_the_service(
     client: EcgClient, http: httpx.Client, make_request: RequestMaker, dtype: str
 ) -> None:
     samples = np.array(make_request(StripKind.COUPLET, fs=250.0)["signal_data"], dtype=dtype)
-    found = client.predict(samples, sampling_rate=250, derivation="V1", apply_ruleguard=False)
+    found = client.predict(
+        samples, sampling_rate=250, derivation="V1", apply_ruleguard=False, device="H3", site="ward"
+    )
     expected = http.post(
         "/api/v1/predictions/",
         json={

@@ -139,6 +139,8 @@ def test_the_parameters_of_binary_bodies_are_described_with_their_limits(
 ) -> None:
     parameters = described["paths"]["/api/v1/predictions/"]["post"]["parameters"]
     schemas = {parameter["name"]: parameter["schema"] for parameter in parameters}
-    assert set(schemas) == {"sampling_rate", "derivation", "patient_id", "apply_ruleguard"}
+    assert set(schemas) == {
+        "sampling_rate", "derivation", "patient_id", "apply_ruleguard", "device", "site",
+    }  # fmt: skip
     assert (schemas["sampling_rate"]["minimum"], schemas["sampling_rate"]["maximum"]) == (100, 1000)
     assert {parameter["in"] for parameter in parameters} == {"query"}
