@@ -26,7 +26,9 @@ from bentos.routes.predictions import (
     create_feedback,
     create_prediction,
     read_example,
+    read_marks,
     read_prediction,
+    withdraw,
 )
 from bentos.routes.recordings import add_routes
 from bentos.routes.routing import answer_json, caller_of, runtime_of
@@ -40,6 +42,7 @@ from bentos.wire.problems import (
 from bentos.wire.schemas import (
     Feedback,
     Health,
+    Marks,
     ModelCard,
     Prediction,
     PredictionRequest,
@@ -121,7 +124,27 @@ def _add_api(app: FastAPI) -> None:
         status_code=HTTPStatus.CREATED,
         summary="Submit a reader's labels of beats",
         tags=["feedback"],
-        responses={201: {"model": Feedback}, **document_problems(400, 404, 413, 415, 422, 503)},
+        responses={
+            201: {"model": Feedback},
+            **document_problems(400, 404, 409, 413, 415, 422, 503),
+        },
+    )
+    app.add_api_route(
+        "/api/v1/feedback/{feedback_id}",
+        withdraw,
+        methods=["DELETE"],
+        status_code=HTTPStatus.NO_CONTENT,
+        summary="Withdraw feedback",
+        tags=["feedback"],
+        responses={204: {"description": "Withdrawn"}, **document_problems(404, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/predictions/{prediction_id}/feedback",
+        read_marks,
+        methods=["GET"],
+        summary="Read the marks of readers on a prediction",
+        tags=["feedback"],
+        responses={200: {"model": Marks}, **document_problems(404, 503)},
     )
     app.add_api_route(
         "/api/v1/model/",

@@ -23,19 +23,16 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.patient_key import hash_patient, read_patient_key
-from bentos.runtime.spool import Spool, encode_feedback, encode_prediction
+from bentos.runtime.spool import Spool, encode_prediction
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, read_input
 from bentos.wire.problems import (
     NOT_READY,
-    UNKNOWN_BEAT,
     UNKNOWN_PREDICTION,
     ProblemError,
     explain_signal_error,
 )
-from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import (
     InvalidSamplingRateError,
@@ -46,7 +43,7 @@ from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
-from ecg_lib.operations.prediction_rows import FeedbackRow
+from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.signal_path.preprocessing import PreparedBeats
@@ -266,49 +263,6 @@ class Runtime:
         if row is None or not caller.sees(row.owner):
             raise ProblemError(UNKNOWN_PREDICTION, "no prediction has this prediction_id")
         return row.response
-
-    def check_feedback(self, feedback: FeedbackRequest, caller: Caller = SERVICE_ITSELF) -> None:
-        """Check that the caller's prediction exists and has the beats.
-
-        Raises
-        ------
-        ProblemError
-            If it has not.
-        PredictionLogError
-            If the log cannot be read.
-
-        """
-        n_beats = self.find_prediction(feedback.prediction_id, caller)["total_beats_detected"]
-        errors = [
-            (f"labels[{place}].beat_index", f"the prediction has {n_beats} beats")
-            for place, label in enumerate(feedback.labels)
-            if label.beat_index >= n_beats
-        ]
-        if errors:
-            detail = f"beat_index must be less than {n_beats}, {len(errors)} of the labels are not"
-            raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
-
-    def take_feedback(
-        self, feedback: FeedbackRequest, *, is_verified: bool, owner: str | None = None
-    ) -> bytes:
-        """Store feedback and answer it; this waits for nothing but the spool."""
-        row = FeedbackRow(
-            feedback_id=str(uuid.uuid4()),
-            created_at=datetime.now(UTC),
-            prediction_id=feedback.prediction_id,
-            annotator=feedback.annotator,
-            labels={label.beat_index: label.arrhythmia_type for label in feedback.labels},
-            owner=owner,
-        )
-        self.spool.append(row.feedback_id, encode_feedback(row))
-        return orjson.dumps(
-            {
-                "feedback_id": row.feedback_id,
-                "prediction_id": row.prediction_id,
-                "timestamp": row.created_at,
-                "verified": is_verified,
-            }
-        )
 
     def _hash_patient(self, patient_id: str | None) -> str | None:
         return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)

@@ -17,6 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.learning.labels import read_marks, resolve_marks, write_marks
 from ecg_lib.operations.prediction_rows import (
     DecisionRow,
     DriftCheckRow,
@@ -55,6 +56,8 @@ _FEEDBACK: Final = sa.Table(
     sa.Column("annotator", sa.String(128)),
     sa.Column("labels", sa.Text, nullable=False),
     sa.Column("owner", sa.String(64)),
+    # All marks but classes by beat, as JSON; null where there are none.
+    sa.Column("marks", sa.Text),
 )
 
 _DRIFT_CHECKS: Final = sa.Table(
@@ -121,23 +124,27 @@ class PredictionLog:
             if _REPLACED_INDEX in known:
                 with self._engine.begin() as connection:
                     connection.execute(sa.text(f"DROP INDEX IF EXISTS {_REPLACED_INDEX}"))
-        for table in (_PREDICTIONS, _FEEDBACK):
-            self._add_owner(table.name)
+        for column in (_PREDICTIONS.c.owner, _FEEDBACK.c.owner, _FEEDBACK.c.marks):
+            self._add_column(column)
 
-    def _add_owner(self, table: str) -> None:
-        def has_owner(connection: Connection) -> bool:
-            return any(one["name"] == "owner" for one in sa.inspect(connection).get_columns(table))
+    def _add_column(self, column: sa.Column[Any]) -> None:
+        """Add a column that tables of earlier code lack."""
+        table, name = column.table.name, column.name
+
+        def has_column(connection: Connection) -> bool:
+            return any(one["name"] == name for one in sa.inspect(connection).get_columns(table))
 
         with _errors_explained(), self._engine.connect() as connection:
-            if has_owner(connection):
+            if has_column(connection):
                 return
+        kind = column.type.compile(self._engine.dialect)
         try:
             with _errors_explained(), self._engine.begin() as connection:
-                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN owner VARCHAR(64)"))
+                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
         except PredictionLogError:
             # Another process may have been first.
             with _errors_explained(), self._engine.connect() as connection:
-                if not has_owner(connection):
+                if not has_column(connection):
                     raise
 
     def close(self) -> None:
@@ -176,6 +183,7 @@ class PredictionLog:
                     "annotator": row.annotator,
                     "labels": _write_json(row.labels),
                     "owner": row.owner,
+                    "marks": _write_json(marks) if (marks := write_marks(row)) else None,
                 }
                 for row in rows
             ],
@@ -344,8 +352,8 @@ class PredictionLog:
         with self._connect() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def read_reviewed(self, *, since: datetime, bundle_hash: str, limit: int) -> list[ReviewedRow]:
-        """Read the latest predictions that have feedback, oldest first.
+    def read_reviewed(self, *, since: datetime, bundle_hash: str) -> list[ReviewedRow]:
+        """Read all predictions that have feedback, oldest first.
 
         Of each body only the classes of its beats are kept; one is read at a time.
 
@@ -355,8 +363,6 @@ class PredictionLog:
             Only those made at this time or later.
         bundle_hash : str
             Only those of this bundle.
-        limit : int
-            At most so many, the latest.
 
         """
         table = _PREDICTIONS.c
@@ -364,8 +370,7 @@ class PredictionLog:
         query = (
             sa.select(table.prediction_id, table.patient_key, table.response)
             .where(*_conditions(since, bundle_hash), has_feedback)
-            .order_by(table.created_at.desc(), table.prediction_id.desc())
-            .limit(limit)
+            .order_by(table.created_at, table.prediction_id)
         )
         with self._connect() as connection:
             found = [
@@ -379,22 +384,35 @@ class PredictionLog:
                 )
                 for row in _stream(connection, query, at_a_time=1)
             ]
-        labels: dict[str, dict[int, str]] = {}
-        for given in self.read_feedback(prediction_id for prediction_id, _, _ in found):
-            # Oldest first: the latest word counts.
-            labels.setdefault(given.prediction_id, {}).update(given.labels)
-        return [
-            ReviewedRow(
-                prediction_id=prediction_id,
-                patient_key=patient_key,
-                called=called,
-                labels=labels.get(prediction_id, {}),
+        given: dict[str, list[FeedbackRow]] = {}
+        for feedback in self.read_feedback(prediction_id for prediction_id, _, _ in found):
+            given.setdefault(feedback.prediction_id, []).append(feedback)
+        reviewed = []
+        for prediction_id, patient_key, called in found:
+            marks = resolve_marks(given.get(prediction_id, ()), called=called)
+            if marks.is_empty:
+                continue  # withdrawn
+            reviewed.append(
+                ReviewedRow(
+                    prediction_id=prediction_id,
+                    patient_key=patient_key,
+                    called=called,
+                    labels=marks.classes,
+                    missed=marks.missed,
+                    false_detections=tuple(sorted(marks.false_detections)),
+                )
             )
-            for prediction_id, patient_key, called in reversed(found)
-        ]
+        return reviewed
+
+    def get_feedback(self, feedback_id: str) -> FeedbackRow | None:
+        """Find feedback by its id."""
+        query = sa.select(_FEEDBACK).where(_FEEDBACK.c.feedback_id == feedback_id)
+        with self._connect() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _feedback_of(row)
 
     def read_feedback(self, prediction_ids: Iterable[str]) -> list[FeedbackRow]:
-        """Read the feedback to some predictions, oldest first."""
+        """Read the feedback to some predictions or recordings, oldest first."""
         wanted = list(prediction_ids)
         rows: list[FeedbackRow] = []
         with self._connect() as connection:
@@ -402,17 +420,7 @@ class PredictionLog:
                 query = sa.select(_FEEDBACK).where(
                     _FEEDBACK.c.prediction_id.in_(wanted[start : start + 500])
                 )
-                rows += [
-                    FeedbackRow(
-                        feedback_id=row["feedback_id"],
-                        created_at=datetime.fromisoformat(row["created_at"]),
-                        prediction_id=row["prediction_id"],
-                        annotator=row["annotator"],
-                        labels={int(k): v for k, v in orjson.loads(row["labels"]).items()},
-                        owner=row["owner"],
-                    )
-                    for row in connection.execute(query).mappings()
-                ]
+                rows += [_feedback_of(row) for row in connection.execute(query).mappings()]
         return sorted(rows, key=lambda row: (row.created_at, row.feedback_id))
 
     def read_drift_checks(self, *, limit: int = 20) -> list[DriftCheckRow]:
@@ -516,4 +524,16 @@ def _prediction_of(row: sa.RowMapping) -> PredictionRow:
         response=orjson.loads(row["response"]),
         observed=orjson.loads(row["observed"]),
         owner=row["owner"],
+    )
+
+
+def _feedback_of(row: sa.RowMapping) -> FeedbackRow:
+    return FeedbackRow(
+        feedback_id=row["feedback_id"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        prediction_id=row["prediction_id"],
+        annotator=row["annotator"],
+        labels={int(beat): label for beat, label in orjson.loads(row["labels"]).items()},
+        owner=row["owner"],
+        **read_marks(orjson.loads(row["marks"] or "{}")),
     )

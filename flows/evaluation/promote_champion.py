@@ -19,7 +19,7 @@ from pydantic import Field
 from ecg_lib.classifier.bundle import Bundle, BundleFigures
 from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.promotion import (
+from ecg_lib.operations.learning.promotion import (
     Challenger,
     Contender,
     PromotionDecision,

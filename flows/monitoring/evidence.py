@@ -109,9 +109,7 @@ def read_traffic(
             around = log.read_predictions(
                 since=released_at - window, max_duration_s=longest_s, limit=2 * max_strips
             )
-        labelled = log.read_reviewed(
-            since=now - label_window, bundle_hash=release.bundle_hash, limit=max_strips
-        )
+        labelled = log.read_reviewed(since=now - label_window, bundle_hash=release.bundle_hash)
     before = [row for row in around if row.created_at < released_at]
     tags_before = {row.bento_tag for row in before} | {
         check.bento_tag for check in history if check.created_at < released_at

@@ -227,13 +227,13 @@ def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: Prediction
             for number, labels in enumerate(({0: "N", 1: "N"}, {1: "V"}))
         ]
     )
-    (row,) = log.read_reviewed(since=NOW, bundle_hash="a", limit=10)
+    (row,) = log.read_reviewed(since=NOW, bundle_hash="a")
     assert (row.prediction_id, row.called, row.labels) == (
         "p1",
         ["N", "V", None],
         {0: "N", 1: "V"},
     )
-    assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a", limit=10) == []
+    assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a") == []
 
 
 def test_a_check_and_its_decision_are_stored_together_or_not_at_all(log: PredictionLog) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.promotion import (
+from ecg_lib.operations.learning.promotion import (
     Challenger,
     PromotionDecision,
     PromotionPolicy,
