@@ -16,7 +16,10 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
 from bentos.wire.schemas import Marks
 from ecg_lib.operations.keys.api_keys import add_api_key, find_api_key, read_api_keys
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from flows.monitoring.feedback_import import import_file
 
 
 def wait_until(is_true: Callable[[], object], *, timeout_s: float = 60.0) -> None:
@@ -226,3 +229,22 @@ def test_only_the_key_that_gave_feedback_withdraws_it_and_its_hash_is_noted(
         assert service.http.delete(path).status_code == 204
     finally:
         service.close()
+
+
+def test_annotations_of_a_recording_are_imported_with_all_its_beats(
+    http: httpx.Client, url: str, recording_id: str, tmp_path: Path
+) -> None:
+    stretch = {"start_s": 0, "duration_s": 1000}
+    beats = http.get(f"/api/v1/recordings/{recording_id}/beats", params=stretch).json()
+    samples = np.rint(np.array(beats["time_s"]) * 360).astype(np.int64)
+    file = tmp_path / f"recording-{recording_id}.atr"
+    file.write_bytes(encode_annotations(samples, np.full(len(samples), "V")))
+    settings = Settings(home=tmp_path, service_port=int(url.rpartition(":")[2]))
+    done = import_file(file, settings=settings)
+    assert (done.subject, done.labels, done.missed, done.false) == (
+        "recording",
+        beats["total"],
+        0,
+        0,
+    )
+    assert read_marks(http, "recordings", recording_id).counts.ventricular_beats == beats["total"]
