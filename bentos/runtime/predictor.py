@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import random
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
 
+import numpy as np
 import orjson
 
 from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
@@ -35,6 +37,7 @@ from bentos.wire.problems import (
 )
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import (
+    ConfigurationError,
     InvalidSamplingRateError,
     InvalidSignalError,
     PredictionLogError,
@@ -44,6 +47,7 @@ from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
+from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.signal_path.preprocessing import PreparedBeats
@@ -100,6 +104,8 @@ class Runtime:
         self.tracing = open_tracing()
         self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
+        self._signals = SignalStore(settings.signals_dir, settings.signal_key_path)
+        self._draw = random.SystemRandom()
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(
             settings.serving_dir / "spool",
@@ -218,15 +224,17 @@ class Runtime:
                 "sampling_rate": parameters.sampling_rate,
                 "derivation": parameters.derivation,
                 "ruleguard_applied": parameters.apply_ruleguard,
+                "drawn_for_review": self._draw.random() < self.settings.audit_share,
                 "model": model.info,
                 "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
             }
             response = orjson.dumps(answer)
+        patient_key = self._hash_patient(parameters.patient_id)
         with self._stage("log"):
             line = encode_prediction(
                 prediction_id=prediction_id,
                 created_at=created_at,
-                patient_key=self._hash_patient(parameters.patient_id),
+                patient_key=patient_key,
                 bundle_hash=model.bundle.hash,
                 bento_tag=model.bento_tag,
                 duration_s=classified.prepared.duration_s,
@@ -235,8 +243,25 @@ class Runtime:
                 owner=owner,
             )
             self.spool.append(prediction_id, line)
+            if self.settings.keep_signals and patient_key is not None:
+                signal = KeptSignal(
+                    prediction_id=prediction_id,
+                    patient_key=patient_key,
+                    created_at=created_at,
+                    fs=parameters.sampling_rate,
+                    lead=parameters.derivation,
+                    signal_mv=np.asarray(asked.signal_mv, dtype=np.float32),
+                )
+                self._keep_signal(signal, is_waiting=not answer["drawn_for_review"])
         self._count(answer, classified.prepared)
         return Created(prediction_id=prediction_id, body=response)
+
+    def _keep_signal(self, signal: KeptSignal, *, is_waiting: bool) -> None:
+        """Keep a signal; the answer stands when it cannot be kept."""
+        try:
+            self._signals.add(signal, is_waiting=is_waiting)
+        except (OSError, ConfigurationError):
+            _logger.exception("the signal of prediction %s is not kept", signal.prediction_id)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:

@@ -145,6 +145,7 @@ PREDICTION: Final[dict[str, Any]] = {
     "derivation": "MLII",
     "duration_s": 10.0,
     "ruleguard_applied": True,
+    "drawn_for_review": False,
     "processing_time_ms": 2.9,
     "model": MODEL,
     "notice": NOTICE,

@@ -340,6 +340,9 @@ class Prediction(_Answer):
     derivation: Lead
     duration_s: float
     ruleguard_applied: bool
+    drawn_for_review: bool = Field(
+        description="Part of the random sample that performance is measured on, when labelled."
+    )
     processing_time_ms: float
     model: ModelInfo
     notice: str

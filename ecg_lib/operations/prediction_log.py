@@ -17,7 +17,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection, Engine
 
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.operations.learning.labels import read_marks, resolve_marks, write_marks
+from ecg_lib.operations.learning.labels import (
+    list_valid,
+    read_marks,
+    resolve_marks,
+    write_marks,
+)
 from ecg_lib.operations.prediction_rows import (
     DecisionRow,
     DriftCheckRow,
@@ -422,6 +427,10 @@ class PredictionLog:
                 )
                 rows += [_feedback_of(row) for row in connection.execute(query).mappings()]
         return sorted(rows, key=lambda row: (row.created_at, row.feedback_id))
+
+    def find_labelled(self, prediction_ids: Iterable[str]) -> set[str]:
+        """Return which of some predictions have feedback that was not withdrawn."""
+        return {row.prediction_id for row in list_valid(self.read_feedback(prediction_ids))}
 
     def read_drift_checks(self, *, limit: int = 20) -> list[DriftCheckRow]:
         """Read the latest drift checks, latest first."""

@@ -1,4 +1,4 @@
-"""Commands on labels: import annotation files as feedback."""
+"""Commands on labels and kept signals: import annotations as feedback, delete a patient."""
 
 from __future__ import annotations
 
@@ -11,6 +11,9 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
 
 feedback = typer.Typer(help="Labels of readers.", no_args_is_help=True)
+
+
+signals = typer.Typer(help="Signals that are kept for review.", no_args_is_help=True)
 
 
 @feedback.callback()
@@ -72,3 +75,30 @@ def import_feedback(
         )
     if failed:
         raise typer.Exit(1)
+
+
+@signals.callback()
+def _signals_group() -> None:
+    """Signals that are kept for review and training."""
+
+
+@signals.command("delete")
+def delete_signals(
+    patient: Annotated[
+        str | None, typer.Option(help="Identifier of the patient, as requests name it.")
+    ] = None,
+    patient_hash: Annotated[
+        str | None, typer.Option("--hash", help="Keyed hash of the patient, as it is stored.")
+    ] = None,
+) -> None:
+    """Delete the kept signals of a patient, and what training prepared of them."""
+    from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
+    from flows.monitoring.kept_signals import delete_patient
+
+    if (patient is None) == (patient_hash is None):
+        msg = "name one patient, by --patient or by --hash"
+        raise typer.BadParameter(msg)
+    settings = read_settings()
+    if patient is not None:
+        patient_hash = hash_patient(patient, key=read_patient_key(settings.patient_key_path))
+    typer.echo(f"{delete_patient(settings, str(patient_hash))} signals deleted")

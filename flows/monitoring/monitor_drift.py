@@ -35,6 +35,7 @@ from flows.monitoring.evidence import (
     read_traffic,
     store_check,
 )
+from flows.monitoring.kept_signals import sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
 from flows.release.load_released import load_released_bundle
@@ -88,6 +89,7 @@ def monitor_drift(
         # First: whatever the check comes to, what must go goes, and what waits is asked for.
         needed = timedelta(hours=max(window_hours, label_window_hours))
         with open_log(settings) as log:
+            sort_kept_signals(settings, log, now=now)
             forget_old_rows(settings, log, now=now, needed=needed)
             deliver_decisions(log, now=now)
         forget_old_files(settings)
