@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
-from bentos.routes.api_description import describe_api, document_problems
+from bentos.routes.api_description import describe_api, document_problems, document_query
 from bentos.routes.edge import allow_scripts
 from bentos.routes.pages import add_viewer
 from bentos.routes.predictions import (
@@ -28,6 +28,7 @@ from bentos.routes.predictions import (
     read_example,
     read_marks,
     read_prediction,
+    read_review_queue,
     withdraw,
 )
 from bentos.routes.recordings import add_routes
@@ -46,6 +47,8 @@ from bentos.wire.schemas import (
     ModelCard,
     Prediction,
     PredictionRequest,
+    ReviewQuery,
+    ReviewQueue,
 )
 from ecg_lib.operations.helper_states import list_degraded, read_helper_states
 from ecg_lib.rhythm.risk import NOTICE
@@ -145,6 +148,15 @@ def _add_api(app: FastAPI) -> None:
         summary="Read the marks of readers on a prediction",
         tags=["feedback"],
         responses={200: {"model": Marks}, **document_problems(404, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/review-queue/",
+        read_review_queue,
+        methods=["GET"],
+        summary="List the predictions that are most worth a look",
+        tags=["feedback"],
+        responses={200: {"model": ReviewQueue}, **document_problems(422, 503)},
+        openapi_extra={"parameters": document_query(ReviewQuery)},
     )
     app.add_api_route(
         "/api/v1/model/",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from typing import Final
 
@@ -25,19 +26,20 @@ from bentos.routes.routing import (
 from bentos.runtime.feedback import (
     check_feedback,
     describe_marks_of_prediction,
+    describe_queue,
     find_marked,
     take_feedback,
     withdraw_feedback,
 )
 from bentos.wire.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
-from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse
+from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse, parse_query
 from bentos.wire.problems import (
     INVALID_REQUEST,
     LOG_UNAVAILABLE,
     NOT_FOUND,
     ProblemError,
 )
-from bentos.wire.schemas import FeedbackRequest
+from bentos.wire.schemas import FeedbackRequest, ReviewQuery
 from ecg_lib.records.simulation.simulator import StripKind
 
 MAX_PREDICTION_BYTES: Final = 16 * 2**20
@@ -108,6 +110,17 @@ async def read_marks(request: Request, prediction_id: str) -> Response:
     return answer_json(
         await look_up(runtime, lambda: describe_marks_of_prediction(runtime, prediction_id, caller))
     )
+
+
+async def read_review_queue(request: Request) -> Response:
+    """List the predictions without labels that are most worth a look: the random sample first."""
+    query = parse_query(ReviewQuery, request.query_params.multi_items())
+    runtime, caller = runtime_of(request), caller_of(request)
+    since = datetime.now(UTC) - timedelta(days=query.days)
+    found = await look_up(
+        runtime, lambda: describe_queue(runtime, caller, since=since, limit=query.limit)
+    )
+    return answer_json(orjson.dumps({"predictions": found}))
 
 
 async def read_example(request: Request, kind: str) -> Response:

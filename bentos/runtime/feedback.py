@@ -18,6 +18,7 @@ from bentos.runtime.spool import encode_feedback
 from bentos.wire.problems import UNKNOWN_BEAT, UNKNOWN_FEEDBACK, ProblemError
 from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.operations.learning.labels import count_marked, list_valid, resolve_marks
+from ecg_lib.operations.learning.review_queue import weigh_doubt
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.recordings.beat_file import read_called
 
@@ -190,6 +191,34 @@ def describe_marks_of_prediction(
 def describe_marks_of_recording(runtime: Runtime, job_id: str, results: Path) -> bytes:
     """Describe the marks on a recording; raises as :func:`read_feedback`."""
     return _describe(read_feedback(runtime, job_id), _of_recording(results))
+
+
+def describe_queue(
+    runtime: Runtime, caller: Caller, *, since: datetime, limit: int
+) -> list[dict[str, object]]:
+    """Describe the predictions that are most worth a look by a reader.
+
+    Raises
+    ------
+    PredictionLogError
+        If the log cannot be read.
+
+    """
+    sees_all = caller.sees(None)
+    owner = None if sees_all else caller.owner
+    return [
+        {
+            "prediction_id": row.prediction_id,
+            "timestamp": row.created_at,
+            "drawn_for_review": row.is_drawn,
+            "doubt": round(row.doubt, 4),
+            "reasons": weigh_doubt(row.response, row.observed).reasons,
+            "derivation": row.response.get("derivation"),
+            "duration_s": row.response.get("duration_s"),
+            "overall_arrhythmia_type": row.response.get("overall_arrhythmia_type"),
+        }
+        for row in runtime.log.read_queue(since=since, owner=owner, limit=limit)
+    ]
 
 
 def _describe(rows: list[FeedbackRow], marked: Marked) -> bytes:

@@ -165,6 +165,21 @@ FEEDBACK: Final[dict[str, Any]] = {
     "verified": True,
 }
 
+REVIEW_QUEUE: Final[dict[str, Any]] = {
+    "predictions": [
+        {
+            "prediction_id": _ID,
+            "timestamp": _NOW,
+            "drawn_for_review": True,
+            "doubt": 0.82,
+            "reasons": ["beat 4 is V with a probability of 0.59"],
+            "derivation": "MLII",
+            "duration_s": 10.0,
+            "overall_arrhythmia_type": "V",
+        }
+    ]
+}
+
 MARKS: Final[dict[str, Any]] = {
     "labels": [{"beat_index": 1, "arrhythmia_type": "V"}],
     "missed_beats": [{"position_sample": 2210, "arrhythmia_type": "V"}],

@@ -393,6 +393,34 @@ class Marks(_Answer):
     feedback: list[GivenFeedback] = Field(description="Oldest first, with what was withdrawn.")
 
 
+class QueuedPrediction(_Answer):
+    """A prediction that waits for a reader."""
+
+    prediction_id: str
+    timestamp: datetime
+    drawn_for_review: bool = Field(description="Part of the random sample, which comes first.")
+    doubt: float = Field(description="0 to 1.")
+    reasons: list[str] = Field(description="Why it is worth a look, the strongest first.")
+    derivation: Lead | None
+    duration_s: float | None
+    overall_arrhythmia_type: BeatType | None
+
+
+class ReviewQueue(_Answer):
+    """Predictions without labels that are most worth a look."""
+
+    predictions: list[QueuedPrediction]
+
+
+class ReviewQuery(BaseModel):
+    """How much of the queue."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    limit: int = Field(default=20, ge=1, le=200)
+    days: float = Field(default=14, gt=0, le=365, description="How far back predictions are.")
+
+
 class RefusedRelease(_Answer):
     """A release that the service did not take."""
 

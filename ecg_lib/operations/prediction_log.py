@@ -23,69 +23,23 @@ from ecg_lib.operations.learning.labels import (
     resolve_marks,
     write_marks,
 )
+from ecg_lib.operations.learning.review_queue import weigh_doubt
+from ecg_lib.operations.learning.tables import (
+    DECISIONS,
+    DRIFT_CHECKS,
+    FEEDBACK,
+    METADATA,
+    PREDICTIONS,
+    REPLACED_INDEX,
+)
 from ecg_lib.operations.prediction_rows import (
     DecisionRow,
     DriftCheckRow,
     FeedbackRow,
     ObservedRow,
     PredictionRow,
+    QueuedRow,
     ReviewedRow,
-)
-
-_METADATA: Final = sa.MetaData()
-
-_PREDICTIONS: Final = sa.Table(
-    "predictions",
-    _METADATA,
-    sa.Column("prediction_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("patient_key", sa.String(64), index=True),
-    sa.Column("bundle_hash", sa.String(64), nullable=False),
-    sa.Column("bento_tag", sa.String(128), nullable=False),
-    sa.Column("duration_s", sa.Float, nullable=False),
-    sa.Column("response", sa.Text, nullable=False),
-    sa.Column("observed", sa.Text, nullable=False),
-    sa.Column("owner", sa.String(64)),
-    # For a drift check; with the length, so that long rows are passed over unread.
-    sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
-)
-_REPLACED_INDEX: Final = "ix_predictions_bundle_hash"
-"""Of earlier code: it made SQLite read all rows of a bundle."""
-
-_FEEDBACK: Final = sa.Table(
-    "feedback",
-    _METADATA,
-    sa.Column("feedback_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("prediction_id", sa.String(36), nullable=False, index=True),
-    sa.Column("annotator", sa.String(128)),
-    sa.Column("labels", sa.Text, nullable=False),
-    sa.Column("owner", sa.String(64)),
-    # All marks but classes by beat, as JSON; null where there are none.
-    sa.Column("marks", sa.Text),
-)
-
-_DRIFT_CHECKS: Final = sa.Table(
-    "drift_checks",
-    _METADATA,
-    sa.Column("check_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("bundle_hash", sa.String(64), nullable=False),
-    sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("summary", sa.Text, nullable=False),
-)
-
-
-_DECISIONS: Final = sa.Table(
-    "decisions",
-    _METADATA,
-    sa.Column("decision_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("deployment", sa.String(128), nullable=False),
-    sa.Column("parameters", sa.Text, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("run_id", sa.String(36)),
-    sa.Column("attempt", sa.Integer, nullable=False),
 )
 
 KEPT_ACTION: Final = "KEEP"
@@ -121,16 +75,22 @@ class PredictionLog:
     def create_tables(self) -> None:
         """Make the tables, columns and indices that are missing."""
         with _errors_explained():
-            _METADATA.create_all(self._engine)
-            known = {index["name"] for index in sa.inspect(self._engine).get_indexes("predictions")}
-            for index in _PREDICTIONS.indexes:
+            METADATA.create_all(self._engine)
+        for column in (
+            *(PREDICTIONS.c.owner, PREDICTIONS.c.is_drawn, PREDICTIONS.c.doubt),
+            *(FEEDBACK.c.owner, FEEDBACK.c.marks, FEEDBACK.c.withdraws),
+        ):
+            self._add_column(column)
+        with _errors_explained():
+            inspector = sa.inspect(self._engine)
+            tables = (PREDICTIONS, FEEDBACK)
+            known = {one["name"] for table in tables for one in inspector.get_indexes(table.name)}
+            for index in (index for table in tables for index in table.indexes):
                 if index.name not in known:
                     index.create(self._engine, checkfirst=True)
-            if _REPLACED_INDEX in known:
+            if REPLACED_INDEX in known:
                 with self._engine.begin() as connection:
-                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {_REPLACED_INDEX}"))
-        for column in (_PREDICTIONS.c.owner, _FEEDBACK.c.owner, _FEEDBACK.c.marks):
-            self._add_column(column)
+                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {REPLACED_INDEX}"))
 
     def _add_column(self, column: sa.Column[Any]) -> None:
         """Add a column that tables of earlier code lack."""
@@ -159,7 +119,7 @@ class PredictionLog:
     def add_predictions(self, rows: Sequence[PredictionRow]) -> None:
         """Store predictions; those that are stored already stay as they are."""
         self._insert(
-            _PREDICTIONS,
+            PREDICTIONS,
             [
                 {
                     "prediction_id": row.prediction_id,
@@ -171,6 +131,8 @@ class PredictionLog:
                     "response": _write_json(row.response),
                     "observed": _write_json(row.observed),
                     "owner": row.owner,
+                    "is_drawn": bool(row.response.get("drawn_for_review")),
+                    "doubt": weigh_doubt(row.response, row.observed).score,
                 }
                 for row in rows
             ],
@@ -179,7 +141,7 @@ class PredictionLog:
     def add_feedback(self, rows: Sequence[FeedbackRow]) -> None:
         """Store feedback; what is stored already stays as it is."""
         self._insert(
-            _FEEDBACK,
+            FEEDBACK,
             [
                 {
                     "feedback_id": row.feedback_id,
@@ -189,6 +151,7 @@ class PredictionLog:
                     "labels": _write_json(row.labels),
                     "owner": row.owner,
                     "marks": _write_json(marks) if (marks := write_marks(row)) else None,
+                    "withdraws": row.withdraws,
                 }
                 for row in rows
             ],
@@ -203,14 +166,14 @@ class PredictionLog:
             Predictions that were deleted, and feedback to predictions that are not stored.
 
         """
-        limit, feedback = _to_text(moment), _FEEDBACK.c
-        known = sa.select(_PREDICTIONS.c.prediction_id)
+        limit, feedback = _to_text(moment), FEEDBACK.c
+        known = sa.select(PREDICTIONS.c.prediction_id)
         with self._connect() as connection:
             predictions = connection.execute(
-                sa.delete(_PREDICTIONS).where(_PREDICTIONS.c.created_at < limit)
+                sa.delete(PREDICTIONS).where(PREDICTIONS.c.created_at < limit)
             )
             orphans = connection.execute(
-                sa.delete(_FEEDBACK).where(
+                sa.delete(FEEDBACK).where(
                     feedback.created_at < limit, feedback.prediction_id.not_in(known)
                 )
             )
@@ -225,10 +188,10 @@ class PredictionLog:
             How many were deleted.
 
         """
-        checks = _DRIFT_CHECKS.c
+        checks = DRIFT_CHECKS.c
         with self._connect() as connection:
             return connection.execute(
-                sa.delete(_DRIFT_CHECKS).where(
+                sa.delete(DRIFT_CHECKS).where(
                     checks.created_at < _to_text(moment), checks.action == KEPT_ACTION
                 )
             ).rowcount
@@ -243,10 +206,10 @@ class PredictionLog:
             "summary": _write_json(row.summary),
         }
         with self._connect() as connection:
-            connection.execute(sa.insert(_DRIFT_CHECKS), check)
+            connection.execute(sa.insert(DRIFT_CHECKS), check)
             if decision is not None:
                 connection.execute(
-                    sa.insert(_DECISIONS),
+                    sa.insert(DECISIONS),
                     {
                         "decision_id": decision.decision_id,
                         "created_at": _to_text(decision.created_at),
@@ -261,9 +224,9 @@ class PredictionLog:
     def read_open_decisions(self) -> list[DecisionRow]:
         """Read the decisions that have no flow run yet, oldest first."""
         query = (
-            sa.select(_DECISIONS)
-            .where(_DECISIONS.c.state.in_(("waiting", "asked")))
-            .order_by(_DECISIONS.c.created_at)
+            sa.select(DECISIONS)
+            .where(DECISIONS.c.state.in_(("waiting", "asked")))
+            .order_by(DECISIONS.c.created_at)
         )
         with self._connect() as connection:
             return [
@@ -285,14 +248,14 @@ class PredictionLog:
         """Note what became of a decision."""
         with self._connect() as connection:
             connection.execute(
-                sa.update(_DECISIONS)
-                .where(_DECISIONS.c.decision_id == decision_id)
+                sa.update(DECISIONS)
+                .where(DECISIONS.c.decision_id == decision_id)
                 .values(state=state, run_id=run_id, attempt=attempt)
             )
 
     def get_prediction(self, prediction_id: str) -> PredictionRow | None:
         """Find a prediction by its id."""
-        query = sa.select(_PREDICTIONS).where(_PREDICTIONS.c.prediction_id == prediction_id)
+        query = sa.select(PREDICTIONS).where(PREDICTIONS.c.prediction_id == prediction_id)
         with self._connect() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _prediction_of(row)
@@ -319,7 +282,7 @@ class PredictionLog:
             At most so many, the latest.
 
         """
-        table = _PREDICTIONS.c
+        table = PREDICTIONS.c
         query = sa.select(
             table.prediction_id,
             table.created_at,
@@ -351,8 +314,8 @@ class PredictionLog:
         """Count the predictions of a bundle whose strips are longer than so many seconds."""
         query = (
             sa.select(sa.func.count())
-            .select_from(_PREDICTIONS)
-            .where(*_conditions(since, bundle_hash), _PREDICTIONS.c.duration_s > duration_s)
+            .select_from(PREDICTIONS)
+            .where(*_conditions(since, bundle_hash), PREDICTIONS.c.duration_s > duration_s)
         )
         with self._connect() as connection:
             return int(connection.execute(query).scalar_one())
@@ -370,10 +333,10 @@ class PredictionLog:
             Only those of this bundle.
 
         """
-        table = _PREDICTIONS.c
-        has_feedback = sa.exists().where(_FEEDBACK.c.prediction_id == table.prediction_id)
+        table = PREDICTIONS.c
+        has_feedback = sa.exists().where(FEEDBACK.c.prediction_id == table.prediction_id)
         query = (
-            sa.select(table.prediction_id, table.patient_key, table.response)
+            sa.select(table.prediction_id, table.patient_key, table.response, table.is_drawn)
             .where(*_conditions(since, bundle_hash), has_feedback)
             .order_by(table.created_at, table.prediction_id)
         )
@@ -386,14 +349,15 @@ class PredictionLog:
                         beat["arrhythmia_type"]
                         for beat in orjson.loads(row["response"])["beat_predictions"]
                     ],
+                    bool(row["is_drawn"]),
                 )
                 for row in _stream(connection, query, at_a_time=1)
             ]
         given: dict[str, list[FeedbackRow]] = {}
-        for feedback in self.read_feedback(prediction_id for prediction_id, _, _ in found):
+        for feedback in self.read_feedback(one[0] for one in found):
             given.setdefault(feedback.prediction_id, []).append(feedback)
         reviewed = []
-        for prediction_id, patient_key, called in found:
+        for prediction_id, patient_key, called, is_drawn in found:
             marks = resolve_marks(given.get(prediction_id, ()), called=called)
             if marks.is_empty:
                 continue  # withdrawn
@@ -405,13 +369,57 @@ class PredictionLog:
                     labels=marks.classes,
                     missed=marks.missed,
                     false_detections=tuple(sorted(marks.false_detections)),
+                    is_drawn=is_drawn,
                 )
             )
         return reviewed
 
+    def read_queue(
+        self, *, since: datetime, owner: str | None = None, limit: int
+    ) -> list[QueuedRow]:
+        """Read the predictions without feedback that are most worth a look.
+
+        Parameters
+        ----------
+        since : datetime
+            Only those made at this time or later.
+        owner : str, optional
+            Only those of this key.
+        limit : int
+            At most so many: first those drawn at random, then the most doubtful.
+
+        """
+        table, feedback, later = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
+        is_withdrawn = sa.exists().where(later.withdraws == feedback.feedback_id)
+        is_labelled = sa.exists().where(
+            feedback.prediction_id == table.prediction_id,
+            feedback.withdraws.is_(None),
+            ~is_withdrawn,
+        )
+        query = (
+            sa.select(PREDICTIONS)
+            .where(*_conditions(since, None), table.doubt.is_not(None), ~is_labelled)
+            .order_by(table.is_drawn.desc(), table.doubt.desc(), table.prediction_id)
+            .limit(limit)
+        )
+        if owner is not None:
+            query = query.where(table.owner == owner)
+        with self._connect() as connection:
+            return [
+                QueuedRow(
+                    prediction_id=row["prediction_id"],
+                    created_at=datetime.fromisoformat(row["created_at"]),
+                    is_drawn=bool(row["is_drawn"]),
+                    doubt=row["doubt"],
+                    response=orjson.loads(row["response"]),
+                    observed=orjson.loads(row["observed"]),
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
     def get_feedback(self, feedback_id: str) -> FeedbackRow | None:
         """Find feedback by its id."""
-        query = sa.select(_FEEDBACK).where(_FEEDBACK.c.feedback_id == feedback_id)
+        query = sa.select(FEEDBACK).where(FEEDBACK.c.feedback_id == feedback_id)
         with self._connect() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _feedback_of(row)
@@ -422,8 +430,8 @@ class PredictionLog:
         rows: list[FeedbackRow] = []
         with self._connect() as connection:
             for start in range(0, len(wanted), 500):
-                query = sa.select(_FEEDBACK).where(
-                    _FEEDBACK.c.prediction_id.in_(wanted[start : start + 500])
+                query = sa.select(FEEDBACK).where(
+                    FEEDBACK.c.prediction_id.in_(wanted[start : start + 500])
                 )
                 rows += [_feedback_of(row) for row in connection.execute(query).mappings()]
         return sorted(rows, key=lambda row: (row.created_at, row.feedback_id))
@@ -434,7 +442,7 @@ class PredictionLog:
 
     def read_drift_checks(self, *, limit: int = 20) -> list[DriftCheckRow]:
         """Read the latest drift checks, latest first."""
-        query = sa.select(_DRIFT_CHECKS).order_by(_DRIFT_CHECKS.c.created_at.desc()).limit(limit)
+        query = sa.select(DRIFT_CHECKS).order_by(DRIFT_CHECKS.c.created_at.desc()).limit(limit)
         with self._connect() as connection:
             return [
                 DriftCheckRow(
@@ -486,9 +494,9 @@ def _conditions(
     since: datetime | None, bundle_hash: str | None
 ) -> Iterator[sa.ColumnElement[bool]]:
     if since is not None:
-        yield _PREDICTIONS.c.created_at >= _to_text(since)
+        yield PREDICTIONS.c.created_at >= _to_text(since)
     if bundle_hash is not None:
-        yield _PREDICTIONS.c.bundle_hash == bundle_hash
+        yield PREDICTIONS.c.bundle_hash == bundle_hash
 
 
 def _stream(

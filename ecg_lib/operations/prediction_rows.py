@@ -53,6 +53,20 @@ class ReviewedRow:
     """Class of the beats that were not detected, by sample."""
     false_detections: tuple[int, ...] = ()
     """Indices of detections that are not beats."""
+    is_drawn: bool = False
+    """True when it was drawn at random for review, so that it may be scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRow:
+    """A prediction that waits for a reader."""
+
+    prediction_id: str
+    created_at: datetime
+    is_drawn: bool
+    doubt: float
+    response: dict[str, Any]
+    observed: dict[str, list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -120,7 +120,18 @@ def read_traffic(
         rows=[row for row in rows if seen_until is None or row.created_at > seen_until],
         before=before,
         since=[row for row in around if row.bento_tag == release.bento_tag],
-        reviewed=[ReviewedStrip(_group_of(row), row.called, row.labels) for row in labelled],
+        # Readers who choose what they label choose what looks wrong: only the random sample scores.
+        reviewed=[
+            ReviewedStrip(
+                _group_of(row),
+                row.called,
+                row.labels,
+                tuple(row.missed.values()),
+                row.false_detections,
+            )
+            for row in labelled
+            if row.is_drawn
+        ],
         history=history,
         n_long=n_long,
     )

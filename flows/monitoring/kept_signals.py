@@ -14,7 +14,7 @@ from ecg_lib.operations.settings import Settings
 
 
 class Sorted(NamedTuple):
-    """What became of the signals."""
+    """Numbers of signals that were kept and deleted."""
 
     kept: int
     """Those that waited and have a label now."""

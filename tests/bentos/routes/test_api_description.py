@@ -19,6 +19,7 @@ PATHS = {
     "/api/v1/model/",
     "/api/v1/examples/{kind}",
     "/api/v1/recordings/",
+    "/api/v1/review-queue/",
     "/api/v1/recordings/{job_id}",
     "/api/v1/recordings/{job_id}/beats",
     "/api/v1/recordings/{job_id}/feedback",

@@ -14,7 +14,7 @@ import pytest
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
-from bentos.wire.schemas import Marks
+from bentos.wire.schemas import Marks, ReviewQueue
 from ecg_lib.operations.keys.api_keys import add_api_key, find_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
@@ -248,3 +248,22 @@ def test_annotations_of_a_recording_are_imported_with_all_its_beats(
         0,
     )
     assert read_marks(http, "recordings", recording_id).counts.ventricular_beats == beats["total"]
+
+
+def test_the_queue_lists_what_has_no_label_and_says_why(
+    start_service: Callable[..., Any], toy_model: LoadedModel, make_request: RequestMaker
+) -> None:
+    service = start_service(audit_share=1.0)
+    try:
+        service.runtime.live.use(toy_model)
+        names = [service.predict(**make_request()).json()["prediction_id"] for _ in range(2)]
+        post(service.http, prediction_id=names[0], is_complete=True)
+        wait_until(lambda: not len(service.runtime.spool))
+        found = ReviewQueue.model_validate_json(service.http.get("/api/v1/review-queue/").content)
+        assert [(one.prediction_id, one.drawn_for_review) for one in found.predictions] == [
+            (names[1], True)
+        ]
+        wrong = service.http.get("/api/v1/review-queue/", params={"limit": 201})
+        assert wrong.status_code == 422
+    finally:
+        service.close()

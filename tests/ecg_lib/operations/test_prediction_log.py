@@ -290,3 +290,59 @@ def test_an_index_of_earlier_code_is_replaced_and_the_checks_query_uses_the_new_
             "created_at >= '2026' AND duration_s <= 20 ORDER BY created_at DESC, prediction_id DESC"
         ).fetchall()
     assert any("ix_predictions_of_bundle" in step[-1] for step in plan)
+
+
+def feedback(name: str, prediction_id: str, *, withdraws: str | None = None) -> FeedbackRow:
+    return FeedbackRow(
+        feedback_id=name,
+        created_at=NOW,
+        prediction_id=prediction_id,
+        annotator=None,
+        labels={} if withdraws else {0: "N"},
+        withdraws=withdraws,
+    )
+
+
+def answered(number: int, *, confidence: float, is_drawn: bool = False) -> PredictionRow:
+    beat = {"beat_index": 0, "arrhythmia_type": "N", "confidence": confidence, "rule": None}
+    response = {"beat_predictions": [beat], "drawn_for_review": is_drawn}
+    return replace(prediction(number), response=response, owner="ab"[number % 2])
+
+
+def test_the_queue_has_drawn_predictions_first_and_then_the_most_doubtful(
+    log: PredictionLog,
+) -> None:
+    log.add_predictions(
+        [
+            answered(1, confidence=0.9),
+            answered(2, confidence=0.6),
+            answered(3, confidence=0.99, is_drawn=True),
+            answered(4, confidence=0.7),
+        ]
+    )
+    log.add_feedback([feedback("f1", "p2"), feedback("f2", "p1")])
+    log.add_feedback([feedback("w1", "p1", withdraws="f2")])
+    queue = log.read_queue(since=NOW, limit=10)
+    # The label of p2 holds, that of p1 was withdrawn.
+    assert [(row.prediction_id, row.is_drawn) for row in queue] == [
+        ("p3", True),
+        ("p4", False),
+        ("p1", False),
+    ]
+    assert queue[1].doubt == pytest.approx(0.6)
+    assert [row.prediction_id for row in log.read_queue(since=NOW, limit=2)] == ["p3", "p4"]
+    of_key = log.read_queue(since=NOW, owner="b", limit=10)
+    assert [row.prediction_id for row in of_key] == ["p3", "p1"]
+    late = log.read_queue(since=NOW + timedelta(seconds=4), limit=10)
+    assert [row.prediction_id for row in late] == ["p4"]
+
+
+def test_all_reviewed_predictions_are_read_and_those_that_were_drawn_are_told(
+    log: PredictionLog,
+) -> None:
+    rows = [answered(number, confidence=0.9, is_drawn=number == 7) for number in range(2100)]
+    log.add_predictions(rows)
+    log.add_feedback([feedback(f"f{row.prediction_id}", row.prediction_id) for row in rows])
+    found = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert len(found) == 2100
+    assert [row.prediction_id for row in found if row.is_drawn] == ["p7"]

@@ -171,3 +171,12 @@ def test_the_estimate_is_the_sum_of_probabilities() -> None:
     none_called = estimate_performance(np.array([0.25, 0.25]), np.array([False, False]))
     assert (none_called.f1, none_called.sensitivity) == (0, 0)
     assert np.isnan(none_called.predictivity)
+
+
+def test_missed_beats_and_false_detections_are_counted() -> None:
+    strip = ReviewedStrip(
+        "a", ["V", "N", "V", None], {0: "V", 1: "N"}, ("V", "N"), false_detections=(2, 3)
+    )
+    counts = count_reviewed([strip], min_share=1.0).counts["a"]
+    assert (counts.v_beats, counts.v_true, counts.v_false) == (2, 1, 1)
+    assert (counts.beats, counts.found, counts.extra, counts.n_beats) == (4, 2, 2, 2)
