@@ -6,7 +6,7 @@ that is drained twice stores each row once. SQLite by default, PostgreSQL by URL
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,7 +14,7 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.learning.labels import (
@@ -31,6 +31,8 @@ from ecg_lib.operations.learning.tables import (
     METADATA,
     PREDICTIONS,
     REPLACED_INDEX,
+    RETRAININGS,
+    make_engine,
 )
 from ecg_lib.operations.prediction_rows import (
     DecisionRow,
@@ -39,6 +41,7 @@ from ecg_lib.operations.prediction_rows import (
     ObservedRow,
     PredictionRow,
     QueuedRow,
+    RetrainingRow,
     ReviewedRow,
 )
 
@@ -64,7 +67,7 @@ class PredictionLog:
     def __init__(self, url: str) -> None:
         with _errors_explained():
             try:
-                self._engine = _make_engine(url)
+                self._engine = make_engine(url)
             except ImportError as error:
                 msg = (
                     "the monitoring database must be SQLite or PostgreSQL with a driver that is "
@@ -157,8 +160,14 @@ class PredictionLog:
             ],
         )
 
-    def delete_before(self, moment: datetime) -> tuple[int, int]:
+    def delete_before(self, moment: datetime, *, keep: Collection[str] = ()) -> tuple[int, int]:
         """Delete predictions and their feedback that are older than a moment.
+
+        Parameters
+        ----------
+        moment : datetime
+        keep : collection of str
+            Predictions that stay with their feedback, by id.
 
         Returns
         -------
@@ -167,17 +176,21 @@ class PredictionLog:
 
         """
         limit, feedback = _to_text(moment), FEEDBACK.c
-        known = sa.select(PREDICTIONS.c.prediction_id)
+        known, is_old = sa.select(PREDICTIONS.c.prediction_id), PREDICTIONS.c.created_at < limit
         with self._connect() as connection:
-            predictions = connection.execute(
-                sa.delete(PREDICTIONS).where(PREDICTIONS.c.created_at < limit)
-            )
+            old = connection.execute(known.where(is_old)).scalars().all() if keep else ()
+            n_deleted, doomed = 0, [name for name in old if name not in keep]
+            for start in range(0, len(doomed), 500):
+                part = PREDICTIONS.c.prediction_id.in_(doomed[start : start + 500])
+                n_deleted += connection.execute(sa.delete(PREDICTIONS).where(part)).rowcount
+            if not keep:
+                n_deleted = connection.execute(sa.delete(PREDICTIONS).where(is_old)).rowcount
             orphans = connection.execute(
                 sa.delete(FEEDBACK).where(
                     feedback.created_at < limit, feedback.prediction_id.not_in(known)
                 )
             )
-            return predictions.rowcount, orphans.rowcount
+            return n_deleted, orphans.rowcount
 
     def delete_checks_before(self, moment: datetime) -> int:
         """Delete drift checks that are older than a moment; those that decided something stay.
@@ -455,6 +468,52 @@ class PredictionLog:
                 for row in connection.execute(query).mappings()
             ]
 
+    def add_retraining(self, row: RetrainingRow) -> None:
+        """Note how a retraining ended."""
+        self._insert(
+            RETRAININGS,
+            [
+                {
+                    "retraining_id": row.retraining_id,
+                    "created_at": _to_text(row.created_at),
+                    "bundle_hash": row.bundle_hash,
+                    "dataset_version": row.dataset_version,
+                    "has_helped": row.has_helped,
+                    "reasons": _write_json(row.reasons),
+                }
+            ],
+        )
+
+    def get_last_retraining(self, *, bundle_hash: str) -> RetrainingRow | None:
+        """Find the latest retraining that was to replace a bundle."""
+        query = (
+            sa.select(RETRAININGS)
+            .where(RETRAININGS.c.bundle_hash == bundle_hash)
+            .order_by(RETRAININGS.c.created_at.desc())
+            .limit(1)
+        )
+        with self._connect() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        return RetrainingRow(
+            retraining_id=row["retraining_id"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            bundle_hash=row["bundle_hash"],
+            dataset_version=row["dataset_version"],
+            has_helped=row["has_helped"],
+            reasons=tuple(orjson.loads(row["reasons"])),
+        )
+
+    def count_labelled(self, *, since: datetime) -> int:
+        """Count the predictions and recordings that got feedback at this time or later."""
+        count = sa.func.count(sa.distinct(FEEDBACK.c.prediction_id))
+        query = sa.select(count).where(
+            FEEDBACK.c.created_at >= _to_text(since), FEEDBACK.c.withdraws.is_(None)
+        )
+        with self._connect() as connection:
+            return int(connection.execute(query).scalar_one())
+
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
         with _errors_explained(), self._engine.begin() as connection:
@@ -467,27 +526,6 @@ class PredictionLog:
         insert = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
         with self._connect() as connection:
             connection.execute(insert.on_conflict_do_nothing(), rows)
-
-
-def _make_engine(url: str) -> Engine:
-    backend = sa.make_url(url).get_backend_name()
-    if backend == "sqlite":
-        # A connection that is kept goes on writing into a file that was deleted.
-        engine = sa.create_engine(url, poolclass=sa.NullPool)
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        return engine
-    if backend != "postgresql":
-        msg = f"the monitoring database must be SQLite or PostgreSQL, got {backend}"
-        raise PredictionLogError(msg)
-    return sa.create_engine(url, pool_pre_ping=True)
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
-    cursor = connection.cursor()
-    # Readers do not wait for the writer, and a writer waits for another instead of failing.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()
 
 
 def _conditions(
@@ -518,7 +556,7 @@ def _errors_explained() -> Iterator[None]:
         raise PredictionLogError(msg) from error
 
 
-def _write_json(value: dict[Any, Any]) -> str:
+def _write_json(value: dict[Any, Any] | Sequence[Any]) -> str:
     """Write as JSON; keys that are numbers become text, and NaN null."""
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 

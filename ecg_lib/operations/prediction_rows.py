@@ -122,3 +122,17 @@ class DecisionRow:
     """The flow run that was asked for last."""
     attempt: int = 0
     """How many runs of this decision ended before they began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainingRow:
+    """How a retraining ended."""
+
+    retraining_id: str
+    created_at: datetime
+    bundle_hash: str
+    """The bundle that it was to replace."""
+    dataset_version: str
+    has_helped: bool
+    """True when its model became champion."""
+    reasons: tuple[str, ...]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
@@ -11,6 +13,9 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
+from flows.data.dataset_versions import list_versions, load_version
+from flows.data.prepared_views import records_dir
+from flows.data.records.site import name_person
 
 
 class Sorted(NamedTuple):
@@ -71,9 +76,26 @@ def sort_signals(
 
 
 def delete_patient(settings: Settings, patient_key: str) -> int:
-    """Delete the kept signals of a patient; return how many there were.
+    """Delete the kept signals of a patient, and the beats that training cut from them.
+
+    Args:
+        settings: The home.
+        patient_key: Keyed hash of the patient.
+
+    Returns:
+        The number of signals that there were.
 
     Raises:
         ConfigurationError: If it is not the hash of a patient.
     """
-    return open_signals(settings).delete_patient(patient_key)
+    n_deleted = open_signals(settings).delete_patient(patient_key)
+    person = name_person(patient_key)
+    for name in list_versions(settings.datasets_dir):
+        for record in load_version(settings.datasets_dir, name).records:
+            if record.labels is not None and record.subject == person:
+                prepared = records_dir(settings.datasets_dir) / record.prepared
+                shutil.rmtree(prepared, ignore_errors=not prepared.exists())
+    for description in (settings.datasets_dir / "training").glob("*/dataset.json"):
+        if person in json.loads(description.read_text(encoding="utf-8"))["subjects"]:
+            shutil.rmtree(description.parent)
+    return n_deleted

@@ -26,6 +26,7 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
     Served,
     Traffic,
@@ -108,6 +109,8 @@ def monitor_drift(
     )
     evidence = gather_evidence(settings, served, traffic, policy)
     decision = decide(served, evidence, traffic, now=now, policy=policy)
+    with open_log(settings) as log:
+        decision = hold_useless_retraining(decision, log, bundle_hash=served.bundle.hash)
     is_evidence = decision.action is not DriftAction.KEEP
     report = write_report(
         settings, served, traffic, now=now, policy=policy, is_evidence=is_evidence

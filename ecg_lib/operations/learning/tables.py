@@ -5,9 +5,12 @@ Columns that came later may be null: rows of earlier code lack them.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Engine
+
+from ecg_lib.errors import PredictionLogError
 
 METADATA: Final = sa.MetaData()
 
@@ -69,3 +72,37 @@ DECISIONS: Final = sa.Table(
     sa.Column("run_id", sa.String(36)),
     sa.Column("attempt", sa.Integer, nullable=False),
 )
+
+
+RETRAININGS: Final = sa.Table(
+    "retrainings",
+    METADATA,
+    sa.Column("retraining_id", sa.String(36), primary_key=True),
+    sa.Column("created_at", sa.String(32), nullable=False, index=True),
+    sa.Column("bundle_hash", sa.String(64), nullable=False),
+    sa.Column("dataset_version", sa.String(64), nullable=False),
+    sa.Column("has_helped", sa.Boolean, nullable=False),
+    sa.Column("reasons", sa.Text, nullable=False),
+)
+
+
+def make_engine(url: str) -> Engine:
+    """Open SQLite or PostgreSQL; raises PredictionLogError for another URL."""
+    backend = sa.make_url(url).get_backend_name()
+    if backend == "sqlite":
+        # A connection that is kept goes on writing into a file that was deleted.
+        engine = sa.create_engine(url, poolclass=sa.NullPool)
+        sa.event.listen(engine, "connect", _set_up_sqlite)
+        return engine
+    if backend != "postgresql":
+        msg = f"the monitoring database must be SQLite or PostgreSQL, got {backend}"
+        raise PredictionLogError(msg)
+    return sa.create_engine(url, pool_pre_ping=True)
+
+
+def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
+    cursor = connection.cursor()
+    # Readers do not wait for the writer, and a writer waits for another instead of failing.
+    cursor.execute("PRAGMA journal_mode=WAL")
+    cursor.execute("PRAGMA busy_timeout=5000")
+    cursor.close()

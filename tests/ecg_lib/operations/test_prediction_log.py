@@ -17,6 +17,7 @@ from ecg_lib.operations.prediction_rows import (
     DriftCheckRow,
     FeedbackRow,
     PredictionRow,
+    RetrainingRow,
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -346,3 +347,37 @@ def test_all_reviewed_predictions_are_read_and_those_that_were_drawn_are_told(
     found = log.read_reviewed(since=NOW, bundle_hash="a")
     assert len(found) == 2100
     assert [row.prediction_id for row in found if row.is_drawn] == ["p7"]
+
+
+def test_what_is_old_stays_where_it_is_to_be_kept(log: PredictionLog) -> None:
+    log.add_predictions([prediction(number) for number in range(1200)])
+    log.add_feedback([feedback("f3", "p3"), feedback("f4", "p4")])
+    limit = NOW + timedelta(seconds=1199)
+    assert log.delete_before(limit, keep={"p3", "nix"}) == (1198, 1)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p3", "p1199"]
+    assert [row.feedback_id for row in log.read_feedback(["p3", "p4"])] == ["f3"]
+
+
+def test_the_last_retraining_of_a_bundle_and_the_labels_since_are_found(
+    log: PredictionLog,
+) -> None:
+    rows = [
+        RetrainingRow(
+            retraining_id=f"r{number}",
+            created_at=NOW + timedelta(days=number),
+            bundle_hash="ab"[number // 2],
+            dataset_version="d",
+            has_helped=number == 0,
+            reasons=("a", "b"),
+        )
+        for number in range(3)
+    ]
+    for row in rows:
+        log.add_retraining(row)
+    assert log.get_last_retraining(bundle_hash="a") == rows[1]
+    assert log.get_last_retraining(bundle_hash="b") == rows[2]
+    assert log.get_last_retraining(bundle_hash="c") is None
+    log.add_feedback([feedback("f1", "p1"), feedback("f2", "p1"), feedback("f3", "p2")])
+    log.add_feedback([feedback("w", "p9", withdraws="f3")])
+    assert log.count_labelled(since=NOW) == 2
+    assert log.count_labelled(since=NOW + timedelta(microseconds=1)) == 0
