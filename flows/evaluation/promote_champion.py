@@ -9,7 +9,7 @@ cannot be loaded any more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -40,6 +40,9 @@ from flows.doors.registry import (
     RegistryError,
     follow_pending,
 )
+
+if TYPE_CHECKING:
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
 
 
 @flow(name="promote-champion")
@@ -153,24 +156,24 @@ def score_new_people(
     registry: Registry, challenger: Bundle, champion: ModelVersion, version: DatasetVersion
 ) -> NewPeople:
     """Run both models on the held-out people of the site, whom neither was trained on."""
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+
+    ours = count_held_out(BeatClassifier.load(challenger), version)
     try:
         served = registry.fetch_bundle(champion.run_id)
     except BundleIntegrityError:
         raise
     except BundleError as error:
         get_run_logger().warning("the champion cannot be run by this code: %s", error)
-        return NewPeople(challenger=count_held_out(challenger, version), champion=None)
-    return NewPeople(
-        challenger=count_held_out(challenger, version), champion=count_held_out(served, version)
-    )
+        return NewPeople(challenger=ours, champion=None)
+    theirs = count_held_out(BeatClassifier.load(served), version)
+    return NewPeople(challenger=ours, champion=theirs)
 
 
-def count_held_out(bundle: Bundle, version: DatasetVersion) -> dict[str, BeatCounts]:
+def count_held_out(classifier: BeatClassifier, version: DatasetVersion) -> dict[str, BeatCounts]:
     """Classify the held-out strips of a version from their signals, and score them by person."""
-    from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.evaluation.beat_scoring import by_subject, score_beats
 
-    classifier = BeatClassifier.load(bundle)
     counts = {}
     for record in version.records_of(Role.HELD_OUT):
         source = version.read_source(record)

@@ -304,7 +304,7 @@ def test_held_out_strips_are_classified_from_their_signals_and_scored_by_person(
     version = _save(
         settings, [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
     )
-    counts = count_held_out(toy_bundle, version)
+    counts = count_held_out(BeatClassifier.load(toy_bundle), version)
     assert set(counts) == {f"site:{HELD_OUT[:16]}"}
     (found,) = counts.values()
     assert (found.v_beats, found.v_true, found.v_false) == (2, 1, len(v_beats) - 1)
