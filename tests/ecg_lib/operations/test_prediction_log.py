@@ -381,3 +381,31 @@ def test_the_last_retraining_of_a_bundle_and_the_labels_since_are_found(
     log.add_feedback([feedback("w", "p9", withdraws="f3")])
     assert log.count_labelled(since=NOW) == 2
     assert log.count_labelled(since=NOW + timedelta(microseconds=1)) == 0
+
+
+def test_tables_of_earlier_code_get_the_new_columns_and_keep_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE predictions (prediction_id VARCHAR(36) PRIMARY KEY, created_at VARCHAR,"
+            " patient_key VARCHAR, bundle_hash VARCHAR, bento_tag VARCHAR, duration_s FLOAT,"
+            " response TEXT, observed TEXT);"
+            "CREATE TABLE feedback (feedback_id VARCHAR(36) PRIMARY KEY, created_at VARCHAR,"
+            " prediction_id VARCHAR, annotator VARCHAR, labels TEXT);"
+            "INSERT INTO predictions VALUES ('old', '2026-03-01T12:00:00.000000+00:00', 'k', 'a',"
+            """ 'ecg:x', 10, '{"beat_predictions": [{"arrhythmia_type": "V"}]}', '{}');"""
+            "INSERT INTO feedback VALUES ('f', '2026-03-01T12:00:00.000000+00:00', 'old', NULL,"
+            """ '{"0": "N"}');"""
+        )
+    log = PredictionLog(f"sqlite:///{path}")
+    for _ in range(2):
+        log.create_tables()
+    (row,) = log.read_feedback(["old"])
+    assert (row.labels, row.missed, row.withdraws, row.is_recording) == ({0: "N"}, {}, None, False)
+    (reviewed,) = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert (reviewed.labels, reviewed.is_drawn) == ({0: "N"}, False)
+    log.add_feedback([feedback("w", "old", withdraws="f")])
+    assert log.find_labelled(["old"]) == set()
+    # Doubt was not measured then, so that the row is in no queue.
+    assert log.read_queue(since=NOW, limit=10) == []
+    log.close()
