@@ -13,9 +13,6 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
-from flows.data.dataset_versions import list_versions, load_version
-from flows.data.prepared_views import records_dir
-from flows.data.records.site import name_person
 
 
 class Sorted(NamedTuple):
@@ -88,6 +85,10 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     Raises:
         ConfigurationError: If it is not the hash of a patient.
     """
+    from flows.data.dataset_versions import list_versions, load_version
+    from flows.data.prepared_views import records_dir
+    from flows.data.records.site import name_person
+
     n_deleted = open_signals(settings).delete_patient(patient_key)
     person = name_person(patient_key)
     for name in list_versions(settings.datasets_dir):
