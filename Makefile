@@ -56,6 +56,10 @@ soak: $(INSTALLED) ## ten minutes at 80 % of the greatest throughput; ARGS="--mi
 fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases in all, for endpoints, decoders and readers of files
 	$(BIN)/python benchmarks/fuzz_service.py $(ARGS)
 
+.PHONY: faults
+faults: $(INSTALLED) ## inject the faults of docs/how-to/faults.md and print the times of recovery
+	$(BIN)/python -m pytest -s -q tests/faults tests/flows/local/test_platform.py $(ARGS)
+
 .PHONY: check
 check: lint ## lint and the pure tests, in a minute: what to run before each commit
 	$(BIN)/python -m pytest -n auto -m "not slow and not data" -q $(PURE_TESTS) $(ARGS)

@@ -79,6 +79,7 @@ def _make_home(home: Path) -> None:
     from ecg_lib.operations.keys.signatures import make_key, sign_release
     from ecg_lib.operations.releases import (
         CURRENT,
+        NOT_SERVING,
         Release,
         bento_source,
         hash_code,
@@ -98,7 +99,13 @@ def _make_home(home: Path) -> None:
     )
     source = bento_source(home / "bentoml", release)
     source.mkdir(parents=True)
-    (source / "ecg_lib").symlink_to(ROOT / "ecg_lib")
+    not_packaged = [Path(folder).name for folder in NOT_SERVING]
+    for package in ("bentos", "ecg_lib"):
+        shutil.copytree(
+            ROOT / package,
+            source / package,
+            ignore=shutil.ignore_patterns("__pycache__", *not_packaged),
+        )
     shutil.copytree(REFERENCE, model_directory(home / "bentoml", release) / "bundle")
     settings = Settings(home=home)
     make_key(settings)

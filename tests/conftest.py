@@ -42,6 +42,31 @@ BundleMaker = Callable[..., Bundle]
 _DATABASES: Final = {f"ECG_{name}_DIR" for name in ("MITDB", "NSTDB", "SVDB", "LUDB")}
 
 
+_LONG: Final = (
+    "test_end_to_end.py",
+    "flows/local/test_platform.py",
+    "flows/monitoring/test_monitor_drift.py",
+    "faults/test_release_faults.py",
+    "faults/test_store_faults.py",
+    "flows/local/test_schedule.py",
+    "bentos/runtime/test_releases.py",
+    "ecg_lib/training/test_fitting.py",
+)
+"""Files that take minutes, the longest first."""
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Start three workers for two cores: half of the time, tests wait for other processes."""
+    cores = os.cpu_count() or 1
+    return cores + cores // 2
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take long, so that none of them is left alone at the end."""
+    places = {Path(__file__).parent / name: place for place, name in enumerate(_LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Tests see only the settings that they make, and write below their own directory."""

@@ -37,8 +37,14 @@ import json, sys
 import flows.data.ingest_records
 flows.data.ingest_records.SIMULATED_PATIENTS = 10
 flows.data.ingest_records.SIMULATED_DURATION_S = 120.0
+from dataclasses import replace
+from ecg_lib.operations.settings import Profile
 from flows.data.ingest_records import Source
 from flows.pipeline import pipeline
+from flows.training.sweep import PLANS
+PLANS[Profile.QUICK] = replace(
+    PLANS[Profile.QUICK], search_beats=3000, search_epochs=1, confirm_epochs=3, confirm_beats=6000,
+)
 result = pipeline(source=Source.SIMULATOR, n_trials=3, min_v_f1=0.5)
 print("RESULT " + json.dumps(result))
 """

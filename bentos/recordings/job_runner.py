@@ -48,7 +48,7 @@ from ecg_lib import errors
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
@@ -201,6 +201,9 @@ class JobRunner:
         try:
             source = self._prepare_code(model)
         except SignatureError as error:
+            cause = error.__cause__
+            if isinstance(cause, OSError) and not isinstance(cause, FileNotFoundError):
+                raise cause from error  # nothing says that the code has changed: tried again
             _logger.error("recording %s is not analysed: %s", job.job_id, error)  # noqa: TRY400  its text is whole
             detail = "the code of the service has changed on its disk; its operator must restore it"
             self._fail(job.job_id, ProblemError(CRASHED, detail))
@@ -295,14 +298,7 @@ def _start_process(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
         [sys.executable, "-P", "-m", "bentos.recordings.process", str(directory)],
         # Its end is the sign that this process has ended.
         stdin=subprocess.PIPE,
-        env={
-            **os.environ,
-            "PYTHONPATH": str(source),
-            # No signature covers compiled code.
-            "PYTHONDONTWRITEBYTECODE": "1",
-            # Parts are worked on by threads of our own.
-            **ONE_THREAD,
-        },
+        env=environment_with(source),
         start_new_session=True,
     )
 

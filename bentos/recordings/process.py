@@ -21,19 +21,20 @@ from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.beat_file import write_beats
+from ecg_lib.recordings.process_limits import lower_priority
 from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.files.parts import open_parts
 
 _MAX_MEMORY_BYTES: Final = 3 * 2**30
-_NICENESS: Final = 10
 _THREADS: Final = 2
 
 
 def main() -> int:
     """Analyse the recording of the job that the first argument names."""
     job = Path(sys.argv[1])
-    _lower_priority()
+    lower_priority()
+    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:
         _analyze(job, json.loads((job / TASK).read_bytes()))
@@ -50,14 +51,6 @@ def main() -> int:
         }
     write_whole(job / OUTCOME, json.dumps(outcome))
     return 0
-
-
-def _lower_priority() -> None:
-    os.nice(_NICENESS)
-    resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():  # Linux
-        score.write_text("900")
 
 
 def _end_with_parent() -> None:

@@ -23,7 +23,8 @@ from bentos.routes.routing import (
     recordings_of,
     runtime_of,
 )
-from bentos.runtime.feedback import (
+from bentos.runtime.limits.turns import SHORT
+from bentos.runtime.prediction.feedback import (
     check_feedback,
     describe_marks_of_prediction,
     describe_queue,
@@ -55,10 +56,17 @@ async def create_prediction(request: Request) -> Response:
         media_type, body = await read_body(
             request, MAX_PREDICTION_BYTES, accepted=MEDIA_TYPES, share=share
         )
+        samples = estimate_samples(body, media_type=media_type)
         created = await _compute(
             request,
-            lambda: runtime.predict(body, media_type=media_type, query=query, owner=caller.owner),
-            samples=estimate_samples(body, media_type=media_type),
+            lambda: runtime.predict(
+                body,
+                media_type=media_type,
+                query=query,
+                owner=caller.owner,
+                is_long=samples > SHORT,
+            ),
+            samples=samples,
         )
     location = {"Location": locate(request, f"/api/v1/predictions/{created.prediction_id}")}
     return answer_json(created.body, HTTPStatus.CREATED, location)

@@ -26,7 +26,7 @@ from bentos.routes.routing import (
     recordings_of,
     runtime_of,
 )
-from bentos.runtime.feedback import describe_marks_of_recording
+from bentos.runtime.prediction.feedback import describe_marks_of_recording
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import parse_query
 from bentos.wire.problems import TOO_LARGE, ProblemError

@@ -147,7 +147,11 @@ class Metrics:
         """Measure one of :data:`STAGES`."""
         start = perf_counter()
         yield
-        self._stages[name].observe(perf_counter() - start)
+        self.observe_stage(name, perf_counter() - start)
+
+    def observe_stage(self, name: str, seconds: float) -> None:
+        """Note the time of one of :data:`STAGES`."""
+        self._stages[name].observe(seconds)
 
     def refresh(self) -> None:
         """Note what is not counted but read: backlog, model, memory and processor time."""

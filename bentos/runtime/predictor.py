@@ -5,19 +5,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-import random
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from time import perf_counter
 from typing import TYPE_CHECKING, Any, Final
-
-import numpy as np
-import orjson
 
 from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
 from bentos.runtime.limits.memory import MemoryBudget
@@ -25,32 +17,24 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.spool import Spool, encode_prediction
+from bentos.runtime.prediction.answer import Answer, Counts, Question, answer
+from bentos.runtime.prediction.long_strips import LongStrips, Stage
+from bentos.runtime.spool import Spool
 from bentos.runtime.tracing import open_tracing
-from bentos.wire.answers import build_answer
-from bentos.wire.inputs import JSON, read_input
+from bentos.wire.inputs import JSON
 from bentos.wire.problems import (
     NOT_READY,
     UNKNOWN_PREDICTION,
     ProblemError,
-    explain_signal_error,
 )
-from ecg_lib.classifier.beat_classifier import require_readable
-from ecg_lib.errors import (
-    ConfigurationError,
-    InvalidSamplingRateError,
-    InvalidSignalError,
-    PredictionLogError,
-)
-from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.errors import ConfigurationError, PredictionLogError
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
-from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
-from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
+from ecg_lib.operations.keys.patient_key import read_patient_key
+from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
-from ecg_lib.signal_path.preprocessing import PreparedBeats
 
 if TYPE_CHECKING:
     from ecg_lib.operations.prediction_log import PredictionLog
@@ -59,14 +43,6 @@ CODE_ROOT: Final = Path(__file__).parents[2]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
 
 _logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Created:
-    """A prediction that was made."""
-
-    prediction_id: str
-    body: bytes
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
@@ -105,7 +81,6 @@ class Runtime:
         self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
         self._signals = SignalStore(settings.signals_dir, settings.signal_key_path)
-        self._draw = random.SystemRandom()
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(
             settings.serving_dir / "spool",
@@ -119,6 +94,7 @@ class Runtime:
             helpers=lambda: read_helper_states(self.helpers_path),
         )
         self.turns = Turns(os.cpu_count() or 1)
+        self._long = LongStrips(settings)
         # The log may be slow: requests that wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")
         self.files = ThreadPoolExecutor(4, thread_name_prefix="files")
@@ -143,6 +119,7 @@ class Runtime:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
         self.turns.close()
+        self._long.close()
         for executor in (self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
         if self.tracing is not None:
@@ -185,10 +162,12 @@ class Runtime:
         media_type: str = JSON,
         query: Sequence[tuple[str, str]] = (),
         owner: str | None = None,
-    ) -> Created:
+        is_long: bool = False,
+    ) -> Answer:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to `owner`, the key that asked for it.
+        The prediction belongs to `owner`, the key that asked for it. A long signal is computed in
+        another process, so that short ones need not wait for it.
 
         Raises
         ------
@@ -196,72 +175,34 @@ class Runtime:
             If the request is not answered with a prediction.
 
         """
-        start = perf_counter()
+        question = Question(
+            body=body,
+            media_type=media_type,
+            query=tuple(query),
+            owner=owner,
+            patient_key=self._patient_key,
+            audit_share=self.settings.audit_share,
+            keeps_signal=self.settings.keep_signals,
+        )
         model = self.require_model()
-        with self._stage("parse"):
-            asked = read_input(body, media_type=media_type, query=query)
-            parameters = asked.parameters
-        try:
-            classified = model.classifier.classify(
-                asked.signal_mv,
-                fs=parameters.sampling_rate,
-                apply_rule_guard=parameters.apply_ruleguard,
-                observe=self._stage,
-            )
-            require_readable(classified.prepared)
-        except (InvalidSignalError, InvalidSamplingRateError) as error:
-            raise explain_signal_error(error) from error
-        with self._stage("answer"):
-            created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
-            answer = {
-                "prediction_id": prediction_id,
-                "timestamp": created_at.isoformat(),
-                **build_answer(
-                    classified,
-                    fs=parameters.sampling_rate,
-                    is_fs_assumed="sampling_rate" not in parameters.model_fields_set,
-                ),
-                "sampling_rate": parameters.sampling_rate,
-                "derivation": parameters.derivation,
-                "ruleguard_applied": parameters.apply_ruleguard,
-                "drawn_for_review": self._draw.random() < self.settings.audit_share,
-                "model": model.info,
-                "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
-            }
-            response = orjson.dumps(answer)
-        patient_key = self._hash_patient(parameters.patient_id)
+        if is_long:
+            made = self._long.answer(model, question, observe=self._stage, note=self._note_stage)
+        else:
+            made = answer(model, question, observe=self._stage)
         with self._stage("log"):
-            line = encode_prediction(
-                prediction_id=prediction_id,
-                created_at=created_at,
-                patient_key=patient_key,
-                bundle_hash=model.bundle.hash,
-                bento_tag=model.bento_tag,
-                duration_s=classified.prepared.duration_s,
-                response=response,
-                observed=observe_beats(classified),
-                owner=owner,
-            )
-            self.spool.append(prediction_id, line)
-            if self.settings.keep_signals and patient_key is not None:
-                signal = KeptSignal(
-                    prediction_id=prediction_id,
-                    patient_key=patient_key,
-                    created_at=created_at,
-                    fs=parameters.sampling_rate,
-                    lead=parameters.derivation,
-                    signal_mv=np.asarray(asked.signal_mv, dtype=np.float32),
-                )
-                self._keep_signal(signal, is_waiting=not answer["drawn_for_review"])
-        self._count(answer, classified.prepared)
-        return Created(prediction_id=prediction_id, body=response)
+            self.spool.append(made.prediction_id, made.row)
+            self._keep_signal(made)
+        self._count(made.counts)
+        return made
 
-    def _keep_signal(self, signal: KeptSignal, *, is_waiting: bool) -> None:
-        """Keep a signal; the answer stands when it cannot be kept."""
+    def _keep_signal(self, made: Answer) -> None:
+        """Keep the signal of an answer that has one; the answer stands when that fails."""
+        if made.signal is None:
+            return
         try:
-            self._signals.add(signal, is_waiting=is_waiting)
+            self._signals.add(made.signal, is_waiting=not made.is_drawn)
         except (OSError, ConfigurationError):
-            _logger.exception("the signal of prediction %s is not kept", signal.prediction_id)
+            _logger.exception("the signal of prediction %s is not kept", made.prediction_id)
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -270,6 +211,11 @@ class Runtime:
             self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
         ):
             yield
+
+    def _note_stage(self, stage: Stage) -> None:
+        self.metrics.observe_stage(stage.name, stage.seconds)
+        if self.tracing is not None:
+            self.tracing.add_stage(stage.name, stage.started_at_s, stage.seconds)
 
     def find_prediction(
         self, prediction_id: str, caller: Caller = SERVICE_ITSELF
@@ -289,19 +235,12 @@ class Runtime:
             raise ProblemError(UNKNOWN_PREDICTION, "no prediction has this prediction_id")
         return row.response
 
-    def _hash_patient(self, patient_id: str | None) -> str | None:
-        return None if patient_id is None else hash_patient(patient_id, key=self._patient_key)
-
-    def _count(self, answer: dict[str, Any], prepared: PreparedBeats) -> None:
-        self.metrics.count_signal(
-            readable_s=prepared.readable_s, unreadable_s=prepared.unreadable_s
-        )
+    def _count(self, counts: Counts) -> None:
+        self.metrics.count_signal(readable_s=counts.readable_s, unreadable_s=counts.unreadable_s)
         self.metrics.count_beats(
-            normal=answer["normal_beats"],
-            ventricular=answer["ventricular_beats"],
-            paced=answer["paced_beats"],
-            unreadable=answer["unreadable_beats"],
+            normal=counts.normal,
+            ventricular=counts.ventricular,
+            paced=counts.paced,
+            unreadable=counts.unreadable,
         )
-        self.metrics.count_rules(
-            beat["rule"] for beat in answer["beat_predictions"] if beat["rule"] is not None
-        )
+        self.metrics.count_rules(counts.rules)

@@ -120,6 +120,11 @@ class Tracing:
         ):
             yield
 
+    def add_stage(self, name: str, started_at_s: float, seconds: float) -> None:
+        """Trace a part of what is traced now that another process has done."""
+        start_ns = int(started_at_s * 1e9)
+        self._tracer.start_span(name, start_time=start_ns).end(start_ns + int(seconds * 1e9))
+
     def close(self) -> None:
         """Send what is not sent yet."""
         self._provider.shutdown()

@@ -1,10 +1,12 @@
-"""Limits of a process that analyses one recording, for the service and the command line alike.
+"""Limits of processes that analyse signals, for the service and the command line alike.
 
-Nothing is imported here, so that the environment can be set before NumPy is loaded.
+No other module of ours is imported here, so that the environment can be set before NumPy is loaded.
 """
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Final
 
 MAX_ANALYSIS_S: Final = 3600.0
@@ -12,3 +14,24 @@ MAX_ANALYSIS_S: Final = 3600.0
 
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are analysed by threads of our own, which those of BLAS would slow down."""
+
+_NICENESS: Final = 10
+
+
+def environment_with(source: Path) -> dict[str, str]:
+    """Build the environment of a Python process that runs the signed code below a directory."""
+    return {
+        **os.environ,
+        "PYTHONPATH": str(source),
+        # No signature covers compiled code.
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **ONE_THREAD,
+    }
+
+
+def lower_priority() -> None:
+    """Let other processes go first, and be the first to be killed when memory runs out."""
+    os.nice(_NICENESS)
+    score = Path("/proc/self/oom_score_adj")
+    if score.exists():  # Linux
+        score.write_text("900")

@@ -27,7 +27,7 @@ import psutil
 import pytest
 
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.operations.releases import Release, hash_code, is_same_release
+from ecg_lib.operations.releases import NOT_SERVING, Release, hash_code, is_same_release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.ledger import read_ledger
@@ -249,7 +249,9 @@ def home(make_toy_bundle: Callable[..., Bundle], tmp_path_factory: pytest.TempPa
         source.mkdir(parents=True)
         for package in ("bentos", "ecg_lib"):
             # Copied: a bento does not change when somebody works in the checkout.
-            ignored = shutil.ignore_patterns("__pycache__")
+            ignored = shutil.ignore_patterns(
+                "__pycache__", *(Path(folder).name for folder in NOT_SERVING)
+            )
             shutil.copytree(ROOT / package, source / package, ignore=ignored)
         home.releases[version] = Release(
             bento_tag=f"ecg:{version}",

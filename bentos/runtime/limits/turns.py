@@ -23,7 +23,7 @@ from bentos.wire.problems import OVERLOADED, ProblemError
 
 T = TypeVar("T")
 
-_SHORT: Final = 65_000
+SHORT: Final = 65_000
 """Samples of three minutes at 360 Hz; what takes at most some 10 ms."""
 
 _MAX_WAITING: Final = 64
@@ -110,7 +110,7 @@ class Turns:
             self.unfinished, self._number = self.unfinished + 1, self._number + 1
             future: Future[T] = Future()
             work = _Work(start_tag, self._number, cost, client, run, future)
-            heapq.heappush(self._short if cost <= _SHORT else self._long, work)
+            heapq.heappush(self._short if cost <= SHORT else self._long, work)
             self._changed.notify_all()
         return future
 

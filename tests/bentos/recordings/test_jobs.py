@@ -31,6 +31,7 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.wire.problems import ProblemError, explain_file_error
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.keys.api_keys import ApiKey
+from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.releases import SERVING_PACKAGES, Release, bento_source, hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.lead import Lead
@@ -171,6 +172,7 @@ def test_changed_code_of_a_bento_does_not_run_in_an_analysis(
     toy_model: LoadedModel,
     tmp_path: Path,
     serve_release: Callable[[Settings, Release], None],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The code was checked when the worker started, which may be weeks ago."""
     settings = Settings(home=tmp_path)
@@ -190,6 +192,19 @@ def test_changed_code_of_a_bento_does_not_run_in_an_analysis(
     jobs = Recordings(settings, replace(toy_model, release=release))
     jobs.runner.start()
     try:
+        with monkeypatch.context() as patch:
+            asked = threading.Event()
+
+            def fail(*_: object) -> None:
+                asked.set()
+                raise SignatureError("unreadable", bento_tag="ecg:1") from OSError(errno.EMFILE, "")
+
+            patch.setattr(job_runner, "prepare_code", fail)
+            passing = _add(jobs, _long_npy(0.05)).job_id
+            assert asked.wait(10)
+        # That the code could not be read for a moment fails no recording.
+        done = _until(jobs, passing, JobStatus.DONE, JobStatus.FAILED)
+        assert (done.status, done.attempts) == (JobStatus.DONE, 1)
         marker, planted = tmp_path / "ran", source / "sitecustomize.py"
         planted.write_text(f"open({str(marker)!r}, 'w')\n")
         failed = _until(jobs, _add(jobs, _long_npy(0.05)).job_id, JobStatus.FAILED)

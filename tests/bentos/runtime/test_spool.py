@@ -17,9 +17,9 @@ import orjson
 import pytest
 import sqlalchemy
 
-from bentos.runtime.feedback import find_marked, take_feedback
 from bentos.runtime.limits.caller import SERVICE_ITSELF
 from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.feedback import find_marked, take_feedback
 from bentos.runtime.predictor import Runtime
 from bentos.runtime.spool import Spool, decode_row, encode_feedback, encode_prediction
 from bentos.wire.schemas import FeedbackRequest

@@ -250,7 +250,7 @@ def test_a_worker_is_ready_with_its_own_first_heartbeat() -> None:
 def test_a_server_that_is_slow_proves_nothing_against_its_worker() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:  # takes the request, never answers
         address = f"http://127.0.0.1:{server.getsockname()[1]}"
-        credentials = Credentials("ecg", "secret")
+        credentials = Credentials(user="ecg", password="secret")  # noqa: S106  of nothing
 
         def read() -> str | None:
             with PrefectClient(address, credentials=credentials, timeout_s=0.2) as prefect:

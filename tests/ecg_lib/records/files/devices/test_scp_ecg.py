@@ -34,10 +34,11 @@ def test_differences_and_huffman_codes_are_undone(
 def test_every_code_of_the_default_table_is_read(
     writers: ModuleType, opened: Open, read: Read
 ) -> None:
-    edges = [*range(-10, 11), -128, 127, -129, 128, -32768, 32767]
+    edges = [*range(-10, 11), -128, 127, -129, 128, -32768, -32767, 32767]
     values = np.resize(np.array(edges), 2700)
     recording = opened(writers.write_scp({"II": values}, fs=250, table=DEFAULT_TABLE, gain_nv=100))
-    np.testing.assert_allclose(read(recording), values * 1e-4, rtol=1e-6)
+    wanted = np.where(values == -32768, np.nan, values * 1e-4)  # no converter gives this one
+    np.testing.assert_allclose(read(recording), wanted, rtol=1e-6)
 
 
 def test_a_table_of_the_file_is_read(writers: ModuleType, opened: Open, read: Read) -> None:

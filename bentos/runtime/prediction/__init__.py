@@ -1,0 +1,1 @@
+"""One prediction: what is computed, where, and whose patient it is."""
