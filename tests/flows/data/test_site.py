@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle, DataSource
-from ecg_lib.errors import DatasetError
+from ecg_lib.errors import BundleError, DatasetError
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
@@ -32,7 +33,8 @@ from flows.data.dataset_versions import (
 )
 from flows.data.prepared_views import PreparedViews
 from flows.data.records.site import describe_labels, find_labelled, is_held_out, prepare_site
-from flows.evaluation.promote_champion import count_held_out
+from flows.doors.registry import Registry, RunKind
+from flows.evaluation.promote_champion import count_held_out, score_new_people
 from flows.monitoring.kept_signals import delete_patient
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
@@ -309,3 +311,30 @@ def test_held_out_strips_are_classified_from_their_signals_and_scored_by_person(
     (found,) = counts.values()
     assert (found.v_beats, found.v_true, found.v_false) == (2, 1, len(v_beats) - 1)
     assert found.beats == len(positions) + 1
+
+
+def test_both_models_are_run_on_the_held_out_people(
+    settings: Settings, store: SignalStore, log: PredictionLog, toy_bundle: Bundle
+) -> None:
+    _keep_strip(store, log, "p1", HELD_OUT)
+    log.add_feedback([_mark("p1", labels={1: "V"}, is_complete=True)])
+    records = [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
+    version = _save(settings, records)
+    registry = Registry(settings)
+    run_id = registry.start_run("candidate", kind=RunKind.CANDIDATE, tags={})
+    registry.log_bundle(run_id, toy_bundle)
+    registry.end_run(run_id)
+    champion = registry.register(run_id, tags={})
+    found = score_new_people(registry, toy_bundle, champion, version)
+    assert found.champion == found.challenger
+    assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
+
+    class Unreadable(Registry):
+        def fetch_bundle(self, run_id: str) -> Bundle:
+            msg = f"{run_id} was written by other code"
+            raise BundleError(msg)
+
+    with disable_run_logger():
+        found = score_new_people(Unreadable(settings), toy_bundle, champion, version)
+    assert found.champion is None
+    assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
