@@ -147,9 +147,11 @@ class FeedbackReceipt:
     """Feedback was taken."""
 
     feedback_id: str
-    prediction_id: str
+    prediction_id: str | None
+    """None when it is of a recording."""
     timestamp: datetime
     verified: bool
+    recording_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

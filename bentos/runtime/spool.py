@@ -27,6 +27,7 @@ import orjson
 from numpy.typing import NDArray
 
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.learning.labels import read_marks, write_marks
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
 _CLOSE_S: Final = 2.0
 _PREDICTION_START: Final = b'{"prediction":{"prediction_id":"%s"'
+_FEEDBACK_START: Final = b'{"feedback":'
 
 _logger = logging.getLogger(__name__)
 
@@ -101,6 +103,7 @@ def encode_feedback(row: FeedbackRow) -> bytes:
                 "annotator": row.annotator,
                 "labels": row.labels,
                 **({} if row.owner is None else {"owner": row.owner}),
+                **write_marks(row),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
@@ -124,7 +127,7 @@ def decode_row(line: bytes) -> Row:
         if kind == "request":
             return RequestRow(**fields)
         fields["labels"] = {int(beat): label for beat, label in fields["labels"].items()}
-        return FeedbackRow(**fields)
+        return FeedbackRow(**read_marks(fields))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"a line of the spool must be a row, got {len(line)} bytes of something else"
         raise ValueError(msg) from error
@@ -196,6 +199,25 @@ class Spool:
             return None
         row = decode_row(line.partition(b"\n")[0])
         return row if isinstance(row, PredictionRow) else None
+
+    def find_feedback(self, subject_id: str) -> list[FeedbackRow]:
+        """Find the feedback that waits, in any process, by its id or by that of its subject."""
+        wanted = subject_id.encode()
+        with self._lock:
+            lines = [line for line in self._in_memory.values() if wanted in line]
+        for path in self._directory.glob("*.jsonl"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                lines += [
+                    line
+                    for line in file
+                    if line.startswith(_FEEDBACK_START) and wanted in line and line.endswith(b"\n")
+                ]
+        rows = [decode_row(line) for line in lines if line.startswith(_FEEDBACK_START)]
+        return [
+            row
+            for row in rows
+            if isinstance(row, FeedbackRow) and subject_id in {row.feedback_id, row.prediction_id}
+        ]
 
     def __len__(self) -> int:
         """Rows that wait."""

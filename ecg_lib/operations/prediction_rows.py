@@ -74,21 +74,51 @@ class ReviewedRow:
     called: list[str | None]
     """The class that each beat was given."""
     labels: dict[int, str]
-    """The latest class that clinicians gave, by index of the beat."""
+    """The latest class that readers gave, by index of the beat."""
+    missed: dict[int, str] = field(default_factory=dict)
+    """Class of the beats that were not detected, by sample."""
+    false_detections: tuple[int, ...] = ()
+    """Indices of detections that are not beats."""
+    is_drawn: bool = False
+    """True when it was drawn at random for review, so that it may be scored."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueuedRow:
+    """A prediction that waits for a reader."""
+
+    prediction_id: str
+    created_at: datetime
+    is_drawn: bool
+    doubt: float
+    response: dict[str, Any]
+    observed: dict[str, list[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FeedbackRow:
-    """A clinician's classes for beats of a prediction."""
+    """A reader's marks on a prediction or a recording."""
 
     feedback_id: str
     created_at: datetime
     prediction_id: str
+    """Id of the prediction, or of the recording."""
     annotator: str | None
     labels: dict[int, str]
     """``N`` or ``V`` by index of the beat."""
     owner: str | None = None
     """The key that sent it; None without keys."""
+    is_recording: bool = False
+    forms: dict[int, str] = field(default_factory=dict)
+    """``N`` or ``V`` by index of the form, for all beats of that form."""
+    missed: dict[int, str] = field(default_factory=dict)
+    """``N`` or ``V`` of beats that were not detected, by sample."""
+    false_detections: tuple[int, ...] = ()
+    """Indices of detections that are not beats."""
+    is_complete: bool = False
+    """True when the reader looked at every beat and confirms those that are not named."""
+    withdraws: str | None = None
+    """Id of the feedback that this one takes back; it has no marks of its own then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -118,3 +148,17 @@ class DecisionRow:
     """The flow run that was asked for last."""
     attempt: int = 0
     """How many runs of this decision ended before they began."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetrainingRow:
+    """How a retraining ended."""
+
+    retraining_id: str
+    created_at: datetime
+    bundle_hash: str
+    """The bundle that it was to replace."""
+    dataset_version: str
+    has_helped: bool
+    """True when its model became champion."""
+    reasons: tuple[str, ...]

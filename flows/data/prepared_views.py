@@ -49,6 +49,7 @@ INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
     Role.PACED: (),
     Role.PEAKS: (),
     Role.NOISE: (),
+    Role.HELD_OUT: (WHOLE_RECORD,),
 }
 """Views that ingestion writes; reports score paced records by blind detectors alone."""
 

@@ -118,17 +118,24 @@ def read_traffic(
         before, since = _read_release(
             log, served, history, now=now, window=window, max_strips=max_strips
         )
-        labelled = log.read_reviewed(
-            since=now - label_window, bundle_hash=release.bundle_hash, limit=max_strips
-        )
-        groups = read_groups(log, [row.prediction_id for row in labelled])
+        labelled = log.read_reviewed(since=now - label_window, bundle_hash=release.bundle_hash)
+        # Readers who choose what they label choose what looks wrong: only the random sample scores.
+        drawn = [row for row in labelled if row.is_drawn]
+        groups = read_groups(log, [row.prediction_id for row in drawn])
     traffic = Traffic(
         volume=volume,
         current=current,
         before=before,
         since=since,
         reviewed=[
-            ReviewedStrip(groups[row.prediction_id], row.called, row.labels) for row in labelled
+            ReviewedStrip(
+                groups[row.prediction_id],
+                row.called,
+                row.labels,
+                tuple(row.missed.values()),
+                row.false_detections,
+            )
+            for row in drawn
         ],
         history=history,
         familiar=_find_familiar(served.bundle, checks),

@@ -25,6 +25,7 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
     Served,
     Traffic,
@@ -33,6 +34,7 @@ from flows.monitoring.evidence import (
     read_traffic,
     store_check,
 )
+from flows.monitoring.kept_signals import sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
 from flows.monitoring.verdict_page import (
@@ -95,6 +97,7 @@ def monitor_drift(
         # First: whatever the check comes to, what must go goes, and what waits is asked for.
         needed = timedelta(hours=max(window_hours, label_window_hours))
         with open_log(settings) as log:
+            sort_kept_signals(settings, log, now=now)
             forget_old_rows(settings, log, now=now, needed=needed)
             deliver_decisions(log, now=now)
         forget_old_files(settings)
@@ -112,6 +115,8 @@ def monitor_drift(
     )
     evidence = gather_evidence(settings, served, traffic, policy)
     decision = decide(served, evidence, traffic, now=now, policy=policy)
+    with open_log(settings) as log:
+        decision = hold_useless_retraining(decision, log, bundle_hash=served.bundle.hash)
     verdict = make_verdict(
         served.release,
         decision,

@@ -18,6 +18,7 @@ from ecg_lib.operations.drift.traffic_log import delete_requests_before
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
+from flows.monitoring.kept_signals import open_signals
 from flows.release.switch_service import read_current
 
 
@@ -38,7 +39,10 @@ def forget_old_rows(
             settings.log_kept_days,
             needed / timedelta(days=1),
         )
-    n_predictions, n_feedback = log.delete_before(now - kept)
+    # Labels stay as long as the signals that they are of.
+    signals = open_signals(settings).list_files()
+    of_signals = {file.prediction_id for file in signals if not file.is_waiting}
+    n_predictions, n_feedback = log.delete_before(now - kept, keep=of_signals)
     delete_requests_before(log, now - kept)
     if n_predictions or n_feedback:
         logger.info(

@@ -234,7 +234,14 @@ def confirm_recipes(
         fold_job = partial(
             fit_fold, n_folds=n_folds, recipe=recipe, seed=sweep.seed, version=version, data=data
         )
-        final_job = partial(fit_all, subjects=subjects, recipe=recipe, seed=sweep.seed, data=data)
+        final_job = partial(
+            fit_all,
+            subjects=subjects,
+            recipe=recipe,
+            seed=sweep.seed,
+            weights=version.weights,
+            data=data,
+        )
         for fold in range(n_folds):
             kept = kept_fold(sweep, recipe, f"fold-{fold}")
             name = f"fold {fold} of trial {trial}"

@@ -6,17 +6,19 @@ Nothing here belongs to a process: a long strip is computed in another one, see
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
+from typing import Final
 
+import numpy as np
 import orjson
 
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.spool import encode_prediction, encode_request
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, read_input
@@ -25,7 +27,11 @@ from bentos.wire.schemas import PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
 from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.keys.patient_key import hash_patient
+from ecg_lib.operations.learning.kept_signals import KeptSignal
 from ecg_lib.operations.prediction_rows import RequestRow
+
+_DRAW: Final = random.SystemRandom()
 
 Observe = Callable[[str], AbstractContextManager[object]]
 """Measures a stage, one of :data:`bentos.runtime.metrics.STAGES`."""
@@ -41,14 +47,18 @@ class Question:
     owner: str | None = None
     """The key that asks, whose the prediction will be."""
     client: str | None = None
-    """Hash of the client, see :func:`bentos.runtime.prediction.patient_key.hash_client`."""
+    """Hash of the client, see :func:`ecg_lib.operations.keys.patient_key.hash_client`."""
     patient_key: bytes = field(repr=False)
     """Key of the hash of the patient's identifier."""
+    audit_share: float = 0.0
+    """Share of the answers that are drawn for review."""
+    keeps_signal: bool = False
+    """True when the signal of a patient is to be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a prediction adds to the metrics."""
+    """The numbers that a prediction adds to the metrics."""
 
     normal: int
     ventricular: int
@@ -70,6 +80,10 @@ class Answer:
     row: bytes
     """Its lines of the spool: the prediction, and where it came from."""
     counts: Counts
+    is_drawn: bool = False
+    """True when it was drawn for review."""
+    signal: KeptSignal | None = None
+    """The signal, where it is to be kept."""
 
 
 class RefusedSignalError(ProblemError):
@@ -141,6 +155,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             "sampling_rate": parameters.sampling_rate,
             "derivation": parameters.derivation,
             "ruleguard_applied": parameters.apply_ruleguard,
+            "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,
             "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
         }
@@ -156,6 +171,16 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             observed=observe_beats(classified, fs=parameters.sampling_rate),
             owner=question.owner,
         ) + encode_request(request)
+    signal = None
+    if question.keeps_signal and request.patient_key is not None:
+        signal = KeptSignal(
+            prediction_id=request.request_id,
+            patient_key=request.patient_key,
+            created_at=request.created_at,
+            fs=parameters.sampling_rate,
+            lead=parameters.derivation,
+            signal_mv=np.asarray(asked.signal_mv, dtype=np.float32),
+        )
     rules = (beat["rule"] for beat in described["beat_predictions"])
     return Answer(
         prediction_id=request.request_id,
@@ -170,6 +195,8 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             unreadable_s=prepared.unreadable_s,
             rules=tuple(rule for rule in rules if rule is not None),
         ),
+        is_drawn=described["drawn_for_review"],
+        signal=signal,
     )
 
 

@@ -29,6 +29,10 @@ class ReviewedStrip(NamedTuple):
     """``N``, ``V`` or None (unreadable) of each beat."""
     labels: Mapping[int, str]
     """``N`` or ``V`` by index of the beat."""
+    missed: Sequence[str] = ()
+    """``N`` or ``V`` of each beat that was not detected."""
+    false_detections: Sequence[int] = ()
+    """Indices of detections that are not beats."""
 
 
 class ReviewedBeats(NamedTuple):
@@ -86,22 +90,26 @@ def count_reviewed(strips: Iterable[ReviewedStrip], *, min_share: float) -> Revi
     n_strips = n_partly = 0
     for strip in strips:
         labels = {i: label for i, label in strip.labels.items() if 0 <= i < len(strip.called)}
-        if not labels or len(labels) < min_share * len(strip.called):
+        false = [strip.called[i] for i in strip.false_detections if 0 <= i < len(strip.called)]
+        n_looked_at = len(labels) + len(false)
+        if not n_looked_at or n_looked_at < min_share * len(strip.called):
             n_partly += 1
             continue
         n_strips += 1
         pairs = [(label, strip.called[index]) for index, label in labels.items()]
         counts[strip.group] = counts.get(strip.group, BeatCounts()) + BeatCounts(
-            beats=len(pairs),
+            beats=len(pairs) + len(strip.missed),
             found=len(pairs),
-            v_beats=sum(label == "V" for label, _ in pairs),
+            extra=len(false),
+            v_beats=sum(label == "V" for label, _ in pairs) + strip.missed.count("V"),
             v_found=sum(label == "V" for label, _ in pairs),
             v_true=pairs.count(("V", "V")),
-            v_false=pairs.count(("N", "V")),
-            n_beats=sum(label == "N" for label, _ in pairs),
+            v_false=pairs.count(("N", "V")) + false.count("V"),
+            n_beats=sum(label == "N" for label, _ in pairs) + strip.missed.count("N"),
             n_true=pairs.count(("N", "N")),
             n_wrong=pairs.count(("N", "V")),
             v_wrong=pairs.count(("V", "N")),
+            other_true=false.count("N"),
             abstained=sum(called is None for _, called in pairs),
         )
     return ReviewedBeats(counts, n_strips, n_partly)

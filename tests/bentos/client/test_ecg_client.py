@@ -23,8 +23,8 @@ from bentos.client.ecg_client import (
     UnreachableError,
 )
 from bentos.client.example import read_strip
-from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
+from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.records.simulation.simulator import StripKind
 
 ROOT = Path(__file__).parents[3]

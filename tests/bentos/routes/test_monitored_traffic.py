@@ -15,10 +15,10 @@ import httpx
 import numpy as np
 import pytest
 
-from bentos.runtime.prediction.patient_key import hash_client
 from bentos.runtime.predictor import Runtime
 from ecg_lib.operations.drift.observation import STRETCH, gather_strips
 from ecg_lib.operations.drift.traffic_log import Window, read_volume, sample_traffic
+from ecg_lib.operations.keys.patient_key import hash_client
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record
 

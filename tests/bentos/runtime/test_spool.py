@@ -18,7 +18,9 @@ import orjson
 import pytest
 import sqlalchemy
 
+from bentos.runtime.limits.caller import SERVICE_ITSELF
 from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.feedback import find_marked, take_feedback
 from bentos.runtime.predictor import Runtime
 from bentos.runtime.spool import (
     Spool,
@@ -397,8 +399,8 @@ def test_answers_are_given_while_the_database_is_away(
         b' "labels": [{"beat_index": 0, "arrhythmia_type": "N"}]}'
     )
     with pytest.raises(PredictionLogError):
-        runtime.check_feedback(feedback)
-    taken = orjson.loads(runtime.take_feedback(feedback, is_verified=False))
+        find_marked(runtime, feedback, SERVICE_ITSELF, lambda job_id, _: tmp_path / job_id)
+    taken = orjson.loads(take_feedback(runtime, feedback, is_verified=False))
     assert taken["verified"] is False
     assert len(runtime.spool) == 2
     away.mkdir()

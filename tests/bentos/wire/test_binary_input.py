@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import FLOAT32, JSON, NPY, read_input
 from bentos.wire.problems import ProblemError
+from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.records.simulation.simulator import StripKind
 
 RequestMaker = Callable[..., dict[str, Any]]

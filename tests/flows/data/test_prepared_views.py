@@ -30,7 +30,7 @@ from flows.data.dataset_versions import (
     prepared_key,
 )
 from flows.data.prepared_views import PreparedViews, records_dir, remove_outdated
-from flows.data.record_preparation import prepare_one
+from flows.data.records.preparation import prepare_one
 from flows.data.training_data import SCORING_VIEWS, ViewPlan, cut_beats
 
 NAMES = ("101", "106", "108", "100", "102")  # DS1, DS2 and a paced one, by their names alone

@@ -134,6 +134,7 @@ def send(
     bundle_hash: str,
     tag: str = TAG,
     name: str = "p",
+    is_drawn: bool = False,
 ) -> None:
     """Write answers into the log as the service does."""
     log = PredictionLog(settings.monitoring_database_url)
@@ -148,7 +149,8 @@ def send(
                 bento_tag=tag,
                 duration_s=10.0,
                 response={
-                    "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]]
+                    "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]],
+                    "drawn_for_review": is_drawn,
                 },
                 observed={key: values for key, values in strip.items() if key != PATIENT},
             )
@@ -387,18 +389,28 @@ def test_a_return_to_a_bento_that_served_before_does_not_count_as_a_step(
     assert decision["figures"]["release"] is None
 
 
-@pytest.mark.parametrize(("n_wrong_of_ten", "action"), [(0, "KEEP"), (7, "ROLLBACK")])
-def test_reviewed_strips_are_compared_with_the_bundle(
+@pytest.mark.parametrize(
+    ("n_wrong_of_ten", "is_drawn", "action"),
+    [(0, True, "KEEP"), (7, True, "ROLLBACK"), (7, False, "KEEP")],
+)
+def test_reviewed_strips_that_were_drawn_at_random_are_compared_with_the_bundle(
     prefect_server: None,
     settings: Settings,
     release: Release,
     serve_release: Serve,
     replayed: list[Observed],
     n_wrong_of_ten: int,
+    is_drawn: bool,  # noqa: FBT001  a parameter of the test
     action: str,
 ) -> None:
     promised = _promise(settings, release, serve_release)
-    send(settings, replayed, ago=60 * MINUTE, bundle_hash=promised.bundle_hash)
+    send(
+        settings,
+        replayed,
+        ago=60 * MINUTE,
+        bundle_hash=promised.bundle_hash,
+        is_drawn=is_drawn,
+    )
     rng = np.random.default_rng(0)
     log = PredictionLog(settings.monitoring_database_url)
     log.add_feedback(
@@ -419,7 +431,8 @@ def test_reviewed_strips_are_compared_with_the_bundle(
     log.close()
     decision = monitor_drift(dry_run=True)
     assert decision["action"] == action
-    assert any("promised" in reason for reason in decision["reasons"])
+    # Strips that readers chose themselves never score.
+    assert any("promised" in reason for reason in decision["reasons"]) is is_drawn
 
 
 def _promise(settings: Settings, release: Release, serve_release: Serve) -> Release:

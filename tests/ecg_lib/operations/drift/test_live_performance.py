@@ -246,3 +246,12 @@ def test_the_estimate_without_any_v_is_not_a_number_or_nothing() -> None:
         _observe({"a": [0.25, 0.25]}), drift=_drift(), refused_share=0.0
     )
     assert (not_called.f1.estimate, not_called.f1.low) == (0, 0)
+
+
+def test_missed_beats_and_false_detections_are_counted() -> None:
+    strip = ReviewedStrip(
+        "a", ["V", "N", "V", None], {0: "V", 1: "N"}, ("V", "N"), false_detections=(2, 3)
+    )
+    counts = count_reviewed([strip], min_share=1.0).counts["a"]
+    assert (counts.v_beats, counts.v_true, counts.v_false) == (2, 1, 1)
+    assert (counts.beats, counts.found, counts.extra, counts.n_beats) == (4, 2, 2, 2)

@@ -6,12 +6,12 @@ nor files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
-from ecg_lib.evaluation.bootstrap import bootstrap_interval, paired_bootstrap
+from ecg_lib.evaluation.bootstrap import Interval, bootstrap_interval, paired_bootstrap
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,8 @@ class PromotionPolicy:
     confidence: float = 0.90
     n_resamples: int = 2000
     seed: int = 0
+    min_new_people: int = 5
+    """Least number of held-out new people that a gain is shown on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +57,15 @@ class Challenger(Contender):
     """Greatest difference of a probability between training and serving runtime."""
     golden_failures: tuple[str, ...] = ()
     """Golden requests whose answer differs from the stored one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPeople:
+    """Scores of both models on people of the site that neither was trained on, by person."""
+
+    challenger: Mapping[str, BeatCounts]
+    champion: Mapping[str, BeatCounts] | None
+    """None when this code cannot run the champion."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,20 +95,36 @@ class PromotionDecision:
         return tuple(f"{gate.name}: {gate.reason}" for gate in wanted)
 
 
+SITE_PREFIX = "site:"
+"""Start of the names of people of the site, who come and go: they are not in the common set."""
+
+_LEAST_COMMON = 2
+"""Least number of people that both models are compared on."""
+
 MAX_RUNTIME_DIFFERENCE = 1e-4
 """Largest accepted difference of a probability between training and serving runtime."""
 
 
 def decide_promotion(
-    challenger: Challenger, champion: Contender | None, *, policy: PromotionPolicy | None = None
+    challenger: Challenger,
+    champion: Contender | None,
+    *,
+    new_people: NewPeople | None = None,
+    policy: PromotionPolicy | None = None,
 ) -> PromotionDecision:
     """Compare a challenger with the limits and with the champion.
+
+    A challenger that was trained on labelled traffic must lose nothing on the people that both
+    models were judged on, and gain on people of the site that were held out. Another must be better
+    on the people that both were judged on.
 
     Parameters
     ----------
     challenger : Challenger
     champion : Contender, optional
         None when there is none yet.
+    new_people : NewPeople, optional
+        None when the challenger was not trained on labelled traffic.
     policy : PromotionPolicy, optional
 
     Returns
@@ -108,12 +135,14 @@ def decide_promotion(
     policy = policy or PromotionPolicy()
     gates = [*_absolute_gates(challenger, policy)]
     if champion is not None:
-        gates += _gates_against(challenger, champion, policy)
+        gates += _gates_against(challenger, champion, new_people, policy)
     return PromotionDecision(gates=tuple(gates))
 
 
 def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gate]:
-    subjects = list(challenger.counts.values())
+    # People of the site have few beats, chosen by how they look: limits are for the common set.
+    common = [one for name, one in challenger.counts.items() if not name.startswith(SITE_PREFIX)]
+    subjects = common or list(challenger.counts.values())
     gross = add_up(subjects)
     f1 = bootstrap_interval(
         subjects, lambda counts: counts.v_f1, seed=policy.seed, n_resamples=policy.n_resamples
@@ -155,7 +184,10 @@ def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gat
 
 
 def _gates_against(
-    challenger: Challenger, champion: Contender, policy: PromotionPolicy
+    challenger: Challenger,
+    champion: Contender,
+    new_people: NewPeople | None,
+    policy: PromotionPolicy,
 ) -> list[Gate]:
     is_downgrade = (
         challenger.data_source is DataSource.SIMULATED
@@ -177,37 +209,92 @@ def _gates_against(
             "a challenger trained on real data replaces a simulated champion without comparison"
         )
         return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
-    if not set(champion.counts) <= set(challenger.counts):
+    common = _gate_common(challenger, champion, policy, is_gain_needed=new_people is None)
+    if new_people is None:
+        return [data_gate, common]
+    return [data_gate, common, _gate_new_people(new_people, champion.name, policy)]
+
+
+def _gate_common(
+    challenger: Challenger, champion: Contender, policy: PromotionPolicy, *, is_gain_needed: bool
+) -> Gate:
+    """Compare both on the same beats of the same people."""
+    name = "better than champion" if is_gain_needed else "no loss on the common set"
+    people = sorted(one for one in champion.counts if not one.startswith(SITE_PREFIX))
+    beats = {one: (challenger.counts.get(one, BeatCounts()).beats, champion.counts[one].beats)
+             for one in people}  # fmt: skip
+    fewer = [one for one, (ours, theirs) in beats.items() if ours < theirs]
+    if fewer:
+        ours, theirs = beats[fewer[0]]
         reason = (
-            f"cannot be compared: out-of-fold predictions of dataset {challenger.dataset_version} "
-            f"and {champion.dataset_version} cover different subjects"
+            f"cannot be compared: the challenger is scored on fewer beats of {len(fewer)} of "
+            f"{len(people)} subjects (subject {fewer[0]}: {ours} of {theirs})"
         )
-        return [data_gate, Gate(name="better than champion", is_passed=False, reason=reason)]
-    # A challenger that was trained on more people is compared on those that both were judged on.
-    subjects = sorted(champion.counts)
-    difference = paired_bootstrap(
-        [challenger.counts[subject] for subject in subjects],
-        [champion.counts[subject] for subject in subjects],
-        lambda counts: counts.v_f1,
-        seed=policy.seed,
-        n_resamples=policy.n_resamples,
-        confidence=policy.confidence,
-    )
-    is_better = (
-        difference.estimate > policy.min_difference and difference.low > policy.min_lower_bound
-    )
+        return Gate(name=name, is_passed=False, reason=reason)
+    more = [one for one, (ours, theirs) in beats.items() if ours > theirs]
+    subjects = [one for one in people if one not in more]
+    if len(subjects) < _LEAST_COMMON:
+        reason = (
+            f"cannot be compared: {len(subjects)} subjects have the same beats in dataset "
+            f"{challenger.dataset_version} and {champion.dataset_version}, {_LEAST_COMMON} needed"
+        )
+        return Gate(name=name, is_passed=False, reason=reason)
+    difference = _compare(challenger.counts, champion.counts, subjects, policy)
+    is_gain = not is_gain_needed or difference.estimate > policy.min_difference
+    wanted = f"more than {policy.min_difference:+.4f} and " if is_gain_needed else ""
     reason = (
         f"V-F1 {difference.estimate:+.4f} against {champion.name} "
         f"({policy.confidence:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}); "
-        f"more than {policy.min_difference:+.4f} and a lower bound above "
-        f"{policy.min_lower_bound:+.4f} required"
+        f"{wanted}a lower bound above {policy.min_lower_bound:+.4f} required"
     )
     if len(challenger.counts) > len(subjects):
         reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"
+    if more:
+        reason += f"; {', '.join(more)} left out, with more beats than the champion was scored on"
     if challenger.n_folds != champion.n_folds:
         seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
         reason += (
             f"; {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
             f"judged networks were trained on {seen} people"
         )
-    return [data_gate, Gate(name="better than champion", is_passed=is_better, reason=reason)]
+    is_passed = is_gain and difference.low > policy.min_lower_bound
+    return Gate(name=name, is_passed=is_passed, reason=reason)
+
+
+def _gate_new_people(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> Gate:
+    """Ask for a gain on held-out people of the site."""
+    name, ask = "gain on new people", "label strips that were drawn for review"
+    if new_people.champion is None:
+        reason = f"cannot be compared: this code cannot run {champion}"
+        return Gate(name=name, is_passed=False, reason=reason)
+    people = sorted(set(new_people.challenger) & set(new_people.champion))
+    if len(people) < policy.min_new_people:
+        reason = f"{len(people)} held-out people, {policy.min_new_people} needed: {ask}"
+        return Gate(name=name, is_passed=False, reason=reason)
+    n_v = sum(new_people.challenger[one].v_beats for one in people)
+    if n_v == 0:
+        reason = f"no V beat among {len(people)} held-out people: {ask}"
+        return Gate(name=name, is_passed=False, reason=reason)
+    difference = _compare(new_people.challenger, new_people.champion, people, policy)
+    reason = (
+        f"V-F1 {difference.estimate:+.4f} against {champion} on {len(people)} held-out people with "
+        f"{n_v} V beats ({policy.confidence:.0%} interval {difference.low:+.4f} to "
+        f"{difference.high:+.4f}); a lower bound above 0 required"
+    )
+    return Gate(name=name, is_passed=difference.low > 0, reason=reason)
+
+
+def _compare(
+    ours: Mapping[str, BeatCounts],
+    theirs: Mapping[str, BeatCounts],
+    people: Sequence[str],
+    policy: PromotionPolicy,
+) -> Interval:
+    return paired_bootstrap(
+        [ours[one] for one in people],
+        [theirs[one] for one in people],
+        lambda counts: counts.v_f1,
+        seed=policy.seed,
+        n_resamples=policy.n_resamples,
+        confidence=policy.confidence,
+    )

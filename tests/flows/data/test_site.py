@@ -1,0 +1,340 @@
+"""Labelled traffic as a database: marks become annotations, patients become persons."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from prefect.logging import disable_run_logger
+
+from ecg_lib.classifier.beat_classifier import BeatClassifier
+from ecg_lib.classifier.bundle import Bundle, DataSource
+from ecg_lib.errors import BundleError, DatasetError
+from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.preprocessing import prepare_beats
+from flows.data.databases import Role
+from flows.data.dataset_versions import (
+    BrokenRecord,
+    PreparedRecord,
+    load_version,
+    make_version,
+    save_version,
+)
+from flows.data.prepared_views import PreparedViews
+from flows.data.records.site import describe_labels, find_labelled, is_held_out, prepare_site
+from flows.doors.registry import Registry, RunKind
+from flows.evaluation.promote_champion import count_held_out, score_new_people
+from flows.monitoring.kept_signals import delete_patient
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+TRAINED, HELD_OUT = "a" * 63 + "0", "a" * 63 + "1"
+
+
+def _row(response: dict[str, Any], name: str = "p", patient_key: str = TRAINED) -> PredictionRow:
+    return PredictionRow(
+        prediction_id=name,
+        created_at=NOW,
+        patient_key=patient_key,
+        bundle_hash="b",
+        bento_tag="ecg:x",
+        duration_s=10.0,
+        response=response,
+        observed={},
+    )
+
+
+def _mark(name: str = "p", **fields: Any) -> FeedbackRow:  # noqa: ANN401  any field
+    return FeedbackRow(
+        feedback_id=f"f-{name}-{len(fields)}",
+        created_at=NOW,
+        prediction_id=name,
+        annotator=None,
+        **{"labels": {}, **fields},
+    )
+
+
+def _beats(*beats: tuple[int, str | None]) -> dict[str, Any]:
+    return {
+        "beat_predictions": [
+            {"position_sample": sample, "arrhythmia_type": called} for sample, called in beats
+        ]
+    }
+
+
+def test_only_what_a_reader_marked_is_true_and_the_models_own_calls_are_left_out() -> None:
+    answered = _row(_beats((100, "N"), (400, "V"), (700, "V"), (1000, None)))
+    marked = _mark(labels={1: "N"}, false_detections=(2,), missed={850: "V"})
+    labels = describe_labels(answered, [marked])
+    assert labels is not None
+    assert list(zip(labels.samples, labels.symbols, strict=True)) == [
+        (100, "Q"),
+        (400, "N"),
+        (850, "V"),
+        (1000, "Q"),
+    ]
+    assert (labels.not_beats, labels.is_complete, labels.is_drawn) == ((700,), False, False)
+    assert describe_labels(answered, []) is None
+
+
+def test_labels_of_drawn_strips_weigh_more_than_those_of_chosen_ones() -> None:
+    beats = _beats((100, "N"))
+    chosen = describe_labels(_row(beats), [_mark(labels={0: "V"})])
+    drawn = describe_labels(_row({**beats, "drawn_for_review": True}), [_mark(labels={0: "V"})])
+    assert chosen is not None
+    assert drawn is not None
+    assert (chosen.weight, drawn.weight) == (2.5, 5.0)
+
+
+def test_half_of_the_patients_are_held_out_and_always_the_same() -> None:
+    keys = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(400)]
+    held_out = [is_held_out(key) for key in keys]
+    assert 160 < sum(held_out) < 240
+    assert held_out == [is_held_out(key) for key in keys]
+    assert (is_held_out(TRAINED), is_held_out(HELD_OUT)) == (False, True)
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    monkeypatch.setenv("ECG_HOME", str(tmp_path))
+    return Settings()
+
+
+@pytest.fixture
+def store(settings: Settings) -> SignalStore:
+    return SignalStore(settings.signals_dir, settings.signal_key_path)
+
+
+@pytest.fixture
+def log(settings: Settings) -> Iterator[PredictionLog]:
+    log = PredictionLog(settings.monitoring_database_url)
+    log.create_tables()
+    yield log
+    log.close()
+
+
+def _keep_strip(
+    store: SignalStore,
+    log: PredictionLog,
+    name: str,
+    patient_key: str,
+    *,
+    is_drawn: bool = True,
+    n_samples: int = 3600,
+) -> list[int]:
+    """Keep a strip with one V beat as the service does, and return the positions of its beats."""
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=360.0).signal_mv()[:n_samples]
+    positions = prepare_beats(signal, fs=360.0).r_peaks.tolist()
+    store.add(
+        KeptSignal(
+            prediction_id=name,
+            patient_key=patient_key,
+            created_at=NOW,
+            fs=360.0,
+            lead="MLII",
+            signal_mv=signal.astype(np.float32),
+        ),
+        is_waiting=not is_drawn,
+    )
+    response = {**_beats(*((one, "N") for one in positions)), "drawn_for_review": is_drawn}
+    log.add_predictions([_row(response, name, patient_key)])
+    return positions
+
+
+def _prepare(settings: Settings) -> list[PreparedRecord | BrokenRecord]:
+    return sorted(
+        prepare_site(settings, settings.datasets_dir / "records"), key=lambda one: one.name
+    )
+
+
+def test_strips_of_patients_are_for_training_or_for_the_gate(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    for name, patient_key, is_drawn in (
+        ("drawn-trained", TRAINED, True),
+        ("chosen-trained", TRAINED, False),
+        ("drawn-held-out", HELD_OUT, True),
+        ("chosen-held-out", HELD_OUT, False),
+    ):
+        _keep_strip(store, log, name, patient_key, is_drawn=is_drawn)
+        log.add_feedback([_mark(name, labels={0: "V"})])
+    _keep_strip(store, log, "without-label", TRAINED)
+    found = {one.file.prediction_id: one for one in find_labelled(store, log)}
+    # Strips of a held-out patient that a reader chose are neither trained on nor scored.
+    assert set(found) == {"drawn-trained", "chosen-trained", "drawn-held-out"}
+    prepared = [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
+    assert sorted((one.role, one.subject) for one in prepared) == [
+        (Role.DEVELOPMENT, f"site:{TRAINED[:16]}"),
+        (Role.DEVELOPMENT, f"site:{TRAINED[:16]}"),
+        (Role.HELD_OUT, f"site:{HELD_OUT[:16]}"),
+    ]
+    # The labelled signal that waited is kept now.
+    waiting = [file.prediction_id for file in store.list_files() if file.is_waiting]
+    assert waiting == ["chosen-held-out"]
+    assert {one.name for one in prepared} == {one.name for one in _prepare(settings)}
+
+
+def test_a_strip_is_read_back_with_its_marks_and_detections_that_nobody_saw_are_left_out(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    positions = _keep_strip(store, log, "p1", TRAINED)
+    # The prediction knew only three of the beats: the others were found by later code.
+    response = {**_beats(*((one, "N") for one in positions[:3])), "drawn_for_review": True}
+    log.add_predictions([_row(response, "p2", TRAINED)])
+    signal = store.read(TRAINED, "p1")
+    assert signal is not None
+    store.add(
+        KeptSignal(
+            prediction_id="p2",
+            patient_key=TRAINED,
+            created_at=NOW,
+            fs=360.0,
+            lead="MLII",
+            signal_mv=signal.signal_mv,
+        ),
+        is_waiting=False,
+    )
+    log.add_feedback([_mark("p2", labels={0: "V"}, false_detections=(1,))])
+    (record,) = _prepare(settings)
+    assert isinstance(record, PreparedRecord)
+    version = _save(settings, [record])
+    annotations = version.read_source(record).annotations
+    assert annotations is not None
+    symbols = dict(zip(annotations.samples.tolist(), annotations.symbols.tolist(), strict=True))
+    assert symbols[positions[0]] == "V"
+    assert positions[1] not in symbols
+    assert {symbols[one] for one in positions[2:]} == {"Q"}
+    assert record.annotated == {"N": 0, "S": 0, "V": 1, "F": 0, "Q": len(positions) - 2}
+
+
+def _save(settings: Settings, records: list[PreparedRecord]) -> Any:  # noqa: ANN401  a version
+    version = make_version(
+        data_source=DataSource.RECORDS,
+        source_directory=Path("archive"),
+        records=[],
+        broken=[],
+        other_directories={"site": settings.signals_dir},
+    )
+
+    version = replace(version, records=tuple(records))
+    save_version(version, settings.datasets_dir)
+    return load_version(settings.datasets_dir)
+
+
+def test_other_labels_make_another_record_and_a_deleted_signal_is_an_error(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    _keep_strip(store, log, "p1", TRAINED)
+    log.add_feedback([_mark("p1", labels={0: "V"})])
+    (first,) = _prepare(settings)
+    log.add_feedback([_mark("p1", labels={1: "V"}, missed={})])
+    (second,) = _prepare(settings)
+    assert isinstance(first, PreparedRecord)
+    assert isinstance(second, PreparedRecord)
+    assert (first.name, first.prepared) != (second.name, second.prepared)
+    assert first.prepared != second.prepared
+    version = _save(settings, [second])
+    views = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    assert (views.read_annotations(second).beat_classes == "V").sum() == 2
+    store.delete_patient(TRAINED)
+    with pytest.raises(DatasetError, match="missing or have changed"):
+        version.read_source(second)
+
+
+def test_a_strip_that_is_too_short_or_cannot_be_opened_is_left_out_with_its_reason(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    _keep_strip(store, log, "short", TRAINED, n_samples=3599)
+    _keep_strip(store, log, "torn", TRAINED)
+    for name in ("short", "torn"):
+        log.add_feedback([_mark(name, labels={0: "V"})])
+    (torn,) = [file.path for file in store.list_files() if file.prediction_id == "torn"]
+    torn.write_bytes(torn.read_bytes()[:-1])
+    reasons = " ".join(one.reason for one in _prepare(settings) if isinstance(one, BrokenRecord))
+    assert "must last 10 s to be trained on, got 9.997 s" in reasons
+    assert "torn cannot be opened" in reasons
+
+
+def test_deleting_a_patient_deletes_what_was_prepared_for_training(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    other = "b" * 63 + "0"
+    for name, patient_key in (("p1", TRAINED), ("p2", other)):
+        _keep_strip(store, log, name, patient_key)
+        log.add_feedback([_mark(name, labels={0: "V"})])
+    records = [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
+    _save(settings, records)
+    for name, person in (("mine", TRAINED), ("theirs", other)):
+        directory = settings.datasets_dir / "training" / name
+        directory.mkdir(parents=True)
+        subjects = {"subjects": ["101", f"site:{person[:16]}"]}
+        (directory / "dataset.json").write_text(json.dumps(subjects))
+    assert delete_patient(settings, TRAINED) == 1
+    left = {path.name for path in (settings.datasets_dir / "records").iterdir()}
+    assert left == {one.prepared for one in records if one.subject == f"site:{other[:16]}"}
+    assert [path.name for path in (settings.datasets_dir / "training").iterdir()] == ["theirs"]
+    assert delete_patient(settings, TRAINED) == 0
+
+
+def test_held_out_strips_are_classified_from_their_signals_and_scored_by_person(
+    settings: Settings, store: SignalStore, log: PredictionLog, toy_bundle: Bundle
+) -> None:
+    positions = _keep_strip(store, log, "p1", HELD_OUT)
+    _keep_strip(store, log, "p2", TRAINED)
+    signal = store.read(HELD_OUT, "p1")
+    assert signal is not None
+    called = BeatClassifier.load(toy_bundle).classify(signal.signal_mv, fs=360.0)
+    v_beats = np.flatnonzero(called.is_v).tolist()
+    assert called.r_peaks.tolist() == positions
+    assert v_beats
+    # One V beat is confirmed, all others are said to be N, and one V beat was missed.
+    truth = dict.fromkeys(range(len(positions)), "N") | {v_beats[0]: "V"}
+    middle = (positions[0] + positions[1]) // 2
+    log.add_feedback(
+        [_mark("p1", labels=truth, missed={middle: "V"}), _mark("p2", labels={0: "N"})]
+    )
+    version = _save(
+        settings, [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
+    )
+    counts = count_held_out(BeatClassifier.load(toy_bundle), version)
+    assert set(counts) == {f"site:{HELD_OUT[:16]}"}
+    (found,) = counts.values()
+    assert (found.v_beats, found.v_true, found.v_false) == (2, 1, len(v_beats) - 1)
+    assert found.beats == len(positions) + 1
+
+
+def test_both_models_are_run_on_the_held_out_people(
+    settings: Settings, store: SignalStore, log: PredictionLog, toy_bundle: Bundle
+) -> None:
+    _keep_strip(store, log, "p1", HELD_OUT)
+    log.add_feedback([_mark("p1", labels={1: "V"}, is_complete=True)])
+    records = [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
+    version = _save(settings, records)
+    registry = Registry(settings)
+    run_id = registry.start_run("candidate", kind=RunKind.CANDIDATE, tags={})
+    registry.log_bundle(run_id, toy_bundle)
+    registry.end_run(run_id)
+    champion = registry.register(run_id, tags={})
+    found = score_new_people(registry, toy_bundle, champion, version)
+    assert found.champion == found.challenger
+    assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
+
+    class Unreadable(Registry):
+        def fetch_bundle(self, run_id: str) -> Bundle:
+            msg = f"{run_id} was written by other code"
+            raise BundleError(msg)
+
+    with disable_run_logger():
+        found = score_new_people(Unreadable(settings), toy_bundle, champion, version)
+    assert found.champion is None
+    assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
