@@ -223,8 +223,8 @@ def settle_sweeps(
         if run.kind != RunKind.SWEEP:
             continue
         is_open = run.is_open or run.run_id in with_open_runs
-        directory = settings.home / _SWEEPS / (run.sweep or "none")
-        if directory.name != run.sweep or not directory.is_dir():
+        directory = _find_directory(run, settings)
+        if directory is None:
             if is_open and settings.mlflow_tracking_uri is not None:
                 found.open.add(run.run_id)  # perhaps of another machine that uses this server
             elif is_open:
@@ -245,6 +245,17 @@ def settle_sweeps(
     for path in (settings.home / _SWEEPS).glob(f"*/{_STATE}"):
         _give_up_lost(path.parent, {run.run_id for run in known})
     return found
+
+
+def _find_directory(run: KnownRun, settings: Settings) -> Path | None:
+    """Find the directory of a sweep; None when it is lost, or on another machine."""
+    directory = settings.home / _SWEEPS / (run.sweep or "none")
+    if directory.name != run.sweep or not directory.is_dir():
+        return None
+    state = _read_state(directory)
+    if state is None:  # a sweep of another machine may have the same name
+        return directory if settings.mlflow_tracking_uri is None else None
+    return directory if state["run_id"] == run.run_id else None
 
 
 def _give_up_lost(directory: Path, run_ids: set[str]) -> None:

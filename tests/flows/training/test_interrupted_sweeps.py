@@ -169,6 +169,18 @@ def test_a_run_without_a_directory_ends_unless_a_server_may_have_it_of_another_m
     assert _status(registry, run_id) == status
 
 
+def test_a_sweep_of_another_machine_with_the_same_name_is_left_alone(
+    registry: Registry, settings: Settings
+) -> None:
+    one = _open(registry, settings, n_trials=8)
+    let_go(one)
+    other = registry.start_run(one.name, kind=RunKind.SWEEP, tags={"ecg.sweep": one.name})
+    shared = settings.model_copy(update={"mlflow_tracking_uri": "http://none"})
+    found = settle_sweeps(registry.list_runs(), registry, shared)
+    assert other in found.open
+    assert (_status(registry, other), _status(registry, one.run_id)) == ("RUNNING", "KILLED")
+
+
 def test_a_sweep_that_fails_lets_its_lock_go(
     registry: Registry, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
