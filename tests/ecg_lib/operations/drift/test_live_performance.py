@@ -225,7 +225,10 @@ def test_beats_that_are_refused_or_unreadable_count_as_missed(
 ) -> None:
     beats = _observe({"a": [0.9, 0.7, 0.4]}, readable=readable)
     found = estimate_performance(beats, drift=_drift(), refused_share=refused_share)
-    assert found.f1.estimate == pytest.approx(0.96 * 2 * 1.6 / (2 + expected))
+    summed = 2 * 1.6 / (2 + expected)
+    assert found.f1.estimate == pytest.approx(0.96 * summed)
+    # Nothing is known of what cannot be read.
+    assert found.f1.low == pytest.approx(0.95 * summed * 2 / expected)
 
 
 def test_the_interval_of_the_estimate_is_over_groups() -> None:
