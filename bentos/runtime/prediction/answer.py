@@ -48,7 +48,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a prediction adds to the metrics."""
+    """Counts that a prediction adds to the metrics."""
 
     normal: int
     ventricular: int

@@ -52,7 +52,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a process is asked."""
+    """A question to a process."""
 
     directory: Path
     """The model's bundle."""
@@ -63,7 +63,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a process answers."""
+    """The answer of a process."""
 
     made: Answer | dict[str, Any]
     """The answer, or the arguments of the :class:`ProblemError`."""
