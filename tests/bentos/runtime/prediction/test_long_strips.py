@@ -98,7 +98,7 @@ def content(made: Answer) -> dict[str, Any]:
 
 
 def assert_near(found: Any, wanted: Any) -> None:  # noqa: ANN401  any JSON
-    """Assert that two answers are equal, apart from rounding: other threads of BLAS add otherwise."""
+    """Assert that two answers are equal apart from rounding: threads of BLAS add otherwise."""
     if isinstance(wanted, dict):
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
