@@ -132,7 +132,12 @@ def test_another_process_gives_the_same_answer_row_and_counts(
     assert_near(content(first), content(here))
     assert_near(content(second), content(here))
     assert second.counts == here.counts
-    rows = [orjson.loads(made.row)["prediction"] for made in (here, second)]
+    lines = [made.row.splitlines() for made in (here, second)]
+    assert [len(one) for one in lines] == [2, 2]
+    assert orjson.loads(lines[1][1])["request"]["slices"] == {
+        "lead": "MLII", "rate": "360 Hz", "key": "alice",
+    }  # fmt: skip
+    rows = [orjson.loads(prediction)["prediction"] for prediction, _ in lines]
     for row in rows:
         del row["prediction_id"], row["created_at"], row["response"]
     assert_near(rows[1], rows[0])
