@@ -108,25 +108,43 @@ def _bare(unit: str) -> str:
     return unit.strip(" \t\x00'\"()[]{}<>").casefold().replace(" ", "")
 
 
-_NOT_ECG: Final = frozenset(
-    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp bp abpm nibp ibp cvp pap icp cpp hr heartrate "
-    "heart bpm pr rr rri ibi hrv acc accel accx accy accz mag temp nasal thorax thor thoracic "
-    "abdomen abdominal abdo sound light lux battery event events marker markers annotation "
-    "annotations label labels gsr eda co2 etco2 o2 pcg phono scg bcg imp trigger status seq "
-    "nseq index count counter time timestamp zeit tiempo digital speed cadence power steps "
-    "altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye "
-    "crc".split()
+_OTHER_SIGNALS: Final = frozenset(
+    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp abpm nibp nbp ibp cvp pap icp cpp uap uvp rap lvp "
+    "rvp aop hr heartrate bpm pr rr rri ibi hrv fc puls acc accel accx accy accz temp gsr eda co2 "
+    "etco2 o2 pcg phono scg bcg icg dzdt edr ptt pwv imp".split()
 )
 
-_NOT_ECG_STEM: Final = re.compile(
+_OTHER_SIGNAL_STEM: Final = re.compile(
     # Words of many languages are put together, or inflected.
-    r".*(?:pleth|pletism|pulso?x|oximet|oxymet|puls[ewkao]|pouls|pression|presion|pressao|pressur"
-    r"|druck|respir|atem|atmung|breath|souffle|saettig|sattig|satura|temper|frequen[zc]|frecuen"
-    r"|ritmo|flow|fluss|flujo|schnarch|ronquid|snor"
-    r"|beschleunig|acceler|aceler|gyro|impedan|bewegung|movim|lagesensor|posicion|position"
-    r"|herzrate|herzschlag|elektroenzephal|electroencef|elektromyo|electromio|elektrookul)"
-    r".*|puls|fc|fr|nbp|uap|uvp|lap|rap|lvp|rvp|aop|edr|icg|dzdt|p[1-9]|co|art|map|pat|ptt|pwv"
+    r".*(?:pleth|pletism|pulso?x|oximet|oxymet|respir|atmung|breath|saettig|sattig|satura|temper"
+    r"|schnarch|ronquid|snor|beschleunig|acceler|aceler|gyro|impedan|lagesensor"
+    r"|elektroenzephal|electroencef|elektromyo|electromio|elektrookul).*"
+    r"|(?:puls[ewkao]|pouls|atem|souffle|pression|presion|pressao|pressur"
+    r"|(?:blut|arterien|venen)druck|(?:air|nasal|nasen)?(?:flow|fluss|flujo)).*"
 )
+
+_TRACKS: Final = frozenset(
+    "nasal sound light lux battery event events marker markers annotation annotations label labels "
+    "trigger status seq nseq index count counter timestamp speed cadence power steps altitude "
+    "humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye crc time zeit "
+    "tiempo".split()
+)
+"""Names of tracks that devices record or derive beside signals."""
+
+_TRACK_STEM: Final = re.compile(r".*(?:frequen[zc]|frecuen|herzrate|herzschlag).*")
+
+_TRACK_PHRASE: Final = re.compile(r"\b(?:heart (?:rate|beat|sound)s?|ritmo card\w*)\b")
+
+_PERHAPS_A_SIGNAL: Final = re.compile(
+    # Of an ECG: printed (Ausdruck), compressed, of patient 12, of participant P1, band-pass (bp).
+    r".*(?:puls[ewkao]|pouls|pression|presion|pressao|pressur|druck|atem|souffle|flow|fluss|flujo"
+    r"|bewegung|movim|posicion|position).*"
+    r"|thor|thorax|thoracic|abdo|abdomen|abdominal|p[1-9]|art|bp|co|fr|lap|mag|map|pat"
+)
+"""Words for other signals that say nothing beside a word for the ECG."""
+
+_PERHAPS_A_TRACK: Final = re.compile(r"digital|heart|.*ritmo.*")
+"""Words that name no waveform, and that say nothing beside a word for the ECG."""
 
 _EEG_ELECTRODE: Final = re.compile(
     r"(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])"
@@ -145,16 +163,22 @@ _LEAD: Final = re.compile(
     r"|nasa|v[xyz]|e[sai]|a[si]|(?:la|ra|ll) (?:la|ra|ll)"
 )
 
+_CLEAR_LEAD: Final = re.compile(r"(?:ml?)?i{2,3}|ml[123]|di{2,3}|-?av[rlf]|v[1-9]r?|mcl\d")
+"""Leads that no other word looks like."""
+
 _NOISE_WORDS: Final = frozenset(
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
-    "rhythm strip mv uv µv v microv".split()
+    "rhythm rhythmus rythme ritmo strip tira mv uv µv v microv".split()
 )
 
 _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
 
 
 def kind_of(name: str) -> SignalKind:
-    """Return what a signal is by its name; a word for another signal counts most.
+    """Return what a signal is by its name.
+
+    A word that can only be another signal counts most, then one for the ECG, then one that may be
+    another signal: ``ECG-HR`` is not an ECG, ``ECG (Pat 12)`` is, and ``PAT`` alone is not.
 
     Examples
     --------
@@ -165,16 +189,67 @@ def kind_of(name: str) -> SignalKind:
     words = _words_of(name)
     if not words:
         return SignalKind.UNKNOWN
-    joined = " ".join(words)
-    if _NOT_ECG.intersection(words) or any(map(_NOT_ECG_STEM.fullmatch, words)):
+    if _has_other(words):
         return SignalKind.OTHER
-    if any(_GENERIC.fullmatch(word) for word in words) or lead_of(name) is not None:
-        return SignalKind.ECG
-    if _LEAD_WORD.fullmatch(words[0]) and words[0] not in {"canal", "kanal"}:
-        return SignalKind.ECG
-    if re.fullmatch(r"lead ?\d{1,2}|leads?", joined):
+    is_ecg = any(map(_GENERIC.fullmatch, words)) or lead_of(name) is not None
+    if _has_perhaps_other(words):
+        return SignalKind.ECG if is_ecg or _has_lead(words) else SignalKind.OTHER
+    joined = " ".join(words)
+    begins_as_lead = _LEAD_WORD.fullmatch(words[0]) and words[0] not in {"canal", "kanal"}
+    if is_ecg or begins_as_lead or re.fullmatch(r"lead ?\d{1,2}|leads?", joined):
         return SignalKind.ECG
     return SignalKind.OTHER if _EEG_ELECTRODE.fullmatch(joined) else SignalKind.UNKNOWN
+
+
+def says_ecg(text: str) -> bool:
+    """Return whether a text has a word for the ECG; names of leads are none.
+
+    >>> says_ecg("Digital ECG recorder"), says_ecg("Lead II")
+    (True, False)
+
+    """
+    return any(map(_GENERIC.fullmatch, _words_of(text)))
+
+
+def names_other_signal(text: str) -> bool:
+    """Return whether some words name a signal that is not an ECG, rather than an event or a device.
+
+    >>> [names_other_signal(text) for text in ("RESP", "ART", "Heart rate", "Digital", "Event")]
+    [True, True, True, False, False]
+
+    """
+    words = _words_of(text)
+    return (
+        _has_other_signal(words)
+        or _TRACK_PHRASE.search(" ".join(words)) is not None
+        or (len(words) == 1 and _PERHAPS_A_SIGNAL.fullmatch(words[0]) is not None)
+    )
+
+
+def _has_other(words: list[str]) -> bool:
+    """Return whether a word can only be another signal, whatever stands beside it."""
+    return (
+        _has_other_signal(words)
+        or bool(_TRACKS.intersection(words))
+        or any(map(_TRACK_STEM.fullmatch, words))
+        or _TRACK_PHRASE.search(" ".join(words)) is not None
+    )
+
+
+def _has_other_signal(words: list[str]) -> bool:
+    return bool(_OTHER_SIGNALS.intersection(words)) or any(map(_OTHER_SIGNAL_STEM.fullmatch, words))
+
+
+def _has_perhaps_other(words: list[str]) -> bool:
+    return any(
+        _PERHAPS_A_SIGNAL.fullmatch(word) or _PERHAPS_A_TRACK.fullmatch(word) for word in words
+    )
+
+
+def _has_lead(words: list[str]) -> bool:
+    """Return whether a word is a lead that no other word looks like, or any after ``lead``."""
+    leads = _LEAD if any(map(_LEAD_WORD.fullmatch, words)) else _CLEAR_LEAD
+    return any(map(leads.fullmatch, words))
 
 
 def lead_of(name: str) -> str | None:
@@ -187,6 +262,9 @@ def lead_of(name: str) -> str | None:
 
     """
     words = _words_of(name)
+    if _has_perhaps_other(words) and not _has_other(words):  # II (Pat 12)
+        clear = [word for word in words if _CLEAR_LEAD.fullmatch(word)]
+        words = clear if len(clear) == 1 else words
     has_lead_word = any(_LEAD_WORD.fullmatch(word) for word in words)
     kept = [
         word for word in words if word not in _NOISE_WORDS and not _LEAD_WORD.fullmatch(word)

@@ -51,6 +51,20 @@ def test_compounds_spell_their_lead() -> None:
     assert find_ecg(["Pulskurve", "Brustwandableitung V5"]) == 1
 
 
+@pytest.mark.parametrize(
+    ("name", "lead"),
+    [
+        *(("DII ritmo", "ii"), ("II (ritmo)", "ii"), ("I (ritmo)", "i"), ("II (Pat 12)", "ii")),
+        *(("V1 thorax", "v1"), ("Digital ECG aVR", "avr"), ("ECG (Pat 12)", None), ("P1", None)),
+        *(("II, V5 (Pat 12)", None), ("RESP II (Pat 12)", None), ("Thorax V", None)),
+    ],
+)
+def test_a_word_that_may_be_another_signal_does_not_hide_the_lead(
+    name: str, lead: str | None
+) -> None:
+    assert lead_of(name) == lead
+
+
 CHOICES = json.loads((Path(__file__).parents[2] / "lead_choices.json").read_text(encoding="utf-8"))
 
 

@@ -5,25 +5,38 @@
  * one table, `tests/lead_choices.json`.
  */
 
-const NOT_ECG = new Set(
+const OTHER_SIGNALS = new Set(
   (
-    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp bp abpm nibp ibp cvp pap icp cpp hr " +
-    "heartrate heart bpm pr rr rri ibi hrv acc accel accx accy accz mag temp nasal thorax " +
-    "thor thoracic abdomen abdominal abdo sound light lux battery event events marker " +
-    "markers annotation annotations label labels gsr eda co2 etco2 o2 pcg phono scg bcg " +
-    "imp trigger status seq nseq index count counter time timestamp zeit tiempo digital " +
-    "speed cadence power steps altitude humidity weight chan_status peak peaks rpeak " +
-    "rpeaks quality sqi chin jaw eye crc"
+    "ppg spo2 sao2 so2 eeg eog emg resp rsp abp abpm nibp nbp ibp cvp pap icp cpp uap uvp rap " +
+    "lvp rvp aop hr heartrate bpm pr rr rri ibi hrv fc puls acc accel accx accy accz temp gsr " +
+    "eda co2 etco2 o2 pcg phono scg bcg icg dzdt edr ptt pwv imp"
   ).split(" "),
 );
 /** Words of many languages are put together, or inflected. */
-const NOT_ECG_STEM = new RegExp(
-  "^(?:.*(?:pleth|pletism|pulso?x|oximet|oxymet|puls[ewkao]|pouls|pression|presion|pressao|pressur" +
-    "|druck|respir|atem|atmung|breath|souffle|saettig|sattig|satura|temper|frequen[zc]|frecuen" +
-    "|ritmo|flow|fluss|flujo|schnarch|ronquid|snor" +
-    "|beschleunig|acceler|aceler|gyro|impedan|bewegung|movim|lagesensor|posicion|position" +
-    "|herzrate|herzschlag|elektroenzephal|electroencef|elektromyo|electromio|elektrookul)" +
-    ".*|puls|fc|fr|nbp|uap|uvp|lap|rap|lvp|rvp|aop|edr|icg|dzdt|p[1-9]|co|art|map|pat|ptt|pwv)$",
+const OTHER_SIGNAL_STEM = new RegExp(
+  "^(?:.*(?:pleth|pletism|pulso?x|oximet|oxymet|respir|atmung|breath|saettig|sattig|satura|temper" +
+    "|schnarch|ronquid|snor|beschleunig|acceler|aceler|gyro|impedan|lagesensor" +
+    "|elektroenzephal|electroencef|elektromyo|electromio|elektrookul).*" +
+    "|(?:puls[ewkao]|pouls|atem|souffle|pression|presion|pressao|pressur" +
+    "|(?:blut|arterien|venen)druck|(?:air|nasal|nasen)?(?:flow|fluss|flujo)).*)$",
+);
+/** Names of tracks that devices record or derive beside signals. */
+const TRACKS = new Set(
+  (
+    "nasal sound light lux battery event events marker markers annotation annotations label " +
+    "labels trigger status seq nseq index count counter timestamp speed cadence power steps " +
+    "altitude humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye crc " +
+    "time zeit tiempo"
+  ).split(" "),
+);
+const TRACK_STEM = /frequen[zc]|frecuen|herzrate|herzschlag/;
+const TRACK_PHRASE = /(?<![\p{L}\p{N}_])(?:heart (?:rate|beat|sound)s?(?![\p{L}\p{N}_])|ritmo card)/u;
+/** Words that may be another signal, and that say nothing beside a word for the ECG. */
+const PERHAPS_OTHER = new RegExp(
+  "^(?:.*(?:puls[ewkao]|pouls|pression|presion|pressao|pressur|druck|atem|souffle|flow|fluss|flujo" +
+    "|bewegung|movim|posicion|position|ritmo).*" +
+    "|thor|thorax|thoracic|abdo|abdomen|abdominal|p[1-9]|art|bp|co|fr|lap|mag|map|pat" +
+    "|digital|heart)$",
 );
 const EEG_ELECTRODE =
   /^(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])(?: ?(?:[am][12]|ref|le|av|cz))?$/;
@@ -34,10 +47,12 @@ const LEAD = new RegExp(
   "^(?:(?:ml|m)?i{1,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\\d{0,2}r?|mv\\d|mcl\\d|cm\\d|cc5|cs\\d" +
     "|nasa|v[xyz]|e[sai]|a[si]|(?:la|ra|ll) (?:la|ra|ll))$",
 );
+/** Leads that no other word looks like. */
+const CLEAR_LEAD = /^(?:(?:ml?)?i{2,3}|ml[123]|di{2,3}|-?av[rlf]|v[1-9]r?|mcl\d)$/;
 const NOISE_WORDS = new Set(
   (
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data " +
-    "rhythm strip mv uv μv v microv"
+    "rhythm rhythmus rythme ritmo strip tira mv uv μv v microv"
   ).split(" "),
 );
 const ROMAN = new Map([
@@ -65,7 +80,8 @@ export function findEcg(names) {
 }
 
 /**
- * The kind of a signal by its name.
+ * The kind of a signal by its name: a word that can only be another signal counts most, then one
+ * for the ECG, then one that may be another signal.
  *
  * @param {string} name
  * @returns {"ecg" | "other" | "unknown"}
@@ -73,12 +89,42 @@ export function findEcg(names) {
 export function kindOf(name) {
   const words = wordsOf(name);
   if (!words.length) return "unknown";
+  if (hasOther(words)) return "other";
+  const isEcg = words.some((word) => GENERIC.test(word)) || leadOf(name) !== null;
+  if (hasPerhapsOther(words)) return isEcg || hasLead(words) ? "ecg" : "other";
   const joined = words.join(" ");
-  if (words.some((word) => NOT_ECG.has(word) || NOT_ECG_STEM.test(word))) return "other";
-  if (words.some((word) => GENERIC.test(word)) || leadOf(name) !== null) return "ecg";
-  if (LEAD_WORD.test(words[0]) && words[0] !== "canal" && words[0] !== "kanal") return "ecg";
-  if (/^(?:lead ?\d{1,2}|leads?)$/.test(joined)) return "ecg";
+  const beginsAsLead = LEAD_WORD.test(words[0]) && words[0] !== "canal" && words[0] !== "kanal";
+  if (isEcg || beginsAsLead || /^(?:lead ?\d{1,2}|leads?)$/.test(joined)) return "ecg";
   return EEG_ELECTRODE.test(joined) ? "other" : "unknown";
+}
+
+/**
+ * Whether a word can only be another signal, whatever stands beside it.
+ *
+ * @param {string[]} words
+ */
+function hasOther(words) {
+  const isOther = (/** @type {string} */ word) =>
+    OTHER_SIGNALS.has(word) ||
+    OTHER_SIGNAL_STEM.test(word) ||
+    TRACKS.has(word) ||
+    TRACK_STEM.test(word);
+  return words.some(isOther) || TRACK_PHRASE.test(words.join(" "));
+}
+
+/** @param {string[]} words */
+function hasPerhapsOther(words) {
+  return words.some((word) => PERHAPS_OTHER.test(word));
+}
+
+/**
+ * Whether a word is a lead that no other word looks like, or any after `lead`.
+ *
+ * @param {string[]} words
+ */
+function hasLead(words) {
+  const leads = words.some((word) => LEAD_WORD.test(word)) ? LEAD : CLEAR_LEAD;
+  return words.some((word) => leads.test(word));
 }
 
 /**
@@ -86,7 +132,11 @@ export function kindOf(name) {
  * @returns {string | null} The lead that the name spells, in small letters.
  */
 function leadOf(name) {
-  const words = wordsOf(name);
+  let words = wordsOf(name);
+  if (hasPerhapsOther(words) && !hasOther(words)) {
+    const clear = words.filter((word) => CLEAR_LEAD.test(word));
+    if (clear.length === 1) words = clear;
+  }
   const kept = words.filter((word) => !NOISE_WORDS.has(word) && !LEAD_WORD.test(word));
   let text = (kept.length ? kept : words.slice(-1)).join(" ");
   const roman = ROMAN.get(text);

@@ -47,6 +47,8 @@ from ecg_lib.records.limits import MAX_FS_HZ, MAX_SIGNALS, MIN_FS_HZ
 from ecg_lib.records.signal_names import (
     COUNTS,
     UNIT_TO_MV,
+    SignalKind,
+    kind_of,
     read_unit,
 )
 
@@ -447,18 +449,20 @@ def _find_leads(
     """Find the columns of leads by name; `unit` is that of those that state none."""
     leads: dict[str, CsvColumn] = {}
     others: list[str] = []
+    unclear: list[str] = []
+    default = unit or next(iter(layout.stated_units), "mV")
+    has_default = unit is not None or len(layout.stated_units) <= 1
     doubled: set[str] = set()
     has_counts = False
-    for number, (kind, long_name, stated) in enumerate(headings):
-        is_count = kind is ColumnKind.COUNT and (not long_name or _counts_rows(layout, number))
-        if kind is ColumnKind.TIME or not layout.is_numeric[number] or is_count:
-            continue
-        if time is not None and time.number == number:
+    for number, (_, long_name, stated) in enumerate(headings):
+        if not _holds_samples(layout, headings, number) or (time and time.number == number):
             continue
         name = long_name[:MAX_NAME]
-        own = stated or unit or layout.unit or "mV"
-        voltage = read_unit(own)
+        voltage = read_unit(stated or default)
         converter = layout.converters.get(long_name)
+        if converter is None and not stated and not has_default and not layout.has_counts:
+            unclear.append(name)
+            continue
         if converter is None and (voltage in {None, COUNTS} or layout.has_counts):
             has_counts = has_counts or voltage == COUNTS or layout.has_counts
             others.append(name)
@@ -475,12 +479,33 @@ def _find_leads(
             leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
             continue
         leads[name] = CsvColumn(number, UNIT_TO_MV[voltage or "mV"])
+    _refuse_unclear(unclear, layout, has_others=bool(leads))
+    others += unclear
     if not leads:
         raise _no_lead(doubled=bool(doubled), has_counts=has_counts, others=others)
     if len(leads) > MAX_SIGNALS:
         msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
         raise CorruptRecordError(msg)
     return leads, (*others, *sorted(doubled))
+
+
+def _holds_samples(layout: Layout, headings: list[Heading], number: int) -> bool:
+    """Return whether a column holds numbers that are neither time nor a count of rows."""
+    kind, name, _ = headings[number]
+    if kind is ColumnKind.TIME or not layout.is_numeric[number]:
+        return False
+    return kind is not ColumnKind.COUNT or bool(name and not _counts_rows(layout, number))
+
+
+def _refuse_unclear(names: list[str], layout: Layout, *, has_others: bool) -> None:
+    """Refuse leads for which contradictory units are stated, unless others can be analysed."""
+    kinds = {kind_of(name) for name in names}
+    if SignalKind.ECG in kinds or (SignalKind.UNKNOWN in kinds and not has_others):
+        msg = (
+            "unit must be given (mV, uV or V): above its samples the CSV file states "
+            f"{' and '.join(layout.stated_units)}"
+        )
+        raise MissingDetailError(msg, detail="unit")
 
 
 def _no_lead(

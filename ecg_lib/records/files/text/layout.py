@@ -17,7 +17,8 @@ from ecg_lib.records.files.text.cells import (
     is_numeric_column,
 )
 from ecg_lib.records.files.text.headings import ColumnKind, read_heading
-from ecg_lib.records.files.text.preamble import LEAD_KEY, Converter, Statements, find_rate
+from ecg_lib.records.files.text.preamble import Converter, Statements, find_rate
+from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
 
@@ -62,9 +63,9 @@ class Layout:
     has_blank_samples: bool
     """True when blank lines between samples are missing samples: of one column."""
     fs: float | None
-    unit: str | None
+    stated_units: tuple[str, ...]
     lead: str | None
-    """As the preamble states them."""
+    """As the preamble states them; two units or more contradict each other."""
     converters: dict[str, Converter]
     """By heading, where the maker of the device publishes them."""
     has_counts: bool
@@ -155,7 +156,7 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         has_quotes=any("'" in cell for _, row in table[first : first + 5] for cell in row),
         has_blank_samples=has_blank_samples,
         fs=said.fs,
-        unit=said.unit,
+        stated_units=said.units,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
         has_counts=said.has_counts,
@@ -339,6 +340,7 @@ def _is_statement(row: list[str]) -> bool:
             key,
             re.IGNORECASE,
         )
+        or is_unit_line(key, value)
         or find_rate(",".join(row)) is not None
         or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
     )

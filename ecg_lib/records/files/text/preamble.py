@@ -7,22 +7,8 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError
-from ecg_lib.records.signal_names import (
-    UNIT_TO_MV,
-    SignalKind,
-    is_other_unit,
-    kind_of,
-    read_unit,
-)
-
-LEAD_KEY: Final = re.compile(
-    r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
-)
-
-_UNIT_KEY: Final = re.compile(
-    r"(?:.*[ _-])?(?:units?|einheit(?:en)?|unidad(?:es)?|unit[ée]s?|unit[àa]|unidade)(?:[ _-].*)?",
-    re.IGNORECASE,
-)
+from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units
+from ecg_lib.records.signal_names import SignalKind, kind_of, names_other_signal, says_ecg
 
 _LONGEST_LINE: Final = 500
 
@@ -45,7 +31,7 @@ _IS: Final = r"[\"']?\s*(?:[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
 _RATES: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
     for pattern in (
-        rf"(?:^|[^a-z-])(?:{_RATE_NAME}){_UNIT_OF_RATE}{_IS}{_VALUE}",
+        rf"(?<![a-z-])(?:{_RATE_NAME}){_UNIT_OF_RATE}{_IS}{_VALUE}",
         rf"^[\s#%/\"']*(?:{_FREQUENCY}){_UNIT_OF_RATE}{_IS}{_VALUE}\W*$",
         rf"(?<![\d.,-]){_NUMBER}(?:sps\b|{_PER_S}\b|(?:hz|hertz)\s*sampl)",
         rf"(?:sampled|recorded|digiti[sz]ed|acquired)\s+(?:at|with)\s+{_VALUE}",
@@ -55,6 +41,15 @@ _RATES: Final = tuple(
 _PLAUSIBLE_HZ: Final = (10.0, 100_000.0)
 
 _MAINS_HZ: Final = 60.0
+
+_MOST_WORDS: Final = 3
+"""Words before a rate that may name the signal that it is of, as in "arterial blood pressure"."""
+
+_DEVICE: Final = re.compile(
+    r"\b\w*(?:monitor|recorder|rekorder|holter|logger|device|system|ger[aä]t)\w*",
+    re.IGNORECASE,
+)
+"""Names of devices hold names of signals too."""
 
 _MAKER_UV: Final = "OpenBCI"
 
@@ -76,21 +71,39 @@ def find_rate(line: str) -> float | None:
     if len(line) > _LONGEST_LINE:
         return None
     for pattern in _RATES:
-        match = pattern.search(line)
-        if match is not None:
-            if kind_of(line[: match.start() + 1]) is SignalKind.OTHER:
-                return None  # the rate of another signal
+        matches = list(pattern.finditer(line))
+        of_ecg = [match for match in matches if not _is_of_another(line[: match.start()])]
+        if matches and not of_ecg and not says_ecg(line):
+            return None
+        if matches:
+            match = (of_ecg or matches)[0]
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None
     return None
 
 
+def _is_of_another(before: str) -> bool:
+    """Return whether the words directly before a rate name the signal that it is of.
+
+    >>> [_is_of_another(text) for text in ("# RESP ", "PPG: ", "Status: resp off, ", "Digital ")]
+    [True, True, False, False]
+
+    """
+    text = before.rstrip("\"' ")
+    *_, clause, words = ["", *re.split(r"[,;:|]", text)]
+    if text.endswith(":"):
+        words = clause if len(clause.split()) <= _MOST_WORDS else ""
+    words = _DEVICE.split(words)[-1]
+    return names_other_signal(" ".join(words.split()[-_MOST_WORDS:]))
+
+
 class Statements(NamedTuple):
     """The statements of comments and preamble."""
 
     fs: float | None
-    unit: str | None
+    units: tuple[str, ...]
+    """Of the samples; two or more contradict each other."""
     lead: str | None
     columns: tuple[str, ...]
     """Headings that stand in a comment; empty when there are none."""
@@ -109,27 +122,23 @@ class Statements(NamedTuple):
         rates = {rate for line in lines if (rate := find_rate(line)) is not None}
         if fs is None and len(rates) == 1:
             fs = rates.pop()
-        pairs = [re.split(r"\s*[,;:=\t]\s*", line.strip("#% "), maxsplit=1) for line in lines]
+        lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
+        pairs = [re.split(r"\s*[,;:=\t]\s*", line, maxsplit=1) for line in lines]
         stated = [
-            (pair[0].strip("\"' "), pair[1].strip("\"' ,;")) for pair in pairs if len(pair) == 2
+            (pair[0].strip("\"' "), pair[1].strip("\"' ,;\t")) for pair in pairs if len(pair) == 2
         ]
-        units = {
-            read_unit(value) or value
-            for key, value in stated
-            if len(key) < 30
-            and (is_other_unit(value) or read_unit(value) is not None)
-            and (_UNIT_KEY.fullmatch(key) or read_unit(value) in UNIT_TO_MV)
-            and not LEAD_KEY.fullmatch(key)
-        }
+        units = find_units(stated)
         leads = [value for key, value in stated if LEAD_KEY.fullmatch(key)]
         warnings: tuple[str, ...] = ()
-        unit = units.pop() if len(units) == 1 else None
-        if unit is None and any(_MAKER_UV in line for line in comments):
-            unit, warnings = "uV", ("OpenBCI writes its EXG channels in uV: that unit is assumed",)
+        if not units and any(_MAKER_UV in line for line in comments):
+            units, warnings = (
+                ("uV",),
+                ("OpenBCI writes its EXG channels in uV: that unit is assumed",),
+            )
         if converters:
             warnings = ("counts are converted to mV by the formula that the maker publishes",)
         lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
-        return cls(fs, unit, lead, device.columns, converters, device.fs is not None, warnings)
+        return cls(fs, units, lead, device.columns, converters, device.fs is not None, warnings)
 
 
 _OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}

@@ -54,6 +54,32 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
         ('"Fréquence d\'échantillonnage";"500,0 hertz"', 500.0),
         ("# resp sampling rate: 125 Hz", None),
         ("PPG fs = 100", None),
+        ("PPG fs = 125", None),
+        ("RESP: sampling rate 125 Hz", None),
+        ("Signals: II | ABP fs=125", None),
+        ("ART fs: 125", None),
+        ("ACC signal, resp 125 samples/s", None),
+        ("# arterial blood pressure sampling rate: 125 Hz", None),
+        ("Heart rate sampling rate: 125", None),
+        ("Digital ECG recorder, sampling rate: 250 Hz", 250.0),
+        ("Digital sampling rate: 250 Hz", 250.0),
+        ("Heart monitor X1; sampling rate: 250", 250.0),
+        ("Heart rate monitor sampling rate: 250", 250.0),
+        ("EEG recorder sampling rate: 250", 250.0),
+        ("ECG event recorder sampled at 250 Hz", 250.0),
+        ("Event recorder sampled at 250 Hz", 250.0),
+        ("Status: ok, fs=500", 500.0),
+        ("Battery: 80 %; fs=500", 500.0),
+        ("Zeit in s, Abtastrate: 500", 500.0),
+        ("Time base: sampling rate 500", 500.0),
+        ("Leads II | RESP off | fs=250", 250.0),
+        ("Respiration belt off, temperature 21, sampling rate: 250", 250.0),
+        ("Sampling frequency fs: 500 Hz", 500.0),
+        ("ECG and RESP sampling rate: 250", 250.0),
+        ("ECG, RESP sampling rate: 250", 250.0),
+        ("RESP sampling rate: 125 Hz; ECG sampling rate: 250 Hz", 250.0),
+        ("ECG sampling rate: 250 Hz; RESP sampling rate: 125 Hz", 250.0),
+        ("RESP fs=125, fs=250", 250.0),
         ("# low-pass 150 Hz", None),
         ("# notch filter 50 Hz", None),
         ("Filter frequency: 100 Hz", None),
@@ -70,6 +96,14 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
 )
 def test_only_what_is_called_a_sampling_rate_is_one(line: str, fs: float | None) -> None:
     assert find_rate(line) == fs
+
+
+def test_the_rate_of_a_line_that_names_a_device_is_read(tmp_path: Path) -> None:
+    rows = "ECG\n" + "\n".join(ROWS)
+    for line in ("# ECG event recorder sampled at 250 Hz", "# Status: ok, fs=250"):
+        assert _open(tmp_path, f"{line}\n{rows}").leads[0].fs == 250.0
+    with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
+        _open(tmp_path, f"# RESP sampling rate: 250 Hz\n{rows}")
 
 
 def test_a_column_of_time_wins_over_the_words_above_it_and_the_conflict_is_said(
@@ -111,6 +145,96 @@ def test_a_signal_with_the_unit_of_another_is_not_an_ecg(tmp_path: Path, text: s
     rows = "".join(f"{time},{row}\n" for time, row in zip(TIMES, ROWS, strict=True))
     with pytest.raises(UnsupportedRecordError, match="must have a signal in V, mV or uV"):
         _open(tmp_path, text + rows)
+
+
+def _rows(*columns: list[str]) -> str:
+    return "".join(",".join(row) + "\n" for row in zip(TIMES, *columns, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("above", "scale"),
+    [
+        ("# Sampling rate unit: Hz\n# Unit: uV\n", 1e-3),
+        ("# ECG unit: uV\n# HR unit: bpm\n", 1e-3),
+        ("# Unit: uV\n# Temperature unit: °C\n# Respiration unit: l/min\n", 1e-3),
+        ("# Unit: uV\n# EMG unit: mV\n# RESP: V\n# Battery voltage: V\n", 1e-3),
+        ("# Unit: uV\n# ADC resolution unit: bits\n", 1e-3),
+        ("# Unit: uV\n# Channels: V\n", 1e-3),
+        ("// Unit: uV\n// Frequency Units: Hz\n", 1e-3),
+        ("# Units: uV, bpm\n", 1e-3),
+        ("# Units: s;uV\n", 1e-3),
+        ("# Unit: microvolts (uV)\n", 1e-3),
+        ("# ecgUnit = uV\n", 1e-3),
+        ("# Unit of the electrocardiogram signal: uV\n", 1e-3),
+        ("# Unit: V\n# Frequency unit: Hz\n", 1e3),
+        ("# Sampling rate unit: Hz\n", 1.0),
+        ("# Frequency Units: Hz\n", 1.0),
+        ("# Respiration unit: l/min\n", 1.0),
+        ("Sampling rate unit,Hz\n", 1.0),
+        ("# HR unit: bpm\n# Temp unit: °C\n", 1.0),
+        ("# EMG unit: uV\n", 1.0),
+        ("# Unit: Cardiology V\n", 1.0),
+        ("# Unit: mV\n# ECG: mV\n", 1.0),
+    ],
+)
+def test_the_unit_of_the_leads_is_not_that_of_something_else(
+    tmp_path: Path, above: str, scale: float
+) -> None:
+    opened = _open(tmp_path, f"{above}time,ECG\n{_rows(ROWS)}")
+    np.testing.assert_allclose(_read(opened), VALUES * scale, rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("above", "said"),
+    [
+        ("# Unit: uV\n# ECG unit: mV\n", "mV and uV"),
+        ("# Unit: uV\n# Range unit: mV\n", "mV and uV"),
+        ("# Unit: bpm\n# Unit: uV\n", "bpm and uV"),
+        ("# Unit: mV\n# ADC unit: counts\n", "counts and mV"),
+        ("# Unit: uV per count\n", "counts and uV"),
+        ("# Unit: 0.1 uV\n", "counts and uV"),
+    ],
+)
+@pytest.mark.parametrize("headings", ["time,ECG", "time,value", ""])
+def test_units_that_contradict_each_other_are_asked_for(
+    tmp_path: Path, above: str, said: str, headings: str
+) -> None:
+    text = f"{above}{headings}\n{_rows(ROWS)}"
+    with pytest.raises(MissingDetailError, match=f"the CSV file states {said}") as raised:
+        _open(tmp_path, text)
+    assert raised.value.detail == "unit"
+    path = tmp_path / "r.csv"
+    for unit, scale in (("uV", 1e-3), ("mV", 1.0)):
+        opened = open_recording(path, unit=unit)
+        np.testing.assert_allclose(_read(opened), VALUES * scale, rtol=1e-5, atol=1e-9)
+
+
+def test_units_that_contradict_each_other_do_not_matter_to_a_lead_that_states_its_own(
+    tmp_path: Path,
+) -> None:
+    above = "# Unit: uV\n# ECG unit: mV\n"
+    opened = _open(tmp_path, f"{above}time,ECG (uV),RESP,aux\n{_rows(ROWS, TIMES, TIMES)}")
+    assert [lead.name for lead in opened.leads] == ["ECG"]
+    assert opened.others == ("RESP", "aux")
+    np.testing.assert_allclose(_read(opened), VALUES / 1000, rtol=1e-5, atol=1e-9)
+    with pytest.raises(MissingDetailError, match="states mV and uV"):
+        _open(tmp_path, f"{above}time,chan (uV),ECG\n{_rows(TIMES, ROWS)}")
+    with pytest.raises(UnsupportedRecordError, match="there is none among RESP"):
+        _open(tmp_path, f"{above}time,RESP\n{_rows(ROWS)}")
+
+
+@pytest.mark.parametrize("line", ["# Unit: %", "// Maßeinheit: mmHg", "# Unit of measurement: bpm"])
+def test_the_only_unit_of_a_file_is_that_of_its_signal(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UnsupportedRecordError, match="must have a signal in V, mV or uV"):
+        _open(tmp_path, f"{line}\ntime,signal\n{_rows(ROWS)}")
+
+
+@pytest.mark.parametrize(
+    "line", ["# ADC unit: counts", "# Digital unit: adu", "# Maßeinheit: bits"]
+)
+def test_counts_are_stated_in_many_words(tmp_path: Path, line: str) -> None:
+    with pytest.raises(UnsupportedRecordError, match="counts, which need the gain"):
+        _open(tmp_path, f"{line}\ntime,ECG\n{_rows(ROWS)}")
 
 
 def test_the_name_of_a_lead_above_the_samples_is_not_a_unit(tmp_path: Path) -> None:
