@@ -54,7 +54,7 @@ class Question:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a prediction adds to the metrics."""
+    """Figures that a prediction adds to the metrics."""
 
     normal: int
     ventricular: int
