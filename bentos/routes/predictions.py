@@ -7,6 +7,7 @@ import contextvars
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -23,6 +24,7 @@ from bentos.routes.routing import (
     recordings_of,
     runtime_of,
 )
+from bentos.runtime.limits.caller import Caller
 from bentos.runtime.limits.turns import SHORT
 from bentos.runtime.prediction.feedback import (
     check_feedback,
@@ -87,7 +89,9 @@ async def create_feedback(request: Request) -> Response:
         feedback = await _compute(
             request, lambda: parse(FeedbackRequest, body), samples=body.count(b",")
         )
-    find_results = recordings_of(request).find_results
+
+    def find_results(job_id: str, caller: Caller) -> Path:
+        return recordings_of(request).find_results(job_id, caller)
 
     def check() -> None:
         check_feedback(feedback, find_marked(runtime, feedback, caller, find_results))

@@ -89,6 +89,7 @@ class Runtime:
         self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
         self._signals = SignalStore(settings.signals_dir, settings.signal_key_path)
+        self._signals_problem: str | None = None
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(
             settings.serving_dir / "spool",
@@ -219,10 +220,16 @@ class Runtime:
         """Keep the signal of an answer that has one; the answer stands when that fails."""
         if made.signal is None:
             return
+        problem = None
         try:
             self._signals.add(made.signal, is_waiting=not made.is_drawn)
-        except (OSError, ConfigurationError):
-            _logger.exception("the signal of prediction %s is not kept", made.prediction_id)
+        except ConfigurationError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"they cannot be written: {error.strerror}"
+        if problem is not None and problem != self._signals_problem:
+            _logger.error("signals are not kept: %s", problem)  # once, not for each request
+        self._signals_problem = problem
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:

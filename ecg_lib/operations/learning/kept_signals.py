@@ -10,6 +10,7 @@ own file, and bound to its patient and prediction, so that files cannot be excha
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -31,6 +32,9 @@ from ecg_lib.records.atomic_files import replacing
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+_FREE_BYTES: Final = 2**30
+"""Room on the disk that signals leave to everything else; answers that wait need it more."""
 
 _KEPT: Final = "kept"
 _WAITING: Final = "waiting"
@@ -116,7 +120,7 @@ class SignalStore:
         ConfigurationError
             If the key cannot be used.
         OSError
-            If the file cannot be written.
+            If the file cannot be written, or less than 1 GiB of the disk would be free.
 
         """
         if not self._key_path.exists():
@@ -132,6 +136,8 @@ class SignalStore:
         name = _name(signal.patient_key, signal.prediction_id)
         path = self._path(name, is_waiting=is_waiting)
         _make(path.parent, self._directory)
+        if shutil.disk_usage(path.parent).free < _FREE_BYTES:
+            raise OSError(errno.ENOSPC, f"less than {_FREE_BYTES} bytes of the disk are free")
         with replacing(path) as draft:
             draft.touch(mode=0o600)
             sealed = self._cipher.encrypt(nonce, content, name.encode())

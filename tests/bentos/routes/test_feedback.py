@@ -15,7 +15,7 @@ import pytest
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
 from bentos.wire.schemas import Marks, ReviewQueue
-from ecg_lib.operations.keys.api_keys import add_api_key, find_api_key, read_api_keys
+from ecg_lib.operations.keys.api_keys import Scope, add_api_key, find_api_key, read_api_keys
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -265,5 +265,40 @@ def test_the_queue_lists_what_has_no_label_and_says_why(
         ]
         wrong = service.http.get("/api/v1/review-queue/", params={"limit": 201})
         assert wrong.status_code == 422
+    finally:
+        service.close()
+
+
+def test_the_queue_is_for_keys_that_may_label_and_has_the_predictions_of_the_key_alone(
+    start_service: Callable[..., Any],
+    toy_model: LoadedModel,
+    make_request: RequestMaker,
+    tmp_path: Path,
+) -> None:
+    keys = tmp_path / "keys"
+    add_api_key(keys, "first")
+    add_api_key(keys, "second")
+    add_api_key(keys, "predicts", scopes=[Scope.PREDICT])
+    add_api_key(keys, "operates", scopes=[Scope.LABEL, Scope.OPERATE])
+    service = start_service(api_keys_file=keys)
+    try:
+        service.runtime.live.use(toy_model)
+        service.http.headers["X-API-Key"] = "first"
+        name = service.predict(**make_request()).json()["prediction_id"]
+        wait_until(lambda: not len(service.runtime.spool))
+
+        def ask(key: str) -> httpx.Response:
+            answered: httpx.Response = service.http.get(
+                "/api/v1/review-queue/", headers={"X-API-Key": key}
+            )
+            return answered
+
+        assert ask("predicts").status_code == 403
+        queues = {key: ask(key).json()["predictions"] for key in ("first", "second", "operates")}
+        assert {key: [one["prediction_id"] for one in queue] for key, queue in queues.items()} == {
+            "first": [name],
+            "second": [],
+            "operates": [name],
+        }
     finally:
         service.close()

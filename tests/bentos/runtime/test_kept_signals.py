@@ -69,7 +69,8 @@ def test_a_signal_that_cannot_be_kept_changes_no_answer(
     try:
         service.runtime.live.use(toy_model)
         service.runtime.settings.signals_dir.write_text("in the way")
-        assert service.predict(**make_request(patient_id="Jane Doe")).status_code == 201
+        for _ in range(3):
+            assert service.predict(**make_request(patient_id="Jane Doe")).status_code == 201
     finally:
         service.close()
-    assert "is not kept" in caplog.text
+    assert caplog.text.count("signals are not kept: they cannot be written") == 1

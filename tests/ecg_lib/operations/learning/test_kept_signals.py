@@ -115,3 +115,17 @@ def test_all_signals_of_a_patient_are_deleted_and_no_other(store: SignalStore) -
 def test_a_name_that_leads_elsewhere_is_rejected(store: SignalStore, name: str) -> None:
     with pytest.raises(SignalStoreError, match="must be named by"):
         store.add(replace(signal(), prediction_id=name), is_waiting=False)
+
+
+@pytest.mark.parametrize(("free_bytes", "is_kept"), [(2**30 - 1, False), (2**30, True)])
+def test_signals_leave_a_gibibyte_of_the_disk_free(
+    store: SignalStore, monkeypatch: pytest.MonkeyPatch, free_bytes: int, *, is_kept: bool
+) -> None:
+    usage = shutil._ntuple_diskusage(2**40, 2**40 - free_bytes, free_bytes)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    if is_kept:
+        store.add(signal(), is_waiting=False)
+    else:
+        with pytest.raises(OSError, match="of the disk are free"):
+            store.add(signal(), is_waiting=False)
+    assert len(list(store.list_files())) == is_kept
