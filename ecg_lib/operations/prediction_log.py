@@ -278,7 +278,6 @@ class PredictionLog:
         *,
         since: datetime | None = None,
         bundle_hash: str | None = None,
-        max_duration_s: float | None = None,
         limit: int | None = None,
     ) -> list[ObservedRow]:
         """Read what was observed of the latest predictions, oldest first.
@@ -289,8 +288,6 @@ class PredictionLog:
             Only those made at this time or later.
         bundle_hash : str, optional
             Only those of this bundle.
-        max_duration_s : float, optional
-            Only those of strips that are not longer, in seconds.
         limit : int, optional
             At most so many, the latest.
 
@@ -305,8 +302,6 @@ class PredictionLog:
             table.observed,
         ).order_by(table.created_at.desc(), table.prediction_id.desc())
         query = query.where(*_conditions(since, bundle_hash))
-        if max_duration_s is not None:
-            query = query.where(table.duration_s <= max_duration_s)
         if limit is not None:
             query = query.limit(limit)
         with self._connect() as connection:
@@ -322,16 +317,6 @@ class PredictionLog:
                 for row in _stream(connection, query)
             ]
         return rows[::-1]
-
-    def count_longer(self, *, since: datetime, bundle_hash: str, duration_s: float) -> int:
-        """Count the predictions of a bundle whose strips are longer than so many seconds."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(PREDICTIONS)
-            .where(*_conditions(since, bundle_hash), PREDICTIONS.c.duration_s > duration_s)
-        )
-        with self._connect() as connection:
-            return int(connection.execute(query).scalar_one())
 
     def read_reviewed(self, *, since: datetime, bundle_hash: str) -> list[ReviewedRow]:
         """Read all predictions that have feedback, oldest first.

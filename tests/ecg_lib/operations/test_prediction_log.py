@@ -204,15 +204,6 @@ def test_a_url_without_a_driver_is_refused_and_shows_no_password(url: str, reaso
     assert "secret" not in str(refused.value)
 
 
-def test_strips_that_are_too_long_are_passed_over_and_counted(log: PredictionLog) -> None:
-    log.add_predictions([replace(prediction(n), duration_s=10.0 * n) for n in range(1, 5)])
-    found = log.read_predictions(bundle_hash="a", max_duration_s=20.0)
-    assert [row.duration_s for row in found] == [10.0, 20.0]
-    assert found[0].observed == prediction(1).observed
-    assert log.count_longer(since=NOW, bundle_hash="a", duration_s=20.0) == 2
-    assert log.count_longer(since=NOW, bundle_hash="b", duration_s=20.0) == 0
-
-
 def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: PredictionLog) -> None:
     beats = {"beat_predictions": [{"arrhythmia_type": one} for one in ("N", "V", None)]}
     log.add_predictions([replace(prediction(n), response=beats) for n in range(3)])
