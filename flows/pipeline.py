@@ -67,7 +67,9 @@ def pipeline(
         return result
 
     # First: whatever the run comes to, what earlier ones left does not grow without limit.
-    forget_old_training(settings)
+    forgotten = forget_old_training(settings, return_state=True)
+    if not forgotten.is_completed():
+        logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
     version = timed("ingest-records", lambda: ingest_records(source=source, databases=databases))
     timed(
         "train-sweep",

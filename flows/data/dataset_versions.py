@@ -332,6 +332,14 @@ def list_versions(datasets_dir: Path) -> list[str]:
     return sorted(path.stem for path in (datasets_dir / "versions").glob("*.json"))
 
 
+def read_latest(datasets_dir: Path) -> str | None:
+    """Read the name of the latest version, whether that can be loaded or not; None without one."""
+    try:
+        return (datasets_dir / "versions" / _LATEST).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
 def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersion:
     """Load a version, or the latest.
 
@@ -342,18 +350,17 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
 
     """
     directory = datasets_dir / "versions"
-    latest = directory / _LATEST
-    if version is None and not latest.exists():
+    name = version or read_latest(datasets_dir)
+    if name is None:
         msg = "there is no dataset yet; run ingest-records first"
         raise DatasetError(msg)
-    name = version or latest.read_text(encoding="utf-8")
     try:
         text = (directory / f"{name}.json").read_text(encoding="utf-8")
         return TypeAdapter(DatasetVersion).validate_json(text)
     except FileNotFoundError as error:
         msg = f"dataset version must be one of {list_versions(datasets_dir)}, got {name!r}"
         raise DatasetError(msg) from error
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         msg = f"dataset version {name} cannot be read: {error}"
         raise DatasetError(msg) from error
 
