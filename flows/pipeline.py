@@ -17,6 +17,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.databases import DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
+from flows.data.records.site import fingerprint_labels
 from flows.data.records.sources import Source
 from flows.doors.registry import Registry
 from flows.evaluation.evaluate_champion import evaluate_champion
@@ -75,6 +76,7 @@ def pipeline(
     forgotten = forget_old_training(settings, return_state=True)
     if not forgotten.is_completed():
         logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
+    labels = fingerprint_labels(settings)
     version = timed(
         "ingest-records",
         lambda: ingest_records(source=source, databases=databases, with_labels=with_labels),
@@ -87,7 +89,8 @@ def pipeline(
         "promote-champion",
         lambda: promote_champion(dataset_version=version, min_v_f1=min_v_f1),
     )
-    note_outcome(settings, version, verdict, started_at=started_at)
+    if with_labels and n_trials is None:  # a smaller try proves nothing about a whole one
+        note_outcome(settings, version, verdict, started_at=started_at, labels=labels)
     if verdict["version"] is None:
         msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
         raise PromotionError(msg)

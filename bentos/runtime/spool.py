@@ -175,7 +175,10 @@ class Spool:
         return self._problem
 
     def start(self) -> None:
-        """Begin to write into the log."""
+        """Begin to write into the log; first what an older version could not read."""
+        for path in self._directory.glob("*.broken"):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.rename(path.with_suffix(".jsonl"))
         self._thread.start()
 
     def append(self, row_id: str, line: bytes) -> None:

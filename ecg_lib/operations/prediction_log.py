@@ -465,6 +465,7 @@ class PredictionLog:
                     "dataset_version": row.dataset_version,
                     "has_helped": row.has_helped,
                     "reasons": _write_json(row.reasons),
+                    "labels": row.labels,
                 }
             ],
         )
@@ -488,16 +489,8 @@ class PredictionLog:
             dataset_version=row["dataset_version"],
             has_helped=row["has_helped"],
             reasons=tuple(orjson.loads(row["reasons"])),
+            labels=row["labels"],
         )
-
-    def count_labelled(self, *, since: datetime) -> int:
-        """Count the predictions and recordings that got feedback at this time or later."""
-        count = sa.func.count(sa.distinct(FEEDBACK.c.prediction_id))
-        query = sa.select(count).where(
-            FEEDBACK.c.created_at >= _to_text(since), FEEDBACK.c.withdraws.is_(None)
-        )
-        with self._connect() as connection:
-            return int(connection.execute(query).scalar_one())
 
     @contextmanager
     def open_transaction(self) -> Iterator[Connection]:

@@ -162,3 +162,5 @@ class RetrainingRow:
     has_helped: bool
     """True when its model became champion."""
     reasons: tuple[str, ...]
+    labels: str
+    """Hash of the labels, and of the training code, that it learnt from."""

@@ -1,7 +1,7 @@
 """How a retraining ended, and what follows: one that did not help is not repeated without labels.
 
 A retraining on the same records and labels comes to the same end. So the state "did not help" holds
-a RETRAIN of the drift check until a reader has labelled something since.
+a RETRAIN of the drift check until there are other labels to train on, or other code to train with.
 """
 
 from __future__ import annotations
@@ -18,12 +18,18 @@ from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import RetrainingRow
 from ecg_lib.operations.settings import Settings
+from flows.data.records.site import fingerprint_labels
 from flows.release.switch_service import read_current
 
 
 @task(cache_policy=NO_CACHE)
 def note_outcome(
-    settings: Settings, dataset_version: str, verdict: dict[str, Any], *, started_at: datetime
+    settings: Settings,
+    dataset_version: str,
+    verdict: dict[str, Any],
+    *,
+    started_at: datetime,
+    labels: str,
 ) -> None:
     """Note whether the model of a retraining replaced the one that is served.
 
@@ -31,7 +37,8 @@ def note_outcome(
         settings: The home.
         dataset_version: Dataset that was trained on.
         verdict: Result of `promote-champion`.
-        started_at: Start of the retraining; labels that came later were not trained on.
+        started_at: Start of the retraining.
+        labels: What it learnt from readers, see `fingerprint_labels`, taken at its start.
     """
     served = read_current(settings)
     if served is None:
@@ -43,6 +50,7 @@ def note_outcome(
         dataset_version=dataset_version,
         has_helped=verdict["is_promoted"],
         reasons=tuple(verdict["reasons"]),
+        labels=labels,
     )
     log = PredictionLog(settings.monitoring_database_url)
     try:
@@ -58,7 +66,7 @@ def note_outcome(
 
 
 def hold_useless_retraining(
-    decision: DriftDecision, log: PredictionLog, *, bundle_hash: str
+    decision: DriftDecision, log: PredictionLog, *, bundle_hash: str, settings: Settings
 ) -> DriftDecision:
     """Hold a RETRAIN when the last one did not help and nothing was labelled since.
 
@@ -66,6 +74,7 @@ def hold_useless_retraining(
         decision: Decision of a drift check.
         log: Retrainings and labels.
         bundle_hash: Hash of the served bundle.
+        settings: Where signals and labels are.
 
     Returns:
         The decision, or KEEP with the reason.
@@ -73,10 +82,11 @@ def hold_useless_retraining(
     if decision.action is not DriftAction.RETRAIN:
         return decision
     last = log.get_last_retraining(bundle_hash=bundle_hash)
-    if last is None or last.has_helped or log.count_labelled(since=last.created_at):
+    if last is None or last.has_helped or last.labels != fingerprint_labels(settings):
         return decision
     reason = (
         f"RETRAIN is due but held: the retraining of {last.created_at:%Y-%m-%d %H:%M} did not help "
-        f"({'; '.join(last.reasons)}) and nothing was labelled since"
+        f"({'; '.join(last.reasons)}) and there is nothing new to learn from: no label since of a "
+        "signal that is kept"
     )
     return replace(decision, action=DriftAction.KEEP, reasons=(reason, *decision.reasons))

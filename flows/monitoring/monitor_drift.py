@@ -116,7 +116,9 @@ def monitor_drift(
     evidence = gather_evidence(settings, served, traffic, policy)
     decision = decide(served, evidence, traffic, now=now, policy=policy)
     with open_log(settings) as log:
-        decision = hold_useless_retraining(decision, log, bundle_hash=served.bundle.hash)
+        decision = hold_useless_retraining(
+            decision, log, bundle_hash=served.bundle.hash, settings=settings
+        )
     verdict = make_verdict(
         served.release,
         decision,

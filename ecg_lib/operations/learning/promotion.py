@@ -99,7 +99,9 @@ SITE_PREFIX = "site:"
 """Start of the names of people of the site, who come and go: they are not in the common set."""
 
 _LEAST_COMMON = 2
-"""Least number of people that both models are compared on."""
+"""Least number of people that both models are compared on; half of the champion's, if more."""
+
+_NEW_PEOPLE = "gain on new people"
 
 MAX_RUNTIME_DIFFERENCE = 1e-4
 """Largest accepted difference of a probability between training and serving runtime."""
@@ -209,9 +211,17 @@ def _gates_against(
             "a challenger trained on real data replaces a simulated champion without comparison"
         )
         return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
-    common = _gate_common(challenger, champion, policy, is_gain_needed=new_people is None)
     if new_people is None:
-        return [data_gate, common]
+        return [data_gate, _gate_common(challenger, champion, policy, is_gain_needed=True)]
+    if why := _find_obstacle(new_people, champion.name, policy):
+        # A gain must be shown somewhere: as long as new people cannot show it, the common set must.
+        common = _gate_common(challenger, champion, policy, is_gain_needed=True)
+        return [
+            data_gate,
+            common,
+            Gate(name=_NEW_PEOPLE, is_passed=True, reason=f"not judged: {why}"),
+        ]
+    common = _gate_common(challenger, champion, policy, is_gain_needed=False)
     return [data_gate, common, _gate_new_people(new_people, champion.name, policy)]
 
 
@@ -221,8 +231,8 @@ def _gate_common(
     """Compare both on the same beats of the same people."""
     name = "better than champion" if is_gain_needed else "no loss on the common set"
     people = sorted(one for one in champion.counts if not one.startswith(SITE_PREFIX))
-    beats = {one: (challenger.counts.get(one, BeatCounts()).beats, champion.counts[one].beats)
-             for one in people}  # fmt: skip
+    ours_of = {one: challenger.counts.get(one, BeatCounts()) for one in people}
+    beats = {one: (ours_of[one].beats, champion.counts[one].beats) for one in people}
     fewer = [one for one, (ours, theirs) in beats.items() if ours < theirs]
     if fewer:
         ours, theirs = beats[fewer[0]]
@@ -232,11 +242,18 @@ def _gate_common(
         )
         return Gate(name=name, is_passed=False, reason=reason)
     more = [one for one, (ours, theirs) in beats.items() if ours > theirs]
-    subjects = [one for one in people if one not in more]
-    if len(subjects) < _LEAST_COMMON:
+    changed = [
+        one
+        for one in people
+        if one not in more and _truth(ours_of[one]) != _truth(champion.counts[one])
+    ]
+    subjects = [one for one in people if one not in more and one not in changed]
+    needed = max(_LEAST_COMMON, len(people) / 2)
+    if len(subjects) < needed:
         reason = (
-            f"cannot be compared: {len(subjects)} subjects have the same beats in dataset "
-            f"{challenger.dataset_version} and {champion.dataset_version}, {_LEAST_COMMON} needed"
+            f"cannot be compared: {len(subjects)} subjects have the same beats and classes in "
+            f"dataset {challenger.dataset_version} and {champion.dataset_version}, {needed:g} are "
+            "needed"
         )
         return Gate(name=name, is_passed=False, reason=reason)
     difference = _compare(challenger.counts, champion.counts, subjects, policy)
@@ -249,6 +266,8 @@ def _gate_common(
     )
     if len(challenger.counts) > len(subjects):
         reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"
+    if changed:
+        reason += f"; {', '.join(changed)} left out, annotated otherwise since"
     if more:
         reason += f"; {', '.join(more)} left out, with more beats than the champion was scored on"
     if challenger.n_folds != champion.n_folds:
@@ -261,27 +280,39 @@ def _gate_common(
     return Gate(name=name, is_passed=is_passed, reason=reason)
 
 
+def _truth(counts: BeatCounts) -> tuple[int, ...]:
+    """Return what the annotations alone decide."""
+    return counts.beats, counts.v_beats, counts.n_beats
+
+
+def _people_of(new_people: NewPeople) -> list[str]:
+    return sorted(set(new_people.challenger) & set(new_people.champion or ()))
+
+
+def _find_obstacle(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> str | None:
+    """Find why new people cannot judge both models; None when they can."""
+    ask = "label strips that were drawn for review"
+    if new_people.champion is None:
+        return f"this code cannot run {champion}"
+    people = _people_of(new_people)
+    if len(people) < policy.min_new_people:
+        return f"{len(people)} held-out people, {policy.min_new_people} needed: {ask}"
+    if not any(new_people.challenger[one].v_beats for one in people):
+        return f"no V beat among {len(people)} held-out people: {ask}"
+    return None
+
+
 def _gate_new_people(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> Gate:
     """Ask for a gain on held-out people of the site."""
-    name, ask = "gain on new people", "label strips that were drawn for review"
-    if new_people.champion is None:
-        reason = f"cannot be compared: this code cannot run {champion}"
-        return Gate(name=name, is_passed=False, reason=reason)
-    people = sorted(set(new_people.challenger) & set(new_people.champion))
-    if len(people) < policy.min_new_people:
-        reason = f"{len(people)} held-out people, {policy.min_new_people} needed: {ask}"
-        return Gate(name=name, is_passed=False, reason=reason)
+    people, theirs = _people_of(new_people), new_people.champion or {}
     n_v = sum(new_people.challenger[one].v_beats for one in people)
-    if n_v == 0:
-        reason = f"no V beat among {len(people)} held-out people: {ask}"
-        return Gate(name=name, is_passed=False, reason=reason)
-    difference = _compare(new_people.challenger, new_people.champion, people, policy)
+    difference = _compare(new_people.challenger, theirs, people, policy)
     reason = (
         f"V-F1 {difference.estimate:+.4f} against {champion} on {len(people)} held-out people with "
         f"{n_v} V beats ({policy.confidence:.0%} interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}); a lower bound above 0 required"
     )
-    return Gate(name=name, is_passed=difference.low > 0, reason=reason)
+    return Gate(name=_NEW_PEOPLE, is_passed=difference.low > 0, reason=reason)
 
 
 def _compare(

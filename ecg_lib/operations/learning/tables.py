@@ -83,6 +83,7 @@ RETRAININGS: Final = sa.Table(
     sa.Column("dataset_version", sa.String(64), nullable=False),
     sa.Column("has_helped", sa.Boolean, nullable=False),
     sa.Column("reasons", sa.Text, nullable=False),
+    sa.Column("labels", sa.String(64), nullable=False),
 )
 
 

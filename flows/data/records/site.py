@@ -9,8 +9,9 @@ calls are never the truth: a beat without a mark is neither trained on nor score
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -19,6 +20,7 @@ import numpy as np
 
 from ecg_lib.errors import DatasetError, EcgError
 from ecg_lib.evaluation.prepared_views import ScoredView, prepare_scored_view
+from ecg_lib.operations.drift.decision import DriftPolicy
 from ecg_lib.operations.learning.kept_signals import KeptFile, SignalStore
 from ecg_lib.operations.learning.labels import Marks, resolve_marks
 from ecg_lib.operations.prediction_log import PredictionLog
@@ -29,9 +31,11 @@ from ecg_lib.records.record import Record
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 from flows.data.databases import SITE, Role
 from flows.data.dataset_versions import (
+    TRAINING,
     BrokenRecord,
     PreparedRecord,
     StripLabels,
+    hash_code,
     hash_files,
 )
 from flows.data.records.preparation import prepare_record
@@ -89,9 +93,36 @@ def find_labelled(store: SignalStore, log: PredictionLog) -> list[Labelled]:
         if answered is None:
             continue
         labels = describe_labels(answered, given[name])
-        if labels is not None and (labels.is_drawn or not is_held_out(files[name].patient_key)):
+        if labels is None:
+            continue
+        if not is_held_out(files[name].patient_key) or _may_score(answered, labels):
             found.append(Labelled(files[name], labels))
     return found
+
+
+def _may_score(answered: PredictionRow, labels: StripLabels) -> bool:
+    """Return whether a strip may judge models: drawn, and looked at as a whole.
+
+    Readers who mark single beats mark the errors of the served model, by which any other gains.
+    """
+    n_beats = len(answered.response["beat_predictions"])
+    n_looked_at = n_beats - labels.symbols.count(LEFT_OUT)
+    return labels.is_drawn and n_looked_at >= DriftPolicy().min_labelled_share * n_beats
+
+
+def fingerprint_labels(settings: Settings) -> str:
+    """Hash what a retraining would learn from readers now, and the code that would learn it."""
+    log = PredictionLog(settings.monitoring_database_url)
+    try:
+        log.create_tables()
+        labelled = find_labelled(SignalStore(settings.signals_dir, settings.signal_key_path), log)
+    finally:
+        log.close()
+    described = [
+        [one.file.patient_key, one.file.prediction_id, asdict(one.labels)] for one in labelled
+    ]
+    text = json.dumps([hash_code(TRAINING), described], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def describe_labels(answered: PredictionRow, feedback: Sequence[FeedbackRow]) -> StripLabels | None:

@@ -335,7 +335,9 @@ def _check_signals(settings: Settings) -> Iterator[Finding]:
 def _check_spool(settings: Settings) -> Iterator[Finding]:
     for path in sorted((settings.serving_dir / "spool").glob("*.broken")):
         yield Finding(
-            "spool", f"{path.name} has lines that are not rows; look at it, then remove it",
+            "spool",
+            f"{path.name} has lines that this version cannot read; a newer one stores them at its "
+            "start, and others are damaged: look at it",
             is_mended=False,
         )  # fmt: skip
 

@@ -349,9 +349,7 @@ def test_what_is_old_stays_where_it_is_to_be_kept(log: PredictionLog) -> None:
     assert [row.feedback_id for row in log.read_feedback(["p3", "p4"])] == ["f3"]
 
 
-def test_the_last_retraining_of_a_bundle_and_the_labels_since_are_found(
-    log: PredictionLog,
-) -> None:
+def test_the_last_retraining_of_a_bundle_is_found(log: PredictionLog) -> None:
     rows = [
         RetrainingRow(
             retraining_id=f"r{number}",
@@ -360,6 +358,7 @@ def test_the_last_retraining_of_a_bundle_and_the_labels_since_are_found(
             dataset_version="d",
             has_helped=number == 0,
             reasons=("a", "b"),
+            labels=f"hash {number}",
         )
         for number in range(3)
     ]
@@ -368,10 +367,6 @@ def test_the_last_retraining_of_a_bundle_and_the_labels_since_are_found(
     assert log.get_last_retraining(bundle_hash="a") == rows[1]
     assert log.get_last_retraining(bundle_hash="b") == rows[2]
     assert log.get_last_retraining(bundle_hash="c") is None
-    log.add_feedback([feedback("f1", "p1"), feedback("f2", "p1"), feedback("f3", "p2")])
-    log.add_feedback([feedback("w", "p9", withdraws="f3")])
-    assert log.count_labelled(since=NOW) == 2
-    assert log.count_labelled(since=NOW + timedelta(microseconds=1)) == 0
 
 
 def test_tables_of_earlier_code_get_the_new_columns_and_keep_their_rows(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -32,7 +33,13 @@ from flows.data.dataset_versions import (
     save_version,
 )
 from flows.data.prepared_views import PreparedViews
-from flows.data.records.site import describe_labels, find_labelled, is_held_out, prepare_site
+from flows.data.records.site import (
+    describe_labels,
+    find_labelled,
+    fingerprint_labels,
+    is_held_out,
+    prepare_site,
+)
 from flows.doors.registry import Registry, RunKind
 from flows.evaluation.promote_champion import count_held_out, score_new_people
 from flows.monitoring.kept_signals import delete_patient
@@ -165,12 +172,17 @@ def test_strips_of_patients_are_for_training_or_for_the_gate(
         ("chosen-trained", TRAINED, False),
         ("drawn-held-out", HELD_OUT, True),
         ("chosen-held-out", HELD_OUT, False),
+        ("partly-held-out", HELD_OUT, True),
     ):
-        _keep_strip(store, log, name, patient_key, is_drawn=is_drawn)
-        log.add_feedback([_mark(name, labels={0: "V"})])
+        positions = _keep_strip(store, log, name, patient_key, is_drawn=is_drawn)
+        # Four of five beats must be looked at for a strip to judge models.
+        n_marked = len(positions) if name.endswith("held-out") else 1
+        if name == "partly-held-out":
+            n_marked = math.ceil(0.8 * len(positions)) - 1
+        log.add_feedback([_mark(name, labels=dict.fromkeys(range(n_marked), "V"))])
     _keep_strip(store, log, "without-label", TRAINED)
     found = {one.file.prediction_id: one for one in find_labelled(store, log)}
-    # Strips of a held-out patient that a reader chose are neither trained on nor scored.
+    # Strips of a held-out patient that a reader chose, or marked in part, are not used at all.
     assert set(found) == {"drawn-trained", "chosen-trained", "drawn-held-out"}
     prepared = [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
     assert sorted((one.role, one.subject) for one in prepared) == [
@@ -181,6 +193,7 @@ def test_strips_of_patients_are_for_training_or_for_the_gate(
     # The labelled signal that waited is kept now.
     waiting = [file.prediction_id for file in store.list_files() if file.is_waiting]
     assert waiting == ["chosen-held-out"]
+    assert fingerprint_labels(settings) == fingerprint_labels(settings)
     assert {one.name for one in prepared} == {one.name for one in _prepare(settings)}
 
 

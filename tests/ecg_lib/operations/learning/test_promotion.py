@@ -310,6 +310,21 @@ def test_a_challenger_that_is_scored_on_fewer_beats_of_anybody_is_not_compared(
     assert ("s03 left out" in reason) is (beats == 1001)
 
 
+@pytest.mark.parametrize(("n_changed", "is_compared"), [(6, True), (7, False)])
+def test_people_who_were_annotated_otherwise_since_are_left_out(
+    n_changed: int, *, is_compared: bool
+) -> None:
+    # The same beats of which other ones are V: half of the people must be as they were.
+    changed = {f"s{n:02d}": _counts(v_true=99, v_beats=101) for n in range(n_changed)}
+    decision = _decide(_challenger(counts=_subjects(v_true=99) | changed), _challenger())
+    assert decision.is_promoted is is_compared
+    reason = decision.gates[-1].reason
+    if is_compared:
+        assert "s00, s01, s02, s03, s04, s05 left out, annotated otherwise since" in reason
+    else:
+        assert "cannot be compared: 5 subjects have the same beats and classes" in reason
+
+
 def test_people_of_the_site_that_are_gone_do_not_prevent_a_comparison() -> None:
     champion = _challenger(counts=_subjects() | {"site:1": _counts()})
     challenger = _challenger(counts=_subjects(v_true=99) | {"site:2": _counts(v_true=1)})
@@ -351,20 +366,29 @@ def test_a_gain_on_new_people_without_a_loss_on_the_common_set_is_promoted() -> 
 @pytest.mark.parametrize(
     ("ours", "theirs", "words"),
     [
-        (_people(5, v_true=12), _people(5, v_true=12), "a lower bound above 0 required"),
         (_people(4, v_true=18), _people(4, v_true=12), "4 held-out people, 5 needed: label"),
         ({}, {}, "0 held-out people, 5 needed"),
         (_people(6, v_beats=0), _people(6, v_beats=0, v_false=3), "no V beat among 6"),
         (_people(5, v_true=18), None, "this code cannot run version 1"),
     ],
 )
-def test_without_a_gain_on_enough_new_people_nothing_is_promoted(
+def test_as_long_as_new_people_cannot_judge_a_gain_on_the_common_set_is_needed(
     ours: dict[str, BeatCounts], theirs: dict[str, BeatCounts] | None, words: str
 ) -> None:
-    better = _challenger(counts=_subjects(v_true=99))
-    decision = _decide_with(better, NewPeople(challenger=ours, champion=theirs))
+    new_people = NewPeople(challenger=ours, champion=theirs)
+    better = _decide_with(_challenger(counts=_subjects(v_true=99)), new_people)
+    assert better.is_promoted
+    assert better.gates[-1].reason.startswith("not judged: ")
+    assert words in better.gates[-1].reason
+    alike = _decide_with(_challenger(), new_people)
+    assert _failed(alike) == ["better than champion"]
+
+
+def test_without_a_gain_on_new_people_nothing_is_promoted() -> None:
+    alike = NewPeople(challenger=_people(5, v_true=12), champion=_people(5, v_true=12))
+    decision = _decide_with(_challenger(counts=_subjects(v_true=99)), alike)
     assert _failed(decision) == ["gain on new people"]
-    assert words in decision.reasons[0]
+    assert "a lower bound above 0 required" in decision.reasons[0]
 
 
 def test_a_gain_on_one_person_alone_is_not_a_gain() -> None:
