@@ -52,6 +52,7 @@ from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with
+from ecg_lib.records.signal_names import lead_of
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
@@ -316,7 +317,8 @@ class JobRunner:
                 client=f"recordings {owner or ''}".strip(),
                 owner=owner,
                 slices={
-                    "lead": job.lead,
+                    # The file's own words may be anybody's name.
+                    "lead": (lead_of(job.lead) or "other").upper(),
                     "rate": f"{job.sampling_rate:g} Hz",
                     "device": f"{job.kind} file",
                     **({"key": owner} if owner else {}),

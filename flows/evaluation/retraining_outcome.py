@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -20,6 +20,9 @@ from ecg_lib.operations.prediction_rows import RetrainingRow
 from ecg_lib.operations.settings import Settings
 from flows.data.records.site import fingerprint_labels
 from flows.release.switch_service import read_current
+
+HELD: Final = "RETRAIN is due but held"
+"""Begin of the reason of a KEEP that stands for a retraining."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -85,7 +88,7 @@ def hold_useless_retraining(
     if last is None or last.has_helped or last.labels != fingerprint_labels(settings):
         return decision
     reason = (
-        f"RETRAIN is due but held: the retraining of {last.created_at:%Y-%m-%d %H:%M} did not help "
+        f"{HELD}: the retraining of {last.created_at:%Y-%m-%d %H:%M} did not help "
         f"({'; '.join(last.reasons)}) and there is nothing new to learn from: no label since of a "
         "signal that is kept"
     )

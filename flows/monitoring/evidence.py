@@ -75,6 +75,8 @@ class Served(NamedTuple):
 class Traffic(NamedTuple):
     """Traffic that one check looks at."""
 
+    begin: datetime
+    """Begin of the window: newer than what an earlier check with drift has looked at."""
     volume: Volume
     """Requests to the served bundle in the window, counted."""
     current: ObservedBeats
@@ -123,6 +125,7 @@ def read_traffic(
         drawn = [row for row in labelled if row.is_drawn]
         groups = read_groups(log, [row.prediction_id for row in drawn])
     traffic = Traffic(
+        begin=wanted.since,
         volume=volume,
         current=current,
         before=before,
@@ -232,7 +235,9 @@ def gather_evidence(
             min_strips=policy.min_strips,
             config=policy.comparison,
         ),
-        unfamiliar=find_unfamiliar(
+        unfamiliar=()
+        if current.n_groups < policy.min_groups
+        else find_unfamiliar(
             count_groups(current),
             traffic.familiar,
             n_groups=current.n_groups,
@@ -250,6 +255,7 @@ def store_check(
     report: Path | None,
     *,
     now: datetime,
+    policy: DriftPolicy,
 ) -> None:
     """Store the check, which the next ones look back on, with the run that it asks for."""
     newest = traffic.volume.newest_at
@@ -266,9 +272,14 @@ def store_check(
             "reasons": list(decision.reasons),
             "figures": decision.figures,
             "slices_seen": {
-                name: sorted(values)
+                # Fewer are a test, or the first ones of a change that is still to be told.
+                name: sorted(
+                    value
+                    for value, count in values.items()
+                    if count >= policy.min_unfamiliar_share * traffic.current.n_groups
+                )
                 for name, values in count_groups(traffic.current).items()
-                if name in _TECHNICAL
+                if name in _TECHNICAL and decision.is_conclusive
             },
             "report": None if report is None else report.name,
         },

@@ -125,14 +125,15 @@ def monitor_drift(
         evidence,
         traffic.volume,
         traffic.history,
-        since=now - timedelta(hours=window_hours),
+        since=traffic.begin,
         now=now,
         policy=policy,
+        is_dry_run=dry_run,
     )
     evidently = write_report(settings, served, traffic, evidence, decision, now=now)
-    page = publish(settings, served, verdict, evidently, now=now)
+    page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
     if not dry_run:
-        store_check(settings, served, traffic, decision, page, now=now)
+        store_check(settings, served, traffic, decision, page, now=now, policy=policy)
         announce(served, decision)
         with open_log(settings) as log:
             deliver_decisions(log, now=now)
@@ -213,7 +214,13 @@ def write_report(
 
 @task(cache_policy=NO_CACHE)
 def publish(
-    settings: Settings, served: Served, verdict: Verdict, evidently: Path | None, *, now: datetime
+    settings: Settings,
+    served: Served,
+    verdict: Verdict,
+    evidently: Path | None,
+    *,
+    now: datetime,
+    is_dry_run: bool,
 ) -> Path:
     """Write the page of the verdict, and show it in the Prefect UI."""
     directory = settings.reports_dir / "drift"
@@ -223,7 +230,7 @@ def publish(
         key="drift-check",
         description=f"{verdict.action.value}: {served.release.bento_tag}",
     )
-    if settings.drift_checks_kept_days:
+    if settings.drift_checks_kept_days and not is_dry_run:
         remove_old_pages(directory, before=now - timedelta(days=settings.drift_checks_kept_days))
     return page
 

@@ -5,6 +5,7 @@ The look of the page is in ``verdict.html.jinja``. A page of a check is kept as 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -26,12 +27,15 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
+from flows.evaluation.retraining_outcome import HELD
 
 _TEMPLATE: Final = Path(__file__).with_name("verdict.html.jinja")
 _N_HISTORY: Final = 12
 _STAMP: Final = "%Y%m%dT%H%M%S%fZ"
 _SHOWN_TIME: Final = "%Y-%m-%d %H:%M UTC"
 
+_MARKUP: Final = re.compile(r"[\\\[\]!|<>*_`]")
+_DRY_RUN: Final = "Nothing: this is a dry run, which stores and starts nothing."
 _DONE: Final = {
     DriftAction.KEEP: "Nothing is started; the model goes on answering.",
     DriftAction.RETRAIN: "The pipeline is asked of Prefect: it trains a challenger, which replaces "
@@ -58,6 +62,8 @@ class Verdict:
     since: str
     certainty: str
     done: str
+    is_evidence: bool
+    """True when an action rests on it, so that its page is kept."""
     advice: tuple[str, ...]
     reasons: tuple[str, ...]
     alarms: tuple[str, ...]
@@ -88,6 +94,7 @@ def make_verdict(
     since: datetime,
     now: datetime,
     policy: DriftPolicy,
+    is_dry_run: bool = False,
 ) -> Verdict:
     """Put a check into words.
 
@@ -100,6 +107,7 @@ def make_verdict(
         since: Begin of the window.
         now: Time of the check, and end of the window.
         policy: The limits.
+        is_dry_run: True when nothing is done about it.
     """
     traffic = evidence.traffic
     refused = volume.refused
@@ -108,7 +116,8 @@ def make_verdict(
         headline=_headline(decision),
         since=_since(decision, history, release, now=now),
         certainty=_certainty(decision, evidence, policy),
-        done=_DONE[decision.action],
+        done=_DRY_RUN if is_dry_run else _DONE[decision.action],
+        is_evidence=decision.action is not DriftAction.KEEP and not is_dry_run,
         advice=_advise(decision, evidence),
         reasons=decision.reasons,
         alarms=decision.alarms,
@@ -134,11 +143,13 @@ def make_verdict(
     )
 
 
-def _headline(decision: DriftDecision) -> str:
+def _headline(decision: DriftDecision) -> str:  # noqa: PLR0911  one for each outcome
     if decision.action is DriftAction.ROLLBACK:
         return "There is evidence against the model."
     if decision.action is DriftAction.RETRAIN:
         return "The traffic is no longer what the model was made for."
+    if HELD in decision.reasons[0]:
+        return "A retraining is due, and held back until there is something new to learn from."
     if "cool-down" in decision.reasons[0]:
         return "An action is due, and held back because one was taken shortly before."
     if decision.is_breach:
@@ -191,7 +202,9 @@ def _advise(decision: DriftDecision, evidence: DriftEvidence) -> tuple[str, ...]
         advice.append("Look at electrodes, cables and the unit of the samples.")
     if any(one.is_drifted for one in evidence.slices):
         advice.append("Look at the slices below: one lead, device, site, rate or key differs.")
-    if decision.is_breach:
+    if HELD in decision.reasons[0]:
+        advice.append("Keep signals and label those of GET /api/v1/review-queue/.")
+    elif decision.is_breach:
         advice.append("Label some of the new traffic: labels tell whether the classes are wrong.")
     if decision.action is DriftAction.ROLLBACK:
         advice.append("See `ecg releases` for what is served, `ecg rollback` for another release.")
@@ -216,7 +229,7 @@ def page_name(now: datetime) -> str:
 def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path | None) -> Path:
     """Write the page of a verdict; `evidently` is a page beside it."""
     directory.mkdir(parents=True, exist_ok=True)
-    end = "" if verdict.action is DriftAction.KEEP else EVIDENCE
+    end = EVIDENCE if verdict.is_evidence else ""
     path = directory / f"{name}{end}.html"
     values = {
         "v": verdict,
@@ -255,8 +268,8 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None) -> str:
         "",
         *(f"- {name}: {text}" for name, text in verdict.answers),
         "",
-        *(f"- **Alarm:** {alarm}" for alarm in verdict.alarms),
-        *(f"- {reason}" for reason in verdict.reasons if reason not in verdict.alarms),
+        *(f"- **Alarm:** {_escape(alarm)}" for alarm in verdict.alarms),
+        *(f"- {_escape(reason)}" for reason in verdict.reasons if reason not in verdict.alarms),
         "",
         *(f"- {name}: {text}" for name, text in (*verdict.model, *verdict.window)),
         "",
@@ -278,8 +291,8 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None) -> str:
             "| slice | groups | strips | farthest column | distance | p | p (Holm) | drifted |",
             "|---|---:|---:|---|---:|---:|---:|---|",
             *(
-                f"| {one.dimension} {one.value} | {one.n_groups} | {one.n_strips} | {one.column} "
-                f"| {one.distance:.3f} | {one.p_value:.3f} | {one.p_adjusted:.3f} "
+                f"| {one.dimension} {_escape(one.value)} | {one.n_groups} | {one.n_strips} "
+                f"| {one.column} | {one.distance:.3f} | {one.p_value:.3f} | {one.p_adjusted:.3f} "
                 f"| {'yes' if one.is_drifted else 'no'} |"
                 for one in verdict.slices
             ),
@@ -290,6 +303,11 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None) -> str:
         f"Evidently: `{evidently}`" if evidently else "No Evidently report: too little traffic."
     )
     return "\n".join(lines)
+
+
+def _escape(text: str) -> str:
+    """Take the meaning from characters of Markdown and HTML: a device may send any."""
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _say_drifted(drift: ColumnDrift) -> str:

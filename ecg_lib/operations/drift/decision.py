@@ -23,6 +23,7 @@ from ecg_lib.operations.drift.comparison import Comparison, ComparisonConfig
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.operations.drift.observation import (
     COMPARED_COLUMNS,
+    DERIVED_COLUMNS,
     HARMLESS_COLUMNS,
     INPUT_COLUMNS,
 )
@@ -65,7 +66,10 @@ class DriftPolicy:
     """Least distance of such a column. Chosen on DS1: people drawn from the reference stay below it
     at this level, and an irregular rhythm of all of them is at 0.8."""
     max_refused_share: float = 0.25
-    """Share of refused requests that is an alarm; of the reference 0.1 % would be refused."""
+    """Share of refused requests whose lower bound over groups is an alarm; of the reference 0.1 %
+    would be refused."""
+    min_refused: int = 10
+    """Least number of refused requests for that alarm."""
     min_unfamiliar_share: float = 0.2
     """Share of the groups from which on a lead, rate or device that was not there before counts."""
     n_breaches: int = 2
@@ -281,7 +285,8 @@ def _find_alarms(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[str, ...
     if (
         refused is not None
         and refused.n_requests >= policy.min_strips
-        and refused.share >= policy.max_refused_share
+        and refused.n_refused >= policy.min_refused
+        and refused.low >= policy.max_refused_share
     ):
         alarms.append(
             f"{refused.share:.0%} of the signals were refused ({refused.low:.0%} to "
@@ -430,6 +435,7 @@ def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]
         drift.column
         for drift in release.columns
         if drift.column in INPUT_COLUMNS
+        and drift.column not in DERIVED_COLUMNS  # computed with the classes, which stepped
         and drift.p_value <= policy.comparison.alpha
         and drift.distance >= policy.comparison.min_ks_distance
     ]

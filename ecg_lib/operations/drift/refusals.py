@@ -17,6 +17,10 @@ _FEWER: Final = 200
 """Resamples with more than 1,000 groups, of which each changes little."""
 
 
+_FEW_REQUESTS: Final = 5
+"""A group with fewer has no share worth the name: one bad strip of a test would be all of it."""
+
+
 class GroupVolume(NamedTuple):
     """Number of requests of one group."""
 
@@ -29,7 +33,7 @@ class RefusedShare:
     """Share of the requests that were refused."""
 
     share: float
-    """Mean over groups."""
+    """Mean over groups; those with few requests are left out, except where all have few."""
     low: float
     high: float
     """90 % interval by bootstrap over groups; of a single group the share itself."""
@@ -43,7 +47,10 @@ def measure_refusals(groups: Mapping[str, GroupVolume], *, seed: int = 0) -> Ref
     volumes = [volume for volume in groups.values() if volume.answered + volume.refused]
     if not volumes:
         return None
-    shares = np.array([volume.refused / (volume.answered + volume.refused) for volume in volumes])
+    many = [volume for volume in volumes if volume.answered + volume.refused >= _FEW_REQUESTS]
+    shares = np.array(
+        [volume.refused / (volume.answered + volume.refused) for volume in many or volumes]
+    )
     rng = np.random.default_rng(seed)
     means = [
         float(shares[rng.integers(len(shares), size=len(shares))].mean())

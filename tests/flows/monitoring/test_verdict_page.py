@@ -20,6 +20,7 @@ from ecg_lib.operations.drift.refusals import GroupVolume, RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
 from ecg_lib.operations.releases import Release
+from flows.evaluation.retraining_outcome import HELD
 from flows.monitoring.verdict_page import (
     Verdict,
     describe_effect,
@@ -67,7 +68,13 @@ def past(ago: timedelta, *, is_breach: bool, is_conclusive: bool = True) -> Past
     )
 
 
-def make(*columns: ColumnDrift, history: tuple[PastCheck, ...] = (), **evidence: object) -> Verdict:
+def make(
+    *columns: ColumnDrift,
+    history: tuple[PastCheck, ...] = (),
+    is_held: bool = False,
+    is_dry_run: bool = False,
+    **evidence: object,
+) -> Verdict:
     traffic = Comparison(
         columns=columns,
         n_strips=300,
@@ -84,6 +91,9 @@ def make(*columns: ColumnDrift, history: tuple[PastCheck, ...] = (), **evidence:
         released_at=NOW - timedelta(days=3),
         now=NOW,
     )
+    if is_held:
+        reasons = (f"{HELD}: nothing was labelled", *decision.reasons)
+        decision = replace(decision, action=DriftAction.KEEP, reasons=reasons)
     return make_verdict(
         RELEASE,
         decision,
@@ -93,6 +103,7 @@ def make(*columns: ColumnDrift, history: tuple[PastCheck, ...] = (), **evidence:
         since=NOW - 24 * HOUR,
         now=NOW,
         policy=DriftPolicy(),
+        is_dry_run=is_dry_run,
     )
 
 
@@ -201,3 +212,27 @@ def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
 )
 def test_an_effect_is_said_in_its_unit(column: str, effect: float | None, said: str) -> None:
     assert describe_effect(replace(CALM, column=column, effect=effect)) == said
+
+
+def test_a_retraining_that_is_held_says_what_it_waits_for() -> None:
+    verdict = make(DRIFTED, CALM, history=(past(2 * HOUR, is_breach=True),), is_held=True)
+    assert verdict.headline == (
+        "A retraining is due, and held back until there is something new to learn from."
+    )
+    assert verdict.advice == ("Keep signals and label those of GET /api/v1/review-queue/.",)
+
+
+def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
+    verdict = replace(make(CALM), alarms=("device x ![a](http://b) | <i>\n# c",))
+    shown = to_markdown(verdict, page=tmp_path / "one.html", evidently=None)
+    assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
+
+
+def test_a_dry_run_says_that_nothing_is_done_and_its_page_is_not_kept(tmp_path: Path) -> None:
+    history = (past(2 * HOUR, is_breach=True),)
+    verdict = make(DRIFTED, CALM, history=history, is_dry_run=True)
+    assert verdict.action is DriftAction.RETRAIN
+    assert verdict.done == "Nothing: this is a dry run, which stores and starts nothing."
+    assert write_page(verdict, tmp_path, "one", evidently=None).name == "one.html"
+    kept = make(DRIFTED, CALM, history=history)
+    assert write_page(kept, tmp_path, "two", evidently=None).name == "two-decision.html"

@@ -232,6 +232,11 @@ def test_a_step_in_output_at_the_release_asks_for_rollback(column: str) -> None:
     assert f"{column} by 0.20 (before -> after)" in decision.reasons[0]
 
 
+def test_what_is_computed_with_the_classes_does_not_excuse_their_step() -> None:
+    release = compare("arrhythmia_type", "rr_irregularity", distance=0.2)
+    assert decide(replace(QUIET, release=release)).action is DriftAction.ROLLBACK
+
+
 @pytest.mark.parametrize(
     "release",
     [
@@ -602,9 +607,9 @@ def test_a_gain_that_changed_does_not_make_up_for_a_column() -> None:
     assert decide(three).is_breach
 
 
-def refuse(share: float, *, n_requests: int = 360) -> RefusedShare:
+def refuse(low: float, *, n_requests: int = 360, n_refused: int = 90) -> RefusedShare:
     return RefusedShare(
-        share=share, low=0.2, high=0.9, n_requests=n_requests, n_refused=90, n_groups=6
+        share=0.85, low=low, high=0.9, n_requests=n_requests, n_refused=n_refused, n_groups=6
     )
 
 
@@ -615,6 +620,8 @@ def refuse(share: float, *, n_requests: int = 360) -> RefusedShare:
         (refuse(0.249), False),
         (refuse(0.85, n_requests=50), True),
         (refuse(0.85, n_requests=49), False),
+        (refuse(0.85, n_refused=10), True),
+        (refuse(0.85, n_refused=9), False),
     ],
 )
 def test_traffic_much_of_which_is_refused_is_an_alarm(
@@ -635,7 +642,7 @@ def test_refused_traffic_is_an_alarm_where_there_is_too_little_to_compare() -> N
     assert not decision.is_conclusive
     assert decision.alarms == (
         (
-            "85% of the signals were refused (20% to 90%, 90 of 360 requests of 6 groups): look at "
+            "85% of the signals were refused (85% to 90%, 90 of 360 requests of 6 groups): look at "
             "electrodes and noise, as nothing that is refused is classified"
         ),
     )

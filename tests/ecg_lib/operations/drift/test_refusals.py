@@ -14,6 +14,15 @@ def test_groups_weigh_alike_however_much_they_send() -> None:
     assert (found.n_requests, found.n_refused, found.n_groups) == (910, 900, 2)
 
 
+def test_a_group_with_few_requests_has_no_share_beside_others() -> None:
+    found = measure_refusals({"a": GroupVolume(10_000, 0), "test": GroupVolume(0, 4)})
+    assert found is not None
+    assert (found.share, found.n_refused) == (0.0, 4)
+    found = measure_refusals({"a": GroupVolume(10_000, 0), "b": GroupVolume(0, 5)})
+    assert found is not None
+    assert found.share == 0.5
+
+
 def test_the_interval_is_over_groups() -> None:
     one = measure_refusals({"a": GroupVolume(20, 80)})
     assert one is not None
