@@ -1,15 +1,18 @@
-"""Keep the signals of labelled predictions, delete those that are old, and those of a patient."""
+"""Keep the signals of labelled predictions, delete those that are old, and those of a patient.
+
+With a signal go the beats that training prepared of it.
+"""
 
 from __future__ import annotations
 
-import json
-import shutil
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ecg_lib.errors import DatasetError
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
@@ -30,20 +33,33 @@ def open_signals(settings: Settings) -> SignalStore:
 
 @task(cache_policy=NO_CACHE)
 def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) -> None:
-    """Keep the signals that have a label by now, and delete those that are old."""
+    """Keep the signals that have a label by now, and delete those that are old with their copies.
+
+    Copies go whenever their signal is gone, whatever deleted it, so that a run that was killed
+    between both is made good by the next one.
+    """
+    from flows.data.records.copies import remove_copies_without_signal
+
+    logger = get_run_logger()
+    store = open_signals(settings)
     found = sort_signals(
-        open_signals(settings),
+        store,
         log,
         now=now,
         kept=timedelta(days=settings.signals_kept_days),
         waits=timedelta(days=settings.signals_wait_days),
     )
     if found.kept or found.deleted:
-        get_run_logger().info(
+        logger.info(
             "signals: %d have a label and are kept, %d are old and deleted",
             found.kept,
             found.deleted,
         )
+    copies = remove_copies_without_signal(settings.datasets_dir, store)
+    if copies.n_removed:
+        logger.info("prepared beats of deleted signals: %d directories deleted", copies.n_removed)
+    if copies.left:
+        logger.warning("%s", _describe_left(copies.left))
 
 
 def sort_signals(
@@ -73,7 +89,7 @@ def sort_signals(
 
 
 def delete_patient(settings: Settings, patient_key: str) -> int:
-    """Delete the kept signals of a patient, and the beats that training cut from them.
+    """Delete the kept signals of a patient, and the beats that training prepared of them.
 
     Args:
         settings: The home.
@@ -84,19 +100,22 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
 
     Raises:
         ConfigurationError: If it is not the hash of a patient.
+        DatasetError: If directories do not tell whose beats they hold, or cannot be deleted. All
+            others are deleted by then.
     """
-    from flows.data.dataset_versions import list_versions, load_version
-    from flows.data.prepared_views import records_dir
-    from flows.data.records.site import name_person
+    from flows.data.records.copies import remove_copies_of_patient
 
     n_deleted = open_signals(settings).delete_patient(patient_key)
-    person = name_person(patient_key)
-    for name in list_versions(settings.datasets_dir):
-        for record in load_version(settings.datasets_dir, name).records:
-            if record.labels is not None and record.subject == person:
-                prepared = records_dir(settings.datasets_dir) / record.prepared
-                shutil.rmtree(prepared, ignore_errors=not prepared.exists())
-    for description in (settings.datasets_dir / "training").glob("*/dataset.json"):
-        if person in json.loads(description.read_text(encoding="utf-8"))["subjects"]:
-            shutil.rmtree(description.parent)
+    copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
+    if copies.left:
+        msg = f"{n_deleted} signals deleted; {_describe_left(copies.left)}"
+        raise DatasetError(msg)
     return n_deleted
+
+
+def _describe_left(left: tuple[Path, ...]) -> str:
+    return (
+        f"prepared beats must name their record and be deletable, {len(left)} directories are not "
+        "and may hold beats of deleted signals; when no flow runs, delete them, ingest-records and "
+        f"pipeline make them again: {', '.join(map(str, left))}"
+    )

@@ -33,7 +33,8 @@ from flows.data.prepared_views import (
 from flows.data.records.sources import Records
 from flows.doors.parallel import N_PROCESSES, run_in_processes
 
-_SUMMARY: Final = "summary.json"
+SUMMARY: Final = "summary.json"
+"""Description of a record that has all its files."""
 
 
 def prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | BrokenRecord]:
@@ -88,7 +89,7 @@ def _find_prepared(
     """Read what was prepared of a record in its part; person and marks are those of today."""
     from pydantic import TypeAdapter
 
-    summary = target / _key(database, name, files) / _SUMMARY
+    summary = target / _key(database, name, files) / SUMMARY
     if not summary.is_file():
         return None
     done = TypeAdapter(PreparedRecord).validate_json(summary.read_bytes())
@@ -164,7 +165,7 @@ def _prepare(
     else:
         summary = _write_views(record, described, target)
     # Written last: a record with a summary has all its files.
-    write_whole(target / _SUMMARY, json.dumps(asdict(summary)))
+    write_whole(target / SUMMARY, json.dumps(asdict(summary)))
     return summary
 
 
@@ -179,12 +180,12 @@ def prepare_record(record: Record, described: PreparedRecord, target: Path) -> P
     from pydantic import TypeAdapter
 
     directory = target / prepared_key(described.files, identity=described.identity)
-    if (directory / _SUMMARY).is_file():
-        written = (directory / _SUMMARY).read_bytes()
+    if (directory / SUMMARY).is_file():
+        written = (directory / SUMMARY).read_bytes()
         return TypeAdapter(PreparedRecord).validate_json(written)
     named = replace(described, prepared=directory.name, duration_s=record.duration_s, fs=record.fs)
     summary = _write_views(record, named, directory)
-    write_whole(directory / _SUMMARY, json.dumps(asdict(summary)))
+    write_whole(directory / SUMMARY, json.dumps(asdict(summary)))
     return summary
 
 

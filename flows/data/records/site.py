@@ -185,7 +185,7 @@ def prepare_site(settings: Settings, target: Path) -> list[PreparedRecord | Brok
 def _prepare_one(
     directory: Path, file: KeptFile, labels: StripLabels, target: Path
 ) -> PreparedRecord | BrokenRecord:
-    name = SITE.full_name(_shorten(file.prediction_id))
+    name = name_strip(file.prediction_id)
     try:
         return _prepare(directory, file, labels, target, name=name)
     except (EcgError, OSError) as error:
@@ -218,9 +218,9 @@ def _prepare(
     return prepare_record(record, described, target)
 
 
-def _shorten(prediction_id: str) -> str:
-    """Name a strip so that the columns of a drift reference have room for it."""
-    return hashlib.sha256(prediction_id.encode()).hexdigest()[:16]
+def name_strip(prediction_id: str) -> str:
+    """Name a strip as datasets do, so that the columns of a drift reference have room for it."""
+    return SITE.full_name(hashlib.sha256(prediction_id.encode()).hexdigest()[:16])
 
 
 def read_strip(directory: Path, record: PreparedRecord) -> Record:

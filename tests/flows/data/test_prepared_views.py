@@ -91,7 +91,7 @@ def _files_of(version: DatasetVersion, datasets_dir: Path, name: str) -> set[str
 def test_ingestion_writes_the_views_that_the_role_of_a_record_needs(
     version: DatasetVersion, datasets_dir: Path
 ) -> None:
-    kept = {"summary.json", "annotations.npz"}
+    kept = {"record.json", "summary.json", "annotations.npz"}
     whole, strips = "whole-detected.npz", "strips-10-s-detected.npz"
     assert _files_of(version, datasets_dir, "108") == {*kept, whole, strips}
     assert _files_of(version, datasets_dir, "100") == {*kept, whole}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from prefect.logging import disable_run_logger
+from typer.testing import CliRunner
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle, DataSource
@@ -38,11 +40,13 @@ from flows.data.records.site import (
     find_labelled,
     fingerprint_labels,
     is_held_out,
+    name_strip,
     prepare_site,
 )
 from flows.doors.registry import Registry, RunKind
 from flows.evaluation.promote_champion import count_held_out, score_new_people
-from flows.monitoring.kept_signals import delete_patient
+from flows.local.cli import app
+from flows.monitoring.kept_signals import delete_patient, sort_kept_signals
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TRAINED, HELD_OUT = "a" * 63 + "0", "a" * 63 + "1"
@@ -156,6 +160,16 @@ def _keep_strip(
     response = {**_beats(*((one, "N") for one in positions)), "drawn_for_review": is_drawn}
     log.add_predictions([_row(response, name, patient_key)])
     return positions
+
+
+def _prepare_marked(
+    settings: Settings, store: SignalStore, log: PredictionLog, patients: dict[str, str]
+) -> list[PreparedRecord]:
+    """Keep and mark a strip of each prediction, and prepare them."""
+    for name, patient_key in patients.items():
+        _keep_strip(store, log, name, patient_key)
+        log.add_feedback([_mark(name, labels={0: "V"})])
+    return [one for one in _prepare(settings) if isinstance(one, PreparedRecord)]
 
 
 def _prepare(settings: Settings) -> list[PreparedRecord | BrokenRecord]:
@@ -290,13 +304,83 @@ def test_deleting_a_patient_deletes_what_was_prepared_for_training(
     for name, person in (("mine", TRAINED), ("theirs", other)):
         directory = settings.datasets_dir / "training" / name
         directory.mkdir(parents=True)
-        subjects = {"subjects": ["101", f"site:{person[:16]}"]}
-        (directory / "dataset.json").write_text(json.dumps(subjects))
+        described = {"record_names": ["101", name], "subjects": ["101", f"site:{person[:16]}"]}
+        (directory / "dataset.json").write_text(json.dumps(described))
     assert delete_patient(settings, TRAINED) == 1
     left = {path.name for path in (settings.datasets_dir / "records").iterdir()}
     assert left == {one.prepared for one in records if one.subject == f"site:{other[:16]}"}
     assert [path.name for path in (settings.datasets_dir / "training").iterdir()] == ["theirs"]
     assert delete_patient(settings, TRAINED) == 0
+
+
+def test_a_torn_version_does_not_keep_the_prepared_beats_of_a_deleted_patient(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    (record,) = _prepare_marked(settings, store, log, {"p1": TRAINED})
+    _save(settings, [record])
+    (version,) = (settings.datasets_dir / "versions").glob("*.json")
+    version.write_text(version.read_text()[:100])
+    assert delete_patient(settings, TRAINED) == 1
+    assert list((settings.datasets_dir / "records").iterdir()) == []
+
+
+def test_beats_of_a_patient_that_no_version_names_or_without_a_summary_are_deleted(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    records = settings.datasets_dir / "records"
+    made = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": TRAINED, "p3": TRAINED})
+    # Later code prepares a record of an old version without a summary; earlier code named no owner.
+    (records / made[0].prepared / "summary.json").unlink()
+    (records / made[1].prepared / "record.json").unlink()
+    assert delete_patient(settings, TRAINED) == 3
+    assert list(records.iterdir()) == []
+
+
+def test_deletion_goes_on_past_what_cannot_be_read_and_names_it(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    records = settings.datasets_dir / "records"
+    (record,) = _prepare_marked(settings, store, log, {"p1": TRAINED})
+    torn, draft = records / "0-torn", settings.datasets_dir / "training" / ".cut.draft"
+    for directory in (torn, draft):
+        directory.mkdir(parents=True)
+    (torn / "summary.json").write_text('{"name": "site:')
+    done = CliRunner().invoke(app, ["signals", "delete", "--hash", TRAINED])
+    assert done.exit_code == 1
+    assert isinstance(done.exception, DatasetError)
+    assert str(done.exception).startswith("1 signals deleted; ")
+    assert str(done.exception).endswith(f"{torn}, {draft}")
+    assert [path.name for path in records.iterdir()] == ["0-torn"]
+    torn.joinpath("summary.json").unlink()
+    torn.rmdir()
+    draft.rmdir()
+    assert delete_patient(settings, TRAINED) == 0
+    assert record.subject == f"site:{TRAINED[:16]}"
+
+
+def test_beats_are_deleted_with_the_signal_when_its_days_are_over(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    made = _prepare_marked(settings, store, log, {"old": TRAINED, "new": TRAINED})
+    by_name = {name_strip(name): name for name in ("old", "new")}
+    prepared = {by_name[one.name]: one.prepared for one in made}
+    written = {file.prediction_id: file for file in store.list_files()}
+    for name, days in (("old", 365), ("new", 364)):
+        at_s = (NOW - timedelta(days=days)).timestamp()
+        os.utime(written[name].path, (at_s, at_s))
+    training = settings.datasets_dir / "training"
+    for name in ("old", "new"):
+        (training / name).mkdir(parents=True)
+        described = {"record_names": ["101", name_strip(name)], "subjects": ["101", "site:x"]}
+        (training / name / "dataset.json").write_text(json.dumps(described))
+    (settings.datasets_dir / "records" / "archive").mkdir()
+    (settings.datasets_dir / "records" / "archive" / "summary.json").write_text('{"name": "101"}')
+    with disable_run_logger():
+        sort_kept_signals.fn(settings, log, now=NOW)
+    left = {path.name for path in (settings.datasets_dir / "records").iterdir()}
+    assert left == {"archive", prepared["new"]}
+    assert [path.name for path in training.iterdir()] == ["new"]
+    assert [file.prediction_id for file in store.list_files()] == ["new"]
 
 
 def test_held_out_strips_are_classified_from_their_signals_and_scored_by_person(
