@@ -19,7 +19,6 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -88,24 +87,49 @@ class SignalStore:
     ----------
     directory : Path
     key_path : Path
-        File of the key; it is made with the first signal (mode 0600).
+        File of the key; it is made with the first signal (mode 0600), and never while there are
+        signals: under another key they could not be read.
 
     """
 
     def __init__(self, directory: Path, key_path: Path) -> None:
         self._directory = directory
         self._key_path = key_path
+        self._last: tuple[tuple[int, int], AESGCM] | None = None
 
-    @cached_property
-    def _cipher(self) -> AESGCM:
+    def _load_cipher(self) -> AESGCM:
+        """Load the cipher, again when the file of its key was replaced or changed."""
+        try:
+            found = self._key_path.stat()
+        except OSError as error:
+            raise ConfigurationError(self._describe_lost(error)) from error
+        stamp = (found.st_mtime_ns, found.st_ino)
+        last = self._last
+        if last is None or last[0] != stamp:
+            last = self._last = (stamp, self._read_cipher())
+        return last[1]
+
+    def _describe_lost(self, error: OSError) -> str:
+        return (
+            f"the key of the kept signals must be in {self._key_path}, it cannot be read "
+            f"({error.strerror}): put the file back from a copy; when it is lost, delete "
+            f"{self._directory} too, {_ADVICE}"
+        )
+
+    def _read_cipher(self) -> AESGCM:
         # Imported with the first signal: a service that keeps none starts without it.
         from cryptography.hazmat.primitives.ciphers.aead import AESGCM  # noqa: PLC0415  see above
 
         try:
             text = read_own_key(self._key_path, advice=_ADVICE)
             key = bytes.fromhex(text)
-        except (OSError, ValueError) as error:
-            msg = f"the key of the kept signals cannot be read: {error}; {_ADVICE}"
+        except OSError as error:
+            raise ConfigurationError(self._describe_lost(error)) from error
+        except ValueError as error:
+            msg = (
+                f"the key of the kept signals in {self._key_path} must be hexadecimal: {error}; "
+                f"{_ADVICE}"
+            )
             raise ConfigurationError(msg) from error
         if len(key) != _KEY_BYTES:
             msg = f"the key of the kept signals must have {_KEY_BYTES} bytes, got {len(key)}"
@@ -118,12 +142,12 @@ class SignalStore:
         Raises
         ------
         ConfigurationError
-            If the key cannot be used.
+            If the key cannot be used, or is missing while there are signals.
         OSError
             If the file cannot be written, or less than 1 GiB of the disk would be free.
 
         """
-        if not self._key_path.exists():
+        if not self._key_path.exists() and next(self.list_files(), None) is None:
             make_key_file(self._key_path, secrets.token_hex(_KEY_BYTES))
         header = {
             "created_at": signal.created_at.isoformat(),
@@ -140,7 +164,7 @@ class SignalStore:
             raise OSError(errno.ENOSPC, f"less than {_FREE_BYTES} bytes of the disk are free")
         with replacing(path) as draft:
             draft.touch(mode=0o600)
-            sealed = self._cipher.encrypt(nonce, content, name.encode())
+            sealed = self._load_cipher().encrypt(nonce, content, name.encode())
             draft.write_bytes(_MAGIC + nonce + sealed)
 
     def keep(self, patient_key: str, prediction_id: str) -> bool:
@@ -191,7 +215,9 @@ class SignalStore:
         error: Exception | None = None
         if magic == _MAGIC and len(rest) > _NONCE_BYTES:
             try:
-                return self._cipher.decrypt(rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], name.encode())
+                return self._load_cipher().decrypt(
+                    rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], name.encode()
+                )
             except InvalidTag as wrong:
                 error = wrong
         msg = (

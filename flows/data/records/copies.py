@@ -1,7 +1,7 @@
 """Copies of kept signals that training prepared, which are not encrypted: find and delete them.
 
-They are found by what lies beside them and not by dataset versions: a version may be torn, and an
-ingest may have ended before it published one. All of them can be made again.
+They are found by the files in their directories and not by dataset versions: a version may be
+torn, and an ingest may have ended before it published one. All of them can be made again.
 """
 
 from __future__ import annotations

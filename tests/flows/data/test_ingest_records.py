@@ -269,13 +269,8 @@ def test_a_changed_real_record_is_quarantined(mitdb_dir: Path, tmp_path: Path) -
     assert "published SHA-256" in broken[0].reason
 
 
-def test_labelled_traffic_is_added_to_a_dataset_when_asked(
-    small_cohort: None, tmp_path: Path
-) -> None:
-    settings = Settings()
-    archive = ingest_records(source=Source.SIMULATOR)
-    # Without a labelled signal the version is that of the archive.
-    assert ingest_records(source=Source.SIMULATOR, with_labels=True) == archive
+def _label_strips(settings: Settings) -> None:
+    """Keep and mark a strip of a patient for training, and one of a held-out patient."""
     store = SignalStore(settings.signals_dir, settings.signal_key_path)
     log = PredictionLog(settings.monitoring_database_url)
     log.create_tables()
@@ -321,6 +316,16 @@ def test_labelled_traffic_is_added_to_a_dataset_when_asked(
             ]
         )
     log.close()
+
+
+def test_labelled_traffic_is_added_to_a_dataset_when_asked(
+    small_cohort: None, tmp_path: Path
+) -> None:
+    settings = Settings()
+    archive = ingest_records(source=Source.SIMULATOR)
+    # Without a labelled signal the version is that of the archive.
+    assert ingest_records(source=Source.SIMULATOR, with_labels=True) == archive
+    _label_strips(settings)
     added = ingest_records(source=Source.SIMULATOR, with_labels=True)
     version = load_version(settings.datasets_dir, added)
     assert added != archive
@@ -338,3 +343,17 @@ def test_labelled_traffic_is_added_to_a_dataset_when_asked(
     whole = cut.rows_of(view=cut.views[0])
     assert cut.label[whole][cut.is_trainable[whole]].tolist() == ["V"]
     assert ingest_records(source=Source.SIMULATOR) == archive
+
+
+def test_strips_that_cannot_be_read_are_reported_and_do_not_end_an_ingest(
+    small_cohort: None, tmp_path: Path
+) -> None:
+    settings = Settings()
+    archive = ingest_records(source=Source.SIMULATOR)
+    _label_strips(settings)
+    settings.signal_key_path.unlink()
+    added = ingest_records(source=Source.SIMULATOR, max_broken_share=0.0, with_labels=True)
+    version = load_version(settings.datasets_dir, added)
+    assert [record.database for record in version.broken] == ["site", "site"]
+    assert {str(settings.signal_key_path) in record.reason for record in version.broken} == {True}
+    assert version.records == load_version(settings.datasets_dir, archive).records

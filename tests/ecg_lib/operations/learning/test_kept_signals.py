@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -47,7 +48,9 @@ def test_files_hold_nothing_readable_and_only_this_user_may_open_them(
     (file,) = store.list_files()
     content = file.path.read_bytes()
     assert signal().signal_mv.tobytes()[:64] not in content
-    assert b"fs" not in content
+    # Shorter words are in random bytes by chance.
+    assert b'"fs":' not in content
+    assert b'"lead":' not in content
     assert file.path.stat().st_mode & 0o077 == 0
     assert (tmp_path / "signals").stat().st_mode & 0o077 == 0
     assert (tmp_path / "signals.key").stat().st_mode & 0o777 == 0o600
@@ -87,6 +90,45 @@ def test_another_key_opens_nothing_and_an_open_one_is_rejected(
     key.write_text("0" * 62)
     with pytest.raises(ConfigurationError, match="must have 32 bytes, got 31"):
         SignalStore(tmp_path / "signals", key).read(PATIENT, "p1")
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_no_key_is_made_while_there_are_signals_and_the_old_one_reads_them_again(
+    store: SignalStore, tmp_path: Path, *, is_waiting: bool
+) -> None:
+    store.add(signal(), is_waiting=is_waiting)
+    key, away = tmp_path / "signals.key", tmp_path / "away.key"
+    key.rename(away)
+    for one in (store, SignalStore(tmp_path / "signals", key)):
+        with pytest.raises(ConfigurationError, match=f"must be in {key}.* put the file back"):
+            one.add(signal("p2"), is_waiting=False)
+        with pytest.raises(ConfigurationError, match=f"must be in {key}.* put the file back"):
+            one.read(PATIENT, "p1")
+    assert not key.exists()
+    assert [file.prediction_id for file in store.list_files()] == ["p1"]
+    away.rename(key)
+    store.add(signal("p2"), is_waiting=False)
+    assert SignalStore(tmp_path / "signals", key).read(PATIENT, "p1") is not None
+    assert SignalStore(tmp_path / "signals", key).read(PATIENT, "p2") is not None
+
+
+def test_a_store_that_is_open_follows_its_key_file(store: SignalStore, tmp_path: Path) -> None:
+    store.add(signal(), is_waiting=False)
+    assert store.delete_patient(PATIENT) == 1
+    key = tmp_path / "signals.key"
+    first = key.read_text()
+    key.unlink()
+    # Without any signal a new key is made, and a signal is encrypted under the one on disk.
+    store.add(signal(), is_waiting=False)
+    assert key.read_text() != first
+    assert SignalStore(tmp_path / "signals", key).read(PATIENT, "p1") is not None
+    second = key.read_text()
+    key.write_text(first)
+    os.utime(key, ns=(0, 0))
+    with pytest.raises(SignalStoreError, match="p1 cannot be opened"):
+        store.read(PATIENT, "p1")
+    key.write_text(second)
+    assert store.read(PATIENT, "p1") is not None
 
 
 def test_a_signal_that_waits_is_kept_when_asked(store: SignalStore) -> None:
