@@ -26,6 +26,9 @@ MAX_DURATION_S: Final = 30 * 60.0
 MAX_SAMPLES: Final = round(MAX_DURATION_S * MAX_FS_HZ)
 MAX_LABELS: Final = 10_000
 
+_LAST: Final = 2**31 - 1
+"""Last index of a beat or sample: 24 h at the highest sampling rate are fewer."""
+
 Lead = Literal[
     "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
     "MLI", "MLII", "MLIII", "MV1", "MV2", "V3R", "V4R", "V7", "V8", "V9",
@@ -115,7 +118,7 @@ class PredictionRequest(PredictionParameters):
 class BeatLabel(_Request):
     """The class that a reader gives to a beat."""
 
-    beat_index: int = Field(ge=0, description="`beat_index` of the prediction.")
+    beat_index: int = Field(ge=0, le=_LAST, description="`beat_index` of the prediction.")
     arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
 
 
@@ -132,7 +135,9 @@ class MissedBeat(_Request):
     """A beat that was not detected."""
 
     position_sample: int = Field(
-        ge=0, description="R-peak, in samples of the request or of the recording's lead."
+        ge=0,
+        le=_LAST,
+        description="R-peak, in samples of the request or of the recording's lead.",
     )
     arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
 
@@ -140,7 +145,7 @@ class MissedBeat(_Request):
 class FalseDetection(_Request):
     """A detection that is not a beat."""
 
-    beat_index: int = Field(ge=0, description="`beat_index` of the prediction.")
+    beat_index: int = Field(ge=0, le=_LAST, description="`beat_index` of the prediction.")
 
 
 class FeedbackRequest(_Request):

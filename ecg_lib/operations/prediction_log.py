@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.learning.labels import (
+    count_samples,
     list_valid,
     read_marks,
     resolve_marks,
@@ -343,20 +344,20 @@ class PredictionLog:
                 (
                     row["prediction_id"],
                     row["patient_key"],
-                    [
-                        beat["arrhythmia_type"]
-                        for beat in orjson.loads(row["response"])["beat_predictions"]
-                    ],
+                    [beat["arrhythmia_type"] for beat in body["beat_predictions"]],
+                    count_samples(body),
                     bool(row["is_drawn"]),
                 )
                 for row in _stream(connection, query, at_a_time=1)
+                for body in [orjson.loads(row["response"])]
             ]
         given: dict[str, list[FeedbackRow]] = {}
         for feedback in self.read_feedback(one[0] for one in found):
             given.setdefault(feedback.prediction_id, []).append(feedback)
         reviewed = []
-        for prediction_id, patient_key, called, is_drawn in found:
-            marks = resolve_marks(given.get(prediction_id, ()), called=called)
+        for prediction_id, patient_key, called, n_samples, is_drawn in found:
+            rows = given.get(prediction_id, ())
+            marks = resolve_marks(rows, called=called, n_samples=n_samples)
             if marks.is_empty:
                 continue  # withdrawn
             reviewed.append(

@@ -17,7 +17,12 @@ from bentos.runtime.predictor import Runtime
 from bentos.runtime.spool import encode_feedback
 from bentos.wire.problems import UNKNOWN_BEAT, UNKNOWN_FEEDBACK, ProblemError
 from bentos.wire.schemas import FeedbackRequest
-from ecg_lib.operations.learning.labels import count_marked, list_valid, resolve_marks
+from ecg_lib.operations.learning.labels import (
+    count_marked,
+    count_samples,
+    list_valid,
+    resolve_marks,
+)
 from ecg_lib.operations.learning.review_queue import weigh_doubt
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.recordings.beat_file import read_called
@@ -61,8 +66,7 @@ def find_marked(
 
 def _of_prediction(answer: dict[str, Any]) -> Marked:
     called = [beat["arrhythmia_type"] for beat in answer["beat_predictions"]]
-    n_samples = round(answer["duration_s"] * answer["sampling_rate"])
-    return Marked(called=called, forms=[], n_samples=n_samples)
+    return Marked(called=called, forms=[], n_samples=count_samples(answer))
 
 
 def _of_recording(results: Path) -> Marked:
@@ -222,7 +226,9 @@ def describe_queue(
 
 
 def _describe(rows: list[FeedbackRow], marked: Marked) -> bytes:
-    marks = resolve_marks(rows, called=marked.called, forms=marked.forms)
+    marks = resolve_marks(
+        rows, called=marked.called, forms=marked.forms, n_samples=marked.n_samples
+    )
     counts = count_marked(marked.called, marks)
     valid = {row.feedback_id for row in list_valid(rows)}
     given = sorted((row for row in rows if row.withdraws is None), key=lambda row: row.created_at)

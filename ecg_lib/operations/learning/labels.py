@@ -59,11 +59,19 @@ def list_valid(rows: Iterable[FeedbackRow]) -> list[FeedbackRow]:
     return sorted(kept, key=lambda row: (row.created_at, row.feedback_id))
 
 
+def count_samples(answer: Mapping[str, Any]) -> int | None:
+    """Compute the length of the signal of an answer; None where earlier code did not state it."""
+    if "duration_s" not in answer or "sampling_rate" not in answer:
+        return None
+    return round(float(answer["duration_s"]) * float(answer["sampling_rate"]))
+
+
 def resolve_marks(
     rows: Iterable[FeedbackRow],
     *,
     called: Sequence[str | None],
     forms: Sequence[int] = (),
+    n_samples: int | None = None,
 ) -> Marks:
     """Compute the marks that hold.
 
@@ -76,11 +84,14 @@ def resolve_marks(
         every beat confirms those that the feedback does not name.
     forms : sequence of int, optional
         Form of each beat, -1 without one; feedback to a form is feedback to each of its beats.
+    n_samples : int, optional
+        Length of the signal, where it is known.
 
     Returns
     -------
     Marks
-        Those of beats that are not among `called` are left out.
+        Those of beats that are not among `called`, or after the end of the signal, are left out:
+        feedback is taken unchecked while its prediction cannot be read.
 
     """
     classes: dict[int, str] = {}
@@ -105,7 +116,11 @@ def resolve_marks(
     return Marks(
         classes={index: classes[index] for index in sorted(classes) if index in known},
         false_detections=frozenset(index for index in false if index in known),
-        missed=dict(sorted(missed.items())),
+        missed={
+            sample: missed[sample]
+            for sample in sorted(missed)
+            if n_samples is None or sample < n_samples
+        },
         is_complete=is_complete,
     )
 

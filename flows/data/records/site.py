@@ -22,7 +22,7 @@ from ecg_lib.errors import DatasetError, EcgError
 from ecg_lib.evaluation.prepared_views import ScoredView, prepare_scored_view
 from ecg_lib.operations.drift.decision import DriftPolicy
 from ecg_lib.operations.learning.kept_signals import KeptFile, SignalStore
-from ecg_lib.operations.learning.labels import Marks, resolve_marks
+from ecg_lib.operations.learning.labels import Marks, count_samples, resolve_marks
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.settings import Settings, read_settings
@@ -133,7 +133,11 @@ def describe_labels(answered: PredictionRow, feedback: Sequence[FeedbackRow]) ->
         feedback: All feedback to it.
     """
     beats = answered.response["beat_predictions"]
-    marks = resolve_marks(feedback, called=[beat["arrhythmia_type"] for beat in beats])
+    marks = resolve_marks(
+        feedback,
+        called=[beat["arrhythmia_type"] for beat in beats],
+        n_samples=count_samples(answered.response),
+    )
     if marks.is_empty:
         return None
     is_drawn = bool(answered.response.get("drawn_for_review"))
@@ -231,7 +235,7 @@ def read_strip(directory: Path, record: PreparedRecord) -> Record:
         record: The record.
 
     Raises:
-        DatasetError: If the signal is not kept any more.
+        DatasetError: If the signal is not kept any more, or a mark is not in it.
         SignalStoreError: If it cannot be opened.
     """
     (source,) = record.files or ("",)
@@ -245,6 +249,13 @@ def read_strip(directory: Path, record: PreparedRecord) -> Record:
         signal = store.read(parts[1], Path(source).stem)
     if signal is None or labels is None:
         msg = f"the signal of record {record.name} is not kept any more; run ingest-records again"
+        raise DatasetError(msg)
+    outside = [sample for sample in labels.samples if sample >= len(signal.signal_mv)]
+    if outside:
+        msg = (
+            f"marks of record {record.name} must be before sample {len(signal.signal_mv)}, the end "
+            f"of its signal, got {outside[0]}; withdraw that feedback"
+        )
         raise DatasetError(msg)
     read = Record(
         name=record.name,

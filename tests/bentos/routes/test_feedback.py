@@ -302,3 +302,13 @@ def test_the_queue_is_for_keys_that_may_label_and_has_the_predictions_of_the_key
         }
     finally:
         service.close()
+
+
+@pytest.mark.parametrize(("number", "status"), [(2**31 - 1, 404), (2**31, 422), (2**63, 422)])
+def test_numbers_of_marks_are_checked_before_the_prediction_is_looked_for(
+    http: httpx.Client, number: int, status: int
+) -> None:
+    missed = {"missed_beats": [{"position_sample": number, "arrhythmia_type": "V"}]}
+    false = {"false_detections": [{"beat_index": number}]}
+    for fields in (missed, false, {"labels": [label(number, "V")]}):
+        assert post(http, prediction_id="unknown", **fields).status_code == status

@@ -228,6 +228,14 @@ def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: Prediction
     assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a") == []
 
 
+def test_a_missed_beat_after_the_end_of_the_signal_is_not_reviewed(log: PredictionLog) -> None:
+    body = {"beat_predictions": [], "duration_s": 10.0, "sampling_rate": 360.0}
+    log.add_predictions([replace(prediction(1), response=body)])
+    log.add_feedback([replace(feedback("f1", "p1"), missed={3599: "V", 3600: "V"})])
+    (row,) = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert row.missed == {3599: "V"}
+
+
 def test_a_check_and_its_decision_are_stored_together_or_not_at_all(log: PredictionLog) -> None:
     check = DriftCheckRow(
         check_id="c1", created_at=NOW, bundle_hash="a", action="RETRAIN", summary={}

@@ -292,6 +292,38 @@ def test_a_strip_that_is_too_short_or_cannot_be_opened_is_left_out_with_its_reas
     assert "torn cannot be opened" in reasons
 
 
+@pytest.mark.parametrize("states_its_rate", [True, False])
+def test_a_mark_outside_the_signal_does_not_end_an_ingest(
+    settings: Settings, store: SignalStore, log: PredictionLog, *, states_its_rate: bool
+) -> None:
+    positions = _keep_strip(store, log, "p1", TRAINED)
+    if states_its_rate:
+        log.add_predictions(
+            [
+                _row(
+                    {
+                        **_beats(*((one, "N") for one in positions)),
+                        "sampling_rate": 360.0,
+                        "duration_s": 10.0,
+                    },
+                    "p2",
+                )
+            ]
+        )
+        signal = store.read(TRAINED, "p1")
+        assert signal is not None
+        store.add(replace(signal, prediction_id="p2"), is_waiting=False)
+    marked = "p2" if states_its_rate else "p1"
+    log.add_feedback([_mark(marked, labels={0: "V"}, missed={3600: "V", 2**63 - 1: "V"})])
+    (record,) = _prepare(settings)
+    if states_its_rate:
+        assert isinstance(record, PreparedRecord)
+        assert record.annotated["V"] == 1
+    else:  # an answer of earlier code
+        assert isinstance(record, BrokenRecord)
+        assert "must be before sample 3600, the end of its signal, got 3600" in record.reason
+
+
 def test_deleting_a_patient_deletes_what_was_prepared_for_training(
     settings: Settings, store: SignalStore, log: PredictionLog
 ) -> None:

@@ -7,6 +7,7 @@ import orjson
 
 from ecg_lib.operations.learning.labels import (
     count_marked,
+    count_samples,
     list_valid,
     read_marks,
     resolve_marks,
@@ -86,3 +87,12 @@ def test_marks_come_back_from_json_as_they_were() -> None:
     written = orjson.dumps(write_marks(row), option=orjson.OPT_NON_STR_KEYS)
     assert given(1, **read_marks(orjson.loads(written))) == row
     assert write_marks(given(1, {0: "N"})) == {}
+
+
+def test_missed_beats_after_the_end_of_the_signal_are_left_out() -> None:
+    n_samples = count_samples({"duration_s": 10.0, "sampling_rate": 128.5})
+    assert n_samples == 1285
+    rows = [given(1, missed={1284: "V", 1285: "N", 2**63: "V"})]
+    assert resolve_marks(rows, called=CALLED, n_samples=n_samples).missed == {1284: "V"}
+    assert len(resolve_marks(rows, called=CALLED).missed) == 3
+    assert count_samples({"duration_s": 10.0}) is None
