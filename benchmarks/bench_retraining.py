@@ -99,7 +99,7 @@ def _send_strips(
     from ecg_lib.records.annotations import Annotations
     from flows.data.databases import SVDB, Role
     from flows.data.dataset_versions import RecordIdentity, read_source
-    from flows.monitoring.feedback_import import Found, compare
+    from flows.monitoring.labels.feedback_import import Found, compare
 
     store = SignalStore(settings.signals_dir, settings.signal_key_path)
     directory = settings.svdb_dir

@@ -21,7 +21,7 @@ from flows.local.model_commands import (
     traffic,
 )
 from flows.local.platform_commands import down, login, status, up
-from flows.monitoring.label_commands import feedback, signals
+from flows.monitoring.labels.commands import feedback, signals
 
 app = typer.Typer(
     help="ECG arrhythmia detection, end to end: start the platform, run flows, classify beats.",

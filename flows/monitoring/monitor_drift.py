@@ -34,7 +34,7 @@ from flows.monitoring.evidence import (
     read_traffic,
     store_check,
 )
-from flows.monitoring.kept_signals import sort_kept_signals
+from flows.monitoring.labels.kept_signals import sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
 from flows.monitoring.verdict_page import (

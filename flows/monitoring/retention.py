@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.operations.drift.traffic_log import delete_requests_before
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
-from flows.monitoring.kept_signals import open_signals
+from flows.monitoring.labels.kept_signals import open_signals
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 
 

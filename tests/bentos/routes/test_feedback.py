@@ -19,7 +19,7 @@ from ecg_lib.operations.keys.api_keys import Scope, add_api_key, find_api_key, r
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
-from flows.monitoring.feedback_import import import_file
+from flows.monitoring.labels.feedback_import import import_file
 
 
 def wait_until(is_true: Callable[[], object], *, timeout_s: float = 60.0) -> None:

@@ -16,7 +16,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from flows.local.cli import app
-from flows.monitoring.feedback_import import (
+from flows.monitoring.labels.feedback_import import (
     FeedbackError,
     Found,
     compare,

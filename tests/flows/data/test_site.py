@@ -46,7 +46,7 @@ from flows.data.records.site import (
 from flows.doors.registry import Registry, RunKind
 from flows.evaluation.promote_champion import count_held_out, score_new_people
 from flows.local.cli import app
-from flows.monitoring.kept_signals import delete_patient, sort_kept_signals
+from flows.monitoring.labels.kept_signals import delete_patient, sort_kept_signals
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 TRAINED, HELD_OUT = "a" * 63 + "0", "a" * 63 + "1"

@@ -48,7 +48,7 @@ def import_feedback(
     ] = False,
 ) -> None:
     """Send WFDB annotations to the service as feedback."""
-    from flows.monitoring.feedback_import import import_file, list_annotation_files
+    from flows.monitoring.labels.feedback_import import import_file, list_annotation_files
 
     settings = read_settings()
     files = list_annotation_files(path, extension)
@@ -93,7 +93,7 @@ def delete_signals(
 ) -> None:
     """Delete the kept signals of a patient, and what training prepared of them."""
     from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
-    from flows.monitoring.kept_signals import delete_patient
+    from flows.monitoring.labels.kept_signals import delete_patient
 
     if (patient is None) == (patient_hash is None):
         msg = "name one patient, by --patient or by --hash"

@@ -15,7 +15,7 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.settings import Settings
 from flows.local.cli import app
-from flows.monitoring.kept_signals import open_signals, sort_signals
+from flows.monitoring.labels.kept_signals import open_signals, sort_signals
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
