@@ -384,6 +384,23 @@ def test_a_torn_line_is_passed_over_and_a_broken_file_is_kept(
     assert "1-wrong.broken" in names
 
 
+def test_what_an_older_version_could_not_read_is_stored_by_the_next_start(
+    tmp_path: Path, url: str
+) -> None:
+    directory = tmp_path / "spool"
+    spool = Spool(directory, lambda: PredictionLog(url))
+    (directory / "1-newer.broken").write_bytes(line_of("p1"))
+    (directory / "2-damaged.broken").write_bytes(b"what?\n" + line_of("p2"))
+    spool.start()
+    deadline_s = time.monotonic() + 30
+    while not (directory / "2-damaged.broken").exists() or (directory / "1-newer.jsonl").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    spool.close()
+    assert {row.prediction_id for row in PredictionLog(url).read_predictions()} == {"p1", "p2"}
+    assert [path.name for path in directory.iterdir()] == ["2-damaged.broken"]
+
+
 def test_answers_are_given_while_the_database_is_away(
     tmp_path: Path, make_request: Callable[..., dict[str, Any]], toy_model: LoadedModel
 ) -> None:
