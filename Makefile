@@ -44,6 +44,10 @@ bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for
 wrong-rates: $(INSTALLED) ## count readings at wrong rates without a doubt; ARGS="mitdb=DIR svdb=DIR ludb=DIR"
 	$(BIN)/python benchmarks/wrong_rates.py $(ARGS)
 
+.PHONY: drift-power
+drift-power: $(INSTALLED) ## power and false alarms of the drift check; set ECG_MITDB_DIR and ECG_SVDB_DIR
+	$(BIN)/python benchmarks/drift_power.py $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the service beside others; ARGS="--bundle DIR --rounds 5"
 	$(BIN)/python benchmarks/bench_service.py $(ARGS)

@@ -138,6 +138,7 @@ def _fill_log(home: Path, *, n_rows: int, n_long: int) -> None:
             observed = strips[strip]
             if is_long:  # 40 beats a minute for half an hour
                 observed = {name: (values * 1200)[:2400] for name, values in observed.items()}
+                observed["stretch"] = [beat * 180 // 2400 for beat in range(2400)]
             beats = [
                 {"beat_index": at, "arrhythmia_type": kind, "confidence": 0.99, "note": "x" * 800}
                 for at, kind in enumerate(observed["arrhythmia_type"])

@@ -47,7 +47,9 @@ _TOKENS: Final = tuple(
         "4294967295", "99999999999999999999", "%s%n", "\ufeff", "\ud800",
     )
 )  # fmt: skip
-_FIELDS: Final = ("signal_data", "sampling_rate", "derivation", "patient_id", "apply_ruleguard")
+_FIELDS: Final = (
+    "signal_data", "sampling_rate", "derivation", "patient_id", "apply_ruleguard", "device", "site",
+)  # fmt: skip
 
 
 def mutate(data: bytes, rng: random.Random) -> bytes:

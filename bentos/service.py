@@ -41,7 +41,12 @@ class EcgService:
         settings = read_settings()
         self.runtime = Runtime(settings, has_host=False)
         store = JobStore(settings.recordings_dir)
-        self.runner = JobRunner(store, settings, model=lambda: self.runtime.live.current)
+        self.runner = JobRunner(
+            store,
+            settings,
+            model=lambda: self.runtime.live.current,
+            note=self.runtime.note_request,
+        )
         app.state.runtime = self.runtime
         app.state.recordings = JobQueue(store, settings, wake=self.runner.wake)
         self.runtime.live.apply_current()

@@ -246,7 +246,12 @@ def main() -> int:
         return 1
     app = make_app()
     store = JobStore(runtime.settings.recordings_dir)
-    runner = JobRunner(store, runtime.settings, model=lambda: runtime.live.current)
+    runner = JobRunner(
+        store,
+        runtime.settings,
+        model=lambda: runtime.live.current,
+        note=runtime.note_request,
+    )
     app.state.runtime = runtime
     app.state.recordings = JobQueue(store, runtime.settings, wake=runner.wake)
     config = uvicorn.Config(

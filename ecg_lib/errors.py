@@ -19,6 +19,7 @@
     ├── BundleError               a bundle that cannot be loaded
     │   └── BundleIntegrityError  a file of the bundle does not have the hash of its manifest
     ├── PredictionLogError        the monitoring database cannot be read
+    ├── SignalStoreError          a kept signal cannot be opened
     └── ConfigurationError        a setting that cannot be used
 """
 
@@ -96,6 +97,10 @@ class BundleIntegrityError(BundleError):
 
 class PredictionLogError(EcgError):
     """The monitoring database cannot be read."""
+
+
+class SignalStoreError(EcgError):
+    """A signal that is kept was changed, or encrypted under another key."""
 
 
 class ConfigurationError(EcgError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger
@@ -16,10 +17,12 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.databases import DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
-from flows.data.record_sources import Source
+from flows.data.records.site import fingerprint_labels
+from flows.data.records.sources import Source
 from flows.doors.registry import Registry
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
+from flows.evaluation.retraining_outcome import note_outcome
 from flows.monitoring.training_retention import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
@@ -40,6 +43,8 @@ def pipeline(
     seed: Annotated[int | None, Field(ge=0)] = None,
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
+    *,
+    with_labels: bool = True,
 ) -> dict[str, Any]:
     """Ingest, train, promote, package, release and report.
 
@@ -51,13 +56,14 @@ def pipeline(
         seed: Seed of the sweep; one that was not used yet when left out.
         min_v_f1: Least out-of-fold V-F1 of a champion.
         reason: Why it runs, such as the drift that was found.
+        with_labels: Train on labelled traffic too, where its signals are kept.
 
     Returns:
         The release, the verdict on the new candidate, and the seconds of each stage.
     """
     logger = get_run_logger()
     logger.info("pipeline: %s", reason)
-    settings = read_settings()
+    settings, started_at = read_settings(), datetime.now(UTC)
     stages: dict[str, float] = {}
 
     def timed(name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own
@@ -67,8 +73,14 @@ def pipeline(
         return result
 
     # First: whatever the run comes to, what earlier ones left does not grow without limit.
-    forget_old_training(settings)
-    version = timed("ingest-records", lambda: ingest_records(source=source, databases=databases))
+    forgotten = forget_old_training(settings, return_state=True)
+    if not forgotten.is_completed():
+        logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
+    labels = fingerprint_labels(settings)
+    version = timed(
+        "ingest-records",
+        lambda: ingest_records(source=source, databases=databases, with_labels=with_labels),
+    )
     timed(
         "train-sweep",
         lambda: train_sweep(dataset_version=version, profile=profile, n_trials=n_trials, seed=seed),
@@ -77,6 +89,8 @@ def pipeline(
         "promote-champion",
         lambda: promote_champion(dataset_version=version, min_v_f1=min_v_f1),
     )
+    if with_labels and n_trials is None:  # a smaller try proves nothing about a whole one
+        note_outcome(settings, version, verdict, started_at=started_at, labels=labels)
     if verdict["version"] is None:
         msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
         raise PromotionError(msg)

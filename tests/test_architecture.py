@@ -25,6 +25,7 @@ SERVING = (
     "classifier.beat_classifier",
     "classifier.golden",
     "operations.drift.observation",
+    "operations.drift.traffic_log",
     "operations.prediction_log",
 )
 

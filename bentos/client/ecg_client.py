@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from types import TracebackType
@@ -147,9 +147,11 @@ class FeedbackReceipt:
     """Feedback was taken."""
 
     feedback_id: str
-    prediction_id: str
+    prediction_id: str | None
+    """None when it is of a recording."""
     timestamp: datetime
     verified: bool
+    recording_id: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,6 +236,8 @@ class EcgClient:
         derivation: str = "MLII",
         patient_id: str | None = None,
         apply_ruleguard: bool = True,
+        device: str | None = None,
+        site: str | None = None,
     ) -> Prediction:
         """Find and classify the beats of one lead.
 
@@ -252,6 +256,8 @@ class EcgClient:
             Whose ECG it is; the service keeps a keyed hash.
         apply_ruleguard : bool
             Let the physiological rules correct unsure classes.
+        device, site : str, optional
+            Model of the recorder and where it was used; monitoring compares by them.
 
         Raises
         ------
@@ -268,6 +274,8 @@ class EcgClient:
             "sampling_rate": sampling_rate,
             "derivation": derivation,
             "apply_ruleguard": apply_ruleguard,
+            **({} if device is None else {"device": device}),
+            **({} if site is None else {"site": site}),
         }
         if patient_id is not None:
             body = {"signal_data": samples.tolist(), "patient_id": patient_id, **said}
@@ -300,15 +308,24 @@ class EcgClient:
         prediction_id: str,
         labels: Mapping[int, BeatClass],
         *,
+        missed: Mapping[int, BeatClass] | None = None,
+        false_detections: Sequence[int] = (),
+        is_complete: bool = False,
         annotator: str | None = None,
     ) -> FeedbackReceipt:
-        """Send the classes that a reader gives to beats.
+        """Send the marks that a reader makes on beats.
 
         Parameters
         ----------
         prediction_id : str
         labels : mapping of int to str
             ``N`` or ``V`` by index of the beat.
+        missed : mapping of int to str, optional
+            ``N`` or ``V`` of beats that were not detected, by sample of the request.
+        false_detections : sequence of int
+            Indices of detections that are not beats.
+        is_complete : bool
+            Confirm the class of all beats that are not named.
         annotator : str, optional
             Who read the beats.
 
@@ -319,6 +336,15 @@ class EcgClient:
                 {"beat_index": index, "arrhythmia_type": label} for index, label in labels.items()
             ],
         }
+        if missed:
+            body["missed_beats"] = [
+                {"position_sample": sample, "arrhythmia_type": label}
+                for sample, label in missed.items()
+            ]
+        if false_detections:
+            body["false_detections"] = [{"beat_index": index} for index in false_detections]
+        if is_complete:
+            body["is_complete"] = True
         if annotator is not None:
             body["annotator"] = annotator
         answer = self._ask("POST", "/api/v1/feedback/", json=body)

@@ -19,6 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ from bentos.recordings.job_store import (
     FINISHED,
     INCOMING,
     LOCK,
+    OBSERVED,
     OUTCOME,
     PROGRESS,
     TASK,
@@ -46,12 +48,18 @@ from bentos.wire.problems import (
 )
 from ecg_lib import errors
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
+from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with
+from ecg_lib.records.signal_names import lead_of
 
 _POLL_S: Final = 0.1
 _MAX_ATTEMPTS: Final = 2
+
+UNREADABLE_RECORDING: Final = "unreadable_recording"
+"""Why a recording counts as refused: most of its pieces would be, as strips."""
+
 _STALE_UPLOAD_S: Final = 600.0
 """Far longer than an upload may stand still (:func:`bentos.recordings.uploads.receive_form`)."""
 
@@ -69,17 +77,25 @@ class JobRunner:
     settings : Settings
     model : callable
         Gives the model that answers now, or None.
+    note : callable
+        Takes the pieces of each recording that is done, for monitoring.
 
     """
 
     def __init__(
-        self, store: JobStore, settings: Settings, *, model: Callable[[], LoadedModel | None]
+        self,
+        store: JobStore,
+        settings: Settings,
+        *,
+        model: Callable[[], LoadedModel | None],
+        note: Callable[[RequestRow], object] = lambda _: None,
     ) -> None:
         self._store = store
         self._settings = settings
         self._kept = settings.recordings_kept
         self._at_once = settings.recordings_at_once
         self._model = model
+        self._note = note
         self._processes: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
         self._started: dict[str | None, float] = defaultdict(float)  # when, by owner
         self._lock_file: int | None = None
@@ -266,6 +282,7 @@ class JobRunner:
             return
         if error is None:
             self._store.finish(job_id, JobStatus.DONE)
+            self._note_pieces(job_id)
             return
         problem = explain_outcome(error)
         if problem.kind is CRASHED:
@@ -276,6 +293,39 @@ class JobRunner:
                 error["message"],
             )
         self._fail(job_id, problem)
+
+    def _note_pieces(self, job_id: str) -> None:
+        """Hand on what monitoring looks at; code of an earlier release has left nothing."""
+        directory, job = self._store.directory_of(job_id), self._store.read(job_id)
+        if job is None or not (directory / OBSERVED).exists():
+            return
+        found = json.loads((directory / OBSERVED).read_bytes())
+        model = json.loads((directory / TASK).read_bytes())["model"]
+        if not found["pieces"]:
+            return
+        owner = self._store.read_owner(job_id)
+        is_refused = 2 * found["refused"] > found["pieces"]
+        self._note(
+            RequestRow(
+                request_id=job_id,
+                created_at=datetime.now(UTC),
+                bundle_hash=model["bundle_hash"],
+                bento_tag=model["bento_tag"],
+                duration_s=job.duration_s or 0.0,
+                refused=UNREADABLE_RECORDING if is_refused else None,
+                # Recordings without a key are taken for those of one person.
+                client=f"recordings {owner or ''}".strip(),
+                owner=owner,
+                slices={
+                    # The file's own words may be anybody's name.
+                    "lead": (lead_of(job.lead) or "other").upper(),
+                    "rate": f"{job.sampling_rate:g} Hz",
+                    "device": f"{job.kind} file",
+                    **({"key": owner} if owner else {}),
+                },
+                observed=None if is_refused else found["observed"],
+            )
+        )
 
     def _fail(self, job_id: str, problem: ProblemError) -> None:
         self._store.finish(job_id, JobStatus.FAILED, problem.describe())

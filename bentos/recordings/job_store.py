@@ -27,6 +27,9 @@ from ecg_lib.records.atomic_files import write_whole
 INPUT: Final = "input"
 """Directory of the recording as it was sent."""
 
+OBSERVED: Final = "observed.json"
+"""Pieces of the recording as monitoring looks at them."""
+
 TASK: Final = "task.json"
 """The task of the process."""
 

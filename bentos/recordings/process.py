@@ -12,16 +12,25 @@ import os
 import resource
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
-from bentos.recordings.job_store import INPUT, OUTCOME, PROGRESS, RESULTS, TASK
-from ecg_lib.classifier.beat_classifier import BeatClassifier
+from bentos.recordings.job_store import INPUT, OBSERVED, OUTCOME, PROGRESS, RESULTS, TASK
+from ecg_lib.classifier.beat_classifier import BeatClassifier, require_readable
 from ecg_lib.classifier.bundle import read_bundle
-from ecg_lib.errors import EcgError
+from ecg_lib.errors import EcgError, InvalidSignalError
+from ecg_lib.operations.drift.observation import (
+    OBSERVED_COLUMNS,
+    STRETCH,
+    Piece,
+    cut_pieces,
+    observe_beats,
+)
 from ecg_lib.recordings.analysis import analyze_recording, write_result
-from ecg_lib.recordings.beat_file import write_beats
+from ecg_lib.recordings.beat_file import NAMES, write_beats
 from ecg_lib.recordings.process_limits import lower_priority
+from ecg_lib.recordings.signal_file import read_signal
 from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.files.parts import open_parts
@@ -81,6 +90,29 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
     for kind in ResultFormat:
         write_result(analysis, results / kind.file_name, kind=kind, recording_id=job.name)
     write_beats(analysis.summary, results)
+    pieces = cut_pieces(
+        read_signal(results), fs=json.loads((results / NAMES).read_bytes())["fs"], seed=job.name
+    )
+    write_whole(job / OBSERVED, json.dumps(_observe(pieces, classifier)))
+
+
+def _observe(pieces: Iterator[Piece], classifier: BeatClassifier) -> dict[str, Any]:
+    """Observe pieces as requests are, whose strips are as long."""
+    observed: dict[str, list[Any]] = {name: [] for name in (*OBSERVED_COLUMNS, STRETCH)}
+    n_pieces = n_refused = 0
+    for number, (signal_mv, fs) in enumerate(pieces):
+        n_pieces += 1
+        classified = classifier.classify(signal_mv, fs=fs)
+        try:
+            require_readable(classified.prepared)
+        except InvalidSignalError:
+            n_refused += 1
+            continue
+        for name, values in observe_beats(classified, fs=fs).items():
+            # JSON has no NaN.
+            observed[name] += [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
+        observed[STRETCH] += [number] * (len(observed["rule"]) - len(observed[STRETCH]))
+    return {"pieces": n_pieces, "refused": n_refused, "observed": observed}
 
 
 if __name__ == "__main__":

@@ -26,6 +26,9 @@ _ANSWERS: Final = {
     ("/api/v1/predictions/", "post", "201"): examples.PREDICTION,
     ("/api/v1/predictions/{prediction_id}", "get", "200"): examples.PREDICTION,
     ("/api/v1/feedback/", "post", "201"): examples.FEEDBACK,
+    ("/api/v1/predictions/{prediction_id}/feedback", "get", "200"): examples.MARKS,
+    ("/api/v1/review-queue/", "get", "200"): examples.REVIEW_QUEUE,
+    ("/api/v1/recordings/{job_id}/feedback", "get", "200"): examples.MARKS,
     ("/health", "get", "200"): examples.HEALTH,
 }
 _KEY: Final = {

@@ -19,14 +19,17 @@ from starlette.responses import Response
 from starlette.staticfiles import StaticFiles
 
 from bentos import VERSION
-from bentos.routes.api_description import describe_api, document_problems
+from bentos.routes.api_description import describe_api, document_problems, document_query
 from bentos.routes.edge import allow_scripts
 from bentos.routes.pages import add_viewer
 from bentos.routes.predictions import (
     create_feedback,
     create_prediction,
     read_example,
+    read_marks,
     read_prediction,
+    read_review_queue,
+    withdraw,
 )
 from bentos.routes.recordings import add_routes
 from bentos.routes.routing import answer_json, caller_of, runtime_of
@@ -40,9 +43,12 @@ from bentos.wire.problems import (
 from bentos.wire.schemas import (
     Feedback,
     Health,
+    Marks,
     ModelCard,
     Prediction,
     PredictionRequest,
+    ReviewQuery,
+    ReviewQueue,
 )
 from ecg_lib.operations.helper_states import list_degraded, read_helper_states
 from ecg_lib.rhythm.risk import NOTICE
@@ -121,7 +127,36 @@ def _add_api(app: FastAPI) -> None:
         status_code=HTTPStatus.CREATED,
         summary="Submit a reader's labels of beats",
         tags=["feedback"],
-        responses={201: {"model": Feedback}, **document_problems(400, 404, 413, 415, 422, 503)},
+        responses={
+            201: {"model": Feedback},
+            **document_problems(400, 404, 409, 413, 415, 422, 503),
+        },
+    )
+    app.add_api_route(
+        "/api/v1/feedback/{feedback_id}",
+        withdraw,
+        methods=["DELETE"],
+        status_code=HTTPStatus.NO_CONTENT,
+        summary="Withdraw feedback",
+        tags=["feedback"],
+        responses={204: {"description": "Withdrawn"}, **document_problems(404, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/predictions/{prediction_id}/feedback",
+        read_marks,
+        methods=["GET"],
+        summary="Read the marks of readers on a prediction",
+        tags=["feedback"],
+        responses={200: {"model": Marks}, **document_problems(404, 503)},
+    )
+    app.add_api_route(
+        "/api/v1/review-queue/",
+        read_review_queue,
+        methods=["GET"],
+        summary="List the predictions that are most worth a look",
+        tags=["feedback"],
+        responses={200: {"model": ReviewQueue}, **document_problems(422, 503)},
+        openapi_extra={"parameters": document_query(ReviewQuery)},
     )
     app.add_api_route(
         "/api/v1/model/",

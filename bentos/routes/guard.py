@@ -89,7 +89,7 @@ def _check_scope(caller: Caller, scope: Connection) -> None:
     path: str = scope["path"]
     if path.startswith("/metrics"):
         wanted = Scope.METRICS
-    elif path.startswith("/api/v1/feedback"):
+    elif path.startswith(("/api/v1/feedback", "/api/v1/review-queue")):
         wanted = Scope.LABEL
     else:
         wanted = Scope.PREDICT

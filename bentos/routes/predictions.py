@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
+from pathlib import Path
 from typing import Final
 
 import orjson
@@ -13,25 +15,38 @@ from fastapi import Request
 from starlette.responses import Response
 
 from bentos.routes.bodies import read_body
-from bentos.routes.routing import T, answer_json, caller_of, locate, runtime_of
+from bentos.routes.routing import (
+    T,
+    answer_json,
+    caller_of,
+    locate,
+    look_up,
+    recordings_of,
+    runtime_of,
+)
+from bentos.runtime.limits.caller import Caller
 from bentos.runtime.limits.turns import SHORT
-from bentos.runtime.predictor import Runtime
+from bentos.runtime.prediction.feedback import (
+    check_feedback,
+    describe_marks_of_prediction,
+    describe_queue,
+    find_marked,
+    take_feedback,
+    withdraw_feedback,
+)
 from bentos.wire.api_examples import MEDIA_TYPE_OF, ExampleFormat, write_body
-from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse
+from bentos.wire.inputs import JSON, MEDIA_TYPES, estimate_samples, parse, parse_query
 from bentos.wire.problems import (
     INVALID_REQUEST,
     LOG_UNAVAILABLE,
     NOT_FOUND,
     ProblemError,
 )
-from bentos.wire.schemas import FeedbackRequest
-from ecg_lib.errors import PredictionLogError
+from bentos.wire.schemas import FeedbackRequest, ReviewQuery
 from ecg_lib.records.simulation.simulator import StripKind
 
 MAX_PREDICTION_BYTES: Final = 16 * 2**20
 MAX_FEEDBACK_BYTES: Final = 2**20
-
-_LOOK_UP_S: Final = 8.0
 
 
 async def create_prediction(request: Request) -> Response:
@@ -50,7 +65,7 @@ async def create_prediction(request: Request) -> Response:
                 body,
                 media_type=media_type,
                 query=query,
-                owner=caller.owner,
+                caller=caller,
                 is_long=samples > SHORT,
             ),
             samples=samples,
@@ -62,10 +77,7 @@ async def create_prediction(request: Request) -> Response:
 async def read_prediction(request: Request, prediction_id: str) -> Response:
     """Give the answer that was given when the prediction was made."""
     runtime, caller = runtime_of(request), caller_of(request)
-    try:
-        found = await _look_up(runtime, lambda: runtime.find_prediction(prediction_id, caller))
-    except PredictionLogError as error:
-        raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
+    found = await look_up(runtime, lambda: runtime.find_prediction(prediction_id, caller))
     return answer_json(orjson.dumps(found))
 
 
@@ -77,16 +89,50 @@ async def create_feedback(request: Request) -> Response:
         feedback = await _compute(
             request, lambda: parse(FeedbackRequest, body), samples=body.count(b",")
         )
+
+    def find_results(job_id: str, caller: Caller) -> Path:
+        return recordings_of(request).find_results(job_id, caller)
+
+    def check() -> None:
+        check_feedback(feedback, find_marked(runtime, feedback, caller, find_results))
+
+    is_verified = True
     try:
-        await _look_up(runtime, lambda: runtime.check_feedback(feedback, caller))
-        is_verified = True
-    except PredictionLogError as error:
-        if caller.asks_keys:  # whose prediction it is cannot be checked
-            raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error
+        await look_up(runtime, check)
+    except ProblemError as error:
+        # With keys it cannot be checked whose prediction it is.
+        if error.kind is not LOG_UNAVAILABLE or caller.asks_keys:
+            raise
         is_verified = False
     # Nothing comes between storing it and the answer: a client that sees an error sends it again.
-    stored = runtime.take_feedback(feedback, is_verified=is_verified, owner=caller.owner)
+    stored = take_feedback(runtime, feedback, is_verified=is_verified, owner=caller.owner)
     return answer_json(stored, HTTPStatus.CREATED)
+
+
+async def withdraw(request: Request, feedback_id: str) -> Response:
+    """Take feedback back: it stays stored with its withdrawal, and counts no longer."""
+    runtime, caller = runtime_of(request), caller_of(request)
+    await look_up(runtime, lambda: withdraw_feedback(runtime, feedback_id, caller))
+    return Response(status_code=HTTPStatus.NO_CONTENT)
+
+
+async def read_marks(request: Request, prediction_id: str) -> Response:
+    """Give the marks that readers made on a prediction, and the beats as these correct them."""
+    runtime, caller = runtime_of(request), caller_of(request)
+    return answer_json(
+        await look_up(runtime, lambda: describe_marks_of_prediction(runtime, prediction_id, caller))
+    )
+
+
+async def read_review_queue(request: Request) -> Response:
+    """List the predictions without labels that are most worth a look: the random sample first."""
+    query = parse_query(ReviewQuery, request.query_params.multi_items())
+    runtime, caller = runtime_of(request), caller_of(request)
+    since = datetime.now(UTC) - timedelta(days=query.days)
+    found = await look_up(
+        runtime, lambda: describe_queue(runtime, caller, since=since, limit=query.limit)
+    )
+    return answer_json(orjson.dumps({"predictions": found}))
 
 
 async def read_example(request: Request, kind: str) -> Response:
@@ -121,20 +167,3 @@ async def _compute(request: Request, work: Callable[[], T], *, samples: int) -> 
         lambda: context.run(work), client=caller_of(request).name, cost=samples
     )
     return await asyncio.wrap_future(turn)
-
-
-async def _look_up(runtime: Runtime, work: Callable[[], T]) -> T:
-    """Do what may wait for the prediction log.
-
-    Raises
-    ------
-    PredictionLogError
-        If the log cannot be read in time.
-
-    """
-    future = asyncio.get_running_loop().run_in_executor(runtime.look_up, work)
-    try:
-        return await asyncio.wait_for(future, _LOOK_UP_S)
-    except TimeoutError as error:
-        msg = f"the prediction log must be read within {_LOOK_UP_S:g} s, it was not"
-        raise PredictionLogError(msg) from error

@@ -18,10 +18,19 @@ from bentos.recordings.job_store import Job, JobStatus
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
 from bentos.routes.bodies import announced_bytes, decoded
-from bentos.routes.routing import answer_json, caller_of, locate, recordings_of, runtime_of
+from bentos.routes.routing import (
+    answer_json,
+    caller_of,
+    locate,
+    look_up,
+    recordings_of,
+    runtime_of,
+)
+from bentos.runtime.prediction.feedback import describe_marks_of_recording
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import parse_query
 from bentos.wire.problems import TOO_LARGE, ProblemError
+from bentos.wire.schemas import Marks
 from ecg_lib.recordings.beat_file import NAMES, read_beats
 from ecg_lib.recordings.signal_file import read_stretch
 from ecg_lib.recordings.summary import ResultFormat
@@ -205,12 +214,24 @@ async def read_recording_beats(request: Request, job_id: str) -> Response:
         found = {
             "start_s": query.start_s,
             "duration_s": query.duration_s,
+            "first_beat": stretch.first_beat,
             "total": stretch.total,
             **stretch.columns,
         }
         return answer_json(orjson.dumps(found))
 
     return await _do(runtime_of(request), read)
+
+
+async def read_recording_feedback(request: Request, job_id: str) -> Response:
+    """Give the marks that readers made on a recording, and the beats as these correct them."""
+    runtime, recordings, caller = runtime_of(request), recordings_of(request), caller_of(request)
+
+    def read() -> bytes:
+        results = recordings.find_results(job_id, caller)
+        return describe_marks_of_recording(runtime, job_id, results)
+
+    return answer_json(await look_up(runtime, read))
 
 
 async def delete_recording(request: Request, job_id: str) -> Response:
@@ -290,6 +311,13 @@ def add_routes(app: FastAPI) -> None:
         openapi_extra={"parameters": document_query(BeatsQuery)},
     )
     router.add_api_route(
+        f"{one}/feedback",
+        read_recording_feedback,
+        methods=["GET"],
+        summary="Read the marks of readers on a recording",
+        responses={200: {"model": Marks}, **document_problems(404, 409, 422, 503)},
+    )
+    router.add_api_route(
         one,
         delete_recording,
         methods=["DELETE"],
@@ -331,6 +359,7 @@ class BeatStretch(BaseModel):
 
     start_s: float
     duration_s: float
+    first_beat: int = Field(description="Index of the first one; feedback names beats by index.")
     total: int = Field(description="Beats of the stretch; at most 20,000 are listed.")
     time_s: list[float]
     type: list[str | None] = Field(description="`N`, `V`, or null where nothing can be read.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Final, TypeVar
 
@@ -13,6 +14,11 @@ from starlette.types import Scope
 from bentos.recordings.job_queue import JobQueue
 from bentos.runtime.limits.caller import Caller
 from bentos.runtime.predictor import Runtime
+from bentos.wire.problems import LOG_UNAVAILABLE, ProblemError
+from ecg_lib.errors import PredictionLogError
+
+LOOK_UP_S: Final = 8.0
+"""Longest wait for the prediction log."""
 
 T = TypeVar("T")
 
@@ -55,3 +61,19 @@ def answer_json(
 ) -> Response:
     """Answer with a body that is JSON already."""
     return Response(body, status_code=status, headers=headers, media_type="application/json")
+
+
+async def look_up(runtime: Runtime, work: Callable[[], T]) -> T:
+    """Do what may wait for the prediction log.
+
+    Raises
+    ------
+    ProblemError
+        If the log cannot be read in time.
+
+    """
+    future = asyncio.get_running_loop().run_in_executor(runtime.look_up, work)
+    try:
+        return await asyncio.wait_for(future, LOOK_UP_S)
+    except (TimeoutError, PredictionLogError) as error:
+        raise ProblemError(LOG_UNAVAILABLE, "the prediction log cannot be read now") from error

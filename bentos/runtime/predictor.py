@@ -8,12 +8,9 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-
-import orjson
 
 from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
 from bentos.runtime.limits.memory import MemoryBudget
@@ -21,26 +18,29 @@ from bentos.runtime.limits.rate_limit import open_rate_limit
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.prediction.answer import Answer, Counts, Question, answer
+from bentos.runtime.prediction.answer import (
+    Answer,
+    Counts,
+    Question,
+    RefusedSignalError,
+    answer,
+)
 from bentos.runtime.prediction.long_strips import LongStrips, Stage
-from bentos.runtime.prediction.patient_key import read_patient_key
-from bentos.runtime.spool import Spool, encode_feedback
+from bentos.runtime.spool import Spool, encode_request
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.inputs import JSON
 from bentos.wire.problems import (
     NOT_READY,
-    UNKNOWN_BEAT,
     UNKNOWN_PREDICTION,
     ProblemError,
 )
-from bentos.wire.schemas import FeedbackRequest
-from ecg_lib.errors import (
-    PredictionLogError,
-)
+from ecg_lib.errors import ConfigurationError, PredictionLogError
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
-from ecg_lib.operations.prediction_rows import FeedbackRow
+from ecg_lib.operations.keys.patient_key import hash_client, read_patient_key
+from ecg_lib.operations.learning.kept_signals import SignalStore
+from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 
@@ -88,6 +88,8 @@ class Runtime:
         self.tracing = open_tracing()
         self.memory = MemoryBudget()
         self._patient_key = read_patient_key(settings.patient_key_path)
+        self._signals = SignalStore(settings.signals_dir, settings.signal_key_path)
+        self._signals_problem: str | None = None
         self.live = LiveModel(settings, code_hash=hash_code(CODE_ROOT), has_host=has_host)
         self.spool = Spool(
             settings.serving_dir / "spool",
@@ -168,13 +170,14 @@ class Runtime:
         *,
         media_type: str = JSON,
         query: Sequence[tuple[str, str]] = (),
-        owner: str | None = None,
+        caller: Caller = SERVICE_ITSELF,
         is_long: bool = False,
     ) -> Answer:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to `owner`, the key that asked for it. A long signal is computed in
-        another process, so that short ones need not wait for it.
+        The prediction belongs to the key of the caller. A long signal is computed in another
+        process, so that short ones need not wait for it. A signal that is refused is noted too:
+        monitoring counts them.
 
         Raises
         ------
@@ -186,18 +189,47 @@ class Runtime:
             body=body,
             media_type=media_type,
             query=tuple(query),
-            owner=owner,
+            owner=caller.owner,
+            client=hash_client(caller.name, key=self._patient_key) if caller.name else None,
             patient_key=self._patient_key,
+            audit_share=self.settings.audit_share,
+            keeps_signal=self.settings.keep_signals,
         )
         model = self.require_model()
-        if is_long:
-            made = self._long.answer(model, question, observe=self._stage, note=self._note_stage)
-        else:
-            made = answer(model, question, observe=self._stage)
+        try:
+            if is_long:
+                made = self._long.answer(
+                    model, question, observe=self._stage, note=self._note_stage
+                )
+            else:
+                made = answer(model, question, observe=self._stage)
+        except RefusedSignalError as refused:
+            self.spool.append(f"request {uuid.uuid4()}", refused.row)
+            raise
         with self._stage("log"):
             self.spool.append(made.prediction_id, made.row)
+            self._keep_signal(made)
         self._count(made.counts)
         return made
+
+    def note_request(self, request: RequestRow) -> None:
+        """Store where a recording came from, with the pieces that monitoring looks at."""
+        self.spool.append(f"request {request.request_id}", encode_request(request))
+
+    def _keep_signal(self, made: Answer) -> None:
+        """Keep the signal of an answer that has one; the answer stands when that fails."""
+        if made.signal is None:
+            return
+        problem = None
+        try:
+            self._signals.add(made.signal, is_waiting=not made.is_drawn)
+        except ConfigurationError as error:
+            problem = str(error)
+        except OSError as error:
+            problem = f"they cannot be written: {error.strerror}"
+        if problem is not None and problem != self._signals_problem:
+            _logger.error("signals are not kept: %s", problem)  # once, not for each request
+        self._signals_problem = problem
 
     @contextlib.contextmanager
     def _stage(self, name: str) -> Iterator[None]:
@@ -229,49 +261,6 @@ class Runtime:
         if row is None or not caller.sees(row.owner):
             raise ProblemError(UNKNOWN_PREDICTION, "no prediction has this prediction_id")
         return row.response
-
-    def check_feedback(self, feedback: FeedbackRequest, caller: Caller = SERVICE_ITSELF) -> None:
-        """Check that the caller's prediction exists and has the beats.
-
-        Raises
-        ------
-        ProblemError
-            If it has not.
-        PredictionLogError
-            If the log cannot be read.
-
-        """
-        n_beats = self.find_prediction(feedback.prediction_id, caller)["total_beats_detected"]
-        errors = [
-            (f"labels[{place}].beat_index", f"the prediction has {n_beats} beats")
-            for place, label in enumerate(feedback.labels)
-            if label.beat_index >= n_beats
-        ]
-        if errors:
-            detail = f"beat_index must be less than {n_beats}, {len(errors)} of the labels are not"
-            raise ProblemError(UNKNOWN_BEAT, detail, errors=errors)
-
-    def take_feedback(
-        self, feedback: FeedbackRequest, *, is_verified: bool, owner: str | None = None
-    ) -> bytes:
-        """Store feedback and answer it; this waits for nothing but the spool."""
-        row = FeedbackRow(
-            feedback_id=str(uuid.uuid4()),
-            created_at=datetime.now(UTC),
-            prediction_id=feedback.prediction_id,
-            annotator=feedback.annotator,
-            labels={label.beat_index: label.arrhythmia_type for label in feedback.labels},
-            owner=owner,
-        )
-        self.spool.append(row.feedback_id, encode_feedback(row))
-        return orjson.dumps(
-            {
-                "feedback_id": row.feedback_id,
-                "prediction_id": row.prediction_id,
-                "timestamp": row.created_at,
-                "verified": is_verified,
-            }
-        )
 
     def _count(self, counts: Counts) -> None:
         self.metrics.count_signal(readable_s=counts.readable_s, unreadable_s=counts.unreadable_s)

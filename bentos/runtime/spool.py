@@ -27,7 +27,8 @@ import orjson
 from numpy.typing import NDArray
 
 from ecg_lib.errors import PredictionLogError
-from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.learning.labels import read_marks, write_marks
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 
 if TYPE_CHECKING:
     from ecg_lib.operations.prediction_log import PredictionLog
@@ -42,10 +43,11 @@ _LOOK_S: Final = 2.0
 _LONGEST_WAIT_S: Final = 10.0
 _CLOSE_S: Final = 2.0
 _PREDICTION_START: Final = b'{"prediction":{"prediction_id":"%s"'
+_FEEDBACK_START: Final = b'{"feedback":'
 
 _logger = logging.getLogger(__name__)
 
-Row = PredictionRow | FeedbackRow
+Row = PredictionRow | FeedbackRow | RequestRow
 
 
 def encode_prediction(
@@ -81,6 +83,15 @@ def encode_prediction(
     )
 
 
+def encode_request(row: RequestRow) -> bytes:
+    """Write where a request came from as a line.
+
+    Not in the line of its prediction: an older version, which may write that row, knows no such
+    fields, and leaves out a line of a kind that it does not know.
+    """
+    return orjson.dumps({"request": row}, option=orjson.OPT_APPEND_NEWLINE)
+
+
 def encode_feedback(row: FeedbackRow) -> bytes:
     """Write feedback as a line."""
     return orjson.dumps(
@@ -92,6 +103,7 @@ def encode_feedback(row: FeedbackRow) -> bytes:
                 "annotator": row.annotator,
                 "labels": row.labels,
                 **({} if row.owner is None else {"owner": row.owner}),
+                **write_marks(row),
             }
         },
         option=orjson.OPT_APPEND_NEWLINE | orjson.OPT_NON_STR_KEYS,
@@ -112,8 +124,10 @@ def decode_row(line: bytes) -> Row:
         fields["created_at"] = datetime.fromisoformat(fields["created_at"])
         if kind == "prediction":
             return PredictionRow(**fields)
+        if kind == "request":
+            return RequestRow(**fields)
         fields["labels"] = {int(beat): label for beat, label in fields["labels"].items()}
-        return FeedbackRow(**fields)
+        return FeedbackRow(**read_marks(fields))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         msg = f"a line of the spool must be a row, got {len(line)} bytes of something else"
         raise ValueError(msg) from error
@@ -161,11 +175,17 @@ class Spool:
         return self._problem
 
     def start(self) -> None:
-        """Begin to write into the log."""
+        """Begin to write into the log; first what an older version could not read."""
+        for path in self._directory.glob("*.broken"):
+            with contextlib.suppress(FileNotFoundError):  # another process was faster
+                path.rename(path.with_suffix(".jsonl"))
         self._thread.start()
 
     def append(self, row_id: str, line: bytes) -> None:
-        """Keep a row; when this returns, the row survives the end of the process."""
+        """Keep a row; when this returns, the row survives the end of the process.
+
+        Lines that belong together count as one row, of which the first is found again.
+        """
         with self._lock:
             try:
                 self._write(row_id, line)
@@ -180,8 +200,27 @@ class Spool:
         line = line or self._find_elsewhere(prediction_id)
         if line is None:
             return None
-        row = decode_row(line)
+        row = decode_row(line.partition(b"\n")[0])
         return row if isinstance(row, PredictionRow) else None
+
+    def find_feedback(self, subject_id: str) -> list[FeedbackRow]:
+        """Find the feedback that waits, in any process, by its id or by that of its subject."""
+        wanted = subject_id.encode()
+        with self._lock:
+            lines = [line for line in self._in_memory.values() if wanted in line]
+        for path in self._directory.glob("*.jsonl"):
+            with contextlib.suppress(FileNotFoundError), path.open("rb") as file:
+                lines += [
+                    line
+                    for line in file
+                    if line.startswith(_FEEDBACK_START) and wanted in line and line.endswith(b"\n")
+                ]
+        rows = [decode_row(line) for line in lines if line.startswith(_FEEDBACK_START)]
+        return [
+            row
+            for row in rows
+            if isinstance(row, FeedbackRow) and subject_id in {row.feedback_id, row.prediction_id}
+        ]
 
     def __len__(self) -> int:
         """Rows that wait."""
@@ -218,7 +257,7 @@ class Spool:
             raise PredictionLogError(msg)
         has_written = False
         while batch := self._next_batch():
-            self._store(decode_row(line) for line in batch.values())
+            self._store(decode_row(line) for lines in batch.values() for line in lines.splitlines())
             self._forget(batch)
             has_written = True
         for path in sorted(self._directory.glob("*.jsonl")):
@@ -308,12 +347,17 @@ class Spool:
                 self._size = 0
 
     def _store(self, rows: Iterable[Row]) -> None:
+        # Imported when there is a row: it takes half a second.
+        from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table  # noqa: PLC0415
+
         together, log = list(rows), self._open_log()
         if not self._has_tables:
             log.create_tables()
+            create_request_table(log)
             self._has_tables = True
         log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
         log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])
+        add_requests(log, [row for row in together if isinstance(row, RequestRow)])
 
     def _adopt(self, path: Path) -> None:
         """Write the file of a process that has ended."""

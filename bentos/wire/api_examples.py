@@ -145,6 +145,7 @@ PREDICTION: Final[dict[str, Any]] = {
     "derivation": "MLII",
     "duration_s": 10.0,
     "ruleguard_applied": True,
+    "drawn_for_review": False,
     "processing_time_ms": 2.9,
     "model": MODEL,
     "notice": NOTICE,
@@ -159,8 +160,46 @@ FEEDBACK_REQUEST: Final[dict[str, Any]] = {
 FEEDBACK: Final[dict[str, Any]] = {
     "feedback_id": "a3c9e1f0-2b4d-4f6a-8c0e-1d3f5b7a9c2e",
     "prediction_id": _ID,
+    "recording_id": None,
     "timestamp": _NOW,
     "verified": True,
+}
+
+REVIEW_QUEUE: Final[dict[str, Any]] = {
+    "predictions": [
+        {
+            "prediction_id": _ID,
+            "timestamp": _NOW,
+            "drawn_for_review": True,
+            "doubt": 0.82,
+            "reasons": ["beat 4 is V with a probability of 0.59"],
+            "derivation": "MLII",
+            "duration_s": 10.0,
+            "overall_arrhythmia_type": "V",
+        }
+    ]
+}
+
+MARKS: Final[dict[str, Any]] = {
+    "labels": [{"beat_index": 1, "arrhythmia_type": "V"}],
+    "missed_beats": [{"position_sample": 2210, "arrhythmia_type": "V"}],
+    "false_detections": [{"beat_index": 4}],
+    "is_complete": False,
+    "counts": {"normal_beats": 10, "ventricular_beats": 2},
+    "feedback": [
+        {
+            "feedback_id": "a3c9e1f0-2b4d-4f6a-8c0e-1d3f5b7a9c2e",
+            "timestamp": _NOW,
+            "annotator": "reader 1",
+            "owner": None,
+            "labels": [{"beat_index": 1, "arrhythmia_type": "V"}],
+            "forms": [],
+            "missed_beats": [{"position_sample": 2210, "arrhythmia_type": "V"}],
+            "false_detections": [{"beat_index": 4}],
+            "is_complete": False,
+            "is_withdrawn": False,
+        }
+    ],
 }
 
 HEALTH: Final[dict[str, Any]] = {

@@ -52,6 +52,7 @@ INVALID_REQUEST: Final = ProblemKind("invalid-request", 422, "The request has in
 MALFORMED_JSON: Final = ProblemKind("malformed-json", 400, "The body is not JSON")
 NOT_FOUND: Final = ProblemKind("not-found", 404, "There is no such resource")
 UNKNOWN_PREDICTION: Final = ProblemKind("unknown-prediction", 404, "There is no such prediction")
+UNKNOWN_FEEDBACK: Final = ProblemKind("unknown-feedback", 404, "There is no such feedback")
 METHOD_NOT_ALLOWED: Final = ProblemKind("method-not-allowed", 405, "The method is not allowed")
 TOO_LARGE: Final = ProblemKind("body-too-large", 413, "The body is too large")
 WRONG_ENCODING: Final = ProblemKind(
@@ -139,6 +140,9 @@ _FIELD_OF_CHECK: Final = {
     "signal_too_short": "signal_data",
     "signal_too_long": "signal_data",
     "repeated_beat": "labels",
+    "forms_of_strip": "forms",
+    "one_subject": "prediction_id",
+    "no_mark": "labels",
 }
 """Fields of the checks that look at the whole request."""
 

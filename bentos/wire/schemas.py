@@ -26,6 +26,9 @@ MAX_DURATION_S: Final = 30 * 60.0
 MAX_SAMPLES: Final = round(MAX_DURATION_S * MAX_FS_HZ)
 MAX_LABELS: Final = 10_000
 
+_LAST: Final = 2**31 - 1
+"""Last index of a beat or sample: 24 h at the highest sampling rate are fewer."""
+
 Lead = Literal[
     "I", "II", "III", "aVR", "aVL", "aVF", "V1", "V2", "V3", "V4", "V5", "V6",
     "MLI", "MLII", "MLIII", "MV1", "MV2", "V3R", "V4R", "V7", "V8", "V9",
@@ -33,6 +36,9 @@ Lead = Literal[
     "ECG", "ECG1", "ECG2", "ECG3",
 ]  # fmt: skip
 """Names of leads: the standard twelve, right and posterior ones, Holter, EASI, Frank, unnamed."""
+
+
+_PLACE: Final = r"^[A-Za-z0-9][A-Za-z0-9 ._:/-]*$"
 
 
 class _Request(BaseModel):
@@ -57,6 +63,18 @@ class PredictionParameters(_Request):
     )
     apply_ruleguard: bool = Field(
         default=True, description="Let the physiological rules correct unsure classes."
+    )
+    device: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=_PLACE,
+        description="Model of the recorder, by which monitoring compares; not its serial number.",
+    )
+    site: str | None = Field(
+        default=None,
+        max_length=64,
+        pattern=_PLACE,
+        description="Where it was recorded, such as a ward, by which monitoring compares.",
     )
 
 
@@ -100,15 +118,62 @@ class PredictionRequest(PredictionParameters):
 class BeatLabel(_Request):
     """The class that a reader gives to a beat."""
 
-    beat_index: int = Field(ge=0, description="`beat_index` of the prediction.")
+    beat_index: int = Field(ge=0, le=_LAST, description="`beat_index` of the prediction.")
     arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
 
 
-class FeedbackRequest(_Request):
-    """A reader's classes for beats of a prediction."""
+class FormLabel(_Request):
+    """The class that a reader gives to all beats of one shape."""
 
-    prediction_id: str = Field(min_length=1, max_length=64)
-    labels: Annotated[list[BeatLabel], FailFast()] = Field(min_length=1, max_length=MAX_LABELS)
+    form: str = Field(
+        pattern="^[A-Z]$", description="Name of the form in `morphologies.forms`, such as `B`."
+    )
+    arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
+
+
+class MissedBeat(_Request):
+    """A beat that was not detected."""
+
+    position_sample: int = Field(
+        ge=0,
+        le=_LAST,
+        description="R-peak, in samples of the request or of the recording's lead.",
+    )
+    arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
+
+
+class FalseDetection(_Request):
+    """A detection that is not a beat."""
+
+    beat_index: int = Field(ge=0, le=_LAST, description="`beat_index` of the prediction.")
+
+
+class FeedbackRequest(_Request):
+    """A reader's marks on a prediction or a recording."""
+
+    prediction_id: str | None = Field(default=None, min_length=1, max_length=64)
+    recording_id: str | None = Field(
+        default=None, min_length=1, max_length=64, description="`job_id` of a recording."
+    )
+    labels: Annotated[list[BeatLabel], FailFast()] = Field(
+        default_factory=list, max_length=MAX_LABELS
+    )
+    forms: Annotated[list[FormLabel], FailFast()] = Field(
+        default_factory=list,
+        max_length=26,
+        description="Classes of all beats of a form, of recordings; `labels` override them.",
+    )
+    missed_beats: Annotated[list[MissedBeat], FailFast()] = Field(
+        default_factory=list, max_length=MAX_LABELS
+    )
+    false_detections: Annotated[list[FalseDetection], FailFast()] = Field(
+        default_factory=list, max_length=MAX_LABELS
+    )
+    is_complete: bool = Field(
+        default=False,
+        description="The reader looked at every beat and confirms the class of those that are not "
+        "named.",
+    )
     annotator: str | None = Field(
         default=None,
         min_length=1,
@@ -117,11 +182,40 @@ class FeedbackRequest(_Request):
         description="The reader of the beats.",
     )
 
+    @property
+    def subject_id(self) -> str:
+        """Id of the prediction or recording."""
+        return self.prediction_id or self.recording_id or ""
+
+    @model_validator(mode="after")
+    def _check_subject(self) -> Self:
+        if (self.prediction_id is None) == (self.recording_id is None):
+            raise PydanticCustomError(
+                "one_subject", "feedback must name one of prediction_id and recording_id"
+            )
+        if self.forms and self.recording_id is None:
+            raise PydanticCustomError(
+                "forms_of_strip", "only recordings have forms: name the beats of a strip in labels"
+            )
+        return self
+
     @model_validator(mode="after")
     def _check_labels(self) -> Self:
-        if len({label.beat_index for label in self.labels}) < len(self.labels):
+        marked = (self.labels, self.forms, self.missed_beats, self.false_detections)
+        if not any(marked) and not self.is_complete:
+            raise PydanticCustomError("no_mark", "feedback must have at least one mark, got none")
+        beats = [label.beat_index for label in self.labels]
+        beats += [found.beat_index for found in self.false_detections]
+        forms = [label.form for label in self.forms]
+        missed = [beat.position_sample for beat in self.missed_beats]
+        if len(set(beats)) < len(beats):
             raise PydanticCustomError(
-                "repeated_beat", "labels must name each beat_index once, one is there twice"
+                "repeated_beat",
+                "labels and false_detections must name each beat_index once, one is there twice",
+            )
+        if len(set(forms)) < len(forms) or len(set(missed)) < len(missed):
+            raise PydanticCustomError(
+                "repeated_mark", "each form and position must be there once, one is there twice"
             )
         return self
 
@@ -266,6 +360,9 @@ class Prediction(_Answer):
     derivation: Lead
     duration_s: float
     ruleguard_applied: bool
+    drawn_for_review: bool = Field(
+        description="Part of the random sample that performance is measured on, when labelled."
+    )
     processing_time_ms: float
     model: ModelInfo
     notice: str
@@ -275,11 +372,73 @@ class Feedback(_Answer):
     """The feedback was taken."""
 
     feedback_id: str
-    prediction_id: str
+    prediction_id: str | None = Field(description="Null when it is of a recording.")
+    recording_id: str | None = Field(description="Null when it is of a prediction.")
     timestamp: datetime
     verified: bool = Field(
         description="False when the prediction log could not be reached to check the beats."
     )
+
+
+class GivenFeedback(_Answer):
+    """Feedback that was given, as it was sent."""
+
+    feedback_id: str
+    timestamp: datetime
+    annotator: str | None
+    owner: str | None = Field(description="Hash of the API key that sent it; null without keys.")
+    labels: list[BeatLabel]
+    forms: list[FormLabel]
+    missed_beats: list[MissedBeat]
+    false_detections: list[FalseDetection]
+    is_complete: bool
+    is_withdrawn: bool
+
+
+class MarkedCounts(_Answer):
+    """Beats by class, as the marks correct them."""
+
+    normal_beats: int
+    ventricular_beats: int
+
+
+class Marks(_Answer):
+    """All marks on a prediction or a recording."""
+
+    labels: list[BeatLabel] = Field(description="The latest class of each marked beat.")
+    missed_beats: list[MissedBeat]
+    false_detections: list[FalseDetection]
+    is_complete: bool
+    counts: MarkedCounts
+    feedback: list[GivenFeedback] = Field(description="Oldest first, with what was withdrawn.")
+
+
+class QueuedPrediction(_Answer):
+    """A prediction that waits for a reader."""
+
+    prediction_id: str
+    timestamp: datetime
+    drawn_for_review: bool = Field(description="Part of the random sample, which comes first.")
+    doubt: float = Field(description="0 to 1.")
+    reasons: list[str] = Field(description="Why it is worth a look, the strongest first.")
+    derivation: Lead | None
+    duration_s: float | None
+    overall_arrhythmia_type: BeatType | None
+
+
+class ReviewQueue(_Answer):
+    """Predictions without labels that are most worth a look."""
+
+    predictions: list[QueuedPrediction]
+
+
+class ReviewQuery(BaseModel):
+    """How much of the queue."""
+
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False, frozen=True)
+
+    limit: int = Field(default=20, ge=1, le=200)
+    days: float = Field(default=14, gt=0, le=365, description="How far back predictions are.")
 
 
 class RefusedRelease(_Answer):

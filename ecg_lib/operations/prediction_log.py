@@ -6,7 +6,7 @@ that is drained twice stores each row once. SQLite by default, PostgreSQL by URL
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -14,70 +14,36 @@ from typing import Any, Final
 import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Connection
 
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.learning.labels import (
+    count_samples,
+    list_valid,
+    read_marks,
+    resolve_marks,
+    write_marks,
+)
+from ecg_lib.operations.learning.review_queue import weigh_doubt
+from ecg_lib.operations.learning.tables import (
+    DECISIONS,
+    DRIFT_CHECKS,
+    FEEDBACK,
+    METADATA,
+    PREDICTIONS,
+    REPLACED_INDEX,
+    RETRAININGS,
+    make_engine,
+)
 from ecg_lib.operations.prediction_rows import (
     DecisionRow,
     DriftCheckRow,
     FeedbackRow,
     ObservedRow,
     PredictionRow,
+    QueuedRow,
+    RetrainingRow,
     ReviewedRow,
-)
-
-_METADATA: Final = sa.MetaData()
-
-_PREDICTIONS: Final = sa.Table(
-    "predictions",
-    _METADATA,
-    sa.Column("prediction_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("patient_key", sa.String(64), index=True),
-    sa.Column("bundle_hash", sa.String(64), nullable=False),
-    sa.Column("bento_tag", sa.String(128), nullable=False),
-    sa.Column("duration_s", sa.Float, nullable=False),
-    sa.Column("response", sa.Text, nullable=False),
-    sa.Column("observed", sa.Text, nullable=False),
-    sa.Column("owner", sa.String(64)),
-    # For a drift check; with the length, so that long rows are passed over unread.
-    sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
-)
-_REPLACED_INDEX: Final = "ix_predictions_bundle_hash"
-"""Of earlier code: it made SQLite read all rows of a bundle."""
-
-_FEEDBACK: Final = sa.Table(
-    "feedback",
-    _METADATA,
-    sa.Column("feedback_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("prediction_id", sa.String(36), nullable=False, index=True),
-    sa.Column("annotator", sa.String(128)),
-    sa.Column("labels", sa.Text, nullable=False),
-    sa.Column("owner", sa.String(64)),
-)
-
-_DRIFT_CHECKS: Final = sa.Table(
-    "drift_checks",
-    _METADATA,
-    sa.Column("check_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("bundle_hash", sa.String(64), nullable=False),
-    sa.Column("action", sa.String(16), nullable=False),
-    sa.Column("summary", sa.Text, nullable=False),
-)
-
-
-_DECISIONS: Final = sa.Table(
-    "decisions",
-    _METADATA,
-    sa.Column("decision_id", sa.String(36), primary_key=True),
-    sa.Column("created_at", sa.String(32), nullable=False, index=True),
-    sa.Column("deployment", sa.String(128), nullable=False),
-    sa.Column("parameters", sa.Text, nullable=False),
-    sa.Column("state", sa.String(16), nullable=False, index=True),
-    sa.Column("run_id", sa.String(36)),
-    sa.Column("attempt", sa.Integer, nullable=False),
 )
 
 KEPT_ACTION: Final = "KEEP"
@@ -102,7 +68,7 @@ class PredictionLog:
     def __init__(self, url: str) -> None:
         with _errors_explained():
             try:
-                self._engine = _make_engine(url)
+                self._engine = make_engine(url)
             except ImportError as error:
                 msg = (
                     "the monitoring database must be SQLite or PostgreSQL with a driver that is "
@@ -113,31 +79,41 @@ class PredictionLog:
     def create_tables(self) -> None:
         """Make the tables, columns and indices that are missing."""
         with _errors_explained():
-            _METADATA.create_all(self._engine)
-            known = {index["name"] for index in sa.inspect(self._engine).get_indexes("predictions")}
-            for index in _PREDICTIONS.indexes:
+            METADATA.create_all(self._engine)
+        for column in (
+            *(PREDICTIONS.c.owner, PREDICTIONS.c.is_drawn, PREDICTIONS.c.doubt),
+            *(FEEDBACK.c.owner, FEEDBACK.c.marks, FEEDBACK.c.withdraws),
+        ):
+            self._add_column(column)
+        with _errors_explained():
+            inspector = sa.inspect(self._engine)
+            tables = (PREDICTIONS, FEEDBACK)
+            known = {one["name"] for table in tables for one in inspector.get_indexes(table.name)}
+            for index in (index for table in tables for index in table.indexes):
                 if index.name not in known:
                     index.create(self._engine, checkfirst=True)
-            if _REPLACED_INDEX in known:
+            if REPLACED_INDEX in known:
                 with self._engine.begin() as connection:
-                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {_REPLACED_INDEX}"))
-        for table in (_PREDICTIONS, _FEEDBACK):
-            self._add_owner(table.name)
+                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {REPLACED_INDEX}"))
 
-    def _add_owner(self, table: str) -> None:
-        def has_owner(connection: Connection) -> bool:
-            return any(one["name"] == "owner" for one in sa.inspect(connection).get_columns(table))
+    def _add_column(self, column: sa.Column[Any]) -> None:
+        """Add a column that tables of earlier code lack."""
+        table, name = column.table.name, column.name
+
+        def has_column(connection: Connection) -> bool:
+            return any(one["name"] == name for one in sa.inspect(connection).get_columns(table))
 
         with _errors_explained(), self._engine.connect() as connection:
-            if has_owner(connection):
+            if has_column(connection):
                 return
+        kind = column.type.compile(self._engine.dialect)
         try:
             with _errors_explained(), self._engine.begin() as connection:
-                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN owner VARCHAR(64)"))
+                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
         except PredictionLogError:
             # Another process may have been first.
             with _errors_explained(), self._engine.connect() as connection:
-                if not has_owner(connection):
+                if not has_column(connection):
                     raise
 
     def close(self) -> None:
@@ -147,7 +123,7 @@ class PredictionLog:
     def add_predictions(self, rows: Sequence[PredictionRow]) -> None:
         """Store predictions; those that are stored already stay as they are."""
         self._insert(
-            _PREDICTIONS,
+            PREDICTIONS,
             [
                 {
                     "prediction_id": row.prediction_id,
@@ -159,6 +135,8 @@ class PredictionLog:
                     "response": _write_json(row.response),
                     "observed": _write_json(row.observed),
                     "owner": row.owner,
+                    "is_drawn": bool(row.response.get("drawn_for_review")),
+                    "doubt": weigh_doubt(row.response, row.observed).score,
                 }
                 for row in rows
             ],
@@ -167,7 +145,7 @@ class PredictionLog:
     def add_feedback(self, rows: Sequence[FeedbackRow]) -> None:
         """Store feedback; what is stored already stays as it is."""
         self._insert(
-            _FEEDBACK,
+            FEEDBACK,
             [
                 {
                     "feedback_id": row.feedback_id,
@@ -176,13 +154,21 @@ class PredictionLog:
                     "annotator": row.annotator,
                     "labels": _write_json(row.labels),
                     "owner": row.owner,
+                    "marks": _write_json(marks) if (marks := write_marks(row)) else None,
+                    "withdraws": row.withdraws,
                 }
                 for row in rows
             ],
         )
 
-    def delete_before(self, moment: datetime) -> tuple[int, int]:
+    def delete_before(self, moment: datetime, *, keep: Collection[str] = ()) -> tuple[int, int]:
         """Delete predictions and their feedback that are older than a moment.
+
+        Parameters
+        ----------
+        moment : datetime
+        keep : collection of str
+            Predictions that stay with their feedback, by id.
 
         Returns
         -------
@@ -190,18 +176,22 @@ class PredictionLog:
             Predictions that were deleted, and feedback to predictions that are not stored.
 
         """
-        limit, feedback = _to_text(moment), _FEEDBACK.c
-        known = sa.select(_PREDICTIONS.c.prediction_id)
+        limit, feedback = _to_text(moment), FEEDBACK.c
+        known, is_old = sa.select(PREDICTIONS.c.prediction_id), PREDICTIONS.c.created_at < limit
         with self._connect() as connection:
-            predictions = connection.execute(
-                sa.delete(_PREDICTIONS).where(_PREDICTIONS.c.created_at < limit)
-            )
+            old = connection.execute(known.where(is_old)).scalars().all() if keep else ()
+            n_deleted, doomed = 0, [name for name in old if name not in keep]
+            for start in range(0, len(doomed), 500):
+                part = PREDICTIONS.c.prediction_id.in_(doomed[start : start + 500])
+                n_deleted += connection.execute(sa.delete(PREDICTIONS).where(part)).rowcount
+            if not keep:
+                n_deleted = connection.execute(sa.delete(PREDICTIONS).where(is_old)).rowcount
             orphans = connection.execute(
-                sa.delete(_FEEDBACK).where(
+                sa.delete(FEEDBACK).where(
                     feedback.created_at < limit, feedback.prediction_id.not_in(known)
                 )
             )
-            return predictions.rowcount, orphans.rowcount
+            return n_deleted, orphans.rowcount
 
     def delete_checks_before(self, moment: datetime) -> int:
         """Delete drift checks that are older than a moment; those that decided something stay.
@@ -212,10 +202,10 @@ class PredictionLog:
             How many were deleted.
 
         """
-        checks = _DRIFT_CHECKS.c
+        checks = DRIFT_CHECKS.c
         with self._connect() as connection:
             return connection.execute(
-                sa.delete(_DRIFT_CHECKS).where(
+                sa.delete(DRIFT_CHECKS).where(
                     checks.created_at < _to_text(moment), checks.action == KEPT_ACTION
                 )
             ).rowcount
@@ -230,10 +220,10 @@ class PredictionLog:
             "summary": _write_json(row.summary),
         }
         with self._connect() as connection:
-            connection.execute(sa.insert(_DRIFT_CHECKS), check)
+            connection.execute(sa.insert(DRIFT_CHECKS), check)
             if decision is not None:
                 connection.execute(
-                    sa.insert(_DECISIONS),
+                    sa.insert(DECISIONS),
                     {
                         "decision_id": decision.decision_id,
                         "created_at": _to_text(decision.created_at),
@@ -248,9 +238,9 @@ class PredictionLog:
     def read_open_decisions(self) -> list[DecisionRow]:
         """Read the decisions that have no flow run yet, oldest first."""
         query = (
-            sa.select(_DECISIONS)
-            .where(_DECISIONS.c.state.in_(("waiting", "asked")))
-            .order_by(_DECISIONS.c.created_at)
+            sa.select(DECISIONS)
+            .where(DECISIONS.c.state.in_(("waiting", "asked")))
+            .order_by(DECISIONS.c.created_at)
         )
         with self._connect() as connection:
             return [
@@ -272,14 +262,14 @@ class PredictionLog:
         """Note what became of a decision."""
         with self._connect() as connection:
             connection.execute(
-                sa.update(_DECISIONS)
-                .where(_DECISIONS.c.decision_id == decision_id)
+                sa.update(DECISIONS)
+                .where(DECISIONS.c.decision_id == decision_id)
                 .values(state=state, run_id=run_id, attempt=attempt)
             )
 
     def get_prediction(self, prediction_id: str) -> PredictionRow | None:
         """Find a prediction by its id."""
-        query = sa.select(_PREDICTIONS).where(_PREDICTIONS.c.prediction_id == prediction_id)
+        query = sa.select(PREDICTIONS).where(PREDICTIONS.c.prediction_id == prediction_id)
         with self._connect() as connection:
             row = connection.execute(query).mappings().first()
         return None if row is None else _prediction_of(row)
@@ -289,7 +279,6 @@ class PredictionLog:
         *,
         since: datetime | None = None,
         bundle_hash: str | None = None,
-        max_duration_s: float | None = None,
         limit: int | None = None,
     ) -> list[ObservedRow]:
         """Read what was observed of the latest predictions, oldest first.
@@ -300,13 +289,11 @@ class PredictionLog:
             Only those made at this time or later.
         bundle_hash : str, optional
             Only those of this bundle.
-        max_duration_s : float, optional
-            Only those of strips that are not longer, in seconds.
         limit : int, optional
             At most so many, the latest.
 
         """
-        table = _PREDICTIONS.c
+        table = PREDICTIONS.c
         query = sa.select(
             table.prediction_id,
             table.created_at,
@@ -316,8 +303,6 @@ class PredictionLog:
             table.observed,
         ).order_by(table.created_at.desc(), table.prediction_id.desc())
         query = query.where(*_conditions(since, bundle_hash))
-        if max_duration_s is not None:
-            query = query.where(table.duration_s <= max_duration_s)
         if limit is not None:
             query = query.limit(limit)
         with self._connect() as connection:
@@ -334,18 +319,8 @@ class PredictionLog:
             ]
         return rows[::-1]
 
-    def count_longer(self, *, since: datetime, bundle_hash: str, duration_s: float) -> int:
-        """Count the predictions of a bundle whose strips are longer than so many seconds."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(_PREDICTIONS)
-            .where(*_conditions(since, bundle_hash), _PREDICTIONS.c.duration_s > duration_s)
-        )
-        with self._connect() as connection:
-            return int(connection.execute(query).scalar_one())
-
-    def read_reviewed(self, *, since: datetime, bundle_hash: str, limit: int) -> list[ReviewedRow]:
-        """Read the latest predictions that have feedback, oldest first.
+    def read_reviewed(self, *, since: datetime, bundle_hash: str) -> list[ReviewedRow]:
+        """Read all predictions that have feedback, oldest first.
 
         Of each body only the classes of its beats are kept; one is read at a time.
 
@@ -355,69 +330,118 @@ class PredictionLog:
             Only those made at this time or later.
         bundle_hash : str
             Only those of this bundle.
-        limit : int
-            At most so many, the latest.
 
         """
-        table = _PREDICTIONS.c
-        has_feedback = sa.exists().where(_FEEDBACK.c.prediction_id == table.prediction_id)
+        table = PREDICTIONS.c
+        has_feedback = sa.exists().where(FEEDBACK.c.prediction_id == table.prediction_id)
         query = (
-            sa.select(table.prediction_id, table.patient_key, table.response)
+            sa.select(table.prediction_id, table.patient_key, table.response, table.is_drawn)
             .where(*_conditions(since, bundle_hash), has_feedback)
-            .order_by(table.created_at.desc(), table.prediction_id.desc())
-            .limit(limit)
+            .order_by(table.created_at, table.prediction_id)
         )
         with self._connect() as connection:
             found = [
                 (
                     row["prediction_id"],
                     row["patient_key"],
-                    [
-                        beat["arrhythmia_type"]
-                        for beat in orjson.loads(row["response"])["beat_predictions"]
-                    ],
+                    [beat["arrhythmia_type"] for beat in body["beat_predictions"]],
+                    count_samples(body),
+                    bool(row["is_drawn"]),
                 )
                 for row in _stream(connection, query, at_a_time=1)
+                for body in [orjson.loads(row["response"])]
             ]
-        labels: dict[str, dict[int, str]] = {}
-        for given in self.read_feedback(prediction_id for prediction_id, _, _ in found):
-            # Oldest first: the latest word counts.
-            labels.setdefault(given.prediction_id, {}).update(given.labels)
-        return [
-            ReviewedRow(
-                prediction_id=prediction_id,
-                patient_key=patient_key,
-                called=called,
-                labels=labels.get(prediction_id, {}),
+        given: dict[str, list[FeedbackRow]] = {}
+        for feedback in self.read_feedback(one[0] for one in found):
+            given.setdefault(feedback.prediction_id, []).append(feedback)
+        reviewed = []
+        for prediction_id, patient_key, called, n_samples, is_drawn in found:
+            rows = given.get(prediction_id, ())
+            marks = resolve_marks(rows, called=called, n_samples=n_samples)
+            if marks.is_empty:
+                continue  # withdrawn
+            reviewed.append(
+                ReviewedRow(
+                    prediction_id=prediction_id,
+                    patient_key=patient_key,
+                    called=called,
+                    labels=marks.classes,
+                    missed=marks.missed,
+                    false_detections=tuple(sorted(marks.false_detections)),
+                    is_drawn=is_drawn,
+                )
             )
-            for prediction_id, patient_key, called in reversed(found)
-        ]
+        return reviewed
+
+    def read_queue(
+        self, *, since: datetime, owner: str | None = None, limit: int
+    ) -> list[QueuedRow]:
+        """Read the predictions without feedback that are most worth a look.
+
+        Parameters
+        ----------
+        since : datetime
+            Only those made at this time or later.
+        owner : str, optional
+            Only those of this key.
+        limit : int
+            At most so many: first those drawn at random, then the most doubtful.
+
+        """
+        table, feedback, later = PREDICTIONS.c, FEEDBACK.c, FEEDBACK.alias().c
+        is_withdrawn = sa.exists().where(later.withdraws == feedback.feedback_id)
+        is_labelled = sa.exists().where(
+            feedback.prediction_id == table.prediction_id,
+            feedback.withdraws.is_(None),
+            ~is_withdrawn,
+        )
+        query = (
+            sa.select(PREDICTIONS)
+            .where(*_conditions(since, None), table.doubt.is_not(None), ~is_labelled)
+            .order_by(table.is_drawn.desc(), table.doubt.desc(), table.prediction_id)
+            .limit(limit)
+        )
+        if owner is not None:
+            query = query.where(table.owner == owner)
+        with self._connect() as connection:
+            return [
+                QueuedRow(
+                    prediction_id=row["prediction_id"],
+                    created_at=datetime.fromisoformat(row["created_at"]),
+                    is_drawn=bool(row["is_drawn"]),
+                    doubt=row["doubt"],
+                    response=orjson.loads(row["response"]),
+                    observed=orjson.loads(row["observed"]),
+                )
+                for row in connection.execute(query).mappings()
+            ]
+
+    def get_feedback(self, feedback_id: str) -> FeedbackRow | None:
+        """Find feedback by its id."""
+        query = sa.select(FEEDBACK).where(FEEDBACK.c.feedback_id == feedback_id)
+        with self._connect() as connection:
+            row = connection.execute(query).mappings().first()
+        return None if row is None else _feedback_of(row)
 
     def read_feedback(self, prediction_ids: Iterable[str]) -> list[FeedbackRow]:
-        """Read the feedback to some predictions, oldest first."""
+        """Read the feedback to some predictions or recordings, oldest first."""
         wanted = list(prediction_ids)
         rows: list[FeedbackRow] = []
         with self._connect() as connection:
             for start in range(0, len(wanted), 500):
-                query = sa.select(_FEEDBACK).where(
-                    _FEEDBACK.c.prediction_id.in_(wanted[start : start + 500])
+                query = sa.select(FEEDBACK).where(
+                    FEEDBACK.c.prediction_id.in_(wanted[start : start + 500])
                 )
-                rows += [
-                    FeedbackRow(
-                        feedback_id=row["feedback_id"],
-                        created_at=datetime.fromisoformat(row["created_at"]),
-                        prediction_id=row["prediction_id"],
-                        annotator=row["annotator"],
-                        labels={int(k): v for k, v in orjson.loads(row["labels"]).items()},
-                        owner=row["owner"],
-                    )
-                    for row in connection.execute(query).mappings()
-                ]
+                rows += [_feedback_of(row) for row in connection.execute(query).mappings()]
         return sorted(rows, key=lambda row: (row.created_at, row.feedback_id))
+
+    def find_labelled(self, prediction_ids: Iterable[str]) -> set[str]:
+        """Return which of some predictions have feedback that was not withdrawn."""
+        return {row.prediction_id for row in list_valid(self.read_feedback(prediction_ids))}
 
     def read_drift_checks(self, *, limit: int = 20) -> list[DriftCheckRow]:
         """Read the latest drift checks, latest first."""
-        query = sa.select(_DRIFT_CHECKS).order_by(_DRIFT_CHECKS.c.created_at.desc()).limit(limit)
+        query = sa.select(DRIFT_CHECKS).order_by(DRIFT_CHECKS.c.created_at.desc()).limit(limit)
         with self._connect() as connection:
             return [
                 DriftCheckRow(
@@ -429,6 +453,51 @@ class PredictionLog:
                 )
                 for row in connection.execute(query).mappings()
             ]
+
+    def add_retraining(self, row: RetrainingRow) -> None:
+        """Note how a retraining ended."""
+        self._insert(
+            RETRAININGS,
+            [
+                {
+                    "retraining_id": row.retraining_id,
+                    "created_at": _to_text(row.created_at),
+                    "bundle_hash": row.bundle_hash,
+                    "dataset_version": row.dataset_version,
+                    "has_helped": row.has_helped,
+                    "reasons": _write_json(row.reasons),
+                    "labels": row.labels,
+                }
+            ],
+        )
+
+    def get_last_retraining(self, *, bundle_hash: str) -> RetrainingRow | None:
+        """Find the latest retraining that was to replace a bundle."""
+        query = (
+            sa.select(RETRAININGS)
+            .where(RETRAININGS.c.bundle_hash == bundle_hash)
+            .order_by(RETRAININGS.c.created_at.desc())
+            .limit(1)
+        )
+        with self._connect() as connection:
+            row = connection.execute(query).mappings().first()
+        if row is None:
+            return None
+        return RetrainingRow(
+            retraining_id=row["retraining_id"],
+            created_at=datetime.fromisoformat(row["created_at"]),
+            bundle_hash=row["bundle_hash"],
+            dataset_version=row["dataset_version"],
+            has_helped=row["has_helped"],
+            reasons=tuple(orjson.loads(row["reasons"])),
+            labels=row["labels"],
+        )
+
+    @contextmanager
+    def open_transaction(self) -> Iterator[Connection]:
+        """Open a transaction for tables that other modules keep in this database."""
+        with self._connect() as connection:
+            yield connection
 
     @contextmanager
     def _connect(self) -> Iterator[Connection]:
@@ -444,34 +513,13 @@ class PredictionLog:
             connection.execute(insert.on_conflict_do_nothing(), rows)
 
 
-def _make_engine(url: str) -> Engine:
-    backend = sa.make_url(url).get_backend_name()
-    if backend == "sqlite":
-        # A connection that is kept goes on writing into a file that was deleted.
-        engine = sa.create_engine(url, poolclass=sa.NullPool)
-        sa.event.listen(engine, "connect", _set_up_sqlite)
-        return engine
-    if backend != "postgresql":
-        msg = f"the monitoring database must be SQLite or PostgreSQL, got {backend}"
-        raise PredictionLogError(msg)
-    return sa.create_engine(url, pool_pre_ping=True)
-
-
-def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
-    cursor = connection.cursor()
-    # Readers do not wait for the writer, and a writer waits for another instead of failing.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()
-
-
 def _conditions(
     since: datetime | None, bundle_hash: str | None
 ) -> Iterator[sa.ColumnElement[bool]]:
     if since is not None:
-        yield _PREDICTIONS.c.created_at >= _to_text(since)
+        yield PREDICTIONS.c.created_at >= _to_text(since)
     if bundle_hash is not None:
-        yield _PREDICTIONS.c.bundle_hash == bundle_hash
+        yield PREDICTIONS.c.bundle_hash == bundle_hash
 
 
 def _stream(
@@ -493,7 +541,7 @@ def _errors_explained() -> Iterator[None]:
         raise PredictionLogError(msg) from error
 
 
-def _write_json(value: dict[Any, Any]) -> str:
+def _write_json(value: dict[Any, Any] | Sequence[Any]) -> str:
     """Write as JSON; keys that are numbers become text, and NaN null."""
     return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS).decode()
 
@@ -516,4 +564,16 @@ def _prediction_of(row: sa.RowMapping) -> PredictionRow:
         response=orjson.loads(row["response"]),
         observed=orjson.loads(row["observed"]),
         owner=row["owner"],
+    )
+
+
+def _feedback_of(row: sa.RowMapping) -> FeedbackRow:
+    return FeedbackRow(
+        feedback_id=row["feedback_id"],
+        created_at=datetime.fromisoformat(row["created_at"]),
+        prediction_id=row["prediction_id"],
+        annotator=row["annotator"],
+        labels={int(beat): label for beat, label in orjson.loads(row["labels"]).items()},
+        owner=row["owner"],
+        **read_marks(orjson.loads(row["marks"] or "{}")),
     )

@@ -96,6 +96,24 @@ class Settings(BaseSettings):
         ge=0,
         description="Days that predictions and feedback stay in the log; 0 keeps all.",
     )
+    audit_share: float = Field(
+        default=0.02,
+        ge=0,
+        le=1,
+        description="Share of the predictions that the service draws at random for review; "
+        "performance is measured on those alone.",
+    )
+    keep_signals: bool = Field(
+        default=False,
+        description="Keep the signals of labelled and drawn predictions with a patient, encrypted.",
+    )
+    signals_kept_days: int = Field(default=365, ge=1, description="Days that signals are kept.")
+    signals_wait_days: int = Field(
+        default=7, ge=1, description="Days that a signal waits for a label before it is deleted."
+    )
+    signal_key_file: AbsolutePath | None = Field(
+        default=None, description="Key of the kept signals; made under home when unset."
+    )
     drift_checks_kept_days: int = Field(
         default=365,
         ge=0,
@@ -104,7 +122,8 @@ class Settings(BaseSettings):
     drift_reports_kept: int = Field(
         default=50,
         ge=1,
-        description="Drift reports that are kept, the newest, beside those of decisions.",
+        description="Reports of Evidently that are kept, the newest, beside those of decisions; "
+        "the page of a verdict is kept as long as its check.",
     )
     bundles_kept: int = Field(
         default=10, ge=1, description="Bundles fetched from MLflow that are kept, the newest."
@@ -247,6 +266,16 @@ class Settings(BaseSettings):
     def monitoring_database_url(self) -> str:
         """SQLAlchemy URL of the monitoring database."""
         return self.monitoring_url or f"sqlite:///{self.home / 'monitoring.db'}"
+
+    @property
+    def signals_dir(self) -> Path:
+        """Signals that are kept for review and training, encrypted."""
+        return self.home / "signals"
+
+    @property
+    def signal_key_path(self) -> Path:
+        """File with the key of the kept signals."""
+        return self.signal_key_file or self.home / "signals.key"
 
     @property
     def patient_key_path(self) -> Path:

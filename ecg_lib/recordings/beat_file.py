@@ -30,6 +30,8 @@ BEAT_DTYPE: Final = np.dtype(
 )
 """One beat: type is 1 for V, 0 for N, -1 for a beat without a class."""
 
+_TYPES: Final = {1: "V", 0: "N"}
+
 
 def write_beats(summary: RecordingSummary, directory: Path) -> None:
     """Write the beats so that any stretch of them is read at once."""
@@ -59,6 +61,8 @@ def _encode(values: NDArray[np.str_], names: list[str]) -> NDArray[np.uint8]:
 class BeatStretch(NamedTuple):
     """Beats of a stretch, as parallel lists."""
 
+    first_beat: int
+    """Index of the first one in the recording."""
     total: int
     """Beats of the stretch; more than are listed when it has too many."""
     columns: dict[str, list[Any]]
@@ -74,10 +78,11 @@ def read_beats(
     first, last = np.searchsorted(table["sample"], [start_s * fs, (start_s + duration_s) * fs])
     part = np.array(table[first : min(last, first + max_beats)])
     return BeatStretch(
+        first_beat=int(first),
         total=int(last - first),
         columns={
             "time_s": np.round(part["sample"] / fs, 5).tolist(),
-            "type": [{1: "V", 0: "N"}.get(code) for code in part["type"].tolist()],
+            "type": [_TYPES.get(code) for code in part["type"].tolist()],
             "probability_v": _nullable(part["probability_v"], 6),
             "rr_s": _nullable(part["rr_s"], 4),
             "rule": [rules[code] or None for code in part["rule"].tolist()],
@@ -85,6 +90,13 @@ def read_beats(
             "form": [code if code >= 0 else None for code in part["form"].tolist()],
         },
     )
+
+
+def read_called(directory: Path) -> tuple[list[str | None], list[int]]:
+    """Read class and form of every beat; None without a class, -1 without a form."""
+    table = np.load(directory / BEATS, mmap_mode="r")
+    called = [_TYPES.get(code) for code in table["type"].tolist()]
+    return called, table["form"].tolist()
 
 
 def _nullable(values: NDArray[np.float32], digits: int) -> list[float | None]:

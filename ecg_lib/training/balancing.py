@@ -77,7 +77,7 @@ def balance(
         msg = f"both classes must be there, got {n_v} V beats and {n_other} others"
         raise ValueError(msg)
     if strategy is Balancing.CLASS_WEIGHTS:
-        weights = np.where(beats.is_v, np.sqrt(n_other / n_v), 1.0)
+        weights = np.where(beats.is_v, np.sqrt(n_other / n_v), 1.0) * beats.weights
         return beats._replace(weights=(weights / weights.mean()).astype(np.float32))
     if strategy is Balancing.NONE or n_v >= ratio * n_other:
         return beats
@@ -116,5 +116,8 @@ def _oversample(
         is_v=np.asarray(is_v, dtype=np.bool_),
         # Synthetic beats lie between V beats.
         is_beat=np.append(beats.is_beat, np.ones(len(flat) - n_beats, dtype=np.bool_)),
-        weights=np.ones(len(flat), dtype=np.float32),
+        # Synthetic beats come after those that they were made of.
+        weights=np.concatenate(
+            [beats.weights, np.ones(len(flat) - n_beats, dtype=np.float32)], dtype=np.float32
+        ),
     )

@@ -61,6 +61,7 @@ def build_cnn(
     *,
     feature_mean: NDArray[np.floating],
     feature_deviation: NDArray[np.floating],
+    seed: int = 0,
 ) -> Any:  # noqa: ANN401  keras has no types
     """Build the untrained network.
 
@@ -70,6 +71,8 @@ def build_cnn(
         Size and shape.
     feature_mean, feature_deviation : ndarray of shape (n_features,)
         Mean and standard deviation of the features in the training beats.
+    seed : int
+        Seed of the first weights and of what is dropped out.
 
     Returns
     -------
@@ -79,6 +82,12 @@ def build_cnn(
 
     """
     layers = keras.layers
+    # Keras would draw these from Python's global generator, which other threads use too.
+    seeds = iter(np.random.default_rng(seed).integers(1, 10**9, size=64).tolist())
+
+    def start() -> Any:  # noqa: ANN401  keras has no types
+        return keras.initializers.GlorotUniform(seed=next(seeds))
+
     windows = keras.Input((WINDOW_SAMPLES, 2), name="windows")
     features = keras.Input((len(FEATURE_NAMES),), name="features")
 
@@ -86,22 +95,29 @@ def build_cnn(
     x = keras.ops.clip(seen, -4.0, 4.0)
     shapes = zip(config.filters, config.kernels, config.strides, strict=True)
     for n_filters, kernel, stride in shapes:
-        x = layers.Conv1D(n_filters, kernel, strides=stride, padding="same", use_bias=False)(x)
+        x = layers.Conv1D(
+            n_filters,
+            kernel,
+            strides=stride,
+            padding="same",
+            use_bias=False,
+            kernel_initializer=start(),
+        )(x)
         x = layers.BatchNormalization()(x)
         x = layers.Activation("relu")(x)
     x = layers.Concatenate()([layers.GlobalAveragePooling1D()(x), layers.GlobalMaxPooling1D()(x)])
-    x = layers.Dropout(config.dropout)(x)
-    x = layers.Dense(config.window_units, activation="relu")(x)
+    x = layers.Dropout(config.dropout, seed=next(seeds))(x)
+    x = layers.Dense(config.window_units, activation="relu", kernel_initializer=start())(x)
 
     # Not layers.Normalization: its constants become inputs of the exported ONNX graph.
     scale = 1 / np.maximum(feature_deviation, 1e-6)
     y = layers.Rescaling(scale.tolist(), offset=(-feature_mean * scale).tolist())(features)
     y = keras.ops.clip(y, -5.0, 5.0)
-    y = layers.Dense(config.feature_units, activation="relu")(y)
-    y = layers.Dropout(config.dropout)(y)
+    y = layers.Dense(config.feature_units, activation="relu", kernel_initializer=start())(y)
+    y = layers.Dropout(config.dropout, seed=next(seeds))(y)
 
     z = layers.Concatenate()([x, y])
-    z = layers.Dense(config.joint_units, activation="relu")(z)
-    z = layers.Dropout(config.dropout)(z)
-    logits = layers.Dense(2, name="logits")(z)
+    z = layers.Dense(config.joint_units, activation="relu", kernel_initializer=start())(z)
+    z = layers.Dropout(config.dropout, seed=next(seeds))(z)
+    logits = layers.Dense(2, name="logits", kernel_initializer=start())(z)
     return keras.Model([windows, features], logits, name="ecg_cnn")

@@ -75,18 +75,24 @@ def fit_subjects(
     scoring_views: Sequence[View],
     recipe: Recipe,
     seed: int,
+    weights: Mapping[str, float] | None = None,
     on_epoch_end: Callable[[int, float], None] | None = None,
 ) -> FittedCnn:
-    """Fit a network to the beats of some subjects."""
+    """Fit a network to the beats of some subjects; `weights` are those of :func:`predict_fold`."""
     rows = training_rows(
-        dataset, subjects=subjects, scoring_views=scoring_views, recipe=recipe, seed=seed
+        dataset,
+        subjects=subjects,
+        scoring_views=scoring_views,
+        recipe=recipe,
+        seed=seed,
+        weights=weights,
     )
     beats = TrainingBeats(
         windows=np.asarray(dataset.windows[rows]),
         features=dataset.features[rows],
         is_v=dataset.is_v[rows],
         is_beat=dataset.label[rows] != NO_BEAT,
-        weights=np.ones(len(rows), dtype=np.float32),
+        weights=_weigh(dataset, weights)[rows],
     )
     return fit_cnn(
         beats, cnn=recipe.cnn, training=recipe.training, seed=seed, on_epoch_end=on_epoch_end
@@ -100,11 +106,13 @@ def training_rows(
     scoring_views: Sequence[View],
     recipe: Recipe,
     seed: int,
+    weights: Mapping[str, float] | None = None,
 ) -> NDArray[np.int64]:
     """Choose the rows that a network of some subjects is trained on, ascending.
 
     All trainable beats of the training views (which hold a share of the N beats only); of the
-    scoring views, which are whole, the same share of N.
+    scoring views, which are whole, the same share of N. Where there is a greatest number of beats,
+    those of records with a weight are taken first, for at most half of it.
     """
     rng = np.random.default_rng(seed)
     keep = dataset.is_trainable & dataset.is_readable & _is_of(dataset, subjects)
@@ -113,8 +121,24 @@ def training_rows(
     keep &= ~is_thinned | (rng.random(len(dataset)) < recipe.conducted_share)
     rows = np.flatnonzero(keep)
     if recipe.max_beats is not None and len(rows) > recipe.max_beats:
-        rows = np.sort(rng.choice(rows, recipe.max_beats, replace=False))
+        is_weighted = np.isin(dataset.record[rows], _records_of(dataset, weights))
+        first, others = rows[is_weighted], rows[~is_weighted]
+        if len(first) > recipe.max_beats // 2:
+            first = rng.choice(first, recipe.max_beats // 2, replace=False)
+        n_others = min(len(others), recipe.max_beats - len(first))
+        drawn = rng.choice(others, n_others, replace=False)
+        rows = np.sort(np.concatenate([first, drawn]))
     return rows
+
+
+def _weigh(dataset: BeatDataset, weights: Mapping[str, float] | None) -> NDArray[np.float32]:
+    """Return the weight of every row."""
+    of_record = [(weights or {}).get(name, 1.0) for name in dataset.record_names]
+    return np.array(of_record, dtype=np.float32)[dataset.record]
+
+
+def _records_of(dataset: BeatDataset, weights: Mapping[str, float] | None) -> list[int]:
+    return [index for index, name in enumerate(dataset.record_names) if name in (weights or {})]
 
 
 def predict_fold(
@@ -126,6 +150,7 @@ def predict_fold(
     scoring_views: Sequence[View],
     recipe: Recipe,
     seed: int,
+    weights: Mapping[str, float] | None = None,
     on_epoch_end: Callable[[int, float], None] | None = None,
 ) -> FoldOutput:
     """Fit a network without the subjects of a fold and predict their beats.
@@ -143,6 +168,8 @@ def predict_fold(
         Views of which the dataset holds every beat.
     recipe : Recipe
     seed : int
+    weights : mapping of str to float, optional
+        Weight of the beats of a record in the loss, where that is not 1.
     on_epoch_end : callable, optional
         See :func:`ecg_lib.training.fitting.fit_cnn`.
 
@@ -167,6 +194,7 @@ def predict_fold(
         scoring_views=scoring_views,
         recipe=recipe,
         seed=seed,
+        weights=weights,
         on_epoch_end=on_epoch_end,
     )
     wanted = np.isin(dataset.view, [dataset.views.index(view) for view in predicted_views])
@@ -174,7 +202,12 @@ def predict_fold(
     logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])
     n_training = len(
         training_rows(
-            dataset, subjects=others, scoring_views=scoring_views, recipe=recipe, seed=seed
+            dataset,
+            subjects=others,
+            scoring_views=scoring_views,
+            recipe=recipe,
+            seed=seed,
+            weights=weights,
         )
     )
     return FoldOutput(rows, logits[:, 0], logits[:, 1], fitted.loss, n_training, fitted.model)

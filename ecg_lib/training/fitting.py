@@ -101,7 +101,9 @@ def fit_cnn(
     keras.utils.set_random_seed(seed)
     balanced = balance(beats, strategy=training.balancing, seed=seed)
     deviation = balanced.features.std(axis=0)
-    model = build_cnn(cnn, feature_mean=balanced.features.mean(axis=0), feature_deviation=deviation)
+    model = build_cnn(
+        cnn, feature_mean=balanced.features.mean(axis=0), feature_deviation=deviation, seed=seed
+    )
     batches = _Batches(balanced, deviation, training, seed)
     n_steps = max(1, training.epochs * len(batches))
     schedule = keras.optimizers.schedules.CosineDecay(training.learning_rate, n_steps)
@@ -124,6 +126,9 @@ def fit_cnn(
     model.fit(
         batches,
         epochs=training.epochs,
+        # Keras would draw the order from Python's global generator, which other threads use too;
+        # the batches are shuffled already.
+        shuffle=False,
         verbose=0,
         callbacks=[keras.callbacks.LambdaCallback(on_epoch_end=note_epoch)],
     )

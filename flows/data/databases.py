@@ -42,6 +42,8 @@ class Role(StrEnum):
     """R-peaks of every lead, without beat classes."""
     NOISE = "noise"
     """Noise without a heart."""
+    HELD_OUT = "held_out"
+    """New people of the site: the promotion gate scores them, and nothing is trained on them."""
 
 
 class DatabaseName(StrEnum):
@@ -383,3 +385,13 @@ SIMULATED: Final = Database(
     name="simulated", title="simulated patients", licence="that of this software", roles={}
 )
 """Patients of the simulator; their number is decided when they are made."""
+
+SITE: Final = Database(
+    name="site",
+    title="labelled traffic of this site",
+    licence="that of the site",
+    roles={},
+    is_prefixed=True,
+    marks_are_peaks=False,
+)
+"""Strips of traffic whose signals are kept and whose beats readers labelled."""

@@ -52,6 +52,23 @@ _LATEST: Final = "latest"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StripLabels:
+    """The marks of readers on a strip of traffic, as annotations."""
+
+    samples: tuple[int, ...]
+    symbols: str
+    """One WFDB symbol for each sample: N or V, and Q where a beat has no mark."""
+    not_beats: tuple[int, ...]
+    """Detections that are not beats, in samples."""
+    is_complete: bool
+    """True when a reader looked at every beat of the strip."""
+    is_drawn: bool
+    """True when the strip was drawn at random, False when a reader chose it."""
+    weight: float
+    """Weight of its beats in training; those of other records weigh 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedRecord:
     """A record of a dataset version."""
 
@@ -85,6 +102,8 @@ class PreparedRecord:
     """Extension of the annotation file."""
     marks_are_peaks: bool = True
     """See :class:`flows.data.databases.Database`."""
+    labels: StripLabels | None = None
+    """Marks of readers, of a strip of traffic; other records have an annotation file."""
 
     @property
     def subject(self) -> str:
@@ -99,6 +118,8 @@ class PreparedRecord:
     @property
     def identity(self) -> str:
         """Return what names its prepared beats, apart from the content of its files."""
+        if self.labels is not None:
+            return f"{self.name} {self.role} {self.person} {self.labels}"
         return identify(self.database, self.name, self.role, self.person, self.annotations)
 
 
@@ -181,6 +202,11 @@ class DatasetVersion:
         return {record.name: record.subject for record in self.records}
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weight in training of each record that has one of its own."""
+        return {r.name: r.labels.weight for r in self.records if r.labels is not None}
+
+    @property
     def n_missed_v(self) -> int:
         """Number of V beats of the development records that the detector missed."""
         return sum(record.missed_v or 0 for record in self.records_of(Role.DEVELOPMENT))
@@ -202,6 +228,10 @@ class DatasetVersion:
                 "they are missing or have changed; run ingest-records again"
             )
             raise DatasetError(msg)
+        if record.labels is not None:
+            from flows.data.records.site import read_strip
+
+            return read_strip(directory, record)
         return read_source(directory, record.stem, database=record.database, of=record)
 
     def directory_of(self, record: PreparedRecord) -> Path:
@@ -270,7 +300,11 @@ def make_version(
     folds = {count: assign_folds(v_beats, n_folds=count) for count in counts}
     ordered = tuple(sorted(records, key=lambda record: record.name))
     content = json.dumps(
-        {"source": data_source, "records": [asdict(record) for record in ordered], "folds": folds},
+        {
+            "source": data_source,
+            "records": [_describe(record) for record in ordered],
+            "folds": folds,
+        },
         sort_keys=True,
     )
     return DatasetVersion(
@@ -283,6 +317,14 @@ def make_version(
         folds=folds,
         other_directories={name: str(path) for name, path in (other_directories or {}).items()},
     )
+
+
+def _describe(record: PreparedRecord) -> dict[str, object]:
+    """Describe a record for the hash of its version, as before strips of traffic had labels."""
+    fields = asdict(record)
+    if fields["labels"] is None:
+        del fields["labels"]
+    return fields
 
 
 class ReferenceRecipe(StrEnum):
@@ -332,6 +374,14 @@ def list_versions(datasets_dir: Path) -> list[str]:
     return sorted(path.stem for path in (datasets_dir / "versions").glob("*.json"))
 
 
+def read_latest(datasets_dir: Path) -> str | None:
+    """Read the name of the latest version, whether that can be loaded or not; None without one."""
+    try:
+        return (datasets_dir / "versions" / _LATEST).read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None
+
+
 def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersion:
     """Load a version, or the latest.
 
@@ -342,18 +392,17 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
 
     """
     directory = datasets_dir / "versions"
-    latest = directory / _LATEST
-    if version is None and not latest.exists():
+    name = version or read_latest(datasets_dir)
+    if name is None:
         msg = "there is no dataset yet; run ingest-records first"
         raise DatasetError(msg)
-    name = version or latest.read_text(encoding="utf-8")
     try:
         text = (directory / f"{name}.json").read_text(encoding="utf-8")
         return TypeAdapter(DatasetVersion).validate_json(text)
     except FileNotFoundError as error:
         msg = f"dataset version must be one of {list_versions(datasets_dir)}, got {name!r}"
         raise DatasetError(msg) from error
-    except ValidationError as error:
+    except (ValidationError, UnicodeDecodeError) as error:
         msg = f"dataset version {name} cannot be read: {error}"
         raise DatasetError(msg) from error
 

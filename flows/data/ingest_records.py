@@ -21,7 +21,9 @@ from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.databases import (
     MITDB,
     SIMULATED,
+    SITE,
     DatabaseName,
+    Role,
 )
 from flows.data.dataset_versions import (
     BrokenRecord,
@@ -35,8 +37,9 @@ from flows.data.prepared_views import (
     remove_outdated,
 )
 from flows.data.progress import ProgressBar
-from flows.data.record_preparation import prepare_all
-from flows.data.record_sources import (
+from flows.data.records.preparation import prepare_all
+from flows.data.records.site import prepare_site
+from flows.data.records.sources import (
     Records,
     Source,
     describe_directory,
@@ -55,6 +58,8 @@ def ingest_records(
     annotations: str = "atr",
     subjects: Path | None = None,
     max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.1,
+    *,
+    with_labels: bool = False,
 ) -> str:
     """Make a dataset version of the records of databases, and prepare each record once.
 
@@ -71,7 +76,9 @@ def ingest_records(
         annotations: Extension of its annotation files.
         subjects: Its table of subjects, a CSV file with the columns record, subject and part
             (development, test or paced); without it each record is of another person.
-        max_broken_share: Share of the records that may be broken before the run fails.
+        max_broken_share: Share of the records of databases that may be broken before the run
+            fails.
+        with_labels: Add the strips of traffic whose signals are kept and that readers labelled.
 
     Returns:
         The dataset version.
@@ -88,6 +95,8 @@ def ingest_records(
         for name in dict.fromkeys(databases)
     ]
     results = [prepare_records(records, settings) for records in found]
+    if with_labels:
+        results.append(prepare_labelled(settings))
     prepared = [record for done, _ in results for record in done]
     broken = [record for _, left_out in results for record in left_out]
     check_enough(prepared, broken, max_broken_share=max_broken_share)
@@ -158,16 +167,47 @@ def prepare_records(
 
 
 @task(cache_policy=NO_CACHE)
+def prepare_labelled(settings: Settings) -> tuple[list[PreparedRecord], list[BrokenRecord]]:
+    """Prepare the labelled strips of traffic whose signals are kept."""
+    logger = get_run_logger()
+    target = records_dir(settings.datasets_dir)
+    target.mkdir(parents=True, exist_ok=True)
+    results = prepare_site(settings, target)
+    prepared = [one for one in results if isinstance(one, PreparedRecord)]
+    broken = [one for one in results if isinstance(one, BrokenRecord)]
+    for one in broken:
+        logger.error("labelled strip %s is left out: %s", one.name, one.reason)
+    if broken:
+        logger.error("labelled strips: %d of %d are left out", len(broken), len(results))
+    for role, use in ((Role.DEVELOPMENT, "training"), (Role.HELD_OUT, "the promotion gate")):
+        of_role = [one for one in prepared if one.role is role]
+        logger.info(
+            "labelled traffic for %s: %d strips of %d people with %d V beats",
+            use,
+            len(of_role),
+            len({one.subject for one in of_role}),
+            sum(one.annotated["V"] for one in of_role),
+        )
+    return prepared, broken
+
+
+@task(cache_policy=NO_CACHE)
 def check_enough(
     prepared: list[PreparedRecord], broken: list[BrokenRecord], *, max_broken_share: float
 ) -> None:
-    """Fail the run when too many records are broken."""
-    total = len(prepared) + len(broken)
-    if len(broken) > max_broken_share * total:
-        reasons = "; ".join(f"{record.name}: {record.reason}" for record in broken[:5])
+    """Fail the run when too many records of archives are broken.
+
+    Labelled strips do not count: strips that cannot be read any more must not end training on
+    the archives. They are reported and named in the version.
+    """
+    found = [record for record in prepared if record.database != SITE.name]
+    wrong = [record for record in broken if record.database != SITE.name]
+    total = len(found) + len(wrong)
+    if len(wrong) > max_broken_share * total:
+        reasons = "; ".join(f"{record.name}: {record.reason}" for record in wrong[:5])
         msg = (
             f"at most {max_broken_share:.0%} of the records may be broken, "
-            f"got {len(broken)} of {total} ({reasons})"
+            f"got {len(wrong)} of {total} ({reasons})"
         )
         raise DatasetError(msg)
 
@@ -184,12 +224,16 @@ def publish_version(
     A version that nothing can be trained on does not become the latest one.
     """
     first, *others = found
+    has_site = any(record.database == SITE.name for record in prepared)
+    directories = {records.database.name: records.directory for records in others}
+    if has_site:
+        directories[SITE.name] = settings.signals_dir
     version = make_version(
-        data_source=_data_source(found),
+        data_source=_data_source(found, has_site=has_site),
         source_directory=first.directory,
         records=prepared,
         broken=broken,
-        other_directories={records.database.name: records.directory for records in others},
+        other_directories=directories,
     )
     save_version(version, settings.datasets_dir, is_latest=bool(version.folds))
     create_table_artifact(
@@ -214,11 +258,12 @@ def publish_version(
     return version
 
 
-def _data_source(found: Sequence[Records]) -> DataSource:
+def _data_source(found: Sequence[Records], *, has_site: bool) -> DataSource:
     names = {records.database.name for records in found}
     if names == {SIMULATED.name}:
         return DataSource.SIMULATED
-    return DataSource.MITDB if names == {MITDB.name} else DataSource.RECORDS
+    is_mitdb = names == {MITDB.name} and not has_site
+    return DataSource.MITDB if is_mitdb else DataSource.RECORDS
 
 
 @task(cache_policy=NO_CACHE)

@@ -8,6 +8,7 @@ so nothing outdated is ever read; ``ingest-records`` removes what older code pre
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from ecg_lib.evaluation.prepared_views import (
     save_strips,
 )
 from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from flows.data.databases import Role
@@ -49,6 +51,7 @@ INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
     Role.PACED: (),
     Role.PEAKS: (),
     Role.NOISE: (),
+    Role.HELD_OUT: (WHOLE_RECORD,),
 }
 """Views that ingestion writes; reports score paced records by blind detectors alone."""
 
@@ -56,6 +59,9 @@ _KEPT_LENGTHS: Final = frozenset({None, 10})
 """Strips of other lengths belong to full reports only and are not kept."""
 
 _ANNOTATIONS: Final = "annotations.npz"
+
+OWNER: Final = "record.json"
+"""Name and person of the record; written first, so that beats of a patient are always found."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +143,7 @@ def write_view(
     """Prepare a view and keep it where :meth:`PreparedViews.read` looks for it."""
     strips = prepare_scored_view(source, view, config=config, reference=reference)
     if view.strip_s in _KEPT_LENGTHS:
-        directory.mkdir(parents=True, exist_ok=True)
+        _name_owner(source, directory)
         save_strips(strips, directory / _file_name(view))
     return strips
 
@@ -152,9 +158,16 @@ def write_annotations(source: Record, directory: Path) -> Annotations:
     if annotations is None:
         msg = f"record {source.name} must have annotations"
         raise DatasetError(msg)
-    directory.mkdir(parents=True, exist_ok=True)
+    _name_owner(source, directory)
     save_annotations(annotations, directory / _ANNOTATIONS)
     return annotations
+
+
+def _name_owner(source: Record, directory: Path) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    if not (directory / OWNER).exists():
+        owner = {"name": source.name, "person": source.person}
+        write_whole(directory / OWNER, json.dumps(owner))
 
 
 def _file_name(view: ScoredView) -> str:

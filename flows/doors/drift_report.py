@@ -1,7 +1,9 @@
 """Evidently's drift report: traffic beside the reference, as a page and as figures.
 
-The only module that knows Evidently. It shows and does not decide: its distances take beats for
-independent, and the decision is that of :mod:`ecg_lib.operations.drift.decision`.
+The only module that knows Evidently. It shows and does not decide, and says what the verdict says:
+its distances, limits and flags are those of :mod:`ecg_lib.operations.drift.comparison`, it calls
+the whole drifted when the check does, and it shows as many beats of each patient or client, as they
+weigh equally in the comparison.
 """
 
 from __future__ import annotations
@@ -12,28 +14,32 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.operations.drift.comparison import ColumnDrift, Comparison
 from ecg_lib.operations.drift.observation import (
     CATEGORICAL_COLUMNS,
-    NUMERICAL_COLUMNS,
-    OBSERVED_COLUMNS,
+    COMPARED_COLUMNS,
+    HARMLESS_COLUMNS,
+    ObservedBeats,
 )
 
-MIN_ROWS = 100
+MIN_ROWS: Final = 100
 """Least number of beats on either side."""
 
-_EVIDENCE = "-decision"
+EVIDENCE: Final = "-decision"
 """End of the names of reports that are kept: a decision was made by them."""
 
-_NUMERICAL_METHOD = "wasserstein"
-_CATEGORICAL_METHOD = "jensenshannon"
-_MAX_DISTANCE = 0.1
+PAGE: Final = "-evidently"
+"""End of the names of Evidently's pages, beside those of the verdict."""
 
-Columns = Mapping[str, NDArray[np.generic]]
+MAX_ROWS: Final = 20_000
+"""Largest number of beats that are shown of a side: the page holds them."""
+
+_METHOD: Final = "ecg_group_permutation"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,15 +50,19 @@ class DriftReport:
     summary: Path
     """JSON beside the page."""
     distances: dict[str, float]
-    """Evidently's distance of each column: normed Wasserstein or Jensen-Shannon."""
-    left_out: tuple[str, ...]
-    """Columns without a value on one side."""
+    """Distance of each column, as the verdict has it."""
+    detected: tuple[str, ...]
+    """Columns of which the page says that they drifted."""
+    is_detected: bool
+    """Whether the page says that the whole drifted."""
 
 
 def write_drift_report(
-    reference: Columns,
-    current: Columns,
+    reference: ObservedBeats,
+    current: ObservedBeats,
+    comparison: Comparison,
     *,
+    is_drift: bool,
     directory: Path,
     name: str,
     n_kept: int,
@@ -62,8 +72,12 @@ def write_drift_report(
 
     Parameters
     ----------
-    reference, current : mapping of str to ndarray
-        :data:`ecg_lib.operations.drift.observation.OBSERVED_COLUMNS`, one value for each beat.
+    reference, current : ObservedBeats
+        The beats that were compared.
+    comparison : Comparison
+        Their comparison; its columns are shown.
+    is_drift : bool
+        Whether the check found drift.
     directory : Path
         Made when it is missing.
     name : str
@@ -80,58 +94,107 @@ def write_drift_report(
     Raises
     ------
     ValueError
-        If a side lacks a column or has fewer than :data:`MIN_ROWS` beats.
+        If a side has fewer than :data:`MIN_ROWS` beats, or nothing was compared.
 
     """
-    for side, columns in (("reference", reference), ("current", current)):
-        missing = sorted(set(OBSERVED_COLUMNS) - set(columns))
-        if missing:
-            raise ValueError(f"{side} must have all observed columns, lacks {missing}")
-        n_rows = len(columns[OBSERVED_COLUMNS[0]])
-        if n_rows < MIN_ROWS:
-            raise ValueError(f"{side} must have at least {MIN_ROWS} beats, got {n_rows}")
-    # Evidently refuses columns without a value.
-    left_out = tuple(
-        column
-        for column in NUMERICAL_COLUMNS
-        if not all(np.isfinite(side[column].astype(float)).any() for side in (reference, current))
-    )
-    kept = [column for column in OBSERVED_COLUMNS if column not in left_out]
-    name += _EVIDENCE if is_evidence else ""
+    for side, beats in (("reference", reference), ("current", current)):
+        if beats.n_beats < MIN_ROWS:
+            msg = f"{side} must have at least {MIN_ROWS} beats, got {beats.n_beats}"
+            raise ValueError(msg)
+    if not comparison.columns:
+        raise ValueError("the comparison must have at least one column, got none")
+    name += PAGE + (EVIDENCE if is_evidence else "")
     directory.mkdir(parents=True, exist_ok=True)
     html, summary = directory / f"{name}.html", directory / f"{name}.json"
-    metrics = _run_evidently(reference, current, kept, html)
+    metrics = _run_evidently(
+        balance_beats(reference), balance_beats(current), comparison, html, is_drift=is_drift
+    )
     distances = {
         metric["config"]["column"]: float(metric["value"])
         for metric in metrics
         if metric["config"]["type"].endswith(":ValueDrift")
     }
+    (counted,) = (
+        metric for metric in metrics if metric["config"]["type"].endswith(":DriftedColumnsCount")
+    )
+    detected = tuple(drift.column for drift in comparison.columns if _is_shown(drift))
+    report = DriftReport(
+        html=html,
+        summary=summary,
+        distances=distances,
+        detected=detected,
+        is_detected=counted["value"]["share"] >= counted["config"]["drift_share"],
+    )
     content = {
         "distances": distances,
-        "methods": {"numerical": _NUMERICAL_METHOD, "categorical": _CATEGORICAL_METHOD},
-        "max_distance": _MAX_DISTANCE,
-        "left_out": left_out,
-        "reference_beats": len(reference["rule"]),
-        "current_beats": len(current["rule"]),
+        "detected": detected,
+        "is_detected": report.is_detected,
+        "reference_groups": reference.n_groups,
+        "current_groups": current.n_groups,
     }
     summary.write_text(json.dumps(content, indent=2), encoding="utf-8")
     _remove_old(directory, n_kept)
-    return DriftReport(html=html, summary=summary, distances=distances, left_out=left_out)
+    return report
+
+
+def balance_beats(beats: ObservedBeats) -> dict[str, NDArray[np.generic]]:
+    """Take as many beats of each group, spread evenly over its strips; few beats come again."""
+    _, group = np.unique(beats.group, return_inverse=True)
+    group_of_beat = group[beats.strip]
+    present = np.unique(group_of_beat)
+    n_each = max(min(beats.n_beats, MAX_ROWS) // len(present), 1)
+    rows = []
+    for one in present:
+        of_group = np.flatnonzero(group_of_beat == one)
+        places = (np.arange(n_each) + 0.5) * (len(of_group) / n_each)
+        rows.append(of_group[places.astype(np.int64)])
+    chosen = np.concatenate(rows)
+    return {name: values[chosen] for name, values in beats.columns.items()}
+
+
+def _is_shown(drift: ColumnDrift) -> bool:
+    return bool(drift.is_drifted and drift.column not in HARMLESS_COLUMNS)
 
 
 def _run_evidently(
-    reference: Columns, current: Columns, names: list[str], html: Path
+    reference: Mapping[str, NDArray[np.generic]],
+    current: Mapping[str, NDArray[np.generic]],
+    comparison: Comparison,
+    html: Path,
+    *,
+    is_drift: bool,
 ) -> list[dict[str, Any]]:
+    found = {drift.column: drift for drift in comparison.columns}
+    names = [name for name in COMPARED_COLUMNS if name in found]
+    n_shown = sum(_is_shown(drift) for drift in comparison.columns)
+    # Drift of the whole needs another share of columns than the verdict does, which knows which.
+    share = (n_shown if is_drift and n_shown else n_shown + 1) / len(names)
     os.environ.setdefault("DO_NOT_TRACK", "true")  # read by Evidently when it is imported
     # Evidently uses what NumPy, pandas and litestar have deprecated, once for each column.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import pandas as pd
         from evidently import DataDefinition, Dataset, Report
+        from evidently.legacy.calculations.stattests import StatTest, register_stattest
+        from evidently.legacy.core import ColumnType
         from evidently.presets import DataDriftPreset, DataSummaryPreset
 
+        def look_up(
+            reference_values: pd.Series[Any], _current: object, _kind: object, _threshold: float
+        ) -> tuple[float, bool]:
+            drift = found[str(reference_values.name)]
+            return drift.distance, _is_shown(drift)
+
+        register_stattest(
+            StatTest(
+                name=_METHOD,
+                display_name="distance by patient or client, judged by permutation",
+                allowed_feature_types=[ColumnType.Numerical, ColumnType.Categorical],
+            ),
+            look_up,
+        )
         definition = DataDefinition(
-            numerical_columns=[name for name in names if name in NUMERICAL_COLUMNS],
+            numerical_columns=[name for name in names if name not in CATEGORICAL_COLUMNS],
             categorical_columns=[name for name in names if name in CATEGORICAL_COLUMNS],
         )
         datasets = [
@@ -143,9 +206,9 @@ def _run_evidently(
         report = Report(
             [
                 DataDriftPreset(
-                    num_method=_NUMERICAL_METHOD,
-                    cat_method=_CATEGORICAL_METHOD,
-                    threshold=_MAX_DISTANCE,
+                    method=_METHOD,
+                    per_column_threshold={name: drift.least for name, drift in found.items()},
+                    drift_share=share,
                 ),
                 DataSummaryPreset(),
             ]
@@ -156,7 +219,6 @@ def _run_evidently(
 
 
 def _remove_old(directory: Path, n_kept: int) -> None:
-    pages = [page for page in directory.glob("*.html") if not page.stem.endswith(_EVIDENCE)]
-    for page in sorted(pages)[:-n_kept]:
+    for page in sorted(directory.glob(f"*{PAGE}.html"))[:-n_kept]:
         page.unlink(missing_ok=True)
         page.with_suffix(".json").unlink(missing_ok=True)

@@ -43,6 +43,7 @@ _EVENT: Final = "event.json"
 _AUTHOR: Final = b"ecg release ledger <ledger@localhost>"
 _ENCODING: Final = "utf-8"
 _HEAD_START: Final = b"ref: refs/heads/"
+_ASIDE: Final = ".git.broken-"
 _STALE_LOCK_S: Final = 5.0
 """Age of a git lock file that no process can be holding: a commit takes milliseconds."""
 
@@ -133,6 +134,11 @@ def read_ledger(directory: Path) -> LedgerHistory:
     return history
 
 
+def list_set_aside(directory: Path) -> list[str]:
+    """List the ledgers that were not git repositories any more and made room for a new one."""
+    return sorted(path.name for path in directory.glob(f"{_ASIDE}*"))
+
+
 def _message(reason: str, release: Release) -> bytes:
     line = " ".join(reason.split())
     return f"{line}\n\nbento {release.bento_tag}\nbundle {release.bundle_hash}\n".encode()
@@ -189,7 +195,7 @@ def _open(directory: Path) -> Repo:
         try:
             return Repo(str(directory))
         except NotGitRepository:
-            aside = directory / f".git.broken-{time.time_ns()}"
+            aside = directory / f"{_ASIDE}{time.time_ns()}"
             logger.exception("the ledger is not a git repository; it is moved to %s", aside.name)
             git.rename(aside)
     # Made beside it and moved into place: a process may be killed at any time.

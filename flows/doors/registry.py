@@ -11,8 +11,6 @@ import fcntl
 import json
 import logging
 import sqlite3
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,6 +89,8 @@ class KnownRun(NamedTuple):
     bundle_hash: str
     """Empty where the run does not tell."""
     v_f1: float
+    sweep: str
+    """Name of the sweep that it belongs to; empty where the run does not tell."""
 
 
 class Pending(NamedTuple):
@@ -101,14 +101,7 @@ class Pending(NamedTuple):
 
 
 class Registry:
-    """MLflow at one address.
-
-    Parameters
-    ----------
-    settings : Settings
-        Where it is; a SQLite file below ``home`` when no server is named.
-
-    """
+    """MLflow at one address: a SQLite file below ``home`` when no server is named."""
 
     def __init__(self, settings: Settings) -> None:
         from mlflow import MlflowClient
@@ -212,14 +205,29 @@ class Registry:
         status = "FAILED" if is_failed else "KILLED" if is_killed else "FINISHED"
         self._client.set_terminated(run_id, status)
 
-    def list_runs(self) -> list[KnownRun]:
-        """List all runs of sweeps, and those of bundles that were installed, the newest first."""
+    def reopen_run(self, run_id: str) -> bool:
+        """Let a run that ended go on; False when it was deleted."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.update_run(run_id, status="RUNNING")
+        except MlflowException as error:
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return False
+            raise
+        return True
+
+    def list_runs(self, *, are_deleted: bool = False) -> list[KnownRun]:
+        """List all runs of sweeps and of installed bundles, or the deleted ones, newest first."""
+        from mlflow.entities import ViewType
+
         found: list[KnownRun] = []
         page: Any = None
         experiment_id = self.experiment_id()
         while page is None or page.token:
             page = self._client.search_runs(
                 [experiment_id],
+                run_view_type=ViewType.DELETED_ONLY if are_deleted else ViewType.ACTIVE_ONLY,
                 order_by=["attributes.start_time DESC"],
                 max_results=_RUNS_AT_ONCE,
                 page_token=None if page is None else page.token,
@@ -227,50 +235,54 @@ class Registry:
             found += [_known_run(run) for run in page]
         return found
 
-    def remove_runs(self, run_ids: Sequence[str]) -> str:
+    def remove_runs(self, run_ids: Sequence[str]) -> list[str]:
         """Delete runs, the versions registered from them, and their files.
 
-        The files on a server are removed by its own ``mlflow gc``.
+        The files on a server are removed by its own ``mlflow gc``. A run whose files could not be
+        removed stays among those that were deleted.
 
         Returns:
-            Why files are still there; empty when they are gone.
+            Why files are still there, for each run that still has them.
         """
         gone = set(run_ids)
-        if not gone:
-            return ""
-        for version in self.versions():
+        for version in self.versions() if gone else []:
             if version.run_id in gone:
                 self._client.delete_model_version(MODEL_NAME, version.version)
         for run_id in run_ids:
             self._client.delete_run(run_id)
-        uri = self._settings.tracking_uri
-        if self._settings.mlflow_tracking_uri is not None:
-            return "`mlflow gc` of that server removes them"
-        for start in range(0, len(run_ids), _RUNS_AT_ONCE):
-            ids = ",".join(run_ids[start : start + _RUNS_AT_ONCE])
-            done = subprocess.run(
-                [
-                    *(sys.executable, "-m", "mlflow", "gc", "--run-ids", ids),
-                    *("--backend-store-uri", uri, "--tracking-uri", uri),
-                ],
-                capture_output=True,
-                text=True,
-                check=False,
-            )
-            if done.returncode != 0:
-                return done.stderr.strip().rpartition("\n")[2]
-        return ""
+        if self._settings.mlflow_tracking_uri is None:
+            return self._remove_for_good(run_ids)
+        return ["`mlflow gc` of that server removes them"] if gone else []
+
+    def _remove_for_good(self, run_ids: Sequence[str]) -> list[str]:
+        """Delete files and rows of deleted runs; return why some are still there.
+
+        This is what ``mlflow gc --run-ids`` does for them. The command also purges every
+        experiment and logged model that a user has deleted and may want back.
+        """
+        from mlflow.exceptions import MlflowException
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+        from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+        from sqlalchemy.exc import SQLAlchemyError
+
+        store = SqlAlchemyStore(self._settings.tracking_uri, self._settings.mlflow_dir.as_uri())
+        problems = []
+        for run_id in run_ids:
+            try:
+                uri = store.get_run(run_id).info.artifact_uri
+                get_artifact_repository(uri).delete_artifacts()
+                store._hard_delete_run(run_id)  # noqa: SLF001  MLflow has no other way
+            except (MlflowException, SQLAlchemyError, OSError) as error:
+                problems.append(f"{run_id}: {error}")
+        return problems
 
     # Candidates and versions
 
     def find_candidate(self, tags: Mapping[str, str] | None = None) -> str:
         """Find the run of the best candidate: ``order_by metrics.oof_v_f1 DESC``.
 
-        Raises
-        ------
-        RegistryError
-            If there is no candidate with those tags.
-
+        Raises:
+            RegistryError: If there is no candidate with those tags.
         """
         wanted = {"ecg.kind": RunKind.CANDIDATE.value, ELIGIBLE: "true", **(tags or {})}
         query = " and ".join(f"tags.`{name}` = '{value}'" for name, value in wanted.items())
@@ -367,11 +379,8 @@ class Registry:
     def find(self, version: str | None) -> ModelVersion:
         """Find a version by number, or the champion.
 
-        Raises
-        ------
-        RegistryError
-            If there is none.
-
+        Raises:
+            RegistryError: If there is none.
         """
         if version is not None:
             return self.get_version(version)
@@ -384,18 +393,14 @@ class Registry:
     def get_version(self, version: str) -> ModelVersion:
         """Find a version by number.
 
-        Raises
-        ------
-        RegistryError
-            If there is none.
-
+        Raises:
+            RegistryError: If there is none.
         """
-        for found in self.versions():
-            if found.version == version:
-                return found
-        known = [found.version for found in self.versions()]
-        msg = f"model version must be one of {known}, got {version!r}"
-        raise RegistryError(msg)
+        known = {found.version: found for found in self.versions()}
+        if version not in known:
+            msg = f"model version must be one of {list(known)}, got {version!r}"
+            raise RegistryError(msg)
+        return known[version]
 
     def fetch_bundle(self, run_id: str) -> Bundle:
         """Fetch the bundle of a run and check its hashes; what was fetched before is taken."""
@@ -475,7 +480,8 @@ def note_pending(settings: Settings, version: str, *, rolled_back: str | None = 
         bad = [] if earlier is None else earlier.rolled_back
         if rolled_back is not None and rolled_back not in bad:
             bad = [*bad, rolled_back]
-        _write_pending(settings, Pending(version, bad))
+        noted = Pending(version, bad)._asdict()
+        write_durably(settings.home / _PENDING, json.dumps(noted))
 
 
 def read_pending(settings: Settings) -> Pending | None:
@@ -541,10 +547,6 @@ def _read_pending(settings: Settings) -> Pending | None:
     return Pending(current.model_version, [])
 
 
-def _write_pending(settings: Settings, pending: Pending) -> None:
-    write_durably(settings.home / _PENDING, json.dumps(pending._asdict()))
-
-
 @contextmanager
 def _locked(settings: Settings) -> Iterator[None]:
     settings.home.mkdir(parents=True, exist_ok=True)
@@ -588,6 +590,7 @@ def _known_run(run: Any) -> KnownRun:  # noqa: ANN401  mlflow has no types
         dataset_version=tags.get("ecg.dataset_version", ""),
         bundle_hash=tags.get("ecg.bundle_hash", ""),
         v_f1=float(metrics.get("oof_v_f1", 0.0)),
+        sweep=tags.get("ecg.sweep", ""),
     )
 
 

@@ -27,7 +27,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS2
 from flows.data.databases import SVDB, Role
 from flows.data.dataset_versions import DatasetVersion
-from flows.data.record_sources import find_directory
+from flows.data.records.sources import find_directory
 from flows.doors.ledger import NO_REPOSITORY
 from flows.evaluation.database_evaluation import evaluate_database
 from flows.evaluation.ec57_evaluation import (

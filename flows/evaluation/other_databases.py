@@ -5,7 +5,7 @@ from __future__ import annotations
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import Settings
 from flows.data.databases import LUDB, SVDB, Database, Role
-from flows.data.record_sources import find_directory, of_directory
+from flows.data.records.sources import find_directory, of_directory
 from flows.evaluation.database_evaluation import evaluate_database
 from flows.evaluation.ec57_evaluation import Evaluation, OnRecord
 from flows.evaluation.lead_peaks import evaluate_lead_peaks

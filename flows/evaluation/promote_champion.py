@@ -9,7 +9,7 @@ cannot be loaded any more.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -17,18 +17,20 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.classifier.bundle import Bundle, BundleFigures
-from ecg_lib.errors import BundleIntegrityError
+from ecg_lib.errors import BundleError, BundleIntegrityError, DatasetError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.promotion import (
+from ecg_lib.operations.learning.promotion import (
     Challenger,
     Contender,
+    NewPeople,
     PromotionDecision,
     PromotionPolicy,
     decide_promotion,
 )
 from ecg_lib.operations.settings import read_settings
 from ecg_lib.records.annotations import Annotations
-from flows.data.dataset_versions import load_version
+from flows.data.databases import SITE, Role
+from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.prepared_views import PreparedViews
 from flows.doors.registry import (
     ELIGIBLE,
@@ -39,6 +41,9 @@ from flows.doors.registry import (
     follow_pending,
 )
 
+if TYPE_CHECKING:
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+
 
 @flow(name="promote-champion")
 def promote_champion(
@@ -46,6 +51,7 @@ def promote_champion(
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     min_difference: Annotated[float, Field(ge=-1, le=1)] = 0.0,
     min_lower_bound: Annotated[float, Field(ge=-1, le=1)] = -0.005,
+    min_new_people: Annotated[int, Field(ge=2)] = 5,
 ) -> dict[str, Any]:
     """Compare the best candidate with the champion and promote it when all gates are passed.
 
@@ -57,6 +63,8 @@ def promote_champion(
         min_v_f1: Least out-of-fold V-F1 of the challenger.
         min_difference: The challenger's V-F1 must exceed the champion's by more than this.
         min_lower_bound: Least lower bound of the 90 % interval of that difference.
+        min_new_people: Least number of people of the site that were held out, where the challenger
+            was trained on labelled traffic: it must gain on them, and lose nothing on the others.
 
     Returns:
         Whether it was promoted, why, and the version that is champion now.
@@ -75,7 +83,10 @@ def promote_champion(
         get_run_logger().info(reason)
         return {"is_promoted": False, "version": champion.version, "reasons": [reason]}
     policy = PromotionPolicy(
-        min_v_f1=min_v_f1, min_difference=min_difference, min_lower_bound=min_lower_bound
+        min_v_f1=min_v_f1,
+        min_difference=min_difference,
+        min_lower_bound=min_lower_bound,
+        min_new_people=min_new_people,
     )
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     decision = compare(registry, challenger, champion, policy, prepared)
@@ -124,6 +135,9 @@ def compare(
 ) -> PromotionDecision:
     """Score the challenger's predictions again, run its golden requests, and judge all gates."""
     bundle = registry.fetch_bundle(challenger.run_id)
+    new_people = None
+    if champion is not None and SITE.name in prepared.version.databases:
+        new_people = score_new_people(registry, bundle, champion, prepared.version)
     counts = count_again(
         bundle,
         prepared.read_development_annotations(),
@@ -133,8 +147,48 @@ def compare(
     return decide_promotion(
         _challenger(challenger, bundle, counts),
         None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
+        new_people=new_people,
         policy=policy,
     )
+
+
+def score_new_people(
+    registry: Registry, challenger: Bundle, champion: ModelVersion, version: DatasetVersion
+) -> NewPeople:
+    """Run both models on the held-out people of the site, whom neither was trained on."""
+    from ecg_lib.classifier.beat_classifier import BeatClassifier
+
+    ours = count_held_out(BeatClassifier.load(challenger), version)
+    try:
+        served = registry.fetch_bundle(champion.run_id)
+    except BundleIntegrityError:
+        raise
+    except BundleError as error:
+        get_run_logger().warning("the champion cannot be run by this code: %s", error)
+        return NewPeople(challenger=ours, champion=None)
+    theirs = count_held_out(BeatClassifier.load(served), version)
+    return NewPeople(challenger=ours, champion=theirs)
+
+
+def count_held_out(classifier: BeatClassifier, version: DatasetVersion) -> dict[str, BeatCounts]:
+    """Classify the held-out strips of a version from their signals, and score them by person."""
+    from ecg_lib.evaluation.beat_scoring import by_subject, score_beats
+
+    counts = {}
+    for record in version.records_of(Role.HELD_OUT):
+        source = version.read_source(record)
+        if source.annotations is None:
+            msg = f"the labelled strip {record.name} must have annotations"
+            raise DatasetError(msg)
+        found = classifier.classify(source.signal_mv(), fs=source.fs)
+        counts[record.name] = score_beats(
+            source.annotations,
+            detections=found.r_peaks,
+            is_v=found.is_v,
+            is_readable=found.has_class,
+            fs=source.fs,
+        )
+    return by_subject(counts, version.subjects)
 
 
 def count_again(

@@ -21,6 +21,7 @@ from flows.local.model_commands import (
     traffic,
 )
 from flows.local.platform_commands import down, login, status, up
+from flows.monitoring.labels.commands import feedback, signals
 
 app = typer.Typer(
     help="ECG arrhythmia detection, end to end: start the platform, run flows, classify beats.",
@@ -34,6 +35,8 @@ for command in (
 ):
     app.command()(command)
 app.command("api-key")(api_key)
+app.add_typer(feedback, name="feedback")
+app.add_typer(signals, name="signals")
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.platform_commands import enter_platform, enter_running_platform
@@ -91,12 +92,19 @@ def doctor(
         release = stores.sign(enter_platform(), sign)
         typer.echo(f"{release.bento_tag} of model {release.model_version} is signed")
         return
-    findings = stores.examine(enter_platform(), is_mending=not dry_run)
+    settings = enter_platform()
+    findings = stores.examine(settings, is_mending=not dry_run)
     for finding in findings:
         state = "mended" if finding.is_mended else "NOT MENDED"
         typer.echo(f"{finding.store:<14} {state:<11} {finding.problem}")
     if not findings:
         typer.echo("all stores agree")
+    counts = SignalStore(settings.signals_dir, settings.signal_key_path).count()
+    if counts.kept or counts.waiting:
+        typer.echo(
+            f"signals: {counts.kept} kept and {counts.waiting} waiting for a label, of "
+            f"{counts.patients} patients, {counts.size_bytes / 2**20:.1f} MiB"
+        )
     if not all(finding.is_mended for finding in findings):
         raise typer.Exit(1)
 

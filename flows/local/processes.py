@@ -30,7 +30,7 @@ from flows.local.supervision.liveness import BeatPipe
 from flows.local.supervision.platform_status import state_path, states_path
 from flows.local.supervision.process_state import SupervisorError, find_variable
 from flows.local.supervision.restarts import RestartPolicy
-from flows.local.supervision.supervisor import GivenUpError, Program, Supervisor
+from flows.local.supervision.supervisor import GivenUpError, NotReadyError, Program, Supervisor
 
 logger = logging.getLogger(__name__)
 
@@ -156,7 +156,7 @@ class Platform:
         """
         try:
             self.start()
-        except (SupervisorError, httpx.HTTPError) as error:
+        except SupervisorError as error:
             if SERVICE not in self._supervisor.names or isinstance(error, GivenUpError):
                 raise
             self._report(f"{error}\nthe service goes on without Prefect, MLflow and the worker")
@@ -170,9 +170,12 @@ class Platform:
             self._launch(PREFECT_SERVER)
         self._await(PREFECT_SERVER, self._prefect_answers, _HELPERS)
         self._report(f"Prefect: {self._addresses.prefect}")
-        with self._open_prefect() as prefect:
-            prefect.create_work_pool(WORK_POOL)
-        self._close_lost_runs(older_than_s=0.0, message="The platform was ended during this run.")
+        self._ask_prefect(self._create_work_pool)
+        self._ask_prefect(
+            lambda: self._close_lost_runs(
+                older_than_s=0.0, message="The platform was ended during this run."
+            )
+        )
         self.deploy()
 
     def deploy(self) -> None:
@@ -263,6 +266,7 @@ class Platform:
         heartbeats = WorkerHeartbeats(
             self._read_heartbeat, lambda: self._supervisor.find_record(WORKER).pid
         )
+        self._ask_prefect(heartbeats.note_earlier)
         self._supervisor.launch(
             Program(
                 name=WORKER,
@@ -304,6 +308,39 @@ class Platform:
             hung_after_s=hung_after_s,
             start_limit_s=start_s,
         )
+
+    def _ask_prefect(self, ask: Callable[[], None]) -> None:
+        """Ask the Prefect server until it answers: after a start or a deployment it is slow.
+
+        Raises
+        ------
+        SupervisorError
+            If it does not answer in time; with its last failure.
+
+        """
+        failures: list[Exception] = []
+
+        def has_answered() -> bool:
+            if not self._holds_port(PREFECT_SERVER, self._settings.prefect_port):
+                return False  # and whatever does must not see its login
+            try:
+                ask()
+            except (httpx.HTTPError, ValueError) as error:
+                failures.append(error)
+                return False
+            return True
+
+        try:
+            self._supervisor.wait_until(PREFECT_SERVER, has_answered, timeout_s=_READY_TIMEOUT_S)
+        except NotReadyError as error:
+            if not failures:
+                raise
+            msg = f"the Prefect server must answer, it failed with {failures[-1]!r}: {error}"
+            raise SupervisorError(msg) from failures[-1]
+
+    def _create_work_pool(self) -> None:
+        with self._open_prefect() as prefect:
+            prefect.create_work_pool(WORK_POOL)
 
     def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
         return PrefectClient(

@@ -6,12 +6,13 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
 from ecg_lib.operations.drift.comparison import compare_beats
 from ecg_lib.operations.drift.decision import (
@@ -30,12 +31,21 @@ from ecg_lib.operations.drift.live_performance import (
 )
 from ecg_lib.operations.drift.observation import (
     ObservedBeats,
-    ObservedStrip,
     gather_strips,
     read_reference,
 )
+from ecg_lib.operations.drift.refusals import measure_refusals
+from ecg_lib.operations.drift.slices import compare_slices, count_groups, find_unfamiliar
+from ecg_lib.operations.drift.traffic_log import (
+    Volume,
+    Window,
+    create_request_table,
+    read_groups,
+    read_volume,
+    sample_traffic,
+)
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DriftCheckRow, ObservedRow, ReviewedRow
+from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
 from flows.doors.bento_store import ask_golden
@@ -47,6 +57,12 @@ REFERENCE_COUNTS = "by_subject_strips_10_s"
 
 _HISTORY = 1000
 
+_OF_MITDB = {"lead": ("MLII", "V5"), "rate": ("360 Hz",)}
+"""Leads and rate of the records that a model of MIT-BIH was made for."""
+
+_TECHNICAL = ("lead", "rate", "device")
+"""Dimensions whose new values are worth a look; a new site or key is not."""
+
 
 class Served(NamedTuple):
     """The release that is served, and since when."""
@@ -57,19 +73,23 @@ class Served(NamedTuple):
 
 
 class Traffic(NamedTuple):
-    """Rows of the monitoring database that one check looks at."""
+    """Traffic that one check looks at."""
 
-    rows: list[ObservedRow]
-    """Answers of the served bundle in the window."""
-    before: list[ObservedRow]
-    """Answers before the release; empty when it is not in the window, or only a return."""
-    since: list[ObservedRow]
-    """Answers of the release."""
+    begin: datetime
+    """Begin of the window: newer than what an earlier check with drift has looked at."""
+    volume: Volume
+    """Requests to the served bundle in the window, counted."""
+    current: ObservedBeats
+    """A sample of them, balanced by patient or client."""
+    before: ObservedBeats | None
+    """A sample before the release; None when that is not in the window, or only a return."""
+    since: ObservedBeats | None
+    """A sample of the answers of the release."""
     reviewed: list[ReviewedStrip]
     history: list[PastCheck]
     """Latest first."""
-    n_long: int
-    """Answers to strips longer than those of the reference, which nothing can be compared with."""
+    familiar: dict[str, frozenset[str]]
+    """Leads, rates and devices of earlier traffic and of the reference, where they are known."""
 
 
 @task(cache_policy=NO_CACHE)
@@ -81,60 +101,97 @@ def read_traffic(
     window: timedelta,
     label_window: timedelta,
     max_strips: int,
-    policy: DriftPolicy,
 ) -> Traffic:
-    """Read predictions, feedback and earlier checks; no more of a row than is compared."""
+    """Read a sample of the window, feedback and earlier checks."""
     release, released_at = served.release, served.since
-    # A recording of half an hour has a body of megabytes, and the comparison leaves it out.
-    longest_s = policy.comparison.max_length_ratio * max(
-        served.bundle.read_drift_reference()["strip_s"].to_pylist()
-    )
     with open_log(settings) as log:
-        history = [_past_check(row) for row in log.read_drift_checks(limit=_HISTORY)]
+        checks = log.read_drift_checks(limit=_HISTORY)
+        history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at
         )
-        since = max(now - window, seen_until or now - window)
-        rows = log.read_predictions(
-            since=since,
+        wanted = Window(
+            since=max(now - window, seen_until or now - window),
+            until=now,
             bundle_hash=release.bundle_hash,
-            max_duration_s=longest_s,
-            limit=max_strips,
         )
-        n_long = log.count_longer(
-            since=since, bundle_hash=release.bundle_hash, duration_s=longest_s
+        volume = read_volume(log, wanted)
+        current = gather_strips(sample_traffic(log, wanted, volume, max_strips=max_strips))
+        before, since = _read_release(
+            log, served, history, now=now, window=window, max_strips=max_strips
         )
-        around = []
-        if released_at > now - window:
-            around = log.read_predictions(
-                since=released_at - window, max_duration_s=longest_s, limit=2 * max_strips
-            )
-        labelled = log.read_reviewed(
-            since=now - label_window, bundle_hash=release.bundle_hash, limit=max_strips
-        )
-    before = [row for row in around if row.created_at < released_at]
-    tags_before = {row.bento_tag for row in before} | {
-        check.bento_tag for check in history if check.created_at < released_at
-    }
-    if release.bento_tag in tags_before:  # a return to what was there is a step back, not a step
-        before = []
+        labelled = log.read_reviewed(since=now - label_window, bundle_hash=release.bundle_hash)
+        # Readers who choose what they label choose what looks wrong: only the random sample scores.
+        drawn = [row for row in labelled if row.is_drawn]
+        groups = read_groups(log, [row.prediction_id for row in drawn])
     traffic = Traffic(
-        rows=[row for row in rows if seen_until is None or row.created_at > seen_until],
+        begin=wanted.since,
+        volume=volume,
+        current=current,
         before=before,
-        since=[row for row in around if row.bento_tag == release.bento_tag],
-        reviewed=[ReviewedStrip(_group_of(row), row.called, row.labels) for row in labelled],
+        since=since,
+        reviewed=[
+            ReviewedStrip(
+                groups[row.prediction_id],
+                row.called,
+                row.labels,
+                tuple(row.missed.values()),
+                row.false_detections,
+            )
+            for row in drawn
+        ],
         history=history,
-        n_long=n_long,
+        familiar=_find_familiar(served.bundle, checks),
     )
     get_run_logger().info(
-        "%d predictions of %s, %d reviewed, %d before the release, %d too long to compare",
-        len(traffic.rows),
+        "%d requests of %d groups to %s, %d refused; %d strips compared, %d reviewed",
+        volume.answered + volume.refused,
+        len(volume.groups),
         release.bento_tag,
+        volume.refused,
+        current.n_strips,
         len(traffic.reviewed),
-        len(traffic.before),
-        n_long,
     )
     return traffic
+
+
+def _read_release(
+    log: PredictionLog,
+    served: Served,
+    history: list[PastCheck],
+    *,
+    now: datetime,
+    window: timedelta,
+    max_strips: int,
+) -> tuple[ObservedBeats | None, ObservedBeats | None]:
+    """Read samples of the traffic before and since the release."""
+    tag, released_at = served.release.bento_tag, served.since
+    if released_at <= now - window:
+        return None, None
+    earlier = Window(since=released_at - window, until=released_at)
+    volume = read_volume(log, earlier)
+    tags = volume.bento_tags | {
+        check.bento_tag for check in history if check.created_at < released_at
+    }
+    if tag in tags or not volume.answered:  # a return to what was there is not a step
+        return None, None
+    later = Window(since=released_at, until=now, bento_tag=tag)
+    return (
+        gather_strips(sample_traffic(log, earlier, volume, max_strips=max_strips)),
+        gather_strips(sample_traffic(log, later, read_volume(log, later), max_strips=max_strips)),
+    )
+
+
+def _find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
+    """Collect the leads, rates and devices of the reference and of earlier checks."""
+    familiar: dict[str, set[str]] = {}
+    if bundle.provenance.data_source is DataSource.MITDB:
+        familiar = {name: set(values) for name, values in _OF_MITDB.items()}
+    for check in checks:
+        if check.bundle_hash == bundle.hash:
+            for name, values in check.summary.get("slices_seen", {}).items():
+                familiar.setdefault(name, set()).update(values)
+    return {name: frozenset(values) for name, values in familiar.items() if name in _TECHNICAL}
 
 
 @task(cache_policy=NO_CACHE)
@@ -142,8 +199,8 @@ def gather_evidence(
     settings: Settings, served: Served, traffic: Traffic, policy: DriftPolicy
 ) -> DriftEvidence:
     """Compare, measure, estimate, and ask the golden requests of what is served."""
-    bundle, release = served.bundle, served.release
-    current = gather_observed(traffic.rows)
+    bundle, release, current = served.bundle, served.release, traffic.current
+    reference = read_reference(bundle.read_drift_reference())
     labelled = None
     if traffic.reviewed:
         labelled = measure_performance(
@@ -151,21 +208,16 @@ def gather_evidence(
             reference=_reference_counts(bundle),
         )
     step = None
-    if traffic.before and traffic.since:
-        step = compare_beats(
-            gather_observed(traffic.before),
-            gather_observed(traffic.since),
-            config=policy.comparison,
-        )
+    if traffic.before is not None and traffic.since is not None and traffic.before.n_strips:
+        step = compare_beats(traffic.before, traffic.since, config=policy.comparison)
+    refused = measure_refusals(traffic.volume.groups)
+    comparison = compare_beats(reference, current, config=policy.comparison)
     return DriftEvidence(
-        traffic=compare_beats(
-            read_reference(bundle.read_drift_reference()), current, config=policy.comparison
-        ),
+        traffic=comparison,
         release=step,
         labelled=labelled,
         estimate=estimate_performance(
-            current.columns["probability_v"].astype(float),
-            current.columns["arrhythmia_type"] == "V",
+            current, drift=comparison, refused_share=0.0 if refused is None else refused.share
         )
         if current.n_beats
         else None,
@@ -174,6 +226,22 @@ def gather_evidence(
             bento_source(settings.bentoml_home, release),
             bundle.directory,
             bento_tag=release.bento_tag,
+        ),
+        refused=refused,
+        slices=compare_slices(
+            reference,
+            current,
+            min_groups=policy.min_groups,
+            min_strips=policy.min_strips,
+            config=policy.comparison,
+        ),
+        unfamiliar=()
+        if current.n_groups < policy.min_groups
+        else find_unfamiliar(
+            count_groups(current),
+            traffic.familiar,
+            n_groups=current.n_groups,
+            min_share=policy.min_unfamiliar_share,
         ),
     )
 
@@ -184,11 +252,13 @@ def store_check(
     served: Served,
     traffic: Traffic,
     decision: DriftDecision,
+    report: Path | None,
     *,
     now: datetime,
+    policy: DriftPolicy,
 ) -> None:
     """Store the check, which the next ones look back on, with the run that it asks for."""
-    newest = max((row.created_at for row in traffic.rows), default=None)
+    newest = traffic.volume.newest_at
     row = DriftCheckRow(
         check_id=str(uuid.uuid4()),
         created_at=now,
@@ -201,6 +271,17 @@ def store_check(
             "newest_at": None if newest is None else newest.isoformat(),
             "reasons": list(decision.reasons),
             "figures": decision.figures,
+            "slices_seen": {
+                # Fewer are a test, or the first ones of a change that is still to be told.
+                name: sorted(
+                    value
+                    for value, count in values.items()
+                    if count >= policy.min_unfamiliar_share * traffic.current.n_groups
+                )
+                for name, values in count_groups(traffic.current).items()
+                if name in _TECHNICAL and decision.is_conclusive
+            },
+            "report": None if report is None else report.name,
         },
     )
     with open_log(settings) as log:
@@ -215,6 +296,7 @@ def open_log(settings: Settings) -> Iterator[PredictionLog]:
     log = PredictionLog(settings.monitoring_database_url)
     try:
         log.create_tables()
+        create_request_table(log)
         yield log
     finally:
         log.close()
@@ -231,17 +313,6 @@ def _past_check(row: DriftCheckRow) -> PastCheck:
         is_breach=row.summary["is_breach"],
         newest_at=None if newest is None else datetime.fromisoformat(newest),
     )
-
-
-def gather_observed(rows: list[ObservedRow]) -> ObservedBeats:
-    """Gather the observed beats of logged predictions, grouped by patient."""
-    return gather_strips(
-        ObservedStrip(_group_of(row), row.duration_s, row.observed) for row in rows
-    )
-
-
-def _group_of(row: ObservedRow | ReviewedRow) -> str:
-    return f"patient {row.patient_key}" if row.patient_key else f"prediction {row.prediction_id}"
 
 
 def _reference_counts(bundle: Bundle) -> BeatCounts | None:

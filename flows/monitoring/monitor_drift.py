@@ -7,13 +7,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_link_artifact, create_markdown_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
 from pydantic import Field
 
-from ecg_lib.operations.drift.comparison import Comparison, match_lengths
 from ecg_lib.operations.drift.decision import (
     DriftAction,
     DriftDecision,
@@ -26,17 +25,26 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
     Served,
     Traffic,
     gather_evidence,
-    gather_observed,
     open_log,
     read_traffic,
     store_check,
 )
+from flows.monitoring.labels.kept_signals import sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
+from flows.monitoring.verdict_page import (
+    Verdict,
+    make_verdict,
+    page_name,
+    remove_old_pages,
+    to_markdown,
+    write_page,
+)
 from flows.release.load_released import load_released_bundle
 from flows.release.switch_service import read_current
 
@@ -64,16 +72,17 @@ def monitor_drift(
     Args:
         window_hours: How far back predictions are looked at.
         label_window_hours: How far back predictions with clinicians' classes are looked at.
-        max_strips: At most so many predictions, the latest.
+        max_strips: At most so many predictions, a sample of the whole window in which all
+            patients have as many as they have traffic for.
         min_strips: Fewer strips than this decide nothing.
         min_beats: Fewer beats than this decide nothing.
-        min_groups: Fewer patients, or predictions without one, decide nothing.
+        min_groups: Fewer patients, or clients that name none, decide nothing.
         n_breaches: Checks in a row that must find drift, each on new traffic, to retrain.
         cool_down_hours: How long an action is not taken again.
         dry_run: Decide and report, but store nothing and start nothing.
 
     Returns:
-        The decision: action, reasons, figures, release and report.
+        The decision: action, reasons, alarms, figures, release and pages.
     """
     settings = read_settings()
     now = datetime.now(UTC)
@@ -88,6 +97,7 @@ def monitor_drift(
         # First: whatever the check comes to, what must go goes, and what waits is asked for.
         needed = timedelta(hours=max(window_hours, label_window_hours))
         with open_log(settings) as log:
+            sort_kept_signals(settings, log, now=now)
             forget_old_rows(settings, log, now=now, needed=needed)
             deliver_decisions(log, now=now)
         forget_old_files(settings)
@@ -102,17 +112,28 @@ def monitor_drift(
         window=timedelta(hours=window_hours),
         label_window=timedelta(hours=label_window_hours),
         max_strips=max_strips,
-        policy=policy,
     )
     evidence = gather_evidence(settings, served, traffic, policy)
     decision = decide(served, evidence, traffic, now=now, policy=policy)
-    is_evidence = decision.action is not DriftAction.KEEP
-    report = write_report(
-        settings, served, traffic, now=now, policy=policy, is_evidence=is_evidence
+    with open_log(settings) as log:
+        decision = hold_useless_retraining(
+            decision, log, bundle_hash=served.bundle.hash, settings=settings
+        )
+    verdict = make_verdict(
+        served.release,
+        decision,
+        evidence,
+        traffic.volume,
+        traffic.history,
+        since=traffic.begin,
+        now=now,
+        policy=policy,
+        is_dry_run=dry_run,
     )
-    publish(served, decision, evidence.traffic, report)
+    evidently = write_report(settings, served, traffic, evidence, decision, now=now)
+    page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
     if not dry_run:
-        store_check(settings, served, traffic, decision, now=now)
+        store_check(settings, served, traffic, decision, page, now=now, policy=policy)
         announce(served, decision)
         with open_log(settings) as log:
             deliver_decisions(log, now=now)
@@ -121,7 +142,9 @@ def monitor_drift(
         "reasons": list(decision.reasons),
         "figures": decision.figures,
         "bento_tag": served.release.bento_tag,
-        "report": None if report is None else str(report),
+        "alarms": list(decision.alarms),
+        "report": str(page),
+        "evidently": None if evidently is None else str(evidently),
     }
 
 
@@ -162,94 +185,80 @@ def write_report(
     settings: Settings,
     served: Served,
     traffic: Traffic,
+    evidence: DriftEvidence,
+    decision: DriftDecision,
     *,
     now: datetime,
-    policy: DriftPolicy,
-    is_evidence: bool,
 ) -> Path | None:
     """Write Evidently's report, or nothing when there is too little traffic for it."""
     from flows.doors.drift_report import MIN_ROWS, write_drift_report
 
-    reference, current, _, _ = match_lengths(
-        read_reference(served.bundle.read_drift_reference()),
-        gather_observed(traffic.rows),
-        max_ratio=policy.comparison.max_length_ratio,
-    )
-    if min(reference.n_beats, current.n_beats) < MIN_ROWS:
-        get_run_logger().info("no report: %d beats where %d are needed", current.n_beats, MIN_ROWS)
+    if not evidence.traffic.columns or traffic.current.n_beats < MIN_ROWS:
+        get_run_logger().info(
+            "no report of Evidently: %d beats where %d are needed",
+            traffic.current.n_beats,
+            MIN_ROWS,
+        )
         return None
-    report = write_drift_report(
-        reference.columns,
-        current.columns,
+    return write_drift_report(
+        read_reference(served.bundle.read_drift_reference()),
+        traffic.current,
+        evidence.traffic,
+        is_drift=decision.is_breach,
         directory=settings.reports_dir / "drift",
-        name=f"{now:%Y%m%dT%H%M%S%fZ}",
+        name=page_name(now),
         n_kept=settings.drift_reports_kept,
-        is_evidence=is_evidence,
-    )
-    create_link_artifact(
-        report.html.as_uri(), link_text="drift report", key="drift-report",
-        description=f"Evidently's report of {served.release.bento_tag}",
-    )  # fmt: skip
-    return report.html
+        is_evidence=decision.action is not DriftAction.KEEP,
+    ).html
 
 
 @task(cache_policy=NO_CACHE)
 def publish(
-    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
-) -> None:
-    """Show the decision and the table behind it in the Prefect UI."""
+    settings: Settings,
+    served: Served,
+    verdict: Verdict,
+    evidently: Path | None,
+    *,
+    now: datetime,
+    is_dry_run: bool,
+) -> Path:
+    """Write the page of the verdict, and show it in the Prefect UI."""
+    directory = settings.reports_dir / "drift"
+    page = write_page(verdict, directory, page_name(now), evidently=evidently)
     create_markdown_artifact(
-        _as_markdown(served, decision, comparison, report),
+        to_markdown(verdict, page=page, evidently=evidently),
         key="drift-check",
-        description=f"{decision.action.value}: {served.release.bento_tag}",
+        description=f"{verdict.action.value}: {served.release.bento_tag}",
     )
+    if settings.drift_checks_kept_days and not is_dry_run:
+        remove_old_pages(directory, before=now - timedelta(days=settings.drift_checks_kept_days))
+    return page
 
 
 @task(cache_policy=NO_CACHE)
 def announce(served: Served, decision: DriftDecision) -> None:
-    """Send an event for the UI and for automations of whoever runs the platform.
+    """Send events for the UI and for automations of whoever runs the platform.
 
     The run that the decision asks for does not hang on it: events may be lost.
     """
+    resource = {
+        "prefect.resource.id": f"ecg.model.{served.bundle.hash[:12]}",
+        "prefect.resource.name": served.release.bento_tag,
+    }
+    for alarm in decision.alarms:
+        emit_event(
+            "ecg.drift.alarm",
+            resource=resource,
+            payload={"reason": alarm, "bento_tag": served.release.bento_tag},
+        )
     if decision.action is DriftAction.KEEP:
         return
     emit_event(
         f"ecg.decision.{decision.action.value.lower()}",
-        resource={
-            "prefect.resource.id": f"ecg.model.{served.bundle.hash[:12]}",
-            "prefect.resource.name": served.release.bento_tag,
-        },
+        resource=resource,
         payload={
             "action": decision.action.value,
             "reason": "; ".join(decision.reasons),
             "bento_tag": served.release.bento_tag,
         },
     )
-
-
-def _as_markdown(
-    served: Served, decision: DriftDecision, comparison: Comparison, report: Path | None
-) -> str:
-    lines = [
-        f"# {decision.action.value}",
-        "",
-        f"`{served.release.bento_tag}`, model version {served.release.model_version}:",
-        f"{comparison.n_strips} strips with {comparison.n_beats} beats of",
-        f"{comparison.n_groups} patients or single predictions.",
-        "",
-        *(f"- {reason}" for reason in decision.reasons),
-        "",
-    ]
-    if comparison.columns:
-        lines += [
-            "| column | reference | traffic | distance | p (Holm) | drifted |",
-            "|---|---|---|---:|---:|---|",
-            *(
-                f"| {drift.column} | {drift.reference} | {drift.current} | {drift.distance:.3f} "
-                f"| {drift.p_adjusted:.3f} | {'yes' if drift.is_drifted else 'no'} |"
-                for drift in comparison.columns
-            ),
-            "",
-        ]
-    lines.append(f"Report: `{report}`" if report else "No report: too little traffic.")
-    return "\n".join(lines)

@@ -20,7 +20,7 @@ from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
-from flows.data.databases import PUBLISHED
+from flows.data.databases import PUBLISHED, SITE
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -47,8 +47,10 @@ def make_decision(
     parameters: dict[str, Any]
     if decision.action is DriftAction.RETRAIN:
         deployment, parameters = "pipeline/ecg", {"reason": reason}
-        if trained_on and set(trained_on) <= set(PUBLISHED):
-            parameters["databases"] = sorted(trained_on)
+        # Labelled traffic is added by the pipeline itself, where there is any.
+        archives = set(trained_on) - {SITE.name}
+        if archives and archives <= set(PUBLISHED):
+            parameters["databases"] = sorted(archives)
     else:
         deployment = "rollback-champion/ecg"
         parameters = {"reason": reason, "decided_against": check.summary["bento_tag"]}

@@ -14,10 +14,11 @@ from pathlib import Path
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ecg_lib.operations.drift.traffic_log import delete_requests_before
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
-from flows.doors.ledger import read_ledger
-from flows.release.switch_service import read_current
+from flows.monitoring.labels.kept_signals import open_signals
+from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 
 
 @task(cache_policy=NO_CACHE)
@@ -37,7 +38,11 @@ def forget_old_rows(
             settings.log_kept_days,
             needed / timedelta(days=1),
         )
-    n_predictions, n_feedback = log.delete_before(now - kept)
+    # Labels stay as long as the signals that they are of.
+    signals = open_signals(settings).list_files()
+    of_signals = {file.prediction_id for file in signals if not file.is_waiting}
+    n_predictions, n_feedback = log.delete_before(now - kept, keep=of_signals)
+    delete_requests_before(log, now - kept)
     if n_predictions or n_feedback:
         logger.info(
             "older than %d days and deleted: %d predictions, %d rows of feedback",
@@ -51,11 +56,11 @@ def forget_old_rows(
 def forget_old_files(settings: Settings) -> None:
     """Delete directories that can be made again and that nothing points to."""
     home, store = settings.home, settings.bentoml_home
-    # A release of any time can be gone back to.
-    entries = read_ledger(settings.ledger_dir).entries
-    releases = [entry.release for entry in entries]
-    if (current := read_current(settings)) is not None:
-        releases.append(current)
+    try:
+        releases = list_needed_releases(settings)  # a release of any time can be gone back to
+    except UnknownReleasesError as error:
+        get_run_logger().warning("no bento and no model is deleted: %s", error)
+        releases = []
     bentos = {release.bento_tag.partition(":")[2] for release in releases}
     models = {release.model_tag.partition(":")[2] for release in releases}
     removed = [
@@ -88,11 +93,11 @@ def forget_old_files(settings: Settings) -> None:
 
 
 def _is_open(sweep: Path) -> bool:
-    """Return whether a sweep has no candidate yet; a torn state is for `ecg doctor`."""
+    """Return whether a sweep may get its candidate yet; a torn state is for `ecg doctor`."""
     try:
         state = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
-        return state["candidate_run_id"] is None
-    except (OSError, ValueError, TypeError, KeyError):
+        return state["candidate_run_id"] is None and not state.get("is_given_up", False)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return True
 
 

@@ -6,9 +6,11 @@ stays, and so does the best candidate of each dataset version that is kept, as i
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Final
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -17,45 +19,62 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, DatasetError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
-from flows.data.dataset_versions import list_versions, load_version
+from flows.data.dataset_versions import list_versions, load_version, read_latest
 from flows.data.prepared_views import records_dir
-from flows.doors.ledger import read_ledger
 from flows.doors.registry import Alias, KnownRun, Registry, RunKind, read_pending
-from flows.release.switch_service import find_bundle, read_current
-from flows.release.transaction import read_intent
+from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
+from flows.release.switch_service import find_bundle
+from flows.training.sweep import settle_sweeps
 
 _OPENINGS = "ds2"
 """Reports of openings of the test set: each is noted, and none can be made again."""
+
+_PREPARED: Final = re.compile(r'"prepared":\s*"([^"]+)"')
 
 
 @task(cache_policy=NO_CACHE)
 def forget_old_training(settings: Settings) -> None:
     """Delete runs, dataset versions and reports that nothing needs any more."""
     registry = Registry(settings)
-    releases = _list_releases(settings)
+    logger = get_run_logger()
+    try:
+        versions = [one.version for one in registry.versions()]
+        releases = list_needed_releases(settings, versions=versions)
+    except UnknownReleasesError as error:
+        logger.warning("nothing of earlier trainings is deleted: %s", error)
+        return
     needed = _needed_runs(settings, registry, releases)
-    runs = registry.list_runs()
+    unfinished = settle_sweeps(registry.list_runs(), registry, settings)
+    deleted = registry.list_runs(are_deleted=True)
+    runs = registry.list_runs() + [run for run in deleted if run.run_id in needed]
     spare = choose_spare_runs(
         runs,
-        needed=needed,
+        needed=needed | unfinished.open | unfinished.resumable,
         n_kept=settings.mlflow_sweeps_kept,
         datasets=set(list_versions(settings.datasets_dir)),
     )
-    problem = registry.remove_runs(spare)
-    logger = get_run_logger()
-    if problem:
-        logger.warning("the files of runs that were deleted are still there: %s", problem)
-    gone = set(spare)
-    datasets = {run.dataset_version for run in runs if run.run_id not in gone}
-    versions = _forget_dataset_versions(settings, datasets | _datasets_of(settings, releases))
+    left = [run.run_id for run in deleted if run.run_id not in needed]
+    if settings.mlflow_tracking_uri is not None:  # its own `mlflow gc` removes them
+        left = []
+    for problem in registry.remove_runs([*spare, *left]):
+        logger.warning("the files of a run that was deleted are still there: %s", problem)
+    # A sweep that was interrupted can be resumed as long as its dataset is there, and no longer.
+    gone = {*spare, *unfinished.resumable} - needed
+    datasets = {
+        run.dataset_version
+        for run in runs
+        if run.run_id not in gone
+        and (run.parent_run_id not in unfinished.resumable or run.run_id in needed)
+    }
+    old_versions = _forget_dataset_versions(settings, datasets | _datasets_of(settings, releases))
     hashes = {release.bundle_hash for release in releases}
     hashes |= {run.bundle_hash for run in runs if run.run_id in needed}
     reports = _forget_reports(settings, hashes)
-    if spare or versions or reports:
+    if spare or left or old_versions or reports:
         logger.info(
             "old and deleted: %d runs of MLflow, dataset versions %s, reports %s",
-            len(spare),
-            ", ".join(versions) or "none",
+            len(spare) + len(left),
+            ", ".join(old_versions) or "none",
             ", ".join(reports) or "none",
         )
 
@@ -67,7 +86,7 @@ def choose_spare_runs(
 
     Args:
         runs: All runs, the newest first.
-        needed: Ids of runs that stay.
+        needed: Ids of runs that stay; a sweep among them takes no place of `n_kept`.
         n_kept: Sweeps that have ended which stay, the newest.
         datasets: Dataset versions that there are.
 
@@ -86,24 +105,17 @@ def choose_spare_runs(
     for run in known:
         if run.parent_run_id is not None:
             children.setdefault(run.parent_run_id, []).append(run)
-    ended = [run for run in known if run.kind == RunKind.SWEEP and not run.is_open]
+    sweeps = [run for run in known if run.kind == RunKind.SWEEP and run.run_id not in kept]
+    ended = [run for run in sweeps if not run.is_open]
     spare = []
     for sweep in ended[n_kept:]:
         nested = children.get(sweep.run_id, [])
-        if sweep.run_id in kept or any(run.is_open for run in nested):
+        if any(run.is_open for run in nested):
             continue
         spare += [run.run_id for run in nested if run.run_id not in kept]
         if not any(run.run_id in kept for run in nested):
             spare.append(sweep.run_id)
     return spare
-
-
-def _list_releases(settings: Settings) -> list[Release]:
-    """List every release that was ever served, and those of a release under way."""
-    releases = [entry.release for entry in read_ledger(settings.ledger_dir).entries]
-    intent = read_intent(settings)
-    others = [read_current(settings), *((intent.before, intent.wanted) if intent else ())]
-    return releases + [release for release in others if release is not None]
 
 
 def _needed_runs(settings: Settings, registry: Registry, releases: list[Release]) -> set[str]:
@@ -128,10 +140,13 @@ def _forget_dataset_versions(settings: Settings, needed: set[str]) -> list[str]:
     """Delete old versions, and prepared records that only they name; return their names."""
     folder = settings.datasets_dir / "versions"
     records: dict[str, set[str]] = {}
+    still_used: set[str] = set()
     for name in list_versions(settings.datasets_dir):
         try:
             version = load_version(settings.datasets_dir, name)
-        except DatasetError:  # torn, or of earlier code
+        except DatasetError:  # torn, or of earlier code: it stays, with the records that it names
+            text = (folder / f"{name}.json").read_text(encoding="utf-8", errors="replace")
+            still_used.update(_PREPARED.findall(text))
             continue
         records[name] = {record.prepared for record in version.records}
     if not records:
@@ -139,10 +154,10 @@ def _forget_dataset_versions(settings: Settings, needed: set[str]) -> list[str]:
     newest_first = sorted(
         records, key=lambda name: (folder / f"{name}.json").stat().st_mtime, reverse=True
     )
-    kept = needed | {load_version(settings.datasets_dir).version}
+    kept = needed | {read_latest(settings.datasets_dir) or ""}
     kept |= set(newest_first[: settings.dataset_versions_kept])
     old = [name for name in newest_first if name not in kept]
-    still_used: set[str] = set().union(*(records[name] for name in records if name in kept))
+    still_used.update(*(records[name] for name in records if name in kept))
     for name in old:
         (folder / f"{name}.json").unlink()
         for prepared in records[name] - still_used:

@@ -153,6 +153,7 @@ def run_trial(
                 scoring_views=SCORING_VIEWS,
                 recipe=recipe,
                 seed=seed + fold,
+                weights=version.weights,
             )
             outputs.append(output)
             registry.log_curve(run_id, f"fold{fold}_loss", output.loss)
@@ -202,6 +203,7 @@ def fit_fold(
         scoring_views=SCORING_VIEWS,
         recipe=recipe,
         seed=seed + fold,
+        weights=version.weights,
     )
     export_onnx(output.model, keep.with_suffix(".onnx"))
     with replacing(keep) as draft, draft.open("wb") as file:
@@ -236,6 +238,7 @@ def fit_all(
     subjects: set[str],
     recipe: Recipe,
     seed: int,
+    weights: Mapping[str, float],
     data: Path,
     keep: Path,
     n_probe: int = 2048,
@@ -248,7 +251,12 @@ def fit_all(
 
     dataset = BeatDataset.load(data)
     fitted = fit_subjects(
-        dataset, subjects=subjects, scoring_views=SCORING_VIEWS, recipe=recipe, seed=seed
+        dataset,
+        subjects=subjects,
+        scoring_views=SCORING_VIEWS,
+        recipe=recipe,
+        seed=seed,
+        weights=weights,
     )
     rows = np.arange(0, len(dataset), max(1, len(dataset) // n_probe))[:n_probe]
     logits = predict_logits(fitted.model, dataset.windows[rows], dataset.features[rows])[:, 0]

@@ -24,7 +24,7 @@ from flows.data.dataset_versions import (
 from flows.data.ingest_records import ingest_records
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
-from flows.data.record_sources import Source
+from flows.data.records.sources import Source
 from flows.release.load_released import read_reference
 from flows.training.seed_spread import judge_seeds
 from flows.training.sweep import SweepPlan

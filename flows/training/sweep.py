@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
@@ -15,14 +16,14 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.operations.settings import Profile, Settings
 from ecg_lib.records.atomic_files import write_whole
 from flows.data.databases import Role
-from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code
+from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code, list_versions
 from flows.data.training_data import (
     FULL_VIEWS,
     QUICK_VIEWS,
     ViewPlan,
 )
 from flows.doors.ledger import read_git_commit
-from flows.doors.registry import Registry, RunKind
+from flows.doors.registry import KnownRun, Registry, RunKind
 from flows.training.fitting import (
     FinalFit,
 )
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from ecg_lib.training.out_of_fold import OutOfFold
 
 
+_SWEEPS: Final = "sweeps"
 _STATE: Final = "sweep.json"
 _LOCK: Final = ".lock"
 _HELD: Final[dict[Path, TextIO]] = {}
@@ -82,6 +84,15 @@ class Sweep:
     tags: dict[str, str]
 
 
+class UnfinishedSweeps(NamedTuple):
+    """MLflow runs of the sweeps that are not over."""
+
+    open: set[str]
+    """Of sweeps that a process works on."""
+    resumable: set[str]
+    """Of sweeps that were interrupted and that the same parameters would resume."""
+
+
 class Confirmed(NamedTuple):
     """A recipe with its fits of the full budget."""
 
@@ -110,7 +121,7 @@ def open_sweep(
 ) -> Sweep:
     """Resume the unfinished sweep of these parameters, or start one."""
     logger = get_run_logger()
-    root = settings.home / "sweeps"
+    root = settings.home / _SWEEPS
     tags = {
         "ecg.data_source": version.data_source.value,
         "ecg.dataset_version": version.version,
@@ -124,22 +135,50 @@ def open_sweep(
         if not _hold(directory):
             logger.info("sweep %s is under way in another run", directory.name)
             continue
-        state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
-        if state["candidate_run_id"] is None:
-            logger.info("resuming sweep %s", directory.name)
-            registry.end_cut_off(state["run_id"])
-            return Sweep(
-                name=directory.name,
-                run_id=state["run_id"],
-                directory=directory,
-                seed=state["seed"],
-                plan=plan,
-                tags=tags,
-            )
+        state = _read_state(directory)
+        if state is None:
+            logger.warning("sweep %s has a torn state and is not resumed", directory.name)
+        elif _is_unfinished(state):
+            if registry.reopen_run(state["run_id"]):
+                logger.info("resuming sweep %s", directory.name)
+                registry.end_cut_off(state["run_id"])
+                return Sweep(
+                    name=directory.name,
+                    run_id=state["run_id"],
+                    directory=directory,
+                    seed=state["seed"],
+                    plan=plan,
+                    tags=tags,
+                )
+            logger.warning("sweep %s is not resumed, as its run was deleted", directory.name)
+            _write_state(directory, {**state, "is_given_up": True})
         _let_go(directory)
     number = _take_number(root, key, after=len(earlier))
-    seed = number - 1 if seed is None else seed
-    name = f"{key}-{number}"
+    directory = root / f"{key}-{number}"
+    try:
+        return _start_sweep(
+            directory,
+            version=version,
+            plan=plan,
+            seed=number - 1 if seed is None else seed,
+            tags=tags,
+            registry=registry,
+        )
+    except BaseException:
+        _let_go(directory)
+        raise
+
+
+def _start_sweep(
+    directory: Path,
+    *,
+    version: DatasetVersion,
+    plan: SweepPlan,
+    seed: int,
+    tags: dict[str, str],
+    registry: Registry,
+) -> Sweep:
+    name = directory.name
     run_id = registry.start_run(name, kind=RunKind.SWEEP, tags={**tags, "ecg.sweep": name})
     registry.log(run_id, params={"seed": seed, **flatten(asdict(plan))})
     registry.log_dataset(
@@ -148,10 +187,114 @@ def open_sweep(
         data_source=version.data_source.value,
         description={"records": [record.name for record in version.records_of(Role.DEVELOPMENT)]},
     )
-    sweep = Sweep(name=name, run_id=run_id, directory=root / name, seed=seed, plan=plan, tags=tags)
-    _write_state(sweep, candidate_run_id=None)
-    logger.info("started sweep %s on dataset %s (%s)", name, version.version, version.data_source)
-    return sweep
+    state = {
+        "run_id": run_id,
+        "seed": seed,
+        "candidate_run_id": None,
+        "dataset_version": version.version,
+        "training_code": hash_code(TRAINING),
+    }
+    _write_state(directory, state)
+    get_run_logger().info(
+        "started sweep %s on dataset %s (%s)", name, version.version, version.data_source
+    )
+    return Sweep(name=name, run_id=run_id, directory=directory, seed=seed, plan=plan, tags=tags)
+
+
+def settle_sweeps(
+    runs: Iterable[KnownRun], registry: Registry, settings: Settings
+) -> UnfinishedSweeps:
+    """End the runs of sweeps that no process works on; a killed process left them open.
+
+    A sweep that has its candidate is finished. Any other is ended as killed. It can be resumed as
+    long as its dataset version is there and the training code is the same; after that it is given
+    up.
+
+    Args:
+        runs: All runs of the registry.
+        registry: Where they are ended.
+        settings: Where the sweeps are.
+    """
+    found = UnfinishedSweeps(set(), set())
+    known = list(runs)
+    with_open_runs = {run.parent_run_id for run in known if run.is_open}
+    datasets = set(list_versions(settings.datasets_dir))
+    for run in known:
+        if run.kind != RunKind.SWEEP:
+            continue
+        is_open = run.is_open or run.run_id in with_open_runs
+        directory = _find_directory(run, settings)
+        if directory is None:
+            if is_open and settings.mlflow_tracking_uri is not None:
+                found.open.add(run.run_id)  # perhaps of another machine that uses this server
+            elif is_open:
+                _end_killed(run, registry)
+            continue
+        state = _read_state(directory)
+        if not is_open and (state is None or not _is_unfinished(state)):
+            continue
+        if not _hold(directory):
+            found.open.add(run.run_id)
+            continue
+        try:
+            # Read again: its process may have ended only now.
+            if _settle(run, directory, registry, datasets, is_open=is_open):
+                found.resumable.add(run.run_id)
+        finally:
+            _let_go(directory)
+    for path in (settings.home / _SWEEPS).glob(f"*/{_STATE}"):
+        _give_up_lost(path.parent, {run.run_id for run in known})
+    return found
+
+
+def _find_directory(run: KnownRun, settings: Settings) -> Path | None:
+    """Find the directory of a sweep; None when it is lost, or on another machine."""
+    directory = settings.home / _SWEEPS / (run.sweep or "none")
+    if directory.name != run.sweep or not directory.is_dir():
+        return None
+    state = _read_state(directory)
+    if state is None:  # a sweep of another machine may have the same name
+        return directory if settings.mlflow_tracking_uri is None else None
+    return directory if state["run_id"] == run.run_id else None
+
+
+def _give_up_lost(directory: Path, run_ids: set[str]) -> None:
+    """Give up a sweep whose run was deleted: nothing resumes it."""
+    state = _read_state(directory)
+    if state is None or not _is_unfinished(state) or state["run_id"] in run_ids:
+        return
+    if _hold(directory):
+        _write_state(directory, {**state, "is_given_up": True})
+        _let_go(directory)
+
+
+def _settle(
+    run: KnownRun, directory: Path, registry: Registry, datasets: set[str], *, is_open: bool
+) -> bool:
+    """End the run of a sweep that this process holds; return whether it would be resumed."""
+    state = _read_state(directory)
+    if state is not None and state["candidate_run_id"] is not None:
+        registry.end_cut_off(run.run_id)
+        registry.log(run.run_id, tags={"ecg.candidate": state["candidate_run_id"]})
+        registry.end_run(run.run_id)
+        return False
+    if is_open:
+        _end_killed(run, registry)
+    if state is None or not _is_unfinished(state):
+        return False
+    code = hash_code(TRAINING)
+    # Earlier code noted no code; its sweeps have the dataset in their runs.
+    is_same_code = state.get("training_code", code) == code
+    if is_same_code and state.get("dataset_version", run.dataset_version) in datasets:
+        return True
+    _write_state(directory, {**state, "is_given_up": True})
+    return False
+
+
+def _end_killed(run: KnownRun, registry: Registry) -> None:
+    registry.end_cut_off(run.run_id)
+    if run.is_open:
+        registry.end_run(run.run_id, is_killed=True)
 
 
 def _take_number(root: Path, key: str, *, after: int) -> int:
@@ -183,7 +326,8 @@ def _hold(directory: Path) -> bool:
 
 
 def _let_go(directory: Path) -> None:
-    _HELD.pop(directory).close()
+    if (lock := _HELD.pop(directory, None)) is not None:
+        lock.close()
 
 
 def _key_of(version: DatasetVersion, plan: SweepPlan, seed: int | None) -> str:
@@ -202,14 +346,22 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _write_state(sweep: Sweep, *, candidate_run_id: str | None) -> None:
-    sweep.directory.mkdir(parents=True, exist_ok=True)
-    state = {
-        "run_id": sweep.run_id,
-        "seed": sweep.seed,
-        "candidate_run_id": candidate_run_id,
-    }
-    write_whole(sweep.directory / _STATE, json.dumps(state))
+def _read_state(directory: Path) -> dict[str, Any] | None:
+    """Read the state of a sweep; None when there is none, or it is torn."""
+    try:
+        state = json.loads((directory / _STATE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):
+        return None
+    is_whole = isinstance(state, dict) and {"run_id", "seed", "candidate_run_id"} <= set(state)
+    return state if is_whole else None
+
+
+def _is_unfinished(state: dict[str, Any]) -> bool:
+    return state["candidate_run_id"] is None and not state.get("is_given_up", False)
+
+
+def _write_state(directory: Path, state: dict[str, Any]) -> None:
+    write_whole(directory / _STATE, json.dumps(state))
 
 
 def kept_fold(sweep: Sweep, recipe: Recipe, name: str) -> Path:
@@ -224,7 +376,12 @@ def _hash_recipe(recipe: Recipe) -> str:
 @task(cache_policy=NO_CACHE)
 def close_sweep(sweep: Sweep, candidate_run_id: str, registry: Registry) -> None:
     """Record the candidate of the sweep and end it."""
-    _write_state(sweep, candidate_run_id=candidate_run_id)
+    state = _read_state(sweep.directory) or {"run_id": sweep.run_id, "seed": sweep.seed}
+    _write_state(sweep.directory, {**state, "candidate_run_id": candidate_run_id})
     registry.log(sweep.run_id, tags={"ecg.candidate": candidate_run_id})
     registry.end_run(sweep.run_id)
+
+
+def let_go(sweep: Sweep) -> None:
+    """Let other processes work on the sweep; one that has no candidate is then resumed."""
     _let_go(sweep.directory)

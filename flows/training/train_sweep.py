@@ -49,6 +49,7 @@ from flows.training.sweep import (
     close_sweep,
     flatten,
     kept_fold,
+    let_go,
     open_sweep,
 )
 
@@ -93,14 +94,17 @@ def train_sweep(
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
     registry = Registry(settings)
     sweep = open_sweep(version, plan, seed, registry, settings)
-    data = cut_training_beats(version, plan.views, settings)
-    recipes = search_recipes(sweep, version, data, registry, settings)
-    confirmed = confirm_recipes(sweep, version, data, recipes)
-    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
-    best = choose_best(prepared, data, confirmed, sweep, registry)
-    best = repeat_with_seeds(prepared, data, best, sweep, registry)
-    run_id = build_candidate(prepared, best, sweep, registry)
-    close_sweep(sweep, run_id, registry)
+    try:
+        data = cut_training_beats(version, plan.views, settings)
+        recipes = search_recipes(sweep, version, data, registry, settings)
+        confirmed = confirm_recipes(sweep, version, data, recipes)
+        prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+        best = choose_best(prepared, data, confirmed, sweep, registry)
+        best = repeat_with_seeds(prepared, data, best, sweep, registry)
+        run_id = build_candidate(prepared, best, sweep, registry)
+        close_sweep(sweep, run_id, registry)
+    finally:
+        let_go(sweep)
     return run_id
 
 
@@ -234,7 +238,14 @@ def confirm_recipes(
         fold_job = partial(
             fit_fold, n_folds=n_folds, recipe=recipe, seed=sweep.seed, version=version, data=data
         )
-        final_job = partial(fit_all, subjects=subjects, recipe=recipe, seed=sweep.seed, data=data)
+        final_job = partial(
+            fit_all,
+            subjects=subjects,
+            recipe=recipe,
+            seed=sweep.seed,
+            weights=version.weights,
+            data=data,
+        )
         for fold in range(n_folds):
             kept = kept_fold(sweep, recipe, f"fold-{fold}")
             name = f"fold {fold} of trial {trial}"

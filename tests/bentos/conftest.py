@@ -65,7 +65,10 @@ class Service:
         app = make_app()
         store = JobStore(self.runtime.settings.recordings_dir)
         self.runner = JobRunner(
-            store, self.runtime.settings, model=lambda: self.runtime.live.current
+            store,
+            self.runtime.settings,
+            model=lambda: self.runtime.live.current,
+            note=self.runtime.note_request,
         )
         self.runner.start()
         self.recordings = JobQueue(store, self.runtime.settings, wake=self.runner.wake)

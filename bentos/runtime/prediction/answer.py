@@ -6,24 +6,32 @@ Nothing here belongs to a process: a long strip is computed in another one, see
 
 from __future__ import annotations
 
+import random
 import uuid
 from collections.abc import Callable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from time import perf_counter
+from typing import Final
 
+import numpy as np
 import orjson
 
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.prediction.patient_key import hash_patient
-from bentos.runtime.spool import encode_prediction
+from bentos.runtime.spool import encode_prediction, encode_request
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, read_input
-from bentos.wire.problems import explain_signal_error
+from bentos.wire.problems import ProblemError, explain_signal_error
+from bentos.wire.schemas import PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
 from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.keys.patient_key import hash_patient
+from ecg_lib.operations.learning.kept_signals import KeptSignal
+from ecg_lib.operations.prediction_rows import RequestRow
+
+_DRAW: Final = random.SystemRandom()
 
 Observe = Callable[[str], AbstractContextManager[object]]
 """Measures a stage, one of :data:`bentos.runtime.metrics.STAGES`."""
@@ -38,13 +46,19 @@ class Question:
     query: tuple[tuple[str, str], ...] = ()
     owner: str | None = None
     """The key that asks, whose the prediction will be."""
+    client: str | None = None
+    """Hash of the client, see :func:`ecg_lib.operations.keys.patient_key.hash_client`."""
     patient_key: bytes = field(repr=False)
     """Key of the hash of the patient's identifier."""
+    audit_share: float = 0.0
+    """Share of the answers that are drawn for review."""
+    keeps_signal: bool = False
+    """True when the signal of a patient is to be kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Counts:
-    """What a prediction adds to the metrics."""
+    """The numbers that a prediction adds to the metrics."""
 
     normal: int
     ventricular: int
@@ -64,8 +78,27 @@ class Answer:
     body: bytes
     """The JSON of the answer."""
     row: bytes
-    """Its line of the spool."""
+    """Its lines of the spool: the prediction, and where it came from."""
     counts: Counts
+    is_drawn: bool = False
+    """True when it was drawn for review."""
+    signal: KeptSignal | None = None
+    """The signal, where it is to be kept."""
+
+
+class RefusedSignalError(ProblemError):
+    """A signal that is refused, with its line of the spool.
+
+    Parameters
+    ----------
+    problem : ProblemError
+    row : bytes
+
+    """
+
+    def __init__(self, problem: ProblemError, *, row: bytes) -> None:
+        super().__init__(problem.kind, problem.detail, errors=problem.errors)
+        self.row = row
 
 
 def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answer:
@@ -73,14 +106,30 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
 
     Raises
     ------
+    RefusedSignalError
+        If the signal cannot be read.
     ProblemError
-        If the request is not answered with a prediction.
+        If the request is not answered with a prediction for another reason.
 
     """
     start = perf_counter()
     with observe("parse"):
         asked = read_input(question.body, media_type=question.media_type, query=question.query)
         parameters = asked.parameters
+    patient_id = parameters.patient_id
+    request = RequestRow(
+        request_id=str(uuid.uuid4()),
+        created_at=datetime.now(UTC),
+        bundle_hash=model.bundle.hash,
+        bento_tag=model.bento_tag,
+        duration_s=len(asked.signal_mv) / parameters.sampling_rate,
+        patient_key=(
+            None if patient_id is None else hash_patient(patient_id, key=question.patient_key)
+        ),
+        client=question.client,
+        owner=question.owner,
+        slices=_slices_of(parameters, question),
+    )
     try:
         classified = model.classifier.classify(
             asked.signal_mv,
@@ -90,13 +139,14 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
         )
         require_readable(classified.prepared)
     except (InvalidSignalError, InvalidSamplingRateError) as error:
-        raise explain_signal_error(error) from error
+        problem = explain_signal_error(error)
+        row = encode_request(replace(request, refused=problem.kind.name))
+        raise RefusedSignalError(problem, row=row) from error
     prepared = classified.prepared
     with observe("answer"):
-        created_at, prediction_id = datetime.now(UTC), str(uuid.uuid4())
         described = {
-            "prediction_id": prediction_id,
-            "timestamp": created_at.isoformat(),
+            "prediction_id": request.request_id,
+            "timestamp": request.created_at.isoformat(),
             **build_answer(
                 classified,
                 fs=parameters.sampling_rate,
@@ -105,27 +155,35 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             "sampling_rate": parameters.sampling_rate,
             "derivation": parameters.derivation,
             "ruleguard_applied": parameters.apply_ruleguard,
+            "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,
             "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
         }
         body = orjson.dumps(described)
-        patient_id = parameters.patient_id
         row = encode_prediction(
-            prediction_id=prediction_id,
-            created_at=created_at,
-            patient_key=(
-                None if patient_id is None else hash_patient(patient_id, key=question.patient_key)
-            ),
+            prediction_id=request.request_id,
+            created_at=request.created_at,
+            patient_key=request.patient_key,
             bundle_hash=model.bundle.hash,
             bento_tag=model.bento_tag,
             duration_s=prepared.duration_s,
             response=body,
-            observed=observe_beats(classified),
+            observed=observe_beats(classified, fs=parameters.sampling_rate),
             owner=question.owner,
+        ) + encode_request(request)
+    signal = None
+    if question.keeps_signal and request.patient_key is not None:
+        signal = KeptSignal(
+            prediction_id=request.request_id,
+            patient_key=request.patient_key,
+            created_at=request.created_at,
+            fs=parameters.sampling_rate,
+            lead=parameters.derivation,
+            signal_mv=np.asarray(asked.signal_mv, dtype=np.float32),
         )
     rules = (beat["rule"] for beat in described["beat_predictions"])
     return Answer(
-        prediction_id=prediction_id,
+        prediction_id=request.request_id,
         body=body,
         row=row,
         counts=Counts(
@@ -137,4 +195,18 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             unreadable_s=prepared.unreadable_s,
             rules=tuple(rule for rule in rules if rule is not None),
         ),
+        is_drawn=described["drawn_for_review"],
+        signal=signal,
     )
+
+
+def _slices_of(parameters: PredictionParameters, question: Question) -> dict[str, str]:
+    """Return what monitoring cuts traffic by; what is not stated is not there."""
+    stated = {
+        "lead": parameters.derivation,
+        "rate": f"{parameters.sampling_rate:g} Hz",
+        "device": parameters.device,
+        "site": parameters.site,
+        "key": question.owner,
+    }
+    return {name: value for name, value in stated.items() if value}

@@ -23,7 +23,7 @@ from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.prediction.answer import Answer, Observe, Question, answer
+from bentos.runtime.prediction.answer import Answer, Observe, Question, RefusedSignalError, answer
 from bentos.wire.problems import OVERLOADED, ProblemError
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import bento_source
@@ -52,7 +52,7 @@ class Stage(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What a process is asked."""
+    """A request for another process."""
 
     directory: Path
     """The model's bundle."""
@@ -63,10 +63,12 @@ class Task:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a process answers."""
+    """The result of another process."""
 
     made: Answer | dict[str, Any]
     """The answer, or the arguments of the :class:`ProblemError`."""
+    refused_row: bytes | None
+    """Of a signal that was refused, its line of the spool."""
     stages: list[Stage]
 
 
@@ -128,7 +130,10 @@ class LongStrips:
             note(stage)
         if isinstance(outcome.made, Answer):
             return outcome.made
-        raise ProblemError(**outcome.made)
+        problem = ProblemError(**outcome.made)
+        if outcome.refused_row is not None:
+            raise RefusedSignalError(problem, row=outcome.refused_row)
+        raise problem
 
     def close(self) -> None:
         """End the processes."""

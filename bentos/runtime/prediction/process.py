@@ -14,7 +14,7 @@ from typing import Any
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
-from bentos.runtime.prediction.answer import Answer, Question, answer
+from bentos.runtime.prediction.answer import Answer, Question, RefusedSignalError, answer
 from bentos.runtime.prediction.long_strips import Outcome, Stage, Task
 from bentos.wire.problems import ProblemError
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -56,16 +56,18 @@ def _answer(model: LoadedModel, question: Question) -> Outcome:
         stages.append(Stage(name, started_at_s, perf_counter() - start))
 
     made: Answer | dict[str, Any]
+    refused_row: bytes | None = None
     try:
         made = answer(model, question, observe=observe)
     except ProblemError as error:
+        refused_row = error.row if isinstance(error, RefusedSignalError) else None
         made = {
             "kind": error.kind,
             "detail": error.detail,
             "errors": error.errors,
             "retry_after_s": error.retry_after_s,
         }
-    return Outcome(made=made, stages=stages)
+    return Outcome(made=made, refused_row=refused_row, stages=stages)
 
 
 if __name__ == "__main__":

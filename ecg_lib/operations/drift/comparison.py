@@ -1,8 +1,9 @@
 """Compare observed traffic with a reference, column by column, by permuting whole patients.
 
 Beats of one person are correlated: a test that treats beats as independent reports drift in half
-of the windows without any. So each group (a patient, or a prediction without one) has equal weight,
-and whole groups are permuted (permutation test, Good 2005, DOI 10.1007/b138696).
+of the windows without any. So each group (a patient, or a client that names none, see
+:mod:`ecg_lib.operations.drift.traffic_log`) has equal weight, and whole groups are permuted
+(permutation test, Good 2005, DOI 10.1007/b138696).
 
 Groups are exchangeable only if they are built in the same way, but a subject of the reference has
 hundreds of strips and a patient of the traffic may have one. Each subject is therefore dealt as
@@ -12,6 +13,7 @@ the median of the p-values counts.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -20,7 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.operations.drift.observation import (
-    OBSERVED_COLUMNS,
+    CATEGORICAL_COLUMNS,
+    COMPARED_COLUMNS,
     ObservedBeats,
 )
 from ecg_lib.operations.drift.permutation import (
@@ -48,9 +51,9 @@ class ComparisonConfig:
     """Least distance of a categorical column: total variation, 0 to 1."""
     max_length_ratio: float = 1.5
     """Strips are compared with reference strips longer or shorter by at most this factor."""
-    n_draws: int = 20
+    n_draws: int = 10
     """Number of times that strips are dealt to the subjects of the reference."""
-    n_permutations: int = 499
+    n_permutations: int = 999
     """For each draw."""
     seed: int = 0
 
@@ -70,6 +73,12 @@ class ColumnDrift:
     reference: str
     """Quartiles, or the share of each category."""
     current: str
+    least: float = 0.0
+    """Least distance that matters."""
+    effect: float | None = None
+    """How far the middle of the groups moved: their median, in interquartile ranges of the
+    reference; of categories the change of the share that changed most. None where the reference
+    has no spread."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,7 +179,7 @@ def compare_beats(
     config = config or ComparisonConfig()
     matched = match_lengths(reference, current, max_ratio=config.max_length_ratio)
     names, left_out = [], list(matched.left_out)
-    for name in OBSERVED_COLUMNS if matched.current.n_strips else ():
+    for name in COMPARED_COLUMNS if matched.current.n_strips else ():
         absent = [
             side
             for side, beats in (("reference", matched.reference), ("traffic", matched.current))
@@ -233,6 +242,8 @@ def _compare_columns(
             is_drifted=bool(is_drifted[index]),
             reference=_describe(reference.columns[name]),
             current=_describe(current.columns[name]),
+            least=float(least[index]),
+            effect=_measure_effect(reference, current, name),
         )
         for index, name in enumerate(names)
     )
@@ -243,8 +254,48 @@ def _describe(values: NDArray[np.generic]) -> str:
         known = values.astype(np.float64)
         low, middle, high = np.nanquantile(known, [0.25, 0.5, 0.75])
         return f"{middle:.3g} ({low:.3g} to {high:.3g})"
-    categories, counts = np.unique(values, return_counts=True)
+    counts = Counter(values.tolist())
     return ", ".join(
-        f"{category} {count / len(values):.1%}"
-        for category, count in zip(categories.tolist(), counts.tolist(), strict=True)
+        f"{category} {counts[category] / len(values):.1%}" for category in sorted(counts)
     )
+
+
+def _measure_effect(reference: ObservedBeats, current: ObservedBeats, name: str) -> float | None:
+    if name in CATEGORICAL_COLUMNS:
+        shares = [_share_categories(beats, name) for beats in (reference, current)]
+        changes = [
+            shares[1].get(category, 0.0) - shares[0].get(category, 0.0)
+            for category in sorted(shares[0].keys() | shares[1].keys())
+        ]
+        return max(changes, key=abs)
+    values = reference.columns[name].astype(np.float64)
+    low, high = np.nanquantile(values, [0.25, 0.75])
+    if not high > low:
+        return None
+    middles = [np.median(_group_medians(beats, name)) for beats in (reference, current)]
+    return float((middles[1] - middles[0]) / (high - low))
+
+
+def _group_medians(beats: ObservedBeats, name: str) -> NDArray[np.float64]:
+    values = beats.columns[name].astype(np.float64)
+    _, group = np.unique(beats.group, return_inverse=True)
+    group_of_beat = group[beats.strip]
+    is_known = np.isfinite(values)
+    return np.array(
+        [
+            np.median(values[is_known & (group_of_beat == one)])
+            for one in np.unique(group_of_beat[is_known])
+        ]
+    )
+
+
+def _share_categories(beats: ObservedBeats, name: str) -> dict[str, float]:
+    """Return the share of each category; groups weigh equally."""
+    _, group = np.unique(beats.group, return_inverse=True)
+    group_of_beat = group[beats.strip]
+    weights = 1 / np.bincount(group_of_beat)[group_of_beat]
+    values = beats.columns[name].astype(np.str_)
+    return {
+        category: float(weights[values == category].sum() / weights.sum())
+        for category in sorted(set(values.tolist()))
+    }

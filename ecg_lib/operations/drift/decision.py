@@ -1,10 +1,12 @@
 """Decide from the traffic whether to keep, retrain or roll back the served model.
 
-RETRAIN needs input that has moved and stays moved. ROLLBACK needs evidence against the model:
-failing golden requests, reviewed strips with a lower score than the bundle promises, or an output
-that stepped at a release while the input did not. The estimate without labels is shown but never
-decides. This module reads no database and no file; the comparison itself is in
-:mod:`ecg_lib.operations.drift.comparison`.
+RETRAIN needs input that has moved and stays moved: several columns, or one that moved far. A gain
+that changed is harmless, as the classes do not depend on it. ROLLBACK needs evidence against the
+model: failing golden requests, reviewed strips with a lower score than the bundle promises, or an
+output that stepped at a release while the input did not. The estimate without labels is shown but
+never decides. Alarms ask somebody to look, and start nothing: traffic much of which is refused, one
+slice of it that drifted, and leads, rates or devices that were not there before. This module reads
+no database and no file; the comparison itself is in :mod:`ecg_lib.operations.drift.comparison`.
 """
 
 from __future__ import annotations
@@ -19,7 +21,14 @@ from typing import Any, Final
 from ecg_lib.evaluation.bootstrap import Interval
 from ecg_lib.operations.drift.comparison import Comparison, ComparisonConfig
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
-from ecg_lib.operations.drift.observation import INPUT_COLUMNS, OBSERVED_COLUMNS
+from ecg_lib.operations.drift.observation import (
+    COMPARED_COLUMNS,
+    DERIVED_COLUMNS,
+    HARMLESS_COLUMNS,
+    INPUT_COLUMNS,
+)
+from ecg_lib.operations.drift.refusals import RefusedShare
+from ecg_lib.operations.drift.slices import SliceDrift
 
 STEP_COLUMNS: Final = ("arrhythmia_type", "rule")
 """Output columns whose step at a release is evidence against the model."""
@@ -47,9 +56,22 @@ class DriftPolicy:
     min_strips: int = 50
     min_beats: int = 500
     min_groups: int = 5
-    """Least number of patients, or of predictions without one."""
+    """Least number of patients, or of clients that name none."""
     min_drifted_share: float = 0.2
-    """Least share of all columns that have drifted, one of the input among them."""
+    """Least share of all columns that have drifted, one of the input among them; harmless ones do
+    not count."""
+    strong_alpha: float = 0.02
+    """Greatest adjusted p-value of a single input column that suffices."""
+    strong_distance: float = 0.4
+    """Least distance of such a column. Chosen on DS1: people drawn from the reference stay below it
+    at this level, and an irregular rhythm of all of them is at 0.8."""
+    max_refused_share: float = 0.25
+    """Share of refused requests whose lower bound over groups is an alarm; of the reference 0.1 %
+    would be refused."""
+    min_refused: int = 10
+    """Least number of refused requests for that alarm."""
+    min_unfamiliar_share: float = 0.2
+    """Share of the groups from which on a lead, rate or device that was not there before counts."""
     n_breaches: int = 2
     """Checks in a row that must find drift, each on traffic of its own."""
     cool_down_s: float = 24 * 3600.0
@@ -66,7 +88,9 @@ class DriftPolicy:
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
-        for name in ("min_drifted_share", "min_labelled_share", "min_output_step"):
+        shares = ("min_drifted_share", "strong_alpha", "strong_distance", "max_refused_share",
+                  "min_unfamiliar_share", "min_labelled_share", "min_output_step")  # fmt: skip
+        for name in shares:
             value = getattr(self, name)
             if not 0 < value <= 1:
                 raise ValueError(f"{name} must be above 0 and at most 1, got {name}={value!r}")
@@ -109,6 +133,10 @@ class DriftEvidence:
     labelled: LabelledPerformance | None = None
     estimate: EstimatedPerformance | None = None
     golden_failures: tuple[str, ...] = ()
+    refused: RefusedShare | None = None
+    slices: tuple[SliceDrift, ...] = ()
+    unfamiliar: tuple[str, ...] = ()
+    """Leads, rates and devices that were not there before."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,6 +149,8 @@ class DriftDecision:
     is_breach: bool
     figures: dict[str, Any]
     """Values that JSON can hold; None where a figure is not defined."""
+    alarms: tuple[str, ...] = ()
+    """Findings that somebody should look at, whatever the action."""
 
 
 def confirm_after(
@@ -182,15 +212,15 @@ def decide_action(
     """
     policy = policy or DriftPolicy()
     shortage = _shortage(evidence.traffic, policy)
-    drifted = evidence.traffic.drifted(OBSERVED_COLUMNS)
-    share = len(drifted) / len(OBSERVED_COLUMNS)
-    has_input = bool(evidence.traffic.drifted(INPUT_COLUMNS))
-    is_breach = not shortage and has_input and share >= policy.min_drifted_share
+    drifted = _harmful(evidence.traffic.drifted(COMPARED_COLUMNS))
+    share = len(drifted) / len(COMPARED_COLUMNS)
+    is_breach = not shortage and is_drift(evidence.traffic, policy)
     past = _conclusive(history, bundle_hash=bundle_hash, released_at=released_at)
     earlier = next((i for i, check in enumerate(past) if not check.is_breach), len(past))
     n_breaches = earlier + 1 if is_breach else 0
 
     against_model, notes = _weigh_model(evidence, policy)
+    alarms = _find_alarms(evidence, policy)
     drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
     if shortage and past and past[0].is_breach:
         drift_note += f"; the drift of {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
@@ -206,7 +236,8 @@ def decide_action(
         action = DriftAction.KEEP
     return DriftDecision(
         action=action,
-        reasons=(*reasons, *notes),
+        reasons=(*reasons, *alarms, *notes),
+        alarms=alarms,
         is_conclusive=not shortage,
         is_breach=is_breach,
         figures={
@@ -222,8 +253,60 @@ def decide_action(
                 )
             },
             "golden_failures": list(evidence.golden_failures),
+            "refused": None if evidence.refused is None else asdict(evidence.refused),
+            "slices": [asdict(one) for one in evidence.slices],
+            "unfamiliar": list(evidence.unfamiliar),
+            "alarms": list(alarms),
         },
     )
+
+
+def is_drift(traffic: Comparison, policy: DriftPolicy) -> bool:
+    """Return whether the input has drifted so that the classes may be wrong."""
+    drifted = _harmful(traffic.drifted(COMPARED_COLUMNS))
+    has_input = any(name in INPUT_COLUMNS for name in drifted)
+    is_wide = len(drifted) / len(COMPARED_COLUMNS) >= policy.min_drifted_share
+    is_far = any(
+        drift.column in _harmful(INPUT_COLUMNS)
+        and drift.p_adjusted <= policy.strong_alpha
+        and drift.distance >= policy.strong_distance
+        for drift in traffic.columns
+    )
+    return (has_input and is_wide) or is_far
+
+
+def _harmful(names: Sequence[str]) -> tuple[str, ...]:
+    return tuple(name for name in names if name not in HARMLESS_COLUMNS)
+
+
+def _find_alarms(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[str, ...]:
+    alarms = []
+    refused = evidence.refused
+    if (
+        refused is not None
+        and refused.n_requests >= policy.min_strips
+        and refused.n_refused >= policy.min_refused
+        and refused.low >= policy.max_refused_share
+    ):
+        alarms.append(
+            f"{refused.share:.0%} of the signals were refused ({refused.low:.0%} to "
+            f"{refused.high:.0%}, {refused.n_refused} of {refused.n_requests} requests of "
+            f"{_count(refused.n_groups, 'group')}): look at electrodes and noise, as nothing that "
+            "is refused is classified"
+        )
+    alarms += [
+        f"{drift.dimension} {drift.value} drifted: {drift.column} by {drift.distance:.2f} "
+        f"(p {drift.p_adjusted:.3f} after correction for {len(evidence.slices)} slices, "
+        f"{_count(drift.n_groups, 'group')})"
+        for drift in evidence.slices
+        if drift.is_drifted
+    ]
+    if evidence.unfamiliar:
+        alarms.append(
+            f"not in the reference or the traffic before: {', '.join(evidence.unfamiliar)}; the "
+            "promised figures were not measured on it, labels of it would tell"
+        )
+    return tuple(alarms)
 
 
 def _conclusive(
@@ -243,7 +326,7 @@ def _shortage(traffic: Comparison, policy: DriftPolicy) -> str:
     needs = (
         ("strips", traffic.n_strips, policy.min_strips),
         ("beats", traffic.n_beats, policy.min_beats),
-        ("patients or single predictions", traffic.n_groups, policy.min_groups),
+        ("patients or clients", traffic.n_groups, policy.min_groups),
     )
     return ", ".join(
         f"{found} {name}, {least} needed" for name, found, least in needs if found < least
@@ -266,11 +349,12 @@ def _describe_drift(
         for drift in traffic.columns
         if drift.column in drifted
     )
-    found = f"{len(drifted)} of {len(OBSERVED_COLUMNS)} columns drifted ({named})"
+    found = f"{len(drifted)} of {len(COMPARED_COLUMNS)} columns drifted ({named})"
     if not n_breaches:
         return (
             f"{found}; a breach needs a share of {policy.min_drifted_share:g} "
-            "and at least one input column"
+            "and at least one input column, or one of them that moved by "
+            f"{policy.strong_distance:g}"
         )
     return f"{found}, in {_count(n_breaches, 'check')} in a row, {policy.n_breaches} needed"
 
@@ -279,6 +363,12 @@ def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str
     """Return the evidence against the model, and notes."""
     against: list[str] = []
     notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]
+    notes += [
+        f"harmless: {drift.column} moved by {drift.distance:.2f} ({drift.reference} -> "
+        f"{drift.current}); the classes do not depend on the gain"
+        for drift in evidence.traffic.columns
+        if drift.column in HARMLESS_COLUMNS and drift.is_drifted
+    ]
     if evidence.golden_failures:
         against.append(
             f"{_count(len(evidence.golden_failures), 'golden request')} failed: "
@@ -291,9 +381,10 @@ def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str
         is_step, finding = _judge_release(evidence.release, policy)
         (against if is_step else notes).append(finding)
     if evidence.estimate is not None:
+        f1 = evidence.estimate.f1
         notes.append(
-            f"V-F1 estimated without labels {evidence.estimate.f1:.3f} (decides nothing: "
-            "such estimates stay high when the traffic changes)"
+            f"V-F1 estimated without labels {f1.estimate:.2f} ({f1.low:.2f} to {f1.high:.2f}), "
+            "refused signals counted as missed; it decides nothing"
         )
     return against, notes
 
@@ -308,7 +399,7 @@ def _judge_labels(labelled: LabelledPerformance, policy: DriftPolicy) -> tuple[b
     needs = (
         ("beats", labelled.n_beats, policy.min_labelled_beats),
         ("V beats", labelled.n_v, policy.min_labelled_v),
-        ("patients or single predictions", labelled.n_groups, policy.min_labelled_groups),
+        ("patients or clients", labelled.n_groups, policy.min_labelled_groups),
     )
     shortage = ", ".join(
         f"{found} {name}, {least} needed" for name, found, least in needs if found < least
@@ -330,7 +421,7 @@ def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]
     if shortage or release.n_reference_groups < policy.min_groups:
         return False, (
             "too little traffic around the release to compare output: "
-            f"{shortage or f'{release.n_reference_groups} patients or predictions before it'}"
+            f"{shortage or f'{release.n_reference_groups} patients or clients before it'}"
         )
     stepped = [
         f"{drift.column} by {drift.distance:.2f} ({drift.reference} -> {drift.current})"
@@ -344,6 +435,7 @@ def _judge_release(release: Comparison, policy: DriftPolicy) -> tuple[bool, str]
         drift.column
         for drift in release.columns
         if drift.column in INPUT_COLUMNS
+        and drift.column not in DERIVED_COLUMNS  # computed with the classes, which stepped
         and drift.p_value <= policy.comparison.alpha
         and drift.distance >= policy.comparison.min_ks_distance
     ]

@@ -27,10 +27,18 @@ class WorkerHeartbeats:
     def __init__(self, read: Callable[[], str | None], find_start: Callable[[], object]) -> None:
         self._read = read
         self._find_start = find_start
-        self._seen = read()
+        self._seen: str | None = None
         self._start: object = None
-        self._started_with = self._seen
+        self._started_with: str | None = None
         """The last heartbeat of the process before."""
+
+    def note_earlier(self) -> None:
+        """Note the last heartbeat of an earlier worker; to be called before one is started.
+
+        Raises:
+            httpx.HTTPError: If the server fails.
+        """
+        self._seen = self._started_with = self._read()
 
     def has_beaten(self) -> bool | None:
         """Return whether there was a heartbeat since this was asked last; None if the server fails.

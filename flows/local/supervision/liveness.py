@@ -3,7 +3,8 @@
 Each process is asked in a thread of its own, so that a slow answer delays nothing else. The time
 between two questions counts as silence when the second one got no answer, and only up to
 `_LONGEST_ROUND_S`: a supervisor that was stopped itself, or a machine that was suspended, proves
-nothing against the processes.
+nothing against the processes. Time in which nobody can tell whether a process answers counts
+neither way; it extends the limit by as much, up to `_LONGEST_GRACE_S`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _LONGEST_ROUND_S: Final = 15.0
 """The time from one question to the next counts as silence up to this."""
 _STOPPED_LIMIT_S: Final = 30.0
 """A process that a signal has stopped answers nobody, so no longer limit is needed."""
+_LONGEST_GRACE_S: Final = 60.0
+"""After an outage of what tells the answers, a healthy process may answer later by so much: a
+worker whose heartbeats failed sends the next one after 312 s, and sent the last one up to 39 s
+before the outage."""
 _MOST_BEATS: Final = 65_536
 
 
@@ -82,14 +87,15 @@ class Liveness:
         """Forget what was; the process was started again."""
         self._asked_s = time.monotonic()
         self._question: _Question | None = None
-        self._silent_s = self._stopped_s = 0.0
+        self._silent_s = self._stopped_s = self._unknown_s = 0.0
         self._first_answer_s: float | None = None
+        self._ready_s: float | None = None
         self._last_answer_s = 0.0
         self.is_ready = False
 
     def note_ready(self) -> None:
         """Note that the process is ready already."""
-        self._first_answer_s = self._last_answer_s = time.monotonic()
+        self._first_answer_s = self._ready_s = self._last_answer_s = time.monotonic()
         self.is_ready = True
 
     @property
@@ -98,9 +104,9 @@ class Liveness:
         return self._first_answer_s is not None
 
     @property
-    def answered_for_s(self) -> float:
-        """Time from the first answer of the process to its last one."""
-        return 0.0 if self._first_answer_s is None else self._last_answer_s - self._first_answer_s
+    def ready_for_s(self) -> float:
+        """Time from when the process was ready to its last answer; 0 when it never was."""
+        return 0.0 if self._ready_s is None else self._last_answer_s - self._ready_s
 
     def is_hung(self) -> bool:
         """Return whether the process has been silent for too long, and ask again when due."""
@@ -115,19 +121,27 @@ class Liveness:
                 target=lambda: self._ask(question), name="liveness", daemon=True
             ).start()
         limit_s = self._limit_s if self.has_answered else self._start_limit_s
-        return self._silent_s > limit_s or self._stopped_s > min(limit_s, _STOPPED_LIMIT_S)
+        if self._stopped_s > min(limit_s, _STOPPED_LIMIT_S):
+            return True
+        return self._silent_s > limit_s + min(self._unknown_s, _LONGEST_GRACE_S)
 
     def _note(self, question: _Question, answer: _Answer) -> None:
         passed_s = min(question.asked_s - self._asked_s, _LONGEST_ROUND_S)
         self._asked_s = question.asked_s
-        is_silent = answer in {_Answer.SILENT, _Answer.STOPPED}
-        self._silent_s = self._silent_s + passed_s if is_silent else 0.0
+        if answer is _Answer.UNKNOWN:
+            self._unknown_s += passed_s
+            return
+        is_alive = answer is _Answer.ALIVE
+        self._silent_s = 0.0 if is_alive else self._silent_s + passed_s
         self._stopped_s = self._stopped_s + passed_s if answer is _Answer.STOPPED else 0.0
-        if answer is _Answer.ALIVE:
-            self._last_answer_s = question.asked_s
-            if self._first_answer_s is None:
-                self._first_answer_s = question.asked_s
-        self.is_ready = self.is_ready or question.is_ready
+        if not is_alive:
+            return
+        self._unknown_s = 0.0
+        self._last_answer_s = question.asked_s
+        if self._first_answer_s is None:
+            self._first_answer_s = question.asked_s
+        if question.is_ready and not self.is_ready:
+            self._ready_s, self.is_ready = question.asked_s, True
 
     def _ask(self, question: _Question) -> None:
         answer = _Answer.UNKNOWN

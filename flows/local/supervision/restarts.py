@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class RestartPolicy:
     """Pauses between restarts, which double up to a longest one.
 
-    A process that answered for `stable_s` counts as recovered: its failures are forgotten.
+    A process that was ready for `stable_s` counts as recovered: its failures are forgotten.
     """
 
     first_pause_s: float = 0.5
@@ -38,7 +38,11 @@ class Restarts:
     """Failures in a row."""
 
     def note_end(self, *, ran_s: float) -> float | None:
-        """Count an end and return the pause before the next start; None gives the process up."""
+        """Count an end and return the pause before the next start; None gives the process up.
+
+        Args:
+            ran_s: How long the process was ready before it ended.
+        """
         if ran_s >= self.policy.stable_s:
             self.failures = 0
         self.failures += 1

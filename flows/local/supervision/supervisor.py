@@ -239,10 +239,11 @@ class Supervisor:
         policy : RestartPolicy
             The pauses, and when to give up.
         is_ready : callable
-            Whether the process does its work; decides its status after a restart, and no more.
+            Whether the process does its work; decides its status after a restart, and from when
+            the time counts after which its failures are forgotten.
         is_alive : callable, optional
             Whether the process still answers, None when that cannot be told, which counts neither
-            way. `is_ready` when left out.
+            way and extends the limit by up to a minute. `is_ready` when left out.
         hung_after_s : float
             A process that is silent for so long is killed, and started again.
         start_limit_s : float
@@ -388,8 +389,8 @@ class Supervisor:
     def _handle_end(self, child: _Child) -> None:
         if child.restarts is None or child.liveness is None:
             raise ProcessEndedError(_describe_end(child))
-        # A start that came to nothing is a failure, however long it took.
-        pause_s = child.restarts.note_end(ran_s=child.liveness.answered_for_s)
+        # A start that came to nothing is a failure, however long it took, and whatever it showed.
+        pause_s = child.restarts.note_end(ran_s=child.liveness.ready_for_s)
         if pause_s is None:
             msg = f"given up after {child.restarts.failures} failures in a row: "
             raise GivenUpError(msg + _describe_end(child))

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 from ecg_lib.classifier.bundle import read_bundle
-from ecg_lib.errors import BundleError
+from ecg_lib.errors import BundleError, ConfigurationError, SignalStoreError
 from ecg_lib.operations.keys.signatures import SignatureError, check_code
+from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -93,6 +94,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
     findings += _check_sweeps(settings, is_mending=is_mending)
     findings += _check_databases(settings)
     findings += _check_spool(settings)
+    findings += _check_signals(settings)
     findings += _check_leftovers(settings, is_mending=is_mending)
     return findings
 
@@ -318,10 +320,24 @@ def _check_sqlite(path: Path) -> str:
     return "" if answer == "ok" else str(answer)
 
 
+def _check_signals(settings: Settings) -> Iterator[Finding]:
+    """Open one kept signal: under another key none can be read."""
+    store = SignalStore(settings.signals_dir, settings.signal_key_path)
+    first = next(store.list_files(), None)
+    if first is None:
+        return
+    try:
+        store.read(first.patient_key, first.prediction_id)
+    except (SignalStoreError, ConfigurationError) as error:
+        yield Finding("signals", str(error), is_mended=False)
+
+
 def _check_spool(settings: Settings) -> Iterator[Finding]:
     for path in sorted((settings.serving_dir / "spool").glob("*.broken")):
         yield Finding(
-            "spool", f"{path.name} has lines that are not rows; look at it, then remove it",
+            "spool",
+            f"{path.name} has lines that this version cannot read; a newer one stores them at its "
+            "start, and others are damaged: look at it",
             is_mended=False,
         )  # fmt: skip
 

@@ -23,8 +23,8 @@ from bentos.client.ecg_client import (
     UnreachableError,
 )
 from bentos.client.example import read_strip
-from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
+from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.records.simulation.simulator import StripKind
 
 ROOT = Path(__file__).parents[3]
@@ -99,7 +99,9 @@ def test_a_prediction_is_typed_and_that_of_the_service(
     client: EcgClient, http: httpx.Client, make_request: RequestMaker, dtype: str
 ) -> None:
     samples = np.array(make_request(StripKind.COUPLET, fs=250.0)["signal_data"], dtype=dtype)
-    found = client.predict(samples, sampling_rate=250, derivation="V1", apply_ruleguard=False)
+    found = client.predict(
+        samples, sampling_rate=250, derivation="V1", apply_ruleguard=False, device="H3", site="ward"
+    )
     expected = http.post(
         "/api/v1/predictions/",
         json={
@@ -148,10 +150,19 @@ def test_a_patient_is_never_part_of_an_address(
     assert row.patient_key == hash_patient("Doe", key=(home / "patient.key").read_bytes())
 
 
-def test_feedback_health_and_model_card(client: EcgClient, make_request: RequestMaker) -> None:
+def test_feedback_health_and_model_card(
+    client: EcgClient, http: httpx.Client, make_request: RequestMaker
+) -> None:
     found = client.predict(make_request()["signal_data"])
     receipt = client.give_feedback(found.prediction_id, {0: "N", 1: "V"}, annotator="reader 1")
     assert (receipt.prediction_id, receipt.verified) == (found.prediction_id, True)
+    client.give_feedback(
+        found.prediction_id, {}, missed={3000: "V"}, false_detections=[2], is_complete=True
+    )
+    marks = http.get(f"/api/v1/predictions/{found.prediction_id}/feedback").json()
+    assert marks["missed_beats"] == [{"position_sample": 3000, "arrhythmia_type": "V"}]
+    assert marks["false_detections"] == [{"beat_index": 2}]
+    assert (marks["is_complete"], len(marks["labels"])) == (True, len(found.beats) - 1)
     health = client.get_health()
     assert (health.status, health.model) == ("ok", found.model)
     assert client.get_model_card()["metrics"] == {"oof_v_f1": 0.9}

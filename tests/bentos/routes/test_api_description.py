@@ -13,12 +13,16 @@ from bentos.routes.guard import GUARDED
 PATHS = {
     "/api/v1/predictions/",
     "/api/v1/predictions/{prediction_id}",
+    "/api/v1/predictions/{prediction_id}/feedback",
     "/api/v1/feedback/",
+    "/api/v1/feedback/{feedback_id}",
     "/api/v1/model/",
     "/api/v1/examples/{kind}",
     "/api/v1/recordings/",
+    "/api/v1/review-queue/",
     "/api/v1/recordings/{job_id}",
     "/api/v1/recordings/{job_id}/beats",
+    "/api/v1/recordings/{job_id}/feedback",
     "/api/v1/recordings/{job_id}/result",
     "/api/v1/recordings/{job_id}/signal",
     "/health",
@@ -139,6 +143,8 @@ def test_the_parameters_of_binary_bodies_are_described_with_their_limits(
 ) -> None:
     parameters = described["paths"]["/api/v1/predictions/"]["post"]["parameters"]
     schemas = {parameter["name"]: parameter["schema"] for parameter in parameters}
-    assert set(schemas) == {"sampling_rate", "derivation", "patient_id", "apply_ruleguard"}
+    assert set(schemas) == {
+        "sampling_rate", "derivation", "patient_id", "apply_ruleguard", "device", "site",
+    }  # fmt: skip
     assert (schemas["sampling_rate"]["minimum"], schemas["sampling_rate"]["maximum"]) == (100, 1000)
     assert {parameter["in"] for parameter in parameters} == {"query"}

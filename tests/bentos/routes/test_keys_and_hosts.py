@@ -15,7 +15,6 @@ import pytest
 
 from bentos import VERSION
 from bentos.host import check_monitoring_url, open_shared_directory
-from bentos.runtime.prediction.patient_key import hash_patient, read_patient_key
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.keys.api_keys import (
     add_api_key,
@@ -24,6 +23,7 @@ from ecg_lib.operations.keys.api_keys import (
     read_api_keys,
     read_keys_file,
 )
+from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
 from ecg_lib.operations.service_socket import open_listener
 from ecg_lib.operations.settings import Settings
 

@@ -17,12 +17,12 @@ from prometheus_client.samples import Sample
 
 from bentos.runtime.limits.caller import Caller
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.prediction.patient_key import hash_patient
 from bentos.runtime.predictor import Runtime
 from bentos.wire.answers import build_answer
 from bentos.wire.schemas import Feedback, Health, ModelCard, Prediction, PredictionRequest
 from ecg_lib.classifier.beat_classifier import ClassifiedBeats
 from ecg_lib.operations.drift.observation import OBSERVED_COLUMNS
+from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
 from ecg_lib.signal_path.readability.findings import OK, PACED
@@ -304,7 +304,7 @@ def test_feedback_is_kept_once_however_slow_the_log_is(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A client sends again after an error, so nothing may have been kept."""
-    monkeypatch.setattr("bentos.routes.predictions._LOOK_UP_S", 0.2)
+    monkeypatch.setattr("bentos.routes.routing.LOOK_UP_S", 0.2)
     release = threading.Event()
     find = runtime.find_prediction
 

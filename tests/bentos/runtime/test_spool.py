@@ -8,7 +8,8 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,22 @@ import orjson
 import pytest
 import sqlalchemy
 
+from bentos.runtime.limits.caller import SERVICE_ITSELF
 from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.feedback import find_marked, take_feedback
 from bentos.runtime.predictor import Runtime
-from bentos.runtime.spool import Spool, decode_row, encode_feedback, encode_prediction
+from bentos.runtime.spool import (
+    Spool,
+    decode_row,
+    encode_feedback,
+    encode_prediction,
+    encode_request,
+)
 from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.drift.traffic_log import Window, read_volume
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 from ecg_lib.operations.settings import Settings
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -81,6 +91,47 @@ def test_rows_come_back_from_a_line_as_they_were() -> None:
     )
     assert row.observed["rr_prev_s"] == [None, 0.8]
     assert decode_row(encode_feedback(feedback_of("f1"))) == feedback_of("f1")
+
+
+def request_of(request_id: str, **changes: Any) -> RequestRow:  # noqa: ANN401
+    row = RequestRow(
+        request_id=request_id,
+        created_at=NOW,
+        bundle_hash="h",
+        bento_tag="ecg:x",
+        duration_s=10.0,
+        client="c",
+        slices={"lead": "V1"},
+    )
+    return replace(row, **changes)
+
+
+def test_a_request_comes_back_from_a_line_and_is_stored(spool: Spool, url: str) -> None:
+    refused = request_of("r1", refused="signal-unreadable")
+    assert decode_row(encode_request(refused)) == refused
+    recording = request_of("r2", observed={"rule": ["none"], "rr_prev_s": [None]})
+    assert decode_row(encode_request(recording)) == recording
+    spool.append("request r1", encode_request(refused))
+    spool.append("request r2", encode_request(recording))
+    spool.drain()
+    window = Window(since=NOW - timedelta(hours=1), until=NOW)
+    assert read_volume(PredictionLog(url), window).groups == {"client c": (1, 1)}
+
+
+def test_a_prediction_and_its_request_are_one_row_and_both_are_stored(
+    spool: Spool, url: str
+) -> None:
+    spool.append("p1", line_of("p1") + encode_request(request_of("p1")))
+    assert len(spool) == 1
+    found = spool.find_prediction("p1")
+    assert found is not None
+    assert found.prediction_id == "p1"
+    spool.drain()
+    assert len(spool) == 0
+    log = PredictionLog(url)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p1"]
+    window = Window(since=NOW - timedelta(hours=1), until=NOW)
+    assert read_volume(log, window).groups == {"client c": (1, 0)}
 
 
 @pytest.mark.parametrize("line", [b"", b"{}\n", b"3\n", b'{"prediction":{}}\n', b'{"pre'])
@@ -333,6 +384,23 @@ def test_a_torn_line_is_passed_over_and_a_broken_file_is_kept(
     assert "1-wrong.broken" in names
 
 
+def test_what_an_older_version_could_not_read_is_stored_by_the_next_start(
+    tmp_path: Path, url: str
+) -> None:
+    directory = tmp_path / "spool"
+    spool = Spool(directory, lambda: PredictionLog(url))
+    (directory / "1-newer.broken").write_bytes(line_of("p1"))
+    (directory / "2-damaged.broken").write_bytes(b"what?\n" + line_of("p2"))
+    spool.start()
+    deadline_s = time.monotonic() + 30
+    while not (directory / "2-damaged.broken").exists() or (directory / "1-newer.jsonl").exists():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+    spool.close()
+    assert {row.prediction_id for row in PredictionLog(url).read_predictions()} == {"p1", "p2"}
+    assert [path.name for path in directory.iterdir()] == ["2-damaged.broken"]
+
+
 def test_answers_are_given_while_the_database_is_away(
     tmp_path: Path, make_request: Callable[..., dict[str, Any]], toy_model: LoadedModel
 ) -> None:
@@ -348,8 +416,8 @@ def test_answers_are_given_while_the_database_is_away(
         b' "labels": [{"beat_index": 0, "arrhythmia_type": "N"}]}'
     )
     with pytest.raises(PredictionLogError):
-        runtime.check_feedback(feedback)
-    taken = orjson.loads(runtime.take_feedback(feedback, is_verified=False))
+        find_marked(runtime, feedback, SERVICE_ITSELF, lambda job_id, _: tmp_path / job_id)
+    taken = orjson.loads(take_feedback(runtime, feedback, is_verified=False))
     assert taken["verified"] is False
     assert len(runtime.spool) == 2
     away.mkdir()

@@ -402,6 +402,11 @@ def test_feedback_is_marked_by_key_and_sent(page: Page, viewer_url: str, runtime
     (row,) = runtime.log.read_feedback([prediction_id])
     assert row.annotator == "Dr. A"
     assert row.labels == {int(marked[0][0]) - 1: "N", int(marked[1][0]) - 1: "V"}
+    # They are there again for whoever opens the prediction later.
+    page.reload()
+    page.locator("#table-filter").select_option("marked")
+    assert beat_rows(page) == marked
+    expect(page.get_by_role("button", name=re.compile("^Send"))).to_have_count(0)
 
 
 def test_feedback_that_is_refused_keeps_the_marks(page: Page, viewer_url: str) -> None:

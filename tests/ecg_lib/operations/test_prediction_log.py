@@ -17,6 +17,7 @@ from ecg_lib.operations.prediction_rows import (
     DriftCheckRow,
     FeedbackRow,
     PredictionRow,
+    RetrainingRow,
 )
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -203,15 +204,6 @@ def test_a_url_without_a_driver_is_refused_and_shows_no_password(url: str, reaso
     assert "secret" not in str(refused.value)
 
 
-def test_strips_that_are_too_long_are_passed_over_and_counted(log: PredictionLog) -> None:
-    log.add_predictions([replace(prediction(n), duration_s=10.0 * n) for n in range(1, 5)])
-    found = log.read_predictions(bundle_hash="a", max_duration_s=20.0)
-    assert [row.duration_s for row in found] == [10.0, 20.0]
-    assert found[0].observed == prediction(1).observed
-    assert log.count_longer(since=NOW, bundle_hash="a", duration_s=20.0) == 2
-    assert log.count_longer(since=NOW, bundle_hash="b", duration_s=20.0) == 0
-
-
 def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: PredictionLog) -> None:
     beats = {"beat_predictions": [{"arrhythmia_type": one} for one in ("N", "V", None)]}
     log.add_predictions([replace(prediction(n), response=beats) for n in range(3)])
@@ -227,13 +219,21 @@ def test_reviewed_predictions_have_the_latest_label_of_each_beat(log: Prediction
             for number, labels in enumerate(({0: "N", 1: "N"}, {1: "V"}))
         ]
     )
-    (row,) = log.read_reviewed(since=NOW, bundle_hash="a", limit=10)
+    (row,) = log.read_reviewed(since=NOW, bundle_hash="a")
     assert (row.prediction_id, row.called, row.labels) == (
         "p1",
         ["N", "V", None],
         {0: "N", 1: "V"},
     )
-    assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a", limit=10) == []
+    assert log.read_reviewed(since=NOW + timedelta(seconds=2), bundle_hash="a") == []
+
+
+def test_a_missed_beat_after_the_end_of_the_signal_is_not_reviewed(log: PredictionLog) -> None:
+    body = {"beat_predictions": [], "duration_s": 10.0, "sampling_rate": 360.0}
+    log.add_predictions([replace(prediction(1), response=body)])
+    log.add_feedback([replace(feedback("f1", "p1"), missed={3599: "V", 3600: "V"})])
+    (row,) = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert row.missed == {3599: "V"}
 
 
 def test_a_check_and_its_decision_are_stored_together_or_not_at_all(log: PredictionLog) -> None:
@@ -290,3 +290,116 @@ def test_an_index_of_earlier_code_is_replaced_and_the_checks_query_uses_the_new_
             "created_at >= '2026' AND duration_s <= 20 ORDER BY created_at DESC, prediction_id DESC"
         ).fetchall()
     assert any("ix_predictions_of_bundle" in step[-1] for step in plan)
+
+
+def feedback(name: str, prediction_id: str, *, withdraws: str | None = None) -> FeedbackRow:
+    return FeedbackRow(
+        feedback_id=name,
+        created_at=NOW,
+        prediction_id=prediction_id,
+        annotator=None,
+        labels={} if withdraws else {0: "N"},
+        withdraws=withdraws,
+    )
+
+
+def answered(number: int, *, confidence: float, is_drawn: bool = False) -> PredictionRow:
+    beat = {"beat_index": 0, "arrhythmia_type": "N", "confidence": confidence, "rule": None}
+    response = {"beat_predictions": [beat], "drawn_for_review": is_drawn}
+    return replace(prediction(number), response=response, owner="ab"[number % 2])
+
+
+def test_the_queue_has_drawn_predictions_first_and_then_the_most_doubtful(
+    log: PredictionLog,
+) -> None:
+    log.add_predictions(
+        [
+            answered(1, confidence=0.9),
+            answered(2, confidence=0.6),
+            answered(3, confidence=0.99, is_drawn=True),
+            answered(4, confidence=0.7),
+        ]
+    )
+    log.add_feedback([feedback("f1", "p2"), feedback("f2", "p1")])
+    log.add_feedback([feedback("w1", "p1", withdraws="f2")])
+    queue = log.read_queue(since=NOW, limit=10)
+    # The label of p2 holds, that of p1 was withdrawn.
+    assert [(row.prediction_id, row.is_drawn) for row in queue] == [
+        ("p3", True),
+        ("p4", False),
+        ("p1", False),
+    ]
+    assert queue[1].doubt == pytest.approx(0.6)
+    assert [row.prediction_id for row in log.read_queue(since=NOW, limit=2)] == ["p3", "p4"]
+    of_key = log.read_queue(since=NOW, owner="b", limit=10)
+    assert [row.prediction_id for row in of_key] == ["p3", "p1"]
+    late = log.read_queue(since=NOW + timedelta(seconds=4), limit=10)
+    assert [row.prediction_id for row in late] == ["p4"]
+
+
+def test_all_reviewed_predictions_are_read_and_those_that_were_drawn_are_told(
+    log: PredictionLog,
+) -> None:
+    rows = [answered(number, confidence=0.9, is_drawn=number == 7) for number in range(2100)]
+    log.add_predictions(rows)
+    log.add_feedback([feedback(f"f{row.prediction_id}", row.prediction_id) for row in rows])
+    found = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert len(found) == 2100
+    assert [row.prediction_id for row in found if row.is_drawn] == ["p7"]
+
+
+def test_what_is_old_stays_where_it_is_to_be_kept(log: PredictionLog) -> None:
+    log.add_predictions([prediction(number) for number in range(1200)])
+    log.add_feedback([feedback("f3", "p3"), feedback("f4", "p4")])
+    limit = NOW + timedelta(seconds=1199)
+    assert log.delete_before(limit, keep={"p3", "nix"}) == (1198, 1)
+    assert [row.prediction_id for row in log.read_predictions()] == ["p3", "p1199"]
+    assert [row.feedback_id for row in log.read_feedback(["p3", "p4"])] == ["f3"]
+
+
+def test_the_last_retraining_of_a_bundle_is_found(log: PredictionLog) -> None:
+    rows = [
+        RetrainingRow(
+            retraining_id=f"r{number}",
+            created_at=NOW + timedelta(days=number),
+            bundle_hash="ab"[number // 2],
+            dataset_version="d",
+            has_helped=number == 0,
+            reasons=("a", "b"),
+            labels=f"hash {number}",
+        )
+        for number in range(3)
+    ]
+    for row in rows:
+        log.add_retraining(row)
+    assert log.get_last_retraining(bundle_hash="a") == rows[1]
+    assert log.get_last_retraining(bundle_hash="b") == rows[2]
+    assert log.get_last_retraining(bundle_hash="c") is None
+
+
+def test_tables_of_earlier_code_get_the_new_columns_and_keep_their_rows(tmp_path: Path) -> None:
+    path = tmp_path / "old.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        database.executescript(
+            "CREATE TABLE predictions (prediction_id VARCHAR(36) PRIMARY KEY, created_at VARCHAR,"
+            " patient_key VARCHAR, bundle_hash VARCHAR, bento_tag VARCHAR, duration_s FLOAT,"
+            " response TEXT, observed TEXT);"
+            "CREATE TABLE feedback (feedback_id VARCHAR(36) PRIMARY KEY, created_at VARCHAR,"
+            " prediction_id VARCHAR, annotator VARCHAR, labels TEXT);"
+            "INSERT INTO predictions VALUES ('old', '2026-03-01T12:00:00.000000+00:00', 'k', 'a',"
+            """ 'ecg:x', 10, '{"beat_predictions": [{"arrhythmia_type": "V"}]}', '{}');"""
+            "INSERT INTO feedback VALUES ('f', '2026-03-01T12:00:00.000000+00:00', 'old', NULL,"
+            """ '{"0": "N"}');"""
+        )
+    log = PredictionLog(f"sqlite:///{path}")
+    for _ in range(2):
+        log.create_tables()
+    (row,) = log.read_feedback(["old"])
+    assert (row.labels, row.missed, row.withdraws, row.is_recording) == ({0: "N"}, {}, None, False)
+    (reviewed,) = log.read_reviewed(since=NOW, bundle_hash="a")
+    assert (reviewed.labels, reviewed.is_drawn) == ({0: "N"}, False)
+    log.add_feedback([feedback("w", "old", withdraws="f")])
+    assert log.find_labelled(["old"]) == set()
+    # Doubt was not measured then, so that the row is in no queue.
+    assert log.read_queue(since=NOW, limit=10) == []
+    log.close()

@@ -151,3 +151,15 @@ def test_a_ratio_out_of_range_is_refused(ratio: float) -> None:
 def test_a_missing_class_is_refused(strategy: Balancing, n_v: int, n_other: int) -> None:
     with pytest.raises(ValueError, match=f"got {n_v} V beats and {n_other} others"):
         balance(_beats(n_v=n_v, n_other=n_other), strategy=strategy)
+
+
+def test_the_weight_of_a_beat_stays_with_it() -> None:
+    beats = _beats(n_v=25, n_other=100)
+    given = np.where(np.arange(125) < 10, 5.0, 1.0).astype(np.float32)
+    weighted = balance(beats._replace(weights=given), strategy=Balancing.CLASS_WEIGHTS).weights
+    plain = balance(beats, strategy=Balancing.CLASS_WEIGHTS).weights
+    ratio = weighted / plain
+    np.testing.assert_allclose(ratio[:10] / ratio[10], 5.0, rtol=1e-5)
+    made = balance(beats._replace(weights=given), strategy=Balancing.SMOTE, ratio=1.0)
+    np.testing.assert_array_equal(made.weights[:125], given)
+    assert set(made.weights[125:].tolist()) == {1.0}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -131,8 +133,22 @@ def _with_false_detections(beats: TrainingBeats) -> TrainingBeats:
     )
 
 
-def test_the_same_seed_gives_the_same_weights(fitted: FittedCnn, train_set: BeatDataset) -> None:
-    again = fit_cnn(_training_beats(train_set), cnn=SMALL, training=TINY_FIT, seed=1)
+def test_the_same_seed_gives_the_same_weights_whatever_other_threads_draw(
+    fitted: FittedCnn, train_set: BeatDataset
+) -> None:
+    has_ended = threading.Event()
+
+    def draw() -> None:  # as clients of servers do, which wait for a random time
+        while not has_ended.wait(0.001):
+            random.random()
+
+    thread = threading.Thread(target=draw)
+    thread.start()
+    try:
+        again = fit_cnn(_training_beats(train_set), cnn=SMALL, training=TINY_FIT, seed=1)
+    finally:
+        has_ended.set()
+        thread.join()
     assert again.loss == fitted.loss
     for one, other in zip(fitted.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)

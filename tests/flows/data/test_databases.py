@@ -48,8 +48,8 @@ from flows.data.dataset_versions import (
     select_records,
 )
 from flows.data.prepared_views import PreparedViews
-from flows.data.record_preparation import prepare_all
-from flows.data.record_sources import Records, describe_directory, of_directory
+from flows.data.records.preparation import prepare_all
+from flows.data.records.sources import Records, describe_directory, of_directory
 from flows.data.training_data import ViewPlan, cut_beats
 from flows.doors.download import DownloadError, PublishedFile, UnreachableError, WrongContentError
 from flows.doors.physionet import LISTING, address_beside, download_files, read_listing

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,26 @@ import numpy as np
 import pytest
 from prefect import flow
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.sorting import LogSort
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.errors import ConfigurationError, DatasetError
+from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.record import Record, write_wfdb
-from flows.data import record_preparation, record_sources
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.preprocessing import prepare_beats
 from flows.data.databases import MITDB, Role
 from flows.data.dataset_versions import BrokenRecord, PreparedRecord, load_version
 from flows.data.ingest_records import ingest_records, prepare_records
-from flows.data.record_sources import Records, Source, of_directory, simulate
+from flows.data.prepared_views import PreparedViews
+from flows.data.records import preparation as record_preparation
+from flows.data.records import sources as record_sources
+from flows.data.records.sources import Records, Source, of_directory, simulate
+from flows.data.training_data import ViewPlan, cut_beats
 from flows.doors.download import UnreachableError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
@@ -116,8 +126,8 @@ _KILLED = """
 import sys
 from pathlib import Path
 from flows.data.databases import SIMULATED
-from flows.data.record_preparation import prepare_all
-from flows.data.record_sources import Records
+from flows.data.records.preparation import prepare_all
+from flows.data.records.sources import Records
 names = tuple(sys.argv[3:])
 target = Path(sys.argv[2])
 target.mkdir(parents=True)
@@ -174,7 +184,9 @@ def test_without_data_and_network_the_simulator_is_used_and_said(
     messages: list[str] = []
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline_s and not any("SIMULATED" in m for m in messages):
-            messages = [log.message for log in client.read_logs(limit=200)]
+            # The newest: other tests write into the same server.
+            found = client.read_logs(limit=200, sort=LogSort.TIMESTAMP_DESC)
+            messages = [log.message for log in found]
             time.sleep(0.5)
     assert any("NO REAL DATA" in message and "SIMULATED" in message for message in messages)
 
@@ -258,3 +270,98 @@ def test_a_changed_real_record_is_quarantined(mitdb_dir: Path, tmp_path: Path) -
     _, broken = _prepare(records)
     assert [record.name for record in broken] == ["106"]
     assert "published SHA-256" in broken[0].reason
+
+
+def _label_strips(settings: Settings) -> None:
+    """Keep and mark a strip of a patient for training, and one of a held-out patient."""
+    store = SignalStore(settings.signals_dir, settings.signal_key_path)
+    log = PredictionLog(settings.monitoring_database_url)
+    log.create_tables()
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=360.0).signal_mv()
+    positions = prepare_beats(signal, fs=360.0).r_peaks.tolist()
+    for name, patient_key in (("trained", "a" * 64), ("held-out", "b" * 64)):
+        now = datetime.now(UTC)
+        store.add(
+            KeptSignal(
+                prediction_id=name,
+                patient_key=patient_key,
+                created_at=now,
+                fs=360.0,
+                lead="MLII",
+                signal_mv=signal.astype(np.float32),
+            ),
+            is_waiting=False,
+        )
+        beats = [{"position_sample": one, "arrhythmia_type": "N"} for one in positions]
+        log.add_predictions(
+            [
+                PredictionRow(
+                    prediction_id=name,
+                    created_at=now,
+                    patient_key=patient_key,
+                    bundle_hash="b",
+                    bento_tag="ecg:x",
+                    duration_s=10.0,
+                    response={"beat_predictions": beats, "drawn_for_review": True},
+                    observed={},
+                )
+            ]
+        )
+        log.add_feedback(
+            [
+                FeedbackRow(
+                    feedback_id=name,
+                    created_at=now,
+                    prediction_id=name,
+                    annotator=None,
+                    # Models are judged by strips that were looked at as a whole.
+                    labels={
+                        n: "V" if n == 1 else "N"
+                        for n in range(len(positions))
+                        if n == 1 or name == "held-out"
+                    },
+                )
+            ]
+        )
+    log.close()
+
+
+def test_labelled_traffic_is_added_to_a_dataset_when_asked(
+    small_cohort: None, tmp_path: Path
+) -> None:
+    settings = Settings()
+    archive = ingest_records(source=Source.SIMULATOR)
+    # Without a labelled signal the version is that of the archive.
+    assert ingest_records(source=Source.SIMULATOR, with_labels=True) == archive
+    _label_strips(settings)
+    added = ingest_records(source=Source.SIMULATOR, with_labels=True)
+    version = load_version(settings.datasets_dir, added)
+    assert added != archive
+    assert version.data_source is DataSource.SIMULATED
+    assert version.databases == ("simulated", "site")
+    (trained,) = [one for one in version.records_of(Role.DEVELOPMENT) if one.labels]
+    (held_out,) = version.records_of(Role.HELD_OUT)
+    assert trained.subject in version.folds[3]
+    assert held_out.subject not in version.folds[3]
+    assert version.weights == {trained.name: 5.0, held_out.name: 5.0}
+    # Training reads a V beat of it and nothing else, as nobody looked at the others.
+    views = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    plan = ViewPlan(training_views=())
+    cut = cut_beats(views, trained, plan)
+    whole = cut.rows_of(view=cut.views[0])
+    assert cut.label[whole][cut.is_trainable[whole]].tolist() == ["V"]
+    assert ingest_records(source=Source.SIMULATOR) == archive
+
+
+def test_strips_that_cannot_be_read_are_reported_and_do_not_end_an_ingest(
+    small_cohort: None, tmp_path: Path
+) -> None:
+    settings = Settings()
+    archive = ingest_records(source=Source.SIMULATOR)
+    _label_strips(settings)
+    settings.signal_key_path.unlink()
+    added = ingest_records(source=Source.SIMULATOR, max_broken_share=0.0, with_labels=True)
+    version = load_version(settings.datasets_dir, added)
+    assert [record.database for record in version.broken] == ["site", "site"]
+    assert {str(settings.signal_key_path) in record.reason for record in version.broken} == {True}
+    assert version.records == load_version(settings.datasets_dir, archive).records

@@ -30,7 +30,7 @@ from flows.data.dataset_versions import (
     prepared_key,
 )
 from flows.data.prepared_views import PreparedViews, records_dir, remove_outdated
-from flows.data.record_preparation import prepare_one
+from flows.data.records.preparation import prepare_one
 from flows.data.training_data import SCORING_VIEWS, ViewPlan, cut_beats
 
 NAMES = ("101", "106", "108", "100", "102")  # DS1, DS2 and a paced one, by their names alone
@@ -91,7 +91,7 @@ def _files_of(version: DatasetVersion, datasets_dir: Path, name: str) -> set[str
 def test_ingestion_writes_the_views_that_the_role_of_a_record_needs(
     version: DatasetVersion, datasets_dir: Path
 ) -> None:
-    kept = {"summary.json", "annotations.npz"}
+    kept = {"record.json", "summary.json", "annotations.npz"}
     whole, strips = "whole-detected.npz", "strips-10-s-detected.npz"
     assert _files_of(version, datasets_dir, "108") == {*kept, whole, strips}
     assert _files_of(version, datasets_dir, "100") == {*kept, whole}

@@ -234,3 +234,67 @@ def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry
 def test_an_unknown_version_is_an_error(registry: Registry) -> None:
     with pytest.raises(RegistryError, match="got '99'"):
         registry.get_version("99")
+
+
+def _files_of(registry: Registry, run_id: str) -> Path:
+    uri = registry._client.get_run(run_id).info.artifact_uri
+    return Path(str(uri).removeprefix("file://"))
+
+
+def test_removing_a_run_leaves_experiments_and_models_that_a_user_deleted(
+    tmp_path: Path, toy_bundle: Bundle
+) -> None:
+    registry = Registry(Settings(home=tmp_path))
+    client = registry._client
+    own = client.create_experiment("of a user")
+    own_run = client.create_run(own).info.run_id
+    model = client.create_logged_model(own, name="of a user").model_id
+    client.delete_logged_model(model)
+    client.delete_experiment(own)
+    ours = _candidate(registry, toy_bundle, v_f1=0.9, dataset="a")
+    other = _candidate(registry, toy_bundle, v_f1=0.9, dataset="b")
+    files = _files_of(registry, ours)
+
+    assert registry.remove_runs([ours]) == []
+
+    assert not files.exists()
+    assert [run.run_id for run in registry.list_runs()] == [other]
+    assert registry.list_runs(are_deleted=True) == []
+    assert registry.fetch_bundle(other).hash == toy_bundle.hash
+    client.restore_experiment(own)
+    assert client.get_run(own_run).info.experiment_id == own
+    with contextlib.closing(sqlite3.connect(tmp_path / "mlflow" / "mlflow.db")) as database:
+        assert database.execute("SELECT model_id FROM logged_models").fetchall() == [(model,)]
+
+
+def test_a_run_whose_files_cannot_be_removed_is_found_again_and_holds_up_no_other(
+    tmp_path: Path, toy_bundle: Bundle
+) -> None:
+    registry = Registry(Settings(home=tmp_path))
+    runs = [_candidate(registry, toy_bundle, v_f1=0.9, dataset=name) for name in "abc"]
+    files = [_files_of(registry, run_id) for run_id in runs]
+    elsewhere = tmp_path / "elsewhere"
+    files[1].rename(elsewhere)
+    files[1].symlink_to(elsewhere)  # which is not followed
+
+    (problem,) = registry.remove_runs(runs)
+
+    assert problem.startswith(f"{runs[1]}: ")
+    assert [path.exists() for path in files] == [False, True, False]
+    assert registry.list_runs() == []
+    assert [run.run_id for run in registry.list_runs(are_deleted=True)] == [runs[1]]
+    files[1].unlink()
+    elsewhere.rename(files[1])
+    assert registry.remove_runs([runs[1]]) == []
+    assert not files[1].exists()
+    assert registry.list_runs(are_deleted=True) == []
+
+
+def test_a_run_that_was_deleted_is_not_reopened(registry: Registry) -> None:
+    run_id = registry.start_run("sweep", kind=RunKind.SWEEP, tags={})
+    registry.end_run(run_id, is_killed=True)
+    assert registry.reopen_run(run_id)
+    assert registry._client.get_run(run_id).info.status == "RUNNING"
+    registry._client.delete_run(run_id)
+    assert not registry.reopen_run(run_id)
+    assert not registry.reopen_run("0" * 32)

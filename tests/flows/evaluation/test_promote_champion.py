@@ -15,7 +15,7 @@ from prefect import flow
 from ecg_lib.classifier.bundle import OUT_OF_FOLD, Bundle
 from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.promotion import Gate, PromotionDecision
+from ecg_lib.operations.learning.promotion import Gate, PromotionDecision
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry, RunKind

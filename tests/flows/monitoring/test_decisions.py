@@ -35,6 +35,8 @@ def _decide(action: DriftAction) -> DriftDecision:
         ([], {"reason": "noise"}),
         (["mitdb", "the ward"], {"reason": "noise"}),
         (["simulated"], {"reason": "noise"}),
+        (["mitdb", "site"], {"reason": "noise", "databases": ["mitdb"]}),
+        (["site"], {"reason": "noise"}),
     ],
 )
 def test_a_model_is_trained_again_on_the_databases_of_the_served_one(

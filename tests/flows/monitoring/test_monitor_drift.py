@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,9 +30,10 @@ from ecg_lib.operations.drift.observation import (
     observe_beats,
     read_reference,
 )
+from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table
 from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
+from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
@@ -50,13 +52,17 @@ Serve = Callable[[Settings, Release], None]
 NOW = datetime.now(UTC)
 MINUTE = timedelta(minutes=1)
 TAG = "ecg:2"
+PATIENT = "patient"
 
 
 @pytest.fixture(scope="module")
 def replayed(toy_bundle: Bundle) -> list[Observed]:
     """The strips of the reference, as the log holds them."""
     reference = read_reference(toy_bundle.read_drift_reference())
-    return [_observed_of(reference, strip) for strip in range(reference.n_strips)]
+    return [
+        _observed_of(reference, strip) | {PATIENT: [str(reference.group[strip])]}
+        for strip in range(reference.n_strips)
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +83,7 @@ def noisy(toy_bundle: Bundle) -> list[Observed]:
         for strip in np.split(signal, 12):
             columns = observe_beats(classifier.classify(strip, fs=record.fs))
             if len(columns["rule"]):
-                strips.append(_for_log(columns))
+                strips.append(_for_log(columns) | {PATIENT: [f"sim{seed}"]})
     assert len(strips) > 100
     return strips
 
@@ -128,6 +134,7 @@ def send(
     bundle_hash: str,
     tag: str = TAG,
     name: str = "p",
+    is_drawn: bool = False,
 ) -> None:
     """Write answers into the log as the service does."""
     log = PredictionLog(settings.monitoring_database_url)
@@ -137,14 +144,15 @@ def send(
             PredictionRow(
                 prediction_id=f"{name}-{index}",
                 created_at=NOW - ago + index * timedelta(milliseconds=1),
-                patient_key=None,
+                patient_key=strip[PATIENT][0],
                 bundle_hash=bundle_hash,
                 bento_tag=tag,
                 duration_s=10.0,
                 response={
-                    "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]]
+                    "beat_predictions": [{"arrhythmia_type": t} for t in strip["arrhythmia_type"]],
+                    "drawn_for_review": is_drawn,
                 },
-                observed=strip,
+                observed={key: values for key, values in strip.items() if key != PATIENT},
             )
             for index, strip in enumerate(strips)
         ]
@@ -191,7 +199,10 @@ def test_an_empty_log_keeps_the_model(prefect_server: None, release: Release) ->
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
     assert "0 strips, 50 needed" in decision["reasons"][0]
-    assert decision["report"] is None
+    assert decision["evidently"] is None
+    page = Path(decision["report"]).read_text()
+    assert "There is too little traffic of different people to tell." in page
+    assert "Send patient_id with each request" in page
 
 
 def test_replayed_reference_traffic_keeps_the_model(
@@ -201,9 +212,14 @@ def test_replayed_reference_traffic_keeps_the_model(
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
     assert decision["reasons"][0] == f"{len(replayed)} strips compared, no column drifted"
+    assert decision["alarms"] == []
     assert Path(decision["report"]).is_file()
     assert any(f"{len(replayed)} strips" in text for text in read_artifacts("drift-check"))
-    assert any(decision["report"] in text for text in read_artifacts("drift-report"))
+    assert any(decision["report"] in text for text in read_artifacts("drift-check"))
+    # Evidently's page beside it says the same.
+    said = json.loads(Path(decision["evidently"]).with_suffix(".json").read_text())
+    assert (said["is_detected"], said["detected"]) == (False, [])
+    assert "Dataset Drift is NOT detected" in Path(decision["evidently"]).read_text()
 
 
 def test_noise_that_stays_starts_retraining_once(
@@ -224,11 +240,83 @@ def test_noise_that_stays_starts_retraining_once(
     assert second["figures"]["traffic"]["n_strips"] == half
     (event,) = read_events("ecg.decision.retrain", f"ecg.model.{release.bundle_hash[:12]}")
     assert event["payload"]["bento_tag"] == TAG
-    assert event["payload"]["reason"] == second["reasons"][0] + "; " + second["reasons"][1]
+    assert event["payload"]["reason"] == "; ".join(second["reasons"])
+    said = json.loads(Path(second["evidently"]).with_suffix(".json").read_text())
+    assert said["is_detected"]
+    assert {"qrs_width_ms", "template_correlation"} <= set(said["detected"])
+    assert Path(second["report"]).name.endswith("-decision.html")
+    assert "First seen in the check of" in Path(second["report"]).read_text()
     send(settings, noisy, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
     third = monitor_drift()
     assert third["action"] == "KEEP"
     assert "RETRAIN is due but held until" in third["reasons"][0]
+
+
+def note(settings: Settings, rows: list[RequestRow]) -> None:
+    """Write where requests came from, as the service does."""
+    log = PredictionLog(settings.monitoring_database_url)
+    log.create_tables()
+    create_request_table(log)
+    add_requests(log, rows)
+    log.close()
+
+
+def request_of(release: Release, name: str, **changes: Any) -> RequestRow:  # noqa: ANN401
+    row = RequestRow(
+        request_id=name,
+        created_at=NOW - 30 * MINUTE,
+        bundle_hash=release.bundle_hash,
+        bento_tag=TAG,
+        duration_s=10.0,
+    )
+    return replace(row, **changes)
+
+
+def test_strips_of_one_anonymous_client_decide_nothing(
+    prefect_server: None, settings: Settings, release: Release, noisy: list[Observed]
+) -> None:
+    anonymous = [strip | {PATIENT: [None]} for strip in noisy]
+    send(settings, anonymous, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    note(settings, [request_of(release, f"p-{n}", client="c") for n in range(len(noisy))])
+    decision = monitor_drift(n_breaches=1, cool_down_hours=0, dry_run=True)
+    assert decision["action"] == "KEEP"
+    assert decision["reasons"][0] == (
+        "too little traffic to compare: 1 patients or clients, 5 needed"
+    )
+    assert decision["figures"]["traffic"]["n_strips"] == len(noisy)
+
+
+def test_refused_signals_and_a_lead_that_is_new_are_alarms(
+    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+) -> None:
+    send(settings, replayed, ago=90 * MINUTE, bundle_hash=release.bundle_hash)
+    usual = [
+        request_of(release, f"p-{n}", patient_key=strip[PATIENT][0], slices={"lead": "II"})
+        for n, strip in enumerate(replayed)
+    ]
+    note(settings, usual)
+    assert monitor_drift()["alarms"] == []
+    send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash, name="q")
+    changed = [
+        replace(row, request_id=f"q-{n}", slices={"lead": "V1"}) for n, row in enumerate(usual)
+    ]
+    refused = [
+        replace(row, request_id=f"r-{n}", refused="signal-unreadable")
+        for n, row in enumerate(usual)
+    ]
+    note(settings, changed + refused)
+    decision = monitor_drift()
+    assert decision["action"] == "KEEP"
+    first, second = decision["alarms"]
+    assert first.startswith("33% of the signals were refused")
+    assert second.startswith(
+        "not in the reference or the traffic before: lead V1 (12 of 12 groups)"
+    )
+    assert {one["value"] for one in decision["figures"]["slices"]} == {"II", "V1"}
+    assert not any(one["is_drifted"] for one in decision["figures"]["slices"])
+    events = read_events("ecg.drift.alarm", f"ecg.model.{release.bundle_hash[:12]}")
+    assert {event["payload"]["reason"] for event in events} <= {first, second}
+    assert "Look at electrodes" in Path(decision["report"]).read_text()
 
 
 def test_a_dry_run_stores_and_starts_nothing(
@@ -301,18 +389,28 @@ def test_a_return_to_a_bento_that_served_before_does_not_count_as_a_step(
     assert decision["figures"]["release"] is None
 
 
-@pytest.mark.parametrize(("n_wrong_of_ten", "action"), [(0, "KEEP"), (7, "ROLLBACK")])
-def test_reviewed_strips_are_compared_with_the_bundle(
+@pytest.mark.parametrize(
+    ("n_wrong_of_ten", "is_drawn", "action"),
+    [(0, True, "KEEP"), (7, True, "ROLLBACK"), (7, False, "KEEP")],
+)
+def test_reviewed_strips_that_were_drawn_at_random_are_compared_with_the_bundle(
     prefect_server: None,
     settings: Settings,
     release: Release,
     serve_release: Serve,
     replayed: list[Observed],
     n_wrong_of_ten: int,
+    is_drawn: bool,  # noqa: FBT001  a parameter of the test
     action: str,
 ) -> None:
     promised = _promise(settings, release, serve_release)
-    send(settings, replayed, ago=60 * MINUTE, bundle_hash=promised.bundle_hash)
+    send(
+        settings,
+        replayed,
+        ago=60 * MINUTE,
+        bundle_hash=promised.bundle_hash,
+        is_drawn=is_drawn,
+    )
     rng = np.random.default_rng(0)
     log = PredictionLog(settings.monitoring_database_url)
     log.add_feedback(
@@ -333,7 +431,8 @@ def test_reviewed_strips_are_compared_with_the_bundle(
     log.close()
     decision = monitor_drift(dry_run=True)
     assert decision["action"] == action
-    assert any("promised" in reason for reason in decision["reasons"])
+    # Strips that readers chose themselves never score.
+    assert any("promised" in reason for reason in decision["reasons"]) is is_drawn
 
 
 def _promise(settings: Settings, release: Release, serve_release: Serve) -> Release:

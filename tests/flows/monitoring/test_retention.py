@@ -92,14 +92,15 @@ def test_fetched_bundles_and_cut_beats_make_room(settings: Settings) -> None:
 
 
 def test_of_sweeps_that_ended_only_the_state_stays(settings: Settings) -> None:
-    for age in range(4):
+    for age in range(5):
         directory = _make(settings.home / "sweeps" / f"key-{age}", age=age)
-        state = {"run_id": "r", "seed": 0, "candidate_run_id": None if age == 3 else "c"}
+        state = {"run_id": "r", "seed": 0, "candidate_run_id": None if age >= 3 else "c"}
+        state |= {"is_given_up": True} if age == 4 else {}
         (directory / "sweep.json").write_text(json.dumps(state))
         os.utime(directory, (1e9 - age, 1e9 - age))
     with disable_run_logger():
         forget_old_files.fn(settings)
     with_fits = {path.parent.name for path in (settings.home / "sweeps").glob("*/file")}
-    # The newest that ended, and the oldest, which goes on.
+    # The newest that ended, and one that goes on; the oldest was given up.
     assert with_fits == {"key-0", "key-3"}
-    assert len(list((settings.home / "sweeps").glob("*/sweep.json"))) == 4
+    assert len(list((settings.home / "sweeps").glob("*/sweep.json"))) == 5

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
 from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.bundle import Bundle, DataSource
@@ -26,7 +27,13 @@ from flows.doors.registry import (
     note_pending,
 )
 from flows.doors.release_history import EventKind, LedgerEvent
-from flows.monitoring.training_retention import choose_spare_runs, forget_old_training
+from flows.monitoring.training_retention import (
+    _forget_dataset_versions,
+    choose_spare_runs,
+    forget_old_training,
+)
+from flows.pipeline import pipeline
+from flows.training import sweep
 
 
 def _run(
@@ -47,6 +54,7 @@ def _run(
         dataset_version=dataset,
         bundle_hash="",
         v_f1=v_f1 or 0.0,
+        sweep="",
     )
 
 
@@ -85,6 +93,12 @@ def test_a_sweep_that_is_open_stays_and_takes_no_place_of_those_that_have_ended(
     runs = [*_sweep(4), *_sweep(3), *_sweep(2, is_open=True), *_sweep(1, is_open=True)]
     spare = choose_spare_runs(runs, needed=set(), n_kept=1, datasets=set())
     assert set(spare) == {"candidate3", "trial3", "sweep3"}
+
+
+def test_a_sweep_that_is_needed_stays_whole_and_takes_no_place_of_the_others() -> None:
+    runs = [*_sweep(3), *_sweep(2), *_sweep(1)]
+    spare = choose_spare_runs(runs, needed={"sweep3"}, n_kept=1, datasets=set())
+    assert set(spare) == {"candidate1", "trial1", "sweep1"}
 
 
 def test_a_bundle_that_was_installed_is_not_a_sweep_and_stays() -> None:
@@ -135,7 +149,11 @@ def _add_version(settings: Settings, name: str, *, prepared: str, age: int) -> N
 
 
 def _add_sweep(registry: Registry, bundle: Bundle, number: int, *, is_open: bool = False) -> str:
-    tags = {"ecg.dataset_version": f"data{number}", "ecg.bundle_hash": bundle.hash}
+    tags = {
+        "ecg.dataset_version": f"data{number}",
+        "ecg.bundle_hash": bundle.hash,
+        "ecg.sweep": f"key-{number}",
+    }
     sweep = registry.start_run(f"sweep{number}", kind=RunKind.SWEEP, tags=tags)
     trial = registry.start_run("trial", kind=RunKind.TRIAL, tags=tags, parent_run_id=sweep)
     registry.end_run(trial)
@@ -162,6 +180,9 @@ def test_what_a_release_an_alias_or_an_open_sweep_needs_stays_on_disk(
     )
     registry = Registry(settings)
     toy = make_toy_bundle("toy", threshold=0.5)
+    directory = tmp_path / "sweeps" / "key-6"
+    directory.mkdir(parents=True)
+    assert sweep._hold(directory)
     candidates = {
         number: _add_sweep(registry, toy, number, is_open=number == 6) for number in range(1, 8)
     }
@@ -193,8 +214,17 @@ def test_what_a_release_an_alias_or_an_open_sweep_needs_stays_on_disk(
             path.write_text("")
             os.utime(path, (1e9 - age, 1e9 - age))
 
+    # This one was deleted, and its files were not, as the process was killed in between.
+    client = MlflowClient(settings.tracking_uri)
+    cut_off = registry.start_run("trial", kind=RunKind.TRIAL, tags={"ecg.dataset_version": "data0"})
+    registry.log_bundle(cut_off, toy)
+    client.delete_run(cut_off)
+    # A user deleted this one, and a version needs it.
+    client.delete_run(candidates[3])
+
     with disable_run_logger():
         forget_old_training.fn(settings)
+    sweep._let_go(directory)
 
     # 1 to 4 are needed, 6 is open, 7 is the newest that has ended.
     kept = {1, 2, 3, 4, 6, 7}
@@ -203,6 +233,7 @@ def test_what_a_release_an_alias_or_an_open_sweep_needs_stays_on_disk(
     assert {one.run_id for one in registry.versions()} == {
         candidates[number] for number in (1, 2, 3, 4)
     }
+    assert [run.run_id for run in registry.list_runs(are_deleted=True)] == [candidates[3]]
     runs = registry.list_runs()
     assert len([run for run in runs if run.kind == RunKind.SWEEP]) == 6
     assert {run.dataset_version for run in runs if run.kind == RunKind.TRIAL} == {"data6", "data7"}
@@ -217,6 +248,71 @@ def test_what_a_release_an_alias_or_an_open_sweep_needs_stays_on_disk(
         f"{toy.hash[:12]}-out-of-fold-full",
     }
     assert registry.fetch_bundle(candidates[3]).hash == toy.hash
+
+
+@pytest.mark.slow
+def test_nothing_is_deleted_while_an_entry_of_the_ledger_is_torn(
+    tmp_path: Path, toy_bundle: Bundle
+) -> None:
+    settings = Settings(
+        home=tmp_path, mlflow_sweeps_kept=1, dataset_versions_kept=1, evaluation_reports_kept=1
+    )
+    registry = Registry(settings)
+    for number in (1, 2):
+        _add_sweep(registry, toy_bundle, number)
+        _add_version(settings, f"data{number}", prepared=f"of-{number}", age=-number)
+    event = LedgerEvent(
+        id="1", kind=EventKind.RELEASE, who="a test", why="", at="", before=None,
+        release=_release("1", toy_bundle), is_verified=True,
+    )  # fmt: skip
+    commit = append_event(
+        settings.ledger_dir, event, reason="release model 1", metrics={}, model_card=""
+    )
+    path = settings.ledger_dir / ".git" / "objects" / commit[:2] / commit[2:]
+    path.chmod(0o600)
+    whole = path.read_bytes()
+    path.write_bytes(b"")
+    for is_torn in (True, False):
+        with disable_run_logger():
+            forget_old_training.fn(settings)
+        left = {run.dataset_version for run in registry.list_runs()}
+        assert left == ({"data1", "data2"} if is_torn else {"data2"})
+        assert set(list_versions(settings.datasets_dir)) == left
+        path.write_bytes(whole)
+
+
+def test_an_old_version_goes_although_the_latest_is_torn(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, dataset_versions_kept=1)
+    for age, name in enumerate(("latest-one", "newest", "old", "shared")):
+        prepared = "of-latest" if name in {"latest-one", "shared"} else f"of-{name}"
+        _add_version(settings, name, prepared=prepared, age=age)
+    versions = settings.datasets_dir / "versions"
+    (versions / "latest").write_text("latest-one")
+    text = (versions / "latest-one.json").read_text()
+    (versions / "latest-one.json").write_text(text[:-20])
+    assert _forget_dataset_versions(settings, set()) == ["old", "shared"]
+    assert list_versions(settings.datasets_dir) == ["latest-one", "newest"]
+    # Records that the torn one names stay, although a version that went names them too.
+    records = {path.name for path in (settings.datasets_dir / "records").iterdir()}
+    assert records == {"of-latest", "of-newest"}
+
+
+@pytest.mark.slow
+def test_a_pipeline_goes_on_when_nothing_can_be_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prefect_server: None
+) -> None:
+    monkeypatch.setenv("ECG_HOME", str(tmp_path))
+    database = Settings(home=tmp_path).mlflow_dir / "mlflow.db"
+    database.parent.mkdir()
+    database.write_text("this is not a database of SQLite " * 100)
+
+    def reach(**_: object) -> str:
+        msg = "ingest was reached"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr("flows.pipeline.ingest_records", reach)
+    with pytest.raises(RuntimeError, match="ingest was reached"):
+        pipeline()
 
 
 @pytest.mark.slow

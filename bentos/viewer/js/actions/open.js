@@ -295,6 +295,7 @@ export function makeOpener({ store, service, reader, known }) {
       attempt(async (signal) => {
         tell("Fetching the prediction");
         const prediction = await service.readPrediction(id);
+        const labels = readLabels(await service.readMarks(id));
         const table = example ? tableOf(await service.readExample(example)) : null;
         if (signal.aborted) return;
         const nSamples = Math.round(prediction.duration_s * prediction.sampling_rate);
@@ -304,6 +305,8 @@ export function makeOpener({ store, service, reader, known }) {
           subject: describeSubject("stored", name, { example: isIts ? example : null }),
           signal: isIts ? makeLocalSignal(table.columns[0], prediction.sampling_rate) : null,
           answer: readPrediction(prediction),
+          labels,
+          sentLabels: new Map(labels),
         });
       }),
 
@@ -349,4 +352,14 @@ export function makeOpener({ store, service, reader, known }) {
       link({});
     },
   };
+}
+
+/**
+ * Read the classes that readers gave to beats, by the beat's id.
+ *
+ * @param {{labels: {beat_index: number, arrhythmia_type: "N" | "V"}[]}} marks
+ * @returns {Map<string, "N" | "V">}
+ */
+function readLabels({ labels }) {
+  return new Map(labels.map((one) => [String(one.beat_index), one.arrhythmia_type]));
 }

@@ -89,6 +89,12 @@ export function makeService({ baseUrl, apiKey }) {
       }),
     /** @param {string} id */
     readPrediction: (id) => askJson(`api/v1/predictions/${encodeURIComponent(id)}`),
+    /**
+     * The marks that readers made on a prediction.
+     *
+     * @param {string} id
+     */
+    readMarks: (id) => askJson(`api/v1/predictions/${encodeURIComponent(id)}/feedback`),
     /** @param {{prediction_id: string, labels: object[], annotator?: string}} feedback */
     sendFeedback: (feedback) =>
       askJson("api/v1/feedback/", {

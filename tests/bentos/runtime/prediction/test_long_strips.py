@@ -11,15 +11,18 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import psutil
 import pytest
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction import long_strips
-from bentos.runtime.prediction.answer import Answer, Question, answer
+from bentos.runtime.prediction.answer import Answer, Question, RefusedSignalError, answer
 from bentos.runtime.prediction.long_strips import LongStrips, Stage
+from bentos.runtime.spool import decode_row
 from bentos.wire.problems import ProblemError
+from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
@@ -95,7 +98,7 @@ def content(made: Answer) -> dict[str, Any]:
 
 
 def assert_near(found: Any, wanted: Any) -> None:  # noqa: ANN401  any JSON
-    """Assert that two answers are equal, but for rounding: other threads of BLAS add otherwise."""
+    """Assert that two answers are equal apart from rounding, as threads of BLAS differ."""
     if isinstance(wanted, dict):
         assert found.keys() == wanted.keys()
         for name, value in wanted.items():
@@ -129,7 +132,12 @@ def test_another_process_gives_the_same_answer_row_and_counts(
     assert_near(content(first), content(here))
     assert_near(content(second), content(here))
     assert second.counts == here.counts
-    rows = [orjson.loads(made.row)["prediction"] for made in (here, second)]
+    lines = [made.row.splitlines() for made in (here, second)]
+    assert [len(one) for one in lines] == [2, 2]
+    assert orjson.loads(lines[1][1])["request"]["slices"] == {
+        "lead": "MLII", "rate": "360 Hz", "key": "alice",
+    }  # fmt: skip
+    rows = [orjson.loads(prediction)["prediction"] for prediction, _ in lines]
     for row in rows:
         del row["prediction_id"], row["created_at"], row["response"]
     assert_near(rows[1], rows[0])
@@ -243,3 +251,25 @@ def test_a_process_ends_with_its_worker(open_strips: Callable[..., Asked]) -> No
     asked.strips._free[0]._connection.close()  # as the end of a process does
     _, alive = psutil.wait_procs([child], timeout=10)
     assert alive == []
+
+
+def test_a_long_strip_that_is_refused_comes_with_its_row_from_either_process(
+    open_strips: Callable[..., Asked],
+) -> None:
+    noise = np.random.default_rng(0).standard_normal(240 * 360).round(3).tolist()
+    question = Question(
+        body=orjson.dumps({"signal_data": noise}), owner="alice", client="c", patient_key=b"k" * 32
+    )
+    asked = open_strips()
+    with pytest.raises(RefusedSignalError, match="no ECG") as here:
+        asked.ask(question)
+    assert asked.elsewhere == []
+    asked.ask_elsewhere()
+    with pytest.raises(RefusedSignalError, match="no ECG") as elsewhere:
+        asked.ask(question)
+    assert asked.elsewhere
+    for refused in (here, elsewhere):
+        row = decode_row(refused.value.row)
+        assert isinstance(row, RequestRow)
+        assert (row.refused, row.duration_s) == ("signal-unreadable", 240.0)
+        assert (row.client, row.owner) == ("c", "alice")

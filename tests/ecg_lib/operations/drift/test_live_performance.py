@@ -7,12 +7,19 @@ import pytest
 
 from ecg_lib.evaluation.beat_scoring import BeatCounts
 from ecg_lib.evaluation.bootstrap import Interval, bootstrap_interval
+from ecg_lib.operations.drift.comparison import ColumnDrift, Comparison
 from ecg_lib.operations.drift.live_performance import (
     ReviewedStrip,
     count_reviewed,
     estimate_performance,
     expect_f1,
     measure_performance,
+)
+from ecg_lib.operations.drift.observation import (
+    NUMERICAL_COLUMNS,
+    ObservedBeats,
+    ObservedStrip,
+    gather_strips,
 )
 
 
@@ -75,21 +82,6 @@ def test_labelled_performance_has_an_interval_over_groups() -> None:
 def test_without_v_there_is_no_f1() -> None:
     reviewed = count_reviewed([review("a", "NN", "NN")], min_share=0.8)
     assert np.isnan(measure_performance(reviewed, reference=None).f1.estimate)
-
-
-def test_the_estimate_is_right_where_probabilities_are_calibrated() -> None:
-    rng = np.random.default_rng(0)
-    probability = rng.beta(0.2, 1.0, 200_000)
-    is_truly_v, is_v = rng.random(len(probability)) < probability, probability >= 0.4
-    true = int((is_truly_v & is_v).sum())
-    estimate = estimate_performance(probability, is_v)
-    assert estimate.sensitivity == pytest.approx(true / is_truly_v.sum(), abs=0.01)
-    assert estimate.predictivity == pytest.approx(true / is_v.sum(), abs=0.01)
-    assert estimate.f1 == pytest.approx(2 * true / (is_v.sum() + is_truly_v.sum()), abs=0.01)
-
-
-def test_the_estimate_of_no_beats_is_not_a_number() -> None:
-    assert np.isnan(estimate_performance(np.zeros(0), np.zeros(0, dtype=np.bool_)).f1)
 
 
 def test_every_count_of_a_reviewed_strip_is_worked_out() -> None:
@@ -165,9 +157,104 @@ def test_false_v_alone_have_an_f1_of_zero() -> None:
     assert np.isnan(expect_f1(BeatCounts(v_beats=1, v_true=1, n_beats=1, n_true=1), BeatCounts()))
 
 
-def test_the_estimate_is_the_sum_of_probabilities() -> None:
-    estimate = estimate_performance(np.array([0.9, 0.7, 0.4]), np.array([True, True, False]))
-    assert estimate == pytest.approx((2 * 1.6 / (2 + 2.0), 1.6 / 2.0, 1.6 / 2))
-    none_called = estimate_performance(np.array([0.25, 0.25]), np.array([False, False]))
-    assert (none_called.f1, none_called.sensitivity) == (0, 0)
-    assert np.isnan(none_called.predictivity)
+def _observe(strips: dict[str, list[float]], *, readable: float = 1.0) -> ObservedBeats:
+    """One strip for each group, of beats with these probabilities; V from 0.5 on."""
+    return gather_strips(
+        ObservedStrip(
+            group,
+            10.0,
+            {name: [1.0] * len(values) for name in NUMERICAL_COLUMNS}
+            | {
+                "probability_v": values,
+                "readable_share": [readable] * len(values),
+                "arrhythmia_type": ["V" if value >= 0.5 else "N" for value in values],
+                "rule": ["none"] * len(values),
+            },
+        )
+        for group, values in strips.items()
+    )
+
+
+def _drift(**distances: float) -> Comparison:
+    return Comparison(
+        columns=tuple(
+            ColumnDrift(
+                column=column,
+                distance=distance,
+                p_value=1.0,
+                p_adjusted=1.0,
+                is_drifted=False,
+                reference="",
+                current="",
+            )
+            for column, distance in distances.items()
+        ),
+        n_strips=1,
+        n_beats=1,
+        n_groups=1,
+        n_reference_groups=1,
+        left_out=(),
+    )
+
+
+def test_the_estimate_is_the_sum_of_probabilities_less_what_it_is_usually_too_high() -> None:
+    beats = _observe({"a": [0.9, 0.7, 0.4]})
+    found = estimate_performance(beats, drift=_drift(), refused_share=0.0)
+    summed = 2 * 1.6 / (2 + 2.0)
+    assert found.f1.estimate == pytest.approx(summed * 0.96)
+    assert found.f1.low == pytest.approx(summed * 0.92)
+    assert found.f1.high == pytest.approx(summed + 0.04)
+    assert found.distance == 0
+
+
+def test_a_shift_of_the_shape_lowers_the_estimate_and_its_lower_bound() -> None:
+    beats = _observe({"a": [0.9, 0.7, 0.4]})
+    drift = _drift(qrs_width_ms=0.5, template_correlation=0.3, rr_irregularity=0.9)
+    found = estimate_performance(beats, drift=drift, refused_share=0.0)
+    assert found.distance == 0.5
+    assert found.f1.estimate == pytest.approx(0.8 * (1 - 0.04 - 0.1))
+    assert found.f1.low == pytest.approx(0.8 * (1 - 0.08 - 0.15))
+
+
+@pytest.mark.parametrize(
+    ("refused_share", "readable", "expected"),
+    [(0.0, 1.0, 2.0), (0.5, 1.0, 4.0), (0.5, 0.5, 8.0), (1.0, 1.0, 100.0)],
+)
+def test_beats_that_are_refused_or_unreadable_count_as_missed(
+    refused_share: float, readable: float, expected: float
+) -> None:
+    beats = _observe({"a": [0.9, 0.7, 0.4]}, readable=readable)
+    found = estimate_performance(beats, drift=_drift(), refused_share=refused_share)
+    summed = 2 * 1.6 / (2 + expected)
+    assert found.f1.estimate == pytest.approx(0.96 * summed)
+    # Nothing is known of what cannot be read.
+    assert found.f1.low == pytest.approx(0.92 * summed * 2 / expected)
+
+
+def test_the_interval_of_the_estimate_is_over_groups() -> None:
+    good, bad = [0.99] * 5 + [0.01] * 5, [0.55] * 5 + [0.45] * 5
+    alike = _observe({str(n): good + bad for n in range(20)})
+    apart = _observe({str(n): good if n % 2 else bad for n in range(20)})
+    of_alike, of_apart = (
+        estimate_performance(one, drift=_drift(), refused_share=0.0).f1 for one in (alike, apart)
+    )
+    assert of_alike.estimate == pytest.approx(of_apart.estimate)
+    assert of_apart.high - of_apart.low > of_alike.high - of_alike.low + 0.1
+
+
+def test_the_estimate_without_any_v_is_not_a_number_or_nothing() -> None:
+    none = estimate_performance(_observe({"a": [0.0]}), drift=_drift(), refused_share=0.0)
+    assert np.isnan(none.f1).all()
+    not_called = estimate_performance(
+        _observe({"a": [0.25, 0.25]}), drift=_drift(), refused_share=0.0
+    )
+    assert (not_called.f1.estimate, not_called.f1.low) == (0, 0)
+
+
+def test_missed_beats_and_false_detections_are_counted() -> None:
+    strip = ReviewedStrip(
+        "a", ["V", "N", "V", None], {0: "V", 1: "N"}, ("V", "N"), false_detections=(2, 3)
+    )
+    counts = count_reviewed([strip], min_share=1.0).counts["a"]
+    assert (counts.v_beats, counts.v_true, counts.v_false) == (2, 1, 1)
+    assert (counts.beats, counts.found, counts.extra, counts.n_beats) == (4, 2, 2, 2)

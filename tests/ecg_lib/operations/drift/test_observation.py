@@ -15,6 +15,10 @@ from ecg_lib.operations.drift.observation import (
     NUMERICAL_COLUMNS,
     OBSERVED_COLUMNS,
     REFERENCE_KEYS,
+    STRETCH,
+    ObservedStrip,
+    cut_pieces,
+    gather_strips,
     observe_beats,
 )
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -52,15 +56,118 @@ def test_every_readable_beat_has_one_row_of_all_columns(classifier: BeatClassifi
 
 
 def test_unreadable_beats_leave_no_row_but_lower_the_share(classifier: BeatClassifier) -> None:
-    strip = simulate_strip(StripKind.BIGEMINY, seed=1, duration_s=40.0)
+    strip = simulate_strip(StripKind.BIGEMINY, seed=1, duration_s=15.0)
     signal = strip.signal_mv().copy()
-    signal[7200:] = np.random.default_rng(1).standard_normal(len(signal) - 7200)
+    signal[2700:] = np.random.default_rng(1).standard_normal(len(signal) - 2700)
     beats = classifier.classify(signal, fs=strip.fs)
     observed = _observe(beats)
     assert 0 < len(observed["rule"]) == beats.is_readable.sum() < len(beats)
-    share = beats.prepared.readable_s / 40.0
+    share = beats.prepared.readable_s / 15.0
     assert 0.3 < share < 0.7
     assert set(observed["readable_share"].tolist()) == {share}
+    assert STRETCH not in observed
+
+
+def test_a_long_strip_is_observed_in_stretches(classifier: BeatClassifier) -> None:
+    strip = simulate_strip(StripKind.BIGEMINY, seed=1, duration_s=42.0)
+    signal = strip.signal_mv().copy()
+    signal[9000:] = np.random.default_rng(1).standard_normal(len(signal) - 9000)  # from 25 s on
+    beats = classifier.classify(signal, fs=strip.fs)
+    observed = observe_beats(beats, fs=strip.fs)
+    at_s = beats.r_peaks[beats.has_class] / strip.fs
+    assert observed[STRETCH].tolist() == (at_s // 10).astype(int).tolist()
+    assert set(observed[STRETCH].tolist()) == {0, 1, 2}
+    share = {int(one): observed["readable_share"][observed[STRETCH] == one] for one in range(3)}
+    assert set(share[0].tolist()) == set(share[1].tolist()) == {1.0}
+    assert 0.3 < share[2][0] < 0.7
+    for one in range(3):
+        in_it = observed[STRETCH] == one
+        rate = 60 / np.nanmedian(observed["rr_prev_s"][in_it])
+        np.testing.assert_allclose(observed["heart_rate_bpm"][in_it], rate)
+
+
+@pytest.mark.parametrize(("duration_s", "is_long"), [(15.0, False), (15.01, True)])
+def test_a_strip_is_long_from_one_and_a_half_stretches_on(
+    classifier: BeatClassifier, duration_s: float, *, is_long: bool
+) -> None:
+    strip = simulate_strip(StripKind.NORMAL, seed=1, duration_s=20.0)
+    signal = strip.signal_mv()[: round(duration_s * strip.fs)]
+    beats = classifier.classify(signal, fs=strip.fs)
+    assert (STRETCH in observe_beats(beats, fs=strip.fs)) is is_long
+    if is_long:
+        with pytest.raises(ValueError, match="fs must be given for a strip of 15"):
+            observe_beats(beats)
+
+
+def _strip(rr: list[float], called: str, stretch: list[int] | None = None) -> dict[str, list[Any]]:
+    observed: dict[str, list[Any]] = {name: [0.5] * len(rr) for name in NUMERICAL_COLUMNS}
+    observed |= {"rr_prev_s": rr, "arrhythmia_type": list(called), "rule": ["none"] * len(rr)}
+    return observed | ({} if stretch is None else {STRETCH: stretch})
+
+
+def test_irregularity_is_the_median_change_of_normal_intervals() -> None:
+    nan = float("nan")
+    beats = gather_strips(
+        [
+            ObservedStrip("a", 10.0, _strip([nan, 1.0, 1.2, 1.0, 0.9], "NNNNN")),
+            # The premature beat, its pause and what touches them do not count.
+            ObservedStrip("b", 10.0, _strip([nan, 1.0, 0.6, 1.4, 1.0, 1.0, 1.0, 1.0], "NNVNNNNN")),
+            ObservedStrip("c", 10.0, _strip([nan, 1.0, 1.2, 1.0], "NNNN")),
+        ]
+    )
+    measured = [beats.columns["rr_irregularity"][beats.strip == one] for one in range(3)]
+    # |0.2|, |-0.2| and |-0.1| over a median of 1.0.
+    assert measured[0].tolist() == pytest.approx([0.2] * 5)
+    assert set(measured[1].tolist()) == {0.0}
+    assert np.isnan(measured[2]).all()  # two changes only
+
+
+def test_irregularity_is_not_carried_over_to_the_next_strip() -> None:
+    rr = [1.0, 1.0, 1.0, 1.0, 1.0]
+    beats = gather_strips(
+        [
+            ObservedStrip("a", 10.0, _strip(rr, "NNNNN")),
+            ObservedStrip("a", 10.0, _strip([3 * one for one in rr], "NNNNN")),
+        ]
+    )
+    assert set(beats.columns["rr_irregularity"].tolist()) == {0.0}
+
+
+def test_as_many_stretches_as_wanted_are_taken_spread_over_the_strip() -> None:
+    stretch = [number // 2 for number in range(20)]
+    observed = _strip([float(one) for one in stretch], "N" * 20, stretch)
+    for n_wanted, taken in ((1, [5]), (2, [2, 7]), (3, [1, 5, 8]), (99, list(range(10)))):
+        strips = [ObservedStrip("a", 100.0, observed, {"lead": "II"}, n_wanted)]
+        beats = gather_strips(strips)
+        assert beats.columns["rr_prev_s"][::2].tolist() == taken
+        assert beats.strip_s.tolist() == [10.0] * len(taken)
+        assert beats.group.tolist() == ["a"] * len(taken)
+        assert beats.slices["lead"].tolist() == ["II"] * len(taken)
+
+
+def test_a_slice_that_is_not_stated_is_empty() -> None:
+    observed = _strip([1.0], "N")
+    beats = gather_strips(
+        [ObservedStrip("a", 10.0, observed, {"site": "ward 3"}), ObservedStrip("b", 10.0, observed)]
+    )
+    assert beats.slices["site"].tolist() == ["ward 3", ""]
+    assert beats.select(np.array([False, True])).slices["site"].tolist() == [""]
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "n_pieces"), [(9.99, 0), (10.0, 1), (239.99, 23), (240.0, 24), (3600.0, 24)]
+)
+def test_pieces_are_cut_from_all_over_a_recording(duration_s: float, n_pieces: int) -> None:
+    signal = np.arange(round(duration_s * 100), dtype=np.float32)
+    pieces = list(cut_pieces(signal, fs=100.0, seed="a"))
+    assert len(pieces) == n_pieces
+    starts = [int(piece.signal_mv[0]) for piece in pieces]
+    for number, (piece, start) in enumerate(zip(pieces, starts, strict=True)):
+        assert piece.signal_mv.tolist() == list(range(start, start + 1000))
+        part = len(signal) / n_pieces
+        assert number * part - 1 <= start <= (number + 1) * part
+    again = [int(piece.signal_mv[0]) for piece in cut_pieces(signal, fs=100.0, seed="a")]
+    assert again == starts
 
 
 def test_the_amplitude_is_in_millivolts(classifier: BeatClassifier) -> None:

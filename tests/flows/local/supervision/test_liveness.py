@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import random
@@ -111,10 +112,67 @@ def test_a_process_that_was_stopped_is_found_within_half_a_minute_whatever_its_l
     assert 30.0 < found_s < 40.0
 
 
-def test_an_answer_that_cannot_be_told_ends_the_silence(clock: Clock) -> None:
-    told: list[bool | None] = [False] * 5 + [None]
-    rounds = iter(told * 50)
-    assert _find_hung(clock, _make(lambda: next(rounds)), step_s=0.5, until_s=600.0) is None
+@pytest.mark.parametrize(
+    ("told", "earliest_s", "latest_s"),
+    [
+        ([False], 330.0, 345.0),
+        ([None] + [False] * 59, 345.0, 365.0),
+        ([False] * 5 + [None], 440.0, 480.0),
+        ([False, None], 770.0, 800.0),
+    ],
+)
+def test_answers_that_cannot_be_told_delay_the_end_of_a_silent_process_and_no_more(
+    clock: Clock, told: list[bool | None], earliest_s: float, latest_s: float
+) -> None:
+    rounds = itertools.cycle(told)
+    watched = _make(lambda: next(rounds), limit_s=330.0)
+    found_s = _find_hung(clock, watched, step_s=0.5, until_s=2000.0)
+    assert found_s is not None
+    assert earliest_s < found_s < latest_s
+
+
+def test_time_in_which_nothing_can_be_told_counts_neither_way(clock: Clock) -> None:
+    answer: bool | None = False
+    watched = _make(lambda: answer)
+    assert _find_hung(clock, watched, step_s=0.5, until_s=25.0) is None
+    answer = None
+    assert _find_hung(clock, watched, step_s=0.5, until_s=4000.0) is None
+    answer = False
+    found_s = _find_hung(clock, watched, step_s=0.5, until_s=5000.0)
+    assert found_s is not None
+    # 30 s of silence and a minute of grace, less the silence before.
+    assert 4060.0 < found_s < 4080.0
+
+
+def test_an_answer_ends_the_grace_of_an_outage(clock: Clock) -> None:
+    answer: bool | None = None
+    watched = _make(lambda: answer)
+    assert _find_hung(clock, watched, step_s=0.5, until_s=300.0) is None
+    answer = True
+    assert _find_hung(clock, watched, step_s=0.5, until_s=310.0) is None
+    answer = False
+    found_s = _find_hung(clock, watched, step_s=0.5, until_s=600.0)
+    assert found_s is not None
+    assert 330.0 < found_s < 350.0
+
+
+def test_a_process_is_ready_from_its_first_ready_answer_on(clock: Clock) -> None:
+    is_ready = False
+    watched = Liveness(
+        lambda: True,
+        is_ready=lambda: is_ready,
+        is_stopped=lambda: False,
+        limit_s=30.0,
+        start_limit_s=180.0,
+    )
+    assert _find_hung(clock, watched, step_s=0.5, until_s=100.0) is None
+    assert watched.has_answered
+    assert watched.ready_for_s == 0.0
+    is_ready = True
+    assert _find_hung(clock, watched, step_s=0.5, until_s=140.0) is None
+    assert 30.0 <= watched.ready_for_s <= 40.0
+    watched.reset()
+    assert watched.ready_for_s == 0.0
 
 
 def test_a_supervisor_that_was_stopped_itself_counts_a_quarter_of_a_minute(clock: Clock) -> None:
@@ -203,6 +261,7 @@ def test_no_healthy_worker_is_killed_when_prefect_was_away_or_a_clock_jumped(
         at_s = random.uniform(200, 300)
         prefect = _Prefect(clock, down_from_s=at_s, down_s=down_s)
         beats = WorkerHeartbeats(prefect.read, lambda: 1)
+        beats.note_earlier()
         watched = _make(
             beats.has_beaten,
             limit_s=processes._WORKER_SILENT_S,
@@ -220,6 +279,7 @@ def test_a_worker_without_a_heartbeat_is_found_in_six_minutes(clock: Clock) -> N
     random.seed(1)
     prefect = _Prefect(clock, down_from_s=0.0, down_s=0.0)
     beats = WorkerHeartbeats(prefect.read, lambda: 1)
+    beats.note_earlier()
     watched = _make(beats.has_beaten, limit_s=processes._WORKER_SILENT_S)
     while clock.now_s < 300.0:
         clock.now_s += 0.5
@@ -234,6 +294,7 @@ def test_a_worker_without_a_heartbeat_is_found_in_six_minutes(clock: Clock) -> N
 def test_a_worker_is_ready_with_its_own_first_heartbeat() -> None:
     found, start = "of an earlier platform", 1
     beats = WorkerHeartbeats(lambda: found, lambda: start)
+    beats.note_earlier()
     assert not beats.has_started()
     found = "first"
     assert beats.has_started()
@@ -260,6 +321,7 @@ def test_a_server_that_is_slow_proves_nothing_against_its_worker() -> None:
             read()
         known = iter(["first"])
         beats = WorkerHeartbeats(lambda: next(known, None) or read(), lambda: 1)
+        beats.note_earlier()
         assert beats.has_beaten() is None
         assert not beats.has_started()
 

@@ -25,6 +25,7 @@ from ecg_lib.operations.helper_states import (
 )
 from ecg_lib.operations.settings import Settings
 from flows.local.supervision import liveness
+from flows.local.supervision.liveness import BeatPipe
 from flows.local.supervision.platform_status import (
     end_platform,
     is_ours,
@@ -477,6 +478,42 @@ def test_starts_that_come_to_nothing_are_failures_however_long_they_took(
             _check_until(supervisor, lambda: False)
     killed = "service runs and has never answered; it is killed"
     assert [line for line in lines if line == killed] == [killed] * 2
+
+
+_BEATING_HOST = """
+import os, sys, time
+for _ in range(15):
+    os.write(int(sys.argv[1]), b".")
+    time.sleep(0.02)
+raise SystemExit(1)
+"""
+
+
+def test_a_host_that_beats_and_never_gets_ready_is_given_up(
+    make_supervisor: Callable[..., Supervisor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(liveness, "_INTERVAL_S", 0.02)
+    policy = RestartPolicy(first_pause_s=0.01, longest_pause_s=0.01, stable_s=0.1, max_failures=2)
+    beats = BeatPipe()
+    has_beaten = False
+
+    def is_alive() -> bool:
+        nonlocal has_beaten
+        found = beats.has_beaten()
+        has_beaten = has_beaten or found
+        return found
+
+    try:
+        with make_supervisor() as supervisor:
+            program = _program("service", _BEATING_HOST, str(beats.writer))
+            supervisor.launch(replace(program, passed=(beats.writer,)))
+            supervisor.keep_running("service", policy, is_ready=lambda: False, is_alive=is_alive)
+            with pytest.raises(ProcessEndedError, match=r"given up after 3 failures.*exit code 1"):
+                _check_until(supervisor, lambda: False)
+            assert supervisor.read_states()["service"].restarts == 2
+    finally:
+        beats.close()
+    assert has_beaten
 
 
 def test_a_process_that_hangs_is_killed_while_two_others_are_slow_to_start(

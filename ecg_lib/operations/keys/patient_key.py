@@ -1,4 +1,4 @@
-"""Patient identifiers as keyed hashes (HMAC-SHA256): the same patient, but nobody's name."""
+"""Patients and clients as keyed hashes (HMAC-SHA256): the same patient, but nobody's name."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ MIN_KEY_BYTES: Final = 16
 def hash_patient(patient_id: str, *, key: bytes) -> str:
     """Hash an identifier; hexadecimal, 64 characters."""
     return hmac.new(key, patient_id.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def hash_client(client: str, *, key: bytes) -> str:
+    """Hash the API key or address of a client; hexadecimal, 16 characters."""
+    return hash_patient(f"client {client}", key=key)[:16]
 
 
 def read_patient_key(path: Path) -> bytes:

@@ -9,8 +9,9 @@ import pytest
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.evaluation.beat_scoring import BeatCounts
-from ecg_lib.operations.promotion import (
+from ecg_lib.operations.learning.promotion import (
     Challenger,
+    NewPeople,
     PromotionDecision,
     PromotionPolicy,
     decide_promotion,
@@ -137,7 +138,10 @@ def test_other_subjects_cannot_be_compared() -> None:
     champion = _challenger(counts=_subjects() | {"another": _counts()}, dataset_version="d0")
     decision = _decide(_challenger(), champion)
     assert _failed(decision) == ["better than champion"]
-    assert "dataset d1 and d0 cover different subjects" in decision.reasons[0]
+    assert (
+        "scored on fewer beats of 1 of 13 subjects (subject another: 0 of 1000)"
+        in (decision.reasons[0])
+    )
 
 
 def test_a_challenger_of_more_people_is_compared_on_those_that_both_have() -> None:
@@ -289,3 +293,106 @@ def test_a_simulated_challenger_is_not_compared_with_a_real_champion() -> None:
         ("better than champion", True),
     ]
     assert "without comparison" in real.reasons[-1]
+
+
+@pytest.mark.parametrize(("beats", "is_compared"), [(999, False), (1000, True), (1001, True)])
+def test_a_challenger_that_is_scored_on_fewer_beats_of_anybody_is_not_compared(
+    beats: int, *, is_compared: bool
+) -> None:
+    better = _subjects(v_true=99) | {"s03": _counts(v_true=99, beats=beats)}
+    decision = _decide(_challenger(counts=better), _challenger())
+    assert decision.is_promoted is is_compared
+    reason = decision.gates[-1].reason
+    assert ("fewer beats of 1 of 12 subjects (subject s03: 999 of 1000)" in reason) is (
+        not is_compared
+    )
+    # With more beats a person is left out, as the champion was not judged on them.
+    assert ("s03 left out" in reason) is (beats == 1001)
+
+
+@pytest.mark.parametrize(("n_changed", "is_compared"), [(6, True), (7, False)])
+def test_people_who_were_annotated_otherwise_since_are_left_out(
+    n_changed: int, *, is_compared: bool
+) -> None:
+    # The same beats of which other ones are V: half of the people must be as they were.
+    changed = {f"s{n:02d}": _counts(v_true=99, v_beats=101) for n in range(n_changed)}
+    decision = _decide(_challenger(counts=_subjects(v_true=99) | changed), _challenger())
+    assert decision.is_promoted is is_compared
+    reason = decision.gates[-1].reason
+    if is_compared:
+        assert "s00, s01, s02, s03, s04, s05 left out, annotated otherwise since" in reason
+    else:
+        assert "cannot be compared: 5 subjects have the same beats and classes" in reason
+
+
+def test_people_of_the_site_that_are_gone_do_not_prevent_a_comparison() -> None:
+    champion = _challenger(counts=_subjects() | {"site:1": _counts()})
+    challenger = _challenger(counts=_subjects(v_true=99) | {"site:2": _counts(v_true=1)})
+    assert _decide(challenger, champion).is_promoted
+
+
+def test_people_of_the_site_are_not_in_the_absolute_limits() -> None:
+    counts = _subjects() | {f"site:{n}": _counts(v_true=0, found=500) for n in range(12)}
+    assert _decide(_challenger(counts=counts)).is_promoted
+
+
+def _people(n: int, **changes: int) -> dict[str, BeatCounts]:
+    usual = {"beats": 100, "found": 100, "v_beats": 20, "v_found": 20, "n_beats": 80}
+    return {f"site:{index}": BeatCounts(**{**usual, **changes}) for index in range(n)}
+
+
+def _decide_with(challenger: Challenger, new_people: NewPeople) -> PromotionDecision:
+    return decide_promotion(
+        challenger, _challenger(name="version 1"), new_people=new_people, policy=POLICY
+    )
+
+
+def test_a_gain_on_new_people_without_a_loss_on_the_common_set_is_promoted() -> None:
+    gain = NewPeople(challenger=_people(5, v_true=18), champion=_people(5, v_true=12))
+    decision = _decide_with(_challenger(), gain)
+    assert decision.is_promoted
+    assert [gate.name for gate in decision.gates[-2:]] == [
+        "no loss on the common set",
+        "gain on new people",
+    ]
+    # F1 is 2 TP / (TP + FP + V): 36 / 38 against 24 / 32.
+    assert "V-F1 +0.1974 against version 1 on 5 held-out people with 100 V beats" in (
+        decision.gates[-1].reason
+    )
+    loss = _challenger(counts=_subjects(v_true=93))
+    assert _failed(_decide_with(loss, gain)) == ["no loss on the common set"]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (_people(4, v_true=18), _people(4, v_true=12), "4 held-out people, 5 needed: label"),
+        ({}, {}, "0 held-out people, 5 needed"),
+        (_people(6, v_beats=0), _people(6, v_beats=0, v_false=3), "no V beat among 6"),
+        (_people(5, v_true=18), None, "this code cannot run version 1"),
+    ],
+)
+def test_as_long_as_new_people_cannot_judge_a_gain_on_the_common_set_is_needed(
+    ours: dict[str, BeatCounts], theirs: dict[str, BeatCounts] | None, words: str
+) -> None:
+    new_people = NewPeople(challenger=ours, champion=theirs)
+    better = _decide_with(_challenger(counts=_subjects(v_true=99)), new_people)
+    assert better.is_promoted
+    assert better.gates[-1].reason.startswith("not judged: ")
+    assert words in better.gates[-1].reason
+    alike = _decide_with(_challenger(), new_people)
+    assert _failed(alike) == ["better than champion"]
+
+
+def test_without_a_gain_on_new_people_nothing_is_promoted() -> None:
+    alike = NewPeople(challenger=_people(5, v_true=12), champion=_people(5, v_true=12))
+    decision = _decide_with(_challenger(counts=_subjects(v_true=99)), alike)
+    assert _failed(decision) == ["gain on new people"]
+    assert "a lower bound above 0 required" in decision.reasons[0]
+
+
+def test_a_gain_on_one_person_alone_is_not_a_gain() -> None:
+    ours = _people(5, v_true=12) | {"site:0": _counts(v_true=100)}
+    theirs = _people(5, v_true=12) | {"site:0": _counts(v_true=99)}
+    decision = _decide_with(_challenger(), NewPeople(challenger=ours, champion=theirs))
+    assert _failed(decision) == ["gain on new people"]

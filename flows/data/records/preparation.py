@@ -13,6 +13,7 @@ from typing import Final
 from ecg_lib.errors import CorruptRecordError, EcgError, RecordNotFoundError
 from ecg_lib.records.annotations import count_classes
 from ecg_lib.records.atomic_files import write_whole
+from ecg_lib.records.record import Record
 from flows.data.databases import MITDB, SIMULATED, Database, Role, list_record_files
 from flows.data.dataset_versions import (
     BrokenRecord,
@@ -29,10 +30,11 @@ from flows.data.prepared_views import (
     write_annotations,
     write_view,
 )
-from flows.data.record_sources import Records
+from flows.data.records.sources import Records
 from flows.doors.parallel import N_PROCESSES, run_in_processes
 
-_SUMMARY: Final = "summary.json"
+SUMMARY: Final = "summary.json"
+"""Description of a record that has all its files."""
 
 
 def prepare_all(records: Records, target: Path) -> Iterator[PreparedRecord | BrokenRecord]:
@@ -87,7 +89,7 @@ def _find_prepared(
     """Read what was prepared of a record in its part; person and marks are those of today."""
     from pydantic import TypeAdapter
 
-    summary = target / _key(database, name, files) / _SUMMARY
+    summary = target / _key(database, name, files) / SUMMARY
     if not summary.is_file():
         return None
     done = TypeAdapter(PreparedRecord).validate_json(summary.read_bytes())
@@ -139,51 +141,81 @@ def prepare_one(
 def _prepare(
     directory: Path, name: str, files: dict[str, str], target: Path, database: Database
 ) -> PreparedRecord:
-    from ecg_lib.evaluation.beat_scoring import score_beats
-    from ecg_lib.evaluation.prepared_views import prepare_scored_view
-
     of, role = _identity(database, name), _role(database, name)
     record = read_source(directory, name, database=database.name, of=of)
-    detected, unreadable_s, lead = 0, 0.0, ",".join(record.leads)
-    figures: dict[str, int] = {}
-    if role in {Role.PEAKS, Role.NOISE}:
-        annotated = _count_marks(directory / name, database)
-        target.mkdir(parents=True, exist_ok=True)
-    else:
-        annotations = write_annotations(record, target)
-        annotated = {c.value: n for c, n in count_classes(annotations.beat_classes).items()}
-        views = {view: write_view(record, view, target) for view in INGESTED_VIEWS[role]}
-        beats = (views.get(WHOLE_RECORD) or prepare_scored_view(record, WHOLE_RECORD))[0].beats
-        detected, unreadable_s, lead = len(beats), beats.unreadable_s, record.choose_lead()
-        if role is not Role.TEST:
-            counts = score_beats(
-                annotations, detections=beats.r_peaks, is_v=beats.is_readable & False, fs=record.fs
-            )
-            figures = {
-                "found": counts.found,
-                "extra": counts.extra,
-                "missed_v": counts.v_beats - counts.v_found,
-            }
-    summary = PreparedRecord(
+    described = PreparedRecord(
         name=of.name,
         role=role,
         files=files,
         prepared=target.name,
         duration_s=record.duration_s,
-        lead=lead,
-        annotated=annotated,
-        detected=detected,
-        unreadable_s=round(unreadable_s, 3),
+        lead=",".join(record.leads),
+        annotated={},
+        detected=0,
+        unreadable_s=0.0,
         fs=record.fs,
         database=database.name,
         person=of.person,
         annotations=of.annotations,
         marks_are_peaks=database.marks_are_peaks,
-        **figures,
     )
+    if role in {Role.PEAKS, Role.NOISE}:
+        target.mkdir(parents=True, exist_ok=True)
+        summary = replace(described, annotated=_count_marks(directory / name, database))
+    else:
+        summary = _write_views(record, described, target)
     # Written last: a record with a summary has all its files.
-    write_whole(target / _SUMMARY, json.dumps(asdict(summary)))
+    write_whole(target / SUMMARY, json.dumps(asdict(summary)))
     return summary
+
+
+def prepare_record(record: Record, described: PreparedRecord, target: Path) -> PreparedRecord:
+    """Prepare a record that was read, unless that was done before.
+
+    Args:
+        record: With annotations.
+        described: Name, part, person and files; the figures are filled in.
+        target: Directory of prepared records.
+    """
+    from pydantic import TypeAdapter
+
+    directory = target / prepared_key(described.files, identity=described.identity)
+    if (directory / SUMMARY).is_file():
+        written = (directory / SUMMARY).read_bytes()
+        return TypeAdapter(PreparedRecord).validate_json(written)
+    named = replace(described, prepared=directory.name, duration_s=record.duration_s, fs=record.fs)
+    summary = _write_views(record, named, directory)
+    write_whole(directory / SUMMARY, json.dumps(asdict(summary)))
+    return summary
+
+
+def _write_views(record: Record, described: PreparedRecord, target: Path) -> PreparedRecord:
+    """Write the views of an annotated record, and fill in its figures."""
+    from ecg_lib.evaluation.beat_scoring import score_beats
+    from ecg_lib.evaluation.prepared_views import prepare_scored_view
+
+    role = described.role
+    annotations = write_annotations(record, target)
+    views = {view: write_view(record, view, target) for view in INGESTED_VIEWS[role]}
+    beats = (views.get(WHOLE_RECORD) or prepare_scored_view(record, WHOLE_RECORD))[0].beats
+    measured = replace(
+        described,
+        lead=record.choose_lead(),
+        annotated={c.value: n for c, n in count_classes(annotations.beat_classes).items()},
+        detected=len(beats),
+        unreadable_s=round(beats.unreadable_s, 3),
+    )
+    if role is Role.TEST:
+        return measured
+    counts = score_beats(
+        annotations, detections=beats.r_peaks, is_v=beats.is_readable & False, fs=record.fs
+    )
+    return replace(
+        measured,
+        found=counts.found,
+        extra=counts.extra,
+        missed_v=counts.v_beats - counts.v_found,
+    )
 
 
 def _count_marks(path: Path, database: Database) -> dict[str, int]:

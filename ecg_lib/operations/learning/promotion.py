@@ -1,0 +1,331 @@
+"""Decide whether a challenger replaces the champion; each gate gives its reason.
+
+Both are compared on out-of-fold predictions, paired by subject. This module knows neither MLflow
+nor files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
+from ecg_lib.evaluation.bootstrap import Interval, bootstrap_interval, paired_bootstrap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionPolicy:
+    """Limits of the gates."""
+
+    min_v_f1: float = 0.80
+    """Least out-of-fold V-F1, end to end."""
+    min_qrs_sensitivity: float = 0.99
+    min_qrs_predictivity: float = 0.99
+    max_microseconds_per_beat: float = 120.0
+    """Longest accepted time of the network for one beat on one core, in batches."""
+    min_difference: float = 0.0
+    """The challenger's V-F1 must exceed the champion's by more than this."""
+    min_lower_bound: float = -0.005
+    """Least lower bound of the interval of that difference."""
+    confidence: float = 0.90
+    n_resamples: int = 2000
+    seed: int = 0
+    min_new_people: int = 5
+    """Least number of held-out new people that a gain is shown on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contender:
+    """Facts about a model that hold whichever code made it; all that a champion needs."""
+
+    name: str
+    data_source: DataSource
+    dataset_version: str
+    counts: Mapping[str, BeatCounts]
+    """Out-of-fold, end to end, whole recordings, by subject."""
+    n_folds: int
+    """With more folds each judged network was trained on more people."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Challenger(Contender):
+    """Facts about a candidate for promotion."""
+
+    microseconds_per_beat: float
+    runtime_difference: float
+    """Greatest difference of a probability between training and serving runtime."""
+    golden_failures: tuple[str, ...] = ()
+    """Golden requests whose answer differs from the stored one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewPeople:
+    """Scores of both models on people of the site that neither was trained on, by person."""
+
+    challenger: Mapping[str, BeatCounts]
+    champion: Mapping[str, BeatCounts] | None
+    """None when this code cannot run the champion."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gate:
+    """One condition of a promotion."""
+
+    name: str
+    is_passed: bool
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromotionDecision:
+    """Results of all gates, and whether they allow the promotion."""
+
+    gates: tuple[Gate, ...]
+
+    @property
+    def is_promoted(self) -> bool:
+        """True when every gate is passed."""
+        return all(gate.is_passed for gate in self.gates)
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Reasons of the failed gates, or of all gates when every one passed."""
+        wanted = [gate for gate in self.gates if not gate.is_passed] or list(self.gates)
+        return tuple(f"{gate.name}: {gate.reason}" for gate in wanted)
+
+
+SITE_PREFIX = "site:"
+"""Start of the names of people of the site, who come and go: they are not in the common set."""
+
+_LEAST_COMMON = 2
+"""Least number of people that both models are compared on; half of the champion's, if more."""
+
+_NEW_PEOPLE = "gain on new people"
+
+MAX_RUNTIME_DIFFERENCE = 1e-4
+"""Largest accepted difference of a probability between training and serving runtime."""
+
+
+def decide_promotion(
+    challenger: Challenger,
+    champion: Contender | None,
+    *,
+    new_people: NewPeople | None = None,
+    policy: PromotionPolicy | None = None,
+) -> PromotionDecision:
+    """Compare a challenger with the limits and with the champion.
+
+    A challenger that was trained on labelled traffic must lose nothing on the people that both
+    models were judged on, and gain on people of the site that were held out. Another must be better
+    on the people that both were judged on.
+
+    Parameters
+    ----------
+    challenger : Challenger
+    champion : Contender, optional
+        None when there is none yet.
+    new_people : NewPeople, optional
+        None when the challenger was not trained on labelled traffic.
+    policy : PromotionPolicy, optional
+
+    Returns
+    -------
+    PromotionDecision
+
+    """
+    policy = policy or PromotionPolicy()
+    gates = [*_absolute_gates(challenger, policy)]
+    if champion is not None:
+        gates += _gates_against(challenger, champion, new_people, policy)
+    return PromotionDecision(gates=tuple(gates))
+
+
+def _absolute_gates(challenger: Challenger, policy: PromotionPolicy) -> list[Gate]:
+    # People of the site have few beats, chosen by how they look: limits are for the common set.
+    common = [one for name, one in challenger.counts.items() if not name.startswith(SITE_PREFIX)]
+    subjects = common or list(challenger.counts.values())
+    gross = add_up(subjects)
+    f1 = bootstrap_interval(
+        subjects, lambda counts: counts.v_f1, seed=policy.seed, n_resamples=policy.n_resamples
+    )
+    failures = challenger.golden_failures
+    speed = challenger.microseconds_per_beat
+    difference = challenger.runtime_difference
+    return [
+        Gate(
+            name="V-F1",
+            is_passed=f1.estimate >= policy.min_v_f1,
+            reason=f"{f1.estimate:.4f} (95 % interval {f1.low:.3f} to {f1.high:.3f}), "
+            f"at least {policy.min_v_f1:.2f} required",
+        ),
+        Gate(
+            name="QRS detection",
+            is_passed=gross.qrs_sensitivity >= policy.min_qrs_sensitivity
+            and gross.qrs_predictivity >= policy.min_qrs_predictivity,
+            reason=f"Se {gross.qrs_sensitivity:.4f}, +P {gross.qrs_predictivity:.4f}, at least "
+            f"{policy.min_qrs_sensitivity:.2f} and {policy.min_qrs_predictivity:.2f} required",
+        ),
+        Gate(
+            name="speed",
+            is_passed=speed <= policy.max_microseconds_per_beat,
+            reason=f"{speed:.0f} us a beat, at most {policy.max_microseconds_per_beat:.0f} allowed",
+        ),
+        Gate(
+            name="same answer in training and serving",
+            is_passed=difference <= MAX_RUNTIME_DIFFERENCE,
+            reason=f"probabilities differ by up to {difference:.1e}, "
+            f"at most {MAX_RUNTIME_DIFFERENCE:.0e} allowed",
+        ),
+        Gate(
+            name="golden requests",
+            is_passed=not failures,
+            reason=f"failed: {', '.join(failures)}" if failures else "all answered as expected",
+        ),
+    ]
+
+
+def _gates_against(
+    challenger: Challenger,
+    champion: Contender,
+    new_people: NewPeople | None,
+    policy: PromotionPolicy,
+) -> list[Gate]:
+    is_downgrade = (
+        challenger.data_source is DataSource.SIMULATED
+        and champion.data_source is not DataSource.SIMULATED
+    )
+    data_gate = Gate(
+        name="training data",
+        is_passed=not is_downgrade,
+        reason=f"challenger on {challenger.data_source} data, champion on {champion.data_source}"
+        + ("; a simulated model never replaces a real one" if is_downgrade else ""),
+    )
+    if is_downgrade:
+        return [data_gate]
+    if (
+        champion.data_source is DataSource.SIMULATED
+        and challenger.data_source is not DataSource.SIMULATED
+    ):
+        reason = (
+            "a challenger trained on real data replaces a simulated champion without comparison"
+        )
+        return [data_gate, Gate(name="better than champion", is_passed=True, reason=reason)]
+    if new_people is None:
+        return [data_gate, _gate_common(challenger, champion, policy, is_gain_needed=True)]
+    if why := _find_obstacle(new_people, champion.name, policy):
+        # A gain must be shown somewhere: as long as new people cannot show it, the common set must.
+        common = _gate_common(challenger, champion, policy, is_gain_needed=True)
+        return [
+            data_gate,
+            common,
+            Gate(name=_NEW_PEOPLE, is_passed=True, reason=f"not judged: {why}"),
+        ]
+    common = _gate_common(challenger, champion, policy, is_gain_needed=False)
+    return [data_gate, common, _gate_new_people(new_people, champion.name, policy)]
+
+
+def _gate_common(
+    challenger: Challenger, champion: Contender, policy: PromotionPolicy, *, is_gain_needed: bool
+) -> Gate:
+    """Compare both on the same beats of the same people."""
+    name = "better than champion" if is_gain_needed else "no loss on the common set"
+    people = sorted(one for one in champion.counts if not one.startswith(SITE_PREFIX))
+    ours_of = {one: challenger.counts.get(one, BeatCounts()) for one in people}
+    beats = {one: (ours_of[one].beats, champion.counts[one].beats) for one in people}
+    fewer = [one for one, (ours, theirs) in beats.items() if ours < theirs]
+    if fewer:
+        ours, theirs = beats[fewer[0]]
+        reason = (
+            f"cannot be compared: the challenger is scored on fewer beats of {len(fewer)} of "
+            f"{len(people)} subjects (subject {fewer[0]}: {ours} of {theirs})"
+        )
+        return Gate(name=name, is_passed=False, reason=reason)
+    more = [one for one, (ours, theirs) in beats.items() if ours > theirs]
+    changed = [
+        one
+        for one in people
+        if one not in more and _truth(ours_of[one]) != _truth(champion.counts[one])
+    ]
+    subjects = [one for one in people if one not in more and one not in changed]
+    needed = max(_LEAST_COMMON, len(people) / 2)
+    if len(subjects) < needed:
+        reason = (
+            f"cannot be compared: {len(subjects)} subjects have the same beats and classes in "
+            f"dataset {challenger.dataset_version} and {champion.dataset_version}, {needed:g} are "
+            "needed"
+        )
+        return Gate(name=name, is_passed=False, reason=reason)
+    difference = _compare(challenger.counts, champion.counts, subjects, policy)
+    is_gain = not is_gain_needed or difference.estimate > policy.min_difference
+    wanted = f"more than {policy.min_difference:+.4f} and " if is_gain_needed else ""
+    reason = (
+        f"V-F1 {difference.estimate:+.4f} against {champion.name} "
+        f"({policy.confidence:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}); "
+        f"{wanted}a lower bound above {policy.min_lower_bound:+.4f} required"
+    )
+    if len(challenger.counts) > len(subjects):
+        reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"
+    if changed:
+        reason += f"; {', '.join(changed)} left out, annotated otherwise since"
+    if more:
+        reason += f"; {', '.join(more)} left out, with more beats than the champion was scored on"
+    if challenger.n_folds != champion.n_folds:
+        seen = "fewer" if challenger.n_folds < champion.n_folds else "more"
+        reason += (
+            f"; {challenger.n_folds} folds against {champion.n_folds}, so the challenger's "
+            f"judged networks were trained on {seen} people"
+        )
+    is_passed = is_gain and difference.low > policy.min_lower_bound
+    return Gate(name=name, is_passed=is_passed, reason=reason)
+
+
+def _truth(counts: BeatCounts) -> tuple[int, ...]:
+    """Return what the annotations alone decide."""
+    return counts.beats, counts.v_beats, counts.n_beats
+
+
+def _people_of(new_people: NewPeople) -> list[str]:
+    return sorted(set(new_people.challenger) & set(new_people.champion or ()))
+
+
+def _find_obstacle(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> str | None:
+    """Find why new people cannot judge both models; None when they can."""
+    ask = "label strips that were drawn for review"
+    if new_people.champion is None:
+        return f"this code cannot run {champion}"
+    people = _people_of(new_people)
+    if len(people) < policy.min_new_people:
+        return f"{len(people)} held-out people, {policy.min_new_people} needed: {ask}"
+    if not any(new_people.challenger[one].v_beats for one in people):
+        return f"no V beat among {len(people)} held-out people: {ask}"
+    return None
+
+
+def _gate_new_people(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> Gate:
+    """Ask for a gain on held-out people of the site."""
+    people, theirs = _people_of(new_people), new_people.champion or {}
+    n_v = sum(new_people.challenger[one].v_beats for one in people)
+    difference = _compare(new_people.challenger, theirs, people, policy)
+    reason = (
+        f"V-F1 {difference.estimate:+.4f} against {champion} on {len(people)} held-out people with "
+        f"{n_v} V beats ({policy.confidence:.0%} interval {difference.low:+.4f} to "
+        f"{difference.high:+.4f}); a lower bound above 0 required"
+    )
+    return Gate(name=_NEW_PEOPLE, is_passed=difference.low > 0, reason=reason)
+
+
+def _compare(
+    ours: Mapping[str, BeatCounts],
+    theirs: Mapping[str, BeatCounts],
+    people: Sequence[str],
+    policy: PromotionPolicy,
+) -> Interval:
+    return paired_bootstrap(
+        [ours[one] for one in people],
+        [theirs[one] for one in people],
+        lambda counts: counts.v_f1,
+        seed=policy.seed,
+        n_resamples=policy.n_resamples,
+        confidence=policy.confidence,
+    )

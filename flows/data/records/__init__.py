@@ -1,0 +1,1 @@
+"""Records of databases and of labelled traffic: where they are found, and how they are prepared."""

@@ -1,0 +1,1 @@
+"""Labels of readers, and signals that are kept with consent."""

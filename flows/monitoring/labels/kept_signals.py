@@ -1,0 +1,121 @@
+"""Keep the signals of labelled predictions, delete those that are old, and those of a patient.
+
+With a signal go the beats that training prepared of it.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from ecg_lib.errors import DatasetError
+from ecg_lib.operations.learning.kept_signals import SignalStore
+from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.settings import Settings
+
+
+class Sorted(NamedTuple):
+    """Numbers of signals that were kept and deleted."""
+
+    kept: int
+    """Those that waited and have a label now."""
+    deleted: int
+
+
+def open_signals(settings: Settings) -> SignalStore:
+    """Open the signals of the home."""
+    return SignalStore(settings.signals_dir, settings.signal_key_path)
+
+
+@task(cache_policy=NO_CACHE)
+def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) -> None:
+    """Keep the signals that have a label by now, and delete those that are old with their copies.
+
+    Copies go whenever their signal is gone, whatever deleted it, so that a run that was killed
+    between both is made good by the next one.
+    """
+    from flows.data.records.copies import remove_copies_without_signal
+
+    logger = get_run_logger()
+    store = open_signals(settings)
+    found = sort_signals(
+        store,
+        log,
+        now=now,
+        kept=timedelta(days=settings.signals_kept_days),
+        waits=timedelta(days=settings.signals_wait_days),
+    )
+    if found.kept or found.deleted:
+        logger.info(
+            "signals: %d have a label and are kept, %d are old and deleted",
+            found.kept,
+            found.deleted,
+        )
+    copies = remove_copies_without_signal(settings.datasets_dir, store)
+    if copies.n_removed:
+        logger.info("prepared beats of deleted signals: %d directories deleted", copies.n_removed)
+    if copies.left:
+        logger.warning("%s", _describe_left(copies.left))
+
+
+def sort_signals(
+    store: SignalStore, log: PredictionLog, *, now: datetime, kept: timedelta, waits: timedelta
+) -> Sorted:
+    """Keep signals that waited and have a label, and delete the old ones.
+
+    Args:
+        store: The signals.
+        log: Where the labels are.
+        now: The time.
+        kept: How long signals are kept.
+        waits: How long a signal waits for a label.
+    """
+    files = list(store.list_files())
+    labelled = log.find_labelled(file.prediction_id for file in files if file.is_waiting)
+    n_kept = n_deleted = 0
+    for file in files:
+        is_labelled = file.is_waiting and file.prediction_id in labelled
+        limit = kept if is_labelled or not file.is_waiting else waits
+        if now.timestamp() - file.written_s >= limit.total_seconds():
+            store.delete(file)
+            n_deleted += 1
+        elif is_labelled:
+            n_kept += store.keep(file.patient_key, file.prediction_id)
+    return Sorted(n_kept, n_deleted)
+
+
+def delete_patient(settings: Settings, patient_key: str) -> int:
+    """Delete the kept signals of a patient, and the beats that training prepared of them.
+
+    Args:
+        settings: The home.
+        patient_key: Keyed hash of the patient.
+
+    Returns:
+        The number of signals that there were.
+
+    Raises:
+        ConfigurationError: If it is not the hash of a patient.
+        DatasetError: If directories do not tell whose beats they hold, or cannot be deleted. All
+            others are deleted by then.
+    """
+    from flows.data.records.copies import remove_copies_of_patient
+
+    n_deleted = open_signals(settings).delete_patient(patient_key)
+    copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
+    if copies.left:
+        msg = f"{n_deleted} signals deleted; {_describe_left(copies.left)}"
+        raise DatasetError(msg)
+    return n_deleted
+
+
+def _describe_left(left: tuple[Path, ...]) -> str:
+    return (
+        f"prepared beats must name their record and be deletable, {len(left)} directories are not "
+        "and may hold beats of deleted signals; when no flow runs, delete them, ingest-records and "
+        f"pipeline make them again: {', '.join(map(str, left))}"
+    )
