@@ -1,8 +1,8 @@
 """Networks of the R-peak detector that have not seen a record, to judge it out of fold.
 
-The network that ships (:mod:`ecg_lib.signal_path.r_peaks.verifier`) was fitted to DS1 and the paced
-records. For figures on these there are five more, each blind to a fifth of them, made by
-:mod:`ecg_lib.training.r_peak_verifier.fitting` in one go with the one that ships.
+The network that ships (:mod:`ecg_lib.signal_path.r_peaks.verifier`) was fitted to development
+records. For figures on these there are five more, each blind to a fifth of the people, made by
+:mod:`flows.training.fit_verifier` in one go with the one that ships.
 """
 
 from __future__ import annotations

@@ -3,9 +3,8 @@
 ``python -m flows.training.fit_verifier`` reads DS1, the paced records of MIT-BIH, the development
 part of the Supraventricular database, the first hundred subjects of LUDB and recorded noise from
 the directories of the settings, and writes ``ecg_lib/signal_path/r_peaks/verifier.npz`` and the
-blind networks beside the evaluation. It takes ten minutes on two cores. The weights that ship
-were fitted to these samples in another order and other folds (those of ``folds.json``), so a new
-fit gives weights of equal quality, not the same ones.
+blind networks beside the evaluation. It takes six minutes on two cores, and the same files give
+the same weights on the same machine: those that ship.
 """
 
 from __future__ import annotations
