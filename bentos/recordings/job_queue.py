@@ -162,6 +162,7 @@ class JobQueue:
             "file": recording.path.name,
             "more_parts": [str(part.relative_to(upload)) for part in recording.more_parts],
             "lead": lead.name,
+            "second_lead": recording.second_lead,
             "sampling_rate": fields.sampling_rate,
             "unit": fields.unit,
         }

@@ -80,6 +80,7 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
     analysis = analyze_recording(
         opened,
         lead=task["lead"],
+        second_lead=task.get("second_lead"),
         classifier=classifier,
         model=task["model"],
         directory=results,

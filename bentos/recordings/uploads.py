@@ -42,7 +42,7 @@ from ecg_lib.records.files.archives import find_header, unpack_record
 from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
 from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
-from ecg_lib.records.files.lead import Lead, choose_lead
+from ecg_lib.records.files.lead import Lead, choose_lead, choose_second_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
@@ -93,6 +93,8 @@ class Recording:
     """The file, or the first part."""
     more_parts: tuple[Path, ...] = ()
     lead: Lead
+    second_lead: str | None = None
+    """The lead that has a say in the classes, where the client named none."""
     leads: tuple[str, ...]
     kind: str
     fields: UploadFields
@@ -341,6 +343,7 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         paths = _arrange_parts(files, directory) if fields.join else [_arrange(files, directory)]
         opened = open_parts(paths, fs=fields.sampling_rate, unit=fields.unit)
         lead = choose_lead(opened.leads, fields.lead, others=opened.others)
+        second = None if fields.lead else choose_second_lead(opened.leads, lead)
         path, *more_parts = [
             _without_identity(path, lead.name, directory, number, fields)
             for number, path in enumerate(paths)
@@ -354,6 +357,7 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         path=path,
         more_parts=tuple(more_parts),
         lead=lead,
+        second_lead=None if second is None else second.name,
         leads=tuple(other.name for other in opened.leads),
         kind=opened.kind,
         fields=fields,

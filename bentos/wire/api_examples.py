@@ -143,6 +143,7 @@ PREDICTION: Final[dict[str, Any]] = {
     "threshold": 0.5,
     "sampling_rate": 100.0,
     "derivation": "MLII",
+    "second_lead": None,
     "duration_s": 10.0,
     "ruleguard_applied": True,
     "drawn_for_review": False,

@@ -32,6 +32,7 @@ from bentos.wire.schemas import (
     PredictionRequest,
     explain_duration,
 )
+from ecg_lib.records.files.lead import Lead, choose_second_lead
 from ecg_lib.records.limits import MAX_ABS_MV
 
 JSON: Final = "application/json"
@@ -66,6 +67,9 @@ class PredictionInput:
 
     signal_mv: NDArray[np.float64]
     parameters: PredictionParameters
+    second_lead: str | None = None
+    """The lead that has a say in the classes."""
+    second_mv: NDArray[np.float64] | None = None
 
 
 def read_input(
@@ -90,8 +94,18 @@ def read_input(
     if media_type == JSON:
         _check_count(body)
         request = parse(PredictionRequest, body)
+        others: dict[str, NDArray[np.float64]] = {
+            name: np.array(samples_mv, dtype=np.float64)
+            for name, samples_mv in request.leads.items()
+        }
+        for name, lead_mv in others.items():
+            _check_range(lead_mv, field=f"leads.{name}")
+        second = _choose_second(request)
         read = PredictionInput(
-            signal_mv=np.array(request.signal_data, dtype=np.float64), parameters=request
+            signal_mv=np.array(request.signal_data, dtype=np.float64),
+            parameters=request,
+            second_lead=second,
+            second_mv=None if second is None else others[second],
         )
     else:
         samples = _read_npy(body) if media_type == NPY else _read_float32(body)
@@ -101,8 +115,16 @@ def read_input(
             signal_mv=signal_mv, parameters=parse_query(PredictionParameters, query)
         )
         _check_samples(read)
-    _check_range(read.signal_mv)
+    _check_range(read.signal_mv, field="signal_data")
     return read
+
+
+def _choose_second(request: PredictionRequest) -> str | None:
+    """Choose by the rule of recordings."""
+    fs, n_samples = request.sampling_rate, len(request.signal_data)
+    first = Lead(request.derivation, fs, n_samples)
+    chosen = choose_second_lead(tuple(Lead(name, fs, n_samples) for name in request.leads), first)
+    return None if chosen is None else chosen.name
 
 
 def estimate_samples(body: bytes, *, media_type: str) -> int:
@@ -204,11 +226,12 @@ def _check_samples(read: PredictionInput) -> None:
         raise ProblemError(NOT_FINITE, f"{field}: {reason}", errors=[(field, reason)])
 
 
-def _check_range(signal_mv: NDArray[np.float64]) -> None:
+def _check_range(signal_mv: NDArray[np.float64], *, field: str) -> None:
     greatest_mv = float(np.abs(signal_mv).max())
     if greatest_mv > MAX_ABS_MV:
         reason = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
-        raise ProblemError(OUT_OF_RANGE, reason, errors=[("signal_data", reason)])
+        where = "" if field == "signal_data" else f"{field}: "
+        raise ProblemError(OUT_OF_RANGE, f"{where}{reason}", errors=[(field, reason)])
 
 
 def _refuse(field: str, reason: str) -> ProblemError:

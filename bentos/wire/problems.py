@@ -5,6 +5,7 @@ A problem never carries the signal, a stack trace or a path of the server.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
@@ -129,6 +130,7 @@ _KIND_OF_CHECK: Final = {
     ("signal_too_long", "signal_data"): TOO_LONG,
     ("too_long", "signal_data"): TOO_LONG,
     ("finite_number", "signal_data"): NOT_FINITE,
+    ("finite_number", "leads"): NOT_FINITE,
     ("greater_than_equal", "sampling_rate"): WRONG_RATE,
     ("less_than_equal", "sampling_rate"): WRONG_RATE,
     ("finite_number", "sampling_rate"): WRONG_RATE,
@@ -143,8 +145,13 @@ _FIELD_OF_CHECK: Final = {
     "forms_of_strip": "forms",
     "one_subject": "prediction_id",
     "no_mark": "labels",
+    "lead_twice": "leads",
+    "lead_length": "leads",
 }
 """Fields of the checks that look at the whole request."""
+
+
+_FIRST_NAME: Final = re.compile(r"[.\[]")
 
 
 class ProblemError(Exception):
@@ -228,7 +235,7 @@ def explain_validation_error(error: ValidationError) -> ProblemError:
         return ProblemError(MALFORMED_JSON, found[0]["msg"])
     fields = [_FIELD_OF_CHECK.get(item["type"], _name_field(item["loc"])) for item in found]
     kinds = {
-        _kind_of(item["type"], field.partition("[")[0])
+        _kind_of(item["type"], _FIRST_NAME.split(field, 1)[0])
         for item, field in zip(found, fields, strict=True)
     }
     kind = kinds.pop() if len(kinds) == 1 else INVALID_REQUEST

@@ -25,6 +25,7 @@ MIN_DURATION_S: Final = 10.0
 MAX_DURATION_S: Final = 30 * 60.0
 MAX_SAMPLES: Final = round(MAX_DURATION_S * MAX_FS_HZ)
 MAX_LABELS: Final = 10_000
+MAX_OTHER_LEADS: Final = 14
 
 _LAST: Final = 2**31 - 1
 """Last index of a beat or sample: 24 h at the highest sampling rate are fewer."""
@@ -106,6 +107,13 @@ class PredictionRequest(PredictionParameters):
         json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
     )
 
+    leads: dict[Lead, Annotated[list[float], FailFast()]] = Field(
+        default_factory=dict,
+        max_length=MAX_OTHER_LEADS,
+        description="Other leads of the same time in mV, each as long as `signal_data`; V1, else "
+        "V5, V2 or the first, has a say in the classes of the beats.",
+    )
+
     @model_validator(mode="after")
     def _check_duration(self) -> Self:
         wrong = explain_duration(len(self.signal_data), self.sampling_rate)
@@ -113,6 +121,23 @@ class PredictionRequest(PredictionParameters):
             return self
         code = "signal_too_short" if wrong.is_short else "signal_too_long"
         raise PydanticCustomError(code, "{reason}", {"reason": wrong.reason})
+
+    @model_validator(mode="after")
+    def _check_leads(self) -> Self:
+        if self.derivation in self.leads:
+            raise PydanticCustomError(
+                "lead_twice",
+                "{lead} is the lead of signal_data, leads must be others",
+                {"lead": self.derivation},
+            )
+        for name, samples in self.leads.items():
+            if len(samples) != len(self.signal_data):
+                raise PydanticCustomError(
+                    "lead_length",
+                    "{lead} must have as many samples as signal_data, {expected}, got {found}",
+                    {"lead": name, "expected": len(self.signal_data), "found": len(samples)},
+                )
+        return self
 
 
 class BeatLabel(_Request):
@@ -358,6 +383,7 @@ class Prediction(_Answer):
     threshold: float
     sampling_rate: float
     derivation: Lead
+    second_lead: Lead | None = Field(description="The lead that had a say in the classes.")
     duration_s: float
     ruleguard_applied: bool
     drawn_for_review: bool = Field(

@@ -5,7 +5,7 @@ The network runs in ONNX Runtime; TensorFlow is not imported here.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Final, Self
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.abstention import abstain
 from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
+from ecg_lib.classifier.lead_fusion import OtherLead, fuse_leads
 from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.classifier.shape_vote import vote
 from ecg_lib.errors import BundleError, UnreadableSignalError
@@ -186,14 +187,26 @@ class BeatClassifier:
         return np.concatenate(parts).astype(np.float64)
 
     def predict_probabilities(
-        self, prepared: PreparedBeats
+        self, prepared: PreparedBeats, *, others: Sequence[PreparedBeats] = ()
     ) -> tuple[PreparedBeats, NDArray[np.float64]]:
         """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
 
         Detections that are hardly beats become unreadable first
         (:mod:`ecg_lib.classifier.abstention`); then beats of one shape vote
-        (:mod:`ecg_lib.classifier.shape_vote`), before the calibration.
+        (:mod:`ecg_lib.classifier.shape_vote`), and other leads of the same time have their say
+        (:mod:`ecg_lib.classifier.lead_fusion`), before the calibration.
         """
+        read, voted = self._vote(prepared)
+        leads = []
+        for other in others:
+            of_other, logits = self._vote(other)
+            leads.append(
+                OtherLead(r_peaks=other.r_peaks, logits=logits, is_readable=of_other.has_class)
+            )
+        fused = fuse_leads(voted, r_peaks=prepared.r_peaks, others=leads, fs=prepared.fs)
+        return read, self.config.calibration.probabilities(fused)
+
+    def _vote(self, prepared: PreparedBeats) -> tuple[PreparedBeats, NDArray[np.float64]]:
         logits = self.predict_logits(prepared.windows, prepared.features)
         read = abstain(prepared, logits[:, 1], config=self.config.abstention)
         voted = vote(
@@ -202,7 +215,7 @@ class BeatClassifier:
             is_readable=read.is_readable,
             config=self.config.shape_vote,
         )
-        return read, self.config.calibration.probabilities(voted)
+        return read, voted
 
     def classify(
         self,
@@ -210,6 +223,7 @@ class BeatClassifier:
         *,
         fs: float,
         r_peaks: NDArray[np.int64] | None = None,
+        others_mv: Sequence[NDArray[np.floating]] = (),
         apply_rule_guard: bool = True,
         observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
@@ -221,6 +235,8 @@ class BeatClassifier:
             Samples in mV.
         fs : float
             Sampling rate in Hz, 100 to 1000.
+        others_mv : sequence of ndarray of shape (n_samples,)
+            Other leads of the same time, which have a say in the classes.
         r_peaks : ndarray of int64, optional
             R-peaks to use instead of the detector's.
         apply_rule_guard : bool
@@ -240,25 +256,31 @@ class BeatClassifier:
 
         """
         with observe("prepare"):
-            prepared = prepare_beats(
-                signal_mv,
-                fs=fs,
-                r_peaks=r_peaks,
-                config=self.config.preprocessing,
-                verifier=self._verifier,
+            prepared, *others = (
+                prepare_beats(
+                    lead_mv,
+                    fs=fs,
+                    r_peaks=r_peaks,
+                    config=self.config.preprocessing,
+                    verifier=self._verifier,
+                )
+                for lead_mv in (signal_mv, *others_mv)
             )
-        return self.classify_prepared(prepared, apply_rule_guard=apply_rule_guard, observe=observe)
+        return self.classify_prepared(
+            prepared, others=others, apply_rule_guard=apply_rule_guard, observe=observe
+        )
 
     def classify_prepared(
         self,
         prepared: PreparedBeats,
         *,
+        others: Sequence[PreparedBeats] = (),
         apply_rule_guard: bool = True,
         observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
         with observe("network"):
-            read, probability_v = self.predict_probabilities(prepared)
+            read, probability_v = self.predict_probabilities(prepared, others=others)
         with observe("rules"):
             return decide(
                 read, probability_v, config=self.config, apply_rule_guard=apply_rule_guard

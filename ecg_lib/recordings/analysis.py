@@ -23,6 +23,7 @@ from ecg_lib.recordings.long_recordings import Progress, RecordingBeats, classif
 from ecg_lib.recordings.report.content import Report, make_report
 from ecg_lib.recordings.report.html import write_html
 from ecg_lib.recordings.report.pdf import write_pdf
+from ecg_lib.recordings.second_lead import read_second_lead
 from ecg_lib.recordings.signal_file import read_signal, write_signal
 from ecg_lib.recordings.summary import (
     RecordingSource,
@@ -37,6 +38,7 @@ from ecg_lib.records.files.lead import (
     RecordingFile,
     check_duration,
     choose_lead,
+    choose_second_lead,
     refuse_too_long,
 )
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
@@ -71,6 +73,7 @@ def analyze_recording(
     opened: RecordingFile,
     *,
     lead: str | None = None,
+    second_lead: str | None = None,
     classifier: BeatClassifier,
     model: Mapping[str, Any],
     directory: Path,
@@ -78,13 +81,16 @@ def analyze_recording(
     report: Progress | None = None,
     source: RecordingSource | None = None,
 ) -> Analysis:
-    """Read one lead to disk, classify its beats and sum them up.
+    """Read one lead to disk, classify its beats with the help of a second one, and sum them up.
 
     Parameters
     ----------
     opened : RecordingFile
     lead : str, optional
         Name of the lead; the one that is an ECG by its name when left out.
+    second_lead : str, optional
+        Name of the lead that has a say in the classes. When no lead is named,
+        :func:`ecg_lib.records.files.lead.choose_second_lead` chooses.
     classifier : BeatClassifier
     model : mapping
         Description of the model, for results.
@@ -108,8 +114,14 @@ def analyze_recording(
     n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
     check_duration(n_samples / chosen.fs)
     signal_mv = read_signal(directory)
+    if lead is None:
+        second = choose_second_lead(opened.leads, chosen)
+    else:
+        second = None if second_lead is None else choose_lead(opened.leads, second_lead)
+    read = read_second_lead(opened, second, n_samples=n_samples, directory=directory)
     beats = classify_recording(
         signal_mv,
+        second_mv=read.signal_mv,
         fs=chosen.fs,
         classifier=classifier,
         threads=threads,
@@ -119,10 +131,11 @@ def analyze_recording(
     summary = summarize_recording(
         beats,
         lead=chosen.name,
+        second_lead=None if second is None or read.signal_mv is None else second.name,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
-        warnings=opened.warnings,
+        warnings=(*opened.warnings, *read.warnings),
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(

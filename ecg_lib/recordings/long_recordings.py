@@ -149,6 +149,7 @@ def classify_recording(
     *,
     fs: float,
     classifier: BeatClassifier,
+    second_mv: NDArray[np.floating] | None = None,
     threads: int = 1,
     report: Progress | None = None,
 ) -> RecordingBeats:
@@ -161,6 +162,8 @@ def classify_recording(
     fs : float
         Sampling rate in Hz, 100 to 1000.
     classifier : BeatClassifier
+    second_mv : ndarray of shape (n_samples,), optional
+        Another lead of the same time, which has a say in the classes.
     threads : int
         Parts that are worked on at a time.
     report : callable, optional
@@ -181,7 +184,9 @@ def classify_recording(
     parts = _divide(len(signal_mv), fs)
     found: list[RecordingBeats] = []
     with ThreadPoolExecutor(threads) as pool:
-        results = pool.map(lambda part: _classify_part(signal_mv, part, fs, classifier), parts)
+        results = pool.map(
+            lambda part: _classify_part(signal_mv, second_mv, part, fs, classifier), parts
+        )
         for number, result in enumerate(results, 1):
             found.append(result)
             if report is not None:
@@ -219,12 +224,17 @@ def _divide(n_samples: int, fs: float) -> list[_Part]:
 
 
 def _classify_part(
-    signal_mv: NDArray[np.floating], part: _Part, fs: float, classifier: BeatClassifier
+    signal_mv: NDArray[np.floating],
+    second_mv: NDArray[np.floating] | None,
+    part: _Part,
+    fs: float,
+    classifier: BeatClassifier,
 ) -> RecordingBeats:
     """Classify a part; its beats are those of the room too, which :func:`_join` takes away."""
     samples = np.asarray(signal_mv[part.start : part.stop])
     is_invalid = np.isnan(samples)
-    classified = classifier.classify(samples, fs=fs)
+    others = [] if second_mv is None else [np.asarray(second_mv[part.start : part.stop])]
+    classified = classifier.classify(samples, others_mv=others, fs=fs)
     prepared = classified.prepared
     return RecordingBeats(
         r_peaks=classified.r_peaks + part.start,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -11,8 +12,15 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
+from ecg_lib.recordings.second_lead import read_second_lead
 from ecg_lib.records.files.archives import unpacked
-from ecg_lib.records.files.lead import Lead, RecordingFile, check_duration, choose_lead
+from ecg_lib.records.files.lead import (
+    Lead,
+    RecordingFile,
+    check_duration,
+    choose_lead,
+    choose_second_lead,
+)
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.rhythm.patterns import summarize_rhythm
@@ -144,12 +152,16 @@ def _classify(
     is_strip: bool = False,
 ) -> Prediction:
     chosen = choose_lead(opened.leads, lead, others=opened.others)
+    second = choose_second_lead(opened.leads, chosen) if lead is None else None
     signal = _read_lead(opened, chosen)
     if is_strip:
         check_duration(len(signal) / chosen.fs)
     n_missing = int(np.isnan(signal).sum())
     check_invalid(n_missing, n_samples=len(signal))
-    classified = classifier.classify(signal, fs=chosen.fs)
+    with TemporaryDirectory() as directory:
+        read = read_second_lead(opened, second, n_samples=len(signal), directory=Path(directory))
+        others = [] if read.signal_mv is None else [read.signal_mv]
+        classified = classifier.classify(signal, others_mv=others, fs=chosen.fs)
     prepared = classified.prepared
     doubts = list_doubts(prepared, what="samples")
     return Prediction(
@@ -158,7 +170,7 @@ def _classify(
         fs=chosen.fs,
         classified=classified,
         invalid_samples=n_missing,
-        warnings=(*opened.warnings, *doubts),
+        warnings=(*opened.warnings, *read.warnings, *doubts),
     )
 
 

@@ -91,6 +91,7 @@ class RecordingSummary:
 
     source: RecordingSource
     lead: str
+    second_lead: str | None
     leads: tuple[str, ...]
     start_clock_s: float | None
     beats: RecordingBeats
@@ -142,6 +143,7 @@ def summarize_recording(
     beats: RecordingBeats,
     *,
     lead: str,
+    second_lead: str | None = None,
     leads: tuple[str, ...],
     start_clock_s: float | None = None,
     source: RecordingSource | None = None,
@@ -154,6 +156,8 @@ def summarize_recording(
     beats : RecordingBeats
     lead : str
         Name of the lead that was analysed.
+    second_lead : str, optional
+        Name of the lead that had a say in the classes.
     leads : tuple of str
         Names of all leads.
     start_clock_s : float, optional
@@ -178,6 +182,7 @@ def summarize_recording(
     return RecordingSummary(
         source=source or RecordingSource(),
         lead=lead,
+        second_lead=second_lead,
         leads=leads,
         start_clock_s=start_clock_s,
         beats=beats,
@@ -265,6 +270,7 @@ def describe_summary(
             "sampling_rate": beats.fs,
             "samples": beats.n_samples,
             "lead": summary.lead,
+            "second_lead": summary.second_lead,
             "leads": list(summary.leads),
             "start_clock": (
                 None if summary.start_clock_s is None else format_clock(summary.start_clock_s)

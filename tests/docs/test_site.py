@@ -42,6 +42,7 @@ def test_the_map_of_the_code_is_current(tmp_path: Path) -> None:
         ("whole records", "own_r_peaks", "whole"),
         ("strips of 10 s, each alone", "strips_10_s", "whole"),
         ("second lead", "second_lead", "whole"),
+        ("two leads", "two_leads", "whole"),
         ("muscle noise, 12 dB", "noise_ma_12_db", "noisy_minutes"),
         ("muscle noise, 0 dB", "noise_ma_0_db", "noisy_minutes"),
     ],
@@ -64,6 +65,7 @@ def test_readme_shows_the_v_f1_of_the_report(
         ("strips of 30 s", "strips_30_s", "whole"),
         ("strips of 5 min", "strips_300_s", "whole"),
         ("second lead", "second_lead", "whole"),
+        ("two leads", "two_leads", "whole"),
         *(
             (f"{words} (`{kind}`), {ratio} dB", f"noise_{kind}_{ratio}_db", "noisy_minutes")
             for words, kind in (("muscle noise", "ma"), ("baseline wander", "bw"))

@@ -133,6 +133,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
     try:
         classified = model.classifier.classify(
             asked.signal_mv,
+            others_mv=[] if asked.second_mv is None else [asked.second_mv],
             fs=parameters.sampling_rate,
             apply_rule_guard=parameters.apply_ruleguard,
             observe=observe,
@@ -154,6 +155,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             ),
             "sampling_rate": parameters.sampling_rate,
             "derivation": parameters.derivation,
+            "second_lead": asked.second_lead,
             "ruleguard_applied": parameters.apply_ruleguard,
             "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,

@@ -21,6 +21,7 @@ from ecg_lib.evaluation.report.record_scores import (
     SIMULATED_NOISES,
     SNRS_DB,
     STRIPS_S,
+    TWO_LEADS,
     RecordScores,
     noise_condition,
     strips_condition,
@@ -51,6 +52,7 @@ def conditions_in_order() -> list[tuple[str, str]]:
         (REFERENCE, "reference R-peaks"),
         *((strips_condition(s), f"strips of {_duration(s)}") for s in STRIPS_S),
         (SECOND_LEAD, "second lead"),
+        (TWO_LEADS, "two leads"),
         *(
             (noise_condition(noise, snr_db), f"noise {noise}, {snr_db} dB")
             for noise in (*NOISES, *SIMULATED_NOISES)

@@ -66,6 +66,7 @@ SIMULATED_NOISES: Final[dict[str, NoiseMaker]] = {"simulated_movement": simulate
 OWN: Final = "own_r_peaks"
 REFERENCE: Final = "reference_r_peaks"
 SECOND_LEAD: Final = "second_lead"
+TWO_LEADS: Final = "two_leads"
 
 
 class Extent(StrEnum):
@@ -187,6 +188,11 @@ def score_record(
             other = classifier.classify(record.signal_mv(others[0]), fs=fs)
             calls = calls_of(other, rule_guard, fs=fs)
             score.add(SECOND_LEAD, calls, (Part.WHOLE, Part.AFTER_5_MIN))
+            both = classifier.classify_prepared(
+                prepare(ScoredView(None, Peaks.BLIND))[0].beats, others=[other.prepared]
+            )
+            calls = calls_of(both, rule_guard, fs=fs)
+            score.add(TWO_LEADS, calls, (Part.WHOLE, Part.AFTER_5_MIN))
         for condition, noisy in _add_noises(record, annotations, nstdb_dir):
             calls = calls_of(classifier.classify(noisy, fs=fs), rule_guard, fs=fs)
             score.add(condition, calls, (Part.NOISY_MINUTES, Part.AFTER_5_MIN))

@@ -130,7 +130,8 @@ def make_report(
 
     """
     beats = summary.beats
-    subtitle = f"lead {summary.lead}, {_duration(beats.duration_s)}"
+    second = "" if summary.second_lead is None else f" with {summary.second_lead}"
+    subtitle = f"lead {summary.lead}{second}, {_duration(beats.duration_s)}"
     if summary.start_clock_s is not None:
         subtitle += f", from {format_clock(summary.start_clock_s)}"
     limits = []

@@ -29,6 +29,7 @@ from ecg_lib.records.signal_names import (
     find_ecg,
     find_named,
     kind_of,
+    lead_of,
 )
 
 UNITS: Final = ("mV", "uV", "V")
@@ -161,6 +162,28 @@ def choose_lead(
         msg = f"lead must be an ECG, {name[:MAX_NAME]} is another signal; there are: {known}"
         raise UnknownLeadError(msg)
     return leads[place]
+
+
+_SECOND: Final = ("v1", "mv1", "v5", "cm5", "v2")
+"""Leads that see most of what the first one does not, in order."""
+
+
+def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
+    """Choose the lead that has a say in the classes beside the first one.
+
+    V1, else V5 or V2, else the next that is an ECG by its name, of the rate and length of the
+    first; None when there is none.
+    """
+    fitting = [
+        lead
+        for lead in leads
+        if lead != first
+        and (lead.fs, lead.n_samples) == (first.fs, first.n_samples)
+        and kind_of(lead.label or lead.name) is SignalKind.ECG
+    ]
+    of_lead = {lead_of(lead.label or lead.name): lead for lead in reversed(fitting)}
+    usual = (of_lead[name] for name in _SECOND if name in of_lead)
+    return next(usual, fitting[0] if fitting else None)
 
 
 def no_leads(kind: str, others: Sequence[str]) -> UnsupportedRecordError:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from prometheus_client.samples import Sample
+from scipy import ndimage
 
 from bentos.runtime.limits.caller import Caller
 from bentos.runtime.live_model import LoadedModel
@@ -84,6 +85,54 @@ def test_the_numbers_over_http_are_those_of_the_classifier(
     assert [beat["arrhythmia_type"] == "V" for beat in beats] == expected.is_v.tolist()
     assert [beat["rule"] or "" for beat in beats] == expected.rule.tolist()
     assert answer["ruleguard_applied"] is apply_ruleguard
+
+
+def _leads_of(request: dict[str, Any]) -> dict[str, list[float]]:
+    """Make a wider picture of the same beats, and the lead again."""
+    first = np.array(request["signal_data"])
+    return {"aVR": (-first).tolist(), "V1": ndimage.gaussian_filter1d(first, 5.0).tolist()}
+
+
+def test_another_lead_of_the_request_has_a_say(
+    predict: Predict, toy_model: LoadedModel, make_request: RequestMaker
+) -> None:
+    request = make_request(StripKind.BIGEMINY)
+    leads = _leads_of(request)
+    alone, both = predict(**request).json(), predict(**request, leads=leads).json()
+    expected = toy_model.classifier.classify(
+        np.array(request["signal_data"]), others_mv=[np.array(leads["V1"])], fs=360.0
+    )
+    found = [beat["probability_v"] for beat in both["beat_predictions"]]
+    assert found == expected.probability_v.tolist()
+    assert found != [beat["probability_v"] for beat in alone["beat_predictions"]]
+    assert (alone["derivation"], alone["second_lead"]) == ("MLII", None)
+    assert (both["derivation"], both["second_lead"]) == ("MLII", "V1")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda leads: leads | {"MLII": leads["V1"]}, "MLII is the lead of signal_data"),
+        (lambda leads: leads | {"V1": leads["V1"][1:]}, "V1 must have as many samples"),
+        (lambda leads: leads | {"PLETH": leads["V1"]}, "leads.PLETH"),
+        (
+            lambda leads: leads | {"aVR": [2e4, *leads["V1"][1:]]},
+            "leads.aVR: samples must be in mV",
+        ),
+    ],
+)
+def test_leads_that_do_not_fit_are_refused(
+    predict: Predict,
+    make_request: RequestMaker,
+    change: Callable[[dict[str, list[float]]], dict[str, list[float]]],
+    words: str,
+) -> None:
+    request = make_request(StripKind.BIGEMINY)
+    answered = predict(**request, leads=change(_leads_of(request)))
+    assert answered.status_code == 422
+    problem = answered.json()
+    assert words in problem["detail"]
+    assert problem["errors"][0]["field"].startswith("leads")
 
 
 @pytest.mark.parametrize("kind", [StripKind.ISOLATED_PVC, StripKind.COUPLET, StripKind.NORMAL])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import wfdb
+from scipy import ndimage
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
@@ -151,3 +152,44 @@ def test_an_archive_is_predicted_and_annotated_as_its_record(
     done = annotate_record(archive, classifier=classifier, output_dir=tmp_path / "out")
     assert done.path.name == "packed.pvc"
     assert done.beats == len(one.classified)
+
+
+def _with_second_lead(directory: Path, *, second_mv: float = 1.0) -> Path:
+    """Write a strip beside which V1 is a wider picture of the same beats."""
+    record = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0)
+    first = record.signals_mv[:, 0].astype(np.float64)
+    wfdb.wrsamp(
+        "pair",
+        fs=record.fs,
+        units=["mV", "mV"],
+        sig_name=["MLII", "V1"],
+        p_signal=np.stack([first, second_mv * ndimage.gaussian_filter1d(first, 5.0)], axis=1),
+        fmt=["16", "16"],
+        write_dir=str(directory),
+    )
+    return directory / "pair"
+
+
+def test_a_second_lead_has_a_say_when_no_lead_is_named(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    path = _with_second_lead(tmp_path)
+    both = predict_file(path, classifier=classifier)
+    alone = predict_file(path, classifier=classifier, lead="MLII")
+    signals = wfdb.rdrecord(str(path)).p_signal.astype(np.float32)
+    expected = classifier.classify(signals[:, 0], others_mv=[signals[:, 1]], fs=360.0)
+    np.testing.assert_allclose(
+        both.classified.probability_v, expected.probability_v, rtol=0, atol=1e-6
+    )
+    assert np.abs(both.classified.probability_v - alone.classified.probability_v).max() > 1e-5
+    assert (both.lead, alone.lead) == ("MLII", "MLII")
+
+
+def test_a_second_lead_that_cannot_be_used_is_left_out_with_a_warning(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    path = _with_second_lead(tmp_path, second_mv=1e4)
+    both = predict_file(path, classifier=classifier)
+    alone = predict_file(path, classifier=classifier, lead="MLII")
+    np.testing.assert_array_equal(both.classified.probability_v, alone.classified.probability_v)
+    assert any("V1 has no say in the classes" in warning for warning in both.warnings)

@@ -19,7 +19,7 @@ from ecg_lib.errors import (
     UnknownLeadError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.lead import Lead, RecordingFile, choose_lead, choose_second_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -58,6 +58,32 @@ def test_leads_are_chosen_by_name_and_unknown_ones_named(wfdb_record: Path) -> N
     assert choose_lead(leads, "V1").name == "V1"
     with pytest.raises(UnknownLeadError, match="MLII, V1"):
         choose_lead(leads, "aVF")
+
+
+@pytest.mark.parametrize(
+    ("names", "second"),
+    [
+        (("II", "V5", "V1"), "V1"),
+        (("II", "I", "V5"), "V5"),
+        (("MLII", "V2", "aVF"), "V2"),
+        (("II", "I", "aVF"), "I"),
+        (("ECG1", "ECG2"), "ECG2"),
+        (("II", "PLETH", "RESP"), None),
+        (("II",), None),
+    ],
+)
+def test_the_second_lead_sees_what_the_first_does_not(
+    names: tuple[str, ...], second: str | None
+) -> None:
+    leads = tuple(Lead(name, 360.0, 3600) for name in names)
+    chosen = choose_second_lead(leads, leads[0])
+    assert (None if chosen is None else chosen.name) == second
+
+
+@pytest.mark.parametrize(("fs", "n_samples"), [(250.0, 3600), (360.0, 3599)])
+def test_a_second_lead_has_the_rate_and_the_length_of_the_first(fs: float, n_samples: int) -> None:
+    first = Lead("II", 360.0, 3600)
+    assert choose_second_lead((first, Lead("V1", fs, n_samples)), first) is None
 
 
 def test_more_than_14_days_is_refused_by_name_of_the_limit(tmp_path: Path) -> None:

@@ -1,0 +1,69 @@
+"""Let a second lead of the same beats have a say in their class.
+
+A ventricular beat that looks conducted in one lead often does not in another. So the logit of a
+beat is drawn to those that the network gives to the same beat in other leads. Beats, RR intervals
+and readability stay those of the first lead; a lead that cannot be read at a beat has no say there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
+
+OTHER_LEAD_WEIGHT: Final = 0.5
+"""Weight of the logit of another lead beside that of the first, which is 1; chosen on DS1 and the
+development part of the Supraventricular database, out of fold."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OtherLead:
+    """What the network says of the beats of another lead; one row for each of its R-peaks."""
+
+    r_peaks: NDArray[np.int64]
+    """Positions in samples, ascending, at the rate of the first lead."""
+    logits: NDArray[np.float64]
+    is_readable: NDArray[np.bool_]
+
+
+def fuse_leads(
+    logits: NDArray[np.float64],
+    *,
+    r_peaks: NDArray[np.int64],
+    others: Sequence[OtherLead],
+    fs: float,
+) -> NDArray[np.float64]:
+    """Draw the logit of each beat to those of the same beat in other leads.
+
+    Parameters
+    ----------
+    logits : ndarray of shape (n_beats,)
+        Logits of V in the first lead.
+    r_peaks : ndarray of int64, shape (n_beats,)
+        Positions in samples, ascending.
+    others : sequence of OtherLead
+    fs : float
+        Sampling rate in Hz.
+
+    Returns
+    -------
+    ndarray of shape (n_beats,)
+        Weighted means; the logit itself where no other lead can be read.
+
+    """
+    total = logits.astype(np.float64)
+    weight = np.ones(len(logits))
+    for other in others:
+        pairs = match_beats(other.r_peaks, r_peaks, tolerance=round(MATCH_TOLERANCE_S * fs))
+        mine = np.flatnonzero(pairs.of_detected >= 0)
+        theirs = pairs.of_detected[mine]
+        has_say = other.is_readable[theirs]
+        mine, theirs = mine[has_say], theirs[has_say]
+        total[mine] += OTHER_LEAD_WEIGHT * other.logits[theirs]
+        weight[mine] += OTHER_LEAD_WEIGHT
+    return np.asarray(total / weight)
