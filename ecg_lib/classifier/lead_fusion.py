@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 
-OTHER_LEAD_WEIGHT: Final = 0.5
+OTHER_LEAD_WEIGHT: Final = 1 / 3
 """Weight of the logit of another lead beside that of the first, which is 1; chosen on DS1 and the
 development part of the Supraventricular database, out of fold."""
 
