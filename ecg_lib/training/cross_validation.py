@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.shape_vote import ShapeVoteConfig, vote
 from ecg_lib.evaluation.beat_scoring import NO_BEAT, BeatCounts, score_beats
 from ecg_lib.records.annotations import Annotations
+from ecg_lib.records.simulation.training_patients import is_simulated_patient
 from ecg_lib.training.balancing import TrainingBeats
 from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.datasets import BeatDataset
@@ -110,12 +111,14 @@ def training_rows(
 ) -> NDArray[np.int64]:
     """Choose the rows that a network of some subjects is trained on, ascending.
 
-    All trainable beats of the training views (which hold a share of the N beats only); of the
+    Simulated patients of :mod:`ecg_lib.records.simulation.training_patients` are always among
+    them. All trainable beats of the training views (which hold a share of the N beats only); of the
     scoring views, which are whole, the same share of N. Where there is a greatest number of beats,
     those of records with a weight are taken first, for at most half of it.
     """
     rng = np.random.default_rng(seed)
-    keep = dataset.is_trainable & dataset.is_readable & _is_of(dataset, subjects)
+    seen = subjects | {one for one in dataset.subjects if is_simulated_patient(one)}
+    keep = dataset.is_trainable & dataset.is_readable & _is_of(dataset, seen)
     is_scoring = np.isin(dataset.view, [dataset.views.index(view) for view in scoring_views])
     is_thinned = is_scoring & (dataset.label == "N")
     keep &= ~is_thinned | (rng.random(len(dataset)) < recipe.conducted_share)

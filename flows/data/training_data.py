@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import Final
 
 from ecg_lib.evaluation.prepared_views import PreparedStrip, ScoredView
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.training_patients import simulate_training_patient
 from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset, build_beats, join_records
 from ecg_lib.training.views import WHOLE, View, prepare_view
 from flows.data.databases import Role
@@ -43,9 +45,12 @@ class ViewPlan:
     conducted_share: float = 0.15
     """Share of the N beats kept in the training views."""
     seed: int = 0
+    n_simulated: int = 0
+    """Simulated patients that are in the training part of every fold."""
 
 
 QUICK_VIEWS: Final = ViewPlan(
+    n_simulated=4,
     training_views=(
         View(angle_deg=35),
         View(angle_deg=90),
@@ -55,18 +60,19 @@ QUICK_VIEWS: Final = ViewPlan(
         View(angle_deg=90, movement_db=12),
         View(angle_deg=20, movement_db=0),
         View(angle_deg=0, strip_s=10, movement_db=9),
-    )
+    ),
 )
 """Two more leads, whole, and one in strips; two under muscle noise, and three under movement."""
 
 FULL_VIEWS: Final = ViewPlan(
+    n_simulated=16,
     training_views=(
         *QUICK_VIEWS.training_views,
         View(angle_deg=10, strip_s=20, noise_db=18),
         View(angle_deg=120),
         View(angle_deg=0, strip_s=30),
         View(angle_deg=60, strip_s=20, movement_db=3),
-    )
+    ),
 )
 
 
@@ -96,15 +102,28 @@ def _make(prepared: PreparedViews, plan: ViewPlan, directory: Path) -> None:
     records = prepared.version.records_of(Role.DEVELOPMENT)
     bar = ProgressBar("Training beats cut")
     parts: list[BeatDataset] = []
-    for part in run_in_processes(
-        [partial(cut_beats, prepared, record, plan) for record in records]
-    ):
+    jobs: list[Callable[[], BeatDataset]] = [
+        *(partial(cut_beats, prepared, record, plan) for record in records),
+        *(partial(cut_simulated, number, plan) for number in range(plan.n_simulated)),
+    ]
+    for part in run_in_processes(jobs):
         parts.append(part)
-        bar.update(len(parts), len(records))
+        bar.update(len(parts), len(jobs))
     draft = directory.with_name(f".{directory.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
     join_records(parts).save(draft)
     draft.rename(directory)
+
+
+def cut_simulated(number: int, plan: ViewPlan) -> BeatDataset:
+    """Cut the beats of a simulated patient in all views of a plan."""
+    return build_beats(
+        simulate_training_patient(number),
+        scoring_views=SCORING_VIEWS,
+        training_views=plan.training_views,
+        conducted_share=plan.conducted_share,
+        seed=plan.seed,
+    )
 
 
 def cut_beats(prepared: PreparedViews, record: PreparedRecord, plan: ViewPlan) -> BeatDataset:
