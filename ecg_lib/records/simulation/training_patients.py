@@ -15,7 +15,7 @@ from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import Unusual, draw_patient, draw_unusual_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 
-_NAME: Final = "simulated-"
+_NAME: Final = "simulated_"
 _DURATION_S: Final = 240.0
 _FIRST_SEED: Final = 300
 _EVERY_FAST: Final = 4
