@@ -154,7 +154,7 @@ class Lineage:
     models: list[ModelLineage] = field(default_factory=list)
     record: RecordLineage | None = None
     problems: list[str] = field(default_factory=list)
-    """What could not be read."""
+    """Stores and bundles that could not be read."""
 
 
 class _Known(NamedTuple):

@@ -95,7 +95,7 @@ def log_predictions(settings: Settings, bundle: Bundle, tag: str, *ids: str) -> 
     log.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def bundle(make_toy_bundle: BundleMaker) -> Bundle:
     return make_toy_bundle("real", data_source=DataSource.MITDB)
 
