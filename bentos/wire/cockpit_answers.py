@@ -110,6 +110,9 @@ class Overview(BaseModel):
     served: Served | None
     refused: RefusedRelease | None
     drift: list[DriftCheck] | None = Field(description="Latest first.")
+    decisions: list[DriftCheck] | None = Field(
+        description="The checks that asked for a retraining or a rollback, latest first."
+    )
     releases: list[ReleaseEvent] | None = Field(description="Latest first.")
     pipeline: Pipeline | None
     labels: LabelState | None

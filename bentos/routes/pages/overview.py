@@ -50,7 +50,8 @@ REVIEW_DAYS: Final = 14.0
 EVIDENTLY: Final = "-evidently"
 """Part of the name of Evidently's page, next to that of the verdict."""
 
-_N_CHECKS: Final = 20
+_N_CHECKS: Final = 12
+_N_DECISIONS: Final = 10
 _N_EVENTS: Final = 10
 _DECISION: Final = "-decision"
 _LOOPBACK: Final = "127.0.0.1"
@@ -85,6 +86,7 @@ async def describe_platform(runtime: Runtime, recordings: JobQueue) -> Overview:
     readers: dict[str, Callable[[], Any]] = {
         "served": lambda: _describe_served(runtime.live.current),
         "drift": lambda: _read_drift(runtime),
+        "decisions": lambda: _read_decisions(runtime),
         "releases": lambda: _read_releases(settings),
         "pipeline": lambda: _read_pipeline(settings),
         "labels": lambda: _count_labels(runtime),
@@ -156,11 +158,21 @@ def _describe_served(model: LoadedModel | None) -> Served:
 
 
 def _read_drift(runtime: Runtime) -> list[DriftCheck]:
-    log, directory = runtime.log, runtime.settings.reports_dir / "drift"
-    checks = log.read_drift_checks(limit=_N_CHECKS)
+    checks = _read_checks(runtime, limit=_N_CHECKS)
     if not checks:
         msg = "no drift check was made yet"
         raise _MissingError(msg)
+    return checks
+
+
+def _read_decisions(runtime: Runtime) -> list[DriftCheck]:
+    """Read the checks that asked for a run: checks are made often, and most ask for nothing."""
+    return _read_checks(runtime, limit=_N_DECISIONS, are_decisions=True)
+
+
+def _read_checks(runtime: Runtime, *, limit: int, are_decisions: bool = False) -> list[DriftCheck]:
+    log, directory = runtime.log, runtime.settings.reports_dir / "drift"
+    checks = log.read_drift_checks(limit=limit, are_decisions=are_decisions)
     with log.open_transaction() as connection:
         decisions = read_decision_states(connection, [row.check_id for row in checks])
     return [

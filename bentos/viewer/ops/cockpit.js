@@ -32,6 +32,7 @@ import { BASE_URL, ago, bindPage, service, time } from "./page.js";
  * @property {any} served
  * @property {{bento_tag: string, reason: string} | null} refused
  * @property {Check[] | null} drift
+ * @property {Check[] | null} decisions
  * @property {any[] | null} releases
  * @property {any} pipeline
  * @property {any} labels
@@ -60,6 +61,7 @@ function show(overview) {
     part("Labels and review", "labels", overview, showLabels),
     part("Recordings", "recordings", overview, showRecordings),
     section("Links", "", ...showLinks(overview)),
+    part("Decisions", "decisions", overview, showDecisions, "wide"),
     part("Drift checks", "drift", overview, showChecks, "wide"),
     part("Releases", "releases", overview, showReleases, "wide"),
   );
@@ -69,7 +71,7 @@ function show(overview) {
  * A part of the page, or why it is not there.
  *
  * @param {string} title
- * @param {"served" | "drift" | "pipeline" | "labels" | "recordings" | "releases"} name
+ * @param {"served" | "drift" | "decisions" | "pipeline" | "labels" | "recordings" | "releases"} name
  * @param {Overview} overview
  * @param {(content: any) => Child[]} describe
  * @param {string} [kind] A class of its own.
@@ -312,6 +314,26 @@ function showChecks(checks) {
         finding(check),
         check.bento_tag,
         describeDecision(check) ?? "–",
+        linkPages(check) ?? "–",
+      ]),
+    ),
+  ];
+}
+
+/** @param {Check[]} decisions */
+function showDecisions(decisions) {
+  if (!decisions.length) {
+    return [h("p", { class: "soft" }, "No check has asked for a retraining or a rollback yet.")];
+  }
+  return [
+    table(
+      ["Checked", "Verdict", "Release", "Asked for", "Why", "Pages"],
+      decisions.map((check) => [
+        time(check.created_at),
+        h("span", { class: `verdict ${check.action}` }, check.action),
+        check.bento_tag,
+        describeDecision(check) ?? "–",
+        h("span", { class: "why" }, check.reasons.join("; ")),
         linkPages(check) ?? "–",
       ]),
     ),

@@ -146,6 +146,19 @@ def test_drift_checks_are_latest_first_with_the_run_that_they_asked_for(serve: S
     assert (latest["page"], latest["report"]) == (PAGE, REPORT)
 
 
+def test_a_decision_is_shown_however_many_checks_came_after_it(serve: Serve) -> None:
+    service = serve()
+    log = service.runtime.log
+    row = add_drift(service)
+    for number in range(1, 14):
+        log.add_drift_check(check_row("KEEP", at=NOW + timedelta(minutes=number)))
+    found = read(service)
+    assert [one["action"] for one in found["drift"]] == ["KEEP"] * 12
+    (decision,) = found["decisions"]
+    assert decision["check_id"] == row.check_id
+    assert decision["decision"]["state"] == "asked"
+
+
 def test_pages_of_drift_checks_are_served_and_link_each_other(serve: Serve) -> None:
     service = serve()
     write_pages(service)
@@ -289,7 +302,7 @@ def test_without_its_database_the_rest_is_shown(serve: Serve) -> None:
         path.unlink()
     database.mkdir()
     found = read(service)
-    assert set(found["unknown"]) == {"drift", "labels", "pipeline", "releases"}
+    assert set(found["unknown"]) == {"drift", "decisions", "labels", "pipeline", "releases"}
     assert found["unknown"]["drift"] == "the prediction log cannot be read now"
     assert found["served"]["model"]["version"] == "1"
     shutil.rmtree(database)

@@ -107,6 +107,7 @@ def test_the_page_shows_every_part_and_what_is_not_known(page: Page, serve: Serv
     pipeline = page.get_by_role("region", name="Last pipeline")
     expect(pipeline).to_contain_text("Not promoted")
     expect(pipeline).to_contain_text("the difference is too small")
+    expect(page.get_by_role("region", name="Decisions")).to_contain_text("pipeline/ecg, asked")
     releases = page.get_by_role("region", name="Releases")
     expect(releases).to_contain_text("Not known: nothing was released by this version yet")
     expect(page.locator("#banner")).to_have_text("All parts run.")
