@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
+from prefect.runtime import flow_run
 from pydantic import Field
 
 from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
+from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pipeline_run
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Profile, Settings, read_settings
 from flows.data.databases import DatabaseName
@@ -28,6 +31,8 @@ from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
 from flows.release.switch_service import find_bundle, read_current, service_url
 from flows.training.train_sweep import train_sweep
+
+_MAX_FAILURE: Final = 500
 
 
 class PromotionError(EcgError):
@@ -64,49 +69,94 @@ def pipeline(
     logger = get_run_logger()
     logger.info("pipeline: %s", reason)
     settings, started_at = read_settings(), datetime.now(UTC)
-    stages: dict[str, float] = {}
-
-    def timed(name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own
-        started_s = time.monotonic()
-        result = stage()
-        stages[name] = round(time.monotonic() - started_s, 1)
-        return result
-
     # First: whatever the run comes to, what earlier ones left does not grow without limit.
     forgotten = forget_old_training(settings, return_state=True)
     if not forgotten.is_completed():
         logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
     labels = fingerprint_labels(settings)
-    version = timed(
-        "ingest-records",
-        lambda: ingest_records(source=source, databases=databases, with_labels=with_labels),
-    )
-    timed(
-        "train-sweep",
-        lambda: train_sweep(dataset_version=version, profile=profile, n_trials=n_trials, seed=seed),
-    )
-    verdict = timed(
-        "promote-champion",
-        lambda: promote_champion(dataset_version=version, min_v_f1=min_v_f1),
-    )
-    if with_labels and n_trials is None:  # a smaller try proves nothing about a whole one
-        note_outcome(settings, version, verdict, started_at=started_at, labels=labels)
-    if verdict["version"] is None:
-        msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
-        raise PromotionError(msg)
-    kept = None if verdict["is_promoted"] else find_kept_release(settings, verdict["version"])
-    if kept is None:
-        packaged = timed("package-bento", package_bento)
-        release = timed("release-service", lambda: release_service(release=packaged))
-    else:
-        release = kept.model_dump()
-    if verdict["is_promoted"]:
-        report = timed("evaluate-champion", lambda: evaluate_champion(return_state=True))
-        if not report.is_completed():
-            logger.error("the report of the new model failed: %s", report.message)
-    result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
-    _show(result, settings)
+    with shown(settings, why=reason, started_at=started_at) as progress:
+        version = progress.time(
+            "ingest-records",
+            lambda: ingest_records(source=source, databases=databases, with_labels=with_labels),
+        )
+        progress.time(
+            "train-sweep",
+            lambda: train_sweep(
+                dataset_version=version, profile=profile, n_trials=n_trials, seed=seed
+            ),
+        )
+        verdict = progress.time(
+            "promote-champion",
+            lambda: promote_champion(dataset_version=version, min_v_f1=min_v_f1),
+        )
+        progress.note(
+            is_promoted=verdict["is_promoted"],
+            version=verdict["version"],
+            reasons=tuple(verdict["reasons"]),
+        )
+        if with_labels and n_trials is None:  # a smaller try proves nothing about a whole one
+            note_outcome(settings, version, verdict, started_at=started_at, labels=labels)
+        if verdict["version"] is None:
+            msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
+            raise PromotionError(msg)
+        kept = None if verdict["is_promoted"] else find_kept_release(settings, verdict["version"])
+        if kept is None:
+            packaged = progress.time("package-bento", package_bento)
+            release = progress.time("release-service", lambda: release_service(release=packaged))
+        else:
+            release = kept.model_dump()
+        if verdict["is_promoted"]:
+            report = progress.time(
+                "evaluate-champion", lambda: evaluate_champion(return_state=True)
+            )
+            if not report.is_completed():
+                logger.error("the report of the new model failed: %s", report.message)
+        stages = progress.run.stages
+        result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
+        _show(result, settings)
     return result
+
+
+class Progress:
+    """How far a run is, in the file that the service shows."""
+
+    def __init__(self, settings: Settings, run: PipelineRun) -> None:
+        self._path = settings.serving_dir / FILE
+        self.run = run
+        self.note()
+
+    def time(self, name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own
+        """Run a stage and note its time."""
+        self.note(stage=name)
+        started_s = time.monotonic()
+        result = stage()
+        seconds = round(time.monotonic() - started_s, 1)
+        self.note(stages={**self.run.stages, name: seconds})
+        return result
+
+    def note(self, **changes: object) -> None:
+        """Change what the file says; the run goes on when it cannot be written."""
+        self.run = self.run.model_copy(update=changes)
+        try:
+            write_pipeline_run(self._path, self.run)
+        except OSError as error:
+            get_run_logger().warning("the service does not show this run: %s", error)
+
+
+@contextmanager
+def shown(settings: Settings, *, why: str, started_at: datetime) -> Iterator[Progress]:
+    """Show a run on the operations page of the service, with its end."""
+    run = PipelineRun(
+        flow_run_id=flow_run.id, why=why, started_at=started_at, stage="ingest-records"
+    )
+    progress = Progress(settings, run)
+    try:
+        yield progress
+    except BaseException as error:
+        failure = f"{type(error).__name__}: {error}"
+        progress.note(failure=failure[:_MAX_FAILURE], finished_at=datetime.now(UTC))
+        raise
+    progress.note(finished_at=datetime.now(UTC))
 
 
 def find_kept_release(settings: Settings, champion: str) -> Release | None:

@@ -11,6 +11,7 @@ import os
 import shutil
 import threading
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -179,6 +180,11 @@ class JobQueue:
             raise
         self._wake()
         return job
+
+    def count_jobs(self) -> dict[str, int]:
+        """Count the recordings by status, whosever they are."""
+        found = Counter(job.status.value for job in self._store.list_jobs())
+        return {status.value: found[status.value] for status in JobStatus}
 
     def find(self, job_id: str, caller: Caller = SERVICE_ITSELF) -> Job:
         """Find a job.

@@ -21,7 +21,8 @@ from starlette.staticfiles import StaticFiles
 from bentos import VERSION
 from bentos.routes.api_description import describe_api, document_problems, document_query
 from bentos.routes.edge import allow_scripts
-from bentos.routes.pages import add_viewer
+from bentos.routes.pages.cockpit import add_cockpit
+from bentos.routes.pages.viewer import add_viewer
 from bentos.routes.predictions import (
     create_feedback,
     create_prediction,
@@ -193,6 +194,7 @@ def _add_pages(app: FastAPI) -> None:
         tags=["operations"],
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
+    add_cockpit(app)
     add_viewer(app)
     app.add_api_route("/docs", _show_docs, methods=["GET"], include_in_schema=False)
 
@@ -226,9 +228,8 @@ async def _read_health(request: Request) -> Response:
     is_loaded = runtime.live.current is not None
     helpers = read_helper_states(runtime.helpers_path)
     problem = runtime.spool.problem
-    status = "ok" if problem is None else "degraded"
     health = {
-        "status": "draining" if runtime.is_draining else status if is_loaded else "starting",
+        "status": runtime.status,
         "version": VERSION,
         "model_loaded": is_loaded,
         "timestamp": datetime.now(UTC),

@@ -23,8 +23,8 @@ from bentos.wire.problems import (
 )
 from ecg_lib.operations.keys.api_keys import Scope, find_api_key
 
-GUARDED: Final = ("/api/", "/metrics")
-"""Begin of the paths that ask for a key and count; pages and /health do not."""
+GUARDED: Final = ("/api/", "/metrics", "/ops/drift/")
+"""Begin of the paths that ask for a key and count; pages without data and /health do not."""
 
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""
@@ -89,6 +89,8 @@ def _check_scope(caller: Caller, scope: Connection) -> None:
     path: str = scope["path"]
     if path.startswith("/metrics"):
         wanted = Scope.METRICS
+    elif path.startswith(("/api/v1/ops", "/ops/drift/")):
+        wanted = Scope.OPERATE
     elif path.startswith(("/api/v1/feedback", "/api/v1/review-queue")):
         wanted = Scope.LABEL
     else:

@@ -24,6 +24,7 @@ from prometheus_client import (
 )
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ecg_lib.operations.drift.last_check import ACTIONS, LastCheck
 from ecg_lib.operations.helper_states import HelperState, HelperStatus
 
 STAGES: Final = ("parse", "prepare", "network", "rules", "answer", "log")
@@ -46,6 +47,8 @@ class Metrics:
         Gives the number of rows that wait for the prediction log, and of those that were lost.
     helpers : callable
         Gives the state of each helper of the platform.
+    drift : callable
+        Gives the latest drift check, or None.
 
     """
 
@@ -55,11 +58,13 @@ class Metrics:
         model_info: Callable[[], dict[str, str] | None],
         backlog: Callable[[], tuple[int, int]],
         helpers: Callable[[], dict[str, HelperState]],
+        drift: Callable[[], LastCheck | None],
     ) -> None:
         self.registry = CollectorRegistry()
         self._model_info = model_info
         self._backlog = backlog
         self._helpers = helpers
+        self._drift = drift
         self._shown: tuple[str, ...] | None = None
         self._lost = 0
         self._refreshing = threading.Lock()
@@ -100,6 +105,17 @@ class Metrics:
         self._helper_up = self._gauge(
             "ecg_helper_up", "Whether a helper of the platform runs", "helper", mode="livemin"
         )
+        self._drift_verdict = self._gauge(
+            "ecg_drift_verdict", "Whether the latest drift check came to it", "action",
+            mode="livemax",
+        )  # fmt: skip
+        self._drift_found = self._gauge(
+            "ecg_drift_found", "Whether the latest check found drift", "bento_tag", mode="livemax"
+        )
+        self._drift_checked = self._gauge(
+            "ecg_drift_check_timestamp_seconds", "Time of the latest drift check", mode="livemax"
+        )
+        self._drift_tag: str | None = None
         self._process = {
             sample.name: self._gauge(sample.name, metric.documentation, mode="liveall")
             for metric in ProcessCollector(registry=None).collect()
@@ -173,9 +189,21 @@ class Metrics:
         self._shown = model
         for name, state in self._helpers().items():
             self._helper_up.labels(name).set(state.status is HelperStatus.RUNNING)
+        self._show_drift(self._drift())
         for metric in ProcessCollector(registry=None).collect():
             for sample in metric.samples:
                 self._process[sample.name].set(sample.value)
+
+    def _show_drift(self, check: LastCheck | None) -> None:
+        if check is None:
+            return
+        for action in ACTIONS:
+            self._drift_verdict.labels(action).set(check.action == action)
+        if self._drift_tag not in {None, check.bento_tag}:
+            self._drift_found.labels(self._drift_tag).set(0)
+        self._drift_tag = check.bento_tag
+        self._drift_found.labels(check.bento_tag).set(check.is_breach)
+        self._drift_checked.set(check.created_at.timestamp())
 
     def write(self) -> bytes:
         """Write the text that Prometheus reads."""

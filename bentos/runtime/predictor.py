@@ -35,6 +35,8 @@ from bentos.wire.problems import (
     ProblemError,
 )
 from ecg_lib.errors import ConfigurationError, PredictionLogError
+from ecg_lib.operations.drift.last_check import FILE as LAST_CHECK
+from ecg_lib.operations.drift.last_check import LastCheck, read_last_check
 from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
 from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
@@ -101,6 +103,7 @@ class Runtime:
             model_info=lambda: self.live.current.info if self.live.current else None,
             backlog=lambda: (len(self.spool), self.spool.lost),
             helpers=lambda: read_helper_states(self.helpers_path),
+            drift=self._read_last_check,
         )
         self.turns = Turns(os.cpu_count() or 1)
         self._long = LongStrips(settings)
@@ -149,6 +152,15 @@ class Runtime:
             _logger.error("ECG_API_KEYS_FILE: lines that are not keys: %s", found.wrong_lines)
         if not found.keys:
             _logger.warning("ECG_API_KEYS_FILE has no key, so that no request with one is accepted")
+
+    @property
+    def status(self) -> str:
+        """ok, degraded (the log cannot be written), starting (without a model) or draining."""
+        if self.is_draining:
+            return "draining"
+        if self.live.current is None:
+            return "starting"
+        return "ok" if self.spool.problem is None else "degraded"
 
     def require_model(self) -> LoadedModel:
         """Give the model that answers.
@@ -211,6 +223,12 @@ class Runtime:
             self._keep_signal(made)
         self._count(made.counts)
         return made
+
+    def _read_last_check(self) -> LastCheck | None:
+        # One that cannot be read is as old as the last one that could: an alert is on its age.
+        with contextlib.suppress(OSError, ValueError):
+            return read_last_check(self.settings.serving_dir / LAST_CHECK)
+        return None
 
     def note_request(self, request: RequestRow) -> None:
         """Store where a recording came from, with the pieces that monitoring looks at."""

@@ -485,7 +485,7 @@ class SpoolState(_Answer):
 class Health(_Answer):
     """How the service is."""
 
-    status: Literal["ok", "starting", "draining"]
+    status: Literal["ok", "degraded", "starting", "draining"]
     version: str
     model_loaded: bool
     timestamp: datetime

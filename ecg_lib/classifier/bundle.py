@@ -342,15 +342,7 @@ def read_bundle(directory: Path) -> Bundle:
         If a file is missing, changed or not in the manifest.
 
     """
-    try:
-        text = (directory / MANIFEST).read_bytes()
-        manifest = TypeAdapter(_Manifest).validate_json(text)
-    except OSError as error:
-        msg = f"there is no bundle in {directory.name}: {error.strerror}"
-        raise BundleError(msg) from error
-    except ValidationError as error:
-        msg = f"{MANIFEST} of {directory.name} cannot be read: {error}"
-        raise BundleError(msg) from error
+    text, manifest = _read_manifest(directory)
     if manifest.format != BUNDLE_FORMAT:
         msg = f"the bundle must have format {BUNDLE_FORMAT}, got {manifest.format}"
         raise BundleError(msg)
@@ -362,6 +354,33 @@ def read_bundle(directory: Path) -> Bundle:
         metrics=json.loads((directory / METRICS).read_text(encoding="utf-8")),
         folds=manifest.folds,
         hash=hashlib.sha256(text).hexdigest(),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BundleOrigin:
+    """The origin of a bundle, as its manifest states it."""
+
+    hash: str
+    provenance: Provenance
+    folds: dict[str, int]
+    """Fold of each development subject."""
+
+
+def read_origin(directory: Path) -> BundleOrigin:
+    """Read where a bundle comes from, without its other files.
+
+    Raises
+    ------
+    BundleError
+        If there is no bundle, or its manifest is of another format.
+
+    """
+    text, manifest = _read_manifest(directory)
+    return BundleOrigin(
+        hash=hashlib.sha256(text).hexdigest(),
+        provenance=manifest.provenance,
+        folds=manifest.folds,
     )
 
 
@@ -404,6 +423,18 @@ def read_figures(directory: Path) -> BundleFigures:
         raise BundleError(msg) from error
     _check_hash(METRICS, hashlib.sha256(text).hexdigest(), expected)
     return figures
+
+
+def _read_manifest(directory: Path) -> tuple[bytes, _Manifest]:
+    try:
+        text = (directory / MANIFEST).read_bytes()
+        return text, TypeAdapter(_Manifest).validate_json(text)
+    except OSError as error:
+        msg = f"there is no bundle in {directory.name}: {error.strerror}"
+        raise BundleError(msg) from error
+    except ValidationError as error:
+        msg = f"{MANIFEST} of {directory.name} cannot be read: {error}"
+        raise BundleError(msg) from error
 
 
 def _content(folds: Mapping[str, int]) -> tuple[str, ...]:

@@ -439,9 +439,13 @@ class PredictionLog:
         """Return which of some predictions have feedback that was not withdrawn."""
         return {row.prediction_id for row in list_valid(self.read_feedback(prediction_ids))}
 
-    def read_drift_checks(self, *, limit: int = 20) -> list[DriftCheckRow]:
-        """Read the latest drift checks, latest first."""
+    def read_drift_checks(
+        self, *, limit: int = 20, are_decisions: bool = False
+    ) -> list[DriftCheckRow]:
+        """Read the latest drift checks, or the latest that asked for something; latest first."""
         query = sa.select(DRIFT_CHECKS).order_by(DRIFT_CHECKS.c.created_at.desc()).limit(limit)
+        if are_decisions:
+            query = query.where(DRIFT_CHECKS.c.action != KEPT_ACTION)
         with self._connect() as connection:
             return [
                 DriftCheckRow(

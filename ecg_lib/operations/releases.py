@@ -1,4 +1,8 @@
-"""Releases: the content of ``serving/current.json``, and where BentoML's store keeps its parts."""
+"""Releases: the content of ``serving/current.json``, and where BentoML's store keeps its parts.
+
+The latest events of the release ledger are a file too: reading its git repository takes a library
+that the service does not have.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from ecg_lib.errors import EcgError
-from ecg_lib.records.atomic_files import write_durably
+from ecg_lib.records.atomic_files import write_durably, write_whole
 
 BUNDLE_MODEL: Final = "ecg_bundle"
 """Name of bundles in BentoML's model store."""
@@ -25,6 +29,9 @@ SERVED: Final = "served.json"
 LAST_GOOD: Final = "last-good.json"
 """The release that was served before that one; what the service starts with when the current
 release cannot be loaded."""
+
+NOTES: Final = "history.json"
+"""The latest events of the ledger, in its directory; written with each event."""
 
 Tag = Annotated[str, Field(pattern=r"^[a-z0-9_]+:[A-Za-z0-9_.\-]+$", max_length=128)]
 
@@ -81,6 +88,54 @@ def read_release(path: Path) -> Release | None:
 def write_release(path: Path, release: Release) -> None:
     """Write a release, whole or not at all."""
     write_durably(path, release.model_dump_json(indent=2))
+
+
+class ReleaseNote(BaseModel):
+    """One event of the release ledger."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    commit: str
+    """Commit of the ledger."""
+    at: str
+    """UTC, ISO 8601."""
+    kind: str
+    """release, rollback, noted, refused, abandoned or signed."""
+    who: str
+    why: str
+    bento_tag: str
+    model_version: str
+    before: str | None
+    """Bento that was served before."""
+    is_verified: bool
+    """True when the running service answered with the release."""
+    is_signed: bool
+    oof_v_f1: float | None
+
+
+_NOTES: Final = TypeAdapter(list[ReleaseNote])
+
+
+def write_release_notes(path: Path, notes: Sequence[ReleaseNote]) -> None:
+    """Write events of the ledger, latest first, whole or not at all."""
+    write_whole(path, _NOTES.dump_json(list(notes), indent=2).decode())
+
+
+def read_release_notes(path: Path) -> list[ReleaseNote] | None:
+    """Read the latest events of the ledger, latest first; None when the file does not exist.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be read.
+    ValueError
+        If it does not hold events.
+
+    """
+    try:
+        return _NOTES.validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return None
 
 
 def is_same_release(one: Release | None, other: Release | None) -> bool:

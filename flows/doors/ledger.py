@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from ecg_lib.operations.releases import Release
+from ecg_lib.operations.releases import NOTES, Release, ReleaseNote, write_release_notes
 from ecg_lib.records.atomic_files import write_whole
 from flows.doors.release_history import (
     SERVED_KINDS,
@@ -44,6 +44,7 @@ _AUTHOR: Final = b"ecg release ledger <ledger@localhost>"
 _ENCODING: Final = "utf-8"
 _HEAD_START: Final = b"ref: refs/heads/"
 _ASIDE: Final = ".git.broken-"
+_N_NOTES: Final = 20
 _STALE_LOCK_S: Final = 5.0
 """Age of a git lock file that no process can be holding: a commit takes milliseconds."""
 
@@ -101,6 +102,7 @@ def append_event(
         repository.object_store.add_object(commit)
         _move_branch(repository, commit.id)
         _write_copies(directory, repository, texts)
+        _write_notes(directory, repository)
     return str(commit.id.decode())
 
 
@@ -232,6 +234,30 @@ def _write_copies(directory: Path, repository: Repo, texts: Mapping[str, str]) -
         repository.get_worktree().reset_index()
     except OSError as error:
         logger.warning("the copies beside the ledger's commits cannot be written: %s", error)
+
+
+def _write_notes(directory: Path, repository: Repo) -> None:
+    """Write the latest events as a file, which the service shows."""
+    notes = [
+        ReleaseNote(
+            commit=entry.commit,
+            at=entry.event.at,
+            kind=entry.event.kind.value,
+            who=entry.event.who,
+            why=entry.event.why,
+            bento_tag=entry.release.bento_tag,
+            model_version=entry.release.model_version,
+            before=None if entry.event.before is None else entry.event.before.bento_tag,
+            is_verified=entry.event.is_verified,
+            is_signed=entry.event.is_signed,
+            oof_v_f1=entry.metrics.get("oof_v_f1"),
+        )
+        for entry in _read(repository).entries[:_N_NOTES]
+    ]
+    try:
+        write_release_notes(directory / NOTES, notes)
+    except OSError as error:
+        logger.warning("the events of the ledger cannot be written for the service: %s", error)
 
 
 def _newest_commit(repository: Repo) -> ObjectID | None:

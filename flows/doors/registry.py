@@ -91,6 +91,7 @@ class KnownRun(NamedTuple):
     v_f1: float
     sweep: str
     """Name of the sweep that it belongs to; empty where the run does not tell."""
+    chosen_trial: str = ""
 
 
 class Pending(NamedTuple):
@@ -110,16 +111,13 @@ class Registry:
         settings.mlflow_dir.mkdir(parents=True, exist_ok=True)
         self._client: MlflowClient = MlflowClient(tracking_uri=settings.tracking_uri)
 
-    # Runs
-
     def experiment_id(self) -> str:
         """Find the experiment of all sweeps, or make it."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is not None:
             return str(found.experiment_id)
-        location = None
-        if self._settings.mlflow_tracking_uri is None:
-            location = (self._settings.mlflow_dir / "artifacts").as_uri()
+        own = (self._settings.mlflow_dir / "artifacts").as_uri()
+        location = own if self._settings.mlflow_tracking_uri is None else None
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
 
     def start_run(
@@ -446,7 +444,7 @@ def find_alias_problem(settings: Settings, served: str, *, worse: set[str]) -> s
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    if reason := _explain_unreachable(settings):
+    if reason := explain_unreachable(settings):
         return f"MLflow cannot be used: {reason}"
     try:
         registry = Registry(settings)
@@ -497,7 +495,7 @@ def follow_pending(settings: Settings) -> bool:
     ``current.json``.
     """
     while (pending := read_pending(settings)) is not None:
-        reason = _explain_unreachable(settings) or _follow(settings, pending)
+        reason = explain_unreachable(settings) or _follow(settings, pending)
         if reason:
             logger.warning(
                 "MLflow cannot be used (%s): its aliases follow model %s when it can",
@@ -555,7 +553,7 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
 
 
-def _explain_unreachable(settings: Settings) -> str:
+def explain_unreachable(settings: Settings) -> str:
     """Say within seconds why MLflow cannot be written; nothing when it can."""
     uri = settings.tracking_uri
     if uri.startswith("http"):
@@ -591,6 +589,7 @@ def _known_run(run: Any) -> KnownRun:  # noqa: ANN401  mlflow has no types
         bundle_hash=tags.get("ecg.bundle_hash", ""),
         v_f1=float(metrics.get("oof_v_f1", 0.0)),
         sweep=tags.get("ecg.sweep", ""),
+        chosen_trial=tags.get("ecg.chosen_trial", ""),
     )
 
 

@@ -13,6 +13,7 @@ from flows.local.model_commands import (
     api_key,
     doctor,
     evaluate,
+    lineage,
     releases,
     reproduce,
     rollback,
@@ -30,7 +31,7 @@ app = typer.Typer(
 )
 for command in (
     *(up, down, status, login),
-    *(run, rollback, doctor, ship, reproduce, releases, evaluate, traffic),
+    *(run, rollback, doctor, ship, reproduce, releases, lineage, evaluate, traffic),
     *(predict, annotate, analyze),
 ):
     app.command()(command)

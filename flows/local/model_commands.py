@@ -155,6 +155,30 @@ def releases() -> None:
         typer.echo("nothing was released yet")
 
 
+def lineage(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="Prediction, model version, bento tag, ledger commit, bundle, run, dataset "
+            "version, record such as 203 or svdb:800, or shipped."
+        ),
+    ],
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
+) -> None:
+    """Show what a model comes from and what it made, or which models have seen a record."""
+    from flows.release.integrity.lineage import trace
+    from flows.release.integrity.lineage_text import to_json, to_lines
+
+    enter_platform()
+    found = trace(read_settings(), name)
+    if as_json:
+        typer.echo(to_json(found))
+        return
+    for line in to_lines(found):
+        typer.echo(line)
+
+
 def evaluate(
     *,
     quick: Annotated[

@@ -187,7 +187,7 @@ def _show_ready(settings: Settings, started_s: float) -> None:
         show_prediction(settings)
     page = write_sign_in_page(settings)
     typer.echo("")
-    typer.echo(f"  service  {addresses.service}  (API docs at /docs)")
+    typer.echo(f"  service  {addresses.service}  (API docs at /docs, operations at /ops)")
     typer.echo(f"  Prefect  {addresses.prefect}")
     typer.echo(f"  MLflow   {addresses.mlflow}")
     typer.echo(f"  sign in  {page.as_uri()}  (or `ecg login`)")

@@ -23,6 +23,8 @@ from ecg_lib.operations.drift.decision import (
     PastCheck,
     confirm_after,
 )
+from ecg_lib.operations.drift.last_check import FILE as LAST_CHECK
+from ecg_lib.operations.drift.last_check import write_last_check
 from ecg_lib.operations.drift.live_performance import (
     ReviewedStrip,
     count_reviewed,
@@ -287,6 +289,10 @@ def store_check(
     with open_log(settings) as log:
         trained_on = served.bundle.metrics.get("databases", [])  # earlier code did not note them
         log.add_drift_check(row, make_decision(row, decision, trained_on=trained_on))
+    try:
+        write_last_check(settings.serving_dir / LAST_CHECK, row)
+    except OSError as error:
+        get_run_logger().error("the metrics of the service do not show this check: %s", error)
 
 
 @contextmanager

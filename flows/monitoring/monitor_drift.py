@@ -46,7 +46,7 @@ from flows.monitoring.verdict_page import (
     write_page,
 )
 from flows.release.load_released import load_released_bundle
-from flows.release.switch_service import read_current
+from flows.release.switch_service import read_current, service_url
 
 NOTHING_SERVED = "nothing is served yet: there is no current.json, run the pipeline first"
 
@@ -226,7 +226,7 @@ def publish(
     directory = settings.reports_dir / "drift"
     page = write_page(verdict, directory, page_name(now), evidently=evidently)
     create_markdown_artifact(
-        to_markdown(verdict, page=page, evidently=evidently),
+        to_markdown(verdict, page=page, evidently=evidently, service=service_url(settings)),
         key="drift-check",
         description=f"{verdict.action.value}: {served.release.bento_tag}",
     )

@@ -259,8 +259,8 @@ def remove_old_pages(directory: Path, *, before: datetime) -> int:
     return n_removed
 
 
-def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None) -> str:
-    """Write a verdict as Markdown, for the Prefect UI."""
+def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None, service: str) -> str:
+    """Write a verdict as Markdown, for the Prefect UI, with links to its pages on the service."""
     lines = [
         f"# {verdict.action.value}",
         "",
@@ -298,10 +298,15 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None) -> str:
             ),
             "",
         ]
-    lines.append(f"Page: `{page}`")
+    address = f"{service}/ops/drift"
+    lines.append(f"[Page]({address}/{page.stem}), `{page}`")
+    lines.append("")
     lines.append(
-        f"Evidently: `{evidently}`" if evidently else "No Evidently report: too little traffic."
+        f"[Evidently]({address}/{evidently.stem}), `{evidently}`"
+        if evidently
+        else "No Evidently report: too little traffic."
     )
+    lines += ["", f"[All checks]({service}/ops)"]
     return "\n".join(lines)
 
 

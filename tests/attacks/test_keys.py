@@ -9,10 +9,10 @@ import pytest
 ALLOWED = {
     "predictor": {"predict"},
     "labeller": {"label"},
-    "operator": {"read"},
+    "operator": {"read", "operate"},
     "monitor": {"metrics"},
     "alice": {"predict", "label", "read"},
-    "all": {"predict", "label", "read", "metrics"},
+    "all": {"predict", "label", "read", "operate", "metrics"},
 }
 REQUESTS = {
     ("GET", "/api/v1/model/"): {"predict", "read"},
@@ -23,6 +23,10 @@ REQUESTS = {
     ("POST", "/api/v1/feedback/"): {"label"},
     ("POST", "/api/v1/feedback"): {"label"},
     ("GET", "/metrics"): {"metrics"},
+    ("GET", "/api/v1/ops/"): {"operate"},
+    ("GET", "/api/v1/ops"): {"operate"},
+    ("GET", "/ops/drift/none"): {"operate"},
+    ("GET", "/api/v1/review-queue/"): {"label"},
 }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+PAGE = "20260301T120000000000Z"
 FORMS = [
     "/api/v1/model/", "/api/v1/model", "//api/v1/model/", "///api/v1/model/", "/./api/v1/model/",
     "/api/./v1/model/", "/api//v1/model/", "/api/v1//model/", "/API/v1/model/", "/Api/V1/Model/",
@@ -18,18 +19,27 @@ FORMS = [
     "/ api/v1/model/", "/\\api\\v1\\model", "/api\\v1\\model\\", "/%5capi/v1/model/",
     "/metrics", "/metrics/", "//metrics", "/%6detrics", "/METRICS", "/metrics%00", "/metrics;x",
     "/metrics/../metrics", "/metrics?x", "/health/../metrics", "/.//metrics", "/metrics%2f",
+    "/api/v1/ops/", "//api/v1/ops/", "/api/v1//ops/", "/API/v1/ops/", "/ops/../api/v1/ops/",
+    f"/ops/drift/{PAGE}", f"//ops/drift/{PAGE}", f"/ops//drift/{PAGE}", f"/ops/drift//{PAGE}",
+    f"/ops%2fdrift%2f{PAGE}", f"/ops/%64rift/{PAGE}", f"/ops/./drift/{PAGE}", f"/OPS/drift/{PAGE}",
+    f"/ops/drift;x/{PAGE}", f"/ops/review/../drift/{PAGE}", f"/viewer/../ops/drift/{PAGE}",
+    f"/viewer/ops/%2e%2e/%2e%2e/ops/drift/{PAGE}", f"/ops/drift/..%2fdrift%2f{PAGE}",
     "http://127.0.0.1/api/v1/model/", "http://evil.example/api/v1/model/", "*", "api/v1/model/",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("path", FORMS)
 def test_no_spelling_of_a_path_needs_no_key(keyed: Any, path: str) -> None:  # noqa: ANN401  of a conftest
+    pages = keyed.home / "reports" / "drift"
+    pages.mkdir(parents=True, exist_ok=True)
+    (pages / f"{PAGE}.html").write_text("the page of a drift check")
     got = keyed.send(
         f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n".encode()
     )
     assert got.split(b" ")[1][:1] == b"4", got[:200]
     assert b"bundle_hash" not in got
     assert b"ecg_requests" not in got
+    assert b"the page of a drift check" not in got
 
 
 METHODS = (

@@ -4,6 +4,7 @@
 
 import { bindKeys, bindOverviewGestures, bindStripGestures } from "./charts/gestures.js";
 import { bindStage } from "./charts/stage.js";
+import { keepApiKey, readApiKey } from "./base/api_key.js";
 import { byId, fill, h } from "./base/dom.js";
 import { EXAMPLES } from "./answer/examples.js";
 import { makeFeedback } from "./actions/feedback.js";
@@ -28,12 +29,10 @@ import { INITIAL_STATE, durationOf } from "./state/app_state.js";
 import { makeStore } from "./base/store.js";
 import { bindPrinting, bindTheme } from "./base/theme.js";
 
-const KEY_NAME = "ecg-viewer-api-key";
-
 const store = makeStore(INITIAL_STATE);
 const service = makeService({
   baseUrl: new URL("./", document.baseURI).href,
-  apiKey: () => sessionStorage.getItem(KEY_NAME) ?? "",
+  apiKey: readApiKey,
 });
 const known = learnService();
 const opener = makeOpener({ store, service, reader: makeReader(), known });
@@ -59,7 +58,7 @@ bindModelCard(byId("card-link"), byId("card"), service);
 bindRequest(byId("request"), {
   store,
   service,
-  hasKey: () => Boolean(sessionStorage.getItem(KEY_NAME)),
+  hasKey: () => Boolean(readApiKey()),
 });
 bindBeatTable(byId("table"), { store, navigation });
 bindTooltip(byId("tooltip"), byId("paper"), store);
@@ -95,7 +94,7 @@ function openLink() {
 
 /** @param {string} key */
 function useKey(key) {
-  sessionStorage.setItem(KEY_NAME, key);
+  keepApiKey(key);
   opener.again();
 }
 

@@ -33,7 +33,7 @@ class Scope(StrEnum):
     LABEL = "label"
     """Send a reader's labels; monitoring scores the model against them."""
     OPERATE = "operate"
-    """See the objects of all keys, and the model that `/health` names."""
+    """See the objects of all keys, the model that `/health` names, and the operations page."""
     METRICS = "metrics"
     """Read `/metrics`."""
 

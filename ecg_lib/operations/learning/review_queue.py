@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-_SURE: Final = 0.5
-"""Doubt that is worth a reason."""
+WORTH_A_LOOK: Final = 0.5
+"""Doubt that is worth a reason, and a look by a reader."""
 _RULE_DOUBT: Final = 0.75
 """Doubt where the network and a rule disagree."""
 _ALIKE: Final = 0.8
@@ -68,5 +68,5 @@ def weigh_doubt(response: Mapping[str, Any], observed: Mapping[str, Sequence[Any
     weighed.sort(reverse=True)
     return Doubt(
         score=weighed[0][0] if weighed else 0.0,
-        reasons=tuple(reason for score, reason in weighed if score >= _SURE),
+        reasons=tuple(reason for score, reason in weighed if score >= WORTH_A_LOOK),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import yaml
 from bentos.runtime.metrics import STAGES
 from bentos.wire import problems
 from bentos.wire.problems import ProblemKind
+from ecg_lib.operations.drift.last_check import write_last_check
 from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
+from ecg_lib.operations.prediction_rows import DriftCheckRow
 
 MONITORING = Path(__file__).parents[3] / "deployments" / "monitoring"
 OF_PROMETHEUS = {"up", "job"}
 FUNCTIONS = set(
-    "sum max absent rate increase changes histogram_quantile by on and or for le".split()
+    "sum max absent rate increase changes histogram_quantile by on and or for le time".split()
 )
 
 
@@ -47,6 +50,14 @@ def exported(
     write_helper_states(
         service.runtime.helpers_path, {"worker": HelperState(status=HelperStatus.WAITING)}
     )
+    check = DriftCheckRow(
+        check_id="1",
+        created_at=datetime(2026, 1, 1, tzinfo=UTC),
+        bundle_hash="0",
+        action="RETRAIN",
+        summary={"bento_tag": "ecg:toy", "is_breach": True},
+    )
+    write_last_check(service.runtime.settings.serving_dir / "drift.json", check)
     series: dict[str, dict[str, set[str]]] = {}
     for sample in service.samples():
         labels = series.setdefault(sample.name, {})

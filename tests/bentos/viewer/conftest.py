@@ -126,7 +126,7 @@ def prefixed() -> Iterator[Callable[[Any], str]]:
 def show(service: Any) -> Edge:  # noqa: ANN401  the class of the other conftest
     """Make an application of its own on the runtime of a service."""
     app = make_app()
-    app.state.runtime = service.runtime
+    app.state.runtime, app.state.recordings = service.runtime, service.recordings
     return Edge(app)
 
 

@@ -11,7 +11,7 @@ import pytest
 from dulwich import porcelain
 from dulwich.repo import Repo
 
-from ecg_lib.operations.releases import Release
+from ecg_lib.operations.releases import Release, read_release_notes
 from flows.doors.ledger import append_event, push_ledger, read_ledger
 from flows.doors.release_history import (
     EventKind,
@@ -75,6 +75,18 @@ def test_each_event_is_a_commit_with_its_metrics(tmp_path: Path) -> None:
     # Whoever looks with git finds nothing that is not committed.
     status = porcelain.status(str(ledger), untracked_files="no")
     assert (status.staged, status.unstaged) == ({"add": [], "delete": [], "modify": []}, [])
+
+
+def test_the_latest_events_are_a_file_that_is_read_without_git(tmp_path: Path) -> None:
+    commits = [_append(tmp_path, str(number)) for number in range(21)]
+    commits.append(_append(tmp_path, "3", kind=EventKind.ROLLBACK, before="20"))
+    notes = read_release_notes(tmp_path / "history.json")
+    assert notes is not None
+    assert [note.commit for note in notes] == commits[:1:-1]
+    latest = notes[0]
+    assert (latest.kind, latest.model_version, latest.before) == ("rollback", "3", "ecg:20")
+    assert (latest.who, latest.why, latest.oof_v_f1) == ("a test", "because of 20", 0.9)
+    assert read_release_notes(tmp_path / "nothing.json") is None
 
 
 def test_an_event_is_committed_once(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from prefect.states import State
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import BundleIntegrityError
+from ecg_lib.operations.drift.last_check import read_last_check
 from ecg_lib.operations.drift.observation import (
     OBSERVED_COLUMNS,
     ObservedBeats,
@@ -195,9 +196,14 @@ def test_without_a_release_the_run_says_so_and_completes(prefect_server: None) -
     )
 
 
-def test_an_empty_log_keeps_the_model(prefect_server: None, release: Release) -> None:
+def test_an_empty_log_keeps_the_model(
+    prefect_server: None, settings: Settings, release: Release
+) -> None:
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
+    shown = read_last_check(settings.serving_dir / "drift.json")
+    assert shown is not None
+    assert (shown.action, shown.is_breach, shown.bento_tag) == ("KEEP", False, TAG)
     assert "0 strips, 50 needed" in decision["reasons"][0]
     assert decision["evidently"] is None
     page = Path(decision["report"]).read_text()

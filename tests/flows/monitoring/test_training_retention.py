@@ -13,6 +13,7 @@ from mlflow import MlflowClient
 from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.bundle import Bundle, DataSource
+from ecg_lib.operations.learning.pipeline_run import read_pipeline_run
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.data.databases import Role
@@ -312,7 +313,12 @@ def test_a_pipeline_goes_on_when_nothing_can_be_deleted(
 
     monkeypatch.setattr("flows.pipeline.ingest_records", reach)
     with pytest.raises(RuntimeError, match="ingest was reached"):
-        pipeline()
+        pipeline(reason="a test")
+    shown = read_pipeline_run(Settings(home=tmp_path).serving_dir / "pipeline.json")
+    assert shown is not None
+    assert (shown.stage, shown.why) == ("ingest-records", "a test")
+    assert shown.failure == "RuntimeError: ingest was reached"
+    assert shown.flow_run_id is not None
 
 
 @pytest.mark.slow

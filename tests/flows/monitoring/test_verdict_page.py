@@ -177,7 +177,7 @@ def test_the_page_shows_verdict_model_window_columns_slices_and_alarms(tmp_path:
         assert shown in text, shown
     assert "<x>" not in text
     assert "http" not in text.replace("http-equiv", "")  # it asks nobody for anything
-    shown = to_markdown(verdict, page=page, evidently=None)
+    shown = to_markdown(verdict, page=page, evidently=None, service="http://ecg")
     assert shown.startswith("# KEEP\n\n**The traffic has moved")
     assert "| amplitude_mv |" in shown
     assert "| harmless |" in shown
@@ -224,7 +224,12 @@ def test_a_retraining_that_is_held_says_what_it_waits_for() -> None:
 
 def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
     verdict = replace(make(CALM), alarms=("device x ![a](http://b) | <i>\n# c",))
-    shown = to_markdown(verdict, page=tmp_path / "one.html", evidently=None)
+    evidently = tmp_path / "one-evidently.html"
+    shown = to_markdown(
+        verdict, page=tmp_path / "one.html", evidently=evidently, service="http://ecg"
+    )
+    assert "[Page](http://ecg/ops/drift/one)" in shown
+    assert "[Evidently](http://ecg/ops/drift/one-evidently)" in shown
     assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
 
 

@@ -87,7 +87,7 @@ class Releases(RuleBasedStateMachine):
         self.aliases, self.is_mlflow_up = Aliases(), True
         self.patch.setattr("flows.doors.registry.Registry", lambda _: self.aliases)
         self.patch.setattr(
-            "flows.doors.registry._explain_unreachable",
+            "flows.doors.registry.explain_unreachable",
             lambda _: "" if self.is_mlflow_up else "down",
         )
         self.patch.setattr("flows.release.integrity.doctor.ask_service", self.service.ask)

@@ -72,6 +72,16 @@ export function makeService({ baseUrl, apiKey }) {
     address,
     /** How the service is; 503 says so too. */
     readHealth: () => askJson("health", { accepted: [503] }),
+    /** The state of the platform, for the operations page. */
+    readOverview: () => askJson("api/v1/ops/"),
+    readReviewQueue: () => askJson("api/v1/review-queue/?limit=100"),
+    /**
+     * A page of a drift check.
+     *
+     * @param {string} name
+     * @returns {Promise<Blob>}
+     */
+    readDriftPage: async (name) => (await ask(`ops/drift/${encodeURIComponent(name)}`)).blob(),
     readDescription: () => askJson("openapi.json"),
     readModelCard: () => askJson("api/v1/model/"),
     /** @param {string} kind */

@@ -2,6 +2,7 @@
  * What went wrong and what runs, at the place where it matters.
  */
 
+import { makeKeyForm } from "./key_form.js";
 import { fill, h } from "../../base/dom.js";
 import { percent } from "../../base/format.js";
 import { hintFor } from "../../base/problem.js";
@@ -111,28 +112,5 @@ function showProblem(element, { state, store, opener, useKey }) {
         problem.requestId && h("span", { class: "soft small" }, `Request ${problem.requestId}`),
       ),
     ),
-  );
-}
-
-/** @param {(key: string) => void} useKey */
-function makeKeyForm(useKey) {
-  const input = h("input", {
-    type: "password",
-    id: "api-key",
-    autocomplete: "off",
-    required: true,
-  });
-  return h(
-    "form",
-    {
-      class: "key-form",
-      onsubmit: (/** @type {SubmitEvent} */ event) => {
-        event.preventDefault();
-        useKey(input.value.trim());
-      },
-    },
-    h("label", { for: "api-key" }, "API key, kept until this tab is closed"),
-    input,
-    h("button", { type: "submit", class: "primary" }, "Use it"),
   );
 }

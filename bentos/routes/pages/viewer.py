@@ -10,7 +10,7 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 from starlette.types import Scope
 
-_VIEWER: Final = Path(__file__).parents[1] / "viewer"
+_VIEWER: Final = Path(__file__).parents[2] / "viewer"
 
 _HEADERS: Final = {
     # Browsers ask whether a file has changed, so that after a release no old and new modules mix.

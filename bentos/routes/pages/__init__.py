@@ -1,0 +1,1 @@
+"""Pages: the viewer, and those of operators and readers."""

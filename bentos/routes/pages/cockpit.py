@@ -1,0 +1,85 @@
+"""The pages of operators and readers: ``/ops``, ``/ops/review`` and the pages of drift checks.
+
+``/ops`` and ``/ops/review`` hold no data, as the viewer: their scripts ask for it with the key that
+the user enters. The pages of drift checks are files of ``monitor-drift`` and guarded themselves.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Final
+
+from fastapi import FastAPI, Request
+from starlette.responses import FileResponse, Response
+
+from bentos.routes.api_description import document_problems
+from bentos.routes.pages.overview import EVIDENTLY, describe_platform
+from bentos.routes.routing import answer_json, recordings_of, runtime_of
+from bentos.wire.cockpit_answers import Overview
+from bentos.wire.problems import NOT_FOUND, ProblemError
+
+_PAGES: Final = Path(__file__).parents[2] / "viewer" / "ops"
+
+_DRIFT_PAGE: Final = re.compile(r"\d{8}T\d{12}Z(-evidently)?(-decision)?")
+
+_HEADERS: Final = {
+    "Cache-Control": "no-cache",
+    # A page of a drift check, which has its styles in itself, is shown in a frame of this one.
+    "Content-Security-Policy": (
+        "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+}
+
+_REPORT_HEADERS: Final = {
+    # Evidently's page is one large script. In a sandbox it has no origin, so that it reaches
+    # neither this service nor what the viewer stores, and it may load nothing.
+    "Content-Security-Policy": (
+        "sandbox allow-scripts allow-popups; default-src 'none'; "
+        "script-src 'unsafe-inline' 'unsafe-eval'; style-src 'unsafe-inline'; "
+        "img-src data: blob:; font-src data:; frame-ancestors 'none'"
+    ),
+}
+
+
+def add_cockpit(app: FastAPI) -> None:
+    """Serve the operations page with its JSON, the page of the review queue, and drift pages."""
+    app.add_api_route(
+        "/api/v1/ops/",
+        read_overview,
+        methods=["GET"],
+        summary="Describe the platform: release, drift, pipeline, labels",
+        tags=["operations"],
+        responses={200: {"model": Overview}, **document_problems(401, 403)},
+    )
+    app.add_api_route("/ops", _show_cockpit, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/ops/review", _show_review, methods=["GET"], include_in_schema=False)
+    app.add_api_route("/ops/drift/{name}", _show_drift, methods=["GET"], include_in_schema=False)
+
+
+async def read_overview(request: Request) -> Response:
+    """Describe what is served, drift, releases, the last pipeline, labels and recordings.
+
+    A part that cannot be read is null, and `unknown` says why.
+    """
+    overview = await describe_platform(runtime_of(request), recordings_of(request))
+    return answer_json(overview.model_dump_json().encode())
+
+
+async def _show_cockpit() -> Response:
+    return FileResponse(_PAGES / "cockpit.html", headers=_HEADERS)
+
+
+async def _show_review() -> Response:
+    return FileResponse(_PAGES / "review.html", headers=_HEADERS)
+
+
+async def _show_drift(request: Request, name: str) -> Response:
+    """Give the page of a drift check; the name may have its suffix, as links between pages do."""
+    stem = name.removesuffix(".html")
+    path = runtime_of(request).settings.reports_dir / "drift" / f"{stem}.html"
+    if not _DRIFT_PAGE.fullmatch(stem) or not path.is_file():
+        raise ProblemError(NOT_FOUND, "there is no page of a drift check with this name")
+    headers = _REPORT_HEADERS if EVIDENTLY in stem else None
+    return FileResponse(path, headers=headers, media_type="text/html; charset=utf-8")
