@@ -75,7 +75,7 @@ def take_trials(
     """
     from flows.training.workers.trial_queue import TrialQueue
 
-    plan, n_here = sweep.plan, 0
+    plan, n_done, n_here = sweep.plan, 0, 0
     fit = partial(
         run_trial,
         seed=sweep.seed,
@@ -92,8 +92,9 @@ def take_trials(
         with queue.beating():
             while True:
                 lead.advance(queue)
-                n_done = queue.count_done()
-                bar.update(n_done, plan.n_trials)
+                if queue.count_done() != n_done:
+                    n_done = queue.count_done()
+                    bar.update(n_done, plan.n_trials)
                 if n_done >= plan.n_trials or (hands.are_free and lead.is_lost(queue)):
                     break
                 hands.fill()
