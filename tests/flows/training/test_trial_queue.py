@@ -127,7 +127,7 @@ def test_one_worker_runs_the_trials_that_optuna_draws_when_it_is_asked_for_pairs
 
 def test_a_trial_is_taken_by_one_of_four_processes(tmp_path: Path, storage_url: str) -> None:
     study = open_study("s", storage_url=storage_url, seed=0)
-    _join(storage_url).draw(study.sampler, 60, 60, BASE)
+    _join(storage_url).draw(study.sampler, 20, 20, BASE)
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", TAKE, storage_url, f"w{number}"],
@@ -146,10 +146,10 @@ def test_a_trial_is_taken_by_one_of_four_processes(tmp_path: Path, storage_url: 
         process.stdin = None
     taken = [[int(line) for line in one.communicate(timeout=120)[0].split()] for one in processes]
     assert [one.returncode for one in processes] == [0] * 4
-    assert sorted(number for one in taken for number in one) == list(range(60))
+    assert sorted(number for one in taken for number in one) == list(range(20))
     by_worker = {number: f"w{at}" for at, one in enumerate(taken) for number in one}
     assert [trial.user_attrs["worker"] for trial in study.trials] == [
-        by_worker[number] for number in range(60)
+        by_worker[number] for number in range(20)
     ]
 
 
@@ -158,21 +158,21 @@ def test_the_recipes_depend_on_neither_the_number_of_workers_nor_on_one_that_is_
 ) -> None:
     urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "three", "lost")]
     studies = [open_study("s", storage_url=url, seed=1) for url in urls]
-    _search([_join(urls[0])], studies[0], n_together=4, n=14)
-    _search([_join(urls[1], name) for name in "abc"], studies[1], n_together=4, n=14)
+    _search([_join(urls[0])], studies[0], n_together=4, n=10)
+    _search([_join(urls[1], name) for name in "abc"], studies[1], n_together=4, n=10)
     a, b = (_join(urls[2], name) for name in "ab")
     while a.count_done() < 6:
-        a.draw(studies[2].sampler, 4, 14, BASE)
+        a.draw(studies[2].sampler, 4, 10, BASE)
         trial = a.take(BASE)
         assert trial is not None
         a.finish(trial.number, _result(trial))
     lost = b.take(BASE)
     assert lost is not None
     assert [one.number for one in a.recover(lambda worker: worker == "b")] == [lost.number]
-    _search([a], studies[2], n_together=4, n=14)
+    _search([a], studies[2], n_together=4, n=10)
     expected = sorted(map(str, _params(studies[0])))
     assert [sorted(map(str, _params(study))) for study in studies[1:]] == [expected] * 2
-    assert len(set(expected)) == 14
+    assert len(set(expected)) == 10
 
 
 def test_a_trial_of_a_lost_worker_is_run_again_once_and_its_late_result_is_dropped(
