@@ -1,4 +1,4 @@
-"""Tell which workers of a sweep live: each holds a lock in its directory, which falls with it."""
+"""Locks that show which workers of a sweep live; a lock falls with its process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def present(sweep: Path) -> Iterator[str]:
 
 
 def is_gone(sweep: Path, worker: str) -> bool:
-    """Tell whether a worker has ended; False for those that this machine cannot tell of."""
+    """Check whether a worker has ended; False when its lock is on another machine."""
     try:
         with (sweep / _WORKERS / worker).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -43,5 +43,5 @@ def is_gone(sweep: Path, worker: str) -> bool:
 
 
 def has_workers(sweep: Path) -> bool:
-    """Tell whether a worker of this machine lives."""
+    """Check whether a worker of this machine lives."""
     return any(not is_gone(sweep, path.name) for path in (sweep / _WORKERS).glob("*"))

@@ -70,8 +70,8 @@ def take_trials(
     and pruned against the same earlier rounds.
 
     Not deterministic: which worker runs a trial, the number that a repeated trial gets, and the
-    draws after another run has taken the lead or has resumed the sweep, which begin anew with a
-    seed made from that of the sweep and the number of trials so far.
+    draws after another run has taken the lead or has resumed the sweep: the sampler then starts
+    with a seed made from that of the sweep and the number of trials so far.
     """
     from flows.training.workers.trial_queue import TrialQueue
 
@@ -133,7 +133,7 @@ class _Lead:
         queue.draw(self._sampler, n_together, sweep.plan.n_trials, _search_base(sweep.plan))
 
     def is_lost(self, queue: TrialQueue) -> bool:
-        """Tell whether the lead is on another machine and gives no sign any more."""
+        """Check whether the lead is on another machine and no longer gives a sign."""
         if self.is_held or self._sweep.directory.is_dir():
             return False
         now, seen = time.monotonic(), queue.read_lead()

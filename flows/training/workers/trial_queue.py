@@ -1,7 +1,7 @@
 """Queue of a study: one run draws trials, and each is taken by one of the runs that work on it.
 
-Optuna's storage decides who has a trial. Its heartbeats tell that a worker on another machine has
-ended or hangs; that one on this machine has ended is told by its lock, at once.
+Optuna's storage decides which worker has a trial. A worker on another machine, or one that hangs, is
+found by its missing heartbeats; one that ended on this machine by its lock, at once.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class TrialQueue:
         return lost
 
     def _has_watched(self) -> bool:
-        """Tell whether heartbeats had time to come since this process, or the machine, slept."""
+        """Check whether heartbeats had time to come since this process, or the machine, slept."""
         now = time.time()
         if not 0 <= now - self._recovered_at <= HEARTBEAT_S:
             self._watched_since = now
