@@ -1,7 +1,7 @@
 """Queue of a study: one run draws trials, and each is taken by one of the runs that work on it.
 
-Optuna's storage decides which worker has a trial. A worker on another machine, or one that hangs, is
-found by its missing heartbeats; one that ended on this machine by its lock, at once.
+Optuna's storage decides which worker has a trial. A worker on another machine, or one that hangs,
+is found by its missing heartbeats; one that ended on this machine by its lock, at once.
 """
 
 from __future__ import annotations
