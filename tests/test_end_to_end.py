@@ -34,9 +34,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
 _PIPELINE = """
 import json, sys
-import flows.data.ingest_records
-flows.data.ingest_records.SIMULATED_PATIENTS = 10
-flows.data.ingest_records.SIMULATED_DURATION_S = 120.0
+import flows.data.records.sources
+flows.data.records.sources.SIMULATED_PATIENTS = 10
+flows.data.records.sources.SIMULATED_DURATION_S = 120.0
 from dataclasses import replace
 from ecg_lib.operations.settings import Profile
 from flows.data.ingest_records import Source

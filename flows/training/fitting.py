@@ -25,7 +25,7 @@ from ecg_lib.records.atomic_files import replacing
 from flows.data.dataset_versions import DatasetVersion
 from flows.data.training_data import SCORING_VIEWS
 from flows.doors.parallel import N_PROCESSES
-from flows.doors.registry import Registry, RunKind
+from flows.doors.registry import Registry
 
 if TYPE_CHECKING:
     import optuna
@@ -87,7 +87,7 @@ def _use_one_thread() -> None:
 
 def run_trial(
     *,
-    number: int,
+    run_id: str,
     params: Mapping[str, Any],
     earlier: Sequence[optuna.trial.FrozenTrial],
     seed: int,
@@ -95,14 +95,12 @@ def run_trial(
     base: Recipe,
     version: DatasetVersion,
     data: Path,
-    parent_run_id: str,
-    tags: Mapping[str, str],
     settings: Settings,
 ) -> TrialResult:
-    """Run one trial fold by fold, as a nested MLflow run, until it ends or is pruned.
+    """Run one trial fold by fold, until it ends or is pruned, and end its MLflow run.
 
     Args:
-        number: Number of the trial.
+        run_id: MLflow run of the trial.
         params: Parameters that the study drew.
         earlier: The finished trials that the pruner may compare with. A trial that runs beside
             this one is not among them, so that timing decides nothing.
@@ -111,8 +109,6 @@ def run_trial(
         base: Recipe of everything that is not searched.
         version: Dataset.
         data: Its training beats.
-        parent_run_id: MLflow run of the sweep.
-        tags: Tags of the MLflow run.
         settings: Where MLflow is.
 
     Returns:
@@ -130,9 +126,6 @@ def run_trial(
     missed_v = {record.name: record.missed_v or 0 for record in version.records}
     trial = replay_trial(params, earlier)
     recipe = suggest_recipe(trial, base)
-    run_id = registry.start_run(
-        f"trial {number}", kind=RunKind.TRIAL, tags=tags, parent_run_id=parent_run_id
-    )
     registry.log(run_id, params={**params, "seed": seed})
     registry.log_dataset(
         run_id,

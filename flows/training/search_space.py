@@ -69,8 +69,11 @@ def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
 
 
 @contextmanager
-def _making_tables(storage_url: str) -> Iterator[None]:
-    """Let one sweep at a time make Optuna's tables, which it does not do in one step."""
+def alone_in_sqlite(storage_url: str) -> Iterator[None]:
+    """Let one process at a time do in SQLite what Optuna does not do in one step.
+
+    That is to make its tables and to take a trial. Database servers lock the rows themselves.
+    """
     path = storage_url.removeprefix("sqlite:///")
     if path == storage_url:
         yield
@@ -79,28 +82,32 @@ def _making_tables(storage_url: str) -> Iterator[None]:
         yield
 
 
-def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
-    """Open the study of a sweep, or make it with the known recipe as its first trial.
-
-    A trial that was running when its sweep was killed is queued again.
-    """
-    _log_warnings_only()
-    with _making_tables(storage_url):
-        storage = optuna.storages.RDBStorage(
+def open_storage(
+    storage_url: str, *, heartbeat_interval: int | None = None, grace_period: int | None = None
+) -> optuna.storages.RDBStorage:
+    """Open the storage of studies, or make it; seconds of heartbeats are those of Optuna."""
+    with alone_in_sqlite(storage_url):
+        return optuna.storages.RDBStorage(
             storage_url,
             engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
+            heartbeat_interval=heartbeat_interval,
+            grace_period=grace_period,
         )
+
+
+def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
+    """Open the study of a sweep, or make it with the known recipe as its first trial."""
+    _log_warnings_only()
     study = optuna.create_study(
-        study_name=name, storage=storage, load_if_exists=True, direction="maximize"
+        study_name=name,
+        storage=open_storage(storage_url),
+        load_if_exists=True,
+        direction="maximize",
     )
     # The next draw depends on the seed and on the earlier ones, however often it is opened.
     study.sampler = optuna.samplers.TPESampler(
         seed=1000 * seed + len(study.get_trials(deepcopy=False)), n_startup_trials=5
     )
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        study.tell(trial.number, state=TrialState.FAIL)
-        if trial.params:
-            study.enqueue_trial(trial.params)
     if not study.trials:
         study.enqueue_trial(KNOWN_GOOD)
     return study
@@ -141,11 +148,7 @@ def finalists(study: optuna.Study, base: Recipe) -> dict[int, Recipe]:
     Few beats and epochs favour recipes that learn fast, so the known one, which was chosen with
     the full budget, is confirmed beside the best of the search.
     """
-    chosen = [study.best_trial] + [
-        trial
-        for trial in study.get_trials(deepcopy=False)
-        if trial.params == KNOWN_GOOD and trial.state.is_finished()
-    ]
+    chosen = [study.best_trial] + [trial for trial in finished(study) if trial.params == KNOWN_GOOD]
     return {
         trial.number: suggest_recipe(optuna.trial.FixedTrial(trial.params), base)
         for trial in chosen

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
+from pydantic import TypeAdapter
 
+from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import Profile, Settings
 from ecg_lib.records.atomic_files import write_whole
 from flows.data.databases import Role
@@ -27,6 +29,7 @@ from flows.doors.registry import KnownRun, Registry, RunKind
 from flows.training.fitting import (
     FinalFit,
 )
+from flows.training.workers.presence import has_workers
 
 if TYPE_CHECKING:
     from ecg_lib.evaluation.beat_scoring import BeatCounts
@@ -53,6 +56,8 @@ class SweepPlan:
     confirm_epochs: int = 5
     confirm_beats: int | None = 30_000
     """Training beats of each fold and of the final fit; all when None."""
+    n_workers: int = 1
+    """Flow runs that trials are drawn for: as many together as they have processes."""
     n_seeds: int = 1
     """Seeds that the folds of the chosen recipe are fitted with, to see how far figures move."""
     views: ViewPlan = field(default=QUICK_VIEWS)
@@ -82,6 +87,20 @@ class Sweep:
     seed: int
     plan: SweepPlan
     tags: dict[str, str]
+
+    @property
+    def study(self) -> str:
+        """Name of its study."""
+        return study_of(self.name, self.run_id)
+
+
+def study_of(name: str, run_id: str) -> str:
+    """Return the name of the study of a sweep; another machine may have a sweep of this name."""
+    return f"{name}-{run_id[:8]}"
+
+
+class SweepError(EcgError):
+    """A sweep cannot be worked on."""
 
 
 class UnfinishedSweeps(NamedTuple):
@@ -141,7 +160,8 @@ def open_sweep(
         elif _is_unfinished(state):
             if registry.reopen_run(state["run_id"]):
                 logger.info("resuming sweep %s", directory.name)
-                registry.end_cut_off(state["run_id"])
+                if not has_workers(directory):
+                    registry.end_cut_off(state["run_id"])
                 return Sweep(
                     name=directory.name,
                     run_id=state["run_id"],
@@ -201,6 +221,55 @@ def _start_sweep(
     return Sweep(name=name, run_id=run_id, directory=directory, seed=seed, plan=plan, tags=tags)
 
 
+def describe_sweep(sweep: Sweep) -> dict[str, Any]:
+    """Describe a sweep in its study, for workers that did not open it."""
+    return {
+        "name": sweep.name,
+        "run_id": sweep.run_id,
+        "seed": sweep.seed,
+        "plan": asdict(sweep.plan),
+        "tags": sweep.tags,
+        "training_code": hash_code(TRAINING),
+    }
+
+
+def read_sweep(described: dict[str, Any], settings: Settings) -> Sweep:
+    """Read the description of a sweep.
+
+    Raises:
+        SweepError: If other code trains here: its trials would not be comparable.
+    """
+    if described["training_code"] != hash_code(TRAINING):
+        raise SweepError(
+            f"sweep {described['name']} must be worked on by the code that opened it, "
+            "this training code differs; start this worker from the same version"
+        )
+    return Sweep(
+        name=described["name"],
+        run_id=described["run_id"],
+        directory=settings.home / _SWEEPS / described["name"],
+        seed=described["seed"],
+        plan=TypeAdapter(SweepPlan).validate_python(described["plan"]),
+        tags=described["tags"],
+    )
+
+
+def take_lead(sweep: Sweep, registry: Registry) -> bool:
+    """Lead a sweep whose lead has ended; False while another run leads it, or when it is over.
+
+    The lead is the lock of its directory, so it does not go to a machine without that.
+    """
+    if not sweep.directory.is_dir() or not _hold(sweep.directory):
+        return False
+    state = _read_state(sweep.directory)
+    is_left = state is not None and state["run_id"] == sweep.run_id and _is_unfinished(state)
+    if is_left and registry.reopen_run(sweep.run_id):
+        get_run_logger().info("the run that led sweep %s has ended: this one leads it", sweep.name)
+        return True
+    _let_go(sweep.directory)
+    return False
+
+
 def settle_sweeps(
     runs: Iterable[KnownRun], registry: Registry, settings: Settings
 ) -> UnfinishedSweeps:
@@ -233,7 +302,7 @@ def settle_sweeps(
         state = _read_state(directory)
         if not is_open and (state is None or not _is_unfinished(state)):
             continue
-        if not _hold(directory):
+        if has_workers(directory) or not _hold(directory):
             found.open.add(run.run_id)
             continue
         try:
@@ -379,6 +448,7 @@ def close_sweep(sweep: Sweep, candidate_run_id: str, registry: Registry) -> None
     state = _read_state(sweep.directory) or {"run_id": sweep.run_id, "seed": sweep.seed}
     _write_state(sweep.directory, {**state, "candidate_run_id": candidate_run_id})
     registry.log(sweep.run_id, tags={"ecg.candidate": candidate_run_id})
+    registry.end_cut_off(sweep.run_id)
     registry.end_run(sweep.run_id)
 
 

@@ -9,14 +9,14 @@ threshold, figures, gates and drift reference, and its fit to all subjects is th
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -30,16 +30,13 @@ from flows.data.dataset_versions import (
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.data.training_data import ViewPlan, find_training_data
-from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.training.fitting import (
-    TrialResult,
     fit_all,
     fit_fold,
     fit_processes,
     load_final,
     load_fold,
-    run_trial,
 )
 from flows.training.sweep import (
     PLANS,
@@ -52,10 +49,9 @@ from flows.training.sweep import (
     let_go,
     open_sweep,
 )
+from flows.training.workers.search import announce, choose_finalists, take_trials
 
 if TYPE_CHECKING:
-    import optuna
-
     from ecg_lib.training.cross_validation import Recipe
 
 
@@ -67,10 +63,12 @@ def train_sweep(
     n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
     seed: Annotated[int | None, Field(ge=0)] = None,
     seeds: Annotated[int | None, Field(ge=1, le=20)] = None,
+    workers: Annotated[int | None, Field(ge=1, le=100)] = None,
 ) -> str:
     """Search for the best recipe on the development records and train a candidate with it.
 
-    A sweep that was killed is resumed by the next run with the same parameters.
+    A sweep that was killed is resumed by the next run with the same parameters. Runs of
+    `work-on-sweep` share its trials.
 
     Args:
         dataset_version: Dataset to train on; the latest when left out.
@@ -82,6 +80,8 @@ def train_sweep(
             number of sweeps that ended with these parameters, so that a retraining is a new try.
         seeds: Number of seeds that the folds of the chosen recipe are fitted with, for mean and
             spread in the report; that of the profile when left out (1 or 5).
+        workers: Flow runs that will work on the trials, this one among them; 1 when left out.
+            Twice as many trials are drawn together.
 
     Returns:
         The MLflow run of the candidate.
@@ -92,19 +92,29 @@ def train_sweep(
     )
     plan = PLANS[profile or settings.profile]
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
+    plan = replace(plan, n_workers=workers or plan.n_workers)
     registry = Registry(settings)
     sweep = open_sweep(version, plan, seed, registry, settings)
     try:
+        announce(sweep, settings)
         data = cut_training_beats(version, plan.views, settings)
-        recipes = search_recipes(sweep, version, data, registry, settings)
-        confirmed = confirm_recipes(sweep, version, data, recipes)
-        prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
-        best = choose_best(prepared, data, confirmed, sweep, registry)
-        best = repeat_with_seeds(prepared, data, best, sweep, registry)
-        run_id = build_candidate(prepared, best, sweep, registry)
-        close_sweep(sweep, run_id, registry)
+        take_trials(sweep, version, data, registry, settings, is_leading=True)
+        return finish_sweep(sweep, version, data, registry, settings)
     finally:
         let_go(sweep)
+
+
+def finish_sweep(
+    sweep: Sweep, version: DatasetVersion, data: Path, registry: Registry, settings: Settings
+) -> str:
+    """Confirm recipes of a sweep whose trials have ended, and build its candidate."""
+    recipes = choose_finalists(sweep, registry, settings)
+    confirmed = confirm_recipes(sweep, version, data, recipes)
+    prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
+    best = choose_best(prepared, data, confirmed, sweep, registry)
+    best = repeat_with_seeds(prepared, data, best, sweep, registry)
+    run_id = build_candidate(prepared, best, sweep, registry)
+    close_sweep(sweep, run_id, registry)
     return run_id
 
 
@@ -122,107 +132,6 @@ def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Setti
         int(data.is_v.sum()),
     )
     return directory
-
-
-@task(cache_policy=NO_CACHE)
-def search_recipes(
-    sweep: Sweep, version: DatasetVersion, data: Path, registry: Registry, settings: Settings
-) -> dict[int, Recipe]:
-    """Run the trials that the study still lacks and return the recipes to confirm, by trial.
-
-    As many trials as there are processes are drawn together; the next are drawn when all of these
-    have ended, so that the recipes depend on seed and number of trials and not on timing.
-    """
-    from ecg_lib.training.cross_validation import Recipe
-    from ecg_lib.training.fitting import TrainingConfig
-    from flows.training.search_space import count_done, finalists, open_study
-
-    plan = sweep.plan
-    base = Recipe(training=TrainingConfig(epochs=plan.search_epochs), max_beats=plan.search_beats)
-    study = open_study(sweep.name, storage_url=settings.study_storage_url, seed=sweep.seed)
-    job = partial(
-        run_trial,
-        seed=sweep.seed,
-        n_folds=plan.search_folds,
-        base=base,
-        version=version,
-        data=data,
-        parent_run_id=sweep.run_id,
-        tags={**sweep.tags, "ecg.sweep": sweep.name},
-        settings=settings,
-    )
-    bar = ProgressBar("Trials")
-    with fit_processes() as pool:
-        while (n_left := plan.n_trials - count_done(study)) > 0:
-            _run_together(study, min(N_PROCESSES, n_left), pool, job, base)
-            bar.update(count_done(study), plan.n_trials)
-    _show_trials(study, sweep)
-    get_run_logger().info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
-    registry.log(
-        sweep.run_id,
-        metrics={"best_search_v_f1": study.best_value, "n_trials": count_done(study)},
-        tags={"ecg.best_trial": str(study.best_trial.number)},
-    )
-    full = replace(
-        base,
-        training=TrainingConfig(epochs=plan.confirm_epochs),
-        max_beats=plan.confirm_beats,
-    )
-    return finalists(study, full)
-
-
-def _run_together(
-    study: optuna.Study,
-    n_trials: int,
-    pool: ProcessPoolExecutor,
-    job: Callable[..., TrialResult],
-    base: Recipe,
-) -> None:
-    from optuna.trial import TrialState
-
-    from flows.training.search_space import finished, suggest_recipe
-
-    earlier = finished(study)
-    futures = []
-    for trial in [study.ask() for _ in range(n_trials)]:
-        suggest_recipe(trial, base)
-        future = pool.submit(job, number=trial.number, params=trial.params, earlier=earlier)
-        futures.append((trial, future))
-    for trial, future in futures:
-        scores, is_pruned = future.result()
-        for fold, score in enumerate(scores):
-            trial.report(score, fold)
-        if is_pruned:
-            study.tell(trial, state=TrialState.PRUNED)
-        else:
-            study.tell(trial, scores[-1])
-        get_run_logger().info(
-            "trial %d: %s, V-F1 %s",
-            trial.number,
-            "pruned" if is_pruned else "complete",
-            ", ".join(f"{score:.4f}" for score in scores),
-        )
-
-
-def _show_trials(study: optuna.Study, sweep: Sweep) -> None:
-    create_table_artifact(
-        key="sweep",
-        description=f"Trials of sweep {sweep.name}",
-        table=[
-            {
-                "trial": trial.number,
-                "state": trial.state.name.lower(),
-                "V-F1 after each fold": ", ".join(
-                    f"{value:.4f}" for value in trial.intermediate_values.values()
-                ),
-                **{
-                    name: f"{value:.3g}" if isinstance(value, float) else value
-                    for name, value in trial.params.items()
-                },
-            }
-            for trial in study.trials
-        ],
-    )
 
 
 @task(cache_policy=NO_CACHE)

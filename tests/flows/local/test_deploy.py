@@ -20,6 +20,7 @@ from flows.local.servers.secret_files import read_secret
 DEPLOYMENTS = {
     "ingest-records",
     "train-sweep",
+    "work-on-sweep",
     "promote-champion",
     "evaluate-champion",
     "package-bento",

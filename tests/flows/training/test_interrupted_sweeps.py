@@ -15,7 +15,19 @@ from ecg_lib.operations.settings import Settings
 from flows.data.dataset_versions import DatasetVersion, save_version
 from flows.doors.registry import Registry, RunKind
 from flows.training import train_sweep
-from flows.training.sweep import Sweep, SweepPlan, close_sweep, let_go, open_sweep, settle_sweeps
+from flows.training.sweep import (
+    Sweep,
+    SweepError,
+    SweepPlan,
+    close_sweep,
+    describe_sweep,
+    let_go,
+    open_sweep,
+    read_sweep,
+    settle_sweeps,
+    take_lead,
+)
+from flows.training.workers.presence import present
 
 pytestmark = pytest.mark.slow
 
@@ -179,6 +191,49 @@ def test_a_sweep_of_another_machine_with_the_same_name_is_left_alone(
     found = settle_sweeps(registry.list_runs(), registry, shared)
     assert other in found.open
     assert (_status(registry, other), _status(registry, one.run_id)) == ("RUNNING", "KILLED")
+
+
+def test_a_sweep_without_a_lead_stays_open_while_a_worker_lives(
+    registry: Registry, settings: Settings
+) -> None:
+    one = _open(registry, settings, n_trials=9)
+    trial = registry.start_run("t", kind=RunKind.TRIAL, tags={}, parent_run_id=one.run_id)
+    with present(one.directory):
+        let_go(one)
+        assert _settle(registry, settings, one) == (True, False)
+        again = _open(registry, settings, n_trials=9)
+        assert again == one
+        assert _status(registry, one.run_id) == _status(registry, trial) == "RUNNING"
+        let_go(again)
+    assert _settle(registry, settings, one) == (False, True)
+    assert _status(registry, one.run_id) == _status(registry, trial) == "KILLED"
+
+
+def test_the_lead_is_taken_when_it_is_free_and_the_sweep_is_not_over(
+    registry: Registry, settings: Settings
+) -> None:
+    one = _open(registry, settings, n_trials=10)
+    assert not take_lead(one, registry)
+    let_go(one)
+    _settle(registry, settings, one)
+    assert take_lead(one, registry)
+    assert _status(registry, one.run_id) == "RUNNING"
+    assert not take_lead(one, registry)
+    close_sweep.fn(one, "c", registry)
+    let_go(one)
+    assert not take_lead(one, registry)
+    assert _settle(registry, settings, one) == (False, False)  # its lock is free
+
+
+def test_a_sweep_is_read_as_it_was_described_and_not_by_other_training_code(
+    registry: Registry, settings: Settings
+) -> None:
+    one = _open(registry, settings, n_trials=11)
+    let_go(one)
+    described = json.loads(json.dumps(describe_sweep(one)))
+    assert read_sweep(described, settings) == one
+    with pytest.raises(SweepError, match="this training code differs"):
+        read_sweep(described | {"training_code": "other"}, settings)
 
 
 def test_a_sweep_that_fails_lets_its_lock_go(

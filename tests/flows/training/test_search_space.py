@@ -18,6 +18,7 @@ from flows.training.search_space import (
     replay_trial,
     suggest_recipe,
 )
+from flows.training.workers.trial_queue import TrialQueue
 
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
 
@@ -83,12 +84,23 @@ def test_the_best_and_the_known_recipe_are_confirmed_with_the_full_budget(
     assert best.training.epochs == 9
 
 
+def test_a_trial_that_was_cut_off_is_not_confirmed_beside_its_repetition(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    suggest_recipe(study.ask(), BASE)
+    study.tell(0, state=optuna.trial.TrialState.FAIL)
+    study.enqueue_trial(KNOWN_GOOD)
+    _run(study, 5)
+    recipes = finalists(study, Recipe(training=TrainingConfig(epochs=9)))
+    assert list(recipes) == [study.best_trial.number, 1]
+
+
 def test_a_trial_that_was_cut_off_is_tried_again_first(storage_url: str) -> None:
     study = open_study("s", storage_url=storage_url, seed=0)
     _run(study, 1)
     cut_off = study.ask()
     suggest_recipe(cut_off, BASE)
     again = open_study("s", storage_url=storage_url, seed=0)
+    TrialQueue("s", storage_url=storage_url, worker="w").recover(lambda _: False)
     assert count_done(again) == 1
     assert _run(again, 1)[-1] == cut_off.params
 

@@ -1,0 +1,1 @@
+"""Several flow runs that work on one sweep."""

@@ -1,0 +1,47 @@
+"""Locks that show which workers of a sweep live; a lock falls with its process."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+_WORKERS: Final = "workers"
+
+
+@contextmanager
+def present(sweep: Path) -> Iterator[str]:
+    """Be a worker of a sweep; yields its name.
+
+    The lock file stays, so that the others see that its process has ended. On a machine that does
+    not have the sweep's directory there is none, and only heartbeats tell whether it lives.
+    """
+    worker = f"{socket.gethostname()}-{uuid4().hex[:8]}"
+    if not sweep.is_dir():
+        yield worker
+        return
+    (sweep / _WORKERS).mkdir(exist_ok=True)
+    with (sweep / _WORKERS / worker).open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield worker
+
+
+def is_gone(sweep: Path, worker: str) -> bool:
+    """Check whether a worker has ended; False when its lock is on another machine."""
+    try:
+        with (sweep / _WORKERS / worker).open() as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return False
+    except BlockingIOError:
+        return False
+    return True
+
+
+def has_workers(sweep: Path) -> bool:
+    """Check whether a worker of this machine lives."""
+    return any(not is_gone(sweep, path.name) for path in (sweep / _WORKERS).glob("*"))

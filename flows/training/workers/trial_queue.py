@@ -1,0 +1,254 @@
+"""Queue of a study: one run draws trials, and each is taken by one of the runs that work on it.
+
+Optuna's storage decides which worker has a trial. A worker on another machine, or one that hangs,
+is found by its missing heartbeats; one that ended on this machine by its lock, at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Final, NamedTuple
+
+import optuna
+from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.trial import FrozenTrial, TrialState
+
+from ecg_lib.training.cross_validation import Recipe
+from flows.training.fitting import TrialResult
+from flows.training.search_space import alone_in_sqlite, finished, open_storage, suggest_recipe
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_S: Final = 10
+GRACE_S: Final = 300
+"""A trial without a heartbeat for so long is given to another worker.
+
+On a machine with ten times more to do than cores, heartbeats of a healthy worker came after 66 s.
+"""
+_SLEEP_S: Final = 60
+"""A lead that did nothing for so long slept, and perhaps the others with it."""
+
+_WORKER: Final = "worker"
+_FIRST: Final = "first_of_round"
+_RETRY_OF: Final = "retry_of"
+_RUN: Final = "mlflow_run"
+_LEAD: Final = "lead_seen_at"
+
+
+class TakenTrial(NamedTuple):
+    """A trial that this worker runs."""
+
+    number: int
+    params: dict[str, Any]
+    earlier: list[FrozenTrial]
+    """The finished trials of earlier rounds, which the pruner may compare with."""
+
+
+class TrialQueue:
+    """The trials of a study, as one worker sees them.
+
+    Parameters
+    ----------
+    name : str
+        Of a study that there is.
+    storage_url : str
+        Where it is.
+    worker : str
+        Name of this worker.
+
+    """
+
+    def __init__(self, name: str, *, storage_url: str, worker: str) -> None:
+        self._url = storage_url
+        self._worker = worker
+        self._mine: set[int] = set()
+        self._is_leading = False
+        self._watched_since = self._recovered_at = time.time()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            self._storage = open_storage(
+                storage_url, heartbeat_interval=HEARTBEAT_S, grace_period=GRACE_S
+            )
+        # Trials are drawn elsewhere: this sampler is never asked.
+        self.study = optuna.load_study(
+            study_name=name, storage=self._storage, sampler=optuna.samplers.RandomSampler(seed=0)
+        )
+        self._study_id = self._storage.get_study_id_from_name(name)
+
+    def take(self, base: Recipe) -> TakenTrial | None:
+        """Take the first trial that waits; None when none does."""
+        with alone_in_sqlite(self._url):
+            for waiting in self._list(TrialState.WAITING):
+                if _FIRST not in waiting.user_attrs:
+                    continue  # its round is being drawn
+                trial_id = self._id_of(waiting.number)
+                try:
+                    if not self._storage.set_trial_state_values(trial_id, TrialState.RUNNING):
+                        continue
+                    # A trial that names a worker has a heartbeat, or it would never be stale.
+                    self._storage.record_heartbeat(trial_id)
+                    self._storage.set_trial_user_attr(trial_id, _WORKER, self._worker)
+                except UpdateFinishedTrialError:
+                    continue
+                trial = optuna.Trial(self.study, trial_id)
+                suggest_recipe(trial, base)  # notes the parameters of a trial that was enqueued
+                self._mine.add(trial.number)
+                first = waiting.user_attrs[_FIRST]
+                earlier = [one for one in finished(self.study) if one.number < first]
+                return TakenTrial(trial.number, trial.params, earlier)
+        return None
+
+    def note_run(self, number: int, run_id: str) -> None:
+        """Note the MLflow run of a trial."""
+        self._storage.set_trial_user_attr(self._id_of(number), _RUN, run_id)
+
+    def finish(self, number: int, result: TrialResult) -> bool:
+        """Store the result of a trial; False when it was given to another worker meanwhile."""
+        trial_id = self._id_of(number)
+        self._mine.discard(number)
+        with alone_in_sqlite(self._url):
+            try:
+                for fold, score in enumerate(result.scores):
+                    self._storage.set_trial_intermediate_value(trial_id, fold, score)
+                told = self.study.tell(
+                    number,
+                    None if result.is_pruned else result.scores[-1],
+                    state=TrialState.PRUNED if result.is_pruned else None,
+                    skip_if_finished=True,
+                )
+            except UpdateFinishedTrialError:
+                return False
+        return told.state is not TrialState.FAIL
+
+    def count_done(self) -> int:
+        """Count the trials that are complete or pruned."""
+        return len(finished(self.study))
+
+    def draw(
+        self, sampler: optuna.samplers.BaseSampler, n_together: int, n_trials: int, base: Recipe
+    ) -> None:
+        """Queue the next round of trials when all of the last one have ended.
+
+        Args:
+            sampler: Draws them; one of its own for the run that leads.
+            n_together: Number of trials of a round.
+            n_trials: Number of trials of the study.
+            base: What is not searched.
+        """
+        trials = self.study.get_trials()
+        is_open = any(not one.state.is_finished() and _FIRST in one.user_attrs for one in trials)
+        n_left = n_trials - self.count_done()
+        if is_open or n_left <= 0:
+            return
+        # In a copy, as what is asked of the study itself would be running and not waiting.
+        copy = optuna.create_study(direction="maximize", sampler=sampler)
+        copy.add_trials(trials)
+        drawn = [copy.ask() for _ in range(min(n_together, n_left))]
+        attributes = {_FIRST: drawn[0].number}
+        for trial in drawn:
+            suggest_recipe(trial, base)
+            if trial.number < len(trials):
+                trial_id = self._id_of(trial.number)
+                self._storage.set_trial_user_attr(trial_id, _FIRST, drawn[0].number)
+            else:
+                self._queue(trial, attributes)
+
+    def recover(self, is_gone: Callable[[str], bool]) -> list[FrozenTrial]:
+        """Fail the trials whose workers are gone, and queue them again.
+
+        Only the run that leads does this. What is cut off between the two is queued by the next
+        call.
+
+        Args:
+            is_gone: Tells whether a worker has ended, as far as this machine can tell.
+
+        Returns:
+            The trials that were queued again, as they were.
+        """
+        self._is_leading = True
+        with alone_in_sqlite(self._url):
+            for trial in self._list(TrialState.RUNNING):
+                worker = trial.user_attrs.get(_WORKER)
+                if worker is None or is_gone(worker):
+                    self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+            if self._has_watched():
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", ExperimentalWarning)
+                    optuna.storages.fail_stale_trials(self.study)
+            trials = self.study.get_trials(deepcopy=False)
+            retried = {trial.user_attrs.get(_RETRY_OF) for trial in trials}
+            lost = [
+                trial
+                for trial in self._list(TrialState.FAIL)
+                if trial.params and trial.number not in retried
+            ]
+            for trial in lost:
+                first = trial.user_attrs.get(_FIRST, trial.number)
+                self._queue(trial, {_FIRST: first, _RETRY_OF: trial.number})
+        return lost
+
+    def _has_watched(self) -> bool:
+        """Check whether heartbeats had time to come since this process, or the machine, slept."""
+        now = time.time()
+        if not 0 <= now - self._recovered_at <= _SLEEP_S:
+            self._watched_since = now
+        self._recovered_at = now
+        return now - self._watched_since > GRACE_S
+
+    @contextmanager
+    def beating(self) -> Iterator[None]:
+        """Record heartbeats of the trials that this worker has taken, and of the lead."""
+        is_over = threading.Event()
+
+        def beat() -> None:
+            while not is_over.wait(HEARTBEAT_S):
+                try:
+                    self._beat()
+                except StorageInternalError:
+                    logger.warning("a heartbeat was not recorded", exc_info=True)
+
+        thread = threading.Thread(target=beat, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            is_over.set()
+            thread.join()
+
+    def _beat(self) -> None:
+        for number in list(self._mine):
+            self._storage.record_heartbeat(self._id_of(number))
+        if self._is_leading:
+            self._storage.set_study_user_attr(self._study_id, _LEAD, time.time())
+
+    def read_lead(self) -> float | None:
+        """Read when the run that leads was last seen, by its own clock."""
+        seen: float | None = self._storage.get_study_user_attrs(self._study_id).get(_LEAD)
+        return seen
+
+    def _queue(self, trial: FrozenTrial | optuna.Trial, attributes: dict[str, Any]) -> None:
+        self.study.add_trial(
+            optuna.create_trial(
+                state=TrialState.WAITING,
+                params=trial.params,
+                distributions=trial.distributions,
+                user_attrs=attributes,
+            )
+        )
+
+    def _list(self, state: TrialState) -> Sequence[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False, states=(state,))
+
+    def _id_of(self, number: int) -> int:
+        return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def run_of(trial: FrozenTrial) -> str | None:
+    """Return the MLflow run of a trial, once it has one."""
+    run_id: str | None = trial.user_attrs.get(_RUN)
+    return run_id

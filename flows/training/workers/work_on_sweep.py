@@ -1,0 +1,79 @@
+"""Flow ``work-on-sweep``: share the trials of a sweep that another flow run has started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow, get_run_logger
+
+from ecg_lib.operations.settings import Settings, read_settings
+from flows.data.dataset_versions import load_version
+from flows.doors.registry import Registry, RunKind
+from flows.training.sweep import Sweep, SweepError, let_go, read_sweep, study_of
+from flows.training.train_sweep import cut_training_beats, finish_sweep
+from flows.training.workers.search import take_trials
+
+
+@flow(name="work-on-sweep")
+def work_on_sweep(sweep: str | None = None) -> str | None:
+    """Take trials of a sweep that is under way, until all have ended.
+
+    The run of `train-sweep` confirms the best recipes and builds the candidate. If it has ended
+    before that, a worker that has its ECG_HOME takes the lead and does this. On another machine,
+    a worker needs the same MLflow server, ECG_STUDY_URL and dataset version.
+
+    Args:
+        sweep: Name of the sweep, or its run in MLflow; the newest one when left out.
+
+    Returns:
+        The MLflow run of the candidate if this run had to build it.
+
+    Raises:
+        SweepError: If no such sweep is under way, or other code trains here.
+    """
+    settings = read_settings()
+    registry = Registry(settings)
+    found = find_sweep(sweep, registry, settings)
+    logger = get_run_logger()
+    version = load_version(settings.datasets_dir, found.tags["ecg.dataset_version"])
+    data = cut_training_beats(version, found.plan.views, settings)
+    try:
+        share = take_trials(found, version, data, registry, settings, is_leading=False)
+        if share.is_leading:
+            return finish_sweep(found, version, data, registry, settings)
+    finally:
+        let_go(found)
+    logger.info(
+        "sweep %s: %d trials were run here; the run that leads it builds the candidate",
+        found.name,
+        share.n_trials,
+    )
+    return None
+
+
+def find_sweep(wanted: str | None, registry: Registry, settings: Settings) -> Sweep:
+    """Find a sweep that is under way, by its name or its MLflow run; the newest when None."""
+    import optuna
+
+    from flows.training.search_space import open_storage
+
+    for run in registry.list_runs():
+        if run.kind == RunKind.SWEEP and run.is_open and wanted in {None, run.sweep, run.run_id}:
+            break
+    else:
+        raise SweepError(
+            f"there must be a sweep under way to work on, found no {wanted or 'sweep'}; "
+            "start one with train-sweep"
+        )
+    try:
+        study = optuna.load_study(
+            study_name=study_of(run.sweep, run.run_id),
+            storage=open_storage(settings.study_storage_url),
+        )
+        described: dict[str, Any] = study.user_attrs["sweep"]
+    except KeyError as error:
+        raise SweepError(
+            f"the study of sweep {run.sweep} must be in the storage of ECG_STUDY_URL, it is not: "
+            "its run has only begun, or uses another storage"
+        ) from error
+    return read_sweep(described, settings)

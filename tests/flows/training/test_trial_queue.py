@@ -1,0 +1,327 @@
+"""The trials of a study, taken by several workers: each once, none lost, and the same recipes."""
+
+from __future__ import annotations
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from ecg_lib.training.cross_validation import Recipe
+from ecg_lib.training.fitting import TrainingConfig
+from flows.training.fitting import TrialResult
+from flows.training.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
+from flows.training.workers import trial_queue
+from flows.training.workers.presence import has_workers, is_gone, present
+from flows.training.workers.trial_queue import TakenTrial, TrialQueue
+
+BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
+
+TAKE = """
+import sys
+from ecg_lib.training.cross_validation import Recipe
+from flows.training.workers.trial_queue import TrialQueue
+queue = TrialQueue("s", storage_url=sys.argv[1], worker=sys.argv[2])
+print("ready", flush=True)
+sys.stdin.read()
+while (trial := queue.take(Recipe())) is not None:
+    print(trial.number, flush=True)
+"""
+BE_PRESENT = """
+import sys
+from pathlib import Path
+from flows.training.workers.presence import present
+with present(Path(sys.argv[1])) as worker:
+    print(worker, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def storage_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'studies.db'}"
+
+
+class _Clock:
+    """The clock of the queue; heartbeats in the database keep the real one."""
+
+    def __init__(self) -> None:
+        self.now = 1e9
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> _Clock:
+    clock = _Clock()
+    monkeypatch.setattr(trial_queue, "time", clock)
+    return clock
+
+
+def _result(trial: TakenTrial) -> TrialResult:
+    score = 1 - 100 * trial.params["dropout"] * trial.params["learning_rate"]
+    return (
+        TrialResult((score,), is_pruned=True) if score < 0.95 else TrialResult((0.1, score), False)
+    )
+
+
+def _join(storage_url: str, worker: str = "a") -> TrialQueue:
+    return TrialQueue("s", storage_url=storage_url, worker=worker)
+
+
+def _params(study: optuna.Study) -> list[dict[str, Any]]:
+    return [trial.params for trial in finished(study)]
+
+
+def _search(queues: list[TrialQueue], study: optuna.Study, *, n_together: int, n: int) -> None:
+    """Run all trials, by turns."""
+    while queues[0].count_done() < n:
+        queues[0].draw(study.sampler, n_together, n, BASE)
+        for queue in queues:
+            if (trial := queue.take(BASE)) is not None:
+                assert queue.finish(trial.number, _result(trial))
+
+
+def test_one_worker_runs_the_trials_that_optuna_draws_when_it_is_asked_for_pairs(
+    tmp_path: Path,
+) -> None:
+    asked = open_study("s", storage_url=f"sqlite:///{tmp_path}/asked.db", seed=3)
+    earlier: list[list[int]] = []
+    for n_together in (2, 2, 2, 2, 2, 1):
+        before = [trial.number for trial in finished(asked)]
+        trials = [asked.ask() for _ in range(n_together)]
+        for trial in trials:
+            suggest_recipe(trial, BASE)
+        for trial in trials:
+            earlier.append(before)
+            scores, is_pruned = _result(TakenTrial(trial.number, trial.params, []))
+            for fold, score in enumerate(scores):
+                trial.report(score, fold)
+            if is_pruned:
+                asked.tell(trial, state=TrialState.PRUNED)
+            else:
+                asked.tell(trial, scores[-1])
+    url = f"sqlite:///{tmp_path}/queue.db"
+    study = open_study("s", storage_url=url, seed=3)
+    queue = _join(url)
+    compared = []
+    while queue.count_done() < 11:
+        queue.draw(study.sampler, 2, 11, BASE)
+        taken = [trial for trial in (queue.take(BASE), queue.take(BASE)) if trial is not None]
+        compared += [[one.number for one in trial.earlier] for trial in taken]
+        for trial in reversed(taken):
+            assert queue.finish(trial.number, _result(trial))
+    assert queue.take(BASE) is None
+    assert _params(study) == _params(asked)
+    assert [one.state for one in study.trials] == [one.state for one in asked.trials]
+    assert [one.value for one in study.trials] == [one.value for one in asked.trials]
+    assert compared == earlier
+    assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+def test_a_trial_is_taken_by_one_of_four_processes(tmp_path: Path, storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    _join(storage_url).draw(study.sampler, 20, 20, BASE)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", TAKE, storage_url, f"w{number}"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for number in range(4)
+    ]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.close()
+        process.stdin = None
+    taken = [[int(line) for line in one.communicate(timeout=120)[0].split()] for one in processes]
+    assert [one.returncode for one in processes] == [0] * 4
+    assert sorted(number for one in taken for number in one) == list(range(20))
+    by_worker = {number: f"w{at}" for at, one in enumerate(taken) for number in one}
+    assert [trial.user_attrs["worker"] for trial in study.trials] == [
+        by_worker[number] for number in range(20)
+    ]
+
+
+def test_the_recipes_depend_on_neither_the_number_of_workers_nor_on_one_that_is_lost(
+    tmp_path: Path,
+) -> None:
+    urls = [f"sqlite:///{tmp_path}/{name}.db" for name in ("one", "three", "lost")]
+    studies = [open_study("s", storage_url=url, seed=1) for url in urls]
+    _search([_join(urls[0])], studies[0], n_together=4, n=10)
+    _search([_join(urls[1], name) for name in "abc"], studies[1], n_together=4, n=10)
+    a, b = (_join(urls[2], name) for name in "ab")
+    while a.count_done() < 6:
+        a.draw(studies[2].sampler, 4, 10, BASE)
+        trial = a.take(BASE)
+        assert trial is not None
+        a.finish(trial.number, _result(trial))
+    lost = b.take(BASE)
+    assert lost is not None
+    assert [one.number for one in a.recover(lambda worker: worker == "b")] == [lost.number]
+    _search([a], studies[2], n_together=4, n=10)
+    expected = sorted(map(str, _params(studies[0])))
+    assert [sorted(map(str, _params(study))) for study in studies[1:]] == [expected] * 2
+    assert len(set(expected)) == 10
+
+
+def test_a_trial_of_a_lost_worker_is_run_again_once_and_its_late_result_is_dropped(
+    storage_url: str,
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    a, b = _join(storage_url, "a"), _join(storage_url, "b")
+    a.draw(study.sampler, 2, 2, BASE)
+    lost, kept = b.take(BASE), a.take(BASE)
+    assert lost is not None
+    assert kept is not None
+    b.note_run(lost.number, "r")
+    (failed,) = a.recover(lambda worker: worker == "b")
+    assert (failed.number, trial_queue.run_of(failed)) == (lost.number, "r")
+    assert a.recover(lambda worker: worker == "b") == []
+    again = a.take(BASE)
+    assert again is not None
+    assert (again.number, again.params, again.earlier) == (2, KNOWN_GOOD, lost.earlier)
+    assert not b.finish(lost.number, TrialResult((0.9,), is_pruned=False))
+    assert a.finish(again.number, TrialResult((0.5,), is_pruned=False))
+    assert not a.finish(lost.number, TrialResult((0.9,), is_pruned=True))
+    assert a.finish(kept.number, TrialResult((0.4,), is_pruned=False))
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "COMPLETE", "COMPLETE"]
+    assert study.best_value == 0.5
+    assert a.count_done() == 2
+
+
+def test_a_trial_that_was_failed_and_not_yet_queued_again_is_queued_by_the_next_run(
+    storage_url: str,
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    queue = _join(storage_url)
+    queue.draw(study.sampler, 1, 1, BASE)
+    lost = queue.take(BASE)
+    assert lost is not None
+    study.tell(lost.number, state=TrialState.FAIL)  # and killed here
+    assert len(_join(storage_url, "b").recover(lambda _: False)) == 1
+    again = queue.take(BASE)
+    assert again is not None
+    assert again.params == lost.params
+
+
+def test_a_round_is_drawn_when_all_of_the_last_one_have_ended(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    queue = _join(storage_url)
+    assert queue.take(BASE) is None  # the known recipe waits for its round
+    queue.draw(study.sampler, 2, 3, BASE)
+    first, second = queue.take(BASE), queue.take(BASE)
+    assert first is not None
+    assert second is not None
+    for trial in (first, second):
+        queue.draw(study.sampler, 2, 3, BASE)
+        assert queue.take(BASE) is None
+        queue.finish(trial.number, _result(trial))
+    queue.draw(study.sampler, 2, 3, BASE)
+    last = queue.take(BASE)
+    assert last is not None
+    assert [one.number for one in last.earlier] == [0, 1]
+    assert queue.take(BASE) is None
+    queue.finish(last.number, _result(last))
+    queue.draw(study.sampler, 2, 3, BASE)
+    assert len(study.trials) == 3
+
+
+def _age_heartbeats(tmp_path: Path, age_s: int) -> None:
+    with sqlite3.connect(tmp_path / "studies.db") as database:
+        changed = database.execute(
+            "update trial_heartbeats set heartbeat = datetime('now', ?)", [f"-{age_s} seconds"]
+        )
+        assert changed.rowcount > 0
+    database.close()
+
+
+@pytest.mark.parametrize(("age_s", "is_lost"), [(280, False), (310, True)])
+def test_a_trial_is_lost_when_its_worker_gives_no_sign_for_5_min(
+    tmp_path: Path, storage_url: str, clock: _Clock, age_s: int, *, is_lost: bool
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    lead, other = _join(storage_url, "a"), _join(storage_url, "of another machine")
+    lead.draw(study.sampler, 2, 2, BASE)
+    assert other.take(BASE) is not None
+    for _ in range(31):
+        clock.now += 10
+        assert lead.recover(lambda _: False) == []  # its heartbeat is new
+    _age_heartbeats(tmp_path, age_s)
+    assert len(lead.recover(lambda _: False)) == is_lost
+
+
+@pytest.mark.parametrize(("n_watched", "is_lost"), [(5, False), (6, True)])
+def test_a_lead_that_slept_gives_others_5_min_for_a_sign(
+    tmp_path: Path, storage_url: str, clock: _Clock, n_watched: int, *, is_lost: bool
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    lead, other = _join(storage_url, "a"), _join(storage_url, "b")
+    lead.draw(study.sampler, 2, 2, BASE)
+    assert other.take(BASE) is not None
+    for _ in range(31):
+        clock.now += 10
+        lead.recover(lambda _: False)
+    clock.now += 3600  # the machine sleeps, with all workers
+    _age_heartbeats(tmp_path, 3600)
+    assert lead.recover(lambda _: False) == []
+    lost = 0
+    for _ in range(n_watched):
+        clock.now += 55
+        lost += len(lead.recover(lambda _: False))
+    assert lost == is_lost
+
+
+def test_heartbeats_are_recorded_while_a_trial_runs(
+    tmp_path: Path, storage_url: str, monkeypatch: pytest.MonkeyPatch, clock: _Clock
+) -> None:
+    monkeypatch.setattr(trial_queue, "HEARTBEAT_S", 0.01)
+    study = open_study("s", storage_url=storage_url, seed=0)
+    queue = _join(storage_url)
+    queue.draw(study.sampler, 2, 2, BASE)
+    assert queue.take(BASE) is not None
+    assert queue.read_lead() is None
+    queue.recover(lambda _: False)
+    _age_heartbeats(tmp_path, 3600)
+    query = "select count(*) from trial_heartbeats where heartbeat > datetime('now', '-60 seconds')"
+    with queue.beating(), sqlite3.connect(tmp_path / "studies.db") as database:
+        for _ in range(1000):
+            if database.execute(query).fetchone() == (1,) and queue.read_lead() == clock.now:
+                break
+    assert database.execute(query).fetchone() == (1,)
+    assert queue.read_lead() == clock.now
+    database.close()
+
+
+def test_a_worker_is_gone_when_its_process_is_killed_and_not_before(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", BE_PRESENT, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        worker = process.stdout.readline().strip()
+        assert not is_gone(tmp_path, worker)
+        assert has_workers(tmp_path)
+        process.kill()
+        process.wait()
+    assert is_gone(tmp_path, worker)
+    assert not has_workers(tmp_path)
+
+
+def test_a_worker_of_another_machine_is_never_taken_for_gone_by_its_lock(tmp_path: Path) -> None:
+    with present(tmp_path / "of another home") as worker:
+        assert not is_gone(tmp_path, worker)
+    assert not is_gone(tmp_path, worker)
+    assert not has_workers(tmp_path)
