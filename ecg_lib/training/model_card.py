@@ -30,10 +30,15 @@ _DATA_TEXT = {
     ),
 }
 
+_DETECTOR_OF_PEOPLE = (
+    "fitted to the development records of MIT-BIH, its Supraventricular database and LUDB, and to "
+    "simulated patients"
+)
+
 _DETECTOR_TEXT = {
-    DataSource.MITDB: "fitted to the same records",
-    DataSource.RECORDS: "fitted to DS1, the paced records of MIT-BIH and simulated patients",
-    DataSource.SIMULATED: "fitted to MIT-BIH records and simulated patients",
+    DataSource.MITDB: f"{_DETECTOR_OF_PEOPLE}; those of the folds have not seen the person",
+    DataSource.RECORDS: f"{_DETECTOR_OF_PEOPLE}; those of the folds have not seen the person",
+    DataSource.SIMULATED: _DETECTOR_OF_PEOPLE,
 }
 
 _LIMITS_TEXT = {
@@ -82,8 +87,10 @@ Research software. Not a medical device, not for diagnosis.
 
 A one-dimensional CNN of seven convolutions on the difference between a beat and the template of
 the patient's own conducted beats, joined by RR and shape features; a vote among beats of one shape;
-calibrated by Platt scaling; a threshold of {config.threshold:.4f}; {rules}.
-One lead, {data} data.
+calibrated by Platt scaling; a threshold of {config.threshold:.4f}; {rules}. A second output says
+how likely a detection is a beat; where that is doubtful, it has no class. One lead; a second one,
+where there is one, has a say in the classes. Trained on {data} data, and on simulated patients with
+runs of ventricular beats, with and without simulated movement and noise.
 
 - made: {provenance.created_at}, by MLflow run `{provenance.run_id}`
 - code: commit `{provenance.git_commit}`
@@ -109,8 +116,8 @@ beats are left out of training. Folds are by subject.
 
 Scored as EC57 and `bxb` do, whole records, own R-peaks, F and Q called V not counted; "strict"
 counts them as false. Recipe chosen among {metrics["n_trials"]} trials on the same subjects, and
-calibration, threshold and rules on these same predictions, so the figures are a little optimistic;
-so is the network that judges candidate R-peaks, which was {_DETECTOR_TEXT[data]}.
+calibration, threshold, limits and rules on these same predictions, so the figures are a little
+optimistic. Networks that judge candidate R-peaks were {_DETECTOR_TEXT[data]}.
 Intervals: 95 %, bootstrap over subjects.
 
 | Figure | Value |
