@@ -32,19 +32,19 @@ def _lead(peaks: list[int], logits: list[float], readable: list[bool] | None = N
     )
 
 
-def test_another_lead_counts_half_as_much_as_the_first() -> None:
+def test_another_lead_counts_a_third_of_the_first() -> None:
     fused = _fuse([3.0, -3.0], [100, 400], _lead([110, 395], [-3.0, 6.0]))
-    assert fused == pytest.approx([(3.0 - 1.5) / 1.5, (-3.0 + 3.0) / 1.5])
+    assert fused == pytest.approx([(3.0 - 1.0) / (4 / 3), (-3.0 + 2.0) / (4 / 3)])
 
 
 def test_every_other_lead_has_a_say() -> None:
     fused = _fuse([3.0], [100], _lead([100], [-3.0]), _lead([100], [1.0]))
-    assert fused == pytest.approx([(3.0 - 1.5 + 0.5) / 2.0])
+    assert fused == pytest.approx([(3.0 - 1.0 + 1 / 3) / (5 / 3)])
 
 
 def test_a_beat_that_the_other_lead_cannot_read_keeps_its_logit() -> None:
     other = _lead([100, 400], [-9.0, -9.0], [False, True])
-    assert _fuse([3.0, 3.0], [100, 400], other) == pytest.approx([3.0, -1.0])
+    assert _fuse([3.0, 3.0], [100, 400], other) == pytest.approx([3.0, 0.0])
 
 
 def test_a_beat_that_the_other_lead_does_not_have_keeps_its_logit() -> None:
@@ -54,7 +54,7 @@ def test_a_beat_that_the_other_lead_does_not_have_keeps_its_logit() -> None:
 
 
 def test_beats_of_two_leads_are_one_up_to_150_ms_apart() -> None:
-    assert _fuse([3.0], [100], _lead([154], [-3.0])) == pytest.approx([1.0])
+    assert _fuse([3.0], [100], _lead([154], [-3.0])) == pytest.approx([1.5])
     assert _fuse([3.0], [100], _lead([155], [-3.0])) == pytest.approx([3.0])
 
 

@@ -26,9 +26,9 @@ def _write(bundle: Bundle) -> str:
 
 def test_a_card_of_records_tells_what_was_chosen_on_them(reference: Bundle) -> None:
     card = _write(reference)
-    assert "; RuleGuard rules.\nOne lead, mitdb data." in card
-    assert "calibration, threshold and rules on these same predictions" in card
-    assert "fitted to the same records" in card
+    assert "Trained on records data, and on simulated patients" in card
+    assert "calibration, threshold, limits and rules on these same predictions" in card
+    assert "have not seen the person" in card
     assert "openings of DS2" in card
 
 
@@ -44,4 +44,4 @@ def test_a_card_of_simulated_patients_tells_of_no_people(reference: Bundle) -> N
 def test_rules_that_are_silent_are_not_named(reference: Bundle) -> None:
     silent = replace(reference.config.rule_guard, band_logit=0.0)
     card = _write(replace(reference, config=replace(reference.config, rule_guard=silent)))
-    assert "; no RuleGuard rules.\n" in card
+    assert "; no RuleGuard rules. A second" in card

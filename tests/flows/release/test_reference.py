@@ -72,7 +72,7 @@ def test_the_reference_of_this_checkout_is_whole_and_of_real_records() -> None:
         pytest.skip("no bundle ships with this checkout yet")
     reference = read_reference()
     assert reference.provenance.source is BundleSource.SHIPPED
-    assert reference.provenance.data_source.value == "mitdb"
+    assert reference.provenance.data_source.value == "records"
     figures = reference.metrics
     assert figures["oof_v_f1_low"] < figures["oof_v_f1"] < figures["oof_v_f1_high"]
     assert f"| V-F1 | {figures['oof_v_f1']:.4f} (" in reference.model_card
