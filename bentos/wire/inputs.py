@@ -176,8 +176,8 @@ def parse_query(model: type[T], query: Sequence[tuple[str, str]]) -> T:
 def _check_count(body: bytes) -> None:
     """Reject a body with more numbers than the longest signal, before they take memory."""
     if estimate_samples(body, media_type=JSON) > MAX_SAMPLES + _OTHER_MEMBERS:
-        reason = f"signal_data must have at most {MAX_SAMPLES} samples"
-        raise ProblemError(TOO_LONG, reason, errors=[("signal_data", reason)])
+        reason = f"signal_data and leads must have at most {MAX_SAMPLES} samples together"
+        raise ProblemError(TOO_LONG, reason, errors=[("signal_data", reason), ("leads", reason)])
 
 
 def _read_float32(body: bytes) -> NDArray[np.floating]:

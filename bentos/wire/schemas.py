@@ -111,7 +111,8 @@ class PredictionRequest(PredictionParameters):
         default_factory=dict,
         max_length=MAX_OTHER_LEADS,
         description="Other leads of the same time in mV, each as long as `signal_data`; V1, else "
-        "V5, V2 or the first, has a say in the classes of the beats.",
+        f"V5, V2 or the first, has a say in the classes of the beats. At most {MAX_SAMPLES} samples "
+        "with those of `signal_data`.",
     )
 
     @model_validator(mode="after")

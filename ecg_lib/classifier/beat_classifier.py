@@ -253,8 +253,14 @@ class BeatClassifier:
         ------
         InvalidSamplingRateError, NonFiniteSignalError, SignalTooShortError
             See :func:`ecg_lib.signal_path.preprocessing.prepare_beats`.
+        ValueError
+            If the leads differ in length.
 
         """
+        lengths = {len(lead_mv) for lead_mv in (signal_mv, *others_mv)}
+        if len(lengths) > 1:
+            msg = f"all leads must have the same number of samples, got {sorted(lengths)}"
+            raise ValueError(msg)
         with observe("prepare"):
             prepared, *others = (
                 prepare_beats(

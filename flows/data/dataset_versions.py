@@ -42,7 +42,7 @@ PREPARING: Final = ("evaluation.prepared_views", "evaluation.beat_scoring")
 READING: Final = ("records.files.wfdb.annotated_record",)
 """Module that reads the records of a user's own databases."""
 
-CUTTING: Final = ("training.datasets",)
+CUTTING: Final = ("training.datasets", "records.simulation.training_patients")
 """Modules that cut training beats from a record."""
 
 TRAINING: Final = ("training.datasets", "training.cross_validation", "training.out_of_fold")

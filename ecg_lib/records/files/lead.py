@@ -171,8 +171,8 @@ _SECOND: Final = ("v1", "mv1", "v5", "cm5", "v2")
 def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
     """Choose the lead that has a say in the classes beside the first one.
 
-    V1, else V5 or V2, else the next that is an ECG by its name, of the rate and length of the
-    first; None when there is none.
+    V1, else V5 or V2, else the next that is an ECG by its name and not the first one again, of the
+    rate and length of the first; None when there is none.
     """
     fitting = [
         lead
@@ -181,9 +181,17 @@ def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
         and (lead.fs, lead.n_samples) == (first.fs, first.n_samples)
         and kind_of(lead.label or lead.name) is SignalKind.ECG
     ]
-    of_lead = {lead_of(lead.label or lead.name): lead for lead in reversed(fitting)}
+    seen = {_spelled(first)}
+    different = [lead for lead in fitting if _spelled(lead) is None or _spelled(lead) not in seen]
+    of_lead = {_spelled(lead): lead for lead in reversed(different)}
     usual = (of_lead[name] for name in _SECOND if name in of_lead)
-    return next(usual, fitting[0] if fitting else None)
+    return next(usual, different[0] if different else None)
+
+
+def _spelled(lead: Lead) -> str | None:
+    """Name the lead that a name spells; MLII is lead II with electrodes on the chest."""
+    name = lead_of(lead.label or lead.name)
+    return name.removeprefix("ml") if name in {"mli", "mlii", "mliii"} else name
 
 
 def no_leads(kind: str, others: Sequence[str]) -> UnsupportedRecordError:

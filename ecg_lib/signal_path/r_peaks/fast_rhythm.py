@@ -34,6 +34,7 @@ _JITTER: Final = 0.12
 _HALF: Final = round(0.09 * FS_HZ)
 _SHIFTS: Final = np.arange(-14, 15)
 """A complex may have two maxima, of which either is the candidate."""
+_REACH: Final = _HALF + int(_SHIFTS[-1])
 
 
 def find_hidden(
@@ -67,11 +68,12 @@ def find_hidden(
     if len(places) == 0:
         return np.zeros(0, dtype=np.int64)
     hidden, is_as_tall = _find_tall(steep, position, r_peaks, places)
+    padded = pad_ends(smooth, _REACH)
     found = [
         one
         for place, one in zip(places[is_as_tall].tolist(), hidden[is_as_tall].tolist(), strict=True)
         if _keeps_time(gaps, place)
-        and min(_likeness(smooth, one, r_peaks[place + side]) for side in (0, 1)) >= _SAME_SHAPE
+        and min(_likeness(padded, one, r_peaks[place + side]) for side in (0, 1)) >= _SAME_SHAPE
     ]
     return np.array(found, dtype=np.int64)
 
@@ -104,10 +106,8 @@ def _keeps_time(gaps: NDArray[np.int64], place: int) -> bool:
     return n_others > 0 and bool(np.count_nonzero(in_time) - 1 >= _IN_TIME * n_others)
 
 
-def _likeness(smooth: NDArray[np.float64], one: int, other: int) -> float:
-    """Correlate two complexes at the best of some shifts."""
-    reach = _HALF + int(_SHIFTS[-1])
-    padded = pad_ends(smooth, reach)
-    at = np.arange(-_HALF, _HALF + 1) + reach
+def _likeness(padded: NDArray[np.float64], one: int, other: int) -> float:
+    """Correlate two complexes of a signal with ends of `_REACH` samples, at the best of shifts."""
+    at = np.arange(-_HALF, _HALF + 1) + _REACH
     shapes = unit_rows(padded[other + _SHIFTS[:, None] + at])
     return float((shapes @ unit_rows(padded[None, one + at])[0]).max())

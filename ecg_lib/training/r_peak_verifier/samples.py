@@ -19,7 +19,7 @@ from ecg_lib.records.noise import mix_at_snr, muscle_noise, noise_gain
 from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.records.simulation.patients import Unusual, draw_patient, draw_unusual_patient
 from ecg_lib.records.simulation.simulator import simulate_record
-from ecg_lib.signal_path.r_peaks.candidate_features import measure_candidates
+from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES, measure_candidates
 from ecg_lib.signal_path.r_peaks.detection import DetectionConfig, accept_by_rules, find_candidates
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 
@@ -47,6 +47,11 @@ class Samples(NamedTuple):
     features: NDArray[np.float32]
     is_beat: NDArray[np.bool_]
     weight: NDArray[np.float64]
+
+
+_NO_SAMPLES: Final = Samples(
+    np.zeros((0, len(CANDIDATE_FEATURES)), np.float32), np.zeros(0, np.bool_), np.zeros(0)
+)
 
 
 class _Stretch(NamedTuple):
@@ -244,6 +249,7 @@ def _measure(stretch: _Stretch, *, inside: tuple[int, int] | None = None) -> Sam
 
 
 def join(parts: Iterable[Samples]) -> Samples:
-    """Put samples together."""
-    features, is_beat, weight = zip(*parts, strict=True)
+    """Put samples together; none where there are no parts."""
+    whole = [_NO_SAMPLES, *parts]
+    features, is_beat, weight = zip(*whole, strict=True)
     return Samples(np.concatenate(features), np.concatenate(is_beat), np.concatenate(weight))
