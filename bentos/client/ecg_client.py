@@ -131,6 +131,7 @@ class Prediction:
     threshold: float
     sampling_rate: float
     derivation: str
+    second_lead: str | None = None
     duration_s: float
     model: Model
     raw: Mapping[str, Any] = field(repr=False)
@@ -234,6 +235,7 @@ class EcgClient:
         *,
         sampling_rate: float = 360.0,
         derivation: str = "MLII",
+        leads: Mapping[str, ArrayLike] | None = None,
         patient_id: str | None = None,
         apply_ruleguard: bool = True,
         device: str | None = None,
@@ -242,7 +244,8 @@ class EcgClient:
         """Find and classify the beats of one lead.
 
         The samples are sent as they are: float32 in half the bytes of float64. With a patient's
-        identifier everything goes into a JSON body, as proxies log addresses.
+        identifier everything goes into a JSON body, as proxies log addresses; so it does with other
+        leads.
 
         Parameters
         ----------
@@ -252,6 +255,9 @@ class EcgClient:
             Samples per second, 100 to 1000.
         derivation : str
             Name of the lead.
+        leads : mapping of str to array_like, optional
+            Other leads of the same time by name, in mV, each as long as `signal_mv`; one of them
+            has a say in the classes.
         patient_id : str, optional
             Whose ECG it is; the service keeps a keyed hash.
         apply_ruleguard : bool
@@ -277,8 +283,14 @@ class EcgClient:
             **({} if device is None else {"device": device}),
             **({} if site is None else {"site": site}),
         }
-        if patient_id is not None:
-            body = {"signal_data": samples.tolist(), "patient_id": patient_id, **said}
+        if patient_id is not None or leads:
+            others = {name: np.asarray(lead).tolist() for name, lead in (leads or {}).items()}
+            body = {
+                "signal_data": samples.tolist(),
+                **({} if patient_id is None else {"patient_id": patient_id}),
+                **({"leads": others} if others else {}),
+                **said,
+            }
             answer = self._ask("POST", "/api/v1/predictions/", json=body)
         else:
             file = io.BytesIO()

@@ -111,8 +111,8 @@ class PredictionRequest(PredictionParameters):
         default_factory=dict,
         max_length=MAX_OTHER_LEADS,
         description="Other leads of the same time in mV, each as long as `signal_data`; V1, else "
-        f"V5, V2 or the first, has a say in the classes of the beats. At most {MAX_SAMPLES} samples "
-        "with those of `signal_data`.",
+        "V5, V2 or the first, has a say in the classes of the beats. At most "
+        f"{MAX_SAMPLES} samples with those of `signal_data`.",
     )
 
     @model_validator(mode="after")
@@ -384,7 +384,9 @@ class Prediction(_Answer):
     threshold: float
     sampling_rate: float
     derivation: Lead
-    second_lead: Lead | None = Field(description="The lead that had a say in the classes.")
+    second_lead: Lead | None = Field(
+        description="The lead that had a say in the classes; null when none had."
+    )
     duration_s: float
     ruleguard_applied: bool
     drawn_for_review: bool = Field(

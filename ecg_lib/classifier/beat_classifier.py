@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Final, Self
+from dataclasses import dataclass, replace
+from typing import Final, NamedTuple, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -56,6 +56,8 @@ class ClassifiedBeats:
     rule: NDArray[np.str_]
     """The rule that changed the class, or an empty string."""
     threshold: float
+    helped_beats: int = 0
+    """Beats in whose class another lead had a say."""
 
     def __len__(self) -> int:
         return len(self.is_v)
@@ -84,6 +86,14 @@ class ClassifiedBeats:
     def confidence(self) -> NDArray[np.float64]:
         """Calibrated probability of the class that is reported."""
         return np.where(self.is_v, self.probability_v, 1 - self.probability_v)
+
+
+class _Predicted(NamedTuple):
+    """What the network says of the beats of a lead."""
+
+    prepared: PreparedBeats
+    probability_v: NDArray[np.float64]
+    helped_beats: int
 
 
 class BeatClassifier:
@@ -186,10 +196,8 @@ class BeatClassifier:
         ]
         return np.concatenate(parts).astype(np.float64)
 
-    def predict_probabilities(
-        self, prepared: PreparedBeats, *, others: Sequence[PreparedBeats] = ()
-    ) -> tuple[PreparedBeats, NDArray[np.float64]]:
-        """Compute the calibrated probability of V of each beat, shape ``(n_beats,)``.
+    def _predict(self, prepared: PreparedBeats, *, others: Sequence[PreparedBeats]) -> _Predicted:
+        """Compute the calibrated probability of V of each beat.
 
         Detections that are hardly beats become unreadable first
         (:mod:`ecg_lib.classifier.abstention`); then beats of one shape vote
@@ -204,7 +212,11 @@ class BeatClassifier:
                 OtherLead(r_peaks=other.r_peaks, logits=logits, is_readable=of_other.has_class)
             )
         fused = fuse_leads(voted, r_peaks=prepared.r_peaks, others=leads, fs=prepared.fs)
-        return read, self.config.calibration.probabilities(fused)
+        return _Predicted(
+            read,
+            self.config.calibration.probabilities(fused.logits),
+            int(fused.is_helped.sum()),
+        )
 
     def _vote(self, prepared: PreparedBeats) -> tuple[PreparedBeats, NDArray[np.float64]]:
         logits = self.predict_logits(prepared.windows, prepared.features)
@@ -286,11 +298,15 @@ class BeatClassifier:
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
         with observe("network"):
-            read, probability_v = self.predict_probabilities(prepared, others=others)
+            predicted = self._predict(prepared, others=others)
         with observe("rules"):
-            return decide(
-                read, probability_v, config=self.config, apply_rule_guard=apply_rule_guard
+            decided = decide(
+                predicted.prepared,
+                predicted.probability_v,
+                config=self.config,
+                apply_rule_guard=apply_rule_guard,
             )
+        return replace(decided, helped_beats=predicted.helped_beats)
 
 
 _SHAPES: Final = {"windows": (WINDOW_SAMPLES, 2), "features": (len(FEATURE_NAMES),)}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,13 +31,22 @@ class OtherLead:
     is_readable: NDArray[np.bool_]
 
 
+class FusedLogits(NamedTuple):
+    """Logits of V after other leads had their say."""
+
+    logits: NDArray[np.float64]
+    """Weighted means; the logit of the first lead where no other lead can be read."""
+    is_helped: NDArray[np.bool_]
+    """True where another lead had a say."""
+
+
 def fuse_leads(
     logits: NDArray[np.float64],
     *,
     r_peaks: NDArray[np.int64],
     others: Sequence[OtherLead],
     fs: float,
-) -> NDArray[np.float64]:
+) -> FusedLogits:
     """Draw the logit of each beat to those of the same beat in other leads.
 
     Parameters
@@ -52,8 +61,7 @@ def fuse_leads(
 
     Returns
     -------
-    ndarray of shape (n_beats,)
-        Weighted means; the logit itself where no other lead can be read.
+    FusedLogits
 
     """
     total = logits.astype(np.float64)
@@ -66,4 +74,4 @@ def fuse_leads(
         mine, theirs = mine[has_say], theirs[has_say]
         total[mine] += OTHER_LEAD_WEIGHT * other.logits[theirs]
         weight[mine] += OTHER_LEAD_WEIGHT
-    return np.asarray(total / weight)
+    return FusedLogits(total / weight, weight > 1)

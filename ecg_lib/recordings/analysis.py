@@ -23,7 +23,7 @@ from ecg_lib.recordings.long_recordings import Progress, RecordingBeats, classif
 from ecg_lib.recordings.report.content import Report, make_report
 from ecg_lib.recordings.report.html import write_html
 from ecg_lib.recordings.report.pdf import write_pdf
-from ecg_lib.recordings.second_lead import read_second_lead
+from ecg_lib.recordings.second_lead import read_second_lead, warn_unheard
 from ecg_lib.recordings.signal_file import read_signal, write_signal
 from ecg_lib.recordings.summary import (
     RecordingSource,
@@ -128,14 +128,17 @@ def analyze_recording(
         report=lambda share: tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE)),
     )
     _require_readable(beats)
+    unheard = warn_unheard(
+        second, helped_beats=beats.helped_beats, is_read=read.signal_mv is not None
+    )
     summary = summarize_recording(
         beats,
         lead=chosen.name,
-        second_lead=None if second is None or read.signal_mv is None else second.name,
+        second_lead=second.name if second is not None and beats.helped_beats else None,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
-        warnings=(*opened.warnings, *read.warnings),
+        warnings=(*opened.warnings, *read.warnings, *unheard),
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(

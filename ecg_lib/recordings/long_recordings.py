@@ -76,6 +76,8 @@ class RecordingBeats:
     """Samples that are NaN: missing."""
     fs: float
     threshold: float
+    helped_beats: int = 0
+    """Beats in whose class another lead had a say, about; those of seams count twice."""
 
     def __len__(self) -> int:
         return len(self.r_peaks)
@@ -257,6 +259,7 @@ def _classify_part(
         invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
         fs=fs,
         threshold=classified.threshold,
+        helped_beats=classified.helped_beats,
     )
 
 
@@ -330,6 +333,7 @@ def _join(
         invalid_samples=sum(beats.invalid_samples for beats in found),
         fs=fs,
         threshold=found[0].threshold,
+        helped_beats=sum(beats.helped_beats for beats in found),
     )
 
 

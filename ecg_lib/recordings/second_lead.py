@@ -24,6 +24,13 @@ class SecondLead(NamedTuple):
     """Why it is not used."""
 
 
+def warn_unheard(lead: Lead | None, *, helped_beats: int, is_read: bool) -> tuple[str, ...]:
+    """Warn of a second lead that was read and had no say, as none of its beats can be read."""
+    if lead is None or not is_read or helped_beats:
+        return ()
+    return (f"lead {lead.name} has no say in the classes: it has no beat that can be read",)
+
+
 def read_second_lead(
     opened: RecordingFile, lead: Lead | None, *, n_samples: int, directory: Path
 ) -> SecondLead:

@@ -155,7 +155,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             ),
             "sampling_rate": parameters.sampling_rate,
             "derivation": parameters.derivation,
-            "second_lead": asked.second_lead,
+            "second_lead": asked.second_lead if classified.helped_beats else None,
             "ruleguard_applied": parameters.apply_ruleguard,
             "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,

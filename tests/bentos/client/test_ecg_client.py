@@ -14,6 +14,7 @@ from typing import Any, get_args, get_type_hints
 import httpx
 import numpy as np
 import pytest
+from scipy import ndimage
 
 from bentos.client import ecg_client as client_module
 from bentos.client.ecg_client import (
@@ -125,6 +126,14 @@ def test_a_prediction_is_typed_and_that_of_the_service(
 def test_lists_of_integers_are_sent_too(client: EcgClient, make_request: RequestMaker) -> None:
     microvolts = [round(1000 * sample) for sample in make_request()["signal_data"]]
     assert client.predict(microvolts).ventricular_beats == 1
+
+
+def test_other_leads_are_sent(client: EcgClient, make_request: RequestMaker) -> None:
+    samples = np.array(make_request()["signal_data"])
+    alone = client.predict(samples)
+    both = client.predict(samples, leads={"V1": ndimage.gaussian_filter1d(samples, 5.0)})
+    assert (alone.second_lead, both.second_lead) == (None, "V1")
+    assert both.beats[0].probability_v != alone.beats[0].probability_v
 
 
 def test_a_patient_is_never_part_of_an_address(

@@ -21,7 +21,10 @@ def classifier(toy_bundle: Bundle) -> BeatClassifier:
 
 
 def _fuse(logits: list[float], peaks: list[int], *others: OtherLead) -> NDArray[np.float64]:
-    return fuse_leads(np.array(logits), r_peaks=np.array(peaks), others=others, fs=FS)
+    fused = fuse_leads(np.array(logits), r_peaks=np.array(peaks), others=others, fs=FS)
+    is_alone = ~fused.is_helped
+    np.testing.assert_array_equal(fused.logits[is_alone], np.array(logits)[is_alone])
+    return fused.logits
 
 
 def _lead(peaks: list[int], logits: list[float], readable: list[bool] | None = None) -> OtherLead:
@@ -72,6 +75,7 @@ def test_a_dead_lead_changes_nothing(classifier: BeatClassifier, value: float) -
     alone = classifier.classify(signal, fs=FS)
     both = classifier.classify(signal, others_mv=[np.full_like(signal, value)], fs=FS)
     np.testing.assert_array_equal(both.probability_v, alone.probability_v)
+    assert both.helped_beats == 0
 
 
 def test_the_other_lead_is_heard(classifier: BeatClassifier) -> None:
@@ -80,3 +84,10 @@ def test_the_other_lead_is_heard(classifier: BeatClassifier) -> None:
     alone = classifier.classify(signal, fs=FS)
     both = classifier.classify(signal, others_mv=[other], fs=FS)
     assert np.abs(both.probability_v - alone.probability_v).max() > 1e-6
+    assert both.helped_beats == len(both)
+
+
+def test_leads_of_two_lengths_are_refused(classifier: BeatClassifier) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, fs=FS, seed=1).signal_mv()
+    with pytest.raises(ValueError, match="same number of samples"):
+        classifier.classify(signal, others_mv=[signal[:-1]], fs=FS)

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
@@ -53,6 +54,24 @@ def test_parts_give_the_beats_and_classes_of_the_whole(
         tuple(stretch) for stretch in whole.prepared.unreadable
     ]
     assert len(parts.v_shapes) == parts.is_v.sum()
+
+
+def test_the_second_lead_is_heard_in_every_part(classifier: BeatClassifier) -> None:
+    fs = 250.0
+    signal = _hours(6, 1.0, fs)
+    second = ndimage.gaussian_filter1d(signal, 4.0)
+    whole = classifier.classify(signal, others_mv=[second], fs=fs)
+    parts = classify_recording(signal, second_mv=second, fs=fs, classifier=classifier, threads=2)
+    alone = classify_recording(signal, fs=fs, classifier=classifier, threads=2)
+    match = match_beats(whole.r_peaks, parts.r_peaks, tolerance=1)
+    found = match.of_reference >= 0
+    mine, theirs = parts.probability_v[match.of_reference[found]], whole.probability_v[found]
+    for half in (slice(0, len(mine) // 2), slice(len(mine) // 2, None)):
+        # Parts have templates of their own, so a few beats differ.
+        assert np.median(np.abs(mine[half] - theirs[half])) < 1e-3
+        assert np.median(np.abs(parts.probability_v[half] - alone.probability_v[half])) > 0
+    assert parts.helped_beats >= len(parts)
+    assert alone.helped_beats == 0
 
 
 @pytest.mark.parametrize(

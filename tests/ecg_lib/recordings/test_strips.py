@@ -193,3 +193,11 @@ def test_a_second_lead_that_cannot_be_used_is_left_out_with_a_warning(
     alone = predict_file(path, classifier=classifier, lead="MLII")
     np.testing.assert_array_equal(both.classified.probability_v, alone.classified.probability_v)
     assert any("V1 has no say in the classes" in warning for warning in both.warnings)
+
+
+def test_a_dead_second_lead_is_named_as_having_no_say(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    path = _with_second_lead(tmp_path, second_mv=0.0)
+    both = predict_file(path, classifier=classifier)
+    assert any("V1 has no say in the classes: it has no beat" in one for one in both.warnings)

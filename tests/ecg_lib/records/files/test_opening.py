@@ -68,6 +68,8 @@ def test_leads_are_chosen_by_name_and_unknown_ones_named(wfdb_record: Path) -> N
         (("MLII", "V2", "aVF"), "V2"),
         (("II", "I", "aVF"), "I"),
         (("ECG1", "ECG2"), "ECG2"),
+        (("MLII", "II", "aVF"), "aVF"),
+        (("II", "Lead II", "II (2)"), None),
         (("II", "PLETH", "RESP"), None),
         (("II",), None),
     ],
