@@ -15,7 +15,7 @@ import stat
 import tempfile
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -77,11 +77,13 @@ def append_event(
     from dulwich.objects import Blob, Tree
 
     with _writing(directory) as repository:
-        history = _read(repository)
+        commits, torn = _walk(repository)
+        history = _read_entries(repository, commits, torn)
         for entry in history.entries:
             if entry.event.id == event.id:
                 return entry.commit
-        head = _newest_commit(repository)
+        # The head, else the latest commit that can be read.
+        head = commits[0].id if commits else None
         texts = {_EVENT: event.model_dump_json(indent=2)}
         if event.kind in SERVED_KINDS:
             texts[_RELEASE] = event.release.model_dump_json(indent=2)
@@ -102,8 +104,16 @@ def append_event(
         repository.object_store.add_object(commit)
         _move_branch(repository, commit.id)
         _write_copies(directory, repository, texts)
-        _write_notes(directory, repository)
-    return str(commit.id.decode())
+        entry = LedgerEntry(
+            commit=commit.id.decode(),
+            committed_at=datetime.fromtimestamp(commit.commit_time, UTC),
+            event=event,
+            reason=_one_line(reason),
+            metrics=json.loads(texts.get(_METRICS, "{}")),
+            model_card=texts.get(_MODEL_CARD, ""),
+        )
+        _write_notes(directory, [entry, *history.entries[: _N_NOTES - 1]])
+    return entry.commit
 
 
 def push_ledger(directory: Path, remote: str) -> None:
@@ -142,8 +152,12 @@ def list_set_aside(directory: Path) -> list[str]:
 
 
 def _message(reason: str, release: Release) -> bytes:
-    line = " ".join(reason.split())
+    line = _one_line(reason)
     return f"{line}\n\nbento {release.bento_tag}\nbundle {release.bundle_hash}\n".encode()
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
 
 
 def _make_commit(tree: ObjectID, parent: ObjectID | None, message: bytes) -> Commit:
@@ -236,40 +250,43 @@ def _write_copies(directory: Path, repository: Repo, texts: Mapping[str, str]) -
         logger.warning("the copies beside the ledger's commits cannot be written: %s", error)
 
 
-def _write_notes(directory: Path, repository: Repo) -> None:
-    """Write the latest events as a file, which the service shows."""
-    notes = [
-        ReleaseNote(
-            commit=entry.commit,
-            at=entry.event.at,
-            kind=entry.event.kind.value,
-            who=entry.event.who,
-            why=entry.event.why,
-            bento_tag=entry.release.bento_tag,
-            model_version=entry.release.model_version,
-            before=None if entry.event.before is None else entry.event.before.bento_tag,
-            is_verified=entry.event.is_verified,
-            is_signed=entry.event.is_signed,
-            oof_v_f1=entry.metrics.get("oof_v_f1"),
-        )
-        for entry in _read(repository).entries[:_N_NOTES]
-    ]
+def _write_notes(directory: Path, entries: Sequence[LedgerEntry]) -> None:
+    """Write the latest events as a file, which the service shows.
+
+    The event is in the ledger already. So a failure is logged, and does not stop the caller.
+    """
     try:
-        write_release_notes(directory / NOTES, notes)
-    except OSError as error:
+        write_release_notes(directory / NOTES, [_make_note(entry) for entry in entries])
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         logger.warning("the events of the ledger cannot be written for the service: %s", error)
 
 
-def _newest_commit(repository: Repo) -> ObjectID | None:
-    """Return the commit to go on from: the head, else the latest that can be read."""
-    commits, _ = _walk(repository)
-    return commits[0].id if commits else None
+def _make_note(entry: LedgerEntry) -> ReleaseNote:
+    event, figure = entry.event, entry.metrics.get("oof_v_f1")
+    return ReleaseNote(
+        commit=entry.commit,
+        at=event.at,
+        kind=event.kind.value,
+        who=event.who,
+        why=event.why,
+        bento_tag=event.release.bento_tag,
+        model_version=event.release.model_version,
+        before=None if event.before is None else event.before.bento_tag,
+        is_verified=event.is_verified,
+        is_signed=event.is_signed,
+        # One figure that is no number must not cost the notes of all other events.
+        oof_v_f1=figure if isinstance(figure, int | float) else None,
+    )
 
 
 def _read(repository: Repo) -> LedgerHistory:
+    return _read_entries(repository, *_walk(repository))
+
+
+def _read_entries(repository: Repo, commits: Sequence[Commit], torn: list[str]) -> LedgerHistory:
+    """Read the entries of commits that are latest first; add those that cannot be read to torn."""
     from dulwich.errors import FileFormatException
 
-    commits, torn = _walk(repository)
     entries: list[LedgerEntry] = []
     known: set[str] = set()
     served: Release | None = None

@@ -41,6 +41,10 @@ KNOWN_GOOD: Final[dict[str, Any]] = {
 """Chosen on DS1 out of fold. The bundle that ships was made before ``time_warp``."""
 
 
+FIRST_OF_ROUND: Final = "first_of_round"
+"""Attribute of a trial that has been drawn: the first trial of its round."""
+
+
 def suggest_recipe(trial: optuna.trial.BaseTrial, base: Recipe) -> Recipe:
     """Draw the recipe of a trial; `base` says what is not searched (epochs, number of beats)."""
     width = _WIDTHS[trial.suggest_categorical("width", list(_WIDTHS))]
@@ -104,13 +108,26 @@ def open_study(name: str, *, storage_url: str, seed: int) -> optuna.Study:
         load_if_exists=True,
         direction="maximize",
     )
-    # The next draw depends on the seed and on the earlier ones, however often it is opened.
-    study.sampler = optuna.samplers.TPESampler(
-        seed=1000 * seed + len(study.get_trials(deepcopy=False)), n_startup_trials=5
+    # The next draw depends on the seed and on the earlier ones, however often it is opened. The
+    # known recipe counts once its round is drawn.
+    trials = study.get_trials(deepcopy=False)
+    n_drawn = sum(
+        trial.state is not TrialState.WAITING or FIRST_OF_ROUND in trial.user_attrs
+        for trial in trials
     )
-    if not study.trials:
-        study.enqueue_trial(KNOWN_GOOD)
+    study.sampler = optuna.samplers.TPESampler(seed=1000 * seed + n_drawn, n_startup_trials=5)
+    if not trials:
+        study.add_trial(_known_trial())
     return study
+
+
+def _known_trial() -> optuna.trial.FrozenTrial:
+    """Make the first trial; it has all its parameters, so that no kill can lose some."""
+    known = optuna.trial.FixedTrial(KNOWN_GOOD)
+    suggest_recipe(known, Recipe())
+    return optuna.create_trial(
+        state=TrialState.WAITING, params=known.params, distributions=known.distributions
+    )
 
 
 def replay_trial(

@@ -258,16 +258,30 @@ def take_lead(sweep: Sweep, registry: Registry) -> bool:
     """Lead a sweep whose lead has ended; False while another run leads it, or when it is over.
 
     The lead is the lock of its directory, so it does not go to a machine without that.
+
+    Raises:
+        SweepError: If the sweep was given up, or its MLflow run was deleted: nothing leads it.
     """
-    if not sweep.directory.is_dir() or not _hold(sweep.directory):
+    if not is_here(sweep) or not _hold(sweep.directory):
         return False
     state = _read_state(sweep.directory)
-    is_left = state is not None and state["run_id"] == sweep.run_id and _is_unfinished(state)
-    if is_left and registry.reopen_run(sweep.run_id):
+    if state is None or state["candidate_run_id"] is not None:
+        _let_go(sweep.directory)
+        return False
+    if _is_unfinished(state) and registry.reopen_run(sweep.run_id):
         get_run_logger().info("the run that led sweep %s has ended: this one leads it", sweep.name)
         return True
     _let_go(sweep.directory)
-    return False
+    raise SweepError(
+        f"sweep {sweep.name} must have its MLflow run to be worked on, the run was deleted or "
+        "the sweep given up; start another one with train-sweep"
+    )
+
+
+def is_here(sweep: Sweep) -> bool:
+    """Check whether this machine has the directory of a sweep, and not one of the same name."""
+    state = _read_state(sweep.directory)
+    return state is not None and state["run_id"] == sweep.run_id
 
 
 def settle_sweeps(

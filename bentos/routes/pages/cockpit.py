@@ -6,22 +6,26 @@ the user enters. The pages of drift checks are files of ``monitor-drift`` and gu
 
 from __future__ import annotations
 
+import logging
 import re
 from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request
+from starlette.concurrency import run_in_threadpool
 from starlette.responses import FileResponse, Response
 
 from bentos.routes.api_description import document_problems
 from bentos.routes.pages.overview import EVIDENTLY, describe_platform
 from bentos.routes.routing import answer_json, recordings_of, runtime_of
 from bentos.wire.cockpit_answers import Overview
-from bentos.wire.problems import NOT_FOUND, ProblemError
+from bentos.wire.problems import NOT_FOUND, NOT_READY, ProblemError
 
 _PAGES: Final = Path(__file__).parents[2] / "viewer" / "ops"
 
 _DRIFT_PAGE: Final = re.compile(r"\d{8}T\d{12}Z(-evidently)?(-decision)?")
+
+_NO_PAGE: Final = "there is no page of a drift check with this name"
 
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
@@ -41,6 +45,8 @@ _REPORT_HEADERS: Final = {
         "img-src data: blob:; font-src data:; frame-ancestors 'none'"
     ),
 }
+
+logger = logging.getLogger(__name__)
 
 
 def add_cockpit(app: FastAPI) -> None:
@@ -76,10 +82,20 @@ async def _show_review() -> Response:
 
 
 async def _show_drift(request: Request, name: str) -> Response:
-    """Give the page of a drift check; the name may have its suffix, as links between pages do."""
+    """Give the page of a drift check; the name may have its suffix, as links between pages do.
+
+    Retention may delete the page at any time, so it is read whole before the answer starts.
+    """
     stem = name.removesuffix(".html")
     path = runtime_of(request).settings.reports_dir / "drift" / f"{stem}.html"
-    if not _DRIFT_PAGE.fullmatch(stem) or not path.is_file():
-        raise ProblemError(NOT_FOUND, "there is no page of a drift check with this name")
+    if not _DRIFT_PAGE.fullmatch(stem):
+        raise ProblemError(NOT_FOUND, _NO_PAGE)
+    try:
+        page = await run_in_threadpool(path.read_bytes)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ProblemError(NOT_FOUND, _NO_PAGE) from error
+    except OSError as error:
+        logger.warning("the page %s of a drift check cannot be read: %s", stem, error)
+        raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
     headers = _REPORT_HEADERS if EVIDENTLY in stem else None
-    return FileResponse(path, headers=headers, media_type="text/html; charset=utf-8")
+    return Response(page, headers=headers, media_type="text/html; charset=utf-8")

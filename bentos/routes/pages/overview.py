@@ -100,6 +100,10 @@ async def describe_platform(runtime: Runtime, recordings: JobQueue) -> Overview:
         )
     )
     refusal, problem = runtime.live.refusal, runtime.spool.problem
+    helpers = read_helper_states(runtime.helpers_path)
+    unknown = {name: one.problem for name, one in parts.items() if one.problem is not None}
+    if not helpers:
+        unknown["helpers"] = "no supervisor watches them"
     return Overview(
         timestamp=datetime.now(UTC),
         version=VERSION,
@@ -110,9 +114,9 @@ async def describe_platform(runtime: Runtime, recordings: JobQueue) -> Overview:
         prediction_log=SpoolState(
             waiting=len(runtime.spool), lost=runtime.spool.lost, problem=problem
         ),
-        degraded=list_degraded(read_helper_states(runtime.helpers_path)),
+        degraded=list_degraded(helpers),
         links=_list_links(settings, runtime.live.info),
-        unknown={name: one.problem for name, one in parts.items() if one.problem is not None},
+        unknown=unknown,
         **{name: one.content for name, one in parts.items()},
     )
 
@@ -252,11 +256,11 @@ def _count_labels(runtime: Runtime) -> LabelState:
 
 
 def _list_links(settings: Settings, model: Mapping[str, str] | None) -> list[Link]:
+    links = [Link(name="Prefect", url=_prefect_url(settings))]
     mlflow = _mlflow_url(settings)
-    links = [
-        Link(name="Prefect", url=_prefect_url(settings)),
-        Link(name="MLflow", url=mlflow),
-    ]
+    if mlflow is None:
+        return links
+    links.append(Link(name="MLflow", url=mlflow))
     if model is not None and model["version"].isdecimal():
         number = model["version"]
         links.append(
@@ -269,13 +273,18 @@ def _prefect_url(settings: Settings) -> str:
     return f"http://{_LOOPBACK}:{settings.prefect_port}"
 
 
-def _mlflow_url(settings: Settings) -> str:
-    """Address of MLflow, without the login that the setting may have."""
-    address = urlsplit(settings.mlflow_tracking_uri or "")
-    if address.scheme in {"http", "https"} and address.hostname:
-        port = "" if address.port is None else f":{address.port}"
-        return f"{address.scheme}://{address.hostname}{port}{address.path.rstrip('/')}"
-    return f"http://{_LOOPBACK}:{settings.mlflow_port}"
+def _mlflow_url(settings: Settings) -> str | None:
+    """Address of MLflow, without the login in it; None where the setting is no address."""
+    try:
+        address = urlsplit(settings.mlflow_tracking_uri or "")
+        host, port = address.hostname, address.port
+    except ValueError:  # a port that is no port, or brackets that are not closed
+        return None
+    if address.scheme not in {"http", "https"} or not host:
+        return f"http://{_LOOPBACK}:{settings.mlflow_port}"
+    host = f"[{host}]" if ":" in host else host
+    suffix = "" if port is None else f":{port}"
+    return f"{address.scheme}://{host}{suffix}{address.path.rstrip('/')}"
 
 
 def _run_url(settings: Settings, run_id: str | None) -> str | None:

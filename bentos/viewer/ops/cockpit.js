@@ -124,7 +124,7 @@ function table(headings, rows) {
 }
 
 /** @param {Overview} overview */
-function listDegraded({ status, refused, prediction_log: log, degraded }) {
+function listDegraded({ status, refused, prediction_log: log, degraded, unknown }) {
   const lines = [
     status === "starting" && "No model is loaded: predictions are answered with 503.",
     status === "draining" && "This process is being replaced by a newer one.",
@@ -133,7 +133,10 @@ function listDegraded({ status, refused, prediction_log: log, degraded }) {
     log.lost > 0 && `${plural(log.lost, "answer")} could not be kept for the prediction log.`,
     ...Object.entries(degraded).map(([name, state]) => `${name} does not run: ${state}.`),
   ].filter(Boolean);
-  if (!lines.length) return [h("p", { class: "good" }, "All parts run.")];
+  const gaps = listGaps(unknown);
+  if (!lines.length && !gaps.length) return [h("p", { class: "good" }, "All parts run.")];
+  const rest = gaps.length > 0 && h("p", { class: "unknown" }, gaps.join(" "));
+  if (!lines.length) return [h("p", {}, "No part is known to be degraded."), rest];
   return [
     h(
       "section",
@@ -141,7 +144,18 @@ function listDegraded({ status, refused, prediction_log: log, degraded }) {
       h("h2", {}, `Degraded: ${plural(lines.length, "part")}`),
       h("ul", {}, ...lines.map((line) => h("li", {}, String(line)))),
     ),
+    rest,
   ];
+}
+
+/**
+ * What nobody can say of the platform: parts that were not read, and helpers that are not watched.
+ *
+ * @param {Record<string, string>} unknown
+ */
+function listGaps({ helpers, ...unread }) {
+  const names = Object.keys(unread).join(", ");
+  return [names && `Not known: ${names}.`, helpers && "Helpers are not watched."].filter(Boolean);
 }
 
 /**

@@ -2,6 +2,7 @@
  * The review queue: the predictions that are most worth a look, each a link into the viewer.
  */
 
+import { readApiKey } from "../js/base/api_key.js";
 import { byId, fill, h } from "../js/base/dom.js";
 import { duration, percent, plural } from "../js/base/format.js";
 import { BASE_URL, bindPage, service, time } from "./page.js";
@@ -25,7 +26,7 @@ bindPage({
     const queue = byId("queue");
     queue.hidden = false;
     if (!predictions.length) {
-      fill(queue, h("p", { class: "soft" }, "Nothing waits: every prediction has labels, or there is none."));
+      fill(queue, h("p", { class: "soft" }, describeNothing()));
       return;
     }
     fill(
@@ -35,6 +36,13 @@ bindPage({
     );
   },
 });
+
+/** A key sees what it made itself, unless it may operate too. */
+function describeNothing() {
+  return readApiKey()
+    ? "Nothing waits that this key may see. A key with the scopes label and operate sees the predictions of all keys."
+    : "Nothing waits: every prediction has labels, or there is none.";
+}
 
 /** @param {Queued} queued */
 function describe(queued) {

@@ -37,6 +37,7 @@ _UUID: Final = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SHORT: Final = re.compile(r"[0-9a-f]{8,64}")
 _SQLITE: Final = "sqlite:///"
 _PUBLISHED_NAMES: Final = frozenset(name.value for name in PUBLISHED)
+_PUBLISHED_HASHES: Final = "the published hashes"
 
 
 class LineageError(EcgError):
@@ -140,6 +141,8 @@ class RecordLineage:
 
     record: SourceRecord
     role: str
+    hashes_of: str
+    """Where the role and the hashes of the files come from."""
     models: tuple[RecordUse, ...]
     is_in_code: bool
     """True when the R-peak verifier, whose weights are part of the code, was fitted to it."""
@@ -169,6 +172,8 @@ class _Listed(NamedTuple):
 
     record: SourceRecord
     role: Role
+    where: str
+    """Store that says so."""
 
 
 def trace(settings: Settings, name: str) -> Lineage:
@@ -322,14 +327,21 @@ class _Search:
         version = self._versions.get(name)
         if version is not None:
             listed = [one for one in _list_records(version, origin.folds) if _is_trained(one)]
-            where = f"dataset version {name} of this machine"
+            where = _name_store(version)
+        elif _is_simulated(origin):
+            # Simulated patients may have the names of people in the published databases.
+            listed = []
+            where = (
+                "no store: simulated patients have no published hashes, "
+                f"and dataset version {name} is not on this machine"
+            )
         else:
             listed = [
                 one
                 for one in _list_published(origin.folds)
                 if _is_trained(one) and one.record.person in origin.folds
             ]
-            where = f"the published hashes; dataset version {name} is not on this machine"
+            where = f"{_PUBLISHED_HASHES}; dataset version {name} is not on this machine"
             if missing := set(origin.folds) - {one.record.person for one in listed}:
                 where += (
                     f", and {len(missing)} of {len(origin.folds)} people are of no known record"
@@ -382,6 +394,7 @@ class _Search:
         return RecordLineage(
             record=found.record,
             role=found.role.value,
+            hashes_of=found.where,
             models=tuple(uses),
             is_in_code=is_fitted and found.record.database == DatabaseName.MITDB,
         )
@@ -396,13 +409,22 @@ class _Search:
             *(one for version in self._versions.values() for one in _list_records(version, {})),
             *_list_published({}),
         )
-        return next((one for one in every if one.record.name in names), None)
+        named = [one for one in every if one.record.name in names]
+        if not named:
+            return None
+        found = named[0]
+        others = [one.where for one in named[1:] if one.record.files != found.record.files]
+        if others:
+            self._note(
+                f"which files of {self._name} are meant: the hashes shown are of {found.where}, "
+                f"and those of {', '.join(others)} differ"
+            )
+        return found
 
     def _describe_use(self, listed: _Listed, origin: BundleOrigin) -> str:
         record, provenance = listed.record, origin.provenance
         fold = origin.folds.get(record.person)
-        is_simulated = provenance.data_source is DataSource.SIMULATED
-        if fold is None or (is_simulated and record.database in _PUBLISHED_NAMES):
+        if fold is None or (_is_simulated(origin) and record.database in _PUBLISHED_NAMES):
             return "not seen"
         version = self._versions.get(provenance.dataset_version)
         is_trained = _is_trained(listed)
@@ -418,6 +440,14 @@ def _is_trained(listed: _Listed) -> bool:
     return listed.role is Role.DEVELOPMENT
 
 
+def _is_simulated(origin: BundleOrigin) -> bool:
+    return origin.provenance.data_source is DataSource.SIMULATED
+
+
+def _name_store(version: DatasetVersion) -> str:
+    return f"dataset version {version.version} of this machine"
+
+
 def _list_records(version: DatasetVersion, folds: Mapping[str, int]) -> Iterator[_Listed]:
     """List the records of a dataset version."""
     for record in version.records:
@@ -428,7 +458,7 @@ def _list_records(version: DatasetVersion, folds: Mapping[str, int]) -> Iterator
             fold=folds.get(record.subject),
             files=record.files,
         )
-        yield _Listed(found, record.role)
+        yield _Listed(found, record.role, _name_store(version))
 
 
 def _list_published(folds: Mapping[str, int]) -> Iterator[_Listed]:
@@ -444,7 +474,7 @@ def _list_published(folds: Mapping[str, int]) -> Iterator[_Listed]:
                 fold=folds.get(person),
                 files={name: hashes[name] for name in database.files_of(stem) if name in hashes},
             )
-            yield _Listed(found, role)
+            yield _Listed(found, role, _PUBLISHED_HASHES)
 
 
 def _list_bundles(settings: Settings, note: Callable[[str], None]) -> dict[str, _Known]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -20,7 +22,7 @@ from flows.data.progress import ProgressBar
 from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import Registry, RunKind
 from flows.training.fitting import TrialResult, fit_processes, run_trial
-from flows.training.sweep import Sweep, SweepPlan, describe_sweep, take_lead
+from flows.training.sweep import Sweep, SweepPlan, describe_sweep, is_here, take_lead
 from flows.training.workers.presence import is_gone, present
 
 if TYPE_CHECKING:
@@ -72,6 +74,12 @@ def take_trials(
     Not deterministic: which worker runs a trial, the number that a repeated trial gets, and the
     draws after another run has taken the lead or has resumed the sweep: the sampler then starts
     with a seed made from that of the sweep and the number of trials so far.
+
+    A trial that raises an error, or ends its process, is run again. After three retries the sweep
+    ends with an error that names it.
+
+    Raises:
+        SweepError: If a trial has no retry left, or the sweep was given up.
     """
     from flows.training.workers.trial_queue import TrialQueue
 
@@ -86,9 +94,9 @@ def take_trials(
         settings=settings,
     )
     bar, lead = ProgressBar("Trials"), _Lead(sweep, registry, settings, is_held=is_leading)
-    with present(sweep.directory) as worker, fit_processes() as pool:
+    with present(sweep.directory) as worker, ExitStack() as pools:
         queue = TrialQueue(sweep.study, storage_url=settings.study_storage_url, worker=worker)
-        hands = _Hands(sweep, queue, registry, pool, fit)
+        hands = _Hands(sweep, queue, registry, lambda: pools.enter_context(fit_processes()), fit)
         with queue.beating():
             while True:
                 lead.advance(queue)
@@ -111,12 +119,13 @@ class _Lead:
         self.is_held = is_held
         self._sweep, self._registry, self._settings = sweep, registry, settings
         self._sampler: optuna.samplers.BaseSampler | None = None
+        self._is_resumed = is_held
         self._seen: tuple[float | None, float] = (None, time.monotonic())
 
     def advance(self, queue: TrialQueue) -> None:
         """Take the lead if it is free; with it, queue what is lost, and the next round."""
         from flows.training.search_space import open_study
-        from flows.training.workers.trial_queue import run_of
+        from flows.training.workers.trial_queue import has_raised, run_of
 
         sweep = self._sweep
         self.is_held = self.is_held or take_lead(sweep, self._registry)
@@ -125,16 +134,18 @@ class _Lead:
         if self._sampler is None:
             url = self._settings.study_storage_url
             self._sampler = open_study(sweep.study, storage_url=url, seed=sweep.seed).sampler
-        for trial in queue.recover(partial(is_gone, sweep.directory)):
+        lost = queue.recover(partial(is_gone, sweep.directory), is_resumed=self._is_resumed)
+        self._is_resumed = False
+        for trial in lost:
             get_run_logger().warning("trial %d was cut off and is queued again", trial.number)
             if (run_id := run_of(trial)) is not None:
-                self._registry.end_run(run_id, is_killed=True)
+                self._registry.end_run(run_id, is_failed=has_raised(trial), is_killed=True)
         n_together = N_PROCESSES * sweep.plan.n_workers
         queue.draw(self._sampler, n_together, sweep.plan.n_trials, _search_base(sweep.plan))
 
     def is_lost(self, queue: TrialQueue) -> bool:
         """Check whether the lead is on another machine and no longer gives a sign."""
-        if self.is_held or self._sweep.directory.is_dir():
+        if self.is_held or is_here(self._sweep):
             return False
         now, seen = time.monotonic(), queue.read_lead()
         if seen != self._seen[0]:
@@ -150,11 +161,11 @@ class _Hands:
         sweep: Sweep,
         queue: TrialQueue,
         registry: Registry,
-        pool: ProcessPoolExecutor,
+        open_pool: Callable[[], ProcessPoolExecutor],
         fit: Callable[..., TrialResult],
     ) -> None:
         self._sweep, self._queue, self._registry = sweep, queue, registry
-        self._pool, self._fit = pool, fit
+        self._open_pool, self._pool, self._fit = open_pool, open_pool(), fit
         self._running: dict[Future[TrialResult], tuple[int, str]] = {}
 
     @property
@@ -164,9 +175,8 @@ class _Hands:
 
     def fill(self) -> None:
         """Take trials that wait, as many as there are processes for."""
-        base = _search_base(self._sweep.plan)
         while len(self._running) < N_PROCESSES:
-            trial = self._queue.take(base)
+            trial = self._queue.take()
             if trial is None:
                 return
             run_id = self._registry.start_run(
@@ -176,9 +186,12 @@ class _Hands:
                 parent_run_id=self._sweep.run_id,
             )
             self._queue.note_run(trial.number, run_id)
-            future = self._pool.submit(
-                self._fit, run_id=run_id, params=trial.params, earlier=trial.earlier
-            )
+            job = partial(self._fit, run_id=run_id, params=trial.params, earlier=trial.earlier)
+            try:
+                future = self._pool.submit(job)
+            except BrokenProcessPool:
+                self._pool = self._open_pool()
+                future = self._pool.submit(job)
             self._running[future] = trial.number, run_id
 
     def wait(self) -> int:
@@ -188,6 +201,11 @@ class _Hands:
         n_counted = 0
         for future in wait(self._running, _POLL_S, return_when=FIRST_COMPLETED).done:
             number, run_id = self._running.pop(future)
+            if (error := future.exception()) is not None:
+                get_run_logger().error("trial %d failed", number, exc_info=error)
+                self._queue.fail(number, f"{type(error).__name__}: {error}")
+                self._registry.end_run(run_id, is_failed=True)
+                continue
             scores, is_pruned = result = future.result()
             if self._queue.finish(number, result):
                 n_counted += 1

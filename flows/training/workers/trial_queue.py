@@ -20,7 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecg_lib.training.cross_validation import Recipe
 from flows.training.fitting import TrialResult
-from flows.training.search_space import alone_in_sqlite, finished, open_storage, suggest_recipe
+from flows.training.search_space import (
+    FIRST_OF_ROUND,
+    alone_in_sqlite,
+    finished,
+    open_storage,
+    suggest_recipe,
+)
+from flows.training.sweep import SweepError
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +40,15 @@ On a machine with ten times more to do than cores, heartbeats of a healthy worke
 _SLEEP_S: Final = 60
 """A lead that did nothing for so long slept, and perhaps the others with it."""
 
+N_RETRIES: Final = 3
+"""A trial that is cut off more often than this is not tried again: it ends what runs it."""
+
 _WORKER: Final = "worker"
-_FIRST: Final = "first_of_round"
+_FIRST: Final = FIRST_OF_ROUND
 _RETRY_OF: Final = "retry_of"
+_RETRIES: Final = "retries"
+_ERROR: Final = "error"
+_MAX_ERROR: Final = 500
 _RUN: Final = "mlflow_run"
 _LEAD: Final = "lead_seen_at"
 
@@ -80,7 +93,7 @@ class TrialQueue:
         )
         self._study_id = self._storage.get_study_id_from_name(name)
 
-    def take(self, base: Recipe) -> TakenTrial | None:
+    def take(self) -> TakenTrial | None:
         """Take the first trial that waits; None when none does."""
         with alone_in_sqlite(self._url):
             for waiting in self._list(TrialState.WAITING):
@@ -95,12 +108,10 @@ class TrialQueue:
                     self._storage.set_trial_user_attr(trial_id, _WORKER, self._worker)
                 except UpdateFinishedTrialError:
                     continue
-                trial = optuna.Trial(self.study, trial_id)
-                suggest_recipe(trial, base)  # notes the parameters of a trial that was enqueued
-                self._mine.add(trial.number)
+                self._mine.add(waiting.number)
                 first = waiting.user_attrs[_FIRST]
                 earlier = [one for one in finished(self.study) if one.number < first]
-                return TakenTrial(trial.number, trial.params, earlier)
+                return TakenTrial(waiting.number, waiting.params, earlier)
         return None
 
     def note_run(self, number: int, run_id: str) -> None:
@@ -125,6 +136,17 @@ class TrialQueue:
                 return False
         return told.state is not TrialState.FAIL
 
+    def fail(self, number: int, error: str) -> None:
+        """Note that a trial has raised an error; the run that leads queues it again."""
+        trial_id = self._id_of(number)
+        self._mine.discard(number)
+        with alone_in_sqlite(self._url):
+            try:
+                self._storage.set_trial_user_attr(trial_id, _ERROR, error[:_MAX_ERROR])
+                self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            except UpdateFinishedTrialError:
+                return  # it was given to another worker meanwhile
+
     def count_done(self) -> int:
         """Count the trials that are complete or pruned."""
         return len(finished(self.study))
@@ -143,8 +165,8 @@ class TrialQueue:
         trials = self.study.get_trials()
         is_open = any(not one.state.is_finished() and _FIRST in one.user_attrs for one in trials)
         n_left = n_trials - self.count_done()
-        if is_open or n_left <= 0:
-            return
+        if is_open or n_left <= 0 or _lost(trials):
+            return  # a trial that is lost is run again before its round has ended
         # In a copy, as what is asked of the study itself would be running and not waiting.
         copy = optuna.create_study(direction="maximize", sampler=sampler)
         copy.add_trials(trials)
@@ -158,17 +180,24 @@ class TrialQueue:
             else:
                 self._queue(trial, attributes)
 
-    def recover(self, is_gone: Callable[[str], bool]) -> list[FrozenTrial]:
-        """Fail the trials whose workers are gone, and queue them again.
+    def recover(
+        self, is_gone: Callable[[str], bool], *, is_resumed: bool = False
+    ) -> list[FrozenTrial]:
+        """Fail the trials whose workers are gone, and queue them and those that failed again.
 
         Only the run that leads does this. What is cut off between the two is queued by the next
         call.
 
         Args:
             is_gone: Tells whether a worker has ended, as far as this machine can tell.
+            is_resumed: Whether someone has just started the sweep again. Then each trial has all
+                its retries again.
 
         Returns:
             The trials that were queued again, as they were.
+
+        Raises:
+            SweepError: If a trial has no retry left.
         """
         self._is_leading = True
         with alone_in_sqlite(self._url):
@@ -180,16 +209,15 @@ class TrialQueue:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore", ExperimentalWarning)
                     optuna.storages.fail_stale_trials(self.study)
-            trials = self.study.get_trials(deepcopy=False)
-            retried = {trial.user_attrs.get(_RETRY_OF) for trial in trials}
-            lost = [
-                trial
-                for trial in self._list(TrialState.FAIL)
-                if trial.params and trial.number not in retried
-            ]
+            lost = _lost(self.study.get_trials(deepcopy=False))
             for trial in lost:
                 first = trial.user_attrs.get(_FIRST, trial.number)
-                self._queue(trial, {_FIRST: first, _RETRY_OF: trial.number})
+                n_retries = 0 if is_resumed else trial.user_attrs.get(_RETRIES, 0)
+                if n_retries >= N_RETRIES:
+                    raise SweepError(_explain_end(trial))
+                self._queue(
+                    trial, {_FIRST: first, _RETRY_OF: trial.number, _RETRIES: n_retries + 1}
+                )
         return lost
 
     def _has_watched(self) -> bool:
@@ -246,6 +274,29 @@ class TrialQueue:
 
     def _id_of(self, number: int) -> int:
         return self._storage.get_trial_id_from_study_id_trial_number(self._study_id, number)
+
+
+def _lost(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """List the trials that failed and are not queued again yet."""
+    retried = {trial.user_attrs.get(_RETRY_OF) for trial in trials}
+    return [
+        trial for trial in trials if trial.state is TrialState.FAIL and trial.number not in retried
+    ]
+
+
+def _explain_end(trial: FrozenTrial) -> str:
+    """Say why a trial ends its sweep, and what to do."""
+    why = trial.user_attrs.get(_ERROR, "its worker ended or gave no sign")
+    return (
+        f"trial {trial.number} must end with a result, it was cut off {N_RETRIES + 1} times "
+        f"(the last time: {why}); mend this, then run train-sweep with the same parameters, "
+        "which tries it again"
+    )
+
+
+def has_raised(trial: FrozenTrial) -> bool:
+    """Check whether a trial failed with an error, and not with its worker."""
+    return _ERROR in trial.user_attrs
 
 
 def run_of(trial: FrozenTrial) -> str | None:

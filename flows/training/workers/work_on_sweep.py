@@ -18,9 +18,11 @@ from flows.training.workers.search import take_trials
 def work_on_sweep(sweep: str | None = None) -> str | None:
     """Take trials of a sweep that is under way, until all have ended.
 
-    The run of `train-sweep` confirms the best recipes and builds the candidate. If it has ended
-    before that, a worker that has its ECG_HOME takes the lead and does this. On another machine,
-    a worker needs the same MLflow server, ECG_STUDY_URL and dataset version.
+    The run of `train-sweep` confirms the best recipes and builds the candidate. If it ends while
+    trials run, a worker that has its ECG_HOME takes the lead and does this. Workers leave when all
+    trials have ended. If the run of `train-sweep` ends after that, no worker takes the lead: run
+    it again with the same parameters. On another machine, a worker needs the same MLflow server,
+    ECG_STUDY_URL and dataset version.
 
     Args:
         sweep: Name of the sweep, or its run in MLflow; the newest one when left out.
@@ -29,7 +31,8 @@ def work_on_sweep(sweep: str | None = None) -> str | None:
         The MLflow run of the candidate if this run had to build it.
 
     Raises:
-        SweepError: If no such sweep is under way, or other code trains here.
+        SweepError: If no such sweep is under way, other code trains here, a trial has no retry
+            left, or the MLflow run of the sweep was deleted.
     """
     settings = read_settings()
     registry = Registry(settings)

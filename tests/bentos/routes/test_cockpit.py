@@ -111,6 +111,7 @@ def test_an_empty_platform_says_of_each_part_that_it_is_not_there_yet(serve: Ser
         "drift": "no drift check was made yet",
         "releases": "nothing was released by this version yet; `ecg releases` lists the ledger",
         "pipeline": "no pipeline of this version has run yet",
+        "helpers": "no supervisor watches them",
     }
     assert (found["served"], found["drift"], found["releases"], found["pipeline"]) == (None,) * 4
     assert found["labels"]["predictions"] == 0
@@ -192,6 +193,40 @@ def test_other_names_are_not_pages_of_drift_checks(serve: Serve, name: str) -> N
     write_pages(service)
     (service.runtime.settings.reports_dir / "drift" / "secret.html").write_text("no")
     assert service.http.get(f"/ops/drift/{name}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (FileNotFoundError("deleted"), 404),
+        (PermissionError("not yours"), 503),
+        (OSError("disk"), 503),
+    ],
+)
+def test_a_page_that_is_deleted_or_unreadable_while_it_is_asked_for_is_a_problem(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, error: OSError, status: int
+) -> None:
+    service = serve()
+    write_pages(service)
+    read_bytes = Path.read_bytes
+
+    def fail(path: Path) -> bytes:
+        if path.name == f"{PAGE}.html":
+            raise error
+        return read_bytes(path)
+
+    monkeypatch.setattr(Path, "read_bytes", fail)
+    answered = service.http.get(f"/ops/drift/{PAGE}")
+    assert answered.status_code == status
+    assert answered.headers["content-type"] == "application/problem+json"
+    assert str(service.home) not in answered.text
+    assert service.http.get(f"/ops/drift/{REPORT}").status_code == 200
+
+
+def test_a_folder_is_no_page_of_a_drift_check(serve: Serve) -> None:
+    service = serve()
+    (service.runtime.settings.reports_dir / "drift" / f"{PAGE}.html").mkdir(parents=True)
+    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 404
 
 
 def test_releases_are_those_of_the_ledger(serve: Serve) -> None:
@@ -287,7 +322,7 @@ def test_torn_files_cost_their_part_alone(serve: Serve) -> None:
     (settings.serving_dir / "pipeline.json").mkdir(parents=True)
     add_drift(service)
     found = read(service)
-    assert set(found["unknown"]) == {"releases", "pipeline"}
+    assert set(found["unknown"]) == {"releases", "pipeline", "helpers"}
     assert "torn" in found["unknown"]["releases"]
     assert found["unknown"]["pipeline"] == "it cannot be read: Is a directory"
     assert found["drift"]
@@ -302,7 +337,9 @@ def test_without_its_database_the_rest_is_shown(serve: Serve) -> None:
         path.unlink()
     database.mkdir()
     found = read(service)
-    assert set(found["unknown"]) == {"drift", "decisions", "labels", "pipeline", "releases"}
+    assert set(found["unknown"]) == {
+        "drift", "decisions", "labels", "pipeline", "releases", "helpers"
+    }  # fmt: skip
     assert found["unknown"]["drift"] == "the prediction log cannot be read now"
     assert found["served"]["model"]["version"] == "1"
     shutil.rmtree(database)
@@ -316,6 +353,7 @@ def test_degraded_parts_are_those_of_health(serve: Serve) -> None:
     health = service.http.get("/health").json()
     found = read(service)
     assert found["degraded"] == health["degraded"] == {"worker": "waiting"}
+    assert "helpers" not in found["unknown"]
     assert (found["status"], found["prediction_log"]) == (
         health["status"], health["prediction_log"]
     )  # fmt: skip
@@ -328,6 +366,29 @@ def test_the_address_of_mlflow_is_shown_without_its_login(serve: Serve) -> None:
     links = {link["name"]: link["url"] for link in json.loads(answered)["links"]}
     assert links["MLflow"] == "https://mlflow.example:8443/base"
     assert links["Model 1 in MLflow"] == "https://mlflow.example:8443/base/#/models/ecg/versions/1"
+
+
+@pytest.mark.parametrize(
+    ("uri", "url"),
+    [
+        ("http://h:99999", None),
+        ("http://h:abc", None),
+        ("http://[::1", None),
+        ("http://[::1]:5000", "http://[::1]:5000"),
+        ("http://user:secret@[2001:db8::2]/base", "http://[2001:db8::2]/base"),
+        ("http://h", "http://h"),
+        ("sqlite:///mlflow.db", "http://127.0.0.1:5999"),
+    ],
+)
+def test_an_address_of_mlflow_that_is_none_costs_its_link_alone(
+    serve: Serve, uri: str, url: str | None
+) -> None:
+    found = read(serve(mlflow_tracking_uri=uri, mlflow_port=5999))
+    links = {link["name"]: link["url"] for link in found["links"]}
+    assert links.get("MLflow") == url
+    assert links.get("Model 1 in MLflow") == (url and f"{url}/#/models/ecg/versions/1")
+    assert "Prefect" in links
+    assert found["served"]
 
 
 @pytest.mark.parametrize("path", ["/api/v1/ops/", "/api/v1/ops", f"/ops/drift/{PAGE}"])

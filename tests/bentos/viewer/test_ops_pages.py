@@ -13,9 +13,11 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bentos.runtime.live_model import LoadedModel
+from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.keys.api_keys import Scope, add_api_key
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, write_pipeline_run
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
+from ecg_lib.operations.releases import write_release_notes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 NAME = "20260301T120000000000Z-decision"
@@ -110,7 +112,46 @@ def test_the_page_shows_every_part_and_what_is_not_known(page: Page, serve: Serv
     expect(page.get_by_role("region", name="Decisions")).to_contain_text("pipeline/ecg, asked")
     releases = page.get_by_role("region", name="Releases")
     expect(releases).to_contain_text("Not known: nothing was released by this version yet")
-    expect(page.locator("#banner")).to_have_text("All parts run.")
+    banner = page.locator("#banner")
+    expect(banner).to_contain_text("No part is known to be degraded.")
+    expect(banner).to_contain_text("Not known: releases.")
+    expect(banner).to_contain_text("Helpers are not watched.")
+    expect(banner.locator(".good")).to_have_count(0)
+
+
+def test_all_parts_run_only_when_all_were_read_and_helpers_are_watched(
+    page: Page, serve: Serve
+) -> None:
+    service = serve()
+    add_check(service)
+    add_pipeline(service)
+    ledger = service.runtime.settings.ledger_dir
+    ledger.mkdir()
+    write_release_notes(ledger / "history.json", [])
+    running = HelperState(status=HelperStatus.RUNNING)
+    write_helper_states(service.runtime.helpers_path, {"worker": running})
+    page.goto(f"{service.url}/ops")
+    banner = page.locator("#banner")
+    expect(banner).to_have_text("All parts run.")
+    (ledger / "history.json").write_text("[")
+    write_helper_states(
+        service.runtime.helpers_path, {"worker": HelperState(status=HelperStatus.WAITING)}
+    )
+    page.get_by_role("button", name="Refresh").click()
+    expect(banner).to_contain_text("worker does not run: waiting.")
+    expect(banner).to_contain_text("Not known: releases.")
+    expect(banner).not_to_contain_text("not watched")
+
+
+def test_an_empty_queue_does_not_say_that_all_is_labelled_to_a_key_that_sees_its_own(
+    page: Page, serve: Serve, tmp_path: Path
+) -> None:
+    add_api_key(tmp_path / "keys", "labels", scopes=[Scope.LABEL])
+    service = serve(api_keys_file=tmp_path / "keys")
+    page.goto(f"{service.url}/ops/review")
+    page.get_by_label("API key").fill("labels")
+    page.get_by_role("button", name="Use it").click()
+    expect(page.locator("#queue")).to_contain_text("Nothing waits that this key may see.")
 
 
 def test_the_page_of_a_check_opens_and_leads_to_evidently(page: Page, serve: Serve) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from dulwich import porcelain
+from dulwich.objects import Commit
 from dulwich.repo import Repo
 
 from ecg_lib.operations.releases import Release, read_release_notes
@@ -21,6 +22,7 @@ from flows.doors.release_history import (
     find_previous,
     find_release,
     list_way_back,
+    make_event,
 )
 
 
@@ -87,6 +89,65 @@ def test_the_latest_events_are_a_file_that_is_read_without_git(tmp_path: Path) -
     assert (latest.kind, latest.model_version, latest.before) == ("rollback", "3", "ecg:20")
     assert (latest.who, latest.why, latest.oof_v_f1) == ("a test", "because of 20", 0.9)
     assert read_release_notes(tmp_path / "nothing.json") is None
+
+
+def test_the_notes_are_those_of_the_history_for_every_kind_of_event(tmp_path: Path) -> None:
+    _append(tmp_path, "1")
+    _append(tmp_path, "2", kind=EventKind.REFUSED, before="1")
+    _append(tmp_path, "3")
+    notes = read_release_notes(tmp_path / "history.json")
+    assert notes is not None
+    assert [
+        (note.commit, note.kind, note.model_version, note.at, note.why, note.oof_v_f1)
+        for note in notes
+    ] == [
+        (
+            entry.commit,
+            entry.event.kind.value,
+            entry.release.model_version,
+            entry.event.at,
+            entry.event.why,
+            entry.metrics["oof_v_f1"],
+        )
+        for entry in read_ledger(tmp_path).entries
+    ]
+
+
+def test_an_append_reads_the_history_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(8):
+        _append(tmp_path, str(number))
+    read, get = [], Repo.__getitem__
+
+    def count(repository: Repo, name: bytes) -> object:
+        read.append(name)
+        return get(repository, name)
+
+    monkeypatch.setattr(Repo, "__getitem__", count)
+    _append(tmp_path, "8")
+    commits = [name for name in read if isinstance(get(Repo(str(tmp_path)), name), Commit)]
+    assert len(set(commits)) >= 8
+    assert len(commits) == len(set(commits))
+
+
+def test_notes_that_cannot_be_written_do_not_make_an_event_fail(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _append(tmp_path, "1")
+    (tmp_path / "history.json").unlink()
+    (tmp_path / "history.json").mkdir()
+    with caplog.at_level(logging.WARNING):
+        commit = _append(tmp_path, "2")
+    assert "cannot be written for the service" in caplog.text
+    assert read_ledger(tmp_path).entries[0].commit == commit
+
+
+def test_a_figure_that_is_no_number_costs_itself_alone(tmp_path: Path) -> None:
+    event = make_event(EventKind.RELEASE, _release("1"), why="a test", is_signed=False)
+    append_event(tmp_path, event, reason="one", metrics={"oof_v_f1": "high"}, model_card="")
+    _append(tmp_path, "2")
+    notes = read_release_notes(tmp_path / "history.json")
+    assert notes is not None
+    assert [note.oof_v_f1 for note in notes] == [0.9, None]
 
 
 def test_an_event_is_committed_once(tmp_path: Path) -> None:

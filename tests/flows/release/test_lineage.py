@@ -209,6 +209,28 @@ def test_a_simulated_model_has_not_seen_records_of_the_same_names(
     found = trace(settings, "201").record
     assert found is not None
     assert {one.bundle_hash: one.use for one in found.models}[toy_bundle.hash] == "not seen"
+    (model,) = trace(settings, "1").models
+    assert {"201", "101"} == set(toy_bundle.folds)
+    assert model.dataset.records == ()
+    assert "no published hashes" in model.dataset.hashes_of
+
+
+def test_a_record_names_the_store_whose_hashes_are_shown(settings: Settings) -> None:
+    published = trace(settings, "203")
+    assert published.record is not None
+    assert published.record.hashes_of == "the published hashes"
+    assert not any("are meant" in one for one in published.problems)
+    for name in ("a", "b"):
+        keep_dataset(settings, name)
+    found = trace(settings, "201")
+    assert found.record is not None
+    assert found.record.record.files == {"201.dat": "sha of 201"}
+    assert found.record.hashes_of == "dataset version a of this machine"
+    # The versions agree with each other, and not with what was published.
+    assert (
+        "which files of 201 are meant: the hashes shown are of dataset version a of this machine, "
+        "and those of the published hashes differ"
+    ) in found.problems
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from flows.training.sweep import (
     SweepPlan,
     close_sweep,
     describe_sweep,
+    is_here,
     let_go,
     open_sweep,
     read_sweep,
@@ -223,6 +225,23 @@ def test_the_lead_is_taken_when_it_is_free_and_the_sweep_is_not_over(
     let_go(one)
     assert not take_lead(one, registry)
     assert _settle(registry, settings, one) == (False, False)  # its lock is free
+
+
+def test_nothing_waits_for_the_lead_of_a_sweep_whose_run_was_deleted(
+    registry: Registry, settings: Settings
+) -> None:
+    one = _open(registry, settings, n_trials=11)
+    let_go(one)
+    registry._client.delete_run(one.run_id)
+    with pytest.raises(SweepError, match="the run was deleted"):
+        take_lead(one, registry)
+    _settle(registry, settings, one)  # its lock is free, and it is given up
+    with pytest.raises(SweepError, match="the sweep given up"):
+        take_lead(one, registry)
+    assert is_here(one)
+    of_another_machine = replace(one, run_id="other")
+    assert not is_here(of_another_machine)
+    assert not take_lead(of_another_machine, registry)
 
 
 def test_a_sweep_is_read_as_it_was_described_and_not_by_other_training_code(

@@ -5,31 +5,37 @@ from __future__ import annotations
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
 from optuna.trial import TrialState
+from prefect.logging import disable_run_logger
 
+from ecg_lib.operations.settings import Settings
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import TrainingConfig
 from flows.training.fitting import TrialResult
 from flows.training.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
+from flows.training.sweep import Sweep, SweepError, SweepPlan
 from flows.training.workers import trial_queue
 from flows.training.workers.presence import has_workers, is_gone, present
+from flows.training.workers.search import _Hands, _Lead, announce
 from flows.training.workers.trial_queue import TakenTrial, TrialQueue
 
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
 
 TAKE = """
 import sys
-from ecg_lib.training.cross_validation import Recipe
 from flows.training.workers.trial_queue import TrialQueue
 queue = TrialQueue("s", storage_url=sys.argv[1], worker=sys.argv[2])
 print("ready", flush=True)
 sys.stdin.read()
-while (trial := queue.take(Recipe())) is not None:
+while (trial := queue.take()) is not None:
     print(trial.number, flush=True)
 """
 BE_PRESENT = """
@@ -84,45 +90,185 @@ def _search(queues: list[TrialQueue], study: optuna.Study, *, n_together: int, n
     while queues[0].count_done() < n:
         queues[0].draw(study.sampler, n_together, n, BASE)
         for queue in queues:
-            if (trial := queue.take(BASE)) is not None:
+            if (trial := queue.take()) is not None:
                 assert queue.finish(trial.number, _result(trial))
+
+
+def _search_as_one_run(name: str, storage_url: str, *, seed: int) -> optuna.Study:
+    """Run 11 trials as a sweep did before there were workers: Optuna is asked for pairs."""
+    study = optuna.create_study(
+        study_name=name,
+        storage=storage_url,
+        direction="maximize",
+        sampler=optuna.samplers.TPESampler(seed=1000 * seed, n_startup_trials=5),
+    )
+    study.enqueue_trial(KNOWN_GOOD)
+    for n_together in (2, 2, 2, 2, 2, 1):
+        trials = [study.ask() for _ in range(n_together)]
+        for trial in trials:
+            suggest_recipe(trial, BASE)
+        for trial in trials:
+            scores, is_pruned = _result(TakenTrial(trial.number, trial.params, []))
+            for fold, score in enumerate(scores):
+                trial.report(score, fold)
+            if is_pruned:
+                study.tell(trial, state=TrialState.PRUNED)
+            else:
+                study.tell(trial, scores[-1])
+    return study
+
+
+class _Runs:
+    """A registry that notes how runs end."""
+
+    def __init__(self) -> None:
+        self.ended: list[dict[str, bool]] = []
+
+    def start_run(self, name: str, **_: object) -> str:
+        return name
+
+    def end_run(self, _: str, **how: bool) -> None:
+        self.ended.append(how)
+
+
+def _announce(home: Path) -> tuple[Sweep, Settings, TrialQueue]:
+    """Announce a sweep of 11 trials with seed 3, and join it."""
+    sweep = Sweep(
+        name="s",
+        run_id="12345678",
+        directory=home / "sweeps" / "s",
+        seed=3,
+        plan=SweepPlan(n_trials=11),
+        tags={},
+    )
+    settings = Settings(home=home)
+    announce(sweep, settings)
+    queue = TrialQueue(sweep.study, storage_url=settings.study_storage_url, worker="a")
+    return sweep, settings, queue
 
 
 def test_one_worker_runs_the_trials_that_optuna_draws_when_it_is_asked_for_pairs(
     tmp_path: Path,
 ) -> None:
-    asked = open_study("s", storage_url=f"sqlite:///{tmp_path}/asked.db", seed=3)
-    earlier: list[list[int]] = []
-    for n_together in (2, 2, 2, 2, 2, 1):
-        before = [trial.number for trial in finished(asked)]
-        trials = [asked.ask() for _ in range(n_together)]
-        for trial in trials:
-            suggest_recipe(trial, BASE)
-        for trial in trials:
-            earlier.append(before)
-            scores, is_pruned = _result(TakenTrial(trial.number, trial.params, []))
-            for fold, score in enumerate(scores):
-                trial.report(score, fold)
-            if is_pruned:
-                asked.tell(trial, state=TrialState.PRUNED)
-            else:
-                asked.tell(trial, scores[-1])
-    url = f"sqlite:///{tmp_path}/queue.db"
-    study = open_study("s", storage_url=url, seed=3)
-    queue = _join(url)
+    asked = _search_as_one_run("s", f"sqlite:///{tmp_path}/asked.db", seed=3)
+    sweep, settings, queue = _announce(tmp_path)
+    announce(sweep, settings)  # as a run that is resumed before it has drawn a trial
+    runs: Any = _Runs()
+    lead = _Lead(sweep, runs, settings, is_held=True)
     compared = []
     while queue.count_done() < 11:
-        queue.draw(study.sampler, 2, 11, BASE)
-        taken = [trial for trial in (queue.take(BASE), queue.take(BASE)) if trial is not None]
+        lead.advance(queue)
+        taken = [trial for trial in (queue.take(), queue.take()) if trial is not None]
         compared += [[one.number for one in trial.earlier] for trial in taken]
         for trial in reversed(taken):
             assert queue.finish(trial.number, _result(trial))
-    assert queue.take(BASE) is None
+    assert queue.take() is None
+    study = queue.study
     assert _params(study) == _params(asked)
     assert [one.state for one in study.trials] == [one.state for one in asked.trials]
     assert [one.value for one in study.trials] == [one.value for one in asked.trials]
-    assert compared == earlier
+    assert compared == [list(range(number // 2 * 2)) for number in range(11)]
     assert {trial.state for trial in study.trials} == {TrialState.COMPLETE, TrialState.PRUNED}
+
+
+class _Killed(BaseException):
+    """Stands for the end of the process."""
+
+
+@pytest.mark.parametrize("n_calls", [1, 2, 3])
+def test_the_known_recipe_is_run_whole_when_the_worker_is_killed_as_it_takes_it(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch, n_calls: int
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    lead, killed = _join(storage_url, "a"), _join(storage_url, "b")
+    lead.draw(study.sampler, 1, 1, BASE)
+    n_left = n_calls
+
+    def die_after(call: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*args: Any, **options: Any) -> Any:  # noqa: ANN401
+            nonlocal n_left
+            done = call(*args, **options)
+            n_left -= 1
+            if n_left == 0:
+                raise _Killed
+            return done
+
+        return called
+
+    written = ("set_trial_state_values", "record_heartbeat", "set_trial_user_attr")
+    for name in (*written, "set_trial_param"):
+        monkeypatch.setattr(killed._storage, name, die_after(getattr(killed._storage, name)))
+    with pytest.raises(_Killed):
+        killed.take()
+    assert len(lead.recover(lambda worker: worker == "b")) == 1
+    again = lead.take()
+    assert again is not None
+    assert again.params == KNOWN_GOOD
+
+
+def test_a_trial_that_always_fails_ends_the_sweep_after_three_retries(storage_url: str) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    lead, other = _join(storage_url, "a"), _join(storage_url, "b")
+    lead.draw(study.sampler, 1, 2, BASE)
+    for at in range(4):
+        trial = other.take()
+        assert trial is not None
+        assert trial.params == KNOWN_GOOD
+        other.fail(trial.number, "ValueError: no beats")
+        lead.draw(study.sampler, 1, 2, BASE)
+        assert other.take() is None  # the next round waits for this trial
+        if at < 3:
+            assert [trial_queue.has_raised(one) for one in lead.recover(lambda _: False)] == [True]
+    for queue in (lead, other):
+        with pytest.raises(SweepError, match=r"trial 3 must .* 4 times .*ValueError: no beats"):
+            queue.recover(lambda _: False)
+    assert len(lead.recover(lambda _: False, is_resumed=True)) == 1
+    last = other.take()
+    assert last is not None
+    assert other.finish(last.number, _result(last))
+    assert _params(study) == [KNOWN_GOOD]
+
+
+class _Pool:
+    """Runs at once what it is given, once; then its process ends."""
+
+    def __init__(self) -> None:
+        self._n_left = 1
+
+    def submit(self, job: Callable[[], TrialResult]) -> Future[TrialResult]:
+        if self._n_left == 0:
+            raise BrokenProcessPool
+        self._n_left -= 1
+        future: Future[TrialResult] = Future()
+        try:
+            future.set_result(job())
+        except ValueError as error:
+            future.set_exception(error)
+        return future
+
+
+def test_a_worker_goes_on_when_a_trial_fails_or_its_processes_end(tmp_path: Path) -> None:
+    sweep, settings, queue = _announce(tmp_path)
+    runs: Any = _Runs()
+    pool: Any = _Pool
+
+    def fit(*, params: dict[str, Any], **_: object) -> TrialResult:
+        if params == KNOWN_GOOD:
+            raise ValueError("no beats")
+        return TrialResult((0.5,), is_pruned=False)
+
+    lead = _Lead(sweep, runs, settings, is_held=True)
+    hands = _Hands(sweep, queue, runs, pool, fit)
+    with disable_run_logger():
+        for n_counted in (1, 0, 0, 0):
+            lead.advance(queue)
+            hands.fill()
+            assert hands.wait() == n_counted
+        with pytest.raises(SweepError, match="ValueError: no beats"):
+            lead.advance(queue)
+    # The worker ends each as failed; the lead agrees as it queues a trial again.
+    assert all(how["is_failed"] for how in runs.ended)
+    assert len(runs.ended) == 7
 
 
 def test_a_trial_is_taken_by_one_of_four_processes(tmp_path: Path, storage_url: str) -> None:
@@ -163,10 +309,10 @@ def test_the_recipes_depend_on_neither_the_number_of_workers_nor_on_one_that_is_
     a, b = (_join(urls[2], name) for name in "ab")
     while a.count_done() < 6:
         a.draw(studies[2].sampler, 4, 10, BASE)
-        trial = a.take(BASE)
+        trial = a.take()
         assert trial is not None
         a.finish(trial.number, _result(trial))
-    lost = b.take(BASE)
+    lost = b.take()
     assert lost is not None
     assert [one.number for one in a.recover(lambda worker: worker == "b")] == [lost.number]
     _search([a], studies[2], n_together=4, n=10)
@@ -181,14 +327,14 @@ def test_a_trial_of_a_lost_worker_is_run_again_once_and_its_late_result_is_dropp
     study = open_study("s", storage_url=storage_url, seed=0)
     a, b = _join(storage_url, "a"), _join(storage_url, "b")
     a.draw(study.sampler, 2, 2, BASE)
-    lost, kept = b.take(BASE), a.take(BASE)
+    lost, kept = b.take(), a.take()
     assert lost is not None
     assert kept is not None
     b.note_run(lost.number, "r")
     (failed,) = a.recover(lambda worker: worker == "b")
     assert (failed.number, trial_queue.run_of(failed)) == (lost.number, "r")
     assert a.recover(lambda worker: worker == "b") == []
-    again = a.take(BASE)
+    again = a.take()
     assert again is not None
     assert (again.number, again.params, again.earlier) == (2, KNOWN_GOOD, lost.earlier)
     assert not b.finish(lost.number, TrialResult((0.9,), is_pruned=False))
@@ -206,11 +352,11 @@ def test_a_trial_that_was_failed_and_not_yet_queued_again_is_queued_by_the_next_
     study = open_study("s", storage_url=storage_url, seed=0)
     queue = _join(storage_url)
     queue.draw(study.sampler, 1, 1, BASE)
-    lost = queue.take(BASE)
+    lost = queue.take()
     assert lost is not None
     study.tell(lost.number, state=TrialState.FAIL)  # and killed here
     assert len(_join(storage_url, "b").recover(lambda _: False)) == 1
-    again = queue.take(BASE)
+    again = queue.take()
     assert again is not None
     assert again.params == lost.params
 
@@ -218,20 +364,20 @@ def test_a_trial_that_was_failed_and_not_yet_queued_again_is_queued_by_the_next_
 def test_a_round_is_drawn_when_all_of_the_last_one_have_ended(storage_url: str) -> None:
     study = open_study("s", storage_url=storage_url, seed=0)
     queue = _join(storage_url)
-    assert queue.take(BASE) is None  # the known recipe waits for its round
+    assert queue.take() is None  # the known recipe waits for its round
     queue.draw(study.sampler, 2, 3, BASE)
-    first, second = queue.take(BASE), queue.take(BASE)
+    first, second = queue.take(), queue.take()
     assert first is not None
     assert second is not None
     for trial in (first, second):
         queue.draw(study.sampler, 2, 3, BASE)
-        assert queue.take(BASE) is None
+        assert queue.take() is None
         queue.finish(trial.number, _result(trial))
     queue.draw(study.sampler, 2, 3, BASE)
-    last = queue.take(BASE)
+    last = queue.take()
     assert last is not None
     assert [one.number for one in last.earlier] == [0, 1]
-    assert queue.take(BASE) is None
+    assert queue.take() is None
     queue.finish(last.number, _result(last))
     queue.draw(study.sampler, 2, 3, BASE)
     assert len(study.trials) == 3
@@ -253,7 +399,7 @@ def test_a_trial_is_lost_when_its_worker_gives_no_sign_for_5_min(
     study = open_study("s", storage_url=storage_url, seed=0)
     lead, other = _join(storage_url, "a"), _join(storage_url, "of another machine")
     lead.draw(study.sampler, 2, 2, BASE)
-    assert other.take(BASE) is not None
+    assert other.take() is not None
     for _ in range(31):
         clock.now += 10
         assert lead.recover(lambda _: False) == []  # its heartbeat is new
@@ -268,7 +414,7 @@ def test_a_lead_that_slept_gives_others_5_min_for_a_sign(
     study = open_study("s", storage_url=storage_url, seed=0)
     lead, other = _join(storage_url, "a"), _join(storage_url, "b")
     lead.draw(study.sampler, 2, 2, BASE)
-    assert other.take(BASE) is not None
+    assert other.take() is not None
     for _ in range(31):
         clock.now += 10
         lead.recover(lambda _: False)
@@ -289,7 +435,7 @@ def test_heartbeats_are_recorded_while_a_trial_runs(
     study = open_study("s", storage_url=storage_url, seed=0)
     queue = _join(storage_url)
     queue.draw(study.sampler, 2, 2, BASE)
-    assert queue.take(BASE) is not None
+    assert queue.take() is not None
     assert queue.read_lead() is None
     queue.recover(lambda _: False)
     _age_heartbeats(tmp_path, 3600)
