@@ -89,7 +89,7 @@ class ClassifiedBeats:
 
 
 class _Predicted(NamedTuple):
-    """What the network says of the beats of a lead."""
+    """The predictions of the network for the beats of a lead."""
 
     prepared: PreparedBeats
     probability_v: NDArray[np.float64]

@@ -274,7 +274,7 @@ def _make_note(entry: LedgerEntry) -> ReleaseNote:
         before=None if event.before is None else event.before.bento_tag,
         is_verified=event.is_verified,
         is_signed=event.is_signed,
-        # One figure that is no number must not cost the notes of all other events.
+        # One figure that is not a number must not remove the notes of all other events.
         oof_v_f1=figure if isinstance(figure, int | float) else None,
     )
 

@@ -274,11 +274,11 @@ def _prefect_url(settings: Settings) -> str:
 
 
 def _mlflow_url(settings: Settings) -> str | None:
-    """Address of MLflow, without the login in it; None where the setting is no address."""
+    """Address of MLflow, without the login in it; None where the setting has no valid address."""
     try:
         address = urlsplit(settings.mlflow_tracking_uri or "")
         host, port = address.hostname, address.port
-    except ValueError:  # a port that is no port, or brackets that are not closed
+    except ValueError:  # a wrong port, or brackets that are not closed
         return None
     if address.scheme not in {"http", "https"} or not host:
         return f"http://{_LOOPBACK}:{settings.mlflow_port}"

@@ -223,7 +223,7 @@ def test_a_page_that_is_deleted_or_unreadable_while_it_is_asked_for_is_a_problem
     assert service.http.get(f"/ops/drift/{REPORT}").status_code == 200
 
 
-def test_a_folder_is_no_page_of_a_drift_check(serve: Serve) -> None:
+def test_a_folder_is_not_shown_as_a_drift_check(serve: Serve) -> None:
     service = serve()
     (service.runtime.settings.reports_dir / "drift" / f"{PAGE}.html").mkdir(parents=True)
     assert service.http.get(f"/ops/drift/{PAGE}").status_code == 404

@@ -141,7 +141,7 @@ def test_notes_that_cannot_be_written_do_not_make_an_event_fail(
     assert read_ledger(tmp_path).entries[0].commit == commit
 
 
-def test_a_figure_that_is_no_number_costs_itself_alone(tmp_path: Path) -> None:
+def test_a_figure_that_is_not_a_number_is_left_out_alone(tmp_path: Path) -> None:
     event = make_event(EventKind.RELEASE, _release("1"), why="a test", is_signed=False)
     append_event(tmp_path, event, reason="one", metrics={"oof_v_f1": "high"}, model_card="")
     _append(tmp_path, "2")
