@@ -23,7 +23,7 @@ development part of the Supraventricular database, out of fold."""
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class OtherLead:
-    """The predictions of the network for the beats of another lead; one row for each of its R-peaks."""
+    """The predictions for the beats of another lead; one row for each of its R-peaks."""
 
     r_peaks: NDArray[np.int64]
     """Positions in samples, ascending, at the rate of the first lead."""
