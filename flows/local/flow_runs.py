@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from ecg_lib.errors import EcgError
 
@@ -54,7 +54,7 @@ def run_and_follow(
 
     with get_client(sync_client=True) as client:
         try:
-            run = _start(client, deployment, parameters=dict(parameters or {}))
+            run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
             report(f"flow run {run.name} of {deployment}")
             for line in _follow(client, run.id, check):
                 report(line)
@@ -71,15 +71,30 @@ def run_and_follow(
         raise FlowRunError(msg)
 
 
-def _start(client: SyncPrefectClient, deployment: str, *, parameters: dict[str, Any]) -> FlowRun:
+def _start(
+    client: SyncPrefectClient,
+    deployment: str,
+    *,
+    parameters: dict[str, Any],
+    check: Callable[[], None],
+) -> FlowRun:
     from prefect.exceptions import ObjectNotFound
 
     try:
-        found = client.read_deployment_by_name(deployment)
+        found = _patiently(
+            lambda: client.read_deployment_by_name(deployment), check, is_server_up=True
+        )
     except ObjectNotFound as error:
         msg = f"there must be a deployment {deployment}, Prefect has none"
         raise FlowRunError(msg) from error
-    return client.create_flow_run_from_deployment(found.id, parameters=parameters)
+    key = str(uuid4())  # a run that was made although the answer was an error is not made twice
+    return _patiently(
+        lambda: client.create_flow_run_from_deployment(
+            found.id, parameters=parameters, idempotency_key=key
+        ),
+        check,
+        is_server_up=True,
+    )
 
 
 def _explain(response: httpx.Response) -> str:
@@ -88,19 +103,30 @@ def _explain(response: httpx.Response) -> str:
     return f"{response.status_code}: {response.text[:200]}"
 
 
-def _patiently(ask: Callable[[], T], check: Callable[[], None]) -> T:
-    """Ask Prefect, and ask again while its server is started again."""
+def _patiently(ask: Callable[[], T], check: Callable[[], None], *, is_server_up: bool = False) -> T:
+    """Ask Prefect, and ask again while it is busy or its server is started again.
+
+    A server that must be up is not waited for when it does not answer at all.
+    """
     import httpx
 
     deadline_s = time.monotonic() + _OUTAGE_S
     while True:
         try:
             return ask()
-        except httpx.TransportError:
-            check()
-            if time.monotonic() > deadline_s:
+        except (httpx.TransportError, httpx.HTTPStatusError) as error:
+            if not _is_passing(error, is_server_up=is_server_up) or time.monotonic() > deadline_s:
                 raise
+            check()
             time.sleep(_POLL_S)
+
+
+def _is_passing(error: httpx.TransportError | httpx.HTTPStatusError, *, is_server_up: bool) -> bool:
+    import httpx
+
+    if isinstance(error, httpx.HTTPStatusError):
+        return error.response.status_code == HTTPStatus.SERVICE_UNAVAILABLE  # its database is busy
+    return not is_server_up
 
 
 def _follow(client: SyncPrefectClient, run_id: UUID, check: Callable[[], None]) -> Iterator[str]:

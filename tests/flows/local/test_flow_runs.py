@@ -48,3 +48,29 @@ def test_a_server_with_another_login_is_named(closed_server: str) -> None:
 def test_a_server_that_does_not_run_is_named() -> None:
     with pytest.raises(FlowRunError, match=r"Prefect must be running at http://127.0.0.1:1/api"):
         _follow("http://127.0.0.1:1/api")
+
+
+class _Busy(_Closed):
+    """Its database is busy for the first two requests; then it knows no deployment."""
+
+    asked = 0
+
+    def do_GET(self) -> None:
+        type(self).asked += 1
+        self.send_response(503 if self.asked <= 2 else 404)
+        self.end_headers()
+
+
+def test_a_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flows.local.flow_runs._POLL_S", 0.01)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Busy)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        with pytest.raises(FlowRunError, match="there must be a deployment pipeline/ecg"):
+            _follow(f"http://127.0.0.1:{server.server_address[1]}/api")
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+    assert _Busy.asked == 3
