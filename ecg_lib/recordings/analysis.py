@@ -23,8 +23,12 @@ from ecg_lib.recordings.long_recordings import Progress, RecordingBeats, classif
 from ecg_lib.recordings.report.content import Report, make_report
 from ecg_lib.recordings.report.html import write_html
 from ecg_lib.recordings.report.pdf import write_pdf
-from ecg_lib.recordings.second_lead import read_second_lead, warn_unheard
-from ecg_lib.recordings.signal_file import read_signal, write_signal
+from ecg_lib.recordings.signal_file import (
+    read_second_lead,
+    read_signal,
+    warn_unheard,
+    write_signal,
+)
 from ecg_lib.recordings.summary import (
     RecordingSource,
     RecordingSummary,

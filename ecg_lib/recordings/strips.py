@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
-from ecg_lib.recordings.second_lead import read_second_lead, warn_unheard
+from ecg_lib.recordings.signal_file import read_second_lead, warn_unheard
 from ecg_lib.records.files.archives import unpacked
 from ecg_lib.records.files.lead import (
     Lead,

@@ -119,7 +119,7 @@ def run_trial(
     from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.views import WHOLE
     from flows.training.figures import draw_losses
-    from flows.training.search_space import replay_trial, suggest_recipe
+    from flows.training.workers.search_space import replay_trial, suggest_recipe
 
     registry = Registry(settings)
     dataset = BeatDataset.load(data)

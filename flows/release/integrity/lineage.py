@@ -396,7 +396,8 @@ class _Search:
             role=found.role.value,
             hashes_of=found.where,
             models=tuple(uses),
-            is_in_code=is_fitted and found.record.database == DatabaseName.MITDB,
+            is_in_code=is_fitted
+            and found.record.database in {DatabaseName.MITDB, DatabaseName.SVDB},
         )
 
     def _look_up_record(self) -> _Listed | None:

@@ -47,7 +47,7 @@ class Share(NamedTuple):
 
 def announce(sweep: Sweep, settings: Settings) -> None:
     """Make the study of a sweep, so that other runs can join it."""
-    from flows.training.search_space import open_study
+    from flows.training.workers.search_space import open_study
 
     study = open_study(sweep.study, storage_url=settings.study_storage_url, seed=sweep.seed)
     study.set_user_attr("sweep", describe_sweep(sweep))
@@ -124,7 +124,7 @@ class _Lead:
 
     def advance(self, queue: TrialQueue) -> None:
         """Take the lead if it is free; with it, queue what is lost, and the next round."""
-        from flows.training.search_space import open_study
+        from flows.training.workers.search_space import open_study
         from flows.training.workers.trial_queue import has_raised, run_of
 
         sweep = self._sweep
@@ -227,7 +227,7 @@ class _Hands:
 def choose_finalists(sweep: Sweep, registry: Registry, settings: Settings) -> dict[int, Recipe]:
     """Return the recipes to confirm, by trial, when all trials have ended."""
     from ecg_lib.training.fitting import TrainingConfig
-    from flows.training.search_space import count_done, finalists, open_study
+    from flows.training.workers.search_space import count_done, finalists, open_study
 
     plan = sweep.plan
     study = open_study(sweep.study, storage_url=settings.study_storage_url, seed=sweep.seed)

@@ -20,14 +20,14 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ecg_lib.training.cross_validation import Recipe
 from flows.training.fitting import TrialResult
-from flows.training.search_space import (
+from flows.training.sweep import SweepError
+from flows.training.workers.search_space import (
     FIRST_OF_ROUND,
     alone_in_sqlite,
     finished,
     open_storage,
     suggest_recipe,
 )
-from flows.training.sweep import SweepError
 
 logger = logging.getLogger(__name__)
 

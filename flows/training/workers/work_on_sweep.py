@@ -58,7 +58,7 @@ def find_sweep(wanted: str | None, registry: Registry, settings: Settings) -> Sw
     """Find a sweep that is under way, by its name or its MLflow run; the newest when None."""
     import optuna
 
-    from flows.training.search_space import open_storage
+    from flows.training.workers.search_space import open_storage
 
     for run in registry.list_runs():
         if run.kind == RunKind.SWEEP and run.is_open and wanted in {None, run.sweep, run.run_id}:

@@ -22,8 +22,8 @@ from flows.release.install_reference import install_reference
 from flows.release.load_released import has_reference, load_bundle_to_use, read_reference, ship
 from flows.release.switch_service import read_current
 from flows.training.reproduce_reference import Comparison, compare, read_plan
-from flows.training.search_space import KNOWN_GOOD, suggest_recipe
 from flows.training.sweep import PLANS
+from flows.training.workers.search_space import KNOWN_GOOD, suggest_recipe
 
 
 @pytest.fixture

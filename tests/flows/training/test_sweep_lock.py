@@ -19,7 +19,7 @@ from flows.training import sweep
 
 OPEN = """
 import sys
-from flows.training.search_space import open_study
+from flows.training.workers.search_space import open_study
 sys.stdin.read()
 url = f"sqlite:///{sys.argv[1]}/studies.db"
 study = open_study(f"sweep-{sys.argv[2]}", storage_url=url, seed=0)

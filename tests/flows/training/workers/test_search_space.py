@@ -9,7 +9,7 @@ import pytest
 from ecg_lib.training.balancing import Balancing
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import AugmentationConfig, TrainingConfig
-from flows.training.search_space import (
+from flows.training.workers.search_space import (
     KNOWN_GOOD,
     count_done,
     finalists,

@@ -20,11 +20,11 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import TrainingConfig
 from flows.training.fitting import TrialResult
-from flows.training.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
 from flows.training.sweep import Sweep, SweepError, SweepPlan
 from flows.training.workers import trial_queue
 from flows.training.workers.presence import has_workers, is_gone, present
 from flows.training.workers.search import _Hands, _Lead, announce
+from flows.training.workers.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
 from flows.training.workers.trial_queue import TakenTrial, TrialQueue
 
 BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
