@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 # ruff: noqa: ANN401  the types of fixtures lie in conftest.py, which no module imports
+import hashlib
 import io
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -26,7 +28,7 @@ def test_the_service_goes_back_to_code_of_the_earlier_layout_without_a_failed_re
     home: Any, run_host: Any, make_load: Any
 ) -> None:
     archive = subprocess.run(
-        ["/usr/bin/git", "archive", EARLIER, "bentos", "ecg_lib"],
+        ["/usr/bin/git", "archive", EARLIER, "bentos", "ecg_lib", "flows/reference_bundle"],
         cwd=ROOT,
         capture_output=True,
         check=False,
@@ -37,6 +39,7 @@ def test_the_service_goes_back_to_code_of_the_earlier_layout_without_a_failed_re
     source.mkdir(parents=True)
     with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as packed:
         packed.extractall(source, filter="data")
+    shutil.move(source / "flows", source.parent / "flows")  # it is not part of the bento's code
     # As it was recorded when that code released it: the hash has another meaning today.
     code_hash = subprocess.run(
         [sys.executable, "-P", "-c", HASH, str(source)],
@@ -45,8 +48,21 @@ def test_the_service_goes_back_to_code_of_the_earlier_layout_without_a_failed_re
         text=True,
         check=True,
     ).stdout.strip()
+    # Earlier code serves bundles of its time alone.
+    bundle = source.parent / "flows" / "reference_bundle"
+    bundle_hash = hashlib.sha256((bundle / "manifest.json").read_bytes()).hexdigest()
+    stored = home.path / "bentoml" / "models" / "ecg_bundle" / bundle_hash[:12] / "bundle"
+    stored.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copytree(bundle, stored)
     one: Release = home.releases["1"]
-    earlier = one.model_copy(update={"bento_tag": "ecg:earlier", "code_hash": code_hash})
+    earlier = one.model_copy(
+        update={
+            "bento_tag": "ecg:earlier",
+            "code_hash": code_hash,
+            "model_tag": f"ecg_bundle:{bundle_hash[:12]}",
+            "bundle_hash": bundle_hash,
+        }
+    )
     home.releases["earlier"] = earlier
     home.must("release", "earlier")
     with run_host(home):
