@@ -109,7 +109,7 @@ def _observe(pieces: Iterator[Piece], classifier: BeatClassifier) -> dict[str, A
         except InvalidSignalError:
             n_refused += 1
             continue
-        for name, values in observe_beats(classified, fs=fs).items():
+        for name, values in observe_beats(classified).items():
             # JSON has no NaN.
             observed[name] += [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
         observed[STRETCH] += [number] * (len(observed["rule"]) - len(observed[STRETCH]))

@@ -1,6 +1,6 @@
-"""Find detections that cannot be given a class: what movement of the electrodes makes, mostly.
+"""Find detections that cannot be given a class: most are made by movement of the electrodes.
 
-The network tells of each detection how likely it is a beat at all. Where that is doubtful, a class
+The network says of each detection how likely it is a beat at all. Where that is doubtful, a class
 would be a guess, and a guessed V is an alarm. Such detections have the quality ``noise``: no class,
 no part in burden, runs or alarms, and the time around them counts as unreadable.
 """
@@ -15,12 +15,20 @@ from scipy import ndimage
 
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import OK
-from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+from ecg_lib.signal_path.readability.quality import (
+    Stretch,
+    UnreadableReason,
+    join_stretches,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AbstentionConfig:
-    """Limits of what is read; saved in the bundle, chosen on DS1 out of fold under movement."""
+    """Limits of what is read; saved in the bundle.
+
+    Chosen on the development records under simulated movement: the networks of the folds have not
+    seen the person, but the detector has, so that people bring more false detections than these.
+    """
 
     min_beat_logit: float = -20.0
     """Least logit of being a beat that a detection with a class has."""
@@ -95,7 +103,7 @@ def abstain(
     return replace(
         prepared,
         beat_quality=beat_quality,
-        unreadable=_join(sorted(stretches)),
+        unreadable=join_stretches(sorted(stretches)),
         quality_per_second=per_second,
         unreadable_s=prepared.unreadable_s + sum(stop - start for start, stop in added) / rate,
     )
@@ -135,15 +143,3 @@ def _subtract(
             cut += [(a, b) for a, b in ((start, first), (last, stop)) if b > a]
         left = cut
     return left
-
-
-def _join(stretches: list[Stretch]) -> tuple[Stretch, ...]:
-    """Join stretches of one reason that touch."""
-    joined: list[Stretch] = []
-    for stretch in stretches:
-        last = joined[-1] if joined else None
-        if last and last.stop == stretch.start and last.reason is stretch.reason:
-            joined[-1] = Stretch(last.start, stretch.stop, stretch.reason)
-        else:
-            joined.append(stretch)
-    return tuple(joined)

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, Self
+from functools import partial
+from typing import Final, Self
 
 import numpy as np
 import onnxruntime as ort
@@ -56,8 +57,8 @@ class ClassifiedBeats:
     rule: NDArray[np.str_]
     """The rule that changed the class, or an empty string."""
     threshold: float
-    helped_beats: int = 0
-    """Beats in whose class another lead had a say."""
+    without_others: ClassifiedBeats | None = None
+    """The classes by this lead alone, where another lead had a say in one."""
 
     def __len__(self) -> int:
         return len(self.is_v)
@@ -78,6 +79,16 @@ class ClassifiedBeats:
         return self.prepared.has_class
 
     @property
+    def is_helped(self) -> bool:
+        """True when another lead had a say in the class of a beat."""
+        return self.without_others is not None
+
+    @property
+    def of_one_lead(self) -> ClassifiedBeats:
+        """The classes by this lead alone, which monitoring compares with the reference."""
+        return self.without_others or self
+
+    @property
     def is_credible(self) -> NDArray[np.bool_]:
         """True where the network itself says V, which couplets and runs ask of each beat."""
         return self.probability_v >= self.threshold
@@ -86,14 +97,6 @@ class ClassifiedBeats:
     def confidence(self) -> NDArray[np.float64]:
         """Calibrated probability of the class that is reported."""
         return np.where(self.is_v, self.probability_v, 1 - self.probability_v)
-
-
-class _Predicted(NamedTuple):
-    """The predictions of the network for the beats of a lead."""
-
-    prepared: PreparedBeats
-    probability_v: NDArray[np.float64]
-    helped_beats: int
 
 
 class BeatClassifier:
@@ -196,29 +199,13 @@ class BeatClassifier:
         ]
         return np.concatenate(parts).astype(np.float64)
 
-    def _predict(self, prepared: PreparedBeats, *, others: Sequence[PreparedBeats]) -> _Predicted:
-        """Compute the calibrated probability of V of each beat.
+    def _vote(self, prepared: PreparedBeats) -> tuple[PreparedBeats, NDArray[np.float64]]:
+        """Compute the logit of V of each beat, and mark what cannot be read.
 
         Detections that are hardly beats become unreadable first
         (:mod:`ecg_lib.classifier.abstention`); then beats of one shape vote
-        (:mod:`ecg_lib.classifier.shape_vote`), and other leads of the same time have their say
-        (:mod:`ecg_lib.classifier.lead_fusion`), before the calibration.
+        (:mod:`ecg_lib.classifier.shape_vote`).
         """
-        read, voted = self._vote(prepared)
-        leads = []
-        for other in others:
-            of_other, logits = self._vote(other)
-            leads.append(
-                OtherLead(r_peaks=other.r_peaks, logits=logits, is_readable=of_other.has_class)
-            )
-        fused = fuse_leads(voted, r_peaks=prepared.r_peaks, others=leads, fs=prepared.fs)
-        return _Predicted(
-            read,
-            self.config.calibration.probabilities(fused.logits),
-            int(fused.is_helped.sum()),
-        )
-
-    def _vote(self, prepared: PreparedBeats) -> tuple[PreparedBeats, NDArray[np.float64]]:
         logits = self.predict_logits(prepared.windows, prepared.features)
         read = abstain(prepared, logits[:, 1], config=self.config.abstention)
         voted = vote(
@@ -296,17 +283,27 @@ class BeatClassifier:
         apply_rule_guard: bool = True,
         observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
-        """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave."""
+        """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave.
+
+        Other leads of the same time have their say before the calibration, see
+        :mod:`ecg_lib.classifier.lead_fusion`.
+        """
         with observe("network"):
-            predicted = self._predict(prepared, others=others)
+            read, voted = self._vote(prepared)
+            leads = []
+            for other in others:
+                of_other, logits = self._vote(other)
+                leads.append(
+                    OtherLead(r_peaks=other.r_peaks, logits=logits, is_readable=of_other.has_class)
+                )
         with observe("rules"):
-            decided = decide(
-                predicted.prepared,
-                predicted.probability_v,
-                config=self.config,
-                apply_rule_guard=apply_rule_guard,
-            )
-        return replace(decided, helped_beats=predicted.helped_beats)
+            by_rules = partial(decide, read, config=self.config, apply_rule_guard=apply_rule_guard)
+            alone = by_rules(self.config.calibration.probabilities(voted))
+            fused = fuse_leads(voted, r_peaks=prepared.r_peaks, others=leads, fs=prepared.fs)
+            if not fused.is_helped.any():
+                return alone
+            both = by_rules(self.config.calibration.probabilities(fused.logits))
+        return replace(both, without_others=alone)
 
 
 _SHAPES: Final = {"windows": (WINDOW_SAMPLES, 2), "features": (len(FEATURE_NAMES),)}

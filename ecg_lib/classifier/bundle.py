@@ -289,8 +289,8 @@ def write_bundle(
     (draft / METRICS).write_text(json.dumps(metrics, indent=2), encoding="utf-8")
     from pyarrow import parquet as pq  # noqa: PLC0415  see above
 
-    pq.write_table(out_of_fold, draft / OUT_OF_FOLD)
-    pq.write_table(drift_reference, draft / DRIFT_REFERENCE)
+    pq.write_table(out_of_fold, draft / OUT_OF_FOLD, compression="zstd")
+    pq.write_table(drift_reference, draft / DRIFT_REFERENCE, compression="zstd")
     (draft / GOLDEN).write_text(golden, encoding="utf-8")
     (draft / MODEL_CARD).write_text(model_card, encoding="utf-8")
     manifest = _Manifest(

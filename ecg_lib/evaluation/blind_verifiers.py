@@ -11,7 +11,7 @@ import hashlib
 import json
 from functools import lru_cache
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
@@ -45,7 +45,7 @@ def load_blind_verifier(record: str, directory: Path = BLIND) -> BeatVerifier | 
     ------
         BundleIntegrityError: If its weights are not those that were written for its fold.
     """
-    folds = json.loads((directory / _FOLDS).read_text(encoding="utf-8"))
+    folds = _read_folds(directory)
     fold = folds["fold_of"].get(record)
     if fold is None:
         return None
@@ -55,6 +55,15 @@ def load_blind_verifier(record: str, directory: Path = BLIND) -> BeatVerifier | 
         msg = f"{path.name} must have the SHA-256 {expected[:12]}, got {found[:12]}"
         raise BundleIntegrityError(msg)
     return BeatVerifier.load(path)
+
+
+def is_fitted(record: str, directory: Path = BLIND) -> bool:
+    """Check whether the network that ships was fitted to a record."""
+    return record in _read_folds(directory)["fold_of"]
+
+
+def _read_folds(directory: Path) -> dict[str, Any]:
+    return dict(json.loads((directory / _FOLDS).read_text(encoding="utf-8")))
 
 
 def _sha256(path: Path) -> str:

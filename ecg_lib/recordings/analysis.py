@@ -26,7 +26,6 @@ from ecg_lib.recordings.report.pdf import write_pdf
 from ecg_lib.recordings.signal_file import (
     read_second_lead,
     read_signal,
-    warn_unheard,
     write_signal,
 )
 from ecg_lib.recordings.summary import (
@@ -132,17 +131,15 @@ def analyze_recording(
         report=lambda share: tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE)),
     )
     _require_readable(beats)
-    unheard = warn_unheard(
-        second, helped_beats=beats.helped_beats, is_read=read.signal_mv is not None
-    )
+    heard, unheard = read.outcome(is_heard=beats.is_helped)
     summary = summarize_recording(
         beats,
         lead=chosen.name,
-        second_lead=second.name if second is not None and beats.helped_beats else None,
+        second_lead=heard,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
-        warnings=(*opened.warnings, *read.warnings, *unheard),
+        warnings=(*opened.warnings, *unheard),
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(

@@ -31,7 +31,11 @@ from ecg_lib.signal_path.readability.findings import (
     are_readable,
     have_class,
 )
-from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
+from ecg_lib.signal_path.readability.quality import (
+    Stretch,
+    UnreadableReason,
+    join_stretches,
+)
 
 PART_S: Final = 1800.0
 ROOM_S: Final = 60.0
@@ -76,8 +80,8 @@ class RecordingBeats:
     """Samples that are NaN: missing."""
     fs: float
     threshold: float
-    helped_beats: int = 0
-    """Beats in whose class another lead had a say, about; those of seams count twice."""
+    is_helped: bool = False
+    """True when another lead had a say in the class of a beat."""
 
     def __len__(self) -> int:
         return len(self.r_peaks)
@@ -259,7 +263,7 @@ def _classify_part(
         invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
         fs=fs,
         threshold=classified.threshold,
-        helped_beats=classified.helped_beats,
+        is_helped=classified.is_helped,
     )
 
 
@@ -326,26 +330,15 @@ def _join(
         deflection=joined("deflection").astype(np.float64),
         v_shapes=np.concatenate(shapes),
         quality=joined("quality").astype(np.str_),
-        unreadable=_merge([stretch for beats in found for stretch in beats.unreadable]),
+        unreadable=join_stretches(stretch for beats in found for stretch in beats.unreadable),
         findings=_merge_findings([finding for beats in found for finding in beats.findings]),
         quality_per_second=np.concatenate([beats.quality_per_second for beats in found]),
         n_samples=n_samples,
         invalid_samples=sum(beats.invalid_samples for beats in found),
         fs=fs,
         threshold=found[0].threshold,
-        helped_beats=sum(beats.helped_beats for beats in found),
+        is_helped=any(beats.is_helped for beats in found),
     )
-
-
-def _merge(stretches: list[Stretch]) -> tuple[Stretch, ...]:
-    merged: list[Stretch] = []
-    for stretch in stretches:
-        last = merged[-1] if merged else None
-        if last is not None and last.stop == stretch.start and last.reason == stretch.reason:
-            merged[-1] = Stretch(last.start, stretch.stop, stretch.reason)
-        else:
-            merged.append(stretch)
-    return tuple(merged)
 
 
 def _merge_findings(findings: list[Finding]) -> tuple[Finding, ...]:

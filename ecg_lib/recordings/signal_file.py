@@ -1,4 +1,4 @@
-"""One lead on disk, with its envelope at several steps, for looking at any stretch at once.
+"""A recording on disk: the lead that is analysed, to look at any stretch at once, and a second one.
 
 The samples lie in ``signal.f32``, the least and greatest of every 16, 256 and 4096 of them in
 ``envelope-16.f32`` and so on, all as float32 little-endian in mV. A stretch of a day is read in
@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import InvalidSignalError
+from ecg_lib.errors import InvalidSignalError, RecordError
 from ecg_lib.records.files.lead import Lead, RecordingFile
 
 SIGNAL: Final = "signal.f32"
@@ -127,25 +127,26 @@ def read_stretch(
 
 
 class SecondLead(NamedTuple):
-    """A lead that has a say in the classes."""
+    """A lead that may have a say in the classes."""
 
-    signal_mv: NDArray[np.float32] | None
+    lead: Lead | None = None
+    signal_mv: NDArray[np.float32] | None = None
     """None when there is none, or it cannot be used."""
-    warnings: tuple[str, ...] = ()
-    """Why it is not used."""
+    problem: str = ""
+    """Why it cannot be used."""
 
-
-def warn_unheard(lead: Lead | None, *, helped_beats: int, is_read: bool) -> tuple[str, ...]:
-    """Warn of a second lead that was read and had no say, as none of its beats can be read."""
-    if lead is None or not is_read or helped_beats:
-        return ()
-    return (f"lead {lead.name} has no say in the classes: it has no beat that can be read",)
+    def outcome(self, *, is_heard: bool) -> tuple[str | None, tuple[str, ...]]:
+        """Return the name, where the lead had a say, and the warning, where it had none."""
+        if self.lead is None or is_heard:
+            return (None if self.lead is None else self.lead.name), ()
+        problem = self.problem or "it has no beat that can be read"
+        return None, (f"lead {self.lead.name} has no say in the classes: {problem}",)
 
 
 def read_second_lead(
     opened: RecordingFile, lead: Lead | None, *, n_samples: int, directory: Path
 ) -> SecondLead:
-    """Read the second lead; one that cannot be used is left out with a warning.
+    """Read the second lead; what is wrong with it does not stop the analysis of the first.
 
     Parameters
     ----------
@@ -159,7 +160,7 @@ def read_second_lead(
 
     """
     if lead is None:
-        return SecondLead(None)
+        return SecondLead()
     path = directory / _SECOND_LEAD
     n_read = 0
     try:
@@ -168,10 +169,9 @@ def read_second_lead(
                 file.write(block.astype(_DTYPE, copy=False).tobytes())
                 n_read += len(block)
         if n_read != n_samples:
-            reason = f"it has {n_read} samples, not {n_samples}"
-            return SecondLead(None, (f"lead {lead.name} has no say in the classes: {reason}",))
-        return SecondLead(np.memmap(path, dtype=_DTYPE, mode="r"))
-    except InvalidSignalError as error:
-        return SecondLead(None, (f"lead {lead.name} has no say in the classes: {error}",))
+            return SecondLead(lead, problem=f"it has {n_read} samples, not {n_samples}")
+        return SecondLead(lead, np.memmap(path, dtype=_DTYPE, mode="r"))
+    except (InvalidSignalError, RecordError) as error:
+        return SecondLead(lead, problem=str(error))
     finally:
         path.unlink(missing_ok=True)

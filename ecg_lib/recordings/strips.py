@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
-from ecg_lib.recordings.signal_file import read_second_lead, warn_unheard
+from ecg_lib.recordings.signal_file import read_second_lead
 from ecg_lib.records.files.archives import unpacked
 from ecg_lib.records.files.lead import (
     Lead,
@@ -164,16 +164,14 @@ def _classify(
         classified = classifier.classify(signal, others_mv=others, fs=chosen.fs)
     prepared = classified.prepared
     doubts = list_doubts(prepared, what="samples")
-    unheard = warn_unheard(
-        second, helped_beats=classified.helped_beats, is_read=read.signal_mv is not None
-    )
+    _, unheard = read.outcome(is_heard=classified.is_helped)
     return Prediction(
         name=path.stem,
         lead=chosen.name,
         fs=chosen.fs,
         classified=classified,
         invalid_samples=n_missing,
-        warnings=(*opened.warnings, *read.warnings, *unheard, *doubts),
+        warnings=(*opened.warnings, *unheard, *doubts),
     )
 
 

@@ -86,23 +86,29 @@ class OutOfFold:
         )
 
     def table(self) -> pa.Table:
-        """Return the predictions as a table, for the bundle; the promotion gate scores it again."""
-        names = np.array(self.dataset.record_names)[self.dataset.record[self.rows]]
-        views = np.array([str(view) for view in self.dataset.views])[self.dataset.view[self.rows]]
+        """Return the predictions as a table, for the bundle; the promotion gate scores it again.
+
+        Those under simulated movement, which chose the limits of abstention, are left out.
+        """
+        keep = np.ones(len(self.rows), dtype=np.bool_)
+        if MOVED in self.dataset.views:
+            keep = ~self._is_of(MOVED)
+        dataset, rows = self.dataset, self.rows[keep]
+        record, view = dataset.record[rows], dataset.view[rows]
         return pa.table(
             {
-                "record": names,
-                "subject": np.array(self.dataset.subjects)[self.dataset.record[self.rows]],
-                "view": views,
-                "fold": self.fold,
-                "position": self.dataset.position[self.rows],
-                "label": self.dataset.label[self.rows],
-                "is_readable": self.dataset.is_readable[self.rows],
-                "logit": self.logits,
-                "beat_logit": self.beat_logits,
-                "probability_v": self.probability_v,
-                "is_v": self.is_v,
-                "rule": self.rule,
+                "record": np.array(dataset.record_names)[record],
+                "subject": np.array(dataset.subjects)[record],
+                "view": np.array([str(view) for view in dataset.views])[view],
+                "fold": self.fold[keep],
+                "position": dataset.position[rows],
+                "label": dataset.label[rows],
+                "is_readable": dataset.is_readable[rows],
+                "logit": self.logits[keep],
+                "beat_logit": self.beat_logits[keep],
+                "probability_v": self.probability_v[keep],
+                "is_v": self.is_v[keep],
+                "rule": self.rule[keep],
             }
         )
 
@@ -211,8 +217,8 @@ def choose_abstention(
 ) -> AbstentionConfig:
     """Choose what is not read: the best V under movement at hardly any cost where it is clean.
 
-    The best V is the greatest F0.5 of the records under simulated movement, which counts a false
-    alarm twice as much as a miss. A dataset without such records has no limits.
+    The best V is the greatest F0.5 of the records under simulated movement, in which a false alarm
+    counts as four misses. A dataset without such records has no limits.
     """
     from ecg_lib.training.cross_validation import vote_out_of_fold
     from ecg_lib.training.fitting import choose_threshold

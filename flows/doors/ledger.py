@@ -257,7 +257,7 @@ def _write_notes(directory: Path, entries: Sequence[LedgerEntry]) -> None:
     """
     try:
         write_release_notes(directory / NOTES, [_make_note(entry) for entry in entries])
-    except (OSError, ValueError, TypeError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         logger.warning("the events of the ledger cannot be written for the service: %s", error)
 
 

@@ -59,7 +59,7 @@ _FIGURES: Final = (
     ("V-F1", "oof_v_f1"),
     ("V-F1 of 10 s strips", "oof_strips_10s_v_f1"),
     ("Sensitivity of V", "oof_v_se"),
-    ("Precision of V", "oof_v_ppv"),
+    ("Positive predictivity of V", "oof_v_ppv"),
     ("Accuracy of N and V", "oof_accuracy"),
 )
 _DATA: Final = {

@@ -155,7 +155,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             ),
             "sampling_rate": parameters.sampling_rate,
             "derivation": parameters.derivation,
-            "second_lead": asked.second_lead if classified.helped_beats else None,
+            "second_lead": asked.second_lead if classified.is_helped else None,
             "ruleguard_applied": parameters.apply_ruleguard,
             "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,
@@ -170,7 +170,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             bento_tag=model.bento_tag,
             duration_s=prepared.duration_s,
             response=body,
-            observed=observe_beats(classified, fs=parameters.sampling_rate),
+            observed=observe_beats(classified),
             owner=question.owner,
         ) + encode_request(request)
     signal = None

@@ -153,6 +153,9 @@ def summarize_alarms(counts: Mapping[str, BeatCounts], alarms: Mapping[str, Alar
         ),
         "false_runs": false_runs,
         "false_runs_an_hour": _per_hour(false_runs, hours),
+        "false_runs_by_record": {
+            name: one.false_runs for name, one in sorted(alarms.items()) if one.false_runs
+        },
         "worst_qrs_predictivity": None
         if worst is None
         else {"record": worst, "value": number(predictivity[worst])},

@@ -57,16 +57,12 @@ REFERENCE_KEYS: Final = ("subject", "strip", "strip_s")
 """Key columns of the drift reference; `strip_s` is the length of the strip in seconds."""
 
 
-def observe_beats(
-    classified: ClassifiedBeats, *, fs: float | None = None
-) -> dict[str, NDArray[np.generic]]:
-    """Measure the readable beats of one strip.
+def observe_beats(classified: ClassifiedBeats) -> dict[str, NDArray[np.generic]]:
+    """Measure the readable beats of one strip, by one lead alone as those of the reference.
 
     Parameters
     ----------
     classified : ClassifiedBeats
-    fs : float, optional
-        Rate of the signal in Hz; needed for strips longer than :data:`LONGEST_WHOLE_S`.
 
     Returns
     -------
@@ -75,12 +71,8 @@ def observe_beats(
         first beat is NaN. Of a strip longer than :data:`LONGEST_WHOLE_S` also :data:`STRETCH`,
         and the heart rate and readable share are those of the stretch.
 
-    Raises
-    ------
-    ValueError
-        If the strip is long and `fs` is left out.
-
     """
+    classified = classified.of_one_lead
     prepared = classified.prepared
     keep = classified.has_class
     rr_s = prepared.rr_prev_s[keep]
@@ -88,11 +80,8 @@ def observe_beats(
     stretch = np.zeros(len(rr_s), dtype=np.int64)
     readable = np.array([prepared.readable_s / prepared.duration_s])
     if is_long:
-        if fs is None:
-            msg = f"fs must be given for a strip of {prepared.duration_s:g} s, got fs=None"
-            raise ValueError(msg)
-        stretch = (prepared.r_peaks[keep] / (STRETCH_S * fs)).astype(np.int64)
-        readable = _readable_shares(prepared, fs=fs)
+        stretch = (prepared.r_peaks[keep] / (STRETCH_S * prepared.fs)).astype(np.int64)
+        readable = _readable_shares(prepared, fs=prepared.fs)
     similarity = prepared.features[:, FEATURE_NAMES.index("qrs_similarity")]
     rule = classified.rule[keep]
     observed: dict[str, NDArray[np.generic]] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
@@ -164,7 +165,7 @@ def choose_lead(
     return leads[place]
 
 
-_SECOND: Final = ("v1", "mv1", "v5", "cm5", "v2")
+_SECOND: Final = ("v1", "v5", "cm5", "v2")
 """Leads that see most of what the first one does not, in order."""
 
 
@@ -181,17 +182,18 @@ def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
         and (lead.fs, lead.n_samples) == (first.fs, first.n_samples)
         and kind_of(lead.label or lead.name) is SignalKind.ECG
     ]
-    seen = {_spelled(first)}
-    different = [lead for lead in fitting if _spelled(lead) is None or _spelled(lead) not in seen]
+    different = [
+        lead for lead in fitting if _spelled(lead) is None or _spelled(lead) != _spelled(first)
+    ]
     of_lead = {_spelled(lead): lead for lead in reversed(different)}
     usual = (of_lead[name] for name in _SECOND if name in of_lead)
     return next(usual, different[0] if different else None)
 
 
 def _spelled(lead: Lead) -> str | None:
-    """Name the lead that a name spells; MLII is lead II with electrodes on the chest."""
+    """Name the lead that a name spells; MLII and MV1 are II and V1 with other electrodes."""
     name = lead_of(lead.label or lead.name)
-    return name.removeprefix("ml") if name in {"mli", "mlii", "mliii"} else name
+    return None if name is None else re.sub(r"^m(?:l(?=i)|(?=v\d))", "", name)
 
 
 def no_leads(kind: str, others: Sequence[str]) -> UnsupportedRecordError:

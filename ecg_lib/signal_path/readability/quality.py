@@ -12,6 +12,7 @@ Where the heart makes no beats that could be read (flutter, asystole) is for
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
@@ -314,13 +315,19 @@ def _merge(
     reasons: list[UnreadableReason | None], edges: NDArray[np.int64], n_samples: int
 ) -> tuple[Stretch, ...]:
     stops = [*edges[1:].tolist(), n_samples]
-    stretches: list[Stretch] = []
-    for start, stop, reason in zip(edges.tolist(), stops, reasons, strict=True):
-        if reason is None:
-            continue
-        last = stretches[-1] if stretches else None
-        if last is not None and last.stop == start and last.reason == reason:
-            stretches[-1] = Stretch(last.start, stop, reason)
+    bins = zip(edges.tolist(), stops, reasons, strict=True)
+    return join_stretches(
+        Stretch(start, stop, reason) for start, stop, reason in bins if reason is not None
+    )
+
+
+def join_stretches(stretches: Iterable[Stretch]) -> tuple[Stretch, ...]:
+    """Join stretches of one reason that touch; they are in time order."""
+    joined: list[Stretch] = []
+    for stretch in stretches:
+        last = joined[-1] if joined else None
+        if last is not None and last.stop == stretch.start and last.reason == stretch.reason:
+            joined[-1] = last._replace(stop=stretch.stop)
         else:
-            stretches.append(Stretch(start, stop, reason))
-    return tuple(stretches)
+            joined.append(stretch)
+    return tuple(joined)

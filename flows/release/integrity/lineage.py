@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 from ecg_lib.classifier.bundle import BundleOrigin, DataSource, read_figures, read_origin
 from ecg_lib.errors import BundleError, DatasetError, EcgError, PredictionLogError
+from ecg_lib.evaluation.blind_verifiers import is_fitted
 from ecg_lib.operations.learning.log_counts import PredictionSpan, count_predictions
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
@@ -390,14 +391,12 @@ class _Search:
             )
             for bundle_hash, known in self._bundles.items()
         ]
-        is_fitted = found.role in {Role.DEVELOPMENT, Role.PACED}
         return RecordLineage(
             record=found.record,
             role=found.role.value,
             hashes_of=found.where,
             models=tuple(uses),
-            is_in_code=is_fitted
-            and found.record.database in {DatabaseName.MITDB, DatabaseName.SVDB},
+            is_in_code=found.record.database in _PUBLISHED_NAMES and is_fitted(found.record.name),
         )
 
     def _look_up_record(self) -> _Listed | None:

@@ -14,14 +14,14 @@ _WORKERS: Final = "workers"
 
 
 @contextmanager
-def present(sweep: Path) -> Iterator[str]:
+def present(sweep: Path, *, is_here: bool) -> Iterator[str]:
     """Be a worker of a sweep; yields its name.
 
-    The lock file stays, so that the others see that its process has ended. On a machine that does
-    not have the sweep's directory there is none, and only heartbeats tell whether it lives.
+    The lock file stays, so that the others see that its process has ended. A machine that does not
+    have the sweep itself has no lock file, and only heartbeats tell whether the worker lives.
     """
     worker = f"{socket.gethostname()}-{uuid4().hex[:8]}"
-    if not sweep.is_dir():
+    if not is_here:
         yield worker
         return
     (sweep / _WORKERS).mkdir(exist_ok=True)

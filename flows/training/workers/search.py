@@ -94,19 +94,19 @@ def take_trials(
         settings=settings,
     )
     bar, lead = ProgressBar("Trials"), _Lead(sweep, registry, settings, is_held=is_leading)
-    with present(sweep.directory) as worker, ExitStack() as pools:
+    with present(sweep.directory, is_here=is_here(sweep)) as worker, ExitStack() as pools:
         queue = TrialQueue(sweep.study, storage_url=settings.study_storage_url, worker=worker)
-        hands = _Hands(sweep, queue, registry, lambda: pools.enter_context(fit_processes()), fit)
+        own = _OwnTrials(sweep, queue, registry, lambda: pools.enter_context(fit_processes()), fit)
         with queue.beating():
             while True:
                 lead.advance(queue)
                 if queue.count_done() != n_done:
                     n_done = queue.count_done()
                     bar.update(n_done, plan.n_trials)
-                if n_done >= plan.n_trials or (hands.are_free and lead.is_lost(queue)):
+                if n_done >= plan.n_trials or (own.are_over and lead.is_lost(queue)):
                     break
-                hands.fill()
-                n_here += hands.wait()
+                own.fill()
+                n_here += own.wait()
     return Share(n_here, lead.is_held)
 
 
@@ -153,7 +153,7 @@ class _Lead:
         return now - self._seen[1] > _LEAD_S
 
 
-class _Hands:
+class _OwnTrials:
     """The trials that this run works on, each in a process."""
 
     def __init__(
@@ -169,7 +169,7 @@ class _Hands:
         self._running: dict[Future[TrialResult], tuple[int, str]] = {}
 
     @property
-    def are_free(self) -> bool:
+    def are_over(self) -> bool:
         """True when no trial runs here."""
         return not self._running
 

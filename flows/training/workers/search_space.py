@@ -38,8 +38,7 @@ KNOWN_GOOD: Final[dict[str, Any]] = {
     "feature_noise": 0.1,
     "time_warp": 0.1,
 }
-"""Chosen on DS1 out of fold. The bundle that ships was made before ``time_warp``."""
-
+"""Chosen on DS1 out of fold."""
 
 FIRST_OF_ROUND: Final = "first_of_round"
 """Attribute of a trial that has been drawn: the first trial of its round."""

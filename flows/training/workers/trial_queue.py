@@ -41,10 +41,9 @@ _SLEEP_S: Final = 60
 """A lead that did nothing for so long slept, and perhaps the others with it."""
 
 N_RETRIES: Final = 3
-"""A trial that is cut off more often than this is not tried again: it ends what runs it."""
+"""A trial that is cut off more often is not tried again: it ends the process that runs it."""
 
 _WORKER: Final = "worker"
-_FIRST: Final = FIRST_OF_ROUND
 _RETRY_OF: Final = "retry_of"
 _RETRIES: Final = "retries"
 _ERROR: Final = "error"
@@ -97,7 +96,7 @@ class TrialQueue:
         """Take the first trial that waits; None when none does."""
         with alone_in_sqlite(self._url):
             for waiting in self._list(TrialState.WAITING):
-                if _FIRST not in waiting.user_attrs:
+                if FIRST_OF_ROUND not in waiting.user_attrs:
                     continue  # its round is being drawn
                 trial_id = self._id_of(waiting.number)
                 try:
@@ -109,7 +108,7 @@ class TrialQueue:
                 except UpdateFinishedTrialError:
                     continue
                 self._mine.add(waiting.number)
-                first = waiting.user_attrs[_FIRST]
+                first = waiting.user_attrs[FIRST_OF_ROUND]
                 earlier = [one for one in finished(self.study) if one.number < first]
                 return TakenTrial(waiting.number, waiting.params, earlier)
         return None
@@ -163,7 +162,9 @@ class TrialQueue:
             base: What is not searched.
         """
         trials = self.study.get_trials()
-        is_open = any(not one.state.is_finished() and _FIRST in one.user_attrs for one in trials)
+        is_open = any(
+            not one.state.is_finished() and FIRST_OF_ROUND in one.user_attrs for one in trials
+        )
         n_left = n_trials - self.count_done()
         if is_open or n_left <= 0 or _lost(trials):
             return  # a trial that is lost is run again before its round has ended
@@ -171,12 +172,12 @@ class TrialQueue:
         copy = optuna.create_study(direction="maximize", sampler=sampler)
         copy.add_trials(trials)
         drawn = [copy.ask() for _ in range(min(n_together, n_left))]
-        attributes = {_FIRST: drawn[0].number}
+        attributes = {FIRST_OF_ROUND: drawn[0].number}
         for trial in drawn:
             suggest_recipe(trial, base)
             if trial.number < len(trials):
                 trial_id = self._id_of(trial.number)
-                self._storage.set_trial_user_attr(trial_id, _FIRST, drawn[0].number)
+                self._storage.set_trial_user_attr(trial_id, FIRST_OF_ROUND, drawn[0].number)
             else:
                 self._queue(trial, attributes)
 
@@ -211,12 +212,12 @@ class TrialQueue:
                     optuna.storages.fail_stale_trials(self.study)
             lost = _lost(self.study.get_trials(deepcopy=False))
             for trial in lost:
-                first = trial.user_attrs.get(_FIRST, trial.number)
+                first = trial.user_attrs.get(FIRST_OF_ROUND, trial.number)
                 n_retries = 0 if is_resumed else trial.user_attrs.get(_RETRIES, 0)
                 if n_retries >= N_RETRIES:
                     raise SweepError(_explain_end(trial))
                 self._queue(
-                    trial, {_FIRST: first, _RETRY_OF: trial.number, _RETRIES: n_retries + 1}
+                    trial, {FIRST_OF_ROUND: first, _RETRY_OF: trial.number, _RETRIES: n_retries + 1}
                 )
         return lost
 

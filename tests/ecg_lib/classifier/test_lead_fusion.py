@@ -75,7 +75,7 @@ def test_a_dead_lead_changes_nothing(classifier: BeatClassifier, value: float) -
     alone = classifier.classify(signal, fs=FS)
     both = classifier.classify(signal, others_mv=[np.full_like(signal, value)], fs=FS)
     np.testing.assert_array_equal(both.probability_v, alone.probability_v)
-    assert both.helped_beats == 0
+    assert not both.is_helped
 
 
 def test_the_other_lead_is_heard(classifier: BeatClassifier) -> None:
@@ -84,7 +84,8 @@ def test_the_other_lead_is_heard(classifier: BeatClassifier) -> None:
     alone = classifier.classify(signal, fs=FS)
     both = classifier.classify(signal, others_mv=[other], fs=FS)
     assert np.abs(both.probability_v - alone.probability_v).max() > 1e-6
-    assert both.helped_beats == len(both)
+    assert both.is_helped
+    np.testing.assert_array_equal(both.of_one_lead.probability_v, alone.probability_v)
 
 
 def test_leads_of_two_lengths_are_refused(classifier: BeatClassifier) -> None:

@@ -201,3 +201,16 @@ def test_a_dead_second_lead_is_named_as_having_no_say(
     path = _with_second_lead(tmp_path, second_mv=0.0)
     both = predict_file(path, classifier=classifier)
     assert any("V1 has no say in the classes: it has no beat" in one for one in both.warnings)
+
+
+def test_a_second_column_that_cannot_be_read_does_not_stop_the_first(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    rows = [f"{value:.4f},{value:.4f}" for value in signal.tolist()]
+    rows[3000] = rows[3000].split(",")[0] + ",oops"
+    path = tmp_path / "pair.csv"
+    path.write_text("II,V1\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    alone = predict_file(path, classifier=classifier, lead="II", fs=360.0)
+    both = predict_file(path, classifier=classifier, fs=360.0)
+    assert len(both.classified) == len(alone.classified)

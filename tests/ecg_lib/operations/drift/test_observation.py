@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats
 from ecg_lib.classifier.bundle import Bundle
@@ -73,7 +74,7 @@ def test_a_long_strip_is_observed_in_stretches(classifier: BeatClassifier) -> No
     signal = strip.signal_mv().copy()
     signal[9000:] = np.random.default_rng(1).standard_normal(len(signal) - 9000)  # from 25 s on
     beats = classifier.classify(signal, fs=strip.fs)
-    observed = observe_beats(beats, fs=strip.fs)
+    observed = observe_beats(beats)
     at_s = beats.r_peaks[beats.has_class] / strip.fs
     assert observed[STRETCH].tolist() == (at_s // 10).astype(int).tolist()
     assert set(observed[STRETCH].tolist()) == {0, 1, 2}
@@ -93,10 +94,18 @@ def test_a_strip_is_long_from_one_and_a_half_stretches_on(
     strip = simulate_strip(StripKind.NORMAL, seed=1, duration_s=20.0)
     signal = strip.signal_mv()[: round(duration_s * strip.fs)]
     beats = classifier.classify(signal, fs=strip.fs)
-    assert (STRETCH in observe_beats(beats, fs=strip.fs)) is is_long
-    if is_long:
-        with pytest.raises(ValueError, match="fs must be given for a strip of 15"):
-            observe_beats(beats)
+    assert (STRETCH in observe_beats(beats)) is is_long
+
+
+def test_a_second_lead_does_not_change_what_is_observed(classifier: BeatClassifier) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=1).signal_mv()
+    alone = classifier.classify(signal, fs=360.0)
+    both = classifier.classify(signal, others_mv=[ndimage.gaussian_filter1d(signal, 5.0)], fs=360.0)
+    assert both.is_helped
+    assert not np.array_equal(both.probability_v, alone.probability_v)
+    expected, found = observe_beats(alone), observe_beats(both)
+    for name in OBSERVED_COLUMNS:
+        np.testing.assert_array_equal(found[name], expected[name])
 
 
 def _strip(rr: list[float], called: str, stretch: list[int] | None = None) -> dict[str, list[Any]]:

@@ -69,6 +69,8 @@ def test_leads_are_chosen_by_name_and_unknown_ones_named(wfdb_record: Path) -> N
         (("II", "I", "aVF"), "I"),
         (("ECG1", "ECG2"), "ECG2"),
         (("MLII", "II", "aVF"), "aVF"),
+        (("V1", "MV1", "II"), "II"),
+        (("MLII", "MV1"), "MV1"),
         (("II", "Lead II", "II (2)"), None),
         (("II", "PLETH", "RESP"), None),
         (("II",), None),

@@ -223,3 +223,9 @@ def test_what_follows_contact_loss_recovers_as_the_amplifier_does() -> None:
     rest = smooth[last:] - smooth[-360:].mean()
     assert len(rest) > 3.2 * FS + 360
     assert rest[round(3.2 * FS)] / rest[0] == pytest.approx(np.exp(-1), abs=0.06)
+
+
+def test_a_person_who_makes_no_sudden_movement_has_the_slow_ones() -> None:
+    mix = replace(draw_mix(np.random.default_rng(1)), steps=0.0, tugs=0.0, bursts=0.0)
+    noise = simulate_movement(3600, fs=360.0, rms_mv=1.0, rng=np.random.default_rng(2), mix=mix)
+    assert np.sqrt(np.mean(noise**2)) == pytest.approx(1.0)

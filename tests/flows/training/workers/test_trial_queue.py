@@ -42,7 +42,7 @@ BE_PRESENT = """
 import sys
 from pathlib import Path
 from flows.training.workers.presence import present
-with present(Path(sys.argv[1])) as worker:
+with present(Path(sys.argv[1]), is_here=True) as worker:
     print(worker, flush=True)
     sys.stdin.read()
 """
@@ -467,7 +467,7 @@ def test_a_worker_is_gone_when_its_process_is_killed_and_not_before(tmp_path: Pa
 
 
 def test_a_worker_of_another_machine_is_never_taken_for_gone_by_its_lock(tmp_path: Path) -> None:
-    with present(tmp_path / "of another home") as worker:
+    with present(tmp_path / "of another home", is_here=False) as worker:
         assert not is_gone(tmp_path, worker)
     assert not is_gone(tmp_path, worker)
     assert not has_workers(tmp_path)
