@@ -78,6 +78,7 @@ def build_answer(
             **describe_rhythm(rhythm),
             "couplet_starts_s": list(rhythm.couplet_starts_s),
             "runs": [describe_run(run) for run in rhythm.runs],
+            "doubtful_runs": [describe_run(run) for run in rhythm.doubtful_runs],
             "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
             "pauses": [describe_pause(pause) for pause in rhythm.pauses],
         },

@@ -130,6 +130,7 @@ PREDICTION: Final[dict[str, Any]] = {
         "r_on_t": 0,
         "couplet_starts_s": [],
         "runs": [],
+        "doubtful_runs": [],
         "patterns": [],
         "pauses": [],
     },

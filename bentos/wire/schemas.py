@@ -325,6 +325,9 @@ class Rhythm(_Answer):
     r_on_t: int
     couplet_starts_s: list[float] = Field(description="Time of the first beat of each couplet.")
     runs: list[VentricularRun]
+    doubtful_runs: list[VentricularRun] = Field(
+        description="Three and more V beats in a row that are too uncertain to count as a run."
+    )
     patterns: list[RhythmPattern]
     pauses: list[LongInterval]
 

@@ -19,6 +19,7 @@ from ecg_lib.classifier.abstention import abstain
 from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
 from ecg_lib.classifier.lead_fusion import OtherLead, fuse_leads
 from ecg_lib.classifier.rule_guard import apply_rules
+from ecg_lib.classifier.run_evidence import find_credible
 from ecg_lib.classifier.shape_vote import vote
 from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.signal_path.features import FEATURE_NAMES
@@ -57,6 +58,7 @@ class ClassifiedBeats:
     rule: NDArray[np.str_]
     """The rule that changed the class, or an empty string."""
     threshold: float
+    run_threshold: float
     without_others: ClassifiedBeats | None = None
     """The classes by this lead alone, where another lead had a say in one."""
 
@@ -90,8 +92,13 @@ class ClassifiedBeats:
 
     @property
     def is_credible(self) -> NDArray[np.bool_]:
-        """True where the network itself says V, which couplets and runs ask of each beat."""
-        return self.probability_v >= self.threshold
+        """True for the V beats of which couplets and runs are made."""
+        return find_credible(
+            self.is_v,
+            self.probability_v,
+            threshold=self.threshold,
+            run_threshold=self.run_threshold,
+        )
 
     @property
     def confidence(self) -> NDArray[np.float64]:
@@ -351,6 +358,7 @@ def decide(
         is_v=is_v & has_class,
         rule=np.where(has_class, rule, ""),
         threshold=config.threshold,
+        run_threshold=config.run_threshold,
     )
 
 

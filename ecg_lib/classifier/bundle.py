@@ -97,10 +97,15 @@ class ClassifierConfig:
     rule_guard: RuleGuardConfig = field(default_factory=RuleGuardConfig)
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float = 0.5
+    run_threshold: float = 0.0
+    """See :func:`ecg_lib.classifier.run_evidence.find_credible`; at 0 each row is a run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:
             msg = f"threshold must be above 0 and below 1, got {self.threshold!r}"
+            raise ValueError(msg)
+        if not 0 <= self.run_threshold < 1:
+            msg = f"run_threshold must be 0 or above and below 1, got {self.run_threshold!r}"
             raise ValueError(msg)
 
 

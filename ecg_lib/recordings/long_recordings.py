@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats
+from ecg_lib.classifier.run_evidence import find_credible
 from ecg_lib.errors import InvalidSignalError
 from ecg_lib.rhythm.morphology import cut_shapes
 from ecg_lib.signal_path.readability.findings import (
@@ -80,6 +81,7 @@ class RecordingBeats:
     """Samples that are NaN: missing."""
     fs: float
     threshold: float
+    run_threshold: float
     is_helped: bool = False
     """True when another lead had a say in the class of a beat."""
 
@@ -138,7 +140,12 @@ class RecordingBeats:
     @property
     def is_credible(self) -> NDArray[np.bool_]:
         """See :attr:`ecg_lib.classifier.beat_classifier.ClassifiedBeats.is_credible`."""
-        return self.probability_v >= self.threshold
+        return find_credible(
+            self.is_v,
+            self.probability_v,
+            threshold=self.threshold,
+            run_threshold=self.run_threshold,
+        )
 
 
 class _Part(NamedTuple):
@@ -263,6 +270,7 @@ def _classify_part(
         invalid_samples=int(is_invalid[part.first - part.start : part.last - part.start].sum()),
         fs=fs,
         threshold=classified.threshold,
+        run_threshold=classified.run_threshold,
         is_helped=classified.is_helped,
     )
 
@@ -337,6 +345,7 @@ def _join(
         invalid_samples=sum(beats.invalid_samples for beats in found),
         fs=fs,
         threshold=found[0].threshold,
+        run_threshold=found[0].run_threshold,
         is_helped=any(beats.is_helped for beats in found),
     )
 

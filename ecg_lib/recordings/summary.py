@@ -284,6 +284,7 @@ def describe_summary(
         "hours": [asdict(hour) for hour in summary.hours],
         "heart_rate_variability": asdict(summary.variability),
         "runs": [describe_run(run) for run in rhythm.runs],
+        "doubtful_runs": [describe_run(run) for run in rhythm.doubtful_runs],
         "couplets": list(rhythm.couplet_starts_s),
         "r_on_t": list(rhythm.r_on_t_s),
         "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],

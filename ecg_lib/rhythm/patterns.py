@@ -1,9 +1,10 @@
 """Sum up the beats of a recording: burden, couplets, patterns, runs, pauses, heart rate.
 
-Couplets, runs and R-on-T candidates raise an alarm, so every beat of them must answer for itself:
-it is readable, and its own probability of V reaches the threshold. A V beat that only a rule calls
-V counts in the burden and in patterns; in a couplet or a run it is a beat like any other, so a run
-of three needs three credible beats.
+Couplets, runs and R-on-T candidates raise an alarm, so they are made of credible V beats alone
+(:mod:`ecg_lib.classifier.run_evidence`). A V beat that only a rule calls V counts in the burden
+and in patterns; in a couplet or a run it is a beat like any other, so a run of three needs three
+credible beats. Three and more V beats in a row that are not credible are a *doubtful run*: reported
+as such, for a reader to look at.
 
 What changes over the hours, and the variability of the heart rate, are in
 :mod:`ecg_lib.rhythm.heart_rate`.
@@ -20,13 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from ecg_lib.classifier.run_evidence import MIN_RUN
 from ecg_lib.signal_path.readability.quality import Stretch
-
-MIN_RUN: Final = 3
-"""Credible V beats in a row that make a run.
-
-Ventricular tachycardia from 100/min on; EC57, clause 4.6.
-"""
 
 MIN_CYCLES: Final = 3
 """Least number of repetitions of a pattern for bigeminy or trigeminy."""
@@ -60,7 +56,7 @@ _LONGEST_RR_S: Final = 3.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
-    """Three or more credible V beats in a row."""
+    """Three or more V beats in a row."""
 
     first_beat: int
     """Index of its first beat."""
@@ -148,10 +144,13 @@ class RhythmSummary:
     longest_rr_s: float | None
     """The longest pause, or the longest RR interval if there is no pause."""
     isolated: int
-    """V beats in no couplet and no run."""
+    """V beats in no couplet and no run, credible or doubtful."""
     couplet_starts_s: tuple[float, ...]
     """Time of the first beat of each couplet."""
     runs: tuple[Run, ...]
+    """Runs of credible beats."""
+    doubtful_runs: tuple[Run, ...]
+    """Rows of three and more V beats in which no two that follow each other are credible."""
     r_on_t_s: tuple[float, ...]
     """Times of the R-on-T candidates: credible V beats so early that they may fall on the T wave
     before."""
@@ -224,8 +223,7 @@ def summarize_rhythm(
         Readable beats that are suspected to be paced; none by default. They count in the heart
         rate, but not as conducted beats of a pattern or a coupling.
     is_credible : ndarray of bool, shape (n_beats,), optional
-        Beats whose own probability of V reaches the threshold; all by default. Only V beats that
-        are credible make couplets, runs and R-on-T candidates.
+        The V beats that make couplets, runs and R-on-T candidates; all by default.
 
     Returns
     -------
@@ -238,7 +236,13 @@ def summarize_rhythm(
     stretches = _readable_stretches(times_s, is_readable, follows)
     stands = is_v if is_credible is None else is_v & is_credible
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, stands)]
-    n_grouped = sum(len(group) for group in groups if len(group) > 1)
+    doubtful = [
+        row
+        for stretch in stretches
+        for row in _groups_of_v(stretch, is_v)
+        if len(row) >= MIN_RUN and not (stands[row[1:]] & stands[row[:-1]]).any()
+    ]
+    n_grouped = sum(len(group) for group in [*groups, *doubtful] if len(group) > 1)
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
     sustained = _sustained_rr(intervals, rr_s)
@@ -266,6 +270,7 @@ def summarize_rhythm(
         isolated=n_v - n_grouped,
         couplet_starts_s=tuple(float(times_s[g[0]]) for g in groups if len(g) == 2),
         runs=tuple(_run_of(group, times_s) for group in groups if len(group) >= MIN_RUN),
+        doubtful_runs=tuple(_run_of(row, times_s) for row in doubtful),
         r_on_t_s=_find_r_on_t(stretches, times_s, is_v, stands),
         patterns=tuple(sorted(patterns, key=lambda pattern: pattern.start_s)),
         pauses=pauses,

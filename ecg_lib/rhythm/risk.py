@@ -128,13 +128,25 @@ def assess_risk(
     if counts_burden:
         limit = VERY_HIGH_BURDEN if rhythm.burden > VERY_HIGH_BURDEN else HIGH_BURDEN
         high.append(f"V burden of {rhythm.burden:.1%}, above {limit:.0%}")
+    doubtful = []
+    if rhythm.doubtful_runs:
+        longest = max(run.beats for run in rhythm.doubtful_runs)
+        which = "" if len(rhythm.doubtful_runs) == 1 else "the longest "
+        doubtful.append(
+            f"{_count(len(rhythm.doubtful_runs), 'doubtful run')} of V, {which}of {longest} beats, "
+            "too uncertain to count as a run"
+        )
     if high:
         is_provisional = counts_burden and len(high) == 1 and duration_s < _FULL_DAY_S
         return Risk(
-            level=RiskLevel.HIGH, basis=basis, reasons=tuple(high), is_provisional=is_provisional
+            level=RiskLevel.HIGH,
+            basis=basis,
+            reasons=(*high, *doubtful),
+            is_provisional=is_provisional,
         )
     if rhythm.v_beats:
-        reasons = [_count(rhythm.v_beats, "isolated V beat")]
+        reasons = [_count(rhythm.isolated, "isolated V beat")] if rhythm.isolated else []
+        reasons += doubtful
         per_hour = rhythm.v_per_hour(readable_s)
         if has_hours and per_hour >= FREQUENT_PER_HOUR:
             reasons.append(f"{per_hour:.0f} V beats an hour, {FREQUENT_PER_HOUR:g} or more")

@@ -91,10 +91,11 @@ Research software. Not a medical device, not for diagnosis.
 A one-dimensional CNN of seven convolutions on the difference between a beat and the template of
 the patient's own conducted beats, joined by RR and shape features; a vote among beats of one shape;
 calibrated by Platt scaling; a threshold of {config.threshold:.4f}; {rules}. A second output says
-how likely a detection is a beat; where that is doubtful, it has no class. One lead is read; a
-second one, where there is one, has a say in the classes. Training data: {data}; a few simulated
-patients with runs of ventricular beats, or a fast conducted rhythm, are always among them, and
-noise and movement are simulated.
+how likely a detection is a beat; where that is doubtful, it has no class. Three and more V beats in
+a row are a run when their mean probability is {config.run_threshold:.2f} or more, a limit chosen
+out of fold by the F0.5 of runs. One lead is read; a second one, where there is one, has a say in
+the classes. Training data: {data}; a few simulated patients with runs of ventricular beats, or a
+fast conducted rhythm, are always among them, and noise and movement are simulated.
 
 - made: {provenance.created_at}, by MLflow run `{provenance.run_id}`
 - code: commit `{provenance.git_commit}`
@@ -119,7 +120,7 @@ beats are left out of training. Folds are by subject.
 ## Figures: development records, out of fold, end to end
 
 Scored as EC57 and `bxb` do, whole records, own R-peaks, F and Q called V not counted; "strict"
-counts them as false. {recipe}calibration, threshold, limits and
+counts them as false. {recipe}calibration, thresholds, limits and
 rules were chosen on these same predictions, so the figures are a little optimistic; so is the
 network that judges candidate R-peaks, which was fitted to records of LUDB, of the
 Supraventricular database and of {_DETECTOR_TEXT[data]}.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any, Final
@@ -16,6 +16,7 @@ from ecg_lib.classifier.abstention import AbstentionConfig, are_credible
 from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
+from ecg_lib.classifier.run_evidence import MIN_RUN
 from ecg_lib.evaluation.beat_scoring import (
     NO_BEAT,
     BeatCounts,
@@ -26,6 +27,7 @@ from ecg_lib.evaluation.beat_scoring import (
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import LEARNING_PERIOD_S
+from ecg_lib.signal_path.readability.quality import find_spans
 from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
 from ecg_lib.training.views import WHOLE, View
 
@@ -163,6 +165,13 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
         abstention=abstention,
         calibration=calibration,
         threshold=threshold,
+        run_threshold=choose_run_threshold(
+            [
+                (guarded.is_v[one] & readable[one], probability[one], label[one])
+                for one in _whole_records(dataset, rows)
+            ],
+            threshold=threshold,
+        ),
         rule_guard=rule_guard,
     )
     return OutOfFold(
@@ -289,6 +298,62 @@ def choose_rules(
 
     is_worse = v_f1(guarded.is_v) < v_f1(probability_v >= threshold)
     return replace(config, band_logit=0.0) if is_worse else config
+
+
+_V_OF_RUNS: Final = ("V", "F", "!")
+_RUN_THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(20))
+_FALSE_TO_MISSED: Final = 4.0
+"""A false run weighs as much as four missed ones, as in :func:`choose_abstention`."""
+
+
+def choose_run_threshold(
+    records: Sequence[tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]],
+    *,
+    threshold: float,
+) -> float:
+    """Choose how likely V the beats of a run are in the mean, by the greatest F0.5 of runs.
+
+    A run is true when three beats in a row of it are V or F, as EC57 counts them.
+
+    Parameters
+    ----------
+    records : sequence of tuple
+        Of each record whether a beat is called V, its probability, and its label, in time order.
+    threshold : float
+        Least probability of a beat that the network calls V.
+
+    Returns
+    -------
+    float
+        The least of the best limits; 0 without a run.
+
+    """
+    mean, is_true = [], []
+    for is_v, probability, label in records:
+        is_credible = is_v & (probability >= threshold)
+        for start, stop in find_spans(is_credible):
+            if stop - start >= MIN_RUN:
+                mean.append(probability[start:stop].mean())
+                lengths = [b - a for a, b in find_spans(np.isin(label[start:stop], _V_OF_RUNS))]
+                is_true.append(max(lengths, default=0) >= MIN_RUN)
+    means, true = np.array(mean), np.array(is_true, dtype=np.bool_)
+
+    def weigh(limit: float) -> float:
+        kept = means >= limit
+        n_true, n_false = int((kept & true).sum()), int((kept & ~true).sum())
+        n_missed = int(true.sum()) - n_true
+        weight = 1 / _FALSE_TO_MISSED
+        return (1 + weight) * n_true / max(1.0, (1 + weight) * n_true + weight * n_missed + n_false)
+
+    return max(_RUN_THRESHOLDS, key=weigh)
+
+
+def _whole_records(dataset: BeatDataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:
+    """Find the predictions of each whole record, in time order."""
+    whole = np.flatnonzero(dataset.view[rows] == dataset.views.index(WHOLE))
+    whole = whole[np.lexsort((dataset.position[rows[whole]], dataset.record[rows[whole]]))]
+    records = dataset.record[rows[whole]]
+    return np.split(whole, np.flatnonzero(np.diff(records)) + 1)
 
 
 def measure(

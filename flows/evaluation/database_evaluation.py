@@ -262,6 +262,7 @@ def _calls_of(beats: RecordingBeats) -> Calls:
         proposed=np.zeros((n_beats, len(CATALOGUE)), dtype=np.bool_),
         has_class=beats.has_class,
         quality=quality_at(beats.r_peaks, beats.quality_per_second, fs=beats.fs),
+        is_credible=beats.is_credible,
     )
 
 
@@ -276,6 +277,7 @@ def _nothing() -> Calls:
         proposed=np.zeros((0, len(CATALOGUE)), dtype=np.bool_),
         has_class=nothing,
         quality=np.zeros(0, dtype=np.float32),
+        is_credible=nothing,
     )
 
 

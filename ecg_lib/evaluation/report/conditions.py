@@ -44,13 +44,10 @@ class Calls(NamedTuple):
     """False for detections that were reported as unreadable or paced, neither N nor V."""
     quality: NDArray[np.float32]
     """Of the signal in the second of each detection, 0 to 1."""
+    is_credible: NDArray[np.bool_]
+    """True for the V beats of which couplets and runs are made."""
     stop_s: float = float("inf")
     """End of what was classified."""
-
-    @property
-    def stands_as_v(self) -> NDArray[np.bool_]:
-        """V beats that are credible, of which couplets and runs are made."""
-        return self.is_v & self.is_v_unguarded
 
 
 def quality_at(
@@ -80,6 +77,7 @@ def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig, *, fs: float)
         & classified.has_class[:, None],
         has_class=classified.has_class,
         quality=quality_at(classified.r_peaks, classified.prepared.quality_per_second, fs=fs),
+        is_credible=classified.is_credible,
     )
 
 

@@ -293,7 +293,7 @@ def summarize_record(
         runs=score_runs(
             annotations,
             detections=own.detections,
-            is_v=own.stands_as_v,
+            is_v=own.is_credible,
             is_readable=own.has_class,
             fs=fs,
         ),

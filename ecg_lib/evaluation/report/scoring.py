@@ -101,7 +101,7 @@ class ConditionScorer:
             false_runs=count_false_runs(
                 self._annotations,
                 detections=calls.detections,
-                is_v=calls.stands_as_v,
+                is_v=calls.is_credible,
                 is_readable=calls.has_class,
                 fs=self._fs,
                 spans=spans,

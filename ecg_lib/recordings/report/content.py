@@ -313,10 +313,18 @@ def _middle_of(run: Run) -> float:
 
 
 def _list_runs(summary: RecordingSummary) -> Iterator[Block]:
-    runs = sorted(summary.rhythm.runs, key=lambda run: (-run.beats, run.start_s))
+    yield from _table_of_runs("Runs of three or more V beats", summary, summary.rhythm.runs)
+    title = "Doubtful runs: too uncertain to count as runs"
+    yield from _table_of_runs(title, summary, summary.rhythm.doubtful_runs)
+
+
+def _table_of_runs(
+    title: str, summary: RecordingSummary, found: tuple[Run, ...]
+) -> Iterator[Block]:
+    runs = sorted(found, key=lambda run: (-run.beats, run.start_s))
     if not runs:
         return
-    yield Heading("Runs of three or more V beats")
+    yield Heading(title)
     if len(runs) > _MAX_ROWS:
         yield Paragraph(f"The {_MAX_ROWS} longest of {len(runs):,}.", is_soft=True)
     yield Table(
