@@ -418,6 +418,7 @@ def test_v_beats_between_paced_ones_do_not_make_a_bigeminy(
         is_v=is_v,
         rule=np.full(len(is_v), ""),
         threshold=0.5,
+        run_threshold=0.0,
     )
     answer = build_answer(beats, fs=record.fs)
     assert answer["ventricular_beats"] == is_v.sum() > 3

@@ -49,10 +49,10 @@ def _summarize(
         # A run of three needs three credible beats, a couplet two.
         ("NvN", 1, 0, []),
         ("NVvN", 2, 0, []),
-        ("NvvvN", 3, 0, []),
+        ("NvvvN", 0, 0, []),
         ("NVVvN", 1, 1, []),
         ("NvVVN", 1, 1, []),
-        ("NVvVN", 3, 0, []),
+        ("NVvVN", 0, 0, []),
         ("NVVVvN", 1, 0, [3]),
         ("NVVVvVVVVN", 1, 0, [3, 4]),
     ],
@@ -61,6 +61,23 @@ def test_v_beats_are_grouped(beats: str, isolated: int, couplets: int, runs: lis
     rhythm = _summarize(beats)
     assert (rhythm.isolated, rhythm.couplets) == (isolated, couplets)
     assert [run.beats for run in rhythm.runs] == runs
+
+
+@pytest.mark.parametrize(
+    ("beats", "doubtful"),
+    [
+        ("NvvN", []),
+        ("NvvvN", [3]),
+        ("NVvVvN", [4]),
+        ("NVVvN", []),  # its couplet is reported
+        ("NVVVN", []),
+        ("Nvv?vvvvN", [4]),
+        ("NvvNvN", []),
+    ],
+)
+def test_a_row_of_v_beats_that_is_no_run_is_a_doubtful_one(beats: str, doubtful: list[int]) -> None:
+    rhythm = _summarize(beats)
+    assert [run.beats for run in rhythm.doubtful_runs] == doubtful
 
 
 @pytest.mark.parametrize(
@@ -96,7 +113,7 @@ def test_only_a_credible_beat_is_an_r_on_t_candidate(
 @given(beats=st.text(alphabet="NVv?P", min_size=1, max_size=40))
 def test_each_v_beat_is_isolated_or_in_one_couplet_or_run(beats: str) -> None:
     rhythm = _summarize(beats)
-    in_runs = sum(run.beats for run in rhythm.runs)
+    in_runs = sum(run.beats for run in [*rhythm.runs, *rhythm.doubtful_runs])
     assert rhythm.isolated + 2 * rhythm.couplets + in_runs == rhythm.v_beats
 
 

@@ -21,6 +21,7 @@ QUIET = RhythmSummary(
     isolated=0,
     couplet_starts_s=(),
     runs=(),
+    doubtful_runs=(),
     r_on_t_s=(),
     patterns=(),
     pauses=(),
@@ -69,6 +70,25 @@ def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -
         risk = _assess(rhythm, duration_s=duration_s)
         assert (risk.level, risk.reasons) == (RiskLevel.HIGH, (reason,))
         assert not risk.is_provisional
+
+
+def test_a_doubtful_run_is_said_and_is_no_alarm() -> None:
+    alone = replace(FEW, isolated=16, doubtful_runs=(A_RUN,))
+    risk = _assess(alone, duration_s=10.0)
+    assert (risk.level, risk.reasons) == (
+        RiskLevel.MEDIUM,
+        (
+            "16 isolated V beats",
+            "1 doubtful run of V, of 4 beats, too uncertain to count as a run",
+        ),
+    )
+    nothing_else = replace(alone, isolated=0, doubtful_runs=(A_RUN, replace(A_RUN, beats=9)))
+    assert _assess(nothing_else, duration_s=10.0).reasons == (
+        "2 doubtful runs of V, the longest of 9 beats, too uncertain to count as a run",
+    )
+    beside_a_couplet = _assess(replace(alone, couplet_starts_s=(3.0,)), duration_s=10.0)
+    assert beside_a_couplet.level is RiskLevel.HIGH
+    assert len(beside_a_couplet.reasons) == 2
 
 
 def test_all_reasons_are_given() -> None:

@@ -27,7 +27,9 @@ def _write(bundle: Bundle) -> str:
 def test_a_card_of_records_tells_what_was_chosen_on_them(reference: Bundle) -> None:
     card = _write(reference)
     assert "Training data: records; a few simulated" in card
-    assert "calibration, threshold, limits and\nrules were chosen on these same predictions" in card
+    assert (
+        "calibration, thresholds, limits and\nrules were chosen on these same predictions" in card
+    )
     assert "Supraventricular database and of MIT-BIH, these records among them" in card
     assert "networks that have not seen the person" in card
     assert "openings of DS2" in card

@@ -18,6 +18,7 @@ from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
 from ecg_lib.training.out_of_fold import (
     choose_abstention,
     choose_rules,
+    choose_run_threshold,
     count_whole_records,
     judge_folds,
     read_out_of_fold,
@@ -222,3 +223,42 @@ def test_a_v_beat_that_is_not_read_is_missed() -> None:
     assert judged.config.abstention.min_beat_logit == -1.0
     assert not judged.dataset.is_readable[950]
     assert judged.n_missed == 4
+
+
+# The limit of runs, chosen on predictions that are written down.
+
+
+def _rows(
+    *rows: tuple[float, str],
+) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]:
+    """Make a record of rows of V calls, each of one probability, with an N before each."""
+    probability, label = [], ""
+    for mean, row in rows:
+        probability += [0.0, *[mean] * len(row)]
+        label += "N" + row
+    p = np.array(probability)
+    return p >= 0.4, p, np.array(list(label))
+
+
+def test_the_least_limit_that_rejects_false_runs_is_chosen() -> None:
+    records = [_rows((0.9, "VVV"), (0.85, "VVVV"), (0.62, "NNN")), _rows((0.61, "NNNNN"))]
+    assert choose_run_threshold(records, threshold=0.4) == 0.65
+
+
+def test_a_false_run_weighs_as_much_as_four_missed() -> None:
+    false = _rows((0.72, "NNN"))
+    sure = _rows(*[(0.9, "VVV")] * 20)
+    for n_lost, limit in ((3, 0.75), (5, 0.0)):
+        lost = _rows(*[(0.7, "VVV")] * n_lost)
+        assert choose_run_threshold([false, sure, lost], threshold=0.4) == limit
+
+
+def test_a_run_is_true_when_three_in_a_row_of_it_are_v_or_f() -> None:
+    sure = _rows(*[(0.9, "VVV")] * 20)
+    assert choose_run_threshold([sure, _rows((0.5, "NVFVN"))], threshold=0.4) == 0.0
+    assert choose_run_threshold([sure, _rows((0.5, "VVNVV"))], threshold=0.4) == 0.55
+
+
+def test_without_a_run_there_is_no_limit() -> None:
+    assert choose_run_threshold([_rows((0.9, "VV"))], threshold=0.4) == 0.0
+    assert choose_run_threshold([], threshold=0.4) == 0.0

@@ -105,16 +105,18 @@ def test_a_strip_that_abstention_leaves_too_little_of_is_refused_as_a_whole(
     assert calls.has_class[strip == 3].all()
 
 
-def test_couplets_and_runs_are_scored_of_credible_beats(
-    classifier: BeatClassifier, minute: Record
+def test_runs_are_scored_of_the_beats_that_the_answer_calls_credible(
+    toy_bundle: Bundle, classifier: BeatClassifier
 ) -> None:
-    calls = _call_strips(classifier, minute)
-    weak = np.flatnonzero(calls.is_v)[:2]
-    unguarded = calls.is_v_unguarded.copy()
-    unguarded[weak] = False
-    found = calls._replace(is_v_unguarded=unguarded).stands_as_v
-    assert found.sum() == calls.is_v.sum() - 2
-    assert not found[weak].any()
+    signal = simulate_strip(StripKind.RUN, seed=3, duration_s=20.0).signal_mv()
+    config = replace(classifier.config, run_threshold=0.999)
+    strict = BeatClassifier(toy_bundle.network.read_bytes(), config=config)
+    plain, doubted = (one.classify(signal, fs=FS) for one in (classifier, strict))
+    doubted = replace(doubted, probability_v=np.minimum(doubted.probability_v, 0.998))
+    of_one, of_other = (calls_of(one, config.rule_guard, fs=FS) for one in (plain, doubted))
+    np.testing.assert_array_equal(of_one.is_v, of_other.is_v)
+    np.testing.assert_array_equal(of_one.is_credible, of_one.is_v & of_one.is_v_unguarded)
+    assert of_one.is_credible.sum() >= of_other.is_credible.sum() + 3
 
 
 def test_a_signal_shorter_than_a_strip_is_refused(
@@ -172,6 +174,7 @@ def _calls(detections: list[int], is_v: list[bool], probability_v: list[float]) 
         proposed=np.zeros((len(detections), len(CATALOGUE)), dtype=np.bool_),
         has_class=np.ones(len(detections), dtype=np.bool_),
         quality=np.ones(len(detections), dtype=np.float32),
+        is_credible=np.array(is_v),
     )
 
 

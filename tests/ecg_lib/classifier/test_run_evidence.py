@@ -1,0 +1,55 @@
+"""Rows of V beats that are runs, and those that are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ecg_lib.classifier.run_evidence import find_credible
+
+
+def _find(
+    probability: list[float], *, is_v: list[bool] | None = None, run_threshold: float = 0.75
+) -> list[bool]:
+    called = np.array([p >= 0.5 for p in probability] if is_v is None else is_v, dtype=np.bool_)
+    credible = find_credible(
+        called, np.array(probability), threshold=0.5, run_threshold=run_threshold
+    )
+    return credible.tolist()
+
+
+@pytest.mark.parametrize(
+    ("mean", "is_run"), [(0.74, False), (0.75, True), (0.9, True), (0.51, False)]
+)
+@pytest.mark.parametrize("n", [3, 4, 30])
+def test_a_row_is_a_run_from_the_mean_probability_on(mean: float, n: int, *, is_run: bool) -> None:
+    row = [mean] * n
+    assert _find([0.1, *row, 0.1]) == [False, *[is_run] * n, False]
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_single_beats_and_couplets_answer_for_themselves(n: int) -> None:
+    assert _find([0.1, *[0.51] * n, 0.1]) == [False, *[True] * n, False]
+
+
+def test_one_sure_beat_does_not_carry_a_row_of_doubtful_ones() -> None:
+    assert not any(_find([0.1, 0.99, 0.55, 0.55, 0.1]))
+    assert sum(_find([0.1, 0.99, 0.99, 0.55, 0.1])) == 3
+
+
+def test_each_row_is_judged_alone() -> None:
+    assert _find([0.6] * 3 + [0.1] + [0.9] * 3) == [False] * 4 + [True] * 3
+
+
+def test_what_only_a_rule_calls_v_is_not_credible_and_parts_a_row() -> None:
+    found = _find([0.6, 0.6, 0.4, 0.6], is_v=[True] * 4)
+    assert found == [True, True, False, True]
+
+
+def test_a_beat_that_a_rule_calls_n_is_not_credible() -> None:
+    assert _find([0.9, 0.9, 0.9], is_v=[True, False, True]) == [True, False, True]
+
+
+def test_without_a_limit_each_row_is_a_run() -> None:
+    assert all(_find([0.5] * 5, run_threshold=0.0))
+    assert _find([]) == []
