@@ -40,6 +40,10 @@ test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: bench-runs
+bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
+	$(BIN)/python benchmarks/bench_runs.py
+
 .PHONY: wrong-rates
 wrong-rates: $(INSTALLED) ## count readings at wrong rates without a doubt; ARGS="mitdb=DIR svdb=DIR ludb=DIR"
 	$(BIN)/python benchmarks/wrong_rates.py $(ARGS)

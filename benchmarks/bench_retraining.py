@@ -1,12 +1,11 @@
 """Measure V-F1 on held-out people of a new population by the number of labelled people.
 
 The development people of the MIT-BIH Supraventricular database are the new population. Strips of
-each are answered by the model that ships, which was trained on DS1, and kept and labelled as the
-service and a reader would, with the annotations of the database as the reader. Half of the people
-are held out, as the promotion gate does. The network is then fitted to DS1 with the strips of so
-many labelled people, with calibration and threshold from three folds, and scored like the model
-that ships. Fits are small (see the options), so compare the rows with that of 0 people, which is
-the same fit without labels. Prints a table.
+each are answered by the model that ships, and kept and labelled as the service and a reader would,
+with the annotations of the database as the reader. Half of the people are held out, as the
+promotion gate does. The network is then fitted to DS1 with the strips of so many labelled people,
+with calibration and threshold from three folds, and scored as the gate scores it. The champion is
+the same fit to DS1 alone, since the model that ships was trained on these people. Prints a table.
 
 Needs ECG_MITDB_DIR and ECG_SVDB_DIR. Reads DS1 and the development part of svdb alone.
 """
@@ -47,7 +46,7 @@ class Fit(NamedTuple):
 def main() -> None:
     """Fill a home with labelled traffic, fit and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--people", type=int, nargs="+", default=[0, 2, 5, 10, 20])
+    parser.add_argument("--people", type=int, nargs="+", default=[2, 5, 10, 20])
     parser.add_argument("--strips", type=int, default=12, help="labelled strips of each person")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--beats", type=int, default=15_000)
@@ -78,14 +77,12 @@ def _run(counts: Sequence[int], n_strips: int, fit: Fit) -> None:
     people = sorted({one.subject for one in trained})
     theirs = None
     _say("people | strips | V beats | V-F1 on held-out people (90 % interval) | difference")
-    for count in dict.fromkeys(min(count, len(people)) for count in counts):
+    for count in dict.fromkeys([0, *(min(count, len(people)) for count in counts)]):
         chosen = [one for one in trained if one.subject in people[:count]]
         version = _make_version(settings, [*archive, *chosen, *held_out])
-        if theirs is None:
-            theirs = count_held_out(champion, version)
-            _show("model that ships", [], theirs, None)
         ours = count_held_out(_fit(version, settings, fit), version)
         _show(str(count), chosen, ours, theirs)
+        theirs = theirs or ours
 
 
 def _send_strips(

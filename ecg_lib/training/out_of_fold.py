@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import pairwise, product
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -167,7 +167,7 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
         threshold=threshold,
         run_threshold=choose_run_threshold(
             [
-                (guarded.is_v[one] & readable[one], probability[one], label[one])
+                RecordCalls(guarded.is_v[one] & readable[one], probability[one], label[one])
                 for one in _whole_records(dataset, rows)
             ],
             threshold=threshold,
@@ -306,21 +306,46 @@ _FALSE_TO_MISSED: Final = 4.0
 """A false run weighs as much as four missed ones, as in :func:`choose_abstention`."""
 
 
-def choose_run_threshold(
-    records: Sequence[tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]],
-    *,
-    threshold: float,
-) -> float:
-    """Choose how likely V the beats of a run are in the mean, by the greatest F0.5 of runs.
+class RecordCalls(NamedTuple):
+    """The predictions of one record in time order, each of shape (n_beats,)."""
+
+    is_v: NDArray[np.bool_]
+    """What is called V; False for beats that cannot be read."""
+    probability_v: NDArray[np.float64]
+    label: NDArray[np.str_]
+
+
+def judge_runs(
+    records: Sequence[RecordCalls], *, threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Judge each row of three and more V beats: its mean probability, and True for a true run.
 
     A run is true when three beats in a row of it are V or F, as EC57 counts them.
 
     Parameters
     ----------
-    records : sequence of tuple
-        Of each record whether a beat is called V, its probability, and its label, in time order.
+    records : sequence of RecordCalls
     threshold : float
         Least probability of a beat that the network calls V.
+
+    """
+    mean, is_true = [], []
+    for is_v, probability, label in records:
+        for start, stop in find_spans(is_v & (probability >= threshold)):
+            if stop - start >= MIN_RUN:
+                mean.append(probability[start:stop].mean())
+                lengths = [b - a for a, b in find_spans(np.isin(label[start:stop], _V_OF_RUNS))]
+                is_true.append(max(lengths, default=0) >= MIN_RUN)
+    return np.array(mean, dtype=np.float64), np.array(is_true, dtype=np.bool_)
+
+
+def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) -> float:
+    """Choose how likely V the beats of a run are in the mean, by the greatest F0.5 of runs.
+
+    Parameters
+    ----------
+    records, threshold
+        See :func:`judge_runs`.
 
     Returns
     -------
@@ -328,22 +353,15 @@ def choose_run_threshold(
         The least of the best limits; 0 without a run.
 
     """
-    mean, is_true = [], []
-    for is_v, probability, label in records:
-        is_credible = is_v & (probability >= threshold)
-        for start, stop in find_spans(is_credible):
-            if stop - start >= MIN_RUN:
-                mean.append(probability[start:stop].mean())
-                lengths = [b - a for a, b in find_spans(np.isin(label[start:stop], _V_OF_RUNS))]
-                is_true.append(max(lengths, default=0) >= MIN_RUN)
-    means, true = np.array(mean), np.array(is_true, dtype=np.bool_)
+    means, is_true = judge_runs(records, threshold=threshold)
+    weight = 1 / _FALSE_TO_MISSED
 
     def weigh(limit: float) -> float:
         kept = means >= limit
-        n_true, n_false = int((kept & true).sum()), int((kept & ~true).sum())
-        n_missed = int(true.sum()) - n_true
-        weight = 1 / _FALSE_TO_MISSED
-        return (1 + weight) * n_true / max(1.0, (1 + weight) * n_true + weight * n_missed + n_false)
+        n_true, n_false = int((kept & is_true).sum()), int((kept & ~is_true).sum())
+        n_missed = int(is_true.sum()) - n_true
+        gain = (1 + weight) * n_true
+        return gain / max(1.0, gain + weight * n_missed + n_false)
 
     return max(_RUN_THRESHOLDS, key=weigh)
 

@@ -16,6 +16,7 @@ from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.training.cross_validation import FoldOutput
 from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
 from ecg_lib.training.out_of_fold import (
+    RecordCalls,
     choose_abstention,
     choose_rules,
     choose_run_threshold,
@@ -228,16 +229,15 @@ def test_a_v_beat_that_is_not_read_is_missed() -> None:
 # The limit of runs, chosen on predictions that are written down.
 
 
-def _rows(
-    *rows: tuple[float, str],
-) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.str_]]:
+def _rows(*rows: tuple[float, str]) -> RecordCalls:
     """Make a record of rows of V calls, each of one probability, with an N before each."""
-    probability, label = [], ""
+    probability: list[float] = []
+    label = ""
     for mean, row in rows:
         probability += [0.0, *[mean] * len(row)]
         label += "N" + row
     p = np.array(probability)
-    return p >= 0.4, p, np.array(list(label))
+    return RecordCalls(p >= 0.4, p, np.array(list(label)))
 
 
 def test_the_least_limit_that_rejects_false_runs_is_chosen() -> None:
