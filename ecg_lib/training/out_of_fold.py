@@ -310,7 +310,7 @@ class RecordCalls(NamedTuple):
     """The predictions of one record in time order, each of shape (n_beats,)."""
 
     is_v: NDArray[np.bool_]
-    """What is called V; False for beats that cannot be read."""
+    """True for beats called V; False for beats that cannot be read."""
     probability_v: NDArray[np.float64]
     label: NDArray[np.str_]
 

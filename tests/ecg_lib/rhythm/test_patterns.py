@@ -75,7 +75,7 @@ def test_v_beats_are_grouped(beats: str, isolated: int, couplets: int, runs: lis
         ("NvvNvN", []),
     ],
 )
-def test_a_row_of_v_beats_that_is_no_run_is_a_doubtful_one(beats: str, doubtful: list[int]) -> None:
+def test_other_rows_of_v_beats_are_doubtful_runs(beats: str, doubtful: list[int]) -> None:
     rhythm = _summarize(beats)
     assert [run.beats for run in rhythm.doubtful_runs] == doubtful
 

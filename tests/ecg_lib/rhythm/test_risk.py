@@ -72,7 +72,7 @@ def test_couplets_runs_and_r_on_t_are_high(rhythm: RhythmSummary, reason: str) -
         assert not risk.is_provisional
 
 
-def test_a_doubtful_run_is_said_and_is_no_alarm() -> None:
+def test_a_doubtful_run_is_reported_and_does_not_raise_the_level() -> None:
     alone = replace(FEW, isolated=16, doubtful_runs=(A_RUN,))
     risk = _assess(alone, duration_s=10.0)
     assert (risk.level, risk.reasons) == (
