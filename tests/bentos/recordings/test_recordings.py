@@ -132,7 +132,7 @@ def test_a_recording_becomes_a_result(
     assert result["total_beats_detected"] == pytest.approx(
         len(record.annotations.beat_samples), abs=2
     )
-    assert result["recording"]["lead"] == "MLII"
+    assert (result["recording"]["lead"], result["recording"]["second_lead"]) == ("MLII", "V1")
     assert {"hours", "runs", "couplets", "morphologies", "pauses"} <= set(result)
 
 

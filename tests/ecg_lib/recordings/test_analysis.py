@@ -19,6 +19,7 @@ from fhir.resources.R4B.observation import Observation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import ndimage
 
 import ecg_lib.recordings.analysis as module
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -304,6 +305,50 @@ def test_charts_are_drawn_of_what_has_no_beats_too(analysis: Analysis) -> None:
     )
     for draw in (draw_heart_rate, draw_burden, draw_intervals):
         ET.fromstring(to_svg(draw(nothing)))  # noqa: S314  our own
+
+
+@pytest.mark.parametrize(
+    ("lead", "second_lead", "heard"),
+    [(None, None, "V1"), ("MLII", None, None), ("MLII", "V5", "V5"), ("V5", "MLII", "MLII")],
+)
+def test_a_second_lead_is_chosen_named_or_left_out(
+    classifier: BeatClassifier,
+    tmp_path: Path,
+    lead: str | None,
+    second_lead: str | None,
+    heard: str | None,
+) -> None:
+    first = simulate_record("r", patient=draw_patient(1), duration_s=60.0, seed=3)
+    signals = {"MLII": first.signal_mv().astype(np.float64)}
+    signals["V1"] = ndimage.gaussian_filter1d(signals["MLII"], 5.0)
+    signals["V5"] = ndimage.gaussian_filter1d(signals["MLII"], 3.0)
+    wfdb.wrsamp(
+        "three",
+        fs=360.0,
+        units=["mV"] * 3,
+        sig_name=list(signals),
+        p_signal=np.stack(list(signals.values()), axis=1),
+        fmt=["16"] * 3,
+        write_dir=str(tmp_path),
+    )
+    opened = open_recording(tmp_path / "three.hea")
+    analysis = analyze_recording(
+        opened,
+        lead=lead,
+        second_lead=second_lead,
+        classifier=classifier,
+        model={"version": "1"},
+        directory=tmp_path,
+    )
+    read = wfdb.rdrecord(str(tmp_path / "three")).p_signal.astype(np.float32)
+    columns = dict(zip(signals, read.T, strict=True))
+    expected = classifier.classify(
+        columns[lead or "MLII"], others_mv=[columns[heard]] if heard else [], fs=360.0
+    )
+    assert analysis.described["recording"]["second_lead"] == heard
+    np.testing.assert_allclose(
+        analysis.summary.beats.probability_v, expected.probability_v, rtol=0, atol=1e-6
+    )
 
 
 def test_what_cannot_be_read_has_no_result(classifier: BeatClassifier, tmp_path: Path) -> None:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
+from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.evaluation.report.record_scores import SNRS_DB, Extent, RecordScores, score_record
 from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.records.simulation.patients import draw_patient
@@ -39,6 +43,31 @@ def test_noise_costs_more_the_stronger_it_is(scores: RecordScores) -> None:
     ]
     quiet, loud = (one.qrs_sensitivity + one.qrs_predictivity for one in found)
     assert quiet > loud
+
+
+def test_the_second_lead_and_both_leads_are_conditions_of_their_own(
+    make_toy_bundle: Callable[..., Bundle],
+) -> None:
+    """V1 is a wider picture of the same beats, so that it has another opinion."""
+    bundle = make_toy_bundle("pair")
+    first = simulate_record("a", patient=draw_patient(4), duration_s=300.0, seed=1)
+    mlii = first.signals_mv[:, 0].astype(np.float64)
+    v1 = ndimage.gaussian_filter1d(mlii, 5.0)
+    pair = replace(
+        first, leads=("MLII", "V1"), signals_mv=np.stack([mlii, v1], axis=1).astype(np.float32)
+    )
+    scores = score_record(pair, bundle=bundle, fold=None, extent=Extent.FULL, nstdb_dir=None)
+    classifier = BeatClassifier.load(bundle, verifier=load_blind_verifier("a"))
+    alone = classifier.classify(v1.astype(np.float32), fs=first.fs)
+    both = classifier.classify(
+        pair.signal_mv("MLII"), others_mv=[pair.signal_mv("V1")], fs=first.fs
+    )
+    assert scores.second_lead == "V1"
+    for condition, expected in (("second_lead", alone), ("two_leads", both)):
+        counts = scores.counts[condition][Part.WHOLE]
+        assert counts.found + counts.extra == len(expected)
+        assert counts.v_true + counts.v_false + counts.v_false_fq == int(expected.is_v.sum())
+    assert both.is_helped
 
 
 def test_alarms_are_counted_over_the_seconds_that_are_scored(scores: RecordScores) -> None:
