@@ -24,6 +24,7 @@ import signal
 import socket
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -46,7 +47,7 @@ from ecg_lib.operations.releases import (
     read_release,
     write_release,
 )
-from ecg_lib.operations.service_socket import check_exposure, open_listener
+from ecg_lib.operations.service_socket import PortTakenError, check_exposure, open_listener
 from ecg_lib.operations.settings import Settings, read_settings
 
 _POLL_S: Final = 0.2
@@ -56,6 +57,8 @@ _RETRY_S: Final = 30.0
 """Until other code that did not start is tried again; a start takes a core for seconds."""
 _STABLE_S: Final = 60.0
 _MOST_WORKERS: Final = 4
+ORPHANS_END_S: Final = 20.0
+"""How long workers of a host that was killed may still start, or answer, on its socket."""
 _SHARED: Final = "ecg-workers-"
 _SHARED_LOCK: Final = "lock"
 _OWN_CODE: Final = Path(__file__).parents[1]
@@ -425,6 +428,28 @@ def open_shared_directory() -> Iterator[SharedDirectory]:
             yield SharedDirectory(path, lock.fileno())
 
 
+def wait_for_listener(settings: Settings, *, wait_s: float = ORPHANS_END_S) -> socket.socket:
+    """Open the socket; wait while workers of a host that was killed still hold it.
+
+    Raises
+    ------
+    ConfigurationError
+        If the address cannot be used, or is taken for longer than such workers live.
+
+    """
+    deadline, is_told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return open_listener(settings)
+        except PortTakenError as error:
+            if time.monotonic() > deadline:
+                raise
+            if not is_told:
+                _logger.warning("%s; waiting up to %g s", error, wait_s)
+                is_told = True
+            time.sleep(_POLL_S)
+
+
 def _take_listener(settings: Settings, descriptor: int) -> socket.socket:
     """Take the socket that the process which started this one opened, and keeps open.
 
@@ -456,7 +481,7 @@ def main() -> int:
     try:
         settings = read_settings()
         check_monitoring_url(settings)
-        listener = open_listener(settings) if given is None else _take_listener(settings, given)
+        listener = wait_for_listener(settings) if given is None else _take_listener(settings, given)
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2

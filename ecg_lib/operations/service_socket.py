@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import socket
 from collections.abc import Iterator
@@ -12,6 +13,10 @@ from typing import Final, Protocol
 from ecg_lib.errors import ConfigurationError
 
 _BACKLOG: Final = 2048
+
+
+class PortTakenError(ConfigurationError):
+    """Another process listens on the port."""
 
 
 class ServiceSettings(Protocol):
@@ -40,8 +45,9 @@ def open_listener(settings: ServiceSettings) -> socket.socket:
     Raises
     ------
     ConfigurationError
-        If the address is public and API keys or a rate limit are missing, if it cannot be used,
-        or is taken.
+        If the address is public and API keys or a rate limit are missing, or it cannot be used.
+    PortTakenError
+        If another process listens there.
 
     """
     host, port = settings.service_host, settings.service_port
@@ -94,4 +100,5 @@ def _explained(host: str, port: int) -> Iterator[None]:
         yield
     except OSError as error:
         msg = f"ECG_SERVICE_PORT: {host} port {port} cannot be used: {error.strerror}"
-        raise ConfigurationError(msg) from error
+        is_taken = error.errno == errno.EADDRINUSE
+        raise (PortTakenError if is_taken else ConfigurationError)(msg) from error

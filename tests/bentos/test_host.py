@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from pathlib import Path
 from typing import cast
 
 import pytest
 
-from bentos.host import Host, SharedDirectory
+from bentos.host import Host, SharedDirectory, wait_for_listener
 from bentos.runtime.worker_process import WorkerProcess
 from ecg_lib.operations.releases import CURRENT, SERVED, Release, ReleaseError, write_release
+from ecg_lib.operations.service_socket import PortTakenError
 from ecg_lib.operations.settings import Settings
 
 RELEASE = Release(
@@ -63,3 +65,21 @@ def test_a_refusal_is_told_only_by_workers_that_serve_another_release(
             return cast("FakeWorker", await host._start_best())
 
     assert asyncio.run(start()).refusals == ([] if is_repaired else [refusal])
+
+
+def test_a_host_waits_for_the_socket_of_a_host_that_was_killed(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        settings = Settings(home=tmp_path, service_port=held.getsockname()[1])
+        threading.Timer(0.4, held.close).start()
+        with wait_for_listener(settings) as listener:
+            assert listener.getsockname() == ("127.0.0.1", settings.service_port)
+    assert caplog.text.count("Address already in use; waiting up to 20 s") == 1
+
+
+def test_a_port_that_stays_taken_is_refused(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        settings = Settings(home=tmp_path, service_port=held.getsockname()[1])
+        with pytest.raises(PortTakenError, match="cannot be used: Address already in use"):
+            wait_for_listener(settings, wait_s=0.3)
