@@ -119,6 +119,8 @@ class _Form:
     """The form as far as it has come."""
 
     directory: Path
+    fields: tuple[str, ...]
+    """Names of the fields beside the files."""
     texts: dict[str, str] = field(default_factory=dict)
     files: dict[str, Path] = field(default_factory=dict)
     """Where each file is, by the name that the client gave it."""
@@ -176,10 +178,11 @@ class _Form:
         part = self.part
         if part.name == "files":
             self._open_file()
-        elif part.name not in UploadFields.model_fields:
+        elif part.name not in self.fields:
+            *names, last = ("files", *self.fields)
             raise ProblemError(
                 UNKNOWN_FIELD,
-                "the form must have files, lead, sampling_rate, unit and join, and nothing else",
+                f"the form must have {', '.join(names)} and {last}, and nothing else",
                 errors=[(part.name[:80], "unknown field")],
             )
         elif part.name in self.texts:
@@ -262,7 +265,13 @@ def refuse_without_room() -> Iterator[None]:
 
 
 async def receive_form(
-    stream: AsyncIterator[bytes], *, content_type: str, directory: Path, executor: Executor
+    stream: AsyncIterator[bytes],
+    *,
+    content_type: str,
+    directory: Path,
+    executor: Executor,
+    fields: type[BaseModel] = UploadFields,
+    max_bytes: int = MAX_UPLOAD_BYTES,
 ) -> tuple[dict[str, str], dict[str, Path]]:
     """Write the files of a form below a directory; give its texts, and the files by their names.
 
@@ -276,7 +285,7 @@ async def receive_form(
     boundary = options.get(b"boundary", b"")
     if media_type != b"multipart/form-data" or not 1 <= len(boundary) <= 200:
         raise ProblemError(WRONG_MEDIA_TYPE, "Content-Type must be multipart/form-data")
-    form = _Form(directory)
+    form = _Form(directory, tuple(fields.model_fields))
     callbacks: Any = form.callbacks()
     parser = MultipartParser(boundary, callbacks)
     loop = asyncio.get_running_loop()
@@ -285,10 +294,8 @@ async def receive_form(
     try:
         while (chunk := await _next(iterator)) is not None:
             total += len(chunk)
-            if total > MAX_UPLOAD_BYTES:
-                raise ProblemError(
-                    TOO_LARGE, f"the body must have at most {MAX_UPLOAD_BYTES} bytes"
-                )
+            if total > max_bytes:
+                raise ProblemError(TOO_LARGE, f"the body must have at most {max_bytes} bytes")
             waiting += chunk
             if len(waiting) >= _FEED_BYTES:
                 await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))

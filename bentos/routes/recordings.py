@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
 from bentos.recordings.job_store import Job, JobStatus
+from bentos.recordings.tables import MAX_TABLE_BYTES, TableFields, read_table
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
 from bentos.routes.bodies import announced_bytes, decoded
@@ -135,6 +136,32 @@ async def _take(
         # A thread cannot be stopped. A job that nobody was told of is not to be analysed.
         taken.add_done_callback(give_back)
         raise
+
+
+async def read_signal_file(request: Request) -> Response:
+    """Read a CSV, text or NPY file of samples: its leads, rate, unit and samples.
+
+    Nothing is kept or analysed. What the file does not state is null and listed in `missing`.
+    """
+    runtime, recordings, caller = runtime_of(request), recordings_of(request), caller_of(request)
+    announced = announced_bytes(request)
+    if announced is not None and announced > MAX_TABLE_BYTES:
+        raise ProblemError(TOO_LARGE, f"the body must have at most {MAX_TABLE_BYTES} bytes")
+    room = announced or MAX_TABLE_BYTES
+    directory = await _do(runtime, lambda: recordings.open_upload(room, caller))
+    try:
+        with refuse_without_room():
+            texts, files = await receive_form(
+                decoded(request),
+                content_type=request.headers.get("content-type", ""),
+                directory=directory,
+                executor=runtime.files,
+                fields=TableFields,
+                max_bytes=MAX_TABLE_BYTES,
+            )
+        return answer_json(await _do(runtime, lambda: read_table(texts, files).as_json()))
+    finally:
+        await asyncio.shield(_do(runtime, lambda: shutil.rmtree(directory, ignore_errors=True)))
 
 
 async def read_recording(request: Request, job_id: str) -> Response:
@@ -330,6 +357,36 @@ def add_routes(app: FastAPI) -> None:
         },
     )
     app.include_router(router)
+    app.add_api_route(
+        "/api/v1/signals/",
+        read_signal_file,
+        methods=["POST"],
+        tags=["recordings"],
+        summary="Read a file of samples, without keeping it",
+        responses={
+            200: {"model": SignalTable},
+            **document_problems(400, 408, 413, 415, 422, 503),
+        },
+        openapi_extra=_TABLE_FORM,
+    )
+
+
+class SignalTable(BaseModel):
+    """The samples of a file, and what it says about them."""
+
+    kind: str = Field(description="`csv` or `npy`.")
+    leads: list[str]
+    has_lead_names: bool = Field(description="False where names stand for places of columns.")
+    lead: str | None = Field(description="The ECG by its name; null when it must be chosen.")
+    sampling_rate: float | None = Field(description="Hz; null when the file does not state it.")
+    unit: str | None = Field(
+        description="`mV`, or null when the file states none: samples are as they stand there."
+    )
+    missing: list[str] = Field(description="Of `sampling_rate` and `unit` what must be asked for.")
+    warnings: list[str]
+    columns: list[list[float | None]] = Field(
+        description="Samples of each lead; null where one is missing."
+    )
 
 
 class RecordingJob(BaseModel):
@@ -373,6 +430,33 @@ class BeatStretch(BaseModel):
 
 
 _BINARY: Final = {"type": "string", "format": "binary"}
+_TABLE_FORM: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["files"],
+                    "additionalProperties": False,
+                    "properties": {
+                        "files": {
+                            "type": "array",
+                            "items": _BINARY,
+                            "minItems": 1,
+                            "maxItems": 1,
+                        },
+                        "is_part": {
+                            "type": "boolean",
+                            "default": False,
+                            "description": "Whether it is only the beginning of a file.",
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
 _FORM: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,

@@ -48,6 +48,10 @@ class Lead(NamedTuple):
     """None for text, whose rows are not counted yet."""
     label: str = ""
     """The name in the file, where `name` is shorter."""
+    is_named: bool = True
+    """False where the file names no lead, and `name` stands for its place."""
+    has_unit: bool = True
+    """False where neither the file nor the caller states a unit, so that mV is assumed."""
 
 
 class RecordingFile(Protocol):

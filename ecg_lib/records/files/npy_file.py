@@ -39,30 +39,41 @@ class NpyFile:
     values: NDArray[np.generic]
     fs: float
     scale_to_mv: float
+    has_unit: bool
     kind: str = "npy"
     start_clock_s: float | None = None
     others: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, path: Path, *, fs: float | None, unit: str | None) -> NpyFile:
-        """Open a file; its samples are mapped, not read."""
+    def open(
+        cls, path: Path, *, fs: float | None, unit: str | None, is_part: bool = False
+    ) -> NpyFile:
+        """Open a file, or the beginning of one; its samples are mapped, not read."""
         if fs is None:
             raise missing_rate("a NumPy file")
-        values = _map_array(path)
+        values = _map_array(path, is_part=is_part)
         if not 1 <= values.shape[1] <= MAX_SIGNALS:
             msg = (
                 f"the NumPy file must have 1 to {MAX_SIGNALS} leads, as columns, "
                 f"got shape {values.shape}"
             )
             raise CorruptRecordError(msg)
-        return cls(values=values, fs=fs, scale_to_mv=UNIT_TO_MV[unit or "mV"])
+        return cls(
+            values=values,
+            fs=fs,
+            scale_to_mv=UNIT_TO_MV[unit or "mV"],
+            has_unit=unit is not None,
+        )
 
     @property
     def leads(self) -> tuple[Lead, ...]:
         """One lead is called MLII, several are numbered."""
         n_samples, count = self.values.shape
-        return tuple(Lead(name, self.fs, n_samples) for name in unnamed_leads(count))
+        return tuple(
+            Lead(name, self.fs, n_samples, is_named=False, has_unit=self.has_unit)
+            for name in unnamed_leads(count)
+        )
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`."""
@@ -86,7 +97,7 @@ _NPY_HEADER: Final = re.compile(
 )
 
 
-def _map_array(path: Path) -> NDArray[np.generic]:
+def _map_array(path: Path, *, is_part: bool) -> NDArray[np.generic]:
     """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``.
 
     Not by NumPy itself, which evaluates the header as Python's literals, takes archives, and
@@ -104,6 +115,12 @@ def _map_array(path: Path) -> NDArray[np.generic]:
     dtype = np.dtype(header["dtype"].decode())
     shape = (int(header["rows"]), int(header["columns"] or 1))
     offset = 8 + width + size
+    if is_part and shape[1] > 0:
+        if header["order"] == b"True" and shape[1] > 1:
+            msg = "the beginning of a NumPy file of several leads must be stored row by row"
+            raise CorruptRecordError(msg)
+        room = (path.stat().st_size - offset) // (shape[1] * dtype.itemsize)
+        shape = (min(shape[0], room), shape[1])
     if shape[0] * shape[1] == 0 or path.stat().st_size - offset < (
         shape[0] * shape[1] * dtype.itemsize
     ):

@@ -8,7 +8,7 @@
 import { readPrediction } from "../answer/prediction.js";
 import { nameExample } from "../answer/examples.js";
 import { sortFiles, suffix } from "../files/recording_files.js";
-import { chooseLead, isLeadClear } from "../files/request.js";
+import { tableOfFile, tableOfRequest } from "../files/table.js";
 import { link } from "../base/link.js";
 import { asProblem, fileProblem } from "../base/problem.js";
 import { makeRecorder } from "./record.js";
@@ -19,16 +19,20 @@ import {
   columnOf,
   describeSubject,
   formFields,
+  hasGaps,
   isWaitingForSignal,
-  tableOf,
 } from "../state/subject.js";
 
 /** What the predictions route takes. */
 const MAX_PREDICTION_S = 30 * 60;
 const MAX_PREDICTION_BYTES = 16 * 2 ** 20;
 
+/** Of a file that is larger the beginning is shown. */
+const MAX_TABLE_BYTES = 15 * 2 ** 20;
+const BEGINNING_BYTES = 2 ** 20;
+
 /** @typedef {ReturnType<typeof makeOpener>} Opener */
-/** @typedef {import("../files/reader.js").ReadTable} ReadTable */
+/** @typedef {import("../files/table.js").ReadTable} ReadTable */
 /** @typedef {import("../files/request.js").SignalSettings} SignalSettings */
 
 /**
@@ -88,6 +92,20 @@ export function makeOpener({ store, service, reader, known }) {
   }
 
   /**
+   * Read a file of samples: requests here, others by the service, which reads every other file.
+   *
+   * @param {File} file
+   * @param {AbortSignal} signal
+   * @returns {Promise<ReadTable>}
+   */
+  async function readTable(file, signal) {
+    if (suffix(file) === "json") return reader.readRequest(file);
+    const isPart = file.size > MAX_TABLE_BYTES;
+    const part = isPart ? file.slice(0, BEGINNING_BYTES) : file;
+    return tableOfFile(await service.readTable(part, { name: file.name, isPart, signal }), isPart);
+  }
+
+  /**
    * Show a table of samples; it is sent when its sampling rate and its lead are known.
    *
    * @param {ReadTable} table
@@ -96,7 +114,7 @@ export function makeOpener({ store, service, reader, known }) {
    */
   async function showTable(table, origin, signal) {
     const settings = chooseSettings(table, store.get().knownLeads);
-    const isRateKnown = table.fs !== null && isLeadClear(table.leads);
+    const isRateKnown = table.lead !== null && !table.missing.length && table.fs !== null;
     reset({
       subject: {
         ...describeSubject("signal", origin.name, origin),
@@ -140,8 +158,9 @@ export function makeOpener({ store, service, reader, known }) {
     });
     if (!isSent) return;
     store.set({ subject: { ...subject, settings, body, isSent } });
-    const isLong = signalMv.length / settings.fs > MAX_PREDICTION_S;
-    if (isLong || subject.table.isPart || body.size > MAX_PREDICTION_BYTES) {
+    const isLong =
+      signalMv.length / settings.fs > MAX_PREDICTION_S || body.size > MAX_PREDICTION_BYTES;
+    if (isLong || subject.table.isPart || hasGaps(subject.table, settings.lead)) {
       await recordSignal(subject, settings, signal);
       return;
     }
@@ -153,7 +172,7 @@ export function makeOpener({ store, service, reader, known }) {
   }
 
   /**
-   * Send a signal that is too long for one request as a recording.
+   * Send a signal that is too long for one request, or has missing samples, as a recording.
    *
    * @param {import("../state/app_state.js").Subject} subject
    * @param {SignalSettings} settings
@@ -165,10 +184,10 @@ export function makeOpener({ store, service, reader, known }) {
     const isTaken = file && suffix(file) !== "json" && settings.unit !== "counts";
     if (!table || !isTaken || !store.get().takesRecordings) {
       throw fileProblem(
-        "The signal is too long for one request",
-        "Up to 30 min and 16 MiB are analysed at once. " +
+        "The signal is too long for one request, or has missing samples",
+        "Up to 30 min and 16 MiB without gaps are analysed at once. " +
           (store.get().takesRecordings
-            ? "Longer ones come as recordings: WFDB, EDF, or CSV and NPY in mV, µV or V."
+            ? "Others come as recordings: WFDB, EDF, or CSV and NPY in mV, µV or V."
             : "This service analyses no recordings."),
       );
     }
@@ -201,8 +220,7 @@ export function makeOpener({ store, service, reader, known }) {
   async function attachSignal(file, table, signal) {
     const { answer, subject } = store.get();
     if (!answer || !subject) return;
-    const lead = chooseLead(table.leads);
-    const samples = columnOf(table, lead);
+    const samples = columnOf(table, table.lead ?? table.leads[0]);
     const { fs } = answer;
     if (fs === null) return;
     const lastsS = samples.length / fs;
@@ -238,7 +256,7 @@ export function makeOpener({ store, service, reader, known }) {
           return;
         }
         tell(`Reading ${chosen.name}`);
-        const table = await reader.readTable(files[0]);
+        const table = await readTable(files[0], signal);
         if (signal.aborted) return;
         if (isWaitingForSignal(store.get())) await attachSignal(files[0], table, signal);
         else await showTable(table, { name: chosen.name, files, example: null }, signal);
@@ -252,7 +270,7 @@ export function makeOpener({ store, service, reader, known }) {
     openExample: (kind) =>
       attempt(async (signal) => {
         tell("Fetching the demo strip");
-        const table = tableOf(await service.readExample(kind));
+        const table = tableOfRequest(await service.readExample(kind));
         if (signal.aborted) return;
         await showTable(table, { name: nameExample(kind), files: [], example: kind }, signal);
       }),
@@ -296,7 +314,7 @@ export function makeOpener({ store, service, reader, known }) {
         tell("Fetching the prediction");
         const prediction = await service.readPrediction(id);
         const labels = readLabels(await service.readMarks(id));
-        const table = example ? tableOf(await service.readExample(example)) : null;
+        const table = example ? tableOfRequest(await service.readExample(example)) : null;
         if (signal.aborted) return;
         const nSamples = Math.round(prediction.duration_s * prediction.sampling_rate);
         const isIts = table !== null && table.columns[0].length === nSamples;

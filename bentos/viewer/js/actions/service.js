@@ -97,6 +97,18 @@ export function makeService({ baseUrl, apiKey }) {
         body,
         signal,
       }),
+    /**
+     * Read a file of samples; the service keeps nothing of it.
+     *
+     * @param {Blob} file
+     * @param {{name: string, isPart: boolean, signal: AbortSignal}} options
+     */
+    readTable: (file, { name, isPart, signal }) => {
+      const form = new FormData();
+      form.append("files", file, name);
+      if (isPart) form.append("is_part", "true");
+      return askJson("api/v1/signals/", { method: "POST", body: form, signal });
+    },
     /** @param {string} id */
     readPrediction: (id) => askJson(`api/v1/predictions/${encodeURIComponent(id)}`),
     /**

@@ -3,24 +3,14 @@
  */
 
 import { fileProblem } from "../base/problem.js";
-
-/**
- * @typedef {object} RequestTable
- * @property {string[]} leads
- * @property {boolean} hasLeadNames Whether the file states them.
- * @property {Float64Array[]} columns
- * @property {number | null} fs
- * @property {Array<string | null>} units
- * @property {boolean} [applyRuleguard]
- * @property {string} [patientId]
- */
+import { tableOfRequest } from "./table.js";
 
 /**
  * Read the text of a JSON file.
  *
  * @param {string} text
  * @param {string} fileName For messages.
- * @returns {RequestTable}
+ * @returns {import("./table.js").ReadTable}
  */
 export function parseJson(text, fileName) {
   let content;
@@ -45,13 +35,15 @@ export function parseJson(text, fileName) {
     );
   }
   const rate = request.sampling_rate;
+  const lead = request.derivation;
   return {
-    leads: [typeof request.derivation === "string" ? request.derivation : "MLII"],
+    ...tableOfRequest({
+      signal_data: samples,
+      sampling_rate: typeof rate === "number" ? rate : null,
+      derivation: typeof lead === "string" ? lead : "MLII",
+    }),
     // A request without a lead has the one that the service takes for it.
     hasLeadNames: !Array.isArray(content),
-    columns: [Float64Array.from(samples)],
-    fs: typeof rate === "number" ? rate : null,
-    units: ["mV"],
     applyRuleguard: request.apply_ruleguard !== false,
     patientId: typeof request.patient_id === "string" ? request.patient_id : undefined,
   };

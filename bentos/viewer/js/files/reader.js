@@ -3,17 +3,15 @@
  */
 
 import { ProblemError } from "../base/problem.js";
-import { suffix } from "./recording_files.js";
 
 /**
- * @typedef {import("./csv.js").SignalTable & import("./json.js").RequestTable &
- *   {isPart?: boolean}} ReadTable `isPart`: only the beginning of a long recording.
+ * @typedef {import("./table.js").ReadTable} ReadTable
  * @typedef {{signalMv: Float64Array, body: Blob}} PreparedRequest
  */
 
 /**
  * @typedef {object} Reader
- * @property {(file: File) => Promise<ReadTable>} readTable Read a file of samples.
+ * @property {(file: File) => Promise<ReadTable>} readRequest Read a JSON file.
  * @property {(samples: Float64Array, settings: import("./request.js").SignalSettings) =>
  *   Promise<PreparedRequest>} prepareRequest Bring samples to mV and write the request.
  */
@@ -61,7 +59,7 @@ export function makeReader() {
   }
 
   return {
-    readTable: (file) => ask("read", { file, kind: suffix(file) }),
+    readRequest: (file) => ask("read", file),
     prepareRequest: (samples, settings) => ask("prepare", { samples, settings }),
   };
 }

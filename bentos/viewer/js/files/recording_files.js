@@ -1,5 +1,5 @@
 /**
- * Which files go where: short signals are read in the browser, recordings by the service.
+ * Which files go where: signals are shown before they are sent, recordings are sent at once.
  */
 
 import { fileProblem } from "../base/problem.js";

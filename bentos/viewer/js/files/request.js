@@ -2,8 +2,6 @@
  * From a table of samples to the body of a request: lead, unit, mV, JSON text.
  */
 
-import { findEcg } from "./lead_names.js";
-
 /** Digits after the point of a sample in mV: a hundredth of a microvolt. */
 const DECIMALS = 1e5;
 
@@ -33,7 +31,7 @@ export const UNNAMED_LEAD = "ECG";
  */
 
 /**
- * Bring samples to mV; the zero of counts is their median.
+ * Bring samples to mV; the zero of counts is their median. Missing samples stay NaN.
  *
  * @param {Float64Array} samples
  * @param {Pick<SignalSettings, "unit" | "countsPerMv">} settings
@@ -41,7 +39,8 @@ export const UNNAMED_LEAD = "ECG";
  */
 export function toMillivolt(samples, { unit, countsPerMv }) {
   const factor = IN_MV.get(unit) ?? 1 / countsPerMv;
-  const zero = unit === "counts" ? Float64Array.from(samples).sort()[samples.length >> 1] : 0;
+  const present = samples.filter((sample) => !Number.isNaN(sample)).sort();
+  const zero = unit === "counts" ? present[present.length >> 1] : 0;
   return samples.map((sample) => Math.round((sample - zero) * factor * DECIMALS) / DECIMALS);
 }
 
@@ -54,32 +53,14 @@ export function toMillivolt(samples, { unit, countsPerMv }) {
 export function guessUnit(samples) {
   let least = Infinity;
   let greatest = -Infinity;
-  for (const sample of samples) {
+  const present = samples.filter((sample) => !Number.isNaN(sample));
+  for (const sample of present) {
     least = Math.min(least, sample);
     greatest = Math.max(greatest, sample);
   }
   if (greatest - least <= LARGEST_MV) return "mV";
   // Counts are whole numbers around the middle of the converter's range.
-  return samples.every(Number.isInteger) ? "counts" : "uV";
-}
-
-/**
- * Choose a lead as the service does; the first to begin with where none is clearly an ECG.
- *
- * @param {string[]} leads
- * @returns {string}
- */
-export function chooseLead(leads) {
-  return leads[findEcg(leads) ?? 0];
-}
-
-/**
- * Whether a lead is clearly an ECG, so that nobody has to be asked which to analyse.
- *
- * @param {string[]} leads
- */
-export function isLeadClear(leads) {
-  return findEcg(leads) !== null;
+  return present.every(Number.isInteger) ? "counts" : "uV";
 }
 
 /**

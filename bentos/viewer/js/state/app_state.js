@@ -12,7 +12,7 @@ import { USUAL_VIEW } from "../base/geometry.js";
  * @property {string} name
  * @property {string | null} example Kind of the demo strip.
  * @property {File[]} files
- * @property {import("../files/reader.js").ReadTable | null} table
+ * @property {import("../files/table.js").ReadTable | null} table
  * @property {string[]} leads To choose from.
  * @property {string} lead The one of a recording that is analysed; empty while that is not known.
  * @property {import("../files/request.js").SignalSettings | null} settings

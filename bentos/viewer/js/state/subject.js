@@ -2,9 +2,9 @@
  * What is opened: where it came from, and how its samples are read at first.
  */
 
-import { UNNAMED_LEAD, chooseLead, guessUnit, nameOnWire } from "../files/request.js";
+import { UNNAMED_LEAD, guessUnit, nameOnWire } from "../files/request.js";
 
-/** @typedef {import("../files/reader.js").ReadTable} ReadTable */
+/** @typedef {import("../files/table.js").ReadTable} ReadTable */
 
 /** The gain of MIT-BIH records. */
 const USUAL_COUNTS_PER_MV = 200;
@@ -17,7 +17,7 @@ const USUAL_COUNTS_PER_MV = 200;
  * @returns {import("../files/request.js").SignalSettings}
  */
 export function chooseSettings(table, knownLeads) {
-  const lead = chooseLead(table.leads);
+  const lead = table.lead ?? table.leads[0];
   return {
     lead,
     fs: table.fs,
@@ -40,25 +40,24 @@ export function columnOf(table, lead) {
 }
 
 /**
- * The unit of a lead: as the file states it, mV where it does so only for other leads, as the
- * service takes it, or else a guess.
+ * The unit of a lead: as the file states it, or else a guess.
  *
  * @param {ReadTable} table
  * @param {string} lead
  * @returns {string}
  */
 export function unitOf(table, lead) {
-  if (!hasUnits(table)) return guessUnit(columnOf(table, lead));
-  return table.units[table.leads.indexOf(lead)] ?? "mV";
+  return table.unit ?? guessUnit(columnOf(table, lead));
 }
 
 /**
- * Whether a file states units.
+ * Whether a lead has missing samples, so that it is analysed as a recording.
  *
  * @param {ReadTable} table
+ * @param {string} lead
  */
-export function hasUnits({ units }) {
-  return units.some(Boolean);
+export function hasGaps(table, lead) {
+  return columnOf(table, lead).some(Number.isNaN);
 }
 
 /**
@@ -103,7 +102,7 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
  * @returns {Array<[string, string]>}
  */
 export function formFields(table, { lead, fs, unit }) {
-  const isUnitTold = hasUnits(table) && unit === unitOf(table, lead);
+  const isUnitTold = table.unit === unit;
   /** @type {Array<[string, string]>} */
   const fields = [
     ["lead", lead],
@@ -111,15 +110,4 @@ export function formFields(table, { lead, fs, unit }) {
     ["unit", isUnitTold ? "" : unit],
   ];
   return fields.filter(([, value]) => value !== "");
-}
-
-/**
- * A demo strip as a table.
- *
- * @param {Record<string, any>} request A request of the predictions route.
- * @returns {ReadTable}
- */
-export function tableOf({ signal_data: samples, sampling_rate: fs, derivation }) {
-  const columns = [Float64Array.from(samples)];
-  return { leads: [derivation], hasLeadNames: true, columns, fs, units: ["mV"] };
 }

@@ -74,6 +74,8 @@ class CsvColumn(NamedTuple):
     scale: float
     """To mV."""
     offset: float = 0.0
+    has_unit: bool = True
+    """See :class:`Lead`."""
 
 
 class TimeColumn(NamedTuple):
@@ -141,7 +143,11 @@ class CsvFile:
     @property
     def leads(self) -> tuple[Lead, ...]:
         """Every column of numbers but time and counts of rows."""
-        return tuple(Lead(name, self.fs, None) for name in self.columns)
+        is_named = self.layout.names is not None or bool(self.layout.lead)
+        return tuple(
+            Lead(name, self.fs, None, is_named=is_named, has_unit=column.has_unit)
+            for name, column in self.columns.items()
+        )
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`; an empty cell and a gap in time are missing samples."""
@@ -478,7 +484,8 @@ def _find_leads(
             name = name if "ECG" in leads else "ECG"
             leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
             continue
-        leads[name] = CsvColumn(number, UNIT_TO_MV[voltage or "mV"])
+        has_unit = bool(stated or unit or layout.stated_units)
+        leads[name] = CsvColumn(number, UNIT_TO_MV[voltage or "mV"], has_unit=has_unit)
     _refuse_unclear(unclear, layout, has_others=bool(leads))
     others += unclear
     if not leads:

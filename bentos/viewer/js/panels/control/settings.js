@@ -5,7 +5,7 @@
 
 import { fill, h } from "../../base/dom.js";
 import { duration, plural } from "../../base/format.js";
-import { hasUnits, unitOf } from "../../state/subject.js";
+import { unitOf } from "../../state/subject.js";
 
 const UNITS = [
   ["mV", "mV"],
@@ -173,6 +173,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
       "Let physiological rules correct unsure classes",
     ),
     note,
+    ...table.warnings.map((warning) => h("p", { class: "soft" }, warning)),
     h(
       "p",
       { class: "settings-foot" },
@@ -194,7 +195,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
   form.addEventListener("change", ({ target }) => {
     const unit = form.querySelector("#setting-unit");
     const isLead = target instanceof HTMLSelectElement && target.id === "setting-lead";
-    if (isLead && hasUnits(table) && unit instanceof HTMLSelectElement) {
+    if (isLead && table.unit === null && unit instanceof HTMLSelectElement) {
       unit.value = unitOf(table, target.value);
     }
     showCounts();

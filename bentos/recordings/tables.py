@@ -1,0 +1,184 @@
+"""Read a file of samples for a page that shows it before it is analysed.
+
+Nothing of the file is kept. What the file does not state is not guessed: it is listed, so that a
+person can be asked, and samples without a unit are given as they stand in the file.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from bentos.wire.problems import (
+    CRASHED,
+    INVALID_REQUEST,
+    TOO_LARGE,
+    UNSUPPORTED_FILE,
+    ProblemError,
+    explain_file_error,
+    explain_validation_error,
+)
+from ecg_lib.errors import EcgError, MissingDetailError, UnknownLeadError
+from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.npy_file import NpyFile
+from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.limits import MIN_FS_HZ
+from ecg_lib.records.signal_names import UNIT_TO_MV, SignalKind, kind_of
+
+MAX_TABLE_BYTES: Final = 16 * 2**20
+MAX_NUMBERS: Final = 4_000_000
+"""Samples of all leads: what a page can show."""
+
+_TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
+_SUFFIXES: Final = _TEXT | {".npy"}
+_DIGITS: Final = 7
+_RAW: Final = "uV"
+"""Unit by which samples without one are read: the smallest, so that no count is out of range."""
+
+
+class TableFields(BaseModel):
+    """The fields of the form beside its file."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    is_part: bool = False
+    """Whether it is only the beginning of a file."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table:
+    """The samples of a file, and what it says about them."""
+
+    kind: str
+    leads: tuple[str, ...]
+    has_lead_names: bool
+    lead: str | None
+    """The lead that is an ECG by its name; None when a person must choose."""
+    sampling_rate: float | None
+    unit: str | None
+    """``mV``, or None when the file states no unit: then samples are as they stand there."""
+    missing: tuple[str, ...]
+    """Details that the file must state and does not: ``sampling_rate``, ``unit``."""
+    warnings: tuple[str, ...]
+    columns: tuple[NDArray[np.float32], ...]
+    """A column for each lead, NaN where a sample is missing."""
+
+    def as_json(self) -> bytes:
+        """Write as JSON; missing samples are null."""
+        content = {one.name: getattr(self, one.name) for one in fields(self)}
+        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
+    """Read the file of a form.
+
+    Raises
+    ------
+    ProblemError
+        If the form has not one CSV, text or NPY file, or the file cannot be read.
+
+    """
+    try:
+        stated = TableFields.model_validate(texts)
+    except ValidationError as error:
+        raise explain_validation_error(error) from None
+    if len(files) != 1:
+        detail = f"files: there must be one file, got {len(files)}"
+        raise ProblemError(INVALID_REQUEST, detail, errors=[("files", detail)])
+    (path,) = files.values()
+    if path.suffix not in _SUFFIXES:
+        detail = (
+            f"the file must be one of {', '.join(sorted(_SUFFIXES))}; send others as recordings"
+        )
+        raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
+    if stated.is_part and path.suffix in _TEXT:
+        _cut_last_line(path)
+    try:
+        return _read(path, is_part=stated.is_part)
+    except EcgError as error:
+        problem = explain_file_error(error)
+        if problem.kind is CRASHED:  # not an error of a file
+            raise
+        raise problem from error
+
+
+def _read(path: Path, *, is_part: bool) -> Table:
+    opened, missing = _open(path, is_part=is_part)
+    has_unit = "unit" not in missing and any(lead.has_unit for lead in opened.leads)
+    if not has_unit:
+        opened, _ = _open(path, is_part=is_part, unit=_RAW)
+    try:
+        lead = choose_lead(opened.leads, others=opened.others).name
+    except UnknownLeadError:
+        if all(kind_of(one.name) is SignalKind.OTHER for one in opened.leads):
+            raise
+        lead = None
+    columns: list[NDArray[np.float32]] = []
+    for one in opened.leads:
+        blocks = []
+        room = MAX_NUMBERS - sum(map(len, columns))
+        for block in opened.blocks(one):
+            room -= len(block)
+            if room < 0:
+                msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
+                raise ProblemError(TOO_LARGE, msg)
+            blocks.append(block)
+        samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
+        columns.append(samples if has_unit else _as_in_the_file(samples))
+    return Table(
+        kind=opened.kind,
+        leads=tuple(one.name for one in opened.leads),
+        has_lead_names=all(one.is_named for one in opened.leads),
+        lead=lead,
+        sampling_rate=None if "sampling_rate" in missing else opened.leads[0].fs,
+        unit="mV" if has_unit else None,
+        missing=missing,
+        warnings=opened.warnings,
+        columns=tuple(columns),
+    )
+
+
+def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Undo the unit by which samples without one were read, to the digits that float32 holds."""
+    samples = samples_mv.astype(np.float64) / UNIT_TO_MV[_RAW]
+    largest = float(np.nanmax(np.abs(samples), initial=0.0))
+    if largest == 0.0:
+        return samples_mv
+    return np.round(samples, _DIGITS - math.ceil(math.log10(largest))).astype(np.float32)
+
+
+def _open(
+    path: Path, *, is_part: bool, unit: str | None = None
+) -> tuple[RecordingFile, tuple[str, ...]]:
+    """Open a file, also where it lacks a detail; return which."""
+    fs: float | None = None
+    missing: list[str] = []
+    while True:
+        try:
+            if is_part and path.suffix == ".npy":
+                return NpyFile.open(path, fs=fs, unit=unit, is_part=True), tuple(missing)
+            return open_recording(path, fs=fs, unit=unit), tuple(missing)
+        except MissingDetailError as error:
+            if error.detail == "sampling_rate" and fs is None:
+                fs = MIN_FS_HZ
+            elif error.detail == "unit" and unit is None:
+                unit = _RAW
+            else:
+                raise
+            missing.append(error.detail)
+
+
+def _cut_last_line(path: Path) -> None:
+    """Leave out the last line of the beginning of a file, which may be half a line."""
+    content = path.read_bytes()
+    end = content.rfind(b"\n") + 1
+    if content.startswith(b"\xff\xfe"):  # UTF-16, little-endian: the second half of the line feed
+        end += 1
+    path.write_bytes(content[:end])

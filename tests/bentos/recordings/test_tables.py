@@ -1,0 +1,167 @@
+"""Files of samples that are read for a page, over HTTP."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from bentos.recordings.tables import MAX_TABLE_BYTES
+
+SIGNALS = "/api/v1/signals/"
+ROWS = 2500
+
+
+def _post(http: httpx.Client, name: str, content: bytes, **fields: str) -> httpx.Response:
+    return http.post(SIGNALS, files=[("files", (name, content))], data=fields)
+
+
+def _read(http: httpx.Client, name: str, content: bytes, **fields: str) -> dict[str, Any]:
+    answered = _post(http, name, content, **fields)
+    assert answered.status_code == 200, answered.text
+    table: dict[str, Any] = answered.json()
+    return table
+
+
+def _npy(values: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.save(file, values)
+    return file.getvalue()
+
+
+def _csv(heading: str, *, rows: int = ROWS, fs: float = 250.0) -> str:
+    lines = (f"{row / fs:.6f},{row % 9 / 8 - 0.5}\n" for row in range(rows))
+    return f"{heading}\n" + "".join(lines)
+
+
+def test_a_file_is_read_and_nothing_of_it_is_kept(http: httpx.Client, home: Path) -> None:
+    table = _read(http, "Jane Doe.csv", _csv("time,II [uV]").encode())
+    column = table.pop("columns")
+    assert table == {
+        "kind": "csv",
+        "leads": ["II"],
+        "has_lead_names": True,
+        "lead": "II",
+        "sampling_rate": 250.0,
+        "unit": "mV",
+        "missing": [],
+        "warnings": [],
+    }
+    np.testing.assert_allclose(column, [[(n % 9 / 8 - 0.5) / 1000 for n in range(ROWS)]], atol=1e-9)
+    incoming = home / "recordings" / ".incoming"
+    assert [path.name for path in incoming.glob("*/*") if path.name != ".owner"] == []
+
+
+def test_headings_are_read_by_the_one_reader(http: httpx.Client, csv_case: Any) -> None:  # noqa: ANN401  of the conftest
+    """The library is held to the same table by ``tests/ecg_lib/records/files/test_opening.py``."""
+    answered = _post(http, "a.csv", csv_case.text.encode())
+    if csv_case.leads is None:
+        assert answered.status_code in {415, 422}
+        return
+    table = answered.json()
+    if not table.get("leads"):
+        # Counts need the gain of a device, which no heading states.
+        assert "counts" in csv_case.units
+        assert "counts" in table["detail"]
+        return
+    named = dict(zip(csv_case.leads, csv_case.units, strict=True))
+    assert table["leads"] == [lead for lead, unit in named.items() if unit != "counts"]
+    assert table["sampling_rate"] == csv_case.fs
+    assert ("sampling_rate" in table["missing"]) == (csv_case.fs is None)
+    assert (table["unit"] is None) == all(unit is None for unit in named.values())
+
+
+def test_what_a_file_does_not_state_is_listed_and_its_samples_are_as_they_stand(
+    http: httpx.Client,
+) -> None:
+    counts = 1024 + 200 * np.sin(np.arange(ROWS) / 9).round(2)
+    table = _read(http, "a.npy", _npy(counts.astype(np.int16)))
+    assert (table["sampling_rate"], table["unit"], table["lead"]) == (None, None, "MLII")
+    assert (table["missing"], table["has_lead_names"]) == (["sampling_rate"], False)
+    assert table["columns"][0] == counts.astype(np.int16).tolist()
+
+
+def test_contradictory_units_are_asked_for(http: httpx.Client) -> None:
+    text = "# unit: mV\n# unit: uV\n" + _csv("time,II")
+    table = _read(http, "a.csv", text.encode())
+    assert (table["unit"], table["missing"]) == (None, ["unit"])
+    assert table["columns"][0][:2] == pytest.approx([-0.5, -0.375])
+
+
+def test_a_lead_that_is_not_clearly_an_ecg_is_not_chosen(http: httpx.Client) -> None:
+    text = "a,b\n" + "".join(f"{n % 9 / 8},{n % 7 / 8}\n" for n in range(ROWS))
+    table = _read(http, "a.csv", text.encode())
+    assert (table["leads"], table["lead"]) == (["a", "b"], None)
+
+
+def test_missing_samples_are_null(http: httpx.Client) -> None:
+    rows = [f"{n % 9 / 8}" for n in range(ROWS)]
+    rows[7], rows[9] = "NaN", "-32768"
+    table = _read(http, "a.csv", ("II\n" + "\n".join(rows)).encode())
+    column = table["columns"][0]
+    assert next(at for at, value in enumerate(column) if value is None) == 7
+    assert column[8] == pytest.approx(8 / 8)
+
+
+def test_a_gap_in_time_is_missing_and_not_a_lower_rate(http: httpx.Client) -> None:
+    times = (n / 250 + 2.0 * (n >= 1500) for n in range(ROWS))
+    text = "time,II\n" + "".join(f"{time:.3f},0.1\n" for time in times)
+    table = _read(http, "a.csv", text.encode())
+    assert table["sampling_rate"] == 250.0
+    assert sum(value is None for value in table["columns"][0]) == pytest.approx(500, abs=2)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("dtype", ["<f4", ">f8", "<i2", "i1", "<i8", "u2"])
+def test_numpy_files_are_read_as_numpy_does(http: httpx.Client, dtype: str, order: Any) -> None:  # noqa: ANN401  a literal
+    values = (np.arange(3 * ROWS).reshape(ROWS, 3) % 100).astype(dtype, order=order)
+    table = _read(http, "a.npy", _npy(values))
+    assert table["leads"] == ["lead1", "lead2", "lead3"]
+    np.testing.assert_allclose(np.array(table["columns"]).T, values, rtol=1e-6)
+
+
+def test_the_beginning_of_a_file_is_read_up_to_its_last_whole_row(http: httpx.Client) -> None:
+    whole = _npy(np.arange(2.0 * ROWS).reshape(ROWS, 2))
+    part = _read(http, "a.npy", whole[:-164], is_part="true")
+    assert [len(column) for column in part["columns"]] == [ROWS - 11, ROWS - 11]
+    assert _post(http, "a.npy", whole[:-164]).status_code == 422
+    text = _csv("time,II")
+    for encoding in ("utf-8", "utf-16"):
+        cut = text.encode(encoding)[:-7]
+        part = _read(http, "a.csv", cut, is_part="true")
+        assert len(part["columns"][0]) == ROWS - 1
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "word"),
+    [
+        ("a.csv", b"", 422, "rows of numbers"),
+        ("a.csv", b"PLETH,RESP\n0,1\n0.5,2\n" * 1, 422, "PLETH"),
+        ("a.csv", b"II\n1\nx\n", 422, ""),
+        ("a.npy", b"\x93NUMPY", 422, "NumPy"),
+        ("a.edf", b"0" * 300, 415, "recordings"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_word(
+    http: httpx.Client, name: str, content: bytes, status: int, word: str
+) -> None:
+    answered = _post(http, name, content)
+    assert answered.status_code == status, answered.text
+    assert word in answered.text
+
+
+def test_one_file_of_16_mib_is_taken_and_no_other_field(http: httpx.Client) -> None:
+    two = [("files", (name, b"II\n1\n")) for name in ("a.csv", "b.csv")]
+    assert http.post(SIGNALS, files=two).status_code == 422
+    assert _post(http, "a.csv", b"II\n1\n", lead="II").status_code == 422
+    assert _post(http, "a.csv", b"1" * MAX_TABLE_BYTES).status_code == 413
+
+
+def test_more_samples_than_a_page_can_show_are_refused(http: httpx.Client) -> None:
+    answered = _post(http, "a.npy", _npy(np.zeros((100_000, 48), dtype=np.int8)))
+    assert answered.status_code == 413
+    assert "recording" in answered.json()["detail"]
