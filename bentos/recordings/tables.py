@@ -25,7 +25,12 @@ from bentos.wire.problems import (
     explain_file_error,
     explain_validation_error,
 )
-from ecg_lib.errors import EcgError, MissingDetailError, UnknownLeadError
+from ecg_lib.errors import (
+    EcgError,
+    InvalidSignalError,
+    MissingDetailError,
+    UnknownLeadError,
+)
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.opening import open_recording
@@ -40,7 +45,7 @@ _TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
 _SUFFIXES: Final = _TEXT | {".npy"}
 _DIGITS: Final = 7
 _RAW: Final = "uV"
-"""Unit by which samples without one are read: the smallest, so that no count is out of range."""
+"""Unit by which samples without one are read when they are out of the range of mV."""
 
 
 class TableFields(BaseModel):
@@ -111,27 +116,22 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
 
 def _read(path: Path, *, is_part: bool) -> Table:
     opened, missing = _open(path, is_part=is_part)
-    has_unit = "unit" not in missing and any(lead.has_unit for lead in opened.leads)
-    if not has_unit:
-        opened, _ = _open(path, is_part=is_part, unit=_RAW)
+    is_raw = "unit" in missing
+    has_unit = not is_raw and any(lead.has_unit for lead in opened.leads)
     try:
         lead = choose_lead(opened.leads, others=opened.others).name
     except UnknownLeadError:
         if all(kind_of(one.name) is SignalKind.OTHER for one in opened.leads):
             raise
         lead = None
-    columns: list[NDArray[np.float32]] = []
-    for one in opened.leads:
-        blocks = []
-        room = MAX_NUMBERS - sum(map(len, columns))
-        for block in opened.blocks(one):
-            room -= len(block)
-            if room < 0:
-                msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
-                raise ProblemError(TOO_LARGE, msg)
-            blocks.append(block)
-        samples = np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32)
-        columns.append(samples if has_unit else _as_in_the_file(samples))
+    try:
+        columns = _read_columns(opened)
+    except InvalidSignalError:  # counts, for instance, are out of the range of mV
+        if has_unit or is_raw:
+            raise
+        is_raw = True
+        opened, _ = _open(path, is_part=is_part, unit=_RAW)
+        columns = _read_columns(opened)
     return Table(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
@@ -141,8 +141,23 @@ def _read(path: Path, *, is_part: bool) -> Table:
         unit="mV" if has_unit else None,
         missing=missing,
         warnings=opened.warnings,
-        columns=tuple(columns),
+        columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
+
+
+def _read_columns(opened: RecordingFile) -> list[NDArray[np.float32]]:
+    columns: list[NDArray[np.float32]] = []
+    for lead in opened.leads:
+        blocks = []
+        room = MAX_NUMBERS - sum(map(len, columns))
+        for block in opened.blocks(lead):
+            room -= len(block)
+            if room < 0:
+                msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
+                raise ProblemError(TOO_LARGE, msg)
+            blocks.append(block)
+        columns.append(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32))
+    return columns
 
 
 def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:
