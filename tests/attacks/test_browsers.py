@@ -11,7 +11,13 @@ ORIGINS = [
     "http://127.0.0.1.evil.example", "https://127.0.0.1", "http://user@evil.example", "", "//",
     "http://[::1]:1", "chrome-extension://abc",
 ]  # fmt: skip
-ROUTES = ["/api/v1/predictions/", "/api/v1/predictions", "/api/v1/feedback/", "/api/v1/recordings/"]
+ROUTES = [
+    "/api/v1/predictions/",
+    "/api/v1/predictions",
+    "/api/v1/feedback/",
+    "/api/v1/recordings/",
+    "/api/v1/signals/",
+]
 
 
 @pytest.mark.parametrize("origin", ORIGINS)

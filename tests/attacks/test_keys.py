@@ -41,7 +41,9 @@ def test_a_key_does_what_its_scopes_say(keyed: Any, key: str, request_: tuple[st
 
 
 @pytest.mark.parametrize("key", ["labeller", "monitor", "operator"])
-@pytest.mark.parametrize("path", ["/api/v1/predictions/", "/api/v1/recordings/"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/predictions/", "/api/v1/recordings/", "/api/v1/signals/"]
+)
 def test_a_key_without_the_scope_sends_no_signal(
     keyed: Any,  # noqa: ANN401  of a conftest
     strip: dict[str, Any],

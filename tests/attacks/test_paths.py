@@ -50,7 +50,14 @@ METHODS = (
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize(
-    "path", ["/api/v1/model/", "/api/v1/predictions/", "/api/v1/recordings/", "/metrics"]
+    "path",
+    [
+        "/api/v1/model/",
+        "/api/v1/predictions/",
+        "/api/v1/recordings/",
+        "/api/v1/signals/",
+        "/metrics",
+    ],
 )
 def test_no_method_needs_no_key(keyed: Any, method: str, path: str) -> None:  # noqa: ANN401  of a conftest
     got = keyed.send(

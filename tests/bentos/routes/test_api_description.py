@@ -20,6 +20,7 @@ PATHS = {
     "/api/v1/ops/",
     "/api/v1/examples/{kind}",
     "/api/v1/recordings/",
+    "/api/v1/signals/",
     "/api/v1/review-queue/",
     "/api/v1/recordings/{job_id}",
     "/api/v1/recordings/{job_id}/beats",
