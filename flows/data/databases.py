@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 from ecg_lib.errors import ConfigurationError, EcgError
 from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
-from flows.doors.download import PublishedFile
+from flows.doors.archives.download import PublishedFile
 
 _LICENCE: Final = "Open Data Commons Attribution License 1.0"
 _PHYSIONET: Final = "Goldberger et al., Circulation 101(23):e215, 2000"

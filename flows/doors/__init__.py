@@ -1,1 +1,1 @@
-"""One module for each outside system: MLflow, BentoML, Evidently, git, PhysioNet."""
+"""One module or folder for each outside system: MLflow, BentoML, Evidently, git, archives, UIs."""

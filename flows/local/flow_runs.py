@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 from ecg_lib.errors import EcgError
+from flows.doors.ui.deployments import find_deployment, name_deployment
 
 if TYPE_CHECKING:
     import httpx
@@ -40,7 +41,8 @@ def run_and_follow(
     """Start a deployment and report the log of its run and its subflows until it ends.
 
     Args:
-        deployment: Such as ``pipeline/ecg``.
+        deployment: A flow, such as ``pipeline``, or a deployment of it, such as
+            ``pipeline/pipeline``.
         parameters: Parameters of the flow.
         report: Called with one line for each log entry.
         check: Called between polls; may raise to stop following.
@@ -52,19 +54,21 @@ def run_and_follow(
     import httpx
     from prefect.client.orchestration import get_client
 
+    deployment = name_deployment(deployment)
     with get_client(sync_client=True) as client:
         try:
             run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
             report(f"flow run {run.name} of {deployment}")
             for line in _follow(client, run.id, check):
                 report(line)
-            state = client.read_flow_run(run.id).state
+            run = client.read_flow_run(run.id)  # it has named itself by what it did
         except httpx.TransportError as error:
             msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
             raise FlowRunError(msg) from error
         except httpx.HTTPStatusError as error:
             msg = f"Prefect must accept the request, it answers {_explain(error.response)}"
             raise FlowRunError(msg) from error
+    state = run.state
     if state is None or not state.is_completed():
         what = "unknown" if state is None else f"{state.name}: {state.message}"
         msg = f"flow run {run.name} of {deployment} must complete, it is {what}"
@@ -82,7 +86,7 @@ def _start(
 
     try:
         found = _patiently(
-            lambda: client.read_deployment_by_name(deployment), check, is_server_up=True
+            lambda: find_deployment(client, deployment), check, is_server_up=True
         )
     except ObjectNotFound as error:
         msg = f"there must be a deployment {deployment}, Prefect has none"

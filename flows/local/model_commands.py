@@ -27,7 +27,7 @@ def run(
 
     parameters = dict(_parse(item) for item in parameter or [])
     enter_running_platform()
-    run_and_follow(f"{flow}/ecg", parameters=parameters, report=typer.echo)
+    run_and_follow(flow, parameters=parameters, report=typer.echo)
 
 
 def _parse(item: str) -> tuple[str, object]:
@@ -134,7 +134,7 @@ def reproduce(
 
     enter_running_platform()
     parameters = {} if recipe is None else {"recipe": recipe}
-    run_and_follow("reproduce-reference/ecg", parameters=parameters, report=typer.echo)
+    run_and_follow("reproduce-reference", parameters=parameters, report=typer.echo)
 
 
 def releases() -> None:

@@ -147,7 +147,7 @@ def _run_pipeline(check: Callable[[], None], *, may_fail: bool) -> None:
     from flows.local.flow_runs import FlowRunError, run_and_follow
 
     try:
-        run_and_follow("pipeline/ecg", report=typer.echo, check=check)
+        run_and_follow("pipeline", report=typer.echo, check=check)
     except FlowRunError as error:
         if not may_fail:
             raise
@@ -161,7 +161,7 @@ def _install_reference(settings: Settings, check: Callable[[], None]) -> bool:
     from flows.release.switch_service import read_current
 
     if has_reference() and not settings.fresh:
-        run_and_follow("install-reference/ecg", report=typer.echo, check=check)
+        run_and_follow("install-reference", report=typer.echo, check=check)
     return read_current(settings) is not None
 
 

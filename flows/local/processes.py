@@ -179,7 +179,10 @@ class Platform:
         self.deploy()
 
     def deploy(self) -> None:
-        """Deploy every flow of ``prefect.yaml``; again changes deployments in place."""
+        """Deploy every flow of ``prefect.yaml``; again changes deployments in place.
+
+        Deployments with the names of earlier versions are replaced.
+        """
         self._supervisor.run(
             Program(
                 name="deploy",
@@ -190,6 +193,7 @@ class Platform:
             ),
             timeout_s=_READY_TIMEOUT_S,
         )
+        self._ask_prefect(self._finish_deploying)
         self._report("every flow of prefect.yaml is deployed")
 
     def start_service(self) -> None:
@@ -341,6 +345,14 @@ class Platform:
     def _create_work_pool(self) -> None:
         with self._open_prefect() as prefect:
             prefect.create_work_pool(WORK_POOL)
+
+    def _finish_deploying(self) -> None:
+        with self._open_prefect() as prefect:
+            renamed = prefect.finish_deploying()
+        for name in renamed.deployments:
+            self._report(f"deployment {name} is named by its flow now")
+        for name in renamed.automations:
+            self._report(f"automation {name!r} refers to the new deployment")
 
     def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
         return PrefectClient(

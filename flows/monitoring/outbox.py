@@ -21,6 +21,7 @@ from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
 from flows.data.databases import PUBLISHED, SITE
+from flows.doors.ui.deployments import ASKED_BY_DRIFT, find_deployment, name_deployment
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -46,13 +47,13 @@ def make_decision(
         return None
     parameters: dict[str, Any]
     if decision.action is DriftAction.RETRAIN:
-        deployment, parameters = "pipeline/ecg", {"reason": reason}
+        deployment, parameters = name_deployment("pipeline"), {"reason": reason}
         # Labelled traffic is added by the pipeline itself, where there is any.
         archives = set(trained_on) - {SITE.name}
         if archives and archives <= set(PUBLISHED):
             parameters["databases"] = sorted(archives)
     else:
-        deployment = "rollback-champion/ecg"
+        deployment = name_deployment("rollback-champion")
         parameters = {"reason": reason, "decided_against": check.summary["bento_tag"]}
     return DecisionRow(
         decision_id=check.check_id,
@@ -102,12 +103,12 @@ def _deliver(
             decision.decision_id, state="given up", run_id=decision.run_id, attempt=attempt
         )
         return
-    deployment = client.read_deployment_by_name(decision.deployment)
+    deployment = find_deployment(client, decision.deployment)
     run = client.create_flow_run_from_deployment(
         deployment.id,
         parameters=decision.parameters,
         idempotency_key=f"{decision.decision_id}-{attempt}",
-        tags=["drift"],
+        tags=[ASKED_BY_DRIFT],
     )
     log.update_decision(decision.decision_id, state="asked", run_id=str(run.id), attempt=attempt)
     logger.info("asked for flow run %s of %s", run.name, decision.deployment)

@@ -24,9 +24,9 @@ from flows.data.databases import (
     read_published_files,
 )
 from flows.data.progress import ProgressBar
-from flows.doors.download import UnreachableError
+from flows.doors.archives.download import UnreachableError
 from flows.doors.parallel import run_in_processes
-from flows.doors.physionet import address_beside, check_reachable, download_files, read_listing
+from flows.doors.archives.physionet import address_beside, check_reachable, download_files, read_listing
 
 SIMULATED_PATIENTS = 24
 SIMULATED_DURATION_S = 900.0

@@ -8,6 +8,7 @@ from typing import Any, Final, Self
 
 import httpx
 
+from flows.doors.ui.deployments import Renamed, put_automations, replace_earlier
 from flows.local.servers.gate import Credentials
 
 _UNFINISHED: Final = ("RUNNING", "PENDING", "CANCELLING")
@@ -105,6 +106,16 @@ class PrefectClient:
         answer = self._client.post("/work_pools/", json={"name": name, "type": "process"})
         if answer.status_code != httpx.codes.CONFLICT:
             answer.raise_for_status()
+
+    def finish_deploying(self) -> Renamed:
+        """Replace deployments of earlier versions, and put the automations of the platform.
+
+        Raises:
+            httpx.HTTPError: If the server fails.
+        """
+        renamed = replace_earlier(self._client)
+        put_automations(self._client)
+        return renamed
 
     def read_heartbeat(self, pool: str, worker: str) -> str | None:
         """Read the time of the last heartbeat of a worker; None when it has sent none."""

@@ -35,7 +35,7 @@ from flows.data.records import preparation as record_preparation
 from flows.data.records import sources as record_sources
 from flows.data.records.sources import Records, Source, of_directory, simulate
 from flows.data.training_data import ViewPlan, cut_beats
-from flows.doors.download import UnreachableError
+from flows.doors.archives.download import UnreachableError
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 

@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, cast
 
-from flows.doors.download import DownloadLimits, PublishedFile
+from flows.doors.archives.download import DownloadLimits, PublishedFile
 
 ROOT = Path(__file__).parents[3]
 QUICK = DownloadLimits(read_timeout_s=5.0, attempts=3, backoff_s=0.01, max_wait_s=5.0)

@@ -20,10 +20,10 @@ import pytest
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.records.annotations import MITDB_RECORDS
 from flows.data.databases import expected_sha256, read_published_files
-from flows.doors.download import (
+from flows.doors.archives.download import (
     UnreachableError,
 )
-from flows.doors.physionet import (
+from flows.doors.archives.physionet import (
     check_reachable,
     download_files,
 )
@@ -138,7 +138,7 @@ def downloading_process(server: Server, directory: Path) -> Iterator[subprocess.
     code = f"""
 import signal
 from pathlib import Path
-from flows.doors.physionet import PublishedFile, download_files
+from flows.doors.archives.physionet import PublishedFile, download_files
 # A shell has those that it starts in the background ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 download_files(

@@ -26,7 +26,7 @@ from typing import Final
 import httpx
 
 from ecg_lib.errors import ConfigurationError
-from flows.doors.download import (
+from flows.doors.archives.download import (
     DEFAULT_LIMITS,
     DownloadError,
     DownloadLimits,

@@ -13,13 +13,13 @@ from pathlib import Path
 import pytest
 
 from ecg_lib.errors import EcgError
-from flows.doors.download import (
+from flows.doors.archives.download import (
     DownloadError,
     DownloadLimits,
     UnreachableError,
     WrongContentError,
 )
-from flows.doors.physionet import (
+from flows.doors.archives.physionet import (
     download_files,
 )
 from tests.flows.doors.file_server import (

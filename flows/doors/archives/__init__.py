@@ -1,0 +1,1 @@
+"""Records of archives: what is published, and how it is downloaded."""

@@ -1,0 +1,1 @@
+"""What the pages of Prefect and MLflow show: names, links, descriptions, automations."""

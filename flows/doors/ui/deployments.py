@@ -1,0 +1,239 @@
+"""Deployments and automations in Prefect: their names, and the change from earlier names.
+
+A deployment is named by its flow. Earlier versions named each one ``ecg``: what such a version left
+in Prefect is replaced, with the automations that refer to it, and its names are still understood.
+As a module it does the same for a server that ``PREFECT_API_URL`` names: ``python -m
+flows.doors.ui.deployments``, after ``prefect deploy --all``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+import httpx
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
+    from prefect.client.schemas.responses import DeploymentResponse
+
+EARLIER_NAME: Final = "ecg"
+"""Name that earlier versions gave to every deployment."""
+
+ASKED_BY_DRIFT: Final = "drift"
+"""Tag of the runs that a drift check asked for."""
+
+_PAGE: Final = 200
+_HUNG_AFTER_S: Final = 3600
+_ENDED: Final = [f"prefect.flow-run.{state}" for state in (
+    "Completed", "Failed", "Crashed", "Cancelled", "NothingServed", "TimedOut",
+)]  # fmt: skip
+
+
+class Renamed(NamedTuple):
+    """What was changed on a server."""
+
+    deployments: tuple[str, ...]
+    """Deployments that are gone, such as ``pipeline/ecg``."""
+    automations: tuple[str, ...]
+    """Automations that refer to the new ones now."""
+
+
+def name_deployment(flow: str) -> str:
+    """Name the deployment of a flow; a name that has a slash is one already."""
+    return flow if "/" in flow else f"{flow}/{flow}"
+
+
+def find_deployment(client: SyncPrefectClient, name: str) -> DeploymentResponse:
+    """Find a deployment by its name, or by the one that earlier versions gave to it.
+
+    Raises:
+        ObjectNotFound: If there is none.
+    """
+    from prefect.exceptions import ObjectNotFound
+
+    flow, _, deployment = name.partition("/")
+    if deployment != EARLIER_NAME:
+        return client.read_deployment_by_name(name)
+    try:
+        return client.read_deployment_by_name(name_deployment(flow))
+    except ObjectNotFound:
+        return client.read_deployment_by_name(name)  # of a server that was not deployed to since
+
+
+def replace_earlier(client: httpx.Client) -> Renamed:
+    """Replace the deployments with the earlier name by those of now; again changes nothing.
+
+    Automations that refer to one then refer to the new one. Runs that wait are asked of the new
+    one, but for those of a drift check, which asks again itself. Finished runs stay as they are.
+
+    Args:
+        client: Of the API of a server that was deployed to.
+
+    Raises:
+        httpx.HTTPError: If the server fails.
+    """
+    flows = {flow["id"]: str(flow["name"]) for flow in _list(client, "flows")}
+    deployments = list(_list(client, "deployments"))
+    new = {one["flow_id"]: one["id"] for one in deployments if one["name"] == flows[one["flow_id"]]}
+    old = {
+        one["id"]: new[one["flow_id"]]
+        for one in deployments
+        if one["name"] == EARLIER_NAME and one["flow_id"] in new
+    }
+    if not old:
+        return Renamed((), ())
+    automations = tuple(_point_to(client, old))
+    for before, after in old.items():
+        _move_waiting(client, before, after)
+        client.delete(f"/deployments/{before}").raise_for_status()
+    gone = [f"{flows[one['flow_id']]}/{EARLIER_NAME}" for one in deployments if one["id"] in old]
+    return Renamed(tuple(sorted(gone)), automations)
+
+
+def _point_to(client: httpx.Client, new_of: Mapping[str, str]) -> Iterator[str]:
+    for automation in list(_list(client, "automations")):
+        text = before = json.dumps(automation)
+        for old, new in new_of.items():
+            text = text.replace(old, new)
+        if text == before:
+            continue
+        client.put(f"/automations/{automation['id']}", json=_body_of(json.loads(text))).raise_for_status()
+        yield str(automation["name"])
+
+
+def _body_of(automation: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in automation.items() if key not in {"id", "created", "updated"}}
+
+
+def _move_waiting(client: httpx.Client, old: str, new: str) -> None:
+    waiting = {
+        "flow_runs": {
+            "deployment_id": {"any_": [old]},
+            "state": {"type": {"any_": ["SCHEDULED"]}},
+        }
+    }
+    for run in list(_list(client, "flow_runs", waiting)):
+        if run["auto_scheduled"] or ASKED_BY_DRIFT in run["tags"]:
+            continue
+        details = {"scheduled_time": run["state"]["state_details"]["scheduled_time"]}
+        body = {
+            "parameters": run["parameters"],
+            "tags": run["tags"],
+            "idempotency_key": f"renamed-{run['id']}",
+            "state": {"type": "SCHEDULED", "state_details": details},
+        }
+        client.post(f"/deployments/{new}/create_flow_run", json=body).raise_for_status()
+
+
+def put_automations(client: httpx.Client) -> None:
+    """Create the automations of the platform, or bring them up to date; a switch stays as it is.
+
+    Args:
+        client: Of the API of a server that was deployed to.
+
+    Raises:
+        httpx.HTTPError: If the server fails.
+    """
+    deployments = {str(one["name"]): str(one["id"]) for one in _list(client, "deployments")}
+    if "monitor-drift" not in deployments:
+        return
+    existing = {one["name"]: one for one in _list(client, "automations")}
+    for automation in make_automations(check=deployments["monitor-drift"]):
+        found = existing.get(automation["name"])
+        if found is None:
+            client.post("/automations/", json=automation).raise_for_status()
+        else:
+            body = {**automation, "enabled": found["enabled"]}
+            client.put(f"/automations/{found['id']}", json=body).raise_for_status()
+
+
+def make_automations(*, check: str) -> list[dict[str, Any]]:
+    """Make the automations of the platform.
+
+    Args:
+        check: Id of the deployment of `monitor-drift`.
+    """
+    of_check = {
+        "prefect.resource.id": f"prefect.deployment.{check}",
+        "prefect.resource.role": "deployment",
+    }
+    return [
+        {
+            "name": "Cancel a drift check that hangs",
+            "description": "Cancels a run of monitor-drift that has not ended after an hour. Only "
+            "one check runs at a time, so a check that hangs would stop all later ones.",
+            "enabled": True,
+            "trigger": {
+                "type": "event",
+                "posture": "Proactive",
+                "match": {"prefect.resource.id": "prefect.flow-run.*"},
+                "match_related": of_check,
+                "for_each": ["prefect.resource.id"],
+                "after": ["prefect.flow-run.Running"],
+                "expect": _ENDED,
+                "threshold": 1,
+                "within": _HUNG_AFTER_S,
+            },
+            "actions": [{"type": "cancel-flow-run"}],
+        },
+        {
+            "name": "Check for drift after a release",
+            "description": "Starts monitor-drift when release-service or rollback-champion has "
+            "ended, which asks the golden requests of what is served now. Off by default, as the "
+            "schedule does it within 15 minutes.",
+            "enabled": False,
+            "trigger": {
+                "type": "event",
+                "posture": "Reactive",
+                "match": {"prefect.resource.id": "prefect.flow-run.*"},
+                "match_related": {
+                    "prefect.resource.name": ["release-service", "rollback-champion"],
+                    "prefect.resource.role": "flow",
+                },
+                "expect": ["prefect.flow-run.Completed"],
+                "threshold": 1,
+                "within": 0,
+            },
+            "actions": [
+                {
+                    "type": "run-deployment",
+                    "source": "selected",
+                    "deployment_id": check,
+                    "parameters": {},
+                }
+            ],
+        },
+    ]
+
+
+def _list(
+    client: httpx.Client, what: str, body: Mapping[str, Any] | None = None
+) -> Iterator[dict[str, Any]]:
+    offset = 0
+    while True:
+        wanted = {**(body or {}), "limit": _PAGE, "offset": offset}
+        found = client.post(f"/{what}/filter", json=wanted).raise_for_status().json()
+        yield from found
+        offset += len(found)
+        if len(found) < _PAGE:
+            return
+
+
+def main() -> None:
+    """Rename and put automations on the server that the environment names."""
+    user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
+    url = os.environ["PREFECT_API_URL"]
+    auth = (user, password) if user else None
+    with httpx.Client(base_url=url, auth=auth, timeout=30.0, trust_env=False) as client:
+        renamed = replace_earlier(client)
+        put_automations(client)
+    for name in renamed.deployments:
+        sys.stdout.write(f"{name} has a name of its own now\n")
+
+
+if __name__ == "__main__":
+    main()

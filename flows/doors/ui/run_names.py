@@ -1,0 +1,33 @@
+"""Names of flow runs: what a run does, and once it has ended, what it came to."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import httpx
+from prefect import get_run_logger
+from prefect.client.orchestration import get_client
+from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
+from prefect.runtime import flow_run
+
+_LONGEST: Final = 120
+
+
+def name_run(name: str) -> None:
+    """Name the run of the flow that calls this; it goes on when Prefect does not take the name.
+
+    Args:
+        name: Such as ``check 2 of v7: KEEP``; a long one is cut.
+    """
+    if flow_run.id is None:
+        return  # called outside a run
+    shown = " ".join(name.split())
+    shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1].rstrip()}…"
+    try:
+        with get_client(sync_client=True) as client:
+            client.update_flow_run(UUID(flow_run.id), name=shown)
+    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
+        get_run_logger().warning(
+            "the run keeps its name, it would be %r: %s", shown, str(error) or type(error).__name__
+        )
