@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Annotated, Any, Final
 
 from prefect import flow, get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.runtime import flow_run
 from pydantic import Field
 
@@ -17,12 +16,15 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
 from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pipeline_run
 from ecg_lib.operations.releases import Release
-from ecg_lib.operations.settings import Profile, Settings, read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.databases import DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
 from flows.data.records.site import fingerprint_labels
 from flows.data.records.sources import Source
 from flows.doors.registry import Registry
+from flows.doors.ui.links import as_markdown, link_mlflow, link_operations
+from flows.doors.ui.run_names import name_run
+from flows.doors.ui.steps import show_steps
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
 from flows.evaluation.retraining_outcome import note_outcome
@@ -30,6 +32,7 @@ from flows.monitoring.training_retention import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
 from flows.release.switch_service import find_bundle, read_current, service_url
+from flows.training.sweep import SweepSize
 from flows.training.train_sweep import train_sweep
 
 _MAX_FAILURE: Final = 500
@@ -43,9 +46,9 @@ class PromotionError(EcgError):
 def pipeline(
     source: Source = Source.AUTO,
     databases: Annotated[tuple[DatabaseName, ...], Field(min_length=1)] = DEFAULT_DATABASES,
-    profile: Profile | None = None,
-    n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
-    seed: Annotated[int | None, Field(ge=0)] = None,
+    profile: SweepSize = SweepSize.AS_SET,
+    n_trials: Annotated[int, Field(ge=0, le=1000)] = 0,
+    seed: Annotated[int, Field(ge=-1)] = -1,
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     reason: str = "asked for by hand",
     *,
@@ -56,9 +59,9 @@ def pipeline(
     Args:
         source: Where records come from, see `ingest-records`.
         databases: Databases that are trained on: mitdb, or mitdb and svdb.
-        profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
-        n_trials: Number of trials; that of the profile when left out.
-        seed: Seed of the sweep; one that was not used yet when left out.
+        profile: How much to do: `quick`, `full`, or `as set` by ECG_PROFILE.
+        n_trials: Number of trials; 0 for that of the profile.
+        seed: Seed of the sweep; -1 for one that was not used yet.
         min_v_f1: Least out-of-fold V-F1 of a champion.
         reason: Why it runs, such as the drift that was found.
         with_labels: Train on labelled traffic too, where its signals are kept.
@@ -68,6 +71,7 @@ def pipeline(
     """
     logger = get_run_logger()
     logger.info("pipeline: %s", reason)
+    name_run(f"pipeline: {reason}")
     settings, started_at = read_settings(), datetime.now(UTC)
     # First: whatever the run comes to, what earlier ones left does not grow without limit.
     forgotten = forget_old_training(settings, return_state=True)
@@ -94,7 +98,7 @@ def pipeline(
             version=verdict["version"],
             reasons=tuple(verdict["reasons"]),
         )
-        if with_labels and n_trials is None:  # a smaller try proves nothing about a whole one
+        if with_labels and not n_trials:  # a smaller try proves nothing about a whole one
             note_outcome(settings, version, verdict, started_at=started_at, labels=labels)
         if verdict["version"] is None:
             msg = f"there must be a champion to serve, the candidate is not: {verdict['reasons']}"
@@ -113,7 +117,9 @@ def pipeline(
                 logger.error("the report of the new model failed: %s", report.message)
         stages = progress.run.stages
         result = {"release": release, "verdict": verdict, "stages": stages, "reason": reason}
-        _show(result, settings)
+        progress.lines = _report(result, settings)
+        is_new = "promoted" if verdict["is_promoted"] else "not promoted"
+        name_run(f"pipeline: {is_new}, model {release['model_version']} is served")
     return result
 
 
@@ -123,6 +129,8 @@ class Progress:
     def __init__(self, settings: Settings, run: PipelineRun) -> None:
         self._path = settings.serving_dir / FILE
         self.run = run
+        self.lines: tuple[str, ...] = ()
+        """What the run came to, for its artifact."""
         self.note()
 
     def time(self, name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own
@@ -145,7 +153,7 @@ class Progress:
 
 @contextmanager
 def shown(settings: Settings, *, why: str, started_at: datetime) -> Iterator[Progress]:
-    """Show a run on the operations page of the service, with its end."""
+    """Show a run on the operations page of the service, with its end and its steps."""
     run = PipelineRun(
         flow_run_id=flow_run.id, why=why, started_at=started_at, stage="ingest-records"
     )
@@ -153,10 +161,12 @@ def shown(settings: Settings, *, why: str, started_at: datetime) -> Iterator[Pro
     try:
         yield progress
     except BaseException as error:
-        failure = f"{type(error).__name__}: {error}"
-        progress.note(failure=failure[:_MAX_FAILURE], finished_at=datetime.now(UTC))
+        failure = f"{type(error).__name__}: {error}"[:_MAX_FAILURE]
+        progress.note(failure=failure, finished_at=datetime.now(UTC))
+        _show_steps(settings, "The pipeline failed", [failure])
         raise
     progress.note(finished_at=datetime.now(UTC))
+    _show_steps(settings, "What is served", progress.lines)
 
 
 def find_kept_release(settings: Settings, champion: str) -> Release | None:
@@ -186,7 +196,20 @@ def find_kept_release(settings: Settings, champion: str) -> Release | None:
     return None
 
 
-def _show(result: dict[str, Any], settings: Settings) -> None:
+def _show_steps(settings: Settings, heading: str, lines: Sequence[str]) -> None:
+    show_steps(
+        settings,
+        key="pipeline",
+        heading=heading,
+        lines=lines,
+        links=[
+            as_markdown("Operations page", link_operations(settings)),
+            as_markdown("MLflow", link_mlflow(settings)),
+        ],
+    )
+
+
+def _report(result: dict[str, Any], settings: Settings) -> tuple[str, ...]:
     figures = read_figures(find_bundle(settings, result["release"]["model_tag"]))
     metrics = figures.metrics
     verdict = result["verdict"]
@@ -206,5 +229,4 @@ def _show(result: dict[str, Any], settings: Settings) -> None:
     ]
     for line in lines:
         get_run_logger().info("served: %s", line)
-    items = "\n".join(f"- {line}" for line in lines)
-    create_markdown_artifact(key="pipeline", markdown=f"# What is served\n\n{items}\n")
+    return tuple(lines)

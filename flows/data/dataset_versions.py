@@ -48,7 +48,8 @@ CUTTING: Final = ("training.datasets", "records.simulation.training_patients")
 TRAINING: Final = ("training.datasets", "training.cross_validation", "training.out_of_fold")
 """Modules that, with all that they import, decide what a recipe makes of a dataset."""
 
-_LATEST: Final = "latest"
+LATEST: Final = "latest"
+"""Name for the latest version, where one may be given, and of the file that names it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -366,7 +367,7 @@ def save_version(version: DatasetVersion, datasets_dir: Path, *, is_latest: bool
     directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / f"{version.version}.json", json.dumps(asdict(version), indent=2))
     if is_latest:
-        write_whole(directory / _LATEST, version.version)
+        write_whole(directory / LATEST, version.version)
 
 
 def list_versions(datasets_dir: Path) -> list[str]:
@@ -377,7 +378,7 @@ def list_versions(datasets_dir: Path) -> list[str]:
 def read_latest(datasets_dir: Path) -> str | None:
     """Read the name of the latest version, whether that can be loaded or not; None without one."""
     try:
-        return (datasets_dir / "versions" / _LATEST).read_text(encoding="utf-8", errors="replace")
+        return (datasets_dir / "versions" / LATEST).read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
         return None
 
@@ -392,7 +393,7 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
 
     """
     directory = datasets_dir / "versions"
-    name = version or read_latest(datasets_dir)
+    name = read_latest(datasets_dir) if version in {None, LATEST} else version
     if name is None:
         msg = "there is no dataset yet; run ingest-records first"
         raise DatasetError(msg)

@@ -46,6 +46,7 @@ from flows.data.records.sources import (
     find_published,
     find_records,
 )
+from flows.doors.ui.run_names import name_run
 
 DEFAULT_DATABASES = (DatabaseName.MITDB,)
 
@@ -54,9 +55,9 @@ DEFAULT_DATABASES = (DatabaseName.MITDB,)
 def ingest_records(
     source: Source = Source.AUTO,
     databases: Annotated[tuple[DatabaseName, ...], Field(min_length=1)] = DEFAULT_DATABASES,
-    directory: Path | None = None,
+    directory: str = "",
     annotations: str = "atr",
-    subjects: Path | None = None,
+    subjects: str = "",
     max_broken_share: Annotated[float, Field(ge=0, le=1)] = 0.1,
     *,
     with_labels: bool = False,
@@ -72,7 +73,7 @@ def ingest_records(
             such as ECG_MITDB_DIR, else an earlier download, else PhysioNet. For MIT-BIH alone and
             without a network it takes the simulator.
         databases: The databases, of mitdb, svdb, ludb, nstdb, and own.
-        directory: Directory of the WFDB records of your own database.
+        directory: Directory of the WFDB records of your own database; only with `own`.
         annotations: Extension of its annotation files.
         subjects: Its table of subjects, a CSV file with the columns record, subject and part
             (development, test or paced); without it each record is of another person.
@@ -85,11 +86,13 @@ def ingest_records(
     """
     settings = read_settings()
     started_s = time.monotonic()
-    check_request(source, databases, directory)
+    name_run(f"ingest {', '.join(databases)}")
+    place = Path(directory) if directory else None
+    check_request(source, databases, place)
     found = [
         find_mitdb(source, settings)
         if name is DatabaseName.MITDB and len(databases) == 1
-        else describe_directory(directory, annotations, subjects)
+        else describe_directory(place, annotations, Path(subjects) if subjects else None)
         if name is DatabaseName.OWN
         else find_database(name, settings)
         for name in dict.fromkeys(databases)
@@ -102,6 +105,7 @@ def ingest_records(
     check_enough(prepared, broken, max_broken_share=max_broken_share)
     version = publish_version(found, prepared, broken, settings)
     remove_what_older_code_prepared(settings)
+    name_run(f"dataset {version.version} of {len(version.records)} {version.data_source} records")
     get_run_logger().info(
         "dataset %s: %d records (%s), %d left out, %.1f s",
         version.version,

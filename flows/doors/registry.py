@@ -199,7 +199,7 @@ class Registry:
         self._client.log_text(run_id, text, file_name)
 
     def end_run(self, run_id: str, *, is_failed: bool = False, is_killed: bool = False) -> None:
-        """End a run; a pruned trial counts as killed."""
+        """End a run; a pruned trial is finished, with the tag `state`."""
         status = "FAILED" if is_failed else "KILLED" if is_killed else "FINISHED"
         self._client.set_terminated(run_id, status)
 
@@ -375,13 +375,13 @@ class Registry:
             self.log(known[bad].run_id, tags={ELIGIBLE: "false"})
 
     def find(self, version: str | None) -> ModelVersion:
-        """Find a version by number, or the champion.
+        """Find a version by number, or the champion: by its alias or by None.
 
         Raises:
             RegistryError: If there is none.
         """
-        if version is not None:
-            return self.get_version(version)
+        if version not in {None, Alias.CHAMPION}:
+            return self.get_version(str(version))
         champion = self.get_alias(Alias.CHAMPION)
         if champion is None:
             msg = "there must be a champion, the registry has none"

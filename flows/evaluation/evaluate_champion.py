@@ -15,7 +15,9 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.progress import ProgressBar
-from flows.doors.registry import ModelVersion, Registry
+from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.ui.links import as_markdown, link_run, link_version
+from flows.doors.ui.run_names import name_run
 from flows.evaluation.ec57_evaluation import (
     Evaluation,
     WrittenReport,
@@ -29,11 +31,13 @@ from flows.evaluation.other_databases import add_databases
 
 
 @flow(name="evaluate-champion")
-def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.QUICK) -> str:
+def evaluate_champion(
+    model_version: str = Alias.CHAMPION.value, extent: Extent = Extent.QUICK
+) -> str:
     """Write the EC57 report of a model on its development records, out of fold.
 
     Args:
-        model_version: The model to evaluate; the champion when left out.
+        model_version: Number of the version to evaluate, or `champion`.
         extent: `quick` scores own and reference R-peaks and strips of 10 s, in seconds; `full`
             adds longer strips, noise and the second lead, in minutes.
 
@@ -47,7 +51,9 @@ def evaluate_champion(model_version: str | None = None, extent: Extent = Extent.
     written = report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation = evaluate_in_flow(bundle, extent, settings)
     write_evaluation(evaluation, written)
-    publish(evaluation, written, version, registry)
+    publish(evaluation, written, version, registry, settings)
+    f1 = bundle.metrics["oof_v_f1"]
+    name_run(f"report of model {version.version} ({extent}): V-F1 {f1:.4f} out of fold")
     return str(written.html)
 
 
@@ -64,7 +70,11 @@ def evaluate_in_flow(bundle: Bundle, extent: Extent, settings: Settings) -> Eval
 
 @task(cache_policy=NO_CACHE)
 def publish(
-    evaluation: Evaluation, written: WrittenReport, version: ModelVersion, registry: Registry
+    evaluation: Evaluation,
+    written: WrittenReport,
+    version: ModelVersion,
+    registry: Registry,
+    settings: Settings,
 ) -> None:
     """Log the report with the run of the model, and show its figures."""
     document = evaluation.document
@@ -76,10 +86,14 @@ def publish(
         version.run_id, written.json.read_text(encoding="utf-8"), f"evaluation/{written.json.name}"
     )
     rows = "\n".join(f"| {name} | {value} |" for name, value in headline.items())
+    address = link_run(settings, registry.experiment_id(), version.run_id)
+    model = link_version(settings, version.version)
     create_markdown_artifact(
         key="evaluation",
         markdown=f"# {document['title']}: model {version.version}\n\n| | |\n|---|---|\n{rows}\n\n"
-        f"The report is `{written.html}`.\n",
+        f"{as_markdown('The report, evaluation/' + written.html.name, f'{address}/artifacts')} is "
+        f"among the files of the run; {as_markdown(f'model {version.version}', model)}.\n",
+        description=f"EC57 report of model {version.version}",
     )
     get_run_logger().info(
         "model %s: %s",

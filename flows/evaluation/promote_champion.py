@@ -27,10 +27,10 @@ from ecg_lib.operations.learning.promotion import (
     PromotionPolicy,
     decide_promotion,
 )
-from ecg_lib.operations.settings import read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.annotations import Annotations
 from flows.data.databases import SITE, Role
-from flows.data.dataset_versions import DatasetVersion, load_version
+from flows.data.dataset_versions import LATEST, DatasetVersion, load_version
 from flows.data.prepared_views import PreparedViews
 from flows.doors.registry import (
     ELIGIBLE,
@@ -40,6 +40,9 @@ from flows.doors.registry import (
     RegistryError,
     follow_pending,
 )
+from flows.doors.ui.links import as_markdown, link_version
+from flows.doors.ui.run_names import name_run
+from flows.doors.ui.tracking import describe_version
 
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 
 @flow(name="promote-champion")
 def promote_champion(
-    dataset_version: str | None = None,
+    dataset_version: str = LATEST,
     min_v_f1: Annotated[float, Field(ge=0, le=1)] = 0.80,
     min_difference: Annotated[float, Field(ge=-1, le=1)] = 0.0,
     min_lower_bound: Annotated[float, Field(ge=-1, le=1)] = -0.005,
@@ -59,7 +62,7 @@ def promote_champion(
     gate fails the champion stays, and the candidate is not considered again.
 
     Args:
-        dataset_version: Candidates of this dataset; of the latest when left out.
+        dataset_version: Candidates of this dataset, or of the `latest`.
         min_v_f1: Least out-of-fold V-F1 of the challenger.
         min_difference: The challenger's V-F1 must exceed the champion's by more than this.
         min_lower_bound: Least lower bound of the 90 % interval of that difference.
@@ -76,11 +79,12 @@ def promote_champion(
         raise RegistryError(msg)
     registry = Registry(settings)
     version = load_version(settings.datasets_dir, dataset_version)
-    challenger = choose_challenger(registry, version.version)
+    challenger = choose_challenger(registry, version.version, settings)
     champion = registry.get_alias(Alias.CHAMPION)
     if champion is not None and champion.version == challenger.version:
         reason = f"model {champion.version} is champion already, and no candidate is better"
         get_run_logger().info(reason)
+        name_run(f"promote: refused, no candidate is better than model {champion.version}")
         return {"is_promoted": False, "version": champion.version, "reasons": [reason]}
     policy = PromotionPolicy(
         min_v_f1=min_v_f1,
@@ -90,7 +94,8 @@ def promote_champion(
     )
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     decision = compare(registry, challenger, champion, policy, prepared)
-    carry_out(registry, challenger, champion, decision)
+    carry_out(registry, challenger, champion, decision, settings)
+    name_run(f"promote model {challenger.version}: {summarize(decision)}")
     now = challenger if decision.is_promoted else champion
     return {
         "is_promoted": decision.is_promoted,
@@ -99,8 +104,14 @@ def promote_champion(
     }
 
 
+def summarize(decision: PromotionDecision) -> str:
+    """Say in a few words what a decision is, for the name of its run."""
+    failed = [gate.name for gate in decision.gates if not gate.is_passed]
+    return f"refused, failed {', '.join(failed)}" if failed else "promoted"
+
+
 @task(cache_policy=NO_CACHE)
-def choose_challenger(registry: Registry, dataset_version: str) -> ModelVersion:
+def choose_challenger(registry: Registry, dataset_version: str, settings: Settings) -> ModelVersion:
     """Find the best candidate by an MLflow query and register it as challenger."""
     run_id = registry.find_candidate({"ecg.dataset_version": dataset_version})
     bundle = registry.fetch_bundle(run_id)
@@ -113,6 +124,7 @@ def choose_challenger(registry: Registry, dataset_version: str) -> ModelVersion:
             "oof_v_f1": f"{bundle.metrics['oof_v_f1']:.4f}",
         },
     )
+    describe_version(registry, settings, version.version, run_id=run_id, bundle=bundle)
     champion = registry.get_alias(Alias.CHAMPION)
     if champion is None or champion.version != version.version:
         registry.set_alias(Alias.CHALLENGER, version.version)
@@ -260,6 +272,7 @@ def carry_out(
     challenger: ModelVersion,
     champion: ModelVersion | None,
     decision: PromotionDecision,
+    settings: Settings,
 ) -> None:
     """Move the aliases, or record why not: then the champion stays as it is."""
     logger = get_run_logger()
@@ -280,10 +293,16 @@ def carry_out(
         f"| {gate.name} | {_word(is_passed=gate.is_passed)} | {gate.reason} |"
         for gate in decision.gates
     )
+    links = " · ".join(
+        as_markdown(f"Model {one.version} in MLflow", link_version(settings, one.version))
+        for one in (challenger, champion)
+        if one is not None
+    )
     create_markdown_artifact(
         key="promotion",
+        description=f"Model {challenger.version} is {verdict}",
         markdown=f"# Model {challenger.version} is {verdict}\n\nAgainst {against}.\n\n"
-        f"| Gate | | Reason |\n|---|---|---|\n{rows}\n",
+        f"| Gate | | Reason |\n|---|---|---|\n{rows}\n\n{links}\n",
     )
 
 

@@ -85,9 +85,7 @@ def _start(
     from prefect.exceptions import ObjectNotFound
 
     try:
-        found = _patiently(
-            lambda: find_deployment(client, deployment), check, is_server_up=True
-        )
+        found = _patiently(lambda: find_deployment(client, deployment), check, is_server_up=True)
     except ObjectNotFound as error:
         msg = f"there must be a deployment {deployment}, Prefect has none"
         raise FlowRunError(msg) from error

@@ -25,6 +25,7 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
     Served,
@@ -104,6 +105,7 @@ def monitor_drift(
     served = read_served(settings)
     if served is None:
         get_run_logger().warning(NOTHING_SERVED)
+        name_run("check: nothing is served")
         return Completed(name="NothingServed", message=NOTHING_SERVED)
     traffic = read_traffic(
         settings,
@@ -119,6 +121,11 @@ def monitor_drift(
         decision = hold_useless_retraining(
             decision, log, bundle_hash=served.bundle.hash, settings=settings
         )
+    number = 1 + sum(one.bundle_hash == served.bundle.hash for one in traffic.history)
+    name_run(
+        f"{'dry run of ' if dry_run else ''}check {number} of v{served.release.model_version}: "
+        f"{decision.action.value}"
+    )
     verdict = make_verdict(
         served.release,
         decision,

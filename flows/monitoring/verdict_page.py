@@ -299,14 +299,14 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None, service
             "",
         ]
     address = f"{service}/ops/drift"
-    lines.append(f"[Page]({address}/{page.stem}), `{page}`")
-    lines.append("")
-    lines.append(
-        f"[Evidently]({address}/{evidently.stem}), `{evidently}`"
+    evidence = (
+        f"[Evidently's report]({address}/{evidently.stem})"
         if evidently
-        else "No Evidently report: too little traffic."
+        else "No Evidently report: too little traffic"
     )
-    lines += ["", f"[All checks]({service}/ops)"]
+    lines.append(
+        f"[Page of this check]({address}/{page.stem}) · {evidence} · [All checks]({service}/ops)"
+    )
     return "\n".join(lines)
 
 

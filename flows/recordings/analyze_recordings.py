@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -11,8 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.task_runners import ThreadPoolTaskRunner
 from pydantic import Field
 
+from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.settings import read_settings
 from ecg_lib.recordings.summary import ResultFormat
+from flows.doors.ui.run_names import name_run
 from flows.recordings.analyzed_files import (
     AnalysisError,
     AnalyzedFile,
@@ -28,34 +31,49 @@ AT_ONCE = 2
 Dask runner by ``with_options(task_runner=...)``."""
 
 
+class UnitChoice(StrEnum):
+    """Units of files that state none."""
+
+    AS_STATED = "as stated"
+    MILLIVOLT = "mV"
+    MICROVOLT = "uV"
+    VOLT = "V"
+
+
+MIN_RATE_HZ = 100.0
+
 _RUNNER: Any = ThreadPoolTaskRunner(max_workers=AT_ONCE)  # its own type does not fit flow's
 
 
 @flow(name="analyze-recordings", task_runner=_RUNNER)
 def analyze_recordings(
     paths: Annotated[list[str], Field(min_length=1)],
-    output_dir: str | None = None,
+    output_dir: str = "",
     formats: Annotated[list[ResultFormat], Field(min_length=1)] = list(ResultFormat),  # noqa: B006  Prefect shows it and never changes it
-    lead: str | None = None,
-    sampling_rate: Annotated[float | None, Field(ge=100, le=1000)] = None,
-    unit: str | None = None,
+    lead: str = "",
+    sampling_rate: Annotated[float, Field(ge=0, le=1000)] = 0.0,
+    unit: UnitChoice = UnitChoice.AS_STATED,
 ) -> dict[str, Any]:
     """Analyse recordings of up to 14 days, each in a process of its own; a broken one is skipped.
 
     Args:
         paths: Files (WFDB headers, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC, zip) and
             directories of them.
-        output_dir: Where results go; `reports/recordings` under ECG_HOME when left out.
+        output_dir: Where results go; when empty, `reports/recordings` under ECG_HOME.
         formats: What to write of each.
-        lead: Name of the lead; the one that is an ECG by its name when left out.
-        sampling_rate: Hz, for CSV without a column of time and for NPY.
-        unit: Unit of NPY, and of CSV that states none: mV (when left out), uV or V.
+        lead: Name of the lead; when empty, the one that is an ECG by its name.
+        sampling_rate: 100 to 1000 Hz, for CSV without a column of time and for NPY; 0 for that of
+            the file.
+        unit: Unit of NPY, and of CSV that states none; `as stated` takes mV there.
 
     Returns:
         How many were analysed, and why others were not.
     """
     from flows.release.load_released import load_bundle_to_use
 
+    if 0 < sampling_rate < MIN_RATE_HZ:
+        msg = f"sampling_rate must be 0 or {MIN_RATE_HZ:g} to 1000 Hz, got {sampling_rate:g}"
+        raise ConfigurationError(msg)
     settings = read_settings()
     logger = get_run_logger()
     version, bundle = load_bundle_to_use(settings)
@@ -71,9 +89,9 @@ def analyze_recordings(
                 path=str(path.absolute()),
                 output_dir=str(target.absolute()),
                 formats=tuple(kind.value for kind in formats),
-                lead=lead,
-                sampling_rate=sampling_rate,
-                unit=unit,
+                lead=lead or None,
+                sampling_rate=sampling_rate or None,
+                unit=None if unit is UnitChoice.AS_STATED else unit.value,
             ),
             bundle_directory=bundle.directory,
             model=model,
@@ -89,6 +107,7 @@ def analyze_recordings(
     if len(failed) == len(results):
         msg = f"at least one recording must be analysed, all {len(results)} failed: {failed}"
         raise AnalysisError(msg)
+    name_run(f"{len(results) - len(failed)} of {len(results)} recordings analysed")
     return {"analysed": len(results) - len(failed), "failed": failed, "output_dir": str(target)}
 
 

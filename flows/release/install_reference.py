@@ -7,8 +7,12 @@ from typing import Any
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from ecg_lib.operations.settings import read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import Alias, ModelVersion, Registry, RunKind
+from flows.doors.ui.columns import V_F1
+from flows.doors.ui.links import tag_origin
+from flows.doors.ui.run_names import name_run
+from flows.doors.ui.tracking import describe_experiment, describe_version
 from flows.release.load_released import read_reference
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
@@ -26,16 +30,18 @@ def install_reference() -> dict[str, Any] | None:
     current = read_current(settings)
     if current is not None:
         get_run_logger().info("model %s is released already", current.model_version)
+        name_run(f"nothing to install: model {current.model_version} is released")
         return None
     registry = Registry(settings)
     # A champion without a release is what an installation leaves that was cut off.
-    version = registry.get_alias(Alias.CHAMPION) or register_reference(registry)
+    version = registry.get_alias(Alias.CHAMPION) or register_reference(registry, settings)
+    name_run(f"install model {version.version}, which ships with the software")
     release: dict[str, Any] = release_service(release=package_bento(model_version=version.version))
     return release
 
 
 @task(cache_policy=NO_CACHE)
-def register_reference(registry: Registry) -> ModelVersion:
+def register_reference(registry: Registry, settings: Settings) -> ModelVersion:
     """Register the bundle that ships and make it champion."""
     bundle = read_reference()
     tags = {
@@ -52,13 +58,16 @@ def register_reference(registry: Registry) -> ModelVersion:
             "ecg.dataset_version": bundle.provenance.dataset_version,
             "ecg.bundle_hash": bundle.hash,
             "mlflow.source.git.commit": bundle.provenance.git_commit,
+            **tag_origin(),
         },
     )
     figures = {key: value for key, value in bundle.metrics.items() if isinstance(value, float)}
-    registry.log(run_id, metrics=figures)
+    registry.log(run_id, metrics={V_F1: bundle.metrics["oof_v_f1"], **figures})
     registry.log_bundle(run_id, bundle)
     registry.end_run(run_id)
     version = registry.register(run_id, tags=tags)
+    describe_experiment(registry, settings)
+    describe_version(registry, settings, version.version, run_id=run_id, bundle=bundle)
     registry.make_champion(version.version)
     get_run_logger().info(
         "model %s ships with the software, trained on %s data, out-of-fold V-F1 %.4f",

@@ -12,7 +12,8 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
-from flows.doors.registry import ModelVersion, Registry
+from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.ui.run_names import name_run
 from flows.release.switch_service import find_bundle, make_release
 
 
@@ -21,19 +22,20 @@ class PackagingError(EcgError):
 
 
 @flow(name="package-bento")
-def package_bento(model_version: str | None = None) -> dict[str, str]:
+def package_bento(model_version: str = Alias.CHAMPION.value) -> dict[str, str]:
     """Put a model version and the serving code into a bento and ask its golden requests.
 
     The same version and code give the same bento, so a second run finds the first one's.
 
     Args:
-        model_version: Version of the registered model; the champion when left out.
+        model_version: Number of the version of the registered model, or `champion`.
 
     Returns:
         The release: tags of bento and model, hashes, and version.
     """
     registry = Registry(read_settings())
     version = registry.find(model_version)
+    name_run(f"bento of model {version.version}")
     bento = build(registry, version)
     check_golden_requests(bento)
     release = make_release(

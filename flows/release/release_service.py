@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
@@ -12,14 +12,19 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import RegistryError, follow_pending
+from flows.doors.ui.links import as_markdown, link_operations, link_version
+from flows.doors.ui.run_names import name_run
 from flows.release.package_bento import package_bento
 from flows.release.switch_service import find_bundle, service_url
 from flows.release.transaction import Outcome, recover, release_model
 
+CHAMPION: Final[dict[str, str]] = {}
+"""Release that stands for the champion, which is packaged first."""
+
 
 @flow(name="release-service")
 def release_service(
-    release: dict[str, str] | None = None,
+    release: dict[str, str] = CHAMPION,
     *,
     force: bool = False,
 ) -> dict[str, Any]:
@@ -30,7 +35,7 @@ def release_service(
     left as it is. When another one is released meanwhile, nothing changes.
 
     Args:
-        release: What `package-bento` returned; the champion is packaged when left out.
+        release: What `package-bento` returned; when empty, the champion is packaged.
         force: Serve it although it was rolled back before.
 
     Returns:
@@ -38,7 +43,7 @@ def release_service(
     """
     settings = read_settings()
     expected = recover(settings)
-    if release is None and not follow_pending(settings):
+    if not release and not follow_pending(settings):
         # The champion may be a model that was rolled back.
         msg = "the aliases must follow what is served before the champion is packaged, they do not"
         raise RegistryError(msg)
@@ -47,6 +52,8 @@ def release_service(
         outcome = switch_to(wanted, settings, expected=expected, force=force)
     finally:
         follow_pending(settings)
+    state = "served" if outcome.is_new else "served already"
+    name_run(f"release of model {outcome.release.model_version}: {state}")
     if outcome.is_new:
         show(outcome, settings)
     return {**outcome.release.model_dump(), "is_running": outcome.switch.is_running}
@@ -86,5 +93,8 @@ def show(outcome: Outcome, settings: Settings) -> None:
         markdown=f"# Model {release.model_version} is served\n\n"
         f"| | |\n|---|---|\n| bento | `{release.bento_tag}` |\n| service | "
         f"{service_url(settings)} ({state}) |\n| data | {figures.data_source.value} |\n"
-        f"| out-of-fold V-F1 | {figures.metrics['oof_v_f1']:.4f} |\n",
+        f"| out-of-fold V-F1 | {figures.metrics['oof_v_f1']:.4f} |\n\n"
+        f"{as_markdown('Model in MLflow', link_version(settings, release.model_version))} · "
+        f"{as_markdown('Operations page', link_operations(settings))}\n",
+        description=f"Model {release.model_version} is served",
     )

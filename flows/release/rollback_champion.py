@@ -14,6 +14,7 @@ from prefect.states import Completed
 
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
+from flows.doors.ui.run_names import name_run
 from flows.release.transaction import Outcome, SupersededError, roll_back
 
 
@@ -48,9 +49,11 @@ def rollback_champion(
         )
     except SupersededError as error:
         get_run_logger().warning("%s", error)
+        name_run("rollback: superseded, nothing done")
         return Completed(name="Superseded", message=str(error))
     finally:
         follow_pending(settings)
+    name_run(f"back to model {outcome.release.model_version}: {reason}")
     create_markdown_artifact(
         key="rollback",
         markdown=f"# Rolled back\n\n{reason}\n\nbento `{outcome.release.bento_tag}`\n",

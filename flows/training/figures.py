@@ -91,6 +91,50 @@ def draw_losses(losses: Sequence[Sequence[float]]) -> str:
     return chart.finish(shapes)
 
 
+def draw_history(values: Sequence[float | None]) -> str:
+    """Draw the V-F1 of each trial and the best so far; None for a trial that was pruned."""
+    scores = [value for value in values if value is not None]
+    low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
+    margin = max(0.1 * (high - low), 0.005)
+    chart = _Chart(
+        "Trials of the sweep: V-F1 in search (dots), best so far (line), pruned (grey)",
+        x_span=(0.0, max(len(values) - 1, 1)),
+        y_span=(low - 2 * margin, min(high + margin, 1.0)),
+    )
+    shapes = chart.axes("trial", "V-F1")
+    best: list[tuple[int, float]] = []
+    for trial, value in enumerate(values):
+        if value is None:
+            shapes.append(Dot(chart.x(trial), chart.y(low - margin), 1.0, Colour.SOFT))
+            continue
+        shapes.append(Dot(chart.x(trial), chart.y(value), 1.2, Colour.BLUE))
+        before = best[-1][1] if best else value
+        best += [(trial, before), (trial, max(before, value))]
+    if best:
+        best.append((len(values) - 1, best[-1][1]))
+        trials, heights = zip(*best, strict=True)
+        shapes.append(chart.curve(np.array(trials), np.array(heights), Colour.RED))
+    return chart.finish(shapes)
+
+
+def draw_importances(importances: Mapping[str, float], *, n_trials: int) -> str:
+    """Draw the share of each parameter in how the trials differ, the greatest first."""
+    ordered = sorted(importances.items(), key=lambda item: -item[1])
+    left, step = 42.0, 7.0
+    height = _TOP + step * len(ordered) + 8
+    title = f"Importance of parameters (PED-ANOVA, {n_trials} complete trials)"
+    shapes: list[Shape] = [Text(4, 6, title, 4.0, Colour.INK, is_bold=True)]
+    for at, (name, share) in enumerate(ordered):
+        y = _TOP + step * at
+        shapes += [
+            Text(left - 2, y + 4, name, _TEXT, Colour.INK, Anchor.END),
+            Box(left, y + 1, max(80 * share, 0.3), step - 3, Colour.BLUE, f"{name}: {share:.3f}"),
+            Text(left + 80 * share + 2, y + 4, f"{share:.2f}", _TEXT, Colour.SOFT),
+        ]
+    drawing = Drawing(width=140.0, height=height, shapes=tuple(shapes), title=title)
+    return to_svg(drawing)
+
+
 def draw_records(counts: Mapping[str, BeatCounts]) -> str:
     """Draw missed and false V beats of each record."""
     names = sorted(counts, key=lambda name: -(counts[name].v_false + _missed(counts[name])))

@@ -26,6 +26,7 @@ from flows.data.dataset_versions import DatasetVersion
 from flows.data.training_data import SCORING_VIEWS
 from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import Registry
+from flows.doors.ui.columns import STATE, V_F1_OF_SEARCH
 
 if TYPE_CHECKING:
     import optuna
@@ -164,10 +165,10 @@ def run_trial(
     registry.log_curve(run_id, "v_f1_so_far", scores)
     metrics = {"seconds": time.monotonic() - started_s}
     if not is_pruned:
-        metrics["search_v_f1"] = scores[-1]
-    registry.log(run_id, metrics=metrics, tags={"ecg.pruned": str(is_pruned).lower()})
+        metrics["search_v_f1"] = metrics[V_F1_OF_SEARCH] = scores[-1]
+    registry.log(run_id, metrics=metrics, tags={STATE: "pruned" if is_pruned else "complete"})
     registry.log_text(run_id, draw_losses([output.loss for output in outputs]), "loss.svg")
-    registry.end_run(run_id, is_killed=is_pruned)
+    registry.end_run(run_id)
     return TrialResult(tuple(scores), is_pruned)
 
 

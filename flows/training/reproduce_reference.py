@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -25,6 +26,7 @@ from flows.data.ingest_records import ingest_records
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.data.records.sources import Source
+from flows.doors.ui.run_names import name_run
 from flows.release.load_released import read_reference
 from flows.training.seed_spread import judge_seeds
 from flows.training.sweep import SweepPlan
@@ -37,6 +39,14 @@ _COMPARED: Final = (
     "oof_v_f1", "oof_v_f1_strict", "oof_v_se", "oof_v_ppv", "oof_accuracy", "oof_qrs_se",
     "oof_qrs_ppv", "oof_v_f1_after_5min", "oof_strips_10s_v_f1",
 )  # fmt: skip
+
+
+class RecipeChoice(StrEnum):
+    """Records that the reference is reproduced on."""
+
+    AS_PUBLISHED = "as published"
+    MITDB = "mitdb"
+    ALL = "all"
 
 
 class ReproductionError(EcgError):
@@ -63,13 +73,13 @@ ALL_DATABASES: Final = (DatabaseName.MITDB, DatabaseName.SVDB)
 
 @flow(name="reproduce-reference")
 def reproduce_reference(
-    source: Source = Source.AUTO, recipe: ReferenceRecipe | None = None
+    source: Source = Source.AUTO, recipe: RecipeChoice = RecipeChoice.AS_PUBLISHED
 ) -> dict[str, Any]:
     """Train the recipe of the reference bundle again, from the raw records, with its seed.
 
     Args:
         source: Where records come from, see `ingest-records`.
-        recipe: Records to train on, `mitdb` or `all`; those of the reference when left out. With
+        recipe: Records to train on: `mitdb`, `all`, or those of the reference, `as published`. With
             others its figures are shown and not compared.
 
     Returns:
@@ -82,7 +92,8 @@ def reproduce_reference(
     settings = read_settings()
     reference = read_reference()
     published = recipe_of(reference)
-    wanted = recipe or published
+    is_given = recipe is not RecipeChoice.AS_PUBLISHED
+    wanted = ReferenceRecipe(recipe.value) if is_given else published
     databases = ALL_DATABASES if wanted is ReferenceRecipe.ALL else (DatabaseName.MITDB,)
     version = load_version(
         settings.datasets_dir, ingest_records(source=source, databases=databases)
@@ -97,6 +108,7 @@ def reproduce_reference(
     metrics = train_again(reference, version, settings)
     found = compare(reference.metrics, metrics)
     _show(found, metrics["by_database"], is_compared=wanted is published)
+    name_run(f"reproduction on {wanted}: V-F1 {found.found['oof_v_f1']:.4f}")
     if wanted is published and not found.is_inside:
         msg = f"the reference must be reproduced inside its interval, got {_verdict(found)}"
         raise ReproductionError(msg)

@@ -7,6 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, TextIO
 
@@ -26,6 +27,7 @@ from flows.data.training_data import (
 )
 from flows.doors.ledger import read_git_commit
 from flows.doors.registry import KnownRun, Registry, RunKind
+from flows.doors.ui.tracking import describe_experiment, describe_run
 from flows.training.fitting import (
     FinalFit,
 )
@@ -35,6 +37,15 @@ if TYPE_CHECKING:
     from ecg_lib.evaluation.beat_scoring import BeatCounts
     from ecg_lib.training.cross_validation import FoldOutput, Recipe
     from ecg_lib.training.out_of_fold import OutOfFold
+
+
+class SweepSize(StrEnum):
+    """How much a sweep does."""
+
+    AS_SET = "as set"
+    """As ECG_PROFILE says."""
+    QUICK = "quick"
+    FULL = "full"
 
 
 _SWEEPS: Final = "sweeps"
@@ -74,6 +85,11 @@ PLANS: Final = {
         views=FULL_VIEWS,
     ),
 }
+
+
+def plan_of(size: SweepSize, settings: Settings) -> SweepPlan:
+    """Return the plan of a size."""
+    return PLANS[settings.profile if size is SweepSize.AS_SET else Profile(size.value)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +199,7 @@ def open_sweep(
             seed=number - 1 if seed is None else seed,
             tags=tags,
             registry=registry,
+            settings=settings,
         )
     except BaseException:
         _let_go(directory)
@@ -197,6 +214,7 @@ def _start_sweep(
     seed: int,
     tags: dict[str, str],
     registry: Registry,
+    settings: Settings,
 ) -> Sweep:
     name = directory.name
     run_id = registry.start_run(name, kind=RunKind.SWEEP, tags={**tags, "ecg.sweep": name})
@@ -206,6 +224,15 @@ def _start_sweep(
         version=version.version,
         data_source=version.data_source.value,
         description={"records": [record.name for record in version.records_of(Role.DEVELOPMENT)]},
+    )
+    describe_experiment(registry, settings)
+    describe_run(
+        registry,
+        settings,
+        run_id,
+        about=f"Sweep of {plan.n_trials} trials. Its best recipe becomes the candidate, a run "
+        "below this one; `sweep/history.svg` shows the trials.",
+        lines={"Dataset version": f"`{version.version}`", "Commit": f"`{read_git_commit()}`"},
     )
     state = {
         "run_id": run_id,

@@ -20,8 +20,9 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
-from ecg_lib.operations.settings import Profile, Settings, read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.dataset_versions import (
+    LATEST,
     DatasetVersion,
     ReferenceRecipe,
     load_version,
@@ -31,6 +32,10 @@ from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.data.training_data import ViewPlan, find_training_data
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
+from flows.doors.ui.columns import V_F1
+from flows.doors.ui.links import as_markdown, link_run
+from flows.doors.ui.run_names import name_run
+from flows.doors.ui.tracking import describe_run
 from flows.training.fitting import (
     fit_all,
     fit_fold,
@@ -39,15 +44,16 @@ from flows.training.fitting import (
     load_fold,
 )
 from flows.training.sweep import (
-    PLANS,
     Confirmed,
     Judged,
     Sweep,
+    SweepSize,
     close_sweep,
     flatten,
     kept_fold,
     let_go,
     open_sweep,
+    plan_of,
 )
 from flows.training.workers.search import announce, choose_finalists, take_trials
 
@@ -57,13 +63,13 @@ if TYPE_CHECKING:
 
 @flow(name="train-sweep")
 def train_sweep(
-    dataset_version: str | None = None,
+    dataset_version: str = LATEST,
     recipe: ReferenceRecipe = ReferenceRecipe.ALL,
-    profile: Profile | None = None,
-    n_trials: Annotated[int | None, Field(ge=1, le=1000)] = None,
-    seed: Annotated[int | None, Field(ge=0)] = None,
-    seeds: Annotated[int | None, Field(ge=1, le=20)] = None,
-    workers: Annotated[int | None, Field(ge=1, le=100)] = None,
+    profile: SweepSize = SweepSize.AS_SET,
+    n_trials: Annotated[int, Field(ge=0, le=1000)] = 0,
+    seed: Annotated[int, Field(ge=-1)] = -1,
+    seeds: Annotated[int, Field(ge=0, le=20)] = 0,
+    workers: Annotated[int, Field(ge=1, le=100)] = 1,
 ) -> str:
     """Search for the best recipe on the development records and train a candidate with it.
 
@@ -71,17 +77,17 @@ def train_sweep(
     `work-on-sweep` share its trials.
 
     Args:
-        dataset_version: Dataset to train on; the latest when left out.
+        dataset_version: Dataset to train on, or `latest`.
         recipe: Records of the dataset that are trained on: `mitdb`, DS1 alone, or `all`, the
             development records of every database in it.
-        profile: How much to do, `quick` or `full`; ECG_PROFILE when left out.
-        n_trials: Number of trials; that of the profile when left out.
-        seed: Seed of the search, of the networks and of the choice of beats; when left out, the
-            number of sweeps that ended with these parameters, so that a retraining is a new try.
+        profile: How much to do: `quick`, `full`, or `as set` by ECG_PROFILE.
+        n_trials: Number of trials; 0 for that of the profile.
+        seed: Seed of the search, of the networks and of the choice of beats; -1 for the number of
+            sweeps that ended with these parameters, so that a retraining is a new try.
         seeds: Number of seeds that the folds of the chosen recipe are fitted with, for mean and
-            spread in the report; that of the profile when left out (1 or 5).
-        workers: Flow runs that will work on the trials, this one among them; 1 when left out.
-            Twice as many trials are drawn together.
+            spread in the report; 0 for that of the profile (1 or 5).
+        workers: Flow runs that will work on the trials, this one among them. Twice as many trials
+            are drawn together.
 
     Returns:
         The MLflow run of the candidate.
@@ -90,11 +96,12 @@ def train_sweep(
     version = select_records(
         load_version(settings.datasets_dir, dataset_version), recipe, settings.datasets_dir
     )
-    plan = PLANS[profile or settings.profile]
+    plan = plan_of(profile, settings)
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
-    plan = replace(plan, n_workers=workers or plan.n_workers)
+    plan = replace(plan, n_workers=workers)
+    name_run(f"sweep of {plan.n_trials} trials on {name_data(version)}")
     registry = Registry(settings)
-    sweep = open_sweep(version, plan, seed, registry, settings)
+    sweep = open_sweep(version, plan, None if seed < 0 else seed, registry, settings)
     try:
         announce(sweep, settings)
         data = cut_training_beats(version, plan.views, settings)
@@ -113,9 +120,16 @@ def finish_sweep(
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     best = choose_best(prepared, data, confirmed, sweep, registry)
     best = repeat_with_seeds(prepared, data, best, sweep, registry)
-    run_id = build_candidate(prepared, best, sweep, registry)
+    run_id = build_candidate(prepared, best, sweep, registry, settings)
     close_sweep(sweep, run_id, registry)
+    f1 = best.metrics["oof_v_f1"]
+    name_run(f"sweep of {sweep.plan.n_trials} trials on {name_data(version)}: V-F1 {f1:.4f}")
     return run_id
+
+
+def name_data(version: DatasetVersion) -> str:
+    """Name a dataset version with its databases, for names of runs."""
+    return f"{'+'.join(version.databases)}-{version.version}"
 
 
 @task(cache_policy=NO_CACHE)
@@ -223,7 +237,10 @@ def choose_best(
     best = max(judged, key=lambda one: one.metrics["oof_v_f1"])
     registry.log(
         sweep.run_id,
-        metrics={f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        metrics={
+            V_F1: best.metrics["oof_v_f1"],
+            **{f"confirmed_trial_{o.confirmed.trial}": o.metrics["oof_v_f1"] for o in judged},
+        },
         tags={"ecg.chosen_trial": str(best.confirmed.trial)},
     )
     return best
@@ -259,7 +276,9 @@ def repeat_with_seeds(
 
 
 @task(cache_policy=NO_CACHE)
-def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registry: Registry) -> str:
+def build_candidate(
+    prepared: PreparedViews, best: Judged, sweep: Sweep, registry: Registry, settings: Settings
+) -> str:
     """Write the bundle of the best recipe and log it with its figures."""
     from flows.training import candidate, figures
 
@@ -294,7 +313,10 @@ def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registr
     registry.log(
         run_id,
         params={"seed": sweep.seed, **flatten(asdict(recipe))},
-        metrics={key: value for key, value in bundle.metrics.items() if isinstance(value, float)},
+        metrics={
+            V_F1: bundle.metrics["oof_v_f1"],
+            **{key: value for key, value in bundle.metrics.items() if isinstance(value, float)},
+        },
         tags={"ecg.bundle_hash": bundle.hash},
     )
     registry.log_dataset(
@@ -316,8 +338,21 @@ def build_candidate(prepared: PreparedViews, best: Judged, sweep: Sweep, registr
     registry.log_text(run_id, figures.draw_reliability(probability, is_v), "reliability.svg")
     registry.log_text(run_id, figures.draw_records(by_record), "records.svg")
     registry.log_bundle(run_id, bundle)
+    describe_run(
+        registry,
+        settings,
+        run_id,
+        about=f"Candidate of trial {best.confirmed.trial}, with its bundle.",
+        lines={
+            "Dataset version": f"`{version.version}`",
+            "Commit": f"`{bundle.provenance.git_commit}`",
+        },
+    )
     registry.end_run(run_id)
+    address = link_run(settings, registry.experiment_id(), run_id)
     create_markdown_artifact(
-        key="model-card", markdown=bundle.model_card, description="Card of the candidate"
+        key="model-card",
+        markdown=f"{as_markdown('Run in MLflow', address)}\n\n{bundle.model_card}",
+        description="Card of the candidate",
     )
     return run_id

@@ -25,8 +25,13 @@ from flows.data.databases import (
 )
 from flows.data.progress import ProgressBar
 from flows.doors.archives.download import UnreachableError
+from flows.doors.archives.physionet import (
+    address_beside,
+    check_reachable,
+    download_files,
+    read_listing,
+)
 from flows.doors.parallel import run_in_processes
-from flows.doors.archives.physionet import address_beside, check_reachable, download_files, read_listing
 
 SIMULATED_PATIENTS = 24
 SIMULATED_DURATION_S = 900.0

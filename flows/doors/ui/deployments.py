@@ -101,12 +101,16 @@ def _point_to(client: httpx.Client, new_of: Mapping[str, str]) -> Iterator[str]:
             text = text.replace(old, new)
         if text == before:
             continue
-        client.put(f"/automations/{automation['id']}", json=_body_of(json.loads(text))).raise_for_status()
+        client.put(
+            f"/automations/{automation['id']}", json=_body_of(json.loads(text))
+        ).raise_for_status()
         yield str(automation["name"])
 
 
 def _body_of(automation: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in automation.items() if key not in {"id", "created", "updated"}}
+    return {
+        key: value for key, value in automation.items() if key not in {"id", "created", "updated"}
+    }
 
 
 def _move_waiting(client: httpx.Client, old: str, new: str) -> None:

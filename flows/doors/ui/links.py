@@ -9,9 +9,15 @@ from prefect.runtime import flow_run
 
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import find_addresses
+from flows.doors.ui.columns import PREFECT_RUN
 
 MODEL_NAME: Final = "ecg"
 """Name of the registered model, see :mod:`flows.doors.registry`."""
+
+
+def tag_origin() -> dict[str, str]:
+    """Make the tag of a run in MLflow that names this flow run; nothing outside of one."""
+    return {} if flow_run.id is None else {PREFECT_RUN: flow_run.id}
 
 
 def link_flow_run(settings: Settings, run_id: str) -> str:

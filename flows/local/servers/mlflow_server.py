@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
+from flows.doors.ui.tracking import find_landing
 from flows.local.servers.arguments import read_arguments
 from flows.local.servers.bounded_requests import BOUNDED
 from flows.local.servers.gate import Gate
+from flows.local.servers.landing import Landing
 from flows.local.servers.secret_files import MLFLOW
 
 
@@ -44,13 +47,19 @@ def main(given: Sequence[str] | None = None) -> None:
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
     }
     import uvicorn
+    from mlflow.server import app as pages
     from mlflow.server.fastapi_app import app
     from mlflow.server.handlers import initialize_backend_stores
 
     initialize_backend_stores(store, store, artifacts)
+    landing = Landing(
+        app,
+        index=Path(str(pages.static_folder)) / "index.html",
+        find=lambda: find_landing(store),
+    )
     uvicorn.run(
         Gate(
-            app,
+            landing,
             credentials=arguments.credentials,
             port=port,
             names=arguments.names,

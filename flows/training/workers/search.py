@@ -21,6 +21,7 @@ from flows.data.dataset_versions import DatasetVersion
 from flows.data.progress import ProgressBar
 from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import Registry, RunKind
+from flows.doors.ui.links import tag_origin
 from flows.training.fitting import TrialResult, fit_processes, run_trial
 from flows.training.sweep import Sweep, SweepPlan, describe_sweep, is_here, take_lead
 from flows.training.workers.presence import is_gone, present
@@ -167,6 +168,7 @@ class _OwnTrials:
         self._sweep, self._queue, self._registry = sweep, queue, registry
         self._open_pool, self._pool, self._fit = open_pool, open_pool(), fit
         self._running: dict[Future[TrialResult], tuple[int, str]] = {}
+        self._origin = tag_origin()
 
     @property
     def are_over(self) -> bool:
@@ -182,7 +184,7 @@ class _OwnTrials:
             run_id = self._registry.start_run(
                 f"trial {trial.number}",
                 kind=RunKind.TRIAL,
-                tags={**self._sweep.tags, "ecg.sweep": self._sweep.name},
+                tags={**self._sweep.tags, "ecg.sweep": self._sweep.name, **self._origin},
                 parent_run_id=self._sweep.run_id,
             )
             self._queue.note_run(trial.number, run_id)
@@ -232,6 +234,7 @@ def choose_finalists(sweep: Sweep, registry: Registry, settings: Settings) -> di
     plan = sweep.plan
     study = open_study(sweep.study, storage_url=settings.study_storage_url, seed=sweep.seed)
     _show_trials(study, sweep)
+    _draw_search(study, sweep, registry)
     get_run_logger().info("best: trial %d, V-F1 %.4f", study.best_trial.number, study.best_value)
     registry.log(
         sweep.run_id,
@@ -244,6 +247,20 @@ def choose_finalists(sweep: Sweep, registry: Registry, settings: Settings) -> di
         max_beats=plan.confirm_beats,
     )
     return finalists(study, full)
+
+
+def _draw_search(study: optuna.Study, sweep: Sweep, registry: Registry) -> None:
+    from flows.training.figures import draw_history, draw_importances
+    from flows.training.workers.search_space import LEAST_TRIALS, finished, measure_importances
+
+    values = [trial.value for trial in finished(study)]
+    registry.log_text(sweep.run_id, draw_history(values), "sweep/history.svg")
+    if importances := measure_importances(study):
+        n_complete = sum(value is not None for value in values)
+        drawn = draw_importances(importances, n_trials=n_complete)
+        registry.log_text(sweep.run_id, drawn, "sweep/importances.svg")
+    else:
+        get_run_logger().info("the importance of parameters needs %d complete trials", LEAST_TRIALS)
 
 
 def _search_base(plan: SweepPlan) -> Recipe:

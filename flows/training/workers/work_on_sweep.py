@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from prefect import flow, get_run_logger
 
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.dataset_versions import load_version
 from flows.doors.registry import Registry, RunKind
+from flows.doors.ui.run_names import name_run
 from flows.training.sweep import Sweep, SweepError, let_go, read_sweep, study_of
 from flows.training.train_sweep import cut_training_beats, finish_sweep
 from flows.training.workers.search import take_trials
 
+NEWEST: Final = "newest"
+"""Name for the newest sweep, where one may be given."""
+
 
 @flow(name="work-on-sweep")
-def work_on_sweep(sweep: str | None = None) -> str | None:
+def work_on_sweep(sweep: str = NEWEST) -> str | None:
     """Take trials of a sweep that is under way, until all have ended.
 
     The run of `train-sweep` confirms the best recipes and builds the candidate. If it ends while
@@ -25,7 +29,7 @@ def work_on_sweep(sweep: str | None = None) -> str | None:
     ECG_STUDY_URL and dataset version.
 
     Args:
-        sweep: Name of the sweep, or its run in MLflow; the newest one when left out.
+        sweep: Name of the sweep, or its run in MLflow, or `newest`.
 
     Returns:
         The MLflow run of the candidate if this run had to build it.
@@ -37,6 +41,7 @@ def work_on_sweep(sweep: str | None = None) -> str | None:
     settings = read_settings()
     registry = Registry(settings)
     found = find_sweep(sweep, registry, settings)
+    name_run(f"share of sweep {found.name}")
     logger = get_run_logger()
     version = load_version(settings.datasets_dir, found.tags["ecg.dataset_version"])
     data = cut_training_beats(version, found.plan.views, settings)
@@ -51,21 +56,22 @@ def work_on_sweep(sweep: str | None = None) -> str | None:
         found.name,
         share.n_trials,
     )
+    name_run(f"share of sweep {found.name}: {share.n_trials} trials")
     return None
 
 
-def find_sweep(wanted: str | None, registry: Registry, settings: Settings) -> Sweep:
-    """Find a sweep that is under way, by its name or its MLflow run; the newest when None."""
+def find_sweep(wanted: str, registry: Registry, settings: Settings) -> Sweep:
+    """Find a sweep that is under way, by its name or its MLflow run, or the newest."""
     import optuna
 
     from flows.training.workers.search_space import open_storage
 
     for run in registry.list_runs():
-        if run.kind == RunKind.SWEEP and run.is_open and wanted in {None, run.sweep, run.run_id}:
+        if run.kind == RunKind.SWEEP and run.is_open and wanted in {NEWEST, run.sweep, run.run_id}:
             break
     else:
         raise SweepError(
-            f"there must be a sweep under way to work on, found no {wanted or 'sweep'}; "
+            f"there must be a sweep under way to work on, found no {wanted}; "
             "start one with train-sweep"
         )
     try:

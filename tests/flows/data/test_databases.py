@@ -51,7 +51,12 @@ from flows.data.prepared_views import PreparedViews
 from flows.data.records.preparation import prepare_all
 from flows.data.records.sources import Records, describe_directory, of_directory
 from flows.data.training_data import ViewPlan, cut_beats
-from flows.doors.archives.download import DownloadError, PublishedFile, UnreachableError, WrongContentError
+from flows.doors.archives.download import (
+    DownloadError,
+    PublishedFile,
+    UnreachableError,
+    WrongContentError,
+)
 from flows.doors.archives.physionet import LISTING, address_beside, download_files, read_listing
 from tests.flows.doors.file_server import QUICK, Server, answer, served
 

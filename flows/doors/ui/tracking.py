@@ -1,0 +1,155 @@
+"""What MLflow's pages show: the columns of the run list, and descriptions with links.
+
+The registry itself, with its runs, versions and aliases, is :mod:`flows.doors.registry`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final
+
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.settings import Settings
+from flows.doors.addresses import find_addresses
+from flows.doors.registry import EXPERIMENT, MODEL_NAME, Registry
+from flows.doors.ui.columns import PREFECT_RUN, STATE, V_F1, V_F1_OF_SEARCH
+from flows.doors.ui.links import (
+    as_markdown,
+    link_flow_run,
+    link_operations,
+    link_run,
+    link_this_run,
+    link_version,
+    tag_origin,
+)
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+VIEW: Final = "ecg"
+"""Key of the shared view of the run list, in ``#/experiments/ID/runs?viewStateShareKey=ecg``."""
+
+_NOTE: Final = "mlflow.note.content"
+_LONGEST: Final = 5000
+"""Characters of a description that every database of MLflow takes."""
+
+_ABOUT: Final = """Sweeps of the beat classifier, ventricular ectopic (V) or not.
+
+- **V-F1** is the figure that counts: out of fold over subjects, at the full budget. Candidates and
+  the model that ships have it; the best candidate is the challenger of the next promotion.
+- **V-F1 in search** is that of a trial on few beats and epochs: compare trials with it, no more.
+- A trial that was pruned is finished, with the tag `state` = `pruned`. Red is an error.
+
+[Operations]({operations}) · [Flow runs]({prefect}/runs) ·
+[Model versions]({mlflow_models})
+"""
+_COLUMNS: Final = (
+    f"metrics.`{V_F1}`",
+    f"metrics.`{V_F1_OF_SEARCH}`",
+    "tags.`ecg.kind`",
+    f"tags.`{STATE}`",
+    "params.`seed`",
+)
+
+
+def describe_experiment(registry: Registry, settings: Settings) -> None:
+    """Describe the experiment, and set the columns and order of its run list."""
+    client = _open(settings)
+    experiment = client.get_experiment(registry.experiment_id())
+    view = {
+        "orderByKey": f"metrics.`{V_F1}`",
+        "orderByAsc": False,
+        "selectedColumns": list(_COLUMNS),
+    }
+    wanted = {
+        _NOTE: _ABOUT.format(
+            operations=link_operations(settings),
+            prefect=find_addresses(settings).prefect,
+            mlflow_models=link_version(settings, "1").rpartition("/versions/")[0],
+        ),
+        "mlflow.experiment.primaryMetric.name": V_F1,
+        "mlflow.experiment.primaryMetric.greaterIsBetter": "true",
+        "mlflow.experimentKind": "custom_model_development",
+        f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
+    }
+    for key, value in wanted.items():
+        if experiment.tags.get(key) != value:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+
+
+def find_landing(tracking_uri: str) -> str | None:
+    """Find the part of the address after ``#`` of the run list; None before the first run."""
+    from mlflow import MlflowClient
+
+    experiment = MlflowClient(tracking_uri=tracking_uri).get_experiment_by_name(EXPERIMENT)
+    if experiment is None:
+        return None
+    page = f"#/experiments/{experiment.experiment_id}/runs"
+    has_view = f"mlflow.sharedViewState.{VIEW}" in experiment.tags
+    return f"{page}?viewStateShareKey={VIEW}" if has_view else page
+
+
+def describe_run(
+    registry: Registry, settings: Settings, run_id: str, *, about: str, lines: Mapping[str, str]
+) -> None:
+    """Describe a run: what it is, with the flow run that made it, and more lines by their names."""
+    shown = {"Flow run in Prefect": link_this_run(settings), **lines}
+    items = [
+        f"- {name}: {as_markdown('open', value) if value.startswith('http') else value}"
+        for name, value in shown.items()
+        if value
+    ]
+    registry.log(run_id, tags={_NOTE: "\n".join([about, "", *items]), **tag_origin()})
+
+
+def describe_version(
+    registry: Registry, settings: Settings, version: str, *, run_id: str, bundle: Bundle
+) -> None:
+    """Describe a model version: its figures, where it came from, and its model card."""
+    client = _open(settings)
+    tags = client.get_run(run_id).data.tags
+    run = link_run(settings, registry.experiment_id(), run_id)
+    metrics, origin = bundle.metrics, bundle.provenance
+    links = [as_markdown("Run in MLflow", run)]
+    if (flow_run := tags.get(PREFECT_RUN)) is not None:
+        links.append(as_markdown("Flow run that trained it", link_flow_run(settings, flow_run)))
+    if (this := link_this_run(settings)) is not None and not this.endswith(flow_run or "-"):
+        links.append(as_markdown("Flow run that registered it", this))
+    links.append(as_markdown("Operations", link_operations(settings)))
+    head = "\n".join(
+        [
+            f"**V-F1 {metrics['oof_v_f1']:.4f}** {_interval(metrics)}out of fold",
+            "",
+            f"- Source: {origin.source}, trained on {origin.data_source} data",
+            f"- Dataset version `{origin.dataset_version}`",
+            f"- Commit `{origin.git_commit or 'unknown'}`",
+            f"- Bundle `{bundle.hash}`",
+            "",
+            " · ".join(links),
+            "",
+            "",
+        ]
+    )
+    rest = f"\n\nThe whole card is {as_markdown('with the files of the run', f'{run}/artifacts')}."
+    client.update_model_version(
+        MODEL_NAME, version, head + shorten(bundle.model_card, _LONGEST - len(head), rest=rest)
+    )
+
+
+def shorten(text: str, longest: int, *, rest: str) -> str:
+    """Cut a text at the end of a paragraph, and say where the rest is, if it is too long."""
+    if len(text) <= longest:
+        return text
+    return text[: longest - len(rest)].rpartition("\n\n")[0] + rest
+
+
+def _interval(metrics: Mapping[str, Any]) -> str:
+    low, high = metrics.get("oof_v_f1_low"), metrics.get("oof_v_f1_high")
+    return "" if low is None or high is None else f"({low:.3f} to {high:.3f}) "
+
+
+def _open(settings: Settings) -> MlflowClient:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=settings.tracking_uri)
