@@ -52,6 +52,7 @@ from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
 from flows.doors.bento_store import ask_golden
 from flows.monitoring.outbox import make_decision
+from flows.monitoring.verdict.trends import TrendPoint, read_trend
 
 REFERENCE_COUNTS = "by_subject_strips_10_s"
 """Key of the bundle's metrics: out-of-fold counts (BeatCounts) by subject."""
@@ -90,6 +91,8 @@ class Traffic(NamedTuple):
     reviewed: list[ReviewedStrip]
     history: list[PastCheck]
     """Latest first."""
+    trend: tuple[TrendPoint, ...]
+    """Figures of the last checks, oldest first."""
     familiar: dict[str, frozenset[str]]
     """Leads, rates and devices of earlier traffic and of the reference, where they are known."""
 
@@ -143,6 +146,7 @@ def read_traffic(
             for row in drawn
         ],
         history=history,
+        trend=read_trend(checks),
         familiar=_find_familiar(served.bundle, checks),
     )
     get_run_logger().info(

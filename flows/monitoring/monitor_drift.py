@@ -23,7 +23,9 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.observation import (
     read_reference,
 )
+from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
+from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
@@ -35,10 +37,11 @@ from flows.monitoring.evidence import (
     read_traffic,
     store_check,
 )
-from flows.monitoring.labels.kept_signals import sort_kept_signals
+from flows.monitoring.labels.kept_signals import open_signals, sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
-from flows.monitoring.verdict_page import (
+from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
+from flows.monitoring.verdict.verdict_page import (
     Verdict,
     make_verdict,
     page_name,
@@ -136,6 +139,8 @@ def monitor_drift(
         now=now,
         policy=policy,
         is_dry_run=dry_run,
+        trend=traffic.trend,
+        drifted=find_drifted(settings, served, traffic, evidence, now=now),
     )
     evidently = write_report(settings, served, traffic, evidence, decision, now=now)
     page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
@@ -185,6 +190,26 @@ def decide(
     )
     get_run_logger().info("%s: %s", decision.action.value, "; ".join(decision.reasons))
     return decision
+
+
+@task(cache_policy=NO_CACHE)
+def find_drifted(
+    settings: Settings, served: Served, traffic: Traffic, evidence: DriftEvidence, *, now: datetime
+) -> DriftedBeats | None:
+    """Find the beats that drifted most, among those whose signals are kept."""
+    drift = choose_drifted(evidence.traffic)
+    if drift is None:
+        return None
+    with open_log(settings) as log:
+        return find_drifted_beats(
+            drift,
+            reference=read_reference(served.bundle.read_drift_reference()),
+            current=traffic.current,
+            window=Window(since=traffic.begin, until=now, bundle_hash=served.bundle.hash),
+            log=log,
+            store=open_signals(settings),
+            are_kept=settings.keep_signals,
+        )
 
 
 @task(cache_policy=NO_CACHE)

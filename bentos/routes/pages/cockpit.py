@@ -20,6 +20,9 @@ from bentos.routes.pages.overview import EVIDENTLY, describe_platform
 from bentos.routes.routing import answer_json, recordings_of, runtime_of
 from bentos.wire.cockpit_answers import Overview
 from bentos.wire.problems import NOT_FOUND, NOT_READY, ProblemError
+from ecg_lib.operations.learning.drifted_beats import path_beside, show_drifted_beats
+from ecg_lib.operations.learning.kept_signals import SignalStore
+from ecg_lib.operations.settings import Settings
 
 _PAGES: Final = Path(__file__).parents[2] / "viewer" / "ops"
 
@@ -81,21 +84,34 @@ async def _show_review() -> Response:
     return FileResponse(_PAGES / "review.html", headers=_HEADERS)
 
 
+def _read_page(path: Path, settings: Settings) -> bytes:
+    """Read the page of a check, with strips of those of its beats whose signals are still kept."""
+    page = path.read_bytes()
+    if EVIDENTLY in path.stem:
+        return page
+    store = SignalStore(settings.signals_dir, settings.signal_key_path)
+    return show_drifted_beats(page, path_beside(path), store)
+
+
 async def _show_drift(request: Request, name: str) -> Response:
     """Give the page of a drift check; the name may have its suffix, as links between pages do.
 
     Retention may delete the page at any time, so it is read whole before the answer starts.
     """
     stem = name.removesuffix(".html")
-    path = runtime_of(request).settings.reports_dir / "drift" / f"{stem}.html"
+    runtime = runtime_of(request)
+    path = runtime.settings.reports_dir / "drift" / f"{stem}.html"
     if not _DRIFT_PAGE.fullmatch(stem):
         raise ProblemError(NOT_FOUND, _NO_PAGE)
     try:
-        page = await run_in_threadpool(path.read_bytes)
+        page = await run_in_threadpool(_read_page, path, runtime.settings)
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ProblemError(NOT_FOUND, _NO_PAGE) from error
     except OSError as error:
         logger.warning("the page %s of a drift check cannot be read: %s", stem, error)
+        raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
+    except ValueError as error:
+        logger.warning("the beats of the page %s cannot be shown: %s", stem, error)
         raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
     headers = _REPORT_HEADERS if EVIDENTLY in stem else None
     return Response(page, headers=headers, media_type="text/html; charset=utf-8")

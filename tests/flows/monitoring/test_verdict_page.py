@@ -21,7 +21,7 @@ from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
 from ecg_lib.operations.releases import Release
 from flows.evaluation.retraining_outcome import HELD
-from flows.monitoring.verdict_page import (
+from flows.monitoring.verdict.verdict_page import (
     Verdict,
     describe_effect,
     make_verdict,

@@ -23,11 +23,19 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.observation import CATEGORICAL_COLUMNS, HARMLESS_COLUMNS
 from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
+from ecg_lib.operations.learning.drifted_beats import (
+    BEGIN,
+    END,
+    DriftedBeats,
+    path_beside,
+    write_drifted_beats,
+)
 from ecg_lib.operations.releases import Release
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
 from flows.evaluation.retraining_outcome import HELD
+from flows.monitoring.verdict.trends import TrendPoint, draw_trends, trend_point
 
 _TEMPLATE: Final = Path(__file__).with_name("verdict.html.jinja")
 _N_HISTORY: Final = 12
@@ -72,6 +80,10 @@ class Verdict:
     columns: tuple[ColumnDrift, ...]
     slices: tuple[SliceDrift, ...]
     history: tuple[PastRow, ...]
+    trend: tuple[TrendPoint, ...] = ()
+    """The last checks, this one too, oldest first."""
+    drifted: DriftedBeats | None = None
+    """Beats to show as strips; None when no column drifted."""
 
     @property
     def answers(self) -> tuple[tuple[str, str], ...]:
@@ -95,6 +107,8 @@ def make_verdict(
     now: datetime,
     policy: DriftPolicy,
     is_dry_run: bool = False,
+    trend: tuple[TrendPoint, ...] = (),
+    drifted: DriftedBeats | None = None,
 ) -> Verdict:
     """Put a check into words.
 
@@ -108,6 +122,8 @@ def make_verdict(
         now: Time of the check, and end of the window.
         policy: The limits.
         is_dry_run: True when nothing is done about it.
+        trend: Figures of earlier checks, oldest first.
+        drifted: Beats to show as strips.
     """
     traffic = evidence.traffic
     refused = volume.refused
@@ -140,6 +156,16 @@ def make_verdict(
             PastRow(_show(check.created_at), check.bento_tag, check.action.value, _found(check))
             for check in history[:_N_HISTORY]
         ),
+        trend=(
+            *trend,
+            trend_point(
+                now,
+                release.bento_tag,
+                decision.figures,
+                is_conclusive=decision.is_conclusive,
+            ),
+        ),
+        drifted=drifted,
     )
 
 
@@ -235,7 +261,11 @@ def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path 
         "v": verdict,
         "evidently": None if evidently is None else evidently.name,
         "harmless": HARMLESS_COLUMNS,
+        "trends": draw_trends(verdict.trend),
+        "marks": (BEGIN, END),
     }
+    if verdict.drifted is not None:
+        write_drifted_beats(path, verdict.drifted)
     write_whole(path, write_html(_TEMPLATE, values, filters={"effect": describe_effect}))
     return path
 
@@ -255,6 +285,7 @@ def remove_old_pages(directory: Path, *, before: datetime) -> int:
     for page in directory.glob("*.html"):
         if not page.stem.endswith((EVIDENCE, PAGE)) and page.stem < limit:
             page.unlink(missing_ok=True)
+            path_beside(page).unlink(missing_ok=True)
             n_removed += 1
     return n_removed
 
