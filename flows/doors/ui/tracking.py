@@ -54,7 +54,10 @@ _COLUMNS: Final = (
 
 
 def describe_experiment(registry: Registry, settings: Settings) -> None:
-    """Describe the experiment, and set the columns and order of its run list."""
+    """Describe the experiment, and set the columns and order of its run list.
+
+    The first time, runs of earlier code get these columns.
+    """
     client = _open(settings)
     experiment = client.get_experiment(registry.experiment_id())
     view = {
@@ -76,6 +79,42 @@ def describe_experiment(registry: Registry, settings: Settings) -> None:
     for key, value in wanted.items():
         if experiment.tags.get(key) != value:
             client.set_experiment_tag(experiment.experiment_id, key, value)
+    if f"mlflow.sharedViewState.{VIEW}" not in experiment.tags:
+        update_earlier_runs(registry, settings)
+
+
+def update_earlier_runs(registry: Registry, settings: Settings) -> int:
+    """Give the runs of earlier code the columns of now; return how many were changed.
+
+    Their V-F1 has another name, and their pruned trials, which are no failures, are red.
+    """
+    from mlflow.entities import RunStatus
+
+    client, experiment_id = _open(settings), registry.experiment_id()
+    n_changed = 0
+    for earlier, name in (("oof_v_f1", V_F1), ("search_v_f1", V_F1_OF_SEARCH)):
+        for run in _search(client, experiment_id, f"metrics.{earlier} >= 0"):
+            if name not in run.data.metrics and run.info.status == "FINISHED":
+                client.log_metric(run.info.run_id, name, run.data.metrics[earlier])
+                n_changed += 1
+    pruned = "tags.`ecg.pruned` = 'true' and attributes.status = 'KILLED'"
+    for run in _search(client, experiment_id, pruned):
+        client.set_tag(run.info.run_id, STATE, "pruned")
+        finished = RunStatus.to_string(RunStatus.FINISHED)
+        client.set_terminated(run.info.run_id, finished, end_time=run.info.end_time)
+        n_changed += 1
+    return n_changed
+
+
+def _search(client: MlflowClient, experiment_id: str, query: str) -> list[Any]:
+    found: list[Any] = []
+    page: Any = None
+    while page is None or page.token:
+        page = client.search_runs(
+            [experiment_id], query, page_token=None if page is None else page.token
+        )
+        found += page
+    return found
 
 
 def find_landing(tracking_uri: str) -> str | None:
