@@ -140,7 +140,7 @@ class DecisionRow:
     decision_id: str
     created_at: datetime
     deployment: str
-    """Such as ``pipeline/ecg``."""
+    """Such as ``pipeline/pipeline``."""
     parameters: dict[str, Any]
     state: str = "waiting"
     """``waiting``, ``asked``, ``done`` or ``given up``."""

@@ -12,12 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from bentos.runtime.live_model import LoadedModel
 from ecg_lib.operations.drift.last_check import write_last_check
 from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.keys.api_keys import Scope, add_api_key
+from ecg_lib.operations.learning.drifted_beats import (
+    BEGIN,
+    END,
+    DriftedBeat,
+    DriftedBeats,
+    write_drifted_beats,
+)
+from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, write_pipeline_run
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
 from ecg_lib.operations.releases import ReleaseNote, write_release_notes
@@ -173,6 +182,44 @@ def test_pages_of_drift_checks_are_served_and_link_each_other(serve: Serve) -> N
     assert report.status_code == 200
     assert report.headers["content-security-policy"].startswith("sandbox allow-scripts")
     assert "allow-same-origin" not in report.headers["content-security-policy"]
+
+
+def test_strips_of_drifted_beats_are_drawn_as_long_as_their_signals_are_kept(
+    serve: Serve,
+) -> None:
+    service = serve()
+    write_pages(service)
+    settings = service.runtime.settings
+    page = settings.reports_dir / "drift" / f"{PAGE}.html"
+    page.write_text(f"{VERDICT}{BEGIN}<p>not drawn</p>{END}")
+    patient = "a" * 64
+    beat = DriftedBeat(
+        patient_key=patient,
+        prediction_id="p1",
+        created_at=NOW,
+        sample=1000,
+        called="V",
+        value="wide",
+    )
+    found = DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90", beats=(beat,))
+    assert "not drawn" in service.http.get(f"/ops/drift/{PAGE}").text
+    write_drifted_beats(page, found)
+    store = SignalStore(settings.signals_dir, settings.signal_key_path)
+    signal = KeptSignal(
+        prediction_id="p1", patient_key=patient, created_at=NOW, fs=250.0, lead="II",
+        signal_mv=np.zeros(2500, np.float32),
+    )  # fmt: skip
+    store.add(signal, is_waiting=False)
+    shown = service.http.get(f"/ops/drift/{PAGE}").text
+    assert "not drawn" not in shown
+    assert "<svg" in shown
+    assert "wide, called V, lead II" in shown
+    store.delete_patient(patient)
+    shown = service.http.get(f"/ops/drift/{PAGE}").text
+    assert "<svg" not in shown
+    assert "1 of the signals was deleted since." in shown
+    page.with_suffix(".beats.json").write_text("{")
+    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 503
 
 
 @pytest.mark.parametrize(

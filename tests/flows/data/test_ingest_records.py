@@ -203,10 +203,10 @@ def test_several_databases_make_one_version_and_noise_alone_is_not_the_latest(
     table = tmp_path / "subjects.csv"
     table.write_text("record,subject,part\nsim001,Ann,\nsim002,Ann,\nsim003,,test\n")
     with pytest.raises(DatasetError, match="n_folds must be 2 to 4 subjects, got 5"):
-        ingest_records(databases=["own"], directory=simulated.directory, subjects=table)
+        ingest_records(databases=["own"], directory=str(simulated.directory), subjects=str(table))
     table.write_text("record,subject,part\nsim003,,test\n")
     version = ingest_records(
-        databases=["own", "nstdb"], directory=simulated.directory, subjects=table
+        databases=["own", "nstdb"], directory=str(simulated.directory), subjects=str(table)
     )
     made = load_version(Settings().datasets_dir, version)
     assert made.databases == ("nstdb", "own")

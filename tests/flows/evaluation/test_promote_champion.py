@@ -19,7 +19,7 @@ from ecg_lib.operations.learning.promotion import Gate, PromotionDecision
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry, RunKind
-from flows.evaluation.promote_champion import carry_out, count_again
+from flows.evaluation.promote_champion import carry_out, count_again, summarize
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,8 @@ def _carry_out(
 ) -> None:
     @flow(name="carry-out-in-test")
     def run() -> None:
-        carry_out(registry, challenger, champion, PromotionDecision(gates=gates))
+        decision = PromotionDecision(gates=gates)
+        carry_out(registry, challenger, champion, decision, Settings())
 
     run()
 
@@ -87,6 +88,12 @@ def test_nothing_changes_when_a_gate_fails_and_the_candidate_is_not_tried_again(
         Alias.PREVIOUS_CHAMPION: champion.version,
         Alias.CHALLENGER: None,
     }
+
+
+def test_a_refusal_names_the_gates_that_failed() -> None:
+    assert summarize(PromotionDecision(gates=(PASSED,))) == "promoted"
+    refused = PromotionDecision(gates=(PASSED, FAILED, replace(FAILED, name="golden requests")))
+    assert summarize(refused) == "refused, failed speed, golden requests"
 
 
 BEATS = np.arange(1000, 11_000, 1000)

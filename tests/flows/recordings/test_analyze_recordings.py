@@ -18,6 +18,7 @@ from prefect.client.orchestration import get_client
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import write_wfdb
@@ -97,6 +98,8 @@ def test_a_broken_recording_is_skipped(
         (artifact,) = [one for one in client.read_artifacts() if one.key == "recordings"]
     assert "LEFT OUT" in str(artifact.data)
 
+    with pytest.raises(ConfigurationError, match="must be 0 or 100 to 1000 Hz, got 99"):
+        analyze_recordings([str(recordings)], sampling_rate=99.0)
     with pytest.raises(AnalysisError, match="all 1 failed"):
         analyze_recordings([str(recordings / "broken.edf")])
     (tmp_path / "empty").mkdir()

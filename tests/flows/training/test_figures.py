@@ -8,6 +8,8 @@ import numpy as np
 
 from ecg_lib.evaluation.beat_scoring import BeatCounts
 from flows.training.figures import (
+    draw_history,
+    draw_importances,
     draw_losses,
     draw_precision_recall,
     draw_records,
@@ -48,6 +50,30 @@ def test_reliability_has_a_point_for_each_bin_with_beats() -> None:
     probabilities = np.array([0.05, 0.06, 0.55, 0.95])
     root = _parse(draw_reliability(probabilities, np.array([False, False, True, True]), n_bins=10))
     assert len(list(root.iter(f"{SVG}circle"))) == 3
+
+
+def test_the_history_shows_each_trial_and_the_best_so_far() -> None:
+    root = _parse(draw_history([0.80, None, 0.90, 0.85]))
+    fills = [dot.attrib["fill"] for dot in root.iter(f"{SVG}circle")]
+    assert len(fills) == 4
+    assert fills[1] != fills[0] == fills[2] == fills[3]  # the pruned one
+    best = list(root.iter(f"{SVG}polyline"))[-1].attrib["points"].split()
+    heights = [float(point.partition(",")[2]) for point in best]
+    assert heights == sorted(heights, reverse=True)  # it never falls
+    assert best[-1].startswith("134.00,")  # up to the last trial
+    _parse(draw_history([]))
+    _parse(draw_history([None, None]))
+
+
+def test_the_most_important_parameter_has_the_longest_bar_and_is_first() -> None:
+    root = _parse(draw_importances({"dropout": 0.2, "width": 0.7, "noise": 0.0}, n_trials=9))
+    words = _words(root)
+    assert "Importance of parameters (PED-ANOVA, 9 complete trials)" in words
+    assert [word for word in words if word in {"dropout", "width", "noise"}] == [
+        "width", "dropout", "noise",
+    ]  # fmt: skip
+    lengths = [float(bar.attrib["width"]) for bar in root.iter(f"{SVG}rect")]
+    assert lengths == [56.0, 16.0, 0.3]
 
 
 def test_each_fold_has_a_curve_and_no_epoch_is_not_an_error() -> None:

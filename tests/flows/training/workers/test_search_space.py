@@ -14,6 +14,7 @@ from flows.training.workers.search_space import (
     count_done,
     finalists,
     finished,
+    measure_importances,
     open_study,
     replay_trial,
     suggest_recipe,
@@ -103,6 +104,22 @@ def test_a_trial_that_was_cut_off_is_tried_again_first(storage_url: str) -> None
     TrialQueue("s", storage_url=storage_url, worker="w").recover(lambda _: False)
     assert count_done(again) == 1
     assert _run(again, 1)[-1] == cut_off.params
+
+
+@pytest.mark.parametrize(("n_complete", "is_measured"), [(4, False), (5, True)])
+def test_the_importance_of_parameters_needs_five_complete_trials(
+    n_complete: int, is_measured: bool
+) -> None:
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
+    for value in range(n_complete + 3):
+        trial = study.ask()
+        trial.suggest_float("dropout", 0.0, 0.5)
+        if value < n_complete:
+            study.tell(trial, 0.9 - trial.params["dropout"])
+        else:
+            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+    found = measure_importances(study)
+    assert (set(found) == {"dropout"}) is is_measured
 
 
 def test_a_trial_is_pruned_against_the_trials_it_is_given_and_no_others(storage_url: str) -> None:

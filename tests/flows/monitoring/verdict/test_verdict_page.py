@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -19,8 +20,10 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.refusals import GroupVolume, RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
+from ecg_lib.operations.learning.drifted_beats import BEGIN, END, DriftedBeats, path_beside
 from ecg_lib.operations.releases import Release
 from flows.evaluation.retraining_outcome import HELD
+from flows.monitoring.verdict.trends import TrendPoint
 from flows.monitoring.verdict.verdict_page import (
     Verdict,
     describe_effect,
@@ -184,10 +187,34 @@ def test_the_page_shows_verdict_model_window_columns_slices_and_alarms(tmp_path:
     assert "No Evidently report" in shown
 
 
+def test_the_page_shows_trends_and_a_place_for_strips_after_the_verdict(tmp_path: Path) -> None:
+    found = DriftedBeats(are_kept=False, column="qrs_width_ms", usual="90")
+    earlier = TrendPoint(
+        at=NOW - HOUR, release="ecg:6", is_conclusive=True, drifted_share=0.1,
+        refused_share=None, estimated_f1=None, reviewed_f1=None,
+    )  # fmt: skip
+    verdict = replace(make(DRIFTED, CALM), drifted=found)
+    verdict = replace(verdict, trend=(earlier, *verdict.trend))
+    assert verdict.trend[-1].drifted_share == 0.1
+    page = write_page(verdict, tmp_path, "one", evidently=None)
+    text = page.read_text(encoding="utf-8")
+    order = ["<h1>KEEP", BEGIN, "Most drifted beats", END, "Trends over releases", "<svg"]
+    places = [text.index(word) for word in order]
+    assert places == sorted(places)
+    assert "The last 2 checks" in text
+    assert json.loads(path_beside(page).read_text())["column"] == "qrs_width_ms"
+    quiet = write_page(make(CALM), tmp_path, "two", evidently=None)
+    assert "<svg" not in quiet.read_text(encoding="utf-8")
+    assert not path_beside(quiet).exists()
+    assert not path_beside(page).name.endswith("json.html")
+
+
 def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
     tmp_path: Path,
 ) -> None:
-    quiet = make(CALM)
+    quiet = replace(
+        make(CALM), drifted=DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90")
+    )
     decided = make(DRIFTED, history=(past(HOUR, is_breach=True),))
     old, limit, new = (page_name(NOW + hours * HOUR) for hours in (-1, 0, 1))
     for name in (old, limit, new):
@@ -197,6 +224,9 @@ def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
     assert remove_old_pages(tmp_path, before=NOW) == 1
     left = {page.name for page in tmp_path.glob("*.html")}
     assert f"{old}.html" not in left
+    assert {path.name for path in tmp_path.glob("*.json")} == {
+        f"{limit}.beats.json", f"{new}.beats.json"
+    }  # fmt: skip
     assert {f"{limit}.html", f"{new}.html", f"{old}-decision.html"} <= left
     assert f"{old}-evidently.html" in left
 
@@ -228,8 +258,8 @@ def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
     shown = to_markdown(
         verdict, page=tmp_path / "one.html", evidently=evidently, service="http://ecg"
     )
-    assert "[Page](http://ecg/ops/drift/one)" in shown
-    assert "[Evidently](http://ecg/ops/drift/one-evidently)" in shown
+    assert "[Page of this check](http://ecg/ops/drift/one)" in shown
+    assert "[Evidently's report](http://ecg/ops/drift/one-evidently)" in shown
     assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
 
 
