@@ -108,7 +108,9 @@ def test_a_trial_that_was_cut_off_is_tried_again_first(storage_url: str) -> None
 
 @pytest.mark.parametrize(("n_complete", "is_measured"), [(4, False), (5, True)])
 def test_the_importance_of_parameters_needs_five_complete_trials(
-    n_complete: int, is_measured: bool
+    n_complete: int,
+    *,
+    is_measured: bool,
 ) -> None:
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.RandomSampler(0))
     for value in range(n_complete + 3):
