@@ -97,8 +97,8 @@ def draw_history(values: Sequence[float | None]) -> str:
     low, high = (min(scores), max(scores)) if scores else (0.0, 1.0)
     margin = max(0.1 * (high - low), 0.005)
     chart = _Chart(
-        "Trials of the sweep: V-F1 in search (dots), best so far (line), pruned (grey)",
-        x_span=(0.0, max(len(values) - 1, 1)),
+        "V-F1 of trials (dots), best so far (line), pruned (grey)",
+        x_span=(0.0, 5.0 * max(-(-(len(values) - 1) // 5), 1)),  # ticks at whole trials
         y_span=(low - 2 * margin, min(high + margin, 1.0)),
     )
     shapes = chart.axes("trial", "V-F1")

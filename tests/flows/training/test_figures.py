@@ -60,7 +60,8 @@ def test_the_history_shows_each_trial_and_the_best_so_far() -> None:
     best = list(root.iter(f"{SVG}polyline"))[-1].attrib["points"].split()
     heights = [float(point.partition(",")[2]) for point in best]
     assert heights == sorted(heights, reverse=True)  # it never falls
-    assert best[-1].startswith("134.00,")  # up to the last trial
+    assert best[-1].startswith(f"{18 + 3 / 5 * 116:.2f},")  # up to the last trial
+    assert {"0", "1", "2", "3", "4", "5"} <= set(_words(root))
     _parse(draw_history([]))
     _parse(draw_history([None, None]))
 

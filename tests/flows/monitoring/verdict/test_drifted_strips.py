@@ -75,7 +75,7 @@ def answer(
     is_kept: bool = True,
 ) -> str:
     """Store a prediction with one unreadable beat before the others, and its signal."""
-    prediction_id = f"{patient}-{len(widths)}-{widths[0]:g}-{bundle}"
+    prediction_id = f"{patient}-{len(widths)}-{widths[0]:.0f}-{bundle}"
     beats = [{"arrhythmia_type": None, "position_sample": 5}]
     beats += [
         {"arrhythmia_type": kind, "position_sample": 100 * (at + 1)}
