@@ -130,7 +130,7 @@ class Progress:
         self._path = settings.serving_dir / FILE
         self.run = run
         self.lines: tuple[str, ...] = ()
-        """What the run came to, for its artifact."""
+        """Lines of its artifact: what it came to."""
         self.note()
 
     def time(self, name: str, stage: Callable[[], Any]) -> Any:  # noqa: ANN401  each stage its own

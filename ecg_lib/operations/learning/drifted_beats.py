@@ -65,7 +65,7 @@ class DriftedBeat(BaseModel):
     called: str
     """The class that it was given."""
     value: str
-    """What was measured of it, with its unit."""
+    """Its measurement, with the unit."""
 
 
 class DriftedBeats(BaseModel):
@@ -78,7 +78,7 @@ class DriftedBeats(BaseModel):
     column: str
     """The column that drifted most."""
     usual: str
-    """What the reference has of it."""
+    """Quartiles or shares of that column in the reference."""
     beats: tuple[DriftedBeat, ...] = ()
 
 

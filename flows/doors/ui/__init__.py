@@ -1,1 +1,1 @@
-"""What the pages of Prefect and MLflow show: names, links, descriptions, automations."""
+"""Names, links, descriptions and automations, as the pages of Prefect and MLflow show them."""

@@ -34,7 +34,7 @@ _ENDED: Final = [f"prefect.flow-run.{state}" for state in (
 
 
 class Renamed(NamedTuple):
-    """What was changed on a server."""
+    """Changes that were made on a server."""
 
     deployments: tuple[str, ...]
     """Deployments that are gone, such as ``pipeline/ecg``."""
@@ -68,7 +68,7 @@ def replace_earlier(client: httpx.Client) -> Renamed:
     """Replace the deployments with the earlier name by those of now; again changes nothing.
 
     Automations that refer to one then refer to the new one. Runs that wait are asked of the new
-    one, but for those of a drift check, which asks again itself. Finished runs stay as they are.
+    one, except those of a drift check, which asks again itself. Finished runs stay as they are.
 
     Args:
         client: Of the API of a server that was deployed to.

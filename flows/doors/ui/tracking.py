@@ -86,7 +86,7 @@ def describe_experiment(registry: Registry, settings: Settings) -> None:
 def update_earlier_runs(registry: Registry, settings: Settings) -> int:
     """Give the runs of earlier code the columns of now; return how many were changed.
 
-    Their V-F1 has another name, and their pruned trials, which are no failures, are red.
+    Their V-F1 has another name, and their pruned trials are red like failures.
     """
     from mlflow.entities import RunStatus
 

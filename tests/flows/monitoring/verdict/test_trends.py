@@ -84,6 +84,6 @@ def test_a_check_without_a_figure_has_no_point() -> None:
     assert chart.count("<circle") == 2
 
 
-def test_one_check_is_no_trend() -> None:
+def test_one_check_has_no_chart() -> None:
     assert draw_trends([point(0)]) == []
     assert draw_trends([point(1, share=None), point(0, share=None)]) == []
