@@ -23,7 +23,7 @@ from flows.training.fitting import TrialResult
 from flows.training.sweep import Sweep, SweepError, SweepPlan
 from flows.training.workers import trial_queue
 from flows.training.workers.presence import has_workers, is_gone, present
-from flows.training.workers.search import _Hands, _Lead, announce
+from flows.training.workers.search import _Lead, _OwnTrials, announce
 from flows.training.workers.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
 from flows.training.workers.trial_queue import TakenTrial, TrialQueue
 
@@ -258,12 +258,12 @@ def test_a_worker_goes_on_when_a_trial_fails_or_its_processes_end(tmp_path: Path
         return TrialResult((0.5,), is_pruned=False)
 
     lead = _Lead(sweep, runs, settings, is_held=True)
-    hands = _Hands(sweep, queue, runs, pool, fit)
+    own = _OwnTrials(sweep, queue, runs, pool, fit)
     with disable_run_logger():
         for n_counted in (1, 0, 0, 0):
             lead.advance(queue)
-            hands.fill()
-            assert hands.wait() == n_counted
+            own.fill()
+            assert own.wait() == n_counted
         with pytest.raises(SweepError, match="ValueError: no beats"):
             lead.advance(queue)
     # The worker ends each as failed; the lead agrees as it queues a trial again.
