@@ -27,6 +27,7 @@ from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
@@ -258,7 +259,13 @@ def publish(
     directory = settings.reports_dir / "drift"
     page = write_page(verdict, directory, page_name(now), evidently=evidently)
     create_markdown_artifact(
-        to_markdown(verdict, page=page, evidently=evidently, service=service_url(settings)),
+        to_markdown(
+            verdict,
+            page=page,
+            evidently=evidently,
+            service=service_url(settings),
+            model=link_version(settings, served.release.model_version),
+        ),
         key="drift-check",
         description=f"{verdict.action.value}: {served.release.bento_tag}",
     )

@@ -290,8 +290,18 @@ def remove_old_pages(directory: Path, *, before: datetime) -> int:
     return n_removed
 
 
-def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None, service: str) -> str:
-    """Write a verdict as Markdown, for the Prefect UI, with links to its pages on the service."""
+def to_markdown(
+    verdict: Verdict, *, page: Path, evidently: Path | None, service: str, model: str
+) -> str:
+    """Write a verdict as Markdown, for the Prefect UI, with links to its pages and its model.
+
+    Args:
+        verdict: The verdict.
+        page: Its page.
+        evidently: Evidently's page, where there is one.
+        service: Address of the service.
+        model: Address of the model version in MLflow.
+    """
     lines = [
         f"# {verdict.action.value}",
         "",
@@ -336,7 +346,8 @@ def to_markdown(verdict: Verdict, *, page: Path, evidently: Path | None, service
         else "No Evidently report: too little traffic"
     )
     lines.append(
-        f"[Page of this check]({address}/{page.stem}) · {evidence} · [All checks]({service}/ops)"
+        f"[Page of this check]({address}/{page.stem}) · {evidence} · [All checks]({service}/ops) "
+        f"· [Model in MLflow]({model})"
     )
     return "\n".join(lines)
 

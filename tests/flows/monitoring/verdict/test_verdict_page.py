@@ -180,7 +180,9 @@ def test_the_page_shows_verdict_model_window_columns_slices_and_alarms(tmp_path:
         assert shown in text, shown
     assert "<x>" not in text
     assert "http" not in text.replace("http-equiv", "")  # it asks nobody for anything
-    shown = to_markdown(verdict, page=page, evidently=None, service="http://ecg")
+    shown = to_markdown(
+        verdict, page=page, evidently=None, service="http://ecg", model="http://ml/7"
+    )
     assert shown.startswith("# KEEP\n\n**The traffic has moved")
     assert "| amplitude_mv |" in shown
     assert "| harmless |" in shown
@@ -256,10 +258,16 @@ def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
     verdict = replace(make(CALM), alarms=("device x ![a](http://b) | <i>\n# c",))
     evidently = tmp_path / "one-evidently.html"
     shown = to_markdown(
-        verdict, page=tmp_path / "one.html", evidently=evidently, service="http://ecg"
+        verdict,
+        page=tmp_path / "one.html",
+        evidently=evidently,
+        service="http://ecg",
+        model="http://ml/7",
     )
     assert "[Page of this check](http://ecg/ops/drift/one)" in shown
     assert "[Evidently's report](http://ecg/ops/drift/one-evidently)" in shown
+    assert "[Model in MLflow](http://ml/7)" in shown
+    assert str(tmp_path) not in shown  # links, and no files of this machine
     assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
 
 
