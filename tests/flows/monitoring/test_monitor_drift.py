@@ -221,7 +221,11 @@ def test_replayed_reference_traffic_keeps_the_model(
     assert decision["alarms"] == []
     assert Path(decision["report"]).is_file()
     assert any(f"{len(replayed)} strips" in text for text in read_artifacts("drift-check"))
-    assert any(decision["report"] in text for text in read_artifacts("drift-check"))
+    stem = Path(decision["report"]).stem
+    (artifact,) = [text for text in read_artifacts("drift-check") if f"/ops/drift/{stem})" in text]
+    assert "/#/models/ecg/versions/2)" in artifact
+    with get_client(sync_client=True) as client:
+        assert "check 1 of v2: KEEP" in {run.name for run in client.read_flow_runs()}
     # Evidently's page beside it says the same.
     said = json.loads(Path(decision["evidently"]).with_suffix(".json").read_text())
     assert (said["is_detected"], said["detected"]) == (False, [])
