@@ -25,6 +25,9 @@ from flows.data.databases import PUBLISHED, SITE
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+ROLLBACK_DEPLOYMENT: Final = "rollback-champion/ecg"
+"""Deployment that a decision ROLLBACK asks for."""
+
 GIVEN_UP_AFTER: Final = timedelta(hours=24)
 """After this time the traffic decides again."""
 
@@ -52,7 +55,7 @@ def make_decision(
         if archives and archives <= set(PUBLISHED):
             parameters["databases"] = sorted(archives)
     else:
-        deployment = "rollback-champion/ecg"
+        deployment = ROLLBACK_DEPLOYMENT
         parameters = {"reason": reason, "decided_against": check.summary["bento_tag"]}
     return DecisionRow(
         decision_id=check.check_id,
