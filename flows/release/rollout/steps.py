@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import uuid
 from datetime import UTC, datetime
+from enum import StrEnum
 from typing import Final
 
 from ecg_lib.errors import EcgError
@@ -30,6 +31,14 @@ from flows.release.transaction import (
 NO_CANDIDATE: Final = "there must be a candidate, none is tried; `ecg rollout start` starts one"
 
 logger = logging.getLogger(__name__)
+
+
+class Rollout(StrEnum):
+    """Ways to release a model."""
+
+    AT_ONCE = "at_once"
+    GRADUAL = "gradual"
+    """Shadow, a share of the people, then all."""
 
 
 class RolloutError(EcgError):
