@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release
@@ -69,7 +69,7 @@ class Bounds(BaseModel):
     """Largest median of the time for a strip, divided by that of the champion."""
     max_failures: Annotated[int, Field(ge=1)] = 3
     """Number of errors of the candidate in one worker that end it at once."""
-    false_return_chance: Annotated[float, Field(gt=0, lt=1)] = 0.01
+    false_return_chance: Annotated[float, Field(gt=0, lt=1)] = 0.05
     """Largest chance that a candidate within all limits is taken back, over the whole rollout."""
 
 
@@ -81,12 +81,22 @@ DEFAULT_STAGES: Final = (
 )
 
 
+def _check_order(stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    shares = [stage.share for stage in stages]
+    if shares != sorted(set(shares)):
+        msg = f"each stage must have a larger share than the one before, got {shares}"
+        raise ValueError(msg)
+    return stages
+
+
 class Plan(BaseModel):
     """The stages of a rollout before the release, and its bounds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)] = DEFAULT_STAGES
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1), AfterValidator(_check_order)] = (
+        DEFAULT_STAGES
+    )
     bounds: Bounds = Bounds()
 
 

@@ -109,9 +109,11 @@ class DisagreementRow:
 
 
 def create_comparison_table(log: PredictionLog) -> None:
-    """Make the table of comparisons when it is missing."""
+    """Make the table of comparisons when it is missing; several processes may at once."""
     with log.open_transaction() as connection:
-        _METADATA.create_all(connection)
+        connection.execute(sa.schema.CreateTable(_COMPARISONS, if_not_exists=True))
+        for index in _COMPARISONS.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def add_comparisons(log: PredictionLog, rows: Sequence[ComparisonRow]) -> None:

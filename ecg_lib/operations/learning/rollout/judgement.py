@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from scipy.special import bdtrc
+import numpy as np
+from scipy.special import bdtrc, logsumexp
 
 from ecg_lib.operations.learning.rollout.candidate import Bounds
 from ecg_lib.operations.learning.rollout.comparison_log import Compared, GroupCounts
@@ -31,10 +32,11 @@ FIRST_LOOK: Final = 20
 MIN_TIMED: Final = 20
 """Least number of strips by which times are judged."""
 
-_RATES: Final = (0.1, 0.2, 0.4, 0.6, 0.8, 0.95)
+_RATES: Final = (0.1, 0.3, 0.6, 0.95)
 """Bets on a breach, as shares of the largest one that cannot lose everything."""
 
 _N_TESTS: Final = 5
+_LARGEST_LOG: Final = 700.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,13 +118,10 @@ def weigh_mean(values: Sequence[float], bound: float) -> float:
         From 0 to below 1.
 
     """
-    largest = 1 / (1 + bound)
-    logs = [
-        sum(math.log1p(rate * largest * (value - bound)) for value in values) for rate in _RATES
-    ]
-    top = max(logs)
-    mean = sum(math.exp(one - top) for one in logs) / len(logs)
-    return math.exp(min(top + math.log(mean), 700.0))
+    largest_bet = 1 / (1 + bound)
+    gains = np.asarray(values, dtype=np.float64) - bound
+    logs = np.log1p(np.outer(np.multiply(_RATES, largest_bet), gains)).sum(axis=1)
+    return math.exp(min(float(logsumexp(logs)) - math.log(len(_RATES)), _LARGEST_LOG))
 
 
 def find_sign_chance(n_above: int, n: int) -> float:
