@@ -83,6 +83,10 @@ class AnswerProcess:
         finally:
             timer.cancel()
 
+    def interrupt(self) -> None:
+        """End it while another thread waits for it, which then finds its end."""
+        self._popen.kill()
+
     def kill(self) -> None:
         """End it, and what it computes."""
         self._popen.kill()

@@ -142,7 +142,7 @@ class Shadow:
             self._condition.notify()
             process, thread = self._process, self._thread
         if process is not None:
-            process.kill()
+            process.interrupt()
         if thread is not None:
             thread.join(timeout=5.0)
 
