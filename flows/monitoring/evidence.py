@@ -111,7 +111,7 @@ def read_traffic(
     release, released_at = served.release, served.since
     with open_log(settings) as log:
         checks = log.read_drift_checks(limit=_HISTORY)
-        # What befell a candidate says nothing of the model that is served.
+        # A check of a candidate says nothing of the model that is served.
         history = [_past_check(row) for row in checks if CANDIDATE_ID not in row.summary]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at

@@ -53,8 +53,8 @@ def wait_for_approval(settings: Settings, release: Release, *, what: str, hours:
 
     Args:
         settings: Where everything is.
-        release: What is to be released.
-        what: What will be done with it, such as ``release it at once``.
+        release: The release that waits.
+        what: The next step, such as ``release it at once``.
         hours: How long the run waits; without an answer the release is not made.
 
     Raises:
@@ -80,8 +80,8 @@ def ask(
     """Ask for an approval, and wait for it.
 
     Args:
-        release: What is to be released.
-        what: What will be done with it.
+        release: The release that waits.
+        what: The next step.
         hours: How long to wait.
         pause: Pauses the flow run.
     """

@@ -25,7 +25,7 @@ WHO = "flow watch-rollout"
 
 
 class Verdict(StrEnum):
-    """What a look came to."""
+    """The result of a look."""
 
     NO_CANDIDATE = "no candidate"
     WAITS = "waits"

@@ -47,7 +47,7 @@ class OpenCandidate:
 
     @property
     def canary(self) -> Canary | None:
-        """What a request needs of it; None in shadow."""
+        """The part of it that a request needs; None in shadow."""
         share = self.candidate.share
         if share == 0:
             return None

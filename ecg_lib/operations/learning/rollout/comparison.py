@@ -25,8 +25,8 @@ class Comparison:
     """The answers of champion and candidate to one strip."""
 
     beats: Mapping[str, int]
-    """Number of beats by class of champion and candidate, such as ``NV``; ``-`` is no class, or no
-    beat."""
+    """Number of beats by class of champion and candidate, such as ``NV``; ``-`` stands for a
+    missing class or beat."""
     v_champion: int
     v_candidate: int
     judged_champion: int

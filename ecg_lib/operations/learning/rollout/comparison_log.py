@@ -70,7 +70,7 @@ class GroupCounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Compared:
-    """What was compared of a candidate."""
+    """The comparisons of a candidate, added up."""
 
     groups: dict[str, GroupCounts] = field(default_factory=dict)
     timed: tuple[tuple[float, float], ...] = ()

@@ -129,7 +129,7 @@ def test_a_slow_candidate_is_taken_back_by_the_median_of_enough_strips(
     assert names == (["time for a strip"] if is_slow else [])
 
 
-def test_half_above_the_limit_is_no_evidence_and_all_is() -> None:
+def test_half_above_the_limit_proves_nothing_and_all_does() -> None:
     assert find_sign_chance(0, 10) == 1.0
     assert find_sign_chance(5, 10) == pytest.approx(0.623, abs=1e-3)
     assert find_sign_chance(10, 10) == pytest.approx(2.0**-10)
