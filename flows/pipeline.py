@@ -15,6 +15,7 @@ from pydantic import Field
 from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
 from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pipeline_run
+from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN, Plan
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.databases import DatabaseName
@@ -31,6 +32,7 @@ from flows.evaluation.retraining_outcome import note_outcome
 from flows.monitoring.training_retention import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
+from flows.release.rollout.steps import Rollout
 from flows.release.switch_service import find_bundle, read_current, service_url
 from flows.training.sweep import SweepSize
 from flows.training.train_sweep import train_sweep
@@ -53,6 +55,10 @@ def pipeline(
     reason: str = "asked for by hand",
     *,
     with_labels: bool = True,
+    rollout: Rollout = Rollout.AT_ONCE,
+    plan: Plan = DEFAULT_PLAN,
+    needs_approval: bool = False,
+    approval_hours: Annotated[float, Field(gt=0, le=720)] = 24.0,
 ) -> dict[str, Any]:
     """Ingest, train, promote, package, release and report.
 
@@ -65,6 +71,10 @@ def pipeline(
         min_v_f1: Least out-of-fold V-F1 of a champion.
         reason: Why it runs, such as the drift that was found.
         with_labels: Train on labelled traffic too, where its signals are kept.
+        rollout: Release a promoted model at once, or gradually: shadow, a share of the people, all.
+        plan: Stages and bounds of a gradual rollout.
+        needs_approval: Wait until a person allows the release, by a form in Prefect.
+        approval_hours: How long a person may take; without an answer nothing is released.
 
     Returns:
         The release, the verdict on the new candidate, and the seconds of each stage.
@@ -106,7 +116,17 @@ def pipeline(
         kept = None if verdict["is_promoted"] else find_kept_release(settings, verdict["version"])
         if kept is None:
             packaged = progress.time("package-bento", package_bento)
-            release = progress.time("release-service", lambda: release_service(release=packaged))
+            release = progress.time(
+                "release-service",
+                lambda: release_service(
+                    release=packaged,
+                    rollout=rollout,
+                    plan=plan,
+                    reason=reason,
+                    approval_hours=approval_hours,
+                    needs_approval=needs_approval,
+                ),
+            )
         else:
             release = kept.model_dump()
         if verdict["is_promoted"]:

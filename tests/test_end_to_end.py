@@ -50,7 +50,7 @@ print("RESULT " + json.dumps(result))
 """
 
 _ROLLBACK = """
-from flows.release.rollback_champion import rollback_champion
+from flows.release.rollout.rollback_champion import rollback_champion
 rollback_champion(reason="a test")
 """
 

@@ -22,6 +22,7 @@ from bentos import VERSION
 from bentos.routes.api_description import describe_api, document_problems, document_query
 from bentos.routes.edge import allow_scripts
 from bentos.routes.pages.cockpit import add_cockpit
+from bentos.routes.pages.rollout import add_rollout
 from bentos.routes.pages.viewer import add_viewer
 from bentos.routes.predictions import (
     create_feedback,
@@ -195,6 +196,7 @@ def _add_pages(app: FastAPI) -> None:
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
     add_cockpit(app)
+    add_rollout(app)
     add_viewer(app)
     app.add_api_route("/docs", _show_docs, methods=["GET"], include_in_schema=False)
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from time import perf_counter
-from typing import Final
+from typing import Final, NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -36,6 +36,14 @@ _BEATS: Final = (5, 10, 15, 20, 30, 50, 100, 300, 1000, 3000)
 _MODEL: Final = ("version", "bento_tag", "bundle_hash", "source", "data")
 
 
+class RolloutState(NamedTuple):
+    """The candidate that this process tries."""
+
+    share: float = 0.0
+    stage: int = -1
+    is_halted: bool = False
+
+
 class Metrics:
     """The metrics of one process.
 
@@ -49,6 +57,8 @@ class Metrics:
         Gives the state of each helper of the platform.
     drift : callable
         Gives the latest drift check, or None.
+    rollout : callable
+        Gives the state of the candidate that is tried.
 
     """
 
@@ -59,12 +69,14 @@ class Metrics:
         backlog: Callable[[], tuple[int, int]],
         helpers: Callable[[], dict[str, HelperState]],
         drift: Callable[[], LastCheck | None],
+        rollout: Callable[[], RolloutState],
     ) -> None:
         self.registry = CollectorRegistry()
         self._model_info = model_info
         self._backlog = backlog
         self._helpers = helpers
         self._drift = drift
+        self._rollout = rollout
         self._shown: tuple[str, ...] | None = None
         self._lost = 0
         self._refreshing = threading.Lock()
@@ -116,6 +128,28 @@ class Metrics:
             "ecg_drift_check_timestamp_seconds", "Time of the latest drift check", mode="livemax"
         )
         self._drift_tag: str | None = None
+        self._compared = self._counter(
+            "ecg_rollout_strips", "Strips that champion and candidate were to be compared on, by "
+            "what became of it (compared, dropped, refused, failed)", "result",
+        )  # fmt: skip
+        self._agreement = self._counter(
+            "ecg_rollout_beats", "Beats that both classified, by whether they agree", "agreement"
+        )
+        self._answered_by = self._counter(
+            "ecg_rollout_answers", "Answers while a candidate is tried, by the model", "model"
+        )
+        self._rollout_share = self._gauge(
+            "ecg_rollout_share", "Share of the people whom a candidate answers", mode="livemax"
+        )
+        self._rollout_stage = self._gauge(
+            "ecg_rollout_stage",
+            "Stage of the candidate in the slowest worker: 0 is shadow, -1 without one",
+            mode="livemin",
+        )  # fmt: skip
+        self._rollout_halted = self._gauge(
+            "ecg_rollout_halted", "Whether the candidate was ended and is not closed yet",
+            mode="livemax",
+        )  # fmt: skip
         self._process = {
             sample.name: self._gauge(sample.name, metric.documentation, mode="liveall")
             for metric in ProcessCollector(registry=None).collect()
@@ -154,6 +188,19 @@ class Metrics:
         for rule in rules:
             self._rules.labels(rule).inc()
 
+    def count_compared(self, result: str) -> None:
+        """Count a strip that both models were to be compared on."""
+        self._compared.labels(result).inc()
+
+    def count_agreement(self, *, same: int, different: int) -> None:
+        """Count the beats of a strip that was compared."""
+        self._agreement.labels("same").inc(same)
+        self._agreement.labels("different").inc(different)
+
+    def count_answered_by(self, *, is_candidate: bool) -> None:
+        """Count an answer while a candidate is tried."""
+        self._answered_by.labels("candidate" if is_candidate else "champion").inc()
+
     def count_refusal(self, problem: str) -> None:
         """Count a request that was answered with a problem."""
         self._refusals.labels(problem).inc()
@@ -190,6 +237,10 @@ class Metrics:
         for name, state in self._helpers().items():
             self._helper_up.labels(name).set(state.status is HelperStatus.RUNNING)
         self._show_drift(self._drift())
+        rollout = self._rollout()
+        self._rollout_share.set(rollout.share)
+        self._rollout_stage.set(rollout.stage)
+        self._rollout_halted.set(rollout.is_halted)
         for metric in ProcessCollector(registry=None).collect():
             for sample in metric.samples:
                 self._process[sample.name].set(sample.value)

@@ -26,7 +26,8 @@ from bentos.runtime.prediction.answer import (
     answer,
 )
 from bentos.runtime.prediction.long_strips import LongStrips, Stage
-from bentos.runtime.spool import Spool, encode_request
+from bentos.runtime.prediction.rollout.trial import Trial
+from bentos.runtime.spool import Spool, encode_comparison, encode_request
 from bentos.runtime.tracing import open_tracing
 from bentos.wire.inputs import JSON
 from bentos.wire.problems import (
@@ -104,6 +105,15 @@ class Runtime:
             backlog=lambda: (len(self.spool), self.spool.lost),
             helpers=lambda: read_helper_states(self.helpers_path),
             drift=self._read_last_check,
+            rollout=lambda: self.trial.candidate.state,
+        )
+        self.trial = Trial(
+            settings,
+            self.live,
+            metrics=self.metrics,
+            store=lambda row: self.spool.append(
+                f"comparison {row.prediction_id}", encode_comparison(row)
+            ),
         )
         self.turns = Turns(os.cpu_count() or 1)
         self._long = LongStrips(settings)
@@ -126,11 +136,13 @@ class Runtime:
         """Begin to watch for releases and to write the log."""
         self.spool.start()
         self.live.start()
+        self.trial.start()
 
     def close(self) -> None:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
         self.turns.close()
+        self.trial.close()
         self._long.close()
         for executor in (self.look_up, self.files):
             executor.shutdown(wait=False, cancel_futures=True)
@@ -187,9 +199,10 @@ class Runtime:
     ) -> Answer:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
-        The prediction belongs to the key of the caller. A long signal is computed in another
-        process, so that short ones need not wait for it. A signal that is refused is noted too:
-        monitoring counts them.
+        The prediction belongs to the key of the caller. While a candidate is tried, it answers the
+        people in its share, and the other model is asked after the answer was made. A long signal
+        is computed in another process, so that short ones need not wait for it. A signal that is
+        refused is noted too: monitoring counts them.
 
         Raises
         ------
@@ -208,13 +221,15 @@ class Runtime:
             keeps_signal=self.settings.keep_signals,
         )
         model = self.require_model()
+        opened = self.trial.find(model)
+        canary = None if opened is None else opened.canary
         try:
             if is_long:
                 made = self._long.answer(
-                    model, question, observe=self._stage, note=self._note_stage
+                    model, question, observe=self._stage, note=self._note_stage, canary=canary
                 )
             else:
-                made = answer(model, question, observe=self._stage)
+                made = answer(model, question, observe=self._stage, canary=canary)
         except RefusedSignalError as refused:
             self.spool.append(f"request {uuid.uuid4()}", refused.row)
             raise
@@ -222,6 +237,8 @@ class Runtime:
             self.spool.append(made.prediction_id, made.row)
             self._keep_signal(made)
         self._count(made.counts)
+        if opened is not None:
+            self.trial.follow(opened, model, question, made, is_long=is_long)
         return made
 
     def _read_last_check(self) -> LastCheck | None:

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.learning.labels import read_marks, write_marks
+from ecg_lib.operations.learning.rollout.comparison import Comparison, ComparisonRow
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ _FEEDBACK_START: Final = b'{"feedback":'
 
 _logger = logging.getLogger(__name__)
 
-Row = PredictionRow | FeedbackRow | RequestRow
+Row = PredictionRow | FeedbackRow | RequestRow | ComparisonRow
 
 
 def encode_prediction(
@@ -92,6 +93,11 @@ def encode_request(row: RequestRow) -> bytes:
     return orjson.dumps({"request": row}, option=orjson.OPT_APPEND_NEWLINE)
 
 
+def encode_comparison(row: ComparisonRow) -> bytes:
+    """Write a comparison with a candidate as a line."""
+    return orjson.dumps({"comparison": row}, option=orjson.OPT_APPEND_NEWLINE)
+
+
 def encode_feedback(row: FeedbackRow) -> bytes:
     """Write feedback as a line."""
     return orjson.dumps(
@@ -126,6 +132,11 @@ def decode_row(line: bytes) -> Row:
             return PredictionRow(**fields)
         if kind == "request":
             return RequestRow(**fields)
+        if kind == "comparison":
+            if (found := fields["comparison"]) is not None:
+                disagreements = tuple(found.pop("disagreements"))
+                fields["comparison"] = Comparison(**found, disagreements=disagreements)
+            return ComparisonRow(**fields)
         fields["labels"] = {int(beat): label for beat, label in fields["labels"].items()}
         return FeedbackRow(**read_marks(fields))
     except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -349,15 +360,21 @@ class Spool:
     def _store(self, rows: Iterable[Row]) -> None:
         # Imported when there is a row: it takes half a second.
         from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table  # noqa: PLC0415
+        from ecg_lib.operations.learning.rollout.comparison_log import (  # noqa: PLC0415
+            add_comparisons,
+            create_comparison_table,
+        )
 
         together, log = list(rows), self._open_log()
         if not self._has_tables:
             log.create_tables()
             create_request_table(log)
+            create_comparison_table(log)
             self._has_tables = True
         log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
         log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])
         add_requests(log, [row for row in together if isinstance(row, RequestRow)])
+        add_comparisons(log, [row for row in together if isinstance(row, ComparisonRow)])
 
     def _adopt(self, path: Path) -> None:
         """Write the file of a process that has ended."""

@@ -6,6 +6,7 @@ from datetime import datetime
 
 from pydantic import BaseModel, Field
 
+from bentos.wire.rollout_answers import Rollout
 from bentos.wire.schemas import ModelInfo, RefusedRelease, SpoolState
 
 
@@ -44,6 +45,9 @@ class DriftCheck(BaseModel):
     action: str = Field(description="KEEP, RETRAIN or ROLLBACK.")
     is_conclusive: bool = Field(description="False when there was too little traffic to tell.")
     is_breach: bool = Field(description="True when the traffic has moved.")
+    is_candidate: bool = Field(
+        description="True when it is of a candidate that broke its bounds, not of what is served."
+    )
     bento_tag: str
     reasons: list[str]
     page: str | None = Field(description="Name of its page below `/ops/drift/`, while it is kept.")
@@ -114,6 +118,7 @@ class Overview(BaseModel):
         description="The checks that asked for a retraining or a rollback, latest first."
     )
     releases: list[ReleaseEvent] | None = Field(description="Latest first.")
+    rollout: Rollout | None = Field(description="Null when no candidate is tried, too.")
     pipeline: Pipeline | None
     labels: LabelState | None
     recordings: dict[str, int] | None = Field(description="Number by status.")

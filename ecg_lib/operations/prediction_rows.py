@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
+
+UNKNOWN_CLIENT: Final = "unknown client"
+"""Group of predictions of which no client is known, such as those of earlier code."""
+
+
+def name_group(patient_key: str | None, client: str | None) -> str:
+    """Name the group of a request, see :mod:`ecg_lib.operations.drift.traffic_log`."""
+    if patient_key:
+        return f"patient {patient_key}"
+    return f"client {client}" if client else UNKNOWN_CLIENT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -103,6 +103,12 @@ class Settings(BaseSettings):
         description="Share of the predictions that the service draws at random for review; "
         "performance is measured on those alone.",
     )
+    shadow_share: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the strips that both models classify while a candidate is tried.",
+    )
     keep_signals: bool = Field(
         default=False,
         description="Keep the signals of labelled and drawn predictions with a patient, encrypted.",

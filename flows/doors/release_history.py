@@ -35,6 +35,18 @@ class EventKind(StrEnum):
     """A release that was interrupted before the service was told of it."""
     SIGNED = "signed"
     """A release of the store was signed, after it was made."""
+    CANDIDATE = "candidate"
+    """A release is tried beside the served one, in shadow first."""
+    STAGE = "stage"
+    """A candidate came into its next stage."""
+    TAKEN_BACK = "taken back"
+    """A candidate broke a bound; it is not offered again."""
+    STOPPED = "stopped"
+    """A candidate was ended for another reason."""
+    APPROVED = "approved"
+    """A person allowed a release."""
+    REJECTED = "rejected"
+    """A person refused a release, or nobody answered in time; it is not made."""
 
 
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
@@ -59,6 +71,8 @@ class LedgerEvent(BaseModel):
     """True when the running service answered with the release."""
     is_signed: bool = False
     """True when the release had a valid signature; code without signatures wrote no such field."""
+    rollout: dict[str, Any] | None = None
+    """Of a candidate, its stages and bounds."""
 
 
 def make_event(
@@ -72,6 +86,7 @@ def make_event(
     at: str | None = None,
     before: Release | None = None,
     is_verified: bool = False,
+    rollout: dict[str, Any] | None = None,
 ) -> LedgerEvent:
     """Make an event, of now and with an id of its own where none is given."""
     return LedgerEvent(
@@ -84,6 +99,7 @@ def make_event(
         release=release,
         is_verified=is_verified,
         is_signed=is_signed,
+        rollout=rollout,
     )
 
 
@@ -188,9 +204,12 @@ def find_release(history: LedgerHistory, name: str) -> LedgerEntry:
 
 
 def find_known_worse(history: LedgerHistory) -> dict[str, str]:
-    """Find the releases that were rolled back: the reason by bento tag."""
-    return {
-        entry.event.before.bento_tag: entry.event.why
-        for entry in reversed(history.entries)
-        if entry.event.kind is EventKind.ROLLBACK and entry.event.before is not None
-    }
+    """Find the releases that were rolled back or taken back: the reason by bento tag."""
+    worse: dict[str, str] = {}
+    for entry in reversed(history.entries):
+        event = entry.event
+        if event.kind is EventKind.ROLLBACK and event.before is not None:
+            worse[event.before.bento_tag] = event.why
+        elif event.kind is EventKind.TAKEN_BACK:
+            worse[event.release.bento_tag] = event.why
+    return worse

@@ -23,6 +23,7 @@ from flows.local.model_commands import (
 )
 from flows.local.platform_commands import down, login, status, up
 from flows.monitoring.labels.commands import feedback, signals
+from flows.release.rollout.commands import rollout
 
 app = typer.Typer(
     help="ECG arrhythmia detection, end to end: start the platform, run flows, classify beats.",
@@ -38,6 +39,7 @@ for command in (
 app.command("api-key")(api_key)
 app.add_typer(feedback, name="feedback")
 app.add_typer(signals, name="signals")
+app.add_typer(rollout, name="rollout")
 
 
 def main() -> None:

@@ -58,6 +58,9 @@ REFERENCE_COUNTS = "by_subject_strips_10_s"
 """Key of the bundle's metrics: out-of-fold counts (BeatCounts) by subject."""
 
 
+CANDIDATE_ID = "candidate_id"
+"""In the summary of a check of a candidate, which is not the model that is served."""
+
 _HISTORY = 1000
 
 _OF_MITDB = {"lead": ("MLII", "V5"), "rate": ("360 Hz",)}
@@ -111,7 +114,8 @@ def read_traffic(
     release, released_at = served.release, served.since
     with open_log(settings) as log:
         checks = log.read_drift_checks(limit=_HISTORY)
-        history = [_past_check(row) for row in checks]
+        # A check of a candidate says nothing of the model that is served.
+        history = [_past_check(row) for row in checks if CANDIDATE_ID not in row.summary]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at
         )

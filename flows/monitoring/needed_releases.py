@@ -5,6 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.learning.rollout.candidate import (
+    CANDIDATE,
+    CandidateError,
+    read_candidate,
+)
 from ecg_lib.operations.releases import CURRENT, LAST_GOOD, SERVED, Release, ReleaseError
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import list_set_aside, read_ledger
@@ -17,7 +22,7 @@ class UnknownReleasesError(EcgError):
 
 
 def list_needed_releases(settings: Settings, *, versions: Sequence[str] = ()) -> list[Release]:
-    """List every release that was ever served, and those of a release under way.
+    """List every release that was ever served or tried, and those of a release under way.
 
     Args:
         settings: The home.
@@ -49,7 +54,12 @@ def list_needed_releases(settings: Settings, *, versions: Sequence[str] = ()) ->
     if intent is None and (settings.serving_dir / INTENT).exists():
         msg = f"{INTENT} must be readable, it is torn; `ecg doctor` mends it"
         raise UnknownReleasesError(msg)
-    others = [current, *((intent.before, intent.wanted) if intent else ())]
+    try:
+        candidate = read_candidate(settings.serving_dir / CANDIDATE)
+    except CandidateError as error:
+        raise UnknownReleasesError(str(error)) from error
+    tried = () if candidate is None else (candidate.release,)
+    others = [current, *((intent.before, intent.wanted) if intent else ()), *tried]
     return [entry.release for entry in history.entries] + [one for one in others if one is not None]
 
 

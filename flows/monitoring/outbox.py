@@ -26,6 +26,9 @@ from flows.doors.ui.deployments import ASKED_BY_DRIFT, find_deployment, name_dep
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
 
+ROLLBACK_DEPLOYMENT: Final = name_deployment("rollback-champion")
+"""Deployment that a decision ROLLBACK asks for."""
+
 GIVEN_UP_AFTER: Final = timedelta(hours=24)
 """After this time the traffic decides again."""
 
@@ -53,7 +56,7 @@ def make_decision(
         if archives and archives <= set(PUBLISHED):
             parameters["databases"] = sorted(archives)
     else:
-        deployment = name_deployment("rollback-champion")
+        deployment = ROLLBACK_DEPLOYMENT
         parameters = {"reason": reason, "decided_against": check.summary["bento_tag"]}
     return DecisionRow(
         decision_id=check.check_id,

@@ -15,6 +15,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.operations.drift.traffic_log import delete_requests_before
+from ecg_lib.operations.learning.rollout.comparison_log import delete_comparisons_before
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
 from flows.monitoring.labels.kept_signals import open_signals
@@ -43,6 +44,7 @@ def forget_old_rows(
     of_signals = {file.prediction_id for file in signals if not file.is_waiting}
     n_predictions, n_feedback = log.delete_before(now - kept, keep=of_signals)
     delete_requests_before(log, now - kept)
+    delete_comparisons_before(log, now - kept)
     if n_predictions or n_feedback:
         logger.info(
             "older than %d days and deleted: %d predictions, %d rows of feedback",

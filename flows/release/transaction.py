@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, EcgError
 from ecg_lib.operations.keys.signatures import SignatureError, check_code, is_signed
+from ecg_lib.operations.learning.rollout.candidate import CANDIDATE
 from ecg_lib.operations.releases import (
     CURRENT,
     Release,
@@ -49,6 +50,7 @@ from flows.doors.release_history import (
     make_event,
 )
 from flows.release.integrity.signing import ensure_signed, prepare_signing
+from flows.release.rollout.journal import settle
 from flows.release.switch_service import (
     SWITCH_TIMEOUT_S,
     Ask,
@@ -130,7 +132,7 @@ class Steps:
     on_step: Callable[[Step], None] = lambda _: None
 
 
-_STEPS: Final = Steps()
+DEFAULT_STEPS: Final = Steps()
 
 
 def release_model(
@@ -141,7 +143,7 @@ def release_model(
     who: str | None = None,
     expected: Release | None = None,
     force: bool = False,
-    steps: Steps = _STEPS,
+    steps: Steps = DEFAULT_STEPS,
 ) -> Outcome:
     """Serve a release, or leave everything as it was.
 
@@ -164,13 +166,13 @@ def release_model(
             whoever takes the lock next.
     """
     with locked(settings, steps=steps):
-        current, history = _recover(settings, steps)
+        current, history = recover_locked(settings, steps)
         if expected is not None and not is_same_release(current, expected):
             raise SupersededError(_describe_superseded(expected, current))
         if is_same_release(current, wanted):
             ensure_signed(settings, wanted, why=why)
             return _unchanged(settings, wanted, steps)
-        _refuse_known_worse(wanted, find_known_worse(history), force=force)
+        refuse_known_worse(wanted, find_known_worse(history), force=force)
         intent = _decide(EventKind.RELEASE, settings, current, wanted, who=who, why=why)
         return _carry_out(intent, settings, steps)
 
@@ -183,7 +185,7 @@ def roll_back(
     to: str | None = None,
     decided_against: str | None = None,
     force: bool = False,
-    steps: Steps = _STEPS,
+    steps: Steps = DEFAULT_STEPS,
 ) -> Outcome:
     """Serve an earlier release again, code and model together.
 
@@ -205,7 +207,7 @@ def roll_back(
         ReleaseRefusedError: If the service refuses it or does not take it in time.
     """
     with locked(settings, steps=steps):
-        current, history = _recover(settings, steps)
+        current, history = recover_locked(settings, steps)
         if decided_against and (current is None or current.bento_tag != decided_against):
             raise SupersededError(_describe_superseded(decided_against, current))
         if current is None:
@@ -214,13 +216,13 @@ def roll_back(
         target = find_previous(history, current) if to is None else find_release(history, to)
         if is_same_release(current, target.release):
             return _unchanged(settings, current, steps)
-        _refuse_known_worse(target.release, find_known_worse(history), force=force)
+        refuse_known_worse(target.release, find_known_worse(history), force=force)
         wanted = target.release.model_copy(update={"released_at": format_now()})
         intent = _decide(EventKind.ROLLBACK, settings, current, wanted, who=who, why=why)
         return _carry_out(intent, settings, steps)
 
 
-def recover(settings: Settings, *, steps: Steps = _STEPS) -> Release | None:
+def recover(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Release | None:
     """Finish or undo what a killed process left open; return the release to serve.
 
     Raises:
@@ -228,7 +230,7 @@ def recover(settings: Settings, *, steps: Steps = _STEPS) -> Release | None:
         LedgerError: If the ledger cannot be written.
     """
     with locked(settings, steps=steps):
-        return _recover(settings, steps)[0]
+        return recover_locked(settings, steps)[0]
 
 
 def read_intent(settings: Settings) -> Intent | None:
@@ -243,7 +245,7 @@ def read_intent(settings: Settings) -> Intent | None:
 
 
 @contextmanager
-def locked(settings: Settings, *, steps: Steps = _STEPS) -> Iterator[None]:
+def locked(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Iterator[None]:
     """Hold the lock of all releases and rollbacks; it falls with its process.
 
     Raises:
@@ -280,6 +282,20 @@ def _unchanged(settings: Settings, release: Release, steps: Steps) -> Outcome:
     return Outcome(release, release, is_new=False, switch=Switch(is_running, 0.0))
 
 
+def check_stored(settings: Settings, wanted: Release) -> None:
+    """Check that the store has code and model of a release.
+
+    Raises:
+        TransactionError: If it has not.
+    """
+    if not bento_source(settings.bentoml_home, wanted).is_dir():
+        msg = f"{wanted.bento_tag} must be in the bento store to be served, it is not"
+        raise TransactionError(msg)
+    if not find_bundle(settings, wanted.model_tag).is_dir():
+        msg = f"{wanted.model_tag} must be in the model store to be served, it is not"
+        raise TransactionError(msg)
+
+
 def _decide(
     kind: EventKind,
     settings: Settings,
@@ -290,12 +306,7 @@ def _decide(
     why: str,
 ) -> Intent:
     """Check what can be checked before the service is told."""
-    if not bento_source(settings.bentoml_home, wanted).is_dir():
-        msg = f"{wanted.bento_tag} must be in the bento store to be served, it is not"
-        raise TransactionError(msg)
-    if not find_bundle(settings, wanted.model_tag).is_dir():
-        msg = f"{wanted.model_tag} must be in the model store to be served, it is not"
-        raise TransactionError(msg)
+    check_stored(settings, wanted)
     if kind is EventKind.RELEASE:
         ensure_signed(settings, wanted, why=why)
     else:
@@ -353,6 +364,7 @@ def _finish(intent: Intent, settings: Settings, steps: Steps, *, is_verified: bo
         rolled_back=before.model_version if is_worse and before else None,
     )
     steps.on_step(Step.ALIAS_PENDING)
+    settle(settings, wanted)  # a candidate that was released, or whose champion is not served now
     (settings.serving_dir / INTENT).unlink(missing_ok=True)
     steps.on_step(Step.CLOSED)
 
@@ -378,7 +390,8 @@ def _put_back(
     steps.on_step(Step.CLOSED)
 
 
-def _recover(settings: Settings, steps: Steps) -> tuple[Release | None, LedgerHistory]:
+def recover_locked(settings: Settings, steps: Steps) -> tuple[Release | None, LedgerHistory]:
+    """Do the same as :func:`recover` for a caller who holds the lock; return the ledger too."""
     path = settings.serving_dir / CURRENT
     intent = read_intent(settings)
     prepare_signing(settings, read_ledger(settings.ledger_dir))
@@ -396,6 +409,9 @@ def _recover(settings: Settings, steps: Steps) -> tuple[Release | None, LedgerHi
         logger.warning("%s is torn and is written again by the ledger", CURRENT)
         write_release(path, current)
     if note_unrecorded(settings, history, current):
+        history = read_ledger(settings.ledger_dir)
+    if (settings.serving_dir / CANDIDATE).exists():
+        settle(settings, current)
         history = read_ledger(settings.ledger_dir)
     return current, history
 
@@ -507,11 +523,17 @@ def _read_or_none(path: Path) -> Release | None:
         return None
 
 
-def _refuse_known_worse(release: Release, worse: dict[str, str], *, force: bool) -> None:
+def refuse_known_worse(release: Release, worse: dict[str, str], *, force: bool) -> None:
+    """Refuse a release that was rolled back or taken back.
+
+    Raises:
+        TransactionError: If it was, and is not forced.
+    """
     if release.bento_tag in worse and not force:
         msg = (
-            f"a release that was rolled back is served again only by force: {release.bento_tag} "
-            f"was, because of: {worse[release.bento_tag]}; name another one or force it"
+            "a release that was rolled back or taken back is served again only by force: "
+            f"{release.bento_tag} was, because of: {worse[release.bento_tag]}; name another one "
+            "or force it"
         )
         raise TransactionError(msg)
 

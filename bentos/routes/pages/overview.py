@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from bentos import VERSION
 from bentos.recordings.job_queue import JobQueue
+from bentos.routes.pages.rollout import describe_rollout
 from bentos.routes.routing import look_up
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
@@ -30,6 +31,7 @@ from bentos.wire.cockpit_answers import (
     Served,
 )
 from bentos.wire.problems import ProblemError
+from bentos.wire.rollout_answers import Rollout
 from bentos.wire.schemas import ModelInfo, RefusedRelease, SpoolState
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.operations.helper_states import list_degraded, read_helper_states
@@ -40,6 +42,11 @@ from ecg_lib.operations.learning.log_counts import (
 )
 from ecg_lib.operations.learning.pipeline_run import FILE as PIPELINE
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, read_pipeline_run
+from ecg_lib.operations.learning.rollout.candidate import (
+    CANDIDATE,
+    CandidateError,
+    read_candidate,
+)
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import NOTES, read_release_notes
 from ecg_lib.operations.settings import Settings
@@ -54,6 +61,8 @@ _N_CHECKS: Final = 12
 _N_DECISIONS: Final = 10
 _N_EVENTS: Final = 10
 _DECISION: Final = "-decision"
+_CANDIDATE: Final = "candidate_id"
+"""In the summary of a check of a candidate."""
 _LOOPBACK: Final = "127.0.0.1"
 _FIGURES: Final = (
     ("V-F1", "oof_v_f1"),
@@ -87,6 +96,7 @@ async def describe_platform(runtime: Runtime, recordings: JobQueue) -> Overview:
         "served": lambda: _describe_served(runtime.live.current),
         "drift": lambda: _read_drift(runtime),
         "decisions": lambda: _read_decisions(runtime),
+        "rollout": lambda: _read_rollout(runtime),
         "releases": lambda: _read_releases(settings),
         "pipeline": lambda: _read_pipeline(settings),
         "labels": lambda: _count_labels(runtime),
@@ -129,6 +139,8 @@ async def _read(runtime: Runtime, reader: Callable[[], Any]) -> _Part:
         return _Part(None, error.detail)
     except _MissingError as error:
         return _Part(None, str(error))
+    except CandidateError as error:
+        return _Part(None, str(error))
     except OSError as error:
         return _Part(None, f"it cannot be read: {error.strerror or type(error).__name__}")
     except (ValueError, KeyError, TypeError) as error:
@@ -162,11 +174,16 @@ def _describe_served(model: LoadedModel | None) -> Served:
 
 
 def _read_drift(runtime: Runtime) -> list[DriftCheck]:
-    checks = _read_checks(runtime, limit=_N_CHECKS)
+    checks = [check for check in _read_checks(runtime, limit=_N_CHECKS) if not check.is_candidate]
     if not checks:
         msg = "no drift check was made yet"
         raise _MissingError(msg)
     return checks
+
+
+def _read_rollout(runtime: Runtime) -> Rollout | None:
+    candidate = read_candidate(runtime.settings.serving_dir / CANDIDATE)
+    return None if candidate is None else describe_rollout(runtime, candidate)
 
 
 def _read_decisions(runtime: Runtime) -> list[DriftCheck]:
@@ -198,6 +215,7 @@ def _describe_check(
         action=row.action,
         is_conclusive=summary["is_conclusive"],
         is_breach=summary["is_breach"],
+        is_candidate=_CANDIDATE in summary,
         bento_tag=summary["bento_tag"],
         reasons=summary.get("reasons", []),
         page=name if name and (directory / f"{name}.html").is_file() else None,

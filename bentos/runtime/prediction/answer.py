@@ -6,6 +6,7 @@ Nothing here belongs to a process: a long strip is computed in another one, see
 
 from __future__ import annotations
 
+import logging
 import random
 import uuid
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import orjson
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.spool import encode_prediction, encode_request
 from bentos.wire.answers import build_answer
-from bentos.wire.inputs import JSON, read_input
+from bentos.wire.inputs import JSON, PredictionInput, read_input
 from bentos.wire.problems import ProblemError, explain_signal_error
 from bentos.wire.schemas import PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
@@ -29,9 +30,12 @@ from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
 from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.operations.learning.kept_signals import KeptSignal
-from ecg_lib.operations.prediction_rows import RequestRow
+from ecg_lib.operations.learning.rollout.candidate import is_chosen
+from ecg_lib.operations.prediction_rows import RequestRow, name_group
 
 _DRAW: Final = random.SystemRandom()
+
+_logger = logging.getLogger(__name__)
 
 Observe = Callable[[str], AbstractContextManager[object]]
 """Measures a stage, one of :data:`bentos.runtime.metrics.STAGES`."""
@@ -54,6 +58,15 @@ class Question:
     """Share of the answers that are drawn for review."""
     keeps_signal: bool = False
     """True when the signal of a patient is to be kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Canary:
+    """A candidate that answers a share of the people."""
+
+    model: LoadedModel
+    candidate_id: str
+    share: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,6 +97,13 @@ class Answer:
     """True when it was drawn for review."""
     signal: KeptSignal | None = None
     """The signal, where it is to be kept."""
+    created_at: datetime
+    traffic_group: str
+    """See :func:`ecg_lib.operations.prediction_rows.name_group`."""
+    is_by_candidate: bool = False
+    """True when a candidate answered."""
+    failure: str | None = None
+    """Why a candidate that was to answer did not: ``refused: ...`` or ``failed: ...``."""
 
 
 class RefusedSignalError(ProblemError):
@@ -101,8 +121,13 @@ class RefusedSignalError(ProblemError):
         self.row = row
 
 
-def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answer:
+def answer(
+    model: LoadedModel, question: Question, *, observe: Observe, canary: Canary | None = None
+) -> Answer:
     """Answer a request, see :func:`bentos.wire.inputs.read_input`.
+
+    A candidate answers the people who are in its share. When it refuses a signal or fails, the
+    model that is served answers, so that no request fails because of a candidate.
 
     Raises
     ------
@@ -112,12 +137,38 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
         If the request is not answered with a prediction for another reason.
 
     """
-    start = perf_counter()
+    start_s = perf_counter()
     with observe("parse"):
         asked = read_input(question.body, media_type=question.media_type, query=question.query)
-        parameters = asked.parameters
+    request = _describe_request(model, asked, question)
+    failure = None
+    if canary is not None and is_chosen(
+        name_group(request.patient_key, request.client),
+        share=canary.share,
+        candidate_id=canary.candidate_id,
+        key=question.patient_key,
+    ):
+        of_candidate = replace(
+            request, bundle_hash=canary.model.bundle.hash, bento_tag=canary.model.bento_tag
+        )
+        try:
+            made = _classify(
+                canary.model, asked, question, of_candidate, observe=observe, start_s=start_s
+            )
+            return replace(made, is_by_candidate=True)
+        except RefusedSignalError as error:
+            failure = f"refused: {error.kind.name}"
+        except Exception as error:  # whatever a candidate raises, the request is answered
+            _logger.exception("the candidate %s failed", canary.model.bento_tag)
+            failure = f"failed: {type(error).__name__}"
+    made = _classify(model, asked, question, request, observe=observe, start_s=start_s)
+    return made if failure is None else replace(made, failure=failure)
+
+
+def _describe_request(model: LoadedModel, asked: PredictionInput, question: Question) -> RequestRow:
+    parameters = asked.parameters
     patient_id = parameters.patient_id
-    request = RequestRow(
+    return RequestRow(
         request_id=str(uuid.uuid4()),
         created_at=datetime.now(UTC),
         bundle_hash=model.bundle.hash,
@@ -130,6 +181,26 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
         owner=question.owner,
         slices=_slices_of(parameters, question),
     )
+
+
+def _classify(
+    model: LoadedModel,
+    asked: PredictionInput,
+    question: Question,
+    request: RequestRow,
+    *,
+    observe: Observe,
+    start_s: float,
+) -> Answer:
+    """Classify the beats of a signal and write the answer.
+
+    Raises
+    ------
+    RefusedSignalError
+        If the signal cannot be read.
+
+    """
+    parameters = asked.parameters
     try:
         classified = model.classifier.classify(
             asked.signal_mv,
@@ -159,7 +230,7 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
             "ruleguard_applied": parameters.apply_ruleguard,
             "drawn_for_review": _DRAW.random() < question.audit_share,
             "model": model.info,
-            "processing_time_ms": round((perf_counter() - start) * 1e3, 3),
+            "processing_time_ms": round((perf_counter() - start_s) * 1e3, 3),
         }
         body = orjson.dumps(described)
         row = encode_prediction(
@@ -199,6 +270,8 @@ def answer(model: LoadedModel, question: Question, *, observe: Observe) -> Answe
         ),
         is_drawn=described["drawn_for_review"],
         signal=signal,
+        created_at=request.created_at,
+        traffic_group=name_group(request.patient_key, request.client),
     )
 
 

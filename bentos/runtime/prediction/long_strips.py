@@ -9,30 +9,31 @@ the memory of a process must not do the same to the worker, which answers everyb
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import socket
-import subprocess
-import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, NamedTuple
 
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.prediction.answer import Answer, Observe, Question, RefusedSignalError, answer
+from bentos.runtime.prediction.answer import (
+    Answer,
+    Canary,
+    Observe,
+    Question,
+    RefusedSignalError,
+    answer,
+)
+from bentos.runtime.prediction.answer_process import AnswerProcess
 from bentos.wire.problems import OVERLOADED, ProblemError
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import environment_with
 
 _MODULE: Final = "bentos.runtime.prediction.process"
 _IDLE_S: Final = 60.0
-_START_S: Final = 120.0
 _PAUSE_S: Final = 30.0
 """Time after a failure in which no other process is started."""
 
@@ -51,14 +52,30 @@ class Stage(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StoredModel:
+    """A model that another process loads by itself."""
+
+    directory: Path
+    """Its bundle."""
+    bundle_hash: str
+    info: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
     """A request for another process."""
 
-    directory: Path
-    """The model's bundle."""
-    bundle_hash: str
-    info: dict[str, str]
+    model: StoredModel
     question: Question
+    canary: tuple[StoredModel, str, float] | None = None
+    """The model of a candidate, its id, and its share of the people."""
+
+
+def store_of(model: LoadedModel) -> StoredModel:
+    """Return what another process needs to load a model."""
+    return StoredModel(
+        directory=model.bundle.directory, bundle_hash=model.bundle.hash, info=model.info
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +104,7 @@ class LongStrips:
         self._settings = settings
         self._idle_s = idle_s
         self._lock = threading.Lock()
-        self._free: list[_Process] = []
+        self._free: list[AnswerProcess] = []
         self._n_starting = 0
         self._not_before = 0.0
         self._closed = threading.Event()
@@ -100,6 +117,7 @@ class LongStrips:
         *,
         observe: Observe,
         note: Callable[[Stage], None],
+        canary: Canary | None = None,
     ) -> Answer:
         """Answer a request in another process, or in this one while none is ready.
 
@@ -113,9 +131,16 @@ class LongStrips:
         """
         process = self._take(model)
         if process is None:
-            return answer(model, question, observe=observe)
+            return answer(model, question, observe=observe, canary=canary)
+        task = Task(
+            model=store_of(model),
+            question=question,
+            canary=None
+            if canary is None
+            else (store_of(canary.model), canary.candidate_id, canary.share),
+        )
         try:
-            outcome = process.ask(model, question, within_s=self._settings.answer_limit_s)
+            outcome: Outcome = process.ask(task, within_s=self._settings.answer_limit_s)
         except (OSError, EOFError) as error:
             _logger.error("the process for long strips has failed: %r", error)  # noqa: TRY400  its own log says more
             self._not_before = monotonic() + _PAUSE_S
@@ -143,7 +168,7 @@ class LongStrips:
         for process in free:
             process.kill()
 
-    def _take(self, model: LoadedModel) -> _Process | None:
+    def _take(self, model: LoadedModel) -> AnswerProcess | None:
         """Take a process that is ready; start one when there is none."""
         with self._lock:
             while self._free:
@@ -165,7 +190,7 @@ class LongStrips:
     def _start(self, model: LoadedModel) -> None:
         process = None
         try:
-            process = _Process(self._prepare_code(model))
+            process = AnswerProcess(self._prepare_code(model), _MODULE)
             process.wait_until_ready()
         except (SignatureError, OSError, EOFError) as error:
             _logger.error("no process for long strips can be started: %r", error)  # noqa: TRY400  its text is whole
@@ -192,7 +217,7 @@ class LongStrips:
         prepare_code(self._settings, model.release)
         return bento_source(self._settings.bentoml_home, model.release)
 
-    def _give_back(self, process: _Process) -> None:
+    def _give_back(self, process: AnswerProcess) -> None:
         with self._lock:
             is_kept = not self._closed.is_set()
             if is_kept:
@@ -210,73 +235,3 @@ class LongStrips:
                 self._free = [one for one in self._free if one not in idle]
             for process in idle:
                 process.kill()
-
-
-class _Process:
-    """One other process, and the connection to it."""
-
-    def __init__(self, source: Path) -> None:
-        ours, theirs = socket.socketpair()
-        with theirs:
-            self._popen = subprocess.Popen(
-                [sys.executable, "-P", "-m", _MODULE, str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                env=environment_with(source),
-            )
-        self._connection = Connection(ours.detach())
-        self.used_at = monotonic()
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether it has ended."""
-        return self._popen.poll() is not None
-
-    def wait_until_ready(self) -> None:
-        """Wait until it has started.
-
-        Raises
-        ------
-        OSError, EOFError
-            If it ends, or does not start in time.
-
-        """
-        with self._within(_START_S):
-            self._connection.recv()
-
-    def ask(self, model: LoadedModel, question: Question, *, within_s: float) -> Outcome:
-        """Answer a request.
-
-        Raises
-        ------
-        OSError, EOFError
-            If it has ended, or does not answer in time.
-
-        """
-        task = Task(
-            directory=model.bundle.directory,
-            bundle_hash=model.bundle.hash,
-            info=model.info,
-            question=question,
-        )
-        with self._within(within_s):
-            self._connection.send(task)
-            outcome: Outcome = self._connection.recv()
-        return outcome
-
-    @contextlib.contextmanager
-    def _within(self, seconds: float) -> Iterator[None]:
-        """Kill the process when the block takes longer: a stopped one does not even read."""
-        timer = threading.Timer(seconds, self._popen.kill)
-        timer.daemon = True
-        timer.start()
-        try:
-            yield
-        finally:
-            timer.cancel()
-
-    def kill(self) -> None:
-        """End it, and what it computes."""
-        self._popen.kill()
-        self._popen.wait()
-        self._connection.close()

@@ -6,47 +6,87 @@ It has a low priority, and it is the first that the system kills when memory run
 from __future__ import annotations
 
 import contextlib
+import logging
 import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from time import perf_counter, time
-from typing import Any
+from typing import Any, Final
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
-from bentos.runtime.prediction.answer import Answer, Question, RefusedSignalError, answer
-from bentos.runtime.prediction.long_strips import Outcome, Stage, Task
+from bentos.runtime.prediction.answer import (
+    Answer,
+    Canary,
+    Question,
+    RefusedSignalError,
+    answer,
+)
+from bentos.runtime.prediction.long_strips import Outcome, Stage, StoredModel, Task
 from bentos.wire.problems import ProblemError
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.recordings.process_limits import lower_priority
+
+_logger: Final = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Answer what comes over the connection until its other end is closed."""
     lower_priority()
     set_up_logging()
-    model: LoadedModel | None = None
+    loaded = LoadedModels()
     with Connection(int(sys.argv[1])) as connection, contextlib.suppress(EOFError, BrokenPipeError):
         connection.send(True)
         while True:
             task: Task = connection.recv()
-            if model is None or model.bundle.hash != task.bundle_hash or model.info != task.info:
-                model = _load(task)
-            connection.send(_answer(model, task.question))
+            canary = _load_canary(loaded, task)
+            connection.send(_answer(loaded.load(task.model), task.question, canary))
     return 0
 
 
-def _load(task: Task) -> LoadedModel:
-    """Load the bundle that the worker has loaded and tried."""
-    bundle = read_bundle(task.directory)
-    if bundle.hash != task.bundle_hash:
-        msg = f"the bundle must have the hash {task.bundle_hash}, got {bundle.hash}"
-        raise ValueError(msg)
-    return LoadedModel(classifier=BeatClassifier.load(bundle), bundle=bundle, info=task.info)
+class LoadedModels:
+    """The two models that were used last: that which is served, and a candidate."""
+
+    def __init__(self) -> None:
+        self._models: list[LoadedModel] = []
+
+    def load(self, stored: StoredModel) -> LoadedModel:
+        """Load a bundle that the worker has loaded and tried, unless it is loaded."""
+        found = next(
+            (
+                model
+                for model in self._models
+                if model.bundle.hash == stored.bundle_hash and model.info == stored.info
+            ),
+            None,
+        )
+        if found is None:
+            bundle = read_bundle(stored.directory)
+            if bundle.hash != stored.bundle_hash:
+                msg = f"the bundle must have the hash {stored.bundle_hash}, got {bundle.hash}"
+                raise ValueError(msg)
+            found = LoadedModel(
+                classifier=BeatClassifier.load(bundle), bundle=bundle, info=stored.info
+            )
+        self._models = [found, *(one for one in self._models if one is not found)][:2]
+        return found
 
 
-def _answer(model: LoadedModel, question: Question) -> Outcome:
+def _load_canary(loaded: LoadedModels, task: Task) -> Canary | None:
+    """Load the candidate; the champion answers when that fails, as no request may fail by it."""
+    if task.canary is None:
+        return None
+    stored, candidate_id, share = task.canary
+    try:
+        model = loaded.load(stored)
+    except Exception:
+        _logger.exception("the candidate cannot be loaded for long strips")
+        return None
+    return Canary(model=model, candidate_id=candidate_id, share=share)
+
+
+def _answer(model: LoadedModel, question: Question, canary: Canary | None) -> Outcome:
     stages: list[Stage] = []
 
     @contextlib.contextmanager
@@ -58,7 +98,7 @@ def _answer(model: LoadedModel, question: Question) -> Outcome:
     made: Answer | dict[str, Any]
     refused_row: bytes | None = None
     try:
-        made = answer(model, question, observe=observe)
+        made = answer(model, question, observe=observe, canary=canary)
     except ProblemError as error:
         refused_row = error.row if isinstance(error, RefusedSignalError) else None
         made = {

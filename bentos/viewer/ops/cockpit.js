@@ -17,6 +17,7 @@ import { BASE_URL, ago, bindPage, service, time } from "./page.js";
  * @property {"KEEP" | "RETRAIN" | "ROLLBACK"} action
  * @property {boolean} is_conclusive
  * @property {boolean} is_breach
+ * @property {boolean} is_candidate
  * @property {string} bento_tag
  * @property {string[]} reasons
  * @property {string | null} page
@@ -34,6 +35,7 @@ import { BASE_URL, ago, bindPage, service, time } from "./page.js";
  * @property {Check[] | null} drift
  * @property {Check[] | null} decisions
  * @property {any[] | null} releases
+ * @property {any} rollout Null when no candidate is tried.
  * @property {any} pipeline
  * @property {any} labels
  * @property {Record<string, number> | null} recordings
@@ -57,6 +59,7 @@ function show(overview) {
     parts,
     part("Served now", "served", overview, (served) => showServed(served, overview)),
     part("Drift", "drift", overview, (checks) => showVerdict(checks, nowMs)),
+    overview.rollout && section("Rollout", "", ...showRollout(overview.rollout)),
     part("Last pipeline", "pipeline", overview, (pipeline) => showPipeline(pipeline, nowMs)),
     part("Labels and review", "labels", overview, showLabels),
     part("Recordings", "recordings", overview, showRecordings),
@@ -199,6 +202,24 @@ function describeFigure({ name, value, low, high }) {
   );
 }
 
+/** @param {any} rollout */
+function showRollout(rollout) {
+  const stage = rollout.stages.find((/** @type {any} */ one) => one.is_current);
+  const { NV = 0, VN = 0, unclassed = 0 } = rollout.beats;
+  return [
+    h("p", { class: "headline" }, `Model ${rollout.version}`, h("span", { class: "tag" }, stage?.name ?? "–")),
+    rollout.problem && h("p", { class: "small" }, `Not tried: ${rollout.problem}`),
+    facts([
+      ["Beside", rollout.champion],
+      ["Compared", `${plural(rollout.strips, "strip")} of ${count(rollout.people)} people`],
+      ["Beats that differ", count(NV + VN + unclassed)],
+      ["Stage since", time(rollout.stage_since)],
+      ["Why", rollout.why],
+    ]),
+    h("p", {}, h("a", { href: new URL("ops/rollout", BASE_URL).href }, "Open the rollout")),
+  ];
+}
+
 const VERDICTS = {
   KEEP: "Nothing is started; the model goes on answering.",
   RETRAIN: "The pipeline is asked for: its model replaces this one only if it is better.",
@@ -206,7 +227,8 @@ const VERDICTS = {
 };
 
 /** @param {Check} check */
-function finding({ is_breach: isBreach, is_conclusive: isConclusive }) {
+function finding({ is_breach: isBreach, is_conclusive: isConclusive, is_candidate: isCandidate }) {
+  if (isCandidate) return "a candidate broke its bounds";
   if (!isConclusive) return "too little traffic to tell";
   return isBreach ? "the traffic has moved" : "no drift";
 }

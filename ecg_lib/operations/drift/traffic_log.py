@@ -29,10 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from ecg_lib.operations.drift.observation import LONGEST_WHOLE_S, STRETCH, ObservedStrip
 from ecg_lib.operations.drift.refusals import GroupVolume
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import RequestRow
-
-UNKNOWN_CLIENT: Final = "unknown client"
-"""Group of predictions of which no client is known, such as those of earlier code."""
+from ecg_lib.operations.prediction_rows import RequestRow, name_group
 
 MAX_STRETCHES: Final = 12
 """Largest number of stretches that are taken of one long strip or recording."""
@@ -193,13 +190,6 @@ def read_groups(log: PredictionLog, prediction_ids: Sequence[str]) -> dict[str, 
             for prediction_id, patient_key, client in connection.execute(query):
                 groups[prediction_id] = name_group(patient_key, client)
     return groups
-
-
-def name_group(patient_key: str | None, client: str | None) -> str:
-    """Name the group of a request, see the module."""
-    if patient_key:
-        return f"patient {patient_key}"
-    return f"client {client}" if client else UNKNOWN_CLIENT
 
 
 def sample_traffic(

@@ -18,6 +18,11 @@ from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import BundleError, ConfigurationError, SignalStoreError
 from ecg_lib.operations.keys.signatures import SignatureError, check_code
 from ecg_lib.operations.learning.kept_signals import SignalStore
+from ecg_lib.operations.learning.rollout.candidate import (
+    CANDIDATE,
+    CandidateError,
+    read_candidate,
+)
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -49,6 +54,7 @@ from flows.release.integrity.signing import (
     sign_by_hand,
     was_signed,
 )
+from flows.release.rollout.journal import settle
 from flows.release.switch_service import Presence, ask_service, find_bundle
 from flows.release.transaction import INTENT, locked, note_unrecorded, recover
 
@@ -82,6 +88,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
         findings += _check_ledger(history)
         findings += _check_current(settings, history, is_mending=is_mending)
         findings += _check_fallbacks(settings, is_mending=is_mending)
+        findings += _check_candidate(settings, is_mending=is_mending)
     try:
         current = read_release(settings.serving_dir / CURRENT)
     except ReleaseError:
@@ -166,6 +173,35 @@ def _check_fallbacks(settings: Settings, *, is_mending: bool) -> Iterator[Findin
             if is_mending:
                 path.unlink(missing_ok=True)
             yield Finding("fallback", f"{error}; the service writes it again", is_mending)
+
+
+def _check_candidate(settings: Settings, *, is_mending: bool) -> Iterator[Finding]:
+    """Find a candidate that is torn, was not closed, or is tried beside what is not served."""
+    path = settings.serving_dir / CANDIDATE
+    try:
+        candidate = read_candidate(path)
+    except CandidateError as error:
+        if is_mending:
+            path.unlink(missing_ok=True)
+        yield Finding("candidate", f"{error}; no candidate is tried", is_mending)
+        return
+    if candidate is None:
+        return
+    tag = candidate.release.bento_tag
+    try:
+        current = read_release(settings.serving_dir / CURRENT)
+    except ReleaseError:
+        return  # reported above
+    is_beside = is_same_release(current, candidate.champion)
+    if candidate.ending is None and candidate.is_noted and is_beside:
+        if problem := _find_problem(settings, candidate.release):
+            advice = "`ecg rollout stop` ends it"
+            yield Finding("candidate", f"{tag}: {problem}; {advice}", is_mended=False)
+        return
+    if is_mending:
+        settle(settings, current)
+    problem = "was interrupted" if is_beside else "is tried beside a release that is not served"
+    yield Finding("candidate", f"{tag} {problem}", is_mending)
 
 
 def _check_store(

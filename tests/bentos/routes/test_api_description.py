@@ -18,6 +18,7 @@ PATHS = {
     "/api/v1/feedback/{feedback_id}",
     "/api/v1/model/",
     "/api/v1/ops/",
+    "/api/v1/ops/rollout/",
     "/api/v1/examples/{kind}",
     "/api/v1/recordings/",
     "/api/v1/signals/",

@@ -27,6 +27,7 @@ DEPLOYMENTS = {
     "release-service",
     "monitor-drift",
     "rollback-champion",
+    "watch-rollout",
     "analyze-recordings",
     "install-reference",
     "reproduce-reference",
@@ -95,19 +96,22 @@ def test_every_parameter_has_a_description_and_a_default_that_is_not_none(
 
 
 @pytest.mark.slow
-def test_monitor_drift_has_scheduled_runs_and_the_pipeline_has_none(
+def test_monitoring_and_rollouts_have_scheduled_runs_and_the_pipeline_has_none(
     deployed: tuple[Platform, httpx.Client],
 ) -> None:
     _, client = deployed
     deployments = _read_deployments(client)
-    drift, pipeline = deployments["monitor-drift"], deployments["pipeline"]
-    assert [schedule["active"] for schedule in drift["schedules"]] == [True]
+    pipeline = deployments["pipeline"]
+    scheduled = [deployments["monitor-drift"], deployments["watch-rollout"]]
+    for one in scheduled:
+        assert [schedule["active"] for schedule in one["schedules"]] == [True]
     assert [schedule["active"] for schedule in pipeline["schedules"]] == [False]
     deadline = time.monotonic() + 30
-    while not (runs := _read(client, "flow_runs")):
+    wanted = {one["id"] for one in scheduled}
+    while not wanted <= {run["deployment_id"] for run in _read(client, "flow_runs")}:
         assert time.monotonic() < deadline, "the active schedule made no run in 30 s"
         time.sleep(0.2)
-    assert {run["deployment_id"] for run in runs} == {drift["id"]}
+    assert {run["deployment_id"] for run in _read(client, "flow_runs")} == wanted
 
 
 @pytest.mark.slow
@@ -126,7 +130,7 @@ def test_deploying_again_makes_no_duplicates(deployed: tuple[Platform, httpx.Cli
     }
     assert all(one["description"] for one in automations)
     schedules = [one["schedules"] for one in _read_deployments(client).values()]
-    assert sum(map(len, schedules)) == 2
+    assert sum(map(len, schedules)) == 3
 
 
 @pytest.mark.slow

@@ -74,6 +74,8 @@ export function makeService({ baseUrl, apiKey }) {
     readHealth: () => askJson("health", { accepted: [503] }),
     /** The state of the platform, for the operations page. */
     readOverview: () => askJson("api/v1/ops/"),
+    /** The candidate that is tried, and where it differs from the champion. */
+    readRollout: () => askJson("api/v1/ops/rollout/"),
     readReviewQueue: () => askJson("api/v1/review-queue/?limit=100"),
     /**
      * A page of a drift check.

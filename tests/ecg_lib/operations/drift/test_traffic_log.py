@@ -14,7 +14,6 @@ import pytest
 
 from ecg_lib.operations.drift.observation import NUMERICAL_COLUMNS, STRETCH, ObservedStrip
 from ecg_lib.operations.drift.traffic_log import (
-    UNKNOWN_CLIENT,
     Window,
     add_requests,
     create_request_table,
@@ -25,7 +24,7 @@ from ecg_lib.operations.drift.traffic_log import (
     share_out,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import PredictionRow, RequestRow
+from ecg_lib.operations.prediction_rows import UNKNOWN_CLIENT, PredictionRow, RequestRow
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 DAY = Window(since=NOW - timedelta(days=1), until=NOW + timedelta(days=1), bundle_hash="a")

@@ -15,6 +15,7 @@ from prefect.states import Completed
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
 from flows.doors.ui.run_names import name_run
+from flows.release.rollout.steps import was_taken_back
 from flows.release.transaction import Outcome, SupersededError, roll_back
 
 
@@ -29,7 +30,8 @@ def rollback_champion(
     """Serve an earlier release again: its code, network, threshold, rules and drift reference.
 
     Works from the ledger, so it also works when MLflow is down; the aliases then follow when it
-    is back. A second rollback goes back one release further.
+    is back. A second rollback goes back one release further. A rollback decided against a candidate
+    that is only tried ends that candidate.
 
     Args:
         to: Model version, bento tag or ledger commit to go back to; the release before the
@@ -43,6 +45,11 @@ def rollback_champion(
         The release that is served now.
     """
     settings = read_settings()
+    if decided_against and was_taken_back(settings, decided_against, reason=reason):
+        follow_pending(settings)
+        get_run_logger().warning("the candidate %s is taken back: %s", decided_against, reason)
+        name_run(f"candidate {decided_against} taken back: {reason}")
+        return Completed(name="CandidateTakenBack", message=reason)
     try:
         outcome = put_back(
             settings, to=to, reason=reason, decided_against=decided_against, force=force

@@ -1,0 +1,94 @@
+"""Another process that answers questions over a connection."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import monotonic
+from typing import Any, Final
+
+from ecg_lib.recordings.process_limits import environment_with
+
+_START_S: Final = 120.0
+
+
+class AnswerProcess:
+    """One other process, and the connection to it.
+
+    Parameters
+    ----------
+    source : Path
+        Directory of its code.
+    module : str
+        What it runs; it gets the descriptor of its end of the connection.
+
+    """
+
+    def __init__(self, source: Path, module: str) -> None:
+        ours, theirs = socket.socketpair()
+        with theirs:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-P", "-m", module, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                env=environment_with(source),
+            )
+        self._connection = Connection(ours.detach())
+        self.used_at = monotonic()
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether it has ended."""
+        return self._popen.poll() is not None
+
+    def wait_until_ready(self) -> None:
+        """Wait until it has started.
+
+        Raises
+        ------
+        OSError, EOFError
+            If it ends, or does not start in time.
+
+        """
+        with self._within(_START_S):
+            self._connection.recv()
+
+    def ask(self, task: object, *, within_s: float) -> Any:  # noqa: ANN401  what the module sends
+        """Give it a task, and return its result.
+
+        Raises
+        ------
+        OSError, EOFError
+            If it has ended, or does not answer in time.
+
+        """
+        with self._within(within_s):
+            self._connection.send(task)
+            return self._connection.recv()
+
+    @contextlib.contextmanager
+    def _within(self, seconds: float) -> Iterator[None]:
+        """Kill the process when the block takes longer: a stopped one does not even read."""
+        timer = threading.Timer(seconds, self._popen.kill)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    def interrupt(self) -> None:
+        """End it while another thread waits for it, which then finds its end."""
+        self._popen.kill()
+
+    def kill(self) -> None:
+        """End it, and what it computes."""
+        self._popen.kill()
+        self._popen.wait()
+        self._connection.close()

@@ -1,0 +1,188 @@
+"""The candidate that is loaded beside the served model, and its end at once.
+
+A thread looks at ``serving/candidate.json``. A candidate that was made against the served release,
+with the code of this process and a valid signature, is loaded and asked its golden requests, as a
+release is. One that cannot be loaded, or that raises too many errors, is ended in all workers by
+``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. A torn file is reported
+and counts as none.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from bentos.runtime.live_model import LiveModel, LoadedModel, load_model
+from bentos.runtime.metrics import RolloutState
+from bentos.runtime.prediction.answer import Canary
+from ecg_lib.operations.keys.signatures import check_signature
+from ecg_lib.operations.learning.rollout.candidate import (
+    CANDIDATE,
+    HALT,
+    Candidate,
+    CandidateError,
+    read_candidate,
+    read_halt,
+    write_halt,
+)
+from ecg_lib.operations.releases import ReleaseError, is_same_release, model_directory
+from ecg_lib.operations.settings import Settings
+
+_POLL_S: Final = 0.2
+_MAX_REASON: Final = 500
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class OpenCandidate:
+    """A candidate that is loaded."""
+
+    candidate: Candidate
+    model: LoadedModel
+
+    @property
+    def canary(self) -> Canary | None:
+        """The part of it that a request needs; None in shadow."""
+        share = self.candidate.share
+        if share == 0:
+            return None
+        return Canary(model=self.model, candidate_id=self.candidate.id, share=share)
+
+
+class CandidateModel:
+    """Holds the candidate; one read of :attr:`current` serves one request.
+
+    Parameters
+    ----------
+    settings : Settings
+    live : LiveModel
+        The model that is served.
+
+    """
+
+    def __init__(self, settings: Settings, live: LiveModel) -> None:
+        self.current: OpenCandidate | None = None
+        self.problem: str | None = None
+        """Why the candidate of the file is not tried."""
+        self._settings = settings
+        self._live = live
+        self._path = settings.serving_dir / CANDIDATE
+        self._halt_path = settings.serving_dir / HALT
+        self._seen: tuple[object, ...] | None = None
+        self._is_halted = False
+        self._failures: tuple[str, int] = ("", 0)
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="candidate-watcher", daemon=True)
+
+    def apply(self) -> None:
+        """Take what the file says, when it or the served model has changed."""
+        live = self._live.current
+        state = (_state_of(self._path), _state_of(self._halt_path), live)
+        if state == self._seen:
+            return
+        self._seen, self._is_halted = state, False
+        try:
+            candidate = read_candidate(self._path)
+            problem = None if candidate is None else self._find_problem(candidate, live)
+        except CandidateError as error:
+            candidate, problem = None, str(error)
+        if problem != self.problem and problem is not None:
+            _logger.error("the candidate is not tried: %s", problem)
+        self.problem = problem
+        if candidate is None or problem is not None:
+            self.current = None
+            return
+        loaded = self.current
+        if loaded is None or not is_same_release(loaded.candidate.release, candidate.release):
+            self.current = None
+            self._load(candidate)
+        else:
+            self.current = replace(loaded, candidate=candidate)
+
+    @property
+    def state(self) -> RolloutState:
+        """The candidate as metrics show it."""
+        opened = self.current
+        if opened is None:
+            return RolloutState(is_halted=self._is_halted)
+        return RolloutState(share=opened.candidate.share, stage=opened.candidate.stage)
+
+    def note_failure(self, candidate: Candidate, failure: str) -> None:
+        """Count an error of the candidate, and end it when there are too many."""
+        with self._lock:
+            known, n = self._failures
+            n = n + 1 if known == candidate.id else 1
+            self._failures = (candidate.id, n)
+        if n >= candidate.plan.bounds.max_failures:
+            self._halt(candidate, f"{n} errors in one worker, the last: {failure}")
+
+    def start(self) -> None:
+        """Begin to look at the file."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop looking."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=5.0)
+
+    def _find_problem(self, candidate: Candidate, live: LoadedModel | None) -> str | None:
+        halt = read_halt(self._halt_path)
+        self._is_halted = halt is not None and halt.candidate_id == candidate.id
+        if halt is not None and self._is_halted:
+            return halt.reason
+        if candidate.ending is not None:
+            return candidate.ending.reason
+        if candidate.release.code_hash != self._live.code_hash:
+            return (
+                f"it has other code ({candidate.release.code_hash[:12]}) than this process "
+                f"({self._live.code_hash[:12]}), and can only be released at once"
+            )
+        served = None if live is None else live.release
+        if not is_same_release(served, candidate.champion):
+            tag = "nothing" if live is None else live.bento_tag
+            return f"it was made against {candidate.champion.bento_tag}, {tag} is served"
+        return None
+
+    def _load(self, candidate: Candidate) -> None:
+        release = candidate.release
+        try:
+            check_signature(self._settings, release)
+            model = load_model(
+                model_directory(self._settings.bentoml_home, release),
+                bento_tag=release.bento_tag,
+                version=release.model_version,
+                bundle_hash=release.bundle_hash,
+            )
+        except ReleaseError as error:
+            self._halt(candidate, f"it cannot be loaded: {error}")
+            return
+        self.current = OpenCandidate(candidate=candidate, model=replace(model, release=release))
+        _logger.info("trying %s beside %s", release.bento_tag, candidate.champion.bento_tag)
+
+    def _halt(self, candidate: Candidate, reason: str) -> None:
+        """End the candidate here at once, and in all workers as soon as they see the file."""
+        self.current, self.problem, self._is_halted = None, reason[:_MAX_REASON], True
+        _logger.error("the candidate %s is ended: %s", candidate.release.bento_tag, self.problem)
+        try:
+            write_halt(self._halt_path, candidate.id, reason=self.problem, at=datetime.now(UTC))
+        except OSError as error:
+            _logger.error("the end of the candidate cannot be written: %s", error.strerror)  # noqa: TRY400  the disk's
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_POLL_S):
+            self.apply()
+
+
+def _state_of(path: Path) -> tuple[int, ...] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -1,0 +1,89 @@
+"""A candidate as requests meet it: who is answered by it, and what is compared afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from bentos.runtime.live_model import LiveModel, LoadedModel
+from bentos.runtime.metrics import Metrics
+from bentos.runtime.prediction.answer import Answer, Question
+from bentos.runtime.prediction.rollout.candidate_model import CandidateModel, OpenCandidate
+from bentos.runtime.prediction.rollout.shadow import Shadow
+from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
+from ecg_lib.operations.releases import is_same_release
+from ecg_lib.operations.settings import Settings
+
+
+class Trial:
+    """The candidate of this process, its comparisons, and their counts.
+
+    Parameters
+    ----------
+    settings : Settings
+    live : LiveModel
+    metrics : Metrics
+    store : callable
+        Stores a comparison.
+
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveModel,
+        *,
+        metrics: Metrics,
+        store: Callable[[ComparisonRow], object],
+    ) -> None:
+        self.candidate = CandidateModel(settings, live)
+        self._metrics = metrics
+        self._store = store
+        self._shadow = Shadow(
+            settings,
+            note=self._note,
+            note_failure=self.candidate.note_failure,
+            count_dropped=lambda: metrics.count_compared("dropped"),
+        )
+
+    def find(self, model: LoadedModel) -> OpenCandidate | None:
+        """Return the candidate that is tried beside a model."""
+        opened = self.candidate.current
+        if opened is None or not is_same_release(model.release, opened.candidate.champion):
+            return None
+        return opened
+
+    def follow(
+        self,
+        opened: OpenCandidate,
+        model: LoadedModel,
+        question: Question,
+        made: Answer,
+        *,
+        is_long: bool,
+    ) -> None:
+        """Note who answered, and let the other model be asked too; long strips are not compared."""
+        self._metrics.count_answered_by(is_candidate=made.is_by_candidate)
+        if made.failure is not None and made.failure.startswith("failed"):
+            self.candidate.note_failure(opened.candidate, made.failure)
+        if not is_long:
+            self._shadow.offer(opened, model, question, made)
+
+    def start(self) -> None:
+        """Begin to look for a candidate."""
+        self.candidate.start()
+
+    def close(self) -> None:
+        """End the threads and the other process."""
+        self.candidate.close()
+        self._shadow.close()
+
+    def _note(self, row: ComparisonRow) -> None:
+        if row.comparison is None:
+            self._metrics.count_compared((row.failure or "").partition(":")[0])
+        else:
+            found = row.comparison
+            self._metrics.count_compared("compared")
+            self._metrics.count_agreement(
+                same=found.n_beats - found.n_disagreements, different=found.n_disagreements
+            )
+        self._store(row)

@@ -1,0 +1,283 @@
+"""Comparisons of a candidate with the champion, in the monitoring database."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from ecg_lib.operations.learning.rollout.comparison import Comparison, ComparisonRow
+from ecg_lib.operations.prediction_log import PredictionLog
+
+MAX_TIMED: Final = 5000
+"""Largest number of timed strips that are read, the latest."""
+
+_PAIRS: Final = ("NN", "NV", "VN", "VV")
+
+_METADATA: Final = sa.MetaData()
+
+_COMPARISONS: Final = sa.Table(
+    "comparisons",
+    _METADATA,
+    sa.Column("prediction_id", sa.String(36), primary_key=True),
+    sa.Column("candidate_id", sa.String(36), primary_key=True),
+    sa.Column("created_at", sa.String(32), nullable=False, index=True),
+    sa.Column("stage", sa.Integer, nullable=False),
+    sa.Column("answered_by", sa.String(16), nullable=False),
+    sa.Column("traffic_group", sa.String(80), nullable=False),
+    sa.Column("duration_s", sa.Float, nullable=False),
+    # Beats by class of champion and candidate; all other pairs, with no class, in the last.
+    *(sa.Column(f"n_{pair.lower()}", sa.Integer, nullable=False) for pair in _PAIRS),
+    sa.Column("n_unclassed", sa.Integer, nullable=False),
+    *(
+        sa.Column(f"{what}_{who}", sa.Integer, nullable=False)
+        for what in ("v", "judged", "runs")
+        for who in ("champion", "candidate")
+    ),
+    sa.Column("ms_champion", sa.Float),
+    sa.Column("ms_candidate", sa.Float),
+    sa.Column("failure", sa.String(200)),
+    sa.Column("n_disagreements", sa.Integer, nullable=False),
+    sa.Column("disagreements", sa.Text),
+    sa.Index("ix_comparisons_of_candidate", "candidate_id", "stage", "traffic_group"),
+    sa.Index("ix_comparisons_that_differ", "candidate_id", "n_disagreements", "created_at"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupCounts:
+    """Comparisons of one group of traffic, added up."""
+
+    strips: int
+    """Strips that both models answered."""
+    seconds: float
+    refused: int
+    """Strips that the candidate alone refused, or failed on."""
+    v_champion: int
+    v_candidate: int
+    judged_champion: int
+    judged_candidate: int
+    runs_champion: int
+    runs_candidate: int
+    strips_with_run_champion: int
+    strips_with_run_candidate: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared:
+    """The comparisons of a candidate, added up."""
+
+    groups: dict[str, GroupCounts] = field(default_factory=dict)
+    timed: tuple[tuple[float, float], ...] = ()
+    """Milliseconds of champion and candidate for a strip, the latest first."""
+    beats: dict[str, int] = field(default_factory=dict)
+    """Beats by class of champion and candidate, such as ``NV``; others are ``unclassed``."""
+    failed: int = 0
+    """Errors of the candidate; the champion answered."""
+
+    @property
+    def strips(self) -> int:
+        """Number of strips that both models answered."""
+        return sum(group.strips for group in self.groups.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageCounts:
+    """Strips of a stage that count for its minimum."""
+
+    strips: int
+    groups: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisagreementRow:
+    """A strip on which both models differ."""
+
+    prediction_id: str
+    created_at: datetime
+    stage: int
+    answered_by: str
+    patient_key: str | None
+    duration_s: float
+    n_disagreements: int
+    beats: list[dict[str, Any]]
+
+
+def create_comparison_table(log: PredictionLog) -> None:
+    """Make the table of comparisons when it is missing; several processes may at once."""
+    with log.open_transaction() as connection:
+        connection.execute(sa.schema.CreateTable(_COMPARISONS, if_not_exists=True))
+        for index in _COMPARISONS.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+
+def add_comparisons(log: PredictionLog, rows: Sequence[ComparisonRow]) -> None:
+    """Store comparisons; what is stored already stays as it is."""
+    if not rows:
+        return
+    with log.open_transaction() as connection:
+        is_sqlite = connection.dialect.name == "sqlite"
+        insert = sqlite.insert(_COMPARISONS) if is_sqlite else postgresql.insert(_COMPARISONS)
+        connection.execute(insert.on_conflict_do_nothing(), [_to_values(row) for row in rows])
+
+
+def delete_comparisons_before(log: PredictionLog, moment: datetime) -> int:
+    """Delete comparisons that are older than a moment, and return how many there were."""
+    create_comparison_table(log)
+    with log.open_transaction() as connection:
+        return connection.execute(
+            sa.delete(_COMPARISONS).where(_COMPARISONS.c.created_at < _to_text(moment))
+        ).rowcount
+
+
+def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
+    """Add up all comparisons of a candidate by group; the memory grows with groups alone."""
+    create_comparison_table(log)
+    table = _COMPARISONS.c
+    answered = table.failure.is_(None)
+    totals = (
+        *(table[f"{what}_{who}"] for what in ("v", "judged", "runs") for who in _WHO),
+        *(sa.case((table[f"runs_{who}"] > 0, 1), else_=0).label(f"with_{who}") for who in _WHO),
+    )
+    by_group = (
+        sa.select(
+            table.traffic_group,
+            sa.func.sum(sa.case((answered, 1), else_=0)).label("strips"),
+            sa.func.sum(sa.case((answered, table.duration_s), else_=0.0)).label("seconds"),
+            sa.func.sum(sa.case((answered, 0), else_=1)).label("refused"),
+            *(sa.func.sum(column).label(column.name) for column in totals),
+        )
+        .where(table.candidate_id == candidate_id)
+        .group_by(table.traffic_group)
+    )
+    timed = (
+        sa.select(table.ms_champion, table.ms_candidate)
+        .where(table.candidate_id == candidate_id, table.ms_candidate.is_not(None))
+        .order_by(table.created_at.desc())
+        .limit(MAX_TIMED)
+    )
+    names = (*(f"n_{pair.lower()}" for pair in _PAIRS), "n_unclassed")
+    beats = sa.select(*(sa.func.coalesce(sa.func.sum(table[name]), 0) for name in names)).where(
+        table.candidate_id == candidate_id
+    )
+    failed = sa.select(sa.func.count()).where(
+        table.candidate_id == candidate_id, table.failure.startswith("failed")
+    )
+    with log.open_transaction() as connection:
+        groups = {
+            row["traffic_group"]: GroupCounts(
+                strips=row["strips"],
+                seconds=row["seconds"],
+                refused=row["refused"],
+                **{f"{what}_{who}": row[f"{what}_{who}"]
+                   for what in ("v", "judged", "runs") for who in _WHO},
+                **{f"strips_with_run_{who}": row[f"with_{who}"] for who in _WHO},
+            )
+            for row in connection.execute(by_group).mappings()
+        }  # fmt: skip
+        pairs = tuple((row[0], row[1]) for row in connection.execute(timed))
+        counts = connection.execute(beats).one()
+        n_failed = int(connection.execute(failed).scalar_one())
+    return Compared(
+        groups=groups,
+        timed=pairs,
+        beats=dict(zip((*_PAIRS, "unclassed"), map(int, counts), strict=True)),
+        failed=n_failed,
+    )
+
+
+def count_stage(
+    log: PredictionLog, candidate_id: str, *, stage: int, of_candidate: bool
+) -> StageCounts:
+    """Count the strips of a stage; those that the candidate answered alone, where asked."""
+    create_comparison_table(log)
+    table = _COMPARISONS.c
+    query = sa.select(sa.func.count(), sa.func.count(table.traffic_group.distinct())).where(
+        table.candidate_id == candidate_id, table.stage == stage, table.failure.is_(None)
+    )
+    if of_candidate:
+        query = query.where(table.answered_by == "candidate")
+    with log.open_transaction() as connection:
+        strips, groups = connection.execute(query).one()
+    return StageCounts(strips=int(strips), groups=int(groups))
+
+
+def read_disagreements(
+    log: PredictionLog, candidate_id: str, *, limit: int
+) -> list[DisagreementRow]:
+    """Read the latest strips on which both models differ."""
+    create_comparison_table(log)
+    table = _COMPARISONS.c
+    query = (
+        sa.select(_COMPARISONS)
+        .where(table.candidate_id == candidate_id, table.n_disagreements > 0)
+        .order_by(table.created_at.desc(), table.prediction_id)
+        .limit(limit)
+    )
+    with log.open_transaction() as connection:
+        return [
+            DisagreementRow(
+                prediction_id=row["prediction_id"],
+                created_at=datetime.fromisoformat(row["created_at"]),
+                stage=row["stage"],
+                answered_by=row["answered_by"],
+                patient_key=_patient_of(row["traffic_group"]),
+                duration_s=row["duration_s"],
+                n_disagreements=row["n_disagreements"],
+                beats=orjson.loads(row["disagreements"] or "[]"),
+            )
+            for row in connection.execute(query).mappings()
+        ]
+
+
+_WHO: Final = ("champion", "candidate")
+
+
+def _to_values(row: ComparisonRow) -> dict[str, Any]:
+    found = row.comparison or Comparison(
+        beats={},
+        v_champion=0,
+        v_candidate=0,
+        judged_champion=0,
+        judged_candidate=0,
+        runs_champion=0,
+        runs_candidate=0,
+        disagreements=(),
+    )
+    of_pairs = {f"n_{pair.lower()}": found.beats.get(pair, 0) for pair in _PAIRS}
+    return {
+        "prediction_id": row.prediction_id,
+        "candidate_id": row.candidate_id,
+        "created_at": _to_text(row.created_at),
+        "stage": row.stage,
+        "answered_by": row.answered_by,
+        "traffic_group": row.traffic_group,
+        "duration_s": row.duration_s,
+        **of_pairs,
+        "n_unclassed": found.n_beats - sum(of_pairs.values()),
+        **{
+            name: getattr(found, name)
+            for name in (f"{what}_{who}" for what in ("v", "judged", "runs") for who in _WHO)
+        },
+        "ms_champion": row.ms_champion,
+        "ms_candidate": row.ms_candidate,
+        "failure": None if row.failure is None else row.failure[:200],
+        "n_disagreements": found.n_disagreements,
+        "disagreements": orjson.dumps(found.disagreements).decode()
+        if found.disagreements
+        else None,
+    }
+
+
+def _patient_of(group: str) -> str | None:
+    kind, _, key = group.partition(" ")
+    return key if kind == "patient" else None
+
+
+def _to_text(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="microseconds")

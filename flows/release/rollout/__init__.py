@@ -1,0 +1,1 @@
+"""Rollouts of a candidate: its journal, its stages, approval, and the way back."""

@@ -1,0 +1,273 @@
+"""Start, advance and end a rollout; each step is recorded and holds the lock of releases."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Final
+
+from ecg_lib.errors import EcgError
+from ecg_lib.operations.learning.rollout.candidate import Candidate, EndKind, Plan
+from ecg_lib.operations.releases import Release, is_same_release
+from ecg_lib.operations.settings import Settings
+from flows.doors.registry import note_pending
+from flows.doors.release_history import EventKind, find_known_worse, find_user, format_now
+from flows.release.integrity.signing import ensure_signed
+from flows.release.rollout import journal
+from flows.release.switch_service import ReleaseRefusedError
+from flows.release.transaction import (
+    DEFAULT_STEPS,
+    Outcome,
+    Steps,
+    check_stored,
+    locked,
+    recover_locked,
+    refuse_known_worse,
+    release_model,
+)
+
+NO_CANDIDATE: Final = "there must be a candidate, none is tried; `ecg rollout start` starts one"
+
+logger = logging.getLogger(__name__)
+
+
+class Rollout(StrEnum):
+    """Ways to release a model."""
+
+    AT_ONCE = "at_once"
+    GRADUAL = "gradual"
+    """Shadow, a share of the people, then all."""
+
+
+class RolloutError(EcgError):
+    """A rollout cannot be started, advanced or stopped."""
+
+
+def start_rollout(
+    settings: Settings,
+    wanted: Release,
+    *,
+    plan: Plan,
+    why: str,
+    who: str | None = None,
+    replaces: bool = False,
+    force: bool = False,
+    steps: Steps = DEFAULT_STEPS,
+) -> Candidate:
+    """Try a release beside the served one, from shadow on.
+
+    Args:
+        settings: Where everything is.
+        wanted: What to try; it must be in the store.
+        plan: Stages and bounds; noted in the ledger before the first strip.
+        why: For the ledger.
+        who: Who asks for it; the user of this process when left out.
+        replaces: End another candidate that is tried; refused otherwise.
+        force: Try it although it was rolled back or taken back before.
+        steps: How a release is carried out.
+
+    Raises:
+        RolloutError: If nothing is served, it is served already, has other code than what is
+            served, or another candidate is tried.
+        TransactionError: If it was rolled back before, or is not in the store.
+        SigningError: If the store does not have it as it was packaged.
+        SignatureError: If it has changed since it was signed.
+        LedgerError: If the ledger cannot be written.
+    """
+    with locked(settings, steps=steps):
+        current, history = recover_locked(settings, steps)
+        if current is None:
+            msg = "a candidate is tried beside a release, nothing is served; release it at once"
+            raise RolloutError(msg)
+        if is_same_release(current, wanted):
+            msg = f"{wanted.bento_tag} is served already, there is nothing to try"
+            raise RolloutError(msg)
+        if current.code_hash != wanted.code_hash:
+            msg = (
+                f"a candidate must have the code of what is served ({current.code_hash[:12]}), "
+                f"{wanted.bento_tag} has {wanted.code_hash[:12]}; release it at once"
+            )
+            raise RolloutError(msg)
+        refuse_known_worse(wanted, find_known_worse(history), force=force)
+        check_stored(settings, wanted)
+        ensure_signed(settings, wanted, why=why)
+        opened = journal.read_open(settings)
+        if opened is not None:
+            if is_same_release(opened.release, wanted):
+                return opened
+            if not replaces:
+                msg = (
+                    f"one candidate may be tried at a time, {opened.release.bento_tag} is; "
+                    "`ecg rollout stop` ends it"
+                )
+                raise RolloutError(msg)
+            ending = journal.make_ending(
+                EndKind.STOPPED, f"replaced by {wanted.bento_tag}", who=who or find_user()
+            )
+            journal.end(settings, opened, ending, served=current.model_version)
+        now = datetime.now(UTC)
+        candidate = Candidate(
+            id=str(uuid.uuid4()),
+            release=wanted,
+            champion=current,
+            plan=plan,
+            started_at=now,
+            stage_since=now,
+            who=who or find_user(),
+            why=why,
+        )
+        journal.write_open(settings, candidate)
+        # A promotion made it champion: the alias goes back to what is served until the end.
+        note_pending(settings, current.model_version)
+        return journal.note_stage(settings, candidate)
+
+
+def advance(
+    settings: Settings,
+    *,
+    expected: str | None = None,
+    who: str | None = None,
+    steps: Steps = DEFAULT_STEPS,
+) -> Candidate | Outcome:
+    """Bring the candidate into its next stage, or release it after the last one.
+
+    Args:
+        settings: Where everything is.
+        expected: Id of the candidate that this was decided for; whichever is tried when left out.
+        who: Who asks for it; the user of this process when left out.
+        steps: How a release is carried out.
+
+    Raises:
+        RolloutError: If there is no candidate, or another one.
+        ReleaseRefusedError: If the service refuses the release; the candidate then ends.
+    """
+    who = who or find_user()
+    with locked(settings, steps=steps):
+        candidate = _require(settings, expected, steps)
+        if not candidate.is_last_stage:
+            changed = candidate.model_copy(
+                update={
+                    "stage": candidate.stage + 1,
+                    "stage_since": datetime.now(UTC),
+                    "who": who,
+                    "is_noted": False,
+                }
+            )
+            journal.write_open(settings, changed)
+            return journal.note_stage(settings, changed)
+    release = candidate.release
+    try:
+        return release_model(
+            settings,
+            release.model_copy(update={"released_at": format_now()}),
+            why=f"release model {release.model_version} after its rollout",
+            who=who,
+            expected=candidate.champion,
+            steps=steps,
+        )
+    except ReleaseRefusedError as error:
+        end_rollout(
+            settings,
+            EndKind.STOPPED,
+            reason=str(error),
+            expected=candidate.id,
+            who=who,
+            steps=steps,
+        )
+        raise
+
+
+def end_rollout(
+    settings: Settings,
+    kind: EndKind,
+    *,
+    reason: str,
+    expected: str | None = None,
+    who: str | None = None,
+    steps: Steps = DEFAULT_STEPS,
+) -> Candidate:
+    """End the candidate; the served release then answers everybody.
+
+    Args:
+        settings: Where everything is.
+        kind: Whether it broke a bound, and so is not offered again.
+        reason: Why, for the ledger.
+        expected: Id of the candidate that this was decided for; whichever is tried when left out.
+        who: Who asks for it; the user of this process when left out.
+        steps: How a release is carried out.
+
+    Raises:
+        RolloutError: If there is no candidate, or another one.
+        LedgerError: If the ledger cannot be written; whoever takes the lock next notes it.
+    """
+    with locked(settings, steps=steps):
+        candidate = _require(settings, expected, steps)
+        ending = journal.make_ending(kind, reason, who=who or find_user())
+        journal.end(settings, candidate, ending, served=candidate.champion.model_version)
+    logger.warning("%s is %s: %s", candidate.release.bento_tag, kind.value, reason)
+    return candidate
+
+
+def was_taken_back(
+    settings: Settings, bento_tag: str, *, reason: str, steps: Steps = DEFAULT_STEPS
+) -> bool:
+    """Take a candidate back if it is tried; return whether it was, now or before.
+
+    Args:
+        settings: Where everything is.
+        bento_tag: Bento of the candidate.
+        reason: Why, for the ledger.
+        steps: How a release is carried out.
+
+    Raises:
+        LedgerError: If the ledger cannot be written.
+    """
+    with locked(settings, steps=steps):
+        current, history = recover_locked(settings, steps)
+        candidate = journal.read_open(settings)
+        if candidate is not None and candidate.release.bento_tag == bento_tag:
+            ending = journal.make_ending(EndKind.TAKEN_BACK, reason, who="flow rollback-champion")
+            served = candidate.champion.model_version
+            journal.end(settings, candidate, ending, served=served)
+            return True
+    if current is not None and current.bento_tag == bento_tag:
+        return False
+    events = (entry.event for entry in history.entries if entry.release.bento_tag == bento_tag)
+    latest = next(events, None)
+    return latest is not None and latest.kind is EventKind.TAKEN_BACK
+
+
+def find_candidate(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Candidate | None:
+    """Finish what a killed process left open, and return the candidate that is tried."""
+    with locked(settings, steps=steps):
+        recover_locked(settings, steps)
+        return journal.read_open(settings)
+
+
+def note_look(
+    settings: Settings,
+    candidate: Candidate,
+    *,
+    looks: int,
+    strips: int,
+    steps: Steps = DEFAULT_STEPS,
+) -> None:
+    """Note that the bounds were judged, before anything follows from it."""
+    with locked(settings, steps=steps):
+        opened = _require(settings, candidate.id, steps)
+        journal.write_open(
+            settings, opened.model_copy(update={"looks": looks, "judged_strips": strips})
+        )
+
+
+def _require(settings: Settings, expected: str | None, steps: Steps) -> Candidate:
+    recover_locked(settings, steps)
+    candidate = journal.read_open(settings)
+    if candidate is None:
+        raise RolloutError(NO_CANDIDATE)
+    if expected is not None and candidate.id != expected:
+        msg = f"this was decided for another candidate than {candidate.release.bento_tag}"
+        raise RolloutError(msg)
+    return candidate

@@ -1,0 +1,328 @@
+"""A candidate in one process: no request fails or waits because of it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+
+from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.answer import Question, answer
+from bentos.runtime.prediction.rollout.candidate_model import OpenCandidate
+from bentos.runtime.prediction.rollout.shadow import Shadow
+from bentos.runtime.spool import decode_row, encode_comparison
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.errors import SignalTooShortError
+from ecg_lib.operations.keys.signatures import make_key, sign_release
+from ecg_lib.operations.learning.rollout.candidate import (
+    Bounds,
+    Candidate,
+    Plan,
+    Stage,
+    read_halt,
+    write_candidate,
+)
+from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
+from ecg_lib.operations.learning.rollout.comparison_log import read_compared
+from ecg_lib.operations.releases import Release, bento_source
+from ecg_lib.operations.settings import Settings
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class FailingClassifier:
+    """Raises whatever it is asked."""
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def classify(self, *_: object, **__: object) -> Any:  # noqa: ANN401  raises
+        raise self.error
+
+
+def make_release(bundle: Bundle, version: str, *, code_hash: str) -> Release:
+    return Release(
+        bento_tag=f"ecg:{version}",
+        model_tag=f"ecg_bundle:{version}",
+        bundle_hash=bundle.hash,
+        code_hash=code_hash,
+        model_version=version,
+        released_at=NOW.isoformat(),
+    )
+
+
+@dataclass
+class Trying:
+    """A service with a served release, and what is needed to try another."""
+
+    service: Any
+    champion: Release
+    candidate: Release
+    settings: Settings
+
+    def write(self, **changes: Any) -> Candidate:  # noqa: ANN401  any field
+        candidate = Candidate(
+            **{
+                "id": "one",
+                "release": self.candidate,
+                "champion": self.champion,
+                "plan": Plan(
+                    stages=(Stage(share=0.999999, min_hours=0, min_strips=1, min_groups=1),),
+                    bounds=Bounds(max_failures=3),
+                ),
+                "started_at": NOW,
+                "stage_since": NOW,
+                "who": "Ada",
+                "why": "better",
+                "is_noted": True,
+                **changes,
+            }
+        )
+        write_candidate(self.settings.serving_dir / "candidate.json", candidate)
+        return candidate
+
+    def wait(self, is_there: Callable[[], object]) -> None:
+        deadline_s = time.monotonic() + 60
+        while not is_there():
+            assert time.monotonic() < deadline_s, self.service.runtime.trial.candidate.problem
+            time.sleep(0.02)
+
+    @property
+    def model(self) -> Any:  # noqa: ANN401  a CandidateModel
+        return self.service.runtime.trial.candidate
+
+    def load(self, **changes: Any) -> Candidate:  # noqa: ANN401  any field
+        candidate = self.write(**changes)
+        self.wait(lambda: self.model.current is not None)
+        return candidate
+
+    def replace_classifier(self, error: Exception) -> None:
+        opened: OpenCandidate = self.model.current
+        broken = replace(opened.model, classifier=FailingClassifier(error))
+        self.model.current = replace(opened, model=broken)
+
+
+@pytest.fixture
+def trying(
+    start_service: Callable[..., Any],
+    make_toy_bundle: Callable[..., Bundle],
+    toy_model: LoadedModel,
+) -> Iterator[Trying]:
+    service = start_service()
+    settings: Settings = service.runtime.settings
+    code_hash = service.runtime.live.code_hash
+    bundle = make_toy_bundle("candidate", threshold=0.4)
+    champion = make_release(toy_model.bundle, "1", code_hash=code_hash)
+    candidate = make_release(bundle, "2", code_hash=code_hash)
+    make_key(settings)
+    for release, of_release in ((champion, toy_model.bundle), (candidate, bundle)):
+        bento_source(settings.bentoml_home, release).mkdir(parents=True)
+        stored = settings.bentoml_home / "models" / "ecg_bundle" / release.model_version
+        shutil.copytree(of_release.directory, stored / "bundle")
+        sign_release(settings, release, why="a test")
+    info = {**toy_model.info, "bento_tag": "ecg:1", "version": "1"}
+    service.runtime.live.use(replace(toy_model, release=champion, info=info))
+    yield Trying(service, champion, candidate, settings)
+    service.close()
+
+
+def tag_of(answered: Any) -> str:  # noqa: ANN401  a response
+    assert answered.status_code == 201, answered.text
+    tag: str = answered.json()["model"]["bento_tag"]
+    return tag
+
+
+def test_the_answer_and_the_log_say_which_model_answered(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+    trying.load()
+    answered = trying.service.predict(**make_request(patient_id="p"))
+    assert tag_of(answered) == "ecg:2"
+    assert answered.json()["model"]["version"] == "2"
+    name = answered.json()["prediction_id"]
+    runtime = trying.service.runtime
+    trying.wait(lambda: runtime.log.get_prediction(name) is not None)
+    row = runtime.log.get_prediction(name)
+    assert (row.bento_tag, row.bundle_hash) == ("ecg:2", trying.candidate.bundle_hash)
+
+
+@pytest.mark.parametrize(
+    ("error", "failure"),
+    [
+        (ValueError("a broken network"), "failed"),
+        (SignalTooShortError("only for the candidate"), "refused"),
+    ],
+)
+def test_a_candidate_that_fails_or_refuses_fails_no_request(
+    trying: Trying,
+    make_request: Callable[..., dict[str, Any]],
+    error: Exception,
+    failure: str,
+) -> None:
+    candidate = trying.load()
+    trying.replace_classifier(error)
+    for number in range(6):
+        assert tag_of(trying.service.predict(**make_request(patient_id=f"p{number}"))) == "ecg:1"
+    runtime = trying.service.runtime
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    if failure == "failed":
+        # Three errors end it in all workers; the requests after them never met it.
+        assert halt is not None
+        assert halt.candidate_id == candidate.id
+        assert "3 errors in one worker, the last: failed: ValueError" in halt.reason
+        assert trying.model.current is None
+        expected = 3
+    else:
+        assert halt is None
+        expected = 6
+    trying.wait(
+        lambda: (
+            sum(one.refused for one in read_compared(runtime.log, "one").groups.values())
+            == expected
+        )
+    )
+    assert read_compared(runtime.log, "one").failed == (3 if failure == "failed" else 0)
+
+
+def test_what_both_models_refuse_is_refused_as_ever(trying: Trying) -> None:
+    trying.load()
+    refused = trying.service.predict(signal_data=[0.0] * 3600, sampling_rate=360.0)
+    assert refused.status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        ({"champion": "other"}, "it was made against ecg:other, ecg:1 is served"),
+        ({"release": "code"}, "other code"),
+        ({"release": "unsigned"}, "cannot be loaded"),
+    ],
+)
+def test_what_may_not_be_tried_is_not_and_says_why(
+    trying: Trying,
+    make_request: Callable[..., dict[str, Any]],
+    changes: dict[str, str],
+    problem: str,
+) -> None:
+    releases = {
+        "other": trying.champion.model_copy(update={"bento_tag": "ecg:other"}),
+        "code": trying.candidate.model_copy(update={"code_hash": "0" * 64}),
+        "unsigned": trying.candidate.model_copy(update={"model_version": "3"}),
+    }
+    trying.write(**{name: releases[value] for name, value in changes.items()})
+    trying.wait(lambda: problem in (trying.model.problem or ""))
+    assert trying.model.current is None
+    assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+
+
+def test_a_torn_file_is_reported_and_a_removed_one_ends_the_trial(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    path = trying.settings.serving_dir / "candidate.json"
+    path.write_text("{")
+    trying.wait(lambda: "torn" in (trying.model.problem or ""))
+    assert trying.model.current is None
+    trying.write()
+    trying.wait(lambda: trying.model.current is not None)
+    path.unlink()
+    trying.wait(lambda: trying.model.current is None)
+    assert trying.model.problem is None
+    assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+
+
+def test_a_release_ends_the_trial_at_once(trying: Trying, toy_model: LoadedModel) -> None:
+    trying.load()
+    released = trying.champion.model_copy(update={"bento_tag": "ecg:9"})
+    runtime = trying.service.runtime
+    info = {**toy_model.info, "bento_tag": "ecg:9"}
+    model = replace(toy_model, release=released, info=info)
+    assert runtime.trial.find(model) is None
+    runtime.live.use(model)
+    trying.wait(lambda: "ecg:9 is served" in (trying.model.problem or ""))
+
+
+def test_without_a_candidate_there_is_no_thread_no_process_and_no_row(
+    service: Any,  # noqa: ANN401  the class of the conftest
+    make_request: Callable[..., dict[str, Any]],
+) -> None:
+    assert service.predict(**make_request(patient_id="p")).status_code == 201
+    assert "shadow" not in {thread.name for thread in threading.enumerate()}
+    samples = {sample.name: sample.value for sample in service.samples()}
+    assert samples["ecg_rollout_stage"] == -1
+    assert samples["ecg_rollout_share"] == 0
+
+
+def test_strips_that_come_while_the_queue_is_full_are_dropped_and_counted(
+    trying: Trying,
+    make_request: Callable[..., dict[str, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trying.load()
+    opened: OpenCandidate = trying.model.current
+    model = trying.service.runtime.live.current
+    is_open, asked = threading.Event(), threading.Event()
+
+    def wait(_self: Shadow, _waiting: object) -> None:
+        asked.set()
+        is_open.wait(30)
+
+    monkeypatch.setattr(Shadow, "_ask", wait)
+    dropped: list[int] = []
+    shadow = Shadow(
+        trying.settings,
+        note=lambda _: None,
+        note_failure=lambda *_: None,
+        count_dropped=lambda: dropped.append(1),
+    )
+    question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
+    made = answer(model, question, observe=trying.service.runtime._stage)
+    started_s = time.monotonic()
+    shadow.offer(opened, model, question, made)
+    assert asked.wait(30)
+    for _ in range(100):
+        shadow.offer(opened, model, question, made)
+    assert time.monotonic() - started_s < 5  # nobody waits for the other model
+    assert len(dropped) == 36  # of 100, 64 wait
+    is_open.set()
+    shadow.close()
+
+
+def test_a_share_of_zero_compares_nothing(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    settings = trying.settings.model_copy(update={"shadow_share": 0.0})
+    noted: list[ComparisonRow] = []
+    shadow = Shadow(
+        settings, note=noted.append, note_failure=lambda *_: None, count_dropped=lambda: None
+    )
+    question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
+    model = trying.service.runtime.live.current
+    made = answer(model, question, observe=trying.service.runtime._stage)
+    for _ in range(20):
+        shadow.offer(trying.model.current, model, question, replace(made, failure="failed: x"))
+    shadow.close()
+    assert noted == []
+
+
+def test_a_comparison_survives_the_spool() -> None:
+    row = ComparisonRow(
+        prediction_id="p",
+        created_at=NOW,
+        candidate_id="one",
+        stage=1,
+        answered_by="candidate",
+        traffic_group="patient a",
+        duration_s=10.0,
+        failure="failed: ValueError",
+    )
+    assert decode_row(encode_comparison(row)) == row
