@@ -96,7 +96,7 @@ def test_a_bad_candidate_is_taken_back_and_the_rollback_is_asked_of_prefect(
     settings: Settings, client: SyncPrefectClient, make_stored: Make
 ) -> None:
     flow_id = client.create_flow_from_name("rollback-champion")
-    client.create_deployment(flow_id, "ecg", enforce_parameter_schema=False)
+    client.create_deployment(flow_id, "rollback-champion", enforce_parameter_schema=False)
     completed = watch_rollout(return_state=True)
     assert completed.name == "NoCandidate"
     release_model(settings, make_stored("1"), why="the first")
