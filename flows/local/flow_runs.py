@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -36,7 +37,7 @@ def run_and_follow(
     parameters: Mapping[str, Any] | None = None,
     report: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
-) -> None:
+) -> UUID:
     """Start a deployment and report the log of its run and its subflows until it ends.
 
     Args:
@@ -45,30 +46,78 @@ def run_and_follow(
         report: Called with one line for each log entry.
         check: Called between polls; may raise to stop following.
 
+    Returns:
+        Id of the run.
+
     Raises:
         FlowRunError: If Prefect does not answer or rejects the login, if there is no such
             deployment, or if the run does not complete.
     """
+    with _open_prefect() as client:
+        run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
+        report(f"flow run {run.name} of {deployment}")
+        name = f"{run.name} of {deployment}"
+        _follow_to_end(client, run, name=name, report=report, check=check)
+    return run.id
+
+
+def follow_run(
+    run_id: UUID, *, report: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> None:
+    """Report the log of a run that the platform started by itself, until it ends.
+
+    Args:
+        run_id: Id of the run.
+        report: Called with one line for each log entry.
+        check: Called between polls; may raise to stop following.
+
+    Raises:
+        FlowRunError: As :func:`run_and_follow`.
+    """
+    with _open_prefect() as client:
+        run = _patiently(lambda: client.read_flow_run(run_id), check)
+        _follow_to_end(client, run, name=run.name, report=report, check=check)
+
+
+@contextmanager
+def _open_prefect() -> Iterator[SyncPrefectClient]:
     import httpx
     from prefect.client.orchestration import get_client
 
     with get_client(sync_client=True) as client:
         try:
-            run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
-            report(f"flow run {run.name} of {deployment}")
-            for line in _follow(client, run.id, check):
-                report(line)
-            state = client.read_flow_run(run.id).state
+            yield client
         except httpx.TransportError as error:
             msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
             raise FlowRunError(msg) from error
         except httpx.HTTPStatusError as error:
             msg = f"Prefect must accept the request, it answers {_explain(error.response)}"
             raise FlowRunError(msg) from error
+
+
+def _follow_to_end(
+    client: SyncPrefectClient,
+    run: FlowRun,
+    *,
+    name: str,
+    report: Callable[[str], None],
+    check: Callable[[], None],
+) -> None:
+    for line in _follow(client, run.id, check):
+        report(line)
+    state = client.read_flow_run(run.id).state
     if state is None or not state.is_completed():
         what = "unknown" if state is None else f"{state.name}: {state.message}"
-        msg = f"flow run {run.name} of {deployment} must complete, it is {what}"
+        msg = f"flow run {name} must complete, it is {what}"
         raise FlowRunError(msg)
+
+
+def pause_schedules() -> None:
+    """Switch off the schedules of all deployments."""
+    with _open_prefect() as client:
+        for deployment in client.read_deployments():
+            for schedule in deployment.schedules:
+                client.update_deployment_schedule(deployment.id, schedule.id, active=False)
 
 
 def _start(
