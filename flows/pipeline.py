@@ -21,7 +21,7 @@ from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pi
 from ecg_lib.operations.learning.rollout.candidate import Plan
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Profile, Settings, read_settings
-from flows.data.databases import DatabaseName
+from flows.data.databases import PUBLISHED, DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
 from flows.data.records.site import fingerprint_labels
 from flows.data.records.sources import Source, find_why_absent
@@ -162,20 +162,29 @@ def find_obstacle(
     source: Source, databases: tuple[DatabaseName, ...], settings: Settings
 ) -> Obstacle | None:
     """Find out whether records are missing without which nothing may replace the champion."""
-    if source is not Source.AUTO or databases != DEFAULT_DATABASES:
+    if source is not Source.AUTO:
         return None
     registry = Registry(settings)
     champion = registry.get_alias(Alias.CHAMPION)
     if champion is None:
         return None  # the first model replaces none
     data = registry.fetch_figures(champion.run_id).data_source
-    if data is DataSource.SIMULATED or (absent := find_why_absent(settings)) is None:
+    if data is DataSource.SIMULATED:
         return None
+    absent = {
+        name.value: why
+        for name in databases
+        if name in PUBLISHED and (why := find_why_absent(settings, PUBLISHED[name])) is not None
+    }
+    if not absent:
+        return None
+    variables = " and ".join(f"ECG_{name.upper()}_DIR" for name in absent)
     return Obstacle(
         champion.version,
-        f"NOTHING IS TRAINED: there are no MIT-BIH records ({absent}), and a model of simulated "
-        f"patients never replaces model {champion.version}, trained on {data} data; set "
-        "ECG_MITDB_DIR or allow the download (source=simulator trains all the same)",
+        f"NOTHING IS TRAINED: there are no records of {' and '.join(absent)} "
+        f"({'; '.join(dict.fromkeys(absent.values()))}), and a model of simulated patients never "
+        f"replaces model {champion.version}, trained on {data} data; set {variables} or allow the "
+        "download (source=simulator trains all the same)",
     )
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -105,19 +106,29 @@ def _follow_to_end(
 ) -> None:
     for line in _follow(client, run.id, check):
         report(line)
-    state = client.read_flow_run(run.id).state
+    state = _patiently(lambda: client.read_flow_run(run.id), check).state
     if state is None or not state.is_completed():
         what = "unknown" if state is None else f"{state.name}: {state.message}"
         msg = f"flow run {name} must complete, it is {what}"
         raise FlowRunError(msg)
 
 
-def pause_schedules() -> None:
-    """Switch off the schedules of all deployments."""
+def pause_schedules(*, check: Callable[[], None] = lambda: None) -> None:
+    """Switch off the schedules of all deployments.
+
+    Args:
+        check: Called between attempts, as long as Prefect is busy.
+
+    Raises:
+        FlowRunError: If Prefect does not answer or rejects the login.
+    """
     with _open_prefect() as client:
-        for deployment in client.read_deployments():
+        for deployment in _patiently(client.read_deployments, check):
             for schedule in deployment.schedules:
-                client.update_deployment_schedule(deployment.id, schedule.id, active=False)
+                switch_off = partial(
+                    client.update_deployment_schedule, deployment.id, schedule.id, active=False
+                )
+                _patiently(switch_off, check)
 
 
 def _start(

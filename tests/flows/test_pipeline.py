@@ -79,9 +79,11 @@ def make_champion(make_toy_bundle: Callable[..., Bundle]) -> Callable[[Settings,
     return make
 
 
-def find(settings: Settings, source: Source = Source.AUTO) -> Obstacle | None:
+def find(
+    settings: Settings, source: Source = Source.AUTO, *others: DatabaseName
+) -> Obstacle | None:
     with disable_run_logger():
-        return find_obstacle.fn(source, (DatabaseName.MITDB,), settings)
+        return find_obstacle.fn(source, (DatabaseName.MITDB, *others), settings)
 
 
 def test_simulated_patients_are_trained_on_where_that_may_be_promoted(
@@ -95,7 +97,13 @@ def test_simulated_patients_are_trained_on_where_that_may_be_promoted(
     assert find(settings, Source.SIMULATOR) is None  # asked for
     assert find(settings) is not None
     (tmp_path / "records").mkdir()
-    assert find(settings.model_copy(update={"mitdb_dir": tmp_path / "records"})) is None
+    given = settings.model_copy(update={"mitdb_dir": tmp_path / "records", "svdb_dir": None})
+    assert find(given) is None
+    obstacle = find(given, Source.AUTO, DatabaseName.SVDB)
+    assert obstacle is not None
+    assert "there are no records of svdb (" in obstacle.why
+    assert "set ECG_SVDB_DIR or allow the download" in obstacle.why
+    assert find(given.model_copy(update={"svdb_dir": tmp_path / "records"})) is None
 
 
 def test_without_records_the_pipeline_says_in_a_line_why_it_trains_nothing(

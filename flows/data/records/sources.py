@@ -88,9 +88,10 @@ def find_records(source: Source, settings: Settings) -> Records:
     return _find(MITDB, settings)
 
 
-def find_why_absent(settings: Settings) -> str | None:
-    """Find why there are no records of MIT-BIH; None when they are here or can be downloaded."""
-    if settings.mitdb_dir is not None or _is_downloaded(MITDB, settings):
+def find_why_absent(settings: Settings, database: Database = MITDB) -> str | None:
+    """Find why there are no records of a database; None when they are here or can be downloaded."""
+    is_set = getattr(settings, f"{database.name}_dir") is not None
+    if is_set or _is_downloaded(database, settings):
         return None
     try:
         check_reachable(settings.physionet_url)

@@ -65,7 +65,7 @@ def summarize(stage: Stage) -> None:
 def start_platform(stage: Stage, platform: Platform) -> None:
     """Start all servers; train and release the first model; start the service with it."""
     platform.start()
-    pause_schedules()  # the demo asks for each check itself
+    pause_schedules(check=platform.check)  # the demo asks for each check itself
     stage.say(
         "\n1. A first model is trained on simulated patients whose beats are easy to tell apart"
     )
