@@ -367,8 +367,8 @@ def _weigh_model(
 ) -> tuple[list[str], list[str]]:
     """Return the evidence against the model, and notes.
 
-    Labels of input that has drifted are no evidence against the release: an earlier one knows the
-    new input as little, and a retraining learns from them.
+    Labels of input that has drifted do not count against the release: an earlier one knows the new
+    input as little, and a retraining learns from them.
     """
     against: list[str] = []
     notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]

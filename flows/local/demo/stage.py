@@ -28,7 +28,7 @@ _ASKED_S: Final = 120.0
 _TIMEOUT_S: Final = 60.0
 _TELLING: Final = (
     *("KEEP: ", "RETRAIN: ", "ROLLBACK: ", "gate ", "asked for flow run", "labelled traffic for"),
-    *("out of fold: V-F1", "served: ", " is promoted", "not promoted", "rolled back"),
+    *("out of fold: V-F1", " is promoted", "not promoted", "rolled back"),
 )
 """Parts of the lines of flow logs that are printed; all lines are in the log of the demo."""
 
