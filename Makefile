@@ -28,6 +28,10 @@ setup: $(INSTALLED) ## make .venv from the hashed lock, with `ecg` on its path
 run: $(INSTALLED) ## start everything, train, release, and serve until Ctrl-C
 	@$(BIN)/ecg up
 
+.PHONY: demo-loop
+demo-loop: $(INSTALLED) ## show the loop that learns, in minutes; ARGS="--keep" to look around after it
+	@$(BIN)/ecg demo loop $(ARGS)
+
 .PHONY: down
 down: $(INSTALLED) ## end what `make run` started in another shell
 	@$(BIN)/ecg down

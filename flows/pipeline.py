@@ -6,23 +6,25 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
-from prefect import flow, get_run_logger
+from prefect import flow, get_run_logger, task
+from prefect.cache_policies import NO_CACHE
 from prefect.runtime import flow_run
+from prefect.states import Completed
 from pydantic import Field
 
-from ecg_lib.classifier.bundle import read_figures
+from ecg_lib.classifier.bundle import DataSource, read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
 from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pipeline_run
 from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN, Plan
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.data.databases import DatabaseName
+from flows.data.databases import PUBLISHED, DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
 from flows.data.records.site import fingerprint_labels
-from flows.data.records.sources import Source
-from flows.doors.registry import Registry
+from flows.data.records.sources import Source, find_why_absent
+from flows.doors.registry import Alias, Registry
 from flows.doors.ui.links import as_markdown, link_mlflow, link_operations
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.steps import show_steps
@@ -59,11 +61,15 @@ def pipeline(
     plan: Plan = DEFAULT_PLAN,
     needs_approval: bool = False,
     approval_hours: Annotated[float, Field(gt=0, le=720)] = 24.0,
-) -> dict[str, Any]:
+) -> Any:  # noqa: ANN401  Prefect takes the result or a named state
     """Ingest, train, promote, package, release and report.
 
+    Nothing is trained where it could not be promoted: without records of MIT-BIH, as long as the
+    champion was trained on real ones.
+
     Args:
-        source: Where records come from, see `ingest-records`.
+        source: Where records come from, see `ingest-records`. `simulator` trains on simulated
+            patients whatever the champion was trained on.
         databases: Databases that are trained on: mitdb, or mitdb and svdb.
         profile: How much to do: `quick`, `full`, or `as set` by ECG_PROFILE.
         n_trials: Number of trials; 0 for that of the profile.
@@ -87,6 +93,14 @@ def pipeline(
     forgotten = forget_old_training(settings, return_state=True)
     if not forgotten.is_completed():
         logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
+    obstacle = find_obstacle(source, databases, settings)
+    if obstacle is not None:
+        logger.warning("%s", obstacle.why)
+        with shown(settings, why=reason, started_at=started_at) as progress:
+            progress.note(is_promoted=False, version=obstacle.champion, reasons=(obstacle.why,))
+            progress.lines = (obstacle.why,)
+        name_run("pipeline: nothing is trained without records")
+        return Completed(name="NothingTrained", message=obstacle.why)
     labels = fingerprint_labels(settings)
     with shown(settings, why=reason, started_at=started_at) as progress:
         version = progress.time(
@@ -141,6 +155,45 @@ def pipeline(
         is_new = "promoted" if verdict["is_promoted"] else "not promoted"
         name_run(f"pipeline: {is_new}, model {release['model_version']} is served")
     return result
+
+
+class Obstacle(NamedTuple):
+    """Why nothing that could be trained now may be promoted."""
+
+    champion: str
+    """Version of the champion."""
+    why: str
+
+
+@task(cache_policy=NO_CACHE)
+def find_obstacle(
+    source: Source, databases: tuple[DatabaseName, ...], settings: Settings
+) -> Obstacle | None:
+    """Find out whether records are missing without which nothing may replace the champion."""
+    if source is not Source.AUTO:
+        return None
+    registry = Registry(settings)
+    champion = registry.get_alias(Alias.CHAMPION)
+    if champion is None:
+        return None  # the first model replaces none
+    data = registry.fetch_figures(champion.run_id).data_source
+    if data is DataSource.SIMULATED:
+        return None
+    absent = {
+        name.value: why
+        for name in databases
+        if name in PUBLISHED and (why := find_why_absent(settings, PUBLISHED[name])) is not None
+    }
+    if not absent:
+        return None
+    variables = " and ".join(f"ECG_{name.upper()}_DIR" for name in absent)
+    return Obstacle(
+        champion.version,
+        f"NOTHING IS TRAINED: there are no records of {' and '.join(absent)} "
+        f"({'; '.join(dict.fromkeys(absent.values()))}), and a model of simulated patients never "
+        f"replaces model {champion.version}, trained on {data} data; set {variables} or allow the "
+        "download (source=simulator trains all the same)",
+    )
 
 
 class Progress:

@@ -29,6 +29,8 @@ class Profile(StrEnum):
     """Minutes on two cores."""
     FULL = "full"
     """As long as it pays."""
+    DEMO = "demo"
+    """Two minutes on two cores, few simulated patients: for `ecg demo` and tests alone."""
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -75,6 +75,9 @@ FULL_VIEWS: Final = ViewPlan(
     ),
 )
 
+DEMO_VIEWS: Final = ViewPlan(training_views=(View(angle_deg=35),))
+"""One more lead, for a sweep of two minutes."""
+
 
 def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
     """Find the beats of the development records; cut them when they are not there.

@@ -8,7 +8,7 @@ import sys
 import typer
 
 from ecg_lib.errors import EcgError
-from flows.local.file_commands import analyze, annotate, predict
+from flows.local.demo.commands import demo
 from flows.local.model_commands import (
     api_key,
     doctor,
@@ -23,6 +23,7 @@ from flows.local.model_commands import (
 )
 from flows.local.platform_commands import down, login, status, up
 from flows.monitoring.labels.commands import feedback, signals
+from flows.recordings.commands import analyze, annotate, predict
 from flows.release.rollout.commands import rollout
 
 app = typer.Typer(
@@ -37,6 +38,7 @@ for command in (
 ):
     app.command()(command)
 app.command("api-key")(api_key)
+app.add_typer(demo, name="demo")
 app.add_typer(feedback, name="feedback")
 app.add_typer(signals, name="signals")
 app.add_typer(rollout, name="rollout")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 from uuid import UUID, uuid4
@@ -37,7 +39,7 @@ def run_and_follow(
     parameters: Mapping[str, Any] | None = None,
     report: Callable[[str], None],
     check: Callable[[], None] = lambda: None,
-) -> None:
+) -> UUID:
     """Start a deployment and report the log of its run and its subflows until it ends.
 
     Args:
@@ -47,32 +49,89 @@ def run_and_follow(
         report: Called with one line for each log entry.
         check: Called between polls; may raise to stop following.
 
+    Returns:
+        Id of the run.
+
     Raises:
         FlowRunError: If Prefect does not answer or rejects the login, if there is no such
             deployment, or if the run does not complete.
     """
+    deployment = name_deployment(deployment)
+    with _open_prefect() as client:
+        run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
+        report(f"flow run {run.name} of {deployment}")
+        _follow_to_end(client, run, suffix=f" of {deployment}", report=report, check=check)
+    return run.id
+
+
+def follow_run(
+    run_id: UUID, *, report: Callable[[str], None], check: Callable[[], None] = lambda: None
+) -> None:
+    """Report the log of a run that the platform started by itself, until it ends.
+
+    Args:
+        run_id: Id of the run.
+        report: Called with one line for each log entry.
+        check: Called between polls; may raise to stop following.
+
+    Raises:
+        FlowRunError: As :func:`run_and_follow`.
+    """
+    with _open_prefect() as client:
+        run = _patiently(lambda: client.read_flow_run(run_id), check)
+        _follow_to_end(client, run, suffix="", report=report, check=check)
+
+
+@contextmanager
+def _open_prefect() -> Iterator[SyncPrefectClient]:
     import httpx
     from prefect.client.orchestration import get_client
 
-    deployment = name_deployment(deployment)
     with get_client(sync_client=True) as client:
         try:
-            run = _start(client, deployment, parameters=dict(parameters or {}), check=check)
-            report(f"flow run {run.name} of {deployment}")
-            for line in _follow(client, run.id, check):
-                report(line)
-            run = client.read_flow_run(run.id)  # it has named itself by what it did
+            yield client
         except httpx.TransportError as error:
             msg = f"Prefect must be running at {client.api_url}, it is not; `ecg up` starts it"
             raise FlowRunError(msg) from error
         except httpx.HTTPStatusError as error:
             msg = f"Prefect must accept the request, it answers {_explain(error.response)}"
             raise FlowRunError(msg) from error
+
+
+def _follow_to_end(
+    client: SyncPrefectClient,
+    run: FlowRun,
+    *,
+    suffix: str,
+    report: Callable[[str], None],
+    check: Callable[[], None],
+) -> None:
+    for line in _follow(client, run.id, check):
+        report(line)
+    run = _patiently(lambda: client.read_flow_run(run.id), check)  # it has named itself by now
     state = run.state
     if state is None or not state.is_completed():
         what = "unknown" if state is None else f"{state.name}: {state.message}"
-        msg = f"flow run {run.name} of {deployment} must complete, it is {what}"
+        msg = f"flow run {run.name}{suffix} must complete, it is {what}"
         raise FlowRunError(msg)
+
+
+def pause_schedules(*, check: Callable[[], None] = lambda: None) -> None:
+    """Switch off the schedules of all deployments.
+
+    Args:
+        check: Called between attempts, as long as Prefect is busy.
+
+    Raises:
+        FlowRunError: If Prefect does not answer or rejects the login.
+    """
+    with _open_prefect() as client:
+        for deployment in _patiently(client.read_deployments, check):
+            for schedule in deployment.schedules:
+                switch_off = partial(
+                    client.update_deployment_schedule, deployment.id, schedule.id, active=False
+                )
+                _patiently(switch_off, check)
 
 
 def _start(

@@ -13,14 +13,17 @@ import httpx
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import EcgError
+from ecg_lib.errors import DatasetError, EcgError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.training.views import View, view_signal
-from flows.data.databases import Role
+from flows.data.databases import PUBLISHED, SITE, Role
 from flows.data.dataset_versions import DatasetVersion, load_version
+from flows.data.records.preparation import read_development
+from flows.data.records.sources import find_directory
+from flows.release.load_released import load_bundle_to_use
 from flows.release.switch_service import key_header, service_url
 
 STRIP_S: Final = 10.0
@@ -35,7 +38,7 @@ class Traffic(StrEnum):
     """Kinds of traffic."""
 
     REPLAYED = "replayed"
-    """Strips of the development records, such as the drift reference was made of."""
+    """Strips of the records that the served model was made for, and its drift reference of."""
     NOISY = "noisy"
     """The same strips under muscle noise at 6 dB."""
     SIMULATED = "simulated"
@@ -108,13 +111,53 @@ def make_strips(traffic: Traffic, *, count: int, seed: int, settings: Settings) 
             )
             yield _cut(record, 0)
         return
-    version = load_version(settings.datasets_dir)
-    records = [version.read_source(record) for record in version.records_of(Role.DEVELOPMENT)]
+    records = find_records_of_model(settings)
     if traffic is Traffic.NOISY:
         records = [_add_noise(record) for record in records]
     for number in range(count):
         record = records[number % len(records)]
         yield _cut(record, int(rng.integers(len(record.signals_mv) - round(STRIP_S * record.fs))))
+
+
+def find_records_of_model(settings: Settings) -> list[Record]:
+    """Find the records that the drift reference of the served model was made of.
+
+    Those of its dataset version when that is here, else of the archives, as for the model that
+    ships.
+
+    Raises:
+        ServiceError: If records of a person are missing: traffic of the others would be another
+            population than that of the reference.
+    """
+    model, bundle = load_bundle_to_use(settings)
+    people = set(bundle.read_drift_reference()["subject"].to_pylist())
+    try:
+        version = load_version(settings.datasets_dir, bundle.provenance.dataset_version)
+        return [
+            version.read_source(record)
+            for record in version.records_of(Role.DEVELOPMENT)
+            if record.subject in people and record.database != SITE.name
+        ]
+    except DatasetError as error:
+        _logger.info("the dataset version of model %s is not here: %s", model, error)
+    records, missing = [], set(people)
+    for database in PUBLISHED.values():
+        directory = find_directory(database, settings)
+        if directory is None:
+            continue
+        for found in read_development(database, directory, people=people):
+            records.append(found)
+            missing.discard(found.subject)
+    if missing:
+        trained_on = bundle.metrics.get("databases", [bundle.provenance.data_source.value])
+        variables = " and ".join(f"ECG_{name.upper()}_DIR" for name in trained_on)
+        msg = (
+            f"replayed traffic needs the records that model {model} was made for "
+            f"({', '.join(trained_on)}), those of {len(missing)} of {len(people)} people are not "
+            f"here; set {variables}, or send simulated traffic, which differs from them"
+        )
+        raise ServiceError(msg)
+    return records
 
 
 def _add_noise(record: Record) -> Record:

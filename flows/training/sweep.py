@@ -21,6 +21,7 @@ from ecg_lib.records.atomic_files import write_whole
 from flows.data.databases import Role
 from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code, list_versions
 from flows.data.training_data import (
+    DEMO_VIEWS,
     FULL_VIEWS,
     QUICK_VIEWS,
     ViewPlan,
@@ -83,6 +84,14 @@ PLANS: Final = {
         confirm_beats=100_000,
         n_seeds=5,
         views=FULL_VIEWS,
+    ),
+    Profile.DEMO: SweepPlan(
+        n_trials=1,
+        search_beats=2_000,
+        search_epochs=1,
+        confirm_epochs=5,
+        confirm_beats=None,
+        views=DEMO_VIEWS,
     ),
 }
 

@@ -1,15 +1,22 @@
-"""How far a pipeline is, in the file that the service shows."""
+"""How far a pipeline is, in the file that the service shows; and when it trains nothing."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from prefect.logging import disable_run_logger
+from prefect.states import State
 
+from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, read_pipeline_run
-from ecg_lib.operations.settings import Settings
-from flows.pipeline import shown
+from ecg_lib.operations.settings import Settings, read_settings
+from flows.data.databases import DatabaseName
+from flows.data.records.sources import Source
+from flows.doors.registry import Registry, RunKind
+from flows.pipeline import Obstacle, find_obstacle, pipeline, shown
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -52,3 +59,73 @@ def test_a_run_that_fails_says_where_and_why(tmp_path: Path) -> None:
     assert run.failure is not None
     assert run.failure.startswith("OSError: the disk is full")
     assert len(run.failure) == 500
+
+
+NOWHERE = "http://127.0.0.1:1/mitdb/1.0.0/"
+"""A port that no server has."""
+
+
+@pytest.fixture
+def make_champion(make_toy_bundle: Callable[..., Bundle]) -> Callable[[Settings, DataSource], None]:
+    """Register a model that was trained on some data, and make it champion."""
+
+    def make(settings: Settings, data: DataSource) -> None:
+        registry = Registry(settings)
+        run_id = registry.start_run("a model", kind=RunKind.REFERENCE, tags={})
+        registry.log_bundle(run_id, make_toy_bundle(str(data), data_source=data))
+        registry.end_run(run_id)
+        registry.make_champion(registry.register(run_id, tags={}).version)
+
+    return make
+
+
+def find(
+    settings: Settings, source: Source = Source.AUTO, *others: DatabaseName
+) -> Obstacle | None:
+    with disable_run_logger():
+        return find_obstacle.fn(source, (DatabaseName.MITDB, *others), settings)
+
+
+def test_simulated_patients_are_trained_on_where_that_may_be_promoted(
+    tmp_path: Path, make_champion: Callable[[Settings, DataSource], None]
+) -> None:
+    settings = Settings(home=tmp_path, physionet_url=NOWHERE, mitdb_dir=None)
+    assert find(settings) is None  # no champion yet
+    make_champion(settings, DataSource.SIMULATED)
+    assert find(settings) is None
+    make_champion(settings, DataSource.RECORDS)
+    assert find(settings, Source.SIMULATOR) is None  # asked for
+    assert find(settings) is not None
+    (tmp_path / "records").mkdir()
+    given = settings.model_copy(update={"mitdb_dir": tmp_path / "records", "svdb_dir": None})
+    assert find(given) is None
+    obstacle = find(given, Source.AUTO, DatabaseName.SVDB)
+    assert obstacle is not None
+    assert "there are no records of svdb (" in obstacle.why
+    assert "set ECG_SVDB_DIR or allow the download" in obstacle.why
+    assert find(given.model_copy(update={"svdb_dir": tmp_path / "records"})) is None
+
+
+def test_without_records_the_pipeline_says_in_a_line_why_it_trains_nothing(
+    prefect_server: None,
+    make_champion: Callable[[Settings, DataSource], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("ECG_PHYSIONET_URL", NOWHERE)
+    monkeypatch.delenv("ECG_MITDB_DIR", raising=False)
+    settings = read_settings()
+    make_champion(settings, DataSource.MITDB)
+    state = pipeline(reason="drift", return_state=True)
+    assert isinstance(state, State)
+    assert (state.name, state.is_completed()) == ("NothingTrained", True)
+    assert state.message is not None
+    assert "\n" not in state.message
+    assert "a model of simulated patients never replaces model 1, trained on mitdb data" in (
+        state.message
+    )
+    assert "set ECG_MITDB_DIR or allow the download" in state.message
+    assert not settings.datasets_dir.exists()
+    run = read(settings)
+    assert (run.why, run.is_promoted, run.version) == ("drift", False, "1")
+    assert run.reasons == (state.message,)
+    assert run.finished_at is not None

@@ -2,11 +2,12 @@
 
 RETRAIN needs input that has moved and stays moved: several columns, or one that moved far. A gain
 that changed is harmless, as the classes do not depend on it. ROLLBACK needs evidence against the
-model: failing golden requests, reviewed strips with a lower score than the bundle promises, or an
-output that stepped at a release while the input did not. The estimate without labels is shown but
-never decides. Alarms ask somebody to look, and start nothing: traffic much of which is refused, one
-slice of it that drifted, and leads, rates or devices that were not there before. This module reads
-no database and no file; the comparison itself is in :mod:`ecg_lib.operations.drift.comparison`.
+model: failing golden requests, or, while the input has not drifted, reviewed strips with a lower
+score than the bundle promises or an output that stepped at a release. The estimate without labels
+is shown but never decides. Alarms ask somebody to look, and start nothing: traffic much of which is
+refused, one slice of it that drifted, and leads, rates or devices that were not there before. This
+module reads no database and no file; the comparison itself is in
+:mod:`ecg_lib.operations.drift.comparison`.
 """
 
 from __future__ import annotations
@@ -219,7 +220,9 @@ def decide_action(
     earlier = next((i for i, check in enumerate(past) if not check.is_breach), len(past))
     n_breaches = earlier + 1 if is_breach else 0
 
-    against_model, notes = _weigh_model(evidence, policy)
+    # Where the drift that was found waits for more traffic, it explains labels as well.
+    has_drifted = is_breach or (bool(shortage) and bool(past) and past[0].is_breach)
+    against_model, notes = _weigh_model(evidence, policy, has_drifted=has_drifted)
     alarms = _find_alarms(evidence, policy)
     drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
     if shortage and past and past[0].is_breach:
@@ -359,8 +362,14 @@ def _describe_drift(
     return f"{found}, in {_count(n_breaches, 'check')} in a row, {policy.n_breaches} needed"
 
 
-def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str], list[str]]:
-    """Return the evidence against the model, and notes."""
+def _weigh_model(
+    evidence: DriftEvidence, policy: DriftPolicy, *, has_drifted: bool
+) -> tuple[list[str], list[str]]:
+    """Return the evidence against the model, and notes.
+
+    Labels of input that has drifted do not count against the release: an earlier one knows the new
+    input as little, and a retraining learns from them.
+    """
     against: list[str] = []
     notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]
     notes += [
@@ -376,7 +385,9 @@ def _weigh_model(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[list[str
         )
     if evidence.labelled is not None:
         is_worse, finding = _judge_labels(evidence.labelled, policy)
-        (against if is_worse else notes).append(finding)
+        if is_worse and has_drifted:
+            finding += "; the input has drifted too, so retraining on these labels goes first"
+        (against if is_worse and not has_drifted else notes).append(finding)
     if evidence.release is not None:
         is_step, finding = _judge_release(evidence.release, policy)
         (against if is_step else notes).append(finding)

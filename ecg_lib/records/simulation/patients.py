@@ -22,6 +22,7 @@ PATIENT_STREAM: Final = 0
 """Purpose of :func:`generator` when a patient is drawn."""
 
 _UNUSUAL_STREAM: Final = 7
+_ABERRANT_STREAM: Final = 8
 
 _SHAPE_TIMES_S: Final = np.arange(-300, 301) / 1000.0  # grid on which shapes are compared
 
@@ -142,6 +143,14 @@ class Patient:
     """Factor on everything, noise too."""
     alternans: float = 0.0
     """Share of its amplitude that every second conducted QRS complex lacks."""
+    aberrant: Morphology | None = None
+    """Shape of atrial premature beats; that of conducted beats when None."""
+
+    @property
+    def shapes(self) -> tuple[Morphology, ...]:
+        """The conducted beat, the PVCs, and atrial premature beats where these are aberrant."""
+        aberrant = () if self.aberrant is None else (self.aberrant,)
+        return (self.conducted, *self.pvcs, *aberrant)
 
     def __post_init__(self) -> None:
         if not 0 <= self.alternans < 1:
@@ -292,6 +301,50 @@ def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
             _wave(rng.uniform(200, 270), rng.uniform(50, 80), rng.uniform(35, 60), *heights),
         )
     return replace(patient, conducted=replace(patient.conducted, t=t))
+
+
+def draw_aberrant_patient(seed: int) -> Patient:
+    """Draw a patient in an irregular rhythm, with PVCs and aberrant beats; a seed, a patient.
+
+    The rhythm is as irregular as in atrial fibrillation. The right bundle branch still rests when a
+    beat comes early, so that it starts as the others do and ends late and wide: early and wide as a
+    PVC, and none (the phenomenon of Gouaux and Ashman).
+
+    Parameters
+    ----------
+    seed : int
+        Not negative.
+
+    Raises
+    ------
+    ValueError
+        If `seed` is negative.
+
+    """
+    patient = draw_patient(seed)
+    rng = generator(seed, _ABERRANT_STREAM)
+    conducted = _draw_fitting(
+        lambda: _draw_narrow(rng, is_usual=True), lambda shape: shape.is_upright
+    )
+    r = max(abs(wave.amplitudes_mv[0]) for wave in conducted.qrs)
+    late = rng.uniform(0.5, 1.1)
+    block = _wave(rng.uniform(50, 60), 16, 20, -rng.uniform(0.35, 0.6) * r, late)
+    t = _draw_t_wave(rng, rng.uniform(0.15, 0.35) * r, -rng.uniform(0.2, 0.4) * late)
+    no_p = _draw_p_wave(rng, 0.005)
+    return replace(
+        patient,
+        conduction=Conduction.NORMAL,
+        conducted=conducted,
+        p_wave=no_p,
+        premature_p_wave=no_p,
+        heart_rate_bpm=rng.uniform(80, 105),
+        respiratory_hrv=rng.uniform(0.12, 0.2),
+        low_frequency_hrv=rng.uniform(0.06, 0.1),
+        pvcs=(_draw_pvc(rng, conducted),),
+        pvc_episodes_per_min=rng.uniform(5.0, 9.0),
+        apbs_per_min=rng.uniform(12.0, 20.0),
+        aberrant=Morphology(qrs=(*conducted.qrs, block), t=t),
+    )
 
 
 def _scale_t(morphology: Morphology, factor: float) -> Morphology:

@@ -333,7 +333,7 @@ class _Rhythm(NamedTuple):
     """Times of the R-peaks."""
     symbol: NDArray[np.str_]
     shape: NDArray[np.int64]
-    """0 for the conducted morphology, 1 and 2 for the PVCs."""
+    """0 for the conducted morphology, 1 and 2 for the PVCs, the next one for aberrant beats."""
     rr_s: NDArray[np.float64]
     """RR interval of the sinus rhythm at that time, which the T wave follows."""
     qrs_gain: NDArray[np.float64]
@@ -392,7 +392,8 @@ def _beat_early(
     """An atrial premature beat; it resets the sinus node, so the pause is not compensatory."""
     early_s = sinus_s + max(rng.uniform(0.6, 0.78) * rr_s, 0.36)
     events.p_waves.append((early_s - patient.pr_s, True))
-    events.beats.append((early_s, "A", 0, rr_s))
+    shape = 0 if patient.aberrant is None else len(patient.shapes) - 1
+    events.beats.append((early_s, "A", shape, rr_s))
     return early_s + rng.uniform(1.0, 1.12) * rr_s
 
 
@@ -502,7 +503,7 @@ def _draw_waves(
         at_s = rhythm.p_at_s[rhythm.p_is_premature == premature]
         ones = np.ones(len(at_s))
         _add_waves(leads, p_wave, at_s=at_s, gains=ones, stretch=ones, fs=fs)
-    for number, shape in enumerate((patient.conducted, *patient.pvcs)):
+    for number, shape in enumerate(patient.shapes):
         mine = rhythm.shape == number
         at_s, stretch = rhythm.at_s[mine], rhythm.stretch[mine]
         qrs_gain, t_gain = rhythm.qrs_gain[mine], rhythm.t_gain[mine]
@@ -550,7 +551,7 @@ def _find_r_peaks(
     n_samples = len(mlii)
     middle = np.rint(rhythm.at_s * fs).astype(np.int64)
     inside = (middle >= 0) & (middle < n_samples)
-    upright = np.array([shape.is_upright for shape in (patient.conducted, *patient.pvcs)])
+    upright = np.array([shape.is_upright for shape in patient.shapes])
     sign = np.where(upright, 1.0, -1.0)[rhythm.shape[inside]]
     reach = round(_PEAK_REACH_S * fs)
     index = middle[inside][:, None] + np.arange(-reach, reach + 1)  # (n_beats, 2 reach + 1)

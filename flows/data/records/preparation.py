@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.errors import CorruptRecordError, EcgError, RecordNotFoundError
-from ecg_lib.records.annotations import count_classes
+from ecg_lib.records.annotations import count_classes, subject_of
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.record import Record
 from flows.data.databases import MITDB, SIMULATED, Database, Role, list_record_files
@@ -119,6 +119,21 @@ def _key(database: Database, name: str, files: dict[str, str]) -> str:
     of = _identity(database, name)
     identity = identify(database.name, of.name, _role(database, name), of.person, of.annotations)
     return prepared_key(files, identity=identity)
+
+
+def read_development(
+    database: Database, directory: Path, *, people: Collection[str]
+) -> Iterator[Record]:
+    """Read the development records of some people from the directory of a database.
+
+    Raises:
+        RecordError: If one of them is there and cannot be read.
+    """
+    for name, role in database.roles.items():
+        of = _identity(database, name)
+        subject = of.person or subject_of(of.name)
+        if role is Role.DEVELOPMENT and subject in people and (directory / f"{name}.hea").is_file():
+            yield read_source(directory, name, database=database.name, of=of)
 
 
 def prepare_one(

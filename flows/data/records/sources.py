@@ -10,7 +10,7 @@ from typing import NamedTuple
 from prefect import get_run_logger
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.settings import Profile, Settings
 from flows.data.databases import (
     MITDB,
     OPTIONAL,
@@ -36,6 +36,9 @@ from flows.doors.parallel import run_in_processes
 SIMULATED_PATIENTS = 24
 SIMULATED_DURATION_S = 900.0
 SIMULATION_SEED = 20
+
+_DEMO_PATIENTS = 16
+_DEMO_DURATION_S = 120.0
 
 
 class Source(StrEnum):
@@ -80,18 +83,26 @@ def find_records(source: Source, settings: Settings) -> Records:
     """Find the records of MIT-BIH, and simulate patients when there is no network to get them."""
     if source is Source.SIMULATOR:
         return simulate(settings)
-    is_here = settings.mitdb_dir is not None or _is_downloaded(MITDB, settings)
-    if not is_here:
-        try:
-            check_reachable(settings.physionet_url)
-        except UnreachableError as error:
-            get_run_logger().warning(
-                "NO REAL DATA: %s; continuing with SIMULATED patients. "
-                "Set ECG_MITDB_DIR to train on MIT-BIH.",
-                error,
-            )
-            return simulate(settings)
+    if (why := find_why_absent(settings)) is not None:
+        get_run_logger().warning(
+            "NO REAL DATA: %s; continuing with SIMULATED patients. "
+            "Set ECG_MITDB_DIR to train on MIT-BIH.",
+            why,
+        )
+        return simulate(settings)
     return _find(MITDB, settings)
+
+
+def find_why_absent(settings: Settings, database: Database = MITDB) -> str | None:
+    """Find why there are no records of a database; None when they are here or can be downloaded."""
+    is_set = getattr(settings, f"{database.name}_dir") is not None
+    if is_set or _is_downloaded(database, settings):
+        return None
+    try:
+        check_reachable(settings.physionet_url)
+    except UnreachableError as error:
+        return str(error)
+    return None
 
 
 def find_published(name: DatabaseName, settings: Settings) -> Records:
@@ -173,13 +184,18 @@ def _download(database: Database, directory: Path, settings: Settings) -> None:
 
 def simulate(settings: Settings) -> Records:
     """Write the simulated cohort as WFDB records, so that there is one path from here on."""
-    directory = settings.data_dir / (
-        f"simulated-{SIMULATED_PATIENTS}x{SIMULATED_DURATION_S:g}s-seed{SIMULATION_SEED}"
-    )
-    names = tuple(f"sim{number:03d}" for number in range(1, SIMULATED_PATIENTS + 1))
+    is_demo = settings.profile is Profile.DEMO
+    patients = _DEMO_PATIENTS if is_demo else SIMULATED_PATIENTS
+    duration_s = _DEMO_DURATION_S if is_demo else SIMULATED_DURATION_S
+    kind = "textbook" if is_demo else "simulated"
+    directory = settings.data_dir / f"{kind}-{patients}x{duration_s:g}s-seed{SIMULATION_SEED}"
+    names = tuple(f"sim{number:03d}" for number in range(1, patients + 1))
     directory.mkdir(parents=True, exist_ok=True)
     missing = [name for name in names if not _is_whole(directory, name)]
-    jobs = [partial(_write_simulated, name, directory, SIMULATED_DURATION_S) for name in missing]
+    jobs = [
+        partial(_write_simulated, name, directory, duration_s, is_textbook=is_demo)
+        for name in missing
+    ]
     list(run_in_processes(jobs))
     return Records(directory, names, SIMULATED, {})
 
@@ -188,13 +204,15 @@ def _is_whole(directory: Path, name: str) -> bool:
     return all((directory / file).is_file() for file in SIMULATED.files_of(name))
 
 
-def _write_simulated(name: str, directory: Path, duration_s: float) -> None:
+def _write_simulated(name: str, directory: Path, duration_s: float, *, is_textbook: bool) -> None:
     from ecg_lib.records.record import write_wfdb
+    from ecg_lib.records.simulation.cohorts import simulate_textbook_member
     from ecg_lib.records.simulation.simulator import simulate_cohort_member
 
     number = int(name.removeprefix("sim"))
     draft = directory / f".{name}.draft"
-    member = simulate_cohort_member(number, duration_s=duration_s, seed=SIMULATION_SEED)
+    simulate_member = simulate_textbook_member if is_textbook else simulate_cohort_member
+    member = simulate_member(number, duration_s=duration_s, seed=SIMULATION_SEED)
     write_wfdb(member, draft)
     for file in SIMULATED.files_of(name):
         (draft / file).replace(directory / file)

@@ -198,6 +198,22 @@ def test_reviewed_strips_worse_than_promised_ask_for_rollback() -> None:
     assert "0.700 (0.620 to 0.780), promised 0.950" in decision.reasons[0]
 
 
+def test_labels_of_input_that_has_drifted_ask_for_retraining_and_not_for_rollback() -> None:
+    evidence = replace(NOISY, labelled=label(0.70, 0.62, 0.78))
+    first = decide(evidence)
+    assert first.action is DriftAction.KEEP
+    assert first.is_breach
+    second = decide(evidence, past(HOUR, is_breach=True))
+    assert second.action is DriftAction.RETRAIN
+    assert "promised 0.950; the input has drifted too" in second.reasons[1]
+
+
+def test_labels_do_not_ask_for_rollback_while_drift_waits_to_be_confirmed() -> None:
+    evidence = DriftEvidence(traffic=compare(n_strips=49), labelled=label(0.70, 0.62, 0.78))
+    assert decide(evidence, past(HOUR, is_breach=True)).action is DriftAction.KEEP
+    assert decide(evidence, past(HOUR)).action is DriftAction.ROLLBACK
+
+
 @pytest.mark.parametrize(
     "labelled",
     [

@@ -11,6 +11,7 @@ from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import (
     NO_NOISE,
     Unusual,
+    draw_aberrant_patient,
     draw_patient,
     draw_unusual_patient,
 )
@@ -70,7 +71,46 @@ def test_a_patient_without_alternans_beats_as_before() -> None:
         replace(patient, heart_rate_bpm=251)
 
 
+def test_aberrant_beats_start_as_the_others_and_end_late_and_wide() -> None:
+    for seed in SEEDS:
+        patient = replace(draw_aberrant_patient(seed), noise=NO_NOISE, pvc_episodes_per_min=0.0)
+        assert patient.aberrant is not None
+        assert patient.aberrant.qrs_width_s > patient.conducted.qrs_width_s + 0.02
+        record = simulate_record("a", patient=patient, duration_s=60.0, seed=seed)
+        assert record.annotations is not None
+        symbols, peaks = record.annotations.symbols, record.annotations.samples
+        assert {"N", "A"} == set(symbols)
+        usual, aberrant = (
+            np.median(
+                [
+                    record.signal_mv()[peak - 30 : peak + 60]
+                    for peak, symbol in zip(peaks, symbols, strict=True)
+                    if symbol == wanted and 30 <= peak < len(record.signals_mv) - 60
+                ],
+                axis=0,
+            )
+            for wanted in ("N", "A")
+        )
+        height = np.ptp(usual)
+        assert np.abs(aberrant - usual)[:30].max() < 0.15 * height
+        assert (usual - aberrant)[40:60].max() > 0.25 * height
+
+
+def test_the_rhythm_of_a_patient_with_aberrant_beats_is_irregular() -> None:
+    for seed in SEEDS:
+        changes = []
+        for patient in (draw_patient(seed), draw_aberrant_patient(seed)):
+            calm = replace(patient, pvc_episodes_per_min=0.0, apbs_per_min=0.0)
+            record = simulate_record("a", patient=calm, duration_s=60.0, seed=seed)
+            rr_s = np.diff(_peaks_of(record)) / 360
+            changes.append(np.median(np.abs(np.diff(rr_s))) / np.median(rr_s))
+        assert changes[1] > 2 * changes[0]
+        assert changes[1] > 0.05
+
+
 def test_the_same_seed_gives_the_same_patient() -> None:
+    assert draw_aberrant_patient(2) == draw_aberrant_patient(2)
+    assert draw_aberrant_patient(2) != draw_aberrant_patient(3)
     for kind in Unusual:
         assert draw_unusual_patient(2, kind) == draw_unusual_patient(2, kind)
         assert draw_unusual_patient(2, kind) != draw_unusual_patient(3, kind)
