@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         le=1,
         description="Share of the predictions that the service draws at random for review; "
         "performance is measured on those alone.",
+    )
+    rollout: Literal["at_once", "gradual"] = Field(
+        default="at_once",
+        description="How a model is released that drift asked for: at once, or gradually.",
     )
     shadow_share: float = Field(
         default=1.0,

@@ -49,6 +49,9 @@ class EventKind(StrEnum):
     """A person refused a release, or nobody answered in time; it is not made."""
 
 
+NOBODY: Final = "nobody"
+"""Who gave no answer in time: the event is rejected, and may be asked for again."""
+
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
 """Events after which their release is the one that is served."""
 
@@ -203,13 +206,32 @@ def find_release(history: LedgerHistory, name: str) -> LedgerEntry:
     raise LedgerError(msg)
 
 
+def find_rollout_begin(history: LedgerHistory, release: Release) -> datetime | None:
+    """Find when the rollout of a release began; None when it was released at once."""
+    for entry in history.entries:
+        if is_same_release(entry.release, release):
+            if entry.event.kind is EventKind.CANDIDATE:
+                return datetime.fromisoformat(entry.event.at)
+            if entry.event.kind not in {EventKind.RELEASE, EventKind.STAGE, EventKind.APPROVED}:
+                return None
+    return None
+
+
 def find_known_worse(history: LedgerHistory) -> dict[str, str]:
-    """Find the releases that were rolled back or taken back: the reason by bento tag."""
+    """Find the releases that were rolled back, taken back or rejected: the reason by bento tag.
+
+    A later approval by a person takes a rejection back.
+    """
     worse: dict[str, str] = {}
+    rejected: dict[str, str] = {}
     for entry in reversed(history.entries):
         event = entry.event
         if event.kind is EventKind.ROLLBACK and event.before is not None:
             worse[event.before.bento_tag] = event.why
         elif event.kind is EventKind.TAKEN_BACK:
             worse[event.release.bento_tag] = event.why
-    return worse
+        elif event.kind is EventKind.REJECTED and event.who != NOBODY:
+            rejected[event.release.bento_tag] = event.why
+        elif event.kind is EventKind.APPROVED:
+            rejected.pop(event.release.bento_tag, None)
+    return rejected | worse

@@ -76,6 +76,8 @@ class Served(NamedTuple):
     release: Release
     bundle: Bundle
     since: datetime
+    tried_since: datetime | None = None
+    """Begin of the rollout that came before the release, in which it answered a part."""
 
 
 class Traffic(NamedTuple):
@@ -178,11 +180,10 @@ def _read_release(
     tag, released_at = served.release.bento_tag, served.since
     if released_at <= now - window:
         return None, None
-    earlier = Window(since=released_at - window, until=released_at)
+    begin = released_at if served.tried_since is None else min(served.tried_since, released_at)
+    earlier = Window(since=begin - window, until=begin)
     volume = read_volume(log, earlier)
-    tags = volume.bento_tags | {
-        check.bento_tag for check in history if check.created_at < released_at
-    }
+    tags = volume.bento_tags | {check.bento_tag for check in history if check.created_at < begin}
     if tag in tags or not volume.answered:  # a return to what was there is not a step
         return None, None
     later = Window(since=released_at, until=now, bento_tag=tag)
@@ -296,7 +297,9 @@ def store_check(
     )
     with open_log(settings) as log:
         trained_on = served.bundle.metrics.get("databases", [])  # earlier code did not note them
-        log.add_drift_check(row, make_decision(row, decision, trained_on=trained_on))
+        log.add_drift_check(
+            row, make_decision(row, decision, trained_on=trained_on, rollout=settings.rollout)
+        )
     try:
         write_last_check(settings.serving_dir / LAST_CHECK, row)
     except OSError as error:

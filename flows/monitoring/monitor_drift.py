@@ -27,6 +27,8 @@ from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.ledger import read_ledger
+from flows.doors.release_history import find_rollout_begin
 from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
@@ -168,7 +170,12 @@ def read_served(settings: Settings) -> Served | None:
         return None
     release, bundle = load_released_bundle(settings)
     prepare_code(settings, release)  # its golden requests are answered by its own code
-    return Served(release, bundle, datetime.fromisoformat(release.released_at))
+    return Served(
+        release,
+        bundle,
+        datetime.fromisoformat(release.released_at),
+        find_rollout_begin(read_ledger(settings.ledger_dir), release),
+    )
 
 
 @task(cache_policy=NO_CACHE)

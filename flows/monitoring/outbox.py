@@ -34,7 +34,11 @@ GIVEN_UP_AFTER: Final = timedelta(hours=24)
 
 
 def make_decision(
-    check: DriftCheckRow, decision: DriftDecision, *, trained_on: Sequence[str]
+    check: DriftCheckRow,
+    decision: DriftDecision,
+    *,
+    trained_on: Sequence[str],
+    rollout: str = "at_once",
 ) -> DecisionRow | None:
     """Make the decision that a check asks for; None for a model that is kept.
 
@@ -44,6 +48,7 @@ def make_decision(
         trained_on: Databases of the served model. It is trained again on them: a model of fewer
             people cannot be compared with it, and so never replaces it. Those that no command
             reads by its name, such as a user's own, leave the choice to the pipeline.
+        rollout: How a retrained model is released, `at_once` or `gradual`.
     """
     reason = "; ".join(decision.reasons)
     if decision.action is DriftAction.KEEP:
@@ -51,6 +56,8 @@ def make_decision(
     parameters: dict[str, Any]
     if decision.action is DriftAction.RETRAIN:
         deployment, parameters = name_deployment("pipeline"), {"reason": reason}
+        if rollout != "at_once":
+            parameters["rollout"] = rollout
         # Labelled traffic is added by the pipeline itself, where there is any.
         archives = set(trained_on) - {SITE.name}
         if archives and archives <= set(PUBLISHED):

@@ -78,7 +78,13 @@ def release_service(
     try:
         if needs_approval:
             what = "try it in a gradual rollout" if is_gradual else "release it at once"
-            wait_for_approval(settings, wanted, what=what, hours=approval_hours)
+            if expected is not None:  # meanwhile nobody takes it for the champion
+                note_pending(settings, expected.model_version)
+                follow_pending(settings)
+            try:
+                wait_for_approval(settings, wanted, what=what, hours=approval_hours)
+            finally:
+                expected = recover(settings)  # another one may be served by now
         if is_gradual:
             return begin_rollout(wanted, settings, plan=plan, reason=reason, force=force)
     except EcgError as error:

@@ -50,7 +50,7 @@ from flows.doors.release_history import (
     make_event,
 )
 from flows.release.integrity.signing import ensure_signed, prepare_signing
-from flows.release.rollout.journal import settle
+from flows.release.rollout.journal import read_open, settle
 from flows.release.switch_service import (
     SWITCH_TIMEOUT_S,
     Ask,
@@ -143,6 +143,7 @@ def release_model(
     who: str | None = None,
     expected: Release | None = None,
     force: bool = False,
+    check: Callable[[], object] | None = None,
     steps: Steps = DEFAULT_STEPS,
 ) -> Outcome:
     """Serve a release, or leave everything as it was.
@@ -153,7 +154,9 @@ def release_model(
         why: For the ledger, such as ``release model 3``.
         who: Who asks for it; the user of this process when left out.
         expected: What must be served now; whatever it is when left out.
-        force: Serve it although it was rolled back before.
+        force: Serve it although it was rolled back before, or is tried in a rollout.
+        check: Called under the lock before anything changes; may raise. A rollout, which alone
+            gives it, may release what is tried.
         steps: How the steps are carried out.
 
     Raises:
@@ -173,6 +176,10 @@ def release_model(
             ensure_signed(settings, wanted, why=why)
             return _unchanged(settings, wanted, steps)
         refuse_known_worse(wanted, find_known_worse(history), force=force)
+        if check is not None:
+            check()
+        elif not force:
+            _refuse_tried(settings, wanted)
         intent = _decide(EventKind.RELEASE, settings, current, wanted, who=who, why=why)
         return _carry_out(intent, settings, steps)
 
@@ -531,9 +538,21 @@ def refuse_known_worse(release: Release, worse: dict[str, str], *, force: bool) 
     """
     if release.bento_tag in worse and not force:
         msg = (
-            "a release that was rolled back or taken back is served again only by force: "
+            "a release that was rolled back, taken back or rejected is served only by force: "
             f"{release.bento_tag} was, because of: {worse[release.bento_tag]}; name another one "
             "or force it"
+        )
+        raise TransactionError(msg)
+
+
+def _refuse_tried(settings: Settings, wanted: Release) -> None:
+    """Refuse to release at once what a rollout tries beside the served release."""
+    tried = read_open(settings)
+    if tried is not None and is_same_release(tried.release, wanted):
+        msg = (
+            f"{wanted.bento_tag} is being tried in a gradual rollout, stage "
+            f"{tried.current_stage.name}; `ecg rollout advance` brings it further, or force the "
+            "release"
         )
         raise TransactionError(msg)
 

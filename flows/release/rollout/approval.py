@@ -15,13 +15,12 @@ from ecg_lib.operations.keys.signatures import is_signed
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
-from flows.doors.release_history import EventKind, make_event
+from flows.doors.release_history import NOBODY, EventKind, make_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 _POLL_S: Final = 5
-_NOBODY: Final = "nobody"
 
 
 class ApprovalError(EcgError):
@@ -66,7 +65,7 @@ def wait_for_approval(settings: Settings, release: Release, *, what: str, hours:
     note_answer(settings, release, answer)
     if not answer.is_approved:
         msg = f"model {release.model_version} is not released: {answer.who}, {answer.why}"
-        raise (ApprovalError if answer.who == _NOBODY else RejectedError)(msg)
+        raise (ApprovalError if answer.who == NOBODY else RejectedError)(msg)
     get_run_logger().info("approved by %s: %s", answer.who, answer.why)
 
 
@@ -97,9 +96,9 @@ def ask(
             poll_interval=_POLL_S,
         )
     except FlowPauseTimeout:
-        return Answer(is_approved=False, who=_NOBODY, why=f"no answer within {hours:g} h")
+        return Answer(is_approved=False, who=NOBODY, why=f"no answer within {hours:g} h")
     if given is None:
-        return Answer(is_approved=False, who=_NOBODY, why="the run was resumed without an answer")
+        return Answer(is_approved=False, who=NOBODY, why="the run was resumed without an answer")
     return Answer(
         is_approved=given.approve, who=given.who, why=given.comment.strip() or "no comment"
     )

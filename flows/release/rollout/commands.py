@@ -77,28 +77,28 @@ def advance(
 ) -> None:
     """Go to the next stage, or release the candidate after the last one."""
     from flows.doors.registry import follow_pending
+    from flows.doors.release_history import find_user
     from flows.local.platform_commands import enter_platform
     from flows.monitoring.evidence import open_log
-    from flows.release.rollout import steps
-    from flows.release.rollout.look import count_of, list_missing
-    from flows.release.transaction import Outcome
+    from flows.release.rollout.look import Verdict, look_at_candidate
+    from flows.release.rollout.steps import NO_CANDIDATE, RolloutError
 
     settings = enter_platform()
-    candidate = steps.find_candidate(settings)
-    if candidate is None:
-        raise steps.RolloutError(steps.NO_CANDIDATE)
     with open_log(settings) as log:
-        missing = list_missing(candidate, count_of(log, candidate), now=datetime.now(UTC))
-    if missing and not force:
-        msg = f"stage {candidate.current_stage.name} must be complete: {'; '.join(missing)}"
-        raise steps.RolloutError(msg)
-    step = steps.advance(settings, expected=candidate.id)
-    if isinstance(step, Outcome):
-        typer.echo(f"model {step.release.model_version}, {step.release.bento_tag}: served")
-        if not follow_pending(settings):
-            typer.echo("MLflow cannot be reached: its aliases follow when it can")
-    else:
-        typer.echo(f"{step.release.bento_tag}: stage {step.current_stage.name}")
+        look = look_at_candidate(
+            settings, log, now=datetime.now(UTC), is_complete=force, who=find_user()
+        )
+    if look.candidate is None:
+        raise RolloutError(NO_CANDIDATE)
+    why = "; ".join(look.reasons)
+    if look.verdict is Verdict.WAITS:
+        msg = f"stage {look.candidate.current_stage.name} must be complete: {why}"
+        raise RolloutError(msg)
+    follow_pending(settings)
+    if look.verdict is Verdict.TAKEN_BACK:
+        msg = f"{look.candidate.release.bento_tag} is taken back: {why}"
+        raise RolloutError(msg)
+    typer.echo(why)
 
 
 @rollout.command()

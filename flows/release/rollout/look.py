@@ -55,6 +55,8 @@ def look_at_candidate(
     *,
     now: datetime,
     advances: bool = True,
+    is_complete: bool = False,
+    who: str = WHO,
     on_breach: Callable[[Look], object] = lambda _: None,
     steps: Steps = DEFAULT_STEPS,
 ) -> Look:
@@ -65,6 +67,8 @@ def look_at_candidate(
         log: The prediction log, with the comparisons.
         now: The present time.
         advances: Go to the next stage when the present one is complete; else wait for a person.
+        is_complete: Take the present stage for complete, whatever it lacks.
+        who: Who looks, for the ledger.
         on_breach: Called before a candidate is taken back; called again when that was interrupted.
         steps: How a release is carried out.
 
@@ -91,7 +95,7 @@ def look_at_candidate(
             EndKind.TAKEN_BACK,
             reason="; ".join(reasons),
             expected=candidate.id,
-            who=WHO,
+            who=who,
             steps=steps,
         )
         return look
@@ -99,14 +103,21 @@ def look_at_candidate(
     halt = read_halt(settings.serving_dir / HALT)
     if halt is not None and halt.candidate_id == candidate.id:
         return take_back((halt.reason,), None)
+    missing = [] if is_complete else list_missing(candidate, count_of(log, candidate), now=now)
+    goes_on = advances and not missing
     judgement = None
-    if is_look_due(compared.strips, judged_strips=candidate.judged_strips):
+    is_due = is_look_due(
+        compared.asked,
+        judged_strips=candidate.judged_strips,
+        stage_strips=candidate.stage_strips,
+    )
+    # Nothing goes on to more people unless all that was compared has been judged.
+    if is_due or (goes_on and compared.asked > candidate.judged_strips):
         judgement = judge(compared, candidate.plan.bounds, looks=candidate.looks)
         if judgement.breaches:
             return take_back(judgement.breaches, judgement)
-        note_look(settings, candidate, looks=judgement.looks, strips=compared.strips, steps=steps)
-    missing = list_missing(candidate, count_of(log, candidate), now=now)
-    if missing or not advances:
+        note_look(settings, candidate, looks=judgement.looks, strips=compared.asked, steps=steps)
+    if not goes_on:
         reasons = tuple(missing) or ("the stage is complete: `ecg rollout advance`",)
         return Look(
             verdict=Verdict.WAITS,
@@ -115,7 +126,7 @@ def look_at_candidate(
             compared=compared,
             judgement=judgement,
         )
-    step = advance(settings, expected=candidate.id, who=WHO, steps=steps)
+    step = advance(settings, expected=candidate.id, who=who, steps=steps)
     is_released = isinstance(step, Outcome)
     what = (
         f"{candidate.release.bento_tag} is released"

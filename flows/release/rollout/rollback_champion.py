@@ -15,7 +15,7 @@ from prefect.states import Completed
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
 from flows.doors.ui.run_names import name_run
-from flows.release.rollout.steps import was_taken_back
+from flows.release.rollout.steps import take_back
 from flows.release.transaction import Outcome, SupersededError, roll_back
 
 
@@ -24,6 +24,7 @@ def rollback_champion(
     to: str = "",
     reason: str = "asked for by hand",
     decided_against: str = "",
+    candidate: str = "",
     *,
     force: bool = False,
 ) -> Any:  # noqa: ANN401  Prefect takes the release or a named state
@@ -31,7 +32,7 @@ def rollback_champion(
 
     Works from the ledger, so it also works when MLflow is down; the aliases then follow when it
     is back. A second rollback goes back one release further. A rollback decided against a candidate
-    that is only tried ends that candidate.
+    ends it if it is still tried, and changes nothing that is served.
 
     Args:
         to: Model version, bento tag or ledger commit to go back to; the release before the
@@ -39,15 +40,18 @@ def rollback_champion(
         reason: Why, for the ledger.
         decided_against: Bento tag that this was decided against; nothing is done when another one
             is served by now.
+        candidate: Id of the candidate of a rollout that this was decided against.
         force: Go back although that release was rolled back itself.
 
     Returns:
         The release that is served now.
     """
     settings = read_settings()
-    if decided_against and was_taken_back(settings, decided_against, reason=reason):
+    if candidate:
+        is_ended = take_back(settings, candidate, reason=reason)
         follow_pending(settings)
-        get_run_logger().warning("the candidate %s is taken back: %s", decided_against, reason)
+        state = "taken back" if is_ended else "not tried any more"
+        get_run_logger().warning("the candidate %s is %s: %s", decided_against, state, reason)
         name_run(f"candidate {decided_against} taken back: {reason}")
         return Completed(name="CandidateTakenBack", message=reason)
     try:

@@ -9,18 +9,25 @@ from enum import StrEnum
 from typing import Final
 
 from ecg_lib.errors import EcgError
-from ecg_lib.operations.learning.rollout.candidate import Candidate, EndKind, Plan
+from ecg_lib.operations.learning.rollout.candidate import (
+    HALT,
+    Candidate,
+    EndKind,
+    Plan,
+    read_halt,
+)
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.registry import note_pending
-from flows.doors.release_history import EventKind, find_known_worse, find_user, format_now
+from flows.doors.release_history import LedgerError, find_known_worse, find_user, format_now
 from flows.release.integrity.signing import ensure_signed
 from flows.release.rollout import journal
-from flows.release.switch_service import ReleaseRefusedError
 from flows.release.transaction import (
     DEFAULT_STEPS,
+    BusyError,
     Outcome,
     Steps,
+    SupersededError,
     check_stored,
     locked,
     recover_locked,
@@ -28,7 +35,7 @@ from flows.release.transaction import (
     release_model,
 )
 
-NO_CANDIDATE: Final = "there must be a candidate, none is tried; `ecg rollout start` starts one"
+NO_CANDIDATE: Final = "no candidate is being tried; `ecg rollout start VERSION` starts one"
 
 logger = logging.getLogger(__name__)
 
@@ -96,6 +103,12 @@ def start_rollout(
         opened = journal.read_open(settings)
         if opened is not None:
             if is_same_release(opened.release, wanted):
+                if opened.plan != plan:
+                    msg = (
+                        f"{wanted.bento_tag} is being tried with another plan; "
+                        "`ecg rollout stop` ends it first"
+                    )
+                    raise RolloutError(msg)
                 return opened
             if not replaces:
                 msg = (
@@ -117,10 +130,11 @@ def start_rollout(
             stage_since=now,
             who=who or find_user(),
             why=why,
+            is_forced=force,
         )
-        journal.write_open(settings, candidate)
         # A promotion made it champion: the alias goes back to what is served until the end.
         note_pending(settings, current.model_version)
+        journal.write_open(settings, candidate)
         return journal.note_stage(settings, candidate)
 
 
@@ -133,6 +147,8 @@ def advance(
 ) -> Candidate | Outcome:
     """Bring the candidate into its next stage, or release it after the last one.
 
+    The bounds are judged by :func:`flows.release.rollout.look.look_at_candidate`, which calls this.
+
     Args:
         settings: Where everything is.
         expected: Id of the candidate that this was decided for; whichever is tried when left out.
@@ -140,17 +156,20 @@ def advance(
         steps: How a release is carried out.
 
     Raises:
-        RolloutError: If there is no candidate, or another one.
+        RolloutError: If there is no candidate, or another one, or the workers have ended it.
         ReleaseRefusedError: If the service refuses the release; the candidate then ends.
+        EcgError: If the release cannot be made for another reason that stays; so it ends too.
     """
     who = who or find_user()
     with locked(settings, steps=steps):
         candidate = _require(settings, expected, steps)
+        _refuse_halted(settings, candidate)
         if not candidate.is_last_stage:
             changed = candidate.model_copy(
                 update={
                     "stage": candidate.stage + 1,
                     "stage_since": datetime.now(UTC),
+                    "stage_strips": candidate.judged_strips,
                     "who": who,
                     "is_noted": False,
                 }
@@ -165,9 +184,13 @@ def advance(
             why=f"release model {release.model_version} after its rollout",
             who=who,
             expected=candidate.champion,
+            force=candidate.is_forced,
+            check=lambda: _refuse_halted(settings, _require_open(settings, candidate.id)),
             steps=steps,
         )
-    except ReleaseRefusedError as error:
+    except (RolloutError, BusyError, SupersededError, LedgerError):
+        raise  # it was ended meanwhile, or can be released later
+    except EcgError as error:
         end_rollout(
             settings,
             EndKind.STOPPED,
@@ -210,14 +233,14 @@ def end_rollout(
     return candidate
 
 
-def was_taken_back(
-    settings: Settings, bento_tag: str, *, reason: str, steps: Steps = DEFAULT_STEPS
+def take_back(
+    settings: Settings, candidate_id: str, *, reason: str, steps: Steps = DEFAULT_STEPS
 ) -> bool:
-    """Take a candidate back if it is tried; return whether it was, now or before.
+    """Take a candidate back if it is still tried; return whether it was.
 
     Args:
         settings: Where everything is.
-        bento_tag: Bento of the candidate.
+        candidate_id: The candidate; another one, also of the same bento, goes on.
         reason: Why, for the ledger.
         steps: How a release is carried out.
 
@@ -225,18 +248,13 @@ def was_taken_back(
         LedgerError: If the ledger cannot be written.
     """
     with locked(settings, steps=steps):
-        current, history = recover_locked(settings, steps)
+        recover_locked(settings, steps)
         candidate = journal.read_open(settings)
-        if candidate is not None and candidate.release.bento_tag == bento_tag:
-            ending = journal.make_ending(EndKind.TAKEN_BACK, reason, who="flow rollback-champion")
-            served = candidate.champion.model_version
-            journal.end(settings, candidate, ending, served=served)
-            return True
-    if current is not None and current.bento_tag == bento_tag:
-        return False
-    events = (entry.event for entry in history.entries if entry.release.bento_tag == bento_tag)
-    latest = next(events, None)
-    return latest is not None and latest.kind is EventKind.TAKEN_BACK
+        if candidate is None or candidate.id != candidate_id:
+            return False
+        ending = journal.make_ending(EndKind.TAKEN_BACK, reason, who="flow rollback-champion")
+        journal.end(settings, candidate, ending, served=candidate.champion.model_version)
+    return True
 
 
 def find_candidate(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Candidate | None:
@@ -262,8 +280,19 @@ def note_look(
         )
 
 
+def _refuse_halted(settings: Settings, candidate: Candidate) -> None:
+    halt = read_halt(settings.serving_dir / HALT)
+    if halt is not None and halt.candidate_id == candidate.id:
+        msg = f"the service has ended {candidate.release.bento_tag}: {halt.reason}"
+        raise RolloutError(msg)
+
+
 def _require(settings: Settings, expected: str | None, steps: Steps) -> Candidate:
     recover_locked(settings, steps)
+    return _require_open(settings, expected)
+
+
+def _require_open(settings: Settings, expected: str | None) -> Candidate:
     candidate = journal.read_open(settings)
     if candidate is None:
         raise RolloutError(NO_CANDIDATE)

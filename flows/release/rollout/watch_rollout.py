@@ -105,7 +105,11 @@ def store_decision(log: PredictionLog, look: Look, *, now: datetime) -> None:
         decision_id=check_id,
         created_at=now,
         deployment=ROLLBACK_DEPLOYMENT,
-        parameters={"reason": reason, "decided_against": candidate.release.bento_tag},
+        parameters={
+            "reason": reason,
+            "decided_against": candidate.release.bento_tag,
+            "candidate": candidate.id,
+        },
     )
     log.add_drift_check(check, decision)
 

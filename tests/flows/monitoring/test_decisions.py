@@ -58,3 +58,13 @@ def test_a_rollback_names_what_it_was_decided_against_and_no_databases() -> None
 
 def test_a_model_that_is_kept_asks_for_nothing() -> None:
     assert make_decision(CHECK, _decide(DriftAction.KEEP), trained_on=["mitdb"]) is None
+
+
+def test_a_retrained_model_is_released_as_the_settings_say() -> None:
+    wanted = _decide(DriftAction.RETRAIN)
+    row = make_decision(CHECK, wanted, trained_on=["mitdb"], rollout="gradual")
+    assert row is not None
+    assert row.parameters["rollout"] == "gradual"
+    at_once = make_decision(CHECK, wanted, trained_on=["mitdb"], rollout="at_once")
+    assert at_once is not None
+    assert "rollout" not in at_once.parameters

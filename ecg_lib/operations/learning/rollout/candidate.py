@@ -61,8 +61,16 @@ class Bounds(BaseModel):
     """Largest rise of the share of V among the beats, as the mean over people."""
     max_v_share_fall: Annotated[float, Field(ge=0, lt=1)] = 0.10
     """Largest fall of that share."""
+    max_v_lost: Annotated[float, Field(ge=0, lt=1)] = 0.20
+    """Largest share of the champion's V beats that the candidate does not call V, as the mean over
+    people who have any."""
+    max_unclassed_rise: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Largest share of the champion's classes that the candidate has fewer, as the mean over
+    people."""
     max_run_share_rise: Annotated[float, Field(ge=0, lt=1)] = 0.02
     """Largest rise of the share of strips with a reported V run, as the mean over people."""
+    max_run_share_fall: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Largest fall of that share."""
     max_refused_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Largest share of strips that the candidate refuses and the champion answers."""
     max_latency_ratio: Annotated[float, Field(gt=1)] = 2.0
@@ -141,7 +149,11 @@ class Candidate(BaseModel):
     looks: Annotated[int, Field(ge=0)] = 0
     """How often its bounds were judged."""
     judged_strips: Annotated[int, Field(ge=0)] = 0
-    """Number of strips at the last of these times."""
+    """Number of strips that were asked for at the last of these times."""
+    stage_strips: Annotated[int, Field(ge=0)] = 0
+    """Number of them when the present stage began: looks come often again in each stage."""
+    is_forced: bool = False
+    """True when it is tried although it was rolled back, taken back or rejected before."""
     is_noted: bool = False
     """True when the ledger tells of its present stage."""
     ending: Ending | None = None
@@ -189,7 +201,7 @@ def read_candidate(path: Path) -> Candidate | None:
         msg = f"{path.name} cannot be read: {error.strerror}"
         raise CandidateError(msg) from error
     except ValidationError as error:
-        msg = f"{path.name} must hold a candidate, it is torn; `ecg doctor` removes it"
+        msg = f"{path.name} must hold a candidate, it is damaged; `ecg doctor` removes it"
         raise CandidateError(msg) from error
 
 

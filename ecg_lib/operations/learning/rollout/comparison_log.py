@@ -60,6 +60,8 @@ class GroupCounts:
     """Strips that the candidate alone refused, or failed on."""
     v_champion: int
     v_candidate: int
+    v_both: int
+    """Beats that both models call V."""
     judged_champion: int
     judged_candidate: int
     runs_champion: int
@@ -84,6 +86,11 @@ class Compared:
     def strips(self) -> int:
         """Number of strips that both models answered."""
         return sum(group.strips for group in self.groups.values())
+
+    @property
+    def asked(self) -> int:
+        """Number of strips that the candidate was asked for, with those that it refused."""
+        return self.strips + sum(group.refused for group in self.groups.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +158,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
             sa.func.sum(sa.case((answered, table.duration_s), else_=0.0)).label("seconds"),
             sa.func.sum(sa.case((answered, 0), else_=1)).label("refused"),
             *(sa.func.sum(column).label(column.name) for column in totals),
+            sa.func.sum(table.n_vv).label("v_both"),
         )
         .where(table.candidate_id == candidate_id)
         .group_by(table.traffic_group)
@@ -174,6 +182,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
                 strips=row["strips"],
                 seconds=row["seconds"],
                 refused=row["refused"],
+                v_both=row["v_both"],
                 **{f"{what}_{who}": row[f"{what}_{who}"]
                    for what in ("v", "judged", "runs") for who in _WHO},
                 **{f"strips_with_run_{who}": row[f"with_{who}"] for who in _WHO},

@@ -35,7 +35,7 @@ MIN_TIMED: Final = 20
 _RATES: Final = (0.1, 0.3, 0.6, 0.95)
 """Bets on a breach, as shares of the largest one that cannot lose everything."""
 
-_N_TESTS: Final = 5
+_N_TESTS: Final = 8
 _LARGEST_LOG: Final = 700.0
 
 
@@ -69,9 +69,10 @@ class Judgement:
         return tuple(finding.text for finding in self.findings if finding.is_breach)
 
 
-def is_look_due(strips: int, *, judged_strips: int) -> bool:
-    """Return whether enough was compared since the last look."""
-    return strips >= max(FIRST_LOOK, math.ceil(LOOK_GROWTH * judged_strips))
+def is_look_due(strips: int, *, judged_strips: int, stage_strips: int = 0) -> bool:
+    """Return whether enough was compared since the last look, counted from the present stage."""
+    judged = max(judged_strips - stage_strips, 0)
+    return strips - stage_strips >= max(FIRST_LOOK, math.ceil(LOOK_GROWTH * judged))
 
 
 def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
@@ -97,10 +98,20 @@ def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
         if group.strips
     ]
     refused = [group.refused / (group.strips + group.refused) for group in groups]
+    lost = [1 - group.v_both / group.v_champion for group in groups if group.v_champion]
+    unclassed = [
+        max(-1.0, 1 - group.judged_candidate / group.judged_champion)
+        for group in groups
+        if group.judged_champion
+    ]
+    falls, fewer = [-rise for rise in rises], [-rise for rise in runs]
     findings = (
         _judge_mean("share of V, rise", rises, bounds.max_v_share_rise, chance),
-        _judge_mean("share of V, fall", [-rise for rise in rises], bounds.max_v_share_fall, chance),
+        _judge_mean("share of V, fall", falls, bounds.max_v_share_fall, chance),
+        _judge_mean("V beats that it does not call V", lost, bounds.max_v_lost, chance),
+        _judge_mean("beats without a class, rise", unclassed, bounds.max_unclassed_rise, chance),
         _judge_mean("strips with a V run, rise", runs, bounds.max_run_share_rise, chance),
+        _judge_mean("strips with a V run, fall", fewer, bounds.max_run_share_fall, chance),
         _judge_mean("strips that it alone refuses", refused, bounds.max_refused_share, chance),
         _judge_times(compared.timed, bounds.max_latency_ratio, chance),
     )

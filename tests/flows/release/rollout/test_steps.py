@@ -38,7 +38,7 @@ from flows.release.rollout.steps import (
     end_rollout,
     find_candidate,
     start_rollout,
-    was_taken_back,
+    take_back,
 )
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import (
@@ -184,11 +184,14 @@ def test_a_release_or_a_rollback_ends_the_candidate(
     assert kinds(settings)[-2:] == ["rollback", "stopped"]
 
 
-def test_a_release_of_the_candidate_at_once_is_its_end(
+def test_a_release_of_the_candidate_at_once_needs_force_and_is_its_end(
     settings: Settings, service: Service, start: Callable[..., Candidate], make_stored: Make
 ) -> None:
     start()
-    release_model(settings, make_stored("2"), why="at once", steps=service.steps)
+    with pytest.raises(TransactionError, match="is being tried in a gradual rollout, stage shadow"):
+        release_model(settings, make_stored("2"), why="at once", steps=service.steps)
+    assert (tried(settings), served(settings)) == ("ecg:2-a", "ecg:1-a")
+    release_model(settings, make_stored("2"), why="at once", force=True, steps=service.steps)
     assert (tried(settings), served(settings)) == (None, "ecg:2-a")
     assert kinds(settings) == ["release", "candidate", "release"]
 
@@ -220,13 +223,15 @@ def test_what_cannot_be_tried_is_refused_and_changes_nothing(
     with pytest.raises(RolloutError, match="one candidate may be tried at a time"):
         start("4")
     assert tried(settings) == "ecg:2-a"
+    with pytest.raises(RolloutError, match="with another plan"):
+        start_rollout(settings, make_stored("2"), plan=Plan(), why="again", steps=service.steps)
     replaced = start("4", replaces=True)
     assert tried(settings) == "ecg:4-a"
     assert kinds(settings)[-2:] == ["stopped", "candidate"]
     with pytest.raises(RolloutError, match="another candidate"):
         advance(settings, expected="unknown", steps=service.steps)
     end_rollout(settings, EndKind.STOPPED, reason="x", expected=replaced.id, steps=service.steps)
-    with pytest.raises(RolloutError, match="there must be a candidate"):
+    with pytest.raises(RolloutError, match="no candidate is being tried"):
         advance(settings, steps=service.steps)
 
 
@@ -314,7 +319,7 @@ def test_a_torn_file_counts_as_none_and_the_doctor_removes_it(
     start()
     candidate_file(settings).write_text("{")
     assert find_candidate(settings, steps=service.steps) is None
-    with pytest.raises(UnknownReleasesError, match="torn"):
+    with pytest.raises(UnknownReleasesError, match="damaged"):
         list_needed_releases(settings)
     findings = doctor.examine(settings, is_mending=False)
     assert ("candidate", False) in [(one.store, one.is_mended) for one in findings]
@@ -362,7 +367,14 @@ def log(settings: Settings) -> Any:  # noqa: ANN401  a generator
 
 
 def compare(
-    log: PredictionLog, candidate: Candidate, *, people: int, v: int = 1, by: str = "champion"
+    log: PredictionLog,
+    candidate: Candidate,
+    *,
+    people: int,
+    v: int = 1,
+    by: str = "champion",
+    first: int = 0,
+    failure: str | None = None,
 ) -> None:
     """Compare a strip of ten beats of each person."""
     found = Comparison(
@@ -386,9 +398,10 @@ def compare(
                 answered_by=by,
                 traffic_group=f"patient {number}",
                 duration_s=10.0,
-                comparison=found,
+                comparison=None if failure else found,
+                failure=failure,
             )
-            for number in range(people)
+            for number in range(first, first + people)
         ],
     )
 
@@ -429,8 +442,86 @@ def test_a_broken_bound_takes_the_candidate_back_with_the_reason_in_the_ledger(
     event = read_ledger(settings.ledger_dir).entries[0].event
     assert (event.kind.value, event.who) == ("taken back", "flow watch-rollout")
     assert "share of V, rise: +80.0 points on 40 people" in event.why
-    assert was_taken_back(settings, "ecg:2-a", reason="late", steps=service.steps)
-    assert not was_taken_back(settings, "ecg:1-a", reason="late", steps=service.steps)
+
+
+def test_a_late_decision_ends_the_candidate_that_it_was_made_for_and_no_other(
+    settings: Settings, service: Service, start: Callable[..., Candidate], make_stored: Make
+) -> None:
+    first = start()
+    assert take_back(settings, first.id, reason="late", steps=service.steps)
+    assert not take_back(settings, first.id, reason="later", steps=service.steps)
+    second = start(force=True)
+    assert not take_back(settings, first.id, reason="later still", steps=service.steps)
+    assert tried(settings) == "ecg:2-a"
+    end_rollout(settings, EndKind.STOPPED, reason="x", expected=second.id, steps=service.steps)
+    release_model(settings, make_stored("2"), why="by hand", force=True, steps=service.steps)
+    assert not take_back(settings, first.id, reason="much later", steps=service.steps)
+    assert served(settings) == "ecg:2-a"
+
+
+def test_a_candidate_that_was_forced_can_be_released(
+    settings: Settings, service: Service, start: Callable[..., Candidate]
+) -> None:
+    end_rollout(settings, EndKind.TAKEN_BACK, reason="x", expected=start().id, steps=service.steps)
+    assert start(force=True).is_forced
+    for _ in PLAN.stages:
+        advance(settings, steps=service.steps)
+    assert (tried(settings), served(settings)) == (None, "ecg:2-a")
+
+
+def test_a_candidate_that_the_service_ended_does_not_go_on(
+    settings: Settings, service: Service, start: Callable[..., Candidate]
+) -> None:
+    candidate = start()
+    halt = settings.serving_dir / "candidate-halt.json"
+    write_halt(halt, candidate.id, reason="3 errors in one worker", at=datetime.now(UTC))
+    with pytest.raises(RolloutError, match="has ended ecg:2-a: 3 errors"):
+        advance(settings, steps=service.steps)
+    halt.unlink()
+    for _ in PLAN.stages[1:]:
+        advance(settings, steps=service.steps)
+    write_halt(halt, candidate.id, reason="3 errors in one worker", at=datetime.now(UTC))
+    with pytest.raises(RolloutError, match="has ended ecg:2-a: 3 errors"):
+        advance(settings, steps=service.steps)
+    assert served(settings) == "ecg:1-a"
+
+
+def test_a_release_that_can_never_be_made_ends_the_candidate(
+    settings: Settings, service: Service, start: Callable[..., Candidate], make_stored: Make
+) -> None:
+    start()
+    for _ in PLAN.stages[1:]:
+        advance(settings, steps=service.steps)
+    source = bento_source(settings.bentoml_home, make_stored("2"))
+    (source / "bentos" / "more.py").write_text("print('never runs')")
+    with pytest.raises(SignatureError):
+        advance(settings, steps=service.steps)
+    assert (tried(settings), served(settings)) == (None, "ecg:1-a")
+    assert kinds(settings)[-1] == "stopped"
+
+
+def test_no_stage_is_left_before_all_that_was_compared_is_judged(
+    settings: Settings, service: Service, start: Callable[..., Candidate], log: PredictionLog
+) -> None:
+    """A look is not due after so few new strips, and the stage has all that it needs."""
+    candidate = start()
+    compare(log, candidate, people=400)
+    assert look(settings, service, log).verdict is Verdict.ADVANCED
+    second = read_candidate(candidate_file(settings))
+    assert second is not None
+    compare(log, second, people=60, v=9, by="candidate", first=1000)
+    found = look(settings, service, log)
+    assert found.verdict is Verdict.TAKEN_BACK
+    assert served(settings) == "ecg:1-a"
+
+
+def test_one_that_refuses_all_is_judged_by_what_it_was_asked_for(
+    settings: Settings, service: Service, start: Callable[..., Candidate], log: PredictionLog
+) -> None:
+    compare(log, start(), people=60, failure="refused: noise")
+    found = look(settings, service, log)
+    assert found.verdict is Verdict.TAKEN_BACK
+    assert "strips that it alone refuses" in found.reasons[0]
 
 
 def test_a_look_that_is_killed_before_the_end_comes_to_the_same_again(

@@ -22,19 +22,28 @@ LOOKS = (20, 25, 32, 40, 50, 63, 79, 99, 124, 155, 194)
 
 
 def group(
-    *, champion: float = 0.1, candidate: float = 0.1, refused: int = 0, candidate_runs: int = 0
+    *,
+    champion: float = 0.1,
+    candidate: float = 0.1,
+    both: float | None = None,
+    refused: int = 0,
+    champion_runs: int = 0,
+    candidate_runs: int = 0,
+    judged: int = 1000,
 ) -> GroupCounts:
+    v_both = min(champion, candidate) if both is None else both
     return GroupCounts(
         strips=10,
         seconds=100.0,
         refused=refused,
         v_champion=round(champion * 1000),
         v_candidate=round(candidate * 1000),
+        v_both=round(v_both * 1000),
         judged_champion=1000,
-        judged_candidate=1000,
-        runs_champion=0,
+        judged_candidate=judged,
+        runs_champion=champion_runs,
         runs_candidate=candidate_runs,
-        strips_with_run_champion=0,
+        strips_with_run_champion=champion_runs,
         strips_with_run_candidate=candidate_runs,
     )
 
@@ -67,7 +76,7 @@ def test_a_candidate_at_its_bound_is_taken_back_as_seldom_as_stated(
             weigh_mean(values[:n].tolist(), bound) >= (look * (look + 1)) / chance
             for look, n in enumerate(LOOKS, start=1)
         )
-    # One test has all of the chance here, that five share in a rollout.
+    # One test has all of the chance here, that eight share in a rollout.
     assert n_false / n_rollouts <= chance
 
 
@@ -83,7 +92,11 @@ def test_two_models_that_agree_are_never_taken_back() -> None:
     ("bad", "name", "people"),
     [
         ({"candidate": 0.9}, "share of V, rise", 30),
-        ({"champion": 0.6, "candidate": 0.0}, "share of V, fall", 60),
+        ({"champion": 0.6, "candidate": 0.4}, "share of V, fall", 400),
+        ({"champion": 0.06, "candidate": 0.0}, "V beats that it does not call V", 40),
+        ({"both": 0.0}, "V beats that it does not call V", 40),
+        ({"candidate": 0.02, "judged": 200}, "beats without a class, rise", 40),
+        ({"champion_runs": 5}, "strips with a V run, fall", 40),
         ({"candidate_runs": 5}, "strips with a V run, rise", 40),
         ({"refused": 30}, "strips that it alone refuses", 30),
     ],
@@ -93,7 +106,7 @@ def test_a_bad_candidate_is_taken_back_for_what_it_does(
 ) -> None:
     groups = [group(**bad) for _ in range(people)]  # type: ignore[arg-type]  # any field
     judgement = judge(compared(groups), Bounds(), looks=looks)
-    assert [text.partition(":")[0] for text in judgement.breaches] == [name]
+    assert name in [text.partition(":")[0] for text in judgement.breaches]
     # Few people prove nothing, however large the difference.
     assert judge(compared(groups[:5]), Bounds(), looks=looks).breaches == ()
 
