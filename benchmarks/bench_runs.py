@@ -7,13 +7,18 @@ with the R-peak detector as it ships. Prints how many false and true runs are re
 from __future__ import annotations
 
 import sys
+from typing import Final
 
 import numpy as np
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
+from ecg_lib.records.annotations import DS1
 from ecg_lib.training.out_of_fold import RecordCalls, choose_run_threshold, judge_runs
 from ecg_lib.training.views import WHOLE
 from flows.release.load_released import REFERENCE
+
+_FS_HZ: Final = 360.0
+_SVDB_FS_HZ: Final = 128.0
 
 
 def main() -> None:
@@ -38,11 +43,12 @@ def _read_calls(bundle: Bundle) -> dict[str, list[RecordCalls]]:
     table = bundle.read_out_of_fold().to_pandas()
     whole = table[table["view"] == str(WHOLE)].sort_values(["record", "position"])
     people: dict[str, list[RecordCalls]] = {}
-    for (person, _), beats in whole.groupby(["subject", "record"]):
+    for (person, record), beats in whole.groupby(["subject", "record"]):
         calls = RecordCalls(
             (beats["is_v"] & beats["is_readable"]).to_numpy(),
             beats["probability_v"].to_numpy(),
             beats["label"].to_numpy().astype(np.str_),
+            np.diff(beats["position"].to_numpy()) / (_FS_HZ if record in DS1 else _SVDB_FS_HZ),
         )
         people.setdefault(str(person), []).append(calls)
     return people

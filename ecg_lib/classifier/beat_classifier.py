@@ -96,6 +96,7 @@ class ClassifiedBeats:
         return find_credible(
             self.is_v,
             self.probability_v,
+            rr_s=np.diff(self.r_peaks) / self.prepared.fs,
             threshold=self.threshold,
             run_threshold=self.run_threshold,
         )

@@ -143,6 +143,7 @@ class RecordingBeats:
         return find_credible(
             self.is_v,
             self.probability_v,
+            rr_s=np.diff(self.r_peaks) / self.fs,
             threshold=self.threshold,
             run_threshold=self.run_threshold,
         )

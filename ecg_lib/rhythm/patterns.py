@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.classifier.run_evidence import MIN_RUN
+from ecg_lib.classifier.run_evidence import LONGEST_RR_S, MIN_RUN
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_CYCLES: Final = 3
@@ -50,8 +50,6 @@ Kusumoto et al. 2019 (ACC/AHA/HRS guideline on bradycardia), DOI 10.1161/CIR.000
 """
 
 _USUAL_RR_BEATS: Final = 61
-_LONGEST_RR_S: Final = 3.0
-"""Beats further apart than this do not follow each other; runs and patterns end there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +148,7 @@ class RhythmSummary:
     runs: tuple[Run, ...]
     """Runs of credible beats."""
     doubtful_runs: tuple[Run, ...]
-    """Rows of three and more V beats in which no two that follow each other are credible."""
+    """Three and more V beats in a row that are in no couplet and no run of credible beats."""
     r_on_t_s: tuple[float, ...]
     """Times of the R-on-T candidates: credible V beats so early that they may fall on the T wave
     before."""
@@ -236,11 +234,14 @@ def summarize_rhythm(
     stretches = _readable_stretches(times_s, is_readable, follows)
     stands = is_v if is_credible is None else is_v & is_credible
     groups = [group for stretch in stretches for group in _groups_of_v(stretch, stands)]
+    is_left = is_v.copy()
+    for group in groups:
+        is_left[group] &= len(group) == 1
     doubtful = [
         row
         for stretch in stretches
-        for row in _groups_of_v(stretch, is_v)
-        if len(row) >= MIN_RUN and not (stands[row[1:]] & stands[row[:-1]]).any()
+        for row in _groups_of_v(stretch, is_left)
+        if len(row) >= MIN_RUN
     ]
     n_grouped = sum(len(group) for group in [*groups, *doubtful] if len(group) > 1)
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
@@ -304,7 +305,7 @@ def _readable_stretches(
     times_s: NDArray[np.float64], is_readable: NDArray[np.bool_], follows: NDArray[np.bool_]
 ) -> list[NDArray[np.int64]]:
     """Return the indices of beats that follow each other without a gap."""
-    in_a_row = follows & (np.diff(times_s) <= _LONGEST_RR_S)
+    in_a_row = follows & (np.diff(times_s) <= LONGEST_RR_S)
     beats = np.arange(len(times_s))
     stretches = np.split(beats, np.flatnonzero(~in_a_row) + 1)
     return [stretch for stretch in stretches if len(stretch) and is_readable[stretch[0]]]

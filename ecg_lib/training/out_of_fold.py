@@ -16,7 +16,7 @@ from ecg_lib.classifier.abstention import AbstentionConfig, are_credible
 from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
-from ecg_lib.classifier.run_evidence import MIN_RUN
+from ecg_lib.classifier.run_evidence import MIN_RUN, SURE, find_rows
 from ecg_lib.evaluation.beat_scoring import (
     NO_BEAT,
     BeatCounts,
@@ -167,7 +167,12 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
         threshold=threshold,
         run_threshold=choose_run_threshold(
             [
-                RecordCalls(guarded.is_v[one] & readable[one], probability[one], label[one])
+                RecordCalls(
+                    guarded.is_v[one] & readable[one],
+                    probability[one],
+                    label[one],
+                    np.diff(dataset.position[rows[one]]) / dataset.fs[dataset.record[rows[one[0]]]],
+                )
                 for one in _whole_records(dataset, rows)
             ],
             threshold=threshold,
@@ -313,6 +318,8 @@ class RecordCalls(NamedTuple):
     """True for beats called V; False for beats that cannot be read."""
     probability_v: NDArray[np.float64]
     label: NDArray[np.str_]
+    rr_s: NDArray[np.float64]
+    """Seconds from each beat to the next, shape (n_beats - 1,)."""
 
 
 def judge_runs(
@@ -320,7 +327,8 @@ def judge_runs(
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Judge each row of three and more V beats: its mean probability, and True for a true run.
 
-    A run is true when three beats in a row of it are V or F, as EC57 counts them.
+    A run is true when three beats in a row of it are V or F, as EC57 counts them. The mean of a row
+    with three sure beats in a row, which are a run whatever the limit, is 1.
 
     Parameters
     ----------
@@ -330,13 +338,18 @@ def judge_runs(
 
     """
     mean, is_true = [], []
-    for is_v, probability, label in records:
-        for start, stop in find_spans(is_v & (probability >= threshold)):
-            if stop - start >= MIN_RUN:
-                mean.append(probability[start:stop].mean())
-                lengths = [b - a for a, b in find_spans(np.isin(label[start:stop], _V_OF_RUNS))]
-                is_true.append(max(lengths, default=0) >= MIN_RUN)
+    for is_v, probability, label, rr_s in records:
+        for start, stop in find_rows(is_v & (probability >= threshold), rr_s=rr_s):
+            if stop - start < MIN_RUN:
+                continue
+            row = probability[start:stop]
+            mean.append(1.0 if _longest(row >= SURE) >= MIN_RUN else row.mean())
+            is_true.append(_longest(np.isin(label[start:stop], _V_OF_RUNS)) >= MIN_RUN)
     return np.array(mean, dtype=np.float64), np.array(is_true, dtype=np.bool_)
+
+
+def _longest(is_there: NDArray[np.bool_]) -> int:
+    return max((stop - start for start, stop in find_spans(is_there)), default=0)
 
 
 def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) -> float:

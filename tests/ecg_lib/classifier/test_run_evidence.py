@@ -9,11 +9,19 @@ from ecg_lib.classifier.run_evidence import find_credible
 
 
 def _find(
-    probability: list[float], *, is_v: list[bool] | None = None, run_threshold: float = 0.75
+    probability: list[float],
+    *,
+    is_v: list[bool] | None = None,
+    run_threshold: float = 0.75,
+    rr_s: list[float] | None = None,
 ) -> list[bool]:
     called = np.array([p >= 0.5 for p in probability] if is_v is None else is_v, dtype=np.bool_)
     credible = find_credible(
-        called, np.array(probability), threshold=0.5, run_threshold=run_threshold
+        called,
+        np.array(probability),
+        rr_s=np.array(rr_s or [0.5] * max(len(probability) - 1, 0)),
+        threshold=0.5,
+        run_threshold=run_threshold,
     )
     return credible.tolist()
 
@@ -33,8 +41,20 @@ def test_single_beats_and_couplets_answer_for_themselves(n: int) -> None:
 
 
 def test_one_sure_beat_does_not_carry_a_row_of_doubtful_ones() -> None:
-    assert not any(_find([0.1, 0.99, 0.55, 0.55, 0.1]))
+    assert _find([0.1, 0.99, 0.55, 0.55, 0.1]) == [False, True, False, False, False]
     assert sum(_find([0.1, 0.99, 0.99, 0.55, 0.1])) == 3
+
+
+def test_doubtful_neighbours_do_not_hide_sure_beats() -> None:
+    assert _find([0.97] * 8 + [0.55] * 10) == [True] * 8 + [False] * 10
+    assert _find([0.9, 0.9, 0.55, 0.55, 0.55]) == [True, True, False, False, False]
+    assert _find([0.89, 0.89, 0.55, 0.55, 0.55]) == [False] * 5
+
+
+@pytest.mark.parametrize(("gap_s", "is_one_row"), [(3.0, True), (3.01, False)])
+def test_beats_on_both_sides_of_a_gap_do_not_make_a_row(gap_s: float, *, is_one_row: bool) -> None:
+    found = _find([0.7, 0.7, 0.7, 0.7], rr_s=[0.5, gap_s, 0.5])
+    assert found == [not is_one_row] * 4
 
 
 def test_each_row_is_judged_alone() -> None:

@@ -71,6 +71,8 @@ def test_v_beats_are_grouped(beats: str, isolated: int, couplets: int, runs: lis
         ("NVvVvN", [4]),
         ("NVVvN", []),  # its couplet is reported
         ("NVVVN", []),
+        ("NVVvvvN", [3]),  # what is left of the row
+        ("NVVVvVvvN", [4]),
         ("Nvv?vvvvN", [4]),
         ("NvvNvN", []),
     ],

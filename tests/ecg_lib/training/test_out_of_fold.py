@@ -22,6 +22,7 @@ from ecg_lib.training.out_of_fold import (
     choose_run_threshold,
     count_whole_records,
     judge_folds,
+    judge_runs,
     read_out_of_fold,
 )
 from ecg_lib.training.views import WHOLE, View
@@ -237,11 +238,11 @@ def _rows(*rows: tuple[float, str]) -> RecordCalls:
         probability += [0.0, *[mean] * len(row)]
         label += "N" + row
     p = np.array(probability)
-    return RecordCalls(p >= 0.4, p, np.array(list(label)))
+    return RecordCalls(p >= 0.4, p, np.array(list(label)), np.full(len(p) - 1, 0.5))
 
 
 def test_the_least_limit_that_rejects_false_runs_is_chosen() -> None:
-    records = [_rows((0.9, "VVV"), (0.85, "VVVV"), (0.62, "NNN")), _rows((0.61, "NNNNN"))]
+    records = [_rows((0.88, "VVV"), (0.85, "VVVV"), (0.62, "NNN")), _rows((0.61, "NNNNN"))]
     assert choose_run_threshold(records, threshold=0.4) == 0.65
 
 
@@ -257,6 +258,13 @@ def test_a_run_is_true_when_three_in_a_row_of_it_are_v_or_f() -> None:
     sure = _rows(*[(0.9, "VVV")] * 20)
     assert choose_run_threshold([sure, _rows((0.5, "NVFVN"))], threshold=0.4) == 0.0
     assert choose_run_threshold([sure, _rows((0.5, "VVNVV"))], threshold=0.4) == 0.55
+
+
+def test_sure_runs_are_runs_whatever_the_limit() -> None:
+    records = [_rows((0.95, "VVV"), (0.95, "NNN")), _rows((0.6, "NNN"))]
+    means, is_true = judge_runs(records, threshold=0.4)
+    assert means.tolist() == [1.0, 1.0, pytest.approx(0.6)]
+    assert is_true.tolist() == [True, False, False]
 
 
 def test_without_a_run_there_is_no_limit() -> None:
