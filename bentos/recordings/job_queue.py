@@ -45,6 +45,9 @@ _FREE_BYTES: Final = 2**30
 _RESERVED: Final = ".reserved-"
 """Begin of the name of a file that says how much an upload may still write, and for whom."""
 
+_LOOK: Final = ".look"
+"""Name of a file that marks an upload which is only looked at."""
+
 
 class JobQueue:
     """The recordings that wait, are analysed or are done.
@@ -75,7 +78,13 @@ class JobQueue:
             os.close(self._uploads_lock)
         self._uploads = self._uploads_lock = None
 
-    def open_upload(self, announced_bytes: int | None, caller: Caller = SERVICE_ITSELF) -> Path:
+    def open_upload(
+        self,
+        announced_bytes: int | None,
+        caller: Caller = SERVICE_ITSELF,
+        *,
+        is_kept: bool = True,
+    ) -> Path:
         """Make a directory for an upload, when there is room for it.
 
         Parameters
@@ -83,6 +92,8 @@ class JobQueue:
         announced_bytes : int or None
             The size, where the client states it; else as much as is allowed is reserved.
         caller : Caller
+        is_kept : bool
+            False for a file that is only looked at: it takes no place of a recording.
 
         Raises
         ------
@@ -93,13 +104,16 @@ class JobQueue:
         with self._taking:
             uploads = self._open_uploads()
             coming = list(self._store.live_uploads())
-            self._require_place(caller, coming)
+            if is_kept:
+                self._require_place(caller, [one for one in coming if not (one / _LOOK).exists()])
             wanted = MAX_UPLOAD_BYTES if announced_bytes is None else announced_bytes
             outstanding = sum(map(_outstanding_bytes, coming))
             if shutil.disk_usage(self._store.home).free < outstanding + wanted + _FREE_BYTES:
                 raise explain_no_room()
             directory = uploads / str(uuid.uuid4())
             directory.mkdir(mode=0o700)
+            if not is_kept:
+                (directory / _LOOK).touch(mode=0o600)
             (directory / f"{_RESERVED}{wanted}-{caller.owner or ''}").touch(mode=0o600)
         return directory
 

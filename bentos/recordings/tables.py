@@ -6,7 +6,11 @@ person can be asked, and samples without a unit are given as they stand in the f
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
@@ -19,6 +23,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from bentos.wire.problems import (
     CRASHED,
     INVALID_REQUEST,
+    QUEUE_FULL,
     TOO_LARGE,
     UNSUPPORTED_FILE,
     ProblemError,
@@ -38,11 +43,15 @@ from ecg_lib.records.limits import MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV, SignalKind, kind_of
 
 MAX_TABLE_BYTES: Final = 16 * 2**20
+MAX_WAITING: Final = 8
+_RETRY_S: Final = 5
+LONGEST_READ_S: Final = 10.0
 MAX_NUMBERS: Final = 4_000_000
 """Samples of all leads: what a page can show."""
 
 _TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
 _SUFFIXES: Final = _TEXT | {".npy"}
+_KINDS: Final = frozenset({"csv", "npy"})
 _DIGITS: Final = 7
 _RAW: Final = "uV"
 """Unit by which samples without one are read when they are out of the range of mV."""
@@ -67,8 +76,9 @@ class Table:
     lead: str | None
     """The lead that is an ECG by its name; None when a person must choose."""
     sampling_rate: float | None
-    unit: str | None
-    """``mV``, or None when the file states no unit: then samples are as they stand there."""
+    units: tuple[str | None, ...]
+    """Of each lead: ``mV``, or None when the file states none: then samples are as they stand
+    there."""
     missing: tuple[str, ...]
     """Details that the file must state and does not: ``sampling_rate``, ``unit``."""
     warnings: tuple[str, ...]
@@ -79,6 +89,40 @@ class Table:
         """Write as JSON; missing samples are null."""
         content = {one.name: getattr(self, one.name) for one in fields(self)}
         return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+class Looks:
+    """Reads files one after the other, in a thread of its own: parsing text holds up the others."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="looks")
+        self._waiting = 0
+
+    def require_place(self) -> None:
+        """Reject a file when many wait.
+
+        Raises
+        ------
+        ProblemError
+            If so.
+
+        """
+        if self._waiting >= MAX_WAITING:
+            msg = f"{MAX_WAITING} files wait to be read; try again later"
+            raise ProblemError(QUEUE_FULL, msg, retry_after_s=_RETRY_S)
+
+    async def read(self, work: Callable[[], bytes]) -> bytes:
+        """Do the work when it is its turn; also when nobody waits for its end any more."""
+        self.require_place()
+        self._waiting += 1
+        reading = asyncio.get_running_loop().run_in_executor(self._executor, work)
+        reading.add_done_callback(self._end)
+        return await asyncio.shield(reading)
+
+    def _end(self, reading: asyncio.Future[bytes]) -> None:
+        self._waiting -= 1
+        if not reading.cancelled():
+            reading.exception()  # told to whoever still waits
 
 
 def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
@@ -115,7 +159,11 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
 
 
 def _read(path: Path, *, is_part: bool) -> Table:
+    deadline = time.monotonic() + LONGEST_READ_S
     opened, missing = _open(path, is_part=is_part)
+    if opened.kind not in _KINDS:
+        detail = f"the file holds an export ({opened.kind}) and not text; send it as a recording"
+        raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
     is_raw = "unit" in missing
     has_unit = not is_raw and any(lead.has_unit for lead in opened.leads)
     try:
@@ -125,27 +173,27 @@ def _read(path: Path, *, is_part: bool) -> Table:
             raise
         lead = None
     try:
-        columns = _read_columns(opened)
+        columns = _read_columns(opened, deadline)
     except InvalidSignalError:  # counts, for instance, are out of the range of mV
         if has_unit or is_raw:
             raise
         is_raw = True
         opened, _ = _open(path, is_part=is_part, unit=_RAW)
-        columns = _read_columns(opened)
+        columns = _read_columns(opened, deadline)
     return Table(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
         has_lead_names=all(one.is_named for one in opened.leads),
         lead=lead,
         sampling_rate=None if "sampling_rate" in missing else opened.leads[0].fs,
-        unit="mV" if has_unit else None,
+        units=tuple("mV" if one.has_unit and not is_raw else None for one in opened.leads),
         missing=missing,
         warnings=opened.warnings,
         columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
 
 
-def _read_columns(opened: RecordingFile) -> list[NDArray[np.float32]]:
+def _read_columns(opened: RecordingFile, deadline: float) -> list[NDArray[np.float32]]:
     columns: list[NDArray[np.float32]] = []
     for lead in opened.leads:
         blocks = []
@@ -154,6 +202,12 @@ def _read_columns(opened: RecordingFile) -> list[NDArray[np.float32]]:
             room -= len(block)
             if room < 0:
                 msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
+                raise ProblemError(TOO_LARGE, msg)
+            if time.monotonic() > deadline:
+                msg = (
+                    f"the file takes more than {LONGEST_READ_S:g} s to read; send it as a "
+                    "recording, or its beginning with is_part"
+                )
                 raise ProblemError(TOO_LARGE, msg)
             blocks.append(block)
         columns.append(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32))
@@ -193,7 +247,8 @@ def _open(
 def _cut_last_line(path: Path) -> None:
     """Leave out the last line of the beginning of a file, which may be half a line."""
     content = path.read_bytes()
-    end = content.rfind(b"\n") + 1
-    if content.startswith(b"\xff\xfe"):  # UTF-16, little-endian: the second half of the line feed
+    end = max(content.rfind(b"\n"), content.rfind(b"\r")) + 1
+    if content.startswith(b"\xff\xfe"):  # UTF-16, little-endian: the second half of the line end
         end += 1
-    path.write_bytes(content[:end])
+    if end > 1:
+        path.write_bytes(content[:end])

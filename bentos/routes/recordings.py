@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
 from bentos.recordings.job_store import Job, JobStatus
-from bentos.recordings.tables import MAX_TABLE_BYTES, TableFields, read_table
+from bentos.recordings.tables import MAX_TABLE_BYTES, Looks, TableFields, read_table
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
 from bentos.routes.bodies import announced_bytes, decoded
@@ -148,7 +148,9 @@ async def read_signal_file(request: Request) -> Response:
     if announced is not None and announced > MAX_TABLE_BYTES:
         raise ProblemError(TOO_LARGE, f"the body must have at most {MAX_TABLE_BYTES} bytes")
     room = announced or MAX_TABLE_BYTES
-    directory = await _do(runtime, lambda: recordings.open_upload(room, caller))
+    looks: Looks = request.app.state.looks
+    looks.require_place()
+    directory = await _do(runtime, lambda: recordings.open_upload(room, caller, is_kept=False))
     try:
         with refuse_without_room():
             texts, files = await receive_form(
@@ -159,7 +161,7 @@ async def read_signal_file(request: Request) -> Response:
                 fields=TableFields,
                 max_bytes=MAX_TABLE_BYTES,
             )
-        return answer_json(await _do(runtime, lambda: read_table(texts, files).as_json()))
+        return answer_json(await looks.read(lambda: read_table(texts, files).as_json()))
     finally:
         await asyncio.shield(_do(runtime, lambda: shutil.rmtree(directory, ignore_errors=True)))
 
@@ -277,6 +279,7 @@ async def _do(runtime: Runtime, work: Callable[[], T]) -> T:
 
 def add_routes(app: FastAPI) -> None:
     """Add the routes."""
+    app.state.looks = Looks()
     router = APIRouter(prefix=_PATH, tags=["recordings"])
     one = "/{job_id}"
     router.add_api_route(
@@ -379,8 +382,9 @@ class SignalTable(BaseModel):
     has_lead_names: bool = Field(description="False where names stand for places of columns.")
     lead: str | None = Field(description="The ECG by its name; null when it must be chosen.")
     sampling_rate: float | None = Field(description="Hz; null when the file does not state it.")
-    unit: str | None = Field(
-        description="`mV`, or null when the file states none: samples are as they stand there."
+    units: list[str | None] = Field(
+        description="Of each lead: `mV`, or null when the file states none: samples are as they "
+        "stand there."
     )
     missing: list[str] = Field(description="Of `sampling_rate` and `unit` what must be asked for.")
     warnings: list[str]

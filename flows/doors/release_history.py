@@ -50,7 +50,7 @@ class EventKind(StrEnum):
 
 
 NOBODY: Final = "nobody"
-"""Who gave no answer in time: the event is rejected, and may be asked for again."""
+"""Stands for a person who gave no answer in time; what was asked may be asked again."""
 
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
 """Events after which their release is the one that is served."""

@@ -115,6 +115,9 @@ def _map_array(path: Path, *, is_part: bool) -> NDArray[np.generic]:
     dtype = np.dtype(header["dtype"].decode())
     shape = (int(header["rows"]), int(header["columns"] or 1))
     offset = 8 + width + size
+    if offset > path.stat().st_size:
+        msg = "the NumPy file must hold samples, it ends within its header"
+        raise CorruptRecordError(msg)
     if is_part and shape[1] > 0:
         if header["order"] == b"True" and shape[1] > 1:
             msg = "the beginning of a NumPy file of several leads must be stored row by row"

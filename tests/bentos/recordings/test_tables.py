@@ -10,6 +10,8 @@ import httpx
 import numpy as np
 import pytest
 
+from bentos.recordings import tables
+from bentos.recordings.job_queue import JobQueue
 from bentos.recordings.tables import MAX_TABLE_BYTES
 
 SIGNALS = "/api/v1/signals/"
@@ -47,7 +49,7 @@ def test_a_file_is_read_and_nothing_of_it_is_kept(http: httpx.Client, home: Path
         "has_lead_names": True,
         "lead": "II",
         "sampling_rate": 250.0,
-        "unit": "mV",
+        "units": ["mV"],
         "missing": [],
         "warnings": [],
     }
@@ -72,7 +74,8 @@ def test_headings_are_read_by_the_one_reader(http: httpx.Client, csv_case: Any) 
     assert table["leads"] == [lead for lead, unit in named.items() if unit != "counts"]
     assert table["sampling_rate"] == csv_case.fs
     assert ("sampling_rate" in table["missing"]) == (csv_case.fs is None)
-    assert (table["unit"] is None) == all(unit is None for unit in named.values())
+    shown = [named[lead] is not None for lead in table["leads"]]
+    assert [unit is not None for unit in table["units"]] == shown
 
 
 def test_what_a_file_does_not_state_is_listed_and_its_samples_are_as_they_stand(
@@ -80,7 +83,7 @@ def test_what_a_file_does_not_state_is_listed_and_its_samples_are_as_they_stand(
 ) -> None:
     counts = 1024 + 200 * np.sin(np.arange(ROWS) / 9).round(2)
     table = _read(http, "a.npy", _npy(counts.astype(np.int16)))
-    assert (table["sampling_rate"], table["unit"], table["lead"]) == (None, None, "MLII")
+    assert (table["sampling_rate"], table["units"], table["lead"]) == (None, [None], "MLII")
     assert (table["missing"], table["has_lead_names"]) == (["sampling_rate"], False)
     assert table["columns"][0] == counts.astype(np.int16).tolist()
 
@@ -88,7 +91,7 @@ def test_what_a_file_does_not_state_is_listed_and_its_samples_are_as_they_stand(
 def test_contradictory_units_are_asked_for(http: httpx.Client) -> None:
     text = "# unit: mV\n# unit: uV\n" + _csv("time,II")
     table = _read(http, "a.csv", text.encode())
-    assert (table["unit"], table["missing"]) == (None, ["unit"])
+    assert (table["units"], table["missing"]) == ([None], ["unit"])
     assert table["columns"][0][:2] == pytest.approx([-0.5, -0.375])
 
 
@@ -96,6 +99,15 @@ def test_a_lead_that_is_not_clearly_an_ecg_is_not_chosen(http: httpx.Client) -> 
     text = "a,b\n" + "".join(f"{n % 9 / 8},{n % 7 / 8}\n" for n in range(ROWS))
     table = _read(http, "a.csv", text.encode())
     assert (table["leads"], table["lead"]) == (["a", "b"], None)
+
+
+def test_a_unit_is_that_of_its_lead_alone(http: httpx.Client) -> None:
+    rows = "".join(f"{n / 250:.3f},{n % 9},{900 + n % 9}\n" for n in range(ROWS))
+    table = _read(http, "a.csv", f"time,V1 [uV],II\n{rows}".encode())
+    units = dict(zip(table["leads"], table["units"], strict=True))
+    assert units == {"V1": "mV", "II": None}
+    columns = dict(zip(table["leads"], table["columns"], strict=True))
+    assert (columns["V1"][1], columns["II"][1]) == (pytest.approx(0.001), 901.0)
 
 
 def test_missing_samples_are_null(http: httpx.Client) -> None:
@@ -134,6 +146,49 @@ def test_the_beginning_of_a_file_is_read_up_to_its_last_whole_row(http: httpx.Cl
         cut = text.encode(encoding)[:-7]
         part = _read(http, "a.csv", cut, is_part="true")
         assert len(part["columns"][0]) == ROWS - 1
+
+
+def test_the_beginning_of_a_file_with_lone_carriage_returns_is_read(http: httpx.Client) -> None:
+    content = _csv("time,II").replace("\n", "\r").encode()[:-7]
+    part = _read(http, "a.csv", content, is_part="true")
+    assert len(part["columns"][0]) == ROWS - 1
+
+
+def test_a_numpy_file_that_ends_within_its_header_is_refused(http: httpx.Client) -> None:
+    whole = _npy(np.arange(100.0))
+    longer = whole[:8] + (4000).to_bytes(2, "little") + whole[10:128] + b" " * 10
+    for fields in ({}, {"is_part": "true"}):
+        assert _post(http, "a.npy", longer, **fields).status_code == 422
+
+
+def test_many_columns_do_not_keep_the_reader_for_long(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "LONGEST_READ_S", 0.0)
+    answered = _post(http, "a.csv", _csv("time,II").encode())
+    assert answered.status_code == 413
+    assert "to read; send it as a recording" in answered.json()["detail"]
+
+
+def test_a_full_queue_of_recordings_does_not_stop_a_look(
+    http: httpx.Client, recordings: JobQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recordings, "_places", 0)
+    assert _post(http, "a.csv", _csv("time,II").encode()).status_code == 200
+
+
+def test_a_look_is_rejected_when_many_wait(
+    http: httpx.Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tables, "MAX_WAITING", 0)
+    answered = _post(http, "a.csv", _csv("time,II").encode())
+    assert (answered.status_code, answered.headers["retry-after"]) == (503, "5")
+
+
+def test_an_export_under_a_name_of_text_is_sent_as_a_recording(http: httpx.Client) -> None:
+    edf = b"0       " + b" " * 400
+    answered = _post(http, "a.csv", edf)
+    assert answered.status_code in {415, 422}
 
 
 @pytest.mark.parametrize(

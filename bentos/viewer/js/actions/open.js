@@ -100,9 +100,19 @@ export function makeOpener({ store, service, reader, known }) {
    */
   async function readTable(file, signal) {
     if (suffix(file) === "json") return reader.readRequest(file);
-    const isPart = file.size > MAX_TABLE_BYTES;
-    const part = isPart ? file.slice(0, BEGINNING_BYTES) : file;
-    return tableOfFile(await service.readTable(part, { name: file.name, isPart, signal }), isPart);
+    const read = async (/** @type {boolean} */ isPart) => {
+      const part = isPart ? file.slice(0, BEGINNING_BYTES) : file;
+      const answer = await service.readTable(part, { name: file.name, isPart, signal });
+      return tableOfFile(answer, isPart);
+    };
+    if (file.size > MAX_TABLE_BYTES) return read(true);
+    try {
+      return await read(false);
+    } catch (error) {
+      // More samples than a page shows: it is sent as a recording, and here is how it begins.
+      if (asProblem(error).status === 413 && file.size > BEGINNING_BYTES) return read(true);
+      throw error;
+    }
   }
 
   /**

@@ -9,7 +9,7 @@
  * @property {string | null} lead The one that is an ECG by its name; null when it must be chosen.
  * @property {Float64Array[]} columns One for each lead; NaN where a sample is missing.
  * @property {number | null} fs
- * @property {string | null} unit `mV`, or null when the file states none.
+ * @property {Array<string | null>} units Of each lead: `mV`, or null when the file states none.
  * @property {string[]} missing What must be asked for.
  * @property {string[]} warnings
  * @property {boolean} [isPart] Only the beginning of a long recording.
@@ -33,7 +33,7 @@ export function tableOfFile(answer, isPart) {
       Float64Array.from(column, (sample) => sample ?? NaN),
     ),
     fs: answer.sampling_rate,
-    unit: answer.unit,
+    units: answer.units,
     missing: answer.missing,
     warnings: answer.warnings,
     isPart,
@@ -53,7 +53,7 @@ export function tableOfRequest({ signal_data: samples, sampling_rate: fs, deriva
     lead: derivation,
     columns: [Float64Array.from(samples)],
     fs,
-    unit: "mV",
+    units: ["mV"],
     missing: [],
     warnings: [],
   };

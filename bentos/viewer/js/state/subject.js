@@ -47,7 +47,17 @@ export function columnOf(table, lead) {
  * @returns {string}
  */
 export function unitOf(table, lead) {
-  return table.unit ?? guessUnit(columnOf(table, lead));
+  return statedUnit(table, lead) ?? guessUnit(columnOf(table, lead));
+}
+
+/**
+ * The unit of a lead as the file states it; null when it states none.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ */
+export function statedUnit(table, lead) {
+  return table.units[table.leads.indexOf(lead)];
 }
 
 /**
@@ -102,7 +112,7 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
  * @returns {Array<[string, string]>}
  */
 export function formFields(table, { lead, fs, unit }) {
-  const isUnitTold = table.unit === unit;
+  const isUnitTold = statedUnit(table, lead) === unit;
   /** @type {Array<[string, string]>} */
   const fields = [
     ["lead", lead],

@@ -195,7 +195,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
   form.addEventListener("change", ({ target }) => {
     const unit = form.querySelector("#setting-unit");
     const isLead = target instanceof HTMLSelectElement && target.id === "setting-lead";
-    if (isLead && table.unit === null && unit instanceof HTMLSelectElement) {
+    if (isLead && unit instanceof HTMLSelectElement) {
       unit.value = unitOf(table, target.value);
     }
     showCounts();
