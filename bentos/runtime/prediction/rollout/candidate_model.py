@@ -3,8 +3,10 @@
 A thread looks at ``serving/candidate.json``. A candidate that was made against the served release,
 with the code of this process and a valid signature, is loaded and asked its golden requests, as a
 release is. One that cannot be loaded, or that raises too many errors, is ended in all workers by
-``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. A torn file is reported
-and counts as none.
+``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. Too many errors count as
+a broken bound, and a candidate that cannot be loaded as stopped: its files or the memory of one
+worker may be the reason. A file that is torn or cannot be read is reported, no candidate is tried
+meanwhile, and one that cannot be read is looked at again.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from ecg_lib.operations.learning.rollout.candidate import (
     HALT,
     Candidate,
     CandidateError,
+    EndKind,
     read_candidate,
     read_halt,
     write_halt,
@@ -92,9 +95,8 @@ class CandidateModel:
             problem = None if candidate is None else self._find_problem(candidate, live)
         except CandidateError as error:
             candidate, problem = None, str(error)
-        if problem != self.problem and problem is not None:
-            _logger.error("the candidate is not tried: %s", problem)
-        self.problem = problem
+            self._seen = None  # it may be readable at the next look, with the same times
+        self._note_problem(problem)
         if candidate is None or problem is not None:
             self.current = None
             return
@@ -120,7 +122,8 @@ class CandidateModel:
             n = n + 1 if known == candidate.id else 1
             self._failures = (candidate.id, n)
         if n >= candidate.plan.bounds.max_failures:
-            self._halt(candidate, f"{n} errors in one worker, the last: {failure}")
+            reason = f"{n} errors in one worker, the last: {failure}"
+            self._halt(candidate, reason, kind=EndKind.TAKEN_BACK)
 
     def start(self) -> None:
         """Begin to look at the file."""
@@ -161,23 +164,39 @@ class CandidateModel:
                 bundle_hash=release.bundle_hash,
             )
         except ReleaseError as error:
-            self._halt(candidate, f"it cannot be loaded: {error}")
+            self._halt(candidate, f"it cannot be loaded: {error}", kind=EndKind.STOPPED)
             return
         self.current = OpenCandidate(candidate=candidate, model=replace(model, release=release))
         _logger.info("trying %s beside %s", release.bento_tag, candidate.champion.bento_tag)
 
-    def _halt(self, candidate: Candidate, reason: str) -> None:
+    def _note_problem(self, problem: str | None) -> None:
+        if problem != self.problem and problem is not None:
+            _logger.error("the candidate is not tried: %s", problem)
+        self.problem = problem
+
+    def _halt(self, candidate: Candidate, reason: str, *, kind: EndKind) -> None:
         """End the candidate here at once, and in all workers as soon as they see the file."""
         self.current, self.problem, self._is_halted = None, reason[:_MAX_REASON], True
         _logger.error("the candidate %s is ended: %s", candidate.release.bento_tag, self.problem)
         try:
-            write_halt(self._halt_path, candidate.id, reason=self.problem, at=datetime.now(UTC))
+            write_halt(
+                self._halt_path,
+                candidate.id,
+                reason=reason[:_MAX_REASON],
+                at=datetime.now(UTC),
+                kind=kind,
+            )
         except OSError as error:
             _logger.error("the end of the candidate cannot be written: %s", error.strerror)  # noqa: TRY400  the disk's
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self.apply()
+            try:
+                self.apply()
+            except Exception as error:  # whatever a look raises, later ones must see the end
+                # A candidate that cannot be followed is not tried, and is looked at again.
+                self.current, self._seen = None, None
+                self._note_problem(f"the look at it failed: {type(error).__name__}: {error}")
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

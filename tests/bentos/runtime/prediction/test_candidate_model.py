@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ import pytest
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction.answer import Question, answer
+from bentos.runtime.prediction.rollout import candidate_model
 from bentos.runtime.prediction.rollout.candidate_model import OpenCandidate
 from bentos.runtime.prediction.rollout.shadow import Shadow
 from bentos.runtime.spool import decode_row, encode_comparison
@@ -24,10 +25,12 @@ from ecg_lib.operations.keys.signatures import make_key, sign_release
 from ecg_lib.operations.learning.rollout.candidate import (
     Bounds,
     Candidate,
+    EndKind,
     Plan,
     Stage,
     read_halt,
     write_candidate,
+    write_halt,
 )
 from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import read_compared
@@ -221,6 +224,37 @@ def test_what_may_not_be_tried_is_not_and_says_why(
     trying.wait(lambda: problem in (trying.model.problem or ""))
     assert trying.model.current is None
     assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    # One that could not be loaded may be tried again.
+    assert (halt is not None and halt.kind) == (
+        EndKind.STOPPED if problem == "cannot be loaded" else False
+    )
+
+
+def test_a_halt_that_cannot_be_read_ends_the_trial_until_it_can_be(
+    trying: Trying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = trying.load()
+    path = trying.settings.serving_dir / "candidate-halt.json"
+    path.mkdir()
+    trying.wait(lambda: "candidate-halt.json cannot be read" in (trying.model.problem or ""))
+    assert trying.model.current is None
+    path.rmdir()
+    trying.wait(lambda: trying.model.current is not None)
+
+    def fail(_: object) -> None:
+        msg = "a fault that nobody thought of"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidate_model, "read_candidate", fail)
+        trying.write(stage_since=NOW + timedelta(hours=1))
+        trying.wait(lambda: "nobody thought of" in (trying.model.problem or ""))
+        assert trying.model.current is None
+    trying.wait(lambda: trying.model.current is not None)
+    write_halt(path, candidate.id, reason="3 errors in one worker", at=NOW)
+    trying.wait(lambda: trying.model.problem == "3 errors in one worker")
+    assert trying.model.current is None
 
 
 def test_a_torn_file_is_reported_and_a_removed_one_ends_the_trial(
