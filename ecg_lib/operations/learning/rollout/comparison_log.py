@@ -42,6 +42,7 @@ _COMPARISONS: Final = sa.Table(
     sa.Column("ms_champion", sa.Float),
     sa.Column("ms_candidate", sa.Float),
     sa.Column("failure", sa.String(200)),
+    sa.Column("champion_refused", sa.Boolean),  # null in rows of earlier code
     sa.Column("n_disagreements", sa.Integer, nullable=False),
     sa.Column("disagreements", sa.Text),
     sa.Index("ix_comparisons_of_candidate", "candidate_id", "stage", "traffic_group"),
@@ -58,6 +59,8 @@ class GroupCounts:
     seconds: float
     refused: int
     """Strips that the candidate alone refused, or failed on."""
+    champion_refused: int = 0
+    """Strips that the champion alone refused."""
     v_champion: int
     v_candidate: int
     judged_champion: int
@@ -84,6 +87,11 @@ class Compared:
     def strips(self) -> int:
         """Number of strips that both models answered."""
         return sum(group.strips for group in self.groups.values())
+
+    @property
+    def champion_refused(self) -> int:
+        """Number of strips that the champion alone refused."""
+        return sum(group.champion_refused for group in self.groups.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,6 +120,8 @@ def create_comparison_table(log: PredictionLog) -> None:
     """Make the table of comparisons when it is missing; several processes may at once."""
     with log.open_transaction() as connection:
         connection.execute(sa.schema.CreateTable(_COMPARISONS, if_not_exists=True))
+    log.add_column(_COMPARISONS.c.champion_refused)
+    with log.open_transaction() as connection:
         for index in _COMPARISONS.indexes:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
@@ -139,7 +149,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
     """Add up all comparisons of a candidate by group; the memory grows with groups alone."""
     create_comparison_table(log)
     table = _COMPARISONS.c
-    answered = table.failure.is_(None)
+    answered = _are_answered()
     totals = (
         *(table[f"{what}_{who}"] for what in ("v", "judged", "runs") for who in _WHO),
         *(sa.case((table[f"runs_{who}"] > 0, 1), else_=0).label(f"with_{who}") for who in _WHO),
@@ -149,7 +159,10 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
             table.traffic_group,
             sa.func.sum(sa.case((answered, 1), else_=0)).label("strips"),
             sa.func.sum(sa.case((answered, table.duration_s), else_=0.0)).label("seconds"),
-            sa.func.sum(sa.case((answered, 0), else_=1)).label("refused"),
+            sa.func.sum(sa.case((table.failure.is_not(None), 1), else_=0)).label("refused"),
+            sa.func.sum(sa.case((table.champion_refused.is_(sa.true()), 1), else_=0)).label(
+                "champion_refused"
+            ),
             *(sa.func.sum(column).label(column.name) for column in totals),
         )
         .where(table.candidate_id == candidate_id)
@@ -174,6 +187,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
                 strips=row["strips"],
                 seconds=row["seconds"],
                 refused=row["refused"],
+                champion_refused=row["champion_refused"],
                 **{f"{what}_{who}": row[f"{what}_{who}"]
                    for what in ("v", "judged", "runs") for who in _WHO},
                 **{f"strips_with_run_{who}": row[f"with_{who}"] for who in _WHO},
@@ -198,7 +212,7 @@ def count_stage(
     create_comparison_table(log)
     table = _COMPARISONS.c
     query = sa.select(sa.func.count(), sa.func.count(table.traffic_group.distinct())).where(
-        table.candidate_id == candidate_id, table.stage == stage, table.failure.is_(None)
+        table.candidate_id == candidate_id, table.stage == stage, _are_answered()
     )
     if of_candidate:
         query = query.where(table.answered_by == "candidate")
@@ -238,6 +252,12 @@ def read_disagreements(
 _WHO: Final = ("champion", "candidate")
 
 
+def _are_answered() -> sa.ColumnElement[bool]:
+    """Select the strips that both models answered."""
+    table = _COMPARISONS.c
+    return sa.and_(table.failure.is_(None), table.champion_refused.is_not(sa.true()))
+
+
 def _to_values(row: ComparisonRow) -> dict[str, Any]:
     found = row.comparison or Comparison(
         beats={},
@@ -267,6 +287,7 @@ def _to_values(row: ComparisonRow) -> dict[str, Any]:
         "ms_champion": row.ms_champion,
         "ms_candidate": row.ms_candidate,
         "failure": None if row.failure is None else row.failure[:200],
+        "champion_refused": row.champion_refused,
         "n_disagreements": found.n_disagreements,
         "disagreements": orjson.dumps(found.disagreements).decode()
         if found.disagreements
