@@ -130,7 +130,8 @@ class Metrics:
         self._drift_tag: str | None = None
         self._compared = self._counter(
             "ecg_rollout_strips", "Strips that champion and candidate were to be compared on, by "
-            "what became of it (compared, dropped, refused, failed)", "result",
+            "what became of it (compared, dropped, refused, failed, champion_refused, "
+            "champion_failed)", "result",
         )  # fmt: skip
         self._agreement = self._counter(
             "ecg_rollout_beats", "Beats that both classified, by whether they agree", "agreement"

@@ -232,6 +232,8 @@ class Runtime:
                 made = answer(model, question, observe=self._stage, canary=canary)
         except RefusedSignalError as refused:
             self.spool.append(f"request {uuid.uuid4()}", refused.row)
+            if opened is not None and not is_long:
+                self.trial.follow_refused(opened, model, question, refused)
             raise
         with self._stage("log"):
             self.spool.append(made.prediction_id, made.row)

@@ -50,7 +50,10 @@ class Rollout(BaseModel):
     v_runs_per_hour: dict[str, float | None] = Field(
         description="Reported V runs an hour, of champion and candidate."
     )
-    failed: int = Field(description="Errors of the candidate; the champion answered.")
+    failed: int = Field(description="Errors of the candidate.")
+    champion_refused: int = Field(
+        description="Strips that the champion alone refuses, and the candidate answers."
+    )
     bounds: list[Bound]
     false_return_chance: float = Field(
         description="Largest chance that a candidate within all bounds is taken back."

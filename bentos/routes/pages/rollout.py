@@ -140,6 +140,7 @@ def describe_rollout(runtime: Runtime, candidate: Candidate) -> Rollout:
             who: round(3600 * n / seconds, 3) if seconds else None for who, n in runs.items()
         },
         failed=compared.failed,
+        champion_refused=compared.champion_refused,
         bounds=[
             Bound(
                 name=finding.name,

@@ -95,7 +95,7 @@ function showState(rollout) {
 }
 
 /** @param {any} rollout */
-function showCompared({ strips, people, beats, failed, v_runs_per_hour: runs }) {
+function showCompared({ strips, people, beats, failed, champion_refused: refused, v_runs_per_hour: runs }) {
   const { NN = 0, VV = 0, NV = 0, VN = 0, unclassed = 0 } = beats;
   const rate = (/** @type {number | null} */ value) => (value === null ? "–" : value.toFixed(1));
   return [
@@ -114,7 +114,7 @@ function showCompared({ strips, people, beats, failed, v_runs_per_hour: runs }) 
     h(
       "p",
       { class: "soft small" },
-      `${plural(unclassed, "beat")} without a class in one of them. V runs an hour: ${rate(runs.champion)}, and ${rate(runs.candidate)} by the candidate. ${plural(failed, "error")} of the candidate.`,
+      `${plural(unclassed, "beat")} without a class in one of them. V runs an hour: ${rate(runs.champion)}, and ${rate(runs.candidate)} by the candidate. ${plural(failed, "error")} of the candidate. ${plural(refused, "strip")} that the champion alone refuses.`,
     ),
   ];
 }

@@ -195,6 +195,21 @@ def test_a_candidate_that_fails_or_refuses_fails_no_request(
     assert read_compared(runtime.log, "one").failed == (3 if failure == "failed" else 0)
 
 
+def test_an_answer_stands_whatever_following_it_up_raises(
+    trying: Trying, make_request: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trying.load()
+
+    def fail(*_: object) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Shadow, "_add", fail)
+    assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:2"
+    refused = trying.service.predict(signal_data=[0.0] * 3600, sampling_rate=360.0)
+    assert refused.status_code == 422
+
+
 def test_what_both_models_refuse_is_refused_as_ever(trying: Trying) -> None:
     trying.load()
     refused = trying.service.predict(signal_data=[0.0] * 3600, sampling_rate=360.0)
@@ -309,13 +324,13 @@ def test_strips_that_come_while_the_queue_is_full_are_dropped_and_counted(
         asked.set()
         is_open.wait(30)
 
-    monkeypatch.setattr(Shadow, "_ask", wait)
-    dropped: list[int] = []
+    monkeypatch.setattr(Shadow, "_compare", wait)
+    dropped: list[str] = []
     shadow = Shadow(
         trying.settings,
         note=lambda _: None,
         note_failure=lambda *_: None,
-        count_dropped=lambda: dropped.append(1),
+        count_uncompared=dropped.append,
     )
     question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
     made = answer(model, question, observe=trying.service.runtime._stage)
@@ -325,7 +340,7 @@ def test_strips_that_come_while_the_queue_is_full_are_dropped_and_counted(
     for _ in range(100):
         shadow.offer(opened, model, question, made)
     assert time.monotonic() - started_s < 5  # nobody waits for the other model
-    assert len(dropped) == 36  # of 100, 64 wait
+    assert dropped == ["dropped"] * 36  # of 100, 64 wait
     is_open.set()
     shadow.close()
 
@@ -337,7 +352,7 @@ def test_a_share_of_zero_compares_nothing(
     settings = trying.settings.model_copy(update={"shadow_share": 0.0})
     noted: list[ComparisonRow] = []
     shadow = Shadow(
-        settings, note=noted.append, note_failure=lambda *_: None, count_dropped=lambda: None
+        settings, note=noted.append, note_failure=lambda *_: None, count_uncompared=lambda _: None
     )
     question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
     model = trying.service.runtime.live.current
