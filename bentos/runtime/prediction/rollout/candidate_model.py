@@ -3,7 +3,7 @@
 A thread looks at ``serving/candidate.json``. A candidate that was made against the served release,
 with the code of this process and a valid signature, is loaded and asked its golden requests, as a
 release is. One that cannot be loaded, or that raises too many errors, is ended in all workers by
-``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. Too many errors count as
+``serving/candidate-halt.json``, an answer that takes too long being an error too; the flow ``watch-rollout`` then closes it. Too many errors count as
 a broken bound, and a candidate that cannot be loaded as stopped: its files or the memory of one
 worker may be the reason. A file that is torn or cannot be read is reported, no candidate is tried
 meanwhile, and one that cannot be read is looked at again.
@@ -13,14 +13,16 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from bentos.runtime.live_model import LiveModel, LoadedModel, load_model
 from bentos.runtime.metrics import RolloutState
-from bentos.runtime.prediction.answer import Canary
+from bentos.runtime.prediction.rollout.pace import Pace
 from ecg_lib.operations.keys.signatures import check_signature
 from ecg_lib.operations.learning.rollout.candidate import (
     CANDIDATE,
@@ -37,6 +39,8 @@ from ecg_lib.operations.settings import Settings
 
 _POLL_S: Final = 0.2
 _MAX_REASON: Final = 500
+_SLOW_COUNTS_S: Final = 3600.0
+"""Time for which an answer that took too long counts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -48,14 +52,6 @@ class OpenCandidate:
     candidate: Candidate
     model: LoadedModel
 
-    @property
-    def canary(self) -> Canary | None:
-        """The part of it that a request needs; None in shadow."""
-        share = self.candidate.share
-        if share == 0:
-            return None
-        return Canary(model=self.model, candidate_id=self.candidate.id, share=share)
-
 
 class CandidateModel:
     """Holds the candidate; one read of :attr:`current` serves one request.
@@ -65,10 +61,21 @@ class CandidateModel:
     settings : Settings
     live : LiveModel
         The model that is served.
+    count_slow : callable, optional
+        Called for each answer that takes too long.
 
     """
 
-    def __init__(self, settings: Settings, live: LiveModel) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveModel,
+        *,
+        count_slow: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.pace = Pace(self._note_slow)
+        """How long its answers may take."""
+        self._count_slow = count_slow
         self.current: OpenCandidate | None = None
         self.problem: str | None = None
         """Why the candidate of the file is not tried."""
@@ -78,7 +85,9 @@ class CandidateModel:
         self._halt_path = settings.serving_dir / HALT
         self._seen: tuple[object, ...] | None = None
         self._is_halted = False
-        self._failures: tuple[str, int] = ("", 0)
+        self._counted_id = ""
+        self._n_failures = 0
+        self._slow_at: list[float] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="candidate-watcher", daemon=True)
@@ -117,10 +126,27 @@ class CandidateModel:
 
     def note_failure(self, candidate: Candidate, failure: str) -> None:
         """Count an error of the candidate, and end it when there are too many."""
+        self._count_error(candidate, failure, is_slow=False)
+
+    def _note_slow(self, candidate: Candidate, failure: str) -> None:
+        """Count an answer that takes too long, for an hour: a busy machine delays some."""
+        _logger.warning("the candidate %s is %s", candidate.release.bento_tag, failure)
+        self._count_slow()
+        self._count_error(candidate, failure, is_slow=True)
+
+    def _count_error(self, candidate: Candidate, failure: str, *, is_slow: bool) -> None:
+        opened, now = self.current, monotonic()
+        if opened is not None and opened.candidate.id != candidate.id:
+            return  # of one that has ended: it must not end its successor
         with self._lock:
-            known, n = self._failures
-            n = n + 1 if known == candidate.id else 1
-            self._failures = (candidate.id, n)
+            if self._counted_id != candidate.id:
+                self._counted_id, self._n_failures, self._slow_at = candidate.id, 0, []
+            self._slow_at = [at for at in self._slow_at if now - at < _SLOW_COUNTS_S]
+            if is_slow:
+                self._slow_at.append(now)
+            else:
+                self._n_failures += 1
+            n = self._n_failures + len(self._slow_at)
         if n >= candidate.plan.bounds.max_failures:
             reason = f"{n} errors in one worker, the last: {failure}"
             self._halt(candidate, reason, kind=EndKind.TAKEN_BACK)
@@ -192,6 +218,7 @@ class CandidateModel:
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
             try:
+                self.pace.look()
                 self.apply()
             except Exception as error:  # whatever a look raises, later ones must see the end
                 # A candidate that cannot be followed is not tried, and is looked at again.

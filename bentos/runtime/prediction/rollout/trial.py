@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
-from bentos.runtime.prediction.answer import Answer, Question, RefusedSignalError
+from bentos.runtime.prediction.answer import Answer, Canary, Question, RefusedSignalError
 from bentos.runtime.prediction.rollout.candidate_model import CandidateModel, OpenCandidate
 from bentos.runtime.prediction.rollout.shadow import Shadow
 from bentos.runtime.spool import decode_row
@@ -40,7 +40,7 @@ class Trial:
         metrics: Metrics,
         store: Callable[[ComparisonRow], object],
     ) -> None:
-        self.candidate = CandidateModel(settings, live)
+        self.candidate = CandidateModel(settings, live, count_slow=metrics.count_slow)
         self._metrics = metrics
         self._store = store
         self._shadow = Shadow(
@@ -57,6 +57,24 @@ class Trial:
             return None
         return opened
 
+    def find_canary(self, opened: OpenCandidate) -> Canary | None:
+        """Return what a request needs of a candidate that answers; None in shadow."""
+        candidate = opened.candidate
+        if candidate.share == 0:
+            return None
+        return Canary(
+            model=opened.model,
+            candidate_id=candidate.id,
+            share=candidate.share,
+            watch=lambda duration_s: self.candidate.pace.watch(candidate, duration_s),
+        )
+
+    def note_time(self, made: Answer) -> None:
+        """Note what the served model takes for a short strip, also before a candidate is tried."""
+        duration_s = made.counts.readable_s + made.counts.unreadable_s
+        if not made.is_by_candidate and duration_s > 0:
+            self.candidate.pace.note_champion(made.seconds, duration_s=duration_s)
+
     def follow(
         self,
         opened: OpenCandidate,
@@ -72,8 +90,9 @@ class Trial:
         """
         try:
             self._metrics.count_answered_by(is_candidate=made.is_by_candidate)
-            if made.failure is not None and made.failure.startswith("failed"):
-                self.candidate.note_failure(opened.candidate, made.failure)
+            is_failed = made.failure is not None and made.failure.startswith("failed")
+            if is_failed and not made.is_slow:  # one strip is one error
+                self.candidate.note_failure(opened.candidate, made.failure or "")
             if not is_long:
                 self._shadow.offer(opened, model, question, made)
         except Exception:

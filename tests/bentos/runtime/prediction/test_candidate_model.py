@@ -36,6 +36,7 @@ from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import read_compared
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -193,6 +194,79 @@ def test_a_candidate_that_fails_or_refuses_fails_no_request(
         )
     )
     assert read_compared(runtime.log, "one").failed == (3 if failure == "failed" else 0)
+
+
+class SlowClassifier:
+    """Waits until it is let go, then answers as another one."""
+
+    def __init__(self, classifier: Any, let_go: threading.Event) -> None:  # noqa: ANN401  of a model
+        self.classifier = classifier
+        self.let_go = let_go
+
+    def classify(self, *given: object, **options: object) -> Any:  # noqa: ANN401  as the other
+        self.let_go.wait(0.7)
+        return self.classifier.classify(*given, **options)
+
+
+def replace_by_slow(trying: Trying, let_go: threading.Event) -> None:
+    opened: OpenCandidate = trying.model.current
+    slow = SlowClassifier(opened.model.classifier, let_go)
+    trying.model.current = replace(opened, model=replace(opened.model, classifier=slow))
+
+
+def test_three_slow_answers_of_a_candidate_end_it_also_while_it_computes(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    # Ten seconds of signal in 100 ms: the candidate may take 400 ms.
+    for _ in range(64):
+        trying.model.pace.note_champion(0.1, duration_s=10.0)
+    let_go = threading.Event()
+    replace_by_slow(trying, let_go)
+    request = make_request(patient_id="p")
+    for _ in range(2):
+        assert tag_of(trying.service.predict(**request)) == "ecg:2"
+    assert trying.model.current is not None
+    # The third never ends by itself: the watcher ends the candidate meanwhile.
+    trying.model.current.model.classifier.let_go = hanging = threading.Event()
+    hanging.wait = lambda _: threading.Event.wait(hanging, 30)  # type: ignore[method-assign]  # longer
+    asked = threading.Thread(target=trying.service.predict, kwargs=request)
+    asked.start()
+    trying.wait(lambda: trying.model.current is None)
+    assert asked.is_alive()
+    assert tag_of(trying.service.predict(**request)) == "ecg:1"
+    hanging.set()
+    asked.join()
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    assert halt is not None
+    assert "3 errors in one worker, the last: slow: " in halt.reason
+    assert "at most 0.40 s" in halt.reason
+    samples = {sample.name: sample.value for sample in trying.service.samples()}
+    assert samples["ecg_rollout_slow_answers_total"] == 3
+
+
+def test_an_answer_that_is_slow_and_fails_is_one_error(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    for _ in range(64):
+        trying.model.pace.note_champion(0.1, duration_s=10.0)
+    trying.replace_classifier(ValueError("a broken network"))
+    replace_by_slow(trying, threading.Event())
+    for _ in range(2):
+        assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+    assert trying.model.current is not None
+
+
+def test_the_champion_answers_all_long_strips(trying: Trying) -> None:
+    trying.load()
+    long = simulate_strip(StripKind.ISOLATED_PVC, duration_s=200.0, fs=360.0, seed=3)
+    request = {
+        "signal_data": long.signal_mv().round(4).tolist(),
+        "sampling_rate": 360.0,
+        "patient_id": "p",
+    }
+    assert tag_of(trying.service.predict(**request)) == "ecg:1"
 
 
 def test_an_answer_stands_whatever_following_it_up_raises(
