@@ -201,8 +201,8 @@ class Runtime:
 
         The prediction belongs to the key of the caller. While a candidate is tried, it answers the
         short strips of the people in its share, and the other model is asked after the answer was
-        made. A long signal is computed in another process, so that short ones need not wait for it. A signal that is
-        refused is noted too: monitoring counts them.
+        made. A long signal is computed in another process, so that short ones need not wait for it.
+        A signal that is refused is noted too: monitoring counts them.
 
         Raises
         ------

@@ -88,7 +88,9 @@ class Disagreement(BaseModel):
     duration_s: float
     n_beats: int = Field(description="Beats whose class differs; at most 50 are listed.")
     beats: list[DisagreeingBeat]
-    signal: SignalPart | None = Field(description="Where the signal is kept with consent.")
+    has_signal: bool = Field(
+        description="True when its signal is kept: with consent, and labelled or drawn for review."
+    )
 
 
 class RolloutView(BaseModel):

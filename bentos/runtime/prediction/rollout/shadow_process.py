@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import orjson
 
-from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.prediction.answer import answer
 from bentos.runtime.prediction.process import LoadedModels

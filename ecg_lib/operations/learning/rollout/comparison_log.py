@@ -225,14 +225,32 @@ def read_disagreements(
     log: PredictionLog, candidate_id: str, *, limit: int
 ) -> list[DisagreementRow]:
     """Read the latest strips on which both models differ."""
-    create_comparison_table(log)
     table = _COMPARISONS.c
-    query = (
-        sa.select(_COMPARISONS)
-        .where(table.candidate_id == candidate_id, table.n_disagreements > 0)
+    return _read_differing(
+        log,
+        _select_differing(candidate_id)
         .order_by(table.created_at.desc(), table.prediction_id)
-        .limit(limit)
+        .limit(limit),
     )
+
+
+def find_disagreement(
+    log: PredictionLog, candidate_id: str, prediction_id: str
+) -> DisagreementRow | None:
+    """Find a strip on which both models differ; None when they do not, or are not compared."""
+    query = _select_differing(candidate_id).where(_COMPARISONS.c.prediction_id == prediction_id)
+    return next(iter(_read_differing(log, query)), None)
+
+
+def _select_differing(candidate_id: str) -> sa.Select[Any]:
+    table = _COMPARISONS.c
+    return sa.select(_COMPARISONS).where(
+        table.candidate_id == candidate_id, table.n_disagreements > 0
+    )
+
+
+def _read_differing(log: PredictionLog, query: sa.Select[Any]) -> list[DisagreementRow]:
+    create_comparison_table(log)
     with log.open_transaction() as connection:
         return [
             DisagreementRow(

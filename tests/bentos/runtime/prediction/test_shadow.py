@@ -231,24 +231,24 @@ def test_closing_while_the_candidate_is_asked_is_no_failure_of_it(
 
 
 @pytest.mark.parametrize(
-    ("is_by_candidate", "champion", "candidate", "row", "failures", "uncompared"),
+    ("answered_by", "champion", "candidate", "row", "failures", "uncompared"),
     [
-        pytest.param(False, [], [COMPARED], (None, False), [], [], id="both answer"),
-        pytest.param(False, [], [FAILED], ("failed: ValueError", False), ["failed: ValueError"],
-                     [], id="the candidate fails in shadow"),
-        pytest.param(False, [], [REFUSED], ("refused: signal-unreadable", False), [], [],
+        pytest.param("champion", [], [COMPARED], (None, False), [], [], id="both answer"),
+        pytest.param("champion", [], [FAILED], ("failed: ValueError", False),
+                     ["failed: ValueError"], [], id="the candidate fails in shadow"),
+        pytest.param("champion", [], [REFUSED], ("refused: signal-unreadable", False), [], [],
                      id="the candidate refuses in shadow"),
-        pytest.param(True, [FAILED], [], None, [], ["champion_failed"],
+        pytest.param("candidate", [FAILED], [], None, [], ["champion_failed"],
                      id="the champion fails after an answer of the candidate"),
-        pytest.param(True, [REFUSED], [], (None, True), [], [],
+        pytest.param("candidate", [REFUSED], [], (None, True), [], [],
                      id="the champion refuses what the candidate answered"),
-        pytest.param(True, [EOFError()], [], None, [], ["dropped"],
+        pytest.param("candidate", [EOFError()], [], None, [], ["dropped"],
                      id="the process ends on the champion"),
     ],
 )  # fmt: skip
 def test_each_model_answers_for_its_own_faults(
     script: Callable[..., Watched],
-    is_by_candidate: bool,
+    answered_by: str,
     champion: list[ShadowOutcome | Exception],
     candidate: list[ShadowOutcome | Exception],
     row: tuple[str | None, bool] | None,
@@ -256,7 +256,7 @@ def test_each_model_answers_for_its_own_faults(
     uncompared: list[str],
 ) -> None:
     watched = script(champion=champion, candidate=candidate)
-    watched.offer(is_by_candidate=is_by_candidate)
+    watched.offer(is_by_candidate=answered_by == "candidate")
     assert [(one.failure, one.champion_refused) for one in watched.rows] == [row] * (
         row is not None
     )

@@ -123,8 +123,8 @@ def test_strips_that_the_champion_alone_refuses_are_counted_and_complete_no_stag
     log: PredictionLog,
 ) -> None:
     refused = replace(ROW, comparison=None, champion_refused=True)
-    add_comparisons(log, [ROW, replace(refused, prediction_id="p1"),
-                          replace(refused, prediction_id="p2", traffic_group="client b")])  # fmt: skip
+    of_another = replace(refused, prediction_id="p2", traffic_group="client b")
+    add_comparisons(log, [ROW, replace(refused, prediction_id="p1"), of_another])
     found = read_compared(log, "one")
     of_a, of_b = found.groups["patient a"], found.groups["client b"]
     assert (of_a.strips, of_a.seconds, of_a.refused, of_a.champion_refused) == (1, 10.0, 0, 1)
