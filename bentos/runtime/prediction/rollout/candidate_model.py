@@ -2,11 +2,11 @@
 
 A thread looks at ``serving/candidate.json``. A candidate that was made against the served release,
 with the code of this process and a valid signature, is loaded and asked its golden requests, as a
-release is. One that cannot be loaded, or that raises too many errors, is ended in all workers by
-``serving/candidate-halt.json``, an answer that takes too long being an error too; the flow ``watch-rollout`` then closes it. Too many errors count as
-a broken bound, and a candidate that cannot be loaded as stopped: its files or the memory of one
-worker may be the reason. A file that is torn or cannot be read is reported, no candidate is tried
-meanwhile, and one that cannot be read is looked at again.
+release is. One that cannot be loaded, or that makes too many errors, is ended in all workers by
+``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. An answer that takes too
+long is an error too. Too many errors count as a broken bound, and a candidate that cannot be loaded
+as stopped: its files or the memory of one worker may be the reason. A file that is torn or cannot
+be read is reported, and no candidate is tried meanwhile; the latter is looked at again.
 """
 
 from __future__ import annotations
@@ -223,7 +223,10 @@ class CandidateModel:
             except Exception as error:  # whatever a look raises, later ones must see the end
                 # A candidate that cannot be followed is not tried, and is looked at again.
                 self.current, self._seen = None, None
-                self._note_problem(f"the look at it failed: {type(error).__name__}: {error}")
+                problem = f"the look at it failed: {type(error).__name__}: {error}"
+                if problem != self.problem:  # once, not for each look
+                    _logger.exception("the candidate is not tried")
+                self.problem = problem
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

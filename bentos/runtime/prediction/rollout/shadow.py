@@ -283,7 +283,7 @@ class Shadow:
         if asks_candidate and waiting.answered is None and found.failure is None:
             self._note(replace(row, champion_refused=True))
         elif asks_candidate and found.failure is not None:
-            # What both refuse tells nothing about the candidate.
+            # A strip that both refuse tells nothing about the candidate.
             if waiting.answered is not None or found.has_failed:
                 self._note(replace(row, failure=found.failure))
         elif found.has_failed:
@@ -379,9 +379,9 @@ class Shadow:
 
         """
         process, start_s = self._process, monotonic()
+        if process is None:
+            raise _ProcessEndedError("its process has ended")
         try:
-            if process is None:
-                raise EOFError
             outcome: ShadowOutcome = process.ask(task, within_s=self._within_s)
         except (OSError, EOFError) as error:
             is_late = monotonic() - start_s >= self._within_s

@@ -205,7 +205,7 @@ def test_a_process_that_hangs_or_ends_on_the_candidate_is_a_failure_of_the_candi
     assert (watched.rows[1].failure, watched.rows[1].comparison) == (failure, None)
 
 
-def test_a_process_that_never_answered_is_no_failure_of_the_candidate(
+def test_a_process_that_never_answered_does_not_count_against_the_candidate(
     script: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = script(champion=[], candidate=[])
@@ -215,7 +215,7 @@ def test_a_process_that_never_answered_is_no_failure_of_the_candidate(
     assert (watched.failures, watched.uncompared, watched.rows) == ([], ["dropped"], [])
 
 
-def test_closing_while_the_candidate_is_asked_is_no_failure_of_it(
+def test_closing_while_the_candidate_is_asked_does_not_count_against_it(
     script: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched = script(champion=[], candidate=[EOFError()])
