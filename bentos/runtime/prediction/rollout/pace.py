@@ -7,6 +7,7 @@ third one ends the candidate, not that a request is never slow.
 
 from __future__ import annotations
 
+import logging
 import statistics
 import threading
 from collections import deque
@@ -25,6 +26,8 @@ _UNKNOWN_S: Final = 1.0
 
 _N_USUAL: Final = 64
 """Latest answers of the champion whose median is its usual time."""
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(slots=True, eq=False)
@@ -93,6 +96,8 @@ class Pace:
             if asked.is_slow or took_s <= asked.limit_s:
                 return
             asked.is_slow = True
-        self._note_slow(
-            asked.candidate, f"slow: {took_s:.2f} s for an answer, at most {asked.limit_s:.2f} s"
-        )
+        text = f"slow: {took_s:.2f} s for an answer, at most {asked.limit_s:.2f} s"
+        try:
+            self._note_slow(asked.candidate, text)
+        except Exception:  # the request of this thread must be answered
+            _logger.exception("a slow answer cannot be counted")

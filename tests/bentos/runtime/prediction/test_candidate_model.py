@@ -258,6 +258,30 @@ def test_an_answer_that_is_slow_and_fails_is_one_error(
     assert trying.model.current is not None
 
 
+def test_a_late_error_of_a_candidate_that_has_ended_does_not_end_its_successor(
+    trying: Trying,
+) -> None:
+    plan = Plan(bounds=Bounds(max_failures=1))
+    ended = trying.load(id="ended", plan=plan)
+    trying.write(id="successor", plan=plan)
+    trying.wait(lambda: trying.model.current.candidate.id == "successor")
+    trying.model.note_failure(ended, "failed: ValueError")
+    assert trying.model.current is not None
+    trying.model.note_failure(trying.model.current.candidate, "failed: ValueError")
+    assert trying.model.current is None
+
+
+def test_slow_answers_count_for_an_hour(trying: Trying, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, now_s = trying.load(), [0.0]
+    monkeypatch.setattr(candidate_model, "monotonic", lambda: now_s[0])
+    for at_s in (0.0, 3599.0, 3600.0):  # the first has expired at the third
+        now_s[0] = at_s
+        trying.model._note_slow(candidate, "slow: 3.00 s for an answer, at most 0.25 s")
+        assert trying.model.current is not None
+    trying.model._note_slow(candidate, "slow: 3.00 s for an answer, at most 0.25 s")
+    assert trying.model.current is None
+
+
 def test_the_champion_answers_all_long_strips(trying: Trying) -> None:
     trying.load()
     long = simulate_strip(StripKind.ISOLATED_PVC, duration_s=200.0, fs=360.0, seed=3)

@@ -73,3 +73,14 @@ def test_an_answer_is_counted_once_when_it_takes_too_long(
     assert asked.is_slow == bool(texts)
     pace.look()
     assert len(slow) == texts
+
+
+def test_an_error_in_counting_does_not_reach_the_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError
+
+    pace, now_s = Pace(fail), [100.0]
+    monkeypatch.setattr(pace_module, "monotonic", lambda: now_s[0])
+    with pace.watch(CANDIDATE, 10.0) as asked:
+        now_s[0] += 1.01
+    assert asked.is_slow
