@@ -29,6 +29,8 @@ GUARDED: Final = ("/api/", "/metrics", "/ops/drift/")
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""
 
+_SIGNALS: Final = "/api/v1/ops/rollout/signals"
+
 _SINGLE: Final = (KEY_HEADER, b"host", b"origin", b"content-type", b"content-encoding")
 """Headers of which a proxy and the service might each believe another one."""
 
@@ -87,6 +89,9 @@ def _find_caller(runtime: Runtime, scope: Connection, headers: dict[bytes, bytes
 
 def _check_scope(caller: Caller, scope: Connection) -> None:
     path: str = scope["path"]
+    if path.startswith(_SIGNALS) and not caller.may(Scope.LABEL):
+        # A part of a patient's signal, of any key: a reader may see it, and an operator alone not.
+        raise ProblemError(MISSING_SCOPE, "the API key must have the scopes label and operate")
     if path.startswith("/metrics"):
         wanted = Scope.METRICS
     elif path.startswith(("/api/v1/ops", "/ops/drift/")):

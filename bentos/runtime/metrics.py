@@ -130,7 +130,8 @@ class Metrics:
         self._drift_tag: str | None = None
         self._compared = self._counter(
             "ecg_rollout_strips", "Strips that champion and candidate were to be compared on, by "
-            "what became of it (compared, dropped, refused, failed)", "result",
+            "what became of it (compared, dropped, refused, failed, champion_refused, "
+            "champion_failed)", "result",
         )  # fmt: skip
         self._agreement = self._counter(
             "ecg_rollout_beats", "Beats that both classified, by whether they agree", "agreement"
@@ -138,6 +139,10 @@ class Metrics:
         self._answered_by = self._counter(
             "ecg_rollout_answers", "Answers while a candidate is tried, by the model", "model"
         )
+        self._slow = Counter(
+            "ecg_rollout_slow_answers", "Answers for which a candidate took too long",
+            registry=self.registry,
+        )  # fmt: skip
         self._rollout_share = self._gauge(
             "ecg_rollout_share", "Share of the people whom a candidate answers", mode="livemax"
         )
@@ -200,6 +205,10 @@ class Metrics:
     def count_answered_by(self, *, is_candidate: bool) -> None:
         """Count an answer while a candidate is tried."""
         self._answered_by.labels("candidate" if is_candidate else "champion").inc()
+
+    def count_slow(self) -> None:
+        """Count an answer for which a candidate took too long."""
+        self._slow.inc()
 
     def count_refusal(self, problem: str) -> None:
         """Count a request that was answered with a problem."""

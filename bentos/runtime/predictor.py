@@ -200,9 +200,9 @@ class Runtime:
         """Answer the body of a request, see :func:`bentos.wire.inputs.read_input`.
 
         The prediction belongs to the key of the caller. While a candidate is tried, it answers the
-        people in its share, and the other model is asked after the answer was made. A long signal
-        is computed in another process, so that short ones need not wait for it. A signal that is
-        refused is noted too: monitoring counts them.
+        short strips of the people in its share, and the other model is asked after the answer was
+        made. A long signal is computed in another process, so that short ones need not wait for it.
+        A signal that is refused is noted too: monitoring counts them.
 
         Raises
         ------
@@ -222,16 +222,19 @@ class Runtime:
         )
         model = self.require_model()
         opened = self.trial.find(model)
-        canary = None if opened is None else opened.canary
+        canary = None if opened is None or is_long else self.trial.find_canary(opened)
         try:
             if is_long:
                 made = self._long.answer(
-                    model, question, observe=self._stage, note=self._note_stage, canary=canary
+                    model, question, observe=self._stage, note=self._note_stage
                 )
             else:
                 made = answer(model, question, observe=self._stage, canary=canary)
+                self.trial.note_time(made)
         except RefusedSignalError as refused:
             self.spool.append(f"request {uuid.uuid4()}", refused.row)
+            if opened is not None and not is_long:
+                self.trial.follow_refused(opened, model, question, refused)
             raise
         with self._stage("log"):
             self.spool.append(made.prediction_id, made.row)

@@ -50,7 +50,10 @@ class Rollout(BaseModel):
     v_runs_per_hour: dict[str, float | None] = Field(
         description="Reported V runs an hour, of champion and candidate."
     )
-    failed: int = Field(description="Errors of the candidate; the champion answered.")
+    failed: int = Field(description="Errors of the candidate.")
+    champion_refused: int = Field(
+        description="Strips that the champion alone refuses, and the candidate answers."
+    )
     bounds: list[Bound]
     false_return_chance: float = Field(
         description="Largest chance that a candidate within all bounds is taken back."
@@ -85,7 +88,9 @@ class Disagreement(BaseModel):
     duration_s: float
     n_beats: int = Field(description="Beats whose class differs; at most 50 are listed.")
     beats: list[DisagreeingBeat]
-    signal: SignalPart | None = Field(description="Where the signal is kept with consent.")
+    has_signal: bool = Field(
+        description="True when its signal is kept: with consent, and labelled or drawn for review."
+    )
 
 
 class RolloutView(BaseModel):

@@ -84,7 +84,7 @@ class PredictionLog:
             *(PREDICTIONS.c.owner, PREDICTIONS.c.is_drawn, PREDICTIONS.c.doubt),
             *(FEEDBACK.c.owner, FEEDBACK.c.marks, FEEDBACK.c.withdraws),
         ):
-            self._add_column(column)
+            self.add_column(column)
         with _errors_explained():
             inspector = sa.inspect(self._engine)
             tables = (PREDICTIONS, FEEDBACK)
@@ -96,8 +96,8 @@ class PredictionLog:
                 with self._engine.begin() as connection:
                     connection.execute(sa.text(f"DROP INDEX IF EXISTS {REPLACED_INDEX}"))
 
-    def _add_column(self, column: sa.Column[Any]) -> None:
-        """Add a column that tables of earlier code lack."""
+    def add_column(self, column: sa.Column[Any]) -> None:
+        """Add a column that a table of earlier code lacks; several processes may at once."""
         table, name = column.table.name, column.name
 
         def has_column(connection: Connection) -> bool:

@@ -6,10 +6,9 @@ The page holds no data, as that of operations: its script asks for it with the k
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from fastapi import FastAPI, Request
 from starlette.responses import FileResponse, Response
@@ -17,6 +16,7 @@ from starlette.responses import FileResponse, Response
 from bentos.routes.api_description import document_problems
 from bentos.routes.routing import answer_json, look_up, runtime_of
 from bentos.runtime.predictor import Runtime
+from bentos.wire.problems import NOT_FOUND, NOT_READY, ProblemError
 from bentos.wire.rollout_answers import (
     Bound,
     DisagreeingBeat,
@@ -40,6 +40,8 @@ _N_SHOWN: Final = 30
 _AROUND_S: Final = 2.0
 """Signal that is shown on each side of the first beat that differs."""
 
+_NO_SIGNAL: Final = "no signal is kept of such a strip on which both models differ"
+
 _HEADERS: Final = {
     "Cache-Control": "no-cache",
     "Content-Security-Policy": (
@@ -61,6 +63,14 @@ def add_rollout(app: FastAPI) -> None:
         tags=["operations"],
         responses={200: {"model": RolloutView}, **document_problems(401, 403, 503)},
     )
+    app.add_api_route(
+        "/api/v1/ops/rollout/signals/{prediction_id}",
+        read_signal,
+        methods=["GET"],
+        summary="Give the signal around the first beat that differs",
+        tags=["operations"],
+        responses={200: {"model": SignalPart}, **document_problems(401, 403, 404, 503)},
+    )
     app.add_api_route("/ops/rollout", _show_page, methods=["GET"], include_in_schema=False)
 
 
@@ -72,6 +82,17 @@ async def read_rollout(request: Request) -> Response:
     runtime = runtime_of(request)
     view = await look_up(runtime, lambda: describe_view(runtime))
     return answer_json(view.model_dump_json().encode())
+
+
+async def read_signal(request: Request, prediction_id: str) -> Response:
+    """Give two seconds of the signal on each side of the first beat that differs.
+
+    Only of a strip of the present candidate whose signal is kept: with consent, and labelled or
+    drawn for review. Where keys are on, a key needs `label` and `operate`.
+    """
+    runtime = runtime_of(request)
+    part = await look_up(runtime, lambda: find_signal(runtime, prediction_id))
+    return answer_json(part.model_dump_json().encode())
 
 
 async def _show_page() -> Response:
@@ -140,6 +161,7 @@ def describe_rollout(runtime: Runtime, candidate: Candidate) -> Rollout:
             who: round(3600 * n / seconds, 3) if seconds else None for who, n in runs.items()
         },
         failed=compared.failed,
+        champion_refused=compared.champion_refused,
         bounds=[
             Bound(
                 name=finding.name,
@@ -169,30 +191,44 @@ def _list_disagreements(runtime: Runtime, candidate: Candidate) -> list[Disagree
             duration_s=row.duration_s,
             n_beats=row.n_disagreements,
             beats=[DisagreeingBeat(**beat) for beat in row.beats],
-            signal=_cut_signal(signals, row.patient_key, row.prediction_id, row.beats),
+            has_signal=row.patient_key is not None
+            and signals.is_kept(row.patient_key, row.prediction_id),
         )
         for row in read_disagreements(runtime.log, candidate.id, limit=_N_SHOWN)
     ]
 
 
-def _cut_signal(
-    signals: SignalStore,
-    patient_key: str | None,
-    prediction_id: str,
-    beats: list[Mapping[str, Any]] | list[dict[str, Any]],
-) -> SignalPart | None:
-    """Cut the signal around the first beat that differs; None where it is not kept."""
-    if patient_key is None or not beats:
-        return None
+def find_signal(runtime: Runtime, prediction_id: str) -> SignalPart:
+    """Cut the signal around the first beat that differs.
+
+    Raises
+    ------
+    ProblemError
+        If there is no such strip, its signal is not kept or cannot be read.
+    PredictionLogError
+        If the log cannot be read.
+
+    """
+    from ecg_lib.operations.learning.rollout.comparison_log import find_disagreement  # noqa: PLC0415
+
+    settings = runtime.settings
     try:
-        kept = signals.read(patient_key, prediction_id)
-    except (SignalStoreError, ConfigurationError) as error:
+        candidate = read_candidate(settings.serving_dir / CANDIDATE)
+    except CandidateError as error:
+        raise ProblemError(NOT_FOUND, str(error)) from error
+    row = None if candidate is None else find_disagreement(runtime.log, candidate.id, prediction_id)
+    if row is None or row.patient_key is None or not row.beats:
+        raise ProblemError(NOT_FOUND, _NO_SIGNAL)
+    signals = SignalStore(settings.signals_dir, settings.signal_key_path)
+    try:
+        kept = signals.read(row.patient_key, prediction_id, may_wait=False)
+    except (SignalStoreError, ConfigurationError, OSError) as error:
         logger.warning("the signal of a disagreement cannot be shown: %s", error)
-        return None
+        raise ProblemError(NOT_READY, "the signal cannot be read now") from error
     if kept is None:
-        return None
+        raise ProblemError(NOT_FOUND, _NO_SIGNAL)
     around = round(_AROUND_S * kept.fs)
-    start = max(int(beats[0]["position_sample"]) - around, 0)
+    start = max(int(row.beats[0]["position_sample"]) - around, 0)
     part = kept.signal_mv[start : start + 2 * around]
     return SignalPart(
         fs=kept.fs,

@@ -20,6 +20,7 @@ import numpy as np
 import orjson
 
 from bentos.runtime.live_model import LoadedModel
+from bentos.runtime.prediction.rollout.pace import Asked
 from bentos.runtime.spool import encode_prediction, encode_request
 from bentos.wire.answers import build_answer
 from bentos.wire.inputs import JSON, PredictionInput, read_input
@@ -67,6 +68,8 @@ class Canary:
     model: LoadedModel
     candidate_id: str
     share: float
+    watch: Callable[[float], AbstractContextManager[Asked]]
+    """Measures its answer to a strip of so many seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +107,10 @@ class Answer:
     """True when a candidate answered."""
     failure: str | None = None
     """Why a candidate that was to answer did not: ``refused: ...`` or ``failed: ...``."""
+    is_slow: bool = False
+    """True when a candidate took too long for it, which was counted as an error."""
+    seconds: float = 0.0
+    """Time that the served model took for it; 0 where a candidate answered."""
 
 
 class RefusedSignalError(ProblemError):
@@ -127,7 +134,9 @@ def answer(
     """Answer a request, see :func:`bentos.wire.inputs.read_input`.
 
     A candidate answers the people who are in its share. When it refuses a signal or fails, the
-    model that is served answers, so that no request fails because of a candidate.
+    model that is served answers, so that no request fails because of an error of a candidate. Such
+    a request takes as long as both models together; how long the candidate takes is not limited,
+    but counted, see :mod:`bentos.runtime.prediction.rollout.pace`.
 
     Raises
     ------
@@ -141,7 +150,7 @@ def answer(
     with observe("parse"):
         asked = read_input(question.body, media_type=question.media_type, query=question.query)
     request = _describe_request(model, asked, question)
-    failure = None
+    failure, is_slow = None, False
     if canary is not None and is_chosen(
         name_group(request.patient_key, request.client),
         share=canary.share,
@@ -151,18 +160,23 @@ def answer(
         of_candidate = replace(
             request, bundle_hash=canary.model.bundle.hash, bento_tag=canary.model.bento_tag
         )
-        try:
-            made = _classify(
-                canary.model, asked, question, of_candidate, observe=observe, start_s=start_s
-            )
-            return replace(made, is_by_candidate=True)
-        except RefusedSignalError as error:
-            failure = f"refused: {error.kind.name}"
-        except Exception as error:  # whatever a candidate raises, the request is answered
-            _logger.exception("the candidate %s failed", canary.model.bento_tag)
-            failure = f"failed: {type(error).__name__}"
+        made = None
+        with canary.watch(request.duration_s) as watched:
+            try:
+                made = _classify(
+                    canary.model, asked, question, of_candidate, observe=observe, start_s=start_s
+                )
+            except RefusedSignalError as error:
+                failure = f"refused: {error.kind.name}"
+            except Exception as error:  # whatever a candidate raises, the request is answered
+                _logger.exception("the candidate %s failed", canary.model.bento_tag)
+                failure = f"failed: {type(error).__name__}"
+        is_slow = watched.is_slow
+        if made is not None:
+            return replace(made, is_by_candidate=True, is_slow=is_slow)
+    begun_s = perf_counter()
     made = _classify(model, asked, question, request, observe=observe, start_s=start_s)
-    return made if failure is None else replace(made, failure=failure)
+    return replace(made, failure=failure, is_slow=is_slow, seconds=perf_counter() - begun_s)
 
 
 def _describe_request(model: LoadedModel, asked: PredictionInput, question: Question) -> RequestRow:

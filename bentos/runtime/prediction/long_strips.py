@@ -4,7 +4,9 @@ A signal of half an hour is parsed and prepared for a second, and while Python c
 thread of a process, no other thread of it does. So a worker has processes of a low priority for
 long strips. They start with the first one and end when none came for a minute. A strip that comes
 before a process is ready is computed in the worker. One whose process fails is not: what exhausted
-the memory of a process must not do the same to the worker, which answers everybody.
+the memory of a process must not do the same to the worker, which answers everybody. The served
+model answers all of them, also while a candidate is tried: both in one process would share its
+memory and its time.
 """
 
 from __future__ import annotations
@@ -20,7 +22,6 @@ from typing import Any, Final, NamedTuple
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction.answer import (
     Answer,
-    Canary,
     Observe,
     Question,
     RefusedSignalError,
@@ -67,8 +68,6 @@ class Task:
 
     model: StoredModel
     question: Question
-    canary: tuple[StoredModel, str, float] | None = None
-    """The model of a candidate, its id, and its share of the people."""
 
 
 def store_of(model: LoadedModel) -> StoredModel:
@@ -117,7 +116,6 @@ class LongStrips:
         *,
         observe: Observe,
         note: Callable[[Stage], None],
-        canary: Canary | None = None,
     ) -> Answer:
         """Answer a request in another process, or in this one while none is ready.
 
@@ -131,14 +129,8 @@ class LongStrips:
         """
         process = self._take(model)
         if process is None:
-            return answer(model, question, observe=observe, canary=canary)
-        task = Task(
-            model=store_of(model),
-            question=question,
-            canary=None
-            if canary is None
-            else (store_of(canary.model), canary.candidate_id, canary.share),
-        )
+            return answer(model, question, observe=observe)
+        task = Task(model=store_of(model), question=question)
         try:
             outcome: Outcome = process.ask(task, within_s=self._settings.answer_limit_s)
         except (OSError, EOFError) as error:

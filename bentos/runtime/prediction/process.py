@@ -17,7 +17,6 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.prediction.answer import (
     Answer,
-    Canary,
     Question,
     RefusedSignalError,
     answer,
@@ -40,13 +39,12 @@ def main() -> int:
         connection.send(True)
         while True:
             task: Task = connection.recv()
-            canary = _load_canary(loaded, task)
-            connection.send(_answer(loaded.load(task.model), task.question, canary))
+            connection.send(_answer(loaded.load(task.model), task.question))
     return 0
 
 
 class LoadedModels:
-    """The two models that were used last: that which is served, and a candidate."""
+    """The two models that were used last, such as champion and candidate."""
 
     def __init__(self) -> None:
         self._models: list[LoadedModel] = []
@@ -73,20 +71,7 @@ class LoadedModels:
         return found
 
 
-def _load_canary(loaded: LoadedModels, task: Task) -> Canary | None:
-    """Load the candidate; the champion answers when that fails, as no request may fail by it."""
-    if task.canary is None:
-        return None
-    stored, candidate_id, share = task.canary
-    try:
-        model = loaded.load(stored)
-    except Exception:
-        _logger.exception("the candidate cannot be loaded for long strips")
-        return None
-    return Canary(model=model, candidate_id=candidate_id, share=share)
-
-
-def _answer(model: LoadedModel, question: Question, canary: Canary | None) -> Outcome:
+def _answer(model: LoadedModel, question: Question) -> Outcome:
     stages: list[Stage] = []
 
     @contextlib.contextmanager
@@ -98,7 +83,7 @@ def _answer(model: LoadedModel, question: Question, canary: Canary | None) -> Ou
     made: Answer | dict[str, Any]
     refused_row: bytes | None = None
     try:
-        made = answer(model, question, observe=observe, canary=canary)
+        made = answer(model, question, observe=observe)
     except ProblemError as error:
         refused_row = error.row if isinstance(error, RefusedSignalError) else None
         made = {

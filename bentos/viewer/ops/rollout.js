@@ -4,6 +4,7 @@
 
 import { byId, fill, h } from "../js/base/dom.js";
 import { count, duration, percent, plural } from "../js/base/format.js";
+import { asProblem } from "../js/base/problem.js";
 import { BASE_URL, bindPage, service, time } from "./page.js";
 
 /** @typedef {import("../js/base/dom.js").Child} Child */
@@ -33,7 +34,7 @@ import { BASE_URL, bindPage, service, time } from "./page.js";
  * @property {number} duration_s
  * @property {number} n_beats
  * @property {Beat[]} beats
- * @property {Signal | null} signal
+ * @property {boolean} has_signal
  */
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -43,6 +44,8 @@ const MV_SHOWN = 3;
 
 bindPage({
   read: () => service.readRollout(),
+  // An open signal would be closed by new content.
+  isBusy: () => document.querySelector("details[open]") !== null,
   /** @param {{rollout: any, problem: string | null, disagreements: Disagreement[]}} view */
   show({ rollout, problem, disagreements }) {
     const parts = byId("parts");
@@ -95,7 +98,7 @@ function showState(rollout) {
 }
 
 /** @param {any} rollout */
-function showCompared({ strips, people, beats, failed, v_runs_per_hour: runs }) {
+function showCompared({ strips, people, beats, failed, champion_refused: refused, v_runs_per_hour: runs }) {
   const { NN = 0, VV = 0, NV = 0, VN = 0, unclassed = 0 } = beats;
   const rate = (/** @type {number | null} */ value) => (value === null ? "–" : value.toFixed(1));
   return [
@@ -114,7 +117,7 @@ function showCompared({ strips, people, beats, failed, v_runs_per_hour: runs }) 
     h(
       "p",
       { class: "soft small" },
-      `${plural(unclassed, "beat")} without a class in one of them. V runs an hour: ${rate(runs.champion)}, and ${rate(runs.candidate)} by the candidate. ${plural(failed, "error")} of the candidate.`,
+      `${plural(unclassed, "beat")} without a class in one of them. V runs an hour: ${rate(runs.champion)}, and ${rate(runs.candidate)} by the candidate. ${plural(failed, "error")} of the candidate. ${plural(refused, "strip")} that the champion alone refuses.`,
     ),
   ];
 }
@@ -151,9 +154,33 @@ function showDisagreement(one) {
       h("span", { class: "soft" }, `${duration(one.duration_s)} · ${one.stage} · answered by the ${one.answered_by}`),
       h("span", { class: "tag" }, plural(one.n_beats, "beat")),
     ),
-    one.signal && drawSignal(one.signal, one.beats),
+    one.has_signal && offerSignal(one),
     h("ul", { class: "small" }, ...one.beats.slice(0, 8).map(showBeat)),
   );
+}
+
+/**
+ * A signal is read when it is opened, and not before.
+ *
+ * @param {Disagreement} one
+ */
+function offerSignal(one) {
+  const body = h("div", {});
+  const details = /** @type {HTMLDetailsElement} */ (
+    h("details", { class: "small" }, h("summary", {}, "Signal"), body)
+  );
+  details.addEventListener("toggle", async () => {
+    if (!details.open || body.hasChildNodes()) return;
+    try {
+      /** @type {Signal} */
+      const signal = await service.readRolloutSignal(one.prediction_id);
+      fill(body, drawSignal(signal, one.beats));
+    } catch (error) {
+      const { title, detail } = asProblem(error);
+      body.replaceWith(h("p", { class: "problem" }, `${title}. ${detail}`));
+    }
+  });
+  return details;
 }
 
 /** @param {Beat} beat */

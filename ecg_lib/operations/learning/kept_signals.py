@@ -178,8 +178,14 @@ class SignalStore:
             return kept.exists()
         return True
 
-    def read(self, patient_key: str, prediction_id: str) -> KeptSignal | None:
-        """Read a signal, kept or waiting; None when there is none.
+    def is_kept(self, patient_key: str, prediction_id: str) -> bool:
+        """Return whether a signal is kept, and not only waits; nothing is decrypted."""
+        return self._path(_name(patient_key, prediction_id), is_waiting=False).exists()
+
+    def read(
+        self, patient_key: str, prediction_id: str, *, may_wait: bool = True
+    ) -> KeptSignal | None:
+        """Read a signal, kept or, where it may, waiting; None when there is none.
 
         Raises
         ------
@@ -190,7 +196,7 @@ class SignalStore:
 
         """
         name = _name(patient_key, prediction_id)
-        for is_waiting in (False, True):
+        for is_waiting in (False, True) if may_wait else (False,):
             try:
                 sealed = self._path(name, is_waiting=is_waiting).read_bytes()
             except FileNotFoundError:

@@ -33,6 +33,8 @@ class Verdict(StrEnum):
     ADVANCED = "advanced"
     RELEASED = "released"
     TAKEN_BACK = "taken back"
+    STOPPED = "stopped"
+    """The workers ended it without a broken bound: it could not be loaded."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,18 +83,19 @@ def look_at_candidate(
         return Look(verdict=Verdict.NO_CANDIDATE, reasons=("no candidate is tried",))
     compared = read_compared(log, candidate.id)
 
-    def take_back(reasons: tuple[str, ...], judgement: Judgement | None) -> Look:
+    def end(kind: EndKind, reasons: tuple[str, ...], judgement: Judgement | None) -> Look:
         look = Look(
-            verdict=Verdict.TAKEN_BACK,
+            verdict=Verdict(kind.value),
             reasons=reasons,
             candidate=candidate,
             compared=compared,
             judgement=judgement,
         )
-        on_breach(look)
+        if kind is EndKind.TAKEN_BACK:
+            on_breach(look)
         end_rollout(
             settings,
-            EndKind.TAKEN_BACK,
+            kind,
             reason="; ".join(reasons),
             expected=candidate.id,
             who=who,
@@ -102,7 +105,7 @@ def look_at_candidate(
 
     halt = read_halt(settings.serving_dir / HALT)
     if halt is not None and halt.candidate_id == candidate.id:
-        return take_back((halt.reason,), None)
+        return end(halt.kind, (halt.reason,), None)
     missing = [] if is_complete else list_missing(candidate, count_of(log, candidate), now=now)
     goes_on = advances and not missing
     judgement = None
@@ -115,7 +118,7 @@ def look_at_candidate(
     if is_due or (goes_on and compared.asked > candidate.judged_strips):
         judgement = judge(compared, candidate.plan.bounds, looks=candidate.looks)
         if judgement.breaches:
-            return take_back(judgement.breaches, judgement)
+            return end(EndKind.TAKEN_BACK, judgement.breaches, judgement)
         note_look(settings, candidate, looks=judgement.looks, strips=compared.asked, steps=steps)
     if not goes_on:
         reasons = tuple(missing) or ("the stage is complete: `ecg rollout advance`",)

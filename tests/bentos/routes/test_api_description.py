@@ -19,6 +19,7 @@ PATHS = {
     "/api/v1/model/",
     "/api/v1/ops/",
     "/api/v1/ops/rollout/",
+    "/api/v1/ops/rollout/signals/{prediction_id}",
     "/api/v1/examples/{kind}",
     "/api/v1/recordings/",
     "/api/v1/signals/",

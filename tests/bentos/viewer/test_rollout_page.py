@@ -26,6 +26,7 @@ from ecg_lib.operations.releases import Release
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PATIENT = hashlib.sha256(b"patient").hexdigest()
+SIGNALS = "/api/v1/ops/rollout/signals"
 BEAT = {
     "position_sample": 1000,
     "champion": "N",
@@ -101,18 +102,21 @@ def open_rollout(service: Any) -> None:  # noqa: ANN401  the class of the other 
     )
     write_candidate(settings.serving_dir / "candidate.json", candidate)
     create_comparison_table(log)
-    add_comparisons(log, [row("kept", f"patient {PATIENT}"), row("not-kept", "client c")])
-    SignalStore(settings.signals_dir, settings.signal_key_path).add(
-        KeptSignal(
-            prediction_id="kept",
-            patient_key=PATIENT,
-            created_at=NOW,
-            fs=100.0,
-            lead="MLII",
-            signal_mv=np.arange(3600, dtype=np.float32) / 1000,
-        ),
-        is_waiting=True,
-    )
+    patient = f"patient {PATIENT}"
+    add_comparisons(log, [row("kept", patient), row("waiting", patient), row("none", "client c")])
+    signals = SignalStore(settings.signals_dir, settings.signal_key_path)
+    for name in ("kept", "waiting", "without-a-difference"):
+        signals.add(
+            KeptSignal(
+                prediction_id=name,
+                patient_key=PATIENT,
+                created_at=NOW,
+                fs=100.0,
+                lead="MLII",
+                signal_mv=np.arange(3600, dtype=np.float32) / 1000,
+            ),
+            is_waiting=name == "waiting",
+        )
 
 
 def test_without_a_candidate_the_rollout_is_null(serve: Callable[..., Any]) -> None:
@@ -137,20 +141,34 @@ def test_the_rollout_tells_its_stage_its_bounds_and_the_strips_that_differ(
     rollout = found["rollout"]
     assert (rollout["bento_tag"], rollout["champion"], rollout["share"]) == ("ecg:2", "ecg:1", 0.1)
     assert [stage["name"] for stage in rollout["stages"] if stage["is_current"]] == ["10 %"]
-    assert (rollout["strips"], rollout["people"]) == (2, 2)
-    assert rollout["beats"] == {"NN": 18, "NV": 2, "VN": 0, "VV": 0, "unclassed": 0}
+    assert (rollout["strips"], rollout["people"]) == (3, 2)
+    assert (rollout["failed"], rollout["champion_refused"]) == (0, 0)
+    assert rollout["beats"] == {"NN": 27, "NV": 3, "VN": 0, "VV": 0, "unclassed": 0}
     assert rollout["v_runs_per_hour"] == {"champion": 0.0, "candidate": 100.0}
     rise = next(bound for bound in rollout["bounds"] if bound["name"] == "share of V, rise")
     assert (rise["value"], rise["bound"], rise["n"]) == (pytest.approx(0.1), 0.05, 2)
     assert rollout["false_return_chance"] == 0.05
     by_id = {one["prediction_id"]: one for one in found["disagreements"]}
     assert by_id["kept"]["beats"] == [BEAT]
-    # Two seconds on each side of the first beat, of the signal that is kept.
-    signal = by_id["kept"]["signal"]
+    has_signal = {name: one["has_signal"] for name, one in by_id.items()}
+    assert has_signal == {"kept": True, "waiting": False, "none": False}
+    assert "samples_mv" not in service.http.get("/api/v1/ops/rollout/").text
+    assert service.http.get("/api/v1/ops/").json()["rollout"]["strips"] == 3
+
+
+def test_a_signal_is_given_alone_two_seconds_around_the_first_beat_that_differs(
+    serve: Callable[..., Any],
+) -> None:
+    service = serve()
+    assert service.http.get(f"{SIGNALS}/kept").status_code == 404  # no candidate
+    open_rollout(service)
+    signal = service.http.get(f"{SIGNALS}/kept").json()
     assert (signal["fs"], signal["start_sample"], len(signal["samples_mv"])) == (100.0, 800, 400)
     assert signal["samples_mv"][:2] == [0.8, 0.801]
-    assert by_id["not-kept"]["signal"] is None
-    assert service.http.get("/api/v1/ops/").json()["rollout"]["strips"] == 2
+    for name in ("waiting", "none", "without-a-difference", "unknown"):
+        assert service.http.get(f"{SIGNALS}/{name}").status_code == 404
+    service.runtime.settings.signal_key_path.write_text("0" * 64)
+    assert service.http.get(f"{SIGNALS}/kept").status_code == 503
 
 
 def test_a_candidate_that_was_taken_back_is_a_decision_and_not_the_drift_verdict(
@@ -178,16 +196,23 @@ def test_a_candidate_that_was_taken_back_is_a_decision_and_not_the_drift_verdict
     assert (decision["is_candidate"], decision["bento_tag"]) == (True, "ecg:2")
 
 
-def test_signals_are_for_keys_that_may_operate(serve: Callable[..., Any], tmp_path: Path) -> None:
+def test_signals_are_for_keys_that_may_operate_and_label(
+    serve: Callable[..., Any], tmp_path: Path
+) -> None:
     path = tmp_path / "keys"
     add_api_key(path, "reads", scopes=[Scope.PREDICT, Scope.LABEL])
-    add_api_key(path, "operates", scopes=[Scope.OPERATE])
+    add_api_key(path, "operates", scopes=[Scope.PREDICT, Scope.OPERATE, Scope.METRICS])
+    add_api_key(path, "both", scopes=[Scope.LABEL, Scope.OPERATE])
     service = serve(api_keys_file=path)
     open_rollout(service)
     assert service.http.get("/api/v1/ops/rollout/").status_code == 401
-    for key, status in (("reads", 403), ("operates", 200)):
-        answered = service.http.get("/api/v1/ops/rollout/", headers={"X-API-Key": key})
-        assert answered.status_code == status
+    assert service.http.get(f"{SIGNALS}/kept").status_code == 401
+    for key, *statuses in (("reads", 403, 403), ("operates", 200, 403), ("both", 200, 200)):
+        found = [
+            service.http.get(address, headers={"X-API-Key": key}).status_code
+            for address in ("/api/v1/ops/rollout/", f"{SIGNALS}/kept")
+        ]
+        assert found == statuses, key
     page = service.http.get("/ops/rollout")
     assert page.status_code == 200
     assert "ecg:2" not in page.text  # the page holds no data
@@ -204,12 +229,15 @@ def test_the_page_shows_stage_bounds_and_strips_as_text_and_curves(
     state = page.get_by_role("region", name="ecg:2 beside ecg:1")
     expect(state).to_contain_text("<b>better</b>")  # as text
     expect(state.locator("li[aria-current=step]")).to_contain_text("10 %")
-    expect(page.get_by_role("region", name="Compared")).to_contain_text("2 strips of 2 people")
+    expect(page.get_by_role("region", name="Compared")).to_contain_text("3 strips of 2 people")
     expect(page.get_by_role("region", name="Bounds")).to_contain_text("share of V, rise: +10.0")
     strips = page.get_by_role("region", name="Strips that differ")
+    expect(strips.locator("summary")).to_have_count(1)  # that of the kept signal
+    expect(strips.locator("svg polyline")).to_have_count(0)
+    strips.get_by_text("Signal", exact=True).click()
     expect(strips.locator("svg polyline")).to_have_count(1)
     expect(strips).to_contain_text("sample 1000: N (V 20 %), candidate V (V 90 %)")
     page.goto(f"{service.url}/ops")
     part = page.get_by_role("region", name="Rollout")
-    expect(part).to_contain_text("2 strips of 2 people")
+    expect(part).to_contain_text("3 strips of 2 people")
     expect(part.get_by_role("link", name="Open the rollout")).to_be_visible()

@@ -2,29 +2,34 @@
 
 A thread looks at ``serving/candidate.json``. A candidate that was made against the served release,
 with the code of this process and a valid signature, is loaded and asked its golden requests, as a
-release is. One that cannot be loaded, or that raises too many errors, is ended in all workers by
-``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. A torn file is reported
-and counts as none.
+release is. One that cannot be loaded, or that makes too many errors, is ended in all workers by
+``serving/candidate-halt.json``; the flow ``watch-rollout`` then closes it. An answer that takes too
+long is an error too. Too many errors count as a broken bound, and a candidate that cannot be loaded
+as stopped: its files or the memory of one worker may be the reason. A file that is torn or cannot
+be read is reported, and no candidate is tried meanwhile; the latter is looked at again.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from time import monotonic
 from typing import Final
 
 from bentos.runtime.live_model import LiveModel, LoadedModel, load_model
 from bentos.runtime.metrics import RolloutState
-from bentos.runtime.prediction.answer import Canary
+from bentos.runtime.prediction.rollout.pace import Pace
 from ecg_lib.operations.keys.signatures import check_signature
 from ecg_lib.operations.learning.rollout.candidate import (
     CANDIDATE,
     HALT,
     Candidate,
     CandidateError,
+    EndKind,
     read_candidate,
     read_halt,
     write_halt,
@@ -34,6 +39,8 @@ from ecg_lib.operations.settings import Settings
 
 _POLL_S: Final = 0.2
 _MAX_REASON: Final = 500
+_SLOW_COUNTS_S: Final = 3600.0
+"""Time for which an answer that took too long counts."""
 
 _logger = logging.getLogger(__name__)
 
@@ -45,14 +52,6 @@ class OpenCandidate:
     candidate: Candidate
     model: LoadedModel
 
-    @property
-    def canary(self) -> Canary | None:
-        """The part of it that a request needs; None in shadow."""
-        share = self.candidate.share
-        if share == 0:
-            return None
-        return Canary(model=self.model, candidate_id=self.candidate.id, share=share)
-
 
 class CandidateModel:
     """Holds the candidate; one read of :attr:`current` serves one request.
@@ -62,10 +61,21 @@ class CandidateModel:
     settings : Settings
     live : LiveModel
         The model that is served.
+    count_slow : callable, optional
+        Called for each answer that takes too long.
 
     """
 
-    def __init__(self, settings: Settings, live: LiveModel) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        live: LiveModel,
+        *,
+        count_slow: Callable[[], object] = lambda: None,
+    ) -> None:
+        self.pace = Pace(self._note_slow)
+        """How long its answers may take."""
+        self._count_slow = count_slow
         self.current: OpenCandidate | None = None
         self.problem: str | None = None
         """Why the candidate of the file is not tried."""
@@ -75,7 +85,9 @@ class CandidateModel:
         self._halt_path = settings.serving_dir / HALT
         self._seen: tuple[object, ...] | None = None
         self._is_halted = False
-        self._failures: tuple[str, int] = ("", 0)
+        self._counted_id = ""
+        self._n_failures = 0
+        self._slow_at: list[float] = []
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="candidate-watcher", daemon=True)
@@ -92,9 +104,8 @@ class CandidateModel:
             problem = None if candidate is None else self._find_problem(candidate, live)
         except CandidateError as error:
             candidate, problem = None, str(error)
-        if problem != self.problem and problem is not None:
-            _logger.error("the candidate is not tried: %s", problem)
-        self.problem = problem
+            self._seen = None  # it may be readable at the next look, with the same times
+        self._note_problem(problem)
         if candidate is None or problem is not None:
             self.current = None
             return
@@ -115,12 +126,30 @@ class CandidateModel:
 
     def note_failure(self, candidate: Candidate, failure: str) -> None:
         """Count an error of the candidate, and end it when there are too many."""
+        self._count_error(candidate, failure, is_slow=False)
+
+    def _note_slow(self, candidate: Candidate, failure: str) -> None:
+        """Count an answer that takes too long, for an hour: a busy machine delays some."""
+        _logger.warning("the candidate %s is %s", candidate.release.bento_tag, failure)
+        self._count_slow()
+        self._count_error(candidate, failure, is_slow=True)
+
+    def _count_error(self, candidate: Candidate, failure: str, *, is_slow: bool) -> None:
+        opened, now = self.current, monotonic()
+        if opened is not None and opened.candidate.id != candidate.id:
+            return  # of one that has ended: it must not end its successor
         with self._lock:
-            known, n = self._failures
-            n = n + 1 if known == candidate.id else 1
-            self._failures = (candidate.id, n)
+            if self._counted_id != candidate.id:
+                self._counted_id, self._n_failures, self._slow_at = candidate.id, 0, []
+            self._slow_at = [at for at in self._slow_at if now - at < _SLOW_COUNTS_S]
+            if is_slow:
+                self._slow_at.append(now)
+            else:
+                self._n_failures += 1
+            n = self._n_failures + len(self._slow_at)
         if n >= candidate.plan.bounds.max_failures:
-            self._halt(candidate, f"{n} errors in one worker, the last: {failure}")
+            reason = f"{n} errors in one worker, the last: {failure}"
+            self._halt(candidate, reason, kind=EndKind.TAKEN_BACK)
 
     def start(self) -> None:
         """Begin to look at the file."""
@@ -161,23 +190,43 @@ class CandidateModel:
                 bundle_hash=release.bundle_hash,
             )
         except ReleaseError as error:
-            self._halt(candidate, f"it cannot be loaded: {error}")
+            self._halt(candidate, f"it cannot be loaded: {error}", kind=EndKind.STOPPED)
             return
         self.current = OpenCandidate(candidate=candidate, model=replace(model, release=release))
         _logger.info("trying %s beside %s", release.bento_tag, candidate.champion.bento_tag)
 
-    def _halt(self, candidate: Candidate, reason: str) -> None:
+    def _note_problem(self, problem: str | None) -> None:
+        if problem != self.problem and problem is not None:
+            _logger.error("the candidate is not tried: %s", problem)
+        self.problem = problem
+
+    def _halt(self, candidate: Candidate, reason: str, *, kind: EndKind) -> None:
         """End the candidate here at once, and in all workers as soon as they see the file."""
         self.current, self.problem, self._is_halted = None, reason[:_MAX_REASON], True
         _logger.error("the candidate %s is ended: %s", candidate.release.bento_tag, self.problem)
         try:
-            write_halt(self._halt_path, candidate.id, reason=self.problem, at=datetime.now(UTC))
+            write_halt(
+                self._halt_path,
+                candidate.id,
+                reason=reason[:_MAX_REASON],
+                at=datetime.now(UTC),
+                kind=kind,
+            )
         except OSError as error:
             _logger.error("the end of the candidate cannot be written: %s", error.strerror)  # noqa: TRY400  the disk's
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self.apply()
+            try:
+                self.pace.look()
+                self.apply()
+            except Exception as error:  # whatever a look raises, later ones must see the end
+                # A candidate that cannot be followed is not tried, and is looked at again.
+                self.current, self._seen = None, None
+                problem = f"the look at it failed: {type(error).__name__}: {error}"
+                if problem != self.problem:  # once, not for each look
+                    _logger.exception("the candidate is not tried")
+                self.problem = problem
 
 
 def _state_of(path: Path) -> tuple[int, ...] | None:

@@ -1,4 +1,4 @@
-"""``python -m bentos.runtime.prediction.rollout.shadow_process FD``: compare two models.
+"""``python -m bentos.runtime.prediction.rollout.shadow_process FD``: ask two models, and compare.
 
 It has a low priority, and it is the first that the system kills when memory runs out.
 """
@@ -14,7 +14,6 @@ from typing import Any, Final
 
 import orjson
 
-from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.prediction.answer import answer
 from bentos.runtime.prediction.process import LoadedModels
@@ -27,7 +26,7 @@ _logger: Final = logging.getLogger(__name__)
 
 
 def main() -> int:
-    """Compare what comes over the connection until its other end is closed."""
+    """Ask what comes over the connection until its other end is closed."""
     lower_priority()
     set_up_logging()
     loaded = LoadedModels()
@@ -35,43 +34,33 @@ def main() -> int:
         connection.send(True)
         while True:
             task: ShadowTask = connection.recv()
-            connection.send(compare(loaded, task))
+            connection.send(perform(loaded, task))
     return 0
 
 
-def compare(loaded: LoadedModels, task: ShadowTask) -> ShadowOutcome:
-    """Ask the model that did not answer, and compare."""
-    given: dict[str, Any] = orjson.loads(task.answered)
-    champion = loaded.load(task.champion)
+def perform(loaded: LoadedModels, task: ShadowTask) -> ShadowOutcome:
+    """Load a model, ask it, and compare its answer with the one that was given, as far as asked."""
     try:
-        candidate = loaded.load(task.candidate)
-        other = _ask(champion if task.is_by_candidate else candidate, task)
-        again = (
-            _ask(candidate if task.is_by_candidate else champion, task) if task.is_timed else None
-        )
-    except ProblemError as error:
-        refused = None if task.is_by_candidate else f"refused: {error.kind.name}"
-        return ShadowOutcome(failure=refused)
+        model = loaded.load(task.model)
     except Exception as error:
-        _logger.exception("%s failed", task.candidate.info["bento_tag"])
+        _logger.exception("%s cannot be loaded", task.model.info["bento_tag"])
+        return ShadowOutcome(unloadable=type(error).__name__)
+    if task.question is None:
+        return ShadowOutcome()
+    try:
+        made = answer(model, task.question, observe=lambda _: nullcontext())
+    except ProblemError as error:
+        return ShadowOutcome(failure=f"refused: {error.kind.name}")
+    except Exception as error:
+        _logger.exception("%s failed", model.bento_tag)
         return ShadowOutcome(failure=f"failed: {type(error).__name__}")
-    pair = (other, given) if task.is_by_candidate else (given, other)
-    times = [None, None] if again is None else [_ms_of(other), _ms_of(again)]
-    if not task.is_by_candidate:
-        times.reverse()
-    return ShadowOutcome(
-        comparison=compare_answers(*pair), ms_champion=times[0], ms_candidate=times[1]
-    )
-
-
-def _ask(model: LoadedModel, task: ShadowTask) -> dict[str, Any]:
-    made = answer(model, task.question, observe=lambda _: nullcontext())
     body: dict[str, Any] = orjson.loads(made.body)
-    return body
-
-
-def _ms_of(body: dict[str, Any]) -> float:
-    return float(body["processing_time_ms"])
+    ms = float(body["processing_time_ms"])
+    if task.answered is None:
+        return ShadowOutcome(ms=ms)
+    given: dict[str, Any] = orjson.loads(task.answered)
+    pair = (given, body) if task.is_candidate else (body, given)
+    return ShadowOutcome(ms=ms, comparison=compare_answers(*pair))
 
 
 if __name__ == "__main__":

@@ -76,6 +76,12 @@ export function makeService({ baseUrl, apiKey }) {
     readOverview: () => askJson("api/v1/ops/"),
     /** The candidate that is tried, and where it differs from the champion. */
     readRollout: () => askJson("api/v1/ops/rollout/"),
+    /**
+     * The signal around the first beat on which candidate and champion differ.
+     *
+     * @param {string} id
+     */
+    readRolloutSignal: (id) => askJson(`api/v1/ops/rollout/signals/${encodeURIComponent(id)}`),
     readReviewQueue: () => askJson("api/v1/review-queue/?limit=100"),
     /**
      * A page of a drift check.

@@ -73,6 +73,8 @@ class Bounds(BaseModel):
     """Largest fall of that share."""
     max_refused_share: Annotated[float, Field(ge=0, lt=1)] = 0.01
     """Largest share of strips that the candidate refuses and the champion answers."""
+    max_accepted_share: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Largest share of strips that the candidate answers and the champion refuses."""
     max_latency_ratio: Annotated[float, Field(gt=1)] = 2.0
     """Largest median of the time for a strip, divided by that of the champion."""
     max_failures: Annotated[int, Field(ge=1)] = 3
@@ -182,6 +184,7 @@ class Halt(BaseModel):
     candidate_id: str
     reason: str
     at: AwareDatetime
+    kind: EndKind = EndKind.TAKEN_BACK
 
 
 def read_candidate(path: Path) -> Candidate | None:
@@ -211,18 +214,38 @@ def write_candidate(path: Path, candidate: Candidate) -> None:
 
 
 def read_halt(path: Path) -> Halt | None:
-    """Read which candidate the workers ended; None when they ended none, or the file is torn."""
+    """Read which candidate the workers ended; None when they ended none, or the file is torn.
+
+    Raises
+    ------
+    CandidateError
+        If the file is there and cannot be read.
+
+    """
     try:
         return Halt.model_validate_json(path.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
+    except OSError as error:
+        msg = f"{path.name} cannot be read: {error.strerror}"
+        raise CandidateError(msg) from error
 
 
-def write_halt(path: Path, candidate_id: str, *, reason: str, at: datetime) -> None:
-    """End a candidate in all workers; a reason that is there already stays."""
-    known = read_halt(path)
+def write_halt(
+    path: Path,
+    candidate_id: str,
+    *,
+    reason: str,
+    at: datetime,
+    kind: EndKind = EndKind.TAKEN_BACK,
+) -> None:
+    """End a candidate in all workers; a reason that is there already and can be read stays."""
+    try:
+        known = read_halt(path)
+    except CandidateError:
+        known = None
     if known is None or known.candidate_id != candidate_id:
-        halt = Halt(candidate_id=candidate_id, reason=reason, at=at)
+        halt = Halt(candidate_id=candidate_id, reason=reason, at=at, kind=kind)
         write_durably(path, halt.model_dump_json(indent=2))
 
 

@@ -61,9 +61,11 @@ class ComparisonRow:
     traffic_group: str
     duration_s: float
     comparison: Comparison | None = None
-    """None where the candidate gave no answer."""
+    """None where one of them gave no answer."""
     failure: str | None = None
-    """Why it gave none: ``refused: ...``, or ``failed: ...`` for an error."""
+    """Why the candidate gave none: ``refused: ...``, or ``failed: ...`` for an error."""
+    champion_refused: bool = False
+    """True where the champion alone refuses the strip."""
     ms_champion: float | None = None
     ms_candidate: float | None = None
     """Times for the strip, taken one after the other in one process; not of every strip."""

@@ -42,6 +42,7 @@ _COMPARISONS: Final = sa.Table(
     sa.Column("ms_champion", sa.Float),
     sa.Column("ms_candidate", sa.Float),
     sa.Column("failure", sa.String(200)),
+    sa.Column("champion_refused", sa.Boolean),  # null in rows of earlier code
     sa.Column("n_disagreements", sa.Integer, nullable=False),
     sa.Column("disagreements", sa.Text),
     sa.Index("ix_comparisons_of_candidate", "candidate_id", "stage", "traffic_group"),
@@ -58,6 +59,8 @@ class GroupCounts:
     seconds: float
     refused: int
     """Strips that the candidate alone refused, or failed on."""
+    champion_refused: int = 0
+    """Strips that the champion alone refused."""
     v_champion: int
     v_candidate: int
     v_both: int
@@ -89,8 +92,15 @@ class Compared:
 
     @property
     def asked(self) -> int:
-        """Number of strips that the candidate was asked for, with those that it refused."""
-        return self.strips + sum(group.refused for group in self.groups.values())
+        """Number of strips that both models were asked for, with those that one alone refused."""
+        return sum(
+            group.strips + group.refused + group.champion_refused for group in self.groups.values()
+        )
+
+    @property
+    def champion_refused(self) -> int:
+        """Number of strips that the champion alone refused."""
+        return sum(group.champion_refused for group in self.groups.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +129,8 @@ def create_comparison_table(log: PredictionLog) -> None:
     """Make the table of comparisons when it is missing; several processes may at once."""
     with log.open_transaction() as connection:
         connection.execute(sa.schema.CreateTable(_COMPARISONS, if_not_exists=True))
+    log.add_column(_COMPARISONS.c.champion_refused)
+    with log.open_transaction() as connection:
         for index in _COMPARISONS.indexes:
             connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
@@ -146,7 +158,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
     """Add up all comparisons of a candidate by group; the memory grows with groups alone."""
     create_comparison_table(log)
     table = _COMPARISONS.c
-    answered = table.failure.is_(None)
+    answered = _are_answered()
     totals = (
         *(table[f"{what}_{who}"] for what in ("v", "judged", "runs") for who in _WHO),
         *(sa.case((table[f"runs_{who}"] > 0, 1), else_=0).label(f"with_{who}") for who in _WHO),
@@ -156,7 +168,10 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
             table.traffic_group,
             sa.func.sum(sa.case((answered, 1), else_=0)).label("strips"),
             sa.func.sum(sa.case((answered, table.duration_s), else_=0.0)).label("seconds"),
-            sa.func.sum(sa.case((answered, 0), else_=1)).label("refused"),
+            sa.func.sum(sa.case((table.failure.is_not(None), 1), else_=0)).label("refused"),
+            sa.func.sum(sa.case((table.champion_refused.is_(sa.true()), 1), else_=0)).label(
+                "champion_refused"
+            ),
             *(sa.func.sum(column).label(column.name) for column in totals),
             sa.func.sum(table.n_vv).label("v_both"),
         )
@@ -183,6 +198,7 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
                 seconds=row["seconds"],
                 refused=row["refused"],
                 v_both=row["v_both"],
+                champion_refused=row["champion_refused"],
                 **{f"{what}_{who}": row[f"{what}_{who}"]
                    for what in ("v", "judged", "runs") for who in _WHO},
                 **{f"strips_with_run_{who}": row[f"with_{who}"] for who in _WHO},
@@ -207,7 +223,7 @@ def count_stage(
     create_comparison_table(log)
     table = _COMPARISONS.c
     query = sa.select(sa.func.count(), sa.func.count(table.traffic_group.distinct())).where(
-        table.candidate_id == candidate_id, table.stage == stage, table.failure.is_(None)
+        table.candidate_id == candidate_id, table.stage == stage, _are_answered()
     )
     if of_candidate:
         query = query.where(table.answered_by == "candidate")
@@ -220,14 +236,32 @@ def read_disagreements(
     log: PredictionLog, candidate_id: str, *, limit: int
 ) -> list[DisagreementRow]:
     """Read the latest strips on which both models differ."""
-    create_comparison_table(log)
     table = _COMPARISONS.c
-    query = (
-        sa.select(_COMPARISONS)
-        .where(table.candidate_id == candidate_id, table.n_disagreements > 0)
+    return _read_differing(
+        log,
+        _select_differing(candidate_id)
         .order_by(table.created_at.desc(), table.prediction_id)
-        .limit(limit)
+        .limit(limit),
     )
+
+
+def find_disagreement(
+    log: PredictionLog, candidate_id: str, prediction_id: str
+) -> DisagreementRow | None:
+    """Find a strip on which both models differ; None when they do not, or are not compared."""
+    query = _select_differing(candidate_id).where(_COMPARISONS.c.prediction_id == prediction_id)
+    return next(iter(_read_differing(log, query)), None)
+
+
+def _select_differing(candidate_id: str) -> sa.Select[Any]:
+    table = _COMPARISONS.c
+    return sa.select(_COMPARISONS).where(
+        table.candidate_id == candidate_id, table.n_disagreements > 0
+    )
+
+
+def _read_differing(log: PredictionLog, query: sa.Select[Any]) -> list[DisagreementRow]:
+    create_comparison_table(log)
     with log.open_transaction() as connection:
         return [
             DisagreementRow(
@@ -245,6 +279,12 @@ def read_disagreements(
 
 
 _WHO: Final = ("champion", "candidate")
+
+
+def _are_answered() -> sa.ColumnElement[bool]:
+    """Select the strips that both models answered."""
+    table = _COMPARISONS.c
+    return sa.and_(table.failure.is_(None), table.champion_refused.is_not(sa.true()))
 
 
 def _to_values(row: ComparisonRow) -> dict[str, Any]:
@@ -276,6 +316,7 @@ def _to_values(row: ComparisonRow) -> dict[str, Any]:
         "ms_champion": row.ms_champion,
         "ms_candidate": row.ms_candidate,
         "failure": None if row.failure is None else row.failure[:200],
+        "champion_refused": row.champion_refused,
         "n_disagreements": found.n_disagreements,
         "disagreements": orjson.dumps(found.disagreements).decode()
         if found.disagreements

@@ -35,7 +35,7 @@ MIN_TIMED: Final = 20
 _RATES: Final = (0.1, 0.3, 0.6, 0.95)
 """Bets on a breach, as shares of the largest one that cannot lose everything."""
 
-_N_TESTS: Final = 8
+_N_TESTS: Final = 9
 _LARGEST_LOG: Final = 700.0
 
 
@@ -97,7 +97,9 @@ def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
         for group in groups
         if group.strips
     ]
-    refused = [group.refused / (group.strips + group.refused) for group in groups]
+    asked = [group.strips + group.refused + group.champion_refused for group in groups]
+    refused = [one.refused / n for one, n in zip(groups, asked, strict=True) if n]
+    accepted = [one.champion_refused / n for one, n in zip(groups, asked, strict=True) if n]
     lost = [1 - group.v_both / group.v_champion for group in groups if group.v_champion]
     unclassed = [
         max(-1.0, 1 - group.judged_candidate / group.judged_champion)
@@ -113,6 +115,7 @@ def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
         _judge_mean("strips with a V run, rise", runs, bounds.max_run_share_rise, chance),
         _judge_mean("strips with a V run, fall", fewer, bounds.max_run_share_fall, chance),
         _judge_mean("strips that it alone refuses", refused, bounds.max_refused_share, chance),
+        _judge_mean("strips that it alone answers", accepted, bounds.max_accepted_share, chance),
         _judge_times(compared.timed, bounds.max_latency_ratio, chance),
     )
     return Judgement(findings=findings, looks=look, chance=chance * _N_TESTS)

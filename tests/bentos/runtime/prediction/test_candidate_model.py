@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import orjson
@@ -15,6 +15,7 @@ import pytest
 
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.prediction.answer import Question, answer
+from bentos.runtime.prediction.rollout import candidate_model
 from bentos.runtime.prediction.rollout.candidate_model import OpenCandidate
 from bentos.runtime.prediction.rollout.shadow import Shadow
 from bentos.runtime.spool import decode_row, encode_comparison
@@ -24,15 +25,18 @@ from ecg_lib.operations.keys.signatures import make_key, sign_release
 from ecg_lib.operations.learning.rollout.candidate import (
     Bounds,
     Candidate,
+    EndKind,
     Plan,
     Stage,
     read_halt,
     write_candidate,
+    write_halt,
 )
 from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import read_compared
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -192,6 +196,118 @@ def test_a_candidate_that_fails_or_refuses_fails_no_request(
     assert read_compared(runtime.log, "one").failed == (3 if failure == "failed" else 0)
 
 
+class SlowClassifier:
+    """Waits until it is let go, then answers as another one."""
+
+    def __init__(self, classifier: Any, let_go: threading.Event) -> None:  # noqa: ANN401  of a model
+        self.classifier = classifier
+        self.let_go = let_go
+
+    def classify(self, *given: object, **options: object) -> Any:  # noqa: ANN401  as the other
+        self.let_go.wait(0.7)
+        return self.classifier.classify(*given, **options)
+
+
+def replace_by_slow(trying: Trying, let_go: threading.Event) -> None:
+    opened: OpenCandidate = trying.model.current
+    slow = SlowClassifier(opened.model.classifier, let_go)
+    trying.model.current = replace(opened, model=replace(opened.model, classifier=slow))
+
+
+def test_three_slow_answers_of_a_candidate_end_it_also_while_it_computes(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    # Ten seconds of signal in 100 ms: the candidate may take 400 ms.
+    for _ in range(64):
+        trying.model.pace.note_champion(0.1, duration_s=10.0)
+    let_go = threading.Event()
+    replace_by_slow(trying, let_go)
+    request = make_request(patient_id="p")
+    for _ in range(2):
+        assert tag_of(trying.service.predict(**request)) == "ecg:2"
+    assert trying.model.current is not None
+    # The third never ends by itself: the watcher ends the candidate meanwhile.
+    trying.model.current.model.classifier.let_go = hanging = threading.Event()
+    hanging.wait = lambda _: threading.Event.wait(hanging, 30)  # type: ignore[method-assign]  # longer
+    asked = threading.Thread(target=trying.service.predict, kwargs=request)
+    asked.start()
+    trying.wait(lambda: trying.model.current is None)
+    assert asked.is_alive()
+    assert tag_of(trying.service.predict(**request)) == "ecg:1"
+    hanging.set()
+    asked.join()
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    assert halt is not None
+    assert "3 errors in one worker, the last: slow: " in halt.reason
+    assert "at most 0.40 s" in halt.reason
+    samples = {sample.name: sample.value for sample in trying.service.samples()}
+    assert samples["ecg_rollout_slow_answers_total"] == 3
+
+
+def test_an_answer_that_is_slow_and_fails_is_one_error(
+    trying: Trying, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    trying.load()
+    for _ in range(64):
+        trying.model.pace.note_champion(0.1, duration_s=10.0)
+    trying.replace_classifier(ValueError("a broken network"))
+    replace_by_slow(trying, threading.Event())
+    for _ in range(2):
+        assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+    assert trying.model.current is not None
+
+
+def test_a_late_error_of_a_candidate_that_has_ended_does_not_end_its_successor(
+    trying: Trying,
+) -> None:
+    plan = Plan(bounds=Bounds(max_failures=1))
+    ended = trying.load(id="ended", plan=plan)
+    trying.write(id="successor", plan=plan)
+    trying.wait(lambda: trying.model.current.candidate.id == "successor")
+    trying.model.note_failure(ended, "failed: ValueError")
+    assert trying.model.current is not None
+    trying.model.note_failure(trying.model.current.candidate, "failed: ValueError")
+    assert trying.model.current is None
+
+
+def test_slow_answers_count_for_an_hour(trying: Trying, monkeypatch: pytest.MonkeyPatch) -> None:
+    candidate, now_s = trying.load(), [0.0]
+    monkeypatch.setattr(candidate_model, "monotonic", lambda: now_s[0])
+    for at_s in (0.0, 3599.0, 3600.0):  # the first has expired at the third
+        now_s[0] = at_s
+        trying.model._note_slow(candidate, "slow: 3.00 s for an answer, at most 0.25 s")
+        assert trying.model.current is not None
+    trying.model._note_slow(candidate, "slow: 3.00 s for an answer, at most 0.25 s")
+    assert trying.model.current is None
+
+
+def test_the_champion_answers_all_long_strips(trying: Trying) -> None:
+    trying.load()
+    long = simulate_strip(StripKind.ISOLATED_PVC, duration_s=200.0, fs=360.0, seed=3)
+    request = {
+        "signal_data": long.signal_mv().round(4).tolist(),
+        "sampling_rate": 360.0,
+        "patient_id": "p",
+    }
+    assert tag_of(trying.service.predict(**request)) == "ecg:1"
+
+
+def test_an_answer_stands_whatever_following_it_up_raises(
+    trying: Trying, make_request: Callable[..., dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trying.load()
+
+    def fail(*_: object) -> None:
+        msg = "can't start new thread"
+        raise RuntimeError(msg)
+
+    monkeypatch.setattr(Shadow, "_add", fail)
+    assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:2"
+    refused = trying.service.predict(signal_data=[0.0] * 3600, sampling_rate=360.0)
+    assert refused.status_code == 422
+
+
 def test_what_both_models_refuse_is_refused_as_ever(trying: Trying) -> None:
     trying.load()
     refused = trying.service.predict(signal_data=[0.0] * 3600, sampling_rate=360.0)
@@ -221,6 +337,37 @@ def test_what_may_not_be_tried_is_not_and_says_why(
     trying.wait(lambda: problem in (trying.model.problem or ""))
     assert trying.model.current is None
     assert tag_of(trying.service.predict(**make_request(patient_id="p"))) == "ecg:1"
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    # One that could not be loaded may be tried again.
+    assert (halt is not None and halt.kind) == (
+        EndKind.STOPPED if problem == "cannot be loaded" else False
+    )
+
+
+def test_a_halt_that_cannot_be_read_ends_the_trial_until_it_can_be(
+    trying: Trying, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidate = trying.load()
+    path = trying.settings.serving_dir / "candidate-halt.json"
+    path.mkdir()
+    trying.wait(lambda: "candidate-halt.json cannot be read" in (trying.model.problem or ""))
+    assert trying.model.current is None
+    path.rmdir()
+    trying.wait(lambda: trying.model.current is not None)
+
+    def fail(_: object) -> None:
+        msg = "a fault that nobody thought of"
+        raise RuntimeError(msg)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(candidate_model, "read_candidate", fail)
+        trying.write(stage_since=NOW + timedelta(hours=1))
+        trying.wait(lambda: "nobody thought of" in (trying.model.problem or ""))
+        assert trying.model.current is None
+    trying.wait(lambda: trying.model.current is not None)
+    write_halt(path, candidate.id, reason="3 errors in one worker", at=NOW)
+    trying.wait(lambda: trying.model.problem == "3 errors in one worker")
+    assert trying.model.current is None
 
 
 def test_a_torn_file_is_reported_and_a_removed_one_ends_the_trial(
@@ -275,13 +422,13 @@ def test_strips_that_come_while_the_queue_is_full_are_dropped_and_counted(
         asked.set()
         is_open.wait(30)
 
-    monkeypatch.setattr(Shadow, "_ask", wait)
-    dropped: list[int] = []
+    monkeypatch.setattr(Shadow, "_compare", wait)
+    dropped: list[str] = []
     shadow = Shadow(
         trying.settings,
         note=lambda _: None,
         note_failure=lambda *_: None,
-        count_dropped=lambda: dropped.append(1),
+        count_uncompared=dropped.append,
     )
     question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
     made = answer(model, question, observe=trying.service.runtime._stage)
@@ -291,7 +438,7 @@ def test_strips_that_come_while_the_queue_is_full_are_dropped_and_counted(
     for _ in range(100):
         shadow.offer(opened, model, question, made)
     assert time.monotonic() - started_s < 5  # nobody waits for the other model
-    assert len(dropped) == 36  # of 100, 64 wait
+    assert dropped == ["dropped"] * 36  # of 100, 64 wait
     is_open.set()
     shadow.close()
 
@@ -303,7 +450,7 @@ def test_a_share_of_zero_compares_nothing(
     settings = trying.settings.model_copy(update={"shadow_share": 0.0})
     noted: list[ComparisonRow] = []
     shadow = Shadow(
-        settings, note=noted.append, note_failure=lambda *_: None, count_dropped=lambda: None
+        settings, note=noted.append, note_failure=lambda *_: None, count_uncompared=lambda _: None
     )
     question = Question(body=orjson.dumps(make_request(patient_id="p")), patient_key=b"k" * 32)
     model = trying.service.runtime.live.current

@@ -563,3 +563,16 @@ def test_a_candidate_that_the_workers_ended_is_closed_with_their_reason(
     found = look(settings, service, log)
     assert (found.verdict, found.reasons) == (Verdict.TAKEN_BACK, ("3 errors in one worker",))
     assert not halt.exists()
+
+
+def test_a_candidate_that_a_worker_could_not_load_is_stopped_and_may_be_tried_again(
+    settings: Settings, service: Service, start: Callable[..., Candidate], log: PredictionLog
+) -> None:
+    candidate = start()
+    halt = settings.serving_dir / "candidate-halt.json"
+    reason = "it cannot be loaded: MemoryError"
+    write_halt(halt, candidate.id, reason=reason, at=datetime.now(UTC), kind=EndKind.STOPPED)
+    found = look(settings, service, log)
+    assert (found.verdict.value, found.reasons) == ("stopped", (reason,))
+    assert kinds(settings)[-1] == "stopped"
+    assert start().id != candidate.id

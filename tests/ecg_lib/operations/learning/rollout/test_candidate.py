@@ -126,6 +126,17 @@ def test_the_first_reason_of_a_halt_stays_and_another_candidate_gets_its_own(
     assert read_halt(path) is None
 
 
+def test_a_halt_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
+    path = tmp_path / "candidate-halt.json"
+    path.mkdir()
+    with pytest.raises(
+        CandidateError, match=r"candidate-halt\.json cannot be read: Is a directory"
+    ):
+        read_halt(path)
+    with pytest.raises(IsADirectoryError):
+        write_halt(path, "one", reason="3 errors", at=NOW)
+
+
 @pytest.mark.parametrize(
     "plan",
     [

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from ecg_lib.operations.learning.rollout.comparison import (
     Comparison,
@@ -116,6 +117,35 @@ def test_comparisons_are_added_up_by_person_and_stored_once(log: PredictionLog) 
     assert (found.strips, found.failed, found.timed) == (3, 1, ((5.0, 6.0),))
     assert count_stage(log, "one", stage=1, of_candidate=False) == StageCounts(strips=2, groups=2)
     assert count_stage(log, "one", stage=1, of_candidate=True) == StageCounts(strips=1, groups=1)
+
+
+def test_strips_that_the_champion_alone_refuses_are_counted_and_complete_no_stage(
+    log: PredictionLog,
+) -> None:
+    refused = replace(ROW, comparison=None, champion_refused=True)
+    of_another = replace(refused, prediction_id="p2", traffic_group="client b")
+    add_comparisons(log, [ROW, replace(refused, prediction_id="p1"), of_another])
+    found = read_compared(log, "one")
+    of_a, of_b = found.groups["patient a"], found.groups["client b"]
+    assert (of_a.strips, of_a.seconds, of_a.refused, of_a.champion_refused) == (1, 10.0, 0, 1)
+    assert (of_b.strips, of_b.seconds, of_b.refused, of_b.champion_refused) == (0, 0.0, 0, 1)
+    assert (found.strips, found.champion_refused) == (1, 2)
+    assert count_stage(log, "one", stage=0, of_candidate=False) == StageCounts(strips=1, groups=1)
+
+
+def test_a_table_of_earlier_code_gets_the_column_and_its_rows_count_as_answered(
+    tmp_path: Path,
+) -> None:
+    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+    create_comparison_table(log)
+    add_comparisons(log, [ROW])
+    with log.open_transaction() as connection:
+        connection.execute(sa.text("ALTER TABLE comparisons DROP COLUMN champion_refused"))
+    found = read_compared(log, "one")
+    assert (found.strips, found.champion_refused) == (1, 0)
+    add_comparisons(log, [replace(ROW, prediction_id="p1", comparison=None, champion_refused=True)])
+    assert read_compared(log, "one").champion_refused == 1
+    log.close()
 
 
 def test_the_latest_strips_that_differ_come_first_with_their_patient(log: PredictionLog) -> None:

@@ -27,6 +27,7 @@ def group(
     candidate: float = 0.1,
     both: float | None = None,
     refused: int = 0,
+    champion_refused: int = 0,
     champion_runs: int = 0,
     candidate_runs: int = 0,
     judged: int = 1000,
@@ -36,6 +37,7 @@ def group(
         strips=10,
         seconds=100.0,
         refused=refused,
+        champion_refused=champion_refused,
         v_champion=round(champion * 1000),
         v_candidate=round(candidate * 1000),
         v_both=round(v_both * 1000),
@@ -76,7 +78,7 @@ def test_a_candidate_at_its_bound_is_taken_back_as_seldom_as_stated(
             weigh_mean(values[:n].tolist(), bound) >= (look * (look + 1)) / chance
             for look, n in enumerate(LOOKS, start=1)
         )
-    # One test has all of the chance here, that eight share in a rollout.
+    # One test has all of the chance here, that nine share in a rollout.
     assert n_false / n_rollouts <= chance
 
 
@@ -99,6 +101,7 @@ def test_two_models_that_agree_are_never_taken_back() -> None:
         ({"champion_runs": 5}, "strips with a V run, fall", 40),
         ({"candidate_runs": 5}, "strips with a V run, rise", 40),
         ({"refused": 30}, "strips that it alone refuses", 30),
+        ({"champion_refused": 30}, "strips that it alone answers", 40),
     ],
 )
 def test_a_bad_candidate_is_taken_back_for_what_it_does(
