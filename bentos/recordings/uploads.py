@@ -271,7 +271,7 @@ async def receive_form(
     directory: Path,
     executor: Executor,
     fields: type[BaseModel] = UploadFields,
-    max_bytes: int = MAX_UPLOAD_BYTES,
+    max_bytes: int | None = None,
 ) -> tuple[dict[str, str], dict[str, Path]]:
     """Write the files of a form below a directory; give its texts, and the files by their names.
 
@@ -281,6 +281,7 @@ async def receive_form(
         If it is not a form, is too large, or stops coming.
 
     """
+    limit = MAX_UPLOAD_BYTES if max_bytes is None else max_bytes
     media_type, options = parse_options_header(content_type)
     boundary = options.get(b"boundary", b"")
     if media_type != b"multipart/form-data" or not 1 <= len(boundary) <= 200:
@@ -294,8 +295,8 @@ async def receive_form(
     try:
         while (chunk := await _next(iterator)) is not None:
             total += len(chunk)
-            if total > max_bytes:
-                raise ProblemError(TOO_LARGE, f"the body must have at most {max_bytes} bytes")
+            if total > limit:
+                raise ProblemError(TOO_LARGE, f"the body must have at most {limit} bytes")
             waiting += chunk
             if len(waiting) >= _FEED_BYTES:
                 await _outlast(loop.run_in_executor(executor, _feed, parser, bytes(waiting)))

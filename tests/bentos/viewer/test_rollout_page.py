@@ -126,7 +126,7 @@ def test_without_a_candidate_the_rollout_is_null(serve: Callable[..., Any]) -> N
     assert service.http.get("/api/v1/ops/").json()["rollout"] is None
     path = service.runtime.settings.serving_dir / "candidate.json"
     path.write_text("{")
-    assert "torn" in service.http.get("/api/v1/ops/rollout").json()["problem"]
+    assert "damaged" in service.http.get("/api/v1/ops/rollout").json()["problem"]
     overview = service.http.get("/api/v1/ops/").json()
     assert overview["rollout"] is None
     assert "torn" in overview["unknown"]["rollout"]
