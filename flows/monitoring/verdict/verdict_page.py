@@ -27,7 +27,9 @@ from ecg_lib.operations.learning.drifted_beats import (
     BEGIN,
     END,
     DriftedBeats,
+    list_beats,
     path_beside,
+    remove_orphans,
     write_drifted_beats,
 )
 from ecg_lib.operations.releases import Release
@@ -35,7 +37,7 @@ from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
 from flows.evaluation.retraining_outcome import HELD
-from flows.monitoring.verdict.trends import TrendPoint, draw_trends, trend_point
+from flows.monitoring.verdict.trends import N_SHOWN, TrendPoint, draw_trends, trend_point
 
 _TEMPLATE: Final = Path(__file__).with_name("verdict.html.jinja")
 _N_HISTORY: Final = 12
@@ -164,7 +166,7 @@ def make_verdict(
                 decision.figures,
                 is_conclusive=decision.is_conclusive,
             ),
-        ),
+        )[-N_SHOWN:],
         drifted=drifted,
     )
 
@@ -264,9 +266,9 @@ def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path 
         "trends": draw_trends(verdict.trend),
         "marks": (BEGIN, END),
     }
-    if verdict.drifted is not None:
-        write_drifted_beats(path, verdict.drifted)
     write_whole(path, write_html(_TEMPLATE, values, filters={"effect": describe_effect}))
+    if verdict.drifted is not None:  # after the page: beats without one are removed
+        write_drifted_beats(path, verdict.drifted)
     return path
 
 
@@ -284,10 +286,22 @@ def remove_old_pages(directory: Path, *, before: datetime) -> int:
     limit, n_removed = page_name(before), 0
     for page in directory.glob("*.html"):
         if not page.stem.endswith((EVIDENCE, PAGE)) and page.stem < limit:
-            page.unlink(missing_ok=True)
             path_beside(page).unlink(missing_ok=True)
+            page.unlink(missing_ok=True)
             n_removed += 1
     return n_removed
+
+
+def remove_old_beats(directory: Path, *, before: datetime) -> int:
+    """Remove the beats of checks whose signals are no longer kept, also next to evidence.
+
+    Beats whose page is gone are removed too. Returns how many files there were.
+    """
+    limit = page_name(before)
+    old = [beats for beats in list_beats(directory) if beats.name < limit]
+    for beats in old:
+        beats.unlink(missing_ok=True)
+    return len(old) + remove_orphans(directory)
 
 
 def to_markdown(
