@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
@@ -27,6 +26,7 @@ from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
@@ -258,7 +258,7 @@ def publish(
     """Write the page of the verdict, and show it in the Prefect UI."""
     directory = settings.reports_dir / "drift"
     page = write_page(verdict, directory, page_name(now), evidently=evidently)
-    create_markdown_artifact(
+    show_artifact(
         to_markdown(
             verdict,
             page=page,

@@ -5,7 +5,6 @@ The look of the page is in ``verdict.html.jinja``. A page of a check is kept as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -36,6 +35,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
+from flows.doors.ui.artifacts import escape_markdown
 from flows.evaluation.retraining_outcome import HELD
 from flows.monitoring.verdict.trends import N_SHOWN, TrendPoint, draw_trends, trend_point
 
@@ -44,7 +44,6 @@ _N_HISTORY: Final = 12
 _STAMP: Final = "%Y%m%dT%H%M%S%fZ"
 _SHOWN_TIME: Final = "%Y-%m-%d %H:%M UTC"
 
-_MARKUP: Final = re.compile(r"[\\\[\]!|<>*_`]")
 _DRY_RUN: Final = "Nothing: this is a dry run, which stores and starts nothing."
 _DONE: Final = {
     DriftAction.KEEP: "Nothing is started; the model goes on answering.",
@@ -323,8 +322,12 @@ def to_markdown(
         "",
         *(f"- {name}: {text}" for name, text in verdict.answers),
         "",
-        *(f"- **Alarm:** {_escape(alarm)}" for alarm in verdict.alarms),
-        *(f"- {_escape(reason)}" for reason in verdict.reasons if reason not in verdict.alarms),
+        *(f"- **Alarm:** {escape_markdown(alarm)}" for alarm in verdict.alarms),
+        *(
+            f"- {escape_markdown(reason)}"
+            for reason in verdict.reasons
+            if reason not in verdict.alarms
+        ),
         "",
         *(f"- {name}: {text}" for name, text in (*verdict.model, *verdict.window)),
         "",
@@ -346,7 +349,7 @@ def to_markdown(
             "| slice | groups | strips | farthest column | distance | p | p (Holm) | drifted |",
             "|---|---:|---:|---|---:|---:|---:|---|",
             *(
-                f"| {one.dimension} {_escape(one.value)} | {one.n_groups} | {one.n_strips} "
+                f"| {one.dimension} {escape_markdown(one.value)} | {one.n_groups} | {one.n_strips} "
                 f"| {one.column} | {one.distance:.3f} | {one.p_value:.3f} | {one.p_adjusted:.3f} "
                 f"| {'yes' if one.is_drifted else 'no'} |"
                 for one in verdict.slices
@@ -364,11 +367,6 @@ def to_markdown(
         f"· [Model in MLflow]({model})"
     )
     return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Take the meaning from characters of Markdown and HTML: a device may send any."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _say_drifted(drift: ColumnDrift) -> str:

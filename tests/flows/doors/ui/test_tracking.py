@@ -98,7 +98,7 @@ def test_a_change_of_earlier_runs_that_was_cut_off_is_continued_the_next_time(
         if len(calls) == 2:
             msg = "database is locked"
             raise MlflowException(msg)
-        terminate(self, run_id, *args, **more)  # type: ignore[arg-type]
+        terminate(self, run_id, *args, **more)
 
     monkeypatch.setattr(MlflowClient, "set_terminated", fail_on_the_second)
     describe_experiment(registry, settings)

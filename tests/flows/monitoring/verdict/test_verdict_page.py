@@ -303,7 +303,7 @@ def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
     assert "[Evidently's report](http://ecg/ops/drift/one-evidently)" in shown
     assert "[Model in MLflow](http://ml/7)" in shown
     assert str(tmp_path) not in shown  # links, and no files of this machine
-    assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
+    assert r"device x \!\[a\](http://b) \| \<i\> \# c" in shown
 
 
 def test_a_dry_run_says_that_nothing_is_done_and_its_page_is_not_kept(tmp_path: Path) -> None:
