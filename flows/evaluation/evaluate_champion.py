@@ -8,7 +8,6 @@ anything.
 from __future__ import annotations
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.classifier.bundle import Bundle
@@ -16,6 +15,7 @@ from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.progress import ProgressBar
 from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import as_markdown, link_run, link_version
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.ec57_evaluation import (
@@ -88,7 +88,7 @@ def publish(
     rows = "\n".join(f"| {name} | {value} |" for name, value in headline.items())
     address = link_run(settings, registry.experiment_id(), version.run_id)
     model = link_version(settings, version.version)
-    create_markdown_artifact(
+    show_artifact(
         key="evaluation",
         markdown=f"# {document['title']}: model {version.version}\n\n| | |\n|---|---|\n{rows}\n\n"
         f"{as_markdown('The report, evaluation/' + written.html.name, f'{address}/artifacts')} is "

@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -40,6 +39,7 @@ from flows.doors.registry import (
     RegistryError,
     follow_pending,
 )
+from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.links import as_markdown, link_version
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.tracking import describe_version
@@ -290,7 +290,7 @@ def carry_out(
     against = "no champion yet" if champion is None else f"champion model {champion.version}"
     logger.info("model %s is %s (%s)", challenger.version, verdict, against)
     rows = "\n".join(
-        f"| {gate.name} | {_word(is_passed=gate.is_passed)} | {gate.reason} |"
+        f"| {gate.name} | {_word(is_passed=gate.is_passed)} | {escape_markdown(gate.reason)} |"
         for gate in decision.gates
     )
     links = " · ".join(
@@ -298,7 +298,7 @@ def carry_out(
         for one in (challenger, champion)
         if one is not None
     )
-    create_markdown_artifact(
+    show_artifact(
         key="promotion",
         description=f"Model {challenger.version} is {verdict}",
         markdown=f"# Model {challenger.version} is {verdict}\n\nAgainst {against}.\n\n"

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import os
+import select
 import sys
+from typing import Any
 
 import typer
+from typer.core import TyperCommand
 
 from ecg_lib.errors import EcgError
 from flows.local.demo.commands import demo
@@ -26,17 +30,43 @@ from flows.monitoring.labels.commands import feedback, signals
 from flows.recordings.commands import analyze, annotate, predict
 from flows.release.rollout.commands import rollout
 
+
+class PrintingCommand(TyperCommand):
+    """A command that only prints, and ends well when its reader has seen enough, as ``head``."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  the type of its base is private
+        """Run the command."""
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            if _is_open(sys.stdout.fileno()):
+                raise  # it was another pipe
+            # What is left in the buffer is written at exit, and would fail then.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit from None
+        return result
+
+
+def _is_open(descriptor: int) -> bool:
+    """Return whether what is written to a pipe may still be read."""
+    asked = select.poll()
+    asked.register(descriptor, select.POLLOUT)
+    return not any(event & select.POLLERR for _, event in asked.poll(0))
+
+
 app = typer.Typer(
     help="ECG arrhythmia detection, end to end: start the platform, run flows, classify beats.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+_PRINTING = (status, releases, lineage, predict)
 for command in (
     *(up, down, status, login),
     *(run, rollback, doctor, ship, reproduce, releases, lineage, evaluate, traffic),
     *(predict, annotate, analyze),
 ):
-    app.command()(command)
+    app.command(cls=PrintingCommand if command in _PRINTING else None)(command)
 app.command("api-key")(api_key)
 app.add_typer(demo, name="demo")
 app.add_typer(feedback, name="feedback")

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
@@ -29,6 +28,7 @@ from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.ledger import read_ledger
 from flows.doors.release_history import find_rollout_begin
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
 from flows.evaluation.retraining_outcome import hold_useless_retraining
@@ -265,7 +265,7 @@ def publish(
     """Write the page of the verdict, and show it in the Prefect UI."""
     directory = settings.reports_dir / "drift"
     page = write_page(verdict, directory, page_name(now), evidently=evidently)
-    create_markdown_artifact(
+    show_artifact(
         to_markdown(
             verdict,
             page=page,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.errors import EcgError
@@ -13,6 +12,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
 from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.run_names import name_run
 from flows.release.switch_service import find_bundle, make_release
 
@@ -76,4 +76,4 @@ def check_golden_requests(bento: BuiltBento) -> None:
 def show(release: Release) -> None:
     """Show what was packed."""
     rows = "\n".join(f"| {key} | `{value}` |" for key, value in release.model_dump().items())
-    create_markdown_artifact(key="bento", markdown=f"| | |\n|---|---|\n{rows}\n")
+    show_artifact(key="bento", markdown=f"| | |\n|---|---|\n{rows}\n")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -15,6 +14,7 @@ from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN, Plan
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import Alias, RegistryError, follow_pending, note_pending
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import as_markdown, link_operations, link_version
 from flows.doors.ui.run_names import name_run
 from flows.release.package_bento import package_bento
@@ -127,7 +127,7 @@ def begin_rollout(
         follow_pending(settings)
     stages = ", ".join(stage.name for stage in candidate.plan.stages)
     get_run_logger().info("%s is tried (%s), then released", wanted.bento_tag, stages)
-    create_markdown_artifact(
+    show_artifact(
         key="rollout",
         markdown=f"# Model {wanted.model_version} is tried beside "
         f"{candidate.champion.model_version}\n\nStages: {stages}, then the release.\n",
@@ -170,7 +170,7 @@ def show(outcome: Outcome, settings: Settings) -> None:
     release, switch = outcome.release, outcome.switch
     figures = read_figures(find_bundle(settings, release.model_tag))
     state = f"taken after {switch.seconds:.1f} s" if switch.is_running else "no service runs yet"
-    create_markdown_artifact(
+    show_artifact(
         key="release",
         markdown=f"# Model {release.model_version} is served\n\n"
         f"| | |\n|---|---|\n| bento | `{release.bento_tag}` |\n| service | "

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
@@ -32,6 +31,7 @@ from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
 from flows.data.training_data import ViewPlan, find_training_data
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.columns import V_F1
 from flows.doors.ui.links import as_markdown, link_run
 from flows.doors.ui.run_names import name_run
@@ -350,7 +350,7 @@ def build_candidate(
     )
     registry.end_run(run_id)
     address = link_run(settings, registry.experiment_id(), run_id)
-    create_markdown_artifact(
+    show_artifact(
         key="model-card",
         markdown=f"{as_markdown('Run in MLflow', address)}\n\n{bundle.model_card}",
         description="Card of the candidate",

@@ -92,6 +92,59 @@ def path_beside(page: Path) -> Path:
     return page.with_name(page.stem + SUFFIX)
 
 
+def list_beats(directory: Path) -> list[Path]:
+    """List the files of beats of all checks."""
+    return sorted(directory.glob(f"*{SUFFIX}"))
+
+
+def remove_orphans(directory: Path) -> int:
+    """Remove the files of beats whose page is gone, and return how many they were."""
+    orphans = [
+        beats
+        for beats in list_beats(directory)
+        if not beats.with_name(beats.name.removesuffix(SUFFIX) + ".html").exists()
+    ]
+    for beats in orphans:
+        beats.unlink(missing_ok=True)
+    return len(orphans)
+
+
+def remove_patient(directory: Path, patient_key: str) -> tuple[Path, ...]:
+    """Remove the beats of a patient from the files of all checks.
+
+    A file that does not hold beats is removed: whose they were is not known.
+
+    Returns
+    -------
+    tuple of Path
+        Files that could not be changed.
+
+    """
+    left = []
+    for path in list_beats(directory):
+        try:
+            _remove_patient_from(path, patient_key)
+        except OSError:
+            logger.exception("the beats of a patient cannot be removed from %s", path.name)
+            left.append(path)
+    return tuple(left)
+
+
+def _remove_patient_from(path: Path, patient_key: str) -> None:
+    try:
+        found = DriftedBeats.model_validate_json(path.read_bytes())
+    except FileNotFoundError:
+        return
+    except ValueError:
+        logger.warning("%s does not hold beats and is removed", path.name)
+        path.unlink(missing_ok=True)
+        return
+    others = tuple(beat for beat in found.beats if beat.patient_key != patient_key)
+    if len(others) < len(found.beats):
+        changed = found.model_copy(update={"beats": others})
+        write_whole(path, changed.model_dump_json(indent=2))
+
+
 def show_drifted_beats(page: bytes, beats: Path, store: SignalStore) -> bytes:
     """Put the strips of the drifted beats into the page of a check.
 

@@ -9,6 +9,7 @@ flows.doors.ui.deployments``, after ``prefect deploy --all``.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
+logger = logging.getLogger(__name__)
+
 EARLIER_NAME: Final = "ecg"
 """Name that earlier versions gave to every deployment."""
 
@@ -28,6 +31,9 @@ ASKED_BY_DRIFT: Final = "drift"
 
 _PAGE: Final = 200
 _HUNG_AFTER_S: Final = 3600
+_MOVED: Final = "Moved"
+"""State of a run that was cancelled to be asked of the new deployment."""
+_MAX_REFUSAL: Final = 500
 _ENDED: Final = [f"prefect.flow-run.{state}" for state in (
     "Completed", "Failed", "Crashed", "Cancelled", "NothingServed", "TimedOut",
 )]  # fmt: skip
@@ -114,23 +120,63 @@ def _body_of(automation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _move_waiting(client: httpx.Client, old: str, new: str) -> None:
-    waiting = {
-        "flow_runs": {
-            "deployment_id": {"any_": [old]},
-            "state": {"type": {"any_": ["SCHEDULED"]}},
-        }
-    }
-    for run in list(_list(client, "flow_runs", waiting)):
+    """Ask the new deployment for the runs that wait, and cancel those of the old one.
+
+    Each run is cancelled first, with its time, so that it cannot run twice; a call that was cut off
+    in between is continued by the next one. A run that the new deployment refuses stays cancelled.
+    """
+    known = _read_parameters(client, new)
+    for run in [
+        *_find_runs(client, old, {"name": {"any_": [_MOVED]}}),
+        *_find_waiting(client, old),
+    ]:
         if run["auto_scheduled"] or ASKED_BY_DRIFT in run["tags"]:
             continue
-        details = {"scheduled_time": run["state"]["state_details"]["scheduled_time"]}
+        time = {"scheduled_time": run["state"]["state_details"]["scheduled_time"]}
+        cancelled = {"type": "CANCELLED", "name": _MOVED, "state_details": time}
+        _set_state(client, run["id"], {**cancelled, "message": "Asked of the new deployment."})
         body = {
-            "parameters": run["parameters"],
+            "parameters": {
+                name: value
+                for name, value in run["parameters"].items()
+                if value is not None and (known is None or name in known)
+            },
             "tags": run["tags"],
             "idempotency_key": f"renamed-{run['id']}",
-            "state": {"type": "SCHEDULED", "state_details": details},
+            "state": {"type": "SCHEDULED", "state_details": time},
         }
-        client.post(f"/deployments/{new}/create_flow_run", json=body).raise_for_status()
+        answer = client.post(f"/deployments/{new}/create_flow_run", json=body)
+        if answer.is_client_error:
+            why = f"the new deployment refuses its parameters: {answer.text[:_MAX_REFUSAL]}"
+            logger.warning("run %s is cancelled and not moved: %s", run["name"], why)
+            state = {"type": "CANCELLED", "name": "Not moved", "message": why}
+            _set_state(client, run["id"], state)
+        else:
+            answer.raise_for_status()
+
+
+def _find_waiting(client: httpx.Client, deployment: str) -> list[dict[str, Any]]:
+    return _find_runs(client, deployment, {"type": {"any_": ["SCHEDULED"]}})
+
+
+def _find_runs(
+    client: httpx.Client, deployment: str, state: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    wanted = {"flow_runs": {"deployment_id": {"any_": [deployment]}, "state": state}}
+    return list(_list(client, "flow_runs", wanted))
+
+
+def _set_state(client: httpx.Client, run: str, state: Mapping[str, Any]) -> None:
+    body = {"state": state, "force": True}
+    client.post(f"/flow_runs/{run}/set_state", json=body).raise_for_status()
+
+
+def _read_parameters(client: httpx.Client, deployment: str) -> frozenset[str] | None:
+    """Read the names of the parameters of a deployment; None if it takes any."""
+    found = client.get(f"/deployments/{deployment}").raise_for_status().json()
+    if not found["enforce_parameter_schema"]:
+        return None
+    return frozenset((found["parameter_openapi_schema"] or {}).get("properties", {}))
 
 
 def put_automations(client: httpx.Client) -> None:

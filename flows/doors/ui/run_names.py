@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Final
 from uuid import UUID
 
-import httpx
-from prefect import get_run_logger
 from prefect.client.orchestration import get_client
-from prefect.exceptions import ObjectNotFound, PrefectHTTPStatusError
 from prefect.runtime import flow_run
+
+from flows.doors.ui.artifacts import PREFECT_ERRORS, find_logger
 
 _LONGEST: Final = 120
 
@@ -27,7 +26,7 @@ def name_run(name: str) -> None:
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(flow_run.id), name=shown)
-    except (httpx.HTTPError, PrefectHTTPStatusError, ObjectNotFound) as error:
-        get_run_logger().warning(
+    except PREFECT_ERRORS as error:
+        find_logger().warning(
             "the run keeps its name, it would be %r: %s", shown, str(error) or type(error).__name__
         )

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 from uuid import UUID
 
-import httpx
-from prefect import get_run_logger
-from prefect.artifacts import create_markdown_artifact
 from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectHTTPStatusError
 from prefect.runtime import flow_run
 
 from ecg_lib.operations.settings import Settings
+from flows.doors.ui.artifacts import PREFECT_ERRORS, escape_markdown, find_logger, show_artifact
 from flows.doors.ui.links import as_markdown, link_flow_run
 
 if TYPE_CHECKING:
@@ -43,7 +40,7 @@ def show_steps(
         settings: Where Prefect is.
         key: Key of the artifact.
         heading: Its heading.
-        lines: What the run came to, in Markdown.
+        lines: What the run came to, as text.
         links: Links in Markdown, to other pages.
     """
     if flow_run.id is None:
@@ -51,19 +48,19 @@ def show_steps(
     try:
         with get_client(sync_client=True) as client:
             steps = _read_steps(client, settings, UUID(flow_run.id))
-    except (httpx.HTTPError, PrefectHTTPStatusError) as error:
-        get_run_logger().warning("the steps are not shown: %s", str(error) or type(error).__name__)
+    except PREFECT_ERRORS as error:
+        find_logger().warning("the steps are not shown: %s", str(error) or type(error).__name__)
         steps = []
     markdown = to_markdown(heading, steps, lines=lines, links=links)
-    create_markdown_artifact(key=key, markdown=markdown, description=heading)
+    show_artifact(markdown, key=key, description=heading)
 
 
 def to_markdown(
     heading: str, steps: Sequence[Step], *, lines: Sequence[str], links: Sequence[str]
 ) -> str:
-    """Write the steps as a table, with what the run came to before it."""
+    """Write the steps as a table, with what the run came to, as text, before it."""
     rows = [
-        f"| {number} | {step.flow} | {step.state} "
+        f"| {number} | {escape_markdown(step.flow)} | {escape_markdown(step.state)} "
         f"| {as_markdown(_cell(step.outcome), step.address)} | {step.seconds:.0f} |"
         for number, step in enumerate(steps, start=1)
     ]
@@ -72,7 +69,7 @@ def to_markdown(
         [
             f"# {heading}",
             "",
-            *(f"- {line}" for line in lines),
+            *(f"- {escape_markdown(line)}" for line in lines),
             *([""] if lines else []),
             *(table if rows else ["No step was begun."]),
             "",
@@ -105,4 +102,4 @@ def _read_steps(client: SyncPrefectClient, settings: Settings, parent: UUID) -> 
 
 def _cell(text: str) -> str:
     shown = text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
-    return shown.replace("|", "/").replace("[", "(").replace("]", ")")
+    return escape_markdown(shown)

@@ -1,12 +1,15 @@
 """What MLflow's pages show: the columns of the run list, and descriptions with links.
 
+What describes fails no flow: an error of MLflow is logged, and the page stays as it was.
 The registry itself, with its runs, versions and aliases, is :mod:`flows.doors.registry`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
 from ecg_lib.classifier.bundle import Bundle
@@ -27,9 +30,13 @@ from flows.doors.ui.links import (
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
+logger = logging.getLogger(__name__)
+
 VIEW: Final = "ecg"
 """Key of the shared view of the run list, in ``#/experiments/ID/runs?viewStateShareKey=ecg``."""
 
+_UPDATED: Final = "ecg.earlier_runs"
+"""Tag of the experiment, set once the runs of earlier code have the columns of now."""
 _NOTE: Final = "mlflow.note.content"
 _LONGEST: Final = 5000
 """Characters of a description that every database of MLflow takes."""
@@ -53,19 +60,39 @@ _COLUMNS: Final = (
 )
 
 
+@contextmanager
+def _describing(what: str) -> Iterator[None]:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        yield
+    except MlflowException as error:
+        logger.warning("MLflow does not describe %s: %s", what, error)
+
+
 def describe_experiment(registry: Registry, settings: Settings) -> None:
     """Describe the experiment, and set the columns and order of its run list.
 
-    The first time, runs of earlier code get these columns.
+    Runs of earlier code get these columns once; what was cut off is continued the next time.
     """
-    client = _open(settings)
-    experiment = client.get_experiment(registry.experiment_id())
+    with _describing("the experiment"):
+        client = _open(settings)
+        experiment = client.get_experiment(registry.experiment_id())
+        for key, value in _describe(settings).items():
+            if experiment.tags.get(key) != value:
+                client.set_experiment_tag(experiment.experiment_id, key, value)
+        if _UPDATED not in experiment.tags:
+            update_earlier_runs(registry, settings)
+            client.set_experiment_tag(experiment.experiment_id, _UPDATED, "updated")
+
+
+def _describe(settings: Settings) -> dict[str, str]:
     view = {
         "orderByKey": f"metrics.`{V_F1}`",
         "orderByAsc": False,
         "selectedColumns": list(_COLUMNS),
     }
-    wanted = {
+    return {
         _NOTE: _ABOUT.format(
             operations=link_operations(settings),
             prefect=find_addresses(settings).prefect,
@@ -76,11 +103,6 @@ def describe_experiment(registry: Registry, settings: Settings) -> None:
         "mlflow.experimentKind": "custom_model_development",
         f"mlflow.sharedViewState.{VIEW}": json.dumps(view),
     }
-    for key, value in wanted.items():
-        if experiment.tags.get(key) != value:
-            client.set_experiment_tag(experiment.experiment_id, key, value)
-    if f"mlflow.sharedViewState.{VIEW}" not in experiment.tags:
-        update_earlier_runs(registry, settings)
 
 
 def update_earlier_runs(registry: Registry, settings: Settings) -> int:
@@ -139,16 +161,26 @@ def describe_run(
         for name, value in shown.items()
         if value
     ]
-    registry.log(run_id, tags={_NOTE: "\n".join([about, "", *items]), **tag_origin()})
+    with _describing(f"run {run_id}"):
+        registry.log(run_id, tags={_NOTE: "\n".join([about, "", *items]), **tag_origin()})
 
 
 def describe_version(
     registry: Registry, settings: Settings, version: str, *, run_id: str, bundle: Bundle
 ) -> None:
     """Describe a model version: its figures, where it came from, and its model card."""
-    client = _open(settings)
-    tags = client.get_run(run_id).data.tags
-    run = link_run(settings, registry.experiment_id(), run_id)
+    with _describing(f"version {version}"):
+        client = _open(settings)
+        address = link_run(settings, registry.experiment_id(), run_id)
+        head = _describe_origin(settings, bundle, address, client.get_run(run_id).data.tags)
+        rest = (
+            f"The whole card is {as_markdown('with the files of the run', f'{address}/artifacts')}."
+        )
+        card = shorten(bundle.model_card, _LONGEST - len(head), rest=f"\n\n{rest}")
+        client.update_model_version(MODEL_NAME, version, head + card)
+
+
+def _describe_origin(settings: Settings, bundle: Bundle, run: str, tags: Mapping[str, str]) -> str:
     metrics, origin = bundle.metrics, bundle.provenance
     links = [as_markdown("Run in MLflow", run)]
     if (flow_run := tags.get(PREFECT_RUN)) is not None:
@@ -156,7 +188,7 @@ def describe_version(
     if (this := link_this_run(settings)) is not None and not this.endswith(flow_run or "-"):
         links.append(as_markdown("Flow run that registered it", this))
     links.append(as_markdown("Operations", link_operations(settings)))
-    head = "\n".join(
+    return "\n".join(
         [
             f"**V-F1 {metrics['oof_v_f1']:.4f}** {_interval(metrics)}out of fold",
             "",
@@ -169,10 +201,6 @@ def describe_version(
             "",
             "",
         ]
-    )
-    rest = f"\n\nThe whole card is {as_markdown('with the files of the run', f'{run}/artifacts')}."
-    client.update_model_version(
-        MODEL_NAME, version, head + shorten(bundle.model_card, _LONGEST - len(head), rest=rest)
     )
 
 

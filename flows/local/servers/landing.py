@@ -7,6 +7,7 @@ is one: a link to a run or a model version still opens what it names.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -14,6 +15,8 @@ from typing import Final
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
+
+logger = logging.getLogger(__name__)
 
 _HEAD: Final = "<head>"
 _HEADERS: Final = {"Cache-Control": "no-store"}
@@ -51,9 +54,13 @@ class Landing:
         await answer(scope, receive, send)
 
     def _make_page(self) -> str | None:
-        """Make the page; None leaves it to MLflow."""
-        landing = self._find()
-        page = self._index.read_text(encoding="utf-8")
+        """Make the page; None leaves it to MLflow, also when the look-up fails."""
+        try:
+            landing = self._find()
+            page = self._index.read_text(encoding="utf-8")
+        except Exception:  # whatever fails here, MLflow has a page of its own
+            logger.exception("the run list is not found, MLflow shows its own first page")
+            return None
         if landing is None or _HEAD not in page:
             return None
         script = _SCRIPT % (json.dumps(landing), json.dumps(_DEFAULTS))

@@ -1,6 +1,6 @@
 """Keep the signals of labelled predictions, delete those that are old, and those of a patient.
 
-With a signal go the beats that training prepared of it.
+With a signal go the beats that training prepared of it, and those that pages of drift checks name.
 """
 
 from __future__ import annotations
@@ -13,9 +13,11 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.errors import DatasetError
+from ecg_lib.operations.learning.drifted_beats import remove_patient
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
+from flows.monitoring.verdict.verdict_page import remove_old_beats
 
 
 class Sorted(NamedTuple):
@@ -60,6 +62,11 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
         logger.info("prepared beats of deleted signals: %d directories deleted", copies.n_removed)
     if copies.left:
         logger.warning("%s", _describe_left(copies.left))
+    # A signal is at most as old as the longer of both when it goes.
+    longest = timedelta(days=max(settings.signals_kept_days, settings.signals_wait_days))
+    n_named = remove_old_beats(settings.reports_dir / "drift", before=now - longest)
+    if n_named:
+        logger.info("beats of drift checks whose signals are gone: %d files deleted", n_named)
 
 
 def sort_signals(
@@ -89,7 +96,9 @@ def sort_signals(
 
 
 def delete_patient(settings: Settings, patient_key: str) -> int:
-    """Delete the kept signals of a patient, and the beats that training prepared of them.
+    """Delete the kept signals of a patient, and the beats that were taken from them.
+
+    These are what training prepared, and what pages of drift checks name.
 
     Args:
         settings: The home.
@@ -100,15 +109,22 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
 
     Raises:
         ConfigurationError: If it is not the hash of a patient.
-        DatasetError: If directories do not tell whose beats they hold, or cannot be deleted. All
-            others are deleted by then.
+        DatasetError: If directories do not tell whose beats they hold, or files or directories
+            cannot be deleted. All others are deleted by then.
     """
     from flows.data.records.copies import remove_copies_of_patient
 
     n_deleted = open_signals(settings).delete_patient(patient_key)
+    named = remove_patient(settings.reports_dir / "drift", patient_key)
     copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
-    if copies.left:
-        msg = f"{n_deleted} signals deleted; {_describe_left(copies.left)}"
+    wrong = [_describe_left(copies.left)] if copies.left else []
+    if named:
+        wrong.append(
+            "files of drift checks must be writable, these still name beats of the patient; "
+            f"delete them: {', '.join(map(str, named))}"
+        )
+    if wrong:
+        msg = "; ".join([f"{n_deleted} signals deleted", *wrong])
         raise DatasetError(msg)
     return n_deleted
 

@@ -5,7 +5,6 @@ The look of the page is in ``verdict.html.jinja``. A page of a check is kept as 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,22 +26,24 @@ from ecg_lib.operations.learning.drifted_beats import (
     BEGIN,
     END,
     DriftedBeats,
+    list_beats,
     path_beside,
+    remove_orphans,
     write_drifted_beats,
 )
 from ecg_lib.operations.releases import Release
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
+from flows.doors.ui.artifacts import escape_markdown
 from flows.evaluation.retraining_outcome import HELD
-from flows.monitoring.verdict.trends import TrendPoint, draw_trends, trend_point
+from flows.monitoring.verdict.trends import N_SHOWN, TrendPoint, draw_trends, trend_point
 
 _TEMPLATE: Final = Path(__file__).with_name("verdict.html.jinja")
 _N_HISTORY: Final = 12
 _STAMP: Final = "%Y%m%dT%H%M%S%fZ"
 _SHOWN_TIME: Final = "%Y-%m-%d %H:%M UTC"
 
-_MARKUP: Final = re.compile(r"[\\\[\]!|<>*_`]")
 _DRY_RUN: Final = "Nothing: this is a dry run, which stores and starts nothing."
 _DONE: Final = {
     DriftAction.KEEP: "Nothing is started; the model goes on answering.",
@@ -164,7 +165,7 @@ def make_verdict(
                 decision.figures,
                 is_conclusive=decision.is_conclusive,
             ),
-        ),
+        )[-N_SHOWN:],
         drifted=drifted,
     )
 
@@ -264,9 +265,9 @@ def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path 
         "trends": draw_trends(verdict.trend),
         "marks": (BEGIN, END),
     }
-    if verdict.drifted is not None:
-        write_drifted_beats(path, verdict.drifted)
     write_whole(path, write_html(_TEMPLATE, values, filters={"effect": describe_effect}))
+    if verdict.drifted is not None:  # after the page: beats without one are removed
+        write_drifted_beats(path, verdict.drifted)
     return path
 
 
@@ -284,10 +285,22 @@ def remove_old_pages(directory: Path, *, before: datetime) -> int:
     limit, n_removed = page_name(before), 0
     for page in directory.glob("*.html"):
         if not page.stem.endswith((EVIDENCE, PAGE)) and page.stem < limit:
-            page.unlink(missing_ok=True)
             path_beside(page).unlink(missing_ok=True)
+            page.unlink(missing_ok=True)
             n_removed += 1
     return n_removed
+
+
+def remove_old_beats(directory: Path, *, before: datetime) -> int:
+    """Remove the beats of checks whose signals are no longer kept, also next to evidence.
+
+    Beats whose page is gone are removed too. Returns how many files there were.
+    """
+    limit = page_name(before)
+    old = [beats for beats in list_beats(directory) if beats.name < limit]
+    for beats in old:
+        beats.unlink(missing_ok=True)
+    return len(old) + remove_orphans(directory)
 
 
 def to_markdown(
@@ -309,8 +322,12 @@ def to_markdown(
         "",
         *(f"- {name}: {text}" for name, text in verdict.answers),
         "",
-        *(f"- **Alarm:** {_escape(alarm)}" for alarm in verdict.alarms),
-        *(f"- {_escape(reason)}" for reason in verdict.reasons if reason not in verdict.alarms),
+        *(f"- **Alarm:** {escape_markdown(alarm)}" for alarm in verdict.alarms),
+        *(
+            f"- {escape_markdown(reason)}"
+            for reason in verdict.reasons
+            if reason not in verdict.alarms
+        ),
         "",
         *(f"- {name}: {text}" for name, text in (*verdict.model, *verdict.window)),
         "",
@@ -332,7 +349,7 @@ def to_markdown(
             "| slice | groups | strips | farthest column | distance | p | p (Holm) | drifted |",
             "|---|---:|---:|---|---:|---:|---:|---|",
             *(
-                f"| {one.dimension} {_escape(one.value)} | {one.n_groups} | {one.n_strips} "
+                f"| {one.dimension} {escape_markdown(one.value)} | {one.n_groups} | {one.n_strips} "
                 f"| {one.column} | {one.distance:.3f} | {one.p_value:.3f} | {one.p_adjusted:.3f} "
                 f"| {'yes' if one.is_drifted else 'no'} |"
                 for one in verdict.slices
@@ -350,11 +367,6 @@ def to_markdown(
         f"· [Model in MLflow]({model})"
     )
     return "\n".join(lines)
-
-
-def _escape(text: str) -> str:
-    """Take the meaning from characters of Markdown and HTML: a device may send any."""
-    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _say_drifted(drift: ColumnDrift) -> str:

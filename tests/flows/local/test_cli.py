@@ -335,3 +335,26 @@ def test_the_lineage_of_the_shipped_model_is_printed_and_a_strange_name_is_an_er
     assert "got 'nothing'" in str(_ecg("lineage", "nothing").exception)
     assert not (home / "mlflow" / "mlflow.db").exists()
     assert not (home / "monitoring.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [(("releases",), 0), (("lineage", "shipped"), 0), (("down",), 1)],
+)
+def test_a_command_that_only_prints_ends_well_when_nobody_reads_on(
+    home: Path, command: tuple[str, ...], code: int
+) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `head` has when it has its lines
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", "from flows.local.cli import main; main()", *command],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env=os.environ | {"ECG_HOME": str(home)},
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (code, "")

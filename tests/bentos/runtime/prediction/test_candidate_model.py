@@ -376,7 +376,7 @@ def test_a_torn_file_is_reported_and_a_removed_one_ends_the_trial(
     trying.load()
     path = trying.settings.serving_dir / "candidate.json"
     path.write_text("{")
-    trying.wait(lambda: "torn" in (trying.model.problem or ""))
+    trying.wait(lambda: "damaged" in (trying.model.problem or ""))
     assert trying.model.current is None
     trying.write()
     trying.wait(lambda: trying.model.current is not None)

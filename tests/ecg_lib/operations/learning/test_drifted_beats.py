@@ -14,7 +14,10 @@ from ecg_lib.operations.learning.drifted_beats import (
     END,
     DriftedBeat,
     DriftedBeats,
+    list_beats,
     path_beside,
+    remove_orphans,
+    remove_patient,
     show_drifted_beats,
     write_drifted_beats,
 )
@@ -137,3 +140,43 @@ def test_a_page_without_beats_stays_as_it_is(tmp_path: Path, store: SignalStore)
     (tmp_path / "torn.beats.json").write_text("{")
     with pytest.raises(ValueError, match="JSON"):
         show_drifted_beats(PAGE, tmp_path / "torn.beats.json", store)
+
+
+def write(page: Path, beats: DriftedBeats) -> None:
+    page.write_text("page")
+    write_drifted_beats(page, beats)
+
+
+def test_the_beats_of_a_patient_are_removed_from_all_checks_and_those_of_others_stay(
+    tmp_path: Path,
+) -> None:
+    other = beat("p2").model_copy(update={"patient_key": "c" * 64})
+    write(tmp_path / "one-decision.html", found(beat(), other))
+    write(tmp_path / "two.html", found(beat("p3")))
+    (tmp_path / "torn.beats.json").write_text("{")
+    assert remove_patient(tmp_path, PATIENT) == ()
+    assert PATIENT not in "".join(path.read_text() for path in tmp_path.iterdir())
+    left = DriftedBeats.model_validate_json((tmp_path / "one-decision.beats.json").read_text())
+    assert left == found(other)
+    two = DriftedBeats.model_validate_json((tmp_path / "two.beats.json").read_text())
+    assert two == found()
+    assert not (tmp_path / "torn.beats.json").exists()  # whose beats it held is not known
+    assert remove_patient(tmp_path / "no reports yet", PATIENT) == ()
+
+
+def test_a_file_of_beats_that_cannot_be_read_is_named_and_the_others_are_changed(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "a.beats.json").mkdir()
+    write(tmp_path / "b.html", found(beat()))
+    assert remove_patient(tmp_path, PATIENT) == (tmp_path / "a.beats.json",)
+    assert PATIENT not in (tmp_path / "b.beats.json").read_text()
+
+
+def test_beats_without_their_page_are_removed(tmp_path: Path) -> None:
+    write(tmp_path / "one-decision.html", found(beat()))
+    write(tmp_path / "two.html", found(beat()))
+    (tmp_path / "two.html").unlink()
+    assert remove_orphans(tmp_path) == 1
+    assert [path.name for path in list_beats(tmp_path)] == ["one-decision.beats.json"]
+    assert remove_orphans(tmp_path) == 0

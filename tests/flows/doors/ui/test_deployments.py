@@ -10,7 +10,7 @@ from uuid import UUID
 import httpx
 import pytest
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.schedules import IntervalSchedule
 from prefect.exceptions import ObjectNotFound
 from prefect.states import Completed, Scheduled
@@ -114,6 +114,7 @@ def test_deployments_with_the_earlier_name_are_replaced_with_all_that_refers_to_
         flow_id,
         "renamed",
         schedules=[{"schedule": every, "active": True}],  # type: ignore[list-item]
+        parameter_openapi_schema={"type": "object", "properties": {"n": {"type": "integer"}}},
     )
     assert replace_earlier(api) == Renamed(("renamed/ecg",), ("of a user",))
 
@@ -132,10 +133,93 @@ def test_deployments_with_the_earlier_name_are_replaced_with_all_that_refers_to_
         ["mine"],
         waiting.expected_start_time,
     )
-    assert not [run for run in runs if run.deployment_id == old and run.id != done.id]
+    left = [run for run in runs if run.deployment_id == old or run.id == waiting.id]
+    assert {(run.id, run.state_name) for run in left} <= {
+        (done.id, "Completed"), (waiting.id, "Moved")
+    }  # fmt: skip
+    assert client.read_flow_run(waiting.id).state_type == StateType.CANCELLED
     assert replace_earlier(api) == Renamed((), ())
     client.delete_deployment(new)
     client.delete_deployment(own)
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "n_trials": {"type": "integer", "default": 0},
+        "profile": {"type": "string", "enum": ["as set", "quick"], "default": "as set"},
+    },
+}
+
+
+def replace_with_schema(client: SyncPrefectClient, name: str) -> tuple[UUID, UUID]:
+    flow_id = client.create_flow_from_name(name)
+    old = client.create_deployment(flow_id, "ecg", enforce_parameter_schema=False)
+    new = client.create_deployment(
+        flow_id, name, parameter_openapi_schema=SCHEMA, enforce_parameter_schema=True
+    )
+    return old, new
+
+
+def test_a_waiting_run_moves_without_parameters_that_are_unset_or_unknown_now(
+    client: SyncPrefectClient, api: httpx.Client
+) -> None:
+    old, new = replace_with_schema(client, "strict")
+    given = {"n_trials": None, "profile": None, "gone": 3}
+    ask(client, old, state=Scheduled(), parameters=given)
+    ask(client, old, state=Scheduled(), parameters={"n_trials": 4, "profile": "quick"})
+    assert replace_earlier(api).deployments == ("strict/ecg",)
+    moved = [run.parameters for run in client.read_flow_runs() if run.deployment_id == new]
+    assert sorted(moved, key=len) == [{}, {"n_trials": 4, "profile": "quick"}]
+    client.delete_deployment(new)
+
+
+def test_a_waiting_run_that_is_refused_stays_cancelled_and_the_others_move(
+    client: SyncPrefectClient, api: httpx.Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    old, new = replace_with_schema(client, "refusing")
+    refused = ask(client, old, state=Scheduled(), parameters={"n_trials": "many"})
+    ask(client, old, state=Scheduled(), parameters={"n_trials": 4})
+    assert replace_earlier(api).deployments == ("refusing/ecg",)
+    assert f"run {refused.name} is cancelled and not moved" in caplog.text
+    (moved,) = [run for run in client.read_flow_runs() if run.deployment_id == new]
+    assert moved.parameters == {"n_trials": 4}
+    state = client.read_flow_run(refused.id).state
+    assert state is not None
+    assert (state.type, state.name) == (StateType.CANCELLED, "Not moved")
+    assert "the new deployment refuses its parameters" in str(state.message)
+    assert replace_earlier(api) == Renamed((), ())
+    client.delete_deployment(new)
+
+
+def test_a_move_that_was_cut_off_is_continued_and_the_run_never_waits_twice(
+    client: SyncPrefectClient, api: httpx.Client
+) -> None:
+    old, new = replace_with_schema(client, "cut-off")
+    later = datetime.now(UTC) + timedelta(days=1)
+    run = ask(client, old, state=Scheduled(scheduled_time=later), parameters={"n_trials": 4})
+    waiting = []
+
+    def look(request: httpx.Request) -> None:
+        if request.url.path.endswith("/create_flow_run"):
+            waiting.append(client.read_flow_run(run.id).state_type)
+            msg = "the server is stopped"
+            raise httpx.ConnectError(msg)
+
+    with (
+        httpx.Client(
+            base_url=api.base_url, trust_env=False, event_hooks={"request": [look]}
+        ) as cut_off,
+        pytest.raises(httpx.ConnectError),
+    ):
+        replace_earlier(cut_off)
+    assert waiting == [StateType.CANCELLED]
+    for _ in range(2):
+        replace_earlier(api)
+        (moved,) = [one for one in client.read_flow_runs() if one.deployment_id == new]
+        assert moved.parameters == {"n_trials": 4}
+        assert moved.expected_start_time == run.expected_start_time
+    client.delete_deployment(new)
 
 
 def test_the_automations_have_names_and_descriptions_and_keep_their_switches(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -11,11 +12,14 @@ from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.runtime import flow_run
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 from ecg_lib.operations.settings import Settings
+from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.links import link_flow_run, link_this_run
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.steps import Step, show_steps, to_markdown
+from flows.pipeline import shown
 
 
 @pytest.fixture
@@ -103,5 +107,68 @@ def test_outside_a_run_nothing_is_named(tmp_path: Path) -> None:
 def test_what_a_step_says_cannot_break_the_table() -> None:
     odd = Step("train-sweep", "Completed", "a | b [c](http://d)", 61.4, "http://p/1")
     shown = to_markdown("It", [odd], lines=[], links=[])
-    assert "| 1 | train-sweep | Completed | [a / b (c)(http://d)](http://p/1) | 61 |" in shown
+    title = r"a \| b \[c\](http://d)"
+    assert f"| 1 | train-sweep | Completed | [{title}](http://p/1) | 61 |" in shown
     assert "No step was begun." in to_markdown("It", [], lines=["why"], links=[])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[a](http://b)", r"\[a\](http://b)"),
+        ("<img src=x>", r"\<img src=x\>"),
+        ("`x` *y* __z__ ~~q~~", r"\`x\` \*y\* \_\_z\_\_ \~\~q\~\~"),
+        ("a\n\n# b\r\nc", r"a \# b c"),
+        ("# b", r"\# b"),
+        ("- b - c", r"\- b - c"),
+        ("a &lt; \\b", r"a \&lt; \\b"),
+        ("v-f1 0.9 (0.8 to 1.0)", "v-f1 0.9 (0.8 to 1.0)"),
+    ],
+)
+def test_text_of_others_is_text_in_markdown(text: str, expected: str) -> None:
+    assert escape_markdown(text) == expected
+    odd = Step("s", "Failed", text, 1.0, "http://p/1")
+    lines = to_markdown("It", [odd], lines=[text], links=[]).splitlines()
+    assert lines[2] == f"- {expected}"
+    assert lines[-2] == f"| 1 | s | Failed | [{expected}](http://p/1) | 1 |"
+
+
+@pytest.fixture
+def stopped_prefect(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A run whose server of Prefect has stopped."""
+    monkeypatch.setenv("PREFECT__RUNTIME__FLOW_RUN__ID", str(uuid4()))
+    with temporary_settings(updates={PREFECT_API_URL: "http://127.0.0.1:9/api"}):
+        yield
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside:FutureWarning")
+@pytest.mark.usefixtures("stopped_prefect")
+def test_nothing_that_is_only_shown_fails_a_run_when_prefect_has_stopped(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    show_steps(Settings(home=tmp_path), key="whole", heading="It", lines=["all"], links=[])
+    show_artifact("x", key="card")
+    name_run("a name")
+    for said in (
+        "the steps are not shown", "the artifact whole is not shown",
+        "the artifact card is not shown", "the run keeps its name, it would be 'a name'",
+    ):  # fmt: skip
+        assert said in caplog.text, said
+
+
+@pytest.mark.filterwarnings("ignore:Artifact creation outside:FutureWarning")
+@pytest.mark.usefixtures("stopped_prefect")
+def test_a_pipeline_fails_by_its_own_error_when_prefect_has_stopped(tmp_path: Path) -> None:
+    settings, begin = Settings(home=tmp_path), datetime(2026, 3, 1, tzinfo=UTC)
+
+    def fail() -> None:
+        msg = "the disk is full"
+        raise OSError(msg)
+
+    with (
+        pytest.raises(OSError, match="the disk is full"),
+        shown(settings, why="by hand", started_at=begin) as progress,
+    ):
+        progress.time("package-bento", fail)
+    with shown(settings, why="by hand", started_at=begin) as progress:
+        progress.lines = ("released",)

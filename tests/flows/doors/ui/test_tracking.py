@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 
 from ecg_lib.classifier.bundle import MODEL_CARD, Bundle
 from ecg_lib.operations.settings import Settings
@@ -77,6 +78,55 @@ def test_the_run_list_of_an_earlier_home_gets_the_columns_and_no_red_for_pruned_
         find_landing(settings.tracking_uri)
         == f"#/experiments/{experiment}/runs?viewStateShareKey=ecg"
     )
+
+
+def test_a_change_of_earlier_runs_that_was_cut_off_is_continued_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(home=tmp_path)
+    registry, client = Registry(settings), MlflowClient(tracking_uri=settings.tracking_uri)
+    runs = [
+        registry.start_run(name, kind=RunKind.TRIAL, tags={"ecg.pruned": "true"})
+        for name in ("trial 0", "trial 1")
+    ]
+    for run_id in runs:
+        registry.end_run(run_id, is_killed=True)
+    terminate, calls = MlflowClient.set_terminated, []
+
+    def fail_on_the_second(self: MlflowClient, run_id: str, *args: object, **more: object) -> None:
+        calls.append(run_id)
+        if len(calls) == 2:
+            msg = "database is locked"
+            raise MlflowException(msg)
+        terminate(self, run_id, *args, **more)
+
+    monkeypatch.setattr(MlflowClient, "set_terminated", fail_on_the_second)
+    describe_experiment(registry, settings)
+    assert "MLflow does not describe the experiment: database is locked" in caplog.text
+    assert sorted(client.get_run(run_id).info.status for run_id in runs) == ["FINISHED", "KILLED"]
+    assert str(find_landing(settings.tracking_uri)).endswith("?viewStateShareKey=ecg")
+    describe_experiment(registry, settings)
+    assert [client.get_run(run_id).info.status for run_id in runs] == ["FINISHED", "FINISHED"]
+    later = registry.start_run("trial 2", kind=RunKind.TRIAL, tags={"ecg.pruned": "true"})
+    registry.end_run(later, is_killed=True)
+    describe_experiment(registry, settings)
+    assert client.get_run(later).info.status == "KILLED"  # the change is made once
+
+
+def test_a_server_of_mlflow_that_is_down_fails_nothing_that_is_only_described(
+    tmp_path: Path,
+    toy_bundle: Bundle,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    settings = Settings(home=tmp_path, mlflow_tracking_uri="http://127.0.0.1:9")
+    registry = Registry(settings)
+    describe_experiment(registry, settings)
+    describe_run(registry, settings, "r1", about="A sweep.", lines={})
+    describe_version(registry, settings, "7", run_id="r1", bundle=toy_bundle)
+    for what in ("the experiment", "run r1", "version 7"):
+        assert f"MLflow does not describe {what}: " in caplog.text
 
 
 def test_a_run_says_what_it_is_and_where_it_came_from(

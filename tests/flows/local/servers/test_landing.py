@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -22,8 +24,14 @@ async def passed_on(request: Request) -> PlainTextResponse:
 
 
 def ask(index: Path, landing: str | None, method: str = "GET", path: str = "/") -> str:
+    return send_to(index, lambda: landing, method, path)
+
+
+def send_to(
+    index: Path, find: Callable[[], str | None], method: str = "GET", path: str = "/"
+) -> str:
     every = [Route("/{path:path}", passed_on, methods=["GET", "HEAD", "POST"])]
-    app = Landing(Starlette(routes=every), index=index, find=lambda: landing)
+    app = Landing(Starlette(routes=every), index=index, find=find)
 
     async def send() -> str:
         transport = httpx.ASGITransport(app)
@@ -58,4 +66,17 @@ def test_everything_else_is_passed_on(index: Path, method: str, path: str) -> No
 def test_mlflow_shows_its_own_page_while_there_is_no_experiment(index: Path) -> None:
     assert ask(index, None) == "passed GET /"
     index.write_text("<html>of another version</html>")
+    assert ask(index, "#/x") == "passed GET /"
+
+
+def test_mlflow_shows_its_own_page_when_the_look_up_fails(
+    index: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def find() -> str:
+        msg = "database is locked"
+        raise sqlite3.OperationalError(msg)
+
+    assert send_to(index, find) == "passed GET /"
+    assert "database is locked" in caplog.text
+    index.unlink()
     assert ask(index, "#/x") == "passed GET /"

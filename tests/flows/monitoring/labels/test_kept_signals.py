@@ -7,15 +7,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from prefect.logging import disable_run_logger
 from typer.testing import CliRunner
 
+from ecg_lib.errors import DatasetError
 from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
+from ecg_lib.operations.learning.drifted_beats import (
+    DriftedBeat,
+    DriftedBeats,
+    write_drifted_beats,
+)
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.settings import Settings
 from flows.local.cli import app
-from flows.monitoring.labels.kept_signals import open_signals, sort_signals
+from flows.monitoring.labels.kept_signals import (
+    delete_patient,
+    open_signals,
+    sort_kept_signals,
+    sort_signals,
+)
+from flows.monitoring.verdict.verdict_page import page_name
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -113,3 +126,45 @@ def test_the_command_deletes_the_signals_of_a_patient_by_identifier_or_hash(
     done = CliRunner().invoke(app, ["signals", "delete", "--hash", theirs])
     assert done.stdout == "1 signals deleted\n"
     assert CliRunner().invoke(app, ["signals", "delete"]).exit_code == 2
+
+
+def name_beats(settings: Settings, at: datetime, patient_key: str = "a" * 64) -> Path:
+    """Write the evidence of a check that names a beat of a patient; return the file that does."""
+    page = settings.reports_dir / "drift" / f"{page_name(at)}-decision.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.touch()
+    beat = DriftedBeat(
+        patient_key=patient_key, prediction_id="p", created_at=at, sample=9, called="V", value="1 s"
+    )
+    found = DriftedBeats(are_kept=True, column="rr_prev_s", usual="0.8", beats=(beat,))
+    write_drifted_beats(page, found)
+    return page.with_name(f"{page.stem}.beats.json")
+
+
+def test_beats_that_checks_name_go_when_no_signal_can_be_left(
+    settings: Settings, log: PredictionLog
+) -> None:
+    second = timedelta(seconds=1)
+    old = name_beats(settings, NOW - 365 * DAY - second)
+    new = name_beats(settings, NOW - 365 * DAY + second)
+    with disable_run_logger():
+        sort_kept_signals.fn(settings, log, now=NOW)
+    assert (old.exists(), new.exists()) == (False, True)
+    assert len(list(old.parent.glob("*-decision.html"))) == 2
+
+
+def test_a_patient_who_is_deleted_is_named_by_no_check_any_more(settings: Settings) -> None:
+    own, other = name_beats(settings, NOW), name_beats(settings, NOW + DAY, "b" * 64)
+    before = other.read_text()
+    assert delete_patient(settings, "a" * 64) == 0
+    assert "a" * 64 not in own.read_text()
+    assert other.read_text() == before
+
+
+def test_deletion_names_the_files_of_checks_that_it_cannot_change(settings: Settings) -> None:
+    own = name_beats(settings, NOW)
+    unreadable = own.with_name("0.beats.json")
+    unreadable.mkdir()
+    with pytest.raises(DatasetError, match=r"0 signals deleted; files of drift checks must be"):
+        delete_patient(settings, "a" * 64)
+    assert "a" * 64 not in own.read_text()

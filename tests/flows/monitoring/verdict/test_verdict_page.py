@@ -29,6 +29,7 @@ from flows.monitoring.verdict.verdict_page import (
     describe_effect,
     make_verdict,
     page_name,
+    remove_old_beats,
     remove_old_pages,
     to_markdown,
     write_page,
@@ -76,6 +77,7 @@ def make(
     history: tuple[PastCheck, ...] = (),
     is_held: bool = False,
     is_dry_run: bool = False,
+    trend: tuple[TrendPoint, ...] = (),
     **evidence: object,
 ) -> Verdict:
     traffic = Comparison(
@@ -107,6 +109,7 @@ def make(
         now=NOW,
         policy=DriftPolicy(),
         is_dry_run=is_dry_run,
+        trend=trend,
     )
 
 
@@ -211,6 +214,23 @@ def test_the_page_shows_trends_and_a_place_for_strips_after_the_verdict(tmp_path
     assert not path_beside(page).name.endswith("json.html")
 
 
+@pytest.mark.parametrize(("n_earlier", "n_shown"), [(94, 95), (95, 96), (96, 96)])
+def test_the_trends_are_of_the_last_96_checks_with_this_one(
+    n_earlier: int, n_shown: int, tmp_path: Path
+) -> None:
+    earlier = tuple(
+        TrendPoint(
+            at=NOW - ago * HOUR, release="ecg:6", is_conclusive=True, drifted_share=0.1,
+            refused_share=None, estimated_f1=None, reviewed_f1=None,
+        )
+        for ago in range(n_earlier, 0, -1)
+    )  # fmt: skip
+    verdict = make(DRIFTED, CALM, trend=earlier)
+    assert verdict.trend[-1].at == NOW
+    text = write_page(verdict, tmp_path, "one", evidently=None).read_text(encoding="utf-8")
+    assert f"The last {n_shown} checks;" in text
+
+
 def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
     tmp_path: Path,
 ) -> None:
@@ -231,6 +251,21 @@ def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
     }  # fmt: skip
     assert {f"{limit}.html", f"{new}.html", f"{old}-decision.html"} <= left
     assert f"{old}-evidently.html" in left
+
+
+def test_named_beats_go_with_their_signals_also_next_to_evidence_and_without_a_page(
+    tmp_path: Path,
+) -> None:
+    named = DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90")
+    decided = replace(make(DRIFTED, history=(past(HOUR, is_breach=True),)), drifted=named)
+    old, limit, new = (page_name(NOW + hours * HOUR) for hours in (-1, 0, 1))
+    for name in (old, limit, new):
+        write_page(decided, tmp_path, name, evidently=None)
+    (tmp_path / f"{new}-decision.html").unlink()
+    assert remove_old_beats(tmp_path, before=NOW) == 2
+    assert [path.name for path in tmp_path.glob("*.json")] == [f"{limit}-decision.beats.json"]
+    assert (tmp_path / f"{old}-decision.html").exists()  # evidence stays
+    assert remove_old_beats(tmp_path, before=NOW) == 0
 
 
 @pytest.mark.parametrize(
@@ -268,7 +303,7 @@ def test_names_of_devices_are_text_in_the_prefect_ui(tmp_path: Path) -> None:
     assert "[Evidently's report](http://ecg/ops/drift/one-evidently)" in shown
     assert "[Model in MLflow](http://ml/7)" in shown
     assert str(tmp_path) not in shown  # links, and no files of this machine
-    assert r"device x \!\[a\](http://b) \| \<i\> # c" in shown
+    assert r"device x \!\[a\](http://b) \| \<i\> \# c" in shown
 
 
 def test_a_dry_run_says_that_nothing_is_done_and_its_page_is_not_kept(tmp_path: Path) -> None:
