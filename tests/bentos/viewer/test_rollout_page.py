@@ -129,7 +129,7 @@ def test_without_a_candidate_the_rollout_is_null(serve: Callable[..., Any]) -> N
     assert "damaged" in service.http.get("/api/v1/ops/rollout").json()["problem"]
     overview = service.http.get("/api/v1/ops/").json()
     assert overview["rollout"] is None
-    assert "torn" in overview["unknown"]["rollout"]
+    assert "damaged" in overview["unknown"]["rollout"]
 
 
 def test_the_rollout_tells_its_stage_its_bounds_and_the_strips_that_differ(
