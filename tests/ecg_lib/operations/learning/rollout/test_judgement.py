@@ -114,7 +114,7 @@ def test_a_bad_candidate_is_taken_back_for_what_it_does(
     assert judge(compared(groups[:5]), Bounds(), looks=looks).breaches == ()
 
 
-@pytest.mark.parametrize(("people", "least"), [(60, 10), (120, 95)])
+@pytest.mark.parametrize(("people", "least"), [(70, 10), (140, 95)])
 def test_a_candidate_that_trebles_the_share_of_v_is_found_with_enough_people(
     people: int, least: int
 ) -> None:
