@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
+from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.run_names import name_run
 from flows.release.rollout.steps import take_back
 from flows.release.transaction import Outcome, SupersededError, roll_back
@@ -65,9 +65,9 @@ def rollback_champion(
     finally:
         follow_pending(settings)
     name_run(f"back to model {outcome.release.model_version}: {reason}")
-    create_markdown_artifact(
+    show_artifact(
+        f"# Rolled back\n\n{escape_markdown(reason)}\n\nbento `{outcome.release.bento_tag}`\n",
         key="rollback",
-        markdown=f"# Rolled back\n\n{reason}\n\nbento `{outcome.release.bento_tag}`\n",
     )
     return outcome.release.model_dump()
 

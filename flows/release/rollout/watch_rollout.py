@@ -7,7 +7,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from prefect.states import Completed
@@ -18,6 +17,7 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
+from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.run_names import name_run
 from flows.monitoring.evidence import CANDIDATE_ID, open_log
 from flows.monitoring.outbox import ROLLBACK_DEPLOYMENT, deliver_decisions
@@ -149,7 +149,7 @@ def show(candidate: Candidate, look: Look) -> None:
             f"Look {look.judgement.looks}. A candidate within all bounds is taken back by it with "
             f"a chance of at most {look.judgement.chance:.2g}."
         )
-    create_markdown_artifact(key="rollout", markdown="\n\n".join(lines) + "\n")
+    show_artifact("\n\n".join(lines) + "\n", key="rollout")
 
 
 def _word(is_breach: bool) -> str:  # noqa: FBT001
