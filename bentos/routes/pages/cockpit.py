@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -17,9 +18,10 @@ from starlette.responses import FileResponse, Response
 
 from bentos.routes.api_description import document_problems
 from bentos.routes.pages.overview import EVIDENTLY, describe_platform
-from bentos.routes.routing import answer_json, recordings_of, runtime_of
+from bentos.routes.routing import answer_json, caller_of, recordings_of, runtime_of
 from bentos.wire.cockpit_answers import Overview
 from bentos.wire.problems import NOT_FOUND, NOT_READY, ProblemError
+from ecg_lib.operations.keys.api_keys import Scope
 from ecg_lib.operations.learning.drifted_beats import path_beside, show_drifted_beats
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import Settings
@@ -84,10 +86,13 @@ async def _show_review() -> Response:
     return FileResponse(_PAGES / "review.html", headers=_HEADERS)
 
 
-def _read_page(path: Path, settings: Settings) -> bytes:
-    """Read the page of a check, with strips of those of its beats whose signals are still kept."""
+def _read_page(path: Path, settings: Settings, *, has_strips: bool) -> bytes:
+    """Read the page of a check, with strips of those of its beats whose signals are still kept.
+
+    As on the page of a rollout, signals need the scopes `label` and `operate` where keys are on.
+    """
     page = path.read_bytes()
-    if EVIDENTLY in path.stem:
+    if EVIDENTLY in path.stem or not has_strips:
         return page
     store = SignalStore(settings.signals_dir, settings.signal_key_path)
     return show_drifted_beats(page, path_beside(path), store)
@@ -104,7 +109,10 @@ async def _show_drift(request: Request, name: str) -> Response:
     if not _DRIFT_PAGE.fullmatch(stem):
         raise ProblemError(NOT_FOUND, _NO_PAGE)
     try:
-        page = await run_in_threadpool(_read_page, path, runtime.settings)
+        has_strips = caller_of(request).may(Scope.LABEL)
+        page = await run_in_threadpool(
+            partial(_read_page, path, runtime.settings, has_strips=has_strips)
+        )
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
         raise ProblemError(NOT_FOUND, _NO_PAGE) from error
     except OSError as error:

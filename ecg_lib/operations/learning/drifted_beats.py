@@ -181,7 +181,7 @@ def draw_section(found: DriftedBeats, store: SignalStore) -> str:
     strips, gone, n_unreadable = [], 0, 0
     for beat in found.beats:
         try:
-            signal = store.read(beat.patient_key, beat.prediction_id)
+            signal = store.read(beat.patient_key, beat.prediction_id, may_wait=False)
         except (ConfigurationError, SignalStoreError) as error:
             # Not on the page: the text may name files of this machine.
             logger.warning("a strip of a drift check cannot be shown: %s", error)

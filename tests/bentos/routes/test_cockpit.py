@@ -15,6 +15,7 @@ import httpx
 import numpy as np
 import pytest
 
+from bentos.routes.pages import cockpit
 from bentos.runtime.live_model import LoadedModel
 from ecg_lib.operations.drift.last_check import write_last_check
 from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
@@ -455,6 +456,23 @@ def test_data_of_operators_asks_for_a_key_with_their_scope(
     assert {scope.value: ask(scope.value) for scope in Scope} == {
         "predict": 403, "label": 403, "operate": 200, "metrics": 403
     }  # fmt: skip
+
+
+def test_strips_of_drifted_beats_need_the_scope_of_labels_too(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cockpit, "show_drifted_beats", lambda *_: b"<p>strips</p>")
+    add_api_key(tmp_path / "keys", "operates", scopes=[Scope.OPERATE])
+    add_api_key(tmp_path / "keys", "both", scopes=[Scope.OPERATE, Scope.LABEL])
+    service = serve(api_keys_file=tmp_path / "keys")
+    write_pages(service)
+
+    def read_page(key: str) -> str:
+        text: str = service.http.get(f"/ops/drift/{PAGE}", headers={"X-API-Key": key}).text
+        return text
+
+    assert "strips" not in read_page("operates")
+    assert read_page("both") == "<p>strips</p>"
 
 
 @pytest.mark.parametrize("path", ["/ops", "/ops/review"])
