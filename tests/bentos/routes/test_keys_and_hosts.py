@@ -8,12 +8,14 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
 
 from bentos import VERSION
+from bentos import host as bentos_host
 from bentos.host import check_monitoring_url, open_shared_directory
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.keys.api_keys import (
@@ -262,20 +264,24 @@ def test_a_public_address_with_keys_and_a_limit_is_served(tmp_path: Path) -> Non
         assert listener.getsockname()[1] == settings.service_port
 
 
-def test_a_taken_port_ends_the_host_with_a_clear_message(tmp_path: Path) -> None:
+def test_a_taken_port_ends_the_host_with_a_clear_message(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(
-            [sys.executable, "-m", "bentos.host"],
-            cwd=ROOT,
-            env={**os.environ, "ECG_HOME": str(tmp_path), "ECG_SERVICE_PORT": str(port)},
-            capture_output=True,
-            text=True,
-            timeout=90,  # it waits 20 s for workers of an earlier host
-            check=False,
+        settings = Settings(home=tmp_path, service_port=port)
+        monkeypatch.setattr(bentos_host, "read_settings", lambda: settings)
+        monkeypatch.setattr(
+            bentos_host, "wait_for_listener", partial(bentos_host.wait_for_listener, wait_s=0.1)
         )
-    assert done.returncode == 2
-    assert done.stderr.splitlines()[-1] == (
+        monkeypatch.setattr(bentos_host, "set_up_logging", lambda: None)
+        monkeypatch.setattr(sys, "argv", ["bentos.host"])
+        before = os.umask(0o077)
+        try:
+            assert bentos_host.main() == 2
+        finally:
+            os.umask(before)
+    assert capsys.readouterr().err.splitlines()[-1] == (
         f"ECG_SERVICE_PORT: 127.0.0.1 port {port} cannot be used: Address already in use"
     )
 
