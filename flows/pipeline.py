@@ -24,7 +24,7 @@ from flows.data.databases import PUBLISHED, DatabaseName
 from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
 from flows.data.records.site import fingerprint_labels
 from flows.data.records.sources import Source, find_why_absent
-from flows.doors.registry import Alias, Registry
+from flows.doors.registry import Alias, Registry, explain_unreachable
 from flows.doors.ui.links import as_markdown, link_mlflow, link_operations
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.steps import show_steps
@@ -171,6 +171,9 @@ def find_obstacle(
 ) -> Obstacle | None:
     """Find out whether records are missing without which nothing may replace the champion."""
     if source is not Source.AUTO:
+        return None
+    if unreachable := explain_unreachable(settings):
+        get_run_logger().warning("what the champion was trained on is not known: %s", unreachable)
         return None
     registry = Registry(settings)
     champion = registry.get_alias(Alias.CHAMPION)

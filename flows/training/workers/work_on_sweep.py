@@ -70,8 +70,9 @@ def find_sweep(wanted: str, registry: Registry, settings: Settings) -> Sweep:
         if run.kind == RunKind.SWEEP and run.is_open and wanted in {NEWEST, run.sweep, run.run_id}:
             break
     else:
+        which = "sweep" if wanted == NEWEST else f"sweep {wanted}"
         raise SweepError(
-            f"there must be a sweep under way to work on, found no {wanted}; "
+            f"there must be a sweep under way to work on, found no {which}; "
             "start one with train-sweep"
         )
     try:

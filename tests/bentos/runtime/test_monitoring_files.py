@@ -22,7 +22,7 @@ from ecg_lib.operations.prediction_rows import DriftCheckRow
 MONITORING = Path(__file__).parents[3] / "deployments" / "monitoring"
 OF_PROMETHEUS = {"up", "job"}
 FUNCTIONS = set(
-    "sum max absent rate increase changes histogram_quantile by on and or for le time".split()
+    "sum max min absent rate increase changes histogram_quantile by on and or for le time".split()
 )
 
 
@@ -47,6 +47,10 @@ def exported(
     assert service.predict(**make_request()).status_code == 201
     assert service.predict(signal_data=[1]).status_code == 422
     service.runtime.metrics.count_rules(["a rule"])
+    service.runtime.metrics.count_compared("compared")
+    service.runtime.metrics.count_agreement(same=9, different=1)
+    service.runtime.metrics.count_answered_by(is_candidate=True)
+    service.runtime.metrics.count_slow()
     write_helper_states(
         service.runtime.helpers_path, {"worker": HelperState(status=HelperStatus.WAITING)}
     )

@@ -20,7 +20,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.strips import annotate_record, predict_file
 from ecg_lib.records.files.lead import choose_lead
 from ecg_lib.records.files.opening import open_recording
-from flows.local import file_commands
+from flows.recordings import commands
 from flows.recordings.analyzed_files import Request, analyze_file, list_recordings
 from flows.release.load_released import read_reference
 
@@ -144,6 +144,6 @@ def test_annotations_of_recordings_with_one_name_do_not_replace_each_other(
             source = CASES / "dat-without-header" / f"plain{suffix}"
             path.with_suffix(suffix).write_bytes(source.read_bytes())
     with pytest.raises(typer.Exit):
-        file_commands.annotate([first, second], output_dir=tmp_path / "out")
+        commands.annotate([first, second], output_dir=tmp_path / "out")
     assert "a recording must have a name of its own, 2 are plain" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
