@@ -434,68 +434,55 @@ class BeatStretch(BaseModel):
 
 
 _BINARY: Final = {"type": "string", "format": "binary"}
-_TABLE_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "files": {
-                            "type": "array",
-                            "items": _BINARY,
-                            "minItems": 1,
-                            "maxItems": 1,
-                        },
-                        "is_part": {
-                            "type": "boolean",
-                            "default": False,
-                            "description": "Whether it is only the beginning of a file.",
-                        },
-                    },
+
+
+def _describe_form(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
+    return {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["files"],
+                        "additionalProperties": False,
+                        "properties": fields,
+                    }
                 }
-            }
-        },
+            },
+        }
     }
-}
-_FORM: Final[dict[str, Any]] = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "required": ["files"],
-                    "additionalProperties": False,
-                    "properties": {
-                        "files": {"type": "array", "items": _BINARY, "minItems": 1},
-                        "lead": {
-                            "type": "string",
-                            "description": "Name of the lead; else MLII, II, or the first ECG.",
-                        },
-                        "sampling_rate": {
-                            "type": "number",
-                            "minimum": 100,
-                            "maximum": 1000,
-                            "description": "Hz; for CSV without time and for NPY.",
-                        },
-                        "unit": {
-                            "type": "string",
-                            "enum": ["mV", "uV", "V"],
-                            "description": "Of NPY, and of CSV that states none; mV when left out.",
-                        },
-                        "join": {
-                            "type": "boolean",
-                            "default": False,
-                            "description": "Whether the files are parts of one recording, in "
-                            "their order; gaps between their clocks are missing.",
-                        },
-                    },
-                }
-            }
-        },
-    }
-}
+
+
+_TABLE_FORM: Final = _describe_form(
+    files={"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 1},
+    is_part={
+        "type": "boolean",
+        "default": False,
+        "description": "Whether it is only the beginning of a file.",
+    },
+)
+_FORM: Final = _describe_form(
+    files={"type": "array", "items": _BINARY, "minItems": 1},
+    lead={
+        "type": "string",
+        "description": "Name of the lead; else MLII, II, or the first ECG.",
+    },
+    sampling_rate={
+        "type": "number",
+        "minimum": 100,
+        "maximum": 1000,
+        "description": "Hz; for CSV without time and for NPY.",
+    },
+    unit={
+        "type": "string",
+        "enum": ["mV", "uV", "V"],
+        "description": "Of NPY, and of CSV that states none; mV when left out.",
+    },
+    join={
+        "type": "boolean",
+        "default": False,
+        "description": "Whether the files are parts of one recording, in their order; gaps between "
+        "their clocks are missing.",
+    },
+)

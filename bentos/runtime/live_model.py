@@ -28,6 +28,7 @@ from ecg_lib.operations.releases import (
     read_release,
 )
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.atomic_files import state_of
 
 UNREGISTERED: Final = "unregistered"
 
@@ -184,7 +185,7 @@ class LiveModel:
 
     def apply_current(self) -> None:
         """Take what ``current.json`` says if it has changed, or could not be taken before."""
-        state = _state_of(self._path)
+        state = state_of(self._path)
         if state is None:
             return
         if state != self._seen:
@@ -202,9 +203,12 @@ class LiveModel:
             self.take(release)
             self._retry_s = 0.0
         except ReleaseError as error:
-            self._retry_s = min(_LONGEST_RETRY_S, 2 * self._retry_s or _FIRST_RETRY_S)
-            self._retry_at = time.monotonic() + self._retry_s
+            self._retry_later()
             self.refuse(error.bento_tag, str(error))
+
+    def _retry_later(self) -> None:
+        self._retry_s = min(_LONGEST_RETRY_S, 2 * self._retry_s or _FIRST_RETRY_S)
+        self._retry_at = time.monotonic() + self._retry_s
 
     def start(self) -> None:
         """Begin to look at ``current.json``."""
@@ -228,12 +232,8 @@ class LiveModel:
 
     def _watch(self) -> None:
         while not self._stop.wait(_POLL_S):
-            self.apply_current()
-
-
-def _state_of(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+            try:
+                self.apply_current()
+            except Exception:  # whatever a look raises, later releases must be taken
+                self._retry_later()
+                _logger.exception("%s is looked at again in %g s", CURRENT, self._retry_s)

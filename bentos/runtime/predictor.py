@@ -46,6 +46,7 @@ from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.atomic_files import state_of
 
 if TYPE_CHECKING:
     from ecg_lib.operations.prediction_log import PredictionLog
@@ -54,15 +55,6 @@ CODE_ROOT: Final = Path(__file__).parents[2]
 """The directory whose ``bentos`` and ``ecg_lib`` this process runs."""
 
 _logger = logging.getLogger(__name__)
-
-
-def _state_of(path: Path) -> tuple[int, ...]:
-    """Return what changes when a file does; the same for every file that cannot be read."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ()
-    return status.st_mtime_ns, status.st_ino, status.st_size
 
 
 class Runtime:
@@ -86,7 +78,7 @@ class Runtime:
         self.is_draining = False
         self.api_keys = read_api_keys(settings.api_keys_file) if settings.api_keys_file else None
         """Keys that are accepted; None when no key is asked for."""
-        self._keys_state: tuple[int, ...] | None = None
+        self._keys_state: tuple[int, ...] | None = ()  # of no file, so that the first look reads it
         self.rate_limit = open_rate_limit(settings.rate_limit_per_min)
         self.tracing = open_tracing()
         self.memory = MemoryBudget()
@@ -156,7 +148,7 @@ class Runtime:
         """Look at what may have changed: the file of the API keys, and what metrics show."""
         self.metrics.refresh()
         path = self.settings.api_keys_file
-        if path is None or (state := _state_of(path)) == self._keys_state:
+        if path is None or (state := state_of(path)) == self._keys_state:
             return
         found = read_keys_file(path)
         self.api_keys, self._keys_state = found.keys, state

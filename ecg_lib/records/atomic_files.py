@@ -41,3 +41,12 @@ def write_durably(path: Path, text: str) -> None:
         os.fsync(directory)
     finally:
         os.close(directory)
+
+
+def state_of(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file does; None for one that is missing or cannot be looked at."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_ino, status.st_size

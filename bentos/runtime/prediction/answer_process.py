@@ -7,13 +7,14 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final
 
-from ecg_lib.recordings.process_limits import environment_with
+from bentos.runtime.logs import set_up_logging
+from ecg_lib.recordings.process_limits import environment_with, lower_priority
 
 _START_S: Final = 120.0
 
@@ -92,3 +93,22 @@ class AnswerProcess:
         self._popen.kill()
         self._popen.wait()
         self._connection.close()
+
+
+def serve(descriptor: int, perform: Callable[[Any], object]) -> None:
+    """Be the other process: perform each task that comes until the connection is closed.
+
+    Parameters
+    ----------
+    descriptor : int
+        Of the connection.
+    perform : callable
+        Gets a task, and returns what is sent back.
+
+    """
+    lower_priority()
+    set_up_logging()
+    with Connection(descriptor) as connection, contextlib.suppress(EOFError, BrokenPipeError):
+        connection.send(True)
+        while True:
+            connection.send(perform(connection.recv()))

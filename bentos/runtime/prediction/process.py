@@ -9,37 +9,33 @@ import contextlib
 import logging
 import sys
 from collections.abc import Iterator
-from multiprocessing.connection import Connection
 from time import perf_counter, time
 from typing import Any, Final
 
 from bentos.runtime.live_model import LoadedModel
-from bentos.runtime.logs import set_up_logging
 from bentos.runtime.prediction.answer import (
     Answer,
     Question,
     RefusedSignalError,
     answer,
 )
+from bentos.runtime.prediction.answer_process import serve
 from bentos.runtime.prediction.long_strips import Outcome, Stage, StoredModel, Task
 from bentos.wire.problems import ProblemError
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import read_bundle
-from ecg_lib.recordings.process_limits import lower_priority
 
 _logger: Final = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Answer what comes over the connection until its other end is closed."""
-    lower_priority()
-    set_up_logging()
     loaded = LoadedModels()
-    with Connection(int(sys.argv[1])) as connection, contextlib.suppress(EOFError, BrokenPipeError):
-        connection.send(True)
-        while True:
-            task: Task = connection.recv()
-            connection.send(_answer(loaded.load(task.model), task.question))
+
+    def perform(task: Task) -> Outcome:
+        return _answer(loaded.load(task.model), task.question)
+
+    serve(int(sys.argv[1]), perform)
     return 0
 
 

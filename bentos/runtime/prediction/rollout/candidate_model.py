@@ -16,7 +16,6 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from time import monotonic
 from typing import Final
 
@@ -36,6 +35,7 @@ from ecg_lib.operations.learning.rollout.candidate import (
 )
 from ecg_lib.operations.releases import ReleaseError, is_same_release, model_directory
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.atomic_files import state_of
 
 _POLL_S: Final = 0.2
 _MAX_REASON: Final = 500
@@ -95,7 +95,7 @@ class CandidateModel:
     def apply(self) -> None:
         """Take what the file says, when it or the served model has changed."""
         live = self._live.current
-        state = (_state_of(self._path), _state_of(self._halt_path), live)
+        state = (state_of(self._path), state_of(self._halt_path), live)
         if state == self._seen:
             return
         self._seen, self._is_halted = state, False
@@ -227,11 +227,3 @@ class CandidateModel:
                 if problem != self.problem:  # once, not for each look
                     _logger.exception("the candidate is not tried")
                 self.problem = problem
-
-
-def _state_of(path: Path) -> tuple[int, ...] | None:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_mtime_ns, status.st_ino, status.st_size

@@ -5,36 +5,27 @@ It has a low priority, and it is the first that the system kills when memory run
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import sys
 from contextlib import nullcontext
-from multiprocessing.connection import Connection
+from functools import partial
 from typing import Any, Final
 
 import orjson
 
-from bentos.runtime.logs import set_up_logging
 from bentos.runtime.prediction.answer import answer
+from bentos.runtime.prediction.answer_process import serve
 from bentos.runtime.prediction.process import LoadedModels
 from bentos.runtime.prediction.rollout.shadow import ShadowOutcome, ShadowTask
 from bentos.wire.problems import ProblemError
 from ecg_lib.operations.learning.rollout.comparison import compare_answers
-from ecg_lib.recordings.process_limits import lower_priority
 
 _logger: Final = logging.getLogger(__name__)
 
 
 def main() -> int:
     """Ask what comes over the connection until its other end is closed."""
-    lower_priority()
-    set_up_logging()
-    loaded = LoadedModels()
-    with Connection(int(sys.argv[1])) as connection, contextlib.suppress(EOFError, BrokenPipeError):
-        connection.send(True)
-        while True:
-            task: ShadowTask = connection.recv()
-            connection.send(perform(loaded, task))
+    serve(int(sys.argv[1]), partial(perform, LoadedModels()))
     return 0
 
 
