@@ -45,10 +45,12 @@ def _read_calls(bundle: Bundle) -> dict[str, list[RecordCalls]]:
     people: dict[str, list[RecordCalls]] = {}
     for (person, record), beats in whole.groupby(["subject", "record"]):
         calls = RecordCalls(
-            (beats["is_v"] & beats["is_readable"]).to_numpy(),
-            beats["probability_v"].to_numpy(),
-            beats["label"].to_numpy().astype(np.str_),
-            np.diff(beats["position"].to_numpy()) / (_FS_HZ if record in DS1 else _SVDB_FS_HZ),
+            positions=beats["position"].to_numpy(),
+            is_readable=beats["is_readable"].to_numpy(),
+            is_v=beats["is_v"].to_numpy(),
+            probability_v=beats["probability_v"].to_numpy(),
+            label=beats["label"].to_numpy().astype(np.str_),
+            fs=_FS_HZ if record in DS1 else _SVDB_FS_HZ,
         )
         people.setdefault(str(person), []).append(calls)
     return people

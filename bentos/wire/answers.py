@@ -18,6 +18,7 @@ from ecg_lib.rhythm.description import (
 )
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, assess_risk
+from ecg_lib.rhythm.run_evidence import find_credible_of
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import (
     FINDING_WORDS,
@@ -56,7 +57,7 @@ def build_answer(
         fs=fs,
         unreadable=prepared.unreadable,
         is_paced=prepared.is_paced,
-        is_credible=classified.is_credible,
+        is_credible=find_credible_of(classified),
     )
     risk = assess_risk(
         rhythm,

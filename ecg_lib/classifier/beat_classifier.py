@@ -19,7 +19,6 @@ from ecg_lib.classifier.abstention import abstain
 from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
 from ecg_lib.classifier.lead_fusion import OtherLead, fuse_leads
 from ecg_lib.classifier.rule_guard import apply_rules
-from ecg_lib.classifier.run_evidence import find_credible
 from ecg_lib.classifier.shape_vote import vote
 from ecg_lib.errors import BundleError, UnreadableSignalError
 from ecg_lib.signal_path.features import FEATURE_NAMES
@@ -89,17 +88,6 @@ class ClassifiedBeats:
     def of_one_lead(self) -> ClassifiedBeats:
         """The classes by this lead alone, which monitoring compares with the reference."""
         return self.without_others or self
-
-    @property
-    def is_credible(self) -> NDArray[np.bool_]:
-        """True for the V beats of which couplets and runs are made."""
-        return find_credible(
-            self.is_v,
-            self.probability_v,
-            rr_s=np.diff(self.r_peaks) / self.prepared.fs,
-            threshold=self.threshold,
-            run_threshold=self.run_threshold,
-        )
 
     @property
     def confidence(self) -> NDArray[np.float64]:

@@ -98,7 +98,7 @@ class ClassifierConfig:
     calibration: Calibration = field(default_factory=Calibration)
     threshold: float = 0.5
     run_threshold: float = 0.0
-    """See :func:`ecg_lib.classifier.run_evidence.find_credible`; at 0 each row is a run."""
+    """See :func:`ecg_lib.rhythm.run_evidence.find_credible`; at 0 each row is a run."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold < 1:

@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats
-from ecg_lib.classifier.run_evidence import find_credible
 from ecg_lib.errors import InvalidSignalError
 from ecg_lib.rhythm.morphology import cut_shapes
+from ecg_lib.rhythm.run_evidence import find_credible
 from ecg_lib.signal_path.readability.findings import (
     Finding,
     FindingKind,
@@ -139,13 +139,16 @@ class RecordingBeats:
 
     @property
     def is_credible(self) -> NDArray[np.bool_]:
-        """See :attr:`ecg_lib.classifier.beat_classifier.ClassifiedBeats.is_credible`."""
+        """True for the V beats of which couplets and runs are made."""
         return find_credible(
-            self.is_v,
-            self.probability_v,
-            rr_s=np.diff(self.r_peaks) / self.fs,
+            self.r_peaks,
+            is_v=self.is_v,
+            is_readable=self.is_readable,
+            probability_v=self.probability_v,
+            fs=self.fs,
             threshold=self.threshold,
             run_threshold=self.run_threshold,
+            unreadable=self.unreadable,
         )
 
 

@@ -25,6 +25,7 @@ from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import assess_risk
+from ecg_lib.rhythm.run_evidence import find_credible_of
 from ecg_lib.signal_path.readability.findings import list_alarms
 from ecg_lib.signal_path.readability.plausibility import list_doubts
 
@@ -191,7 +192,7 @@ def describe(prediction: Prediction) -> str:
         fs=fs,
         unreadable=prepared.unreadable,
         is_paced=prepared.is_paced,
-        is_credible=classified.is_credible,
+        is_credible=find_credible_of(classified),
     )
     risk = assess_risk(
         rhythm,

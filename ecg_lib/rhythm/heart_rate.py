@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.rhythm.patterns import RhythmSummary, average_rr, follow_each_other
+from ecg_lib.rhythm.patterns import RhythmSummary, average_rr
+from ecg_lib.rhythm.rows import follow_each_other
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason, find_spans
 
 HOUR_S: Final = 3600.0

@@ -1,7 +1,7 @@
 """Sum up the beats of a recording: burden, couplets, patterns, runs, pauses, heart rate.
 
 Couplets, runs and R-on-T candidates raise an alarm, so they are made of credible V beats alone
-(:mod:`ecg_lib.classifier.run_evidence`). A V beat that only a rule calls V counts in the burden
+(:mod:`ecg_lib.rhythm.run_evidence`). A V beat that only a rule calls V counts in the burden
 and in patterns; in a couplet or a run it is a beat like any other, so a run of three needs three
 credible beats. Three and more V beats in a row that are not credible are a *doubtful run*: reported
 as such, for a reader to look at.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from ecg_lib.classifier.run_evidence import LONGEST_RR_S, MIN_RUN
+from ecg_lib.rhythm.rows import MIN_RUN, find_rows, find_stretches, follow_each_other
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_CYCLES: Final = 3
@@ -231,17 +231,14 @@ def summarize_rhythm(
     times_s = r_peaks / fs
     is_conducted = ~is_v if is_paced is None else ~(is_v | is_paced)
     follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
-    stretches = _readable_stretches(times_s, is_readable, follows)
+    stretches = find_stretches(r_peaks, is_readable=is_readable, fs=fs, unreadable=unreadable)
     stands = is_v if is_credible is None else is_v & is_credible
-    groups = [group for stretch in stretches for group in _groups_of_v(stretch, stands)]
+    groups = [group for stretch in stretches for group in find_rows(stretch, stands)]
     is_left = is_v.copy()
     for group in groups:
         is_left[group] &= len(group) == 1
     doubtful = [
-        row
-        for stretch in stretches
-        for row in _groups_of_v(stretch, is_left)
-        if len(row) >= MIN_RUN
+        row for stretch in stretches for row in find_rows(stretch, is_left) if len(row) >= MIN_RUN
     ]
     n_grouped = sum(len(group) for group in [*groups, *doubtful] if len(group) > 1)
     intervals = [np.diff(times_s[stretch]) for stretch in stretches if len(stretch) > 1]
@@ -277,45 +274,6 @@ def summarize_rhythm(
         pauses=pauses,
         coupling=_measure_coupling(stretches, times_s, is_v, is_conducted),
     )
-
-
-def follow_each_other(
-    r_peaks: NDArray[np.int64], *, is_readable: NDArray[np.bool_], unreadable: Sequence[Stretch]
-) -> NDArray[np.bool_]:
-    """Find the beats that the next one follows with nothing unreadable between them.
-
-    Parameters
-    ----------
-    r_peaks, is_readable, unreadable
-        See :func:`summarize_rhythm`.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_beats - 1,)
-
-    """
-    follows = is_readable[1:] & is_readable[:-1]
-    for start, stop, _ in unreadable:
-        first, last = np.searchsorted(r_peaks, [start, stop - 1], side="right")
-        follows[max(0, first - 1) : last] = False
-    return follows
-
-
-def _readable_stretches(
-    times_s: NDArray[np.float64], is_readable: NDArray[np.bool_], follows: NDArray[np.bool_]
-) -> list[NDArray[np.int64]]:
-    """Return the indices of beats that follow each other without a gap."""
-    in_a_row = follows & (np.diff(times_s) <= LONGEST_RR_S)
-    beats = np.arange(len(times_s))
-    stretches = np.split(beats, np.flatnonzero(~in_a_row) + 1)
-    return [stretch for stretch in stretches if len(stretch) and is_readable[stretch[0]]]
-
-
-def _groups_of_v(stretch: NDArray[np.int64], is_v: NDArray[np.bool_]) -> list[NDArray[np.int64]]:
-    v_beats = stretch[is_v[stretch]]
-    if len(v_beats) == 0:
-        return []
-    return np.split(v_beats, np.flatnonzero(np.diff(v_beats) > 1) + 1)
 
 
 def _run_of(group: NDArray[np.int64], times_s: NDArray[np.float64]) -> Run:

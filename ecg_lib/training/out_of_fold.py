@@ -16,7 +16,6 @@ from ecg_lib.classifier.abstention import AbstentionConfig, are_credible
 from ecg_lib.classifier.bundle import ClassifierConfig
 from ecg_lib.classifier.calibration import expected_calibration_error
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
-from ecg_lib.classifier.run_evidence import MIN_RUN, SURE, find_rows
 from ecg_lib.evaluation.beat_scoring import (
     NO_BEAT,
     BeatCounts,
@@ -27,6 +26,8 @@ from ecg_lib.evaluation.beat_scoring import (
 from ecg_lib.evaluation.bootstrap import bootstrap_interval
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import LEARNING_PERIOD_S
+from ecg_lib.rhythm.rows import MIN_RUN, find_rows, find_stretches
+from ecg_lib.rhythm.run_evidence import weigh_row
 from ecg_lib.signal_path.readability.quality import find_spans
 from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset
 from ecg_lib.training.views import WHOLE, View
@@ -168,10 +169,12 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
         run_threshold=choose_run_threshold(
             [
                 RecordCalls(
-                    guarded.is_v[one] & readable[one],
-                    probability[one],
-                    label[one],
-                    np.diff(dataset.position[rows[one]]) / dataset.fs[dataset.record[rows[one[0]]]],
+                    positions=dataset.position[rows[one]],
+                    is_readable=readable[one],
+                    is_v=guarded.is_v[one],
+                    probability_v=probability[one],
+                    label=label[one],
+                    fs=dataset.fs[dataset.record[rows[one[0]]]],
                 )
                 for one in _whole_records(dataset, rows)
             ],
@@ -314,21 +317,21 @@ _FALSE_TO_MISSED: Final = 4.0
 class RecordCalls(NamedTuple):
     """The predictions of one record in time order, each of shape (n_beats,)."""
 
+    positions: NDArray[np.int64]
+    """In samples of the record."""
+    is_readable: NDArray[np.bool_]
     is_v: NDArray[np.bool_]
-    """True for beats called V; False for beats that cannot be read."""
     probability_v: NDArray[np.float64]
     label: NDArray[np.str_]
-    rr_s: NDArray[np.float64]
-    """Seconds from each beat to the next, shape (n_beats - 1,)."""
+    fs: float
 
 
 def judge_runs(
     records: Sequence[RecordCalls], *, threshold: float
 ) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Judge each row of three and more V beats: its mean probability, and True for a true run.
+    """Judge each row of three and more V beats: the limit that it reaches, and True for a true run.
 
-    A run is true when three beats in a row of it are V or F, as EC57 counts them. The mean of a row
-    with three sure beats in a row, which are a run whatever the limit, is 1.
+    A run is true when three beats in a row of it are V or F, as EC57 counts them.
 
     Parameters
     ----------
@@ -337,15 +340,15 @@ def judge_runs(
         Least probability of a beat that the network calls V.
 
     """
-    mean, is_true = [], []
-    for is_v, probability, label, rr_s in records:
-        for start, stop in find_rows(is_v & (probability >= threshold), rr_s=rr_s):
-            if stop - start < MIN_RUN:
-                continue
-            row = probability[start:stop]
-            mean.append(1.0 if _longest(row >= SURE) >= MIN_RUN else row.mean())
-            is_true.append(_longest(np.isin(label[start:stop], _V_OF_RUNS)) >= MIN_RUN)
-    return np.array(mean, dtype=np.float64), np.array(is_true, dtype=np.bool_)
+    reached, is_true = [], []
+    for calls in records:
+        is_sure = calls.is_v & (calls.probability_v >= threshold)
+        for stretch in find_stretches(calls.positions, is_readable=calls.is_readable, fs=calls.fs):
+            for row in find_rows(stretch, is_sure):
+                if len(row) >= MIN_RUN:
+                    reached.append(weigh_row(calls.probability_v[row]))
+                    is_true.append(_longest(np.isin(calls.label[row], _V_OF_RUNS)) >= MIN_RUN)
+    return np.array(reached, dtype=np.float64), np.array(is_true, dtype=np.bool_)
 
 
 def _longest(is_there: NDArray[np.bool_]) -> int:

@@ -17,6 +17,7 @@ from ecg_lib.evaluation.prepared_views import PreparedStrip
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.noise import mix_at_snr, nst_gate
 from ecg_lib.records.record import read_wfdb
+from ecg_lib.rhythm.run_evidence import find_credible_of
 
 NOISE_SIGNAL: Final = 0
 """Signal of the noise records that evaluation uses; training may have heard signal 1."""
@@ -77,7 +78,7 @@ def calls_of(classified: ClassifiedBeats, config: RuleGuardConfig, *, fs: float)
         & classified.has_class[:, None],
         has_class=classified.has_class,
         quality=quality_at(classified.r_peaks, classified.prepared.quality_per_second, fs=fs),
-        is_credible=classified.is_credible,
+        is_credible=find_credible_of(classified),
     )
 
 

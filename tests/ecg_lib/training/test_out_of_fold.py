@@ -238,7 +238,14 @@ def _rows(*rows: tuple[float, str]) -> RecordCalls:
         probability += [0.0, *[mean] * len(row)]
         label += "N" + row
     p = np.array(probability)
-    return RecordCalls(p >= 0.4, p, np.array(list(label)), np.full(len(p) - 1, 0.5))
+    return RecordCalls(
+        positions=180 * np.arange(len(p)),
+        is_readable=np.ones(len(p), dtype=np.bool_),
+        is_v=p >= 0.4,
+        probability_v=p,
+        label=np.array(list(label)),
+        fs=360.0,
+    )
 
 
 def test_the_least_limit_that_rejects_false_runs_is_chosen() -> None:

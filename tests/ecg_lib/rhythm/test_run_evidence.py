@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ecg_lib.classifier.run_evidence import find_credible
+from ecg_lib.rhythm.run_evidence import find_credible
+from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 
 def _find(
@@ -14,14 +15,21 @@ def _find(
     is_v: list[bool] | None = None,
     run_threshold: float = 0.75,
     rr_s: list[float] | None = None,
+    unreadable: tuple[Stretch, ...] = (),
 ) -> list[bool]:
+    """Find the credible beats, half a second apart, at 1000 Hz."""
+    n_beats = len(probability)
+    steps = [0.0, *(rr_s or [0.5] * (n_beats - 1))][:n_beats]
     called = np.array([p >= 0.5 for p in probability] if is_v is None else is_v, dtype=np.bool_)
     credible = find_credible(
-        called,
-        np.array(probability),
-        rr_s=np.array(rr_s or [0.5] * max(len(probability) - 1, 0)),
+        np.rint(1000 * np.cumsum(steps)).astype(np.int64),
+        is_v=called,
+        is_readable=np.ones(n_beats, dtype=np.bool_),
+        probability_v=np.array(probability),
+        fs=1000.0,
         threshold=0.5,
         run_threshold=run_threshold,
+        unreadable=unreadable,
     )
     return credible.tolist()
 
@@ -55,6 +63,12 @@ def test_doubtful_neighbours_do_not_hide_sure_beats() -> None:
 def test_beats_on_both_sides_of_a_gap_do_not_make_a_row(gap_s: float, *, is_one_row: bool) -> None:
     found = _find([0.7, 0.7, 0.7, 0.7], rr_s=[0.5, gap_s, 0.5])
     assert found == [not is_one_row] * 4
+
+
+def test_an_unreadable_stretch_between_beats_parts_a_row() -> None:
+    noise = Stretch(600, 900, UnreadableReason.NOISE)
+    assert _find([0.7] * 4, unreadable=(noise,)) == [True] * 4
+    assert _find([0.7] * 4) == [False] * 4
 
 
 def test_each_row_is_judged_alone() -> None:
