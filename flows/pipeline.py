@@ -6,31 +6,30 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Annotated, Any, Final
 
-from prefect import flow, get_run_logger, task
-from prefect.cache_policies import NO_CACHE
+from prefect import flow, get_run_logger
 from prefect.runtime import flow_run
 from prefect.states import Completed
 from pydantic import Field
 
-from ecg_lib.classifier.bundle import DataSource, read_figures
+from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, BundleIntegrityError, EcgError
 from ecg_lib.operations.learning.pipeline_run import FILE, PipelineRun, write_pipeline_run
 from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN, Plan
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.data.databases import PUBLISHED, DatabaseName
-from flows.data.ingest_records import DEFAULT_DATABASES, ingest_records
+from flows.data.databases import DatabaseName
+from flows.data.ingest_records import ingest_records
 from flows.data.records.site import fingerprint_labels
-from flows.data.records.sources import Source, find_why_absent
-from flows.doors.registry import Alias, Registry, explain_unreachable
+from flows.data.records.sources import Source
+from flows.doors.registry import Registry
 from flows.doors.ui.links import as_markdown, link_mlflow, link_operations
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.steps import show_steps
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
-from flows.evaluation.retraining_outcome import note_outcome
+from flows.evaluation.retraining_outcome import find_obstacle, list_databases, note_outcome
 from flows.monitoring.training_retention import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
@@ -49,7 +48,7 @@ class PromotionError(EcgError):
 @flow(name="pipeline")
 def pipeline(
     source: Source = Source.AUTO,
-    databases: Annotated[tuple[DatabaseName, ...], Field(min_length=1)] = DEFAULT_DATABASES,
+    databases: tuple[DatabaseName, ...] = (),
     profile: SweepSize = SweepSize.AS_SET,
     n_trials: Annotated[int, Field(ge=0, le=1000)] = 0,
     seed: Annotated[int, Field(ge=-1)] = -1,
@@ -70,7 +69,8 @@ def pipeline(
     Args:
         source: Where records come from, see `ingest-records`. `simulator` trains on simulated
             patients whatever the champion was trained on.
-        databases: Databases that are trained on: mitdb, or mitdb and svdb.
+        databases: Databases that are trained on; when empty, mitdb and those of the champion that
+            are at hand.
         profile: How much to do: `quick`, `full`, or `as set` by ECG_PROFILE.
         n_trials: Number of trials; 0 for that of the profile.
         seed: Seed of the sweep; -1 for one that was not used yet.
@@ -93,6 +93,7 @@ def pipeline(
     forgotten = forget_old_training(settings, return_state=True)
     if not forgotten.is_completed():
         logger.error("what earlier trainings left was not deleted: %s", forgotten.message)
+    databases = list_databases(source, databases, settings)
     obstacle = find_obstacle(source, databases, settings)
     if obstacle is not None:
         logger.warning("%s", obstacle.why)
@@ -155,48 +156,6 @@ def pipeline(
         is_new = "promoted" if verdict["is_promoted"] else "not promoted"
         name_run(f"pipeline: {is_new}, model {release['model_version']} is served")
     return result
-
-
-class Obstacle(NamedTuple):
-    """Why nothing that could be trained now may be promoted."""
-
-    champion: str
-    """Version of the champion."""
-    why: str
-
-
-@task(cache_policy=NO_CACHE)
-def find_obstacle(
-    source: Source, databases: tuple[DatabaseName, ...], settings: Settings
-) -> Obstacle | None:
-    """Find out whether records are missing without which nothing may replace the champion."""
-    if source is not Source.AUTO:
-        return None
-    if unreachable := explain_unreachable(settings):
-        get_run_logger().warning("what the champion was trained on is not known: %s", unreachable)
-        return None
-    registry = Registry(settings)
-    champion = registry.get_alias(Alias.CHAMPION)
-    if champion is None:
-        return None  # the first model replaces none
-    data = registry.fetch_figures(champion.run_id).data_source
-    if data is DataSource.SIMULATED:
-        return None
-    absent = {
-        name.value: why
-        for name in databases
-        if name in PUBLISHED and (why := find_why_absent(settings, PUBLISHED[name])) is not None
-    }
-    if not absent:
-        return None
-    variables = " and ".join(f"ECG_{name.upper()}_DIR" for name in absent)
-    return Obstacle(
-        champion.version,
-        f"NOTHING IS TRAINED: there are no records of {' and '.join(absent)} "
-        f"({'; '.join(dict.fromkeys(absent.values()))}), and a model of simulated patients never "
-        f"replaces model {champion.version}, trained on {data} data; set {variables} or allow the "
-        "download (source=simulator trains all the same)",
-    )
 
 
 class Progress:

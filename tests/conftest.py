@@ -230,6 +230,7 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
         data_source: DataSource = DataSource.SIMULATED,
         folds: Mapping[str, int] | None = None,
         blind_fold: int | None = None,
+        databases: tuple[str, ...] = (),
     ) -> Bundle:
         directory = tmp_path_factory.mktemp(f"bundle-{name}")
         network = _write_toy_network(directory / "toy.onnx", steepness=steepness)
@@ -255,7 +256,7 @@ def make_toy_bundle(tmp_path_factory: pytest.TempPathFactory) -> BundleMaker:
                 seed=0,
                 library_versions={},
             ),
-            metrics={"oof_v_f1": 0.9},
+            metrics={"oof_v_f1": 0.9} | ({"databases": list(databases)} if databases else {}),
             out_of_fold=pa.table({"subject": pa.array([], pa.string())}),
             drift_reference=_reference(classifier),
             golden=make_golden(classifier),

@@ -46,11 +46,10 @@ class EventKind(StrEnum):
     APPROVED = "approved"
     """A person allowed a release."""
     REJECTED = "rejected"
-    """A person refused a release, or nobody answered in time; it is not made."""
+    """A person refused a release; it is made only by force, or after an approval."""
+    EXPIRED = "expired"
+    """Nobody answered in time; the release is not made, and may be asked for again."""
 
-
-NOBODY: Final = "nobody"
-"""Stands for a person who gave no answer in time; what was asked may be asked again."""
 
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
 """Events after which their release is the one that is served."""
@@ -230,7 +229,7 @@ def find_known_worse(history: LedgerHistory) -> dict[str, str]:
             worse[event.before.bento_tag] = event.why
         elif event.kind is EventKind.TAKEN_BACK:
             worse[event.release.bento_tag] = event.why
-        elif event.kind is EventKind.REJECTED and event.who != NOBODY:
+        elif event.kind is EventKind.REJECTED:
             rejected[event.release.bento_tag] = event.why
         elif event.kind is EventKind.APPROVED:
             rejected.pop(event.release.bento_tag, None)

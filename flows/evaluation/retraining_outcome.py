@@ -2,24 +2,40 @@
 
 A retraining on the same records and labels comes to the same end. So the state "did not help" holds
 a RETRAIN of the drift check until there are other labels to train on, or other code to train with.
+One without the records of the champion is held, too: a model of fewer people does not replace it.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
+from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import RetrainingRow
 from ecg_lib.operations.settings import Settings
+from flows.data.databases import PUBLISHED, DatabaseName
+from flows.data.ingest_records import DEFAULT_DATABASES
 from flows.data.records.site import fingerprint_labels
+from flows.data.records.sources import Source, find_why_absent
+from flows.doors.registry import Alias, Registry, explain_unreachable
 from flows.release.switch_service import read_current
+
+
+class Obstacle(NamedTuple):
+    """Why nothing that could be trained now may be promoted."""
+
+    champion: str
+    """Version of the champion."""
+    why: str
+
 
 HELD: Final = "RETRAIN is due but held"
 """Begin of the reason of a KEEP that stands for a retraining."""
@@ -68,22 +84,115 @@ def note_outcome(
         )
 
 
+def list_databases(
+    source: Source, wanted: tuple[DatabaseName, ...], settings: Settings
+) -> tuple[DatabaseName, ...]:
+    """List the databases to train on: those that are wanted, or mitdb and those of the champion.
+
+    A database of the champion that is not at hand is left out with a warning: a model of fewer
+    people can hardly replace the champion.
+
+    Args:
+        source: Where records come from.
+        wanted: The databases; empty for those of the champion.
+        settings: The home.
+    """
+    champion = None if wanted else _read_champion(source, settings)
+    if champion is None:
+        return wanted or DEFAULT_DATABASES
+    theirs = [name for name in DatabaseName if name in champion.trained_on and name in PUBLISHED]
+    others = [name for name in theirs if name not in DEFAULT_DATABASES]
+    absent = [name for name in others if find_why_absent(settings, PUBLISHED[name]) is not None]
+    if absent:
+        get_run_logger().warning(
+            "there are no records of %s, on which model %s was trained: what is trained without "
+            "them is compared on too few of its people to replace it; set %s",
+            " and ".join(absent),
+            champion.version,
+            " and ".join(_name_variable(name) for name in absent),
+        )
+    return (*DEFAULT_DATABASES, *(name for name in others if name not in absent))
+
+
+def find_obstacle(
+    source: Source, databases: tuple[DatabaseName, ...], settings: Settings
+) -> Obstacle | None:
+    """Find out whether records are missing without which nothing may replace the champion."""
+    champion = _read_champion(source, settings)
+    if champion is None:
+        return None  # the first model replaces none
+    absent = {
+        name: why
+        for name in databases
+        if name in PUBLISHED and (why := find_why_absent(settings, PUBLISHED[name])) is not None
+    }
+    if not absent:
+        return None
+    return Obstacle(
+        champion.version,
+        f"NOTHING IS TRAINED: there are no records of {' and '.join(absent)} "
+        f"({'; '.join(dict.fromkeys(absent.values()))}), and a model without them never replaces "
+        f"model {champion.version}, trained on {champion.data_source} data; set "
+        f"{' and '.join(_name_variable(name) for name in absent)} or allow the download "
+        "(source=simulator trains on simulated patients all the same)",
+    )
+
+
+class _Champion(NamedTuple):
+    version: str
+    data_source: DataSource
+    trained_on: frozenset[str]
+
+
+def _read_champion(source: Source, settings: Settings) -> _Champion | None:
+    """Read what the champion of real records was trained on; None where anything may replace it."""
+    if source is not Source.AUTO:
+        return None
+    if unreachable := explain_unreachable(settings):
+        get_run_logger().warning("what the champion was trained on is not known: %s", unreachable)
+        return None
+    registry = Registry(settings)
+    champion = registry.get_alias(Alias.CHAMPION)
+    if champion is None:
+        return None
+    figures = registry.fetch_figures(champion.run_id)
+    if figures.data_source is DataSource.SIMULATED:
+        return None
+    trained_on = frozenset(figures.metrics.get("databases", ()))
+    return _Champion(champion.version, figures.data_source, trained_on)
+
+
+def _name_variable(name: DatabaseName) -> str:
+    return f"ECG_{name.upper()}_DIR"
+
+
 def hold_useless_retraining(
-    decision: DriftDecision, log: PredictionLog, *, bundle_hash: str, settings: Settings
+    decision: DriftDecision,
+    log: PredictionLog,
+    *,
+    bundle_hash: str,
+    trained_on: Collection[str],
+    settings: Settings,
 ) -> DriftDecision:
-    """Hold a RETRAIN when the last one did not help and nothing was labelled since.
+    """Hold a RETRAIN that can come to nothing: no records, or no labels since one did not help.
 
     Args:
         decision: Decision of a drift check.
         log: Retrainings and labels.
         bundle_hash: Hash of the served bundle.
-        settings: Where signals and labels are.
+        trained_on: Databases of the served bundle, on which it would be trained again.
+        settings: Where records, signals and labels are.
 
     Returns:
         The decision, or KEEP with the reason.
     """
     if decision.action is not DriftAction.RETRAIN:
         return decision
+    databases = tuple(name for name in DatabaseName if name in trained_on)
+    obstacle = find_obstacle(Source.AUTO, databases or DEFAULT_DATABASES, settings)
+    if obstacle is not None:
+        reasons = (f"{HELD}: {obstacle.why}", *decision.reasons)
+        return replace(decision, action=DriftAction.KEEP, reasons=reasons)
     last = log.get_last_retraining(bundle_hash=bundle_hash)
     if last is None or last.has_helped or last.labels != fingerprint_labels(settings):
         return decision

@@ -125,7 +125,11 @@ def monitor_drift(
     decision = decide(served, evidence, traffic, now=now, policy=policy)
     with open_log(settings) as log:
         decision = hold_useless_retraining(
-            decision, log, bundle_hash=served.bundle.hash, settings=settings
+            decision,
+            log,
+            bundle_hash=served.bundle.hash,
+            trained_on=served.bundle.metrics.get("databases", ()),
+            settings=settings,
         )
     number = 1 + sum(one.bundle_hash == served.bundle.hash for one in traffic.history)
     name_run(

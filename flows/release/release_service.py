@@ -21,7 +21,13 @@ from flows.release.package_bento import package_bento
 from flows.release.rollout.approval import RejectedError, wait_for_approval
 from flows.release.rollout.steps import Rollout, start_rollout
 from flows.release.switch_service import Presence, ask_service, find_bundle, service_url
-from flows.release.transaction import Outcome, recover, release_model
+from flows.release.transaction import (
+    Outcome,
+    SupersededError,
+    describe_superseded,
+    recover,
+    release_model,
+)
 
 CHAMPION: Final[dict[str, str]] = {}
 """Release that stands for the champion, which is packaged first."""
@@ -81,18 +87,19 @@ def release_service(
             if expected is not None:  # meanwhile nobody takes it for the champion
                 note_pending(settings, expected.model_version)
                 follow_pending(settings)
-            try:
-                wait_for_approval(settings, wanted, what=what, hours=approval_hours)
-            finally:
-                expected = recover(settings)  # another one may be served by now
+            wait_for_approval(settings, wanted, what=what, hours=approval_hours)
+            served = recover(settings)
+            if not is_same_release(served, expected):
+                raise SupersededError(describe_superseded(expected, served))
         if is_gradual:
             return begin_rollout(wanted, settings, plan=plan, reason=reason, force=force)
     except EcgError as error:
-        if expected is not None:  # the promotion made it champion
+        served = recover(settings)  # another one may have been released while this one waited
+        if served is not None:  # the promotion made it champion
             is_rejected = isinstance(error, RejectedError)
             note_pending(
                 settings,
-                expected.model_version,
+                served.model_version,
                 rolled_back=wanted.model_version if is_rejected else None,
             )
             follow_pending(settings)

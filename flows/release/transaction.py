@@ -171,7 +171,7 @@ def release_model(
     with locked(settings, steps=steps):
         current, history = recover_locked(settings, steps)
         if expected is not None and not is_same_release(current, expected):
-            raise SupersededError(_describe_superseded(expected, current))
+            raise SupersededError(describe_superseded(expected, current))
         if is_same_release(current, wanted):
             ensure_signed(settings, wanted, why=why)
             return _unchanged(settings, wanted, steps)
@@ -216,7 +216,7 @@ def roll_back(
     with locked(settings, steps=steps):
         current, history = recover_locked(settings, steps)
         if decided_against and (current is None or current.bento_tag != decided_against):
-            raise SupersededError(_describe_superseded(decided_against, current))
+            raise SupersededError(describe_superseded(decided_against, current))
         if current is None:
             msg = "there must be a release to roll back, nothing was released yet"
             raise LedgerError(msg)
@@ -567,7 +567,13 @@ def _describe(intent: Intent) -> str:
     return f"roll back model {before.model_version} to {wanted.model_version}: {intent.why}"
 
 
-def _describe_superseded(expected: Release | str, current: Release | None) -> str:
-    tag = expected if isinstance(expected, str) else expected.bento_tag
-    served = "nothing" if current is None else current.bento_tag
+def describe_superseded(expected: Release | str | None, current: Release | None) -> str:
+    """Describe that another release is served than something was decided against."""
+    tag = expected if isinstance(expected, str) else name_release(expected)
+    served = name_release(current)
     return f"this was decided against {tag}, but {served} is served now; nothing has changed"
+
+
+def name_release(release: Release | None) -> str:
+    """Name what is served."""
+    return "nothing" if release is None else release.bento_tag

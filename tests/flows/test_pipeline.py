@@ -16,7 +16,8 @@ from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.databases import DatabaseName
 from flows.data.records.sources import Source
 from flows.doors.registry import Registry, RunKind
-from flows.pipeline import Obstacle, find_obstacle, pipeline, shown
+from flows.evaluation.retraining_outcome import Obstacle, find_obstacle, list_databases
+from flows.pipeline import pipeline, shown
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -66,13 +67,14 @@ NOWHERE = "http://127.0.0.1:1/mitdb/1.0.0/"
 
 
 @pytest.fixture
-def make_champion(make_toy_bundle: Callable[..., Bundle]) -> Callable[[Settings, DataSource], None]:
+def make_champion(make_toy_bundle: Callable[..., Bundle]) -> Callable[..., None]:
     """Register a model that was trained on some data, and make it champion."""
 
-    def make(settings: Settings, data: DataSource) -> None:
+    def make(settings: Settings, data: DataSource, *databases: DatabaseName) -> None:
         registry = Registry(settings)
         run_id = registry.start_run("a model", kind=RunKind.REFERENCE, tags={})
-        registry.log_bundle(run_id, make_toy_bundle(str(data), data_source=data))
+        bundle = make_toy_bundle(str(data), data_source=data, databases=databases)
+        registry.log_bundle(run_id, bundle)
         registry.end_run(run_id)
         registry.make_champion(registry.register(run_id, tags={}).version)
 
@@ -83,11 +85,11 @@ def find(
     settings: Settings, source: Source = Source.AUTO, *others: DatabaseName
 ) -> Obstacle | None:
     with disable_run_logger():
-        return find_obstacle.fn(source, (DatabaseName.MITDB, *others), settings)
+        return find_obstacle(source, (DatabaseName.MITDB, *others), settings)
 
 
 def test_simulated_patients_are_trained_on_where_that_may_be_promoted(
-    tmp_path: Path, make_champion: Callable[[Settings, DataSource], None]
+    tmp_path: Path, make_champion: Callable[..., None]
 ) -> None:
     settings = Settings(home=tmp_path, physionet_url=NOWHERE, mitdb_dir=None)
     assert find(settings) is None  # no champion yet
@@ -106,9 +108,32 @@ def test_simulated_patients_are_trained_on_where_that_may_be_promoted(
     assert find(given.model_copy(update={"svdb_dir": tmp_path / "records"})) is None
 
 
+def test_the_pipeline_trains_on_the_databases_of_the_champion_that_are_at_hand(
+    tmp_path: Path, make_champion: Callable[..., None]
+) -> None:
+    def find_databases(
+        settings: Settings, *wanted: DatabaseName, source: Source = Source.AUTO
+    ) -> tuple[DatabaseName, ...]:
+        with disable_run_logger():
+            return list_databases(source, wanted, settings)
+
+    mitdb, svdb = DatabaseName.MITDB, DatabaseName.SVDB
+    (tmp_path / "records").mkdir()
+    settings = Settings(
+        home=tmp_path, physionet_url=NOWHERE, mitdb_dir=tmp_path / "records", svdb_dir=None
+    )
+    assert find_databases(settings) == (mitdb,)  # no champion yet
+    make_champion(settings, DataSource.MITDB, mitdb, svdb)
+    assert find_databases(settings) == (mitdb,)  # svdb is not at hand
+    given = settings.model_copy(update={"svdb_dir": tmp_path / "records"})
+    assert find_databases(given) == (mitdb, svdb)
+    assert find_databases(given, mitdb) == (mitdb,)  # as asked for
+    assert find_databases(given, source=Source.SIMULATOR) == (mitdb,)
+
+
 def test_without_records_the_pipeline_says_in_a_line_why_it_trains_nothing(
     prefect_server: None,
-    make_champion: Callable[[Settings, DataSource], None],
+    make_champion: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("ECG_PHYSIONET_URL", NOWHERE)
@@ -120,9 +145,7 @@ def test_without_records_the_pipeline_says_in_a_line_why_it_trains_nothing(
     assert (state.name, state.is_completed()) == ("NothingTrained", True)
     assert state.message is not None
     assert "\n" not in state.message
-    assert "a model of simulated patients never replaces model 1, trained on mitdb data" in (
-        state.message
-    )
+    assert "a model without them never replaces model 1, trained on mitdb data" in (state.message)
     assert "set ECG_MITDB_DIR or allow the download" in state.message
     assert not settings.datasets_dir.exists()
     run = read(settings)

@@ -2,12 +2,13 @@
 
 RETRAIN needs input that has moved and stays moved: several columns, or one that moved far. A gain
 that changed is harmless, as the classes do not depend on it. ROLLBACK needs evidence against the
-model: failing golden requests, or, while the input has not drifted, reviewed strips with a lower
-score than the bundle promises or an output that stepped at a release. The estimate without labels
-is shown but never decides. Alarms ask somebody to look, and start nothing: traffic much of which is
-refused, one slice of it that drifted, and leads, rates or devices that were not there before. This
-module reads no database and no file; the comparison itself is in
-:mod:`ecg_lib.operations.drift.comparison`.
+model: failing golden requests, reviewed strips with a lower score than the bundle promises, or an
+output that stepped at a release while the input did not. Where the input was as promised for a
+while under this release and has drifted since, low scores are an alarm and no ROLLBACK: an earlier
+release knows the new input as little. The estimate without labels is shown but never decides.
+Alarms ask somebody to look, and start nothing: traffic much of which is refused, one slice of it
+that drifted, and leads, rates or devices that were not there before. This module reads no database
+and no file; the comparison itself is in :mod:`ecg_lib.operations.drift.comparison`.
 """
 
 from __future__ import annotations
@@ -220,10 +221,11 @@ def decide_action(
     earlier = next((i for i, check in enumerate(past) if not check.is_breach), len(past))
     n_breaches = earlier + 1 if is_breach else 0
 
-    # Where the drift that was found waits for more traffic, it explains labels as well.
-    has_drifted = is_breach or (bool(shortage) and bool(past) and past[0].is_breach)
-    against_model, notes = _weigh_model(evidence, policy, has_drifted=has_drifted)
-    alarms = _find_alarms(evidence, policy)
+    # Drift that was found and waits for more traffic explains labels as well.
+    is_drifting = is_breach or (bool(shortage) and bool(past) and past[0].is_breach)
+    has_drifted_since = is_drifting and any(not check.is_breach for check in past)
+    against_model, notes, warned = _weigh_model(evidence, policy, is_excused=has_drifted_since)
+    alarms = (*warned, *_find_alarms(evidence, policy))
     drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
     if shortage and past and past[0].is_breach:
         drift_note += f"; the drift of {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
@@ -363,14 +365,14 @@ def _describe_drift(
 
 
 def _weigh_model(
-    evidence: DriftEvidence, policy: DriftPolicy, *, has_drifted: bool
-) -> tuple[list[str], list[str]]:
-    """Return the evidence against the model, and notes.
+    evidence: DriftEvidence, policy: DriftPolicy, *, is_excused: bool
+) -> tuple[list[str], list[str], list[str]]:
+    """Return the evidence against the model, notes, and alarms.
 
-    Labels of input that has drifted do not count against the release: an earlier one knows the new
-    input as little, and a retraining learns from them.
+    `is_excused` is True when the input was as promised under this release and has drifted since.
     """
     against: list[str] = []
+    warned: list[str] = []
     notes = [f"not compared: {reason}" for reason in evidence.traffic.left_out]
     notes += [
         f"harmless: {drift.column} moved by {drift.distance:.2f} ({drift.reference} -> "
@@ -385,9 +387,13 @@ def _weigh_model(
         )
     if evidence.labelled is not None:
         is_worse, finding = _judge_labels(evidence.labelled, policy)
-        if is_worse and has_drifted:
-            finding += "; the input has drifted too, so retraining on these labels goes first"
-        (against if is_worse and not has_drifted else notes).append(finding)
+        if is_worse and is_excused:
+            warned.append(
+                f"{finding}; the input has drifted under this release, so an earlier one would "
+                "know it as little: label more of it, and see whether a retraining helps"
+            )
+        else:
+            (against if is_worse else notes).append(finding)
     if evidence.release is not None:
         is_step, finding = _judge_release(evidence.release, policy)
         (against if is_step else notes).append(finding)
@@ -397,7 +403,7 @@ def _weigh_model(
             f"V-F1 estimated without labels {f1.estimate:.2f} ({f1.low:.2f} to {f1.high:.2f}), "
             "refused signals counted as missed; it decides nothing"
         )
-    return against, notes
+    return against, notes, warned
 
 
 def _judge_labels(labelled: LabelledPerformance, policy: DriftPolicy) -> tuple[bool, str]:

@@ -15,7 +15,7 @@ from ecg_lib.operations.keys.signatures import is_signed
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
-from flows.doors.release_history import NOBODY, EventKind, make_event
+from flows.doors.release_history import EventKind, make_event
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -42,8 +42,10 @@ class Approval(RunInput):
 class Answer(NamedTuple):
     """The answer of a person, or that there was none."""
 
-    is_approved: bool
-    who: str
+    kind: EventKind
+    """APPROVED, REJECTED or EXPIRED."""
+    who: str | None
+    """The name in the form; None for one that nobody answered."""
     why: str
 
 
@@ -63,9 +65,10 @@ def wait_for_approval(settings: Settings, release: Release, *, what: str, hours:
     """
     answer = ask(release, what=what, hours=hours)
     note_answer(settings, release, answer)
-    if not answer.is_approved:
-        msg = f"model {release.model_version} is not released: {answer.who}, {answer.why}"
-        raise (ApprovalError if answer.who == NOBODY else RejectedError)(msg)
+    if answer.kind is not EventKind.APPROVED:
+        whose = "" if answer.who is None else f"{answer.who}, "
+        msg = f"model {release.model_version} is not released: {whose}{answer.why}"
+        raise (RejectedError if answer.kind is EventKind.REJECTED else ApprovalError)(msg)
     get_run_logger().info("approved by %s: %s", answer.who, answer.why)
 
 
@@ -96,29 +99,27 @@ def ask(
             poll_interval=_POLL_S,
         )
     except FlowPauseTimeout:
-        return Answer(is_approved=False, who=NOBODY, why=f"no answer within {hours:g} h")
+        return Answer(EventKind.EXPIRED, None, f"no answer within {hours:g} h")
     if given is None:
-        return Answer(is_approved=False, who=NOBODY, why="the run was resumed without an answer")
-    return Answer(
-        is_approved=given.approve, who=given.who, why=given.comment.strip() or "no comment"
-    )
+        return Answer(EventKind.EXPIRED, None, "the run was resumed without an answer")
+    kind = EventKind.APPROVED if given.approve else EventKind.REJECTED
+    return Answer(kind, given.who, given.comment.strip() or "no comment")
 
 
 def note_answer(settings: Settings, release: Release, answer: Answer) -> None:
     """Note the answer in the ledger."""
-    kind = EventKind.APPROVED if answer.is_approved else EventKind.REJECTED
     event = make_event(
-        kind,
+        answer.kind,
         release,
         event_id=str(uuid.uuid4()),
-        who=answer.who,
+        who=answer.who or "ecg",
         why=answer.why,
         is_signed=is_signed(settings, release),
     )
     append_event(
         settings.ledger_dir,
         event,
-        reason=f"{kind.value}: model {release.model_version}, {answer.why}",
+        reason=f"{answer.kind.value}: model {release.model_version}, {answer.why}",
         metrics={},
         model_card="",
     )

@@ -95,8 +95,8 @@ def advance(
         msg = f"stage {look.candidate.current_stage.name} must be complete: {why}"
         raise RolloutError(msg)
     follow_pending(settings)
-    if look.verdict is Verdict.TAKEN_BACK:
-        msg = f"{look.candidate.release.bento_tag} is taken back: {why}"
+    if look.verdict not in {Verdict.ADVANCED, Verdict.RELEASED}:
+        msg = f"{look.candidate.release.bento_tag} is {look.verdict.value}: {why}"
         raise RolloutError(msg)
     typer.echo(why)
 

@@ -26,7 +26,7 @@ from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
 from flows.doors.registry import note_pending
-from flows.doors.release_history import EventKind, make_event
+from flows.doors.release_history import EventKind, LedgerHistory, make_event
 
 _KINDS: Final = {
     EndKind.TAKEN_BACK: EventKind.TAKEN_BACK,
@@ -58,7 +58,7 @@ def note_stage(settings: Settings, candidate: Candidate) -> Candidate:
     event = make_event(
         EventKind.CANDIDATE if is_first else EventKind.STAGE,
         release,
-        event_id=_name_event(candidate, f"stage {candidate.stage}"),
+        event_id=_name_event(candidate.id, f"stage {candidate.stage}"),
         who=candidate.who,
         why=candidate.why if is_first else f"stage {stage.name}",
         at=_format(candidate.stage_since),
@@ -93,7 +93,7 @@ def close(settings: Settings, candidate: Candidate, *, served: str) -> None:
         event = make_event(
             _KINDS[ending.kind],
             release,
-            event_id=_name_event(candidate, "end"),
+            event_id=_name_event(candidate.id, "end"),
             who=ending.who,
             why=ending.reason,
             at=_format(ending.at),
@@ -141,9 +141,27 @@ def make_ending(kind: EndKind, reason: str, *, who: str) -> Ending:
     return Ending(kind=kind, reason=" ".join(reason.split()), who=who, at=datetime.now(UTC))
 
 
-def _name_event(candidate: Candidate, what: str) -> str:
+def find_end(history: LedgerHistory, candidate_id: str) -> EventKind | None:
+    """Find how a candidate ended; RELEASE for one that was released, None for an unknown one."""
+    begun: Release | None = None
+    released: list[Release] = []
+    for entry in history.entries:  # the latest first
+        event = entry.event
+        if event.id == _name_event(candidate_id, "end"):
+            return event.kind
+        if event.id == _name_event(candidate_id, "stage 0"):
+            begun = event.release
+            break
+        if event.kind is EventKind.RELEASE:
+            released.append(event.release)
+    if begun is not None and any(is_same_release(one, begun) for one in released):
+        return EventKind.RELEASE
+    return None
+
+
+def _name_event(candidate_id: str, what: str) -> str:
     """Name an event so that it is the same when it is noted again."""
-    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"rollout {candidate.id} {what}"))
+    return str(uuid.uuid5(uuid.NAMESPACE_OID, f"rollout {candidate_id} {what}"))
 
 
 def _format(moment: datetime) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import uuid
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from ecg_lib.operations.drift.decision import DriftAction
 from ecg_lib.operations.learning.rollout.candidate import HALT, Candidate, EndKind, read_halt
 from ecg_lib.operations.learning.rollout.comparison_log import (
     Compared,
@@ -16,8 +17,11 @@ from ecg_lib.operations.learning.rollout.comparison_log import (
 )
 from ecg_lib.operations.learning.rollout.judgement import Judgement, is_look_due, judge
 from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
+from flows.monitoring.evidence import CANDIDATE_ID
+from flows.monitoring.outbox import ROLLBACK_DEPLOYMENT
 from flows.release.rollout.steps import advance, end_rollout, find_candidate, note_look
 from flows.release.transaction import DEFAULT_STEPS, Outcome, Steps
 
@@ -59,7 +63,6 @@ def look_at_candidate(
     advances: bool = True,
     is_complete: bool = False,
     who: str = WHO,
-    on_breach: Callable[[Look], object] = lambda _: None,
     steps: Steps = DEFAULT_STEPS,
 ) -> Look:
     """Judge the candidate, and do what follows from it.
@@ -71,7 +74,6 @@ def look_at_candidate(
         advances: Go to the next stage when the present one is complete; else wait for a person.
         is_complete: Take the present stage for complete, whatever it lacks.
         who: Who looks, for the ledger.
-        on_breach: Called before a candidate is taken back; called again when that was interrupted.
         steps: How a release is carried out.
 
     Raises:
@@ -92,7 +94,7 @@ def look_at_candidate(
             judgement=judgement,
         )
         if kind is EndKind.TAKEN_BACK:
-            on_breach(look)
+            store_decision(log, look, now=now)
         end_rollout(
             settings,
             kind,
@@ -108,7 +110,7 @@ def look_at_candidate(
         return end(halt.kind, (halt.reason,), None)
     missing = [] if is_complete else list_missing(candidate, count_of(log, candidate), now=now)
     goes_on = advances and not missing
-    judgement = None
+    judgement, judged = None, candidate
     is_due = is_look_due(
         compared.asked,
         judged_strips=candidate.judged_strips,
@@ -119,7 +121,9 @@ def look_at_candidate(
         judgement = judge(compared, candidate.plan.bounds, looks=candidate.looks)
         if judgement.breaches:
             return end(EndKind.TAKEN_BACK, judgement.breaches, judgement)
-        note_look(settings, candidate, looks=judgement.looks, strips=compared.asked, steps=steps)
+        judged = note_look(
+            settings, candidate, looks=judgement.looks, strips=compared.asked, steps=steps
+        )
     if not goes_on:
         reasons = tuple(missing) or ("the stage is complete: `ecg rollout advance`",)
         return Look(
@@ -129,7 +133,7 @@ def look_at_candidate(
             compared=compared,
             judgement=judgement,
         )
-    step = advance(settings, expected=candidate.id, who=who, steps=steps)
+    step = advance(settings, expected=judged, who=who, steps=steps)
     is_released = isinstance(step, Outcome)
     what = (
         f"{candidate.release.bento_tag} is released"
@@ -165,3 +169,41 @@ def list_missing(candidate: Candidate, counts: StageCounts, *, now: datetime) ->
     if counts.groups < stage.min_groups:
         missing.append(f"{counts.groups} of {stage.min_groups} people are compared")
     return missing
+
+
+def store_decision(log: PredictionLog, look: Look, *, now: datetime) -> None:
+    """Store the decision ROLLBACK of a candidate, once, for the outbox."""
+    candidate = look.candidate
+    if candidate is None:
+        return
+    check_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"rollout {candidate.id} taken back"))
+    if any(row.check_id == check_id for row in log.read_drift_checks(are_decisions=True)):
+        return
+    check = DriftCheckRow(
+        check_id=check_id,
+        created_at=now,
+        bundle_hash=candidate.release.bundle_hash,
+        action=DriftAction.ROLLBACK.value,
+        summary={
+            "bento_tag": candidate.release.bento_tag,
+            CANDIDATE_ID: candidate.id,
+            "is_conclusive": True,
+            "is_breach": True,
+            "newest_at": None,
+            "reasons": list(look.reasons),
+            "figures": {},
+            "report": None,
+        },
+    )
+    reason = f"the candidate was taken back: {'; '.join(look.reasons)}"
+    decision = DecisionRow(
+        decision_id=check_id,
+        created_at=now,
+        deployment=ROLLBACK_DEPLOYMENT,
+        parameters={
+            "reason": reason,
+            "decided_against": candidate.release.bento_tag,
+            "candidate": candidate.id,
+        },
+    )
+    log.add_drift_check(check, decision)

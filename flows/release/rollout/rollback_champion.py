@@ -13,9 +13,10 @@ from prefect.states import Completed
 
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
+from flows.doors.release_history import EventKind
 from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.run_names import name_run
-from flows.release.rollout.steps import take_back
+from flows.release.rollout.steps import RolloutError, take_back
 from flows.release.transaction import Outcome, SupersededError, roll_back
 
 
@@ -48,12 +49,10 @@ def rollback_champion(
     """
     settings = read_settings()
     if candidate:
-        is_ended = take_back(settings, candidate, reason=reason)
-        follow_pending(settings)
-        state = "taken back" if is_ended else "not tried any more"
-        get_run_logger().warning("the candidate %s is %s: %s", decided_against, state, reason)
-        name_run(f"candidate {decided_against} taken back: {reason}")
-        return Completed(name="CandidateTakenBack", message=reason)
+        is_ended = end_candidate(settings, candidate, bento_tag=decided_against, reason=reason)
+        if is_ended:
+            return Completed(name="CandidateTakenBack", message=reason)
+        return Completed(name="Superseded", message=f"{decided_against} is not tried any more")
     try:
         outcome = put_back(
             settings, to=to, reason=reason, decided_against=decided_against, force=force
@@ -70,6 +69,29 @@ def rollback_champion(
         key="rollback",
     )
     return outcome.release.model_dump()
+
+
+@task(cache_policy=NO_CACHE)
+def end_candidate(settings: Settings, candidate: str, *, bento_tag: str, reason: str) -> bool:
+    """Take a candidate back; return whether it is, now or before.
+
+    Raises:
+        RolloutError: If it was released meanwhile, although it broke a bound.
+    """
+    ended = take_back(settings, candidate, reason=reason)
+    follow_pending(settings)
+    if ended is EventKind.RELEASE:
+        msg = (
+            f"{bento_tag} was released before it could be taken back: {reason}; `ecg rollback` "
+            "serves the release before it"
+        )
+        raise RolloutError(msg)
+    if ended is not EventKind.TAKEN_BACK:
+        name_run(f"candidate {bento_tag}: not tried any more, nothing done")
+        return False
+    get_run_logger().warning("the candidate %s is taken back: %s", bento_tag, reason)
+    name_run(f"candidate {bento_tag} taken back: {reason}")
+    return True
 
 
 @task(cache_policy=NO_CACHE)

@@ -19,7 +19,13 @@ from ecg_lib.operations.learning.rollout.candidate import (
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.registry import note_pending
-from flows.doors.release_history import LedgerError, find_known_worse, find_user, format_now
+from flows.doors.release_history import (
+    EventKind,
+    LedgerError,
+    find_known_worse,
+    find_user,
+    format_now,
+)
 from flows.release.integrity.signing import ensure_signed
 from flows.release.rollout import journal
 from flows.release.transaction import (
@@ -141,7 +147,7 @@ def start_rollout(
 def advance(
     settings: Settings,
     *,
-    expected: str | None = None,
+    expected: Candidate | None = None,
     who: str | None = None,
     steps: Steps = DEFAULT_STEPS,
 ) -> Candidate | Outcome:
@@ -151,18 +157,22 @@ def advance(
 
     Args:
         settings: Where everything is.
-        expected: Id of the candidate that this was decided for; whichever is tried when left out.
+        expected: The candidate that this was decided for, in its stage; whichever is tried when
+            left out.
         who: Who asks for it; the user of this process when left out.
         steps: How a release is carried out.
 
     Raises:
-        RolloutError: If there is no candidate, or another one, or the workers have ended it.
+        RolloutError: If there is no candidate, or another one, or it is in another stage by now,
+            or the workers have ended it.
         ReleaseRefusedError: If the service refuses the release; the candidate then ends.
         EcgError: If the release cannot be made for another reason that stays; so it ends too.
     """
     who = who or find_user()
     with locked(settings, steps=steps):
-        candidate = _require(settings, expected, steps)
+        candidate = _require(settings, None if expected is None else expected.id, steps)
+        if expected is not None:
+            _require_same(candidate, expected)
         _refuse_halted(settings, candidate)
         if not candidate.is_last_stage:
             changed = candidate.model_copy(
@@ -235,8 +245,8 @@ def end_rollout(
 
 def take_back(
     settings: Settings, candidate_id: str, *, reason: str, steps: Steps = DEFAULT_STEPS
-) -> bool:
-    """Take a candidate back if it is still tried; return whether it was.
+) -> EventKind | None:
+    """Take a candidate back if it is still tried; return how it ended, now or before.
 
     Args:
         settings: Where everything is.
@@ -244,17 +254,20 @@ def take_back(
         reason: Why, for the ledger.
         steps: How a release is carried out.
 
+    Returns:
+        TAKEN_BACK, STOPPED, or RELEASE for one that was released; None when nobody knows it.
+
     Raises:
         LedgerError: If the ledger cannot be written.
     """
     with locked(settings, steps=steps):
-        recover_locked(settings, steps)
+        _, history = recover_locked(settings, steps)
         candidate = journal.read_open(settings)
         if candidate is None or candidate.id != candidate_id:
-            return False
+            return journal.find_end(history, candidate_id)
         ending = journal.make_ending(EndKind.TAKEN_BACK, reason, who="flow rollback-champion")
         journal.end(settings, candidate, ending, served=candidate.champion.model_version)
-    return True
+    return EventKind.TAKEN_BACK
 
 
 def find_candidate(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Candidate | None:
@@ -271,13 +284,32 @@ def note_look(
     looks: int,
     strips: int,
     steps: Steps = DEFAULT_STEPS,
-) -> None:
-    """Note that the bounds were judged, before anything follows from it."""
+) -> Candidate:
+    """Note that the bounds were judged, before anything follows from it.
+
+    Raises:
+        RolloutError: If another process has judged it, or brought it further, meanwhile.
+    """
     with locked(settings, steps=steps):
         opened = _require(settings, candidate.id, steps)
-        journal.write_open(
-            settings, opened.model_copy(update={"looks": looks, "judged_strips": strips})
+        _require_same(opened, candidate)
+        noted = opened.model_copy(update={"looks": looks, "judged_strips": strips})
+        journal.write_open(settings, noted)
+        return noted
+
+
+def _require_same(opened: Candidate, expected: Candidate) -> None:
+    """Refuse what was decided for a candidate that another process has judged or brought further.
+
+    Raises:
+        RolloutError: If it was.
+    """
+    if (opened.stage, opened.looks) != (expected.stage, expected.looks):
+        msg = (
+            f"{opened.release.bento_tag} was looked at meanwhile by another process, stage "
+            f"{opened.current_stage.name}; look again"
         )
+        raise RolloutError(msg)
 
 
 def _refuse_halted(settings: Settings, candidate: Candidate) -> None:

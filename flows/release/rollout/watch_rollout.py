@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,14 +12,12 @@ from prefect.states import Completed
 
 from ecg_lib.operations.drift.decision import DriftAction
 from ecg_lib.operations.learning.rollout.candidate import Candidate
-from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.registry import follow_pending
-from flows.doors.ui.artifacts import show_artifact
+from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.run_names import name_run
-from flows.monitoring.evidence import CANDIDATE_ID, open_log
-from flows.monitoring.outbox import ROLLBACK_DEPLOYMENT, deliver_decisions
+from flows.monitoring.evidence import open_log
+from flows.monitoring.outbox import deliver_decisions
 from flows.release.rollout.look import Look, Verdict, look_at_candidate
 
 _NOTHING = "no candidate is tried beside the served release"
@@ -65,53 +62,9 @@ def watch_rollout(*, advances: bool = True) -> Any:  # noqa: ANN401  Prefect tak
 def see(settings: Settings, *, now: datetime, advances: bool) -> Look:
     """Judge the candidate; the decision on one that is taken back is stored with its reasons."""
     with open_log(settings) as log:
-        look = look_at_candidate(
-            settings,
-            log,
-            now=now,
-            advances=advances,
-            on_breach=lambda look: store_decision(log, look, now=now),
-        )
+        look = look_at_candidate(settings, log, now=now, advances=advances)
     get_run_logger().info("%s: %s", look.verdict.value, "; ".join(look.reasons))
     return look
-
-
-def store_decision(log: PredictionLog, look: Look, *, now: datetime) -> None:
-    """Store the decision ROLLBACK of a candidate, once, for the outbox."""
-    candidate = look.candidate
-    if candidate is None:
-        return
-    check_id = str(uuid.uuid5(uuid.NAMESPACE_OID, f"rollout {candidate.id} taken back"))
-    if any(row.check_id == check_id for row in log.read_drift_checks(are_decisions=True)):
-        return
-    check = DriftCheckRow(
-        check_id=check_id,
-        created_at=now,
-        bundle_hash=candidate.release.bundle_hash,
-        action=DriftAction.ROLLBACK.value,
-        summary={
-            "bento_tag": candidate.release.bento_tag,
-            CANDIDATE_ID: candidate.id,
-            "is_conclusive": True,
-            "is_breach": True,
-            "newest_at": None,
-            "reasons": list(look.reasons),
-            "figures": {},
-            "report": None,
-        },
-    )
-    reason = f"the candidate was taken back: {'; '.join(look.reasons)}"
-    decision = DecisionRow(
-        decision_id=check_id,
-        created_at=now,
-        deployment=ROLLBACK_DEPLOYMENT,
-        parameters={
-            "reason": reason,
-            "decided_against": candidate.release.bento_tag,
-            "candidate": candidate.id,
-        },
-    )
-    log.add_drift_check(check, decision)
 
 
 @task(cache_policy=NO_CACHE)
@@ -139,11 +92,14 @@ def show(candidate: Candidate, look: Look) -> None:
     release, stage = candidate.release, candidate.current_stage
     lines = [
         f"# {look.verdict.value}: {release.bento_tag}",
-        "; ".join(look.reasons),
+        escape_markdown("; ".join(look.reasons)),
         f"Stage {stage.name}: {look.compared.strips} strips of {len(look.compared.groups)} people.",
     ]
     if look.judgement is not None:
-        rows = [f"| {one.text} | {_word(one.is_breach)} |" for one in look.judgement.findings]
+        rows = [
+            f"| {escape_markdown(one.text)} | {_word(one.is_breach)} |"
+            for one in look.judgement.findings
+        ]
         lines.append("\n".join(["| Bound | |", "|---|---|", *rows]))
         lines.append(
             f"Look {look.judgement.looks}. A candidate within all bounds is taken back by it with "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from prefect.logging import disable_run_logger
 
+from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
@@ -18,6 +19,7 @@ from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.data.records.site import fingerprint_labels
+from flows.doors.registry import Registry, RunKind
 from flows.evaluation.retraining_outcome import hold_useless_retraining, note_outcome
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -68,7 +70,9 @@ def _hold(
     decision = DriftDecision(
         action=action, reasons=("drift",), is_breach=True, is_conclusive=True, figures={}
     )
-    return hold_useless_retraining(decision, log, bundle_hash="bundle", settings=settings)
+    return hold_useless_retraining(
+        decision, log, bundle_hash="bundle", trained_on=("mitdb",), settings=settings
+    )
 
 
 def _predict(settings: Settings, log: PredictionLog, name: str, *, is_kept: bool) -> None:
@@ -134,6 +138,29 @@ def test_a_retraining_that_did_not_help_is_repeated_only_with_other_labels_to_tr
     assert _hold(settings, log).action is DriftAction.KEEP
     _label(log, "kept", "V")
     assert _hold(settings, log).action is DriftAction.RETRAIN
+
+
+def test_a_retraining_without_the_records_of_the_champion_is_held(
+    settings: Settings, log: PredictionLog, make_toy_bundle: Callable[..., Bundle]
+) -> None:
+    registry = Registry(settings)
+    run_id = registry.start_run("a model", kind=RunKind.REFERENCE, tags={})
+    registry.log_bundle(run_id, make_toy_bundle("real", data_source=DataSource.MITDB))
+    registry.end_run(run_id)
+    registry.make_champion(registry.register(run_id, tags={}).version)
+    nowhere = settings.model_copy(
+        update={"physionet_url": "http://127.0.0.1:1/mitdb/1.0.0/", "mitdb_dir": None}
+    )
+    with disable_run_logger():
+        held = _hold(nowhere, log)
+    assert held.action is DriftAction.KEEP
+    assert held.reasons[0].startswith(
+        "RETRAIN is due but held: NOTHING IS TRAINED: there are no records of mitdb ("
+    )
+    assert held.reasons[1:] == ("drift",)
+    given = nowhere.model_copy(update={"mitdb_dir": settings.home})
+    with disable_run_logger():
+        assert _hold(given, log).action is DriftAction.RETRAIN
 
 
 def test_other_training_code_is_worth_another_retraining(

@@ -78,8 +78,8 @@ class Compared:
     """The comparisons of a candidate, added up."""
 
     groups: dict[str, GroupCounts] = field(default_factory=dict)
-    timed: tuple[tuple[float, float], ...] = ()
-    """Milliseconds of champion and candidate for a strip, the latest first."""
+    timed: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    """Of each group, how much longer the candidate took than the champion for strips: ratios."""
     beats: dict[str, int] = field(default_factory=dict)
     """Beats by class of champion and candidate, such as ``NV``; others are ``unclassed``."""
     failed: int = 0
@@ -179,8 +179,12 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
         .group_by(table.traffic_group)
     )
     timed = (
-        sa.select(table.ms_champion, table.ms_candidate)
-        .where(table.candidate_id == candidate_id, table.ms_candidate.is_not(None))
+        sa.select(table.traffic_group, table.ms_candidate / table.ms_champion)
+        .where(
+            table.candidate_id == candidate_id,
+            table.ms_candidate.is_not(None),
+            table.ms_champion > 0,
+        )
         .order_by(table.created_at.desc())
         .limit(MAX_TIMED)
     )
@@ -205,12 +209,14 @@ def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
             )
             for row in connection.execute(by_group).mappings()
         }  # fmt: skip
-        pairs = tuple((row[0], row[1]) for row in connection.execute(timed))
+        ratios: dict[str, list[float]] = {}
+        for group, ratio in connection.execute(timed):
+            ratios.setdefault(group, []).append(float(ratio))
         counts = connection.execute(beats).one()
         n_failed = int(connection.execute(failed).scalar_one())
     return Compared(
         groups=groups,
-        timed=pairs,
+        timed={group: tuple(values) for group, values in ratios.items()},
         beats=dict(zip((*_PAIRS, "unclassed"), map(int, counts), strict=True)),
         failed=n_failed,
     )

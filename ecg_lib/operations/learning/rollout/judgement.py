@@ -5,6 +5,7 @@ For each person the difference between the models on the same strips lies betwee
 multiplies ``1 + rate * (difference - bound)`` over people. When the true mean is within the bound,
 no factor has an expectation above 1; so the product reaches 1/p with a probability of p at most
 (Markov), with however few people, and whatever the distribution (Waudby-Smith and Ramdas, 2024).
+Of times it is the median of each person, by a sign test.
 
 Judged again and again, chances add up. The k-th look at each of the tests may err with a chance of
 ``1 / (k (k + 1))`` of the share of that test, which adds up to the share, whatever repeats.
@@ -13,7 +14,7 @@ Judged again and again, chances add up. The k-th look at each of the tests may e
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,13 +30,9 @@ LOOK_GROWTH: Final = 1.25
 FIRST_LOOK: Final = 20
 """Least number of strips of the first look."""
 
-MIN_TIMED: Final = 20
-"""Least number of strips by which times are judged."""
-
 _RATES: Final = (0.1, 0.3, 0.6, 0.95)
 """Bets on a breach, as shares of the largest one that cannot lose everything."""
 
-_N_TESTS: Final = 9
 _LARGEST_LOG: Final = 700.0
 
 
@@ -48,7 +45,7 @@ class Finding:
     """The mean over people, or the ratio of times; None where nothing was compared."""
     bound: float
     n: int
-    """People, or timed strips."""
+    """People."""
     is_breach: bool
     text: str
 
@@ -88,7 +85,6 @@ def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
 
     """
     look = looks + 1
-    chance = bounds.false_return_chance / (_N_TESTS * look * (look + 1))
     groups = list(compared.groups.values())
     shares = [_v_shares(group) for group in groups if group.judged_champion]
     rises = [candidate - champion for champion, candidate in shares]
@@ -107,18 +103,23 @@ def judge(compared: Compared, bounds: Bounds, *, looks: int) -> Judgement:
         if group.judged_champion
     ]
     falls, fewer = [-rise for rise in rises], [-rise for rise in runs]
-    findings = (
-        _judge_mean("share of V, rise", rises, bounds.max_v_share_rise, chance),
-        _judge_mean("share of V, fall", falls, bounds.max_v_share_fall, chance),
-        _judge_mean("V beats that it does not call V", lost, bounds.max_v_lost, chance),
-        _judge_mean("beats without a class, rise", unclassed, bounds.max_unclassed_rise, chance),
-        _judge_mean("strips with a V run, rise", runs, bounds.max_run_share_rise, chance),
-        _judge_mean("strips with a V run, fall", fewer, bounds.max_run_share_fall, chance),
-        _judge_mean("strips that it alone refuses", refused, bounds.max_refused_share, chance),
-        _judge_mean("strips that it alone answers", accepted, bounds.max_accepted_share, chance),
-        _judge_times(compared.timed, bounds.max_latency_ratio, chance),
+    means = (
+        ("share of V, rise", rises, bounds.max_v_share_rise),
+        ("share of V, fall", falls, bounds.max_v_share_fall),
+        ("V beats that it does not call V", lost, bounds.max_v_lost),
+        ("beats without a class, rise", unclassed, bounds.max_unclassed_rise),
+        ("strips with a V run, rise", runs, bounds.max_run_share_rise),
+        ("strips with a V run, fall", fewer, bounds.max_run_share_fall),
+        ("strips that it alone refuses", refused, bounds.max_refused_share),
+        ("strips that it alone answers", accepted, bounds.max_accepted_share),
     )
-    return Judgement(findings=findings, looks=look, chance=chance * _N_TESTS)
+    chance = bounds.false_return_chance / (look * (look + 1))
+    share = chance / (len(means) + 1)  # of each test, with that of times
+    findings = (
+        *(_judge_mean(name, values, bound, share) for name, values, bound in means),
+        _judge_times(compared.timed, bounds.max_latency_ratio, share),
+    )
+    return Judgement(findings=findings, looks=look, chance=chance)
 
 
 def weigh_mean(values: Sequence[float], bound: float) -> float:
@@ -164,14 +165,14 @@ def _judge_mean(name: str, values: Sequence[float], bound: float, chance: float)
     )
 
 
-def _judge_times(timed: Sequence[tuple[float, float]], bound: float, chance: float) -> Finding:
+def _judge_times(timed: Mapping[str, Sequence[float]], bound: float, chance: float) -> Finding:
+    """Judge the median of each person: strips of one person, or of one moment, are alike."""
     name = "time for a strip"
     if not timed:
         text = f"{name}: nothing yet"
         return Finding(name=name, value=None, bound=bound, n=0, is_breach=False, text=text)
-    ratios = sorted(candidate / champion for champion, candidate in timed)
-    median, n = ratios[len(ratios) // 2], len(ratios)
-    n_above = sum(ratio > bound for ratio in ratios)
-    is_breach = n >= MIN_TIMED and find_sign_chance(n_above, n) <= chance
-    text = f"{name}: {median:.2f} times that of the champion on {n} strips, at most {bound:g}"
-    return Finding(name=name, value=median, bound=bound, n=n, is_breach=is_breach, text=text)
+    medians = [float(np.median(ratios)) for ratios in timed.values()]
+    value, n = float(np.median(medians)), len(medians)
+    is_breach = find_sign_chance(sum(one > bound for one in medians), n) <= chance
+    text = f"{name}: {value:.2f} times that of the champion for {n} people, at most {bound:g}"
+    return Finding(name=name, value=value, bound=bound, n=n, is_breach=is_breach, text=text)

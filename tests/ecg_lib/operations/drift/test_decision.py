@@ -198,19 +198,37 @@ def test_reviewed_strips_worse_than_promised_ask_for_rollback() -> None:
     assert "0.700 (0.620 to 0.780), promised 0.950" in decision.reasons[0]
 
 
-def test_labels_of_input_that_has_drifted_ask_for_retraining_and_not_for_rollback() -> None:
+def test_labels_of_input_that_drifted_under_the_release_are_an_alarm_and_no_rollback() -> None:
     evidence = replace(NOISY, labelled=label(0.70, 0.62, 0.78))
-    first = decide(evidence)
-    assert first.action is DriftAction.KEEP
-    assert first.is_breach
-    second = decide(evidence, past(HOUR, is_breach=True))
+    good = past(5 * HOUR)
+    first = decide(evidence, good)
+    assert (first.action, first.is_breach) == (DriftAction.KEEP, True)
+    second = decide(evidence, past(HOUR, is_breach=True), good)
     assert second.action is DriftAction.RETRAIN
-    assert "promised 0.950; the input has drifted too" in second.reasons[1]
+    for decision in (first, second):
+        assert "promised 0.950; the input has drifted under this release" in decision.alarms[0]
+
+
+def test_labels_ask_for_rollback_where_the_input_was_never_as_promised_under_the_release() -> None:
+    evidence = replace(NOISY, labelled=label(0.70, 0.62, 0.78))
+    assert decide(evidence).action is DriftAction.ROLLBACK
+    assert decide(evidence, past(HOUR, is_breach=True)).action is DriftAction.ROLLBACK
+
+
+def test_low_scores_stay_an_alarm_while_a_retraining_is_held() -> None:
+    evidence = replace(NOISY, labelled=label(0.10, 0.05, 0.15))
+    retrained = past(HOUR, is_breach=True, action=DriftAction.RETRAIN)
+    held = decide(evidence, retrained, past(2 * HOUR, is_breach=True), past(5 * HOUR))
+    assert held.action is DriftAction.KEEP
+    assert "cool-down" in held.reasons[0]
+    assert "0.100 (0.050 to 0.150)" in held.alarms[0]
 
 
 def test_labels_do_not_ask_for_rollback_while_drift_waits_to_be_confirmed() -> None:
     evidence = DriftEvidence(traffic=compare(n_strips=49), labelled=label(0.70, 0.62, 0.78))
-    assert decide(evidence, past(HOUR, is_breach=True)).action is DriftAction.KEEP
+    waiting = decide(evidence, past(HOUR, is_breach=True), past(5 * HOUR))
+    assert waiting.action is DriftAction.KEEP
+    assert waiting.alarms
     assert decide(evidence, past(HOUR)).action is DriftAction.ROLLBACK
 
 

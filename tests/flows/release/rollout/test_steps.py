@@ -28,6 +28,7 @@ from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import read_pending
+from flows.doors.release_history import EventKind
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 from flows.release.integrity import doctor
 from flows.release.rollout import journal
@@ -37,6 +38,7 @@ from flows.release.rollout.steps import (
     advance,
     end_rollout,
     find_candidate,
+    note_look,
     start_rollout,
     take_back,
 )
@@ -228,8 +230,9 @@ def test_what_cannot_be_tried_is_refused_and_changes_nothing(
     replaced = start("4", replaces=True)
     assert tried(settings) == "ecg:4-a"
     assert kinds(settings)[-2:] == ["stopped", "candidate"]
+    unknown = replaced.model_copy(update={"id": "unknown"})
     with pytest.raises(RolloutError, match="another candidate"):
-        advance(settings, expected="unknown", steps=service.steps)
+        advance(settings, expected=unknown, steps=service.steps)
     end_rollout(settings, EndKind.STOPPED, reason="x", expected=replaced.id, steps=service.steps)
     with pytest.raises(RolloutError, match="no candidate is being tried"):
         advance(settings, steps=service.steps)
@@ -406,9 +409,16 @@ def compare(
     )
 
 
-def look(settings: Settings, service: Service, log: PredictionLog, *, hours: float = 2) -> Look:
+def look(
+    settings: Settings,
+    service: Service,
+    log: PredictionLog,
+    *,
+    hours: float = 2,
+    who: str = "flow watch-rollout",
+) -> Look:
     now = datetime.now(UTC) + timedelta(hours=hours)
-    return look_at_candidate(settings, log, now=now, steps=service.steps)
+    return look_at_candidate(settings, log, now=now, who=who, steps=service.steps)
 
 
 def test_a_stage_needs_its_time_its_strips_and_its_people(
@@ -447,16 +457,55 @@ def test_a_broken_bound_takes_the_candidate_back_with_the_reason_in_the_ledger(
 def test_a_late_decision_ends_the_candidate_that_it_was_made_for_and_no_other(
     settings: Settings, service: Service, start: Callable[..., Candidate], make_stored: Make
 ) -> None:
+    def end(candidate: Candidate) -> EventKind | None:
+        return take_back(settings, candidate.id, reason="late", steps=service.steps)
+
     first = start()
-    assert take_back(settings, first.id, reason="late", steps=service.steps)
-    assert not take_back(settings, first.id, reason="later", steps=service.steps)
+    assert end(first) is EventKind.TAKEN_BACK
+    assert kinds(settings) == ["release", "candidate", "taken back"]
     second = start(force=True)
-    assert not take_back(settings, first.id, reason="later still", steps=service.steps)
+    assert end(first) is EventKind.TAKEN_BACK  # as before; the second goes on
     assert tried(settings) == "ecg:2-a"
     end_rollout(settings, EndKind.STOPPED, reason="x", expected=second.id, steps=service.steps)
-    release_model(settings, make_stored("2"), why="by hand", force=True, steps=service.steps)
-    assert not take_back(settings, first.id, reason="much later", steps=service.steps)
+    assert end(second) is EventKind.STOPPED
+    third = start(force=True)
+    for _ in PLAN.stages:
+        advance(settings, steps=service.steps)
     assert served(settings) == "ecg:2-a"
+    assert end(third) is EventKind.RELEASE
+    assert end(third.model_copy(update={"id": "unknown"})) is None
+    assert (served(settings), kinds(settings)[-1]) == ("ecg:2-a", "release")
+
+
+def test_two_looks_at_once_skip_no_stage(
+    settings: Settings, service: Service, start: Callable[..., Candidate], log: PredictionLog
+) -> None:
+    """Both have judged the same stage; the second to act finds the candidate brought further."""
+    candidate = start()
+    compare(log, candidate, people=2)
+    assert look(settings, service, log).verdict is Verdict.ADVANCED
+    for expected in (candidate, candidate.model_copy(update={"looks": 1, "judged_strips": 2})):
+        with pytest.raises(RolloutError, match="looked at meanwhile by another process, stage 10"):
+            advance(settings, expected=expected, steps=service.steps)
+    with pytest.raises(RolloutError, match="looked at meanwhile"):
+        note_look(settings, candidate, looks=1, strips=2, steps=service.steps)
+    opened = read_candidate(candidate_file(settings))
+    assert opened is not None
+    assert (opened.stage, opened.looks) == (1, 1)
+
+
+def test_a_breach_that_a_person_finds_is_a_decision_too(
+    settings: Settings, service: Service, start: Callable[..., Candidate], log: PredictionLog
+) -> None:
+    """Whoever looks: the decision of the look is stored for the drift page and for Prefect."""
+    candidate = start()
+    compare(log, candidate, people=40, v=9)
+    assert look(settings, service, log, who="Ada").verdict is Verdict.TAKEN_BACK
+    (check,) = log.read_drift_checks(are_decisions=True)
+    assert (check.action, check.summary["candidate_id"]) == ("ROLLBACK", candidate.id)
+    (decision,) = log.read_open_decisions()
+    assert decision.parameters["candidate"] == candidate.id
+    assert read_ledger(settings.ledger_dir).entries[0].event.who == "Ada"
 
 
 def test_a_candidate_that_was_forced_can_be_released(

@@ -25,7 +25,9 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
+from flows.doors.release_history import EventKind
 from flows.monitoring.evidence import CANDIDATE_ID
+from flows.release.release_service import release_service
 from flows.release.rollout.approval import (
     Answer,
     ApprovalError,
@@ -34,9 +36,9 @@ from flows.release.rollout.approval import (
     wait_for_approval,
 )
 from flows.release.rollout.rollback_champion import rollback_champion
-from flows.release.rollout.steps import start_rollout
+from flows.release.rollout.steps import Rollout, start_rollout
 from flows.release.rollout.watch_rollout import watch_rollout
-from flows.release.transaction import release_model
+from flows.release.transaction import SupersededError, release_model
 
 pytestmark = pytest.mark.slow
 
@@ -195,5 +197,31 @@ def test_without_an_answer_in_time_nothing_is_released(
         return ask(make_stored("2"), what="release it", hours=24, pause=pause)
 
     answer = run()
-    assert answer == Answer(is_approved=False, who="nobody", why="no answer within 24 h")
+    assert answer == Answer(EventKind.EXPIRED, None, "no answer within 24 h")
     assert not issubclass(ApprovalError, RejectedError)
+
+
+@pytest.mark.parametrize("rollout", [Rollout.AT_ONCE, Rollout.GRADUAL])
+def test_an_approval_after_another_release_was_made_changes_nothing(
+    settings: Settings,
+    prefect_server: None,
+    make_stored: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    rollout: Rollout,
+) -> None:
+    release_model(settings, make_stored("1"), why="the first")
+
+    def approve_late(*_: object, **__: object) -> None:
+        release_model(settings, make_stored("3"), why="urgent")
+
+    monkeypatch.setattr("flows.release.release_service.wait_for_approval", approve_late)
+    state = release_service(
+        release=make_stored("2").model_dump(),
+        rollout=rollout,
+        needs_approval=True,
+        return_state=True,
+    )
+    with pytest.raises(SupersededError, match="decided against ecg:1-a, but ecg:3-a is served now"):
+        state.result()  # type: ignore[attr-defined]  return_state
+    assert read_ledger(settings.ledger_dir).latest.release.bento_tag == "ecg:3-a"  # type: ignore[union-attr]
+    assert read_candidate(settings.serving_dir / "candidate.json") is None

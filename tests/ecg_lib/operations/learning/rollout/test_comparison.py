@@ -114,7 +114,7 @@ def test_comparisons_are_added_up_by_person_and_stored_once(log: PredictionLog) 
     assert (of_a.v_champion, of_a.v_candidate, of_a.judged_candidate) == (0, 2, 4)
     assert (of_a.runs_candidate, of_a.strips_with_run_candidate) == (2, 2)
     assert found.beats == {"NN": 3, "NV": 3, "VN": 0, "VV": 0, "unclassed": 0}
-    assert (found.strips, found.failed, found.timed) == (3, 1, ((5.0, 6.0),))
+    assert (found.strips, found.failed, list(found.timed.values())) == (3, 1, [(1.2,)])
     assert count_stage(log, "one", stage=1, of_candidate=False) == StageCounts(strips=2, groups=2)
     assert count_stage(log, "one", stage=1, of_candidate=True) == StageCounts(strips=1, groups=1)
 
