@@ -2,7 +2,7 @@
 
 One process at a time holds the lock. It writes its intent, tells the service by ``current.json``,
 waits for the service's own answers, notes the event in the ledger, notes which alias must follow,
-and removes the intent. Every step can be repeated: whoever takes the lock next finds the intent of
+and removes the intent. Every step can be repeated: the next holder of the lock finds the intent of
 a process that was killed and finishes it when the service was told already, else undoes it.
 """
 
@@ -166,7 +166,7 @@ def release_model(
         SignatureError: If it has changed since it was signed.
         ReleaseRefusedError: If the service refuses it or does not take it in time.
         LedgerError: If the ledger cannot be written; the release then is served and is noted by
-            whoever takes the lock next.
+            the next holder of the lock.
     """
     with locked(settings, steps=steps):
         current, history = recover_locked(settings, steps)

@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 
 from ecg_lib.records.record import Record
-from ecg_lib.records.simulation.patients import draw_textbook_patient
-from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.records.simulation.patients import Patient, draw_textbook_patient
+from ecg_lib.records.simulation.simulator import simulate_cohort_member
 
 
 def simulate_textbook_member(number: int, *, duration_s: float, seed: int) -> Record:
@@ -26,14 +26,19 @@ def simulate_textbook_member(number: int, *, duration_s: float, seed: int) -> Re
     seed : int
         Not negative.
 
+    Raises
+    ------
+    ValueError
+        If a number is out of these bounds.
+
     """
-    patient_seed, record_seed = np.random.SeedSequence([seed, number]).generate_state(2).tolist()
-    rng = np.random.default_rng(patient_seed)
-    patient = replace(
+    return simulate_cohort_member(number, duration_s=duration_s, seed=seed, draw=_draw_textbook)
+
+
+def _draw_textbook(seed: int) -> Patient:
+    rng = np.random.default_rng(seed)
+    return replace(
         draw_textbook_patient(rng, is_noisy=False),
         pvc_episodes_per_min=rng.uniform(3.0, 8.0),
         apbs_per_min=rng.uniform(0.0, 2.0),
-    )
-    return simulate_record(
-        f"sim{number:03d}", patient=patient, duration_s=duration_s, seed=record_seed
     )

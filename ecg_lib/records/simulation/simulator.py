@@ -119,10 +119,17 @@ def simulate_record(
     return _render(name, patient, ectopy_at, duration_s=duration_s, seed=seed, fs=fs)
 
 
-def simulate_cohort_member(number: int, *, duration_s: float, seed: int) -> Record:
+def simulate_cohort_member(
+    number: int,
+    *,
+    duration_s: float,
+    seed: int,
+    draw: Callable[[int], Patient] = draw_patient,
+) -> Record:
     """Simulate the record of one of many patients, called ``sim001``, ``sim002`` and so on.
 
-    Number and seed decide the record, at 360 Hz, however many others there are.
+    Number and seed decide the record, at 360 Hz, however many others there are. `draw` makes a
+    patient of a seed.
 
     Raises
     ------
@@ -136,7 +143,7 @@ def simulate_cohort_member(number: int, *, duration_s: float, seed: int) -> Reco
     patient_seed, record_seed = np.random.SeedSequence([seed, number]).generate_state(2).tolist()
     return simulate_record(
         f"sim{number:03d}",
-        patient=draw_patient(patient_seed),
+        patient=draw(patient_seed),
         duration_s=duration_s,
         seed=record_seed,
     )

@@ -34,8 +34,8 @@ def register_bad_model(settings: Settings) -> str:
         msg = "there must be a champion to make a bad model of, there is none"
         raise RegistryError(msg)
     bundle = registry.fetch_bundle(champion.run_id)
-    run_id = registry.start_run("a wrong threshold, for the demo", kind=RunKind.CANDIDATE, tags={})
     config, golden = _choose_wrong(bundle)
+    run_id = registry.start_run("a wrong threshold, for the demo", kind=RunKind.CANDIDATE, tags={})
     with tempfile.TemporaryDirectory(dir=settings.home) as directory:
         bad = write_bundle(
             Path(directory) / "bundle",

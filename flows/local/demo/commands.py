@@ -31,7 +31,7 @@ def loop(
         typer.Option("--keep", help="Go on after the last step until Ctrl-C, and keep the home."),
     ] = False,
 ) -> None:
-    """Show the loop that learns: KEEP, RETRAIN, promoted, ROLLBACK, in less than ten minutes.
+    """Show the loop that learns: KEEP, RETRAIN, promoted, ROLLBACK.
 
     Needs neither data nor network, and touches nothing of the platform of this user.
     """

@@ -73,7 +73,7 @@ def note_stage(settings: Settings, candidate: Candidate) -> Candidate:
 
 
 def end(settings: Settings, candidate: Candidate, ending: Ending, *, served: str) -> None:
-    """End a candidate: workers leave it at once, then the ledger and the aliases are told.
+    """End a candidate: workers leave it at once, then write the ledger and the aliases.
 
     Args:
         settings: Where everything is.

@@ -233,7 +233,7 @@ def end_rollout(
 
     Raises:
         RolloutError: If there is no candidate, or another one.
-        LedgerError: If the ledger cannot be written; whoever takes the lock next notes it.
+        LedgerError: If the ledger cannot be written; the next holder of the lock notes it.
     """
     with locked(settings, steps=steps):
         candidate = _require(settings, expected, steps)
