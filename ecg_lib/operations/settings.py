@@ -30,8 +30,8 @@ class Profile(StrEnum):
     FULL = "full"
     """As long as it pays."""
     DEMO = "demo"
-    """Two minutes on two cores: for `ecg demo` and tests alone. Its source `simulator` is other people:
-    16 with beats that are easy to tell apart, 2 minutes of each."""
+    """Two minutes on two cores: for `ecg demo` and tests alone. Its source `simulator` is other
+    people: 16 with beats that are easy to tell apart, 2 minutes of each."""
 
 
 Port = Annotated[int, Field(ge=1, le=65535)]

@@ -253,8 +253,9 @@ def is_chosen(group: str, *, share: float, candidate_id: str, key: bytes) -> boo
     """Return whether the candidate answers a group of traffic.
 
     The group has a place between 0 and 1, by a keyed hash, and is chosen when that is below the
-    share. So it stays with one model at a given share, and a chosen group stays chosen when the share
-    grows. Another candidate gives other places, so that not always the same people come first.
+    share. So it stays with one model at a given share, and a chosen group stays chosen when the
+    share grows. Another candidate gives other places, so that not always the same people come
+    first.
 
     Parameters
     ----------
