@@ -24,7 +24,8 @@ from ecg_lib.operations.prediction_rows import PredictionRow
 
 N_SHOWN: Final = 3
 N_LOOKED_AT: Final = 200
-"""Kept signals that are looked at, the newest of the window."""
+"""Kept signals that are looked at, the newest of the window; those that wait for a label are not
+shown, so they are not looked at."""
 
 _UNITS: Final = {
     "rr_prev_s": "s",
@@ -71,7 +72,11 @@ def find_drifted_beats(
     Returns:
         At most one beat for each patient.
     """
-    files = [one for one in store.list_files() if one.written_s > window.since.timestamp()]
+    files = [
+        one
+        for one in store.list_files()
+        if not one.is_waiting and one.written_s > window.since.timestamp()
+    ]
     files.sort(key=lambda one: -one.written_s)
     scored = []
     for file in files[:N_LOOKED_AT]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -18,6 +19,7 @@ from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
+from flows.monitoring.verdict import drifted_strips
 from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
 
 NOW = datetime.now(UTC)
@@ -73,6 +75,7 @@ def answer(
     types: list[str] | None = None,
     bundle: str = "b",
     is_kept: bool = True,
+    is_waiting: bool = False,
 ) -> str:
     """Store a prediction with one unreadable beat before the others, and its signal."""
     prediction_id = f"{patient}-{len(widths)}-{widths[0]:.0f}-{bundle}"
@@ -105,7 +108,7 @@ def answer(
                 lead="II",
                 signal_mv=np.zeros(2500, np.float32),
             ),
-            is_waiting=False,
+            is_waiting=is_waiting,
         )
     return prediction_id
 
@@ -174,6 +177,18 @@ def test_signals_from_before_the_window_are_not_shown(
     answer(log, store, "a", [190.0])
     later = datetime.now(UTC) + timedelta(minutes=5)
     assert find(log, store, since=later).beats == ()
+
+
+def test_signals_that_wait_for_a_label_are_not_shown_and_take_no_place(
+    log: PredictionLog, store: SignalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drifted_strips, "N_LOOKED_AT", 1)
+    answer(log, store, "a", [150.0])
+    answer(log, store, "b", [190.0], is_waiting=True)
+    for file in store.list_files():
+        written_s = NOW.timestamp() + file.is_waiting
+        os.utime(file.path, (written_s, written_s))
+    assert [beat.value for beat in find(log, store).beats] == ["qrs_width_ms 150 ms"]
 
 
 @pytest.mark.parametrize("column", ["qrs_width_ms", "rr_irregularity"])
