@@ -118,8 +118,5 @@ async def _show_drift(request: Request, name: str) -> Response:
     except OSError as error:
         logger.warning("the page %s of a drift check cannot be read: %s", stem, error)
         raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
-    except ValueError as error:
-        logger.warning("the beats of the page %s cannot be shown: %s", stem, error)
-        raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
     headers = _REPORT_HEADERS if EVIDENTLY in stem else None
     return Response(page, headers=headers, media_type="text/html; charset=utf-8")

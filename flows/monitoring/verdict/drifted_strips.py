@@ -16,7 +16,7 @@ from ecg_lib.operations.drift.observation import (
     ObservedStrip,
     gather_strips,
 )
-from ecg_lib.operations.drift.traffic_log import MAX_STRETCHES, Window
+from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.learning.drifted_beats import DriftedBeat, DriftedBeats
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
@@ -99,7 +99,7 @@ def _score(
 ) -> _Scored | None:
     """Score the farthest beat of a prediction; None when none lies on the side of the drift."""
     observed = gather_strips(
-        [ObservedStrip("", row.duration_s, row.observed, n_wanted=MAX_STRETCHES**2)]
+        [ObservedStrip("", row.duration_s, row.observed, n_wanted=None)]
     )
     beats = [one for one in row.response["beat_predictions"] if one["arrhythmia_type"] is not None]
     if row.patient_key is None or len(beats) != observed.n_beats or not beats:

@@ -219,8 +219,34 @@ def test_strips_of_drifted_beats_are_drawn_as_long_as_their_signals_are_kept(
     shown = service.http.get(f"/ops/drift/{PAGE}").text
     assert "<svg" not in shown
     assert "1 of the signals was deleted since." in shown
-    page.with_suffix(".beats.json").write_text("{")
-    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 503
+
+
+def test_a_page_is_shown_with_a_note_when_its_beats_or_a_signal_cannot_be_read(
+    serve: Serve,
+) -> None:
+    service = serve()
+    write_pages(service)
+    settings = service.runtime.settings
+    page = settings.reports_dir / "drift" / f"{PAGE}.html"
+    page.write_text(f"{VERDICT}{BEGIN}<p>not drawn</p>{END}")
+    beat = DriftedBeat(
+        patient_key="a" * 64, prediction_id="p1", created_at=NOW, sample=9, called="V", value="x"
+    )
+    write_drifted_beats(page, DriftedBeats(are_kept=True, column="c", usual="90", beats=(beat,)))
+    (settings.signals_dir / "kept" / beat.patient_key / "p1.signal").mkdir(parents=True)
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert shown.status_code == 200
+    assert "1 of the signals cannot be read" in shown.text
+    beats = page.with_suffix(".beats.json")
+    beats.write_text("{")
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert (shown.status_code, shown.text[: len(VERDICT)]) == (200, VERDICT)
+    assert "The file that names these beats cannot be read" in shown.text
+    beats.unlink()
+    beats.mkdir()
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert "The file that names these beats cannot be read" in shown.text
+    assert str(service.home) not in shown.text
 
 
 @pytest.mark.parametrize(
