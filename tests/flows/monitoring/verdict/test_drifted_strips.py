@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecg_lib.operations.drift.comparison import ColumnDrift, Comparison
+from ecg_lib.operations.drift.comparison import ColumnDrift
 from ecg_lib.operations.drift.observation import ObservedBeats, ObservedStrip, gather_strips
 from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.learning.drifted_beats import DriftedBeats
@@ -123,7 +123,7 @@ def find(
 ) -> DriftedBeats:
     return find_drifted_beats(
         drift,
-        reference=REFERENCE,
+        read=lambda: REFERENCE,
         current=current or gather([120.0, 140.0]),
         window=Window(since=since, until=NOW + timedelta(minutes=1), bundle_hash="b"),
         log=log,
@@ -199,10 +199,7 @@ def test_the_column_that_drifted_most_is_chosen_and_harmless_ones_are_not(column
         replace(WIDE, column="heart_rate_bpm", distance=0.7, is_drifted=False),
         replace(WIDE, column="probability_v", distance=0.3),
     )
-    comparison = Comparison(
-        columns=columns, n_strips=9, n_beats=90, n_groups=5, n_reference_groups=5, left_out=()
-    )
-    chosen = choose_drifted(comparison)
+    chosen = choose_drifted(columns)
     assert chosen is not None
     assert chosen.column == column
-    assert choose_drifted(replace(comparison, columns=columns[:1])) is None
+    assert choose_drifted(columns[:1]) is None
