@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import numpy as np
@@ -512,6 +514,26 @@ def test_the_pages_hold_no_data_and_need_no_key(serve: Serve, tmp_path: Path, pa
     assert "default-src 'self'" in policy
     assert "script-src" not in policy
     assert "frame-ancestors 'none'" in policy
+
+
+def test_the_pages_share_a_bar_that_marks_the_page_and_leads_to_all_others(serve: Serve) -> None:
+    service = serve()
+    for path, data in (
+        ("/ops", "/api/v1/ops/"),
+        ("/ops/rollout", "/api/v1/ops/rollout/"),
+        ("/ops/review", "/api/v1/review-queue/"),
+    ):
+        page = service.http.get(path)
+        bar = page.text.partition("<nav ")[2].partition("</nav>")[0]
+        links = re.findall(r'<a href="([^"]*)"( aria-current="page")?>', bar)
+        addresses = [urljoin(path, address) for address, _ in links]
+        assert addresses == ["/ops", "/ops/rollout", "/ops/review", "/", "/docs", data]
+        marked = [address for address, (_, mark) in zip(addresses, links, strict=True) if mark]
+        assert marked == [path]
+        files = re.findall(r'(?:src|href)="([^"]*viewer/[^"]*)"', page.text)
+        assert len(files) == 5
+        for file in files:
+            assert service.http.get(urljoin(path, file)).status_code == 200
 
 
 def test_the_metrics_show_the_latest_check(serve: Serve) -> None:
