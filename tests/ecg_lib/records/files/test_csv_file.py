@@ -99,11 +99,16 @@ def test_headings_tell_leads_units_and_time(tmp_path: Path, csv_case: Any) -> No
 
 
 @pytest.mark.parametrize("has_time", [False, True])
-def test_several_leads_are_read_together_as_each_alone(tmp_path: Path, *, has_time: bool) -> None:
+def test_several_leads_are_read_together_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_time: bool
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 2**16)
     path = tmp_path / "r.csv"
     rows = [n for n in range(40_000) if not 20_000 <= n < 20_050]  # a gap in time
     head, time = ("time,", "{:.3f},") if has_time else ("", "")
-    lines = (f"{time.format(n / 250)}{n % 7 / 8},,{n % 5 / 4}\n" for n in rows)
+    lines = (
+        f"{time.format(n / 250)}{n % 7 / 8},{n % 4 if n % 3 else ''},{n % 5 / 4}\n" for n in rows
+    )
     path.write_text(f"{head}II,V1,V2\n" + "".join(lines))
     opened = open_recording(path, fs=250.0)
     assert isinstance(opened, CsvFile)
