@@ -9,14 +9,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Final
 
 import numpy as np
-import orjson
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -30,6 +28,7 @@ from bentos.wire.problems import (
     explain_file_error,
     explain_validation_error,
 )
+from bentos.wire.schemas import SignalTable
 from ecg_lib.errors import (
     EcgError,
     InvalidSignalError,
@@ -39,6 +38,7 @@ from ecg_lib.errors import (
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.text.csv_file import CsvFile
 from ecg_lib.records.limits import MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV, SignalKind, kind_of
 
@@ -64,31 +64,6 @@ class TableFields(BaseModel):
 
     is_part: bool = False
     """Whether it is only the beginning of a file."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """The samples of a file, and what it says about them."""
-
-    kind: str
-    leads: tuple[str, ...]
-    has_lead_names: bool
-    lead: str | None
-    """The lead that is an ECG by its name; None when a person must choose."""
-    sampling_rate: float | None
-    units: tuple[str | None, ...]
-    """Of each lead: ``mV``, or None when the file states none: then samples are as they stand
-    there."""
-    missing: tuple[str, ...]
-    """Details that the file must state and does not: ``sampling_rate``, ``unit``."""
-    warnings: tuple[str, ...]
-    columns: tuple[NDArray[np.float32], ...]
-    """A column for each lead, NaN where a sample is missing."""
-
-    def as_json(self) -> bytes:
-        """Write as JSON; missing samples are null."""
-        content = {one.name: getattr(self, one.name) for one in fields(self)}
-        return orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 class Looks:
@@ -125,7 +100,7 @@ class Looks:
             reading.exception()  # told to whoever still waits
 
 
-def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
+def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
     """Read the file of a form.
 
     Raises
@@ -158,7 +133,7 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> Table:
         raise problem from error
 
 
-def _read(path: Path, *, is_part: bool) -> Table:
+def _read(path: Path, *, is_part: bool) -> SignalTable:
     deadline = time.monotonic() + LONGEST_READ_S
     opened, missing = _open(path, is_part=is_part)
     if opened.kind not in _KINDS:
@@ -180,7 +155,7 @@ def _read(path: Path, *, is_part: bool) -> Table:
         is_raw = True
         opened, _ = _open(path, is_part=is_part, unit=_RAW)
         columns = _read_columns(opened, deadline)
-    return Table(
+    return SignalTable(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
         has_lead_names=all(one.is_named for one in opened.leads),
@@ -194,24 +169,30 @@ def _read(path: Path, *, is_part: bool) -> Table:
 
 
 def _read_columns(opened: RecordingFile, deadline: float) -> list[NDArray[np.float32]]:
-    columns: list[NDArray[np.float32]] = []
-    for lead in opened.leads:
-        blocks = []
-        room = MAX_NUMBERS - sum(map(len, columns))
-        for block in opened.blocks(lead):
-            room -= len(block)
-            if room < 0:
-                msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
-                raise ProblemError(TOO_LARGE, msg)
-            if time.monotonic() > deadline:
-                msg = (
-                    f"the file takes more than {LONGEST_READ_S:g} s to read; send it as a "
-                    "recording, or its beginning with is_part"
-                )
-                raise ProblemError(TOO_LARGE, msg)
-            blocks.append(block)
-        columns.append(np.concatenate(blocks) if blocks else np.zeros(0, dtype=np.float32))
-    return columns
+    blocks: list[tuple[NDArray[np.float32], ...]] = []
+    room = MAX_NUMBERS
+    for block in _read_blocks(opened):
+        room -= sum(map(len, block))
+        if room < 0:
+            msg = f"at most {MAX_NUMBERS:,} samples are shown; send the file as a recording"
+            raise ProblemError(TOO_LARGE, msg)
+        if time.monotonic() > deadline:
+            msg = (
+                f"the file takes more than {LONGEST_READ_S:g} s to read; send it as a "
+                "recording, or its beginning with is_part"
+            )
+            raise ProblemError(TOO_LARGE, msg)
+        blocks.append(block)
+    if not blocks:
+        return [np.zeros(0, dtype=np.float32) for _ in opened.leads]
+    return [np.concatenate(column) for column in zip(*blocks, strict=True)]
+
+
+def _read_blocks(opened: RecordingFile) -> Iterator[tuple[NDArray[np.float32], ...]]:
+    """Read all leads together, block by block."""
+    if isinstance(opened, CsvFile):
+        return opened.blocks_of(opened.leads)
+    return zip(*map(opened.blocks, opened.leads), strict=True)
 
 
 def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -31,7 +31,7 @@ from bentos.runtime.prediction.feedback import describe_marks_of_recording
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import parse_query
 from bentos.wire.problems import TOO_LARGE, ProblemError
-from bentos.wire.schemas import Marks
+from bentos.wire.schemas import Marks, SignalTable
 from ecg_lib.recordings.beat_file import NAMES, read_beats
 from ecg_lib.recordings.signal_file import read_stretch
 from ecg_lib.recordings.summary import ResultFormat
@@ -371,25 +371,6 @@ def add_routes(app: FastAPI) -> None:
             **document_problems(400, 408, 413, 415, 422, 503),
         },
         openapi_extra=_TABLE_FORM,
-    )
-
-
-class SignalTable(BaseModel):
-    """The samples of a file, and what it says about them."""
-
-    kind: str = Field(description="`csv` or `npy`.")
-    leads: list[str]
-    has_lead_names: bool = Field(description="False where names stand for places of columns.")
-    lead: str | None = Field(description="The ECG by its name; null when it must be chosen.")
-    sampling_rate: float | None = Field(description="Hz; null when the file does not state it.")
-    units: list[str | None] = Field(
-        description="Of each lead: `mV`, or null when the file states none: samples are as they "
-        "stand there."
-    )
-    missing: list[str] = Field(description="Of `sampling_rate` and `unit` what must be asked for.")
-    warnings: list[str]
-    columns: list[list[float | None]] = Field(
-        description="Samples of each lead; null where one is missing."
     )
 
 

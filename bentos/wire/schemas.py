@@ -10,7 +10,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Final, Literal, NamedTuple, Self
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, model_validator
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from ecg_lib.classifier.bundle import BundleSource, DataSource
@@ -530,3 +541,31 @@ class Problem(_Answer):
     status: int
     detail: str
     errors: list[FieldError] | None = None
+
+
+class SignalTable(BaseModel):
+    """The samples of a file, and what it says about them."""
+
+    model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
+
+    kind: str = Field(description="`csv` or `npy`.")
+    leads: tuple[str, ...]
+    has_lead_names: bool = Field(description="False where names stand for places of columns.")
+    lead: str | None = Field(description="The ECG by its name; null when it must be chosen.")
+    sampling_rate: float | None = Field(description="Hz; null when the file does not state it.")
+    units: tuple[str | None, ...] = Field(
+        description="Of each lead: `mV`, or null when the file states none: samples are as they "
+        "stand there."
+    )
+    missing: tuple[str, ...] = Field(
+        description="Of `sampling_rate` and `unit` what must be asked for."
+    )
+    warnings: tuple[str, ...]
+    columns: Annotated[
+        tuple[NDArray[np.float32], ...],
+        WithJsonSchema(TypeAdapter(list[list[float | None]]).json_schema()),
+    ] = Field(description="Samples of each lead; null where one is missing.")
+
+    def as_json(self) -> bytes:
+        """Write as JSON; NaN is null."""
+        return orjson.dumps(dict(self), option=orjson.OPT_SERIALIZE_NUMPY)

@@ -36,6 +36,7 @@ from ecg_lib.operations.learning.tables import (
     make_engine,
 )
 from ecg_lib.operations.prediction_rows import (
+    CANDIDATE_ID,
     DecisionRow,
     DriftCheckRow,
     FeedbackRow,
@@ -442,10 +443,22 @@ class PredictionLog:
     def read_drift_checks(
         self, *, limit: int = 20, are_decisions: bool = False
     ) -> list[DriftCheckRow]:
-        """Read the latest drift checks, or the latest that asked for something; latest first."""
-        query = sa.select(DRIFT_CHECKS).order_by(DRIFT_CHECKS.c.created_at.desc()).limit(limit)
+        """Read the latest drift checks of what was served, latest first.
+
+        Parameters
+        ----------
+        limit : int, optional
+        are_decisions : bool, optional
+            Read those that asked for something instead, checks of candidates too.
+
+        """
+        checks = DRIFT_CHECKS.c
+        query = sa.select(DRIFT_CHECKS).order_by(checks.created_at.desc()).limit(limit)
         if are_decisions:
-            query = query.where(DRIFT_CHECKS.c.action != KEPT_ACTION)
+            query = query.where(checks.action != KEPT_ACTION)
+        else:  # the summary is text; quotes within its strings are escaped, so only a key matches
+            is_candidate = checks.summary.contains(f'"{CANDIDATE_ID}":', autoescape=True)
+            query = query.where(~is_candidate)
         with self._connect() as connection:
             return [
                 DriftCheckRow(

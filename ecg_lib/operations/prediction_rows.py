@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final
 
+CANDIDATE_ID: Final = "candidate_id"
+"""In the summary of a check of a candidate, which is not the model that is served."""
+
 UNKNOWN_CLIENT: Final = "unknown client"
 """Group of predictions of which no client is known, such as those of earlier code."""
 
@@ -141,6 +144,11 @@ class DriftCheckRow:
     action: str
     """KEEP, RETRAIN or ROLLBACK."""
     summary: dict[str, Any]
+
+    @property
+    def is_candidate(self) -> bool:
+        """True when it is of a candidate that broke its bounds, not of what is served."""
+        return CANDIDATE_ID in self.summary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -58,6 +58,22 @@ class Alias(StrEnum):
     PREVIOUS_CHAMPION = "previous_champion"
 
 
+def read_version(model_version: str) -> str | None:
+    """Read the parameter of a flow, which has no None: a number, or `champion`, which is None."""
+    return None if model_version == Alias.CHAMPION else model_version
+
+
+class RunEnd(StrEnum):
+    """Ways in which a run ends, in MLflow's words."""
+
+    FINISHED = "FINISHED"
+    """Also of a pruned trial, whose tag `state` says so."""
+    FAILED = "FAILED"
+    """With an error of its own."""
+    KILLED = "KILLED"
+    """With its process, or its work was for nothing."""
+
+
 class RunKind(StrEnum):
     """Kinds of runs of the experiment; the tag ``ecg.kind``."""
 
@@ -142,7 +158,7 @@ class Registry:
             f"tags.`mlflow.parentRunId` = '{parent_run_id}' and attributes.status = 'RUNNING'",
         )
         for run in runs:
-            self.end_run(run.info.run_id, is_killed=True)
+            self.end_run(run.info.run_id, RunEnd.KILLED)
         return len(runs)
 
     def log(
@@ -198,10 +214,9 @@ class Registry:
         """Log a text file."""
         self._client.log_text(run_id, text, file_name)
 
-    def end_run(self, run_id: str, *, is_failed: bool = False, is_killed: bool = False) -> None:
-        """End a run; a pruned trial is finished, with the tag `state`."""
-        status = "FAILED" if is_failed else "KILLED" if is_killed else "FINISHED"
-        self._client.set_terminated(run_id, status)
+    def end_run(self, run_id: str, end: RunEnd = RunEnd.FINISHED) -> None:
+        """End a run."""
+        self._client.set_terminated(run_id, end.value)
 
     def reopen_run(self, run_id: str) -> bool:
         """Let a run that ended go on; False when it was deleted."""
@@ -374,14 +389,14 @@ class Registry:
             self.tag_version(bad, {"rolled_back": "true"})
             self.log(known[bad].run_id, tags={ELIGIBLE: "false"})
 
-    def find(self, version: str | None) -> ModelVersion:
-        """Find a version by number, or the champion: by its alias or by None.
+    def find(self, version: str | None = None) -> ModelVersion:
+        """Find a version by number; without one, the champion.
 
         Raises:
             RegistryError: If there is none.
         """
-        if version not in {None, Alias.CHAMPION}:
-            return self.get_version(str(version))
+        if version is not None:
+            return self.get_version(version)
         champion = self.get_alias(Alias.CHAMPION)
         if champion is None:
             msg = "there must be a champion, the registry has none"
@@ -578,7 +593,7 @@ def explain_unreachable(settings: Settings) -> str:
 def _known_run(run: Any) -> KnownRun:  # noqa: ANN401  mlflow has no types
     tags, metrics = run.data.tags, run.data.metrics
     kind = tags.get("ecg.kind", "")
-    is_finished = run.info.status == "FINISHED"
+    is_finished = run.info.status == RunEnd.FINISHED
     return KnownRun(
         run_id=str(run.info.run_id),
         kind=kind,

@@ -14,7 +14,7 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.data.progress import ProgressBar
-from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.registry import Alias, ModelVersion, Registry, read_version
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import as_markdown, link_run, link_version
 from flows.doors.ui.run_names import name_run
@@ -46,7 +46,7 @@ def evaluate_champion(
     """
     settings = read_settings()
     registry = Registry(settings)
-    version = registry.find(model_version)
+    version = registry.find(read_version(model_version))
     bundle = registry.fetch_bundle(version.run_id)
     written = report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation = evaluate_in_flow(bundle, extent, settings)

@@ -47,6 +47,9 @@ from ecg_lib.operations.drift.traffic_log import (
     sample_traffic,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import (
+    CANDIDATE_ID as CANDIDATE_ID,  # noqa: PLC0414  watch_rollout takes it from here
+)
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
@@ -57,9 +60,6 @@ from flows.monitoring.verdict.trends import TrendPoint, read_trend
 REFERENCE_COUNTS = "by_subject_strips_10_s"
 """Key of the bundle's metrics: out-of-fold counts (BeatCounts) by subject."""
 
-
-CANDIDATE_ID = "candidate_id"
-"""In the summary of a check of a candidate, which is not the model that is served."""
 
 _HISTORY = 1000
 
@@ -116,8 +116,7 @@ def read_traffic(
     release, released_at = served.release, served.since
     with open_log(settings) as log:
         checks = log.read_drift_checks(limit=_HISTORY)
-        # A check of a candidate says nothing of the model that is served.
-        history = [_past_check(row) for row in checks if CANDIDATE_ID not in row.summary]
+        history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at
         )

@@ -12,6 +12,7 @@ from prefect.events import emit_event
 from prefect.states import Completed
 from pydantic import Field
 
+from ecg_lib.operations.drift.comparison import ColumnDrift
 from ecg_lib.operations.drift.decision import (
     DriftAction,
     DriftDecision,
@@ -24,7 +25,7 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
-from ecg_lib.operations.learning.drifted_beats import DriftedBeats
+from ecg_lib.operations.learning.drifted_beats import write_drifted_beats
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.ledger import read_ledger
 from flows.doors.release_history import find_rollout_begin
@@ -147,7 +148,6 @@ def monitor_drift(
         policy=policy,
         is_dry_run=dry_run,
         trend=traffic.trend,
-        drifted=find_drifted(settings, served, traffic, evidence, now=now),
     )
     evidently = write_report(settings, served, traffic, evidence, decision, now=now)
     page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
@@ -156,6 +156,9 @@ def monitor_drift(
         announce(served, decision)
         with open_log(settings) as log:
             deliver_decisions(log, now=now)
+    # Last: these strips explain a decision, and an error of theirs must not take its place.
+    if (drift := choose_drifted(evidence.traffic.columns)) is not None:
+        write_drifted(settings, served, traffic, drift, page, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),
@@ -205,23 +208,27 @@ def decide(
 
 
 @task(cache_policy=NO_CACHE)
-def find_drifted(
-    settings: Settings, served: Served, traffic: Traffic, evidence: DriftEvidence, *, now: datetime
-) -> DriftedBeats | None:
-    """Find the beats that drifted most, among those whose signals are kept."""
-    drift = choose_drifted(evidence.traffic)
-    if drift is None:
-        return None
+def write_drifted(
+    settings: Settings,
+    served: Served,
+    traffic: Traffic,
+    drift: ColumnDrift,
+    page: Path,
+    *,
+    now: datetime,
+) -> None:
+    """Write beside the page which beats drifted most, of those whose signals are kept."""
     with open_log(settings) as log:
-        return find_drifted_beats(
+        found = find_drifted_beats(
             drift,
-            reference=read_reference(served.bundle.read_drift_reference()),
+            read=lambda: read_reference(served.bundle.read_drift_reference()),
             current=traffic.current,
             window=Window(since=traffic.begin, until=now, bundle_hash=served.bundle.hash),
             log=log,
             store=open_signals(settings),
             are_kept=settings.keep_signals,
         )
+    write_drifted_beats(page, found)
 
 
 @task(cache_policy=NO_CACHE)

@@ -11,7 +11,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
-from flows.doors.registry import Alias, ModelVersion, Registry
+from flows.doors.registry import Alias, ModelVersion, Registry, read_version
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.run_names import name_run
 from flows.release.switch_service import find_bundle, make_release
@@ -34,7 +34,7 @@ def package_bento(model_version: str = Alias.CHAMPION.value) -> dict[str, str]:
         The release: tags of bento and model, hashes, and version.
     """
     registry = Registry(read_settings())
-    version = registry.find(model_version)
+    version = registry.find(read_version(model_version))
     name_run(f"bento of model {version.version}")
     bento = build(registry, version)
     check_golden_requests(bento)

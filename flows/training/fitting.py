@@ -25,7 +25,7 @@ from ecg_lib.records.atomic_files import replacing
 from flows.data.dataset_versions import DatasetVersion
 from flows.data.training_data import SCORING_VIEWS
 from flows.doors.parallel import N_PROCESSES
-from flows.doors.registry import Registry
+from flows.doors.registry import Registry, RunEnd
 from flows.doors.ui.columns import STATE, V_F1_OF_SEARCH
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ def run_trial(
             if fold + 1 < n_folds and trial.should_prune():
                 break
     except BaseException:
-        registry.end_run(run_id, is_failed=True)
+        registry.end_run(run_id, RunEnd.FAILED)
         raise
     is_pruned = len(scores) < n_folds
     registry.log_curve(run_id, "v_f1_so_far", scores)

@@ -27,7 +27,7 @@ from flows.data.training_data import (
     ViewPlan,
 )
 from flows.doors.ledger import read_git_commit
-from flows.doors.registry import KnownRun, Registry, RunKind
+from flows.doors.registry import KnownRun, Registry, RunEnd, RunKind
 from flows.doors.ui.tracking import describe_experiment, describe_run
 from flows.training.fitting import (
     FinalFit,
@@ -413,7 +413,7 @@ def _settle(
 def _end_killed(run: KnownRun, registry: Registry) -> None:
     registry.end_cut_off(run.run_id)
     if run.is_open:
-        registry.end_run(run.run_id, is_killed=True)
+        registry.end_run(run.run_id, RunEnd.KILLED)
 
 
 def _take_number(root: Path, key: str, *, after: int) -> int:

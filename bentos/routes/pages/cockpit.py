@@ -14,9 +14,10 @@ from typing import Final
 
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
-from starlette.responses import FileResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from bentos.routes.api_description import document_problems
+from bentos.routes.pages.ops_page import write_ops_page
 from bentos.routes.pages.overview import EVIDENTLY, describe_platform
 from bentos.routes.routing import answer_json, caller_of, recordings_of, runtime_of
 from bentos.wire.cockpit_answers import Overview
@@ -25,8 +26,6 @@ from ecg_lib.operations.keys.api_keys import Scope
 from ecg_lib.operations.learning.drifted_beats import path_beside, show_drifted_beats
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import Settings
-
-_PAGES: Final = Path(__file__).parents[2] / "viewer" / "ops"
 
 _DRIFT_PAGE: Final = re.compile(r"\d{8}T\d{12}Z(-evidently)?(-decision)?")
 
@@ -79,11 +78,11 @@ async def read_overview(request: Request) -> Response:
 
 
 async def _show_cockpit() -> Response:
-    return FileResponse(_PAGES / "cockpit.html", headers=_HEADERS)
+    return HTMLResponse(write_ops_page("cockpit"), headers=_HEADERS)
 
 
 async def _show_review() -> Response:
-    return FileResponse(_PAGES / "review.html", headers=_HEADERS)
+    return HTMLResponse(write_ops_page("review"), headers=_HEADERS)
 
 
 def _read_page(path: Path, settings: Settings, *, has_strips: bool) -> bytes:
@@ -117,9 +116,6 @@ async def _show_drift(request: Request, name: str) -> Response:
         raise ProblemError(NOT_FOUND, _NO_PAGE) from error
     except OSError as error:
         logger.warning("the page %s of a drift check cannot be read: %s", stem, error)
-        raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
-    except ValueError as error:
-        logger.warning("the beats of the page %s cannot be shown: %s", stem, error)
         raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
     headers = _REPORT_HEADERS if EVIDENTLY in stem else None
     return Response(page, headers=headers, media_type="text/html; charset=utf-8")

@@ -61,8 +61,6 @@ _N_CHECKS: Final = 12
 _N_DECISIONS: Final = 10
 _N_EVENTS: Final = 10
 _DECISION: Final = "-decision"
-_CANDIDATE: Final = "candidate_id"
-"""In the summary of a check of a candidate."""
 _LOOPBACK: Final = "127.0.0.1"
 _FIGURES: Final = (
     ("V-F1", "oof_v_f1"),
@@ -174,7 +172,7 @@ def _describe_served(model: LoadedModel | None) -> Served:
 
 
 def _read_drift(runtime: Runtime) -> list[DriftCheck]:
-    checks = [check for check in _read_checks(runtime, limit=_N_CHECKS) if not check.is_candidate]
+    checks = _read_checks(runtime, limit=_N_CHECKS)
     if not checks:
         msg = "no drift check was made yet"
         raise _MissingError(msg)
@@ -215,7 +213,7 @@ def _describe_check(
         action=row.action,
         is_conclusive=summary["is_conclusive"],
         is_breach=summary["is_breach"],
-        is_candidate=_CANDIDATE in summary,
+        is_candidate=row.is_candidate,
         bento_tag=summary["bento_tag"],
         reasons=summary.get("reasons", []),
         page=name if name and (directory / f"{name}.html").is_file() else None,

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import logging
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Final
 
 from fastapi import FastAPI, Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 from bentos.routes.api_description import document_problems
+from bentos.routes.pages.ops_page import write_ops_page
 from bentos.routes.routing import answer_json, look_up, runtime_of
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import NOT_FOUND, NOT_READY, ProblemError
@@ -35,7 +35,6 @@ from ecg_lib.operations.learning.rollout.candidate import (
     read_candidate,
 )
 
-_PAGE: Final = Path(__file__).parents[2] / "viewer" / "ops" / "rollout.html"
 _N_SHOWN: Final = 30
 _AROUND_S: Final = 2.0
 """Signal that is shown on each side of the first beat that differs."""
@@ -96,7 +95,7 @@ async def read_signal(request: Request, prediction_id: str) -> Response:
 
 
 async def _show_page() -> Response:
-    return FileResponse(_PAGE, headers=_HEADERS)
+    return HTMLResponse(write_ops_page("rollout"), headers=_HEADERS)
 
 
 def describe_view(runtime: Runtime) -> RolloutView:

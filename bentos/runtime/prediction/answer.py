@@ -120,12 +120,25 @@ class RefusedSignalError(ProblemError):
     ----------
     problem : ProblemError
     row : bytes
+    failure : str or None
+        Why a candidate that was asked before gave no answer, see :attr:`Answer.failure`.
+    is_slow : bool
+        True when that candidate took too long for it, which was counted as an error.
 
     """
 
-    def __init__(self, problem: ProblemError, *, row: bytes) -> None:
+    def __init__(
+        self,
+        problem: ProblemError,
+        *,
+        row: bytes,
+        failure: str | None = None,
+        is_slow: bool = False,
+    ) -> None:
         super().__init__(problem.kind, problem.detail, errors=problem.errors)
         self.row = row
+        self.failure = failure
+        self.is_slow = is_slow
 
 
 def answer(
@@ -175,7 +188,10 @@ def answer(
         if made is not None:
             return replace(made, is_by_candidate=True, is_slow=is_slow)
     begun_s = perf_counter()
-    made = _classify(model, asked, question, request, observe=observe, start_s=start_s)
+    try:
+        made = _classify(model, asked, question, request, observe=observe, start_s=start_s)
+    except RefusedSignalError as error:
+        raise RefusedSignalError(error, row=error.row, failure=failure, is_slow=is_slow) from error
     return replace(made, failure=failure, is_slow=is_slow, seconds=perf_counter() - begun_s)
 
 

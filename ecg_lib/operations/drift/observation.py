@@ -176,8 +176,8 @@ class ObservedStrip(NamedTuple):
     """Columns of :func:`~ecg_lib.operations.drift.observation.observe_beats`; None for NaN."""
     slices: Mapping[str, str] = MappingProxyType({})
     """Value of each dimension that traffic is cut by, such as the lead."""
-    n_wanted: int = 1
-    """At most so many of its stretches are taken, spread evenly over it."""
+    n_wanted: int | None = 1
+    """At most so many of its stretches are taken, spread evenly over it; None for all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -284,9 +284,9 @@ def gather_strips(strips: Iterable[ObservedStrip]) -> ObservedBeats:
     )
 
 
-def _spread(values: NDArray[np.int64], n_wanted: int) -> NDArray[np.int64]:
-    """Take at most so many values, evenly spread."""
-    n_taken = min(n_wanted, len(values))
+def _spread(values: NDArray[np.int64], n_wanted: int | None) -> NDArray[np.int64]:
+    """Take at most so many values, evenly spread; None for all."""
+    n_taken = len(values) if n_wanted is None else min(n_wanted, len(values))
     places = (np.arange(n_taken) + 0.5) * (len(values) / max(n_taken, 1))
     return values[places.astype(np.int64)]
 

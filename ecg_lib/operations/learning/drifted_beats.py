@@ -146,7 +146,7 @@ def _remove_patient_from(path: Path, patient_key: str) -> None:
 
 
 def show_drifted_beats(page: bytes, beats: Path, store: SignalStore) -> bytes:
-    """Put the strips of the drifted beats into the page of a check.
+    """Put the strips of the drifted beats into the page of a check, or why there are none.
 
     Parameters
     ----------
@@ -157,13 +157,6 @@ def show_drifted_beats(page: bytes, beats: Path, store: SignalStore) -> bytes:
     store : SignalStore
         The kept signals.
 
-    Raises
-    ------
-    OSError
-        If a file is there and cannot be read.
-    ValueError
-        If the file does not hold beats.
-
     """
     before, mark, rest = page.partition(BEGIN.encode())
     _, end, after = rest.partition(END.encode())
@@ -173,16 +166,19 @@ def show_drifted_beats(page: bytes, beats: Path, store: SignalStore) -> bytes:
         found = DriftedBeats.model_validate_json(beats.read_bytes())
     except FileNotFoundError:
         return page
+    except (OSError, ValueError) as error:
+        logger.warning("%s cannot be read or does not hold beats: %s", beats.name, error)
+        found = None
     return before + draw_section(found, store).encode() + after
 
 
-def draw_section(found: DriftedBeats, store: SignalStore) -> str:
-    """Write the section of the page: the strips, or why there are none."""
+def draw_section(found: DriftedBeats | None, store: SignalStore) -> str:
+    """Write the section of the page: the strips, or why there are none; None for unknown beats."""
     strips, gone, n_unreadable = [], 0, 0
-    for beat in found.beats:
+    for beat in found.beats if found else ():
         try:
             signal = store.read(beat.patient_key, beat.prediction_id, may_wait=False)
-        except (ConfigurationError, SignalStoreError) as error:
+        except (ConfigurationError, SignalStoreError, OSError) as error:
             # Not on the page: the text may name files of this machine.
             logger.warning("a strip of a drift check cannot be shown: %s", error)
             n_unreadable += 1

@@ -22,6 +22,16 @@ def escape_markdown(text: str) -> str:
     return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
+def shorten(text: str, *, longest: int) -> str:
+    """Cut a long text, with an ellipsis at its end.
+
+    >>> shorten("a long name", longest=8), shorten("a name", longest=6)
+    ('a long…', 'a name')
+
+    """
+    return text if len(text) <= longest else f"{text[: longest - 1].rstrip()}…"
+
+
 def show_artifact(markdown: str, *, key: str, description: str | None = None) -> None:
     """Show an artifact of the run that calls this; a failure is logged and changes nothing.
 

@@ -8,7 +8,7 @@ from uuid import UUID
 from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
-from flows.doors.ui.artifacts import PREFECT_ERRORS, find_logger
+from flows.doors.ui.artifacts import PREFECT_ERRORS, find_logger, shorten
 
 _LONGEST: Final = 120
 
@@ -21,8 +21,7 @@ def name_run(name: str) -> None:
     """
     if flow_run.id is None:
         return  # called outside a run
-    shown = " ".join(name.split())
-    shown = shown if len(shown) <= _LONGEST else f"{shown[: _LONGEST - 1].rstrip()}…"
+    shown = shorten(" ".join(name.split()), longest=_LONGEST)
     try:
         with get_client(sync_client=True) as client:
             client.update_flow_run(UUID(flow_run.id), name=shown)

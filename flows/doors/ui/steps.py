@@ -10,7 +10,13 @@ from prefect.client.orchestration import get_client
 from prefect.runtime import flow_run
 
 from ecg_lib.operations.settings import Settings
-from flows.doors.ui.artifacts import PREFECT_ERRORS, escape_markdown, find_logger, show_artifact
+from flows.doors.ui.artifacts import (
+    PREFECT_ERRORS,
+    escape_markdown,
+    find_logger,
+    shorten,
+    show_artifact,
+)
 from flows.doors.ui.links import as_markdown, link_flow_run
 
 if TYPE_CHECKING:
@@ -101,5 +107,4 @@ def _read_steps(client: SyncPrefectClient, settings: Settings, parent: UUID) -> 
 
 
 def _cell(text: str) -> str:
-    shown = text if len(text) <= _CELL else f"{text[: _CELL - 1]}…"
-    return escape_markdown(shown)
+    return escape_markdown(shorten(text, longest=_CELL))

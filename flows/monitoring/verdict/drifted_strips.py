@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.operations.drift.comparison import ColumnDrift, Comparison
+from ecg_lib.operations.drift.comparison import ColumnDrift
 from ecg_lib.operations.drift.observation import (
     CATEGORICAL_COLUMNS,
     HARMLESS_COLUMNS,
@@ -16,7 +16,7 @@ from ecg_lib.operations.drift.observation import (
     ObservedStrip,
     gather_strips,
 )
-from ecg_lib.operations.drift.traffic_log import MAX_STRETCHES, Window
+from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.learning.drifted_beats import DriftedBeat, DriftedBeats
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
@@ -24,7 +24,8 @@ from ecg_lib.operations.prediction_rows import PredictionRow
 
 N_SHOWN: Final = 3
 N_LOOKED_AT: Final = 200
-"""Kept signals that are looked at, the newest of the window."""
+"""Kept signals that are looked at, the newest of the window; those that wait for a label are not
+shown, so they are not looked at."""
 
 _UNITS: Final = {
     "rr_prev_s": "s",
@@ -39,18 +40,16 @@ class _Scored(NamedTuple):
     beat: DriftedBeat
 
 
-def choose_drifted(comparison: Comparison) -> ColumnDrift | None:
+def choose_drifted(columns: Sequence[ColumnDrift]) -> ColumnDrift | None:
     """Choose the column that drifted most, of those that matter; None when none drifted."""
-    drifted = [
-        one for one in comparison.columns if one.is_drifted and one.column not in HARMLESS_COLUMNS
-    ]
+    drifted = [one for one in columns if one.is_drifted and one.column not in HARMLESS_COLUMNS]
     return max(drifted, key=lambda one: one.distance, default=None)
 
 
 def find_drifted_beats(
     drift: ColumnDrift,
     *,
-    reference: ObservedBeats,
+    read: Callable[[], ObservedBeats],
     current: ObservedBeats,
     window: Window,
     log: PredictionLog,
@@ -61,7 +60,8 @@ def find_drifted_beats(
 
     Args:
         drift: The column, and how it drifted.
-        reference: Beats of the reference.
+        read: Reads the beats of the reference, which take much memory and are needed only where
+            there are signals.
         current: Beats of the traffic.
         window: The window, of the served bundle.
         log: The predictions.
@@ -71,8 +71,15 @@ def find_drifted_beats(
     Returns:
         At most one beat for each patient.
     """
-    files = [one for one in store.list_files() if one.written_s > window.since.timestamp()]
+    files = [
+        one
+        for one in store.list_files()
+        if not one.is_waiting and one.written_s > window.since.timestamp()
+    ]
     files.sort(key=lambda one: -one.written_s)
+    if not files:
+        return DriftedBeats(are_kept=are_kept, column=drift.column, usual=drift.reference)
+    reference = read()
     scored = []
     for file in files[:N_LOOKED_AT]:
         row = log.get_prediction(file.prediction_id)
@@ -93,9 +100,7 @@ def _score(
     row: PredictionRow, column: str, reference: ObservedBeats, current: ObservedBeats
 ) -> _Scored | None:
     """Score the farthest beat of a prediction; None when none lies on the side of the drift."""
-    observed = gather_strips(
-        [ObservedStrip("", row.duration_s, row.observed, n_wanted=MAX_STRETCHES**2)]
-    )
+    observed = gather_strips([ObservedStrip("", row.duration_s, row.observed, n_wanted=None)])
     beats = [one for one in row.response["beat_predictions"] if one["arrhythmia_type"] is not None]
     if row.patient_key is None or len(beats) != observed.n_beats or not beats:
         return None  # of more than one lead, or of earlier code

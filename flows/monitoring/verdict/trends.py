@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
+from ecg_lib.operations.drift.decision import DriftPolicy
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.records.documents.drawing import (
     Anchor,
@@ -23,6 +24,7 @@ from ecg_lib.records.documents.drawing import (
     line,
     to_themed_svg,
 )
+from flows.doors.ui.artifacts import shorten
 
 N_SHOWN: Final = 96
 """Checks that are shown: a day of checks every quarter of an hour."""
@@ -35,6 +37,7 @@ _TOP: Final = 20.0
 _BOTTOM: Final = 16.0
 _SIZE: Final = 8.0
 _LEAST_LABEL: Final = 34.0
+_LONGEST_TAG: Final = 14
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +50,8 @@ class TrendPoint:
     is_conclusive: bool
     drifted_share: float | None
     """Share of the columns that drifted."""
-    refused_share: float | None
+    refused_low: float | None
+    """Lower bound of the share of refused signals, which is what the alarm is on."""
     estimated_f1: float | None
     """V-F1 expected without labels."""
     reviewed_f1: float | None
@@ -58,12 +62,26 @@ class _Series(NamedTuple):
     title: str
     value: Callable[[TrendPoint], float | None]
     colour: Colour
-    limit: float | None = None
+    limit: Callable[[DriftPolicy], float] | None = None
 
 
 _CHARTS: Final[tuple[tuple[_Series, ...], ...]] = (
-    (_Series("Drifted columns", lambda one: one.drifted_share, Colour.BLUE, 0.2),),
-    (_Series("Refused signals", lambda one: one.refused_share, Colour.AMBER, 0.25),),
+    (
+        _Series(
+            "Drifted columns",
+            lambda one: one.drifted_share,
+            Colour.BLUE,
+            lambda policy: policy.min_drifted_share,
+        ),
+    ),
+    (
+        _Series(
+            "Refused signals, lower bound",
+            lambda one: one.refused_low,
+            Colour.AMBER,
+            lambda policy: policy.max_refused_share,
+        ),
+    ),
     (
         _Series("V-F1, estimated", lambda one: one.estimated_f1, Colour.SOFT),
         _Series("reviewed", lambda one: one.reviewed_f1, Colour.RED),
@@ -100,7 +118,7 @@ def trend_point(
         release=release,
         is_conclusive=is_conclusive,
         drifted_share=_find(figures, "drifted_share") if is_conclusive else None,
-        refused_share=_find(figures, "refused", "share"),
+        refused_low=_find(figures, "refused", "low"),
         estimated_f1=_find(figures, "estimate", "f1", "estimate"),
         reviewed_f1=_find(figures, "labelled", "f1", "estimate"),
     )
@@ -113,18 +131,23 @@ def _find(figures: Mapping[str, Any], *names: str) -> float | None:
     return float(found) if isinstance(found, int | float) else None
 
 
-def draw_trends(points: Sequence[TrendPoint]) -> list[str]:
-    """Draw a chart for each figure that any check has, as SVG in the colours of the page."""
+def draw_trends(points: Sequence[TrendPoint], policy: DriftPolicy) -> list[str]:
+    """Draw a chart for each figure that any check has, as SVG in the colours of the page.
+
+    Args:
+        points: Oldest first.
+        policy: The limits of the last check.
+    """
     if len(points) < 2:
         return []
     return [
-        to_themed_svg(_draw(points, chart), css_class="trend")
+        to_themed_svg(_draw(points, chart, policy), css_class="trend")
         for chart in _CHARTS
         if any(series.value(one) is not None for series in chart for one in points)
     ]
 
 
-def _draw(points: Sequence[TrendPoint], chart: tuple[_Series, ...]) -> Drawing:
+def _draw(points: Sequence[TrendPoint], chart: tuple[_Series, ...], policy: DriftPolicy) -> Drawing:
     title = " (grey), ".join(series.title for series in chart) + (" (red)" if chart[1:] else "")
     shapes: list[Shape] = [Text(_LEFT, 9, title, _SIZE, Colour.INK, is_bold=True)]
     shapes += _draw_releases(points)
@@ -134,7 +157,8 @@ def _draw(points: Sequence[TrendPoint], chart: tuple[_Series, ...]) -> Drawing:
         shapes.append(Text(_LEFT - 3, _y(value) + 3, label, _SIZE, Colour.SOFT, Anchor.END))
     for series in chart:
         if series.limit is not None:
-            ends = np.array([[_LEFT, _y(series.limit)], [_WIDTH - _RIGHT, _y(series.limit)]])
+            limit = _y(series.limit(policy))
+            ends = np.array([[_LEFT, limit], [_WIDTH - _RIGHT, limit]])
             shapes.append(Path(ends, Colour.RED, 0.7, (3.0, 3.0)))
         shapes += _draw_series([series.value(one) for one in points], series.colour)
     first, last = points[0].at, points[-1].at
@@ -143,7 +167,8 @@ def _draw(points: Sequence[TrendPoint], chart: tuple[_Series, ...]) -> Drawing:
     shapes.append(
         Text(_WIDTH - _RIGHT, base, f"{last:%m-%d %H:%M}", _SIZE, Colour.SOFT, Anchor.END)
     )
-    described = f"{title}: {len(points)} checks from {first:%Y-%m-%d %H:%M} to {last:%H:%M UTC}"
+    span = f"from {first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M UTC}"
+    described = f"{title}: {len(points)} checks {span}"
     return Drawing(width=_WIDTH, height=_HEIGHT, shapes=tuple(shapes), title=described)
 
 
@@ -170,13 +195,10 @@ def _draw_releases(points: Sequence[TrendPoint]) -> list[Shape]:
         if index % 2:
             shapes.append(Box(left, _TOP, right - left, _y(0.0) - _TOP, Colour.PALE, release))
         if right - left >= _LEAST_LABEL:
-            shapes.append(Text(left + 2, _TOP - 2, _shorten(release), 6.5, Colour.SOFT))
+            # The start of its version tells releases apart.
+            shown = shorten(release, longest=_LONGEST_TAG)
+            shapes.append(Text(left + 2, _TOP - 2, shown, 6.5, Colour.SOFT))
     return shapes
-
-
-def _shorten(release: str) -> str:
-    """Shorten a bento tag: the start of its version tells releases apart."""
-    return release if len(release) <= 14 else f"{release[:13]}…"
 
 
 def _x(at: int, n: int) -> float:

@@ -25,11 +25,9 @@ from ecg_lib.operations.drift.traffic_log import Volume
 from ecg_lib.operations.learning.drifted_beats import (
     BEGIN,
     END,
-    DriftedBeats,
     list_beats,
     path_beside,
     remove_orphans,
-    write_drifted_beats,
 )
 from ecg_lib.operations.releases import Release
 from ecg_lib.records.atomic_files import write_whole
@@ -37,6 +35,7 @@ from ecg_lib.records.documents.pages import write_html
 from flows.doors.drift_report import EVIDENCE, PAGE
 from flows.doors.ui.artifacts import escape_markdown
 from flows.evaluation.retraining_outcome import HELD
+from flows.monitoring.verdict.drifted_strips import choose_drifted
 from flows.monitoring.verdict.trends import N_SHOWN, TrendPoint, draw_trends, trend_point
 
 _TEMPLATE: Final = Path(__file__).with_name("verdict.html.jinja")
@@ -83,8 +82,13 @@ class Verdict:
     history: tuple[PastRow, ...]
     trend: tuple[TrendPoint, ...] = ()
     """The last checks, this one too, oldest first."""
-    drifted: DriftedBeats | None = None
-    """Beats to show as strips; None when no column drifted."""
+    policy: DriftPolicy
+    """The limits."""
+
+    @property
+    def has_strips(self) -> bool:
+        """True when a column drifted whose beats are shown as strips."""
+        return choose_drifted(self.columns) is not None
 
     @property
     def answers(self) -> tuple[tuple[str, str], ...]:
@@ -109,7 +113,6 @@ def make_verdict(
     policy: DriftPolicy,
     is_dry_run: bool = False,
     trend: tuple[TrendPoint, ...] = (),
-    drifted: DriftedBeats | None = None,
 ) -> Verdict:
     """Put a check into words.
 
@@ -124,7 +127,6 @@ def make_verdict(
         policy: The limits.
         is_dry_run: True when nothing is done about it.
         trend: Figures of earlier checks, oldest first.
-        drifted: Beats to show as strips.
     """
     traffic = evidence.traffic
     refused = volume.refused
@@ -166,7 +168,7 @@ def make_verdict(
                 is_conclusive=decision.is_conclusive,
             ),
         )[-N_SHOWN:],
-        drifted=drifted,
+        policy=policy,
     )
 
 
@@ -262,12 +264,10 @@ def write_page(verdict: Verdict, directory: Path, name: str, *, evidently: Path 
         "v": verdict,
         "evidently": None if evidently is None else evidently.name,
         "harmless": HARMLESS_COLUMNS,
-        "trends": draw_trends(verdict.trend),
+        "trends": draw_trends(verdict.trend, verdict.policy),
         "marks": (BEGIN, END),
     }
     write_whole(path, write_html(_TEMPLATE, values, filters={"effect": describe_effect}))
-    if verdict.drifted is not None:  # after the page: beats without one are removed
-        write_drifted_beats(path, verdict.drifted)
     return path
 
 

@@ -20,7 +20,7 @@ from ecg_lib.operations.settings import Settings
 from flows.data.dataset_versions import DatasetVersion
 from flows.data.progress import ProgressBar
 from flows.doors.parallel import N_PROCESSES
-from flows.doors.registry import Registry, RunKind
+from flows.doors.registry import Registry, RunEnd, RunKind
 from flows.doors.ui.links import tag_origin
 from flows.training.fitting import TrialResult, fit_processes, run_trial
 from flows.training.sweep import Sweep, SweepPlan, describe_sweep, is_here, take_lead
@@ -140,7 +140,8 @@ class _Lead:
         for trial in lost:
             get_run_logger().warning("trial %d was cut off and is queued again", trial.number)
             if (run_id := run_of(trial)) is not None:
-                self._registry.end_run(run_id, is_failed=has_raised(trial), is_killed=True)
+                end = RunEnd.FAILED if has_raised(trial) else RunEnd.KILLED
+                self._registry.end_run(run_id, end)
         n_together = N_PROCESSES * sweep.plan.n_workers
         queue.draw(self._sampler, n_together, sweep.plan.n_trials, _search_base(sweep.plan))
 
@@ -206,7 +207,7 @@ class _OwnTrials:
             if (error := future.exception()) is not None:
                 get_run_logger().error("trial %d failed", number, exc_info=error)
                 self._queue.fail(number, f"{type(error).__name__}: {error}")
-                self._registry.end_run(run_id, is_failed=True)
+                self._registry.end_run(run_id, RunEnd.FAILED)
                 continue
             scores, is_pruned = result = future.result()
             if self._queue.finish(number, result):
@@ -221,7 +222,7 @@ class _OwnTrials:
                 get_run_logger().warning(
                     "trial %d was taken for cut off and is run by another worker", number
                 )
-                self._registry.end_run(run_id, is_killed=True)
+                self._registry.end_run(run_id, RunEnd.KILLED)
         return n_counted
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import time
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin
 
 import httpx
 import numpy as np
@@ -219,8 +221,34 @@ def test_strips_of_drifted_beats_are_drawn_as_long_as_their_signals_are_kept(
     shown = service.http.get(f"/ops/drift/{PAGE}").text
     assert "<svg" not in shown
     assert "1 of the signals was deleted since." in shown
-    page.with_suffix(".beats.json").write_text("{")
-    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 503
+
+
+def test_a_page_is_shown_with_a_note_when_its_beats_or_a_signal_cannot_be_read(
+    serve: Serve,
+) -> None:
+    service = serve()
+    write_pages(service)
+    settings = service.runtime.settings
+    page = settings.reports_dir / "drift" / f"{PAGE}.html"
+    page.write_text(f"{VERDICT}{BEGIN}<p>not drawn</p>{END}")
+    beat = DriftedBeat(
+        patient_key="a" * 64, prediction_id="p1", created_at=NOW, sample=9, called="V", value="x"
+    )
+    write_drifted_beats(page, DriftedBeats(are_kept=True, column="c", usual="90", beats=(beat,)))
+    (settings.signals_dir / "kept" / beat.patient_key / "p1.signal").mkdir(parents=True)
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert shown.status_code == 200
+    assert "1 of the signals cannot be read" in shown.text
+    beats = page.with_suffix(".beats.json")
+    beats.write_text("{")
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert (shown.status_code, shown.text[: len(VERDICT)]) == (200, VERDICT)
+    assert "The file that names these beats cannot be read" in shown.text
+    beats.unlink()
+    beats.mkdir()
+    shown = service.http.get(f"/ops/drift/{PAGE}")
+    assert "The file that names these beats cannot be read" in shown.text
+    assert str(service.home) not in shown.text
 
 
 @pytest.mark.parametrize(
@@ -486,6 +514,26 @@ def test_the_pages_hold_no_data_and_need_no_key(serve: Serve, tmp_path: Path, pa
     assert "default-src 'self'" in policy
     assert "script-src" not in policy
     assert "frame-ancestors 'none'" in policy
+
+
+def test_the_pages_share_a_bar_that_marks_the_page_and_leads_to_all_others(serve: Serve) -> None:
+    service = serve()
+    for path, data in (
+        ("/ops", "/api/v1/ops/"),
+        ("/ops/rollout", "/api/v1/ops/rollout/"),
+        ("/ops/review", "/api/v1/review-queue/"),
+    ):
+        page = service.http.get(path)
+        bar = page.text.partition("<nav ")[2].partition("</nav>")[0]
+        links = re.findall(r'<a href="([^"]*)"( aria-current="page")?>', bar)
+        addresses = [urljoin(path, address) for address, _ in links]
+        assert addresses == ["/ops", "/ops/rollout", "/ops/review", "/", "/docs", data]
+        marked = [address for address, (_, mark) in zip(addresses, links, strict=True) if mark]
+        assert marked == [path]
+        files = re.findall(r'(?:src|href)="([^"]*viewer/[^"]*)"', page.text)
+        assert len(files) == 5
+        for file in files:
+            assert service.http.get(urljoin(path, file)).status_code == 200
 
 
 def test_the_metrics_show_the_latest_check(serve: Serve) -> None:

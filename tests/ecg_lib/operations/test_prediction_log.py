@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -134,6 +135,31 @@ def test_drift_checks_are_read_latest_first(log: PredictionLog) -> None:
     for row in rows:
         log.add_drift_check(row)
     assert log.read_drift_checks(limit=2) == [rows[2], rows[1]]
+
+
+def test_checks_of_candidates_are_decisions_and_take_no_place_among_those_of_what_is_served(
+    log: PredictionLog,
+) -> None:
+    summaries: list[dict[str, Any]] = [
+        {"reasons": ['the text "candidate_id": alone is not its key'], "candidate-id": 1},
+        {"candidate_id": "one", "reasons": []},
+        {"candidate_id": None},
+    ]
+    rows = [
+        DriftCheckRow(
+            check_id=f"c{number}",
+            created_at=NOW + timedelta(hours=number),
+            bundle_hash="a",
+            action="ROLLBACK",
+            summary=summary,
+        )
+        for number, summary in enumerate(summaries)
+    ]
+    for row in rows:
+        log.add_drift_check(row)
+    assert [row.is_candidate for row in rows] == [False, True, True]
+    assert log.read_drift_checks(limit=1) == rows[:1]
+    assert log.read_drift_checks(limit=3, are_decisions=True) == rows[::-1]
 
 
 def test_several_writers_lose_nothing(tmp_path: Path, log: PredictionLog) -> None:

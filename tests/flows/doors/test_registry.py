@@ -20,6 +20,7 @@ from flows.doors.registry import (
     Alias,
     Registry,
     RegistryError,
+    RunEnd,
     RunKind,
     find_alias_problem,
     follow_pending,
@@ -146,6 +147,7 @@ def test_aliases_follow_promotion_rollback_and_registration_is_done_once(
     registry.set_alias(Alias.CHALLENGER, first.version)
     registry.make_champion(first.version)
     assert registry.get_alias(Alias.CHALLENGER) is None
+    assert registry.find() == registry.find(first.version) == registry.get_alias(Alias.CHAMPION)
     registry.make_champion(second.version)
     assert registry.get_alias(Alias.CHAMPION) == second
     assert registry.get_alias(Alias.PREVIOUS_CHAMPION) == first
@@ -233,7 +235,7 @@ def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry
 
 def test_an_unknown_version_is_an_error(registry: Registry) -> None:
     with pytest.raises(RegistryError, match="got '99'"):
-        registry.get_version("99")
+        registry.find("99")
 
 
 def _files_of(registry: Registry, run_id: str) -> Path:
@@ -292,7 +294,7 @@ def test_a_run_whose_files_cannot_be_removed_is_found_again_and_holds_up_no_othe
 
 def test_a_run_that_was_deleted_is_not_reopened(registry: Registry) -> None:
     run_id = registry.start_run("sweep", kind=RunKind.SWEEP, tags={})
-    registry.end_run(run_id, is_killed=True)
+    registry.end_run(run_id, RunEnd.KILLED)
     assert registry.reopen_run(run_id)
     assert registry._client.get_run(run_id).info.status == "RUNNING"
     registry._client.delete_run(run_id)

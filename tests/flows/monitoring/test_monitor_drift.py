@@ -262,6 +262,26 @@ def test_noise_that_stays_starts_retraining_once(
     assert "RETRAIN is due but held until" in third["reasons"][0]
 
 
+def test_a_decision_is_stored_and_asked_for_when_its_strips_cannot_be_found(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    noisy: list[Observed],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "signals")
+
+    monkeypatch.setattr("flows.monitoring.monitor_drift.find_drifted_beats", fail)
+    send(settings, noisy, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    with pytest.raises(PermissionError):
+        monitor_drift(n_breaches=1, cool_down_hours=0)
+    log = PredictionLog(settings.monitoring_database_url)
+    (check,) = log.read_drift_checks()
+    log.close()
+    assert check.action == "RETRAIN"
+
+
 def note(settings: Settings, rows: list[RequestRow]) -> None:
     """Write where requests came from, as the service does."""
     log = PredictionLog(settings.monitoring_database_url)

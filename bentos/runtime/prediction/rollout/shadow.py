@@ -80,7 +80,7 @@ class ShadowOutcome:
     @property
     def has_failed(self) -> bool:
         """True for an error of the model."""
-        return (self.failure or "").startswith("failed")
+        return self.failure is not None and is_error(self.failure)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -101,6 +101,11 @@ class _Waiting:
     def size(self) -> int:
         """Bytes that it holds."""
         return len(self.question.body) + len(self.answered or b"")
+
+
+def is_error(failure: str) -> bool:
+    """Return whether a candidate failed, as opposed to refused a strip."""
+    return failure.startswith("failed")
 
 
 class _NotComparedError(Exception):
@@ -177,9 +182,19 @@ class Shadow:
         )
 
     def offer_refused(
-        self, opened: OpenCandidate, champion: LoadedModel, question: Question, refused: RequestRow
+        self,
+        opened: OpenCandidate,
+        champion: LoadedModel,
+        question: Question,
+        refused: RequestRow,
+        *,
+        failure: str | None = None,
     ) -> None:
-        """Ask the candidate for a strip that the champion refused, when there is room."""
+        """Ask the candidate for a strip that the champion refused, when there is room.
+
+        A candidate that was asked before, and gave no answer because of a failure, is not asked
+        again.
+        """
         self._add(
             _Waiting(
                 opened=opened,
@@ -190,6 +205,7 @@ class Shadow:
                 traffic_group=name_group(refused.patient_key, refused.client),
                 duration_s=refused.duration_s,
                 answered=None,
+                failure=failure,
             )
         )
 
@@ -272,10 +288,9 @@ class Shadow:
             answered_by="candidate" if waiting.is_by_candidate else "champion",
             traffic_group=waiting.traffic_group,
             duration_s=waiting.duration_s,
-            failure=waiting.failure,
         )
         if waiting.failure is not None:  # the request has met it, and counted it
-            self._note(row)
+            self._note_failed(waiting, row, waiting.failure)
             return
         self._prove_process(waiting)
         asks_candidate = not waiting.is_by_candidate
@@ -283,15 +298,18 @@ class Shadow:
         if asks_candidate and waiting.answered is None and found.failure is None:
             self._note(replace(row, champion_refused=True))
         elif asks_candidate and found.failure is not None:
-            # A strip that both refuse tells nothing about the candidate.
-            if waiting.answered is not None or found.has_failed:
-                self._note(replace(row, failure=found.failure))
+            self._note_failed(waiting, row, found.failure)
         elif found.has_failed:
             raise _NotComparedError("champion_failed")
         elif found.failure is not None:
             self._note(replace(row, champion_refused=True))
         else:
             self._note(self._time(waiting, replace(row, comparison=found.comparison), found.ms))
+
+    def _note_failed(self, waiting: _Waiting, row: ComparisonRow, failure: str) -> None:
+        """Note why the candidate gave no answer, but not of a strip that both models refuse."""
+        if waiting.answered is not None or is_error(failure):
+            self._note(replace(row, failure=failure))
 
     def _time(
         self, waiting: _Waiting, row: ComparisonRow, ms_of_other: float | None

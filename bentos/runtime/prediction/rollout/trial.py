@@ -9,7 +9,7 @@ from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
 from bentos.runtime.prediction.answer import Answer, Canary, Question, RefusedSignalError
 from bentos.runtime.prediction.rollout.candidate_model import CandidateModel, OpenCandidate
-from bentos.runtime.prediction.rollout.shadow import Shadow
+from bentos.runtime.prediction.rollout.shadow import Shadow, is_error
 from bentos.runtime.spool import decode_row
 from ecg_lib.operations.learning.rollout.comparison import ComparisonRow
 from ecg_lib.operations.prediction_rows import RequestRow
@@ -90,9 +90,7 @@ class Trial:
         """
         try:
             self._metrics.count_answered_by(is_candidate=made.is_by_candidate)
-            is_failed = made.failure is not None and made.failure.startswith("failed")
-            if is_failed and not made.is_slow:  # one strip is one error
-                self.candidate.note_failure(opened.candidate, made.failure or "")
+            self._note_failure(opened, made.failure, is_slow=made.is_slow)
             if not is_long:
                 self._shadow.offer(opened, model, question, made)
         except Exception:
@@ -107,12 +105,16 @@ class Trial:
     ) -> None:
         """Let the candidate be asked for a short strip that the champion refused.
 
-        Nothing here may take the place of the refusal.
+        It is not asked again where it was asked first, and its error counts as one. Nothing here
+        may take the place of the refusal.
         """
         try:
+            self._note_failure(opened, refused.failure, is_slow=refused.is_slow)
             request = decode_row(refused.row)
             if isinstance(request, RequestRow):
-                self._shadow.offer_refused(opened, model, question, request)
+                self._shadow.offer_refused(
+                    opened, model, question, request, failure=refused.failure
+                )
         except Exception:
             _logger.exception("a refusal cannot be followed up")
 
@@ -124,6 +126,10 @@ class Trial:
         """End the threads and the other process."""
         self.candidate.close()
         self._shadow.close()
+
+    def _note_failure(self, opened: OpenCandidate, failure: str | None, *, is_slow: bool) -> None:
+        if failure is not None and is_error(failure) and not is_slow:
+            self.candidate.note_failure(opened.candidate, failure)  # one strip is one error
 
     def _note(self, row: ComparisonRow) -> None:
         if row.champion_refused:

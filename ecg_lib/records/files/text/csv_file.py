@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -151,26 +152,39 @@ class CsvFile:
 
     def blocks(self, lead: Lead) -> Iterator[NDArray[np.float32]]:
         """See :class:`RecordingFile`; an empty cell and a gap in time are missing samples."""
-        samples = self.columns[lead.name]
-        clock = Clock(self.fs, is_regular=self.is_regular)
-        empty = np.zeros(0)
-        for values, times_s in self._read(samples.number):
-            values_mv = values * samples.scale + samples.offset
-            if self.time is None:
-                yield check_samples(values_mv)
-            else:
-                yield from map(check_samples, clock.take(values_mv, times_s))
-        if self.time is not None:
-            yield from map(check_samples, clock.take(empty, empty, is_last=True))
+        return (block for (block,) in self.blocks_of([lead]))
 
-    def _read(self, number: int) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-        """Give the numbers of a column, and the seconds of the column of time."""
+    def blocks_of(self, leads: Sequence[Lead]) -> Iterator[tuple[NDArray[np.float32], ...]]:
+        """Read several leads as :meth:`blocks` does, in one pass over the text."""
+        columns = [self.columns[lead.name] for lead in leads]
+        clocks = [Clock(self.fs, is_regular=self.is_regular) for _ in leads]
+        empty = np.zeros(0)
+        for values, times_s in self._read([column.number for column in columns]):
+            values_mv = [
+                numbers * column.scale + column.offset
+                for column, numbers in zip(columns, values, strict=True)
+            ]
+            if self.time is None:
+                yield tuple(map(check_samples, values_mv))
+                continue
+            taken = map(Clock.take, clocks, values_mv, repeat(times_s))
+            for parts in zip(*taken, strict=True):
+                yield tuple(map(check_samples, parts))
+        if self.time is not None:
+            last = [clock.take(empty, empty, is_last=True) for clock in clocks]
+            for parts in zip(*last, strict=True):
+                yield tuple(map(check_samples, parts))
+
+    def _read(
+        self, numbers: Sequence[int]
+    ) -> Iterator[tuple[list[NDArray[np.float64]], NDArray[np.float64]]]:
+        """Give the values of columns, and the seconds of the column of time."""
         import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
         from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
 
         layout, time = self.layout, self.time
         names = [f"column{at}" for at in range(layout.width)]
-        wanted = {names[number]: pa.float64()}
+        wanted = {names[number]: pa.float64() for number in numbers}
         if time is not None:
             wanted[names[time.number]] = pa.float64() if time.scale else pa.string()
         times = _Times(time)
@@ -194,8 +208,10 @@ class CsvFile:
                 for batch in reader:
                     if batch.num_rows == 0:
                         continue  # a block of blank lines
-                    values = batch.column(0).to_numpy(zero_copy_only=False).astype(np.float64)
-                    stamps = batch.column(1) if time is not None else None
+                    *cells, stamps = (*batch.columns, *([None] if time is None else []))
+                    values = [
+                        column.to_numpy(zero_copy_only=False).astype(np.float64) for column in cells
+                    ]
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.

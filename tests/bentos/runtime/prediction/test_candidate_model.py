@@ -196,6 +196,29 @@ def test_a_candidate_that_fails_or_refuses_fails_no_request(
     assert read_compared(runtime.log, "one").failed == (3 if failure == "failed" else 0)
 
 
+def test_an_error_on_a_strip_that_the_champion_refuses_counts_and_what_both_refuse_does_not(
+    trying: Trying,
+) -> None:
+    trying.load()
+    runtime, flat = trying.service.runtime, {"signal_data": [0.0] * 3600, "sampling_rate": 360.0}
+    trying.replace_classifier(SignalTooShortError("only for the candidate"))
+    for number in range(3):
+        refused = trying.service.predict(**flat, patient_id=f"p{number}")
+        assert refused.status_code == 422
+    assert trying.model.current is not None
+    trying.replace_classifier(ValueError("a broken network"))
+    for number in range(3):
+        refused = trying.service.predict(**flat, patient_id=f"p{number}")
+        assert refused.status_code == 422
+    trying.wait(lambda: trying.model.current is None)
+    halt = read_halt(trying.settings.serving_dir / "candidate-halt.json")
+    assert halt is not None
+    assert "3 errors in one worker, the last: failed: ValueError" in halt.reason
+    trying.wait(lambda: read_compared(runtime.log, "one").failed == 3)
+    groups = read_compared(runtime.log, "one").groups.values()
+    assert sum(one.refused for one in groups) == 3
+
+
 class SlowClassifier:
     """Waits until it is let go, then answers as another one."""
 

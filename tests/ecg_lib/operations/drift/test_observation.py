@@ -145,7 +145,13 @@ def test_irregularity_is_not_carried_over_to_the_next_strip() -> None:
 def test_as_many_stretches_as_wanted_are_taken_spread_over_the_strip() -> None:
     stretch = [number // 2 for number in range(20)]
     observed = _strip([float(one) for one in stretch], "N" * 20, stretch)
-    for n_wanted, taken in ((1, [5]), (2, [2, 7]), (3, [1, 5, 8]), (99, list(range(10)))):
+    for n_wanted, taken in (
+        (1, [5]),
+        (2, [2, 7]),
+        (3, [1, 5, 8]),
+        (99, list(range(10))),
+        (None, list(range(10))),
+    ):
         strips = [ObservedStrip("a", 100.0, observed, {"lead": "II"}, n_wanted)]
         beats = gather_strips(strips)
         assert beats.columns["rr_prev_s"][::2].tolist() == taken

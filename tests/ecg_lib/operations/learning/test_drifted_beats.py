@@ -137,9 +137,33 @@ def test_a_page_without_marks_stays_as_it_is(
 
 def test_a_page_without_beats_stays_as_it_is(tmp_path: Path, store: SignalStore) -> None:
     assert show_drifted_beats(PAGE, tmp_path / "none.beats.json", store) == PAGE
-    (tmp_path / "torn.beats.json").write_text("{")
-    with pytest.raises(ValueError, match="JSON"):
-        show_drifted_beats(PAGE, tmp_path / "torn.beats.json", store)
+
+
+@pytest.mark.parametrize("content", ["{", "{}", None])
+def test_a_page_whose_beats_cannot_be_read_says_so_and_the_log_says_why(
+    tmp_path: Path, store: SignalStore, caplog: pytest.LogCaptureFixture, content: str | None
+) -> None:
+    beats = tmp_path / "torn.beats.json"
+    if content is None:
+        beats.mkdir()
+    else:
+        beats.write_text(content)
+    with caplog.at_level(logging.WARNING):
+        shown = show_drifted_beats(PAGE, beats, store).decode()
+    assert shown.startswith("<h1>KEEP</h1><section><h2>Most drifted beats</h2>")
+    assert "The file that names these beats cannot be read" in shown
+    assert shown.endswith("</section><h2>Slices</h2>")
+    assert "torn.beats.json cannot be read or does not hold beats" in caplog.text
+
+
+def test_a_signal_that_cannot_be_read_takes_no_other_strip_with_it(
+    tmp_path: Path, store: SignalStore
+) -> None:
+    keep(store)
+    (tmp_path / "signals" / "kept" / PATIENT / "p2.signal").mkdir()
+    shown = show(tmp_path, store, found(beat("p2"), beat()))
+    assert shown.count("<svg") == 1
+    assert "1 of the signals cannot be read" in shown
 
 
 def write(page: Path, beats: DriftedBeats) -> None:

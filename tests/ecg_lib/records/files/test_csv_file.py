@@ -19,6 +19,7 @@ from ecg_lib.errors import (
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.text import layout
+from ecg_lib.records.files.text.csv_file import CsvFile
 from ecg_lib.records.files.text.headings import LONGEST, ColumnKind, Heading, read_heading
 
 
@@ -95,6 +96,29 @@ def test_headings_tell_leads_units_and_time(tmp_path: Path, csv_case: Any) -> No
         lead = next(lead for lead in opened.leads if lead.name == name)
         read = np.concatenate(list(opened.blocks(lead)))
         np.testing.assert_allclose(read, signal_mv, rtol=1e-6)
+
+
+@pytest.mark.parametrize("has_time", [False, True])
+def test_several_leads_are_read_together_as_each_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, has_time: bool
+) -> None:
+    monkeypatch.setattr(module, "BLOCK_BYTES", 2**16)
+    path = tmp_path / "r.csv"
+    rows = [n for n in range(40_000) if not 20_000 <= n < 20_050]  # a gap in time
+    head, time = ("time,", "{:.3f},") if has_time else ("", "")
+    lines = (
+        f"{time.format(n / 250)}{n % 7 / 8},{n % 4 if n % 3 else ''},{n % 5 / 4}\n" for n in rows
+    )
+    path.write_text(f"{head}II,V1,V2\n" + "".join(lines))
+    opened = open_recording(path, fs=250.0)
+    assert isinstance(opened, CsvFile)
+    leads = [opened.leads[2], opened.leads[0], opened.leads[1]]
+    blocks = list(opened.blocks_of(leads))
+    assert len(blocks) > 1
+    for lead, parts in zip(leads, zip(*blocks, strict=True), strict=True):
+        together = np.concatenate(parts)
+        assert len(together) == (40_000 if has_time else 39_950)
+        np.testing.assert_array_equal(together, np.concatenate(list(opened.blocks(lead))))
 
 
 def test_the_unit_that_is_given_is_that_of_headings_without_one(tmp_path: Path) -> None:

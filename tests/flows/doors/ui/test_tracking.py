@@ -13,7 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from ecg_lib.classifier.bundle import MODEL_CARD, Bundle
 from ecg_lib.operations.settings import Settings
-from flows.doors.registry import MODEL_NAME, Registry, RunKind
+from flows.doors.registry import MODEL_NAME, Registry, RunEnd, RunKind
 from flows.doors.ui.columns import PREFECT_RUN, STATE, V_F1, V_F1_OF_SEARCH
 from flows.doors.ui.tracking import (
     describe_experiment,
@@ -52,11 +52,11 @@ def test_the_run_list_of_an_earlier_home_gets_the_columns_and_no_red_for_pruned_
     registry.log(trial, metrics={"search_v_f1": 0.8})
     registry.end_run(trial)
     pruned = registry.start_run("trial 1", kind=RunKind.TRIAL, tags={"ecg.pruned": "true"})
-    registry.end_run(pruned, is_killed=True)
+    registry.end_run(pruned, RunEnd.KILLED)
     killed = registry.start_run("trial 2", kind=RunKind.TRIAL, tags={})
-    registry.end_run(killed, is_killed=True)
+    registry.end_run(killed, RunEnd.KILLED)
     failed = registry.start_run("trial 3", kind=RunKind.TRIAL, tags={})
-    registry.end_run(failed, is_failed=True)
+    registry.end_run(failed, RunEnd.FAILED)
     before = client.get_run(pruned).info.end_time
     experiment = registry.experiment_id()
     assert find_landing(settings.tracking_uri) == f"#/experiments/{experiment}/runs"
@@ -90,7 +90,7 @@ def test_a_change_of_earlier_runs_that_was_cut_off_is_continued_the_next_time(
         for name in ("trial 0", "trial 1")
     ]
     for run_id in runs:
-        registry.end_run(run_id, is_killed=True)
+        registry.end_run(run_id, RunEnd.KILLED)
     terminate, calls = MlflowClient.set_terminated, []
 
     def fail_on_the_second(self: MlflowClient, run_id: str, *args: object, **more: object) -> None:
@@ -108,7 +108,7 @@ def test_a_change_of_earlier_runs_that_was_cut_off_is_continued_the_next_time(
     describe_experiment(registry, settings)
     assert [client.get_run(run_id).info.status for run_id in runs] == ["FINISHED", "FINISHED"]
     later = registry.start_run("trial 2", kind=RunKind.TRIAL, tags={"ecg.pruned": "true"})
-    registry.end_run(later, is_killed=True)
+    registry.end_run(later, RunEnd.KILLED)
     describe_experiment(registry, settings)
     assert client.get_run(later).info.status == "KILLED"  # the change is made once
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -11,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ecg_lib.operations.drift.comparison import ColumnDrift, Comparison
+from ecg_lib.operations.drift.comparison import ColumnDrift
 from ecg_lib.operations.drift.observation import ObservedBeats, ObservedStrip, gather_strips
 from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.learning.drifted_beats import DriftedBeats
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
+from flows.monitoring.verdict import drifted_strips
 from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
 
 NOW = datetime.now(UTC)
@@ -73,6 +75,7 @@ def answer(
     types: list[str] | None = None,
     bundle: str = "b",
     is_kept: bool = True,
+    is_waiting: bool = False,
 ) -> str:
     """Store a prediction with one unreadable beat before the others, and its signal."""
     prediction_id = f"{patient}-{len(widths)}-{widths[0]:.0f}-{bundle}"
@@ -105,7 +108,7 @@ def answer(
                 lead="II",
                 signal_mv=np.zeros(2500, np.float32),
             ),
-            is_waiting=False,
+            is_waiting=is_waiting,
         )
     return prediction_id
 
@@ -120,7 +123,7 @@ def find(
 ) -> DriftedBeats:
     return find_drifted_beats(
         drift,
-        reference=REFERENCE,
+        read=lambda: REFERENCE,
         current=current or gather([120.0, 140.0]),
         window=Window(since=since, until=NOW + timedelta(minutes=1), bundle_hash="b"),
         log=log,
@@ -176,6 +179,18 @@ def test_signals_from_before_the_window_are_not_shown(
     assert find(log, store, since=later).beats == ()
 
 
+def test_signals_that_wait_for_a_label_are_not_shown_and_take_no_place(
+    log: PredictionLog, store: SignalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drifted_strips, "N_LOOKED_AT", 1)
+    answer(log, store, "a", [150.0])
+    answer(log, store, "b", [190.0], is_waiting=True)
+    for file in store.list_files():
+        written_s = NOW.timestamp() + file.is_waiting
+        os.utime(file.path, (written_s, written_s))
+    assert [beat.value for beat in find(log, store).beats] == ["qrs_width_ms 150 ms"]
+
+
 @pytest.mark.parametrize("column", ["qrs_width_ms", "rr_irregularity"])
 def test_the_column_that_drifted_most_is_chosen_and_harmless_ones_are_not(column: str) -> None:
     columns = (
@@ -184,10 +199,7 @@ def test_the_column_that_drifted_most_is_chosen_and_harmless_ones_are_not(column
         replace(WIDE, column="heart_rate_bpm", distance=0.7, is_drifted=False),
         replace(WIDE, column="probability_v", distance=0.3),
     )
-    comparison = Comparison(
-        columns=columns, n_strips=9, n_beats=90, n_groups=5, n_reference_groups=5, left_out=()
-    )
-    chosen = choose_drifted(comparison)
+    chosen = choose_drifted(columns)
     assert chosen is not None
     assert chosen.column == column
-    assert choose_drifted(replace(comparison, columns=columns[:1])) is None
+    assert choose_drifted(columns[:1]) is None

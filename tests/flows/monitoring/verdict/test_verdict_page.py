@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +19,12 @@ from ecg_lib.operations.drift.decision import (
 from ecg_lib.operations.drift.refusals import GroupVolume, RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
-from ecg_lib.operations.learning.drifted_beats import BEGIN, END, DriftedBeats, path_beside
+from ecg_lib.operations.learning.drifted_beats import (
+    BEGIN,
+    END,
+    DriftedBeats,
+    write_drifted_beats,
+)
 from ecg_lib.operations.releases import Release
 from flows.evaluation.retraining_outcome import HELD
 from flows.monitoring.verdict.trends import TrendPoint
@@ -193,12 +197,11 @@ def test_the_page_shows_verdict_model_window_columns_slices_and_alarms(tmp_path:
 
 
 def test_the_page_shows_trends_and_a_place_for_strips_after_the_verdict(tmp_path: Path) -> None:
-    found = DriftedBeats(are_kept=False, column="qrs_width_ms", usual="90")
     earlier = TrendPoint(
         at=NOW - HOUR, release="ecg:6", is_conclusive=True, drifted_share=0.1,
-        refused_share=None, estimated_f1=None, reviewed_f1=None,
+        refused_low=None, estimated_f1=None, reviewed_f1=None,
     )  # fmt: skip
-    verdict = replace(make(DRIFTED, CALM), drifted=found)
+    verdict = make(DRIFTED, CALM)
     verdict = replace(verdict, trend=(earlier, *verdict.trend))
     assert verdict.trend[-1].drifted_share == 0.1
     page = write_page(verdict, tmp_path, "one", evidently=None)
@@ -207,11 +210,10 @@ def test_the_page_shows_trends_and_a_place_for_strips_after_the_verdict(tmp_path
     places = [text.index(word) for word in order]
     assert places == sorted(places)
     assert "The last 2 checks" in text
-    assert json.loads(path_beside(page).read_text())["column"] == "qrs_width_ms"
+    assert "for a key with the scopes label and operate" in text
     quiet = write_page(make(CALM), tmp_path, "two", evidently=None)
     assert "<svg" not in quiet.read_text(encoding="utf-8")
-    assert not path_beside(quiet).exists()
-    assert not path_beside(page).name.endswith("json.html")
+    assert BEGIN not in quiet.read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("n_earlier", "n_shown"), [(94, 95), (95, 96), (96, 96)])
@@ -221,7 +223,7 @@ def test_the_trends_are_of_the_last_96_checks_with_this_one(
     earlier = tuple(
         TrendPoint(
             at=NOW - ago * HOUR, release="ecg:6", is_conclusive=True, drifted_share=0.1,
-            refused_share=None, estimated_f1=None, reviewed_f1=None,
+            refused_low=None, estimated_f1=None, reviewed_f1=None,
         )
         for ago in range(n_earlier, 0, -1)
     )  # fmt: skip
@@ -234,13 +236,12 @@ def test_the_trends_are_of_the_last_96_checks_with_this_one(
 def test_pages_are_kept_as_long_as_their_checks_and_those_of_decisions_stay(
     tmp_path: Path,
 ) -> None:
-    quiet = replace(
-        make(CALM), drifted=DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90")
-    )
+    named = DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90")
+    quiet = make(CALM)
     decided = make(DRIFTED, history=(past(HOUR, is_breach=True),))
     old, limit, new = (page_name(NOW + hours * HOUR) for hours in (-1, 0, 1))
     for name in (old, limit, new):
-        write_page(quiet, tmp_path, name, evidently=None)
+        write_drifted_beats(write_page(quiet, tmp_path, name, evidently=None), named)
         write_page(decided, tmp_path, name, evidently=None)
         (tmp_path / f"{name}-evidently.html").touch()
     assert remove_old_pages(tmp_path, before=NOW) == 1
@@ -257,10 +258,10 @@ def test_named_beats_go_with_their_signals_also_next_to_evidence_and_without_a_p
     tmp_path: Path,
 ) -> None:
     named = DriftedBeats(are_kept=True, column="qrs_width_ms", usual="90")
-    decided = replace(make(DRIFTED, history=(past(HOUR, is_breach=True),)), drifted=named)
+    decided = make(DRIFTED, history=(past(HOUR, is_breach=True),))
     old, limit, new = (page_name(NOW + hours * HOUR) for hours in (-1, 0, 1))
     for name in (old, limit, new):
-        write_page(decided, tmp_path, name, evidently=None)
+        write_drifted_beats(write_page(decided, tmp_path, name, evidently=None), named)
     (tmp_path / f"{new}-decision.html").unlink()
     assert remove_old_beats(tmp_path, before=NOW) == 2
     assert [path.name for path in tmp_path.glob("*.json")] == [f"{limit}-decision.beats.json"]

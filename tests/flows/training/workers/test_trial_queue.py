@@ -19,6 +19,7 @@ from prefect.logging import disable_run_logger
 from ecg_lib.operations.settings import Settings
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import TrainingConfig
+from flows.doors.registry import RunEnd
 from flows.training.fitting import TrialResult
 from flows.training.sweep import Sweep, SweepError, SweepPlan
 from flows.training.workers import trial_queue
@@ -122,13 +123,13 @@ class _Runs:
     """A registry that notes how runs end."""
 
     def __init__(self) -> None:
-        self.ended: list[dict[str, bool]] = []
+        self.ended: list[RunEnd] = []
 
     def start_run(self, name: str, **_: object) -> str:
         return name
 
-    def end_run(self, _: str, **how: bool) -> None:
-        self.ended.append(how)
+    def end_run(self, _: str, end: RunEnd) -> None:
+        self.ended.append(end)
 
 
 def _announce(home: Path) -> tuple[Sweep, Settings, TrialQueue]:
@@ -267,8 +268,7 @@ def test_a_worker_goes_on_when_a_trial_fails_or_its_processes_end(tmp_path: Path
         with pytest.raises(SweepError, match="ValueError: no beats"):
             lead.advance(queue)
     # The worker ends each as failed; the lead agrees as it queues a trial again.
-    assert all(how["is_failed"] for how in runs.ended)
-    assert len(runs.ended) == 7
+    assert runs.ended == [RunEnd.FAILED] * 7
 
 
 def test_a_trial_is_taken_by_one_of_four_processes(tmp_path: Path, storage_url: str) -> None:
