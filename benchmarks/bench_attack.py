@@ -2,8 +2,9 @@
 
 The attacker sends strips of half an hour on many connections, compressed bombs, heads without an
 end, floods of wrong keys, small recordings, and holds idle connections. An attacker usually has a
-machine of its own, so its processes run only while the service leaves a processor idle. Prints JSON: percentiles of the two
-clients without and with the attack, and the answers that the attacker got.
+machine of its own, so its processes run only while the service leaves a processor idle. Prints
+JSON: percentiles of the two clients without and with the attack, and the answers that the attacker
+got.
 """
 
 from __future__ import annotations

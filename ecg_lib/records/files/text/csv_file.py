@@ -208,11 +208,12 @@ class CsvFile:
                 for batch in reader:
                     if batch.num_rows == 0:
                         continue  # a block of blank lines
-                    *cells, stamps = (*batch.columns, *([None] if time is None else []))
+                    columns = batch.columns
                     values = [
-                        column.to_numpy(zero_copy_only=False).astype(np.float64) for column in cells
+                        column.to_numpy(zero_copy_only=False).astype(np.float64)
+                        for column in columns[: len(numbers)]
                     ]
-                    yield values, times.read(stamps)
+                    yield values, times.read(None if time is None else columns[-1])
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.
             msg = (
