@@ -48,7 +48,6 @@ from ecg_lib.operations.drift.traffic_log import (
 )
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import (
-    CANDIDATE_ID as CANDIDATE_ID,  # noqa: PLC0414  watch_rollout takes it from here
 )
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source

@@ -17,10 +17,9 @@ from ecg_lib.operations.learning.rollout.comparison_log import (
 )
 from ecg_lib.operations.learning.rollout.judgement import Judgement, is_look_due, judge
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
+from ecg_lib.operations.prediction_rows import CANDIDATE_ID, DecisionRow, DriftCheckRow
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
-from flows.monitoring.evidence import CANDIDATE_ID
 from flows.monitoring.outbox import ROLLBACK_DEPLOYMENT
 from flows.release.rollout.steps import advance, end_rollout, find_candidate, note_look
 from flows.release.transaction import DEFAULT_STEPS, Outcome, Steps

@@ -22,11 +22,11 @@ from ecg_lib.operations.learning.rollout.comparison_log import (
     create_comparison_table,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
+from ecg_lib.operations.prediction_rows import CANDIDATE_ID
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.release_history import EventKind
-from flows.monitoring.evidence import CANDIDATE_ID
 from flows.release.release_service import release_service
 from flows.release.rollout.approval import (
     Answer,
