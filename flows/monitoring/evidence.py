@@ -47,8 +47,6 @@ from ecg_lib.operations.drift.traffic_log import (
     sample_traffic,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import (
-)
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
