@@ -111,12 +111,13 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             named = set()
             for name, text in texts.items():
                 if PurePosixPath(name).parent == folder:
-                    named |= {PurePosixPath(name).name, *decode_header(text).split()}
+                    words = (PurePosixPath(name).name, *decode_header(text).split())
+                    named |= {word.casefold() for word in words}
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
             for entry in entries:
                 inside = PurePosixPath(_path_of(entry))
-                if inside.parent != folder or inside.name not in named:
+                if inside.parent != folder or inside.name.casefold() not in named:
                     continue
                 path = found[inside.name] = directory / f"part{len(found)}"
                 with path.open("xb") as file:

@@ -27,6 +27,7 @@ from ecg_lib.records.files.lead import (
 )
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.text.csv_file import CsvFile
+from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV
@@ -133,7 +134,7 @@ def _header_of(path: Path) -> Path:
     suffix = path.suffix.lower()
     if suffix == ".hea":
         return path
-    return path.with_name(f"{path.stem if suffix in _SIGNALS else path.name}.hea")
+    return find_beside(path, f"{path.stem if suffix in _SIGNALS else path.name}.hea")
 
 
 def _begins_as_edf(path: Path) -> bool:
