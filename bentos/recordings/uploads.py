@@ -81,7 +81,7 @@ class UploadFields(BaseModel):
 
     lead: str | None = Field(default=None, min_length=1, max_length=64)
     sampling_rate: float | None = Field(default=None, ge=MIN_FS_HZ, le=MAX_FS_HZ)
-    unit: str | None = Field(default=None, pattern=r"^(mV|uV|µV|V)$")
+    unit: str | None = Field(default=None, min_length=1, max_length=32)
     join: bool = False
     """Whether the files are parts of one recording, in their order."""
 

@@ -198,7 +198,10 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
         msg = "the zip archive must hold one record, two files have the same name"
         raise CorruptRecordError(msg)
     if not any(_suffix(entry) == _HEADER for entry in entries):
-        msg = "the zip archive must hold one WFDB header (.hea), it holds 0"
+        msg = (
+            "the zip archive must hold one WFDB header (.hea), it holds 0; recordings of other "
+            "formats are read without an archive"
+        )
         raise UnsupportedRecordError(msg)
 
 
