@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError
+from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
@@ -42,6 +42,7 @@ from ecg_lib.records.files.text.times import (
     read_time_of_day,
     settle_rate,
 )
+from ecg_lib.records.limits import check_sampling_rate
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -88,6 +89,7 @@ class CsvFile:
         columns, others = find_leads(layout, headings, time, unit=unit)
         warnings = layout.warnings
         if measured is not None:
+            _check_rate(measured.fs)
             fs, said = _settle(measured, given=fs, stated=layout.fs)
             warnings += said
         elif layout.fs is not None:
@@ -178,9 +180,18 @@ class CsvFile:
             # Arrow's message repeats the cell.
             msg = (
                 "every row of the CSV file must hold as many numbers as the first, one does not; "
-                "missing samples are empty cells or NaN"
+                "missing samples are empty cells or NaN, and nothing parts thousands"
             )
             raise CorruptRecordError(msg) from error
+
+
+def _check_rate(fs: float) -> None:
+    """Refuse a column of time whose rate is not that of an ECG, most often for want of a unit."""
+    try:
+        check_sampling_rate(fs)
+    except InvalidSamplingRateError as error:
+        msg = f"{error}, of the column of time; its heading must state ms, us or ns unless it is s"
+        raise InvalidSamplingRateError(msg) from error
 
 
 def _settle(
@@ -273,7 +284,7 @@ class _Cleaned(io.RawIOBase):
         return lines
 
     def _hold_words(self, lines: list[bytes]) -> list[bytes]:
-        """Hold back lines of words at the end: what no row of numbers follows is not a sample."""
+        """Hold back lines at the end that are not samples unless a row of numbers follows."""
         lines = self._words + lines
         kept = len(lines)
         while kept and self._are_words(lines[kept - 1]):
@@ -282,11 +293,18 @@ class _Cleaned(io.RawIOBase):
         return lines[:kept]
 
     def _are_words(self, line: bytes) -> bool:
-        if not line.strip():
+        """Return whether a line is of words, blank, or the part of a row at the end of a file."""
+        text = line.strip()
+        if not text:
             return bool(self._is_numeric[1:])  # a blank line of one column is a sample
-        if re.search(rb"\d", line):
+        if not text.strip(layouts.END_MARKS):
+            return True
+        is_cut_off = not line.endswith((b"\n", b"\r"))
+        if re.search(rb"\d", line) and not is_cut_off:
             return False
-        cells = layouts.split_cells(line.decode("utf-8", "replace").strip(), self._delimiter)
+        cells = layouts.split_cells(text.decode("utf-8", "replace"), self._delimiter)
+        if is_cut_off and len(cells) < len(self._is_numeric):
+            return True
         return layouts.is_word_row(cells, self._is_numeric)
 
     def _clean(self, lines: list[bytes]) -> bytes:

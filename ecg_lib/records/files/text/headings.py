@@ -58,6 +58,7 @@ _UNIT_IN_NAME: Final = re.compile(
 _TIME_NAME: Final = re.compile(
     r"(?:.*[ _/-])?(?:time|zeit|uhrzeit|zeitpunkt|tiempo|hora|temps|heure|tempo)(?:[ _-]?stamp)?"
     r"|(?:.*[ _-])?(?:zeitstempel|datetime|marca temporal)|(?:mess|system|aufnahme)zeit|t|elapsed"
+    r"|x[ _]?value"
     r"|(?:.*[ _-])?(?:time|time[ _-]?stamp)(?:[ _-](?:unix|cal|raw|utc|gmt|local|sync|relative"
     r"|elapsed|absolute|formatted|iso|iso8601|device|sensor|epoch|of day))+"
     r"|(?:unix|posix)?[ _-]?epoch|unix|(?:time[ _-])?since[ _-]start"
@@ -72,7 +73,7 @@ DATE_NAME: Final = re.compile(r"(?:.*[ _-])?(?:date|datum|fecha)", re.IGNORECASE
 
 _COUNT_NAME: Final = re.compile(
     r"|n|nr\.?|no\.?|row|index|unnamed: 0|muestra|abtastwert"
-    r"|sample(?:[ _]?(?:#|number|index|no\.?))?",
+    r"|samp(?:le)?(?:[ _]?(?:#|number|index|no\.?))?",
     re.IGNORECASE,
 )
 

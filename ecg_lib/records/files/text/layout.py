@@ -40,6 +40,9 @@ _UNIT_CELL: Final = re.compile(
 )
 
 
+END_MARKS: Final = b"\x00\x1a"
+"""What loggers and old systems leave behind the end of a text."""
+
 MINUS: Final = "\N{MINUS SIGN}"
 """The sign that some languages write instead of a hyphen."""
 
@@ -184,6 +187,8 @@ def _no_rows(*, below: bool = False) -> CorruptRecordError:
     return CorruptRecordError(f"the CSV file must have rows of numbers{where}, it has none")
 
 
+_TWO_NUMBERS: Final = re.compile(r"(?<![^\t ])[-+]?[\d.,]+ +[-+]?[\d.,]+(?![^\t ])")
+
 _WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
 
 
@@ -204,6 +209,7 @@ def _decode(start: bytes) -> tuple[str, str]:
     for odd, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark of their order
         if len(half) > 20 and half[odd::2].count(0) > 0.9 * len(half[odd::2]):
             return start[: len(start) // 2 * 2].decode(encoding, errors="replace"), encoding
+    start = start.rstrip(END_MARKS)
     if b"\x00" in start:
         msg = "the CSV file must be UTF-8, UTF-16 or Latin-1 text, it is not text"
         raise CorruptRecordError(msg)
@@ -235,7 +241,8 @@ def _sample(lines: list[str]) -> list[str]:
 
 def _find_shape(body: list[str]) -> _Shape:
     shapes = []
-    for delimiter in (",", ";", "\t", "|", None):
+    separators = (",", ";", "\t", "|") if _are_parted_by_tabs(body) else (",", ";", "\t", "|", None)
+    for delimiter in separators:
         rows = [split_cells(line, delimiter) for line in body]
         width, count = Counter(map(len, rows)).most_common(1)[0]
         rows = [row for row in rows if len(row) == width]
@@ -254,6 +261,15 @@ def _find_shape(body: list[str]) -> _Shape:
     if best.delimiter == "," and _are_decimal_commas(body):
         return _Shape(None, ",", 1, 1.0)
     return best
+
+
+def _are_parted_by_tabs(body: list[str]) -> bool:
+    """Return whether each line has as many tabs as the others, and no numbers with a blank between.
+
+    Cells at the end may be empty, and blanks part the words of those of text.
+    """
+    counts = {line.count("\t") for line in body}
+    return len(counts) == 1 and counts != {0} and not any(map(_TWO_NUMBERS.search, body))
 
 
 def _are_decimal_commas(body: list[str]) -> bool:

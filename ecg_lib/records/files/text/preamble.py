@@ -27,7 +27,7 @@ _NUMBER: Final = r"(?P<value>\d{1,6}(?:[.,]\d+)?)\s*(?P<kilo>k)?"
 _VALUE: Final = _NUMBER + r"(?:hz|hertz|sps|/s|1/s)?(?!\d|\s*[.,:/-]\s*\d)"
 _PER_S: Final = r"samples?\s*(?:/|per)\s*s(?:ec|econd)?"
 _UNIT_OF_RATE: Final = r"\s*(?:[(\[]\s*(?:hz|hertz|sps|1/s)\s*[)\]]|[ _](?:hz|sps))?"
-_IS: Final = r"[\"']?\s*(?:[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
+_IS: Final = r"[\"']?\s*(?::=|[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
 
 _RATES: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -149,7 +149,7 @@ class Statements(NamedTuple):
         if fs is None and len(rates) == 1:
             fs = rates.pop()
         lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
-        pairs = [re.split(r"\s*[,;:=\t]\s*", line, maxsplit=1) for line in lines]
+        pairs = [re.split(r"\s*(?::=|[,;:=\t])\s*", line, maxsplit=1) for line in lines]
         stated = [
             (pair[0].strip("\"' "), pair[1].strip("\"' ,;\t")) for pair in pairs if len(pair) == 2
         ]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecg_lib.errors import RecordError, UnsupportedRecordError
+from ecg_lib.errors import InvalidSamplingRateError, RecordError, UnsupportedRecordError
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.text.preamble import find_rate
@@ -45,6 +45,13 @@ LABCHART = (
 
 ACQKNOWLEDGE = "rec.acq\n4 msec/sample\n2 channels\nPPG\nVolts\nECG\nmV\n"
 
+LABVIEW = (
+    "LabVIEW Measurement\t\nSeparator\tTab\nDate\t2024/03/14\nTime\t09:15:00.123456\n"
+    "***End_of_Header***\t\n\t\nChannels\t1\t\nSamples\t3000\t\nY_Unit_Label\tVolts\t\n"
+    "X_Dimension\tTime\t\nX0\t0.0\t\nDelta_X\t0.004000\t\n***End_of_Header***\t\n"
+    "X_Value\tECG\tComment\n"
+)
+
 CLOCKS = [f"10:00:{n // 250:02d}:{n % 250 * 4:03d}" for n in range(N)]
 
 SHIMMER = (
@@ -71,11 +78,22 @@ SHIMMER = (
         "time,ECG\n" + _rows(TIMES, [str(value).replace("-", "\N{MINUS SIGN}") for value in ECG]),
         "time,ECG\n" + _rows(TIMES, ECG) + "\nEnd of recording,\n",
         "time,ECG\n" + _rows(TIMES, ECG) + "End of recording\n",
+        "time,ECG\n" + _rows(TIMES, ECG) + "12.0",
+        "time,ECG\n" + _rows(TIMES, ECG) + 300 * "\x00",
+        "time,ECG\n" + _rows(TIMES, ECG) + "\x1a",
+        "time\tECG\tcomment\n"
+        + _rows(TIMES, ECG, ["dizzy, felt ill", *(N - 1) * [""]], separator="\t"),
+        "time\tECG\tcomment\n" + _rows(TIMES, ECG, N * [""], separator="\t"),
+        LABVIEW + _rows(TIMES, (ECG / 1000).round(7), N * [""], separator="\t"),
+        "# Sampling Rate (Hz):= 250.00\n# Labels:= ECG\n# Units:= uV\nECG\n"
+        + _rows((1000 * ECG).round(1)),
+        "samp #\tECG\n" + "# fs = 250\n" + _rows(range(N), ECG, separator="\t"),
     ],
     ids=[
         *("labchart", "labchart without time", "labchart of one channel", "acqknowledge"),
         *("acqknowledge without time", "shimmer", "minutes", "days", "colon before milliseconds"),
-        *("milliseconds since", "minus sign", "words below", "a word below"),
+        *("milliseconds since", "minus sign", "words below", "a word below", "half a row below"),
+        *("zeros below", "end of file", "comments", "no comments", "labview", "biosppy", "rdsamp"),
     ],
 )
 def test_columns_are_found_with_their_names_and_rate(tmp_path: Path, text: str) -> None:
@@ -84,6 +102,22 @@ def test_columns_are_found_with_their_names_and_rate(tmp_path: Path, text: str) 
     assert "ECG" in lead.name
     assert lead.fs == pytest.approx(FS, rel=1e-6)
     np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize("heading", ["timestamp", "time [s]"])
+def test_time_in_an_unknown_unit_is_asked_for(tmp_path: Path, heading: str) -> None:
+    text = f"{heading},ECG\n" + _rows((1000 * TIMES).astype(int), ECG)
+    with pytest.raises(InvalidSamplingRateError, match=r"got fs=0.25, of the column of time; its"):
+        _open(tmp_path, text)
+
+
+@pytest.mark.parametrize("number", ["1,234", "1.234", "1'234"])
+def test_thousands_that_are_parted_are_refused_by_name(tmp_path: Path, number: str) -> None:
+    text = "time;ECG (uV)\n" + _rows(TIMES, [f"{value:.0f}" for value in 900 * ECG], separator=";")
+    lines = text.splitlines()
+    lines[-1] = f"{lines[-1].partition(';')[0]};{number}.5"
+    with pytest.raises(RecordError, match="nothing parts thousands"):
+        _read(_open(tmp_path, "\n".join(lines) + "\n"))
 
 
 @pytest.mark.parametrize("heading", [",0", ",0,1", "0,1"])
