@@ -31,6 +31,8 @@ from typing import Any, Final
 
 CASE_S: Final = 120
 MAX_BYTES: Final = 16_384
+MAX_LINES: Final = 400
+"""Lines of a text: more of them cost time, and reach the same code."""
 BOUNDARY: Final = "b0undary"
 
 RESULTS: Final = Path(__file__).parent / "results"
@@ -197,16 +199,17 @@ def make_corpus() -> list[bytes]:
     contents = {
         **_make_exports(),
         "edf": edf.files[0][1],
-        "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:1100]),
+        "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:MAX_LINES]),
         "npy file": npy.files[0][1],
         "wfdb header": header,
         "zip": archive.files[0][1],
         "wfdb flac": _write_flac(),
         "wfdb signal": b"\x10\x20\x30" * 700,
-        "form": write_form(Upload(wfdb.files[-1:], (("lead", "MLII"),)), boundary=BOUNDARY),
+        "zip header": header,
+        "form": write_form(Upload(wfdb.files, (("lead", "MLII"),)), boundary=BOUNDARY),
         "json": b'{"signal_data":[0,1,0.5,-1e3],"sampling_rate":100,"derivation":"MLII"}',
         "float32": draw_float32(rng),
-        "npy": draw_npy(rng),
+        "npy": npy.files[0][1],
         "spool": b'{"prediction":{"prediction_id":"a","created_at":"2026-01-01T00:00:00+00:00",'
         b'"patient_key":null,"bundle_hash":"h","bento_tag":"b","duration_s":10.0,"response":{},'
         b'"observed":{}}}',
@@ -214,7 +217,8 @@ def make_corpus() -> list[bytes]:
     }
     corpus = [bytes([number]) + contents[name] for number, (name, _) in enumerate(READERS)]
     corpus += [bytes([_number_of(name)]) + content for name, content in _read_cases()]
-    return [*corpus, bytes([_number_of("json")]) + draw_json(rng)]
+    drawn = (("json", draw_json(rng)), ("npy", draw_npy(rng)))
+    return [*corpus, *(bytes([_number_of(name)]) + content for name, content in drawn)]
 
 
 def _read_cases() -> list[tuple[str, bytes]]:
@@ -227,7 +231,7 @@ def _read_cases() -> list[tuple[str, bytes]]:
     found = []
     for name in texts:
         lines = (_CASES / name).read_bytes().splitlines(keepends=True)
-        found.append(("csv", b"".join(lines[:1300])))
+        found.append(("csv", b"".join(lines[:MAX_LINES])))
     gap = (_CASES / "edf-d-contiguous" / "d_gap.edf").read_bytes()
     return [
         *found,
@@ -389,6 +393,22 @@ def _read_zip(content: bytes, directory: Path) -> None:
     unpack_record(archive, unpacked)
 
 
+def _read_zip_of(content: bytes, directory: Path) -> None:
+    """Read an archive of a record with these bytes as its header, as an archiver writes it."""
+    import zipfile
+
+    from fuzz_inputs import valid_uploads
+
+    from ecg_lib.records.files.archives import unpacked
+
+    with zipfile.ZipFile(directory / "r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, other in valid_uploads()[0].files:
+            archive.writestr(f"r/{name}", content if name.endswith(".hea") else other)
+        archive.writestr("__MACOSX/r/._r.hea", b"")
+    with unpacked(directory / "r.zip") as path:
+        _read_to_end(path)
+
+
 class _Here(Executor):
     """Runs what it is given at once, so that no thread hides from the fuzzer."""
 
@@ -461,6 +481,7 @@ READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
     ("philips", _read_file("philips.xml")),
     ("xli", _read_xli),
     ("atc", _read_file("r.atc")),
+    ("zip header", _read_zip_of),
     (
         "wfdb flac",
         _read_signal("s 2 100\ns.dat 516 200 16 0 0 0 0 II\ns.dat 516 200 16 0 0 0 0 V1\n"),

@@ -318,12 +318,13 @@ class _Cleaned(io.RawIOBase):
         if self._has_quotes:
             text = text.replace(b"'", b"")
         if self._delimiter is None:
-            text = re.sub(rb"(?m)^[ \t]+|[ \t\r]+$", b"", text)
+            # A run of blanks is looked at once, from its beginning: long ones would take hours.
+            text = re.sub(rb"(?m)^[ \t]+|(?<![ \t\r])[ \t\r]+$", b"", text)
             text = re.sub(rb"[ \t]+", b"\t", text)
         elif b" " in text:
-            text = re.sub(
-                rb" *([" + re.escape(self._delimiter).encode() + rb"\r\n]) *", rb"\1", text
-            )
+            ends = re.escape(self._delimiter).encode() + rb"\r\n"
+            text = re.sub(rb"(?<! ) +(?=[" + ends + rb"])", b"", text)
+            text = re.sub(rb"(?:(?<=[" + ends + rb"])|\A) +", b"", text)
         return text if text.endswith(b"\n") else text + b"\n"
 
     def _fill_blanks(self, lines: list[bytes]) -> bytes:

@@ -46,6 +46,11 @@ END_MARKS: Final = b"\x00\x1a"
 MINUS: Final = "\N{MINUS SIGN}"
 """The sign that some languages write instead of a hyphen."""
 
+_MOST_BLANKS: Final = 100
+
+_LONG_BLANKS: Final = re.compile(rf"[^\S\t\r\n]{{{_MOST_BLANKS},}}")
+"""A line of a million blanks would take hours to part."""
+
 _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 
 _NUMBERED_ROWS: Final = 20
@@ -119,7 +124,7 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     """
     _refuse_other_content(start)
     text, encoding = _decode(start)
-    lines = text.replace(MINUS, "-").splitlines()
+    lines = _LONG_BLANKS.sub(" " * _MOST_BLANKS, text.replace(MINUS, "-")).splitlines()
     if not is_whole:
         del lines[-1:]
     comments = [line for line in lines if is_comment(line)]

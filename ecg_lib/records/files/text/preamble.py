@@ -142,7 +142,7 @@ class Statements(NamedTuple):
     @classmethod
     def read(cls, comments: list[str], preamble: list[str]) -> Statements:
         """Read them from the lines above the samples, and from the comments between those."""
-        lines = [*comments, *preamble]
+        lines = [line for line in (*comments, *preamble) if len(line) <= _LONGEST_LINE]
         device = _read_opensignals(comments)
         converters, fs = device.converters, device.fs
         rates = {rate for line in lines if (rate := find_rate(line)) is not None}

@@ -31,7 +31,7 @@ _MAX_PER_FRAME: Final = 4096
 
 _MAX_COUNT: Final = 1e18
 
-_NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
+_NUMBER: Final = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
 
 _RECORD_LINE: Final = re.compile(
     r"(?P<name>[^\s/]{1,255})(?P<segments>/\d{1,9})?\s+(?P<n_signals>\d{1,9})"

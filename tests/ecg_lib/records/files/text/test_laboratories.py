@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -228,3 +230,31 @@ def test_other_content_is_refused_by_its_name(tmp_path: Path, content: str, word
 def test_leads_in_rows_are_refused(tmp_path: Path) -> None:
     with pytest.raises(RecordError, match="it has 3000; the samples of a lead stand one below"):
         _open(tmp_path, ",".join(map(str, ECG)) + "\n", fs=FS)
+
+
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" * LONG,
+        "1" * LONG + "x",
+        "# unit: " + "1" * LONG,
+        "a," + " " * LONG + "b",
+        "a" + "\N{NO-BREAK SPACE}" * LONG + "b",
+        "key" + " " * LONG + "value",
+        "a:" * LONG,
+    ],
+    ids=["digits", "digits and a letter", "unit", "blanks", "other blanks", "words", "colons"],
+)
+@pytest.mark.parametrize("where", ["above", "below"])
+def test_the_time_to_read_does_not_grow_by_the_square_of_a_line(
+    tmp_path: Path, line: str, where: str
+) -> None:
+    rows = _rows(TIMES, ECG)
+    text = f"{line}\ntime,ECG\n{rows}" if where == "above" else f"time,ECG\n{rows}{line}\n{rows}"
+    started = time.process_time()
+    with suppress(RecordError):
+        _read(_open(tmp_path, text))
+    assert time.process_time() - started < 10.0  # by the square it takes minutes
