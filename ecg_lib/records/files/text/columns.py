@@ -1,4 +1,4 @@
-"""Tell what the columns of a text file are: leads with their units, time, counts of rows."""
+"""Find out what the columns of a text file are: leads with their units, time, counts of rows."""
 
 from __future__ import annotations
 

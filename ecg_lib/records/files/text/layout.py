@@ -41,7 +41,7 @@ _UNIT_CELL: Final = re.compile(
 
 
 END_MARKS: Final = b"\x00\x1a"
-"""What loggers and old systems leave behind the end of a text."""
+"""Bytes that loggers and old systems leave behind the end of a text."""
 
 MINUS: Final = "\N{MINUS SIGN}"
 """The sign that some languages write instead of a hyphen."""

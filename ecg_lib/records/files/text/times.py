@@ -123,7 +123,7 @@ def _date_of(match: re.Match[str]) -> str | None:
 
 
 def size_of_unit(times: NDArray[np.float64]) -> float:
-    """Tell how many seconds one is in stamps that state no unit.
+    """Return how many seconds a step of one is in stamps that state no unit.
 
     Those since 1970 may be in parts of a second. Dates of Excel and MATLAB are in days, by which
     two rows are less than a microsecond apart if they are read as seconds.
