@@ -68,6 +68,10 @@ soak: $(INSTALLED) ## ten minutes at 80 % of the greatest throughput; ARGS="--mi
 fuzz: $(FUZZ_INSTALLED) ## 100,000 odd cases in all, for endpoints, decoders and readers of files
 	$(BIN)/python benchmarks/fuzz_service.py $(ARGS)
 
+.PHONY: fuzz-readers
+fuzz-readers: $(INSTALLED) ## 20,000 odd files for each reader: cases, findings, memory, slowest
+	$(BIN)/python benchmarks/fuzz_readers.py --each --cases 20000 $(ARGS)
+
 .PHONY: faults
 faults: $(INSTALLED) ## inject the faults of docs/how-to/faults.md and print the times of recovery
 	$(BIN)/python -m pytest -s -q tests/faults tests/flows/local/test_platform.py $(ARGS)

@@ -2,6 +2,8 @@
 
 ``--engine atheris`` (group ``fuzz`` of pyproject.toml) is led by coverage; ``--engine mutate``
 needs nothing and is seeded. Both give each case to :func:`read_one`, in this process. Prints JSON.
+``--each`` mutates ``--cases`` inputs of every reader, each reader in a process of its own so that
+its memory can be told, prints a table, and keeps the figures in ``results/fuzz_readers.json``.
 """
 
 from __future__ import annotations
@@ -29,7 +31,13 @@ from typing import Any, Final
 
 CASE_S: Final = 120
 MAX_BYTES: Final = 16_384
+MAX_LINES: Final = 400
+"""Lines of a text: more of them cost time, and reach the same code."""
 BOUNDARY: Final = "b0undary"
+
+RESULTS: Final = Path(__file__).parent / "results"
+
+_CASES: Final = Path(__file__).parents[1] / "tests" / "cases"
 
 _EXECUTED: Final = re.compile(r"stat::number_of_executed_units:\s*(\d+)")
 
@@ -41,11 +49,14 @@ def main() -> int:
     parser.add_argument("--cases", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--readers", nargs="*", help="names of READERS; all when left out")
+    parser.add_argument("--each", action="store_true", help="so many cases of every reader")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.inside is not None:
         _run_atheris(arguments.inside, cases=arguments.cases, seed=arguments.seed)
     cases, seed = arguments.cases, arguments.seed
+    if arguments.each:
+        return _fuzz_each(arguments.readers or list(dict(READERS)), cases=cases, seed=seed)
     report = (
         fuzz_by_coverage(cases=cases, seed=seed)
         if arguments.engine == "atheris"
@@ -65,26 +76,65 @@ def fuzz_by_mutation(
     corpus = [one for one in make_corpus() if not readers or READERS[one[0]][0] in readers]
     outcomes: Counter[str] = Counter()
     failures: list[dict[str, str]] = []
-    slowest_s = 0.0
+    slowest_s, slowest_bytes = 0.0, 0
     for _ in range(cases):
         valid = rng.choice(corpus)
         data = valid[:1] + mutate(valid[1:], rng)
-        started = time.monotonic()
+        started = time.process_time()
         try:
             outcomes[f"{READERS[data[0]][0]} {read_one(data)}"] += 1
         except Exception as error:  # noqa: BLE001  whatever it is, it is what is looked for
             failures.append({"error": repr(error), "input": repr(data[:400])})
-        slowest_s = max(slowest_s, time.monotonic() - started)
+        lasted_s = time.process_time() - started
+        if lasted_s > slowest_s:
+            slowest_s, slowest_bytes = lasted_s, len(data)
     return {
         "engine": "mutate",
         "cases": cases,
         "seed": seed,
         "outcomes": dict(sorted(outcomes.items())),
-        "slowest_s": round(slowest_s, 3),
+        "slowest_cpu_s": round(slowest_s, 3),
+        "slowest_bytes": slowest_bytes,
         "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
         "n_failures": len(failures),
         "failures": failures[:20],
     }
+
+
+def _fuzz_each(readers: Sequence[str], *, cases: int, seed: int) -> int:
+    """Fuzz each reader in a process of its own; print and keep a row for each."""
+    path = RESULTS / "fuzz_readers.json"
+    rows = json.loads(path.read_text()) if path.exists() else {}
+    sys.stdout.write(f"{'reader':14} {'cases':>7} {'read':>7} findings slowest_s  bytes peak_mib\n")
+    n_failures = 0
+    for reader in readers:
+        command = [sys.executable, __file__, "--cases", str(cases), "--seed", str(seed)]
+        done = subprocess.run(
+            [*command, "--readers", reader], check=False, capture_output=True, text=True
+        )
+        try:
+            report = json.loads(done.stdout)
+        except ValueError:  # the process ended: the worst finding
+            report = {"cases": cases, "outcomes": {}, "slowest_cpu_s": -1, "slowest_bytes": -1}
+            report |= {"peak_mib": -1, "n_failures": 1, "failures": [done.stderr[-3000:]]}
+        row = {
+            "cases": report["cases"],
+            "seed": seed,
+            "read": report["outcomes"].get(f"{reader} read", 0),
+            **{key: report[key] for key in ("n_failures", "slowest_cpu_s", "slowest_bytes")},
+            "peak_mib": report["peak_mib"],
+        }
+        n_failures += row["n_failures"]
+        sys.stdout.write(
+            f"{reader:14} {row['cases']:7} {row['read']:7} {row['n_failures']:8} "
+            f"{row['slowest_cpu_s']:9} {row['slowest_bytes']:6} {row['peak_mib']:8}\n"
+        )
+        for failure in report["failures"]:
+            sys.stdout.write(f"  {failure}\n")
+        sys.stdout.flush()
+        rows[reader] = row
+        path.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return int(bool(n_failures))
 
 
 def fuzz_by_coverage(*, cases: int, seed: int) -> dict[str, Any]:
@@ -149,21 +199,45 @@ def make_corpus() -> list[bytes]:
     contents = {
         **_make_exports(),
         "edf": edf.files[0][1],
-        "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:1100]),
+        "csv": b"".join(csv.files[0][1].splitlines(keepends=True)[:MAX_LINES]),
         "npy file": npy.files[0][1],
         "wfdb header": header,
         "zip": archive.files[0][1],
-        "form": write_form(Upload(wfdb.files[-1:], (("lead", "MLII"),)), boundary=BOUNDARY),
+        "wfdb flac": _write_flac(),
+        "wfdb signal": b"\x10\x20\x30" * 700,
+        "zip header": header,
+        "form": write_form(Upload(wfdb.files, (("lead", "MLII"),)), boundary=BOUNDARY),
         "json": b'{"signal_data":[0,1,0.5,-1e3],"sampling_rate":100,"derivation":"MLII"}',
         "float32": draw_float32(rng),
-        "npy": draw_npy(rng),
+        "npy": npy.files[0][1],
         "spool": b'{"prediction":{"prediction_id":"a","created_at":"2026-01-01T00:00:00+00:00",'
         b'"patient_key":null,"bundle_hash":"h","bento_tag":"b","duration_s":10.0,"response":{},'
         b'"observed":{}}}',
         "feedback": b'{"prediction_id":"a","labels":[{"beat_index":1,"arrhythmia_type":"V"}]}',
     }
     corpus = [bytes([number]) + contents[name] for number, (name, _) in enumerate(READERS)]
-    return [*corpus, bytes([_number_of("json")]) + draw_json(rng)]
+    corpus += [bytes([_number_of(name)]) + content for name, content in _read_cases()]
+    drawn = (("json", draw_json(rng)), ("npy", draw_npy(rng)))
+    return [*corpus, *(bytes([_number_of(name)]) + content for name, content in drawn)]
+
+
+def _read_cases() -> list[tuple[str, bytes]]:
+    """Read files as people have them, which reach other code: other separators, clocks, EDF+D."""
+    texts = (
+        *("csv-apple-watch/apple.csv", "csv-decimal-comma/semicolon_comma.csv"),
+        *("csv-physionet-units-row/unitrow.csv", "csv-polar-h10/polar.csv"),
+        *("csv-text-column/iso.csv", "csv-other-shapes/whitespace_hdr.csv"),
+    )
+    found = []
+    for name in texts:
+        lines = (_CASES / name).read_bytes().splitlines(keepends=True)
+        found.append(("csv", b"".join(lines[:MAX_LINES])))
+    gap = (_CASES / "edf-d-contiguous" / "d_gap.edf").read_bytes()
+    return [
+        *found,
+        ("edf", gap),
+        ("edf", (_CASES / "directory-nothing-read/plain.bdf").read_bytes()),
+    ]
 
 
 def _make_exports() -> dict[str, bytes]:
@@ -256,6 +330,29 @@ def _read_wfdb(content: bytes, directory: Path) -> None:
     _read_to_end(directory / "r.hea")
 
 
+def _read_signal(header: str) -> Callable[[bytes, Path], None]:
+    """Read a WFDB signal file with these bytes, for a header that stays."""
+
+    def read(content: bytes, directory: Path) -> None:
+        (directory / "s.hea").write_text(header, encoding="utf-8")
+        (directory / "s.dat").write_bytes(content)
+        _read_to_end(directory / "s.hea")
+
+    return read
+
+
+def _write_flac() -> bytes:
+    import io
+
+    import numpy as np
+    import soundfile
+
+    counts = np.random.default_rng(5).integers(-300, 300, (1200, 2), dtype=np.int16)
+    packed = io.BytesIO()
+    soundfile.write(packed, counts, 100, subtype="PCM_16", format="FLAC")
+    return packed.getvalue()
+
+
 def _read_mended(name: str, mend: Callable[[bytes], bytes]) -> Callable[[bytes, Path], None]:
     """Read a file whose checksum is that of its bytes, most of the time."""
 
@@ -294,6 +391,22 @@ def _read_zip(content: bytes, directory: Path) -> None:
     archive.write_bytes(content)
     unpacked.mkdir()
     unpack_record(archive, unpacked)
+
+
+def _read_zip_of(content: bytes, directory: Path) -> None:
+    """Read an archive of a record with these bytes as its header, as an archiver writes it."""
+    import zipfile
+
+    from fuzz_inputs import valid_uploads
+
+    from ecg_lib.records.files.archives import unpacked
+
+    with zipfile.ZipFile(directory / "r.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, other in valid_uploads()[0].files:
+            archive.writestr(f"r/{name}", content if name.endswith(".hea") else other)
+        archive.writestr("__MACOSX/r/._r.hea", b"")
+    with unpacked(directory / "r.zip") as path:
+        _read_to_end(path)
 
 
 class _Here(Executor):
@@ -368,6 +481,12 @@ READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
     ("philips", _read_file("philips.xml")),
     ("xli", _read_xli),
     ("atc", _read_file("r.atc")),
+    ("zip header", _read_zip_of),
+    (
+        "wfdb flac",
+        _read_signal("s 2 100\ns.dat 516 200 16 0 0 0 0 II\ns.dat 516 200 16 0 0 0 0 V1\n"),
+    ),
+    ("wfdb signal", _read_signal("s 1 100\ns.dat 212 200 12 0 0 0 0 II\n")),
 )
 
 

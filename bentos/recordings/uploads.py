@@ -48,6 +48,7 @@ from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
     NULL_SEGMENT,
     WfdbHeader,
+    find_name,
     write_neutral_header,
 )
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
@@ -80,7 +81,7 @@ class UploadFields(BaseModel):
 
     lead: str | None = Field(default=None, min_length=1, max_length=64)
     sampling_rate: float | None = Field(default=None, ge=MIN_FS_HZ, le=MAX_FS_HZ)
-    unit: str | None = Field(default=None, pattern=r"^(mV|uV|µV|V)$")
+    unit: str | None = Field(default=None, min_length=1, max_length=32)
     join: bool = False
     """Whether the files are parts of one recording, in their order."""
 
@@ -431,7 +432,7 @@ def _arrange_wfdb(files: dict[str, Path], directory: Path) -> Path:
     texts: dict[str, str] = {}
     for number, segment in enumerate(header.segments):
         if segment.name != NULL_SEGMENT and segment.name not in segments:
-            source = files.get(f"{segment.name}.hea")
+            source = files.get(find_name(files, f"{segment.name}.hea") or "")
             if source is None:
                 msg = "the header of a segment that the WFDB header names is missing"
                 raise RecordNotFoundError(msg)
@@ -453,7 +454,7 @@ def _rename_signals(
 ) -> None:
     for signal in header.signals:
         if signal.file not in names and signal.file != NULL_SEGMENT:
-            source = files.get(signal.file)
+            source = files.get(find_name(files, signal.file) or "")
             if source is None:
                 msg = "a signal file that the WFDB header names is missing"
                 raise RecordNotFoundError(msg)

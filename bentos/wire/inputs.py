@@ -5,6 +5,7 @@ All of them end in one :class:`PredictionInput`, by the same limits and with the
 
 from __future__ import annotations
 
+import codecs
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 
 from bentos.wire.problems import (
     INVALID_REQUEST,
+    MALFORMED_JSON,
     NOT_FINITE,
     OUT_OF_RANGE,
     TOO_LONG,
@@ -40,6 +42,17 @@ FLOAT32: Final = "application/octet-stream"
 NPY: Final = "application/x-npy"
 MEDIA_TYPES: Final = (JSON, FLOAT32, NPY)
 """Media types that the predictions route takes."""
+
+_COMPRESSED: Final = "it is compressed, which Content-Encoding must state"
+_NOT_JSON: Final = (
+    (b"\x1f\x8b", _COMPRESSED),
+    (b"\x28\xb5\x2f\xfd", _COMPRESSED),
+    (b"PK\x03\x04", _COMPRESSED),
+    (codecs.BOM_UTF16_LE, "it is UTF-16"),
+    (codecs.BOM_UTF16_BE, "it is UTF-16"),
+    (b"\x93NUMPY", "it is a NumPy file, which Content-Type must state"),
+)
+"""First bytes of bodies that are sent as JSON by mistake."""
 
 T = TypeVar("T", bound=BaseModel)
 
@@ -141,6 +154,10 @@ def parse(model: type[T], body: bytes) -> T:
         If it is not JSON, or does not fit the model.
 
     """
+    body = body.removeprefix(codecs.BOM_UTF8)
+    for start, what in _NOT_JSON:
+        if body.startswith(start):
+            raise ProblemError(MALFORMED_JSON, f"the body must be JSON in UTF-8, {what}")
     # Each unknown field costs an error of its own: a million of them would cost seconds.
     members = body.count(b":")
     if members > _MAX_MEMBERS:

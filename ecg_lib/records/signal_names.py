@@ -111,7 +111,8 @@ def _bare(unit: str) -> str:
 _OTHER_SIGNALS: Final = frozenset(
     "ppg spo2 sao2 so2 eeg eog emg resp rsp abp abpm nibp nbp ibp cvp pap icp cpp uap uvp rap lvp "
     "rvp aop hr heartrate bpm pr rr rri ibi hrv fc puls acc accel accx accy accz temp gsr eda co2 "
-    "etco2 o2 pcg phono scg bcg icg dzdt edr ptt pwv imp".split()
+    "etco2 o2 po2 pcg phono scg bcg icg dzdt edr ptt pwv imp bvp skt gyr gyrx gyry gyrz egm iegm "
+    "audio".split()
 )
 
 _OTHER_SIGNAL_STEM: Final = re.compile(
@@ -127,7 +128,8 @@ _TRACKS: Final = frozenset(
     "nasal sound light lux battery event events marker markers annotation annotations label labels "
     "trigger status seq nseq index count counter timestamp speed cadence power steps altitude "
     "humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye crc time zeit "
-    "tiempo".split()
+    "tiempo rate rates valid validity off loff leadoff contact onset onsets offset offsets phase "
+    "pace pacer pacing pacemaker qrs".split()
 )
 """Names of tracks that devices record or derive beside signals."""
 
@@ -140,6 +142,7 @@ _PERHAPS_A_SIGNAL: Final = re.compile(
     r".*(?:puls[ewkao]|pouls|pression|presion|pressao|pressur|druck|atem|souffle|flow|fluss|flujo"
     r"|bewegung|movim|posicion|position).*"
     r"|thor|thorax|thoracic|abdo|abdomen|abdominal|p[1-9]|art|bp|co|fr|lap|mag|map|pat"
+    r"|ir|red|green|led\d*"
 )
 """Words for other signals that say nothing beside a word for the ECG."""
 
@@ -147,29 +150,38 @@ _PERHAPS_A_TRACK: Final = re.compile(r"digital|heart|.*ritmo.*")
 """Words that name no waveform, and that say nothing beside a word for the ECG."""
 
 _EEG_ELECTRODE: Final = re.compile(
-    r"(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])"
+    r"(?:(?:loc|roc)(?: ?[am][12])?|e[12] ?[am][12])"
+    r"|(?:fp[12z]|af[3478z]|f[3478z]|fc[1-6z]|c[34z]|cp[1-6z]|p[34z]|po[3478z]|o[12z]|t[3-8])"
     r"(?: ?(?:[am][12]|ref|le|av|cz))?"
 )
 
-_GENERIC: Final = re.compile(r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*")
+_GENERIC: Final = re.compile(
+    r"(?:ecg|ekg|exg)[a-z0-9]*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*"
+    # Greek, Russian, Chinese, Japanese and Korean, as `_words_of` writes them.
+    + "".join(
+        rf"|{unicodedata.normalize('NFKD', word)}\w*" for word in "ηκγ экг 心电 心電 심전도".split()
+    )
+)
 
 _LEAD_WORD: Final = re.compile(
     r"lead|abl|(?:brustwand|extremitaten|extremitaeten|standard|einthoven|goldberger|wilson)?"
-    r"ableitung\w*|deriv\w*|precordial|canal|brustwand|kanal"
+    r"ableitung\w*|deriv\w*|precordial|canal|brustwand|kanal|einthoven|goldberger|wilson"
 )
 
 _LEAD: Final = re.compile(
-    r"(?:ml|m)?i{1,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\d{0,2}r?|mv\d|mcl\d|cm\d|cc5|cs\d"
+    r"(?:ml|m)?i{1,3}|li{2,3}|ml[123]|d[123]|di{1,3}|-?a?v[rlf]|v\d{0,2}r?|mv\d|mcl\d|cm\d|cc5|cs\d"
     r"|nasa|v[xyz]|e[sai]|a[si]|(?:la|ra|ll) (?:la|ra|ll)"
 )
 
-_CLEAR_LEAD: Final = re.compile(r"(?:ml?)?i{2,3}|ml[123]|di{2,3}|-?av[rlf]|v[1-9]r?|mcl\d")
+_CLEAR_LEAD: Final = re.compile(r"(?:ml?)?i{2,3}|li{2,3}|ml[123]|di{2,3}|-?av[rlf]|v[1-9]r?|mcl\d")
 """Leads that no other word looks like."""
 
 _NOISE_WORDS: Final = frozenset(
     "ecg ekg lead abl channel ch signal raw filtered filt limb mod modified wave waveform data "
-    "rhythm rhythmus rythme ritmo strip tira mv uv µv v microv".split()
+    "rhythm rhythmus rythme ritmo strip tira mv uv µv v microv экг ηκγ".split()
 )
+
+_CHANNELS: Final = frozenset({"canal", "kanal"})
 
 _NUMBER_TO_ROMAN: Final = {"1": "i", "2": "ii", "3": "iii"}
 
@@ -195,7 +207,7 @@ def kind_of(name: str) -> SignalKind:
     if _has_perhaps_other(words):
         return SignalKind.ECG if is_ecg or _has_lead(words) else SignalKind.OTHER
     joined = " ".join(words)
-    begins_as_lead = _LEAD_WORD.fullmatch(words[0]) and words[0] not in {"canal", "kanal"}
+    begins_as_lead = _LEAD_WORD.fullmatch(words[0]) and words[0] not in _CHANNELS
     if is_ecg or begins_as_lead or re.fullmatch(r"lead ?\d{1,2}|leads?", joined):
         return SignalKind.ECG
     return SignalKind.OTHER if _EEG_ELECTRODE.fullmatch(joined) else SignalKind.UNKNOWN
@@ -237,7 +249,11 @@ def _has_other(words: list[str]) -> bool:
 
 
 def _has_other_signal(words: list[str]) -> bool:
-    return bool(_OTHER_SIGNALS.intersection(words)) or any(map(_OTHER_SIGNAL_STEM.fullmatch, words))
+    bare = {word.rstrip("0123456789") for word in words}  # EMG1
+    named = _OTHER_SIGNALS.intersection(words) or any(
+        word in _OTHER_SIGNALS for word in bare if len(word) > 2
+    )
+    return bool(named) or any(map(_OTHER_SIGNAL_STEM.fullmatch, words))
 
 
 def _has_perhaps_other(words: list[str]) -> bool:
@@ -265,7 +281,8 @@ def lead_of(name: str) -> str | None:
     if _has_perhaps_other(words) and not _has_other(words):  # II (Pat 12)
         clear = [word for word in words if _CLEAR_LEAD.fullmatch(word)]
         words = clear if len(clear) == 1 else words
-    has_lead_word = any(_LEAD_WORD.fullmatch(word) for word in words)
+    # Channels are numbered, and their numbers are not those of leads.
+    has_lead_word = any(_LEAD_WORD.fullmatch(word) and word not in _CHANNELS for word in words)
     kept = [
         word for word in words if word not in _NOISE_WORDS and not _LEAD_WORD.fullmatch(word)
     ] or words[-1:]
@@ -280,7 +297,7 @@ def lead_of(name: str) -> str | None:
     if re.fullmatch(r"d(?:[123]|i{1,3})", text):
         rest = text[1:]
         return _NUMBER_TO_ROMAN.get(rest, rest)
-    return {"ml1": "mli", "ml2": "mlii", "ml3": "mliii"}.get(text, text)
+    return {"ml1": "mli", "ml2": "mlii", "ml3": "mliii", "lii": "ii", "liii": "iii"}.get(text, text)
 
 
 def _words_of(name: str) -> list[str]:

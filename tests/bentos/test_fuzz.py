@@ -38,4 +38,14 @@ def test_readers_of_files_raise_nothing_but_our_errors(monkeypatch: pytest.Monke
     report = _load(monkeypatch, "fuzz_readers").fuzz_by_mutation(cases=400, seed=1)
     assert report["failures"] == []
     read = {outcome.removesuffix(" read") for outcome in report["outcomes"] if " read" in outcome}
-    assert {"edf", "csv", "npy file", "wfdb header", "float32"} <= read
+    assert {"edf", "csv", "npy file", "wfdb header", "wfdb signal", "form", "float32"} <= read
+    assert report["peak_mib"] < 1024
+
+
+def test_every_reader_is_fuzzed_by_files_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    fuzz_readers = _load(monkeypatch, "fuzz_readers")
+    names = [name for name, _ in fuzz_readers.READERS]
+    outcomes = {names[one[0]]: fuzz_readers.read_one(one) for one in fuzz_readers.make_corpus()}
+    assert set(outcomes) == set(names)
+    drawn = {"json", "npy"}  # what is drawn for them is odd as it is
+    assert {name for name, outcome in outcomes.items() if outcome != "read"} <= drawn

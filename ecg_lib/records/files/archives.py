@@ -111,12 +111,13 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
             named = set()
             for name, text in texts.items():
                 if PurePosixPath(name).parent == folder:
-                    named |= {PurePosixPath(name).name, *decode_header(text).split()}
+                    words = (PurePosixPath(name).name, *decode_header(text).split())
+                    named |= {word.casefold() for word in words}
             found: dict[str, Path] = {}
             left = MAX_UNPACKED_BYTES
             for entry in entries:
                 inside = PurePosixPath(_path_of(entry))
-                if inside.parent != folder or inside.name not in named:
+                if inside.parent != folder or inside.name.casefold() not in named:
                     continue
                 path = found[inside.name] = directory / f"part{len(found)}"
                 with path.open("xb") as file:
@@ -197,7 +198,10 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
         msg = "the zip archive must hold one record, two files have the same name"
         raise CorruptRecordError(msg)
     if not any(_suffix(entry) == _HEADER for entry in entries):
-        msg = "the zip archive must hold one WFDB header (.hea), it holds 0"
+        msg = (
+            "the zip archive must hold one WFDB header (.hea), it holds 0; recordings of other "
+            "formats are read without an archive"
+        )
         raise UnsupportedRecordError(msg)
 
 

@@ -8,6 +8,7 @@ samples are missing.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,7 +76,10 @@ class EdfHeader:
 
     data_at: int
     n_records: int
+    """Those that are read."""
     stated_records: int
+    """0 where the recorder stated none, as it was cut short."""
+    held_records: int
     record_samples: int
     """Samples of all signals in a data record."""
     record_s: float
@@ -120,13 +124,6 @@ class EdfFile:
         header = read_header(path)
         onsets_s = _read_onsets(path, header) if header.is_discontinuous else ()
         signals, others = _list_signals(header, onsets_s, unit=unit)
-        warnings: tuple[str, ...] = ()
-        if header.stated_records > header.n_records:
-            cut_off = (
-                f"the EDF file is cut off: it states {header.stated_records} data records and "
-                f"holds {header.n_records}, which are analysed"
-            )
-            warnings = (cut_off,)
         return cls(
             path=path,
             header=header,
@@ -134,7 +131,7 @@ class EdfFile:
             leads=leads_of_usual_rate(tuple(signal.lead for signal in signals)),
             others=others,
             onsets_s=onsets_s,
-            warnings=warnings,
+            warnings=_explain_count(header),
         )
 
     @property
@@ -156,9 +153,12 @@ def is_edf(start: bytes) -> bool:
 def blank_annotations(path: Path, header: EdfHeader) -> None:
     """Blank the annotations of an EDF+ file, whose texts may say whose it is.
 
-    The times at which the records of an EDF+D file begin stay.
+    The times at which the records of an EDF+D file begin stay. Records beyond those that the
+    header states are blanked too, and a part of a record at the end is cut off.
     """
-    values = _map_records(path, header, mode="r+")
+    record_bytes = header.sample_bytes * header.record_samples
+    os.truncate(path, header.data_at + header.held_records * record_bytes)
+    values = _map_records(path, header, header.held_records, mode="r+")
     width = header.sample_bytes
     for place, (first, count) in enumerate(header.annotations):
         part = values[:, width * first : width * (first + count)]
@@ -218,8 +218,9 @@ def read_header(path: Path) -> EdfHeader:
     stated, held = _count_records(fixed, size - data_at, sample_bytes * record_samples)
     return EdfHeader(
         data_at=data_at,
-        n_records=min(stated, held),
+        n_records=min(stated or held, held),
         stated_records=stated,
+        held_records=held,
         record_samples=record_samples,
         record_s=_number(fixed[244:252], "duration of a data record"),
         sample_bytes=sample_bytes,
@@ -241,15 +242,30 @@ def _split(described: bytes, n_signals: int) -> tuple[tuple[bytes, ...], ...]:
 
 
 def _count_records(fixed: bytes, data_bytes: int, record_bytes: int) -> tuple[int, int]:
-    """Count the data records that are stated and those that are there."""
+    """Count the data records that are stated, 0 where none are, and those that are there."""
     held = data_bytes // record_bytes
-    stated = _whole(fixed[236:244], "number of data records")
-    if stated == -1:  # the recorder did not get to write it
-        stated = held
-    if stated < 1 or held < 1:
-        msg = f"the EDF file must hold {max(stated, 1)} data records, it holds {held}"
+    text = fixed[236:244].strip(b" \x00")
+    stated = _whole(fixed[236:244], "number of data records") if text else 0
+    stated = 0 if stated == -1 else stated  # the recorder did not get to write it
+    if stated < 0 or held < 1:
+        msg = f"the EDF file must hold {max(stated, 1)} data records or more, it holds {held}"
         raise CorruptRecordError(msg)
     return stated, held
+
+
+def _explain_count(header: EdfHeader) -> tuple[str, ...]:
+    """Warn where a file holds fewer data records than it states, or more."""
+    stated, held = header.stated_records, header.held_records
+    if stated > held:
+        msg = (
+            f"the EDF file is cut off: it states {stated} data records and holds {held}, "
+            "which are analysed"
+        )
+        return (msg,)
+    if 0 < stated < held:
+        msg = f"the EDF file holds {held} data records and states {stated}: the others are left out"
+        return (msg,)
+    return ()
 
 
 def _read_onsets(path: Path, header: EdfHeader) -> tuple[float, ...]:
@@ -261,7 +277,7 @@ def _read_onsets(path: Path, header: EdfHeader) -> tuple[float, ...]:
         )
         raise UnsupportedRecordError(msg)
     first, count = header.annotations[0]
-    values = _map_records(path, header, mode="r")
+    values = _map_records(path, header, header.n_records, mode="r")
     width = header.sample_bytes
     matches = [
         _TIMEKEEPING.match(record.tobytes())
@@ -276,14 +292,14 @@ def _read_onsets(path: Path, header: EdfHeader) -> tuple[float, ...]:
 
 
 def _map_records(
-    path: Path, header: EdfHeader, *, mode: Literal["r", "r+"]
+    path: Path, header: EdfHeader, count: int, *, mode: Literal["r", "r+"]
 ) -> np.memmap[tuple[int, ...], np.dtype[np.uint8]]:
     return np.memmap(
         path,
         dtype=np.uint8,
         mode=mode,
         offset=header.data_at,
-        shape=(header.n_records, header.sample_bytes * header.record_samples),
+        shape=(count, header.sample_bytes * header.record_samples),
     )
 
 
@@ -351,7 +367,8 @@ def _list_signals(
 
 def _short_name(label: str) -> str:
     """Leave out the type of signal, which EDF+ puts first; the label says more to the choice."""
-    return re.sub(r"^E[CK]G\s+", "", label)
+    short = re.sub(r"^E[CK]G\s+", "", label)
+    return label if re.search(r"E[CK]G", short) else short  # ECG L-ECG R
 
 
 def _limits_of(

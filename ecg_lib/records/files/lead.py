@@ -242,6 +242,27 @@ def unnamed_leads(count: int) -> tuple[str, ...]:
     return (PREFERRED_LEAD,) if count == 1 else tuple(f"lead{n}" for n in range(1, count + 1))
 
 
+_NINES: Final = (999.0, 9999.0, 99_999.0, 999_999.0, 9_999_999.0)
+"""Numbers that programs write for a missing sample, as they are or with a minus."""
+
+_FAR: Final = 20.0
+"""How many times as far as all other samples such a number must be."""
+
+
+def mark_nines(samples: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Take numbers of nines alone, far away from all other samples, for missing ones.
+
+    >>> mark_nines(np.array([0.5, -999.0, 1.2]))
+    array([0.5, nan, 1.2])
+
+    """
+    are_nines = np.isin(np.abs(samples), _NINES)
+    if not are_nines.any():
+        return samples
+    greatest = np.nanmax(np.abs(samples[~are_nines]), initial=0.0)
+    return np.where(are_nines & (np.abs(samples) > _FAR * greatest), np.nan, samples)
+
+
 def check_samples(samples_mv: NDArray[np.floating]) -> NDArray[np.float32]:
     """Check amplitudes, and return the samples as float32; missing ones stay NaN."""
     with np.errstate(invalid="ignore"):

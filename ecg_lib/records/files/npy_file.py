@@ -17,6 +17,7 @@ from ecg_lib.errors import (
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
+    mark_nines,
     missing_rate,
     unnamed_leads,
 )
@@ -33,7 +34,8 @@ _NPY_SAMPLES_AT_ONCE: Final = 2**20
 class NpyFile:
     """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
 
-    NaN is a missing sample, and so is the least number of signed integers of 16 bits or more.
+    NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
+    a number of nines alone (-999) that is far from all others.
     """
 
     values: NDArray[np.generic]
@@ -80,14 +82,12 @@ class NpyFile:
         column = self.leads.index(lead)
         for start in range(0, len(self.values), _NPY_SAMPLES_AT_ONCE):
             samples = self.values[start : start + _NPY_SAMPLES_AT_ONCE, column]
-            if samples.dtype == np.float32 and self.scale_to_mv == 1.0:
-                yield check_samples(samples.astype(np.float32))
-            else:
-                samples_mv = samples.astype(np.float64) * self.scale_to_mv
-                if samples.dtype.kind == "i" and samples.dtype.itemsize > 1:
-                    least = -(1 << (8 * samples.dtype.itemsize - 1))
-                    samples_mv[samples == least] = np.nan
-                yield check_samples(samples_mv)
+            with np.errstate(invalid="ignore"):  # a signalling NaN
+                numbers = samples.astype(np.float64)
+            if samples.dtype.kind == "i" and samples.dtype.itemsize > 1:
+                least = -(1 << (8 * samples.dtype.itemsize - 1))
+                numbers[samples == least] = np.nan
+            yield check_samples(mark_nines(numbers) * self.scale_to_mv)
 
 
 _NPY_HEADER: Final = re.compile(

@@ -27,9 +27,10 @@ from ecg_lib.records.files.lead import (
 )
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.text.csv_file import CsvFile
+from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
-from ecg_lib.records.signal_names import UNIT_TO_MV
+from ecg_lib.records.signal_names import UNIT_TO_MV, read_unit
 
 SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES)
 """Suffixes of recordings; the signal files of a WFDB record are beside its header."""
@@ -55,7 +56,7 @@ def open_recording(
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
         Unit of a NPY file, of the leads of a text file whose headings state none, and of an ECG
-        for which an EDF file states none: one of ``mV`` (when left out), ``uV``, ``V``.
+        for which an EDF file states none: ``mV`` (when left out), ``uV`` or ``V`` in any spelling.
 
     Raises
     ------
@@ -65,9 +66,11 @@ def open_recording(
         If the sampling rate is not between 100 and 1000 Hz.
 
     """
-    if unit is not None and unit not in UNIT_TO_MV:
-        msg = f"unit must be one of {', '.join(UNITS)}"
-        raise MissingDetailError(msg, detail="unit")
+    if unit is not None:
+        stated, unit = unit, read_unit(unit)
+        if unit is None or unit not in UNIT_TO_MV:
+            msg = f"unit must be one of {', '.join(UNITS)}, got {stated[:32]!r}"
+            raise MissingDetailError(msg, detail="unit")
     if path.is_dir():
         msg = "a recording must be a file, this is a directory"
         raise UnsupportedRecordError(msg)
@@ -133,7 +136,7 @@ def _header_of(path: Path) -> Path:
     suffix = path.suffix.lower()
     if suffix == ".hea":
         return path
-    return path.with_name(f"{path.stem if suffix in _SIGNALS else path.name}.hea")
+    return find_beside(path, f"{path.stem if suffix in _SIGNALS else path.name}.hea")
 
 
 def _begins_as_edf(path: Path) -> bool:

@@ -369,6 +369,30 @@ def test_a_file_that_is_not_a_recording_is_refused(
     assert _incoming(home) == []
 
 
+@pytest.mark.parametrize("sent", ["files", "zip"])
+def test_files_in_capitals_belong_to_a_header_in_small_letters(
+    http: httpx.Client, sent: str
+) -> None:
+    samples = np.random.default_rng(1).integers(-900, 900, 5000, dtype=np.int16)
+    files = {"R.HEA": b"r 1 250 5000\nr.dat 16 1000 16 0 0 0 0 II\n", "R.DAT": samples.tobytes()}
+    if sent == "zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, content in files.items():
+                archive.writestr(name, content)
+        files = {"r.zip": buffer.getvalue()}
+    answered = _send(http, files)
+    assert answered.status_code == 202, answered.text
+    assert answered.json()["lead"] == "II"
+    http.delete(f"{RECORDINGS}{answered.json()['job_id']}")
+
+
+def test_the_unit_of_an_upload_may_be_spelled_in_any_way(http: httpx.Client) -> None:
+    answered = _send(http, {"r.npy": _npy(np.zeros(5000))}, sampling_rate="250", unit="µv")
+    assert answered.status_code == 202, answered.text
+    http.delete(f"{RECORDINGS}{answered.json()['job_id']}")
+
+
 def test_a_recording_of_more_than_14_days_is_refused(http: httpx.Client) -> None:
     header = b"r 1 100 120960001\nr.dat 80 200 8 0\n"
     answered = _send(http, {"r.hea": header, "r.dat": bytes(120_960_001)})

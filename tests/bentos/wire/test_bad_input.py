@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import re
@@ -113,6 +114,30 @@ def test_bad_requests_are_named_with_their_field(
 def test_invalid_text_encoding_is_malformed_json(http: httpx.Client) -> None:
     answered = http.post(PREDICTIONS, content=b'{"derivation": "\xff"}', headers=JSON)
     check_problem(answered, 400, "malformed-json")
+
+
+@pytest.mark.parametrize(
+    ("pack", "words"),
+    [
+        (gzip.compress, "it is compressed, which Content-Encoding must state"),
+        (lambda body: b"\x28\xb5\x2f\xfd" + body, "it is compressed"),
+        (lambda body: body.decode().encode("utf-16"), "it is UTF-16"),
+        (lambda body: b"\x93NUMPY\x01\x00" + body, "it is a NumPy file"),
+    ],
+)
+def test_a_body_that_is_something_else_is_refused_by_its_name(
+    http: httpx.Client, pack: Callable[[bytes], bytes], words: str
+) -> None:
+    answered = http.post(PREDICTIONS, content=pack(b'{"signal_data": []}'), headers=JSON)
+    check_problem(answered, 400, "malformed-json")
+    assert words in answered.json()["detail"]
+
+
+def test_a_byte_order_mark_before_json_is_passed_over(
+    http: httpx.Client, make_request: RequestMaker
+) -> None:
+    body = json.dumps(make_request()).encode("utf-8-sig")
+    assert http.post(PREDICTIONS, content=body, headers=JSON).status_code == 201
 
 
 @pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", ""])

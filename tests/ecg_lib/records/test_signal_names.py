@@ -17,6 +17,7 @@ from ecg_lib.records.signal_names import find_ecg, kind_of, lead_of
         *("MLII", "V6", "ECG 1", "EXG Channel 0", "Lead II", "Abl. II", "Derivación V3", "DII"),
         *("Brustwandableitung V5", "Extremitätenableitung II", "ECG Rhythm", "rhythm strip II"),
         *("Elektrokardiographie", "Electrocardiograma", "électrocardiogramme", "ecg_filtered"),
+        *("Einthoven II", "LII", "ЭКГ", "ЭКГ II", "心电图", "심전도", "ΗΚΓ"),
     ],
 )
 def test_a_name_of_an_ecg_is_known_in_many_languages(name: str) -> None:
@@ -31,6 +32,8 @@ def test_a_name_of_an_ecg_is_known_in_many_languages(name: str) -> None:
         *("respiración", "respirazione", "Atemfluss", "Nasenflow", "Schnarchen", "Sättigung"),
         *("Saturación", "Temperatur", "FC", "fréquence cardiaque", "ritmo cardíaco", "Herzrate"),
         *("ICG", "EDR", "UAP", "P1", "PAP", "Elektroenzephalogramm", "accX", "Heart Rhythm"),
+        *("BVP", "IR", "LED1", "EMG1", "acc2", "Gyr", "LOC", "ROC-A1", "E1-M2", "EGM", "Audio"),
+        *("ECG_Rate", "ECG_Phase_Atrial", "ECG valid", "lead off", "ECG leads off", "ECG pacer"),
     ],
 )
 def test_another_signal_alone_in_a_file_is_not_taken_for_the_ecg(name: str) -> None:
@@ -54,6 +57,7 @@ def test_compounds_spell_their_lead() -> None:
 @pytest.mark.parametrize(
     ("name", "lead"),
     [
+        *(("LII", "ii"), ("Einthoven II", "ii"), ("ЭКГ II", "ii"), ("EKG Kanal 2", None)),
         *(("DII ritmo", "ii"), ("II (ritmo)", "ii"), ("I (ritmo)", "i"), ("II (Pat 12)", "ii")),
         *(("V1 thorax", "v1"), ("Digital ECG aVR", "avr"), ("ECG (Pat 12)", None), ("P1", None)),
         *(("II, V5 (Pat 12)", None), ("RESP II (Pat 12)", None), ("Thorax V", None)),

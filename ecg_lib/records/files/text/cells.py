@@ -25,7 +25,7 @@ MISSING_CELLS: Final = tuple(
 
 _MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))
 
-_NUMBER: Final = r"[-+]?(?:\d+{point}?\d*|{point}\d+)(?:[eE][-+]?\d+)?"
+_NUMBER: Final = r"[-+]?(?:\d+(?:{point}\d*)?|{point}\d+)(?:[eE][-+]?\d+)?"
 
 
 def is_comment(line: str) -> bool:

@@ -27,7 +27,13 @@ UNIT_TO_S: Final = {
         "us µs μs usec microsecond microseconds mikrosekunden microsegundos".split(), 1e-6
     ),
     **dict.fromkeys("ns nsec nanosecond nanoseconds nanosekunden nanosegundos".split(), 1e-9),
+    **dict.fromkeys("min mins minute minutes minuten minuto minutos".split(), 60.0),
+    **dict.fromkeys("h hr hrs hour hours stunde stunden horas".split(), 3600.0),
+    **dict.fromkeys("d day days tag tage dias días".split(), 86_400.0),
 }
+
+_NOT_ALONE: Final = frozenset("min mins h hr hrs d day days tag tage".split())
+"""Units of time that are other headings where they stand alone: of a minimum, a date, ..."""
 
 
 _NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
@@ -48,9 +54,16 @@ _UNIT_IN_NAME: Final = re.compile(
 )
 
 
+# Some say of which clock it is: Timestamp_Unix_CAL.
 _TIME_NAME: Final = re.compile(
     r"(?:.*[ _/-])?(?:time|zeit|uhrzeit|zeitpunkt|tiempo|hora|temps|heure|tempo)(?:[ _-]?stamp)?"
-    r"|(?:.*[ _-])?(?:zeitstempel|datetime|marca temporal)|(?:mess|system|aufnahme)zeit|t|elapsed",
+    r"|(?:.*[ _-])?(?:zeitstempel|datetime|marca temporal)|(?:mess|system|aufnahme)zeit|t|elapsed"
+    r"|x[ _]?value"
+    r"|(?:.*[ _-])?(?:time|time[ _-]?stamp)(?:[ _-](?:unix|cal|raw|utc|gmt|local|sync|relative"
+    r"|elapsed|absolute|formatted|iso|iso8601|device|sensor|epoch|of day))+"
+    r"|(?:unix|posix)?[ _-]?epoch|unix|(?:time[ _-])?since[ _-]start"
+    r"|(?:time|seconds|sekunden|segundos|secs?|s|milliseconds|ms)[ _-]"
+    r"(?:since|elapsed|from|seit|desde)(?:[ _-].*)?",
     re.IGNORECASE,
 )
 
@@ -60,7 +73,7 @@ DATE_NAME: Final = re.compile(r"(?:.*[ _-])?(?:date|datum|fecha)", re.IGNORECASE
 
 _COUNT_NAME: Final = re.compile(
     r"|n|nr\.?|no\.?|row|index|unnamed: 0|muestra|abtastwert"
-    r"|sample(?:[ _]?(?:#|number|index|no\.?))?",
+    r"|samp(?:le)?(?:[ _]?(?:#|number|index|no\.?))?",
     re.IGNORECASE,
 )
 
@@ -102,10 +115,11 @@ def read_heading(cell: str) -> Heading:
     found = _UNIT_IN_NAME.fullmatch(text)
     name = found[1] if found else text
     said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""
-    if text.lower() in UNIT_TO_S:
+    if text.lower() in UNIT_TO_S.keys() - _NOT_ALONE:
         return Heading(ColumnKind.TIME, text, text.lower())
     if _TIME_NAME.fullmatch(name):
-        unit = said or "s"
+        first = re.split(r"[ _-]", name.lower())[0]  # ms since start
+        unit = said or (first if first in UNIT_TO_S else "s")
         return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
     if DATE_NAME.fullmatch(text):
         return Heading(ColumnKind.TIME, text, "s")

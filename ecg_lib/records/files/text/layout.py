@@ -17,7 +17,7 @@ from ecg_lib.records.files.text.cells import (
     is_numeric_column,
 )
 from ecg_lib.records.files.text.headings import ColumnKind, read_heading
-from ecg_lib.records.files.text.preamble import Converter, Statements, find_rate
+from ecg_lib.records.files.text.preamble import Converter, Statements, find_described, find_rate
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
@@ -38,6 +38,25 @@ _UNIT_CELL: Final = re.compile(
     r"|s|sec|secs|seconds|ms|us|ns|h+:m+:s+(?:[.,]\w+)?|date|text|string",
     re.IGNORECASE,
 )
+
+
+END_MARKS: Final = b"\x00\x1a"
+"""Bytes that loggers and old systems leave behind the end of a text."""
+
+MINUS: Final = "\N{MINUS SIGN}"
+"""The sign that some languages write instead of a hyphen."""
+
+_MOST_BLANKS: Final = 100
+
+_LONG_BLANKS: Final = re.compile(rf"[^\S\t\r\n]{{{_MOST_BLANKS},}}")
+"""A line of a million blanks would take hours to part."""
+
+_NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
+
+_NUMBERED_ROWS: Final = 20
+
+_CHANNEL: Final = re.compile(r"CH ?\d+|min|m?sec|hr|", re.IGNORECASE)
+"""A heading of AcqKnowledge, above counts of samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,8 +122,9 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         If decimals and separators cannot be told apart.
 
     """
+    _refuse_other_content(start)
     text, encoding = _decode(start)
-    lines = text.splitlines()
+    lines = _LONG_BLANKS.sub(" " * _MOST_BLANKS, text.replace(MINUS, "-")).splitlines()
     if not is_whole:
         del lines[-1:]
     comments = [line for line in lines if is_comment(line)]
@@ -123,26 +143,29 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     is_numeric = tuple(
         is_numeric_column([row[at] for row in sampled], shape.decimal) for at in range(shape.width)
     )
-    first = next((n for n, (_, row) in enumerate(table) if _is_data(row, is_numeric, shape)), None)
+    first = _find_first(table, is_numeric, shape)
     if first is None:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
-    while first > 0 and _is_missing_row(table[first - 1], table[first], is_numeric):
-        first -= 1
-    first_line = table[first][0]
+    first_line, rows = table[first][0], [row for _, row in table[first:]]
+    while is_whole and is_word_row(rows[-1], is_numeric):
+        rows.pop()  # a line of words below the samples
     preamble = [line for place, line in content if place < first_line]
-    names, units = _find_headings(preamble, comments, shape)
+    described = find_described(preamble, is_numeric)
+    names, units = described or _find_headings(preamble, comments, shape)
     said = Statements.read(comments, preamble)
     if names is None and 0 <= shape.width - len(said.columns) <= 1 and said.columns:
         # A separator at the end of each row makes one more column.
         names = (*said.columns, "")[: shape.width]
-    rows = [row for _, row in table[first:]]
     has_blank_samples = shape.width == 1 and not _is_double_spaced(lines[first_line:])
     if has_blank_samples:
         blanks = _count_blanks(lines[:first_line])
         if blanks > _USUAL_BLANKS:
             first_line -= blanks
     if shape.width > _MAX_COLUMNS:
-        msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
+        msg = (
+            f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}, it has "
+            f"{shape.width}; the samples of a lead stand one below the other"
+        )
         raise CorruptRecordError(msg)
     return Layout(
         encoding=encoding,
@@ -169,6 +192,21 @@ def _no_rows(*, below: bool = False) -> CorruptRecordError:
     return CorruptRecordError(f"the CSV file must have rows of numbers{where}, it has none")
 
 
+_TWO_NUMBERS: Final = re.compile(r"(?<![^\t ])[-+]?[\d.,]+ +[-+]?[\d.,]+(?![^\t ])")
+
+_WORKBOOKS: Final = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
+
+def _refuse_other_content(start: bytes) -> None:
+    """Refuse workbooks, archives and JSON, which are called CSV by mistake."""
+    if start.startswith(_WORKBOOKS):
+        msg = "the CSV file must be text, it is an Excel workbook or an archive; save it as CSV"
+        raise UnsupportedRecordError(msg)
+    if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{\s*\"|\[\s*(?:\{|[-\[\d][^:\n]{0,40}[,\n]))", start):
+        msg = "the CSV file must hold columns of numbers, it is JSON; write a column for each lead"
+        raise UnsupportedRecordError(msg)
+
+
 def _decode(start: bytes) -> tuple[str, str]:
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return start[: len(start) // 2 * 2].decode("utf-16", errors="replace"), "utf-16"
@@ -176,6 +214,7 @@ def _decode(start: bytes) -> tuple[str, str]:
     for odd, encoding in ((1, "utf-16-le"), (0, "utf-16-be")):  # without a mark of their order
         if len(half) > 20 and half[odd::2].count(0) > 0.9 * len(half[odd::2]):
             return start[: len(start) // 2 * 2].decode(encoding, errors="replace"), encoding
+    start = start.rstrip(END_MARKS)
     if b"\x00" in start:
         msg = "the CSV file must be UTF-8, UTF-16 or Latin-1 text, it is not text"
         raise CorruptRecordError(msg)
@@ -207,7 +246,8 @@ def _sample(lines: list[str]) -> list[str]:
 
 def _find_shape(body: list[str]) -> _Shape:
     shapes = []
-    for delimiter in (",", ";", "\t", "|", None):
+    separators = (",", ";", "\t", "|") if _are_parted_by_tabs(body) else (",", ";", "\t", "|", None)
+    for delimiter in separators:
         rows = [split_cells(line, delimiter) for line in body]
         width, count = Counter(map(len, rows)).most_common(1)[0]
         rows = [row for row in rows if len(row) == width]
@@ -228,6 +268,15 @@ def _find_shape(body: list[str]) -> _Shape:
     return best
 
 
+def _are_parted_by_tabs(body: list[str]) -> bool:
+    """Return whether each line has as many tabs as the others, and no numbers with a blank between.
+
+    Cells at the end may be empty, and blanks part the words of those of text.
+    """
+    counts = {line.count("\t") for line in body}
+    return len(counts) == 1 and counts != {0} and not any(map(_TWO_NUMBERS.search, body))
+
+
 def _are_decimal_commas(body: list[str]) -> bool:
     """Return whether two whole numbers a line are one number with a decimal comma.
 
@@ -241,10 +290,53 @@ def _are_decimal_commas(body: list[str]) -> bool:
     return has_zeros or any(pair[1] == "-0" for pair in found)
 
 
+def _find_first(
+    table: list[tuple[int, list[str]]], is_numeric: tuple[bool, ...], shape: _Shape
+) -> int | None:
+    """Find the first row of samples in a table of lines with their places."""
+    first = next((n for n, (_, row) in enumerate(table) if _is_data(row, is_numeric, shape)), None)
+    if first is None:
+        return None
+    while first > 0 and _is_missing_row(table[first - 1], table[first], is_numeric):
+        first -= 1
+    rows = [row for _, row in table[first : first + _NUMBERED_ROWS]]
+    are_channels = first > 0 and all(map(_CHANNEL.fullmatch, table[first - 1][1]))
+    return (
+        first + 1 if _numbers_columns(rows) or (are_channels and _counts_samples(rows)) else first
+    )
+
+
 def _is_data(row: list[str], is_numeric: tuple[bool, ...], shape: _Shape) -> bool:
     cells = [cell for cell, numeric in zip(row, is_numeric, strict=True) if numeric]
     are_numbers = all(is_number(cell, shape.decimal) for cell in cells)
     return are_numbers and not all(is_missing(cell) for cell in cells)
+
+
+def is_word_row(row: list[str], is_numeric: tuple[bool, ...]) -> bool:
+    """Return whether columns of numbers hold words in a row, and nothing else."""
+    cells = [cell for cell, numeric in zip(row, is_numeric, strict=False) if numeric]
+    words = [cell for cell in cells if re.search(r"[^\W\d_]{3}", cell) and not is_missing(cell)]
+    numbers = any(re.search(r"\d", cell) or re.fullmatch(_NO_WORD, cell) for cell in cells)
+    return bool(words) and not numbers
+
+
+def _numbers_columns(rows: list[list[str]]) -> bool:
+    """Return whether the first row numbers the columns, as pandas does for nameless ones."""
+    named, *below = rows
+    is_index = named[0] in {"", "0"}
+    if named[0] == "":
+        counts = [row[0] for row in below]
+        is_index = counts == [str(number) for number in range(len(counts))]
+        named = named[1:]
+    are_numbers = named == [str(number) for number in range(len(named))]
+    has_decimals = any(re.search(r"\d[.,]\d", cell) for row in below for cell in row)
+    return is_index and are_numbers and has_decimals and len(below) > 1 and len(rows[0]) > 1
+
+
+def _counts_samples(rows: list[list[str]]) -> bool:
+    """Return whether the first row holds one count of samples, as AcqKnowledge writes it."""
+    told = {cell for cell in rows[0] if cell}
+    return len(rows) > 1 and len(told) == 1 and told.pop().isdecimal()
 
 
 def _is_missing_row(
@@ -276,6 +368,8 @@ def _find_headings(
         rows = [[line.strip()] for line in preamble if "," not in line]
     if shape.width == 1:
         rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
+        # Symptoms; and Gain: 0.001 mV are keys, with a value or none.
+        rows = [row for row in rows if not re.search(r"[;=\t]|:", read_heading(row[0]).name)]
     # One blank parts the words of a heading, more of them part headings.
     elif shape.delimiter is None:
         parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
@@ -299,7 +393,7 @@ def _find_headings(
             raise _explain_widths(len(rows[-1]), shape)
         return None, ()
     fitting = [row if len(row) == shape.width else ["", *row] for row in fitting]
-    if len(fitting) > 1 and all(_is_unit(cell) for cell in fitting[-1]):
+    if len(fitting) > 1 and _are_units(fitting[-1]):
         return tuple(fitting[-2]), tuple(cell.strip("'\"()[] ") for cell in fitting[-1])
     return tuple(fitting[-1]), ()
 
@@ -344,6 +438,16 @@ def _is_statement(row: list[str]) -> bool:
         or find_rate(",".join(row)) is not None
         or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
     )
+
+
+def _are_units(row: list[str]) -> bool:
+    """Return whether a row below headings holds units: most of its cells, and no heading."""
+    others = [cell for cell in row if not _is_unit(cell)]
+    are_headings = any(
+        read_heading(cell).kind is ColumnKind.TIME or kind_of(cell) is not SignalKind.UNKNOWN
+        for cell in others
+    )
+    return len(others) < len(row) / 2 and not are_headings
 
 
 def _is_unit(cell: str) -> bool:

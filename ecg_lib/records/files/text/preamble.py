@@ -7,6 +7,7 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError
+from ecg_lib.records.files.text.headings import UNIT_TO_S
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units
 from ecg_lib.records.signal_names import SignalKind, kind_of, names_other_signal, says_ecg
 
@@ -26,7 +27,7 @@ _NUMBER: Final = r"(?P<value>\d{1,6}(?:[.,]\d+)?)\s*(?P<kilo>k)?"
 _VALUE: Final = _NUMBER + r"(?:hz|hertz|sps|/s|1/s)?(?!\d|\s*[.,:/-]\s*\d)"
 _PER_S: Final = r"samples?\s*(?:/|per)\s*s(?:ec|econd)?"
 _UNIT_OF_RATE: Final = r"\s*(?:[(\[]\s*(?:hz|hertz|sps|1/s)\s*[)\]]|[ _](?:hz|sps))?"
-_IS: Final = r"[\"']?\s*(?:[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
+_IS: Final = r"[\"']?\s*(?::=|[:=,;\t]|\bis\b|\bof\b|\s)\s*[\"']?\s*"
 
 _RATES: Final = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -37,6 +38,19 @@ _RATES: Final = tuple(
         rf"(?:sampled|recorded|digiti[sz]ed|acquired)\s+(?:at|with)\s+{_VALUE}",
     )
 )
+
+_INTERVAL_NAME: Final = (
+    r"(?:^[\s#%/\"']*|\bsampl(?:e|ing)[ _-]*)interval|sampl(?:e|ing)[ _-]*period|abtastintervall"
+    r"|intervalo de muestreo|^[\s#%/\"']*(?:delta[ _-]?t|dt|time[ _-]?step)"
+)
+_UNIT_OF_INTERVAL: Final = r"(?P<unit>ms(?:ec)?|[uµμ]s(?:ec)?|s(?:ec(?:ond)?s?)?)"
+_INTERVAL: Final = r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*" + _UNIT_OF_INTERVAL
+
+_INTERVALS: Final = (
+    re.compile(rf"(?:{_INTERVAL_NAME}){_IS}=?\s*{_INTERVAL}\b", re.IGNORECASE),
+    re.compile(rf"(?<![\d.,-]){_INTERVAL}\s*/\s*sample", re.IGNORECASE),
+)
+"""The time from one sample to the next, as LabChart and AcqKnowledge state it."""
 
 _PLAUSIBLE_HZ: Final = (10.0, 100_000.0)
 
@@ -80,6 +94,18 @@ def find_rate(line: str) -> float | None:
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None
+    return _find_interval(line)
+
+
+def _find_interval(line: str) -> float | None:
+    for pattern in _INTERVALS:
+        match = pattern.search(line)
+        if match is None or _is_of_another(line[: match.start()]):
+            continue
+        scale = {"m": 1e-3, "s": 1.0}.get(match["unit"][0].casefold(), 1e-6)
+        interval_s = float(match["value"].replace(",", ".")) * scale
+        fs = round(1 / interval_s, 6) if interval_s > 0 else 0.0
+        return fs if _PLAUSIBLE_HZ[0] < fs <= _PLAUSIBLE_HZ[1] else None
     return None
 
 
@@ -116,14 +142,14 @@ class Statements(NamedTuple):
     @classmethod
     def read(cls, comments: list[str], preamble: list[str]) -> Statements:
         """Read them from the lines above the samples, and from the comments between those."""
-        lines = [*comments, *preamble]
+        lines = [line for line in (*comments, *preamble) if len(line) <= _LONGEST_LINE]
         device = _read_opensignals(comments)
         converters, fs = device.converters, device.fs
         rates = {rate for line in lines if (rate := find_rate(line)) is not None}
         if fs is None and len(rates) == 1:
             fs = rates.pop()
         lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
-        pairs = [re.split(r"\s*[,;:=\t]\s*", line, maxsplit=1) for line in lines]
+        pairs = [re.split(r"\s*(?::=|[,;:=\t])\s*", line, maxsplit=1) for line in lines]
         stated = [
             (pair[0].strip("\"' "), pair[1].strip("\"' ,;\t")) for pair in pairs if len(pair) == 2
         ]
@@ -139,6 +165,56 @@ class Statements(NamedTuple):
             warnings = ("counts are converted to mV by the formula that the maker publishes",)
         lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
         return cls(fs, units, lead, device.columns, converters, device.fs is not None, warnings)
+
+
+class Described(NamedTuple):
+    """Columns that lines above the samples describe one by one."""
+
+    names: tuple[str, ...]
+    units: tuple[str, ...]
+
+
+_TITLES: Final = re.compile(r"channel ?titles?\s*[=:]", re.IGNORECASE)
+_UNITS_OF: Final = re.compile(r"(?:unit ?names?|range)\s*[=:]", re.IGNORECASE)
+_CHANNELS: Final = re.compile(r"\s*(\d{1,3}) channels?\s*", re.IGNORECASE)
+
+
+def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Described | None:
+    """Find the names and units that LabChart and AcqKnowledge write in lines of their own.
+
+    Parameters
+    ----------
+    preamble : list of str
+        Lines above the samples.
+    is_numeric : tuple of bool
+        Of each column; a first one that is not described is that of time.
+
+    """
+    rows = [[cell.strip() for cell in line.rstrip().split("\t")] for line in preamble]
+    names: list[str] = []
+    units: list[str] = []
+    for place, row in enumerate(rows):
+        count = _CHANNELS.fullmatch(preamble[place])
+        if _TITLES.fullmatch(row[0]):
+            names = row[1:]
+        elif _UNITS_OF.fullmatch(row[0]) and not units:
+            units = [cell.split()[-1] if cell else "" for cell in row[1:]]
+        elif count and 0 < 2 * int(count[1]) < len(rows) - place:
+            pairs = [line.strip() for line in preamble[place + 1 : place + 1 + 2 * int(count[1])]]
+            names, units = pairs[::2], pairs[1::2]
+    if not names:
+        return None
+    units = (units + len(names) * [""])[: len(names)]
+    width = len(is_numeric)
+    before = int(len(names) < width and is_numeric[-1]) or int(len(names) < width - 1)
+    after = width - before - len(names)
+    if after < 0:
+        return None
+    of_time = next((row[0] for row in reversed(rows) if row[0] in UNIT_TO_S), "")
+    times = ("time" if of_time else "",) * before
+    return Described(
+        (*times, *names, *after * ("",)), (*before * (of_time,), *units, *after * ("",))
+    )
 
 
 _OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}

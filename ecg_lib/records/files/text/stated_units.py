@@ -86,7 +86,8 @@ def _units_of(key: str, value: str) -> set[str]:
         is_lead = value.casefold() == "v" and _NAMES_A_LEAD.search(key)
         is_voltage = unit in UNIT_TO_MV and not is_lead and not _is_of_another(key)
         return {unit} if unit and is_voltage else set()
-    subject = f"{found['before']} {found['after'] or ''}".strip()
+    subject = f"{found['before']} {found['after'] or ''}"
+    subject = re.sub(r"\blabels?\b", "", subject, flags=re.IGNORECASE).strip()  # Y_Unit_Label
     if not subject:
         return {value.casefold()} if is_other_unit(value) else _electric_units_in(value)
     if _is_of_another(subject):

@@ -39,10 +39,16 @@ _MAX_JITTER_S: Final = 0.1
 _SIZES: Final = ((1e17, 1e-9), (1e14, 1e-6), (1e11, 1e-3))
 """Since 1970 there are fewer seconds, milliseconds and microseconds than these."""
 
+_DATES: Final = (1e4, 1e6)
+"""Days since 1900 or since year 0 are between these."""
+
+_DAY_STEP: Final = 1e-6
+"""A step of 86 ms in days; of 1 MHz in seconds."""
+
 _CLOCK: Final = re.compile(
     r"\[?\s*(?:(?P<year>\d{4})[-/.](?P<month>\d{1,2})[-/.](?P<day>\d{1,2})[T ]"
     r"|(?P<first>\d{1,2})(?P<mark>[-/.])(?P<second>\d{1,2})[-/.](?P<late>\d{4}|\d{2})[T ,])?\s*"
-    r"(?:(?P<hours>\d{1,3}):)?(?P<minutes>\d{1,3}):(?P<seconds>\d{1,2}(?:[.,]\d{1,12})?)"
+    r"(?:(?P<hours>\d{1,3}):)?(?P<minutes>\d{1,3}):(?P<seconds>\d{1,2}(?:[.,]\d{1,12}|:\d{3})?)"
     r"\s*(?P<half>[ap]\.?\s?m\.?)?\s*(?:Z|UTC|GMT|[-+]\d{2}:?\d{2})?"
     r"(?:\s+\d{1,2}[-/.]\d{1,2}[-/.]\d{4})?\s*\]?",
     re.IGNORECASE,
@@ -89,7 +95,7 @@ def _read_clock(cell: str) -> float:
     match = _CLOCK.fullmatch(cell.strip().strip("'\""))
     if match is None:
         return float("nan")
-    time_s = 60.0 * int(match["minutes"]) + float(match["seconds"].replace(",", "."))
+    time_s = 60.0 * int(match["minutes"]) + float(re.sub("[,:]", ".", match["seconds"]))
     hours = int(match["hours"] or 0)
     if match["half"]:
         hours = hours % 12 + 12 * match["half"].lower().startswith("p")
@@ -117,8 +123,16 @@ def _date_of(match: re.Match[str]) -> str | None:
 
 
 def size_of_unit(times: NDArray[np.float64]) -> float:
-    """Tell in which part of a second stamps since 1970 are that state no unit; else 1."""
+    """Return how many seconds a step of one is in stamps that state no unit.
+
+    Those since 1970 may be in parts of a second. Dates of Excel and MATLAB are in days, by which
+    two rows are less than a microsecond apart if they are read as seconds.
+    """
     first = abs(float(times[0])) if len(times) else 0.0
+    if _DATES[0] <= first <= _DATES[1] and len(times) > 1:
+        step = float(np.median(np.diff(times)))
+        if 0 < step < _DAY_STEP:
+            return _DAY_S
     return next((scale for limit, scale in _SIZES if first >= limit), 1.0)
 
 
@@ -253,6 +267,50 @@ class Clock:
         if abs(lasts_s - expected_s) > self._allowed * expected_s + 1.0:
             msg = "the column of time of the CSV file must keep the rate of its beginning"
             raise CorruptRecordError(msg)
+
+
+class CountClock:
+    """Follows a count of rows block by block; where it jumps, samples are missing.
+
+    A count that begins again, as those of packets do, goes on at the step to its beginning, or by
+    one where it has no period.
+    """
+
+    def __init__(self, fs: float, *, step: float, period: float) -> None:
+        self._fs = fs
+        self._step = step
+        self._period = period
+        self._last: float | None = None
+        self._rows = 0
+
+    def take(
+        self, samples: NDArray[np.float64], counts: NDArray[np.float64], *, is_last: bool = False
+    ) -> Iterator[NDArray[np.float64]]:
+        """Give the samples of some rows, NaN in gaps; `is_last` changes nothing.
+
+        Raises
+        ------
+        RecordTooLongError
+            If it goes on for more than 14 days.
+
+        """
+        if is_last or len(samples) == 0:
+            return
+        before = counts[0] - self._step if self._last is None else self._last
+        steps = np.diff(counts, prepend=before)
+        self._last = float(counts[-1])
+        steps = np.where(steps < 0, steps + self._period, steps)
+        with np.errstate(invalid="ignore"):
+            lost = np.where(steps > self._step, np.rint(steps / self._step) - 1, 0.0)
+        self._rows += len(samples) + int(lost.sum())
+        refuse_too_long(self._rows / self._fs)
+        edges = [0, *np.flatnonzero(lost).tolist(), len(samples)]
+        for start, stop in pairwise(edges):
+            left = int(lost[start]) if start < len(samples) else 0
+            while left > 0:
+                yield np.full(min(left, _NAN_AT_ONCE), np.nan)
+                left -= _NAN_AT_ONCE
+            yield samples[start:stop]
 
 
 def _find_gaps(times_s: NDArray[np.float64], fs: float) -> NDArray[np.int64]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError
+from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 
 if TYPE_CHECKING:
     import soundfile
 
 FRAMES_AT_ONCE: Final = 131_040
 """A multiple of six: 212 packs two samples together, 310 and 311 pack three."""
+
+_SAMPLES_AT_ONCE: Final = 2**20
+"""Frames of a second, as conversions from EDF have them, hold hundreds of samples each."""
 
 
 class Encoding(NamedTuple):
@@ -107,18 +110,22 @@ def invalid_value(encoding: int) -> int | None:
     return ENCODINGS[encoding].invalid
 
 
-def count_frames(path: Path, encoding: int, *, offset: int, frame_samples: int) -> int:
-    """Count the whole frames that a signal file holds.
+def count_frames(path: Path, encoding: int, *, offset: int, per_frame: Sequence[int]) -> int:
+    """Count the whole frames that a signal file holds; `per_frame` is of each signal.
 
     Raises
     ------
     CorruptRecordError
         If it should be a FLAC file, and is not.
+    UnsupportedRecordError
+        If it is a FLAC file of signals that have several rates.
 
     """
     if encoding in FLAC_BITS:
-        with _open_flac(path, encoding, n_channels=frame_samples) as flac:
-            return max(0, int(flac.frames) - offset)
+        per_signal = _of_flac(per_frame)
+        with _open_flac(path, encoding, n_channels=len(per_frame)) as flac:
+            return max(0, int(flac.frames) - offset) // per_signal
+    frame_samples = sum(per_frame)
     size = path.stat().st_size - offset
     bytes_of = ENCODINGS[encoding].bytes_of
     frames = max(0, size) * 6 // (bytes_of(6) * frame_samples)
@@ -128,9 +135,11 @@ def count_frames(path: Path, encoding: int, *, offset: int, frame_samples: int) 
 
 
 def read_frames(
-    path: Path, encoding: int, *, offset: int, frame_samples: int, n_frames: int
+    path: Path, encoding: int, *, offset: int, per_frame: Sequence[int], n_frames: int
 ) -> Iterator[NDArray[np.int64]]:
-    """Read the digital samples block by block, shape ``(n_frames, frame_samples)``.
+    """Read the digital samples block by block, shape ``(n_frames, sum(per_frame))``.
+
+    A frame holds the samples of one signal after those of another, `per_frame` of each.
 
     Raises
     ------
@@ -139,15 +148,28 @@ def read_frames(
 
     """
     if encoding in FLAC_BITS:
-        yield from _read_flac(path, encoding, offset=offset, n_channels=frame_samples, n=n_frames)
+        yield from _read_flac(path, encoding, offset=offset, per_frame=per_frame, n_frames=n_frames)
         return
+    frame_samples = sum(per_frame)
     bytes_of, decode, _ = ENCODINGS[encoding]
     with path.open("rb") as file:
         file.seek(offset)
-        for start in range(0, n_frames, FRAMES_AT_ONCE):
-            count = min(FRAMES_AT_ONCE, n_frames - start) * frame_samples
+        at_once = max(6, min(FRAMES_AT_ONCE, _SAMPLES_AT_ONCE // frame_samples // 6 * 6))
+        for start in range(0, n_frames, at_once):
+            count = min(at_once, n_frames - start) * frame_samples
             raw = np.fromfile(file, dtype=np.uint8, count=bytes_of(count))
             yield decode(raw)[:count].reshape(-1, frame_samples)
+
+
+def _of_flac(per_frame: Sequence[int]) -> int:
+    """Return the samples of one signal in a frame; channels of FLAC have one rate."""
+    if len(set(per_frame)) > 1:
+        msg = (
+            "the signals of one FLAC file of a WFDB record must have one rate, a frame has "
+            f"{', '.join(map(str, per_frame))} samples of them"
+        )
+        raise UnsupportedRecordError(msg)
+    return per_frame[0]
 
 
 def _open_flac(path: Path, encoding: int, *, n_channels: int) -> soundfile.SoundFile:
@@ -170,19 +192,24 @@ def _open_flac(path: Path, encoding: int, *, n_channels: int) -> soundfile.Sound
 
 
 def _read_flac(
-    path: Path, encoding: int, *, offset: int, n_channels: int, n: int
+    path: Path, encoding: int, *, offset: int, per_frame: Sequence[int], n_frames: int
 ) -> Iterator[NDArray[np.int64]]:
-    with _open_flac(path, encoding, n_channels=n_channels) as flac:
+    """Read frames; a FLAC file has a row for each sample, and not for each frame."""
+    rows = _of_flac(per_frame)
+    with _open_flac(path, encoding, n_channels=len(per_frame)) as flac:
         shift = {"PCM_S8": 24, "PCM_16": 16, "PCM_24": 8}[flac.subtype]
         try:
             flac.seek(offset)
-            for start in range(0, n, FRAMES_AT_ONCE):
-                count = min(FRAMES_AT_ONCE, n - start)
+            at_once = max(1, _SAMPLES_AT_ONCE // (rows * len(per_frame)))
+            for start in range(0, n_frames, at_once):
+                count = min(at_once, n_frames - start) * rows
                 block = flac.read(count, dtype="int32", always_2d=True)
                 if len(block) < count:
                     msg = "the FLAC file of the WFDB record is cut off"
                     raise CorruptRecordError(msg)
-                yield block.astype(np.int64) >> shift
+                samples = block.astype(np.int64) >> shift  # (n_rows, n_signals)
+                by_frame = samples.reshape(-1, rows, len(per_frame)).transpose(0, 2, 1)
+                yield by_frame.reshape(len(by_frame), -1)
         except RuntimeError as error:  # of libsndfile
             msg = "the FLAC file of the WFDB record cannot be decoded: it is damaged"
             raise CorruptRecordError(msg) from error

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.lead import unique_names
-from ecg_lib.records.files.wfdb.encodings import FLAC_BITS, KNOWN_FORMATS
+from ecg_lib.records.files.wfdb.encodings import KNOWN_FORMATS
 from ecg_lib.records.limits import MAX_SIGNALS
 
 MAX_HEADER_BYTES: Final = 65_536
@@ -28,21 +29,34 @@ _DEFAULT_FS_HZ: Final = 250.0
 
 _MAX_PER_FRAME: Final = 4096
 
-_NUMBER: Final = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d{1,3})?"
+_MAX_COUNT: Final = 1e18
+
+_NUMBER: Final = r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?"
 
 _RECORD_LINE: Final = re.compile(
     r"(?P<name>[^\s/]{1,255})(?P<segments>/\d{1,9})?\s+(?P<n_signals>\d{1,9})"
-    rf"(?:\s+(?P<fs>{_NUMBER})(?:/\S+)?(?:\s+(?P<n_samples>\d{{1,18}})(?:\s+(?P<when>.*))?)?)?\s*"
+    rf"(?:\s+(?P<fs>{_NUMBER})(?:/\S+)?"
+    # The number of samples may be left out, or come from a program that knows floats alone.
+    r"(?:\s+(?P<n_samples>\d{1,18}(?:\.0*|(?:\.\d*)?[eE]\+?\d{1,2})?)(?=\s|$))?"
+    r"(?:\s+(?P<when>.*))?)?\s*"
 )
 
-_CLOCK: Final = re.compile(r"(?<![\d:])(\d{1,2}):(\d{1,2})(?::(\d{1,2}(?:\.\d+)?))?(?![\d:])")
+_CLOCK: Final = re.compile(
+    r"(?<![\d:])(\d{1,2}):(\d{1,2})(?::(\d{1,2}(?:[.,]\d+)?))?(?![\d:])"
+    r"(?:\s*(?P<half>[ap])\.?m\b)?",
+    re.IGNORECASE,
+)
 """Time of day, wherever it stands: dates are written before and after it, in many ways."""
+
+_SECONDS: Final = re.compile(r"(\d{1,2}(?:\.\d+)?)(?:\s+\d{1,2}/\d{1,2}/\d{1,4})?\s*")
+"""A time of seconds alone, which WFDB reads as well; a number before other words is a date."""
 
 _SIGNAL_LINE: Final = re.compile(
     r"(?P<file>\S{1,255})\s+(?P<format>\d{1,9})(?:x(?P<per_frame>\d{1,9}))?(?::(?P<skew>\d{1,9}))?"
     r"(?:\+(?P<offset>\d{1,18}))?"
-    rf"(?:\s+(?P<gain>{_NUMBER})(?:\((?P<baseline>[-+]?\d{{1,12}})\))?(?:/(?P<unit>\S+))?"
-    r"(?:\s+\d{1,9}(?:\s+(?P<zero>[-+]?\d{1,12})(?:\s+(?P<initial>[-+]?\d{1,18})"
+    rf"(?:\s+(?P<gain>{_NUMBER})(?:\((?P<baseline>[-+]?\d{{1,12}})(?:\.0*)?\))?"
+    r"(?:/(?P<unit>\S+))?"
+    r"(?:\s+\d{1,9}(?:\.0*)?(?:\s+(?P<zero>[-+]?\d{1,12})(?:\.0*)?(?:\s+(?P<initial>[-+]?\d{1,18})"
     r"(?:\s+(?P<checksum>[-+]?\d{1,12})(?:\s+\d{1,18}(?:\s+(?P<name>.*\S))?)?)?)?)?)?)?\s*"
 )
 
@@ -109,13 +123,15 @@ def parse_header(text: str) -> WfdbHeader:
     if len(text) > MAX_HEADER_BYTES:
         msg = f"a WFDB header must have at most {MAX_HEADER_BYTES} bytes, got {len(text)}"
         raise CorruptRecordError(msg)
-    lines = [line for line in map(str.strip, text.splitlines()) if line and line[0] != "#"]
+    # Not splitlines, which parts lines at characters that stand in names and comments too.
+    lines = [line.strip() for line in re.split(r"\r\n|\r|\n", text)]
+    lines = [line for line in lines if line and line[0] != "#"]
     first = _RECORD_LINE.fullmatch(lines[0]) if lines else None
     if first is None:
         msg = "the first line of a WFDB header must be: name, signals, rate, samples; it is not"
         raise CorruptRecordError(msg)
     fs = float(first["fs"] or 0) or _DEFAULT_FS_HZ
-    n_samples = int(first["n_samples"] or 0) or None
+    n_samples = _parse_count(first["n_samples"])
     clock_s = _parse_clock(first["when"])
     if first["segments"]:
         segments = _parse_segments(lines, int(first["segments"][1:]))
@@ -131,6 +147,16 @@ def parse_header(text: str) -> WfdbHeader:
         raise CorruptRecordError(msg)
     signals = [_parse_signal(line, number) for number, line in enumerate(lines[1 : n_signals + 1])]
     return WfdbHeader(fs=fs, n_samples=n_samples, start_clock_s=clock_s, signals=tuple(signals))
+
+
+def _parse_count(text: str | None) -> int | None:
+    """Parse the number of samples; 0 and none leave it to the file."""
+    value = float(text or 0)
+    if value != int(value) or value >= _MAX_COUNT:
+        msg = "the number of samples in a WFDB header must be a whole number, it is not"
+        raise CorruptRecordError(msg)
+    # Not by the float, which rounds.
+    return (int(text) if text and text.isdecimal() else int(value)) or None
 
 
 def _parse_segments(lines: list[str], count: int) -> tuple[Segment, ...]:
@@ -159,7 +185,7 @@ def _parse_signal(line: str, number: int) -> WfdbSignal:
         known = ", ".join(map(str, KNOWN_FORMATS))
         msg = f"the format of a WFDB signal must be one of {known}, got {encoding}"
         raise UnsupportedRecordError(msg)
-    if per_frame > _MAX_PER_FRAME or (encoding in FLAC_BITS and per_frame != 1):
+    if per_frame > _MAX_PER_FRAME:
         msg = f"a WFDB signal of format {encoding} with {per_frame} samples in a frame is not read"
         raise UnsupportedRecordError(msg)
     if not is_layout and not is_plain_name(match["file"]):
@@ -184,7 +210,9 @@ def _parse_signal(line: str, number: int) -> WfdbSignal:
 
 
 def decode_header(content: bytes) -> str:
-    """Decode a header: names of leads may be UTF-8, or Latin-1 of older programs."""
+    """Decode a header: names of leads may be UTF-8, UTF-16, or Latin-1 of older programs."""
+    if content.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return content.decode("utf-16", errors="replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -194,6 +222,29 @@ def decode_header(content: bytes) -> str:
 def name_signals(header: WfdbHeader) -> tuple[str, ...]:
     """Give each signal of a header a name of its own."""
     return unique_names([signal.name for signal in header.signals])
+
+
+def find_name(names: Iterable[str], wanted: str) -> str | None:
+    """Find the name of a file: as it is, or in other capitals, which some systems do not keep.
+
+    >>> find_name(["R.HEA", "R.DAT"], "r.dat"), find_name(["R.DAT", "r.Dat"], "r.dat")
+    ('R.DAT', None)
+
+    """
+    known = list(names)
+    if wanted in known:
+        return wanted
+    alike = [name for name in known if name.casefold() == wanted.casefold()]
+    return alike[0] if len(alike) == 1 else None
+
+
+def find_beside(path: Path, name: str) -> Path:
+    """Find a file beside another one; where there is none, give the path that it should have."""
+    exact = path.with_name(name)
+    if exact.exists() or not path.parent.is_dir():
+        return exact
+    found = find_name((one.name for one in path.parent.iterdir()), name)
+    return exact if found is None else path.with_name(found)
 
 
 def is_plain_name(name: str) -> bool:
@@ -206,9 +257,12 @@ def is_plain_name(name: str) -> bool:
 def _parse_clock(text: str | None) -> float | None:
     found = _CLOCK.search(text or "")
     if found is None:
-        return None
-    hours, minutes, seconds = (float(part or 0) for part in found.groups())
-    if found[3] is None:  # minutes and seconds
+        alone = _SECONDS.fullmatch(text or "")
+        return float(alone[1]) if alone else None
+    hours, minutes, seconds = (float((found[n] or "0").replace(",", ".")) for n in (1, 2, 3))
+    if found["half"]:  # a clock of twelve hours shows no seconds as a rule
+        hours = hours % 12 + 12 * (found["half"] in "pP")
+    elif found[3] is None:  # minutes and seconds
         hours, minutes, seconds = 0.0, hours, minutes
     clock_s = 3600 * hours + 60 * minutes + seconds
     return clock_s if clock_s < 86_400 else None

@@ -30,6 +30,7 @@ from ecg_lib.records.files.wfdb.header import (
     WfdbHeader,
     WfdbSignal,
     decode_header,
+    find_beside,
     name_signals,
     parse_header,
 )
@@ -131,7 +132,7 @@ def _open_segments(header: WfdbHeader, path: Path) -> tuple[WfdbPart, ...]:
         if name == NULL_SEGMENT:
             parts.append(WfdbPart(header=None, names=(), files={}, n_samples=n_samples))
             continue
-        segment = read_wfdb_header(path.with_name(f"{name}.hea"))
+        segment = read_wfdb_header(find_beside(path, f"{name}.hea"))
         if segment.segments or abs(segment.fs - header.fs) > 1e-6 * header.fs:
             msg = "a segment of a WFDB record must have signals at the rate of the record"
             raise CorruptRecordError(msg)
@@ -151,7 +152,7 @@ def _open_segments(header: WfdbHeader, path: Path) -> tuple[WfdbPart, ...]:
 
 
 def _open_part(header: WfdbHeader, path: Path) -> WfdbPart:
-    files = {signal.file: path.with_name(signal.file) for signal in header.signals}
+    files = {signal.file: find_beside(path, signal.file) for signal in header.signals}
     return WfdbPart(
         header=header,
         names=name_signals(header),
@@ -181,10 +182,12 @@ def count_samples(header: WfdbHeader, files: Mapping[str, Path]) -> int:
         if len({(signal.format, signal.offset) for signal in together}) > 1:
             msg = "the signals of one WFDB file must have one format"
             raise CorruptRecordError(msg)
-        frame_samples = sum(signal.per_frame for signal in together)
         held.append(
             count_frames(
-                path, together[0].format, offset=together[0].offset, frame_samples=frame_samples
+                path,
+                together[0].format,
+                offset=together[0].offset,
+                per_frame=[signal.per_frame for signal in together],
             )
         )
     n_samples = header.n_samples or min(held)
@@ -234,7 +237,7 @@ def _read_signal(part: WfdbPart, signal: WfdbSignal) -> Iterator[NDArray[np.floa
         part.files[signal.file],
         signal.format,
         offset=signal.offset,
-        frame_samples=sum(other.per_frame for other in together),
+        per_frame=[other.per_frame for other in together],
         n_frames=part.n_samples,
     ):
         samples = frames[:, first : first + signal.per_frame].ravel()

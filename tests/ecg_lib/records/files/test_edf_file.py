@@ -17,7 +17,7 @@ from ecg_lib.errors import (
     UnknownLeadError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.edf_file import blank_identity
+from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
 
@@ -204,3 +204,54 @@ def test_limits_that_are_inverted_are_those_of_an_inverted_signal_or_refused(
     spare = _edf_signal("spare", "uV", COUNTS_OF_ECG, digital)
     _write_raw_edf(path, [spare, _edf_signal("ECG", "uV", COUNTS_OF_ECG, FULL)])
     assert [lead.name for lead in open_recording(path).leads] == ["ECG"]
+
+
+def _with_count(content: bytes, count: bytes) -> bytes:
+    return content[:236] + count.ljust(8) + content[244:]
+
+
+@pytest.mark.parametrize(
+    ("count", "n_samples", "words"),
+    [
+        (b"12", 2400, None),
+        (b"-1", 2400, None),
+        (b"0", 2400, None),
+        (b"", 2400, None),
+        (b"11", 2200, "holds 12 data records and states 11: the others are left out"),
+        (b"13", 2400, "states 13 data records and holds 12, which are analysed"),
+    ],
+)
+def test_the_data_records_that_a_recorder_did_not_count_are_read(
+    tmp_path: Path, count: bytes, n_samples: int, words: str | None
+) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    path.write_bytes(_with_count(path.read_bytes(), count))
+    opened = open_recording(path)
+    assert len(_read(opened)) == n_samples
+    if words is None:
+        assert opened.warnings == ()
+    else:
+        assert words in opened.warnings[0]
+
+
+def test_annotations_behind_the_records_that_are_stated_are_blanked(tmp_path: Path) -> None:
+    path = tmp_path / "r.edf"
+    _write_edf(path)
+    edf = edfio.read_edf(path)
+    edf.add_annotations([edfio.EdfAnnotation(11.5, None, f"{SECRET} left")])
+    edf.write(path)
+    path.write_bytes(_with_count(path.read_bytes(), b"10") + f"{SECRET}".encode())
+    opened = open_recording(path)
+    before = _read(opened)
+    assert isinstance(opened, EdfFile)
+    blank_annotations(path, opened.header)
+    assert SECRET.encode() not in path.read_bytes()[256:]
+    np.testing.assert_array_equal(_read(open_recording(path)), before)
+
+
+def test_a_label_of_two_electrodes_stays_whole(tmp_path: Path) -> None:
+    samples_mv = np.random.default_rng(3).uniform(-2, 2, 2400)
+    signal = edfio.EdfSignal(samples_mv, 200, label="ECG L-ECG R", physical_dimension="mV")
+    edfio.Edf([signal]).write(tmp_path / "r.edf")
+    assert open_recording(tmp_path / "r.edf").leads[0].name == "ECG L-ECG R"

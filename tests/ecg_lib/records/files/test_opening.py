@@ -124,6 +124,21 @@ def test_what_contradicts_the_file_is_refused(wfdb_record: Path) -> None:
         open_recording(wfdb_record, unit="furlong")
 
 
+@pytest.mark.parametrize("unit", ["uV", "µV", "\N{GREEK SMALL LETTER MU}V", "uv", "microvolts"])
+def test_the_unit_that_is_given_may_be_spelled_in_any_way(tmp_path: Path, unit: str) -> None:
+    samples = np.random.default_rng(1).uniform(-900, 900, 5000)
+    np.save(tmp_path / "r.npy", samples)
+    opened = open_recording(tmp_path / "r.npy", fs=250.0, unit=unit)
+    np.testing.assert_allclose(_read(opened), samples / 1000, rtol=1e-5)
+
+
+@pytest.mark.parametrize("unit", ["", "mmHg", "counts", "furlong"])
+def test_a_unit_that_is_not_a_voltage_is_refused(tmp_path: Path, unit: str) -> None:
+    np.save(tmp_path / "r.npy", np.zeros(5000))
+    with pytest.raises(MissingDetailError, match=f"one of mV, uV, V, got '{unit}'"):
+        open_recording(tmp_path / "r.npy", fs=250.0, unit=unit)
+
+
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.docx").write_bytes(b"x")
     with pytest.raises(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+import pydicom
 import pytest
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
@@ -15,6 +17,7 @@ from pydicom.sequence import Sequence
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.lead import RecordingFile
+from ecg_lib.records.signal_names import UNIT_TO_MV
 
 Counts = dict[str, NDArray[np.int64]]
 Open = Callable[..., RecordingFile]
@@ -29,6 +32,20 @@ def test_implicit_explicit_and_big_endian_files_are_read(
 ) -> None:
     recording = opened(writers.write_dicom(counts, fs=250, syntax=syntax))
     np.testing.assert_allclose(read(recording), counts["II"] * 0.005, atol=1e-6)
+
+
+def test_samples_are_those_that_pydicom_decodes(
+    writers: ModuleType, counts: Counts, opened: Open, read: Read
+) -> None:
+    content = writers.write_dicom(counts, fs=500)
+    dataset = pydicom.dcmread(io.BytesIO(content))
+    expected = dataset.waveform_array(0)  # in the unit of each channel
+    channels = dataset.WaveformSequence[0].ChannelDefinitionSequence
+    units = [one.ChannelSensitivityUnitsSequence[0].CodeValue for one in channels]
+    file = opened(content)
+    assert len(file.leads) == len(units)
+    for lead, unit, samples in zip(file.leads, units, expected.T, strict=True):
+        np.testing.assert_allclose(read(file, lead.name), samples * UNIT_TO_MV[unit], atol=1e-5)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4])

@@ -1,0 +1,260 @@
+"""Texts of laboratory systems, loggers and spreadsheets, as they write them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ecg_lib.errors import InvalidSamplingRateError, RecordError, UnsupportedRecordError
+from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.text.preamble import find_rate
+
+FS = 250.0
+N = 3000
+
+ECG = np.round(np.random.default_rng(4).uniform(-1, 1, N), 4)
+OTHER = np.round(np.random.default_rng(5).uniform(0, 3, N), 4)
+TIMES = np.arange(N) / FS
+
+
+def _open(tmp_path: Path, text: str, *, fs: float | None = None) -> RecordingFile:
+    path = tmp_path / "r.txt"
+    path.write_text(text, encoding="utf-8")
+    return open_recording(path, fs=fs)
+
+
+def _read(opened: RecordingFile) -> NDArray[np.float32]:
+    return np.concatenate(list(opened.blocks(choose_lead(opened.leads))))
+
+
+def _rows(*columns: Sequence[object] | NDArray[np.float64], separator: str = ",") -> str:
+    rows = zip(*columns, strict=True)
+    return "".join(separator.join(map(str, row)) + "\n" for row in rows)
+
+
+LABCHART = (
+    "Interval=\t0.004 s\nExcelDateTime=\t4.3831500000000000e+04\t1/1/2020 12:00:00.00000\n"
+    "TimeFormat=\tStartOfBlock\nDateFormat=\tM/d/yyyy\nChannelTitle=\tPulse\tECG\n"
+    "Range=\t10.000 V\t10.000 mV\n"
+)
+
+ACQKNOWLEDGE = "rec.acq\n4 msec/sample\n2 channels\nPPG\nVolts\nECG\nmV\n"
+
+LABVIEW = (
+    "LabVIEW Measurement\t\nSeparator\tTab\nDate\t2024/03/14\nTime\t09:15:00.123456\n"
+    "***End_of_Header***\t\n\t\nChannels\t1\t\nSamples\t3000\t\nY_Unit_Label\tVolts\t\n"
+    "X_Dimension\tTime\t\nX0\t0.0\t\nDelta_X\t0.004000\t\n***End_of_Header***\t\n"
+    "X_Value\tECG\tComment\n"
+)
+
+CLOCKS = [f"10:00:{n // 250:02d}:{n % 250 * 4:03d}" for n in range(N)]
+
+SHIMMER = (
+    "sep=\t\nShimmer_Timestamp_Unix_CAL\tShimmer_ECG_LL-RA_24BIT_CAL\tShimmer_Temperature_CAL\n"
+    "ms\tmV\tC\n"
+)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        LABCHART + _rows(TIMES.round(3), OTHER, ECG, separator="\t"),
+        LABCHART + _rows(OTHER, ECG, separator="\t"),
+        "Interval=\t4 ms\nChannelTitle=\tECG\nUnitName=\tmV\n" + _rows(ECG),
+        ACQKNOWLEDGE
+        + "min\tCH1\tCH2\t\n\t3000\t3000\t\n"
+        + _rows([f"{time:.9f}" for time in TIMES / 60], OTHER, ECG, N * [""], separator="\t"),
+        ACQKNOWLEDGE + "CH1\tCH2\n3000\t3000\n" + _rows(OTHER, ECG, separator="\t"),
+        SHIMMER + _rows(1e12 + 1000 * TIMES, ECG, OTHER, separator="\t"),
+        "time (min),ECG\n" + _rows((TIMES / 60).round(9), ECG),
+        "Date and time,ECG\n" + _rows([f"{45_000 + time / 86_400:.10f}" for time in TIMES], ECG),
+        "Time,ECG\n" + _rows(CLOCKS, ECG),
+        "ms since start;ECG\n" + _rows((1000 * TIMES).astype(int), ECG, separator=";"),
+        "time,ECG\n" + _rows(TIMES, [str(value).replace("-", "\N{MINUS SIGN}") for value in ECG]),
+        "time,ECG\n" + _rows(TIMES, ECG) + "\nEnd of recording,\n",
+        "time,ECG\n" + _rows(TIMES, ECG) + "End of recording\n",
+        "time,ECG\n" + _rows(TIMES, ECG) + "12.0",
+        "time,ECG\n" + _rows(TIMES, ECG) + 300 * "\x00",
+        "time,ECG\n" + _rows(TIMES, ECG) + "\x1a",
+        "time\tECG\tcomment\n"
+        + _rows(TIMES, ECG, ["dizzy, felt ill", *(N - 1) * [""]], separator="\t"),
+        "time\tECG\tcomment\n" + _rows(TIMES, ECG, N * [""], separator="\t"),
+        LABVIEW + _rows(TIMES, (ECG / 1000).round(7), N * [""], separator="\t"),
+        "# Sampling Rate (Hz):= 250.00\n# Labels:= ECG\n# Units:= uV\nECG\n"
+        + _rows((1000 * ECG).round(1)),
+        "samp #\tECG\n" + "# fs = 250\n" + _rows(range(N), ECG, separator="\t"),
+    ],
+    ids=[
+        *("labchart", "labchart without time", "labchart of one channel", "acqknowledge"),
+        *("acqknowledge without time", "shimmer", "minutes", "days", "colon before milliseconds"),
+        *("milliseconds since", "minus sign", "words below", "a word below", "half a row below"),
+        *("zeros below", "end of file", "comments", "no comments", "labview", "biosppy", "rdsamp"),
+    ],
+)
+def test_columns_are_found_with_their_names_and_rate(tmp_path: Path, text: str) -> None:
+    opened = _open(tmp_path, text)
+    lead = choose_lead(opened.leads)
+    assert "ECG" in lead.name
+    assert lead.fs == pytest.approx(FS, rel=1e-6)
+    np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize("heading", ["timestamp", "time [s]"])
+def test_time_in_an_unknown_unit_is_asked_for(tmp_path: Path, heading: str) -> None:
+    text = f"{heading},ECG\n" + _rows((1000 * TIMES).astype(int), ECG)
+    with pytest.raises(InvalidSamplingRateError, match=r"got fs=0.25, of the column of time; its"):
+        _open(tmp_path, text)
+
+
+@pytest.mark.parametrize("number", ["1,234", "1.234", "1'234"])
+def test_thousands_that_are_parted_are_refused_by_name(tmp_path: Path, number: str) -> None:
+    text = "time;ECG (uV)\n" + _rows(TIMES, [f"{value:.0f}" for value in 900 * ECG], separator=";")
+    lines = text.splitlines()
+    lines[-1] = f"{lines[-1].partition(';')[0]};{number}.5"
+    with pytest.raises(RecordError, match="nothing parts thousands"):
+        _read(_open(tmp_path, "\n".join(lines) + "\n"))
+
+
+@pytest.mark.parametrize("heading", [",0", ",0,1", "0,1"])
+def test_the_numbers_of_columns_that_pandas_writes_are_not_samples(
+    tmp_path: Path, heading: str
+) -> None:
+    columns = [ECG, OTHER][: heading.count(",") + (heading[0] != ",")]
+    index = [range(N)] if heading[0] == "," else []
+    opened = _open(tmp_path, f"{heading}\n" + _rows(*index, *columns), fs=FS)
+    found = np.concatenate(list(opened.blocks(opened.leads[0])))
+    assert len(opened.leads) == len(columns)
+    np.testing.assert_allclose(found, ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("line", "fs"),
+    [
+        ("Interval=\t0.002 s", 500.0),
+        ("# sampling interval: 4 ms", 250.0),
+        ("Abtastintervall;2,5 ms", 400.0),
+        ("2000 usec/sample", 500.0),
+        ("dt = 0.005 s", 200.0),
+        ("RR interval: 0.8 s", None),
+        ("PPG sampling interval: 4 ms", None),
+        ("QT interval 400 ms", None),
+        ("Interval= 0 s", None),
+    ],
+)
+def test_the_time_between_samples_states_the_rate(line: str, fs: float | None) -> None:
+    assert find_rate(line) == fs
+
+
+@pytest.mark.parametrize("line", ["Symptome;", "Gain: 0.005 uV", "Device = Watch"])
+def test_a_key_above_one_column_is_not_its_name(tmp_path: Path, line: str) -> None:
+    opened = _open(tmp_path, f"ECG\n{line}\n" + _rows(ECG), fs=FS)
+    assert opened.leads[0].name == "ECG"
+    np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
+
+
+LOST = np.r_[0:700, 900:2000, 2001:N]
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        ("sample,ECG\n", LOST),
+        (",ECG\n", 5 * LOST),
+        ("Sample Index,ECG\n", LOST % 256),
+        ("", LOST + 1),
+        ('"","ECG"\n', [f'"{number}"' for number in LOST]),
+    ],
+    ids=["samples", "steps of five", "packets", "without a name", "rows of R"],
+)
+def test_rows_that_a_count_passes_over_are_missing_samples(
+    tmp_path: Path, count: tuple[str, NDArray[np.int64]]
+) -> None:
+    heading, numbers = count
+    opened = _open(tmp_path, heading + _rows(numbers, ECG[LOST]), fs=FS)
+    (lead,) = opened.leads
+    expected = np.full(N, np.nan)
+    expected[LOST] = ECG[LOST]
+    np.testing.assert_allclose(np.concatenate(list(opened.blocks(lead))), expected, atol=1e-6)
+
+
+def test_a_column_that_is_called_sample_but_does_not_count_is_a_lead(tmp_path: Path) -> None:
+    opened = _open(tmp_path, "sample\n" + _rows(ECG), fs=FS)
+    np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize("nines", [-999, 9999, -99_999])
+@pytest.mark.parametrize("kind", ["csv", "npy"])
+def test_nines_far_from_all_samples_are_missing(tmp_path: Path, nines: int, kind: str) -> None:
+    samples = ECG.copy()
+    samples[100:200] = nines
+    path = tmp_path / f"r.{kind}"
+    if kind == "csv":
+        path.write_text("ECG\n" + _rows(samples))
+    else:
+        np.save(path, samples)
+    found = _read(open_recording(path, fs=FS))
+    assert np.isnan(found[100:200]).all()
+    np.testing.assert_allclose(np.delete(found, range(100, 200)), np.delete(ECG, range(100, 200)))
+
+
+def test_nines_among_counts_are_samples(tmp_path: Path) -> None:
+    counts = np.random.default_rng(2).integers(-1200, 1200, N)
+    counts[5] = -999
+    path = tmp_path / "r.npy"
+    np.save(path, counts.astype(np.int32))
+    found = _read(open_recording(path, fs=FS, unit="uV"))
+    np.testing.assert_allclose(found, counts / 1000, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"fs": 250, "ecg": [0.1, 0.2]}', "it is JSON"),
+        ("[0.1, 0.2, 0.3]", "it is JSON"),
+        ('[{"t": 0, "v": 1}]', "it is JSON"),
+        ("PK\x03\x04\x14\x00", "an Excel workbook or an archive"),
+    ],
+)
+def test_other_content_is_refused_by_its_name(tmp_path: Path, content: str, words: str) -> None:
+    with pytest.raises(UnsupportedRecordError, match=words):
+        _open(tmp_path, content + "\n", fs=FS)
+
+
+def test_leads_in_rows_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(RecordError, match="it has 3000; the samples of a lead stand one below"):
+        _open(tmp_path, ",".join(map(str, ECG)) + "\n", fs=FS)
+
+
+LONG = 200_000
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "1" * LONG,
+        "1" * LONG + "x",
+        "# unit: " + "1" * LONG,
+        "a," + " " * LONG + "b",
+        "a" + "\N{NO-BREAK SPACE}" * LONG + "b",
+        "key" + " " * LONG + "value",
+        "a:" * LONG,
+    ],
+    ids=["digits", "digits and a letter", "unit", "blanks", "other blanks", "words", "colons"],
+)
+@pytest.mark.parametrize("where", ["above", "below"])
+def test_the_time_to_read_does_not_grow_by_the_square_of_a_line(
+    tmp_path: Path, line: str, where: str
+) -> None:
+    rows = _rows(TIMES, ECG)
+    text = f"{line}\ntime,ECG\n{rows}" if where == "above" else f"time,ECG\n{rows}{line}\n{rows}"
+    started = time.process_time()
+    with suppress(RecordError):
+        _read(_open(tmp_path, text))
+    assert time.process_time() - started < 10.0  # by the square it takes minutes
