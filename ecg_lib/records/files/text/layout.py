@@ -364,9 +364,9 @@ def _find_headings(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Find the headings above the samples, and the row of units below them."""
     rows = [split_cells(line, shape.delimiter) for line in preamble]
-    if shape.decimal == "," and shape.delimiter is None:  # one column: a heading is a line
-        rows = [[line.strip()] for line in preamble if "," not in line]
     if shape.width == 1:
+        if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
+            rows = [[line.strip()] for line in preamble if "," not in line]
         rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
         # Symptoms; and Gain: 0.001 mV are keys, with a value or none.
         rows = [row for row in rows if not re.search(r"[;=\t]|:", read_heading(row[0]).name)]

@@ -232,6 +232,13 @@ def test_leads_in_rows_are_refused(tmp_path: Path) -> None:
         _open(tmp_path, ",".join(map(str, ECG)) + "\n", fs=FS)
 
 
+def test_columns_of_decimal_commas_may_be_parted_by_blanks(tmp_path: Path) -> None:
+    rows = _rows(TIMES, ECG, separator=" ").replace(".", ",")
+    opened = _open(tmp_path, f"Someone, of a clinic, 12 years\ntime ECG\n{rows}")
+    assert opened.leads[0].name == "ECG"
+    np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
+
+
 LONG = 200_000
 
 
