@@ -453,10 +453,14 @@ def _rename_signals(
     header: WfdbHeader, files: dict[str, Path], names: dict[str, str], directory: Path
 ) -> None:
     for signal in header.signals:
-        if signal.file not in names and signal.file != NULL_SEGMENT:
-            source = files.get(find_name(files, signal.file) or "")
-            if source is None:
-                msg = "a signal file that the WFDB header names is missing"
-                raise RecordNotFoundError(msg)
-            names[signal.file] = f"signal{len(names)}.dat"
-            source.rename(directory / names[signal.file])
+        if signal.file in names or signal.file == NULL_SEGMENT:
+            continue
+        found = find_name(files, signal.file)
+        if found is None:
+            msg = "a signal file that the WFDB header names is missing"
+            raise RecordNotFoundError(msg)
+        if found not in names:  # else it was named in other capitals before
+            target = f"signal{len(names)}.dat"
+            files[found].rename(directory / target)
+            names[found] = target
+        names[signal.file] = names[found]

@@ -387,6 +387,14 @@ def test_files_in_capitals_belong_to_a_header_in_small_letters(
     http.delete(f"{RECORDINGS}{answered.json()['job_id']}")
 
 
+def test_one_file_in_two_spellings_is_one_file(http: httpx.Client) -> None:
+    samples = np.random.default_rng(1).integers(-900, 900, 10_000, dtype=np.int16)
+    lines = ["r 2 250 5000", "r.dat 16 1000 16 0 0 0 0 II", "R.dat 16 1000 16 0 0 0 0 V1", ""]
+    answered = _send(http, {"r.hea": "\n".join(lines).encode(), "r.dat": samples.tobytes()})
+    assert answered.status_code == 202, answered.text
+    http.delete(f"{RECORDINGS}{answered.json()['job_id']}")
+
+
 def test_the_unit_of_an_upload_may_be_spelled_in_any_way(http: httpx.Client) -> None:
     answered = _send(http, {"r.npy": _npy(np.zeros(5000))}, sampling_rate="250", unit="µv")
     assert answered.status_code == 202, answered.text
