@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
+OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-29-d666baab19b3.json"
 REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-29-1743-873736e777cd.json"
 
 
@@ -88,10 +89,22 @@ def test_the_page_of_figures_shows_the_v_f1_of_the_report(
 
 def test_readme_shows_the_weak_figures_of_the_report(report: dict[str, Any]) -> None:
     text = " ".join((ROOT / "README.md").read_text(encoding="utf-8").split())
-    runs = report["runs"]
-    short, couplet = (runs[kind]["sensitivity"] for kind in ("short_run", "couplet"))
-    assert f"Of {short['total']} runs of 3 to 5 V beats in DS2, {short['true']} are found" in text
-    assert f"of {couplet['total']} couplets, {couplet['true']}" in text
+    out_of_fold = json.loads(OUT_OF_FOLD.read_text(encoding="utf-8"))
+    runs, conditions = out_of_fold["runs"], out_of_fold["conditions"]
+    short, long, couplet = (
+        runs[kind]["sensitivity"] for kind in ("short_run", "long_run", "couplet")
+    )
+    assert f"Of {short['total']} runs of 3 to 5 V beats in DS1" in text
+    assert f"{short['true']} are found whole, of {long['total']} longer ones {long['true']}" in text
+    assert f"of {couplet['total']} couplets {couplet['true']};" in text
+    alarms = conditions["own_r_peaks"]["parts"]["whole"]["alarms"]
+    assert f"{alarms['false_runs']} runs in {alarms['hours']:.0f} hours are false" in text
+    moved = [
+        conditions[f"noise_simulated_movement_{db}_db"]["parts"]["noisy_minutes"]["alarms"]
+        for db in (12, 6, 0)
+    ]
+    false_v = " / ".join(f"{one['false_v_an_hour']:.0f}" for one in moved)
+    assert f"movement of 12 / 6 / 0 dB gives {false_v} false V an hour" in text
     average = _v_f1(report, "own_r_peaks", "whole")["average"]
     assert f"mean V-F1 of a record is {average:.2f}," in text
 
