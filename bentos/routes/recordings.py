@@ -457,8 +457,9 @@ _FORM: Final = _describe_form(
     },
     unit={
         "type": "string",
-        "enum": ["mV", "uV", "V"],
-        "description": "Of NPY, and of CSV that states none; mV when left out.",
+        "maxLength": 32,
+        "description": "mV, uV or V, in any usual spelling: of NPY, and of CSV that states none; "
+        "mV when left out.",
     },
     join={
         "type": "boolean",

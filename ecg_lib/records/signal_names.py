@@ -1,10 +1,9 @@
 """Tell by name and unit whether a signal is an ECG lead, and which lead to analyse.
 
-One rule for every format and route; the viewer has it too
-(``bentos/viewer/js/files/lead_names.js``), and both are tested with one table,
-``tests/lead_choices.json``. Names of leads come in the spellings of many devices (``MLII``,
-``Lead II``, ``ECG_II [uV]``, ``Abl. II``, ``Derivación II``, ``EXG Channel 0``), units as well
-(``µV`` in UTF-8 or Latin-1, ``microV``, ``Volt``).
+One rule for every format and route, tested with the table ``tests/lead_choices.json``. Names of
+leads come in the spellings of many devices (``MLII``, ``Lead II``, ``ECG_II [uV]``, ``Abl. II``,
+``Derivación II``, ``EXG Channel 0``), units as well (``µV`` in UTF-8 or Latin-1, ``microV``,
+``Volt``).
 """
 
 from __future__ import annotations
@@ -128,14 +127,22 @@ _TRACKS: Final = frozenset(
     "nasal sound light lux battery event events marker markers annotation annotations label labels "
     "trigger status seq nseq index count counter timestamp speed cadence power steps altitude "
     "humidity weight chan_status peak peaks rpeak rpeaks quality sqi chin jaw eye crc time zeit "
-    "tiempo rate rates valid validity off loff leadoff contact onset onsets offset offsets phase "
-    "pace pacer pacing pacemaker qrs".split()
+    "tiempo".split()
 )
 """Names of tracks that devices record or derive beside signals."""
 
+_TRACKS_OF_LEADS: Final = frozenset(
+    "rate rates valid validity off loff leadoff contact onset onsets offset offsets pace pacer "
+    "pacing pacemaker qrs".split()
+)
+"""What devices derive of a lead: ``ECG_Rate``, ``lead off``, but not ``ECG offset removed``."""
+
 _TRACK_STEM: Final = re.compile(r".*(?:frequen[zc]|frecuen|herzrate|herzschlag).*")
 
-_TRACK_PHRASE: Final = re.compile(r"\b(?:heart (?:rate|beat|sound)s?|ritmo card\w*)\b")
+_TRACK_PHRASE: Final = re.compile(
+    r"\b(?:heart (?:rate|beat|sound)s?|ritmo card\w*"
+    r"|phase (?:completion )?(?:atrial|ventricular))\b"
+)
 
 _PERHAPS_A_SIGNAL: Final = re.compile(
     # Of an ECG: printed (Ausdruck), compressed, of patient 12, of participant P1, band-pass (bp).
@@ -243,6 +250,7 @@ def _has_other(words: list[str]) -> bool:
     return (
         _has_other_signal(words)
         or bool(_TRACKS.intersection(words))
+        or _names_track_of_lead(words)
         or any(map(_TRACK_STEM.fullmatch, words))
         or _TRACK_PHRASE.search(" ".join(words)) is not None
     )
@@ -254,6 +262,19 @@ def _has_other_signal(words: list[str]) -> bool:
         word in _OTHER_SIGNALS for word in bare if len(word) > 2
     )
     return bool(named) or any(map(_OTHER_SIGNAL_STEM.fullmatch, words))
+
+
+def _names_track_of_lead(words: list[str]) -> bool:
+    """Return whether words name a lead and a track of it, and nothing else."""
+    others = [word for word in words if word not in _TRACKS_OF_LEADS]
+    return len(others) < len(words) and all(
+        word in _NOISE_WORDS
+        or _GENERIC.fullmatch(word)
+        or _LEAD_WORD.fullmatch(word)
+        or _LEAD.fullmatch(word)
+        or re.fullmatch(r"\d{1,2}|[pqrst]|leads", word)
+        for word in others
+    )
 
 
 def _has_perhaps_other(words: list[str]) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
-from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.drift.decision import DriftAction, DriftDecision
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import RetrainingRow
@@ -121,6 +121,12 @@ def find_obstacle(
     champion = _read_champion(source, settings)
     if champion is None:
         return None  # the first model replaces none
+    return _explain_absent(champion, databases, settings)
+
+
+def _explain_absent(
+    champion: _Champion, databases: Collection[DatabaseName], settings: Settings
+) -> Obstacle | None:
     absent = {
         name: why
         for name in databases
@@ -170,8 +176,8 @@ def hold_useless_retraining(
     decision: DriftDecision,
     log: PredictionLog,
     *,
-    bundle_hash: str,
-    trained_on: Collection[str],
+    bundle: Bundle,
+    version: str,
     settings: Settings,
 ) -> DriftDecision:
     """Hold a RETRAIN that can come to nothing: no records, or no labels since one did not help.
@@ -179,8 +185,8 @@ def hold_useless_retraining(
     Args:
         decision: Decision of a drift check.
         log: Retrainings and labels.
-        bundle_hash: Hash of the served bundle.
-        trained_on: Databases of the served bundle, on which it would be trained again.
+        bundle: The served bundle; a retraining would use the databases that it was trained on.
+        version: Its version in the registry.
         settings: Where records, signals and labels are.
 
     Returns:
@@ -188,12 +194,17 @@ def hold_useless_retraining(
     """
     if decision.action is not DriftAction.RETRAIN:
         return decision
-    databases = tuple(name for name in DatabaseName if name in trained_on)
-    obstacle = find_obstacle(Source.AUTO, databases or DEFAULT_DATABASES, settings)
+    trained_on = frozenset(bundle.metrics.get("databases", ()))
+    data_source = bundle.provenance.data_source
+    databases = tuple(name for name in DatabaseName if name in trained_on) or DEFAULT_DATABASES
+    obstacle = None
+    if data_source is not DataSource.SIMULATED:
+        served = _Champion(version, data_source, trained_on)
+        obstacle = _explain_absent(served, databases, settings)
     if obstacle is not None:
         reasons = (f"{HELD}: {obstacle.why}", *decision.reasons)
         return replace(decision, action=DriftAction.KEEP, reasons=reasons)
-    last = log.get_last_retraining(bundle_hash=bundle_hash)
+    last = log.get_last_retraining(bundle_hash=bundle.hash)
     if last is None or last.has_helped or last.labels != fingerprint_labels(settings):
         return decision
     reason = (

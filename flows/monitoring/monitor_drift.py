@@ -128,8 +128,8 @@ def monitor_drift(
         decision = hold_useless_retraining(
             decision,
             log,
-            bundle_hash=served.bundle.hash,
-            trained_on=served.bundle.metrics.get("databases", ()),
+            bundle=served.bundle,
+            version=served.release.model_version,
             settings=settings,
         )
     number = 1 + sum(one.bundle_hash == served.bundle.hash for one in traffic.history)

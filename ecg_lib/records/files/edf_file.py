@@ -367,8 +367,8 @@ def _list_signals(
 
 def _short_name(label: str) -> str:
     """Leave out the type of signal, which EDF+ puts first; the label says more to the choice."""
-    short = re.sub(r"^E[CK]G\s+", "", label)
-    return label if re.search(r"E[CK]G", short) else short  # ECG L-ECG R
+    is_pair = re.search(r"-\s*E[CK]G", label)  # ECG L-ECG R
+    return label if is_pair else re.sub(r"^E[CK]G\s+", "", label)
 
 
 def _limits_of(

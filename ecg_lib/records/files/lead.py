@@ -246,21 +246,39 @@ _NINES: Final = (999.0, 9999.0, 99_999.0, 999_999.0, 9_999_999.0)
 """Numbers that programs write for a missing sample, as they are or with a minus."""
 
 _FAR: Final = 20.0
-"""How many times as far as all other samples such a number must be."""
+"""How many times as far as all other samples around it such a number must be."""
+
+_NO_SAMPLE_MV: Final = 9.9
+"""No sample of an ECG is as far from zero."""
 
 
-def mark_nines(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Take numbers of nines alone, far away from all other samples, for missing ones.
+def mark_nines(
+    samples: NDArray[np.float64], samples_mv: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Take numbers of nines alone that no sample can be for missing ones.
 
-    >>> mark_nines(np.array([0.5, -999.0, 1.2]))
-    array([0.5, nan, 1.2])
+    Parameters
+    ----------
+    samples : array of float64
+        As they stand in the file.
+    samples_mv : array of float64
+        The same in mV.
+
+    Returns
+    -------
+    array of float64
+        The samples in mV, NaN where they are missing.
+
+    >>> numbers = np.array([0.5, -999.0, 1.2])
+    >>> mark_nines(numbers, numbers), mark_nines(numbers, numbers / 1000)
+    (array([0.5, nan, 1.2]), array([ 0.0005, -0.999 ,  0.0012]))
 
     """
-    are_nines = np.isin(np.abs(samples), _NINES)
+    are_nines = np.isin(np.abs(samples), _NINES) & (np.abs(samples_mv) > _NO_SAMPLE_MV)
     if not are_nines.any():
-        return samples
+        return samples_mv
     greatest = np.nanmax(np.abs(samples[~are_nines]), initial=0.0)
-    return np.where(are_nines & (np.abs(samples) > _FAR * greatest), np.nan, samples)
+    return np.where(are_nines & (np.abs(samples) > _FAR * greatest), np.nan, samples_mv)
 
 
 def check_samples(samples_mv: NDArray[np.floating]) -> NDArray[np.float32]:

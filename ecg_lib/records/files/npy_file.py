@@ -35,7 +35,7 @@ class NpyFile:
     """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
 
     NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
-    a number of nines alone (-999) that is far from all others.
+    a number of nines alone (-999) of 9.9 mV or more, far from those around it.
     """
 
     values: NDArray[np.generic]
@@ -87,7 +87,7 @@ class NpyFile:
             if samples.dtype.kind == "i" and samples.dtype.itemsize > 1:
                 least = -(1 << (8 * samples.dtype.itemsize - 1))
                 numbers[samples == least] = np.nan
-            yield check_samples(mark_nines(numbers) * self.scale_to_mv)
+            yield check_samples(mark_nines(numbers, numbers * self.scale_to_mv))
 
 
 _NPY_HEADER: Final = re.compile(

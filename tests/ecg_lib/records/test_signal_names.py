@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from ecg_lib.records.signal_names import find_ecg, kind_of, lead_of
+from ecg_lib.records.signal_names import SignalKind, find_ecg, kind_of, lead_of
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,19 @@ def test_the_lead_is_chosen_as_the_viewer_chooses_it(case: dict[str, Any]) -> No
     """The viewer is held to the same table by ``tests/bentos/viewer/test_reading_files.py``."""
     place = find_ecg(case["names"])
     assert (None if place is None else case["names"][place]) == case["chosen"]
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ECG offset corrected", "Lead I, dc offset removed", "ECG (RLD off)", "ECG_rate_250"),
+        *("ECG contact electrode", "ECG phase 1"),
+    ],
+)
+def test_a_lead_with_a_word_about_its_recording_stays_an_ecg(name: str) -> None:
+    assert kind_of(name) is SignalKind.ECG
+
+
+@pytest.mark.parametrize("name", ["ECG_P_Onsets", "ECG_T_Offsets", "V1 valid", "ECG QRS"])
+def test_what_a_program_derives_of_a_lead_is_no_ecg(name: str) -> None:
+    assert kind_of(name) is SignalKind.OTHER

@@ -19,7 +19,6 @@ from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.data.records.site import fingerprint_labels
-from flows.doors.registry import Registry, RunKind
 from flows.evaluation.retraining_outcome import hold_useless_retraining, note_outcome
 
 STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -28,6 +27,12 @@ STARTED = datetime(2026, 3, 1, 12, tzinfo=UTC)
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
     return Settings(home=tmp_path)
+
+
+@pytest.fixture
+def bundle(make_toy_bundle: Callable[..., Bundle]) -> Bundle:
+    """The served bundle, of simulated patients."""
+    return make_toy_bundle("served")
 
 
 @pytest.fixture
@@ -65,14 +70,15 @@ def _note(settings: Settings, *, is_promoted: bool, labels: str | None = None) -
 
 
 def _hold(
-    settings: Settings, log: PredictionLog, action: DriftAction = DriftAction.RETRAIN
+    settings: Settings,
+    log: PredictionLog,
+    bundle: Bundle,
+    action: DriftAction = DriftAction.RETRAIN,
 ) -> DriftDecision:
     decision = DriftDecision(
         action=action, reasons=("drift",), is_breach=True, is_conclusive=True, figures={}
     )
-    return hold_useless_retraining(
-        decision, log, bundle_hash="bundle", trained_on=("mitdb",), settings=settings
-    )
+    return hold_useless_retraining(decision, log, bundle=bundle, version="1", settings=settings)
 
 
 def _predict(settings: Settings, log: PredictionLog, name: str, *, is_kept: bool) -> None:
@@ -117,15 +123,15 @@ def _label(log: PredictionLog, name: str, label: str = "N") -> None:
 
 
 def test_a_retraining_that_did_not_help_is_repeated_only_with_other_labels_to_train_on(
-    settings: Settings, log: PredictionLog
+    settings: Settings, log: PredictionLog, bundle: Bundle
 ) -> None:
-    _serve(settings, "bundle")
+    _serve(settings, bundle.hash)
     _predict(settings, log, "kept", is_kept=True)
     _predict(settings, log, "not-kept", is_kept=False)
-    assert _hold(settings, log).action is DriftAction.RETRAIN
+    assert _hold(settings, log, bundle).action is DriftAction.RETRAIN
     _label(log, "kept")
     _note(settings, is_promoted=False)
-    held = _hold(settings, log)
+    held = _hold(settings, log, bundle)
     assert held.action is DriftAction.KEEP
     reason, *others = held.reasons
     assert reason == (
@@ -135,24 +141,20 @@ def test_a_retraining_that_did_not_help_is_repeated_only_with_other_labels_to_tr
     )
     assert others == ["drift"]
     _label(log, "not-kept")  # nothing can be trained on it
-    assert _hold(settings, log).action is DriftAction.KEEP
+    assert _hold(settings, log, bundle).action is DriftAction.KEEP
     _label(log, "kept", "V")
-    assert _hold(settings, log).action is DriftAction.RETRAIN
+    assert _hold(settings, log, bundle).action is DriftAction.RETRAIN
 
 
 def test_a_retraining_without_the_records_of_the_champion_is_held(
     settings: Settings, log: PredictionLog, make_toy_bundle: Callable[..., Bundle]
 ) -> None:
-    registry = Registry(settings)
-    run_id = registry.start_run("a model", kind=RunKind.REFERENCE, tags={})
-    registry.log_bundle(run_id, make_toy_bundle("real", data_source=DataSource.MITDB))
-    registry.end_run(run_id)
-    registry.make_champion(registry.register(run_id, tags={}).version)
+    real = make_toy_bundle("real", data_source=DataSource.MITDB, databases=("mitdb",))
     nowhere = settings.model_copy(
         update={"physionet_url": "http://127.0.0.1:1/mitdb/1.0.0/", "mitdb_dir": None}
     )
     with disable_run_logger():
-        held = _hold(nowhere, log)
+        held = _hold(nowhere, log, real)
     assert held.action is DriftAction.KEEP
     assert held.reasons[0].startswith(
         "RETRAIN is due but held: NOTHING IS TRAINED: there are no records of mitdb ("
@@ -160,27 +162,27 @@ def test_a_retraining_without_the_records_of_the_champion_is_held(
     assert held.reasons[1:] == ("drift",)
     given = nowhere.model_copy(update={"mitdb_dir": settings.home})
     with disable_run_logger():
-        assert _hold(given, log).action is DriftAction.RETRAIN
+        assert _hold(given, log, real).action is DriftAction.RETRAIN
 
 
 def test_other_training_code_is_worth_another_retraining(
-    settings: Settings, log: PredictionLog, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, log: PredictionLog, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _serve(settings, "bundle")
+    _serve(settings, bundle.hash)
     _note(settings, is_promoted=False)
-    assert _hold(settings, log).action is DriftAction.KEEP
+    assert _hold(settings, log, bundle).action is DriftAction.KEEP
     monkeypatch.setattr("flows.data.records.site.hash_code", lambda _: "other")
-    assert _hold(settings, log).action is DriftAction.RETRAIN
+    assert _hold(settings, log, bundle).action is DriftAction.RETRAIN
 
 
 def test_other_actions_other_models_and_a_retraining_that_helped_hold_nothing(
-    settings: Settings, log: PredictionLog
+    settings: Settings, log: PredictionLog, bundle: Bundle
 ) -> None:
     _note(settings, is_promoted=False)  # nothing is served: it replaces nothing
     _serve(settings, "another")
     _note(settings, is_promoted=False)
-    assert _hold(settings, log).action is DriftAction.RETRAIN
-    _serve(settings, "bundle")
+    assert _hold(settings, log, bundle).action is DriftAction.RETRAIN
+    _serve(settings, bundle.hash)
     _note(settings, is_promoted=True)
-    assert _hold(settings, log).action is DriftAction.RETRAIN
-    assert _hold(settings, log, DriftAction.ROLLBACK).action is DriftAction.ROLLBACK
+    assert _hold(settings, log, bundle).action is DriftAction.RETRAIN
+    assert _hold(settings, log, bundle, DriftAction.ROLLBACK).action is DriftAction.ROLLBACK

@@ -27,6 +27,9 @@ _MAX_CYCLES: Final = 0.2
 _LEAST_REGULAR: Final = 0.9
 """Share of steps of a count that are equal, or begin again."""
 
+_LEAST_WRAPS: Final = 3
+_GREATEST_PERIOD: Final = 2.0**16
+
 _COUNTED_ROWS: Final = 100
 """Rows by which a column that is called a count is known to be one."""
 
@@ -57,7 +60,7 @@ class CountColumn(NamedTuple):
     step: float
     """From one row to the next."""
     period: float
-    """After which it begins again; `step` where it is not known."""
+    """After which it begins again; 0 where it does not."""
 
 
 def read_headings(layout: Layout) -> list[Heading]:
@@ -138,8 +141,21 @@ def _measure_count(numbers: NDArray[np.float64]) -> tuple[float, float] | None:
         return None
     if (steps == 0).any():
         return None
-    period = float(np.ptp(numbers)) + step if back.any() else step
-    return step, period
+    return step, _measure_period(numbers, np.flatnonzero(back), step)
+
+
+def _measure_period(numbers: NDArray[np.float64], wraps: NDArray[np.intp], step: float) -> float:
+    """Measure after how much a count begins again, each time near its end; 0 where it does not.
+
+    Tables that were joined begin again too, but not at the same number.
+    """
+    span = float(np.ptp(numbers))
+    if len(wraps) < _LEAST_WRAPS or span > _GREATEST_PERIOD:
+        return 0.0
+    is_whole = (numbers[wraps] >= numbers.max() - 0.2 * span) & (
+        numbers[wraps + 1] <= numbers.min() + 0.2 * span
+    )
+    return span + step if is_whole.all() else 0.0
 
 
 def find_count(layout: Layout, headings: list[Heading]) -> CountColumn | None:

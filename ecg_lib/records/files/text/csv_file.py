@@ -51,6 +51,9 @@ BLOCK_BYTES: Final = 2**22
 
 _MINUS: Final = layouts.MINUS.encode()
 
+_MAX_HELD_BYTES: Final = 2**20
+"""Of words below the samples."""
+
 _MAX_BLANKS: Final = 2**22
 """More than an hour at 1000 Hz."""
 
@@ -133,7 +136,7 @@ class CsvFile:
         empty = np.zeros(0)
         for values, places in self._read([column.number for column in columns]):
             values_mv = [
-                mark_nines(numbers) * column.scale + column.offset
+                mark_nines(numbers, numbers * column.scale + column.offset)
                 for column, numbers in zip(columns, values, strict=True)
             ]
             if not clocks:
@@ -164,13 +167,14 @@ class CsvFile:
         import pyarrow as pa  # noqa: PLC0415  a second that other files need not wait
         from pyarrow import csv as pa_csv  # noqa: PLC0415  see above
 
-        layout, time, count = self.layout, self.time, self.count
+        layout, time = self.layout, self.time
+        place = time or self.count
         names = [f"column{at}" for at in range(layout.width)]
         wanted = {names[number]: pa.float64() for number in numbers}
         if time is not None:
             wanted[names[time.number]] = pa.float64() if time.scale else pa.string()
-        elif count is not None:
-            wanted[names[count.number]] = pa.float64()
+        elif place is not None:
+            wanted[names[place.number]] = pa.float64()
         times = _Times(time)
         try:
             with (
@@ -192,12 +196,14 @@ class CsvFile:
                 for batch in reader:
                     if batch.num_rows == 0:
                         continue  # a block of blank lines
-                    columns = batch.columns
                     values = [
-                        column.to_numpy(zero_copy_only=False).astype(np.float64)
-                        for column in columns[: len(numbers)]
+                        batch.column(names[number])
+                        .to_numpy(zero_copy_only=False)
+                        .astype(np.float64)
+                        for number in numbers
                     ]
-                    yield values, times.read(None if len(columns) == len(numbers) else columns[-1])
+                    stamps = None if place is None else batch.column(names[place.number])
+                    yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.
             msg = (
@@ -270,6 +276,7 @@ class _Cleaned(io.RawIOBase):
         self._has_quotes = layout.has_quotes
         self._is_numeric = layout.is_numeric
         self._words: list[bytes] = []
+        self._n_held = 0
         self._left = layout.first_line
         self._ready = b""
 
@@ -301,24 +308,36 @@ class _Cleaned(io.RawIOBase):
         else:
             lines = self._file.readlines(BLOCK_BYTES)
         # Python and editors end a line at a lone carriage return too.
-        if any(b"\r" in line[:-2] for line in lines):
+        text = b"".join(lines)
+        if text.count(b"\r") > text.count(b"\r\n"):
             lines = [part for line in lines for part in line.splitlines(keepends=True)]
         return lines
 
     def _hold_words(self, lines: list[bytes]) -> list[bytes]:
-        """Hold back lines at the end that are not samples unless a row of numbers follows."""
-        lines = self._words + lines
-        kept = len(lines)
-        while kept and self._are_words(lines[kept - 1]):
+        """Hold back lines at the end that are not samples unless a row of numbers follows.
+
+        Too many of them are given on, for the reader to refuse what is not blank.
+        """
+        if lines and not lines[-1].endswith((b"\n", b"\r")) and self._are_words(lines[-1]):
+            lines = lines[:-1]  # nothing follows the end of the file
+        kept, n_bytes = len(lines), 0
+        while kept and n_bytes <= _MAX_HELD_BYTES and self._are_words(lines[kept - 1]):
             kept -= 1
-        self._words = lines[kept:]
-        return lines[:kept]
+            n_bytes += len(lines[kept])
+        given: list[bytes] = []
+        if kept:
+            given, self._words, self._n_held = self._words + lines[:kept], [], 0
+        self._words += lines[kept:]
+        self._n_held += n_bytes
+        if self._n_held > _MAX_HELD_BYTES:
+            given, self._words, self._n_held = given + self._words, [], 0
+        return given
 
     def _are_words(self, line: bytes) -> bool:
         """Return whether a line is of words, blank, or the part of a row at the end of a file."""
+        if line.isspace():
+            return len(self._is_numeric) > 1  # a blank line of one column is a sample
         text = line.strip()
-        if not text:
-            return bool(self._is_numeric[1:])  # a blank line of one column is a sample
         if not text.strip(layouts.END_MARKS):
             return True
         is_cut_off = not line.endswith((b"\n", b"\r"))
@@ -331,6 +350,8 @@ class _Cleaned(io.RawIOBase):
 
     def _clean(self, lines: list[bytes]) -> bytes:
         lines = self._hold_words(lines)
+        if not lines:
+            return b""
         text = b"".join(lines).replace(_MINUS, b"-")
         if has_comment_mark(text):
             lines = [line for line in lines if not is_comment(line[:80].decode("latin-1"))]

@@ -1,7 +1,6 @@
 """Read the headings of text files: leads with their units, time, counts of rows.
 
-The viewer reads headings by the same rule (``bentos/viewer/js/files/headings.js``), and both are
-tested with one table, ``tests/csv_headings.json``.
+Tested with the table ``tests/csv_headings.json``.
 """
 
 from __future__ import annotations

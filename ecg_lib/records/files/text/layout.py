@@ -16,8 +16,14 @@ from ecg_lib.records.files.text.cells import (
     is_number,
     is_numeric_column,
 )
-from ecg_lib.records.files.text.headings import ColumnKind, read_heading
-from ecg_lib.records.files.text.preamble import Converter, Statements, find_described, find_rate
+from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, read_heading
+from ecg_lib.records.files.text.preamble import (
+    CHANNELS,
+    Converter,
+    Statements,
+    find_described,
+    find_rate,
+)
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
@@ -57,6 +63,9 @@ _NUMBERED_ROWS: Final = 20
 
 _CHANNEL: Final = re.compile(r"CH ?\d+|min|m?sec|hr|", re.IGNORECASE)
 """A heading of AcqKnowledge, above counts of samples."""
+
+_ABOUT: Final = 0.1
+"""Share by which a count of samples may differ from the number of rows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,12 +155,16 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     first = _find_first(table, is_numeric, shape)
     if first is None:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
+    preamble = [line for place, line in content if place < table[first][0]]
+    has_count_row = _is_count_row(table, first, preamble, is_whole=is_whole)
+    first += has_count_row
     first_line, rows = table[first][0], [row for _, row in table[first:]]
     while is_whole and is_word_row(rows[-1], is_numeric):
         rows.pop()  # a line of words below the samples
-    preamble = [line for place, line in content if place < first_line]
     described = find_described(preamble, is_numeric)
     names, units = described or _find_headings(preamble, comments, shape)
+    if has_count_row and names is not None and names[0] in UNIT_TO_S:
+        names, units = ("time", *names[1:]), (names[0], *[""] * (len(names) - 1))
     said = Statements.read(comments, preamble)
     if names is None and 0 <= shape.width - len(said.columns) <= 1 and said.columns:
         # A separator at the end of each row makes one more column.
@@ -300,10 +313,7 @@ def _find_first(
     while first > 0 and _is_missing_row(table[first - 1], table[first], is_numeric):
         first -= 1
     rows = [row for _, row in table[first : first + _NUMBERED_ROWS]]
-    are_channels = first > 0 and all(map(_CHANNEL.fullmatch, table[first - 1][1]))
-    return (
-        first + 1 if _numbers_columns(rows) or (are_channels and _counts_samples(rows)) else first
-    )
+    return first + 1 if _numbers_columns(rows) else first
 
 
 def _is_data(row: list[str], is_numeric: tuple[bool, ...], shape: _Shape) -> bool:
@@ -333,10 +343,26 @@ def _numbers_columns(rows: list[list[str]]) -> bool:
     return is_index and are_numbers and has_decimals and len(below) > 1 and len(rows[0]) > 1
 
 
-def _counts_samples(rows: list[list[str]]) -> bool:
-    """Return whether the first row holds one count of samples, as AcqKnowledge writes it."""
-    told = {cell for cell in rows[0] if cell}
-    return len(rows) > 1 and len(told) == 1 and told.pop().isdecimal()
+def _is_count_row(
+    table: list[tuple[int, list[str]]], first: int, preamble: list[str], *, is_whole: bool
+) -> bool:
+    """Return whether the first row holds the count of samples that AcqKnowledge writes.
+
+    It is empty above the column of time. Without that column only a count that fits the rows, below
+    a line with the number of channels, is no sample.
+    """
+    row, n_rows = table[first][1], len(table) - first - 1
+    told = {cell for cell in row if cell}
+    are_channels = first > 0 and all(map(_CHANNEL.fullmatch, table[first - 1][1]))
+    if not are_channels or n_rows == 0 or len(told) != 1:
+        return False
+    (count,) = told
+    if re.fullmatch(r"\d{1,12}", count) is None:
+        return False
+    rest = int(count) - n_rows
+    fits = abs(rest) <= _ABOUT * n_rows or (rest > 0 and not is_whole)
+    says_channels = any(map(CHANNELS.fullmatch, preamble))
+    return (fits or says_channels) if row[0] == "" else (fits and says_channels)
 
 
 def _is_missing_row(
@@ -368,8 +394,7 @@ def _find_headings(
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
         rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
-        # Symptoms; and Gain: 0.001 mV are keys, with a value or none.
-        rows = [row for row in rows if not re.search(r"[;=\t]|:", read_heading(row[0]).name)]
+        rows = [row for row in rows if not _is_key(row)]
     # One blank parts the words of a heading, more of them part headings.
     elif shape.delimiter is None:
         parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
@@ -438,6 +463,17 @@ def _is_statement(row: list[str]) -> bool:
         or find_rate(",".join(row)) is not None
         or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
     )
+
+
+def _is_key(row: list[str]) -> bool:
+    """Return whether a row above one column is a key, with a value or none, and names no signal.
+
+    ``Symptoms;`` and ``Gain: 0.001 mV`` are keys; ``PPG: red`` and ``Signal: PPG`` are headings.
+    """
+    if re.search(r"[:;=\t]", read_heading(row[0]).name) is None:
+        return False
+    parts = re.split(r"[:;=\t]", ",".join(row), maxsplit=1)
+    return all(kind_of(part) is SignalKind.UNKNOWN for part in parts)
 
 
 def _are_units(row: list[str]) -> bool:

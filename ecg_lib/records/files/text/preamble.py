@@ -84,6 +84,11 @@ def find_rate(line: str) -> float | None:
     """
     if len(line) > _LONGEST_LINE:
         return None
+    is_frequency = any(pattern.search(line) for pattern in _RATES)
+    return _find_frequency(line) if is_frequency else _find_interval(line)
+
+
+def _find_frequency(line: str) -> float | None:
     for pattern in _RATES:
         matches = list(pattern.finditer(line))
         of_ecg = [match for match in matches if not _is_of_another(line[: match.start()])]
@@ -94,7 +99,7 @@ def find_rate(line: str) -> float | None:
             fs = float(match["value"].replace(",", ".")) * (1000.0 if match["kilo"] else 1.0)
             least = _MAINS_HZ if pattern is _RATES[1] else _PLAUSIBLE_HZ[0]
             return fs if least < fs <= _PLAUSIBLE_HZ[1] else None
-    return _find_interval(line)
+    return None
 
 
 def _find_interval(line: str) -> float | None:
@@ -145,7 +150,8 @@ class Statements(NamedTuple):
         lines = [line for line in (*comments, *preamble) if len(line) <= _LONGEST_LINE]
         device = _read_opensignals(comments)
         converters, fs = device.converters, device.fs
-        rates = {rate for line in lines if (rate := find_rate(line)) is not None}
+        # An interval is rounded, so one beside a frequency says nothing.
+        rates = {*map(_find_frequency, lines)} - {None} or {*map(find_rate, lines)} - {None}
         if fs is None and len(rates) == 1:
             fs = rates.pop()
         lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
@@ -176,7 +182,8 @@ class Described(NamedTuple):
 
 _TITLES: Final = re.compile(r"channel ?titles?\s*[=:]", re.IGNORECASE)
 _UNITS_OF: Final = re.compile(r"(?:unit ?names?|range)\s*[=:]", re.IGNORECASE)
-_CHANNELS: Final = re.compile(r"\s*(\d{1,3}) channels?\s*", re.IGNORECASE)
+CHANNELS: Final = re.compile(r"\s*(\d{1,3}) channels?\s*", re.IGNORECASE)
+"""The line of AcqKnowledge above the names and units of its channels."""
 
 
 def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Described | None:
@@ -194,7 +201,7 @@ def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Describ
     names: list[str] = []
     units: list[str] = []
     for place, row in enumerate(rows):
-        count = _CHANNELS.fullmatch(preamble[place])
+        count = CHANNELS.fullmatch(preamble[place])
         if _TITLES.fullmatch(row[0]):
             names = row[1:]
         elif _UNITS_OF.fullmatch(row[0]) and not units:

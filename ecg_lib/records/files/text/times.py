@@ -272,8 +272,8 @@ class Clock:
 class CountClock:
     """Follows a count of rows block by block; where it jumps, samples are missing.
 
-    A count that begins again, as those of packets do, goes on at the step to its beginning, or by
-    one where it has no period.
+    A count of packets begins again after its period, and goes on from there. Where a count without
+    one goes back, nothing is known to be missing.
     """
 
     def __init__(self, fs: float, *, step: float, period: float) -> None:
@@ -297,11 +297,16 @@ class CountClock:
         if is_last or len(samples) == 0:
             return
         before = counts[0] - self._step if self._last is None else self._last
-        steps = np.diff(counts, prepend=before)
-        self._last = float(counts[-1])
-        steps = np.where(steps < 0, steps + self._period, steps)
         with np.errstate(invalid="ignore"):
+            steps = np.diff(counts, prepend=before)
+            self._last = float(counts[-1])
+            steps = np.where(steps < -self._period / 8, steps + self._period, steps)
             lost = np.where(steps > self._step, np.rint(steps / self._step) - 1, 0.0)
+            is_back = steps <= 0  # rows out of order, or a count that begins again
+        beside = is_back.copy()
+        beside[1:] |= is_back[:-1]
+        beside[:-1] |= is_back[1:]
+        lost[beside | ~np.isfinite(lost)] = 0.0
         self._rows += len(samples) + int(lost.sum())
         refuse_too_long(self._rows / self._fs)
         edges = [0, *np.flatnonzero(lost).tolist(), len(samples)]

@@ -11,10 +11,19 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from ecg_lib.errors import InvalidSamplingRateError, RecordError, UnsupportedRecordError
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSamplingRateError,
+    RecordError,
+    UnknownLeadError,
+    UnsupportedRecordError,
+)
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.text import csv_file
+from ecg_lib.records.files.text.csv_file import CsvFile
 from ecg_lib.records.files.text.preamble import find_rate
+from ecg_lib.records.files.text.times import CountClock
 
 FS = 250.0
 N = 3000
@@ -34,7 +43,7 @@ def _read(opened: RecordingFile) -> NDArray[np.float32]:
     return np.concatenate(list(opened.blocks(choose_lead(opened.leads))))
 
 
-def _rows(*columns: Sequence[object] | NDArray[np.float64], separator: str = ",") -> str:
+def _rows(*columns: Sequence[object] | NDArray[np.generic], separator: str = ",") -> str:
     rows = zip(*columns, strict=True)
     return "".join(separator.join(map(str, row)) + "\n" for row in rows)
 
@@ -72,6 +81,7 @@ SHIMMER = (
         + "min\tCH1\tCH2\t\n\t3000\t3000\t\n"
         + _rows([f"{time:.9f}" for time in TIMES / 60], OTHER, ECG, N * [""], separator="\t"),
         ACQKNOWLEDGE + "CH1\tCH2\n3000\t3000\n" + _rows(OTHER, ECG, separator="\t"),
+        "rec.acq\n4 msec/sample\n1 channels\nECG\nmV\nCH1\n3000\n" + _rows(ECG),
         SHIMMER + _rows(1e12 + 1000 * TIMES, ECG, OTHER, separator="\t"),
         "time (min),ECG\n" + _rows((TIMES / 60).round(9), ECG),
         "Date and time,ECG\n" + _rows([f"{45_000 + time / 86_400:.10f}" for time in TIMES], ECG),
@@ -93,7 +103,14 @@ SHIMMER = (
     ],
     ids=[
         *("labchart", "labchart without time", "labchart of one channel", "acqknowledge"),
-        *("acqknowledge without time", "shimmer", "minutes", "days", "colon before milliseconds"),
+        *(
+            "acqknowledge without time",
+            "acqknowledge of one channel",
+            "shimmer",
+            "minutes",
+            "days",
+            "colon before milliseconds",
+        ),
         *("milliseconds since", "minus sign", "words below", "a word below", "half a row below"),
         *("zeros below", "end of file", "comments", "no comments", "labview", "biosppy", "rdsamp"),
     ],
@@ -159,6 +176,65 @@ def test_a_key_above_one_column_is_not_its_name(tmp_path: Path, line: str) -> No
     np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "heading",
+    ["PPG: red", "PLETH;NU", "RESP: thorax", "EMG: left", "ABP: mmHg", "Signal: PPG"],
+)
+def test_one_column_that_names_another_signal_is_not_an_ecg(tmp_path: Path, heading: str) -> None:
+    opened = _open(tmp_path, f"{heading}\n" + _rows(ECG), fs=FS)
+    with pytest.raises(UnknownLeadError, match="no signal is an ECG by its name"):
+        choose_lead(opened.leads)
+
+
+def test_one_column_keeps_a_name_with_a_colon(tmp_path: Path) -> None:
+    opened = _open(tmp_path, "ECG: V5\n" + _rows(ECG), fs=FS)
+    assert [lead.name for lead in opened.leads] == ["ECG: V5"]
+
+
+COUNTS = np.random.default_rng(6).integers(-500, 500, N)
+COUNTS[0] = 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "CH1\n" + _rows(COUNTS),
+        "msec,CH1\n" + _rows(4 * np.arange(N), COUNTS),
+        "sec,CH1\n" + _rows([0, *TIMES[1:]], COUNTS),
+        "CH1,CH2\n" + _rows(COUNTS, COUNTS),
+    ],
+    ids=["one", "milliseconds", "seconds", "two"],
+)
+def test_a_first_row_of_equal_whole_numbers_is_one_of_samples(tmp_path: Path, text: str) -> None:
+    opened = _open(tmp_path, text, fs=FS)
+    lead = opened.leads[0]
+    assert lead.name == "CH1"
+    np.testing.assert_array_equal(np.concatenate(list(opened.blocks(lead))), COUNTS)
+
+
+def test_the_counts_of_samples_below_headings_are_no_headings(tmp_path: Path) -> None:
+    times = [f"{time:.9f}" for time in TIMES / 60]
+    rows = _rows(times, ECG, OTHER, separator="\t")
+    opened = _open(tmp_path, f"min\tCH1\tCH2\n\t{N}\t{N}\n{rows}")
+    lead = opened.leads[0]
+    assert lead.name == "CH1"
+    assert lead.fs == pytest.approx(FS, rel=1e-6)
+    np.testing.assert_allclose(np.concatenate(list(opened.blocks(lead))), ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "Sampling frequency: 360 Hz\nSampling interval: 0.00278 s\n",
+        "dt: 2.78 ms\nfs: 360\n",
+        "# fs: 360, dt: 2.78 ms\n",
+    ],
+)
+def test_a_rounded_interval_does_not_contradict_a_frequency(tmp_path: Path, head: str) -> None:
+    opened = _open(tmp_path, f"{head}ECG\n" + _rows(ECG))
+    assert opened.leads[0].fs == 360.0
+
+
 LOST = np.r_[0:700, 900:2000, 2001:N]
 
 
@@ -182,6 +258,50 @@ def test_rows_that_a_count_passes_over_are_missing_samples(
     expected = np.full(N, np.nan)
     expected[LOST] = ECG[LOST]
     np.testing.assert_allclose(np.concatenate(list(opened.blocks(lead))), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "numbers",
+    [
+        np.r_[0:600, 0:900, 0:1500],
+        np.r_[0:1000, [1001, 1000], 1002:3000],
+        np.r_[0:1500, 1498:2998],
+        np.r_[0:1000, [1001, 1000], 1002:3000] % 256,
+    ],
+    ids=["joined tables", "rows out of order", "two rows again", "packets out of order"],
+)
+def test_a_count_that_goes_back_tells_of_no_missing_samples(
+    tmp_path: Path, numbers: NDArray[np.int64]
+) -> None:
+    assert len(numbers) == 3000
+    ecg = np.resize(ECG, 3000)
+    for heading in ("index,ECG\n", ""):
+        opened = _open(tmp_path, heading + _rows(numbers, ecg), fs=FS)
+        np.testing.assert_allclose(_read(opened), ecg, atol=1e-6)
+
+
+def test_a_count_without_end_tells_of_no_missing_samples(tmp_path: Path) -> None:
+    clock = CountClock(FS, step=1.0, period=0.0)
+    samples = np.arange(4.0)
+    found = np.concatenate(list(clock.take(samples, np.array([0.0, 1.0, np.inf, 3.0]))))
+    np.testing.assert_array_equal(found, samples)
+
+
+def test_real_samples_of_nines_stay_samples(tmp_path: Path) -> None:
+    """Peaks of 999 uV are no missing samples, however quiet the line between them."""
+    samples = np.resize(np.r_[np.zeros(99), 999.0], N)
+    opened = _open(tmp_path, "ECG [uV]\n" + _rows(samples), fs=FS)
+    np.testing.assert_allclose(_read(opened), samples / 1000, atol=1e-6)
+
+
+def test_a_lead_may_be_read_twice_at_once(tmp_path: Path) -> None:
+    opened = _open(tmp_path, "time,I,II\n" + _rows(np.arange(N) / FS, ECG, 2 * ECG))
+    assert isinstance(opened, CsvFile)
+    first, second = opened.leads
+    parts = list(opened.blocks_of([second, first, second]))
+    columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+    for column, expected in zip(columns, (2 * ECG, ECG, 2 * ECG), strict=True):
+        np.testing.assert_allclose(column, expected, atol=1e-6)
 
 
 def test_a_column_that_is_called_sample_but_does_not_count_is_a_lead(tmp_path: Path) -> None:
@@ -265,3 +385,47 @@ def test_the_time_to_read_does_not_grow_by_the_square_of_a_line(
     with suppress(RecordError):
         _read(_open(tmp_path, text))
     assert time.process_time() - started < 10.0  # by the square it takes minutes
+
+
+@pytest.mark.parametrize("line", ["\n", "   \r\n"])
+def test_the_time_to_read_does_not_grow_by_the_square_of_the_blank_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: str
+) -> None:
+    monkeypatch.setattr(csv_file, "BLOCK_BYTES", 2**16)
+    text = "time,ECG\n" + _rows(TIMES, ECG) + 2**22 // len(line) * line
+    started = time.process_time()
+    np.testing.assert_allclose(_read(_open(tmp_path, text)), ECG, atol=1e-6)
+    assert time.process_time() - started < 10.0  # by the square it takes a minute
+
+
+MANY = 80_000
+"""Rows beyond those by which the layout is found."""
+
+LONG_ECG = np.round(np.random.default_rng(7).uniform(-1, 1, MANY), 4)
+LONG_ROWS = _rows([f"{n / FS:.3f}" for n in range(MANY)], LONG_ECG)
+WORDS = "no, samples\n"
+BOOK = 2**21 // len(WORDS) * WORDS
+
+
+def test_a_page_of_words_below_the_samples_is_left_out(tmp_path: Path) -> None:
+    found = _read(_open(tmp_path, "time,ECG\n" + LONG_ROWS + 500 * WORDS))
+    np.testing.assert_allclose(found, LONG_ECG, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "below", [BOOK, WORDS + LONG_ROWS, BOOK + LONG_ROWS], ids=["book", "between", "book between"]
+)
+def test_words_between_the_samples_and_books_below_them_are_refused(
+    tmp_path: Path, below: str
+) -> None:
+    opened = _open(tmp_path, "time,ECG\n" + LONG_ROWS + below)
+    with pytest.raises(CorruptRecordError, match="must hold as many numbers"):
+        _read(opened)
+
+
+def test_missing_samples_of_a_table_of_tabs_keep_their_time_across_blocks(tmp_path: Path) -> None:
+    n_missing = 2**21
+    rows = _rows(OTHER, ECG, separator="\t")
+    opened = _open(tmp_path, "II\tECG\n" + rows + n_missing * "\t\n" + rows, fs=FS)
+    found = np.concatenate(list(opened.blocks(opened.leads[1])))
+    np.testing.assert_allclose(found, np.r_[ECG, np.full(n_missing, np.nan), ECG], atol=1e-6)
