@@ -135,7 +135,7 @@ _TRACKS_OF_LEADS: Final = frozenset(
     "rate rates valid validity off loff leadoff contact onset onsets offset offsets pace pacer "
     "pacing pacemaker qrs".split()
 )
-"""What devices derive of a lead: ``ECG_Rate``, ``lead off``, but not ``ECG offset removed``."""
+"""Tracks that devices derive of a lead: ``ECG_Rate``, ``lead off``; not ``ECG offset removed``."""
 
 _TRACK_STEM: Final = re.compile(r".*(?:frequen[zc]|frecuen|herzrate|herzschlag).*")
 

@@ -91,5 +91,5 @@ def test_a_lead_with_a_word_about_its_recording_stays_an_ecg(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["ECG_P_Onsets", "ECG_T_Offsets", "V1 valid", "ECG QRS"])
-def test_what_a_program_derives_of_a_lead_is_no_ecg(name: str) -> None:
+def test_what_a_program_derives_of_a_lead_is_another_signal(name: str) -> None:
     assert kind_of(name) is SignalKind.OTHER

@@ -28,6 +28,9 @@ _LEAST_REGULAR: Final = 0.9
 """Share of steps of a count that are equal, or begin again."""
 
 _LEAST_WRAPS: Final = 3
+_LEAST_WHOLE: Final = 0.8
+"""Share of the times a count begins again that are near its end; lost packets hide others."""
+
 _GREATEST_PERIOD: Final = 2.0**16
 
 _COUNTED_ROWS: Final = 100
@@ -145,7 +148,7 @@ def _measure_count(numbers: NDArray[np.float64]) -> tuple[float, float] | None:
 
 
 def _measure_period(numbers: NDArray[np.float64], wraps: NDArray[np.intp], step: float) -> float:
-    """Measure after how much a count begins again, each time near its end; 0 where it does not.
+    """Measure after how much a count begins again, mostly near its end; 0 where it does not.
 
     Tables that were joined begin again too, but not at the same number.
     """
@@ -155,7 +158,7 @@ def _measure_period(numbers: NDArray[np.float64], wraps: NDArray[np.intp], step:
     is_whole = (numbers[wraps] >= numbers.max() - 0.2 * span) & (
         numbers[wraps + 1] <= numbers.min() + 0.2 * span
     )
-    return span + step if is_whole.all() else 0.0
+    return span + step if is_whole.mean() >= _LEAST_WHOLE else 0.0
 
 
 def find_count(layout: Layout, headings: list[Heading]) -> CountColumn | None:

@@ -348,8 +348,8 @@ def _is_count_row(
 ) -> bool:
     """Return whether the first row holds the count of samples that AcqKnowledge writes.
 
-    It is empty above the column of time. Without that column only a count that fits the rows, below
-    a line with the number of channels, is no sample.
+    It is empty above the column of time. Without that column it is a row of counts only if
+    it fits the rows and stands below a line with the number of channels.
     """
     row, n_rows = table[first][1], len(table) - first - 1
     told = {cell for cell in row if cell}

@@ -212,7 +212,7 @@ def test_a_first_row_of_equal_whole_numbers_is_one_of_samples(tmp_path: Path, te
     np.testing.assert_array_equal(np.concatenate(list(opened.blocks(lead))), COUNTS)
 
 
-def test_the_counts_of_samples_below_headings_are_no_headings(tmp_path: Path) -> None:
+def test_the_counts_of_samples_below_headings_are_left_out(tmp_path: Path) -> None:
     times = [f"{time:.9f}" for time in TIMES / 60]
     rows = _rows(times, ECG, OTHER, separator="\t")
     opened = _open(tmp_path, f"min\tCH1\tCH2\n\t{N}\t{N}\n{rows}")
@@ -270,9 +270,7 @@ def test_rows_that_a_count_passes_over_are_missing_samples(
     ],
     ids=["joined tables", "rows out of order", "two rows again", "packets out of order"],
 )
-def test_a_count_that_goes_back_tells_of_no_missing_samples(
-    tmp_path: Path, numbers: NDArray[np.int64]
-) -> None:
+def test_a_count_that_goes_back_loses_nothing(tmp_path: Path, numbers: NDArray[np.int64]) -> None:
     assert len(numbers) == 3000
     ecg = np.resize(ECG, 3000)
     for heading in ("index,ECG\n", ""):
@@ -280,7 +278,7 @@ def test_a_count_that_goes_back_tells_of_no_missing_samples(
         np.testing.assert_allclose(_read(opened), ecg, atol=1e-6)
 
 
-def test_a_count_without_end_tells_of_no_missing_samples(tmp_path: Path) -> None:
+def test_a_count_without_end_loses_nothing(tmp_path: Path) -> None:
     clock = CountClock(FS, step=1.0, period=0.0)
     samples = np.arange(4.0)
     found = np.concatenate(list(clock.take(samples, np.array([0.0, 1.0, np.inf, 3.0]))))
@@ -288,7 +286,7 @@ def test_a_count_without_end_tells_of_no_missing_samples(tmp_path: Path) -> None
 
 
 def test_real_samples_of_nines_stay_samples(tmp_path: Path) -> None:
-    """Peaks of 999 uV are no missing samples, however quiet the line between them."""
+    """Peaks of 999 uV stay samples, however quiet the line between them."""
     samples = np.resize(np.r_[np.zeros(99), 999.0], N)
     opened = _open(tmp_path, "ECG [uV]\n" + _rows(samples), fs=FS)
     np.testing.assert_allclose(_read(opened), samples / 1000, atol=1e-6)
