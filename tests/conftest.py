@@ -47,11 +47,15 @@ _LONG: Final = (
     "test_end_to_end.py",
     "flows/local/test_platform.py",
     "flows/monitoring/test_monitor_drift.py",
+    "flows/training/workers/test_workers.py",
     "faults/test_release_faults.py",
     "faults/test_store_faults.py",
     "flows/local/test_schedule.py",
     "bentos/runtime/test_releases.py",
     "ecg_lib/training/test_fitting.py",
+    "flows/training/workers/test_trial_queue.py",
+    "ecg_lib/signal_path/readability/test_plausibility.py",
+    "flows/training/test_sweep_lock.py",
 )
 """Files that take minutes, the longest first."""
 
