@@ -39,6 +39,9 @@ def watch_rollout(*, advances: bool = True) -> Any:  # noqa: ANN401  Prefect tak
     """
     settings, now = read_settings(), datetime.now(UTC)
     look = see(settings, now=now, advances=advances)
+    # At every run: a look by a person stores its decision too, and Prefect may have been away.
+    with open_log(settings) as log:
+        deliver_decisions(log, now=now)
     if look.candidate is None:
         name_run("no candidate")
         return Completed(name="NoCandidate", message=_NOTHING)
@@ -46,8 +49,6 @@ def watch_rollout(*, advances: bool = True) -> Any:  # noqa: ANN401  Prefect tak
         follow_pending(settings)
     if look.verdict is Verdict.TAKEN_BACK:
         announce(look.candidate, look)
-        with open_log(settings) as log:
-            deliver_decisions(log, now=now)
     show(look.candidate, look)
     name_run(f"model {look.candidate.release.model_version}: {look.verdict.value}")
     return {

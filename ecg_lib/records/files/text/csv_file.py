@@ -51,6 +51,9 @@ BLOCK_BYTES: Final = 2**22
 
 _MINUS: Final = layouts.MINUS.encode()
 
+_END_BYTES: Final = 4096
+"""More than a row has."""
+
 _MAX_HELD_BYTES: Final = 2**20
 """Of words below the samples."""
 
@@ -101,6 +104,7 @@ class CsvFile:
             fs = layout.fs
         if fs is None:
             raise missing_rate("a CSV file without a column of time")
+        warnings += _explain_cut_off(path, layout)
         return cls(
             path=path,
             layout=layout,
@@ -132,33 +136,29 @@ class CsvFile:
     def blocks_of(self, leads: Sequence[Lead]) -> Iterator[tuple[NDArray[np.float32], ...]]:
         """Read several leads as :meth:`blocks` does, in one pass over the text."""
         columns = [self.columns[lead.name] for lead in leads]
-        clocks = [clock for _ in leads if (clock := self._make_clock()) is not None]
-        empty = np.zeros(0)
-        for values, places in self._read([column.number for column in columns]):
-            values_mv = [
-                mark_nines(numbers, numbers * column.scale + column.offset)
-                for column, numbers in zip(columns, values, strict=True)
-            ]
-            if not clocks:
-                yield tuple(map(check_samples, values_mv))
-                continue
-            taken = [
-                clock.take(samples_mv, places)
-                for clock, samples_mv in zip(clocks, values_mv, strict=True)
-            ]
-            for parts in zip(*taken, strict=True):
-                yield tuple(map(check_samples, parts))
-        last = [clock.take(empty, empty, is_last=True) for clock in clocks]
-        for parts in zip(*last, strict=True):
-            yield tuple(map(check_samples, parts))
+        for samples_mv in self._place_rows(columns):
+            yield tuple(check_samples(column) for column in samples_mv)
 
-    def _make_clock(self) -> Clock | CountClock | None:
-        """Make the clock of a lead; None where neither time nor a count tells of lost rows."""
+    def _place_rows(self, columns: Sequence[CsvColumn]) -> Iterator[NDArray[np.float64]]:
+        """Give samples in mV, shape (columns, rows), with NaN where rows were lost."""
+        clock: Clock | CountClock | None = None
         if self.time is not None:
-            return Clock(self.fs, is_regular=self.is_regular)
-        if self.count is not None:
-            return CountClock(self.fs, step=self.count.step, period=self.count.period)
-        return None
+            clock = Clock(self.fs, is_regular=self.is_regular, n_columns=len(columns))
+        elif self.count is not None:
+            clock = CountClock(self.fs, step=self.count.step, period=self.count.period)
+        for values, places in self._read([column.number for column in columns]):
+            samples_mv = np.stack(
+                [
+                    mark_nines(numbers, numbers * column.scale + column.offset)
+                    for column, numbers in zip(columns, values, strict=True)
+                ]
+            )
+            if clock is None:
+                yield samples_mv
+            else:
+                yield from clock.take(samples_mv, places)
+        if clock is not None:
+            yield from clock.end()
 
     def _read(
         self, numbers: Sequence[int]
@@ -208,7 +208,7 @@ class CsvFile:
             # Arrow's message repeats the cell.
             msg = (
                 "every row of the CSV file must hold as many numbers as the first, one does not; "
-                "missing samples are empty cells or NaN, and nothing parts thousands"
+                "missing samples are empty cells or NaN, and thousands have no separator"
             )
             raise CorruptRecordError(msg) from error
 
@@ -236,6 +236,20 @@ def _settle(
         f"{measured.fs:.4g} Hz, which is taken"
     )
     return settle_rate(measured, None), (conflict,)
+
+
+def _explain_cut_off(path: Path, layout: Layout) -> tuple[str, ...]:
+    """Tell of a last row that the end of the file cuts off, which :class:`_Cleaned` leaves out."""
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
+        end = file.read()
+    # Numbers and separators are ASCII in each encoding, beside zeros in UTF-16.
+    last = re.split(r"[\r\n]", end.replace(b"\0", b"").decode("latin-1"))[-1].strip()
+    if not re.search(r"\d", last):
+        return ()
+    if len(layouts.split_cells(last, layout.delimiter)) >= layout.width:
+        return ()
+    return ("the text ends within a row, which is left out",)
 
 
 class _Times:

@@ -214,19 +214,19 @@ class Clock:
     The last rows of a block wait for the next one, because a gap is known by what follows it.
     """
 
-    def __init__(self, fs: float, *, is_regular: bool) -> None:
+    def __init__(self, fs: float, *, is_regular: bool, n_columns: int) -> None:
         self._fs = fs
         self._allowed = RATE_DEVIATION if is_regular else LOOSE_DEVIATION
         self._first_s: float | None = None
         self._before_s: NDArray[np.float64] = np.zeros(0)
         self._waiting_s: NDArray[np.float64] = np.zeros(0)
-        self._waiting: NDArray[np.float64] = np.zeros(0)
+        self._waiting: NDArray[np.float64] = np.zeros((n_columns, 0))
         self._rows = 0
 
     def take(
-        self, samples: NDArray[np.float64], times_s: NDArray[np.float64], *, is_last: bool = False
+        self, samples: NDArray[np.float64], times_s: NDArray[np.float64]
     ) -> Iterator[NDArray[np.float64]]:
-        """Give the samples that are settled, NaN in gaps.
+        """Give the samples that are settled, NaN in gaps; shape (columns, rows), as those taken.
 
         Raises
         ------
@@ -236,29 +236,31 @@ class Clock:
             If it goes on for more than a day.
 
         """
-        samples = np.concatenate([self._waiting, samples])
+        return self._settle(samples, times_s, n_waiting=_AROUND)
+
+    def end(self) -> Iterator[NDArray[np.float64]]:
+        """Give the samples that waited for more rows; raises as :meth:`take` does."""
+        return self._settle(self._waiting[:, :0], self._waiting_s[:0], n_waiting=0)
+
+    def _settle(
+        self, samples: NDArray[np.float64], times_s: NDArray[np.float64], *, n_waiting: int
+    ) -> Iterator[NDArray[np.float64]]:
+        samples = np.concatenate([self._waiting, samples], axis=1)
         times_s = np.concatenate([self._waiting_s, times_s])
-        settled = len(samples) if is_last else max(0, len(samples) - _AROUND)
-        self._waiting, self._waiting_s = samples[settled:], times_s[settled:]
+        settled = max(0, len(times_s) - n_waiting)
+        self._waiting, self._waiting_s = samples[:, settled:], times_s[settled:]
+        every_s = np.concatenate([self._before_s, times_s])
+        _steps_of(every_s)
         if settled == 0:
-            _steps_of(np.concatenate([self._before_s, times_s]))
-            return
+            return iter(())
         if self._first_s is None:
             self._first_s = float(times_s[0])
         known = len(self._before_s)
-        every_s = np.concatenate([self._before_s, times_s])
-        _steps_of(every_s)
         missing = _find_gaps(every_s, self._fs)[known : known + settled]
         self._before_s = every_s[: known + settled][-_AROUND:]
         self._rows += settled + int(missing.sum())
         self._check(float(times_s[settled - 1]) - self._first_s)
-        edges = [0, *np.flatnonzero(missing).tolist(), settled]
-        for start, stop in pairwise(edges):
-            left = int(missing[start]) if start < settled else 0
-            while left > 0:
-                yield np.full(min(left, _NAN_AT_ONCE), np.nan)
-                left -= _NAN_AT_ONCE
-            yield samples[start:stop]
+        return _fill_gaps(samples[:, :settled], missing)
 
     def _check(self, lasts_s: float) -> None:
         refuse_too_long(lasts_s)
@@ -284,9 +286,9 @@ class CountClock:
         self._rows = 0
 
     def take(
-        self, samples: NDArray[np.float64], counts: NDArray[np.float64], *, is_last: bool = False
+        self, samples: NDArray[np.float64], counts: NDArray[np.float64]
     ) -> Iterator[NDArray[np.float64]]:
-        """Give the samples of some rows, NaN in gaps; `is_last` changes nothing.
+        """Give the samples of some rows, NaN in gaps; shape (columns, rows), as those taken.
 
         Raises
         ------
@@ -294,8 +296,8 @@ class CountClock:
             If it goes on for more than 14 days.
 
         """
-        if is_last or len(samples) == 0:
-            return
+        if len(counts) == 0:
+            return iter(())
         before = counts[0] - self._step if self._last is None else self._last
         with np.errstate(invalid="ignore"):
             steps = np.diff(counts, prepend=before)
@@ -307,15 +309,26 @@ class CountClock:
         beside[1:] |= is_back[:-1]
         beside[:-1] |= is_back[1:]
         lost[beside | ~np.isfinite(lost)] = 0.0
-        self._rows += len(samples) + int(lost.sum())
+        self._rows += len(counts) + int(lost.sum())
         refuse_too_long(self._rows / self._fs)
-        edges = [0, *np.flatnonzero(lost).tolist(), len(samples)]
-        for start, stop in pairwise(edges):
-            left = int(lost[start]) if start < len(samples) else 0
-            while left > 0:
-                yield np.full(min(left, _NAN_AT_ONCE), np.nan)
-                left -= _NAN_AT_ONCE
-            yield samples[start:stop]
+        return _fill_gaps(samples, lost.astype(np.int64))
+
+    def end(self) -> Iterator[NDArray[np.float64]]:
+        """Give nothing more: no row waits for the next one."""
+        return iter(())
+
+
+def _fill_gaps(
+    samples: NDArray[np.float64], missing: NDArray[np.int64]
+) -> Iterator[NDArray[np.float64]]:
+    """Give samples of shape (columns, rows) with NaN for those that are missing before a row."""
+    edges = [0, *np.flatnonzero(missing).tolist(), len(missing)]
+    for start, stop in pairwise(edges):
+        left = int(missing[start]) if start < len(missing) else 0
+        while left > 0:
+            yield np.full((len(samples), min(left, _NAN_AT_ONCE)), np.nan)
+            left -= _NAN_AT_ONCE
+        yield samples[:, start:stop]
 
 
 def _find_gaps(times_s: NDArray[np.float64], fs: float) -> NDArray[np.int64]:

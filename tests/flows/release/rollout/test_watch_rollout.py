@@ -27,6 +27,7 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.release_history import EventKind
+from flows.monitoring.evidence import open_log
 from flows.release.release_service import release_service
 from flows.release.rollout.approval import (
     Answer,
@@ -35,6 +36,7 @@ from flows.release.rollout.approval import (
     ask,
     wait_for_approval,
 )
+from flows.release.rollout.look import look_at_candidate
 from flows.release.rollout.rollback_champion import rollback_champion
 from flows.release.rollout.steps import Rollout, start_rollout
 from flows.release.rollout.watch_rollout import watch_rollout
@@ -124,6 +126,25 @@ def test_a_bad_candidate_is_taken_back_and_the_rollback_is_asked_of_prefect(
     assert state.name == "CandidateTakenBack"
     kinds = [entry.event.kind.value for entry in read_ledger(settings.ledger_dir).entries]
     assert kinds == ["taken back", "candidate", "release"]
+
+
+def test_a_decision_of_a_look_by_a_person_is_asked_of_prefect_by_the_next_flow_run(
+    settings: Settings, client: SyncPrefectClient, make_stored: Make
+) -> None:
+    flow_id = client.create_flow_from_name("rollback-champion")
+    client.create_deployment(flow_id, "rollback-champion", enforce_parameter_schema=False)
+    release_model(settings, make_stored("1"), why="the first")
+    candidate = start_rollout(settings, make_stored("2"), plan=PLAN, why="better")
+    compare(settings, candidate.id, v=9)
+    with open_log(settings) as log:
+        look = look_at_candidate(settings, log, now=datetime.now(UTC), advances=True)
+        assert look.verdict.value == "taken back"
+        (decision,) = log.read_open_decisions()
+        assert (decision.state, decision.run_id) == ("waiting", None)
+        assert watch_rollout(return_state=True).name == "NoCandidate"
+        (decision,) = log.read_open_decisions()
+    assert decision.state == "asked"
+    assert decision.run_id is not None
 
 
 def test_a_good_candidate_is_released_by_the_flow(

@@ -123,6 +123,20 @@ def test_columns_are_found_with_their_names_and_rate(tmp_path: Path, text: str) 
     np.testing.assert_allclose(_read(opened), ECG, atol=1e-6)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
+@pytest.mark.parametrize(
+    ("end", "n_warnings"), [("", 0), ("12.0", 1), ("12.0,0.5", 0), ("End of", 0)]
+)
+def test_the_part_of_a_row_at_the_end_is_left_out_and_reported(
+    tmp_path: Path, end: str, n_warnings: int, encoding: str
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text("time,ECG\n" + _rows(TIMES, ECG) + end, encoding=encoding)
+    opened = open_recording(path)
+    assert len(_read(opened)) == N + (end == "12.0,0.5")
+    assert opened.warnings == ("the text ends within a row, which is left out",) * n_warnings
+
+
 @pytest.mark.parametrize("heading", ["timestamp", "time [s]"])
 def test_time_in_an_unknown_unit_is_asked_for(tmp_path: Path, heading: str) -> None:
     text = f"{heading},ECG\n" + _rows((1000 * TIMES).astype(int), ECG)
@@ -135,7 +149,7 @@ def test_thousands_that_are_parted_are_refused_by_name(tmp_path: Path, number: s
     text = "time;ECG (uV)\n" + _rows(TIMES, [f"{value:.0f}" for value in 900 * ECG], separator=";")
     lines = text.splitlines()
     lines[-1] = f"{lines[-1].partition(';')[0]};{number}.5"
-    with pytest.raises(RecordError, match="nothing parts thousands"):
+    with pytest.raises(RecordError, match="thousands have no separator"):
         _read(_open(tmp_path, "\n".join(lines) + "\n"))
 
 
@@ -280,9 +294,10 @@ def test_a_count_that_goes_back_loses_nothing(tmp_path: Path, numbers: NDArray[n
 
 def test_a_count_without_end_loses_nothing(tmp_path: Path) -> None:
     clock = CountClock(FS, step=1.0, period=0.0)
-    samples = np.arange(4.0)
-    found = np.concatenate(list(clock.take(samples, np.array([0.0, 1.0, np.inf, 3.0]))))
+    samples = np.arange(8.0).reshape(2, 4)
+    found = np.hstack(list(clock.take(samples, np.array([0.0, 1.0, np.inf, 3.0]))))
     np.testing.assert_array_equal(found, samples)
+    assert not list(clock.end())
 
 
 def test_real_samples_of_nines_stay_samples(tmp_path: Path) -> None:
