@@ -2,11 +2,11 @@
 
 A signal of half an hour is parsed and prepared for a second, and while Python code runs in one
 thread of a process, no other thread of it does. So a worker has processes of a low priority for
-long strips. They start with the first one and end when none came for a minute. A strip that comes
-before a process is ready is computed in the worker. One whose process fails is not: what exhausted
-the memory of a process must not do the same to the worker, which answers everybody. The served
-model answers all of them, also while a candidate is tried: both in one process would share its
-memory and its time.
+long strips. They start with the first one, which waits for it, and end when none came for a minute.
+Where none can be started, a strip is computed in the worker. One whose process fails is not: what
+exhausted the memory of a process must not do the same to the worker, which answers everybody. The
+served model answers all of them, also while a candidate is tried: both in one process would share
+its memory and its time.
 """
 
 from __future__ import annotations
@@ -104,7 +104,6 @@ class LongStrips:
         self._idle_s = idle_s
         self._lock = threading.Lock()
         self._free: list[AnswerProcess] = []
-        self._n_starting = 0
         self._not_before = 0.0
         self._closed = threading.Event()
         threading.Thread(target=self._end_idle, name="long-strips", daemon=True).start()
@@ -117,7 +116,7 @@ class LongStrips:
         observe: Observe,
         note: Callable[[Stage], None],
     ) -> Answer:
-        """Answer a request in another process, or in this one while none is ready.
+        """Answer a request in another process, or in this one when none can be started.
 
         `note` receives the stages of another process, and `observe` measures those of this one.
 
@@ -161,39 +160,30 @@ class LongStrips:
             process.kill()
 
     def _take(self, model: LoadedModel) -> AnswerProcess | None:
-        """Take a process that is ready; start one when there is none."""
+        """Take a process that is ready, or start one; None where that fails."""
         with self._lock:
             while self._free:
                 process = self._free.pop()
                 if not process.has_ended:
                     return process
                 process.kill()
-            if self._closed.is_set() or self._n_starting or monotonic() < self._not_before:
+            if self._closed.is_set() or monotonic() < self._not_before:
                 return None
-            self._n_starting += 1
-        try:
-            threading.Thread(target=self._start, args=(model,), daemon=True).start()
-        except RuntimeError as error:  # the system has no thread left
-            _logger.error("no process for long strips can be started: %s", error)  # noqa: TRY400  its text is whole
-            with self._lock:
-                self._n_starting -= 1
-        return None
+        return self._start(model)
 
-    def _start(self, model: LoadedModel) -> None:
+    def _start(self, model: LoadedModel) -> AnswerProcess | None:
         process = None
         try:
             process = AnswerProcess(self._prepare_code(model), _MODULE)
             process.wait_until_ready()
-        except (SignatureError, OSError, EOFError) as error:
+        except (SignatureError, OSError, EOFError, RuntimeError) as error:
+            # RuntimeError: the system has no thread left.
             _logger.error("no process for long strips can be started: %r", error)  # noqa: TRY400  its text is whole
             self._not_before = monotonic() + _PAUSE_S
             if process is not None:
                 process.kill()
-        else:
-            self._give_back(process)
-        finally:
-            with self._lock:
-                self._n_starting -= 1
+            return None
+        return process
 
     def _prepare_code(self, model: LoadedModel) -> Path:
         """Check the code of the model's release, which may have changed since this process started.
