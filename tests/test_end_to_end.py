@@ -168,7 +168,8 @@ def test_the_sweep_is_in_mlflow_with_its_trials(platform: Platform, result: dict
     runs = client.search_runs([experiment.experiment_id])
     assert "RUNNING" not in {run.info.status for run in runs}
     # A trial that the kill cut off is tried again in a run of its own.
-    ended = [run for run in runs if "v_f1_so_far" in run.data.metrics or not _is_trial(run)]
+    ended = [run for run in runs if run.info.status == "FINISHED" or not _is_trial(run)]
+    assert {run.info.status for run in runs if run not in ended} <= {"KILLED"}
     by_kind = {
         kind: [run for run in ended if run.data.tags["ecg.kind"] == kind]
         for kind in ("sweep", "trial", "candidate")

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 
@@ -81,6 +80,8 @@ def build_cnn(
         logits of V and of being a beat at all, ``(n, 2)``.
 
     """
+    import keras
+
     layers = keras.layers
     # Keras would draw these from Python's global generator, which other threads use too.
     seeds = iter(np.random.default_rng(seed).integers(1, 10**9, size=64).tolist())

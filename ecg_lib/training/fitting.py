@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras
 import numpy as np
 from numpy.typing import NDArray
 from scipy import optimize
@@ -96,6 +95,8 @@ def fit_cnn(
     FittedCnn
 
     """
+    import keras
+
     # Otherwise the graphs of earlier fits stay in memory.
     keras.backend.clear_session()
     keras.utils.set_random_seed(seed)
@@ -116,6 +117,8 @@ def fit_cnn(
         ),
         loss=_loss(training),
     )
+    # In the first step, Keras would make its variables while it traces, and trace all again.
+    model.optimizer.build(model.trainable_variables)
     losses: list[float] = []
 
     def note_epoch(epoch: int, logs: dict[str, float]) -> None:
@@ -124,7 +127,7 @@ def fit_cnn(
             on_epoch_end(epoch, losses[-1])
 
     model.fit(
-        batches,
+        _dataset_of(batches),
         epochs=training.epochs,
         # Keras would draw the order from Python's global generator, which other threads use too;
         # the batches are shuffled already.
@@ -136,6 +139,8 @@ def fit_cnn(
 
 
 def _loss(training: TrainingConfig) -> Any:  # noqa: ANN401  keras has no types
+    import keras
+
     if training.focal_gamma > 0:
         return keras.losses.BinaryFocalCrossentropy(
             gamma=training.focal_gamma,
@@ -147,7 +152,7 @@ def _loss(training: TrainingConfig) -> Any:  # noqa: ANN401  keras has no types
     )
 
 
-class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no types
+class _Batches:
     """Shuffled, augmented batches; every epoch sees every beat once, except the last few."""
 
     def __init__(
@@ -157,7 +162,6 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no typ
         training: TrainingConfig,
         seed: int,
     ) -> None:
-        super().__init__()
         self._beats = beats
         self._feature_deviation = feature_deviation
         self._config = training.augmentation
@@ -191,6 +195,18 @@ class _Batches(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no typ
         level = self._rng.uniform(0.0, self._config.noise, shape).astype(np.float32)
         noise = self._rng.standard_normal(windows.shape, dtype=np.float32)
         return np.asarray(windows * factor.astype(np.float32) + noise * level)
+
+
+def _dataset_of(batches: _Batches) -> Any:  # noqa: ANN401  keras has no types
+    """Give batches as Keras wants them, whose base class is imported where it is used."""
+    import keras
+
+    class Dataset(keras.utils.PyDataset):  # type: ignore[misc]  # keras has no types
+        __len__ = staticmethod(batches.__len__)
+        on_epoch_end = staticmethod(batches.on_epoch_end)
+        __getitem__ = staticmethod(batches.__getitem__)
+
+    return Dataset()
 
 
 def stretch_windows(

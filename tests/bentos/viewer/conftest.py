@@ -59,7 +59,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
         viewport={"width": 1400, "height": 900}, reduced_motion="reduce", locale="en-GB"
     )
     context.grant_permissions(["clipboard-read", "clipboard-write"])
-    context.set_default_timeout(15_000)
+    context.set_default_timeout(60_000)
     yield context
     context.close()
 
