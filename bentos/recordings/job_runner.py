@@ -51,7 +51,7 @@ from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.prediction_rows import RequestRow
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with, lower_priority
 from ecg_lib.records.signal_names import lead_of
 
 _POLL_S: Final = 0.1
@@ -344,13 +344,15 @@ class JobRunner:
 
 
 def _start_process(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-P", "-m", "bentos.recordings.process", str(directory)],
         # Its end is the sign that this process has ended.
         stdin=subprocess.PIPE,
         env=environment_with(source),
-        start_new_session=True,
+        process_group=0,  # Ctrl-C in a terminal ends the service, which then ends it
     )
+    lower_priority(process.pid)
+    return process
 
 
 def _last_changed_s(upload: Path) -> float:

@@ -29,7 +29,6 @@ from ecg_lib.operations.drift.observation import (
 )
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.beat_file import NAMES, write_beats
-from ecg_lib.recordings.process_limits import lower_priority
 from ecg_lib.recordings.signal_file import read_signal
 from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.atomic_files import write_whole
@@ -42,7 +41,6 @@ _THREADS: Final = 2
 def main() -> int:
     """Analyse the recording of the job that the first argument names."""
     job = Path(sys.argv[1])
-    lower_priority()
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_MEMORY_BYTES, _MAX_MEMORY_BYTES))
     threading.Thread(target=_end_with_parent, daemon=True).start()
     try:

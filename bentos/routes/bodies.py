@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from fastapi import Request
@@ -19,6 +20,8 @@ from bentos.wire.problems import (
 )
 
 _PIECE_BYTES: Final = 2**18
+_EXPANDING: Final = ThreadPoolExecutor(1, thread_name_prefix="expand")
+"""For bodies that expand to more than a piece: strips of three minutes and longer, and bombs."""
 _WINDOW_BITS: Final = {"gzip": zlib.MAX_WBITS + 16, "x-gzip": zlib.MAX_WBITS + 16, "deflate": 15}
 
 
@@ -89,12 +92,17 @@ def _encoding_of(request: Request) -> str:
 
 async def _decompress(stream: AsyncIterator[bytes], window_bits: int) -> AsyncIterator[bytes]:
     decoder = zlib.decompressobj(window_bits)
+    loop = asyncio.get_running_loop()
     try:
         async for chunk in stream:
-            for piece in _expand(decoder, chunk):
+            pieces = _expand(decoder, chunk)
+            piece = next(pieces, None)
+            while piece is not None:
                 yield piece
+                if len(piece) < _PIECE_BYTES:
+                    break
                 # A small chunk may expand to many pieces: other requests come in between.
-                await asyncio.sleep(0)
+                piece = await loop.run_in_executor(_EXPANDING, next, pieces, None)
             if decoder.unused_data:
                 break
     except zlib.error as error:

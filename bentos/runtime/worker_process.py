@@ -192,7 +192,7 @@ async def start_worker(
             env={**environment, "PYTHONPATH": str(source)},
             pass_fds=(listener.fileno(), theirs.fileno(), *kept),
             # Ctrl-C reaches the host alone, which ends its workers in order.
-            start_new_session=True,
+            process_group=0,
         )
     reader, writer = await asyncio.open_connection(sock=ours)
     worker = WorkerProcess(process, source, reader, writer)

@@ -5,6 +5,7 @@ No other module of ours is imported here, so that the environment can be set bef
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are analysed by threads of our own, which those of BLAS would slow down."""
 
 _NICENESS: Final = 10
+_MOST_NICE: Final = 19
 
 
 def environment_with(source: Path) -> dict[str, str]:
@@ -29,9 +31,14 @@ def environment_with(source: Path) -> dict[str, str]:
     }
 
 
-def lower_priority() -> None:
-    """Let other processes go first, and be the first to be killed when memory runs out."""
-    os.nice(_NICENESS)
-    score = Path("/proc/self/oom_score_adj")
-    if score.exists():  # Linux
-        score.write_text("900")
+def lower_priority(pid: int) -> None:
+    """Let others go before a process that was just started, which memory runs out for first.
+
+    It must not be in a session of its own: Linux shares processors between sessions first.
+    """
+    own = os.getpriority(os.PRIO_PROCESS, os.getpid())
+    os.setpriority(os.PRIO_PROCESS, pid, min(_MOST_NICE, own + _NICENESS))
+    score = Path(f"/proc/{pid}/oom_score_adj")
+    with contextlib.suppress(ProcessLookupError):  # it has ended already
+        if score.exists():  # Linux
+            score.write_text("900")

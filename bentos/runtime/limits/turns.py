@@ -10,8 +10,6 @@ runs; so half of the threads take long signals, and one more thread takes short 
 from __future__ import annotations
 
 import heapq
-import os
-import sys
 import threading
 from collections import defaultdict
 from collections.abc import Callable
@@ -31,7 +29,6 @@ _OWN_WAITING: Final = 48
 _OWN_COST: Final = 4 * 1_800_000
 """Samples of four signals of the greatest length and rate, or of eleven at 360 Hz."""
 
-_NICENESS_OF_LONG: Final = 5
 _LEAST_COST: Final = 1000
 """Least cost of a request, in samples."""
 
@@ -123,8 +120,6 @@ class Turns:
             self._changed.notify_all()
 
     def _serve(self, is_for_short: bool) -> None:  # noqa: FBT001  an argument of a thread
-        if not is_for_short:
-            _lower_priority()
         while (work := self._next(is_for_short=is_for_short)) is not None:
             if work.future.set_running_or_notify_cancel():
                 try:
@@ -154,9 +149,3 @@ class Turns:
             own.waiting, own.cost = own.waiting - 1, own.cost - work.cost
             if not own.waiting:
                 del self._clients[work.client]
-
-
-def _lower_priority() -> None:
-    """Let the event loop and short work have a processor first."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), os.nice(0) + _NICENESS_OF_LONG)

@@ -40,6 +40,7 @@ class AnswerProcess:
                 pass_fds=[theirs.fileno()],
                 env=environment_with(source),
             )
+        lower_priority(self._popen.pid)
         self._connection = Connection(ours.detach())
         self.used_at = monotonic()
 
@@ -106,7 +107,6 @@ def serve(descriptor: int, perform: Callable[[Any], object]) -> None:
         Gets a task, and returns what is sent back.
 
     """
-    lower_priority()
     set_up_logging()
     with Connection(descriptor) as connection, contextlib.suppress(EOFError, BrokenPipeError):
         connection.send(True)

@@ -138,6 +138,8 @@ def test_another_process_gives_the_same_answer_row_and_counts(
     assert len(rows[0]["patient_key"]) == 64
     (child,) = children()
     assert child.nice() == min(19, os.nice(0) + 10)
+    # Priorities count within a session.
+    assert os.getsid(child.pid) == os.getsid(0)
 
 
 def test_problems_are_those_of_the_worker(open_strips: Callable[..., Asked]) -> None:
