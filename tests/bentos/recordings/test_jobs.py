@@ -169,16 +169,13 @@ def test_a_recording_waits_on_when_no_process_can_be_started(
 
 
 def test_an_analysis_lets_the_service_go_first(tmp_path: Path) -> None:
-    process = job_runner._start_process(tmp_path, source=Path(__file__).parents[3])
-    try:
-        own = os.nice(0)
-        assert os.getpriority(os.PRIO_PROCESS, process.pid) == min(19, own + 10)
-        # Priorities count within a session; its group is its own, to end what it starts.
-        assert os.getsid(process.pid) == os.getsid(0)
-        assert os.getpgid(process.pid) == process.pid
-    finally:
+    with job_runner._start_process(tmp_path, source=Path(__file__).parents[3]) as process:
+        found = os.getpriority(os.PRIO_PROCESS, process.pid), os.getsid(process.pid)
+        group = os.getpgid(process.pid)
         process.kill()
-        process.wait()
+    # Priorities count within a session; the group is its own, to end what it starts.
+    assert found == (min(19, os.nice(0) + 10), os.getsid(0))
+    assert group == process.pid
 
 
 def test_changed_code_of_a_bento_does_not_run_in_an_analysis(
