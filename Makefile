@@ -17,8 +17,8 @@ ifneq ($(PIP_CERT),)
 export SSL_CERT_FILE ?= $(PIP_CERT)
 endif
 
-# Where it is set, as in many containers, every process would compile all that it imports: Prefect,
-# MLflow and TensorFlow take 17 s of a processor then, and 7 s from their bytecode.
+# Many containers set it. Every process then compiles all that it imports: Prefect, MLflow and
+# TensorFlow take 17 s of a processor instead of 7.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help

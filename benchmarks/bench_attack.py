@@ -142,11 +142,15 @@ def _attack(attack: Callable[[int], str], port: int, stop: Event, answers: Queue
 
 def _yield_processor() -> None:
     """Run only while the service leaves a processor idle."""
-    # Linux shares processors between sessions first, whatever the priorities within each are.
+    # Linux divides processors among sessions first, and applies priorities within each.
     os.setsid()
     group = Path("/proc/self/autogroup")
-    if group.exists():
-        group.write_text("19")
+    while group.exists():
+        try:
+            group.write_text("19")
+            break
+        except BlockingIOError:  # Linux limits how often users change it
+            time.sleep(0.1)
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 

@@ -49,8 +49,8 @@ _SWITCH_INTERVAL_S: Final = 0.001
 _PAUSE_S: Final = 1.0
 _TURN_S: Final = 0.001
 _MOST_TURNS: Final = 10
-_TURNS_FOR_SHARE: Final = 8
-"""A worker takes an eighth of the connections that it has at a time, at least one."""
+_SHARE_AT_ONCE: Final = 1 / 8
+"""Of the connections that a worker has; it takes so many more before it pauses, at least one."""
 
 _logger = logging.getLogger(__name__)
 
@@ -127,7 +127,8 @@ class Worker(uvicorn.Server):
 
         Every worker is told of a new connection, and the first to ask gets it: without a pause
         the one that is awake takes all that come together, and another core has nothing to do.
-        One that has many takes some at a time, else a new client waits for all that somebody opens.
+        A worker with many connections takes several before it pauses, so that a new client does
+        not wait behind all that another one opens.
         """
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
@@ -150,7 +151,7 @@ class Worker(uvicorn.Server):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             await loop.connect_accepted_socket(self._make_protocol, connection)
             n_open, n_taken = len(self.server_state.connections), n_taken + 1
-            if n_taken * _TURNS_FOR_SHARE >= n_open:
+            if n_taken >= n_open * _SHARE_AT_ONCE:
                 await asyncio.sleep(_TURN_S * min(n_open, _MOST_TURNS))
                 n_taken = 0
 
@@ -277,7 +278,8 @@ def main() -> int:
     )
     runtime.start()
     runner.start()
-    # All that is loaded stays: to look through it for garbage would hold up requests for 0.1 s.
+    # A full garbage collection takes 0.1 s, in which no request is answered; modules and the model
+    # are exempt from it, as they stay anyway.
     gc.collect()
     gc.freeze()
     with socket.socket(fileno=arguments.listen_fd) as listener:

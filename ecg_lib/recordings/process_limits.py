@@ -5,7 +5,7 @@ No other module of ours is imported here, so that the environment can be set bef
 
 from __future__ import annotations
 
-import contextlib
+import logging
 import os
 from pathlib import Path
 from typing import Final
@@ -18,6 +18,8 @@ ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 _NICENESS: Final = 10
 _MOST_NICE: Final = 19
+
+_logger = logging.getLogger(__name__)
 
 
 def environment_with(source: Path) -> dict[str, str]:
@@ -32,13 +34,19 @@ def environment_with(source: Path) -> dict[str, str]:
 
 
 def lower_priority(pid: int) -> None:
-    """Let others go before a process that was just started, which memory runs out for first.
+    """Give a child process a low priority, and let it be killed first when memory runs out.
 
-    It must not be in a session of its own: Linux shares processors between sessions first.
+    The child must be in the session of its parent: Linux divides processors among sessions first,
+    and applies priorities within each. A system that forbids a change is logged, as the child
+    works without it.
     """
     own = os.getpriority(os.PRIO_PROCESS, os.getpid())
-    os.setpriority(os.PRIO_PROCESS, pid, min(_MOST_NICE, own + _NICENESS))
     score = Path(f"/proc/{pid}/oom_score_adj")
-    with contextlib.suppress(ProcessLookupError):  # it has ended already
+    try:
+        os.setpriority(os.PRIO_PROCESS, pid, min(_MOST_NICE, own + _NICENESS))
         if score.exists():  # Linux
             score.write_text("900")
+    except ProcessLookupError:
+        pass  # it has ended already
+    except OSError as error:
+        _logger.warning("process %d keeps its priority: %s", pid, error)

@@ -213,9 +213,7 @@ def show_return(stage: Stage) -> None:
     if not by_model[version]:
         msg = f"model {version} must answer a share of the people, it answered none"
         raise StepError(msg)
-    run_id = stage.run_flow("watch-rollout")
-    with open_log(stage.settings) as log:
-        (check,) = log.read_drift_checks(limit=1)
+    check, link = stage.check_rollout(candidate)
     why = "; ".join(check.summary["reasons"])
     expect(check.action, "ROLLBACK", why)
     stage.follow_run(stage.wait_for_decision(check))
@@ -226,7 +224,7 @@ def show_return(stage: Stage) -> None:
     stage.end_step(
         "ROLLBACK",
         f"model {version} is taken back, model {now['version']} answers everybody: {why}",
-        stage.link_run(run_id),
+        link,
     )
 
 

@@ -12,8 +12,9 @@ from uuid import UUID
 import httpx
 
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.learning.rollout.candidate import Candidate
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import DriftCheckRow
+from ecg_lib.operations.prediction_rows import CANDIDATE_ID, DriftCheckRow
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import find_addresses
 from flows.local.flow_runs import follow_run, run_and_follow
@@ -159,6 +160,21 @@ class Stage:
         with open_log(self.settings) as log:
             (check,) = log.read_drift_checks(limit=1)
         return check, self.link_run(run_id)
+
+    def check_rollout(self, candidate: Candidate) -> tuple[DriftCheckRow, str]:
+        """Run `watch-rollout` and read its decision on a candidate; with the link to its run.
+
+        Raises:
+            StepError: If it decided nothing.
+        """
+        run_id = self.run_flow("watch-rollout")
+        with open_log(self.settings) as log:
+            decided = log.read_drift_checks(are_decisions=True)
+        for check in decided:
+            if check.summary.get(CANDIDATE_ID) == candidate.id:
+                return check, self.link_run(run_id)
+        msg = f"the watch must take {candidate.release.bento_tag} back, it decided nothing on it"
+        raise StepError(msg)
 
     def wait_for_decision(self, check: DriftCheckRow) -> UUID:
         """Wait until the run that a check decided on was asked of Prefect."""

@@ -173,7 +173,7 @@ def test_an_analysis_lets_the_service_go_first(tmp_path: Path) -> None:
         found = os.getpriority(os.PRIO_PROCESS, process.pid), os.getsid(process.pid)
         group = os.getpgid(process.pid)
         process.kill()
-    # Priorities count within a session; the group is its own, to end what it starts.
+    # Linux applies priorities within a session. The group is its own, to end what it starts.
     assert found == (min(19, os.nice(0) + 10), os.getsid(0))
     assert group == process.pid
 

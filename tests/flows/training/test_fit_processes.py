@@ -32,3 +32,12 @@ def test_a_fit_ends_when_its_flow_is_killed(tmp_path: Path) -> None:
         fit = psutil.Process(int(parent.stdout.readline()))
         parent.kill()
         fit.wait(timeout=30)  # raises when it is still there
+
+
+def test_a_flow_that_trains_leaves_tensorflow_to_its_fits() -> None:
+    """It takes seconds and half a gigabyte, and each fit runs in a process of its own."""
+    flows = ("train_sweep", "workers.search", "workers.search_space", "workers.work_on_sweep")
+    code = "; ".join(f"import flows.training.{name}" for name in flows)
+    code += "; import sys; print({'keras', 'tensorflow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

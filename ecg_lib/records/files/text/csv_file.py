@@ -51,8 +51,7 @@ BLOCK_BYTES: Final = 2**22
 
 _MINUS: Final = layouts.MINUS.encode()
 
-_END_BYTES: Final = 4096
-"""More than a row has."""
+_END_BYTES: Final = 2**16
 
 _MAX_HELD_BYTES: Final = 2**20
 """Of words below the samples."""
@@ -239,15 +238,16 @@ def _settle(
 
 
 def _explain_cut_off(path: Path, layout: Layout) -> tuple[str, ...]:
-    """Tell of a last row that the end of the file cuts off, which :class:`_Cleaned` leaves out."""
+    """Warn of a last row that the end of the file cuts off, which :class:`_Cleaned` leaves out."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, io.SEEK_END) - _END_BYTES))
         end = file.read()
     # Numbers and separators are ASCII in each encoding, beside zeros in UTF-16.
-    last = re.split(r"[\r\n]", end.replace(b"\0", b"").decode("latin-1"))[-1].strip()
-    if not re.search(r"\d", last):
+    *before, last = re.split(r"[\r\n]", end.replace(b"\0", b"").decode("latin-1"))
+    if not before or not re.search(r"\d", last) or is_comment(last):
         return ()
-    if len(layouts.split_cells(last, layout.delimiter)) >= layout.width:
+    cells = layouts.split_cells(last.strip(), layout.delimiter)
+    if len(cells) >= layout.width or layouts.has_words(cells, layout.is_numeric):
         return ()
     return ("the text ends within a row, which is left out",)
 

@@ -325,9 +325,14 @@ def _is_data(row: list[str], is_numeric: tuple[bool, ...], shape: _Shape) -> boo
 def is_word_row(row: list[str], is_numeric: tuple[bool, ...]) -> bool:
     """Return whether columns of numbers hold words in a row, and nothing else."""
     cells = [cell for cell, numeric in zip(row, is_numeric, strict=False) if numeric]
-    words = [cell for cell in cells if re.search(r"[^\W\d_]{3}", cell) and not is_missing(cell)]
     numbers = any(re.search(r"\d", cell) or re.fullmatch(_NO_WORD, cell) for cell in cells)
-    return bool(words) and not numbers
+    return has_words(row, is_numeric) and not numbers
+
+
+def has_words(row: list[str], is_numeric: tuple[bool, ...]) -> bool:
+    """Return whether a column of numbers holds a word in a row."""
+    cells = [cell for cell, numeric in zip(row, is_numeric, strict=False) if numeric]
+    return any(re.search(r"[^\W\d_]{3}", cell) and not is_missing(cell) for cell in cells)
 
 
 def _numbers_columns(rows: list[list[str]]) -> bool:

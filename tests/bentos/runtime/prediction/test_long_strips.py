@@ -138,7 +138,7 @@ def test_another_process_gives_the_same_answer_row_and_counts(
     assert len(rows[0]["patient_key"]) == 64
     (child,) = children()
     assert child.nice() == min(19, os.nice(0) + 10)
-    # Priorities count within a session.
+    # Linux applies priorities within a session.
     assert os.getsid(child.pid) == os.getsid(0)
 
 

@@ -125,7 +125,11 @@ def test_columns_are_found_with_their_names_and_rate(tmp_path: Path, text: str) 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-16-le", "utf-16-be"])
 @pytest.mark.parametrize(
-    ("end", "n_warnings"), [("", 0), ("12.0", 1), ("12.0,0.5", 0), ("End of", 0)]
+    ("end", "n_warnings"),
+    [
+        *(("", 0), ("12.0", 1), ("12.0,0.5", 0), ("End of", 0)),
+        *(("# saved in 2024", 0), ("Duration: 12 s", 0)),
+    ],
 )
 def test_the_part_of_a_row_at_the_end_is_left_out_and_reported(
     tmp_path: Path, end: str, n_warnings: int, encoding: str
