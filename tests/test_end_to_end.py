@@ -122,7 +122,7 @@ def service(platform: Platform, result: dict[str, Any]) -> Iterator[httpx.Client
     process = subprocess.Popen([sys.executable, "-m", "bentos.host"], env=platform.environment)
     try:
         with httpx.Client(base_url=platform.url, timeout=30.0) as client:
-            deadline_s = time.monotonic() + 90
+            deadline_s = time.monotonic() + 180
             while not _is_ready(client):
                 assert process.poll() is None, "the service ended"
                 assert time.monotonic() < deadline_s, "the service is not ready"
@@ -221,7 +221,7 @@ def test_a_prediction_over_http_is_that_of_the_bundle_and_is_stored(
 
     log = PredictionLog(platform.settings.monitoring_database_url)
     log.create_tables()  # the service makes them with its first row
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 180
     while (row := log.get_prediction(body["prediction_id"])) is None:
         assert time.monotonic() < deadline_s, "the prediction never reached the database"
         time.sleep(0.2)

@@ -33,6 +33,7 @@ from ecg_lib.operations.learning.tables import (
     PREDICTIONS,
     REPLACED_INDEX,
     RETRAININGS,
+    create_missing,
     make_engine,
 )
 from ecg_lib.operations.prediction_rows import (
@@ -79,8 +80,8 @@ class PredictionLog:
 
     def create_tables(self) -> None:
         """Make the tables, columns and indices that are missing."""
-        with _errors_explained():
-            METADATA.create_all(self._engine)
+        with _errors_explained(), self._engine.begin() as connection:
+            create_missing(connection, METADATA)
         for column in (
             *(PREDICTIONS.c.owner, PREDICTIONS.c.is_drawn, PREDICTIONS.c.doubt),
             *(FEEDBACK.c.owner, FEEDBACK.c.marks, FEEDBACK.c.withdraws),
@@ -92,7 +93,8 @@ class PredictionLog:
             known = {one["name"] for table in tables for one in inspector.get_indexes(table.name)}
             for index in (index for table in tables for index in table.indexes):
                 if index.name not in known:
-                    index.create(self._engine, checkfirst=True)
+                    with self._engine.begin() as connection:
+                        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
             if REPLACED_INDEX in known:
                 with self._engine.begin() as connection:
                     connection.execute(sa.text(f"DROP INDEX IF EXISTS {REPLACED_INDEX}"))

@@ -139,7 +139,7 @@ def serve(
         service.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def keyed(
     attacked_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
@@ -152,7 +152,7 @@ def keyed(
     service.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def open_service(
     attacked_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:

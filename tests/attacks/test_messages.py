@@ -296,11 +296,12 @@ def test_a_body_that_is_meant_to_hurt_is_rejected_soon(
     body: bytes,
     status: int,
 ) -> None:
-    start = time.monotonic()
-    answered = keyed.ask(
-        "POST", "/api/v1/predictions/", "alice", headers={"Content-Type": "application/json"},
-        content=body,
-    )  # fmt: skip
-    assert answered.status_code == status
-    assert len(answered.content) < 5000
+    for _ in range(2):  # a long one is read by a process, which may have to start first
+        start = time.monotonic()
+        answered = keyed.ask(
+            "POST", "/api/v1/predictions/", "alice",
+            headers={"Content-Type": "application/json"}, content=body,
+        )  # fmt: skip
+        assert answered.status_code == status
+        assert len(answered.content) < 5000
     assert time.monotonic() - start < 3

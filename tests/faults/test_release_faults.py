@@ -166,7 +166,7 @@ def test_changed_code_never_runs_while_workers_of_the_signed_code_serve(
         with load:
             host.children()[0].kill()
             log = home.path / "host.log"
-            deadline_s = time.monotonic() + 30
+            deadline_s = time.monotonic() + 180
             while "must have the code" not in log.read_text():
                 assert time.monotonic() < deadline_s
                 time.sleep(0.05)
@@ -205,7 +205,7 @@ def test_bundle_manifest_and_release_file_that_are_rewritten_together_are_refuse
             (directory / "golden.json").write_bytes(golden)
             (directory / "manifest.json").write_bytes(text)
             write_release(settings.serving_dir / CURRENT, forged)
-            deadline_s = time.monotonic() + 30
+            deadline_s = time.monotonic() + 180
             while (refused := home.health()["refused"]) is None:
                 assert time.monotonic() < deadline_s
                 time.sleep(0.05)
@@ -317,7 +317,7 @@ def test_a_broken_prediction_log_delays_no_answer(
     path = home.settings.home / "monitoring.db"
     url = f"{home.url}/api/v1/predictions/"
     assert httpx.post(url, json=make_request(), timeout=60).status_code == 201
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 180
     while not path.exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.1)
@@ -336,7 +336,7 @@ def test_a_broken_prediction_log_delays_no_answer(
             (path.parent / name).unlink(missing_ok=True)
         aside.replace(path)
     ids = {one.json()["prediction_id"] for one in answers}
-    deadline_s = time.monotonic() + 40
+    deadline_s = time.monotonic() + 180
     while True:
         with closing(sqlite3.connect(path, timeout=5.0)) as database:
             rows = [row for (row,) in database.execute("SELECT prediction_id FROM predictions")]

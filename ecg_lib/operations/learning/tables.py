@@ -5,14 +5,19 @@ Columns that came later may be null: rows of earlier code lack them.
 
 from __future__ import annotations
 
-from typing import Any, Final
+import sqlite3
+from time import monotonic, sleep
+from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Engine
+from sqlalchemy.engine import Connection, Engine
 
 from ecg_lib.errors import PredictionLogError
 
 METADATA: Final = sa.MetaData()
+
+_WAIT_S: Final = 5
+"""How long a connection to SQLite waits for another one."""
 
 PREDICTIONS: Final = sa.Table(
     "predictions",
@@ -87,6 +92,20 @@ RETRAININGS: Final = sa.Table(
 )
 
 
+def create_missing(connection: Connection, tables: sa.MetaData) -> None:
+    """Make tables that are missing, with their indices; several processes may at once.
+
+    `MetaData.create_all` asks first and creates then, and fails when another was faster.
+    """
+    known = set(sa.inspect(connection).get_table_names())
+    for table in tables.sorted_tables:
+        if table.name in known:
+            continue
+        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
+        for index in table.indexes:
+            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
+
+
 def make_engine(url: str) -> Engine:
     """Open SQLite or PostgreSQL; raises PredictionLogError for another URL."""
     backend = sa.make_url(url).get_backend_name()
@@ -101,9 +120,17 @@ def make_engine(url: str) -> Engine:
     return sa.create_engine(url, pool_pre_ping=True)
 
 
-def _set_up_sqlite(connection: Any, _record: object) -> None:  # noqa: ANN401  a DBAPI connection
-    cursor = connection.cursor()
+def _set_up_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     # Readers do not wait for the writer, and a writer waits for another instead of failing.
-    cursor.execute("PRAGMA journal_mode=WAL")
-    cursor.execute("PRAGMA busy_timeout=5000")
-    cursor.close()
+    connection.execute(f"PRAGMA busy_timeout={_WAIT_S * 1000}")
+    deadline_s = monotonic() + _WAIT_S
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            # SQLite does not wait for another that makes this change.
+            if monotonic() >= deadline_s:
+                raise
+            sleep(0.01)
+        else:
+            return

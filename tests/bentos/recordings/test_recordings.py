@@ -671,7 +671,7 @@ def test_nothing_is_left_of_a_recording_whose_answer_came_too_late(
         _refused(answered, 504, "time-limit")
         release.set()
         assert added.wait(30)
-        directory, deadline = service.home / "recordings", time.monotonic() + 60
+        directory, deadline = service.home / "recordings", time.monotonic() + 180
         expected = set() if is_refused else {JobStatus.CANCELLED}
         while {job.status for job in JobStore(directory).list_jobs()} != expected or _incoming(
             service.home

@@ -102,7 +102,7 @@ def write_pages(service: Any) -> None:  # noqa: ANN401  a conftest's class
 
 def settle(service: Any) -> None:  # noqa: ANN401  a conftest's class
     """Wait until the log has all that was answered."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while len(service.runtime.spool):
         assert time.monotonic() < deadline
         time.sleep(0.01)

@@ -297,7 +297,7 @@ def test_a_name_that_leads_to_a_loopback_address_is_guarded_as_the_address(tmp_p
     }
     host = subprocess.Popen([sys.executable, "-m", "bentos.host"], cwd=ROOT, env=environment)
     try:
-        deadline, url = time.monotonic() + 90, f"http://127.0.0.1:{port}/health"
+        deadline, url = time.monotonic() + 180, f"http://127.0.0.1:{port}/health"
         while True:
             with contextlib.suppress(httpx.ConnectError):
                 refused = httpx.get(url, headers={"Host": "evil.example"}, timeout=90)

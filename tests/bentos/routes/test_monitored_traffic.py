@@ -37,7 +37,7 @@ def noted(home: Path) -> Noted:
     """Wait for the row of the only request that has a site."""
 
     def find(site: str) -> dict[str, Any]:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             if (home / "monitoring.db").exists():
                 with sqlite3.connect(home / "monitoring.db") as connection:
@@ -160,7 +160,7 @@ def test_pieces_of_a_recording_are_noted_as_strips_of_their_length(
     _send_recording(http, record.signal_mv())
     create_request_table(runtime.log)
     window = Window(since=since, until=since + timedelta(hours=1))
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while not (volume := read_volume(runtime.log, window)).groups:
         assert time.monotonic() < deadline, "the recording was not noted"
         time.sleep(0.05)

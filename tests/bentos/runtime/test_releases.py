@@ -206,7 +206,7 @@ def free_port() -> int:
 
 
 def workers_of(host: subprocess.Popen[bytes], count: int) -> list[psutil.Process]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while len(workers := psutil.Process(host.pid).children()) != count:
         assert time.monotonic() < deadline, f"there must be {count} workers, got {len(workers)}"
         time.sleep(0.05)
@@ -214,7 +214,7 @@ def workers_of(host: subprocess.Popen[bytes], count: int) -> list[psutil.Process
 
 
 def wait_for(url: str, is_there: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     seen: object = None
     while time.monotonic() < deadline:
         try:
@@ -225,7 +225,7 @@ def wait_for(url: str, is_there: Callable[[dict[str, Any]], object]) -> dict[str
         if health and is_there(health):
             return health
         time.sleep(0.05)
-    pytest.fail(f"the service must get there within 60 s, got {seen}")
+    pytest.fail(f"the service must get there within 180 s, got {seen}")
 
 
 def serves(tag: str) -> Callable[[dict[str, Any]], object]:

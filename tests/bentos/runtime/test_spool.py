@@ -392,7 +392,7 @@ def test_what_an_older_version_could_not_read_is_stored_by_the_next_start(
     (directory / "1-newer.broken").write_bytes(line_of("p1"))
     (directory / "2-damaged.broken").write_bytes(b"what?\n" + line_of("p2"))
     spool.start()
-    deadline_s = time.monotonic() + 30
+    deadline_s = time.monotonic() + 180
     while not (directory / "2-damaged.broken").exists() or (directory / "1-newer.jsonl").exists():
         assert time.monotonic() < deadline_s
         time.sleep(0.05)

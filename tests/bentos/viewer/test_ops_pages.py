@@ -196,7 +196,7 @@ def test_the_queue_leads_to_each_prediction_in_the_viewer(
     page.goto(f"{service.url}/ops/review")
     expect(page.locator("#queue")).to_contain_text("Nothing waits")
     made = service.predict(**make_request()).json()
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 180
     while len(service.runtime.spool):
         assert time.monotonic() < deadline
         time.sleep(0.01)

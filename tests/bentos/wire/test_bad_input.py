@@ -312,7 +312,7 @@ def test_a_client_that_goes_away_is_not_a_failure(
             "Content-Length: 100\r\n\r\n--x".encode()
         )
         time.sleep(0.2)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 180
     while count(CLIENT_GONE) == before:
         assert time.monotonic() < deadline
         time.sleep(0.02)

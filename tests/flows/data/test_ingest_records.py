@@ -180,7 +180,7 @@ def test_without_data_and_network_the_simulator_is_used_and_said(
     monkeypatch.setenv("ECG_PHYSIONET_URL", "http://127.0.0.1:9/mitdb/")
     version = load_version(Settings().datasets_dir, ingest_records())
     assert version.data_source is DataSource.SIMULATED
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 180
     messages: list[str] = []
     with get_client(sync_client=True) as client:
         while time.monotonic() < deadline_s and not any("SIMULATED" in m for m in messages):

@@ -93,7 +93,7 @@ class Trying:
         return candidate
 
     def wait(self, is_there: Callable[[], object]) -> None:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 180
         while not is_there():
             assert time.monotonic() < deadline_s, self.service.runtime.trial.candidate.problem
             time.sleep(0.02)

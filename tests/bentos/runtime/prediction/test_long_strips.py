@@ -77,6 +77,7 @@ def open_strips(toy_model: LoadedModel, tmp_path: Path) -> Iterator[Callable[...
         opened.append(LongStrips(Settings(home=tmp_path), **given))
         return Asked(opened[-1], toy_model)
 
+    assert children() == []  # each test counts its own
     yield start
     for one in opened:
         one.close()
@@ -165,7 +166,7 @@ def test_a_process_that_is_killed_while_it_waits_costs_no_answer(
     wanted = content(asked.ask_elsewhere())
     (child,) = children()
     child.kill()
-    psutil.wait_procs([child], timeout=10)
+    psutil.wait_procs([child], timeout=60)
     assert_near(content(asked.ask_elsewhere()), wanted)
     (other,) = children()
     assert other.pid != child.pid
@@ -229,7 +230,7 @@ def test_a_process_ends_when_no_strip_comes(open_strips: Callable[..., Asked]) -
     asked = open_strips(idle_s=0.5)
     asked.ask_elsewhere()
     (child,) = children()
-    _, alive = psutil.wait_procs([child], timeout=10)
+    _, alive = psutil.wait_procs([child], timeout=60)
     assert alive == []
     asked.ask_elsewhere()  # and another one starts
 
@@ -249,7 +250,7 @@ def test_a_process_ends_with_its_worker(open_strips: Callable[..., Asked]) -> No
     asked.ask_elsewhere()
     (child,) = children()
     asked.strips._free[0]._connection.close()  # as the end of a process does
-    _, alive = psutil.wait_procs([child], timeout=10)
+    _, alive = psutil.wait_procs([child], timeout=60)
     assert alive == []
 
 

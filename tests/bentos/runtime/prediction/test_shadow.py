@@ -82,7 +82,7 @@ class Watched:
         self.wait(lambda: len(self.rows) + len(self.uncompared) > before)
 
     def wait(self, is_there: Callable[[], object]) -> None:
-        deadline_s = time.monotonic() + 90
+        deadline_s = time.monotonic() + 180
         while not is_there():
             assert time.monotonic() < deadline_s
             time.sleep(0.02)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -287,3 +289,19 @@ def test_a_sampled_strip_is_what_monitoring_gathers(log: PredictionLog) -> None:
     (strip,) = sample(log)
     assert isinstance(strip, ObservedStrip)
     assert strip.observed["rule"] == ["none", "none"]
+
+
+def test_several_may_make_the_tables_at_once(tmp_path: Path) -> None:
+    for number in range(20):
+        url, begin = f"sqlite:///{tmp_path / f'{number}.db'}", threading.Barrier(4)
+
+        def make(url: str = url, begin: threading.Barrier = begin) -> None:
+            log = PredictionLog(url)
+            begin.wait()
+            log.create_tables()
+            create_request_table(log)
+            log.close()
+
+        with ThreadPoolExecutor(4) as executor:
+            for made in [executor.submit(make) for _ in range(4)]:
+                made.result()

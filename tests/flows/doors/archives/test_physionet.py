@@ -151,7 +151,7 @@ download_files(
     with subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
         try:
             part = directory / "900.dat.part"
-            deadline_s = time.monotonic() + 20.0
+            deadline_s = time.monotonic() + 180
             while not (part.exists() and part.stat().st_size > 0):
                 assert process.poll() is None, process.communicate()[1]
                 assert time.monotonic() < deadline_s

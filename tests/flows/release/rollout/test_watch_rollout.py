@@ -182,7 +182,7 @@ def test_a_person_answers_the_form_and_the_ledger_has_it(
     name = f"approval {kind}"
 
     def answer() -> None:
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + 180
         wanted = FlowRunFilter(name=FlowRunFilterName(any_=[name]))
         while time.monotonic() < deadline_s:
             runs = client.read_flow_runs(flow_run_filter=wanted)
