@@ -69,10 +69,12 @@ class UnsupportedRecordError(RecordError):
 class MissingDetailError(RecordError):
     """The file does not state something that must be known, and nobody has said it."""
 
-    def __init__(self, message: str, *, detail: str) -> None:
+    def __init__(self, message: str, *, detail: str, found_hz: float | None = None) -> None:
         super().__init__(message)
         self.detail = detail
         """``sampling_rate`` or ``unit``."""
+        self.found_hz = found_hz
+        """Of a rate that was said, the one in the file that it contradicts."""
 
 
 class RecordTooLongError(RecordError):

@@ -135,7 +135,7 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
 
 def _read(path: Path, *, is_part: bool) -> SignalTable:
     deadline = time.monotonic() + LONGEST_READ_S
-    opened, missing = _open(path, is_part=is_part)
+    opened, missing, reasons = _open(path, is_part=is_part)
     if opened.kind not in _KINDS:
         detail = f"the file holds an export ({opened.kind}) and not text; send it as a recording"
         raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
@@ -153,7 +153,7 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         if has_unit or is_raw:
             raise
         is_raw = True
-        opened, _ = _open(path, is_part=is_part, unit=_RAW)
+        opened, _, _ = _open(path, is_part=is_part, unit=_RAW)
         columns = _read_columns(opened, deadline)
     return SignalTable(
         kind=opened.kind,
@@ -163,7 +163,7 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         sampling_rate=None if "sampling_rate" in missing else opened.leads[0].fs,
         units=tuple("mV" if one.has_unit and not is_raw else None for one in opened.leads),
         missing=missing,
-        warnings=opened.warnings,
+        warnings=(*reasons, *opened.warnings),
         columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
 
@@ -206,23 +206,31 @@ def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:
 
 def _open(
     path: Path, *, is_part: bool, unit: str | None = None
-) -> tuple[RecordingFile, tuple[str, ...]]:
-    """Open a file, also where it lacks a detail; return which."""
+) -> tuple[RecordingFile, tuple[str, ...], tuple[str, ...]]:
+    """Open a file, also where it lacks a detail; return which, and why its rate is unsure."""
     fs: float | None = None
     missing: list[str] = []
+    asked, reasons = "", ()
     while True:
         try:
             if is_part and path.suffix == ".npy":
-                return NpyFile.open(path, fs=fs, unit=unit, is_part=True), tuple(missing)
-            return open_recording(path, fs=fs, unit=unit), tuple(missing)
+                opened = NpyFile.open(path, fs=fs, unit=unit, is_part=True)
+            else:
+                opened = open_recording(path, fs=fs, unit=unit)
         except MissingDetailError as error:
             if error.detail == "sampling_rate" and fs is None:
-                fs = MIN_FS_HZ
+                fs, asked = MIN_FS_HZ, str(error)
+            elif error.found_hz is not None and not reasons:
+                # Time stamps that repeat: a person must say the rate, and may say no other.
+                fs, reasons = error.found_hz, (asked,)
+                continue
             elif error.detail == "unit" and unit is None:
                 unit = _RAW
             else:
                 raise
             missing.append(error.detail)
+        else:
+            return opened, tuple(missing), reasons
 
 
 def _cut_last_line(path: Path) -> None:

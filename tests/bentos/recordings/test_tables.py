@@ -220,3 +220,12 @@ def test_more_samples_than_a_page_can_show_are_refused(http: httpx.Client) -> No
     answered = _post(http, "a.npy", _npy(np.zeros((100_000, 48), dtype=np.int8)))
     assert answered.status_code == 413
     assert "recording" in answered.json()["detail"]
+
+
+def test_a_rate_that_the_time_stamps_leave_open_is_missing(http: httpx.Client) -> None:
+    rows = "".join(f"{row / 250:.2f},{row % 9 / 8 - 0.5}\n" for row in range(ROWS))
+    table = _read(http, "rounded.csv", f"time,II [mV]\n{rows}".encode())
+    assert (table["sampling_rate"], table["missing"]) == (None, ["sampling_rate"])
+    (warning,) = table["warnings"]
+    assert "they give about 250 Hz" in warning
+    assert len(table["columns"][0]) == ROWS

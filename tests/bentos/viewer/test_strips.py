@@ -300,6 +300,56 @@ def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url
     assert len(sent) == 1
 
 
+def test_counts_without_a_gain_are_not_sent_before_somebody_states_it(
+    page: Page, viewer_url: str
+) -> None:
+    sent: list[Request] = []
+    page.on("request", lambda one: sent.append(one) if "/predictions/" in one.url else None)
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
+    rows = (f"{at / 250:.3f},{round(value * 200)}" for at, value in enumerate(signal))
+    page.goto(viewer_url)
+    choose(page, file("counts.csv", "time,MLII\n" + "\n".join(rows) + "\n"))
+    expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
+    expect(page.get_by_label("Unit of the samples")).to_have_value("counts")
+    gain = page.get_by_label("Counts for 1 mV")
+    expect(gain).to_have_value("")
+    expect(page.locator("#strip")).to_be_hidden()
+    page.get_by_role("button", name="Find the beats").click()  # the field is asked for
+    expect(gain).to_be_focused()
+    assert sent == []
+    gain.fill("200")
+    page.get_by_role("button", name="Find the beats").click()
+    expect(page.locator("#summary")).to_contain_text("ventricular beat")
+    assert len(sent) == 1
+
+
+def test_samples_too_large_for_mv_are_not_sent_before_somebody_states_their_unit(
+    page: Page, viewer_url: str
+) -> None:
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
+    rows = (f"{at / 250:.3f},{value * 1000 + 0.5:.1f}" for at, value in enumerate(signal))
+    page.goto(viewer_url)
+    choose(page, file("micro.csv", "time,MLII\n" + "\n".join(rows) + "\n"))
+    expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
+    expect(page.get_by_label("Unit of the samples")).to_have_value("uV")
+    page.get_by_role("button", name="Find the beats").click()  # which needs no gain
+    expect(page.locator("#summary")).to_contain_text("ventricular beat")
+
+
+def test_a_rate_that_the_time_stamps_leave_open_is_asked_for(page: Page, viewer_url: str) -> None:
+    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
+    rows = (f"{at / 250:.2f},{value:.4f}" for at, value in enumerate(signal))
+    page.goto(viewer_url)
+    choose(page, file("rounded.csv", "time,MLII [mV]\n" + "\n".join(rows) + "\n"))
+    expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
+    expect(page.locator("#settings")).to_contain_text("they give about 250 Hz")
+    rate = page.get_by_label("Samples per second (Hz)")
+    expect(rate).to_have_value("")
+    rate.fill("250")
+    page.get_by_role("button", name="Find the beats").click()
+    expect(page.locator("#summary")).to_contain_text("ventricular beat")
+
+
 def test_a_refused_signal_stays_on_the_paper_with_the_reason(page: Page, viewer_url: str) -> None:
     page.goto(viewer_url)
     choose(page, file("flat.csv", strip_csv(StripKind.FLAT)))

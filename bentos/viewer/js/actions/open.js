@@ -20,6 +20,8 @@ import {
   describeSubject,
   formFields,
   hasGaps,
+  isComplete,
+  isUnitKnown,
   isWaitingForSignal,
 } from "../state/subject.js";
 
@@ -116,7 +118,7 @@ export function makeOpener({ store, service, reader, known }) {
   }
 
   /**
-   * Show a table of samples; it is sent when its sampling rate and its lead are known.
+   * Show a table of samples; it is sent when its lead, sampling rate and unit are known.
    *
    * @param {ReadTable} table
    * @param {{name: string, files: File[], example: string | null}} origin
@@ -124,18 +126,22 @@ export function makeOpener({ store, service, reader, known }) {
    */
   async function showTable(table, origin, signal) {
     const settings = chooseSettings(table, store.get().knownLeads);
-    const isRateKnown = table.lead !== null && !table.missing.length && table.fs !== null;
+    const isKnown =
+      table.lead !== null &&
+      !table.missing.length &&
+      table.fs !== null &&
+      isUnitKnown(table, table.lead);
     reset({
       subject: {
         ...describeSubject("signal", origin.name, origin),
         table,
         leads: table.leads,
         settings,
-        isRateKnown,
+        isKnown,
       },
     });
     link({});
-    await predict(settings, signal, { isSent: isRateKnown });
+    await predict(settings, signal, { isSent: isKnown });
   }
 
   /**
@@ -148,7 +154,7 @@ export function makeOpener({ store, service, reader, known }) {
   async function predict(settings, signal, { isSent }) {
     const { subject } = store.get();
     if (!subject?.table) return;
-    if (settings.fs === null) {
+    if (settings.fs === null || !isComplete(settings)) {
       store.set({ subject: { ...subject, settings }, progress: null });
       return;
     }
@@ -242,6 +248,12 @@ export function makeOpener({ store, service, reader, known }) {
       );
     }
     const settings = { ...chooseSettings(table, []), fs };
+    if (!isComplete(settings)) {
+      throw fileProblem(
+        `The gain of ${file.name} is not known`,
+        "Its samples are counts of a converter. Close the prediction to analyse the file.",
+      );
+    }
     const { signalMv } = await reader.prepareRequest(samples, settings);
     if (signal.aborted) return;
     store.set({

@@ -24,7 +24,7 @@ export const UNNAMED_LEAD = "ECG";
  * @property {string} lead Column of the file.
  * @property {number | null} fs Null while nobody has stated it; nothing is drawn or sent then.
  * @property {string} unit `mV`, `uV`, `V`, `nV` or `counts`.
- * @property {number} countsPerMv For `counts`.
+ * @property {number | null} countsPerMv For `counts`; null while nobody has stated it.
  * @property {string} derivation Name of the lead on the wire.
  * @property {boolean} applyRuleguard
  * @property {string} patientId Empty when it is not told.
@@ -38,7 +38,7 @@ export const UNNAMED_LEAD = "ECG";
  * @returns {Float64Array}
  */
 export function toMillivolt(samples, { unit, countsPerMv }) {
-  const factor = IN_MV.get(unit) ?? 1 / countsPerMv;
+  const factor = IN_MV.get(unit) ?? 1 / (countsPerMv ?? NaN);
   const present = samples.filter((sample) => !Number.isNaN(sample)).sort();
   const zero = unit === "counts" ? present[present.length >> 1] : 0;
   return samples.map((sample) => Math.round((sample - zero) * factor * DECIMALS) / DECIMALS);

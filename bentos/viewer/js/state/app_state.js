@@ -16,7 +16,7 @@ import { USUAL_VIEW } from "../base/geometry.js";
  * @property {string[]} leads To choose from.
  * @property {string} lead The one of a recording that is analysed; empty while that is not known.
  * @property {import("../files/request.js").SignalSettings | null} settings
- * @property {boolean} isRateKnown Whether the file tells its sampling rate.
+ * @property {boolean} isKnown Whether the file tells its lead, sampling rate and unit.
  * @property {Blob | null} body What is sent.
  * @property {boolean} isSent
  * @property {Array<[string, string]>} form What was sent with the files of a recording.

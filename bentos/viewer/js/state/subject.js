@@ -6,9 +6,6 @@ import { UNNAMED_LEAD, guessUnit, nameOnWire } from "../files/request.js";
 
 /** @typedef {import("../files/table.js").ReadTable} ReadTable */
 
-/** The gain of MIT-BIH records. */
-const USUAL_COUNTS_PER_MV = 200;
-
 /**
  * Choose how a table is read: what the file states, and nothing that it does not.
  *
@@ -22,7 +19,7 @@ export function chooseSettings(table, knownLeads) {
     lead,
     fs: table.fs,
     unit: unitOf(table, lead),
-    countsPerMv: USUAL_COUNTS_PER_MV,
+    countsPerMv: null,
     derivation: table.hasLeadNames ? nameOnWire(lead, knownLeads) : UNNAMED_LEAD,
     applyRuleguard: table.applyRuleguard ?? true,
     patientId: table.patientId ?? "",
@@ -58,6 +55,25 @@ export function unitOf(table, lead) {
  */
 export function statedUnit(table, lead) {
   return table.units[table.leads.indexOf(lead)];
+}
+
+/**
+ * Whether the file, or the size of its samples, tells their unit; counts and µV are only guessed.
+ *
+ * @param {ReadTable} table
+ * @param {string} lead
+ */
+export function isUnitKnown(table, lead) {
+  return unitOf(table, lead) === (statedUnit(table, lead) ?? "mV");
+}
+
+/**
+ * Whether samples can be brought to mV at a rate.
+ *
+ * @param {import("../files/request.js").SignalSettings} settings
+ */
+export function isComplete({ fs, unit, countsPerMv }) {
+  return fs !== null && (unit !== "counts" || countsPerMv !== null);
 }
 
 /**
@@ -97,7 +113,7 @@ export function describeSubject(kind, name, { files = [], example = null } = {})
     leads: [],
     lead: "",
     settings: null,
-    isRateKnown: true,
+    isKnown: true,
     body: null,
     isSent: false,
     form: [],

@@ -1,6 +1,6 @@
 /**
  * How the signal is read and sent: lead, sampling rate, unit, rules. It can be changed and sent
- * again; for a file that does not tell its sampling rate it is asked before anything is sent.
+ * again; what a file does not tell of them is asked before anything is sent.
  */
 
 import { fill, h } from "../../base/dom.js";
@@ -64,7 +64,7 @@ export function bindSettings(element, { store, opener }) {
  * @param {import("../../state/app_state.js").State} state
  */
 function isAsked({ subject, answer }) {
-  return subject !== null && !subject.isRateKnown && !answer;
+  return subject !== null && !subject.isKnown && !answer;
 }
 
 /**
@@ -150,7 +150,8 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
       min: 0.001,
       step: "any",
       required: true,
-      value: settings.countsPerMv,
+      placeholder: "not in the file",
+      value: settings.countsPerMv ?? "",
     }),
     makeSelect(
       "derivation",
@@ -187,7 +188,10 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
   );
   const showCounts = () => {
     const field = form.querySelector(".field-countsPerMv");
-    if (field instanceof HTMLElement) field.hidden = read().unit !== "counts";
+    const input = form.querySelector("#setting-countsPerMv");
+    const isHidden = read().unit !== "counts";
+    if (field instanceof HTMLElement) field.hidden = isHidden;
+    if (input instanceof HTMLInputElement) input.required = !isHidden;
   };
   showCounts();
   describeLength();
@@ -222,7 +226,7 @@ function readForm(form, before) {
     lead: value("lead") ?? before.lead,
     fs: Number(value("fs")) || null,
     unit: value("unit") ?? before.unit,
-    countsPerMv: Number(value("countsPerMv")),
+    countsPerMv: Number(value("countsPerMv")) || null,
     derivation: value("derivation") ?? before.derivation,
     applyRuleguard: rules.checked,
     patientId: (value("patient") ?? "").trim(),
