@@ -210,7 +210,9 @@ def _open(
     """Open a file, also where it lacks a detail; return which, and why its rate is unsure."""
     fs: float | None = None
     missing: list[str] = []
-    asked, reasons = "", ()
+    asked = ""
+    reasons: tuple[str, ...] = ()
+    opened: RecordingFile
     while True:
         try:
             if is_part and path.suffix == ".npy":

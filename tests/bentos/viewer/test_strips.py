@@ -283,6 +283,7 @@ def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url
     page.goto(viewer_url)
     choose(page, file("two.npy", content.getvalue()))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
+    expect(page.locator("#settings")).to_contain_text("The file does not state the sampling rate.")
     expect(page.get_by_label("Samples per second (Hz)")).to_have_value("")
     expect(page.get_by_label("Name of the lead")).to_have_value("ECG")
     expect(page.locator("#setting-length")).to_have_text("5\u202f000 samples")
@@ -303,14 +304,17 @@ def test_a_numpy_file_asks_for_its_rate_before_it_is_sent(page: Page, viewer_url
 def test_counts_without_a_gain_are_not_sent_before_somebody_states_it(
     page: Page, viewer_url: str
 ) -> None:
-    sent: list[Request] = []
-    page.on("request", lambda one: sent.append(one) if "/predictions/" in one.url else None)
+    sent: list[str] = []
+    page.on("request", lambda one: sent.append(one.url) if "/predictions/" in one.url else None)
     signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
     rows = (f"{at / 250:.3f},{round(value * 200)}" for at, value in enumerate(signal))
     page.goto(viewer_url)
     choose(page, file("counts.csv", "time,MLII\n" + "\n".join(rows) + "\n"))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
     expect(page.get_by_label("Unit of the samples")).to_have_value("counts")
+    expect(page.locator("#settings")).to_contain_text(
+        "The file does not state the unit of the samples."
+    )
     gain = page.get_by_label("Counts for 1 mV")
     expect(gain).to_have_value("")
     expect(page.locator("#strip")).to_be_hidden()

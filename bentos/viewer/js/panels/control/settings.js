@@ -5,7 +5,7 @@
 
 import { fill, h } from "../../base/dom.js";
 import { duration, plural } from "../../base/format.js";
-import { unitOf } from "../../state/subject.js";
+import { isUnitKnown, unitOf } from "../../state/subject.js";
 
 const UNITS = [
   ["mV", "mV"],
@@ -173,6 +173,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
       h("input", { type: "checkbox", id: "setting-rules", checked: settings.applyRuleguard }),
       "Let physiological rules correct unsure classes",
     ),
+    isFirst && h("p", { class: "soft" }, tellMissing(table, settings)),
     note,
     ...table.warnings.map((warning) => h("p", { class: "soft" }, warning)),
     h(
@@ -211,6 +212,21 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
     void opener.analyse(read());
   });
   return form;
+}
+
+/**
+ * What must be said before the signal can be sent.
+ *
+ * @param {import("../../files/table.js").ReadTable} table
+ * @param {import("../../files/request.js").SignalSettings} settings
+ */
+function tellMissing(table, { lead }) {
+  const missing = [
+    table.lead === null && "which column is an ECG",
+    table.fs === null && "the sampling rate",
+    !isUnitKnown(table, lead) && "the unit of the samples",
+  ].filter(Boolean);
+  return missing.length ? `The file does not state ${missing.join(", nor ")}.` : "";
 }
 
 /**
