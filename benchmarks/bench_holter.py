@@ -4,6 +4,8 @@ The day is that of one simulated patient at 70 beats a minute, every hour anothe
 samples, about 100,000 beats. It is made once and kept. The peer is ``wfdb``'s ``xqrs``, which
 finds R-peaks alone; it is run on a part of the first hour and its time is scaled to the day.
 Figures are wall and CPU seconds of a fresh process, with its start, and its greatest memory.
+``--days 14`` runs ``ecg analyze`` once on a WFDB record of 14 days at 250 Hz instead: 24 hours of
+seven patients in turn, of another gain and noise each day.
 """
 
 from __future__ import annotations
@@ -30,6 +32,10 @@ ROOT: Final = Path(__file__).parents[1]
 FS_HZ: Final = 360.0
 HOURS: Final = 24
 PEER_S: Final = 600.0
+PATCH_FS_HZ: Final = 250.0
+PATIENTS: Final = 7
+GAIN: Final = 200
+"""Of the record of days, in counts per mV."""
 
 
 def main() -> None:
@@ -39,10 +45,14 @@ def main() -> None:
         "--bundle", type=Path, help="directory of a bundle; else the released, else the shipped"
     )
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--days", type=int, help="days of a WFDB record for `ecg analyze`")
     parser.add_argument("--one", nargs=3, metavar=("DAY", "BUNDLE", "OUT"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.one:
         _analyze_one(*map(Path, arguments.one))
+        return
+    if arguments.days:
+        _analyze_days(arguments.days)
         return
     day = _find_day(ROOT / "var" / "bench" / f"day-{HOURS}h.npy")
     bundle = arguments.bundle or _released()
@@ -85,6 +95,71 @@ def _make_hour(hour: int) -> NDArray[np.float32]:
 
     patient = replace(draw_patient(7), heart_rate_bpm=69.5)
     return simulate_record("day", patient=patient, duration_s=3600.0, seed=hour).signal_mv()
+
+
+def _analyze_days(days: int) -> None:
+    header = _find_days(ROOT / "var" / "bench", days)
+    with tempfile.TemporaryDirectory() as out:
+        started_s = time.perf_counter()
+        done = subprocess.run(
+            [Path(sys.executable).with_name("ecg"), "analyze", header, "--output-dir", out],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
+        wall_s = time.perf_counter() - started_s
+        results = sum(path.stat().st_size for path in Path(out).iterdir())
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    _say(done.stdout + done.stderr)
+    done.check_returncode()
+    _say(f"{days} days of one lead at {PATCH_FS_HZ:g} Hz, `ecg analyze` with every result:")
+    _say(f"  wall                      {wall_s:6.0f} s   on {os.cpu_count()} cores")
+    _say(f"  CPU                       {usage.ru_utime + usage.ru_stime:6.0f} s")
+    _say(f"  peak memory               {usage.ru_maxrss / 1024:6.0f} MiB")
+    _say(f"  results                   {results / 2**20:6.0f} MiB")
+
+
+def _find_days(directory: Path, days: int) -> Path:
+    """Make a record of several days, once; memory holds an hour of it."""
+    header = directory / f"days{days}.hea"
+    if header.exists():
+        return header
+    _say(f"making {header.stem}, once")
+    directory.mkdir(parents=True, exist_ok=True)
+    hours = directory / "hours.dat"
+    hours.unlink(missing_ok=True)
+    with ProcessPoolExecutor() as pool, hours.open("wb") as file:
+        for hour in pool.map(_make_hour_of_patch, range(HOURS)):
+            hour.tofile(file)
+    n_hour = round(3600 * PATCH_FS_HZ)
+    stored = np.memmap(hours, dtype=np.int16, mode="r").reshape(HOURS, n_hour)
+    checksum, first = 0, int(stored[0, 0])
+    with header.with_suffix(".dat").open("wb") as file:
+        for day in range(days):
+            rng = np.random.default_rng(day)
+            gain = 1.0 if day == 0 else rng.uniform(0.7, 1.3)
+            for hour in stored:
+                noise = rng.normal(0.0, 0.01 * GAIN, n_hour)
+                samples = np.rint(hour * gain + noise).astype("<i2")
+                first = int(samples[0]) if file.tell() == 0 else first
+                checksum += int(samples.sum(dtype=np.int64))
+                samples.tofile(file)
+    hours.unlink()
+    signed = (checksum + 2**15) % 2**16 - 2**15
+    header.write_text(
+        f"{header.stem} 1 {PATCH_FS_HZ:g} {days * HOURS * n_hour}\n"
+        f"{header.stem}.dat 16 {GAIN}/mV 16 0 {first} {signed} 0 II\n"
+    )
+    return header
+
+
+def _make_hour_of_patch(hour: int) -> NDArray[np.int16]:
+    from ecg_lib.records.simulation.patients import draw_patient
+    from ecg_lib.records.simulation.simulator import simulate_record
+
+    patient = draw_patient(100 + hour % PATIENTS)
+    record = simulate_record("hour", patient=patient, duration_s=3600.0, seed=hour, fs=PATCH_FS_HZ)
+    return np.rint(record.signal_mv() * GAIN).astype(np.int16)
 
 
 def _released() -> Path:

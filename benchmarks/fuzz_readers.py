@@ -385,12 +385,12 @@ def _read_xli(content: bytes, directory: Path) -> None:
 
 
 def _read_zip(content: bytes, directory: Path) -> None:
-    from ecg_lib.records.files.archives import unpack_record
+    from ecg_lib.records.files.archives import unpack_recording
 
     archive, unpacked = directory / "r.zip", directory / "unpacked"
     archive.write_bytes(content)
     unpacked.mkdir()
-    unpack_record(archive, unpacked)
+    unpack_recording(archive, unpacked)
 
 
 def _read_zip_of(content: bytes, directory: Path) -> None:

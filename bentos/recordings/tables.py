@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 import numpy as np
@@ -33,11 +33,13 @@ from ecg_lib.errors import (
     EcgError,
     InvalidSignalError,
     MissingDetailError,
+    RecordTooLongError,
     UnknownLeadError,
 )
+from ecg_lib.records.files.archives import is_archive, unpack_recording
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.npy_file import NpyFile
-from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.opening import TEXT_SUFFIXES, open_recording
 from ecg_lib.records.files.text.csv_file import CsvFile
 from ecg_lib.records.limits import MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV, SignalKind, kind_of
@@ -49,7 +51,10 @@ LONGEST_READ_S: Final = 10.0
 MAX_NUMBERS: Final = 4_000_000
 """Samples of all leads: what a page can show."""
 
-_TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
+MAX_UNPACKED_BYTES: Final = 4 * MAX_TABLE_BYTES
+"""Of a file that comes compressed; text packs to a quarter or so."""
+
+_TEXT: Final = frozenset(TEXT_SUFFIXES)
 _SUFFIXES: Final = _TEXT | {".npy"}
 _KINDS: Final = frozenset({"csv", "npy"})
 _DIGITS: Final = 7
@@ -117,20 +122,39 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
         detail = f"files: there must be one file, got {len(files)}"
         raise ProblemError(INVALID_REQUEST, detail, errors=[("files", detail)])
     (path,) = files.values()
-    if path.suffix not in _SUFFIXES:
-        detail = (
-            f"the file must be one of {', '.join(sorted(_SUFFIXES))}; send others as recordings"
-        )
-        raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
-    if stated.is_part and path.suffix in _TEXT:
-        _cut_last_line(path)
     try:
+        path = _unpack(path, is_part=stated.is_part)
+        if path.suffix not in _SUFFIXES:
+            detail = (
+                f"the file must be one of {', '.join(sorted(_SUFFIXES))}, as it is or compressed; "
+                "send others as recordings"
+            )
+            raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
+        if stated.is_part and path.suffix in _TEXT:
+            _cut_last_line(path)
         return _read(path, is_part=stated.is_part)
     except EcgError as error:
         problem = explain_file_error(error)
         if problem.kind is CRASHED:  # not an error of a file
             raise
         raise problem from error
+
+
+def _unpack(path: Path, *, is_part: bool) -> Path:
+    """Unpack a file that comes compressed, beside it; others stay as they are."""
+    if not is_archive(path):
+        return path
+    directory = path.with_name("unpacked")
+    directory.mkdir()
+    try:
+        unpacked = unpack_recording(path, directory, max_bytes=MAX_UNPACKED_BYTES, is_part=is_part)
+    except RecordTooLongError as error:
+        raise ProblemError(TOO_LARGE, f"{error}; send the file as a recording") from error
+    (name, part), *others = unpacked.items()
+    suffix = PurePosixPath(name).suffix.lower()
+    return part.rename(
+        part.with_name("table" + (suffix if suffix in _SUFFIXES and not others else ""))
+    )
 
 
 def _read(path: Path, *, is_part: bool) -> SignalTable:

@@ -38,12 +38,16 @@ from bentos.wire.problems import (
     explain_validation_error,
 )
 from ecg_lib.errors import EcgError, RecordNotFoundError
-from ecg_lib.records.files.archives import find_header, unpack_record
+from ecg_lib.records.files.archives import (
+    ARCHIVE_SUFFIXES,
+    find_header,
+    is_archive,
+    unpack_recording,
+)
 from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
-from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
 from ecg_lib.records.files.lead import Lead, choose_lead, choose_second_lead
-from ecg_lib.records.files.opening import open_recording
+from ecg_lib.records.files.opening import SUFFIXES, open_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
     NULL_SEGMENT,
@@ -66,11 +70,10 @@ _FEED_BYTES: Final = 2**20
 _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
-_ALONE: Final = frozenset(
-    {".zip", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES}
-)
+_ALONE: Final = frozenset(SUFFIXES) - {".hea"}
+"""Files that are a recording each."""
 _LEFT_OUT: Final = ".atr"
-_TAKEN: Final = _ALONE | {".hea", ".dat", ".mat", _LEFT_OUT}
+_TAKEN: Final = _ALONE | {*ARCHIVE_SUFFIXES, ".hea", ".dat", ".mat", _LEFT_OUT}
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -204,7 +207,9 @@ class _Form:
             self.left_out.add(name)
             path = Path(os.devnull)
         else:
-            path = self.files[name] = self.directory / f"upload{len(self.files)}{suffix}"
+            packed = PurePosixPath(name).with_suffix("").suffix.lower() if suffix == ".gz" else ""
+            packed = packed if packed in _TAKEN - {*ARCHIVE_SUFFIXES} else ""
+            path = self.files[name] = self.directory / f"upload{len(self.files)}{packed}{suffix}"
         self.part.file = path.open("wb")
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
@@ -375,13 +380,36 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
 
 def _arrange_parts(files: dict[str, Path], directory: Path) -> list[Path]:
     """Leave the parts of a recording under numbers, in the order of the form."""
-    suffixes = {path.suffix for path in files.values()}
-    if not suffixes or suffixes - (_ALONE - {".zip"}):
+    parts = [_unpack(path, directory) for path in files.values()]
+    suffixes = {path.suffix for part in parts for path in part.values()}
+    if not suffixes or suffixes - _ALONE:
         raise _refuse("files", "parts to join must be EDF, CSV, NPY or the exports of a device")
     return [
         path.rename(directory / f"{RECORDING}{number or ''}{path.suffix}")
-        for number, path in enumerate(files.values())
+        for number, part in enumerate(parts)
+        for path in part.values()
     ]
+
+
+def _unpack(path: Path, directory: Path) -> dict[str, Path]:
+    """Unpack an archive beside the other files, and remove it; others stay as they are."""
+    if not is_archive(path):
+        return {path.name: path}
+    unpacked = directory / f"unpacked-{path.name}"
+    unpacked.mkdir()
+    try:
+        return {
+            name: part.rename(directory / f"{path.name}-{part.name}{_suffix_of(name)}")
+            for name, part in unpack_recording(path, unpacked).items()
+        }
+    finally:
+        shutil.rmtree(unpacked)
+        path.unlink()
+
+
+def _suffix_of(name: str) -> str:
+    suffix = PurePosixPath(name).suffix.lower()
+    return suffix if suffix in _TAKEN else ""
 
 
 def _without_identity(
@@ -402,24 +430,20 @@ def _without_identity(
 
 def _arrange(files: dict[str, Path], directory: Path) -> Path:
     """Leave the recording under one name, and nothing else."""
+    if len(files) == 1:
+        ((name, path),) = files.items()
+        files = _unpack(path, directory) if is_archive(path) else {name: path}
     suffixes = [path.suffix for path in files.values()]
-    if len(files) == 1 and suffixes[0] in _ALONE - {".zip"}:
+    if len(files) == 1 and suffixes[0] in _ALONE:
         (only,) = files.values()
         return only.rename(directory / f"{RECORDING}{only.suffix}")
-    if suffixes == [".zip"]:
-        unpacked = directory / "unpacked"
-        unpacked.mkdir()
-        try:
-            return _arrange_wfdb(unpack_record(next(iter(files.values())), unpacked), directory)
-        finally:
-            shutil.rmtree(unpacked)
-            next(iter(files.values())).unlink()
-    if ".hea" in suffixes and not set(suffixes) & _ALONE:
+    if ".hea" in suffixes and not set(suffixes) & {*_ALONE, *ARCHIVE_SUFFIXES}:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files",
         "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with "
-        "its signals, or their zip; parts of one recording need join=true",
+        "its signals, or a zip or gzip file of one recording; parts of one recording need "
+        "join=true",
     )
 
 

@@ -13,7 +13,7 @@ from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, 
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
 from ecg_lib.recordings.signal_file import read_second_lead
-from ecg_lib.records.files.archives import unpacked
+from ecg_lib.records.files.archives import name_of, unpacked
 from ecg_lib.records.files.lead import (
     Lead,
     RecordingFile,
@@ -167,7 +167,7 @@ def _classify(
     doubts = list_doubts(prepared, what="samples")
     _, unheard = read.outcome(is_heard=classified.is_helped)
     return Prediction(
-        name=path.stem,
+        name=name_of(path),
         lead=chosen.name,
         fs=chosen.fs,
         classified=classified,

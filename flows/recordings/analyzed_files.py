@@ -16,17 +16,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
-from ecg_lib.records.files.archives import unpacked
+from ecg_lib.records.files.archives import ARCHIVE_SUFFIXES, PEEK_BYTES, name_of, unpacked
 from ecg_lib.records.files.opening import SUFFIXES
 from ecg_lib.records.files.parts import open_parts
-from ecg_lib.records.files.text.layout import find_layout
+from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from flows.doors.addresses import PROJECT_DIR, without_secrets
 
@@ -36,12 +36,7 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 
-_TAKEN: Final = (*SUFFIXES, ".zip")
-
-_PEEK_BYTES: Final = 2**16
-
-_LEAST_ROWS: Final = 100
-"""Rows of numbers that a text in a directory must have to be taken for a recording."""
+_TAKEN: Final = (*SUFFIXES, *ARCHIVE_SUFFIXES)
 
 
 class AnalysisError(EcgError):
@@ -112,14 +107,14 @@ def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> Listed
             empty[path] = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
         found += inside
     found = list(dict.fromkeys(found))
-    names = Counter(path.stem for path in (found if not are_parts else ()))
+    names = Counter(name_of(path) for path in (found if not are_parts else ()))
     return ListedRecordings(
-        paths=[path for path in found if names[path.stem] <= 1],
+        paths=[path for path in found if names[name_of(path)] <= 1],
         refused=empty
         | {
-            path: f"a recording must have a name of its own, {names[path.stem]} are {path.stem}"
+            path: f"a recording must have a name of its own, {names[name]} are {name}"
             for path in found
-            if names[path.stem] > 1
+            if names[name := name_of(path)] > 1
         },
     )
 
@@ -140,15 +135,13 @@ def _is_recording(path: Path) -> bool:
         return False
     if path.is_dir():
         return False
+    if suffix == ".gz":
+        return PurePosixPath(path.stem).suffix.lower() in SUFFIXES
     if suffix != ".txt":
         return True
-    with path.open("rb") as file:  # most texts in a directory are words
-        start = file.read(_PEEK_BYTES)
-    try:
-        layout = find_layout(start, is_whole=len(start) < _PEEK_BYTES)
-    except EcgError:
-        return False
-    return len(layout.rows) >= _LEAST_ROWS
+    with path.open("rb") as file:
+        start = file.read(PEEK_BYTES)
+    return may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
@@ -180,9 +173,9 @@ def analyze_file(
         EcgError: If the file cannot be read or analysed.
     """
     path, output_dir = Path(request.path), Path(request.output_dir)
+    name = name_of(path)
     targets = {
-        kind: output_dir / f"{path.stem}{kind.suffix}"
-        for kind in map(ResultFormat, request.formats)
+        kind: output_dir / f"{name}{kind.suffix}" for kind in map(ResultFormat, request.formats)
     }
     with ExitStack() as stack:
         scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="ecg-"))
@@ -200,10 +193,10 @@ def analyze_file(
         )
         output_dir.mkdir(parents=True, exist_ok=True)
         for kind, target in targets.items():
-            write_result(analysis, target, kind=kind, recording_id=path.stem)
+            write_result(analysis, target, kind=kind, recording_id=name)
     summary = analysis.summary
     return AnalyzedFile(
-        name=path.stem,
+        name=name,
         lead=summary.lead,
         duration_s=summary.beats.duration_s,
         beats=summary.rhythm.beats,

@@ -1,18 +1,19 @@
-"""Take a WFDB record out of a zip archive from someone who is not trusted.
+"""Take a recording out of a zip, npz or gzip file from someone who is not trusted.
 
 Names in an archive are data: files are written under names of our own, and a name that tries to
 lead elsewhere is refused. What an archive unpacks to is counted while it is unpacked, so its own
-word about its size does not matter.
+word about its size does not matter. Who and when in an EDF file is blanked before it is written.
 """
 
 from __future__ import annotations
 
+import gzip
 import re
 import stat
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -23,6 +24,10 @@ from ecg_lib.errors import (
     RecordTooLongError,
     UnsupportedRecordError,
 )
+from ecg_lib.records.files.devices.recognition import may_be_export
+from ecg_lib.records.files.edf_file import blank_identity
+from ecg_lib.records.files.opening import SUFFIXES, TEXT_SUFFIXES
+from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
     NULL_SEGMENT,
@@ -30,31 +35,51 @@ from ecg_lib.records.files.wfdb.header import (
     is_plain_name,
     parse_header,
 )
+from ecg_lib.records.signal_names import SignalKind, kind_of
+
+ARCHIVE_SUFFIXES: Final = (".zip", ".npz", ".gz")
+
+PEEK_BYTES: Final = 2**16
+"""The beginning of a text, by which it is told whether it may be a recording."""
 
 MAX_ENTRIES: Final = 64
 MAX_UNPACKED_BYTES: Final = 2**30
 MAX_RATIO: Final = 100
 """Greatest ratio of unpacked to packed bytes; ECG samples pack to a third or so."""
 
+_MAX_TOLD: Final = 8
+"""Names of files that an error lists."""
+
+_MAX_TOLD_NAME: Final = 64
+
+_GZIP: Final = b"\x1f\x8b"
+
+_WEAK: Final = frozenset({*TEXT_SUFFIXES, ".xml"})
+"""Files that may also describe a recording: their beginning tells."""
+
 _RATIO_FROM_BYTES: Final = 2**20
 _BLOCK_BYTES: Final = 2**20
 _ARCHIVES: Final = frozenset(".zip .gz .tgz .bz2 .xz .7z .tar .rar .zst".split())
 _HEADER: Final = ".hea"
+_OF_RECORDS: Final = frozenset({_HEADER, ".dat", ".mat", ".atr"})
+_STRONG: Final = frozenset(SUFFIXES) - _WEAK - {_HEADER}
+_ZIP: Final = "zip archive"
+_GZ: Final = "gzip file"
 _LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
 """Files that archivers and desktops add, beside those whose names begin with a point."""
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Give the path of a recording; that of a zip archive is unpacked as long as it is read.
+    """Give the path of a recording; that of an archive is unpacked as long as it is read.
 
     Raises
     ------
     RecordError
-        If it is an archive that cannot be used, see :func:`unpack_record`.
+        If it is an archive that cannot be used, see :func:`unpack_recording`.
 
     """
-    if path.suffix.lower() != ".zip" or not path.is_file():
+    if not is_archive(path):
         yield path
         return
     with tempfile.TemporaryDirectory(prefix="ecg-") as scratch:
@@ -62,20 +87,51 @@ def unpacked(path: Path) -> Iterator[Path]:
         parts, named = Path(scratch) / "parts", Path(scratch) / "named"
         parts.mkdir()
         named.mkdir()
-        names = unpack_record(path, parts)
+        names = unpack_recording(path, parts)
         for name, part in names.items():
             part.rename(named / name)
-        yield named / find_header({name: named / name for name in names})
+        if any(name.lower().endswith(_HEADER) for name in names):
+            yield named / find_header({name: named / name for name in names})
+        else:
+            yield named / next(iter(names))
 
 
-def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
-    """Unpack the header and the signal files of the record in an archive.
+def is_archive(path: Path) -> bool:
+    """Return whether a file is an archive, by its name, or gzip by its content."""
+    if not path.is_file():
+        return False
+    if path.suffix.lower() in ARCHIVE_SUFFIXES:
+        return True
+    with path.open("rb") as file:
+        return file.read(len(_GZIP)) == _GZIP
+
+
+def name_of(path: Path) -> str:
+    """Name a recording by its file, without extensions.
+
+    >>> name_of(Path("a/r.csv.gz")), name_of(Path("r.1.edf"))
+    ('r', 'r.1')
+
+    """
+    is_packed = path.suffix.lower() == ".gz" and PurePosixPath(path.stem).suffix.lower() in SUFFIXES
+    return Path(path.stem).stem if is_packed else path.stem
+
+
+def unpack_recording(
+    archive: Path, directory: Path, *, max_bytes: int | None = None, is_part: bool = False
+) -> dict[str, Path]:
+    """Unpack the only recording in an archive: a file, or a WFDB header and its signals.
 
     Parameters
     ----------
     archive : Path
+        A zip or npz file, or a file that gzip packed.
     directory : Path
         Where the files go, as ``part0``, ``part1`` and so on.
+    max_bytes : int, optional
+        The most that it may unpack to, 1 GiB when left out.
+    is_part : bool
+        Whether it is only the beginning of a file that gzip packed.
 
     Returns
     -------
@@ -87,44 +143,168 @@ def unpack_record(archive: Path, directory: Path) -> dict[str, Path]:
     CorruptRecordError
         If it is not an archive, is damaged, or tries a trick.
     UnsupportedRecordError
-        If it is encrypted, packed in an unusual way, or has an archive in it.
+        If it is encrypted, packed in an unusual way, has an archive in it, or not one recording.
     RecordTooLongError
         If it unpacks to too much.
     OSError
         If the archive cannot be opened, or what comes out of it cannot be written.
 
     """
+    most = MAX_UNPACKED_BYTES if max_bytes is None else max_bytes
+    if archive.suffix.lower() not in {".zip", ".npz"}:
+        return _unpack_gzip(archive, directory, most=most, is_part=is_part)
+    if is_part:
+        msg = "the beginning of a zip archive cannot be read; send all of it as a recording"
+        raise UnsupportedRecordError(msg)
     with archive.open("rb") as packed:
-        with _telling_damage():
+        with _telling_damage(_ZIP):
             opened = zipfile.ZipFile(packed)
             # Not is_dir(), which fails for a name that is empty.
             entries = [one for one in opened.infolist() if not _path_of(one).endswith("/")]
         with opened:
             entries = [one for one in entries if not _is_litter(_path_of(one))]
             _check_entries(entries)
-            texts = {
-                _path_of(one): b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
-                for one in entries
-                if _suffix(one) == _HEADER
-            }
-            folder = PurePosixPath(_find_root(texts)).parent
-            named = set()
-            for name, text in texts.items():
-                if PurePosixPath(name).parent == folder:
-                    words = (PurePosixPath(name).name, *decode_header(text).split())
-                    named |= {word.casefold() for word in words}
+            if any(_suffix(entry) == _HEADER for entry in entries):
+                wanted = _find_record(opened, entries)
+            else:
+                wanted = [_find_file(opened, entries, kind=archive.suffix.lower())]
             found: dict[str, Path] = {}
-            left = MAX_UNPACKED_BYTES
-            for entry in entries:
-                inside = PurePosixPath(_path_of(entry))
-                if inside.parent != folder or inside.name.casefold() not in named:
-                    continue
-                path = found[inside.name] = directory / f"part{len(found)}"
-                with path.open("xb") as file:
-                    for block in _unpack(opened, entry, left):
-                        left -= len(block)
-                        file.write(block)
+            left = most
+            for entry in wanted:
+                name = PurePosixPath(_path_of(entry)).name
+                path = found[name] = directory / f"part{len(found)}"
+                left -= _write(path, _unpack(opened, entry, left, most=most))
             return found
+
+
+def _unpack_gzip(archive: Path, directory: Path, *, most: int, is_part: bool) -> dict[str, Path]:
+    is_named = archive.suffix.lower() == ".gz"
+    name = archive.stem if is_named else archive.name
+    suffix = PurePosixPath(name).suffix.lower()
+    if suffix in _ARCHIVES:
+        msg = "the gzip file must hold a recording, it holds another archive"
+        raise UnsupportedRecordError(msg)
+    if suffix in _OF_RECORDS:
+        msg = (
+            "the gzip file must hold one whole recording, it holds a file of a WFDB record; pack "
+            "the header (.hea) and its signals in a zip"
+        )
+        raise UnsupportedRecordError(msg)
+    path = directory / "part0"
+    blocks = _unpack_stream(archive, most=most, is_part=is_part)
+    _write(path, blocks)
+    return {name: path}
+
+
+def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes]:
+    packed_bytes = archive.stat().st_size
+
+    def read(opened: gzip.GzipFile) -> bytes:
+        try:
+            # What comes before the end of a file that is cut off is given by read1 alone.
+            return opened.read1(_BLOCK_BYTES) if is_part else opened.read(_BLOCK_BYTES)
+        except EOFError:
+            if is_part:
+                return b""
+            raise
+
+    with archive.open("rb") as file, gzip.GzipFile(fileobj=file) as opened:
+        yield from _count(
+            lambda: read(opened),
+            _GZ,
+            packed_bytes=packed_bytes,
+            left=most,
+            most=most,
+            is_part=is_part,
+        )
+
+
+def _write(path: Path, blocks: Iterable[bytes]) -> int:
+    """Write a file, without the identity in the header of an EDF file; return its bytes."""
+    total = 0
+    with path.open("xb") as file:
+        for block in blocks:
+            file.write(block if total else blank_identity(block))
+            total += len(block)
+    return total
+
+
+def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
+    """Find the files of the WFDB record; beside it texts describe it, other recordings do not."""
+    texts = {
+        _path_of(one): b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
+        for one in entries
+        if _suffix(one) == _HEADER
+    }
+    root = _find_root(texts)
+    others = [_path_of(one) for one in entries if _suffix(one) in _STRONG]
+    if others:
+        raise _several([root, *others])
+    folder = PurePosixPath(root).parent
+    named = set()
+    for name, text in texts.items():
+        if PurePosixPath(name).parent == folder:
+            words = (PurePosixPath(name).name, *decode_header(text).split())
+            named |= {word.casefold() for word in words}
+    paths = {_path_of(entry): entry for entry in entries}
+    return [
+        entry
+        for path, entry in paths.items()
+        if PurePosixPath(path).parent == folder and PurePosixPath(path).name.casefold() in named
+    ]
+
+
+def _find_file(
+    opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, kind: str
+) -> zipfile.ZipInfo:
+    """Find the only recording; files that are no ECG by their names stand back."""
+    found = [entry for entry in entries if _may_be_recording(opened, entry)]
+    if kind == ".npz":
+        found = [entry for entry in entries if _suffix(entry) == ".npy"]
+        if len(found) != 1:
+            msg = (
+                f"the npz file must hold one array, it holds {_tell(map(_path_of, entries))}; save "
+                "the signal alone with numpy.save"
+            )
+            raise UnsupportedRecordError(msg)
+    kinds = {entry.filename: kind_of(PurePosixPath(_path_of(entry)).stem) for entry in found}
+    of_ecg = [entry for entry in found if kinds[entry.filename] is SignalKind.ECG]
+    left = [entry for entry in found if kinds[entry.filename] is not SignalKind.OTHER]
+    if len(of_ecg) == 1 and left == of_ecg:
+        return of_ecg[0]
+    if len(found) > 1:
+        raise _several(list(map(_path_of, found)), is_none_ecg=not left)
+    if not found:
+        held = f"; it holds {_tell(map(_path_of, entries))}" if entries else ", it is empty"
+        msg = f"the zip archive must hold a recording ({', '.join(SUFFIXES)}){held}"
+        raise UnsupportedRecordError(msg)
+    return found[0]
+
+
+def _may_be_recording(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    suffix = _suffix(entry)
+    if suffix not in _WEAK:
+        return suffix in _STRONG
+    blocks = _unpack(opened, entry, MAX_UNPACKED_BYTES)
+    start = next(blocks, b"")[:PEEK_BYTES]
+    blocks.close()
+    return may_be_export(start) or (
+        suffix in TEXT_SUFFIXES and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
+    )
+
+
+def _several(names: Sequence[str], *, is_none_ecg: bool = False) -> UnsupportedRecordError:
+    why = ", and none is an ECG by its name" if is_none_ecg else "; give one at a time"
+    msg = f"the zip archive must hold one recording, it holds {len(names)}: {_tell(names)}{why}"
+    return UnsupportedRecordError(msg)
+
+
+def _tell(names: Iterable[str]) -> str:
+    """List names of files without their folders, as far as they can be printed."""
+    told = [PurePosixPath(name).name[:_MAX_TOLD_NAME] for name in names]
+    told = ["".join(char if char.isprintable() else "?" for char in name) for name in told]
+    more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
+    return ", ".join(told[:_MAX_TOLD]) + more
 
 
 def find_header(files: Mapping[str, Path]) -> str:
@@ -149,7 +329,10 @@ def _find_root(headers: Mapping[str, bytes]) -> str:
         return next(iter(headers))
     parted = [name for name, text in headers.items() if _has_segments(text)]
     if len(parted) != 1:
-        msg = f"there must be one WFDB record, with one header (.hea), it holds {len(headers)}"
+        msg = (
+            "there must be one WFDB record, with one header (.hea), it holds "
+            f"{len(headers)}: {_tell(headers)}"
+        )
         raise UnsupportedRecordError(msg)
     return parted[0]
 
@@ -168,7 +351,7 @@ def _is_litter(name: str) -> bool:
 
 
 @contextmanager
-def _telling_damage() -> Iterator[None]:
+def _telling_damage(kind: str) -> Iterator[None]:
     """Report errors of reading an archive as damage: zipfile and zlib have no common error.
 
     An :class:`OSError` is one of them: a seek to a place that a damaged entry names.
@@ -183,7 +366,7 @@ def _telling_damage() -> Iterator[None]:
         ValueError,
         OSError,
     ) as error:
-        msg = "the zip archive cannot be read: it is damaged or none"
+        msg = f"the {kind} cannot be read: it is damaged or none"
         raise CorruptRecordError(msg) from error
 
 
@@ -197,12 +380,6 @@ def _check_entries(entries: list[zipfile.ZipInfo]) -> None:
     if len(set(names)) < len(names):
         msg = "the zip archive must hold one record, two files have the same name"
         raise CorruptRecordError(msg)
-    if not any(_suffix(entry) == _HEADER for entry in entries):
-        msg = (
-            "the zip archive must hold one WFDB header (.hea), it holds 0; recordings of other "
-            "formats are read without an archive"
-        )
-        raise UnsupportedRecordError(msg)
 
 
 def _check_entry(entry: zipfile.ZipInfo) -> None:
@@ -219,7 +396,7 @@ def _check_entry(entry: zipfile.ZipInfo) -> None:
         msg = "the zip archive must be stored or deflated, it is packed otherwise"
         raise UnsupportedRecordError(msg)
     if _suffix(entry) in _ARCHIVES:
-        msg = "the zip archive must hold a WFDB record, it holds another archive"
+        msg = "the zip archive must hold a recording, it holds another archive"
         raise UnsupportedRecordError(msg)
 
 
@@ -232,16 +409,45 @@ def _suffix(entry: zipfile.ZipInfo) -> str:
     return PurePosixPath(_path_of(entry)).suffix.lower()
 
 
-def _unpack(opened: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int) -> Iterator[bytes]:
-    limit = max(_RATIO_FROM_BYTES, MAX_RATIO * entry.compress_size)
+def _unpack(
+    opened: zipfile.ZipFile, entry: zipfile.ZipInfo, left: int, *, most: int | None = None
+) -> Generator[bytes, None, None]:
+    with _telling_damage(_ZIP):
+        packed = opened.open(entry)
+    with packed:
+        yield from _count(
+            lambda: packed.read(_BLOCK_BYTES),
+            _ZIP,
+            packed_bytes=entry.compress_size,
+            left=left,
+            most=MAX_UNPACKED_BYTES if most is None else most,
+        )
+
+
+def _count(
+    read: Callable[[], bytes],
+    kind: str,
+    *,
+    packed_bytes: int,
+    left: int,
+    most: int,
+    is_part: bool = False,
+) -> Iterator[bytes]:
+    """Give the blocks that are unpacked, as long as they are within the limits."""
+    limit = max(_RATIO_FROM_BYTES, MAX_RATIO * packed_bytes)
     total = 0
-    with _telling_damage(), opened.open(entry) as packed:
-        while block := packed.read(_BLOCK_BYTES):
-            total += len(block)
-            if total > limit:
-                msg = f"the zip archive must not unpack to more than {MAX_RATIO} times its size"
-                raise CorruptRecordError(msg)
-            if total > left:
-                msg = f"the zip archive must unpack to at most {MAX_UNPACKED_BYTES} bytes"
-                raise RecordTooLongError(msg)
-            yield block
+    while True:
+        with _telling_damage(kind):
+            block = read()
+        if not block:
+            return
+        total += len(block)
+        if total > limit:
+            msg = f"the {kind} must not unpack to more than {MAX_RATIO} times its size"
+            raise CorruptRecordError(msg)
+        if total > left:
+            if is_part:
+                return
+            msg = f"the {kind} must unpack to at most {most} bytes"
+            raise RecordTooLongError(msg)
+        yield block

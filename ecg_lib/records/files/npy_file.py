@@ -11,9 +11,7 @@ from typing import Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import (
-    CorruptRecordError,
-)
+from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
@@ -21,7 +19,7 @@ from ecg_lib.records.files.lead import (
     missing_rate,
     unnamed_leads,
 )
-from ecg_lib.records.limits import MAX_SIGNALS
+from ecg_lib.records.limits import MAX_SIGNALS, MIN_DURATION_S, MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
 _NPY_HEADER_BYTES: Final = 65_536
@@ -29,12 +27,15 @@ _NPY_HEADER_BYTES: Final = 65_536
 
 _NPY_SAMPLES_AT_ONCE: Final = 2**20
 
+_LEAST_SAMPLES: Final = round(MIN_DURATION_S * MIN_FS_HZ)
+"""No recording has fewer; so a table of 12 rows and 5000 columns has a lead in each row."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpyFile:
     """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
 
-    NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
+    An array of at most 64 rows and at least 1000 columns has a lead in each row, which is said. NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
     a number of nines alone (-999) of 9.9 mV or more, far from those around it.
     """
 
@@ -54,7 +55,7 @@ class NpyFile:
         """Open a file, or the beginning of one; its samples are mapped, not read."""
         if fs is None:
             raise missing_rate("a NumPy file")
-        values = _map_array(path, is_part=is_part)
+        values, warnings = _map_array(path, is_part=is_part)
         if not 1 <= values.shape[1] <= MAX_SIGNALS:
             msg = (
                 f"the NumPy file must have 1 to {MAX_SIGNALS} leads, as columns, "
@@ -66,6 +67,7 @@ class NpyFile:
             fs=fs,
             scale_to_mv=UNIT_TO_MV[unit or "mV"],
             has_unit=unit is not None,
+            warnings=warnings,
         )
 
     @property
@@ -93,12 +95,28 @@ class NpyFile:
 _NPY_HEADER: Final = re.compile(
     rb"\{'descr': '(?P<dtype>[<>=|]?[iu][1248]|[<>=]?f[248])', "
     rb"'fortran_order': (?P<order>True|False), "
-    rb"'shape': \((?P<rows>\d{1,12}),(?: ?(?P<columns>\d{1,6}),?)?\),? ?\}\s*"
+    rb"'shape': \((?P<rows>\d{1,12}),(?: ?(?P<columns>\d{1,12}),?)?\),? ?\}\s*"
 )
 
+_DTYPE: Final = re.compile(rb"'descr': *(?:'(?P<plain>[^']{1,40})'|(?P<fields>\[))")
+_FIELD: Final = re.compile(rb"\('(\w{1,40})', *'")
+_SHAPE: Final = re.compile(rb"'shape': *\((?P<shape>[\d, ]{0,80})\)")
 
-def _map_array(path: Path, *, is_part: bool) -> NDArray[np.generic]:
-    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``.
+_NO_NUMBERS: Final = {
+    "O": "Python objects, which are never unpickled",
+    "c": "complex numbers",
+    "b": "truth values",
+    "U": "text",
+    "S": "text",
+    "M": "dates",
+    "m": "times",
+    "V": "bytes without a type",
+}
+_MAX_FIELDS: Final = 8
+
+
+def _map_array(path: Path, *, is_part: bool) -> tuple[NDArray[np.generic], tuple[str, ...]]:
+    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``; say what was assumed.
 
     Not by NumPy itself, which evaluates the header as Python's literals, takes archives, and
     raises whatever comes up.
@@ -108,26 +126,52 @@ def _map_array(path: Path, *, is_part: bool) -> NDArray[np.generic]:
         width = 2 if start[6:7] == b"\x01" else 4
         size = int.from_bytes(start[8 : 8 + width], "little")
         file.seek(8 + width)
-        header = _NPY_HEADER.fullmatch(file.read(min(size, _NPY_HEADER_BYTES)))
+        text = file.read(min(size, _NPY_HEADER_BYTES))
+    header = _NPY_HEADER.fullmatch(text)
     if not start.startswith(b"\x93NUMPY") or header is None:
-        msg = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
-        raise CorruptRecordError(msg)
+        raise _explain_header(text if start.startswith(b"\x93NUMPY") else b"")
     dtype = np.dtype(header["dtype"].decode())
-    shape = (int(header["rows"]), int(header["columns"] or 1))
+    rows, columns = int(header["rows"]), int(header["columns"] or 1)
     offset = 8 + width + size
     if offset > path.stat().st_size:
         msg = "the NumPy file must hold samples, it ends within its header"
         raise CorruptRecordError(msg)
-    if is_part and shape[1] > 0:
-        if header["order"] == b"True" and shape[1] > 1:
+    is_turned = rows <= MAX_SIGNALS < _LEAST_SAMPLES <= columns
+    order: Literal["C", "F"] = "F" if header["order"] == b"True" else "C"
+    if is_turned:
+        # The same numbers, in the other order.
+        rows, columns, order = columns, rows, "C" if order == "F" else "F"
+    shape = (rows, columns)
+    if is_part and columns > 0:
+        if order == "F" and columns > 1:
             msg = "the beginning of a NumPy file of several leads must be stored row by row"
             raise CorruptRecordError(msg)
-        room = (path.stat().st_size - offset) // (shape[1] * dtype.itemsize)
-        shape = (min(shape[0], room), shape[1])
+        room = (path.stat().st_size - offset) // (columns * dtype.itemsize)
+        shape = (min(rows, room), columns)
     if shape[0] * shape[1] == 0 or path.stat().st_size - offset < (
         shape[0] * shape[1] * dtype.itemsize
     ):
         msg = f"the NumPy file must hold samples of shape {shape}, it is shorter or empty"
         raise CorruptRecordError(msg)
-    order: Literal["C", "F"] = "F" if header["order"] == b"True" else "C"
-    return np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
+    said = (f"the array has {columns} rows of {rows} numbers: each row is read as a lead",)
+    mapped = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape, order=order)
+    return mapped, said if is_turned else ()
+
+
+def _explain_header(text: bytes) -> CorruptRecordError | UnsupportedRecordError:
+    """Say which array a header describes, if it is one that is not read."""
+    must = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
+    shape, dtype = _SHAPE.search(text), _DTYPE.search(text)
+    if shape is None or dtype is None:
+        return CorruptRecordError(must)
+    if dtype["fields"]:
+        names = [name.decode() for name in _FIELD.findall(text)]
+        told = ", ".join(names[:_MAX_FIELDS]) + ", ..." * (len(names) > _MAX_FIELDS)
+        msg = f"{must}, it is a structured array ({told}); save the field of the signal alone"
+        return UnsupportedRecordError(msg)
+    kind = dtype["plain"].decode("latin-1").lstrip("<>=|")[:1]
+    if kind in _NO_NUMBERS:
+        msg = f"{must}, it holds {_NO_NUMBERS[kind]}; save it with astype(float)"
+        return UnsupportedRecordError(msg)
+    found = shape["shape"].decode().replace(" ", "").strip(",").replace(",", ", ")
+    return UnsupportedRecordError(f"{must}, its shape is ({found}); save one recording alone")

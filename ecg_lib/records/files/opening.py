@@ -32,11 +32,12 @@ from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.signal_names import UNIT_TO_MV, read_unit
 
-SUFFIXES: Final = (".hea", ".edf", ".bdf", ".csv", ".txt", ".tsv", ".npy", *DEVICE_SUFFIXES)
+TEXT_SUFFIXES: Final = (".csv", ".txt", ".tsv")
+
+SUFFIXES: Final = (".hea", ".edf", ".bdf", *TEXT_SUFFIXES, ".npy", *DEVICE_SUFFIXES)
 """Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
-_TEXT: Final = frozenset({".csv", ".txt", ".tsv"})
 _SIGNALS: Final = frozenset({".dat", ".mat"})
 """Signal files of WFDB records, which are opened by their headers."""
 
@@ -107,7 +108,7 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
             edf = EdfFile.open(path, unit=unit)
             _refuse_contradiction(edf, fs=fs)
             return edf
-        if suffix in _TEXT:
+        if suffix in TEXT_SUFFIXES:
             return CsvFile.open(path, fs=fs, unit=unit)
         if suffix == ".npy":
             return NpyFile.open(path, fs=fs, unit=unit)
@@ -128,7 +129,7 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
         msg = "the file of the recording is missing"
         raise RecordNotFoundError(msg)
     known = ", ".join(SUFFIXES)
-    msg = f"a recording must be one of {known}, or a .zip of a WFDB record"
+    msg = f"a recording must be one of {known}, or a .zip, .npz or .gz of one"
     raise UnsupportedRecordError(msg)
 
 

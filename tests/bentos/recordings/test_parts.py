@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import importlib
 from pathlib import Path
 from types import ModuleType
@@ -37,7 +38,7 @@ def signal_mv() -> NDArray[np.floating]:
 def _upload(directory: Path, contents: dict[str, bytes], **fields: str) -> Recording:
     files = {}
     for number, (name, content) in enumerate(contents.items()):
-        files[name] = directory / f"upload{number}{Path(name).suffix}"
+        files[name] = directory / f"upload{number}{''.join(Path(name).suffixes)}"
         files[name].write_bytes(content)
     return lay_out(fields, files, directory)
 
@@ -112,4 +113,14 @@ def test_several_files_that_are_not_said_to_be_parts_are_refused(
     with pytest.raises(ProblemError, match="need join=true"):
         _upload(tmp_path, {"a.npy": content, "b.npy": content}, sampling_rate="250")
     with pytest.raises(ProblemError, match="parts to join must be"):
-        _upload(tmp_path, {"a.zip": b"PK", "b.npy": content}, sampling_rate="250", join="true")
+        _upload(tmp_path, {"a.dat": b"PK", "b.npy": content}, sampling_rate="250", join="true")
+
+
+def test_parts_may_be_compressed(tmp_path: Path, signal_mv: NDArray[np.floating]) -> None:
+    contents = {}
+    for name, part in (("a", signal_mv[:5000]), ("b", signal_mv[5000:])):
+        np.save(tmp_path / "part.npy", part)
+        contents[f"{name}.npy.gz"] = gzip.compress((tmp_path / "part.npy").read_bytes())
+    recording = _upload(tmp_path, contents, sampling_rate="250", join="true")
+    np.testing.assert_allclose(_read(recording), signal_mv, atol=1e-3)
+    assert not list(tmp_path.glob("upload*"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gzip
 import io
 import os
 import shutil
@@ -214,6 +215,42 @@ def test_what_identifies_a_patient_is_nowhere_on_disk(
     assert not (home / "recordings" / done["job_id"] / "input").exists()
 
 
+@pytest.mark.parametrize("packing", ["", ".gz", ".zip"])
+@pytest.mark.parametrize("kind", ["edf", "csv"])
+def test_a_compressed_file_is_that_file(
+    http: httpx.Client, home: Path, record: Record, kind: str, packing: str
+) -> None:
+    signal_mv = record.signal_mv("MLII")
+    rows = (f"{n / 360:.6f},{value:.4f}" for n, value in enumerate(signal_mv.tolist()))
+    content = ("time,MLII\n" + "\n".join(rows)).encode()
+    if kind == "edf":
+        signal = edfio.EdfSignal(signal_mv, 360, label="ECG MLII", physical_dimension="mV")
+        content = edfio.Edf([signal], patient=edfio.Patient(name=NAME)).to_bytes()
+    if packing == ".gz":
+        content = gzip.compress(content)
+    elif packing == ".zip":
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+            archive.writestr(f"{NAME}/r.{kind}", content)
+        content = buffer.getvalue()
+    job = _send(http, {f"r.{kind}{packing}": content}).json()
+    assert job["lead"] in {"MLII", "ECG MLII"}, job
+    (kept,) = (home / "recordings" / job["job_id"] / "input").iterdir()
+    assert kept.name == f"recording.{kind}"
+    assert NAME.encode() not in kept.read_bytes()
+    http.delete(f"{RECORDINGS}{job['job_id']}")
+
+
+def test_several_recordings_in_a_zip_are_refused_by_their_names(http: httpx.Client) -> None:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for name in ("a/one.csv", "b/two.csv"):
+            archive.writestr(name, "time,ECG\n" + "".join(f"{n / 250},0.1\n" for n in range(3000)))
+    answered = _send(http, {"r.zip": buffer.getvalue()})
+    problem = _refused(answered, 415, "file-unsupported")
+    assert "it holds 2: one.csv, two.csv" in problem["detail"]
+
+
 @pytest.mark.parametrize("kind", ["zip", "edf", "csv", "npy"])
 def test_every_kind_of_file_is_taken(
     http: httpx.Client, record: Record, wfdb_files: dict[str, bytes], kind: str
@@ -355,6 +392,10 @@ def _npy(values: np.ndarray) -> bytes:
         ({f"{n}.atr": b"" for n in range(17)}, {}, 422, "invalid-request"),
         ({"r.hea": b"r 1 250 5000\nr.atr 16\n", "r.atr": b"x"}, {}, 422, "file-unreadable"),
         ({"r.atr": b"x"}, {}, 422, "invalid-request"),
+        ({"r.csv.gz": b"x"}, {}, 422, "file-unreadable"),
+        ({"r.dat.gz": gzip.compress(b"x")}, {}, 415, "file-unsupported"),
+        ({"r.gz": gzip.compress(b"x")}, {}, 422, "invalid-request"),
+        ({"r.csv.gz": gzip.compress(b"1"), "s.csv.gz": b""}, {}, 422, "invalid-request"),
     ],
 )  # fmt: skip
 def test_a_file_that_is_not_a_recording_is_refused(

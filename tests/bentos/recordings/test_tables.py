@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,42 @@ def test_a_file_is_read_and_nothing_of_it_is_kept(http: httpx.Client, home: Path
     np.testing.assert_allclose(column, [[(n % 9 / 8 - 0.5) / 1000 for n in range(ROWS)]], atol=1e-9)
     incoming = home / "recordings" / ".incoming"
     assert [path.name for path in incoming.glob("*/*") if path.name != ".owner"] == []
+
+
+def _zip(name: str, content: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def test_a_compressed_file_is_shown_as_it_is(http: httpx.Client) -> None:
+    content = _csv("time,II [uV]").encode()
+    table = _read(http, "r.csv", content)
+    assert _read(http, "r.csv.gz", gzip.compress(content)) == table
+    assert _read(http, "r.zip", _zip("a/r.csv", content)) == table
+    beginning = gzip.compress(content)[:-2000]
+    part = _read(http, "r.csv.gz", beginning, is_part="true")
+    (column,), (whole,) = part.pop("columns"), table.pop("columns")
+    assert part == table
+    assert 0 < len(column) < len(whole)
+    assert column == whole[: len(column)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "status", "words"),
+    [
+        ("r.csv.gz", gzip.compress(b"1\n" * 1000)[:-9], 422, "gzip file cannot be read"),
+        ("r.edf.gz", gzip.compress(b"0       " + bytes(500)), 415, "send others as recordings"),
+        ("r.zip", _zip("r.hea", b"r 1 250 5000\nr.dat 16\n"), 415, "send others as recordings"),
+    ],
+)
+def test_a_compressed_file_that_is_not_shown_is_refused(
+    http: httpx.Client, name: str, content: bytes, status: int, words: str
+) -> None:
+    answered = _post(http, name, content)
+    assert answered.status_code == status
+    assert words in answered.json()["detail"]
 
 
 def test_headings_are_read_by_the_one_reader(http: httpx.Client, csv_case: Any) -> None:  # noqa: ANN401  of the conftest

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import subprocess
@@ -160,6 +161,31 @@ def test_an_archive_gives_what_its_record_gives(
     assert results[0] == results[1]
     written = wfdb.rdann(str(tmp_path / ".hea" / "run"), "pvc")
     assert set(written.symbol) == {"N", "V"}
+
+
+def test_compressed_files_of_a_directory_are_recordings_by_their_names(tmp_path: Path) -> None:
+    for name in ("a.csv.gz", "b.edf.GZ", "c.zip", "d.npz", "notes.md.gz", "old.tar.gz"):
+        (tmp_path / name).write_bytes(b"x")
+    listed = list_recordings([tmp_path])
+    assert [path.name for path in listed.paths] == ["a.csv.gz", "b.edf.GZ", "c.zip", "d.npz"]
+    (tmp_path / "a.csv").write_bytes(b"x")
+    listed = list_recordings([tmp_path])
+    assert sorted(path.name for path in listed.refused) == ["a.csv", "a.csv.gz"]
+    assert set(listed.refused.values()) == {"a recording must have a name of its own, 2 are a"}
+
+
+def test_results_of_a_compressed_file_have_its_name_without_extensions(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    signal_mv = simulate_strip(StripKind.RUN, seed=11, duration_s=20.0).signal_mv()
+    rows = "".join(f"{n / 360:.6f},{value:.4f}\n" for n, value in enumerate(signal_mv.tolist()))
+    (tmp_path / "r.csv.gz").write_bytes(gzip.compress(f"time,ECG\n{rows}".encode()))
+    done = analyze_file(
+        Request(path=str(tmp_path / "r.csv.gz"), output_dir=str(tmp_path), formats=("json",)),
+        classifier=BeatClassifier.load(toy_bundle),
+        model=describe_model(toy_bundle, version="1"),
+    )
+    assert (done.name, done.results) == ("r", (str(tmp_path / "r.json"),))
 
 
 @pytest.mark.parametrize("signals", ["part0", "part1", "part3"])

@@ -4,9 +4,12 @@
 
 import { fileProblem } from "../base/problem.js";
 
-const SIGNAL = new Set(["csv", "txt", "tsv", "npy", "json"]);
+const SIGNAL = new Set([
+  ...["csv", "txt", "tsv", "npy", "npz", "json"],
+  ...["csv.gz", "txt.gz", "tsv.gz", "npy.gz"],
+]);
 const RECORDING = new Set([
-  ...["hea", "dat", "zip", "edf"],
+  ...["hea", "dat", "mat", "zip", "gz", "edf", "bdf"],
   ...["dcm", "dicom", "ecg", "ishne", "scp", "xml", "aecg", "atc"],
 ]);
 
@@ -28,7 +31,7 @@ export function sortFiles(files) {
   if (unknown) {
     throw fileProblem(
       `${unknown.name} is of no kind that can be read`,
-      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip), EDF, DICOM, ISHNE, SCP-ECG, XML or ATC.",
+      "Signals come as CSV, NPY or JSON; recordings as WFDB (.hea and .dat, or a zip), EDF, DICOM, ISHNE, SCP-ECG, XML or ATC; all of them as zip or .gz too.",
     );
   }
   const recording = files.filter((file) => RECORDING.has(suffix(file)));
@@ -47,18 +50,20 @@ export function sortFiles(files) {
 }
 
 /**
- * The last part of a file's name, in small letters.
+ * The last part of a file's name, in small letters; of a signal that is compressed, the last two.
  *
  * @param {File} file
  */
 export function suffix(file) {
-  return file.name.toLowerCase().split(".").pop() ?? "";
+  const parts = file.name.toLowerCase().split(".");
+  const packed = parts.slice(-2).join(".");
+  return SIGNAL.has(packed) ? packed : (parts.pop() ?? "");
 }
 
 /** @param {File[]} files */
 function requirePair(files) {
   const headers = files.filter((file) => suffix(file) === "hea");
-  const signals = files.filter((file) => suffix(file) === "dat");
+  const signals = files.filter((file) => suffix(file) === "dat" || suffix(file) === "mat");
   if (headers.length && !signals.length) {
     throw fileProblem(
       "The signal file is missing",

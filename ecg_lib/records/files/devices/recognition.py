@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Final
 
@@ -57,6 +58,15 @@ def open_device_file(path: Path) -> DeviceFile | None:
         )
         raise CorruptRecordError(msg) if not start else UnsupportedRecordError(msg)
     return None
+
+
+def may_be_export(start: bytes) -> bool:
+    """Return whether the beginning of an XML file names the root of an export that is read."""
+    plain = start.replace(b"\x00", b"")  # UTF-16
+    tags = (re.escape(root.rpartition("}")[2]).encode() for root in _READERS)
+    return _is_xml(start) and any(
+        re.search(rb"<(?:\w{1,32}:)?" + tag + rb"[\s>]", plain) for tag in tags
+    )
 
 
 def _is_xml(start: bytes) -> bool:

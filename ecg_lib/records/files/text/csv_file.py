@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError
+from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError, RecordError
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
@@ -48,6 +48,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 BLOCK_BYTES: Final = 2**22
+
+_LEAST_ROWS: Final = 100
+"""Rows of numbers that a text must have to be taken for a recording among other files."""
 
 _MINUS: Final = layouts.MINUS.encode()
 
@@ -210,6 +213,15 @@ class CsvFile:
                 "missing samples are empty cells or NaN, and thousands have no separator"
             )
             raise CorruptRecordError(msg) from error
+
+
+def may_be_recording(start: bytes, *, is_whole: bool) -> bool:
+    """Return whether a text may be a recording by its beginning; most texts are words."""
+    try:
+        layout = find_layout(start, is_whole=is_whole)
+    except RecordError:
+        return False
+    return len(layout.rows) >= _LEAST_ROWS
 
 
 def _check_rate(fs: float) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from ecg_lib.errors import (
     CorruptRecordError,
     InvalidSignalError,
+    UnsupportedRecordError,
 )
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
@@ -59,16 +61,60 @@ def test_a_signalling_nan_hides_no_sample(tmp_path: Path) -> None:
             _read(open_recording(tmp_path / "r.npy", fs=200.0))
 
 
-def test_numpy_objects_and_archives_are_refused(tmp_path: Path) -> None:
-    np.save(tmp_path / "o.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("rows", [1, 2, 64])
+def test_rows_of_samples_are_leads(tmp_path: Path, rows: int, order: Literal["C", "F"]) -> None:
+    values = np.arange(rows * 1000, dtype=np.float32).reshape(rows, 1000) % 50
+    np.save(tmp_path / "r.npy", np.asarray(values, order=order))
+    opened = open_recording(tmp_path / "r.npy", fs=100.0)
+    assert [lead.n_samples for lead in opened.leads] == rows * [1000]
+    read = np.concatenate(list(opened.blocks(opened.leads[-1])))
+    np.testing.assert_array_equal(read, values[-1])
+    (said,) = opened.warnings
+    assert said == f"the array has {rows} rows of 1000 numbers: each row is read as a lead"
+
+
+def test_columns_are_leads_where_rows_may_be_samples(tmp_path: Path) -> None:
+    np.save(tmp_path / "r.npy", np.zeros((1000, 64)))
+    opened = open_recording(tmp_path / "r.npy", fs=100.0)
+    assert (len(opened.leads), opened.warnings) == (64, ())
+
+
+@pytest.mark.parametrize("shape", [(65, 1000), (64, 999), (1000, 65)])
+def test_a_table_that_is_neither_way_round_is_refused(
+    tmp_path: Path, shape: tuple[int, int]
+) -> None:
+    np.save(tmp_path / "r.npy", np.zeros(shape))
+    with pytest.raises(CorruptRecordError, match=rf"got shape \({shape[0]}, {shape[1]}\)"):
+        open_recording(tmp_path / "r.npy", fs=100.0)
+
+
+@pytest.mark.parametrize(
+    ("array", "words"),
+    [
+        (np.array([{"a": 1}], dtype=object), "Python objects, which are never unpickled"),
+        (np.zeros(5000, dtype=[("t", "f4"), ("ecg", "f4")]), r"structured array \(t, ecg\)"),
+        (np.zeros(5000, dtype=np.complex64), "complex numbers"),
+        (np.zeros(5000, dtype=bool), "truth values"),
+        (np.full(5000, "0.1"), "text"),
+        (np.zeros(5000, dtype="M8[ms]"), "dates"),
+        (np.zeros((4, 12, 5000)), r"its shape is \(4, 12, 5000\)"),
+        (np.array(1.0), r"its shape is \(\)"),
+    ],
+    ids=["objects", "fields", "complex", "bool", "text", "dates", "deep", "number"],
+)
+def test_arrays_that_are_no_recording_are_refused_by_what_they_are(
+    tmp_path: Path, array: NDArray[np.generic], words: str
+) -> None:
+    np.save(tmp_path / "r.npy", array, allow_pickle=True)
+    with pytest.raises(UnsupportedRecordError, match=words):
+        open_recording(tmp_path / "r.npy", fs=200.0)
+
+
+def test_archives_and_empty_arrays_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "z.npz", np.zeros(5000))
     (tmp_path / "z.npz").rename(tmp_path / "z.npy")
-    np.save(tmp_path / "wide.npy", np.zeros((2, 5000)))
-    np.save(tmp_path / "deep.npy", np.zeros((2, 2, 2)))
     np.save(tmp_path / "none.npy", np.zeros(0))
-    np.save(tmp_path / "complex.npy", np.zeros(5000, dtype=np.complex64))
-    np.save(tmp_path / "number.npy", np.array(1.0))
     for path in tmp_path.glob("*.npy"):
-        name = path.name
         with pytest.raises(CorruptRecordError):
-            open_recording(tmp_path / name, fs=200.0)
+            open_recording(path, fs=200.0)
