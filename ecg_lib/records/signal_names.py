@@ -50,6 +50,7 @@ _MICROVOLT: Final = (
 _COUNTS: Final = (
     *("adu", "count", "counts", "lsb", "lsbs", "digit", "digits", "bit", "bits"),
     *("adc", "adccount", "adccounts", "adcunit", "adcunits", "rawadc", "adcraw", "cuentas"),
+    *("nounit", "nounits", "unitless", "dimensionless"),
     *("au", "a.u.", "arb.u.", "arbitraryunits", "adcwerte", "rohwert", "rohwerte", "zählwerte"),
 )
 _OTHER_UNITS: Final = frozenset(

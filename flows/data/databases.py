@@ -20,6 +20,7 @@ from typing import Final, NamedTuple
 
 from ecg_lib.errors import ConfigurationError, EcgError
 from ecg_lib.records.annotations import DS1, DS2, PACED
+from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from flows.doors.archives.download import PublishedFile
 
@@ -251,9 +252,13 @@ def find_annotated(directory: Path, *, annotations: str) -> tuple[str, ...]:
     if not re.fullmatch(r"\w+", annotations):
         msg = f"annotations must be the extension of files such as atr, got {annotations!r}"
         raise ConfigurationError(msg)
-    headers = sorted(directory.glob("*.hea"))
+    headers = sorted(path for path in directory.iterdir() if path.suffix.lower() == ".hea")
     return tuple(
-        path.stem for path in headers if path.with_name(f"{path.stem}.{annotations}").is_file()
+        dict.fromkeys(
+            path.stem
+            for path in headers
+            if find_beside(path, f"{path.stem}.{annotations}").is_file()
+        )
     )
 
 
@@ -261,13 +266,17 @@ def list_record_files(directory: Path, database: Database, record: str) -> tuple
     """Name the files of a record; those of a user's own are found in its headers."""
     if database.name != DatabaseName.OWN:
         return database.files_of(record)
-    header = read_wfdb_header(directory / f"{record}.hea")
+
+    def find(name: str) -> Path:
+        return find_beside(directory / name, name)
+
+    header = read_wfdb_header(find(f"{record}.hea"))
     parts = [one.name for one in header.segments if one.name != "~"]
-    of_parts = [read_wfdb_header(directory / f"{part}.hea") for part in dict.fromkeys(parts)]
+    of_parts = [read_wfdb_header(find(f"{part}.hea")) for part in dict.fromkeys(parts)]
     signals = [signal.file for one in (header, *of_parts) for signal in one.signals]
     headers = [f"{part}.hea" for part in dict.fromkeys(parts)]
     wanted = [*database.files_of(record), *headers, *(name for name in signals if name != "~")]
-    return tuple(dict.fromkeys(wanted))
+    return tuple(dict.fromkeys(find(name).name for name in wanted))
 
 
 class KnownRecord(NamedTuple):

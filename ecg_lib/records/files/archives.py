@@ -201,7 +201,7 @@ def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes
 
     def read(opened: gzip.GzipFile) -> bytes:
         try:
-            # What comes before the end of a file that is cut off is given by read1 alone.
+            # Of a file that is cut off, read1 alone gives the bytes before its end.
             return opened.read1(_BLOCK_BYTES) if is_part else opened.read(_BLOCK_BYTES)
         except EOFError:
             if is_part:
@@ -257,7 +257,7 @@ def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> lis
 def _find_file(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, kind: str
 ) -> zipfile.ZipInfo:
-    """Find the only recording; files that are no ECG by their names stand back."""
+    """Find the only recording; names of other signals stand back."""
     found = [entry for entry in entries if _may_be_recording(opened, entry)]
     if kind == ".npz":
         found = [entry for entry in entries if _suffix(entry) == ".npy"]

@@ -35,7 +35,9 @@ _LEAST_SAMPLES: Final = round(MIN_DURATION_S * MIN_FS_HZ)
 class NpyFile:
     """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
 
-    An array of at most 64 rows and at least 1000 columns has a lead in each row, which is said. NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
+    An array of at most 64 rows and at least 1000 columns has a lead in each row, which is said.
+
+    NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
     a number of nines alone (-999) of 9.9 mV or more, far from those around it.
     """
 
@@ -159,7 +161,7 @@ def _map_array(path: Path, *, is_part: bool) -> tuple[NDArray[np.generic], tuple
 
 
 def _explain_header(text: bytes) -> CorruptRecordError | UnsupportedRecordError:
-    """Say which array a header describes, if it is one that is not read."""
+    """Describe the array of a header that is not read."""
     must = "the NumPy file must hold numbers of shape (n_samples,) or (n_samples, n_leads)"
     shape, dtype = _SHAPE.search(text), _DTYPE.search(text)
     if shape is None or dtype is None:

@@ -22,6 +22,7 @@ from ecg_lib.evaluation.beat_scoring import NO_BEAT, label_beats
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.files.wfdb.annotated_record import read_annotations
+from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
 from flows.release.switch_service import key_header, service_url
@@ -181,7 +182,7 @@ def _parts(marks: dict[str, list[dict[str, Any]]]) -> Iterator[dict[str, list[di
 
 
 def _read(file: Path, *, fs: float) -> Annotations:
-    header = file.with_suffix(".hea")
+    header = find_beside(file, f"{file.stem}.hea")
     header_fs = read_wfdb_header(header).fs if header.is_file() else fs
     return read_annotations(
         file.with_suffix(""), extension=file.suffix[1:], header_fs=header_fs, fs=fs

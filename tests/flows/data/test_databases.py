@@ -169,6 +169,29 @@ def test_copies_of_published_records_are_found_by_their_signals_under_any_name(
         describe_directory(directory, "ann", None)
 
 
+def test_files_of_an_own_database_may_be_named_in_other_capitals(
+    make_own: OwnMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = make_own("a")
+    for path in list(directory.iterdir()):
+        path.rename(path.with_name(path.name.upper()))
+    database = describe_own(directory, annotations="ann")
+    assert list(database.roles) == ["A"]
+    assert set(list_record_files(directory, database, "A")) == {"A.HEA", "A.DAT", "A.ANN"}
+    (prepared,) = _prepare(describe_directory(directory, "ann", None), tmp_path / "prepared")
+    assert prepared.found is not None
+    signals = (directory / "A.DAT").read_bytes()
+    copied = PublishedFile(hashlib.sha256(signals).hexdigest(), len(signals))
+    monkeypatch.setattr(
+        databases,
+        "read_published_files",
+        lambda name: {"100.dat": copied} if name == "mitdb" else {},
+    )
+    assert {name: str(one) for name, one in find_known(directory, database).items()} == {
+        "A": "record 100 of mitdb"
+    }
+
+
 @pytest.mark.data
 def test_a_renamed_record_of_ds2_cannot_be_trained_on(mitdb_dir: Path, tmp_path: Path) -> None:
     for extension in ("dat", "atr"):

@@ -11,15 +11,29 @@ from ecg_lib.errors import CorruptRecordError, MissingDetailError, UnsupportedRe
 from ecg_lib.records.files.lead import MAX_NAME, no_leads, unnamed_leads
 from ecg_lib.records.files.text.headings import (
     DATE_NAME,
-    UNIT_TO_S,
     ColumnKind,
     Heading,
     read_heading,
+    seconds_of,
 )
 from ecg_lib.records.files.text.layout import Layout
-from ecg_lib.records.files.text.times import Rate, measure_rate, read_clocks, size_of_unit
+from ecg_lib.records.files.text.rounding import read_steps
+from ecg_lib.records.files.text.times import (
+    RATE_DEVIATION,
+    Rate,
+    measure_rate,
+    read_clocks,
+    size_of_unit,
+)
 from ecg_lib.records.limits import MAX_FS_HZ, MAX_SIGNALS, MIN_FS_HZ
-from ecg_lib.records.signal_names import COUNTS, UNIT_TO_MV, SignalKind, kind_of, read_unit
+from ecg_lib.records.signal_names import (
+    COUNTS,
+    UNIT_TO_MV,
+    SignalKind,
+    is_other_unit,
+    kind_of,
+    read_unit,
+)
 
 _MAX_CYCLES: Final = 0.2
 """Share of the rows at which a count begins again; OpenSignals counts to 15."""
@@ -81,8 +95,10 @@ def read_headings(layout: Layout) -> list[Heading]:
     headings = [read_heading(cell) for cell in layout.names]
     for at, stated in enumerate(layout.units):
         kind, name, unit = headings[at]
-        if kind is ColumnKind.TIME and stated.lower() in UNIT_TO_S:
+        if kind is ColumnKind.TIME and seconds_of(stated) is not None:
             headings[at] = Heading(kind, name, stated.lower())
+        elif kind is ColumnKind.TIME and (read_unit(stated) or is_other_unit(stated)):
+            headings[at] = Heading(kind, name, None)  # counts of a clock
         elif kind is not ColumnKind.TIME and unit is None:
             headings[at] = Heading(kind, name, read_unit(stated) or (stated or None))
     if not layout.names[0] and layout.is_numeric[0]:
@@ -193,7 +209,8 @@ def find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | Non
             continue
         try:
             column, times_s = _read_time(layout, number, unit)
-            found.append((column, measure_rate(times_s)))
+            rate = _mend_rounding(measure_rate(times_s), layout, column)
+            found.append((column, rate))
         except (CorruptRecordError, UnsupportedRecordError, MissingDetailError) as error:
             if DATE_NAME.fullmatch(name) is None:
                 refused = refused or error
@@ -203,6 +220,16 @@ def find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | Non
     if refused is not None:
         raise refused
     return None, None
+
+
+def _mend_rounding(rate: Rate, layout: Layout, column: TimeColumn) -> Rate:
+    """Take the rate that equal steps were rounded from, unless they give a whole one."""
+    rounded = read_steps([row[column.number] for row in layout.rows], column.scale)
+    is_odd = rounded is not None and rounded.as_written != round(rounded.as_written)
+    is_that = rounded is not None and abs(rounded.as_written - rate.fs) <= RATE_DEVIATION * rate.fs
+    if rounded is None or not is_odd or not is_that:
+        return rate
+    return Rate(rounded.fs, rate.is_regular, rounded)
 
 
 def _read_time(
@@ -218,10 +245,13 @@ def _read_time(
             raise CorruptRecordError(msg)
         return TimeColumn(number, 0.0), times_s
     if unit is None:
-        msg = "the column of time of the CSV file must be in s, ms, us or ns, it is not"
+        msg = (
+            "the column of time of the CSV file must be in s, ms, us, ns or parts of a second "
+            "(s/256), it is not"
+        )
         raise UnsupportedRecordError(msg)
     times = _numbers_of(layout, number)
-    scale = UNIT_TO_S[unit]
+    scale = seconds_of(unit) or 1.0
     if scale == 1.0:
         scale = size_of_unit(times)
     return TimeColumn(number, scale), times * scale

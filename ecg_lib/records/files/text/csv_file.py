@@ -32,6 +32,7 @@ from ecg_lib.records.files.text.columns import (
     read_headings,
 )
 from ecg_lib.records.files.text.layout import Layout, find_layout
+from ecg_lib.records.files.text.rounding import RoundedRate
 from ecg_lib.records.files.text.times import (
     LOOSE_DEVIATION,
     RATE_DEVIATION,
@@ -97,13 +98,16 @@ class CsvFile:
         columns, others = find_leads(layout, headings, time, unit=unit)
         warnings = layout.warnings
         if measured is not None:
-            _check_rate(measured.fs)
-            fs, said = _settle(measured, given=fs, stated=layout.fs)
+            _check_rate(measured.fs, is_clock=time is not None and not time.scale)
+            fs, said = _settle(measured, given=fs, layout=layout)
             warnings += said
+            if time is not None and measured.rounded is not None:
+                # Stamps that were made of a rounded interval are too long, or too short.
+                scale = time.scale * measured.rounded.as_written / fs
+                time = time._replace(scale=scale)
         elif layout.fs is not None:
-            if fs is not None and abs(layout.fs - fs) > RATE_DEVIATION * fs:
-                raise rate_contradiction(layout.fs)
-            fs = layout.fs
+            fs, said = _take_stated(layout.fs, layout.rounded, given=fs)
+            warnings += said
         if fs is None:
             raise missing_rate("a CSV file without a column of time")
         warnings += _explain_cut_off(path, layout)
@@ -208,9 +212,12 @@ class CsvFile:
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
             # Arrow's message repeats the cell.
+            row = re.search(r"Row #(\d{1,12})", str(error))
+            which = f"row {row[1]} of its samples" if row else "one"
             msg = (
-                "every row of the CSV file must hold as many numbers as the first, one does not; "
-                "missing samples are empty cells or NaN, and thousands have no separator"
+                "every row of the CSV file must hold as many numbers as the first, "
+                f"{which} does not; missing samples are empty cells or NaN, and thousands have "
+                "no separator"
             )
             raise CorruptRecordError(msg) from error
 
@@ -224,29 +231,49 @@ def may_be_recording(start: bytes, *, is_whole: bool) -> bool:
     return len(layout.rows) >= _LEAST_ROWS
 
 
-def _check_rate(fs: float) -> None:
+def _check_rate(fs: float, *, is_clock: bool) -> None:
     """Refuse a column of time whose rate is not that of an ECG, most often for want of a unit."""
     try:
         check_sampling_rate(fs)
     except InvalidSamplingRateError as error:
-        msg = f"{error}, of the column of time; its heading must state ms, us or ns unless it is s"
+        hint = "" if is_clock else "; its heading must state ms, us or ns unless it is s"
+        msg = f"{error}, of the column of time{hint}"
         raise InvalidSamplingRateError(msg) from error
 
 
+def _take_stated(
+    stated: float, rounded: RoundedRate | None, *, given: float | None
+) -> tuple[float, tuple[str, ...]]:
+    """Take the rate that stands above the samples; a caller knows what a rounded interval was."""
+    if given is not None and rounded is not None and rounded.allows(given):
+        return given, ()
+    if given is not None and abs(stated - given) > RATE_DEVIATION * given:
+        raise rate_contradiction(stated)
+    note = rounded.note if rounded is not None and given is None else ""
+    return stated, (note,) if note else ()
+
+
 def _settle(
-    measured: Rate, *, given: float | None, stated: float | None
+    measured: Rate, *, given: float | None, layout: Layout
 ) -> tuple[float, tuple[str, ...]]:
     """Decide for a rate: a column of time is trusted more than words above it, a caller more."""
+    stated = layout.fs
+    note = measured.rounded.note if measured.rounded is not None and given is None else ""
+    notes = (note,) if note else ()
     if stated is None or given is not None:
-        return settle_rate(measured, given), ()
+        return settle_rate(measured, given), notes
+    if measured.rounded is not None and measured.rounded.allows(stated):
+        return stated, () if layout.rounded is None else notes
     allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
     if abs(measured.fs - stated) <= allowed * stated:
         return stated, ()
+    if layout.rounded is not None and layout.rounded.allows(measured.fs):
+        return settle_rate(measured, None), notes
     conflict = (
         f"the file states {stated:g} Hz above its samples, and its column of time gives "
         f"{measured.fs:.4g} Hz, which is taken"
     )
-    return settle_rate(measured, None), (conflict,)
+    return settle_rate(measured, None), (*notes, conflict)
 
 
 def _explain_cut_off(path: Path, layout: Layout) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ import re
 from enum import StrEnum
 from typing import Final, NamedTuple
 
-from ecg_lib.records.signal_names import is_other_unit, read_unit
+from ecg_lib.records.signal_names import COUNTS, is_other_unit, read_unit
 
 LONGEST: Final = 200
 """Characters of a heading that is looked into; a longer one is the name of a lead."""
@@ -30,6 +30,13 @@ UNIT_TO_S: Final = {
     **dict.fromkeys("h hr hrs hour hours stunde stunden horas".split(), 3600.0),
     **dict.fromkeys("d day days tag tage dias días".split(), 86_400.0),
 }
+
+_TICKS: Final = re.compile(
+    r"s(?:ec(?:onds?)?)?\s*/\s*(?P<over>\d{1,7})|1\s*/\s*(?P<part>\d{1,7})\s*s(?:ec(?:onds?)?)?"
+    r"|(?P<count>\d{1,7})\s*(?P<unit>[mnuµμ]?s)",
+    re.IGNORECASE,
+)
+"""Ticks of a clock as units of time: s/256, 1/250 s, 10 us."""
 
 _NOT_ALONE: Final = frozenset("min mins h hr hrs d day days tag tage".split())
 """Units of time that are other headings where they stand alone: of a minimum, a date, ..."""
@@ -52,6 +59,12 @@ _UNIT_IN_NAME: Final = re.compile(
     re.IGNORECASE,
 )
 
+
+_ADDRESS: Final = re.compile(r"\(/[\w/.-]{1,80}\)$")
+"""Where Hexoskin describes the signal of a column."""
+
+_NO_UNIT: Final = re.compile(r"([^\[\]]+?)\s*\[\s*\]")
+"""Hexoskin writes an empty unit for counts."""
 
 # Some say of which clock it is: Timestamp_Unix_CAL.
 _TIME_NAME: Final = re.compile(
@@ -93,7 +106,27 @@ class Heading(NamedTuple):
     name: str
     unit: str | None = None
     """Of a lead ``mV``, ``uV``, ``V``, ``nV`` or ``counts``, or that of another signal (``mmhg``);
-    None when it states none. Of time a key of `UNIT_TO_S`, None when it states another."""
+    None when it states none. Of time one that :func:`seconds_of` knows, None when it states
+    another."""
+
+
+def seconds_of(unit: str) -> float | None:
+    """Return the seconds of a unit of time, which may be a tick; None for other units.
+
+    >>> seconds_of("ms"), seconds_of("s/256"), seconds_of("mV")
+    (0.001, 0.00390625, None)
+
+    """
+    text = unit.strip().lower()
+    if text in UNIT_TO_S:
+        return UNIT_TO_S[text]
+    ticks = _TICKS.fullmatch(text)
+    if ticks is None:
+        return None
+    if ticks["unit"]:
+        return float(ticks["count"]) * UNIT_TO_S[ticks["unit"]] or None
+    parts = float(ticks["over"] or ticks["part"])
+    return 1 / parts if parts else None
 
 
 def read_heading(cell: str) -> Heading:
@@ -111,6 +144,15 @@ def read_heading(cell: str) -> Heading:
     text = text.lstrip("#").strip()  # NumPy writes headings as a comment
     if len(text) > LONGEST:
         return Heading(ColumnKind.LEAD, text)
+    text = _ADDRESS.sub("", text)
+    empty = _NO_UNIT.fullmatch(text)
+    if empty is None:
+        return _read_text(text)
+    kind, name, _ = _read_text(empty[1])
+    return Heading(kind, name, None if kind is ColumnKind.TIME else COUNTS)
+
+
+def _read_text(text: str) -> Heading:
     found = _UNIT_IN_NAME.fullmatch(text)
     name = found[1] if found else text
     said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""
@@ -119,7 +161,7 @@ def read_heading(cell: str) -> Heading:
     if _TIME_NAME.fullmatch(name):
         first = re.split(r"[ _-]", name.lower())[0]  # ms since start
         unit = said or (first if first in UNIT_TO_S else "s")
-        return Heading(ColumnKind.TIME, name, unit if unit in UNIT_TO_S else None)
+        return Heading(ColumnKind.TIME, name, unit if seconds_of(unit) is not None else None)
     if DATE_NAME.fullmatch(text):
         return Heading(ColumnKind.TIME, text, "s")
     if read_unit(said) is not None or is_other_unit(said):

@@ -16,14 +16,16 @@ from ecg_lib.records.files.text.cells import (
     is_number,
     is_numeric_column,
 )
-from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, read_heading
+from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, read_heading, seconds_of
 from ecg_lib.records.files.text.preamble import (
     CHANNELS,
     Converter,
     Statements,
     find_described,
     find_rate,
+    find_rate_in_rows,
 )
+from ecg_lib.records.files.text.rounding import RoundedRate
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
@@ -61,6 +63,16 @@ _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 
 _NUMBERED_ROWS: Final = 20
 
+_HEADING_LINES: Final = 200
+_LINES_OF_A_HEADING: Final = 6
+_TAKEN_LINE: Final = "#"
+"""Stands for a line that was joined to one above it."""
+
+_LIST_IN_CELL: Final = re.compile(rb"\"\s*\[\s*(?:-?\d[\d.eE+-]{0,24}\s*,\s*){50}")
+
+_KINDS_OF_VALUES: Final = frozenset("cal raw uncal calibrated uncalibrated".split())
+"""A row of Shimmer between names and units."""
+
 _CHANNEL: Final = re.compile(r"CH ?\d+|min|m?sec|hr|", re.IGNORECASE)
 """A heading of AcqKnowledge, above counts of samples."""
 
@@ -91,6 +103,8 @@ class Layout:
     has_blank_samples: bool
     """True when blank lines between samples are missing samples: of one column."""
     fs: float | None
+    rounded: RoundedRate | None
+    """The rate by an interval, where that states it."""
     stated_units: tuple[str, ...]
     lead: str | None
     """As the preamble states them; two units or more contradict each other."""
@@ -133,13 +147,13 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     """
     _refuse_other_content(start)
     text, encoding = _decode(start)
-    lines = _LONG_BLANKS.sub(" " * _MOST_BLANKS, text.replace(MINUS, "-")).splitlines()
-    if not is_whole:
-        del lines[-1:]
+    lines = _part_lines(text, is_whole=is_whole)
     comments = [line for line in lines if is_comment(line)]
     content = [
         (place, line) for place, line in enumerate(lines) if line.strip() and not is_comment(line)
     ]
+    fs = find_rate_in_rows([line for _, line in content[:2]])
+    content = content if fs is None else content[2:]
     if not content or "\x00" in text:
         raise _no_rows()
     body = _sample([line for _, line in content])
@@ -191,13 +205,34 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         is_numeric=is_numeric,
         has_quotes=any("'" in cell for _, row in table[first : first + 5] for cell in row),
         has_blank_samples=has_blank_samples,
-        fs=said.fs,
+        fs=said.fs if fs is None else fs,
+        rounded=said.rounded,
         stated_units=said.units,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
         has_counts=said.has_counts,
         warnings=said.warnings,
     )
+
+
+def _part_lines(text: str, *, is_whole: bool) -> list[str]:
+    lines = _LONG_BLANKS.sub(" " * _MOST_BLANKS, text.replace(MINUS, "-")).splitlines()
+    return _join_quoted(lines if is_whole else lines[:-1])
+
+
+def _join_quoted(lines: list[str]) -> list[str]:
+    """Join headings in quotes that go on in the next lines; the places of other lines stay."""
+    joined = list(lines)
+    for place, line in enumerate(lines[:_HEADING_LINES]):
+        if line.count('"') % 2 == 0 or joined[place] == _TAKEN_LINE or is_comment(line):
+            continue
+        for count in range(2, _LINES_OF_A_HEADING + 1):
+            text = " ".join(lines[place : place + count])
+            if text.count('"') % 2 == 0:
+                rest = len(lines[place + 1 : place + count])
+                joined[place : place + 1 + rest] = [text, *rest * [_TAKEN_LINE]]
+                break
+    return joined
 
 
 def _no_rows(*, below: bool = False) -> CorruptRecordError:
@@ -214,6 +249,12 @@ def _refuse_other_content(start: bytes) -> None:
     """Refuse workbooks, archives and JSON, which are called CSV by mistake."""
     if start.startswith(_WORKBOOKS):
         msg = "the CSV file must be text, it is an Excel workbook or an archive; save it as CSV"
+        raise UnsupportedRecordError(msg)
+    if _LIST_IN_CELL.search(start):
+        msg = (
+            "the CSV file must have one sample a row, a cell holds a list of samples; write them "
+            "one below the other"
+        )
         raise UnsupportedRecordError(msg)
     if re.match(rb"(?:\xef\xbb\xbf)?\s*(?:\{\s*\"|\[\s*(?:\{|[-\[\d][^:\n]{0,40}[,\n]))", start):
         msg = "the CSV file must hold columns of numbers, it is JSON; write a column for each lead"
@@ -423,9 +464,23 @@ def _find_headings(
             raise _explain_widths(len(rows[-1]), shape)
         return None, ()
     fitting = [row if len(row) == shape.width else ["", *row] for row in fitting]
+    fitting = [row for row in fitting if not _describes_values(row)] or fitting
     if len(fitting) > 1 and _are_units(fitting[-1]):
         return tuple(fitting[-2]), tuple(cell.strip("'\"()[] ") for cell in fitting[-1])
     return tuple(fitting[-1]), ()
+
+
+def _describes_values(row: list[str]) -> bool:
+    """Return whether a row above several columns names the device or the kind of their values."""
+    words = {cell.casefold() for cell in row}
+    if words <= _KINDS_OF_VALUES:
+        return True
+    return len(row) > 1 and len(words) == 1 and not _is_unit(row[0]) and not _names_signal(row[0])
+
+
+def _names_signal(cell: str) -> bool:
+    kind = kind_of(cell)
+    return kind is not SignalKind.UNKNOWN or read_heading(cell).kind is ColumnKind.TIME
 
 
 def _explain_widths(n_headings: int, shape: _Shape) -> CorruptRecordError | UnsupportedRecordError:
@@ -493,5 +548,5 @@ def _are_units(row: list[str]) -> bool:
 
 def _is_unit(cell: str) -> bool:
     text = cell.strip("'\"()[] ")
-    is_named = read_unit(text) is not None or is_other_unit(text)
+    is_named = read_unit(text) is not None or is_other_unit(text) or seconds_of(text) is not None
     return is_named or bool(_UNIT_CELL.fullmatch(text))

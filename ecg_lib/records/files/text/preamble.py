@@ -6,9 +6,11 @@ import json
 import re
 from typing import Final, NamedTuple
 
-from ecg_lib.errors import CorruptRecordError
+from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.text.headings import UNIT_TO_S
+from ecg_lib.records.files.text.rounding import RoundedRate, read_interval
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units
+from ecg_lib.records.limits import MAX_FS_HZ, MIN_FS_HZ
 from ecg_lib.records.signal_names import SignalKind, kind_of, names_other_signal, says_ecg
 
 _LONGEST_LINE: Final = 500
@@ -54,6 +56,12 @@ _INTERVALS: Final = (
 
 _PLAUSIBLE_HZ: Final = (10.0, 100_000.0)
 
+_PLAIN: Final = re.compile(r"\d{1,10}(?:\.\d{1,9})?")
+
+_FIRST_START_S: Final = 1e9
+_LAST_START_S: Final = 4e9
+"""Seconds since 1970 of the years 2001 to 2096."""
+
 _MAINS_HZ: Final = 60.0
 
 _MOST_WORDS: Final = 3
@@ -84,8 +92,10 @@ def find_rate(line: str) -> float | None:
     """
     if len(line) > _LONGEST_LINE:
         return None
-    is_frequency = any(pattern.search(line) for pattern in _RATES)
-    return _find_frequency(line) if is_frequency else _find_interval(line)
+    if any(pattern.search(line) for pattern in _RATES):
+        return _find_frequency(line)
+    interval = _find_interval(line)
+    return None if interval is None else interval.fs
 
 
 def _find_frequency(line: str) -> float | None:
@@ -102,16 +112,43 @@ def _find_frequency(line: str) -> float | None:
     return None
 
 
-def _find_interval(line: str) -> float | None:
+def _find_interval(line: str) -> RoundedRate | None:
+    if any(pattern.search(line) for pattern in _RATES):
+        return None
     for pattern in _INTERVALS:
         match = pattern.search(line)
         if match is None or _is_of_another(line[: match.start()]):
             continue
         scale = {"m": 1e-3, "s": 1.0}.get(match["unit"][0].casefold(), 1e-6)
-        interval_s = float(match["value"].replace(",", ".")) * scale
-        fs = round(1 / interval_s, 6) if interval_s > 0 else 0.0
-        return fs if _PLAUSIBLE_HZ[0] < fs <= _PLAUSIBLE_HZ[1] else None
+        rate = read_interval(match["value"], scale)
+        is_plausible = rate and _PLAUSIBLE_HZ[0] < rate.fs <= _PLAUSIBLE_HZ[1]
+        return rate if is_plausible else None
     return None
+
+
+def find_rate_in_rows(lines: list[str]) -> float | None:
+    """Find the rate in the second row, below the time of the start, where Empatica writes both.
+
+    Raises
+    ------
+    UnsupportedRecordError
+        If the rate is not that of an ECG.
+
+    """
+    rows = [{cell.strip() for cell in line.split(",")} for line in lines]
+    numbers = [row.pop() for row in rows if len(row) == 1]
+    if len(numbers) != 2 or not all(map(_PLAIN.fullmatch, numbers)):
+        return None
+    start_s, fs = map(float, numbers)
+    if not (_FIRST_START_S <= start_s <= _LAST_START_S and 0 < fs <= MAX_FS_HZ):
+        return None
+    if fs < MIN_FS_HZ:
+        msg = (
+            f"an ECG must have at least {MIN_FS_HZ:g} Hz, the second row states {fs:g} Hz: so "
+            "Empatica writes BVP, EDA, ACC, TEMP and HR, none of which is an ECG"
+        )
+        raise UnsupportedRecordError(msg)
+    return fs
 
 
 def _is_of_another(before: str) -> bool:
@@ -133,6 +170,8 @@ class Statements(NamedTuple):
     """The statements of comments and preamble."""
 
     fs: float | None
+    rounded: RoundedRate | None
+    """The rate by an interval, where that states it."""
     units: tuple[str, ...]
     """Of the samples; two or more contradict each other."""
     lead: str | None
@@ -151,9 +190,13 @@ class Statements(NamedTuple):
         device = _read_opensignals(comments)
         converters, fs = device.converters, device.fs
         # An interval is rounded, so one beside a frequency says nothing.
-        rates = {*map(_find_frequency, lines)} - {None} or {*map(find_rate, lines)} - {None}
+        rates = {*map(_find_frequency, lines)} - {None}
+        intervals = {*map(_find_interval, lines)} - {None} if not rates and fs is None else set()
+        rounded = intervals.pop() if len(intervals) == 1 else None
         if fs is None and len(rates) == 1:
             fs = rates.pop()
+        elif rounded is not None:
+            fs = rounded.fs
         lines = [line.lstrip("#%/*- \t").rstrip("# \t") for line in lines]
         pairs = [re.split(r"\s*(?::=|[,;:=\t])\s*", line, maxsplit=1) for line in lines]
         stated = [
@@ -170,7 +213,9 @@ class Statements(NamedTuple):
         if converters:
             warnings = ("counts are converted to mV by the formula that the maker publishes",)
         lead = leads[0][:64] if leads and kind_of(leads[0]) is SignalKind.ECG else None
-        return cls(fs, units, lead, device.columns, converters, device.fs is not None, warnings)
+        return cls(
+            fs, rounded, units, lead, device.columns, converters, device.fs is not None, warnings
+        )
 
 
 class Described(NamedTuple):

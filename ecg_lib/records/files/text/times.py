@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import CorruptRecordError, MissingDetailError
 from ecg_lib.records.files.lead import rate_contradiction, refuse_too_long
+from ecg_lib.records.files.text.rounding import RoundedRate
 
 RATE_DEVIATION: Final = 1e-3
 """Share by which the rate of a column of time may differ, of what was said or of its beginning."""
@@ -67,6 +68,8 @@ class Rate(NamedTuple):
     fs: float
     is_regular: bool
     """False when stamps repeat or jitter by more than a sample."""
+    rounded: RoundedRate | None = None
+    """The rates that equal steps allow, where those do not give a whole number of Hz."""
 
 
 def read_clocks(cells: list[str]) -> NDArray[np.float64]:
@@ -203,6 +206,8 @@ def settle_rate(measured: Rate, given: float | None) -> float:
             raise MissingDetailError(msg, detail="sampling_rate")
         return measured.fs
     allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
+    if measured.rounded is not None and measured.rounded.allows(given):
+        return given
     if abs(measured.fs - given) > allowed * given:
         raise rate_contradiction(measured.fs)
     return given

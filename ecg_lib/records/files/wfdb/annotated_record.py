@@ -11,6 +11,7 @@ from ecg_lib.errors import CorruptRecordError, RecordNotFoundError, UnknownLeadE
 from ecg_lib.records.annotations import SYMBOL_OF_CODE, Annotations, decode_annotations
 from ecg_lib.records.files.lead import Lead, choose_lead, no_leads
 from ecg_lib.records.files.wfdb.annotation_file import find_time_resolution
+from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
 from ecg_lib.records.record import Record
@@ -56,7 +57,7 @@ def read_annotated_record(
         If the record does not have the lead.
 
     """
-    opened = WfdbFile.open(path.with_name(f"{path.name}.hea"))
+    opened = WfdbFile.open(find_beside(path, f"{path.name}.hea"))
     leads = _choose_leads(opened, lead, record=path.name)
     fs = leads[0].fs
     check_sampling_rate(fs)
@@ -118,7 +119,7 @@ def read_annotations(path: Path, *, extension: str, header_fs: float, fs: float)
         If it is cut off or garbled.
 
     """
-    file = path.with_name(f"{path.name}.{extension}")
+    file = find_beside(path, f"{path.name}.{extension}")
     if not file.is_file():
         msg = f"annotation file {file.name} is missing"
         raise RecordNotFoundError(msg)

@@ -107,6 +107,19 @@ def test_marks_of_a_database_of_its_own_are_not_beats(tmp_path: Path) -> None:
     assert record.annotations.is_beat.tolist() == [True, False, False, False]
 
 
+def test_files_of_a_record_may_be_named_in_other_capitals(tmp_path: Path) -> None:
+    path = _write(tmp_path, "a 1 250 4000", "a.dat 16 200 16 0 0 0 0 II")
+    _mark(path, "atr", [100], ["V"])
+    whole = read_annotated_record(path, annotations="atr")
+    for name in ("a.hea", "a.dat", "a.atr"):
+        (tmp_path / name).rename(tmp_path / name.upper())
+    for asked in ("A", "a"):
+        record = read_annotated_record(tmp_path / asked, annotations="atr")
+        np.testing.assert_array_equal(record.signals_mv, whole.signals_mv)
+        assert record.annotations is not None
+        assert record.annotations.beat_samples.tolist() == [100]
+
+
 def test_records_that_cannot_be_scored_are_refused_with_the_reason(tmp_path: Path) -> None:
     slow = _write(tmp_path, "a 1 50 4000", "a.dat 16 200 16 0 0 0 0 II")
     with pytest.raises(InvalidSamplingRateError, match="between 100 and 1000 Hz"):

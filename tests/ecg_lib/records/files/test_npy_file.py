@@ -103,7 +103,7 @@ def test_a_table_that_is_neither_way_round_is_refused(
     ],
     ids=["objects", "fields", "complex", "bool", "text", "dates", "deep", "number"],
 )
-def test_arrays_that_are_no_recording_are_refused_by_what_they_are(
+def test_other_arrays_are_refused_by_what_they_are(
     tmp_path: Path, array: NDArray[np.generic], words: str
 ) -> None:
     np.save(tmp_path / "r.npy", array, allow_pickle=True)

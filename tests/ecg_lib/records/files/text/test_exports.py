@@ -1,0 +1,139 @@
+"""Texts as wearables and their laboratories export them: read, or refused by what they hold."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError, UnsupportedRecordError
+from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.opening import open_recording
+
+N = 3000
+
+ECG = np.round(np.random.default_rng(4).uniform(-1, 1, N), 4)
+COUNTS = np.rint(ECG * 200).astype(int)
+
+
+def _open(tmp_path: Path, text: str, *, fs: float | None = None) -> RecordingFile:
+    path = tmp_path / "r.csv"
+    path.write_text(text, encoding="utf-8", newline="")
+    return open_recording(path, fs=fs)
+
+
+def _rows(*columns: Sequence[object], separator: str = ",") -> str:
+    return "".join(separator.join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
+
+
+TICKS = range(N)
+
+SHIMMER = "Shimmer\tShimmer\tShimmer\tShimmer\nTimestamp\tTimestamp\tECG LL-RA\tECG LL-RA\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "fs"),
+    [
+        ("time [s/256],ECG_I [mV]\n" + _rows(TICKS, ECG), 256),
+        ("time [s/256],ECG_I [mV](/api/datatype/4113/)\n" + _rows(TICKS, ECG), 256),
+        ("time [s/256],ECG_I [mV]\n" + _rows(range(357056000000, 357056000000 + N), ECG), 256),
+        ("time [s/1000],ECG [mV]\n" + _rows(range(0, 4 * N, 4), ECG), 250),
+        ("time (1/250 s),ECG (mV)\n" + _rows(TICKS, ECG), 250),
+        ("time [100 us],ECG [mV]\n" + _rows(range(0, 40 * N, 40), ECG), 250),
+        ("time,ECG\ns/256,mV\n" + _rows(TICKS, ECG), 256),
+        ("1544027337.000000\n250.000000\n" + _rows(ECG), 250),
+        ("1544027337.0, 1544027337.0\n250.0, 250.0\n" + _rows(ECG, ECG), 250),
+        ('"time\n(s)","ECG\n(mV)"\n' + _rows(np.arange(N) / 250, ECG), 250),
+        ('"time\n(s)","ECG\n(mV)"\r\n' + _rows(np.arange(N) / 250, ECG), 250),
+        ('"a note\nof, some\n\nlines"\ntime,ECG (mV)\n' + _rows(np.arange(N) / 250, ECG), 250),
+        (
+            "Shimmer\tShimmer\nTimestamp\tECG LL-RA\nCAL\tCAL\nms\tmV\n"
+            + _rows(1000 * np.arange(N) / 512, ECG, separator="\t"),
+            512,
+        ),
+        (
+            f"{SHIMMER}RAW\tCAL\tRAW\tCAL\nno units\tms\tno units\tmV\n"
+            + _rows(range(0, 64 * N, 64), 1000 * np.arange(N) / 512, COUNTS, ECG, separator="\t"),
+            512,
+        ),
+    ],
+    ids=[
+        *("hexoskin", "hexoskin with addresses", "hexoskin since 1970", "thousandths"),
+        *("parts", "tens of microseconds", "ticks in a row of units", "start and rate"),
+        *("start and rate of two", "headings of two lines", "carriage returns", "note of lines"),
+        *("shimmer of four rows", "shimmer raw and calibrated"),
+    ],
+)
+def test_an_export_is_read_at_its_rate(tmp_path: Path, text: str, fs: float) -> None:
+    opened = _open(tmp_path, text)
+    lead = choose_lead(opened.leads[:1])
+    assert lead.fs == pytest.approx(fs, rel=1e-9)
+    samples = np.concatenate(list(opened.blocks(lead)))
+    np.testing.assert_allclose(samples, ECG, atol=1e-6)
+
+
+def test_headings_of_two_lines_are_joined_by_a_blank(tmp_path: Path) -> None:
+    opened = _open(tmp_path, '"time\n[ms]","Lead II\n[uV]"\n' + _rows(range(0, 4 * N, 4), ECG))
+    (lead,) = opened.leads
+    assert (lead.name, lead.has_unit) == ("Lead II", True)
+    samples = np.concatenate(list(opened.blocks(lead)))
+    np.testing.assert_allclose(samples, ECG / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("fs", [None, 250.0])
+@pytest.mark.parametrize("rate", [1, 4, 32, 64, 99.9])
+def test_signals_of_a_wristband_are_not_an_ecg(
+    tmp_path: Path, rate: float, fs: float | None
+) -> None:
+    with pytest.raises(UnsupportedRecordError, match="Empatica writes BVP, EDA, ACC, TEMP and HR"):
+        _open(tmp_path, f"1544027337.000000\n{rate}\n" + _rows(ECG), fs=fs)
+
+
+@pytest.mark.parametrize("start", ["1544027337.000000", "1000000000", "4000000000"])
+def test_a_start_and_a_rate_may_stand_above_the_samples(tmp_path: Path, start: str) -> None:
+    assert _open(tmp_path, f"{start}\n100\n" + _rows(ECG)).leads[0].fs == 100.0
+
+
+@pytest.mark.parametrize("head", ["999999999\n100\n", "4000000001\n100\n", "1544027337\n1001\n"])
+def test_other_numbers_above_the_samples_are_samples(tmp_path: Path, head: str) -> None:
+    opened = _open(tmp_path, head + _rows(ECG), fs=250.0)
+    assert opened.leads[0].fs == 250.0
+
+
+def test_an_empty_unit_is_that_of_counts(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedRecordError, match="counts, which need the gain"):
+        _open(tmp_path, "time [s/256],ECG_I [ ](/api/datatype/4113/)\n" + _rows(TICKS, COUNTS))
+
+
+@pytest.mark.parametrize("unit", ["samples", "s/0", "0 us", "weeks"])
+def test_time_in_a_unit_that_is_not_one_is_refused(tmp_path: Path, unit: str) -> None:
+    with pytest.raises(UnsupportedRecordError, match=r"or parts of a second \(s/256\), it is not"):
+        _open(tmp_path, f"time [{unit}],ECG [mV]\n" + _rows(TICKS, ECG))
+
+
+@pytest.mark.parametrize(
+    "head",
+    ["signal\n", "type,frequency,signal\nECG,300,", "reading_id,waveform_samples\n1,"],
+    ids=["withings", "withings with columns", "fitbit"],
+)
+def test_a_list_of_samples_in_a_cell_is_refused_by_that_word(tmp_path: Path, head: str) -> None:
+    samples = ",".join(map(str, COUNTS))
+    with pytest.raises(UnsupportedRecordError, match="a cell holds a list of samples"):
+        _open(tmp_path, f'{head}"[{samples}]"\n', fs=250.0)
+
+
+def test_a_table_of_figures_by_the_second_is_not_asked_for_a_unit(tmp_path: Path) -> None:
+    clocks = [f"01/02/2020 10:{n // 60:02d}:{n % 60:02d}.000" for n in range(N)]
+    text = "Time,HR,BR,ECGAmplitude\n" + _rows(clocks, COUNTS, COUNTS, ECG)
+    with pytest.raises(InvalidSamplingRateError, match=r"fs=1.0, of the column of time$"):
+        _open(tmp_path, text)
+
+
+def test_a_row_that_cannot_be_read_is_told_by_its_number(tmp_path: Path) -> None:
+    head = "Interval=\t0.004 s\nChannelTitle=\tECG\nRange=\t10 mV\n"
+    block = _rows([f"{n / 250:.3f}" for n in range(N)], ECG, separator="\t")
+    opened = _open(tmp_path, head + block + head + block)
+    with pytest.raises(CorruptRecordError, match="row 3001 of its samples does not"):
+        list(opened.blocks(opened.leads[0]))
