@@ -12,7 +12,9 @@ import argparse
 import asyncio
 import binascii
 import contextlib
+import gzip
 import importlib
+import io
 import json
 import os
 import random
@@ -23,11 +25,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import zipfile
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 CASE_S: Final = 120
 MAX_BYTES: Final = 16_384
@@ -215,10 +221,25 @@ def make_corpus() -> list[bytes]:
         b'"observed":{}}}',
         "feedback": b'{"prediction_id":"a","labels":[{"beat_index":1,"arrhythmia_type":"V"}]}',
     }
+    text = contents["csv"]
+    table = Upload((("r.csv", text),), (("is_part", "true"),))
+    contents |= {
+        "table form": write_form(table, boundary=BOUNDARY),
+        "gzip": gzip.compress(text),
+        "zip of text": _pack({"a/ECG.csv": text, "a/ACC.csv": text, "a/README.txt": b"words"}),
+    }
     corpus = [bytes([number]) + contents[name] for number, (name, _) in enumerate(READERS)]
     corpus += [bytes([_number_of(name)]) + content for name, content in _read_cases()]
     drawn = (("json", draw_json(rng)), ("npy", draw_npy(rng)))
     return [*corpus, *(bytes([_number_of(name)]) + content for name, content in drawn)]
+
+
+def _pack(files: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
 
 
 def _read_cases() -> list[tuple[str, bytes]]:
@@ -232,6 +253,14 @@ def _read_cases() -> list[tuple[str, bytes]]:
     for name in texts:
         lines = (_CASES / name).read_bytes().splitlines(keepends=True)
         found.append(("csv", b"".join(lines[:MAX_LINES])))
+    rows = b"".join(b"%.4f,%d\n" % (n * 0.0028, n % 50) for n in range(300))
+    found += [
+        ("csv", b"time,ECG (uV)\n" + rows),
+        ("csv", b'"time\n[s]","ECG\n[uV]"\n' + rows),
+        ("csv", b"time [s/256],ECG_I [mV]\n" + b"".join(b"%d,0.5\n" % n for n in range(300))),
+        ("csv", b"1544027337.000000\n250.000000\n" + 300 * b"0.5\n"),
+        ("csv", b"Interval=\t0.0028 s\nChannelTitle=\tECG\nRange=\t10 mV\n" + 300 * b"0.5\n"),
+    ]
     gap = (_CASES / "edf-d-contiguous" / "d_gap.edf").read_bytes()
     return [
         *found,
@@ -395,8 +424,6 @@ def _read_zip(content: bytes, directory: Path) -> None:
 
 def _read_zip_of(content: bytes, directory: Path) -> None:
     """Read an archive of a record with these bytes as its header, as an archiver writes it."""
-    import zipfile
-
     from fuzz_inputs import valid_uploads
 
     from ecg_lib.records.files.archives import unpacked
@@ -421,18 +448,50 @@ class _Here(Executor):
         return future
 
 
-def _read_form(content: bytes, directory: Path) -> None:
-    from bentos.recordings.uploads import lay_out, receive_form
+def _receive(
+    content: bytes, directory: Path, fields: type[BaseModel]
+) -> tuple[dict[str, str], dict[str, Path]]:
+    from bentos.recordings.uploads import receive_form
 
     async def stream() -> AsyncIterator[bytes]:
         for start in range(0, len(content), 1000):
             yield content[start : start + 1000]
 
     content_type = f"multipart/form-data; boundary={BOUNDARY}"
-    texts, files = asyncio.run(
-        receive_form(stream(), content_type=content_type, directory=directory, executor=_Here())
+    return asyncio.run(
+        receive_form(
+            stream(),
+            content_type=content_type,
+            directory=directory,
+            executor=_Here(),
+            fields=fields,
+        )
     )
+
+
+def _read_form(content: bytes, directory: Path) -> None:
+    from bentos.recordings.uploads import UploadFields, lay_out
+
+    texts, files = _receive(content, directory, UploadFields)
     lay_out(texts, files, directory)
+
+
+def _read_table(content: bytes, directory: Path) -> None:
+    """Read the form by which the viewer asks for the samples of a file."""
+    from bentos.recordings.tables import TableFields, read_table
+
+    texts, files = _receive(content, directory, TableFields)
+    read_table(texts, files).as_json()
+
+
+def _read_packed(content: bytes, directory: Path) -> None:
+    """Read a text that gzip packed, and what is left of a gzip file that was changed."""
+    from ecg_lib.records.files.archives import unpacked
+
+    packed = content if content[:2] == b"\x1f\x8b" else gzip.compress(content, 1)
+    (directory / "r.csv.gz").write_bytes(packed)
+    with unpacked(directory / "r.csv.gz") as path:
+        _read_to_end(path)
 
 
 def _read_body(media_type: str) -> Callable[[bytes, Path], None]:
@@ -487,6 +546,9 @@ READERS: Final[tuple[tuple[str, Callable[[bytes, Path], None]], ...]] = (
         _read_signal("s 2 100\ns.dat 516 200 16 0 0 0 0 II\ns.dat 516 200 16 0 0 0 0 V1\n"),
     ),
     ("wfdb signal", _read_signal("s 1 100\ns.dat 212 200 12 0 0 0 0 II\n")),
+    ("table form", _read_table),
+    ("gzip", _read_packed),
+    ("zip of text", _read_zip),
 )
 
 
