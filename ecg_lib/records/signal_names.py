@@ -35,6 +35,7 @@ class SignalKind(StrEnum):
 _MILLIVOLT: Final = (
     *("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"),
     *("milivoltio", "milivoltios"),
+    *("milliv", "millivol"),  # the eight characters of EDF
 )
 _MICROVOLT: Final = (
     *(
@@ -42,10 +43,12 @@ _MICROVOLT: Final = (
         "μv",
         "âμv",
         "î¼v",
+        "æv",  # of DOS, as Latin-1
         "mcv",
     ),  # casefold makes the micro sign Greek; then UTF-8 as Latin-1
     *("microv", "microvolt", "microvolts", "mikrovolt", "mikrov", "uvolt", "uvolts", "μvolt"),
     *("microvoltio", "microvoltios"),
+    "microvol",
 )
 _COUNTS: Final = (
     *("adu", "count", "counts", "lsb", "lsbs", "digit", "digits", "bit", "bits"),

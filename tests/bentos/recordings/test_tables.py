@@ -96,6 +96,15 @@ def test_a_compressed_file_that_is_not_shown_is_refused(
     assert words in answered.json()["detail"]
 
 
+def test_the_rate_of_stamps_that_repeat_is_asked_for_and_the_samples_are_shown(
+    http: httpx.Client,
+) -> None:
+    rows = "".join(f"2024-03-14 09:15:{n // 250:02d},{n % 9 / 8 - 0.5}\n" for n in range(ROWS))
+    table = _read(http, "r.csv", f"time,ECG\n{rows}".encode())
+    assert (table["sampling_rate"], table["missing"]) == (None, ["sampling_rate"])
+    assert len(table["columns"][0]) == ROWS
+
+
 def test_headings_are_read_by_the_one_reader(http: httpx.Client, csv_case: Any) -> None:  # noqa: ANN401  of the conftest
     """The library is held to the same table by ``tests/ecg_lib/records/files/test_opening.py``."""
     answered = _post(http, "a.csv", csv_case.text.encode())

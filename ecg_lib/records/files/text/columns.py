@@ -13,6 +13,7 @@ from ecg_lib.records.files.text.headings import (
     DATE_NAME,
     ColumnKind,
     Heading,
+    find_unit,
     read_heading,
     seconds_of,
 )
@@ -46,6 +47,9 @@ _LEAST_WHOLE: Final = 0.8
 """Share of the times a count begins again that are near its end; lost packets hide others."""
 
 _GREATEST_PERIOD: Final = 2.0**16
+
+_ANOTHER_RATE: Final = 0.05
+"""Share by which the rates of two columns of time differ when one of them is wrong."""
 
 _COUNTED_ROWS: Final = 100
 """Rows by which a column that is called a count is known to be one."""
@@ -100,7 +104,7 @@ def read_headings(layout: Layout) -> list[Heading]:
         elif kind is ColumnKind.TIME and (read_unit(stated) or is_other_unit(stated)):
             headings[at] = Heading(kind, name, None)  # counts of a clock
         elif kind is not ColumnKind.TIME and unit is None:
-            headings[at] = Heading(kind, name, read_unit(stated) or (stated or None))
+            headings[at] = Heading(kind, name, find_unit(stated) or (stated or None))
     if not layout.names[0] and layout.is_numeric[0]:
         first = _describe_first(_numbers_of(layout, 0))
         if first is not None and first.kind is ColumnKind.TIME:
@@ -200,8 +204,17 @@ def _number_of(cell: str, layout: Layout) -> float:
         return float("nan")
 
 
-def find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | None, Rate | None]:
-    """Find the column of time that keeps its rate best: a regular one before one that repeats."""
+def find_time(
+    layout: Layout, headings: list[Heading], *, given: float | None = None
+) -> tuple[TimeColumn | None, Rate | None]:
+    """Find the column of time that keeps its rate best: a regular one before one that repeats.
+
+    Raises
+    ------
+    MissingDetailError
+        If regular ones give different rates, and none is given.
+
+    """
     refused: Exception | None = None
     found: list[tuple[TimeColumn, Rate]] = []
     for number, (kind, name, unit) in enumerate(headings):
@@ -216,10 +229,29 @@ def find_time(layout: Layout, headings: list[Heading]) -> tuple[TimeColumn | Non
                 refused = refused or error
     usual = [one for one in found if one[1].is_regular] or found
     if usual:
-        return usual[0]
+        return _choose_time(usual, given)
     if refused is not None:
         raise refused
     return None, None
+
+
+def _choose_time(
+    found: list[tuple[TimeColumn, Rate]], given: float | None
+) -> tuple[TimeColumn, Rate]:
+    """Choose the column of the rate that is given, else the first; two rates contradict."""
+    fitting = [one for one in found if MIN_FS_HZ <= one[1].fs <= MAX_FS_HZ and one[1].is_regular]
+    if not fitting:
+        return found[0]
+    if given is not None:
+        return min(fitting, key=lambda one: abs(one[1].fs - given) > RATE_DEVIATION * given)
+    others = [rate.fs for _, rate in fitting if abs(rate.fs / fitting[0][1].fs - 1) > _ANOTHER_RATE]
+    if others:
+        msg = (
+            "sampling_rate must be given: columns of time of the CSV file give "
+            f"{fitting[0][1].fs:.4g} and {others[0]:.4g} Hz"
+        )
+        raise MissingDetailError(msg, detail="sampling_rate")
+    return fitting[0]
 
 
 def _mend_rounding(rate: Rate, layout: Layout, column: TimeColumn) -> Rate:
@@ -279,7 +311,8 @@ def find_leads(
             continue
         if converter is None and (voltage in {None, COUNTS} or layout.has_counts):
             has_counts = has_counts or voltage == COUNTS or layout.has_counts
-            others.append(name)
+            is_scaled = bool(stated) and voltage is None and find_unit(stated or "") is not None
+            others.append(f"{name} ({stated})"[:MAX_NAME] if is_scaled else name)
             continue
         if stated and unit and UNIT_TO_MV.get(voltage or "") not in {None, UNIT_TO_MV[unit]}:
             msg = f"the file states {voltage}; unit must be that or left out"

@@ -94,7 +94,7 @@ class CsvFile:
             start = file.read(layouts.PEEK_BYTES)
         layout = find_layout(start, is_whole=len(start) < layouts.PEEK_BYTES)
         headings = read_headings(layout)
-        time, measured = find_time(layout, headings)
+        time, measured = find_time(layout, headings, given=fs)
         columns, others = find_leads(layout, headings, time, unit=unit)
         warnings = layout.warnings
         if measured is not None:

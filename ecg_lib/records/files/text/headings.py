@@ -47,6 +47,19 @@ _NAMELESS: Final = {"mv": "mV", "uv": "uV", "µv": "uV", "μv": "uV"}
 
 
 _VOLTS: Final = r"m|u|µ|μ|n|milli|micro|mikro|nano"
+_VOLTAGE: Final = re.compile(
+    rf"(?<![^\W\d_])(?:(?P<unit>(?:{_VOLTS}|k|p)v(?:olts?)?)|(?<=\d)\s?(?P<plain>v(?:olts?)?))(?![^\W_])",
+    re.IGNORECASE,
+)
+_SCALE: Final = re.compile(
+    r"[\d*\N{MULTIPLICATION SIGN}/]|\bx|\b(?:lsb|bits?|counts?|adu|div)\b", re.IGNORECASE
+)
+_BESIDE_UNIT: Final = re.compile(r"\b(?:e|rms|raw|filtered|filt)\b", re.IGNORECASE)
+_ONE: Final = re.compile(r"^1(?:[.,]0+)?\s*(?=[^\d.,/e])")
+_BRACKETS: Final = re.compile(r"[(\[{<](.*)[)\]}>]")
+
+_LONGEST_UNIT: Final = 40
+
 _UNIT_IN_NAME: Final = re.compile(
     r"(.+?)(?:\s*\(([^()]+)\)|\s*\[([^\[\]]+)\]|\s*\{([^{}]+)\}|\s*<([^<>]+)>"
     # ECG_uV, time_ms, ecg.uV, ECG: uV, ecg_counts
@@ -129,6 +142,37 @@ def seconds_of(unit: str) -> float | None:
     return 1 / parts if parts else None
 
 
+def find_unit(text: str) -> str | None:
+    """Find a unit among other words; one with a scale is returned as it stands.
+
+    >>> find_unit("uV, filtered"), find_unit("1 mV"), find_unit("0.001 mV"), find_unit("V1")
+    ('uV', 'mV', '0.001 mV', None)
+
+    """
+    text = _ONE.sub("", text.strip())
+    if read_unit(text) is not None or len(text) > _LONGEST_UNIT:
+        return read_unit(text)
+    found = _VOLTAGE.search(text)
+    if found is None:
+        return None
+    rest = text[: found.start()] + text[found.end() :]
+    is_scaled = found["plain"] or _SCALE.search(rest)
+    return text if is_scaled else read_unit(found["unit"]) or text
+
+
+def is_unit(text: str) -> bool:
+    """Return whether a text is about a voltage and nothing else.
+
+    >>> is_unit("0.001 mV"), is_unit("uV (filtered)"), is_unit("ECG (mV)")
+    (True, True, False)
+
+    """
+    if find_unit(text) is None:
+        return False
+    rest = _BESIDE_UNIT.sub("", _SCALE.sub(" ", _VOLTAGE.sub(" ", text)))
+    return read_unit(text) is not None or re.search(r"[^\W\d_]", rest) is None
+
+
 def read_heading(cell: str) -> Heading:
     """Read the heading of a column.
 
@@ -166,5 +210,9 @@ def _read_text(text: str) -> Heading:
         return Heading(ColumnKind.TIME, text, "s")
     if read_unit(said) is not None or is_other_unit(said):
         return Heading(ColumnKind.LEAD, name, read_unit(said) or said)
+    bracket = _BRACKETS.search(text)
+    unit = find_unit(bracket[1]) if bracket and bracket.start() else None
+    if bracket and unit is not None:
+        return Heading(ColumnKind.LEAD, text[: bracket.start()].strip(), unit)
     kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD
     return Heading(kind, text, _NAMELESS.get(text.lower()))

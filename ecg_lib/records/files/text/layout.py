@@ -16,7 +16,13 @@ from ecg_lib.records.files.text.cells import (
     is_number,
     is_numeric_column,
 )
-from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, read_heading, seconds_of
+from ecg_lib.records.files.text.headings import (
+    UNIT_TO_S,
+    ColumnKind,
+    is_unit,
+    read_heading,
+    seconds_of,
+)
 from ecg_lib.records.files.text.preamble import (
     CHANNELS,
     Converter,
@@ -28,7 +34,7 @@ from ecg_lib.records.files.text.preamble import (
 from ecg_lib.records.files.text.rounding import RoundedRate
 from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
-from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of, read_unit
+from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of
 
 PEEK_BYTES: Final = 2**20
 
@@ -62,6 +68,8 @@ _LONG_BLANKS: Final = re.compile(rf"[^\S\t\r\n]{{{_MOST_BLANKS},}}")
 _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 
 _NUMBERED_ROWS: Final = 20
+
+_MOSTLY: Final = 0.9
 
 _HEADING_LINES: Final = 200
 _LINES_OF_A_HEADING: Final = 6
@@ -176,7 +184,8 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     while is_whole and is_word_row(rows[-1], is_numeric):
         rows.pop()  # a line of words below the samples
     described = find_described(preamble, is_numeric)
-    names, units = described or _find_headings(preamble, comments, shape)
+    nameless = _find_nameless(sampled, [row for _, row in table[first:]])
+    names, units = described or _find_headings(preamble, comments, shape, nameless=nameless)
     if has_count_row and names is not None and names[0] in UNIT_TO_S:
         names, units = ("time", *names[1:]), (names[0], *[""] * (len(names) - 1))
     said = Statements.read(comments, preamble)
@@ -432,10 +441,14 @@ def _count_blanks(lines: list[str]) -> int:
 
 
 def _find_headings(
-    preamble: list[str], comments: list[str], shape: _Shape
+    preamble: list[str], comments: list[str], shape: _Shape, *, nameless: int | None
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """Find the headings above the samples, and the row of units below them."""
+    """Find the headings above the samples, and the row of units below them.
+
+    One heading may be missing, of the column `nameless`.
+    """
     rows = [split_cells(line, shape.delimiter) for line in preamble]
+    rows = [_without_ends(row, shape.width) for row in rows]
     if shape.width == 1:
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
@@ -448,11 +461,13 @@ def _find_headings(
             part if len(row) != shape.width == len(part) else row
             for row, part in zip(rows, parts, strict=True)
         ]
-    fitting = [row for row in rows if _fits(row, shape.width) and not _is_statement(row)]
+    width = shape.width
+    least = width if nameless is None or width <= 2 else width - 1
+    fitting = [row for row in rows if least <= len(row) <= width and not _is_statement(row)]
     if not fitting:
         commented = [split_cells(line.lstrip("#%/ "), shape.delimiter) for line in comments]
-        fitting = [row for row in commented if _fits(row, shape.width)][-1:]
-        fitting = [row for row in fitting if shape.width > 1 or kind_of(row[0]) is SignalKind.ECG]
+        fitting = [row for row in commented if least <= len(row) <= width][-1:]
+        fitting = [row for row in fitting if width > 1 or kind_of(row[0]) is SignalKind.ECG]
     if not fitting:
         if rows and len(rows[-1]) == 1 and shape.width == 2 and shape.delimiter == ",":
             msg = (
@@ -463,8 +478,9 @@ def _find_headings(
         if rows and len(rows[-1]) > 1 and not _is_statement(rows[-1]):
             raise _explain_widths(len(rows[-1]), shape)
         return None, ()
-    fitting = [row if len(row) == shape.width else ["", *row] for row in fitting]
+    fitting = [row if len(row) == width else _insert(row, nameless or 0) for row in fitting]
     fitting = [row for row in fitting if not _describes_values(row)] or fitting
+    fitting = _without_remarks(fitting)
     if len(fitting) > 1 and _are_units(fitting[-1]):
         return tuple(fitting[-2]), tuple(cell.strip("'\"()[] ") for cell in fitting[-1])
     return tuple(fitting[-1]), ()
@@ -476,6 +492,19 @@ def _describes_values(row: list[str]) -> bool:
     if words <= _KINDS_OF_VALUES:
         return True
     return len(row) > 1 and len(words) == 1 and not _is_unit(row[0]) and not _names_signal(row[0])
+
+
+def _without_remarks(rows: list[list[str]]) -> list[list[str]]:
+    """Leave out rows below the headings in which no cell says what its column is."""
+    while len(rows) > 1 and not any(map(_says_column, rows[-1])):
+        if not all(map(_says_column, rows[-2])):
+            break
+        rows = rows[:-1]
+    return rows
+
+
+def _says_column(cell: str) -> bool:
+    return _names_signal(cell) or (bool(cell) and _is_unit(cell))
 
 
 def _names_signal(cell: str) -> bool:
@@ -497,9 +526,27 @@ def _explain_widths(n_headings: int, shape: _Shape) -> CorruptRecordError | Unsu
     return CorruptRecordError(msg)
 
 
-def _fits(row: list[str], width: int) -> bool:
-    """Return whether a row may be headings; R leaves out the one of the row names."""
-    return len(row) == width or (len(row) == width - 1 and width > 2)
+def _find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | None:
+    """Find the column that may lack a heading: an empty last one, or the row names of R."""
+    if sum(not row[-1] for row in sampled) >= _MOSTLY * len(sampled):
+        return len(sampled[0]) - 1
+    names = [row[0].strip("'\" ") for row in first[:_NUMBERED_ROWS]]
+    if not any(is_number(name, ".") for name in names):
+        return 0
+    counts = [int(name) for name in names if re.fullmatch(r"\d{1,12}", name)]
+    are_counted = counts == list(range(counts[0], counts[0] + len(names))) if counts else False
+    return 0 if are_counted else None
+
+
+def _insert(row: list[str], at: int) -> list[str]:
+    return [*row[:at], "", *row[at:]]
+
+
+def _without_ends(row: list[str], width: int) -> list[str]:
+    """Take off empty headings at the end, below which there is no column."""
+    while len(row) > width and not row[-1]:
+        row = row[:-1]
+    return row
 
 
 def _is_statement(row: list[str]) -> bool:
@@ -548,5 +595,5 @@ def _are_units(row: list[str]) -> bool:
 
 def _is_unit(cell: str) -> bool:
     text = cell.strip("'\"()[] ")
-    is_named = read_unit(text) is not None or is_other_unit(text) or seconds_of(text) is not None
+    is_named = is_unit(text) or is_other_unit(text) or seconds_of(text) is not None
     return is_named or bool(_UNIT_CELL.fullmatch(text))

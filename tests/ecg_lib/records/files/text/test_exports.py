@@ -8,7 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError, UnsupportedRecordError
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSamplingRateError,
+    MissingDetailError,
+    UnsupportedRecordError,
+)
 from ecg_lib.records.files.lead import RecordingFile, choose_lead
 from ecg_lib.records.files.opening import open_recording
 
@@ -137,3 +142,88 @@ def test_a_row_that_cannot_be_read_is_told_by_its_number(tmp_path: Path) -> None
     opened = _open(tmp_path, head + block + head + block)
     with pytest.raises(CorruptRecordError, match="row 3001 of its samples does not"):
         list(opened.blocks(opened.leads[0]))
+
+
+TIMES = [f"{n / 250:.3f}" for n in range(N)]
+
+
+@pytest.mark.parametrize(
+    "unit",
+    [
+        *("0.001 mV", "x0.001 mV", "uV/10", "mV*1000", "10 uV", "0.5uV", "1e-6 V", "100 nV"),
+        *("mV x 1000", "mV/div", "1/200 mV", "5 \N{MICRO SIGN}V/LSB", "adu (200/mV)", "kV", "pV"),
+    ],
+)
+@pytest.mark.parametrize("form", ["time,ECG ({})\n", "time,ECG\ns,{}\n"])
+def test_a_unit_with_a_scale_is_not_read_without_it(tmp_path: Path, form: str, unit: str) -> None:
+    with pytest.raises(UnsupportedRecordError) as raised:
+        _open(tmp_path, form.format(unit) + _rows(TIMES, ECG))
+    assert f"there is none among ECG ({unit}"[:60] in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "unit", ["1 uV", "uV (filtered)", "uV rms", "uV?", "\N{LATIN SMALL LETTER AE}V"]
+)
+@pytest.mark.parametrize("form", ["time,ECG ({})\n", "time,ECG\ns,{}\n"])
+def test_a_unit_may_stand_among_other_words(tmp_path: Path, form: str, unit: str) -> None:
+    (lead,) = (opened := _open(tmp_path, form.format(unit) + _rows(TIMES, ECG))).leads
+    assert (lead.name, lead.has_unit) == ("ECG", True)
+    np.testing.assert_allclose(np.concatenate(list(opened.blocks(lead))), ECG / 1000, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["ECG (V1)", "ECG (V5-V6)", "II (Pat 12)", "ECG [II/V]"])
+def test_a_lead_in_brackets_is_not_a_unit(tmp_path: Path, name: str) -> None:
+    opened = _open(tmp_path, f"time,{name}\n" + _rows(TIMES, ECG))
+    assert [(lead.name, lead.has_unit) for lead in opened.leads] == [(name, False)]
+
+
+THREE = (ECG, 2 * ECG, -ECG)
+
+
+@pytest.mark.parametrize(
+    ("heading", "columns"),
+    [
+        ("I,II,III", (*THREE, N * [""])),
+        ("I,II,III,", THREE),
+        ("I,II,III,,", THREE),
+        ("I,II,III", (range(1, N + 1), *THREE)),
+        ("I,II,III", ([f"row{n}" for n in range(N)], *THREE)),
+        ("I,II,III", (*THREE, [*(N - 9) * [""], *9 * ["x"]])),
+    ],
+    ids=["cell at the end", "heading at the end", "two", "counted rows", "named rows", "remarks"],
+)
+def test_a_column_without_a_heading_does_not_move_the_others(
+    tmp_path: Path, heading: str, columns: tuple[Sequence[object], ...]
+) -> None:
+    opened = _open(tmp_path, f"{heading}\n" + _rows(*columns), fs=250.0)
+    for lead, values in zip(opened.leads, THREE, strict=True):
+        samples = np.concatenate(list(opened.blocks(lead)))
+        np.testing.assert_allclose(samples, values, atol=1e-6)
+    assert [lead.name for lead in opened.leads] == ["I", "II", "III"]
+
+
+def test_a_heading_that_is_missing_anywhere_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorruptRecordError, match="3 headings for 4 columns"):
+        _open(tmp_path, "I,II,III\n" + _rows(ECG, *THREE), fs=250.0)
+
+
+def test_remarks_below_the_headings_are_not_headings(tmp_path: Path) -> None:
+    text = "time,ECG\n[s],[uV]\n(raw),(filtered)\n" + _rows(TIMES, ECG)
+    (lead,) = _open(tmp_path, text).leads
+    assert (lead.name, lead.fs, lead.has_unit) == ("ECG", 250.0, True)
+
+
+def test_columns_of_time_that_contradict_each_other_are_asked_about(tmp_path: Path) -> None:
+    text = "time (s),stamp time (ms),ECG\n" + _rows(TIMES, range(0, 8 * N, 8), ECG)
+    with pytest.raises(MissingDetailError, match="give 250 and 125 Hz"):
+        _open(tmp_path, text)
+    for fs in (250.0, 125.0):
+        opened = _open(tmp_path, text, fs=fs)
+        assert len(np.concatenate(list(opened.blocks(opened.leads[0])))) == N
+    with pytest.raises(MissingDetailError, match="the file states 250 Hz"):
+        _open(tmp_path, text, fs=200.0)
+
+
+def test_a_column_of_time_without_its_unit_contradicts_nothing(tmp_path: Path) -> None:
+    text = "time (s),device time,ECG\n" + _rows(TIMES, range(0, 4 * N, 4), ECG)
+    assert _open(tmp_path, text).leads[0].fs == 250.0
