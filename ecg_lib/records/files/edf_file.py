@@ -47,7 +47,7 @@ _BYTES_AT_ONCE: Final = 2**22
 
 _ANNOTATIONS: Final = frozenset({"EDF Annotations", "BDF Annotations"})
 
-_MAX_TIMED_RECORDS: Final = 2**20
+_MAX_TIMED_RECORDS: Final = 2**21
 
 _TIMEKEEPING: Final = re.compile(rb"([+-]\d{1,9}(?:\.\d{0,9})?)(?:\x15[\d.]*)?\x14")
 
