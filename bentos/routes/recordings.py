@@ -84,8 +84,8 @@ class SignalQuery(BeatsQuery):
 async def create_recording(request: Request) -> Response:
     """Take a file of up to 14 days, and queue it for analysis.
 
-    A WFDB header with its signal files, or a zip of them, or one EDF, CSV, NPY or device file; or,
-    with `join`, several of those as the parts of one recording.
+    A WFDB header with its signal files, or one EDF, CSV, NPY or device file; or one of these as a
+    zip or gzip file; or, with `join`, several files as the parts of one recording.
     """
     runtime = runtime_of(request)
     runtime.require_model()
@@ -139,7 +139,7 @@ async def _take(
 
 
 async def read_signal_file(request: Request) -> Response:
-    """Read a CSV, text or NPY file of samples: its leads, rate, unit and samples.
+    """Read a CSV, text or NPY file of samples, packed or not: its leads, rate, unit and samples.
 
     Nothing is kept or analysed. What the file does not state is null and listed in `missing`.
     """

@@ -24,6 +24,7 @@ from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.archives import ARCHIVE_SUFFIXES, PEEK_BYTES, name_of, unpacked
+from ecg_lib.records.files.edf_file import is_edf
 from ecg_lib.records.files.opening import SUFFIXES
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.csv_file import may_be_recording
@@ -141,7 +142,7 @@ def _is_recording(path: Path) -> bool:
         return True
     with path.open("rb") as file:
         start = file.read(PEEK_BYTES)
-    return may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
+    return is_edf(start) or may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:

@@ -91,7 +91,7 @@ def analyze(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="WFDB, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC or zip, and directories."
+            help="WFDB, EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC, zip or gz; directories."
         ),
     ],
     output_dir: Annotated[Path, typer.Option(help="Where the results go.")] = Path(),

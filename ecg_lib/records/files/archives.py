@@ -53,6 +53,9 @@ _MAX_TOLD: Final = 8
 _MAX_TOLD_NAME: Final = 64
 
 _GZIP: Final = b"\x1f\x8b"
+_GZIP_HEADER_BYTES: Final = 300
+_HAS_NAME: Final = 0x08
+"""Flag of a gzip file with the name of what was packed, and no other field before it."""
 
 _WEAK: Final = frozenset({*TEXT_SUFFIXES, ".xml"})
 """Files that may also describe a recording: their beginning tells."""
@@ -190,10 +193,24 @@ def _unpack_gzip(archive: Path, directory: Path, *, most: int, is_part: bool) ->
             "the header (.hea) and its signals in a zip"
         )
         raise UnsupportedRecordError(msg)
+    if suffix not in SUFFIXES:
+        name += _suffix_within(archive)
     path = directory / "part0"
-    blocks = _unpack_stream(archive, most=most, is_part=is_part)
-    _write(path, blocks)
+    _write(path, _unpack_stream(archive, most=most, is_part=is_part))
     return {name: path}
+
+
+def _suffix_within(archive: Path) -> str:
+    """Return the extension of the name that gzip keeps of a file; one of none where it keeps none.
+
+    What has no extension would be taken for the name of a WFDB record.
+    """
+    with archive.open("rb") as file:
+        start = file.read(_GZIP_HEADER_BYTES)
+    has_name = len(start) > 10 and start[3] & 0x1C == _HAS_NAME
+    kept = start[10:].partition(b"\0")[0].decode("latin-1") if has_name else ""
+    suffix = PurePosixPath(kept).suffix.lower()
+    return suffix if suffix in SUFFIXES else ".unknown"
 
 
 def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes]:

@@ -25,6 +25,11 @@ MISSING_CELLS: Final = tuple(
 
 _MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))
 
+NUMBERED_ROWS: Final = 20
+"""Rows by which it is told whether a column numbers them."""
+
+_MOSTLY: Final = 0.9
+
 _NUMBER: Final = r"[-+]?(?:\d+(?:{point}\d*)?|{point}\d+)(?:[eE][-+]?\d+)?"
 
 
@@ -62,3 +67,22 @@ def is_numeric_column(cells: list[str], decimal: str) -> bool:
     told = [cell for cell in cells if not is_missing(cell)]
     numbers = sum(is_number(cell, decimal) for cell in told)
     return numbers > 0 and numbers >= 0.5 * len(told)
+
+
+def find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | None:
+    """Find the column that may lack a heading: an empty last one, or the row names of R."""
+    if sum(not row[-1] for row in sampled) >= _MOSTLY * len(sampled):
+        return len(sampled[0]) - 1
+    names = [row[0].strip("'\" ") for row in first[:NUMBERED_ROWS]]
+    if not any(is_number(name, ".") for name in names):
+        return 0
+    counts = [int(name) for name in names if re.fullmatch(r"\d{1,12}", name)]
+    are_counted = counts == list(range(counts[0], counts[0] + len(names))) if counts else False
+    return 0 if are_counted else None
+
+
+def without_ends(row: list[str], width: int) -> list[str]:
+    """Take off empty headings at the end, below which there is no column."""
+    while len(row) > width and not row[-1]:
+        row = row[:-1]
+    return row

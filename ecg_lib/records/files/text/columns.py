@@ -16,10 +16,12 @@ from ecg_lib.records.files.text.headings import (
     find_unit,
     read_heading,
     seconds_of,
+    states_unit,
 )
 from ecg_lib.records.files.text.layout import Layout
 from ecg_lib.records.files.text.rounding import read_steps
 from ecg_lib.records.files.text.times import (
+    LOOSE_DEVIATION,
     RATE_DEVIATION,
     Rate,
     measure_rate,
@@ -47,6 +49,8 @@ _LEAST_WHOLE: Final = 0.8
 """Share of the times a count begins again that are near its end; lost packets hide others."""
 
 _GREATEST_PERIOD: Final = 2.0**16
+
+_PARTS_OF_S: Final = (1.0, 1e-3, 1e-6, 1e-9)
 
 _ANOTHER_RATE: Final = 0.05
 """Share by which the rates of two columns of time differ when one of them is wrong."""
@@ -221,7 +225,7 @@ def find_time(
         if kind is not ColumnKind.TIME:
             continue
         try:
-            column, times_s = _read_time(layout, number, unit)
+            column, times_s = _read_time(layout, number, unit, given=given)
             rate = _mend_rounding(measure_rate(times_s), layout, column)
             found.append((column, rate))
         except (CorruptRecordError, UnsupportedRecordError, MissingDetailError) as error:
@@ -265,7 +269,7 @@ def _mend_rounding(rate: Rate, layout: Layout, column: TimeColumn) -> Rate:
 
 
 def _read_time(
-    layout: Layout, number: int, unit: str | None
+    layout: Layout, number: int, unit: str | None, *, given: float | None
 ) -> tuple[TimeColumn, NDArray[np.float64]]:
     if not layout.is_numeric[number]:
         times_s = read_clocks([row[number] for row in layout.rows])
@@ -286,7 +290,27 @@ def _read_time(
     scale = seconds_of(unit) or 1.0
     if scale == 1.0:
         scale = size_of_unit(times)
+    if scale == 1.0 and given is not None and not _states_unit(layout, number, unit):
+        scale = _scale_to(given, times)
     return TimeColumn(number, scale), times * scale
+
+
+def _states_unit(layout: Layout, number: int, unit: str | None) -> bool:
+    """Return whether the heading of a column of time, or the cell below it, states its unit."""
+    if layout.names is None or (layout.units and layout.units[number]):
+        return True
+    name = layout.names[number]
+    return states_unit(name, read_heading(name)._replace(unit=unit))
+
+
+def _scale_to(fs: float, times: NDArray[np.float64]) -> float:
+    """Return the seconds of a unit in which stamps without one give a rate; 1 where none does."""
+    span = float(times[-1] - times[0]) if len(times) else 0.0
+    if not span > 0:
+        return 1.0
+    in_seconds = (len(times) - 1) / span
+    fitting = (part for part in _PARTS_OF_S if abs(in_seconds / part - fs) <= LOOSE_DEVIATION * fs)
+    return next(fitting, 1.0)
 
 
 def find_leads(

@@ -236,7 +236,8 @@ def _check_rate(fs: float, *, is_clock: bool) -> None:
     try:
         check_sampling_rate(fs)
     except InvalidSamplingRateError as error:
-        hint = "" if is_clock else "; its heading must state ms, us or ns unless it is s"
+        hint = "; its heading must state ms, us or ns unless it is s, or sampling_rate be given"
+        hint = "" if is_clock else hint
         msg = f"{error}, of the column of time{hint}"
         raise InvalidSamplingRateError(msg) from error
 

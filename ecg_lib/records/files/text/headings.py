@@ -216,3 +216,14 @@ def _read_text(text: str) -> Heading:
         return Heading(ColumnKind.LEAD, text[: bracket.start()].strip(), unit)
     kind = ColumnKind.COUNT if _COUNT_NAME.fullmatch(text) else ColumnKind.LEAD
     return Heading(kind, text, _NAMELESS.get(text.lower()))
+
+
+def states_unit(cell: str, heading: Heading) -> bool:
+    """Return whether the heading of a column of time states its unit, or leaves it to be seconds.
+
+    >>> [states_unit(one, read_heading(one)) for one in ("timestamp", "time [s]", "ms")]
+    [False, True, True]
+
+    """
+    text = cell.strip(" '\"#")
+    return heading.unit != "s" or heading.name != text or text.lower().split()[0] in UNIT_TO_S

@@ -11,10 +11,13 @@ from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
 from ecg_lib.records.files.text.cells import (
+    NUMBERED_ROWS,
+    find_nameless,
     is_comment,
     is_missing,
     is_number,
     is_numeric_column,
+    without_ends,
 )
 from ecg_lib.records.files.text.headings import (
     UNIT_TO_S,
@@ -67,14 +70,13 @@ _LONG_BLANKS: Final = re.compile(rf"[^\S\t\r\n]{{{_MOST_BLANKS},}}")
 
 _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 
-_NUMBERED_ROWS: Final = 20
-
-_MOSTLY: Final = 0.9
 
 _HEADING_LINES: Final = 200
 _LINES_OF_A_HEADING: Final = 6
 _TAKEN_LINE: Final = "#"
 """Stands for a line that was joined to one above it."""
+
+_OPEN_QUOTE: Final = re.compile(r'(?:^|[,;\t|])\s{0,9}"[^"]*$')
 
 _LIST_IN_CELL: Final = re.compile(rb"\"\s*\[\s*(?:-?\d[\d.eE+-]{0,24}\s*,\s*){50}")
 
@@ -184,7 +186,7 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     while is_whole and is_word_row(rows[-1], is_numeric):
         rows.pop()  # a line of words below the samples
     described = find_described(preamble, is_numeric)
-    nameless = _find_nameless(sampled, [row for _, row in table[first:]])
+    nameless = find_nameless(sampled, [row for _, row in table[first:]])
     names, units = described or _find_headings(preamble, comments, shape, nameless=nameless)
     if has_count_row and names is not None and names[0] in UNIT_TO_S:
         names, units = ("time", *names[1:]), (names[0], *[""] * (len(names) - 1))
@@ -233,7 +235,8 @@ def _join_quoted(lines: list[str]) -> list[str]:
     """Join headings in quotes that go on in the next lines; the places of other lines stay."""
     joined = list(lines)
     for place, line in enumerate(lines[:_HEADING_LINES]):
-        if line.count('"') % 2 == 0 or joined[place] == _TAKEN_LINE or is_comment(line):
+        is_open = line.count('"') % 2 == 1 and _OPEN_QUOTE.search(line)
+        if not is_open or joined[place] == _TAKEN_LINE or is_comment(line):
             continue
         for count in range(2, _LINES_OF_A_HEADING + 1):
             text = " ".join(lines[place : place + count])
@@ -362,7 +365,7 @@ def _find_first(
         return None
     while first > 0 and _is_missing_row(table[first - 1], table[first], is_numeric):
         first -= 1
-    rows = [row for _, row in table[first : first + _NUMBERED_ROWS]]
+    rows = [row for _, row in table[first : first + NUMBERED_ROWS]]
     return first + 1 if _numbers_columns(rows) else first
 
 
@@ -448,7 +451,7 @@ def _find_headings(
     One heading may be missing, of the column `nameless`.
     """
     rows = [split_cells(line, shape.delimiter) for line in preamble]
-    rows = [_without_ends(row, shape.width) for row in rows]
+    rows = [without_ends(row, shape.width) for row in rows]
     if shape.width == 1:
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
@@ -478,7 +481,9 @@ def _find_headings(
         if rows and len(rows[-1]) > 1 and not _is_statement(rows[-1]):
             raise _explain_widths(len(rows[-1]), shape)
         return None, ()
-    fitting = [row if len(row) == width else _insert(row, nameless or 0) for row in fitting]
+    fitting = [
+        row if len(row) == width else [*row[:nameless], "", *row[nameless:]] for row in fitting
+    ]
     fitting = [row for row in fitting if not _describes_values(row)] or fitting
     fitting = _without_remarks(fitting)
     if len(fitting) > 1 and _are_units(fitting[-1]):
@@ -524,29 +529,6 @@ def _explain_widths(n_headings: int, shape: _Shape) -> CorruptRecordError | Unsu
         f"{shape.width} columns"
     )
     return CorruptRecordError(msg)
-
-
-def _find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | None:
-    """Find the column that may lack a heading: an empty last one, or the row names of R."""
-    if sum(not row[-1] for row in sampled) >= _MOSTLY * len(sampled):
-        return len(sampled[0]) - 1
-    names = [row[0].strip("'\" ") for row in first[:_NUMBERED_ROWS]]
-    if not any(is_number(name, ".") for name in names):
-        return 0
-    counts = [int(name) for name in names if re.fullmatch(r"\d{1,12}", name)]
-    are_counted = counts == list(range(counts[0], counts[0] + len(names))) if counts else False
-    return 0 if are_counted else None
-
-
-def _insert(row: list[str], at: int) -> list[str]:
-    return [*row[:at], "", *row[at:]]
-
-
-def _without_ends(row: list[str], width: int) -> list[str]:
-    """Take off empty headings at the end, below which there is no column."""
-    while len(row) > width and not row[-1]:
-        row = row[:-1]
-    return row
 
 
 def _is_statement(row: list[str]) -> bool:

@@ -228,6 +228,25 @@ def test_gzip_that_cannot_be_used_is_refused(
     assert sum(path.stat().st_size for path in target.iterdir()) <= 2**20
 
 
+@pytest.mark.parametrize(
+    ("inner", "suffix"),
+    [("r.csv", ".csv"), ("R.EDF", ".edf"), ("", ".unknown"), ("r.exe", ".unknown")],
+)
+def test_the_kind_of_a_gzip_file_may_be_in_the_name_that_it_keeps(
+    tmp_path: Path, target: Path, inner: str, suffix: str
+) -> None:
+    with (tmp_path / "r.gz").open("wb") as file, gzip.GzipFile(inner, "wb", fileobj=file) as packed:
+        packed.write(TABLE.encode())
+    (name,) = unpack_recording(tmp_path / "r.gz", target)
+    assert name == f"r{suffix}"
+    if suffix == ".unknown":
+        with (
+            module.unpacked(tmp_path / "r.gz") as unpacked,
+            pytest.raises(UnsupportedRecordError, match=r"must be one of \.hea"),
+        ):
+            open_recording(unpacked)
+
+
 def test_gzip_unpacks_to_a_limit(tmp_path: Path, target: Path) -> None:
     content = bytes(range(256)) * 40
     (tmp_path / "r.csv.gz").write_bytes(gzip.compress(content))

@@ -88,7 +88,7 @@ export function bindStart({ gallery, served, formats }, { store, service, opener
       takesRecordings && h("br"),
       takesRecordings && h("strong", {}, "Recordings"),
       takesRecordings &&
-        " up to 14 days: WFDB (.hea with .dat, or a zip), EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC.",
+        " up to 14 days: WFDB (.hea with .dat, or a zip), EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, XML, ATC; also as zip or .gz.",
     );
   }
 }

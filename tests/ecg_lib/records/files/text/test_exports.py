@@ -87,6 +87,12 @@ def test_headings_of_two_lines_are_joined_by_a_blank(tmp_path: Path) -> None:
     np.testing.assert_allclose(samples, ECG / 1000, atol=1e-6)
 
 
+def test_a_lone_mark_of_inches_does_not_swallow_headings(tmp_path: Path) -> None:
+    head = 'Screen: 5"\ntime,ECG (uV)\nPaper: 8"\n'
+    (lead,) = _open(tmp_path, head + _rows(np.arange(N) / 250, ECG)).leads
+    assert (lead.name, lead.fs, lead.has_unit) == ("ECG", 250.0, True)
+
+
 @pytest.mark.parametrize("fs", [None, 250.0])
 @pytest.mark.parametrize("rate", [1, 4, 32, 64, 99.9])
 def test_signals_of_a_wristband_are_not_an_ecg(
@@ -227,3 +233,28 @@ def test_columns_of_time_that_contradict_each_other_are_asked_about(tmp_path: Pa
 def test_a_column_of_time_without_its_unit_contradicts_nothing(tmp_path: Path) -> None:
     text = "time (s),device time,ECG\n" + _rows(TIMES, range(0, 4 * N, 4), ECG)
     assert _open(tmp_path, text).leads[0].fs == 250.0
+
+
+@pytest.mark.parametrize(
+    ("stamps", "fs"),
+    [
+        ([1000 * n // 128 for n in range(N)], 128.0),
+        ([300_000 + 1_000_000 * n // 128 for n in range(N)], 128.0),
+        ([1000 * (n // 16 * 16) // 128 for n in range(N)], 128.0),
+        (range(0, 4_000_000 * N, 4_000_000), 250.0),
+    ],
+    ids=["milliseconds", "microseconds", "packets", "nanoseconds"],
+)
+def test_a_rate_that_is_given_tells_the_unit_of_stamps_without_one(
+    tmp_path: Path, stamps: Sequence[int], fs: float
+) -> None:
+    text = "timestamp,ecg\n" + _rows(stamps, ECG)
+    opened = _open(tmp_path, text, fs=fs)
+    assert opened.leads[0].fs == fs
+    samples = np.concatenate(list(opened.blocks(opened.leads[0])))
+    np.testing.assert_allclose(samples, ECG, atol=1e-6)
+    for heading in ("timestamp [s]", "seconds", "timestamp (min)"):
+        with pytest.raises((InvalidSamplingRateError, MissingDetailError)):
+            _open(tmp_path, text.replace("timestamp", heading), fs=fs)
+    with pytest.raises((InvalidSamplingRateError, MissingDetailError)):
+        _open(tmp_path, text, fs=1.1 * fs)
