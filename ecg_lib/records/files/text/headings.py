@@ -79,6 +79,9 @@ _ADDRESS: Final = re.compile(r"\(/[\w/.-]{1,80}\)$")
 _NO_UNIT: Final = re.compile(r"([^\[\]]+?)\s*\[\s*\]")
 """Hexoskin writes an empty unit for counts."""
 
+_CAMEL: Final = re.compile(r"(?<=[a-z])(?=[A-Z][a-z])")
+"""Where words are put together: LocalTimestamp."""
+
 # Some say of which clock it is: Timestamp_Unix_CAL.
 _TIME_NAME: Final = re.compile(
     r"(?:.*[ _/-])?(?:time|zeit|uhrzeit|zeitpunkt|tiempo|hora|temps|heure|tempo)(?:[ _-]?stamp)?"
@@ -202,7 +205,7 @@ def _read_text(text: str) -> Heading:
     said = next(filter(None, found.groups()[1:])).strip().lower() if found else ""
     if text.lower() in UNIT_TO_S.keys() - _NOT_ALONE:
         return Heading(ColumnKind.TIME, text, text.lower())
-    if _TIME_NAME.fullmatch(name):
+    if _TIME_NAME.fullmatch(_CAMEL.sub(" ", name)):
         first = re.split(r"[ _-]", name.lower())[0]  # ms since start
         unit = said or (first if first in UNIT_TO_S else "s")
         return Heading(ColumnKind.TIME, name, unit if seconds_of(unit) is not None else None)

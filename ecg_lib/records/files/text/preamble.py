@@ -49,7 +49,7 @@ _UNIT_OF_INTERVAL: Final = r"(?P<unit>ms(?:ec)?|[uµμ]s(?:ec)?|s(?:ec(?:ond)?s?
 _INTERVAL: Final = r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*" + _UNIT_OF_INTERVAL
 
 _INTERVALS: Final = (
-    re.compile(rf"(?:{_INTERVAL_NAME}){_IS}=?\s*{_INTERVAL}\b", re.IGNORECASE),
+    re.compile(rf"(?:{_INTERVAL_NAME}){_IS}[=,;]?\s*{_INTERVAL}\b", re.IGNORECASE),
     re.compile(rf"(?<![\d.,-]){_INTERVAL}\s*/\s*sample", re.IGNORECASE),
 )
 """The time from one sample to the next, as LabChart and AcqKnowledge state it."""
@@ -242,7 +242,7 @@ def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Describ
         Of each column; a first one that is not described is that of time.
 
     """
-    rows = [[cell.strip() for cell in line.rstrip().split("\t")] for line in preamble]
+    rows = [[cell.strip() for cell in _split_described(line)] for line in preamble]
     names: list[str] = []
     units: list[str] = []
     for place, row in enumerate(rows):
@@ -267,6 +267,12 @@ def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Describ
     return Described(
         (*times, *names, *after * ("",)), (*before * (of_time,), *units, *after * ("",))
     )
+
+
+def _split_described(line: str) -> list[str]:
+    """Split a line of LabChart: by tabs, or by what a spreadsheet has put in their place."""
+    by = next((mark for mark in ",;" if f"={mark}" in line), None) if "\t" not in line else None
+    return line.rstrip().rstrip(by or "").split(by or "\t")
 
 
 _OPENSIGNALS: Final = {"bitalino": (3.3, 1100.0), "biosignalsplux": (3.0, 1000.0)}

@@ -48,6 +48,12 @@ SHIMMER = "Shimmer\tShimmer\tShimmer\tShimmer\nTimestamp\tTimestamp\tECG LL-RA\t
         ("time (1/250 s),ECG (mV)\n" + _rows(TICKS, ECG), 250),
         ("time [100 us],ECG [mV]\n" + _rows(range(0, 40 * N, 40), ECG), 250),
         ("time,ECG\ns/256,mV\n" + _rows(TICKS, ECG), 256),
+        ("LocalTimestamp,ecg_mV\n" + _rows(np.arange(N) / 250, ECG), 250),
+        (
+            "Interval=,4 ms,,\nChannelTitle=,ECG,ABP\nRange=,10 mV,100 mmHg\n"
+            + _rows(np.arange(N) / 250, ECG, COUNTS),
+            250,
+        ),
         ("1544027337.000000\n250.000000\n" + _rows(ECG), 250),
         ("1544027337.0, 1544027337.0\n250.0, 250.0\n" + _rows(ECG, ECG), 250),
         ('"time\n(s)","ECG\n(mV)"\n' + _rows(np.arange(N) / 250, ECG), 250),
@@ -66,7 +72,8 @@ SHIMMER = "Shimmer\tShimmer\tShimmer\tShimmer\nTimestamp\tTimestamp\tECG LL-RA\t
     ],
     ids=[
         *("hexoskin", "hexoskin with addresses", "hexoskin since 1970", "thousandths"),
-        *("parts", "tens of microseconds", "ticks in a row of units", "start and rate"),
+        *("parts", "tens of microseconds", "ticks in a row of units", "words put together"),
+        *("labchart of a spreadsheet", "start and rate"),
         *("start and rate of two", "headings of two lines", "carriage returns", "note of lines"),
         *("shimmer of four rows", "shimmer raw and calibrated"),
     ],
