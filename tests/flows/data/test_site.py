@@ -108,6 +108,15 @@ def test_only_what_a_reader_marked_is_true_and_the_models_own_calls_are_left_out
     assert describe_labels(answered, []) is None
 
 
+def test_beats_that_are_marked_by_their_form_are_true_as_well() -> None:
+    response = _beats((100, "N"), (400, "V"), (700, "V"))
+    for beat, form in zip(response["beat_predictions"], ("A", "B", "B"), strict=True):
+        beat["form"] = form
+    labels = describe_labels(_row(response), [_mark(forms={1: "N"})])
+    assert labels is not None
+    assert (labels.samples, labels.symbols) == ((100, 400, 700), "QNN")
+
+
 def test_labels_of_drawn_strips_weigh_more_than_those_of_chosen_ones() -> None:
     beats = _beats((100, "N"))
     chosen = describe_labels(_row(beats), [_mark(labels={0: "V"})])
