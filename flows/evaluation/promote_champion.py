@@ -9,9 +9,10 @@ same check when it was the challenger, and the gate says so.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, TypedDict
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -49,6 +50,8 @@ from flows.doors.ui.tracking import describe_version
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
 
+_T = TypeVar("_T", bound=Contender)
+
 
 @flow(name="promote-champion")
 def promote_champion(
@@ -61,8 +64,8 @@ def promote_champion(
     """Compare the best candidate with the champion and promote it when all gates are passed.
 
     Both are compared on their out-of-fold predictions, by paired bootstrap over subjects, with the
-    spread of seeds in the interval of a gain and thresholds of the other folds. When a gate fails
-    the champion stays, and the candidate is not considered again.
+    spread of seeds and thresholds in the interval of a gain, and nested thresholds. When a gate
+    fails the champion stays, and the candidate is not considered again.
 
     Args:
         dataset_version: Candidates of this dataset, or of the `latest`.
@@ -157,21 +160,32 @@ def compare(
     annotations = prepared.read_development_annotations()
     places: _Places = {"fs": prepared.version.fs, "subjects": prepared.version.subjects}
     counts = count_again(bundle, annotations, **places)
-    nested = count_nested(bundle, annotations, counts, **places)
     contender = None
     if champion is not None:
-        figures = registry.fetch_figures(champion.run_id)
-        stated = _counts(figures.metrics)
-        contender = replace(
-            _champion(champion, figures),
-            counts=stated
-            if served is None
-            else count_nested(served, annotations, stated, **places),
-            is_nested=served is not None,
-        )
+        contender = _champion(champion, registry.fetch_figures(champion.run_id))
+        contender = replace(contender, is_nested=served is not None)
+        if served is not None:
+            nested = count_nested(served, annotations, contender.counts, **places)
+            contender = _nest(contender, nested)
+    challenger_now = _challenger(challenger, bundle, counts)
     return decide_promotion(
-        _challenger(challenger, bundle, nested), contender, new_people=new_people, policy=policy
+        _nest(challenger_now, count_nested(bundle, annotations, counts, **places)),
+        contender,
+        new_people=new_people,
+        policy=policy,
     )
+
+
+def _nest(contender: _T, nested: Mapping[str, BeatCounts]) -> _T:
+    """Judge a model by nested calls, and note how far these are from its own."""
+    gap = _v_f1(contender.counts) - _v_f1(nested)
+    return replace(contender, counts=nested, threshold_gap=gap if math.isfinite(gap) else 0.0)
+
+
+def _v_f1(counts: Mapping[str, BeatCounts]) -> float:
+    from ecg_lib.evaluation.beat_scoring import add_up
+
+    return add_up(list(counts.values())).v_f1
 
 
 class _Places(TypedDict):

@@ -1,8 +1,9 @@
 """Decide whether a challenger replaces the champion; each gate gives its reason.
 
 Both are compared on out-of-fold predictions, paired by subject. Two networks of one recipe differ
-by their seed alone, and by chance one of them scores higher: the spread of seeds is in the interval
-of a gain, beside that of people. This module knows neither MLflow nor files.
+by their seed alone, and by chance one of them scores higher: the spread of seeds, and of the choice
+of a threshold, is in the interval of a gain, beside that of people. This module knows neither
+MLflow nor files.
 """
 
 from __future__ import annotations
@@ -54,6 +55,9 @@ class Contender:
     """With more folds each judged network was trained on more people."""
     seed_f1: tuple[float, ...] = ()
     """V-F1 of the recipe with each seed it was fitted with, where more than one was."""
+    threshold_gap: float = 0.0
+    """V-F1 with the threshold of all predictions, less that of nested thresholds: how far the
+    choice of the threshold alone moves it."""
     is_nested: bool = True
     """Whether the threshold that calls the beats of a person was chosen without this person's."""
 
@@ -235,7 +239,7 @@ def _gates_against(
             Gate(name=_NEW_PEOPLE, is_passed=True, reason=f"not judged: {why}"),
         ]
     common = _gate_common(challenger, champion, policy, is_gain_needed=False)
-    spread = find_seed_spread(challenger, champion, policy)
+    spread = find_spread(challenger, champion, policy)
     return [data_gate, common, _gate_new_people(new_people, champion.name, policy, spread=spread)]
 
 
@@ -270,8 +274,8 @@ def _gate_common(
             "needed"
         )
         return Gate(name=name, is_passed=False, reason=reason)
-    # Without a gain to show, the spread of seeds would ask one of an equal model.
-    spread = find_seed_spread(challenger, champion, policy) if is_gain_needed else 0.0
+    # Without a gain to show, this spread would ask one of an equal model.
+    spread = find_spread(challenger, champion, policy) if is_gain_needed else 0.0
     difference = _compare(challenger.counts, champion.counts, subjects, policy, spread=spread)
     is_gain = not is_gain_needed or difference.estimate > policy.min_difference
     wanted = f"more than {policy.min_difference:+.4f} and " if is_gain_needed else ""
@@ -281,7 +285,7 @@ def _gate_common(
         f"{wanted}a lower bound above {policy.min_lower_bound:+.4f} required"
     )
     if spread:
-        reason += f"; seeds alone move it by {spread:.4f}"
+        reason += f"; seeds and thresholds alone move it by {spread:.4f}"
     if in_sample := [one.name for one in (challenger, champion) if not one.is_nested]:
         reason += f"; the threshold of {' and '.join(in_sample)} was chosen on these beats"
     if len(challenger.counts) > len(subjects):
@@ -300,10 +304,16 @@ def _gate_common(
     return Gate(name=name, is_passed=is_passed, reason=reason)
 
 
-def find_seed_spread(challenger: Contender, champion: Contender, policy: PromotionPolicy) -> float:
-    """Return the standard deviation of the difference in V-F1 that the seeds of both make."""
+def find_spread(challenger: Contender, champion: Contender, policy: PromotionPolicy) -> float:
+    """Return the standard deviation of the difference in V-F1 that is not of people.
+
+    It is that of the seeds of both, and of the choice of their thresholds, which hardly moves the
+    figures of a good network and much those of a poor one.
+    """
+    both = (challenger, champion)
     return math.hypot(
-        *(estimate_seed_sd(one.seed_f1, known_sd=policy.seed_sd) for one in (challenger, champion))
+        *(estimate_seed_sd(one.seed_f1, known_sd=policy.seed_sd) for one in both),
+        *(one.threshold_gap for one in both),
     )
 
 
@@ -365,7 +375,7 @@ def _gate_new_people(
         f"{difference.high:+.4f}); a lower bound above 0 required"
     )
     if spread:
-        reason += f"; seeds alone move it by {spread:.4f}"
+        reason += f"; seeds and thresholds alone move it by {spread:.4f}"
     return Gate(name=_NEW_PEOPLE, is_passed=difference.low > 0, reason=reason)
 
 

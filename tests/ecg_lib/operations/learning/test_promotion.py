@@ -16,7 +16,7 @@ from ecg_lib.operations.learning.promotion import (
     PromotionPolicy,
     decide_promotion,
     estimate_seed_sd,
-    find_seed_spread,
+    find_spread,
 )
 
 POLICY = PromotionPolicy(n_resamples=300, seed_sd=0.0)
@@ -413,7 +413,7 @@ def test_a_gain_that_seeds_alone_could_make_is_none(seed_sd: float, *, is_promot
     policy = PromotionPolicy(seed_sd=seed_sd)
     decision = decide_promotion(_challenger(), champion, policy=policy)
     assert decision.is_promoted is is_promoted
-    spread = f"seeds alone move it by {2**0.5 * seed_sd:.4f}"
+    spread = f"seeds and thresholds alone move it by {2**0.5 * seed_sd:.4f}"
     assert spread in decision.gates[-1].reason
 
 
@@ -447,7 +447,7 @@ def test_a_gain_on_new_people_must_exceed_what_seeds_make(
         _challenger(), _challenger(name="version 1"), new_people=gain, policy=policy
     )
     assert decision.is_promoted is is_promoted
-    assert "seeds alone move it by" in decision.gates[-1].reason
+    assert "seeds and thresholds alone move it by" in decision.gates[-1].reason
 
 
 def test_the_spread_is_that_of_both_models() -> None:
@@ -456,11 +456,11 @@ def test_the_spread_is_that_of_both_models() -> None:
     quiet, noisy = _challenger(seed_f1=alike), _challenger(seed_f1=wide)
     unknown = _challenger()
     policy = PromotionPolicy(seed_sd=0.01)
-    assert find_seed_spread(unknown, unknown, policy) == pytest.approx(2**0.5 * 0.01)
+    assert find_spread(unknown, unknown, policy) == pytest.approx(2**0.5 * 0.01)
     # Five seeds weigh as much as the five that were known: (0 + 0.01^2) / 2, (0.001 + 0.0001) / 2.
-    assert find_seed_spread(quiet, quiet, policy) == pytest.approx(0.01)
-    assert find_seed_spread(noisy, noisy, policy) == pytest.approx((2 * 0.00055) ** 0.5)
-    assert find_seed_spread(quiet, noisy, policy) == pytest.approx((0.00005 + 0.00055) ** 0.5)
+    assert find_spread(quiet, quiet, policy) == pytest.approx(0.01)
+    assert find_spread(noisy, noisy, policy) == pytest.approx((2 * 0.00055) ** 0.5)
+    assert find_spread(quiet, noisy, policy) == pytest.approx((0.00005 + 0.00055) ** 0.5)
 
 
 @pytest.mark.parametrize("seed_f1", [(), (0.5,)])
@@ -478,3 +478,20 @@ def test_a_threshold_that_was_chosen_on_what_it_is_judged_on_is_named() -> None:
     reason = _decide(_challenger(), champion).reasons[-1]
     assert reason.endswith("; the threshold of version 1 was chosen on these beats")
     assert "threshold" not in _decide(_challenger(), replace(champion, is_nested=True)).reasons[-1]
+
+
+@pytest.mark.parametrize(("gap", "is_promoted"), [(0.013, True), (0.0145, False), (-0.0145, False)])
+def test_a_gain_that_the_choice_of_the_thresholds_could_make_is_none(
+    gap: float, *, is_promoted: bool
+) -> None:
+    # As with seeds: at 0.0137 = (0.0270 + 0.005) / (1.645 * sqrt 2) the thresholds explain it.
+    champion = _challenger(name="version 1", counts=_subjects(v_true=90), threshold_gap=gap)
+    decision = _decide(_challenger(threshold_gap=gap), champion)
+    assert decision.is_promoted is is_promoted
+
+
+def test_seeds_and_thresholds_of_both_models_add_up() -> None:
+    ours, theirs = _challenger(threshold_gap=0.02), _challenger(threshold_gap=-0.03)
+    policy = PromotionPolicy(seed_sd=0.01)
+    squares = 2 * 0.01**2 + 0.02**2 + 0.03**2
+    assert find_spread(ours, theirs, policy) == pytest.approx(squares**0.5)
