@@ -50,6 +50,7 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from flows.data.databases import MITDB, SVDB
 from flows.doors.bento_store import ask_golden
 from flows.monitoring.outbox import make_decision
 from flows.monitoring.verdict.trends import TrendPoint, read_trend
@@ -60,8 +61,11 @@ REFERENCE_COUNTS = "by_subject_strips_10_s"
 
 _HISTORY = 1000
 
-_OF_MITDB = {"lead": ("MLII", "V5"), "rate": ("360 Hz",)}
-"""Leads and rate of the records that a model of MIT-BIH was made for."""
+_OF_RECORDS = {
+    MITDB.name: {"lead": ("MLII", "V5"), "rate": ("360 Hz",)},
+    SVDB.name: {"lead": ("ECG1",), "rate": ("128 Hz",)},
+}
+"""Leads and rate of the records that a model was made for, by database."""
 
 _TECHNICAL = ("lead", "rate", "device")
 """Dimensions whose new values are worth a look; a new site or key is not."""
@@ -149,7 +153,7 @@ def read_traffic(
         ],
         history=history,
         trend=read_trend(checks),
-        familiar=_find_familiar(served.bundle, checks),
+        familiar=find_familiar(served.bundle, checks),
     )
     get_run_logger().info(
         "%d requests of %d groups to %s, %d refused; %d strips compared, %d reviewed",
@@ -189,11 +193,17 @@ def _read_release(
     )
 
 
-def _find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
+def find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
     """Collect the leads, rates and devices of the reference and of earlier checks."""
     familiar: dict[str, set[str]] = {}
+    databases = bundle.metrics.get("databases", ())
     if bundle.provenance.data_source is DataSource.MITDB:
-        familiar = {name: set(values) for name, values in _OF_MITDB.items()}
+        databases = (MITDB.name,)
+    # Of records whose leads are not known here nothing can be said to be new.
+    if all(name in _OF_RECORDS for name in databases):
+        for database in databases:
+            for name, values in _OF_RECORDS[database].items():
+                familiar.setdefault(name, set()).update(values)
     for check in checks:
         if check.bundle_hash == bundle.hash:
             for name, values in check.summary.get("slices_seen", {}).items():
