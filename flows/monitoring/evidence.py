@@ -53,6 +53,7 @@ from ecg_lib.operations.settings import Settings
 from flows.data.databases import MITDB, SVDB
 from flows.doors.bento_store import ask_golden
 from flows.monitoring.outbox import make_decision
+from flows.monitoring.verdict.baseline import read_baseline, read_compared
 from flows.monitoring.verdict.trends import TrendPoint, read_trend
 
 REFERENCE_COUNTS = "by_subject_strips_10_s"
@@ -217,7 +218,7 @@ def gather_evidence(
 ) -> DriftEvidence:
     """Compare, measure, estimate, and ask the golden requests of what is served."""
     bundle, release, current = served.bundle, served.release, traffic.current
-    reference = read_reference(bundle.read_drift_reference())
+    reference = read_compared(settings, bundle)
     labelled = None
     if traffic.reviewed:
         labelled = measure_performance(
@@ -228,13 +229,17 @@ def gather_evidence(
     if traffic.before is not None and traffic.since is not None and traffic.before.n_strips:
         step = compare_beats(traffic.before, traffic.since, config=policy.comparison)
     refused = measure_refusals(traffic.volume.groups)
-    comparison = compare_beats(reference, current, config=policy.comparison)
+    comparison = promised = compare_beats(reference, current, config=policy.comparison)
+    if current.n_beats and read_baseline(settings, bundle.hash) is not None:
+        # An accepted baseline changes what is usual here, and not what the model was made for.
+        made_for = read_reference(bundle.read_drift_reference())
+        promised = compare_beats(made_for, current, config=policy.comparison)
     return DriftEvidence(
         traffic=comparison,
         release=step,
         labelled=labelled,
         estimate=estimate_performance(
-            current, drift=comparison, refused_share=0.0 if refused is None else refused.share
+            current, drift=promised, refused_share=0.0 if refused is None else refused.share
         )
         if current.n_beats
         else None,
