@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -62,7 +62,7 @@ REFERENCE_COUNTS = "by_subject_strips_10_s"
 
 _HISTORY = 1000
 
-_OF_RECORDS = {
+_OF_RECORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     MITDB.name: {"lead": ("MLII", "V5"), "rate": ("360 Hz",)},
     SVDB.name: {"lead": ("ECG1",), "rate": ("128 Hz",)},
 }
