@@ -1,7 +1,7 @@
 """Flow ``promote-champion``: the best candidate becomes challenger, and champion if it passes.
 
 The challenger is judged on the out-of-fold predictions in its bundle, which are scored again here
-against the annotations of the dataset. Both are compared on nested calls: the beats of a fold are
+against the annotations of the dataset. A gain is judged on nested calls: the beats of a fold are
 called by a threshold that was chosen on the other folds. The code may have changed so much that the
 champion cannot be read any more. Then it is judged on the figures in its bundle, which passed the
 same check when it was the challenger, and the gate says so.
@@ -179,7 +179,12 @@ def compare(
 def _nest(contender: _T, nested: Mapping[str, BeatCounts]) -> _T:
     """Judge a model by nested calls, and note how far these are from its own."""
     gap = _v_f1(contender.counts) - _v_f1(nested)
-    return replace(contender, counts=nested, threshold_gap=gap if math.isfinite(gap) else 0.0)
+    return replace(
+        contender,
+        counts=nested,
+        own_counts=contender.counts,
+        threshold_gap=gap if math.isfinite(gap) else 0.0,
+    )
 
 
 def _v_f1(counts: Mapping[str, BeatCounts]) -> float:

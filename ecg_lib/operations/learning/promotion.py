@@ -50,7 +50,7 @@ class Contender:
     data_source: DataSource
     dataset_version: str
     counts: Mapping[str, BeatCounts]
-    """Out-of-fold, end to end, whole recordings, by subject."""
+    """Out-of-fold, end to end, whole recordings, by subject; nested where that is possible."""
     n_folds: int
     """With more folds each judged network was trained on more people."""
     seed_f1: tuple[float, ...] = ()
@@ -60,6 +60,13 @@ class Contender:
     choice of the threshold alone moves it."""
     is_nested: bool = True
     """Whether the threshold that calls the beats of a person was chosen without this person's."""
+    own_counts: Mapping[str, BeatCounts] | None = None
+    """As `counts`, with the threshold that the model is served with; None when it is the same."""
+
+    @property
+    def as_served(self) -> Mapping[str, BeatCounts]:
+        """Counts with the threshold that the model is served with."""
+        return self.counts if self.own_counts is None else self.own_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -249,21 +256,23 @@ def _gate_common(
     """Compare both on the same beats of the same people."""
     name = "better than champion" if is_gain_needed else "no loss on the common set"
     people = sorted(one for one in champion.counts if not one.startswith(SITE_PREFIX))
-    ours_of = {one: challenger.counts.get(one, BeatCounts()) for one in people}
-    beats = {one: (ours_of[one].beats, champion.counts[one].beats) for one in people}
-    fewer = [one for one, (ours, theirs) in beats.items() if ours < theirs]
+    # A gain must not be one of the threshold; a loss is one of the model as it would be served.
+    ours, theirs = (
+        one.counts if is_gain_needed else one.as_served for one in (challenger, champion)
+    )
+    ours_of = {one: ours.get(one, BeatCounts()) for one in people}
+    beats = {one: (ours_of[one].beats, theirs[one].beats) for one in people}
+    fewer = [one for one, (mine, other) in beats.items() if mine < other]
     if fewer:
-        ours, theirs = beats[fewer[0]]
+        mine, other = beats[fewer[0]]
         reason = (
             f"cannot be compared: the challenger is scored on fewer beats of {len(fewer)} of "
-            f"{len(people)} subjects (subject {fewer[0]}: {ours} of {theirs})"
+            f"{len(people)} subjects (subject {fewer[0]}: {mine} of {other})"
         )
         return Gate(name=name, is_passed=False, reason=reason)
-    more = [one for one, (ours, theirs) in beats.items() if ours > theirs]
+    more = [one for one, (mine, other) in beats.items() if mine > other]
     changed = [
-        one
-        for one in people
-        if one not in more and _truth(ours_of[one]) != _truth(champion.counts[one])
+        one for one in people if one not in more and _truth(ours_of[one]) != _truth(theirs[one])
     ]
     subjects = [one for one in people if one not in more and one not in changed]
     needed = max(_LEAST_COMMON, len(people) / 2)
@@ -276,7 +285,7 @@ def _gate_common(
         return Gate(name=name, is_passed=False, reason=reason)
     # Without a gain to show, this spread would ask one of an equal model.
     spread = find_spread(challenger, champion, policy) if is_gain_needed else 0.0
-    difference = _compare(challenger.counts, champion.counts, subjects, policy, spread=spread)
+    difference = _compare(ours, theirs, subjects, policy, spread=spread)
     is_gain = not is_gain_needed or difference.estimate > policy.min_difference
     wanted = f"more than {policy.min_difference:+.4f} and " if is_gain_needed else ""
     reason = (
@@ -286,7 +295,9 @@ def _gate_common(
     )
     if spread:
         reason += f"; seeds and thresholds alone move it by {spread:.4f}"
-    if in_sample := [one.name for one in (challenger, champion) if not one.is_nested]:
+    if is_gain_needed and (
+        in_sample := [one.name for one in (challenger, champion) if not one.is_nested]
+    ):
         reason += f"; the threshold of {' and '.join(in_sample)} was chosen on these beats"
     if len(challenger.counts) > len(subjects):
         reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"

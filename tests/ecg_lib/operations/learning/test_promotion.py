@@ -495,3 +495,21 @@ def test_seeds_and_thresholds_of_both_models_add_up() -> None:
     policy = PromotionPolicy(seed_sd=0.01)
     squares = 2 * 0.01**2 + 0.02**2 + 0.03**2
     assert find_spread(ours, theirs, policy) == pytest.approx(squares**0.5)
+
+
+@pytest.mark.parametrize(("v_true", "is_promoted"), [(95, True), (93, False)])
+def test_a_loss_is_judged_with_the_threshold_that_a_model_is_served_with(
+    v_true: int, *, is_promoted: bool
+) -> None:
+    # A nested threshold moves the figures of both by chance; what is served is what may lose.
+    gain = NewPeople(challenger=_people(5, v_true=18), champion=_people(5, v_true=12))
+    ours = _challenger(counts=_subjects(v_true=80), own_counts=_subjects(v_true=v_true))
+    decision = _decide_with(ours, gain)
+    assert decision.is_promoted is is_promoted
+    assert _failed(decision) == ([] if is_promoted else ["no loss on the common set"])
+
+
+def test_a_gain_is_judged_with_nested_thresholds() -> None:
+    champion = _challenger(counts=_subjects(v_true=90))
+    flattered = _challenger(counts=_subjects(v_true=90), own_counts=_subjects(v_true=99))
+    assert _failed(_decide(flattered, champion)) == ["better than champion"]
