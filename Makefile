@@ -60,6 +60,10 @@ wrong-rates: $(INSTALLED) ## count readings at wrong rates without a doubt; ARGS
 drift-power: $(INSTALLED) ## power and false alarms of the drift check; set ECG_MITDB_DIR and ECG_SVDB_DIR
 	$(BIN)/python benchmarks/drift_power.py $(ARGS)
 
+.PHONY: gate-power
+gate-power: $(INSTALLED) ## how often the promotion gate takes chance for a gain; set ECG_MITDB_DIR
+	$(BIN)/python benchmarks/gate_power.py $(ARGS)
+
 .PHONY: bench
 bench: $(INSTALLED) ## measure the service beside others; ARGS="--bundle DIR --rounds 5"
 	$(BIN)/python benchmarks/bench_service.py $(ARGS)

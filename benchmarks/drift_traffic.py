@@ -1,9 +1,9 @@
 """Traffic whose drift is known: strips of development records, each changed in one way.
 
-Each strip is classified as the service does, by the network of the fold that has not seen its
-person; those of another database are new to all of them. The beats of a strip are scored against
-its annotations, so that the true figures of each shift are known too. Where a database is not at
-hand, simulated patients take its place.
+The people are those that the model was developed with. Each strip is classified as the service
+does, by the network of the fold that has not seen its person. The beats of a strip are scored
+against its annotations, so that the true figures of each shift are known too. Where a database is
+not at hand, simulated patients take its place.
 """
 
 from __future__ import annotations
@@ -129,12 +129,16 @@ def hear_all(
     bundle: Bundle, shifts: Sequence[Shift], *, mitdb: Path | None, svdb: Path | None
 ) -> dict[str, list[Heard]]:
     """Classify the strips of all shifts, in as many processes as there are cores."""
-    jobs: list[tuple[Shift, str]] = [(shift, name) for shift in shifts for name in _people(mitdb)]
-    jobs += [(POPULATION, name) for name in _others(svdb)]
+    archive = [(mitdb, name) for name in _people(mitdb)]
+    other = [(svdb, name) for name in _others(svdb)]
+    if svdb is not None and any(name in bundle.folds for _, name in other):
+        archive += other
+    jobs = [(shift, *place) for shift in shifts for place in archive]
+    jobs += [(POPULATION, *place) for place in other]
     heard: dict[str, list[Heard]] = {}
     with ProcessPoolExecutor(os.cpu_count()) as processes:
-        work = partial(_hear_one, bundle, mitdb, svdb)
-        for (shift, _), strips in zip(jobs, processes.map(work, jobs, chunksize=4), strict=True):
+        work = partial(_hear_one, bundle)
+        for (shift, *_), strips in zip(jobs, processes.map(work, jobs, chunksize=4), strict=True):
             heard.setdefault(shift.name, []).extend(strips)
     return heard
 
@@ -149,16 +153,15 @@ def _others(svdb: Path | None) -> list[str]:
     return [name for name, role in SVDB.roles.items() if role is Role.DEVELOPMENT]
 
 
-def _hear_one(
-    bundle: Bundle, mitdb: Path | None, svdb: Path | None, job: tuple[Shift, str]
-) -> list[Heard]:
-    shift, name = job
-    directory = svdb if shift.name == POPULATION.name else mitdb
+def _hear_one(bundle: Bundle, job: tuple[Shift, Path | None, str]) -> list[Heard]:
+    shift, directory, name = job
     if directory is None:
         record = simulate_cohort_member(int(name), duration_s=SIMULATED_S, seed=int(name))
     else:
         record = read_wfdb(directory / name, with_annotations=True)
-    is_known = directory is not None and directory == mitdb
+        if name in SVDB.roles:  # two of its records may be of one person
+            record = replace(record, person=SVDB.person_of(name))
+    is_known = directory is not None and record.subject in bundle.folds
     classifier = BeatClassifier.load(
         bundle,
         fold=bundle.fold_of(record.subject) if is_known else None,

@@ -91,6 +91,8 @@ class Beat:
     qrs_width_ms: float | None
     rule: str | None
     quality: str
+    form: str | None = None
+    """Letter of the beats of its shape; None for one that looks like no other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from ecg_lib.rhythm.description import (
 from ecg_lib.rhythm.patterns import summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, assess_risk
 from ecg_lib.rhythm.run_evidence import find_credible_of
+from ecg_lib.rhythm.strip_forms import group_beats, name_forms
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import (
     FINDING_WORDS,
@@ -112,6 +113,7 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
         _round(prepared.qrs_width_s * 1e3, 1),
         classified.rule.tolist(),
         prepared.beat_quality.tolist(),
+        name_forms(group_beats(prepared.shapes, has_class=classified.has_class)),
         strict=True,
     )
     beats = [
@@ -126,6 +128,7 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
             "qrs_width_ms": qrs_width_ms,
             "rule": rule or None,
             "quality": quality,
+            "form": form,
         }
         for index, (
             position,
@@ -137,6 +140,7 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
             qrs_width_ms,
             rule,
             quality,
+            form,
         ) in enumerate(columns)
     ]
     for index in np.flatnonzero(~classified.has_class).tolist():

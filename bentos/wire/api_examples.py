@@ -102,6 +102,7 @@ PREDICTION: Final[dict[str, Any]] = {
             "qrs_width_ms": 88.9,
             "rule": None,
             "quality": "ok",
+            "form": "A",
         },
         {
             "beat_index": 1,
@@ -114,6 +115,7 @@ PREDICTION: Final[dict[str, Any]] = {
             "qrs_width_ms": 152.8,
             "rule": None,
             "quality": "ok",
+            "form": "B",
         },
     ],
     "rhythm": {

@@ -142,7 +142,6 @@ _FIELD_OF_CHECK: Final = {
     "signal_too_short": "signal_data",
     "signal_too_long": "signal_data",
     "repeated_beat": "labels",
-    "forms_of_strip": "forms",
     "one_subject": "prediction_id",
     "no_mark": "labels",
     "lead_twice": "leads",

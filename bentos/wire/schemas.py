@@ -163,7 +163,9 @@ class FormLabel(_Request):
     """The class that a reader gives to all beats of one shape."""
 
     form: str = Field(
-        pattern="^[A-Z]$", description="Name of the form in `morphologies.forms`, such as `B`."
+        pattern="^[A-Z]$",
+        description="Name of the form, such as `B`: `form` of the beats of a prediction, or one of "
+        "`morphologies.forms` of a recording.",
     )
     arrhythmia_type: Literal["N", "V"] = Field(description="The class by the reader.")
 
@@ -198,7 +200,7 @@ class FeedbackRequest(_Request):
     forms: Annotated[list[FormLabel], FailFast()] = Field(
         default_factory=list,
         max_length=26,
-        description="Classes of all beats of a form, of recordings; `labels` override them.",
+        description="Classes of all beats of a form; `labels` override them.",
     )
     missed_beats: Annotated[list[MissedBeat], FailFast()] = Field(
         default_factory=list, max_length=MAX_LABELS
@@ -229,10 +231,6 @@ class FeedbackRequest(_Request):
         if (self.prediction_id is None) == (self.recording_id is None):
             raise PydanticCustomError(
                 "one_subject", "feedback must name one of prediction_id and recording_id"
-            )
-        if self.forms and self.recording_id is None:
-            raise PydanticCustomError(
-                "forms_of_strip", "only recordings have forms: name the beats of a strip in labels"
             )
         return self
 
@@ -289,6 +287,10 @@ class BeatPrediction(_Answer):
     rule: str | None = Field(description="The rule that changed the class.")
     quality: Literal["ok", "flat", "clipped", "noise", "flutter", "asystole", "paced"] = Field(
         description="Why a beat has no class; `ok` when it has one."
+    )
+    form: str | None = Field(
+        description="Beats of one shape have one letter, the most frequent `A`; null for one that "
+        "looks like no other. Feedback may name all beats of a form."
     )
 
 

@@ -134,6 +134,7 @@ def paired_bootstrap(
     seed: int = 0,
     n_resamples: int = 2000,
     confidence: float = 0.90,
+    spread: float = 0.0,
 ) -> Interval:
     """Estimate the difference of a figure between two classifiers on the same subjects.
 
@@ -141,6 +142,9 @@ def paired_bootstrap(
     ----------
     ours, theirs : sequence of BeatCounts
         One entry for each subject, in one order.
+    spread : float
+        Standard deviation of the difference that is not of the subjects, such as that of the seeds
+        of training: each resample draws its own, from a normal distribution.
 
     Returns
     -------
@@ -150,12 +154,16 @@ def paired_bootstrap(
     Raises
     ------
     ValueError
-        If both do not have the same number of subjects.
+        If both do not have the same number of subjects, or the spread is negative.
 
     """
     if len(ours) != len(theirs):
         msg = f"both must have the same subjects, got {len(ours)} and {len(theirs)}"
         raise ValueError(msg)
+    if not spread >= 0:
+        msg = f"spread must be at least 0, got {spread!r}"
+        raise ValueError(msg)
+    moved = spread * np.random.default_rng([seed, n_resamples]).standard_normal(n_resamples)
     pairs = zip(
         _resample(ours, seed=seed, n_resamples=n_resamples),
         _resample(theirs, seed=seed, n_resamples=n_resamples),
@@ -163,7 +171,7 @@ def paired_bootstrap(
     )
     return _interval(
         statistic(add_up(ours)) - statistic(add_up(theirs)),
-        [statistic(a) - statistic(b) for a, b in pairs],
+        [statistic(a) - statistic(b) + m for (a, b), m in zip(pairs, moved.tolist(), strict=True)],
         confidence=confidence,
     )
 

@@ -20,6 +20,7 @@ from ecg_lib.errors import PredictionLogError
 from ecg_lib.operations.learning.labels import (
     count_samples,
     list_valid,
+    read_forms,
     read_marks,
     resolve_marks,
     write_marks,
@@ -348,6 +349,7 @@ class PredictionLog:
                     row["prediction_id"],
                     row["patient_key"],
                     [beat["arrhythmia_type"] for beat in body["beat_predictions"]],
+                    read_forms(body),
                     count_samples(body),
                     bool(row["is_drawn"]),
                 )
@@ -358,9 +360,9 @@ class PredictionLog:
         for feedback in self.read_feedback(one[0] for one in found):
             given.setdefault(feedback.prediction_id, []).append(feedback)
         reviewed = []
-        for prediction_id, patient_key, called, n_samples, is_drawn in found:
+        for prediction_id, patient_key, called, forms, n_samples, is_drawn in found:
             rows = given.get(prediction_id, ())
-            marks = resolve_marks(rows, called=called, n_samples=n_samples)
+            marks = resolve_marks(rows, called=called, forms=forms, n_samples=n_samples)
             if marks.is_empty:
                 continue  # withdrawn
             reviewed.append(

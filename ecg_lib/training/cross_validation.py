@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +28,10 @@ from ecg_lib.training.fitting import (
     fit_cnn,
     predict_logits,
 )
-from ecg_lib.training.views import View
+from ecg_lib.training.views import WHOLE, View
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,6 +251,57 @@ def vote_out_of_fold(
     every[rows] = logits
     shapes = [block for block in dataset.shapes if is_predicted[block.rows].all()]
     return vote(every, shapes, is_readable=dataset.is_readable, config=config)[rows]
+
+
+def call_nested(table: pa.Table, *, v_beats: Mapping[str, int]) -> NDArray[np.bool_]:
+    """Call the beats of each fold by the threshold of the predictions of the other folds.
+
+    The threshold of a bundle is chosen on all out-of-fold predictions, and so flatters them; the
+    calls of this function it does not. Nothing is fitted: the scores are those of the bundle. Its
+    calibration, a line on the logits, changes the order of no two beats and so no call. Beats that
+    a rule called keep that call, and the limits of abstention are those of all predictions.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The out-of-fold predictions of a bundle.
+    v_beats : mapping of str to int
+        Annotated V beats of each subject: those without a readable detection are missed at any
+        threshold.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_predictions,)
+        True for V. A fold keeps its calls when the others have no V beat.
+
+    """
+    columns = {
+        name: table[name].to_numpy(zero_copy_only=False)
+        for name in ("subject", "view", "fold", "label", "is_readable", "probability_v", "is_v")
+    }
+    fold, probability = columns["fold"], columns["probability_v"]
+    is_v = columns["label"] == "V"
+    scored = (
+        (columns["view"] == str(WHOLE))
+        & columns["is_readable"].astype(np.bool_)
+        & np.isin(columns["label"], ["N", "S", "V", NO_BEAT])
+    )
+    is_by_rule = np.array([rule != "" for rule in table["rule"].to_pylist()], dtype=np.bool_)
+    called = np.array(columns["is_v"], dtype=np.bool_)
+    for one in np.unique(fold):
+        others = scored & (fold != one)
+        if not is_v[others].any():
+            continue
+        mine = set(columns["subject"][fold == one].tolist())
+        n_v = sum(count for subject, count in v_beats.items() if subject not in mine)
+        choice = choose_threshold(
+            probability[others],
+            is_v[others],
+            n_missed=max(0, n_v - int(is_v[others].sum())),
+        )
+        moved = (fold == one) & ~is_by_rule
+        called[moved] = probability[moved] >= choice.threshold
+    return called
 
 
 def score_quickly(

@@ -492,6 +492,7 @@ def count_whole_records(
     *,
     fs: Mapping[str, float],
     subjects: Mapping[str, str],
+    is_v: NDArray[np.bool_] | None = None,
 ) -> dict[str, BeatCounts]:
     """Score the predictions of whole records that a bundle holds, by subject.
 
@@ -506,12 +507,16 @@ def count_whole_records(
         Sampling rate of each record in Hz.
     subjects : mapping of str to str
         The person of each record.
+    is_v : ndarray of bool, shape (n_predictions,), optional
+        Other calls than those of the table.
 
     """
     columns = {
         name: table[name].to_numpy(zero_copy_only=False)
         for name in ("record", "view", "position", "is_v", "is_readable")
     }
+    if is_v is not None:
+        columns["is_v"] = is_v
     is_whole = columns["view"] == str(WHOLE)
     counts = {}
     for name, reference in annotations.items():

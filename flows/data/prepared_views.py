@@ -3,7 +3,9 @@
 ``ingest-records`` writes what training, the drift reference and the promotion gate read. Views that
 only reports need (R-peaks of the blind detectors, reference R-peaks) are made by the first report
 and kept beside. A directory is named by the hash of the code, the constants and the source files,
-so nothing outdated is ever read; ``ingest-records`` removes what older code prepared.
+so nothing outdated is ever read; ``ingest-records`` removes what older code prepared. Beats of
+labelled traffic are never written: they are prepared from the encrypted signal whenever they are
+read, which for a strip takes some milliseconds.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.atomic_files import write_whole
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
-from flows.data.databases import Role
+from flows.data.databases import SITE, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
@@ -58,7 +60,8 @@ INGESTED_VIEWS: Final[dict[Role, tuple[ScoredView, ...]]] = {
 _KEPT_LENGTHS: Final = frozenset({None, 10})
 """Strips of other lengths belong to full reports only and are not kept."""
 
-_ANNOTATIONS: Final = "annotations.npz"
+ANNOTATIONS: Final = "annotations.npz"
+"""The marks of a record, without a signal."""
 
 OWNER: Final = "record.json"
 """Name and person of the record; written first, so that beats of a patient are always found."""
@@ -112,7 +115,7 @@ class PreparedViews:
         """
         directory = self._directory_of(record, PreprocessingConfig())
         try:
-            return load_annotations(directory / _ANNOTATIONS)
+            return load_annotations(directory / ANNOTATIONS)
         except FileNotFoundError:
             return write_annotations(self.version.read_source(record), directory)
 
@@ -132,6 +135,15 @@ def records_dir(datasets_dir: Path) -> Path:
     return datasets_dir / "records"
 
 
+def is_of_traffic(record: str) -> bool:
+    """Return whether a record is a strip of traffic, whose signal is kept encrypted.
+
+    >>> is_of_traffic("site:0f3a"), is_of_traffic("101")
+    (True, False)
+    """
+    return record.startswith(SITE.full_name(""))
+
+
 def write_view(
     source: Record,
     view: ScoredView,
@@ -142,7 +154,7 @@ def write_view(
 ) -> list[PreparedStrip]:
     """Prepare a view and keep it where :meth:`PreparedViews.read` looks for it."""
     strips = prepare_scored_view(source, view, config=config, reference=reference)
-    if view.strip_s in _KEPT_LENGTHS:
+    if view.strip_s in _KEPT_LENGTHS and not is_of_traffic(source.name):
         _name_owner(source, directory)
         save_strips(strips, directory / _file_name(view))
     return strips
@@ -159,7 +171,7 @@ def write_annotations(source: Record, directory: Path) -> Annotations:
         msg = f"record {source.name} must have annotations"
         raise DatasetError(msg)
     _name_owner(source, directory)
-    save_annotations(annotations, directory / _ANNOTATIONS)
+    save_annotations(annotations, directory / ANNOTATIONS)
     return annotations
 
 

@@ -2,22 +2,29 @@
 
 Cut once for each version and set of views, by two processes, and kept under ``datasets``. The
 scoring views are read from the prepared records; the training views are prepared here, the only
-place that needs them.
+place that needs them. Windows and features of labelled traffic are in files of their own, encrypted
+under the key of the kept signals.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
+from numpy.typing import NDArray
+
+from ecg_lib.errors import DatasetError, SignalStoreError
 from ecg_lib.evaluation.prepared_views import PreparedStrip, ScoredView
-from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.learning.kept_signals import SignalStore
+from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.simulation.training_patients import simulate_training_patient
 from ecg_lib.training.datasets import MOVED, STRIPS_10_S, BeatDataset, build_beats, join_records
 from ecg_lib.training.views import WHOLE, View, prepare_view
@@ -29,7 +36,7 @@ from flows.data.dataset_versions import (
     hash_code,
     prepared_key,
 )
-from flows.data.prepared_views import PreparedViews
+from flows.data.prepared_views import PreparedViews, is_of_traffic
 from flows.data.progress import ProgressBar
 from flows.doors.parallel import one_at_a_time, run_in_processes
 
@@ -114,8 +121,79 @@ def _make(prepared: PreparedViews, plan: ViewPlan, directory: Path) -> None:
         bar.update(len(parts), len(jobs))
     draft = directory.with_name(f".{directory.name}.draft")
     shutil.rmtree(draft, ignore_errors=True)
-    join_records(parts).save(draft)
+    save_training_data(join_records(parts), draft, key=directory.name)
     draft.rename(directory)
+
+
+SEALED: Final = "sealed"
+"""Folder of the beats of labelled traffic: a file for each strip, by its place in the dataset."""
+
+
+def save_training_data(dataset: BeatDataset, directory: Path, *, key: str) -> None:
+    """Write a dataset, the beats of labelled traffic encrypted and as zeros among the others.
+
+    Args:
+        dataset: The beats.
+        directory: Where they go.
+        key: Name of the directory in the end, which the encrypted files are bound to.
+    """
+    store = _open_store(directory)
+    # Copies in memory: their place among the others is cleared before anything is written.
+    windows, features = np.array(dataset.windows), np.array(dataset.features)
+    for index, rows in _rows_of_traffic(dataset).items():
+        buffer = io.BytesIO()
+        np.savez(buffer, windows=windows[rows], features=features[rows])
+        windows[rows] = features[rows] = 0
+        (directory / SEALED).mkdir(parents=True, exist_ok=True)
+        path = directory / SEALED / f"{index}.beats"
+        path.write_bytes(store.seal(buffer.getvalue(), name=f"{key}/{index}"))
+    replace(dataset, windows=windows, features=features).save(directory)
+
+
+def load_training_data(directory: Path) -> BeatDataset:
+    """Read a dataset; the beats of labelled traffic are decrypted in memory alone.
+
+    Raises:
+        DatasetError: If it cannot be read, or the encrypted beats do not fit the others.
+        ConfigurationError: If the key of the kept signals cannot be used.
+    """
+    dataset = BeatDataset.load(directory)
+    of_traffic = _rows_of_traffic(dataset)
+    if not of_traffic:
+        return dataset
+    store = _open_store(directory)
+    # Copied on write: what is decrypted stays in memory, the rest is mapped from disk.
+    windows = np.load(directory / "windows.npy", mmap_mode="c")
+    features = dataset.features.copy()
+    for index, rows in of_traffic.items():
+        try:
+            sealed = (directory / SEALED / f"{index}.beats").read_bytes()
+            content = store.unseal(sealed, name=f"{directory.name}/{index}")
+        except (OSError, SignalStoreError) as error:
+            msg = (
+                f"the beats of {dataset.record_names[index]} in {directory.name} must be encrypted "
+                f"under the key of the kept signals: {error}; delete {directory}, it is made again"
+            )
+            raise DatasetError(msg) from error
+        with np.load(io.BytesIO(content)) as beats:
+            windows[rows], features[rows] = beats["windows"], beats["features"]
+    return replace(dataset, windows=windows, features=features)
+
+
+def _rows_of_traffic(dataset: BeatDataset) -> dict[int, NDArray[np.int64]]:
+    """Find the rows of each labelled strip, by its place in the dataset."""
+    return {
+        index: np.flatnonzero(dataset.record == index)
+        for index, name in enumerate(dataset.record_names)
+        if is_of_traffic(name)
+    }
+
+
+def _open_store(directory: Path) -> SignalStore:
+    home = directory.parents[2]
+    # The process may be of a pool that was started with other settings.
+    key = read_settings().signal_key_file or home / "signals.key"
+    return SignalStore(home / "signals", key)
 
 
 def cut_simulated(number: int, plan: ViewPlan) -> BeatDataset:

@@ -47,6 +47,8 @@ class EventKind(StrEnum):
     """A person allowed a release."""
     REJECTED = "rejected"
     """A person refused a release; it is made only by force, or after an approval."""
+    BASELINE = "baseline"
+    """A person said what the drift of the served model is compared with."""
     EXPIRED = "expired"
     """Nobody answered in time; the release is not made, and may be asked for again."""
 

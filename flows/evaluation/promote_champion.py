@@ -1,15 +1,18 @@
 """Flow ``promote-champion``: the best candidate becomes challenger, and champion if it passes.
 
 The challenger is judged on the out-of-fold predictions in its bundle, which are scored again here
-against the annotations of the dataset. The champion is judged on the figures in its bundle, which
-passed the same check when it was the challenger: the code may have changed since, so that it
-cannot be loaded any more.
+against the annotations of the dataset. A gain is judged on nested calls: the beats of a fold are
+called by a threshold that was chosen on the other folds. The code may have changed so much that the
+champion cannot be read any more. Then it is judged on the figures in its bundle, which passed the
+same check when it was the challenger, and the gate says so.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar
 
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -47,6 +50,8 @@ from flows.doors.ui.tracking import describe_version
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
 
+_T = TypeVar("_T", bound=Contender)
+
 
 @flow(name="promote-champion")
 def promote_champion(
@@ -58,8 +63,9 @@ def promote_champion(
 ) -> dict[str, Any]:
     """Compare the best candidate with the champion and promote it when all gates are passed.
 
-    Both are compared on their out-of-fold predictions, by paired bootstrap over subjects. When a
-    gate fails the champion stays, and the candidate is not considered again.
+    Both are compared on their out-of-fold predictions, by paired bootstrap over subjects, with the
+    spread of seeds and thresholds in the interval of a gain, and nested thresholds. When a gate
+    fails the champion stays, and the candidate is not considered again.
 
     Args:
         dataset_version: Candidates of this dataset, or of the `latest`.
@@ -147,38 +153,72 @@ def compare(
 ) -> PromotionDecision:
     """Score the challenger's predictions again, run its golden requests, and judge all gates."""
     bundle = registry.fetch_bundle(challenger.run_id)
+    served = None if champion is None else fetch_champion(registry, champion)
     new_people = None
     if champion is not None and SITE.name in prepared.version.databases:
-        new_people = score_new_people(registry, bundle, champion, prepared.version)
-    counts = count_again(
-        bundle,
-        prepared.read_development_annotations(),
-        fs=prepared.version.fs,
-        subjects=prepared.version.subjects,
-    )
+        new_people = score_new_people(bundle, served, prepared.version)
+    annotations = prepared.read_development_annotations()
+    places: _Places = {"fs": prepared.version.fs, "subjects": prepared.version.subjects}
+    counts = count_again(bundle, annotations, **places)
+    contender = None
+    if champion is not None:
+        contender = _champion(champion, registry.fetch_figures(champion.run_id))
+        contender = replace(contender, is_nested=served is not None)
+        if served is not None:
+            nested = count_nested(served, annotations, contender.counts, **places)
+            contender = _nest(contender, nested)
+    challenger_now = _challenger(challenger, bundle, counts)
     return decide_promotion(
-        _challenger(challenger, bundle, counts),
-        None if champion is None else _champion(champion, registry.fetch_figures(champion.run_id)),
+        _nest(challenger_now, count_nested(bundle, annotations, counts, **places)),
+        contender,
         new_people=new_people,
         policy=policy,
     )
 
 
+def _nest(contender: _T, nested: Mapping[str, BeatCounts]) -> _T:
+    """Judge a model by nested calls, and note how far these are from its own."""
+    gap = _v_f1(contender.counts) - _v_f1(nested)
+    return replace(
+        contender,
+        counts=nested,
+        own_counts=contender.counts,
+        threshold_gap=gap if math.isfinite(gap) else 0.0,
+    )
+
+
+def _v_f1(counts: Mapping[str, BeatCounts]) -> float:
+    from ecg_lib.evaluation.beat_scoring import add_up
+
+    return add_up(list(counts.values())).v_f1
+
+
+class _Places(TypedDict):
+    fs: Mapping[str, float]
+    subjects: Mapping[str, str]
+
+
+def fetch_champion(registry: Registry, champion: ModelVersion) -> Bundle | None:
+    """Fetch the bundle of the champion; None when this code cannot read it."""
+    try:
+        return registry.fetch_bundle(champion.run_id)
+    except BundleIntegrityError:
+        raise
+    except BundleError as error:
+        get_run_logger().warning("the champion cannot be run by this code: %s", error)
+        return None
+
+
 def score_new_people(
-    registry: Registry, challenger: Bundle, champion: ModelVersion, version: DatasetVersion
+    challenger: Bundle, champion: Bundle | None, version: DatasetVersion
 ) -> NewPeople:
     """Run both models on the held-out people of the site, whom neither was trained on."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
 
     ours = count_held_out(BeatClassifier.load(challenger), version)
-    try:
-        served = registry.fetch_bundle(champion.run_id)
-    except BundleIntegrityError:
-        raise
-    except BundleError as error:
-        get_run_logger().warning("the champion cannot be run by this code: %s", error)
-        return NewPeople(challenger=ours, champion=None)
-    theirs = count_held_out(BeatClassifier.load(served), version)
+    theirs = None
+    if champion is not None:
+        theirs = count_held_out(BeatClassifier.load(champion), version)
     return NewPeople(challenger=ours, champion=theirs)
 
 
@@ -229,6 +269,38 @@ def count_again(
     return counts
 
 
+def count_nested(
+    bundle: Bundle,
+    annotations: Mapping[str, Annotations],
+    stated: Mapping[str, BeatCounts],
+    *,
+    fs: Mapping[str, float],
+    subjects: Mapping[str, str],
+) -> dict[str, BeatCounts]:
+    """Score the predictions of a bundle with a threshold that the person had no part in.
+
+    Args:
+        bundle: The model.
+        annotations: Annotations of the dataset, by record.
+        stated: Counts of the bundle by subject. A subject whose records are not, or not as they
+            were, in the dataset keeps these.
+        fs: Sampling rate of each record in Hz.
+        subjects: The person of each record.
+    """
+    from ecg_lib.training.cross_validation import call_nested
+    from ecg_lib.training.out_of_fold import count_whole_records
+
+    table = bundle.read_out_of_fold()
+    known = {name: one for name, one in annotations.items() if subjects.get(name, name) in stated}
+    as_stated = count_whole_records(table, known, fs=fs, subjects=subjects)
+    is_v = call_nested(table, v_beats={name: one.v_beats for name, one in stated.items()})
+    nested = count_whole_records(table, known, fs=fs, subjects=subjects, is_v=is_v)
+    return {
+        subject: nested[subject] if as_stated.get(subject) == counts else counts
+        for subject, counts in stated.items()
+    }
+
+
 def _challenger(
     version: ModelVersion, bundle: Bundle, counts: Mapping[str, BeatCounts]
 ) -> Challenger:
@@ -244,6 +316,7 @@ def _challenger(
         n_folds=len(set(bundle.folds.values())),
         microseconds_per_beat=bundle.metrics["microseconds_per_beat"],
         runtime_difference=bundle.metrics["runtime_difference"],
+        seed_f1=_seed_f1(bundle.metrics),
         golden_failures=check_golden(BeatClassifier.load(bundle), golden),
     )
 
@@ -255,7 +328,12 @@ def _champion(version: ModelVersion, figures: BundleFigures) -> Contender:
         dataset_version=figures.dataset_version,
         counts=_counts(figures.metrics),
         n_folds=figures.n_folds,
+        seed_f1=_seed_f1(figures.metrics),
     )
+
+
+def _seed_f1(metrics: Mapping[str, Any]) -> tuple[float, ...]:
+    return tuple(float(one["oof_v_f1"]) for one in metrics.get("seeds", ()))
 
 
 def _name(version: ModelVersion) -> str:

@@ -27,6 +27,7 @@ from flows.local.model_commands import (
 )
 from flows.local.platform_commands import down, login, status, up
 from flows.monitoring.labels.commands import feedback, signals
+from flows.monitoring.verdict.commands import baseline
 from flows.recordings.commands import analyze, annotate, predict
 from flows.release.rollout.commands import rollout
 
@@ -72,6 +73,7 @@ app.add_typer(demo, name="demo")
 app.add_typer(feedback, name="feedback")
 app.add_typer(signals, name="signals")
 app.add_typer(rollout, name="rollout")
+app.add_typer(baseline, name="baseline")
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -50,8 +50,10 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from flows.data.databases import MITDB, SVDB
 from flows.doors.bento_store import ask_golden
 from flows.monitoring.outbox import make_decision
+from flows.monitoring.verdict.baseline import read_baseline, read_compared
 from flows.monitoring.verdict.trends import TrendPoint, read_trend
 
 REFERENCE_COUNTS = "by_subject_strips_10_s"
@@ -60,8 +62,11 @@ REFERENCE_COUNTS = "by_subject_strips_10_s"
 
 _HISTORY = 1000
 
-_OF_MITDB = {"lead": ("MLII", "V5"), "rate": ("360 Hz",)}
-"""Leads and rate of the records that a model of MIT-BIH was made for."""
+_OF_RECORDS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    MITDB.name: {"lead": ("MLII", "V5"), "rate": ("360 Hz",)},
+    SVDB.name: {"lead": ("ECG1",), "rate": ("128 Hz",)},
+}
+"""Leads and rate of the records that a model was made for, by database."""
 
 _TECHNICAL = ("lead", "rate", "device")
 """Dimensions whose new values are worth a look; a new site or key is not."""
@@ -149,7 +154,7 @@ def read_traffic(
         ],
         history=history,
         trend=read_trend(checks),
-        familiar=_find_familiar(served.bundle, checks),
+        familiar=find_familiar(served.bundle, checks),
     )
     get_run_logger().info(
         "%d requests of %d groups to %s, %d refused; %d strips compared, %d reviewed",
@@ -189,11 +194,17 @@ def _read_release(
     )
 
 
-def _find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
+def find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
     """Collect the leads, rates and devices of the reference and of earlier checks."""
     familiar: dict[str, set[str]] = {}
+    databases = bundle.metrics.get("databases", ())
     if bundle.provenance.data_source is DataSource.MITDB:
-        familiar = {name: set(values) for name, values in _OF_MITDB.items()}
+        databases = (MITDB.name,)
+    # Of records whose leads are not known here nothing can be said to be new.
+    if all(name in _OF_RECORDS for name in databases):
+        for database in databases:
+            for name, values in _OF_RECORDS[database].items():
+                familiar.setdefault(name, set()).update(values)
     for check in checks:
         if check.bundle_hash == bundle.hash:
             for name, values in check.summary.get("slices_seen", {}).items():
@@ -207,7 +218,7 @@ def gather_evidence(
 ) -> DriftEvidence:
     """Compare, measure, estimate, and ask the golden requests of what is served."""
     bundle, release, current = served.bundle, served.release, traffic.current
-    reference = read_reference(bundle.read_drift_reference())
+    reference = read_compared(settings, bundle)
     labelled = None
     if traffic.reviewed:
         labelled = measure_performance(
@@ -218,13 +229,17 @@ def gather_evidence(
     if traffic.before is not None and traffic.since is not None and traffic.before.n_strips:
         step = compare_beats(traffic.before, traffic.since, config=policy.comparison)
     refused = measure_refusals(traffic.volume.groups)
-    comparison = compare_beats(reference, current, config=policy.comparison)
+    comparison = promised = compare_beats(reference, current, config=policy.comparison)
+    if current.n_beats and read_baseline(settings, bundle.hash) is not None:
+        # An accepted baseline changes what is usual here, and not what the model was made for.
+        made_for = read_reference(bundle.read_drift_reference())
+        promised = compare_beats(made_for, current, config=policy.comparison)
     return DriftEvidence(
         traffic=comparison,
         release=step,
         labelled=labelled,
         estimate=estimate_performance(
-            current, drift=comparison, refused_share=0.0 if refused is None else refused.share
+            current, drift=promised, refused_share=0.0 if refused is None else refused.share
         )
         if current.n_beats
         else None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +20,6 @@ from ecg_lib.operations.drift.decision import (
     DriftEvidence,
     DriftPolicy,
     decide_action,
-)
-from ecg_lib.operations.drift.observation import (
-    read_reference,
 )
 from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
@@ -44,6 +42,7 @@ from flows.monitoring.evidence import (
 from flows.monitoring.labels.kept_signals import open_signals, sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
 from flows.monitoring.retention import forget_old_files, forget_old_rows
+from flows.monitoring.verdict.baseline import read_baseline, read_compared
 from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
 from flows.monitoring.verdict.verdict_page import (
     Verdict,
@@ -123,7 +122,7 @@ def monitor_drift(
         max_strips=max_strips,
     )
     evidence = gather_evidence(settings, served, traffic, policy)
-    decision = decide(served, evidence, traffic, now=now, policy=policy)
+    decision = decide(settings, served, evidence, traffic, now=now, policy=policy)
     with open_log(settings) as log:
         decision = hold_useless_retraining(
             decision,
@@ -187,6 +186,7 @@ def read_served(settings: Settings) -> Served | None:
 
 @task(cache_policy=NO_CACHE)
 def decide(
+    settings: Settings,
     served: Served,
     evidence: DriftEvidence,
     traffic: Traffic,
@@ -203,6 +203,12 @@ def decide(
         now=now,
         policy=policy,
     )
+    if (baseline := read_baseline(settings, served.bundle.hash)) is not None:
+        decision = replace(
+            decision,
+            reasons=(*decision.reasons, f"compared with {baseline.words}"),
+            figures={**decision.figures, "baseline": asdict(baseline)},
+        )
     get_run_logger().info("%s: %s", decision.action.value, "; ".join(decision.reasons))
     return decision
 
@@ -221,7 +227,7 @@ def write_drifted(
     with open_log(settings) as log:
         found = find_drifted_beats(
             drift,
-            read=lambda: read_reference(served.bundle.read_drift_reference()),
+            read=lambda: read_compared(settings, served.bundle),
             current=traffic.current,
             window=Window(since=traffic.begin, until=now, bundle_hash=served.bundle.hash),
             log=log,
@@ -252,7 +258,7 @@ def write_report(
         )
         return None
     return write_drift_report(
-        read_reference(served.bundle.read_drift_reference()),
+        read_compared(settings, served.bundle),
         traffic.current,
         evidence.traffic,
         is_drift=decision.is_breach,

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import replacing
 from flows.data.dataset_versions import DatasetVersion
-from flows.data.training_data import SCORING_VIEWS
+from flows.data.training_data import SCORING_VIEWS, load_training_data
 from flows.doors.parallel import N_PROCESSES
 from flows.doors.registry import Registry, RunEnd
 from flows.doors.ui.columns import STATE, V_F1_OF_SEARCH
@@ -117,13 +117,12 @@ def run_trial(
     """
     _use_one_thread()
     from ecg_lib.training.cross_validation import predict_fold, score_quickly
-    from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.views import WHOLE
     from flows.training.figures import draw_losses
     from flows.training.workers.search_space import replay_trial, suggest_recipe
 
     registry = Registry(settings)
-    dataset = BeatDataset.load(data)
+    dataset = load_training_data(data)
     missed_v = {record.name: record.missed_v or 0 for record in version.records}
     trial = replay_trial(params, earlier)
     recipe = suggest_recipe(trial, base)
@@ -186,11 +185,10 @@ def fit_fold(
     """Fit without one fold and predict it; keep output and ONNX graph; return the name."""
     _use_one_thread()
     from ecg_lib.training.cross_validation import predict_fold
-    from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.fitting import export_onnx
 
     output = predict_fold(
-        BeatDataset.load(data),
+        load_training_data(data),
         folds=version.folds[n_folds],
         fold=fold,
         predicted_views=SCORING_VIEWS,
@@ -240,10 +238,9 @@ def fit_all(
     """Fit to all subjects; keep the ONNX graph and some logits beside it; return the name."""
     _use_one_thread()
     from ecg_lib.training.cross_validation import fit_subjects
-    from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.fitting import export_onnx, predict_logits
 
-    dataset = BeatDataset.load(data)
+    dataset = load_training_data(data)
     fitted = fit_subjects(
         dataset,
         subjects=subjects,

@@ -6,17 +6,19 @@ the first seed whatever the others reach: picking the best of several seeds woul
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ecg_lib.records.annotations import Annotations
 from flows.data.dataset_versions import DatasetVersion
+from flows.data.training_data import load_training_data
 from flows.training.fitting import fit_fold, fit_processes, load_fold
 
 if TYPE_CHECKING:
     from ecg_lib.training.cross_validation import Recipe
+    from ecg_lib.training.out_of_fold import OutOfFold
 
 SEED_FIGURES: Final = (
     "oof_v_f1", "oof_v_f1_strict", "oof_v_se", "oof_v_ppv", "oof_v_f1_after_5min",
@@ -99,8 +101,49 @@ def judge_seeds(
     Returns:
         Metrics of each seed, see :func:`ecg_lib.training.out_of_fold.measure`.
     """
-    from ecg_lib.training.datasets import BeatDataset
-    from ecg_lib.training.out_of_fold import judge_folds, measure
+    from ecg_lib.training.out_of_fold import measure
+
+    return [
+        measure(
+            out_of_fold,
+            annotations,
+            duration_s=version.duration_s,
+            databases=version.development_databases,
+        )[0]
+        for out_of_fold in predict_seeds(
+            seeds,
+            n_folds=n_folds,
+            recipe=recipe,
+            version=version,
+            data=data,
+            keep=keep,
+            on_fit=on_fit,
+        )
+    ]
+
+
+def predict_seeds(
+    seeds: Sequence[int],
+    *,
+    n_folds: int,
+    recipe: Recipe,
+    version: DatasetVersion,
+    data: Path,
+    keep: Callable[[str], Path],
+    on_fit: Callable[[int, int], None],
+) -> Iterator[OutOfFold]:
+    """Fit the folds of a recipe with each seed, and yield the judged predictions of each.
+
+    Args:
+        seeds: As those of sweeps.
+        n_folds: Number of folds.
+        recipe: What is fitted.
+        version: Dataset.
+        data: Its training beats.
+        keep: Gives the file of a fit by its name; fits whose file is there are not made again.
+        on_fit: Told how many fits are done, of how many.
+    """
+    from ecg_lib.training.out_of_fold import judge_folds
 
     files = {
         (one, fold): keep(f"seed-{one}-fold-{fold}") for one in seeds for fold in range(n_folds)
@@ -126,16 +169,7 @@ def judge_seeds(
             done.result()
             n_done += 1
             on_fit(n_done, len(files))
-    dataset = BeatDataset.load(data)
-    judged = []
+    dataset = load_training_data(data)
     for one in seeds:
         folds = [load_fold(files[one, fold]) for fold in range(n_folds)]
-        out_of_fold = judge_folds(dataset, folds, n_missed=version.n_missed_v)
-        metrics, _ = measure(
-            out_of_fold,
-            annotations,
-            duration_s=version.duration_s,
-            databases=version.development_databases,
-        )
-        judged.append(metrics)
-    return judged
+        yield judge_folds(dataset, folds, n_missed=version.n_missed_v)

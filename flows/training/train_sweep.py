@@ -29,7 +29,7 @@ from flows.data.dataset_versions import (
 )
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
-from flows.data.training_data import ViewPlan, find_training_data
+from flows.data.training_data import ViewPlan, find_training_data, load_training_data
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.columns import V_F1
@@ -135,10 +135,8 @@ def name_data(version: DatasetVersion) -> str:
 @task(cache_policy=NO_CACHE)
 def cut_training_beats(version: DatasetVersion, views: ViewPlan, settings: Settings) -> Path:
     """Cut the labelled beats of the development records in all views."""
-    from ecg_lib.training.datasets import BeatDataset
-
     directory = find_training_data(version, views, settings)
-    data = BeatDataset.load(directory)
+    data = load_training_data(directory)
     get_run_logger().info(
         "%d beats of %d records, %d of them V",
         len(data),
@@ -203,10 +201,9 @@ def choose_best(
     registry: Registry,
 ) -> Judged:
     """Score the out-of-fold predictions of each confirmed recipe and take the best V-F1."""
-    from ecg_lib.training.datasets import BeatDataset
     from ecg_lib.training.out_of_fold import judge_folds, measure
 
-    dataset = BeatDataset.load(data)
+    dataset = load_training_data(data)
     version, annotations = prepared.version, prepared.read_development_annotations()
     judged = []
     for one in confirmed:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import string
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
@@ -21,14 +20,13 @@ from ecg_lib.operations.learning.labels import (
     count_marked,
     count_samples,
     list_valid,
+    read_forms,
     resolve_marks,
 )
 from ecg_lib.operations.learning.review_queue import weigh_doubt
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.recordings.beat_file import read_called
-
-FORMS: Final = string.ascii_uppercase
-"""Names of the forms, by index."""
+from ecg_lib.rhythm.strip_forms import FORMS
 
 FindResults = Callable[[str, Caller], Path]
 """Finds the results of a recording that the caller may see."""
@@ -41,7 +39,7 @@ class Marked:
     called: list[str | None]
     """Class of each beat; None without one."""
     forms: list[int]
-    """Form of each beat of a recording, -1 without one."""
+    """Form of each beat, -1 without one."""
     n_samples: int | None
     """Length of the signal; None where it is not known."""
 
@@ -66,7 +64,7 @@ def find_marked(
 
 def _of_prediction(answer: dict[str, Any]) -> Marked:
     called = [beat["arrhythmia_type"] for beat in answer["beat_predictions"]]
-    return Marked(called=called, forms=[], n_samples=count_samples(answer))
+    return Marked(called=called, forms=read_forms(answer), n_samples=count_samples(answer))
 
 
 def _of_recording(results: Path) -> Marked:

@@ -156,7 +156,6 @@ class SignalStore:
         }
         samples = signal.signal_mv.astype(_DTYPE).tobytes()
         content = json.dumps(header).encode() + b"\n" + samples
-        nonce = os.urandom(_NONCE_BYTES)
         name = _name(signal.patient_key, signal.prediction_id)
         path = self._path(name, is_waiting=is_waiting)
         _make(path.parent, self._directory)
@@ -164,8 +163,36 @@ class SignalStore:
             raise OSError(errno.ENOSPC, f"less than {_FREE_BYTES} bytes of the disk are free")
         with replacing(path) as draft:
             draft.touch(mode=0o600)
-            sealed = self._load_cipher().encrypt(nonce, content, name.encode())
-            draft.write_bytes(_MAGIC + nonce + sealed)
+            draft.write_bytes(self.seal(content, name=name))
+
+    def seal(self, content: bytes, *, name: str) -> bytes:
+        """Encrypt what was made of signals under their key, bound to a name.
+
+        Raises
+        ------
+        ConfigurationError
+            If the key cannot be used.
+
+        """
+        nonce = os.urandom(_NONCE_BYTES)
+        return _MAGIC + nonce + self._load_cipher().encrypt(nonce, content, name.encode())
+
+    def unseal(self, sealed: bytes, *, name: str) -> bytes:
+        """Decrypt what :meth:`seal` encrypted.
+
+        Raises
+        ------
+        SignalStoreError
+            If it was changed, or encrypted under another key or name.
+        ConfigurationError
+            If the key cannot be used.
+
+        """
+        content = self._decrypt(sealed, name)
+        if content is None:
+            msg = f"{name} cannot be opened: it was changed, or written under another key"
+            raise SignalStoreError(msg)
+        return content
 
     def keep(self, patient_key: str, prediction_id: str) -> bool:
         """Keep a signal that waits; return whether it is kept now."""
@@ -201,7 +228,13 @@ class SignalStore:
                 sealed = self._path(name, is_waiting=is_waiting).read_bytes()
             except FileNotFoundError:
                 continue
-            content = self._open(sealed, name)
+            content = self._decrypt(sealed, name)
+            if content is None:
+                msg = (
+                    f"the kept signal of prediction {prediction_id} cannot be opened: it was "
+                    "changed, or written under another key"
+                )
+                raise SignalStoreError(msg)
             header, _, samples = content.partition(b"\n")
             fields = json.loads(header)
             return KeptSignal(
@@ -214,23 +247,18 @@ class SignalStore:
             )
         return None
 
-    def _open(self, sealed: bytes, name: str) -> bytes:
+    def _decrypt(self, sealed: bytes, name: str) -> bytes | None:
         from cryptography.exceptions import InvalidTag  # noqa: PLC0415  as the cipher
 
         magic, rest = sealed[: len(_MAGIC)], sealed[len(_MAGIC) :]
-        error: Exception | None = None
-        if magic == _MAGIC and len(rest) > _NONCE_BYTES:
-            try:
-                return self._load_cipher().decrypt(
-                    rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], name.encode()
-                )
-            except InvalidTag as wrong:
-                error = wrong
-        msg = (
-            f"the kept signal of prediction {name.partition('/')[2]} cannot be opened: it was "
-            "changed, or written under another key"
-        )
-        raise SignalStoreError(msg) from error
+        if magic != _MAGIC or len(rest) <= _NONCE_BYTES:
+            return None
+        try:
+            return self._load_cipher().decrypt(
+                rest[:_NONCE_BYTES], rest[_NONCE_BYTES:], name.encode()
+            )
+        except InvalidTag:
+            return None
 
     def list_files(self) -> Iterator[KeptFile]:
         """Give all signals, in no order."""

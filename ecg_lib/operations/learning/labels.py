@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from ecg_lib.operations.prediction_rows import FeedbackRow
+from ecg_lib.rhythm.strip_forms import FORMS, NO_FORM
 
 _MARKS: Final = (
     "is_recording", "forms", "missed", "false_detections", "is_complete", "withdraws",
@@ -64,6 +65,14 @@ def count_samples(answer: Mapping[str, Any]) -> int | None:
     if "duration_s" not in answer or "sampling_rate" not in answer:
         return None
     return round(float(answer["duration_s"]) * float(answer["sampling_rate"]))
+
+
+def read_forms(answer: Mapping[str, Any]) -> list[int]:
+    """Return the form of each beat of an answer, -1 without one; earlier code named none."""
+    return [
+        FORMS.index(name) if (name := beat.get("form")) else NO_FORM
+        for beat in answer["beat_predictions"]
+    ]
 
 
 def resolve_marks(

@@ -1,11 +1,15 @@
 """Decide whether a challenger replaces the champion; each gate gives its reason.
 
-Both are compared on out-of-fold predictions, paired by subject. This module knows neither MLflow
-nor files.
+Both are compared on out-of-fold predictions, paired by subject. Two networks of one recipe differ
+by their seed alone, and by chance one of them scores higher: the spread of seeds, and of the choice
+of a threshold, is in the interval of a gain, beside that of people. This module knows neither
+MLflow nor files.
 """
 
 from __future__ import annotations
 
+import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +35,9 @@ class PromotionPolicy:
     confidence: float = 0.90
     n_resamples: int = 2000
     seed: int = 0
+    seed_sd: float = 0.009
+    """Standard deviation of V-F1 over the seeds of one recipe, known before: of five seeds of the
+    recipe that shipped in 2026-11, out of fold on DS1."""
     min_new_people: int = 5
     """Least number of held-out new people that a gain is shown on."""
 
@@ -43,9 +50,23 @@ class Contender:
     data_source: DataSource
     dataset_version: str
     counts: Mapping[str, BeatCounts]
-    """Out-of-fold, end to end, whole recordings, by subject."""
+    """Out-of-fold, end to end, whole recordings, by subject; nested where that is possible."""
     n_folds: int
     """With more folds each judged network was trained on more people."""
+    seed_f1: tuple[float, ...] = ()
+    """V-F1 of the recipe with each seed it was fitted with, where more than one was."""
+    threshold_gap: float = 0.0
+    """V-F1 with the threshold of all predictions, less that of nested thresholds: how far the
+    choice of the threshold alone moves it."""
+    is_nested: bool = True
+    """Whether the threshold that calls the beats of a person was chosen without this person's."""
+    own_counts: Mapping[str, BeatCounts] | None = None
+    """As `counts`, with the threshold that the model is served with; None when it is the same."""
+
+    @property
+    def as_served(self) -> Mapping[str, BeatCounts]:
+        """Counts with the threshold that the model is served with."""
+        return self.counts if self.own_counts is None else self.own_counts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +123,9 @@ _LEAST_COMMON = 2
 """Least number of people that both models are compared on; half of the champion's, if more."""
 
 _NEW_PEOPLE = "gain on new people"
+
+_PRIOR_SEEDS = 5
+"""Seeds that :attr:`PromotionPolicy.seed_sd` was measured with."""
 
 MAX_RUNTIME_DIFFERENCE = 1e-4
 """Largest accepted difference of a probability between training and serving runtime."""
@@ -222,7 +246,8 @@ def _gates_against(
             Gate(name=_NEW_PEOPLE, is_passed=True, reason=f"not judged: {why}"),
         ]
     common = _gate_common(challenger, champion, policy, is_gain_needed=False)
-    return [data_gate, common, _gate_new_people(new_people, champion.name, policy)]
+    spread = find_spread(challenger, champion, policy)
+    return [data_gate, common, _gate_new_people(new_people, champion.name, policy, spread=spread)]
 
 
 def _gate_common(
@@ -231,21 +256,23 @@ def _gate_common(
     """Compare both on the same beats of the same people."""
     name = "better than champion" if is_gain_needed else "no loss on the common set"
     people = sorted(one for one in champion.counts if not one.startswith(SITE_PREFIX))
-    ours_of = {one: challenger.counts.get(one, BeatCounts()) for one in people}
-    beats = {one: (ours_of[one].beats, champion.counts[one].beats) for one in people}
-    fewer = [one for one, (ours, theirs) in beats.items() if ours < theirs]
+    # A gain must not be one of the threshold; a loss is one of the model as it would be served.
+    ours, theirs = (
+        one.counts if is_gain_needed else one.as_served for one in (challenger, champion)
+    )
+    ours_of = {one: ours.get(one, BeatCounts()) for one in people}
+    beats = {one: (ours_of[one].beats, theirs[one].beats) for one in people}
+    fewer = [one for one, (mine, other) in beats.items() if mine < other]
     if fewer:
-        ours, theirs = beats[fewer[0]]
+        mine, other = beats[fewer[0]]
         reason = (
             f"cannot be compared: the challenger is scored on fewer beats of {len(fewer)} of "
-            f"{len(people)} subjects (subject {fewer[0]}: {ours} of {theirs})"
+            f"{len(people)} subjects (subject {fewer[0]}: {mine} of {other})"
         )
         return Gate(name=name, is_passed=False, reason=reason)
-    more = [one for one, (ours, theirs) in beats.items() if ours > theirs]
+    more = [one for one, (mine, other) in beats.items() if mine > other]
     changed = [
-        one
-        for one in people
-        if one not in more and _truth(ours_of[one]) != _truth(champion.counts[one])
+        one for one in people if one not in more and _truth(ours_of[one]) != _truth(theirs[one])
     ]
     subjects = [one for one in people if one not in more and one not in changed]
     needed = max(_LEAST_COMMON, len(people) / 2)
@@ -256,7 +283,9 @@ def _gate_common(
             "needed"
         )
         return Gate(name=name, is_passed=False, reason=reason)
-    difference = _compare(challenger.counts, champion.counts, subjects, policy)
+    # Without a gain to show, this spread would ask one of an equal model.
+    spread = find_spread(challenger, champion, policy) if is_gain_needed else 0.0
+    difference = _compare(ours, theirs, subjects, policy, spread=spread)
     is_gain = not is_gain_needed or difference.estimate > policy.min_difference
     wanted = f"more than {policy.min_difference:+.4f} and " if is_gain_needed else ""
     reason = (
@@ -264,6 +293,12 @@ def _gate_common(
         f"({policy.confidence:.0%} interval {difference.low:+.4f} to {difference.high:+.4f}); "
         f"{wanted}a lower bound above {policy.min_lower_bound:+.4f} required"
     )
+    if spread:
+        reason += f"; seeds and thresholds alone move it by {spread:.4f}"
+    if is_gain_needed and (
+        in_sample := [one.name for one in (challenger, champion) if not one.is_nested]
+    ):
+        reason += f"; the threshold of {' and '.join(in_sample)} was chosen on these beats"
     if len(challenger.counts) > len(subjects):
         reason += f"; on the {len(subjects)} of {len(challenger.counts)} subjects that both have"
     if changed:
@@ -278,6 +313,42 @@ def _gate_common(
         )
     is_passed = is_gain and difference.low > policy.min_lower_bound
     return Gate(name=name, is_passed=is_passed, reason=reason)
+
+
+def find_spread(challenger: Contender, champion: Contender, policy: PromotionPolicy) -> float:
+    """Return the standard deviation of the difference in V-F1 that is not of people.
+
+    It is that of the seeds of both, and of the choice of their thresholds, which hardly moves the
+    figures of a good network and much those of a poor one.
+    """
+    both = (challenger, champion)
+    return math.hypot(
+        *(estimate_seed_sd(one.seed_f1, known_sd=policy.seed_sd) for one in both),
+        *(one.threshold_gap for one in both),
+    )
+
+
+def estimate_seed_sd(seed_f1: Sequence[float], *, known_sd: float) -> float:
+    """Estimate the standard deviation of V-F1 over seeds, of a few and of what was known before.
+
+    The variances are pooled by their degrees of freedom, as two or three seeds tell little alone.
+
+    Parameters
+    ----------
+    seed_f1 : sequence of float
+        Of one recipe with each of its seeds; none or one adds nothing.
+    known_sd : float
+        See :attr:`PromotionPolicy.seed_sd`.
+
+    >>> round(estimate_seed_sd([0.90, 0.91, 0.92], known_sd=0.004), 5)
+    0.00663
+
+    """
+    if len(seed_f1) < 2:
+        return known_sd
+    freedom, known_freedom = len(seed_f1) - 1, _PRIOR_SEEDS - 1
+    own = freedom * statistics.variance(seed_f1)
+    return math.sqrt((own + known_freedom * known_sd**2) / (freedom + known_freedom))
 
 
 def _truth(counts: BeatCounts) -> tuple[int, ...]:
@@ -302,16 +373,20 @@ def _find_obstacle(new_people: NewPeople, champion: str, policy: PromotionPolicy
     return None
 
 
-def _gate_new_people(new_people: NewPeople, champion: str, policy: PromotionPolicy) -> Gate:
+def _gate_new_people(
+    new_people: NewPeople, champion: str, policy: PromotionPolicy, *, spread: float
+) -> Gate:
     """Ask for a gain on held-out people of the site."""
     people, theirs = _people_of(new_people), new_people.champion or {}
     n_v = sum(new_people.challenger[one].v_beats for one in people)
-    difference = _compare(new_people.challenger, theirs, people, policy)
+    difference = _compare(new_people.challenger, theirs, people, policy, spread=spread)
     reason = (
         f"V-F1 {difference.estimate:+.4f} against {champion} on {len(people)} held-out people with "
         f"{n_v} V beats ({policy.confidence:.0%} interval {difference.low:+.4f} to "
         f"{difference.high:+.4f}); a lower bound above 0 required"
     )
+    if spread:
+        reason += f"; seeds and thresholds alone move it by {spread:.4f}"
     return Gate(name=_NEW_PEOPLE, is_passed=difference.low > 0, reason=reason)
 
 
@@ -320,6 +395,8 @@ def _compare(
     theirs: Mapping[str, BeatCounts],
     people: Sequence[str],
     policy: PromotionPolicy,
+    *,
+    spread: float,
 ) -> Interval:
     return paired_bootstrap(
         [ours[one] for one in people],
@@ -328,4 +405,5 @@ def _compare(
         seed=policy.seed,
         n_resamples=policy.n_resamples,
         confidence=policy.confidence,
+        spread=spread,
     )

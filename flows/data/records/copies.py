@@ -1,7 +1,8 @@
-"""Copies of kept signals that training prepared, which are not encrypted: find and delete them.
+"""Copies of kept signals that training prepared: find and delete them.
 
-They are found by the files in their directories and not by dataset versions: a version may be
-torn, and an ingest may have ended before it published one. All of them can be made again.
+Beats in them are encrypted; those of earlier code were not, and are deleted. They are found by the
+files in their directories and not by dataset versions: a version may be torn, and an ingest may
+have ended before it published one. All of them can be made again.
 """
 
 from __future__ import annotations
@@ -13,10 +14,10 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from ecg_lib.operations.learning.kept_signals import SignalStore
-from flows.data.databases import SITE
-from flows.data.prepared_views import OWNER, records_dir
+from flows.data.prepared_views import ANNOTATIONS, OWNER, is_of_traffic, records_dir
 from flows.data.records.preparation import SUMMARY
 from flows.data.records.site import name_person, name_strip
+from flows.data.training_data import SEALED
 
 _TRAINING: Final = "dataset.json"
 
@@ -51,7 +52,7 @@ def remove_copies_of_patient(datasets_dir: Path, patient_key: str) -> Removal:
 
 
 def remove_copies_without_signal(datasets_dir: Path, store: SignalStore) -> Removal:
-    """Delete everything that was prepared of signals that are not kept any more.
+    """Delete what was prepared of signals that are not kept any more, or left unencrypted.
 
     Args:
         datasets_dir: Directory of the datasets.
@@ -60,12 +61,19 @@ def remove_copies_without_signal(datasets_dir: Path, store: SignalStore) -> Remo
     # The copies come first: an ingest may prepare a new signal meanwhile.
     copies, left = _list_copies(datasets_dir)
     kept = {name_strip(file.prediction_id) for file in store.list_files()}
-    prefix = SITE.full_name("")
 
     def is_due(copy: _Copy) -> bool:
-        return any(name.startswith(prefix) and name not in kept for name in copy.records)
+        of_traffic = {name for name in copy.records if is_of_traffic(name)}
+        return bool(of_traffic) and (not of_traffic <= kept or _is_plain(copy.directory))
 
     return _remove(copies, left, is_due=is_due)
+
+
+def _is_plain(directory: Path) -> bool:
+    """Return whether earlier code wrote beats of labelled traffic into a directory."""
+    if (directory / _TRAINING).exists():
+        return (directory / "windows.npy").exists() and not (directory / SEALED).exists()
+    return any(path.name != ANNOTATIONS for path in directory.glob("*.npz"))
 
 
 def _remove(copies: list[_Copy], left: list[Path], *, is_due: Callable[[_Copy], bool]) -> Removal:

@@ -22,7 +22,7 @@ from ecg_lib.errors import DatasetError, EcgError
 from ecg_lib.evaluation.prepared_views import ScoredView, prepare_scored_view
 from ecg_lib.operations.drift.decision import DriftPolicy
 from ecg_lib.operations.learning.kept_signals import KeptFile, SignalStore
-from ecg_lib.operations.learning.labels import Marks, count_samples, resolve_marks
+from ecg_lib.operations.learning.labels import Marks, count_samples, read_forms, resolve_marks
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.settings import Settings, read_settings
@@ -136,6 +136,7 @@ def describe_labels(answered: PredictionRow, feedback: Sequence[FeedbackRow]) ->
     marks = resolve_marks(
         feedback,
         called=[beat["arrhythmia_type"] for beat in beats],
+        forms=read_forms(answered.response),
         n_samples=count_samples(answered.response),
     )
     if marks.is_empty:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +143,7 @@ def test_a_complete_review_gives_every_beat_a_class(
         ({}, "labels"),
         ({"labels": [label(0, "N"), label(0, "V")]}, "labels"),
         ({"labels": [label(0, "N")], "false_detections": [{"beat_index": 0}]}, "labels"),
-        ({"forms": [{"form": "A", "arrhythmia_type": "N"}]}, "forms"),
+        ({"forms": [{"form": "Q", "arrhythmia_type": "N"}]}, "forms[0].form"),
         ({"labels": [label(0, "S")]}, "labels[0].arrhythmia_type"),
         ({"labels": [label(0, "N")], "recording_id": "x"}, "prediction_id"),
         ({"false_detections": [{"beat_index": 999}]}, "false_detections[0].beat_index"),
@@ -159,6 +160,40 @@ def test_marks_that_say_nothing_or_two_things_or_lie_outside_are_rejected(
     assert refused.status_code == 422, refused.text
     assert refused.json()["errors"][0]["field"] == field
     assert read_marks(http, "predictions", answer["prediction_id"]).feedback == []
+
+
+def test_all_beats_of_a_form_of_a_strip_are_marked_at_once(
+    http: httpx.Client, runtime: Runtime, predict: Predict, make_request: RequestMaker
+) -> None:
+    # Bigeminy has two shapes, in turn.
+    strip = simulate_strip(StripKind.BIGEMINY, seed=3, fs=360.0).signal_mv()
+    answer = predict(**make_request(signal_data=strip.tolist(), sampling_rate=360)).json()
+    beats = answer["beat_predictions"]
+    of_v = {beat["form"] for beat in beats if beat["arrhythmia_type"] == "V"} - {None}
+    (form,) = of_v
+    assert {beat["arrhythmia_type"] for beat in beats if beat["form"] == form} == {"V"}
+    of_form = [beat["beat_index"] for beat in beats if beat["form"] == form]
+    assert len(of_form) >= 3
+    kept = of_form[0]
+    body = {"forms": [{"form": form, "arrhythmia_type": "N"}], "labels": [label(kept, "V")]}
+    taken = post(http, prediction_id=answer["prediction_id"], **body)
+    assert taken.status_code == 201, taken.text
+    marks = read_marks(http, "predictions", answer["prediction_id"])
+    assert {one.beat_index: one.arrhythmia_type for one in marks.labels} == {
+        index: "V" if index == kept else "N" for index in of_form
+    }
+    assert marks.counts.ventricular_beats == answer["ventricular_beats"] - len(of_form) + 1
+    assert [one.form for one in marks.feedback[0].forms] == [form]
+    # Monitoring counts them too.
+    wait_until(lambda: not len(runtime.spool))
+    (reviewed,) = [
+        one
+        for one in runtime.log.read_reviewed(
+            since=datetime(2000, 1, 1, tzinfo=UTC), bundle_hash=answer["model"]["bundle_hash"]
+        )
+        if one.prediction_id == answer["prediction_id"]
+    ]
+    assert reviewed.labels == {index: "V" if index == kept else "N" for index in of_form}
 
 
 def test_all_beats_of_a_form_of_a_recording_are_marked_at_once(

@@ -111,3 +111,21 @@ def test_figures_of_the_same_resamples_are_those_of_each_alone() -> None:
     both = bootstrap_intervals(subjects, statistics)
     for name, statistic in statistics.items():
         assert both[name] == bootstrap_interval(subjects, statistic)
+
+
+def test_a_spread_that_is_not_of_the_subjects_widens_the_interval_alone() -> None:
+    subjects = _subjects(8)
+    narrow = paired_bootstrap(subjects, subjects, lambda c: c.v_f1)
+    wide = paired_bootstrap(subjects, subjects, lambda c: c.v_f1, spread=0.1, n_resamples=20_000)
+    assert narrow == (0, 0, 0)
+    assert wide.estimate == 0
+    # 5 and 95 % of a normal distribution.
+    assert wide.low == pytest.approx(-0.16449, abs=0.003)
+    assert wide.high == pytest.approx(0.16449, abs=0.003)
+
+
+@pytest.mark.parametrize("spread", [-0.001, float("nan")])
+def test_a_spread_below_zero_is_refused(spread: float) -> None:
+    subjects = _subjects(3)
+    with pytest.raises(ValueError, match="spread must be at least 0, got"):
+        paired_bootstrap(subjects, subjects, lambda c: c.v_f1, spread=spread)

@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -24,8 +25,10 @@ from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.settings import Settings
-from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
+from ecg_lib.training.datasets import BeatDataset, build_beats, join_records
 from flows.data.databases import Role
 from flows.data.dataset_versions import (
     BrokenRecord,
@@ -43,8 +46,15 @@ from flows.data.records.site import (
     name_strip,
     prepare_site,
 )
+from flows.data.training_data import (
+    SCORING_VIEWS,
+    ViewPlan,
+    cut_beats,
+    load_training_data,
+    save_training_data,
+)
 from flows.doors.registry import Registry, RunKind
-from flows.evaluation.promote_champion import count_held_out, score_new_people
+from flows.evaluation.promote_champion import count_held_out, fetch_champion, score_new_people
 from flows.local.cli import app
 from flows.monitoring.labels.kept_signals import delete_patient, sort_kept_signals
 
@@ -96,6 +106,15 @@ def test_only_what_a_reader_marked_is_true_and_the_models_own_calls_are_left_out
     ]
     assert (labels.not_beats, labels.is_complete, labels.is_drawn) == ((700,), False, False)
     assert describe_labels(answered, []) is None
+
+
+def test_beats_that_are_marked_by_their_form_are_true_as_well() -> None:
+    response = _beats((100, "N"), (400, "V"), (700, "V"))
+    for beat, form in zip(response["beat_predictions"], ("A", "B", "B"), strict=True):
+        beat["form"] = form
+    labels = describe_labels(_row(response), [_mark(forms={1: "N"})])
+    assert labels is not None
+    assert (labels.samples, labels.symbols) == ((100, 400, 700), "QNN")
 
 
 def test_labels_of_drawn_strips_weigh_more_than_those_of_chosen_ones() -> None:
@@ -454,7 +473,10 @@ def test_both_models_are_run_on_the_held_out_people(
     registry.log_bundle(run_id, toy_bundle)
     registry.end_run(run_id)
     champion = registry.register(run_id, tags={})
-    found = score_new_people(registry, toy_bundle, champion, version)
+    with disable_run_logger():
+        served = fetch_champion(registry, champion)
+    assert served is not None
+    found = score_new_people(toy_bundle, served, version)
     assert found.champion == found.challenger
     assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
 
@@ -464,6 +486,119 @@ def test_both_models_are_run_on_the_held_out_people(
             raise BundleError(msg)
 
     with disable_run_logger():
-        found = score_new_people(Unreadable(settings), toy_bundle, champion, version)
+        assert fetch_champion(Unreadable(settings), champion) is None
+    found = score_new_people(toy_bundle, None, version)
     assert found.champion is None
     assert set(found.challenger) == {f"site:{HELD_OUT[:16]}"}
+
+
+def _cut(settings: Settings, records: list[PreparedRecord]) -> tuple[BeatDataset, Path]:
+    """Cut the beats of labelled strips and of a record of an archive, and save them."""
+    views = PreparedViews(version=_save(settings, records), datasets_dir=settings.datasets_dir)
+    plan = ViewPlan(training_views=(), conducted_share=1.0)
+    of_archive = build_beats(
+        simulate_record("sim1", patient=draw_patient(1), duration_s=30.0, seed=1),
+        scoring_views=SCORING_VIEWS,
+        training_views=(),
+        conducted_share=1.0,
+    )
+    whole = join_records([of_archive, *(cut_beats(views, one, plan) for one in records)])
+    directory = settings.datasets_dir / "training" / "key"
+    save_training_data(whole, directory, key="key")
+    return whole, directory
+
+
+def _holds(directory: Path, sought: bytes) -> list[str]:
+    """Name the files below a directory that hold some bytes, or hold them compressed."""
+    found = []
+    for path in directory.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            if path.suffix == ".npz":
+                with np.load(path) as arrays:
+                    content = b"".join(np.ascontiguousarray(arrays[n]).tobytes() for n in arrays)
+            if sought in content:
+                found.append(path.name)
+    return found
+
+
+def test_beats_of_labelled_traffic_are_nowhere_on_disk_in_clear(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    records = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": TRAINED})
+    whole, directory = _cut(settings, records)
+    for index, name in enumerate(whole.record_names):
+        rows = np.flatnonzero(whole.record == index)
+        for values in (whole.windows[rows[2]], whole.features[rows[2]]):
+            clear = _holds(settings.datasets_dir, np.ascontiguousarray(values).tobytes())
+            assert bool(clear) is (name == "sim1"), (name, clear)
+    # Ingestion leaves the marks of a strip and a description.
+    names = {path.name for path in (settings.datasets_dir / "records").glob("*/*")}
+    assert names == {"annotations.npz", "record.json", "summary.json"}
+    assert sorted(path.name for path in (directory / "sealed").iterdir()) == ["1.beats", "2.beats"]
+
+
+def test_training_reads_the_beats_of_traffic_to_the_bit(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    records = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": TRAINED})
+    whole, directory = _cut(settings, records)
+    read = load_training_data(directory)
+    assert (read.windows == whole.windows).all()
+    assert (read.features == whole.features).all()
+    # In memory alone: on disk they are zeros.
+    of_traffic = np.isin(whole.record, [1, 2])
+    stored = np.load(directory / "windows.npy")
+    assert not stored[of_traffic].any()
+    assert stored[~of_traffic].any()
+
+
+@pytest.mark.parametrize("damage", ["key", "exchanged", "missing"])
+def test_encrypted_beats_that_cannot_be_opened_say_what_to_do(
+    settings: Settings, store: SignalStore, log: PredictionLog, damage: str
+) -> None:
+    records = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": TRAINED})
+    _, directory = _cut(settings, records)
+    first, second = (directory / "sealed" / f"{index}.beats" for index in (1, 2))
+    if damage == "key":
+        settings.signal_key_path.write_text("0" * 64)
+    elif damage == "exchanged":
+        first.write_bytes(second.read_bytes())
+    else:
+        first.unlink()
+    with pytest.raises(DatasetError, match=r"must be encrypted under the key .* it is made again"):
+        load_training_data(directory)
+
+
+def test_deleting_a_patient_deletes_the_encrypted_beats_too(
+    settings: Settings, store: SignalStore, log: PredictionLog
+) -> None:
+    records = _prepare_marked(settings, store, log, {"p1": TRAINED})
+    _, directory = _cut(settings, records)
+    assert delete_patient(settings, "b" * 63 + "0") == 0
+    assert directory.exists()
+    assert delete_patient(settings, TRAINED) == 1
+    assert not directory.exists()
+
+
+@pytest.mark.parametrize("is_plain", [False, True])
+def test_what_earlier_code_left_unencrypted_is_deleted(
+    settings: Settings, store: SignalStore, log: PredictionLog, *, is_plain: bool
+) -> None:
+    (record,) = _prepare_marked(settings, store, log, {"p1": TRAINED})
+    _, directory = _cut(settings, [record])
+    prepared = settings.datasets_dir / "records" / record.prepared
+    if is_plain:
+        (prepared / "whole.npz").write_bytes(b"")
+        shutil.rmtree(directory / "sealed")
+    archive = settings.datasets_dir / "training" / "archive"
+    archive.mkdir()
+    (archive / "dataset.json").write_text('{"record_names": ["101"], "subjects": ["101"]}')
+    (archive / "windows.npy").write_bytes(b"")
+    for _ in range(2):
+        with disable_run_logger():
+            sort_kept_signals.fn(settings, log, now=NOW)
+        assert directory.exists() is not is_plain
+        assert prepared.exists() is not is_plain
+        assert archive.exists()
+    assert len(list(store.list_files())) == 1

@@ -19,7 +19,12 @@ from ecg_lib.operations.learning.promotion import Gate, PromotionDecision
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.annotations import Annotations
 from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry, RunKind
-from flows.evaluation.promote_champion import carry_out, count_again, summarize
+from flows.evaluation.promote_champion import (
+    carry_out,
+    count_again,
+    count_nested,
+    summarize,
+)
 
 
 @pytest.fixture(scope="module")
@@ -150,3 +155,60 @@ def test_a_subject_without_predictions_is_refused(toy_bundle: Bundle, tmp_path: 
     bundle = _holding(toy_bundle, tmp_path / "b", stated=COUNTS, views=("0 deg, whole",))
     with pytest.raises(BundleIntegrityError, match="they differ for 106"):
         count_again(bundle, {"101": TRUTH, "106": TRUTH}, fs=FS, subjects={})
+
+
+BEATS_OF = {"101": (0.1, 0.3, 0.5, 0.9), "106": (0.1, 0.6, 0.7, 0.9)}
+PLACES = np.array([2000, 4000, 6000, 8000])
+NNVV = Annotations(samples=PLACES, symbols=np.array(list("NNVV")))
+
+
+def _nesting(bundle: Bundle, directory: Path) -> Bundle:
+    """Change the predictions of a bundle: two people, a fold each, the threshold 0.65."""
+    probability = np.array([*BEATS_OF["101"], *BEATS_OF["106"]])
+    table = pa.table(
+        {
+            "record": ["101"] * 4 + ["106"] * 4,
+            "subject": ["101"] * 4 + ["106"] * 4,
+            "view": ["0 deg, whole"] * 8,
+            "fold": [0] * 4 + [1] * 4,
+            "position": np.tile(PLACES, 2),
+            "label": list("NNVV") * 2,
+            "is_readable": np.ones(8, dtype=np.bool_),
+            "probability_v": probability,
+            "is_v": probability >= 0.65,
+            "rule": [""] * 8,
+        }
+    )
+    directory.mkdir()
+    pq.write_table(table, directory / OUT_OF_FOLD)
+    return replace(bundle, directory=directory)
+
+
+STATED = BeatCounts(beats=4, found=4, v_beats=2, v_found=2, v_true=2, n_beats=2, n_true=2)
+ONE_MISSED = replace(STATED, v_true=1, v_wrong=1)
+ONE_FALSE = replace(STATED, v_false=1, n_true=1, n_wrong=1)
+
+
+def test_people_are_compared_with_a_threshold_that_they_had_no_part_in(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = _nesting(toy_bundle, tmp_path / "bundle")
+    truth = {"101": NNVV, "106": NNVV}
+    stated = count_again(
+        replace(bundle, metrics={"by_subject": {"101": asdict(ONE_MISSED), "106": asdict(STATED)}}),
+        truth,
+        fs=FS,
+        subjects={},
+    )
+    nested = count_nested(bundle, truth, stated, fs=FS, subjects={})
+    assert nested == {"101": ONE_MISSED, "106": ONE_FALSE}
+
+
+def test_people_of_the_champion_whose_records_changed_keep_its_figures(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    bundle = _nesting(toy_bundle, tmp_path / "bundle")
+    changed = Annotations(samples=PLACES, symbols=np.array(list("NVVV")))
+    stated = {"101": ONE_MISSED, "106": STATED, "gone": STATED}
+    nested = count_nested(bundle, {"101": NNVV, "106": changed}, stated, fs=FS, subjects={})
+    assert nested == {"101": ONE_MISSED, "106": STATED, "gone": STATED}

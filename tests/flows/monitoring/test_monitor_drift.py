@@ -20,6 +20,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.states import State
+from typer.testing import CliRunner
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
@@ -40,6 +41,7 @@ from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from flows.local.cli import app
 from flows.monitoring.evidence import REFERENCE_COUNTS
 from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift, read_served
 from flows.release.switch_service import find_bundle
@@ -260,6 +262,30 @@ def test_noise_that_stays_starts_retraining_once(
     third = monitor_drift()
     assert third["action"] == "KEEP"
     assert "RETRAIN is due but held until" in third["reasons"][0]
+
+
+def test_traffic_that_a_site_accepted_as_its_baseline_is_not_called_drift(
+    prefect_server: None, settings: Settings, release: Release, noisy: list[Observed]
+) -> None:
+    for name in ("p", "q"):
+        send(settings, noisy, ago=60 * MINUTE, bundle_hash=release.bundle_hash, name=name)
+    first = monitor_drift()
+    assert "in 1 check in a row, 2 needed" in first["reasons"][0]
+    accepted = CliRunner().invoke(app, ["baseline", "accept", "--reason", "wide QRS is usual"])
+    assert accepted.exit_code == 0, accepted.output
+    send(settings, noisy[::2], ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
+    second = monitor_drift()
+    assert second["action"] == "KEEP"
+    assert "no column drifted" in second["reasons"][0]
+    assert "compared with the baseline of this site" in second["reasons"][-1]
+    assert second["figures"]["baseline"]["why"] == "wide QRS is usual"
+    # The model was not made for this traffic, whatever is usual: the estimate goes on saying so.
+    estimates = [one["figures"]["estimate"]["f1"] for one in (first, second)]
+    assert estimates[1] == pytest.approx(estimates[0], abs=0.05)
+    assert CliRunner().invoke(app, ["baseline", "reset", "--reason", "an error"]).exit_code == 0
+    send(settings, noisy[1::2], ago=5 * MINUTE, bundle_hash=release.bundle_hash, name="s")
+    third = monitor_drift()
+    assert "columns drifted" in third["reasons"][0]
 
 
 def test_a_decision_is_stored_and_asked_for_when_its_strips_cannot_be_found(

@@ -9,6 +9,7 @@ from ecg_lib.operations.learning.labels import (
     count_marked,
     count_samples,
     list_valid,
+    read_forms,
     read_marks,
     resolve_marks,
     write_marks,
@@ -96,3 +97,14 @@ def test_missed_beats_after_the_end_of_the_signal_are_left_out() -> None:
     assert resolve_marks(rows, called=CALLED, n_samples=n_samples).missed == {1284: "V"}
     assert len(resolve_marks(rows, called=CALLED).missed) == 3
     assert count_samples({"duration_s": 10.0}) is None
+
+
+def test_the_forms_of_an_answer_are_those_of_its_beats_and_earlier_code_named_none() -> None:
+    beats = [{"form": "B"}, {"form": None}, {}, {"form": "A"}]
+    assert read_forms({"beat_predictions": beats}) == [1, -1, -1, 0]
+
+
+def test_a_class_of_a_form_is_that_of_its_beats_and_a_class_of_a_beat_overrides_it() -> None:
+    rows = [given(1, {3: "V"}, forms={1: "N"}), given(2, forms={7: "V"})]
+    marks = resolve_marks(rows, called=CALLED, forms=[0, 1, -1, 1, 1])
+    assert marks.classes == {1: "N", 3: "V", 4: "N"}

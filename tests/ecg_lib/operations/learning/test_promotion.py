@@ -15,9 +15,12 @@ from ecg_lib.operations.learning.promotion import (
     PromotionDecision,
     PromotionPolicy,
     decide_promotion,
+    estimate_seed_sd,
+    find_spread,
 )
 
-POLICY = PromotionPolicy(n_resamples=300)
+POLICY = PromotionPolicy(n_resamples=300, seed_sd=0.0)
+"""Without a spread of seeds, which has tests of its own."""
 
 
 def _counts(*, v_true: int = 95, v_false: int = 2, **other: int) -> BeatCounts:
@@ -205,6 +208,8 @@ def test_the_usual_limits_are_those_of_the_documentation() -> None:
         confidence=0.90,
         n_resamples=2000,
         seed=0,
+        seed_sd=0.009,
+        min_new_people=5,
     )
     assert decide_promotion(_challenger(), None) == decide_promotion(
         _challenger(), None, policy=PromotionPolicy(n_resamples=2000)
@@ -396,3 +401,115 @@ def test_a_gain_on_one_person_alone_is_not_a_gain() -> None:
     theirs = _people(5, v_true=12) | {"site:0": _counts(v_true=99)}
     decision = _decide_with(_challenger(), NewPeople(challenger=ours, champion=theirs))
     assert _failed(decision) == ["gain on new people"]
+
+
+WITH_SEEDS = PromotionPolicy(seed_sd=0.01)
+
+
+@pytest.mark.parametrize(("seed_sd", "is_promoted"), [(0.013, True), (0.0145, False)])
+def test_a_gain_that_seeds_alone_could_make_is_none(seed_sd: float, *, is_promoted: bool) -> None:
+    # All people gain 0.0270. At 0.0137 = (0.0270 + 0.005) / (1.645 * sqrt 2) seeds explain it.
+    champion = _challenger(name="version 1", counts=_subjects(v_true=90))
+    policy = PromotionPolicy(seed_sd=seed_sd)
+    decision = decide_promotion(_challenger(), champion, policy=policy)
+    assert decision.is_promoted is is_promoted
+    spread = f"seeds and thresholds alone move it by {2**0.5 * seed_sd:.4f}"
+    assert spread in decision.gates[-1].reason
+
+
+def test_the_spread_of_seeds_widens_the_interval_and_not_the_difference() -> None:
+    champion = _challenger(name="version 1", counts=_subjects(v_true=90))
+    reason = decide_promotion(_challenger(), champion, policy=WITH_SEEDS).reasons[-1]
+    assert "V-F1 +0.0270 against version 1 (90% interval +0.00" in reason
+    low = float(reason.split("interval ")[1].split(" ")[0])
+    high = float(reason.split(" to ")[1].split(")")[0])
+    assert low == pytest.approx(0.0270 - 1.645 * 0.01414, abs=0.0015)
+    assert high == pytest.approx(0.0270 + 1.645 * 0.01414, abs=0.0015)
+
+
+def test_an_equal_model_loses_nothing_by_the_spread_of_seeds() -> None:
+    gain = NewPeople(challenger=_people(5, v_true=18), champion=_people(5, v_true=12))
+    decision = decide_promotion(
+        _challenger(), _challenger(name="version 1"), new_people=gain, policy=WITH_SEEDS
+    )
+    assert decision.is_promoted
+    assert "+0.0000 to +0.0000" in decision.gates[-2].reason
+
+
+@pytest.mark.parametrize(("seed_sd", "is_promoted"), [(0.08, True), (0.09, False)])
+def test_a_gain_on_new_people_must_exceed_what_seeds_make(
+    seed_sd: float, *, is_promoted: bool
+) -> None:
+    # All gain 0.1974, which is 1.645 * sqrt 2 * 0.0849.
+    gain = NewPeople(challenger=_people(5, v_true=18), champion=_people(5, v_true=12))
+    policy = PromotionPolicy(seed_sd=seed_sd)
+    decision = decide_promotion(
+        _challenger(), _challenger(name="version 1"), new_people=gain, policy=policy
+    )
+    assert decision.is_promoted is is_promoted
+    assert "seeds and thresholds alone move it by" in decision.gates[-1].reason
+
+
+def test_the_spread_is_that_of_both_models() -> None:
+    alike = (0.90, 0.90, 0.90, 0.90, 0.90)
+    wide = (0.86, 0.88, 0.90, 0.92, 0.94)
+    quiet, noisy = _challenger(seed_f1=alike), _challenger(seed_f1=wide)
+    unknown = _challenger()
+    policy = PromotionPolicy(seed_sd=0.01)
+    assert find_spread(unknown, unknown, policy) == pytest.approx(2**0.5 * 0.01)
+    # Five seeds weigh as much as the five that were known: (0 + 0.01^2) / 2, (0.001 + 0.0001) / 2.
+    assert find_spread(quiet, quiet, policy) == pytest.approx(0.01)
+    assert find_spread(noisy, noisy, policy) == pytest.approx((2 * 0.00055) ** 0.5)
+    assert find_spread(quiet, noisy, policy) == pytest.approx((0.00005 + 0.00055) ** 0.5)
+
+
+@pytest.mark.parametrize("seed_f1", [(), (0.5,)])
+def test_one_seed_says_nothing_about_the_spread(seed_f1: tuple[float, ...]) -> None:
+    assert estimate_seed_sd(seed_f1, known_sd=0.009) == 0.009
+
+
+def test_two_seeds_count_a_fifth() -> None:
+    # One degree of freedom of 0.0002 and four of 0.0001.
+    assert estimate_seed_sd((0.90, 0.92), known_sd=0.01) == pytest.approx(0.00012**0.5)
+
+
+def test_a_threshold_that_was_chosen_on_what_it_is_judged_on_is_named() -> None:
+    champion = _challenger(name="version 1", counts=_subjects(v_true=90), is_nested=False)
+    reason = _decide(_challenger(), champion).reasons[-1]
+    assert reason.endswith("; the threshold of version 1 was chosen on these beats")
+    assert "threshold" not in _decide(_challenger(), replace(champion, is_nested=True)).reasons[-1]
+
+
+@pytest.mark.parametrize(("gap", "is_promoted"), [(0.013, True), (0.0145, False), (-0.0145, False)])
+def test_a_gain_that_the_choice_of_the_thresholds_could_make_is_none(
+    gap: float, *, is_promoted: bool
+) -> None:
+    # As with seeds: at 0.0137 = (0.0270 + 0.005) / (1.645 * sqrt 2) the thresholds explain it.
+    champion = _challenger(name="version 1", counts=_subjects(v_true=90), threshold_gap=gap)
+    decision = _decide(_challenger(threshold_gap=gap), champion)
+    assert decision.is_promoted is is_promoted
+
+
+def test_seeds_and_thresholds_of_both_models_add_up() -> None:
+    ours, theirs = _challenger(threshold_gap=0.02), _challenger(threshold_gap=-0.03)
+    policy = PromotionPolicy(seed_sd=0.01)
+    squares = 2 * 0.01**2 + 0.02**2 + 0.03**2
+    assert find_spread(ours, theirs, policy) == pytest.approx(squares**0.5)
+
+
+@pytest.mark.parametrize(("v_true", "is_promoted"), [(95, True), (93, False)])
+def test_a_loss_is_judged_with_the_threshold_that_a_model_is_served_with(
+    v_true: int, *, is_promoted: bool
+) -> None:
+    # A nested threshold moves the figures of both by chance; what is served is what may lose.
+    gain = NewPeople(challenger=_people(5, v_true=18), champion=_people(5, v_true=12))
+    ours = _challenger(counts=_subjects(v_true=80), own_counts=_subjects(v_true=v_true))
+    decision = _decide_with(ours, gain)
+    assert decision.is_promoted is is_promoted
+    assert _failed(decision) == ([] if is_promoted else ["no loss on the common set"])
+
+
+def test_a_gain_is_judged_with_nested_thresholds() -> None:
+    champion = _challenger(counts=_subjects(v_true=90))
+    flattered = _challenger(counts=_subjects(v_true=90), own_counts=_subjects(v_true=99))
+    assert _failed(_decide(flattered, champion)) == ["better than champion"]

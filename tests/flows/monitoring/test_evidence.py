@@ -1,0 +1,72 @@
+"""Leads, rates and devices that a model has met, by the records that it was made for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from ecg_lib.classifier.bundle import Bundle, DataSource
+from ecg_lib.operations.drift.slices import find_unfamiliar
+from ecg_lib.operations.prediction_rows import DriftCheckRow
+from flows.monitoring.evidence import find_familiar
+from flows.release.load_released import read_reference
+
+NEW_LEAD = {"lead": {"V1": 10}, "rate": {"360 Hz": 10}}
+
+
+def _bundle(bundle: Bundle, source: DataSource, **metrics: Any) -> Bundle:  # noqa: ANN401  any figure
+    provenance = replace(bundle.provenance, data_source=source)
+    return replace(bundle, provenance=provenance, metrics=metrics)
+
+
+def _check(bundle_hash: str, **seen: list[str]) -> DriftCheckRow:
+    return DriftCheckRow(
+        check_id="c",
+        created_at=datetime(2026, 3, 1, tzinfo=UTC),
+        bundle_hash=bundle_hash,
+        action="KEEP",
+        summary={"slices_seen": seen},
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "databases", "leads", "rates"),
+    [
+        (DataSource.MITDB, [], {"MLII", "V5"}, {"360 Hz"}),
+        (DataSource.RECORDS, ["mitdb"], {"MLII", "V5"}, {"360 Hz"}),
+        (DataSource.RECORDS, ["mitdb", "svdb"], {"MLII", "V5", "ECG1"}, {"360 Hz", "128 Hz"}),
+        (DataSource.RECORDS, ["mitdb", "own"], set(), set()),
+        (DataSource.RECORDS, [], set(), set()),
+        (DataSource.SIMULATED, ["simulated"], set(), set()),
+    ],
+)
+def test_a_model_has_met_the_leads_and_rates_of_its_databases(
+    toy_bundle: Bundle,
+    source: DataSource,
+    databases: list[str],
+    leads: set[str],
+    rates: set[str],
+) -> None:
+    found = find_familiar(_bundle(toy_bundle, source, databases=databases), [])
+    assert (found.get("lead", set()), found.get("rate", set())) == (leads, rates)
+
+
+def test_earlier_checks_of_the_same_model_count_too(toy_bundle: Bundle) -> None:
+    bundle = _bundle(toy_bundle, DataSource.MITDB)
+    checks = [
+        _check(bundle.hash, lead=["V1"], device=["x"], site=["ward"]),
+        _check("other", lead=["V2"]),
+    ]
+    found = find_familiar(bundle, checks)
+    assert found["lead"] == {"MLII", "V5", "V1"}
+    assert found["device"] == {"x"}
+    assert "site" not in found
+
+
+def test_the_model_that_ships_says_that_a_lead_is_new() -> None:
+    familiar = find_familiar(read_reference(), [])
+    unfamiliar = find_unfamiliar(NEW_LEAD, familiar, n_groups=10, min_share=0.2)
+    assert unfamiliar == ("lead V1 (10 of 10 groups)",)
