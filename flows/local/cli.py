@@ -25,7 +25,7 @@ from flows.local.commands.models import (
     traffic,
 )
 from flows.local.commands.platform import down, login, status, up
-from flows.local.commands.state import backup, restore
+from flows.local.commands.state import backup, migrate, restore
 from flows.local.demo.commands import demo
 from flows.monitoring.labels.commands import feedback, signals
 from flows.recordings.commands import analyze, annotate, predict
@@ -66,7 +66,7 @@ for command in (
     *(up, down, status, login),
     *(run, rollback, doctor, ship, reproduce, releases, lineage, evaluate, traffic),
     *(predict, annotate, analyze),
-    *(backup, restore),
+    *(backup, restore, migrate),
 ):
     app.command(cls=PrintingCommand if command in _PRINTING else None)(command)
 app.command("api-key")(api_key)

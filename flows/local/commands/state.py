@@ -1,4 +1,4 @@
-"""Commands on the state of a home: back up and restore."""
+"""Commands on the state of a home: back up, restore and migrate."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="A file of `ecg backup`.", exists=True)],
+    file: Annotated[Path, typer.Argument(help="A file of `ecg backup`.")],
     key_file: Annotated[Path | None, typer.Option(help="Key of the encrypted secrets.")] = None,
     *,
     no_secrets: Annotated[
@@ -82,3 +82,35 @@ def restore(
     for place in manifest.elsewhere:
         typer.secho(f"was not in the backup, restore it by itself: {place}", fg="yellow")
     typer.echo("`ecg doctor` compares all stores, `ecg up` starts the platform")
+
+
+def migrate(
+    to: Annotated[
+        str | None,
+        typer.Option(help="Version, such as r0002; that of this code when left out."),
+    ] = None,
+    *,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show the version of the tables and change nothing.")
+    ] = False,
+) -> None:
+    """Bring the tables of the monitoring database to a version.
+
+    The way forwards happens by itself at the first row. The way back drops what came later: end
+    the platform before it, and make a backup.
+    """
+    from ecg_lib.operations.learning.schema.migrations import HEAD
+    from ecg_lib.operations.prediction_log import PredictionLog
+
+    settings = read_settings()
+    prepare_home(settings)
+    if show and to is not None:
+        msg = "name --show or --to, not both"
+        raise typer.BadParameter(msg)
+    log = PredictionLog(settings.monitoring_database_url)
+    try:
+        if not show:
+            log.migrate(to or HEAD)
+        typer.echo(f"version {log.read_version() or 'none'}; this code needs {HEAD}")
+    finally:
+        log.close()

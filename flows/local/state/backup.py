@@ -174,7 +174,7 @@ def _list_elsewhere(settings: Settings) -> Iterator[str]:
     urls = {
         "ECG_MONITORING_URL": settings.monitoring_database_url,
         "ECG_STUDY_URL": settings.study_storage_url,
-        "ECG_MLFLOW_TRACKING_URI": settings.tracking_uri,
+        "ECG_MLFLOW_STORE_URL": settings.tracking_uri,
         "PREFECT_API_DATABASE_CONNECTION_URL": os.environ.get(
             "PREFECT_API_DATABASE_CONNECTION_URL", ""
         ),
