@@ -53,6 +53,11 @@ test-postgres: $(INSTALLED) ## run the tests of the stores, and the platform, on
 POSTGRES_TESTS := tests/postgres tests/ecg_lib/operations \
 	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py
 
+.PHONY: test-containers
+test-containers: $(INSTALLED) ## start each container's command with its variables, without an engine
+	$(BIN)/python -m pytest --containers tests/flows/local/test_containers_start.py \
+		tests/flows/local/test_container_files.py tests/flows/local/space $(ARGS)
+
 .PHONY: bench-holter
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)

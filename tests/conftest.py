@@ -68,6 +68,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="run the tests of stores on a PostgreSQL server of their own (make test-postgres)",
     )
+    parser.addoption(
+        "--containers",
+        action="store_true",
+        help="start what the containers of deployments/ start (make test-containers)",
+    )
 
 
 @pytest.fixture(scope="session")

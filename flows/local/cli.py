@@ -25,6 +25,7 @@ from flows.local.commands.models import (
     traffic,
 )
 from flows.local.commands.platform import down, login, status, up
+from flows.local.commands.space import space
 from flows.local.commands.state import backup, migrate, restore
 from flows.local.demo.commands import demo
 from flows.monitoring.labels.commands import feedback, signals
@@ -66,7 +67,7 @@ for command in (
     *(up, down, status, login),
     *(run, rollback, doctor, ship, reproduce, releases, lineage, evaluate, traffic),
     *(predict, annotate, analyze),
-    *(backup, restore, migrate),
+    *(backup, restore, migrate, space),
 ):
     app.command(cls=PrintingCommand if command in _PRINTING else None)(command)
 app.command("api-key")(api_key)

@@ -41,7 +41,7 @@ from flows.local.supervision.platform_status import state_path, states_path
 from flows.release.transaction import locked
 
 _OF_RELEASES: Final = ("serving", "ledger", "signatures", "bentoml")
-_LEFT_OUT: Final = ("logs", "cache", "bentoml/tmp", "sign-in.html")
+_LEFT_OUT: Final = ("logs", "cache", "bentoml/tmp", "prefect/ui", "sign-in.html")
 """Output, what is made again, and a page with passwords that ``ecg login`` makes."""
 _SET_ASIDE: Final = "before-"
 _SQLITE: Final = b"SQLite format 3\x00"
