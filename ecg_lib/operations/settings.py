@@ -212,6 +212,11 @@ class Settings(BaseSettings):
     recordings_kept: int = Field(
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )
+    recordings_kept_days: int = Field(
+        default=90,
+        ge=0,
+        description="Days that finished recordings are kept; 0 keeps by their number alone.",
+    )
     recordings_waiting: int = Field(
         default=16, ge=1, description="Recordings that may wait or be analysed at a time."
     )

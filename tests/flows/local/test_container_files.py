@@ -16,7 +16,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR
+from flows.local.supervision.environments import make_prefect_server_environment
 
 SCHEMA = "1.34"
 DIRECTORY = PROJECT_DIR / "deployments"
@@ -234,6 +236,22 @@ def test_network_policies_deny_everything_and_then_allow_what_is_called(
         ]
         assert "egress" not in policies[name]
     assert policies["service"]["policyTypes"] == ["Ingress"]
+
+
+def test_the_server_of_prefect_clears_its_tables_as_the_platform_of_one_machine(
+    services: dict[str, dict[str, Any]], pods: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path)
+    expected = {
+        name: value
+        for name, value in make_prefect_server_environment(settings).items()
+        if "VACUUM" in name
+    }
+    assert len(expected) == 2
+    (container,) = pods["prefect"]["containers"]
+    in_pod = {one["name"]: one["value"] for one in container["env"]}
+    for found in (services["prefect"]["environment"], in_pod):
+        assert {name: found.get(name) for name in expected} == expected
 
 
 def test_compose_builds_targets_of_the_dockerfile(services: dict[str, dict[str, Any]]) -> None:
