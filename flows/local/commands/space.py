@@ -19,6 +19,6 @@ def space(
     release = make_space(read_settings(), directory.absolute())
     typer.echo(f"{directory} serves {release.bento_tag} of model {release.model_version}")
     typer.echo(
-        "push it to the Space with git lfs, and set its secret ECG_API_KEY_HASHES to the line that "
-        "`ecg api-key` prints"
+        "push it to the Space with git lfs, and set its secret SPACE_API_KEY_HASHES to the line "
+        "that `ecg api-key` prints"
     )

@@ -15,7 +15,7 @@ from typing import Final
 
 _RELEASE: Final = "release.json"
 _STORE: Final = "bentoml"
-_KEYS: Final = "ECG_API_KEY_HASHES"
+_KEYS: Final = "SPACE_API_KEY_HASHES"
 _PORT: Final = "7860"
 _LIMIT_PER_MIN: Final = "60"
 

@@ -182,7 +182,7 @@ def test_its_container_serves_the_release_as_another_user_who_cannot_change_the_
     make_space(home, tmp_path / "space")
     shutil.rmtree(home.home)
     port, key = _free_port(), make_api_key()
-    secrets = {"ECG_API_KEY_HASHES": write_key_line(key, name="me", scopes=())}
+    secrets = {"SPACE_API_KEY_HASHES": write_key_line(key, name="me", scopes=())}
     here = {"ECG_SERVICE_HOST": "127.0.0.1", "ECG_SERVICE_PORT": str(port)}
     strip = simulate_strip(StripKind.RUN, seed=3)
     body: dict[str, Any] = {"signal_data": strip.signal_mv().tolist(), "sampling_rate": strip.fs}
@@ -215,7 +215,7 @@ def test_its_container_serves_the_release_as_another_user_who_cannot_change_the_
     called = [beat["arrhythmia_type"] for beat in answer.json()["beat_predictions"]]
     assert called.count("V") == sum(found.probability_v >= 0.5)
     assert "V" in called
-    assert b"ECG_API_KEY_HASHES" not in environment
+    assert b"SPACE_API_KEY_HASHES" not in environment
     assert not list((machine.folder / "app").rglob("__pycache__"))
     written = {path.name for path in (machine.folder / "ecg").iterdir()}
     assert {"api-keys", "secrets", "serving", "monitoring.db"} <= written
@@ -228,7 +228,7 @@ def test_without_the_secret_nothing_is_served(
     make_space(home, tmp_path / "space")
     with _container(machine, tmp_path / "space", {}) as process:
         assert process.wait(60) == 1
-    assert "the Space needs the secret ECG_API_KEY_HASHES" in _log(machine)
+    assert "the Space needs the secret SPACE_API_KEY_HASHES" in _log(machine)
 
 
 def test_keys_may_be_lines_or_separated_by_semicolons(tmp_path: Path) -> None:
@@ -241,7 +241,7 @@ def test_the_service_of_a_space_is_open_on_port_7860_unless_its_variables_say_ot
     tmp_path: Path,
 ) -> None:
     (tmp_path / "bentoml" / "bentos" / "ecg" / "x" / "src").mkdir(parents=True)
-    given = {"ECG_RATE_LIMIT_PER_MIN": "5", "ECG_API_KEY_HASHES": "secret", "ECG_HOME": "/other"}
+    given = {"ECG_RATE_LIMIT_PER_MIN": "5", "SPACE_API_KEY_HASHES": "secret", "ECG_HOME": "/other"}
     made = make_environment(tmp_path, tmp_path / "ecg", given)
     assert (made["ECG_SERVICE_HOST"], made["ECG_SERVICE_PORT"]) == ("0.0.0.0", "7860")  # noqa: S104
     assert made["ECG_RATE_LIMIT_PER_MIN"] == "5"
