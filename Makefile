@@ -44,6 +44,20 @@ down: $(INSTALLED) ## end what `make run` started in another shell
 test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
+# Sockets that a test leaves to the collector are no leak of the platform: SQLite has none.
+.PHONY: test-postgres
+test-postgres: $(INSTALLED) ## run the tests of the stores, and the platform, on a PostgreSQL of their own
+	$(BIN)/python -m pytest --postgres -W "ignore::pytest.PytestUnraisableExceptionWarning" \
+		$(POSTGRES_TESTS) $(ARGS)
+
+POSTGRES_TESTS := tests/postgres tests/ecg_lib/operations \
+	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py
+
+.PHONY: test-containers
+test-containers: $(INSTALLED) ## start each container's command with its variables, without an engine
+	$(BIN)/python -m pytest --containers tests/flows/local/test_containers_start.py \
+		tests/flows/local/test_container_files.py tests/flows/local/space $(ARGS)
+
 .PHONY: bench-holter
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)

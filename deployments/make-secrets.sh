@@ -1,5 +1,4 @@
 #!/bin/sh
-# Untested: written without a container runtime at hand.
 # Write the passwords of Prefect and MLflow, once, for compose and for `kubectl create secret`.
 set -eu
 umask 077

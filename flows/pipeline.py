@@ -30,7 +30,7 @@ from flows.doors.ui.steps import show_steps
 from flows.evaluation.evaluate_champion import evaluate_champion
 from flows.evaluation.promote_champion import promote_champion
 from flows.evaluation.retraining_outcome import find_obstacle, list_databases, note_outcome
-from flows.monitoring.training_retention import forget_old_training
+from flows.monitoring.retention.training import forget_old_training
 from flows.release.package_bento import package_bento
 from flows.release.release_service import release_service
 from flows.release.rollout.steps import Rollout

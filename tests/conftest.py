@@ -36,6 +36,7 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.signal_path.template import WINDOW_SAMPLES
+from tests.postgres.server import Postgres, find_programs, serving
 
 BundleMaker = Callable[..., Bundle]
 
@@ -58,6 +59,39 @@ _LONG: Final = (
     "flows/training/test_sweep_lock.py",
 )
 """Files that take minutes, the longest first."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option by which the tests of stores use PostgreSQL in place of SQLite."""
+    parser.addoption(
+        "--postgres",
+        action="store_true",
+        help="run the tests of stores on a PostgreSQL server of their own (make test-postgres)",
+    )
+    parser.addoption(
+        "--containers",
+        action="store_true",
+        help="start what the containers of deployments/ start (make test-containers)",
+    )
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this process of pytest."""
+    programs = find_programs()
+    if programs is None:
+        pytest.skip("there is no PostgreSQL server here: initdb was not found")
+    with serving(programs) as server:
+        yield server
+
+
+@pytest.fixture
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty database: SQLite, or PostgreSQL with ``--postgres``."""
+    if request.config.getoption("--postgres"):
+        url: str = request.getfixturevalue("postgres").make_database()
+        return url
+    return f"sqlite:///{tmp_path / 'database.db'}"
 
 
 def pytest_xdist_auto_num_workers() -> int:

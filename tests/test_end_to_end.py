@@ -28,7 +28,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import EXPERIMENT, Alias, Registry
-from flows.local.environments import make_flow_environment
+from flows.local.supervision.environments import make_flow_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 

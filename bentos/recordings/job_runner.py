@@ -19,7 +19,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,6 +93,7 @@ class JobRunner:
         self._store = store
         self._settings = settings
         self._kept = settings.recordings_kept
+        self._kept_days = settings.recordings_kept_days
         self._at_once = settings.recordings_at_once
         self._model = model
         self._note = note
@@ -177,12 +178,17 @@ class JobRunner:
             self._start(waiting.pop(job_id), model)
 
     def _remove_old(self, finished: list[Job]) -> None:
-        """Keep the newest of each client, so that one cannot push out the results of another."""
+        """Keep the newest of each client, so that one cannot push out the results of another.
+
+        Those that ended too many days ago go too.
+        """
         kept: Counter[str | None] = Counter()
+        limit = datetime.now(UTC) - timedelta(days=self._kept_days)
         for job in reversed(finished):
             owner = self._store.read_owner(job.job_id)
             kept[owner] += 1
-            if kept[owner] > self._kept:
+            is_old = self._kept_days > 0 and _ended_before(job, limit)
+            if is_old or kept[owner] > self._kept:
                 self._store.remove(job.job_id)
 
     def _recover(self, job: Job) -> None:
@@ -353,6 +359,10 @@ def _start_process(directory: Path, *, source: Path) -> subprocess.Popen[bytes]:
     )
     lower_priority(process.pid)
     return process
+
+
+def _ended_before(job: Job, limit: datetime) -> bool:
+    return job.finished_at is not None and datetime.fromisoformat(job.finished_at) < limit
 
 
 def _last_changed_s(upload: Path) -> float:

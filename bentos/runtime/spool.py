@@ -359,17 +359,12 @@ class Spool:
 
     def _store(self, rows: Iterable[Row]) -> None:
         # Imported when there is a row: it takes half a second.
-        from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table  # noqa: PLC0415
-        from ecg_lib.operations.learning.rollout.comparison_log import (  # noqa: PLC0415
-            add_comparisons,
-            create_comparison_table,
-        )
+        from ecg_lib.operations.drift.traffic_log import add_requests  # noqa: PLC0415
+        from ecg_lib.operations.learning.rollout.comparison_log import add_comparisons  # noqa: PLC0415
 
         together, log = list(rows), self._open_log()
         if not self._has_tables:
             log.create_tables()
-            create_request_table(log)
-            create_comparison_table(log)
             self._has_tables = True
         log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
         log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])

@@ -26,15 +26,13 @@ from ecg_lib.operations.learning.labels import (
     write_marks,
 )
 from ecg_lib.operations.learning.review_queue import weigh_doubt
-from ecg_lib.operations.learning.tables import (
+from ecg_lib.operations.learning.schema.migrations import HEAD, migrate, read_version
+from ecg_lib.operations.learning.schema.tables import (
     DECISIONS,
     DRIFT_CHECKS,
     FEEDBACK,
-    METADATA,
     PREDICTIONS,
-    REPLACED_INDEX,
     RETRAININGS,
-    create_missing,
     make_engine,
 )
 from ecg_lib.operations.prediction_rows import (
@@ -80,45 +78,18 @@ class PredictionLog:
                 raise PredictionLogError(msg) from error
 
     def create_tables(self) -> None:
-        """Make the tables, columns and indices that are missing."""
-        with _errors_explained(), self._engine.begin() as connection:
-            create_missing(connection, METADATA)
-        for column in (
-            *(PREDICTIONS.c.owner, PREDICTIONS.c.is_drawn, PREDICTIONS.c.doubt),
-            *(FEEDBACK.c.owner, FEEDBACK.c.marks, FEEDBACK.c.withdraws),
-        ):
-            self.add_column(column)
+        """Make the tables, and bring those of earlier code to the version that this code needs."""
+        self.migrate(HEAD)
+
+    def migrate(self, version: str) -> bool:
+        """Bring the tables to a version of the schema; return whether there was anything to do."""
         with _errors_explained():
-            inspector = sa.inspect(self._engine)
-            tables = (PREDICTIONS, FEEDBACK)
-            known = {one["name"] for table in tables for one in inspector.get_indexes(table.name)}
-            for index in (index for table in tables for index in table.indexes):
-                if index.name not in known:
-                    with self._engine.begin() as connection:
-                        connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
-            if REPLACED_INDEX in known:
-                with self._engine.begin() as connection:
-                    connection.execute(sa.text(f"DROP INDEX IF EXISTS {REPLACED_INDEX}"))
+            return migrate(self._engine, version)
 
-    def add_column(self, column: sa.Column[Any]) -> None:
-        """Add a column that a table of earlier code lacks; several processes may at once."""
-        table, name = column.table.name, column.name
-
-        def has_column(connection: Connection) -> bool:
-            return any(one["name"] == name for one in sa.inspect(connection).get_columns(table))
-
-        with _errors_explained(), self._engine.connect() as connection:
-            if has_column(connection):
-                return
-        kind = column.type.compile(self._engine.dialect)
-        try:
-            with _errors_explained(), self._engine.begin() as connection:
-                connection.execute(sa.text(f"ALTER TABLE {table} ADD COLUMN {name} {kind}"))
-        except PredictionLogError:
-            # Another process may have been first.
-            with _errors_explained(), self._engine.connect() as connection:
-                if not has_column(connection):
-                    raise
+    def read_version(self) -> str | None:
+        """Read the version of the schema; None where no code with versions was."""
+        with _errors_explained():
+            return read_version(self._engine)
 
     def close(self) -> None:
         """Give back all connections."""

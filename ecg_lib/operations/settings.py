@@ -86,7 +86,11 @@ class Settings(BaseSettings):
     mlflow_port: Port = Field(default=5000, description="Port of the MLflow server and UI.")
 
     mlflow_tracking_uri: str | None = Field(
-        default=None, description="MLflow server; the SQLite file under home when unset."
+        default=None, description="MLflow server; the one that `ecg up` starts when unset."
+    )
+    mlflow_store_url: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL of the database of MLflow; SQLite under home when unset.",
     )
     study_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the Optuna studies; SQLite when unset."
@@ -208,6 +212,11 @@ class Settings(BaseSettings):
     recordings_kept: int = Field(
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )
+    recordings_kept_days: int = Field(
+        default=90,
+        ge=0,
+        description="Days that finished recordings are kept; 0 keeps by their number alone.",
+    )
     recordings_waiting: int = Field(
         default=16, ge=1, description="Recordings that may wait or be analysed at a time."
     )
@@ -267,8 +276,9 @@ class Settings(BaseSettings):
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking and registry address."""
-        return self.mlflow_tracking_uri or f"sqlite:///{self.mlflow_dir / 'mlflow.db'}"
+        """MLflow's tracking and registry address: of its server, else of its database."""
+        own = self.mlflow_store_url or f"sqlite:///{self.mlflow_dir / 'mlflow.db'}"
+        return self.mlflow_tracking_uri or own
 
     @property
     def study_storage_url(self) -> str:

@@ -12,8 +12,7 @@ import typer
 from typer.core import TyperCommand
 
 from ecg_lib.errors import EcgError
-from flows.local.demo.commands import demo
-from flows.local.model_commands import (
+from flows.local.commands.models import (
     api_key,
     doctor,
     evaluate,
@@ -25,7 +24,10 @@ from flows.local.model_commands import (
     ship,
     traffic,
 )
-from flows.local.platform_commands import down, login, status, up
+from flows.local.commands.platform import down, login, status, up
+from flows.local.commands.space import space
+from flows.local.commands.state import backup, migrate, restore
+from flows.local.demo.commands import demo
 from flows.monitoring.labels.commands import feedback, signals
 from flows.monitoring.verdict.commands import baseline
 from flows.recordings.commands import analyze, annotate, predict
@@ -66,6 +68,7 @@ for command in (
     *(up, down, status, login),
     *(run, rollback, doctor, ship, reproduce, releases, lineage, evaluate, traffic),
     *(predict, annotate, analyze),
+    *(backup, restore, migrate, space),
 ):
     app.command(cls=PrintingCommand if command in _PRINTING else None)(command)
 app.command("api-key")(api_key)

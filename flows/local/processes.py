@@ -21,9 +21,9 @@ import httpx
 from ecg_lib.operations.service_socket import open_listener
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR, find_addresses
-from flows.local import environments
 from flows.local.servers.prefect_client import PrefectClient, WorkerHeartbeats
 from flows.local.servers.secret_files import MLFLOW, PREFECT, read_secret
+from flows.local.supervision import environments
 from flows.local.supervision.free_ports import check_ports
 from flows.local.supervision.leftovers import Report
 from flows.local.supervision.liveness import BeatPipe

@@ -41,7 +41,6 @@ from ecg_lib.operations.drift.slices import compare_slices, count_groups, find_u
 from ecg_lib.operations.drift.traffic_log import (
     Volume,
     Window,
-    create_request_table,
     read_groups,
     read_volume,
     sample_traffic,
@@ -324,7 +323,6 @@ def open_log(settings: Settings) -> Iterator[PredictionLog]:
     log = PredictionLog(settings.monitoring_database_url)
     try:
         log.create_tables()
-        create_request_table(log)
         yield log
     finally:
         log.close()

@@ -41,7 +41,7 @@ from flows.monitoring.evidence import (
 )
 from flows.monitoring.labels.kept_signals import open_signals, sort_kept_signals
 from flows.monitoring.outbox import deliver_decisions
-from flows.monitoring.retention import forget_old_files, forget_old_rows
+from flows.monitoring.retention.stores import forget_old_files, forget_old_rows
 from flows.monitoring.verdict.baseline import read_baseline, read_compared
 from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
 from flows.monitoring.verdict.verdict_page import (

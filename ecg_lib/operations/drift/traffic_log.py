@@ -28,7 +28,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from ecg_lib.operations.drift.observation import LONGEST_WHOLE_S, STRETCH, ObservedStrip
 from ecg_lib.operations.drift.refusals import GroupVolume
-from ecg_lib.operations.learning.tables import create_missing
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import RequestRow, name_group
 
@@ -97,12 +96,6 @@ class Volume:
     def refused(self) -> int:
         """Number of requests whose signal was refused."""
         return sum(group.refused for group in self.groups.values())
-
-
-def create_request_table(log: PredictionLog) -> None:
-    """Make the table of requests when it is missing."""
-    with log.open_transaction() as connection:
-        create_missing(connection, _METADATA)
 
 
 def add_requests(log: PredictionLog, rows: Sequence[RequestRow]) -> None:

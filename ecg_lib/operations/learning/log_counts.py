@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from ecg_lib.operations.learning.review_queue import WORTH_A_LOOK
-from ecg_lib.operations.learning.tables import DECISIONS, FEEDBACK, PREDICTIONS
+from ecg_lib.operations.learning.schema.tables import DECISIONS, FEEDBACK, PREDICTIONS
 
 
 class LabelCounts(NamedTuple):

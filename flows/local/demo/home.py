@@ -11,7 +11,7 @@ from typing import Final
 
 from ecg_lib.operations.settings import Profile, Settings
 from flows.doors.addresses import LOOPBACK
-from flows.local.platform_commands import enter_platform
+from flows.local.commands.platform import enter_platform
 
 _NOWHERE: Final = f"http://{LOOPBACK}:9/mitdb/1.0.0/"
 """Nothing is downloaded, whatever the network: the port of the discard service."""

@@ -30,6 +30,11 @@ def main(given: Sequence[str] | None = None) -> None:
     os.environ["PREFECT_SERVER_UI_API_URL"] = "/api"
     os.environ["PREFECT_SERVER_API_HOST"] = arguments.host
     os.environ["PREFECT_SERVER_API_PORT"] = str(settings.prefect_port)
+    # Prefect writes its pages at the first start, by default next to its own code, which may be
+    # read-only.
+    pages = settings.home / "prefect" / "ui"
+    pages.mkdir(parents=True, exist_ok=True)
+    os.environ.setdefault("PREFECT_SERVER_UI_STATIC_DIRECTORY", str(pages))
     import uvicorn
     from prefect.server.api.server import create_app
     from prefect.settings import get_current_settings

@@ -286,7 +286,8 @@ def _check_aliases(
         yield Finding("aliases", f"they did not follow model {current.model_version}", is_mended)
         if not is_mended:
             return
-    if settings.mlflow_tracking_uri is None and not (settings.mlflow_dir / "mlflow.db").exists():
+    has_other = settings.mlflow_tracking_uri is not None or settings.mlflow_store_url is not None
+    if not has_other and not (settings.mlflow_dir / "mlflow.db").exists():
         return
     worse = find_known_worse(history)
     versions = {

@@ -26,8 +26,8 @@ def start(
     ] = False,
 ) -> None:
     """Package a model version and try it in shadow; needs `ecg up`."""
+    from flows.local.commands.platform import enter_running_platform
     from flows.local.flow_runs import run_and_follow
-    from flows.local.platform_commands import enter_running_platform
 
     enter_running_platform()
     parameters = {
@@ -78,7 +78,7 @@ def advance(
     """Go to the next stage, or release the candidate after the last one."""
     from flows.doors.registry import follow_pending
     from flows.doors.release_history import find_user
-    from flows.local.platform_commands import enter_platform
+    from flows.local.commands.platform import enter_platform
     from flows.monitoring.evidence import open_log
     from flows.release.rollout.look import Verdict, look_at_candidate
     from flows.release.rollout.steps import NO_CANDIDATE, RolloutError
@@ -109,7 +109,7 @@ def stop(
 ) -> None:
     """End the candidate: the served release answers everybody."""
     from flows.doors.registry import follow_pending
-    from flows.local.platform_commands import enter_platform
+    from flows.local.commands.platform import enter_platform
     from flows.release.rollout.steps import end_rollout
 
     settings = enter_platform()

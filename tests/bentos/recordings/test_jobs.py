@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -276,6 +277,25 @@ def test_only_the_newest_results_are_kept(work: Callable[..., Recordings]) -> No
         assert time.monotonic() < deadline
         time.sleep(0.05)
     assert {job.job_id for job in jobs.store.list_jobs()} == set(ids[2:])
+
+
+@pytest.mark.parametrize(("days", "is_kept"), [(7, False), (9, True), (0, True)])
+def test_finished_recordings_are_kept_for_days(
+    work: Callable[..., Recordings], days: int, *, is_kept: bool
+) -> None:
+    jobs = work(recordings_kept_days=days)
+    old = _add(jobs, _npy(np.zeros(36_000))).job_id
+    _until(jobs, old, JobStatus.FAILED)
+    state = jobs.store.directory_of(old) / "state.json"
+    ended_at = (datetime.now(UTC) - timedelta(days=8)).isoformat()
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"finished_at": ended_at}))
+    new = _add(jobs, _npy(np.zeros(36_000))).job_id
+    _until(jobs, new, JobStatus.FAILED)
+    deadline = time.monotonic() + 180
+    expected = {old, new} if is_kept else {new}
+    while {job.job_id for job in jobs.store.list_jobs()} != expected:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 @pytest.fixture

@@ -19,7 +19,6 @@ from bentos.runtime.predictor import Runtime
 from ecg_lib.operations.drift.observation import STRETCH, gather_strips
 from ecg_lib.operations.drift.traffic_log import (
     Window,
-    create_request_table,
     read_volume,
     sample_traffic,
 )
@@ -158,7 +157,7 @@ def test_pieces_of_a_recording_are_noted_as_strips_of_their_length(
     patient = draw_patient(1)
     record = simulate_record("r", patient=patient, duration_s=120.0, seed=4)
     _send_recording(http, record.signal_mv())
-    create_request_table(runtime.log)
+    runtime.log.create_tables()
     window = Window(since=since, until=since + timedelta(hours=1))
     deadline = time.monotonic() + 180
     while not (volume := read_volume(runtime.log, window)).groups:

@@ -19,7 +19,6 @@ from ecg_lib.operations.learning.rollout.candidate import Candidate, Plan, write
 from ecg_lib.operations.learning.rollout.comparison import Comparison, ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import (
     add_comparisons,
-    create_comparison_table,
 )
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release
@@ -101,7 +100,7 @@ def open_rollout(service: Any) -> None:  # noqa: ANN401  the class of the other 
         is_noted=True,
     )
     write_candidate(settings.serving_dir / "candidate.json", candidate)
-    create_comparison_table(log)
+    log.create_tables()
     patient = f"patient {PATIENT}"
     add_comparisons(log, [row("kept", patient), row("waiting", patient), row("none", "client c")])
     signals = SignalStore(settings.signals_dir, settings.signal_key_path)

@@ -22,8 +22,8 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.release_history import LedgerError
 from flows.local.cli import app
+from flows.local.commands.platform import login, prepare_home, show_prediction
 from flows.local.flow_runs import FlowRunError
-from flows.local.platform_commands import login, prepare_home, show_prediction
 from flows.local.supervision.platform_status import state_path, states_path
 from flows.local.supervision.process_state import ProcessRecord, State
 

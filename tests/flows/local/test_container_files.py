@@ -1,18 +1,24 @@
-"""Files for containers: consistent, closed, and honest about being untested."""
+"""Files for containers: accepted by the official schemas, consistent, closed, and honest."""
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import stat
 import subprocess
 from pathlib import Path
 from typing import Any
 
+import check_jsonschema
+import jsonschema
 import kubernetes_validate
 import pytest
 import yaml
 
+from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR
+from flows.local.supervision.environments import make_prefect_server_environment
 
 SCHEMA = "1.34"
 DIRECTORY = PROJECT_DIR / "deployments"
@@ -45,16 +51,15 @@ def services() -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("compose.yaml", "kubernetes.yaml", "kustomization.yaml"),
-        *("Dockerfile", "README.md", "make-secrets.sh"),
-    ],
-)
-def test_files_for_containers_say_that_they_are_untested(name: str) -> None:
-    head = (DIRECTORY / name).read_text().splitlines()[:4]
-    assert any("Untested" in line for line in head)
+def test_files_for_containers_say_what_was_run_and_what_was_validated() -> None:
+    files = [one for one in DIRECTORY.rglob("*") if one.suffix in {".yaml", ".yml", ".md", ".sh"}]
+    for path in [*files, DIRECTORY / "Dockerfile"]:
+        text = path.read_text()
+        assert "untested" not in text.lower(), path.name
+    readme = (DIRECTORY / "README.md").read_text()
+    for name in re.findall(r"`(tests/[\w/.]+)`", readme):
+        assert (PROJECT_DIR / name).exists(), name
+    assert "No engine has built or run" in readme
 
 
 def test_kubernetes_files_name_only_what_they_define(
@@ -84,6 +89,56 @@ def test_the_official_schema_of_kubernetes_accepts_every_object(
     objects[-1]["spec"]["podSelectors"] = {}
     with pytest.raises(kubernetes_validate.ValidationError):
         kubernetes_validate.validate(objects.pop(), SCHEMA, strict=True)
+
+
+def _read_compose_schema() -> dict[str, Any]:
+    """Read the schema of the Compose Specification, which check-jsonschema brings along."""
+    vendor = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor"
+    schema: dict[str, Any] = json.loads((vendor / "compose-spec.json").read_text())
+    assert schema["title"] == "Compose Specification"
+    return schema
+
+
+def test_the_schema_of_the_compose_specification_accepts_the_file() -> None:
+    content = yaml.safe_load((DIRECTORY / "compose.yaml").read_text())
+    validator = jsonschema.Draft202012Validator(_read_compose_schema())
+    assert [error.message for error in validator.iter_errors(content)] == []
+    content["services"]["prefect"]["mem_limits"] = "1g"
+    assert [error.message for error in validator.iter_errors(content)] != []
+
+
+def _commands(container: dict[str, Any]) -> list[str]:
+    """Split a command of a shell into those that it runs, without the passwords it reads before."""
+    text = (
+        container["command"][-1]
+        if container["command"][0] == "sh"
+        else " ".join(container["command"])
+    )
+    parts = re.split(r"&&|\n", text)
+    found = [" ".join(part.split()).removeprefix("exec ") for part in parts]
+    return [part for part in found if part and not part.startswith("export ")]
+
+
+def test_pods_run_the_commands_that_were_started_for_compose(
+    objects: list[dict[str, Any]],
+    pods: dict[str, dict[str, Any]],
+    services: dict[str, dict[str, Any]],
+) -> None:
+    (deploy,) = pods["worker"]["initContainers"]
+    assert _commands(deploy) == _commands(services["deploy"])
+    for name in ("prefect", "mlflow", "worker"):
+        (container,) = pods[name]["containers"]
+        ours = [
+            one.replace("/etc/ecg/password", f"/run/secrets/{name}") for one in _commands(container)
+        ]
+        assert ours == _commands(services[name])
+    dockerfile = (DIRECTORY / "Dockerfile").read_text()
+    (command,) = re.findall(r"^CMD (.+)$", dockerfile, flags=re.MULTILINE)
+    assert pods["service"]["containers"][0]["command"] == json.loads(command)
+    (config,) = [one["data"] for one in objects if one["kind"] == "ConfigMap"]
+    client = services["worker"]["environment"]
+    assert config == {name: client[name] for name in config}
+    assert set(client) - set(config) == {"PREFECT_WORKER_QUERY_SECONDS"}
 
 
 def _find_compose() -> list[str]:
@@ -181,6 +236,22 @@ def test_network_policies_deny_everything_and_then_allow_what_is_called(
         ]
         assert "egress" not in policies[name]
     assert policies["service"]["policyTypes"] == ["Ingress"]
+
+
+def test_the_server_of_prefect_clears_its_tables_as_the_platform_of_one_machine(
+    services: dict[str, dict[str, Any]], pods: dict[str, dict[str, Any]], tmp_path: Path
+) -> None:
+    settings = Settings(home=tmp_path)
+    expected = {
+        name: value
+        for name, value in make_prefect_server_environment(settings).items()
+        if "VACUUM" in name
+    }
+    assert len(expected) == 2
+    (container,) = pods["prefect"]["containers"]
+    in_pod = {one["name"]: one["value"] for one in container["env"]}
+    for found in (services["prefect"]["environment"], in_pod):
+        assert {name: found.get(name) for name in expected} == expected
 
 
 def test_compose_builds_targets_of_the_dockerfile(services: dict[str, dict[str, Any]]) -> None:

@@ -29,6 +29,7 @@ DEPLOYMENTS = {
     "rollback-champion",
     "watch-rollout",
     "analyze-recordings",
+    "apply-retention",
     "install-reference",
     "reproduce-reference",
     "pipeline",
@@ -96,13 +97,14 @@ def test_every_parameter_has_a_description_and_a_default_that_is_not_none(
 
 
 @pytest.mark.slow
-def test_monitoring_and_rollouts_have_scheduled_runs_and_the_pipeline_has_none(
+def test_monitoring_rollouts_and_retention_have_scheduled_runs_and_the_pipeline_has_none(
     deployed: tuple[Platform, httpx.Client],
 ) -> None:
     _, client = deployed
     deployments = _read_deployments(client)
     pipeline = deployments["pipeline"]
-    scheduled = [deployments["monitor-drift"], deployments["watch-rollout"]]
+    names = ("monitor-drift", "watch-rollout", "apply-retention")
+    scheduled = [deployments[name] for name in names]
     for one in scheduled:
         assert [schedule["active"] for schedule in one["schedules"]] == [True]
     assert [schedule["active"] for schedule in pipeline["schedules"]] == [False]
@@ -130,7 +132,7 @@ def test_deploying_again_makes_no_duplicates(deployed: tuple[Platform, httpx.Cli
     }
     assert all(one["description"] for one in automations)
     schedules = [one["schedules"] for one in _read_deployments(client).values()]
-    assert sum(map(len, schedules)) == 3
+    assert sum(map(len, schedules)) == 4
 
 
 @pytest.mark.slow

@@ -32,7 +32,7 @@ from ecg_lib.operations.drift.observation import (
     observe_beats,
     read_reference,
 )
-from ecg_lib.operations.drift.traffic_log import add_requests, create_request_table
+from ecg_lib.operations.drift.traffic_log import add_requests
 from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
@@ -312,7 +312,6 @@ def note(settings: Settings, rows: list[RequestRow]) -> None:
     """Write where requests came from, as the service does."""
     log = PredictionLog(settings.monitoring_database_url)
     log.create_tables()
-    create_request_table(log)
     add_requests(log, rows)
     log.close()
 

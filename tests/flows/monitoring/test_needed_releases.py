@@ -14,7 +14,7 @@ from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
 from flows.doors.release_history import EventKind, make_event
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
-from flows.monitoring.retention import forget_old_files
+from flows.monitoring.retention.stores import forget_old_files
 from flows.release.transaction import INTENT
 
 

@@ -125,16 +125,6 @@ class DisagreementRow:
     beats: list[dict[str, Any]]
 
 
-def create_comparison_table(log: PredictionLog) -> None:
-    """Make the table of comparisons when it is missing; several processes may at once."""
-    with log.open_transaction() as connection:
-        connection.execute(sa.schema.CreateTable(_COMPARISONS, if_not_exists=True))
-    log.add_column(_COMPARISONS.c.champion_refused)
-    with log.open_transaction() as connection:
-        for index in _COMPARISONS.indexes:
-            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
-
-
 def add_comparisons(log: PredictionLog, rows: Sequence[ComparisonRow]) -> None:
     """Store comparisons; what is stored already stays as it is."""
     if not rows:
@@ -147,7 +137,7 @@ def add_comparisons(log: PredictionLog, rows: Sequence[ComparisonRow]) -> None:
 
 def delete_comparisons_before(log: PredictionLog, moment: datetime) -> int:
     """Delete comparisons that are older than a moment, and return how many there were."""
-    create_comparison_table(log)
+    log.create_tables()
     with log.open_transaction() as connection:
         return connection.execute(
             sa.delete(_COMPARISONS).where(_COMPARISONS.c.created_at < _to_text(moment))
@@ -156,7 +146,7 @@ def delete_comparisons_before(log: PredictionLog, moment: datetime) -> int:
 
 def read_compared(log: PredictionLog, candidate_id: str) -> Compared:
     """Add up all comparisons of a candidate by group; the memory grows with groups alone."""
-    create_comparison_table(log)
+    log.create_tables()
     table = _COMPARISONS.c
     answered = _are_answered()
     totals = (
@@ -226,7 +216,7 @@ def count_stage(
     log: PredictionLog, candidate_id: str, *, stage: int, of_candidate: bool
 ) -> StageCounts:
     """Count the strips of a stage; those that the candidate answered alone, where asked."""
-    create_comparison_table(log)
+    log.create_tables()
     table = _COMPARISONS.c
     query = sa.select(sa.func.count(), sa.func.count(table.traffic_group.distinct())).where(
         table.candidate_id == candidate_id, table.stage == stage, _are_answered()
@@ -267,7 +257,7 @@ def _select_differing(candidate_id: str) -> sa.Select[Any]:
 
 
 def _read_differing(log: PredictionLog, query: sa.Select[Any]) -> list[DisagreementRow]:
-    create_comparison_table(log)
+    log.create_tables()
     with log.open_transaction() as connection:
         return [
             DisagreementRow(

@@ -18,7 +18,6 @@ from ecg_lib.operations.drift.observation import NUMERICAL_COLUMNS, STRETCH, Obs
 from ecg_lib.operations.drift.traffic_log import (
     Window,
     add_requests,
-    create_request_table,
     delete_requests_before,
     read_groups,
     read_volume,
@@ -60,10 +59,9 @@ def request(name: str, **changes: Any) -> RequestRow:  # noqa: ANN401
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[PredictionLog]:
-    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
+def log(database_url: str) -> Iterator[PredictionLog]:
+    log = PredictionLog(database_url)
     log.create_tables()
-    create_request_table(log)
     yield log
     log.close()
 
@@ -276,7 +274,7 @@ def test_the_table_is_made_beside_those_of_earlier_code(tmp_path: Path) -> None:
     log.create_tables()
     log.add_predictions([prediction("p1", patient="k")])
     for _ in range(2):
-        create_request_table(log)
+        log.create_tables()
     assert read_volume(log, DAY).groups == {"patient k": (1, 0)}
     log.close()
     with sqlite3.connect(path) as connection:
@@ -299,7 +297,6 @@ def test_several_may_make_the_tables_at_once(tmp_path: Path) -> None:
             log = PredictionLog(url)
             begin.wait()
             log.create_tables()
-            create_request_table(log)
             log.close()
 
         with ThreadPoolExecutor(4) as executor:

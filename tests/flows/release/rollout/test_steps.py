@@ -21,7 +21,6 @@ from ecg_lib.operations.learning.rollout.candidate import (
 from ecg_lib.operations.learning.rollout.comparison import Comparison, ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import (
     add_comparisons,
-    create_comparison_table,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.releases import Release, bento_source
@@ -364,7 +363,6 @@ def log(settings: Settings) -> Any:  # noqa: ANN401  a generator
     settings.home.mkdir(parents=True, exist_ok=True)
     log = PredictionLog(settings.monitoring_database_url)
     log.create_tables()
-    create_comparison_table(log)
     yield log
     log.close()
 

@@ -19,7 +19,6 @@ from ecg_lib.operations.learning.rollout.candidate import Plan, Stage, read_cand
 from ecg_lib.operations.learning.rollout.comparison import Comparison, ComparisonRow
 from ecg_lib.operations.learning.rollout.comparison_log import (
     add_comparisons,
-    create_comparison_table,
 )
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import CANDIDATE_ID
@@ -66,7 +65,7 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
 def compare(settings: Settings, candidate_id: str, *, v: int) -> None:
     settings.home.mkdir(parents=True, exist_ok=True)
     log = PredictionLog(settings.monitoring_database_url)
-    create_comparison_table(log)
+    log.create_tables()
     found = Comparison(
         beats={"NN": 10 - v, "NV": v},
         v_champion=0,

@@ -28,8 +28,8 @@ KNOWN = AugmentationConfig(time_warp=0.1)
 
 
 @pytest.fixture
-def storage_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'studies.db'}"
+def storage_url(database_url: str) -> str:
+    return database_url
 
 
 def _run(study: optuna.Study, n_trials: int) -> list[dict[str, object]]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import optuna
 import pytest
+import sqlalchemy as sa
 from optuna.trial import TrialState
 from prefect.logging import disable_run_logger
 
@@ -51,8 +52,8 @@ with present(Path(sys.argv[1]), is_here=True) as worker:
 
 
 @pytest.fixture
-def storage_url(tmp_path: Path) -> str:
-    return f"sqlite:///{tmp_path / 'studies.db'}"
+def storage_url(database_url: str) -> str:
+    return database_url
 
 
 class _Clock:
@@ -384,13 +385,19 @@ def test_a_round_is_drawn_when_all_of_the_last_one_have_ended(storage_url: str) 
     assert len(study.trials) == 3
 
 
-def _age_heartbeats(tmp_path: Path, age_s: int) -> None:
-    with sqlite3.connect(tmp_path / "studies.db") as database:
-        changed = database.execute(
-            "update trial_heartbeats set heartbeat = datetime('now', ?)", [f"-{age_s} seconds"]
-        )
-        assert changed.rowcount > 0
-    database.close()
+_THEN: Final = sa.bindparam("then", type_=sa.DateTime)
+
+
+def _ago(age_s: int) -> datetime:
+    return datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=age_s)
+
+
+def _age_heartbeats(storage_url: str, age_s: int) -> None:
+    engine = sa.create_engine(storage_url)
+    with engine.begin() as database:
+        aged = sa.text("update trial_heartbeats set heartbeat = :then").bindparams(_THEN)
+        assert database.execute(aged, {"then": _ago(age_s)}).rowcount > 0
+    engine.dispose()
 
 
 @pytest.mark.parametrize(("age_s", "is_lost"), [(280, False), (310, True)])
@@ -404,7 +411,7 @@ def test_a_trial_is_lost_when_its_worker_gives_no_sign_for_5_min(
     for _ in range(31):
         clock.now += 10
         assert lead.recover(lambda _: False) == []  # its heartbeat is new
-    _age_heartbeats(tmp_path, age_s)
+    _age_heartbeats(storage_url, age_s)
     assert len(lead.recover(lambda _: False)) == is_lost
 
 
@@ -420,7 +427,7 @@ def test_a_lead_that_slept_gives_others_5_min_for_a_sign(
         clock.now += 10
         lead.recover(lambda _: False)
     clock.now += 3600  # the machine sleeps, with all workers
-    _age_heartbeats(tmp_path, 3600)
+    _age_heartbeats(storage_url, 3600)
     assert lead.recover(lambda _: False) == []
     lost = 0
     for _ in range(n_watched):
@@ -439,17 +446,24 @@ def test_heartbeats_are_recorded_while_a_trial_runs(
     assert queue.take() is not None
     assert queue.read_lead() is None
     queue.recover(lambda _: False)
-    _age_heartbeats(tmp_path, 3600)
-    query = "select count(*) from trial_heartbeats where heartbeat > datetime('now', '-60 seconds')"
-    with queue.beating(), sqlite3.connect(tmp_path / "studies.db") as database:
+    _age_heartbeats(storage_url, 3600)
+    engine = sa.create_engine(storage_url)
+    query = sa.text("select count(*) from trial_heartbeats where heartbeat > :then")
+
+    def count_new() -> int:
+        with engine.connect() as database:
+            found = database.execute(query.bindparams(_THEN), {"then": _ago(60)}).scalar()
+        return int(found or 0)
+
+    with queue.beating():
         deadline_s = time.monotonic() + 180
         while time.monotonic() < deadline_s:
-            if database.execute(query).fetchone() == (1,) and queue.read_lead() == clock.now:
+            if count_new() == 1 and queue.read_lead() == clock.now:
                 break
             time.sleep(0.01)
-    assert database.execute(query).fetchone() == (1,)
+    assert count_new() == 1
     assert queue.read_lead() == clock.now
-    database.close()
+    engine.dispose()
 
 
 def test_a_worker_is_gone_when_its_process_is_killed_and_not_before(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from prefect.settings import PREFECT_API_URL
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.operations.settings import Settings
 from flows.data.dataset_versions import DatasetVersion, save_version
-from flows.local.environments import make_flow_environment
+from flows.local.supervision.environments import make_flow_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from ecg_lib.operations.learning.rollout.comparison_log import (
     StageCounts,
     add_comparisons,
     count_stage,
-    create_comparison_table,
     delete_comparisons_before,
     read_compared,
     read_disagreements,
@@ -76,9 +74,9 @@ def test_of_many_disagreements_50_are_kept_and_all_are_counted() -> None:
 
 
 @pytest.fixture
-def log(tmp_path: Path) -> Iterator[PredictionLog]:
-    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    create_comparison_table(log)
+def log(database_url: str) -> Iterator[PredictionLog]:
+    log = PredictionLog(database_url)
+    log.create_tables()
     yield log
     log.close()
 
@@ -134,13 +132,14 @@ def test_strips_that_the_champion_alone_refuses_are_counted_and_complete_no_stag
 
 
 def test_a_table_of_earlier_code_gets_the_column_and_its_rows_count_as_answered(
-    tmp_path: Path,
+    database_url: str,
 ) -> None:
-    log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    create_comparison_table(log)
+    log = PredictionLog(database_url)
+    log.create_tables()
     add_comparisons(log, [ROW])
     with log.open_transaction() as connection:
         connection.execute(sa.text("ALTER TABLE comparisons DROP COLUMN champion_refused"))
+        connection.execute(sa.text("DROP TABLE ecg_schema_version"))
     found = read_compared(log, "one")
     assert (found.strips, found.champion_refused) == (1, 0)
     add_comparisons(log, [replace(ROW, prediction_id="p1", comparison=None, champion_refused=True)])

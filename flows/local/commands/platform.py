@@ -17,9 +17,9 @@ from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.helper_states import HelperStatus
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.addresses import find_addresses
-from flows.local.environments import make_command_variables
 from flows.local.processes import PREFECT_SERVER, Platform
 from flows.local.servers.sign_in import make_sign_in_links, write_sign_in_page
+from flows.local.supervision.environments import make_command_variables
 from flows.local.supervision.platform_status import (
     ProcessStatus,
     end_platform,

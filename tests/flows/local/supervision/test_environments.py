@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from ecg_lib.operations.settings import Settings
-from flows.local import environments
 from flows.local.servers.secret_files import read_secret
+from flows.local.supervision import environments
 from flows.local.supervision.process_state import MARK
 
 Make = Callable[[Settings], dict[str, str]]

@@ -13,7 +13,7 @@ from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
 from flows.doors.release_history import EventKind, LedgerEvent
-from flows.monitoring.retention import forget_old_files
+from flows.monitoring.retention.stores import forget_old_files
 
 
 def _release(version: str) -> Release:

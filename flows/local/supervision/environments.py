@@ -31,7 +31,9 @@ _PREFECT_SERVER: Final = ("PREFECT_SERVER_*", "PREFECT_API_DATABASE_*", "PREFECT
 # MLflow's credentials as a client are not among them.
 _MLFLOW_SERVER: Final = ("MLFLOW_SERVER_*", "MLFLOW_SQLALCHEMYSTORE_*", "MLFLOW_LOGGING_*")
 _COMMAND_LINE_ONLY: Final = frozenset({"api_key"})
-_NOT_FOR_SERVICE: Final = frozenset({"study_url", "ledger_remote", "mlflow_tracking_uri"})
+_NOT_FOR_SERVICE: Final = frozenset(
+    {"study_url", "ledger_remote", "mlflow_tracking_uri", "mlflow_store_url"}
+)
 """Settings that may hold a password and that the service does not read."""
 
 _NO_TELEMETRY: Final = {
@@ -78,6 +80,7 @@ def make_mlflow_server_environment(settings: Settings) -> dict[str, str]:
         **_take(*_MLFLOW_SERVER),
         **_find_gate(settings),
         "ECG_MLFLOW_PORT": str(settings.mlflow_port),
+        **({"ECG_MLFLOW_STORE_URL": store} if (store := settings.mlflow_store_url) else {}),
         "GIT_PYTHON_REFRESH": "quiet",
         # It would start ten processes for features that are not used here.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",

@@ -28,7 +28,7 @@ from flows.doors.registry import (
     note_pending,
 )
 from flows.doors.release_history import EventKind, LedgerEvent
-from flows.monitoring.training_retention import (
+from flows.monitoring.retention.training import (
     _forget_dataset_versions,
     choose_spare_runs,
     forget_old_training,

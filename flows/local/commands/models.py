@@ -13,7 +13,7 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
-from flows.local.platform_commands import enter_platform, enter_running_platform
+from flows.local.commands.platform import enter_platform, enter_running_platform
 
 
 def run(

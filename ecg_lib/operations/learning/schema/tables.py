@@ -1,6 +1,6 @@
-"""The tables of the monitoring database (SQLAlchemy Core).
+"""The tables of the monitoring database (SQLAlchemy Core), as the latest version has them.
 
-Columns that came later may be null: rows of earlier code lack them.
+Columns that came later may be null: rows of earlier code lack them. ``migrations`` makes them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from time import monotonic, sleep
 from typing import Final
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import Engine
 
 from ecg_lib.errors import PredictionLogError
 
@@ -38,8 +38,6 @@ PREDICTIONS: Final = sa.Table(
     # For a drift check; with the length, so that long rows are passed over unread.
     sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
 )
-REPLACED_INDEX: Final = "ix_predictions_bundle_hash"
-"""Of earlier code: it made SQLite read all rows of a bundle."""
 
 FEEDBACK: Final = sa.Table(
     "feedback",
@@ -90,20 +88,6 @@ RETRAININGS: Final = sa.Table(
     sa.Column("reasons", sa.Text, nullable=False),
     sa.Column("labels", sa.String(64), nullable=False),
 )
-
-
-def create_missing(connection: Connection, tables: sa.MetaData) -> None:
-    """Make tables that are missing, with their indices; several processes may at once.
-
-    `MetaData.create_all` asks first and creates then, and fails when another was faster.
-    """
-    known = set(sa.inspect(connection).get_table_names())
-    for table in tables.sorted_tables:
-        if table.name in known:
-            continue
-        connection.execute(sa.schema.CreateTable(table, if_not_exists=True))
-        for index in table.indexes:
-            connection.execute(sa.schema.CreateIndex(index, if_not_exists=True))
 
 
 def make_engine(url: str) -> Engine:

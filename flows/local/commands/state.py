@@ -1,0 +1,116 @@
+"""Commands on the state of a home: back up, restore and migrate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ecg_lib.operations.settings import read_settings
+from flows.local.commands.platform import prepare_home
+
+
+def backup(
+    file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
+    key_file: Annotated[
+        Path | None,
+        typer.Option(help="Include the secrets, encrypted with this key; it is made when missing."),
+    ] = None,
+    *,
+    secrets_in_clear: Annotated[
+        bool, typer.Option("--secrets-in-clear", help="Include the secrets as they are.")
+    ] = False,
+) -> None:
+    """Write all state of the home into one file; the platform may run meanwhile."""
+    from flows.local.state.archive import SecretsIn
+    from flows.local.state.backup import make_backup
+
+    if key_file is not None and secrets_in_clear:
+        msg = "name --key-file or --secrets-in-clear, not both"
+        raise typer.BadParameter(msg)
+    secrets = SecretsIn.CLEAR if secrets_in_clear else SecretsIn.LEFT_OUT
+    made = make_backup(
+        read_settings(),
+        file.absolute(),
+        secrets=secrets if key_file is None else SecretsIn.ENCRYPTED,
+        key_file=None if key_file is None else key_file.absolute(),
+    )
+    typer.echo(
+        f"{file}: {len(made.manifest.files)} files, {made.size_bytes / 2**20:.1f} MiB, databases "
+        f"{', '.join(made.databases) or 'none'}; secrets: {made.manifest.secrets}"
+    )
+    for place in made.manifest.elsewhere:
+        typer.secho(f"not in the backup, as it is not below the home: {place}", fg="yellow")
+    if made.manifest.secrets is SecretsIn.LEFT_OUT:
+        typer.secho(
+            "without its secrets a restored home asks for `ecg doctor --sign` before it serves, "
+            "cannot read kept signals and counts every patient as a new one; with --key-file they "
+            "are included, encrypted",
+            fg="yellow",
+        )
+
+
+def restore(
+    file: Annotated[Path, typer.Argument(help="A file of `ecg backup`.")],
+    key_file: Annotated[Path | None, typer.Option(help="Key of the encrypted secrets.")] = None,
+    *,
+    no_secrets: Annotated[
+        bool, typer.Option("--no-secrets", help="Leave out the secrets of the backup.")
+    ] = False,
+    replace: Annotated[
+        bool,
+        typer.Option("--replace", help="Move the files of a home aside, into before-TIME in it."),
+    ] = False,
+) -> None:
+    """Put the state of a backup into ECG_HOME, which must be empty and not in use."""
+    from flows.local.state.restore import restore_backup
+
+    settings = read_settings()
+    prepare_home(settings)
+    manifest = restore_backup(
+        settings,
+        file.absolute(),
+        key_file=None if key_file is None else key_file.absolute(),
+        with_secrets=not no_secrets,
+        is_replacing=replace,
+    )
+    typer.echo(
+        f"{settings.home}: {len(manifest.files)} files of {manifest.made_at}, hashes checked; "
+        f"secrets: {'left out' if no_secrets else manifest.secrets}"
+    )
+    for place in manifest.elsewhere:
+        typer.secho(f"was not in the backup, restore it by itself: {place}", fg="yellow")
+    typer.echo("`ecg doctor` compares all stores, `ecg up` starts the platform")
+
+
+def migrate(
+    to: Annotated[
+        str | None,
+        typer.Option(help="Version, such as r0002; that of this code when left out."),
+    ] = None,
+    *,
+    show: Annotated[
+        bool, typer.Option("--show", help="Show the version of the tables and change nothing.")
+    ] = False,
+) -> None:
+    """Bring the tables of the monitoring database to a version.
+
+    The way forwards happens by itself at the first row. The way back drops what came later: end
+    the platform before it, and make a backup.
+    """
+    from ecg_lib.operations.learning.schema.migrations import HEAD
+    from ecg_lib.operations.prediction_log import PredictionLog
+
+    settings = read_settings()
+    prepare_home(settings)
+    if show and to is not None:
+        msg = "name --show or --to, not both"
+        raise typer.BadParameter(msg)
+    log = PredictionLog(settings.monitoring_database_url)
+    try:
+        if not show:
+            log.migrate(to or HEAD)
+        typer.echo(f"version {log.read_version() or 'none'}; this code needs {HEAD}")
+    finally:
+        log.close()

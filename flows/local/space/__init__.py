@@ -1,0 +1,1 @@
+"""The current release as a folder for a Hugging Face Space."""
