@@ -300,8 +300,10 @@ def filter_rank(
 
 
 def median(values: NDArray[np.floating]) -> float:
-    """Take the median of values without NaN: ``np.median``, in a tenth of the time of few."""
+    """Take the median of at least one value: ``np.median``, in a fifth of the time of few."""
     ordered = np.sort(values)
+    if np.isnan(ordered[-1]):
+        return float("nan")
     middle = len(ordered) // 2
     upper = float(ordered[middle])
     return upper if len(ordered) % 2 else (float(ordered[middle - 1]) + upper) / 2

@@ -325,7 +325,7 @@ def explain_amplitude(
     """
     if not is_readable.any():
         return None
-    usual_mv = float(np.median(amplitude_mv[is_readable]))
+    usual_mv = median(amplitude_mv[is_readable])
     low_mv, high_mv = USUAL_RANGE_MV
     if low_mv <= usual_mv <= high_mv:
         return None
@@ -352,10 +352,10 @@ def explain_rate(beats: MeasuredBeats) -> str | None:
     intervals_s = intervals_s[np.isfinite(intervals_s)]
     if len(intervals_s) < _MIN_BEATS or beats.is_paced.sum() > _MAX_PACED * is_known.sum():
         return None
-    rr_s = float(np.median(intervals_s))
-    qrs_hz = float(np.median(beats.qrs_hz[is_known]))
-    width_s = float(np.median(beats.qrs_width_s[is_known]))
-    t_s = float(np.median(beats.t_peak_s[is_known]))
+    rr_s = median(intervals_s)
+    qrs_hz = median(beats.qrs_hz[is_known])
+    width_s = median(beats.qrs_width_s[is_known])
+    t_s = median(beats.t_peak_s[is_known])
     deflections = beats.deflection[is_known]
     unexplained = float(np.mean(deflections[np.isfinite(deflections)] > _TALL_DEFLECTION))
     if unexplained > _MAX_UNEXPLAINED and t_s < _EARLY_T * rr_s:

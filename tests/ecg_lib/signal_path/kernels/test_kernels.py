@@ -151,6 +151,7 @@ def test_ranks_are_those_of_scipy(seed: int, n: int, size: int) -> None:
 def test_medians_are_those_of_numpy(seed: int, n: int, kinds: int) -> None:
     values = np.random.default_rng(seed).integers(0, kinds, n).astype(np.float64)
     assert median(values) == np.median(values)
+    assert np.isnan(median(np.append(values, np.nan)))
     centred = values - np.median(values)
     deviation = 1.4826 * np.median(np.abs(centred))
     expected = centred / deviation if deviation > 0 else centred
