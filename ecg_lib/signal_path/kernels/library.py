@@ -110,14 +110,21 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
 
 def _address(
     array: NDArray[np.generic] | float, dtype: np.dtype[np.generic], *, is_whole: bool
-) -> int:
+) -> ctypes.Array[ctypes.c_char] | int:
     if not isinstance(array, np.ndarray) or array.dtype != dtype:
         msg = f"a kernel must be given an array of {dtype}, got {getattr(array, 'dtype', array)}"
         raise TypeError(msg)
-    if is_whole and not array.flags.c_contiguous:
+    flags = array.flags
+    if flags.c_contiguous and flags.writeable:
+        return _Memory.from_buffer(array.data)  # in a fifth of the time of `array.ctypes`
+    if is_whole and not flags.c_contiguous:
         msg = f"a kernel must be given an array without gaps, got strides of {array.strides}"
         raise ValueError(msg)
     return array.ctypes.data
+
+
+_Memory: Final = ctypes.c_char * 0
+"""Of an array, wherever it begins."""
 
 
 class _Kernel(NamedTuple):
