@@ -231,12 +231,16 @@ class Bands:
         """Give the slope of a band and its average over `window` samples, to be read only."""
         key = ((low_hz, high_hz, 2), window)
         if key not in self._slopes:
-            band = self.band(low_hz, high_hz)
-            slope, average = np.empty_like(band), np.empty_like(band)
-            run_kernel("average_slope", band, len(band), window, slope, average)
-            slope.flags.writeable = average.flags.writeable = False
-            self._slopes[key] = Slope(slope, average)
+            self._slopes[key] = measure_slope(self.band(low_hz, high_hz), window=window)
         return self._slopes[key]
+
+
+def measure_slope(band: NDArray[np.float64], *, window: int) -> Slope:
+    """Measure the absolute slope of a signal, and average it over `window` samples."""
+    slope, average = np.empty_like(band), np.empty_like(band)
+    run_kernel("average_slope", band, len(band), window, slope, average)
+    slope.flags.writeable = average.flags.writeable = False
+    return Slope(slope, average)
 
 
 def robust_scale(signal: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -248,7 +252,10 @@ def robust_scale(signal: NDArray[np.float64]) -> NDArray[np.float64]:
     centre_and_deviation = np.empty(2)
     run_kernel("robust_scale", signal, len(signal), centre_and_deviation)
     centre, deviation = centre_and_deviation.tolist()
-    return (signal - centre) / deviation if deviation > 0 else signal - centre
+    scaled = signal - centre
+    if deviation > 0:
+        scaled /= deviation
+    return scaled
 
 
 def unit_rows(rows: NDArray[Real], *, least: float = 1e-9) -> NDArray[Real]:

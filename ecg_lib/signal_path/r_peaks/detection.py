@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.filtering import Bands, median
+from ecg_lib.signal_path.filtering import Bands, measure_slope, median
 from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes, measure_candidates
 from ecg_lib.signal_path.r_peaks.fast_rhythm import find_hidden
@@ -165,7 +165,9 @@ def find_candidates(
     bands = bands or Bands(signal)
     window = int(config.steep_window_s * FS_HZ)
     slope, steep = bands.slope(*config.steep_band_hz, window=window)
-    slow = bands.slope(*config.slow_band_hz, window=int(config.slow_window_s * FS_HZ)).average
+    # Nobody else asks for this one, so it is not kept.
+    slow_window = int(config.slow_window_s * FS_HZ)
+    slow = measure_slope(bands.band(*config.slow_band_hz), window=slow_window).average
 
     position = _find_maxima(steep, distance=int(config.refractory_s * FS_HZ))
     height, steepest, steep_level, slow_level = np.empty((4, len(position)))
