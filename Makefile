@@ -7,6 +7,8 @@ INSTALLED := $(VENV)/.installed
 FUZZ_INSTALLED := $(VENV)/.fuzz-installed
 DOCS_VENV := .venv-docs
 DOCS_INSTALLED := $(DOCS_VENV)/.installed
+KERNELS_VENV := .venv-kernels
+KERNELS_INSTALLED := $(KERNELS_VENV)/.installed
 ARGS ?=
 
 # uv does not read pip's settings: where pip is told to look, and whom to trust, is passed on.
@@ -122,6 +124,10 @@ docs: $(INSTALLED) $(DOCS_INSTALLED) ## build the documentation in site/; a warn
 	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
 	$(BIN)/python docs/tools/close_site.py site
 
+.PHONY: kernels
+kernels: $(INSTALLED) $(KERNELS_INSTALLED) ## compile the C of the signal path for all systems; ARGS=--check compares
+	$(BIN)/python tests/repository/build_kernels.py $(ARGS)
+
 .PHONY: mutants
 mutants: $(INSTALLED) ## change the deciding code in small ways; its tests must fail; ARGS="risk --sample 20"
 	$(BIN)/python tests/repository/mutants.py $(ARGS)
@@ -142,13 +148,14 @@ lock: | $(BIN)/uv ## write the locks from pyproject.toml; ARGS=--upgrade for new
 		--output-file requirements-fuzz.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group docs --constraint requirements.lock \
 		--output-file requirements-docs.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile --group kernels --output-file requirements-kernels.lock $(LOCK_FLAGS) $(ARGS)
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 .PHONY: clean
 clean: ## remove the environment and caches; var/ stays
-	rm -rf $(VENV) $(DOCS_VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
+	rm -rf $(VENV) $(DOCS_VENV) $(KERNELS_VENV) site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis dist
 	find ecg_lib flows bentos tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # hatchling comes from the lock as well, so nothing is fetched to build the project.
@@ -166,6 +173,12 @@ $(FUZZ_INSTALLED): requirements-fuzz.lock $(INSTALLED)
 $(DOCS_INSTALLED): requirements-docs.lock | $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(DOCS_VENV)
 	$(BIN)/uv pip install --python $(DOCS_VENV)/bin/python --require-hashes -r requirements-docs.lock
+	@touch $@
+
+# The compiler takes 400 MB, and only who changes the C needs it.
+$(KERNELS_INSTALLED): requirements-kernels.lock | $(BIN)/uv
+	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(KERNELS_VENV)
+	$(BIN)/uv pip install --python $(KERNELS_VENV)/bin/python --require-hashes -r requirements-kernels.lock
 	@touch $@
 
 # uv is installed by pip in the version and with the hashes of the lock.

@@ -19,6 +19,7 @@
     ├── BundleError               a bundle that cannot be loaded
     │   └── BundleIntegrityError  a file of the bundle does not have the hash of its manifest
     ├── PredictionLogError        the monitoring database cannot be read
+    ├── KernelError               the compiled kernels cannot be loaded
     ├── SignalStoreError          a kept signal cannot be opened
     └── ConfigurationError        a setting that cannot be used
 """
@@ -107,3 +108,7 @@ class SignalStoreError(EcgError):
 
 class ConfigurationError(EcgError):
     """A setting cannot be used as it is."""
+
+
+class KernelError(EcgError):
+    """The compiled kernels of the signal path cannot be loaded."""

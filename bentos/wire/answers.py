@@ -51,6 +51,7 @@ def build_answer(
 
     """
     prepared = classified.prepared
+    doubts = list_doubts(prepared, what="signal_data")
     rhythm = summarize_rhythm(
         classified.r_peaks,
         is_v=classified.is_v,
@@ -65,7 +66,7 @@ def build_answer(
         duration_s=prepared.duration_s,
         readable_s=prepared.readable_s,
         alarms=list_alarms(prepared.findings, fs=fs),
-        doubts=list_doubts(prepared, what="signal_data"),
+        doubts=doubts,
     )
     overall, confidence = _judge_all(classified)
     return {
@@ -84,7 +85,9 @@ def build_answer(
             "patterns": [describe_pattern(pattern) for pattern in rhythm.patterns],
             "pauses": [describe_pause(pause) for pause in rhythm.pauses],
         },
-        "signal_quality": _describe_quality(prepared, assumed_fs=fs if is_fs_assumed else None),
+        "signal_quality": _describe_quality(
+            prepared, doubts=doubts, assumed_fs=fs if is_fs_assumed else None
+        ),
         "threshold": classified.threshold,
         "duration_s": prepared.duration_s,
         "notice": NOTICE,
@@ -154,8 +157,10 @@ def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
     return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
 
 
-def _describe_quality(prepared: PreparedBeats, *, assumed_fs: float | None) -> dict[str, Any]:
-    warnings = _list_warnings(prepared)
+def _describe_quality(
+    prepared: PreparedBeats, *, doubts: tuple[str, ...], assumed_fs: float | None
+) -> dict[str, Any]:
+    warnings = [*_list_warnings(prepared), *doubts]
     if assumed_fs is not None:
         warnings.append(
             f"sampling_rate was left out: {assumed_fs:g} Hz is assumed, and times and rates are "
@@ -199,5 +204,4 @@ def _list_warnings(prepared: PreparedBeats) -> list[str]:
         )
     found = {finding.kind for finding in prepared.findings}
     warnings += [FINDING_WORDS[kind] for kind in FindingKind if kind in found]
-    warnings += list_doubts(prepared, what="signal_data")
     return warnings

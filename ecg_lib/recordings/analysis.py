@@ -26,6 +26,7 @@ from ecg_lib.recordings.report.pdf import write_pdf
 from ecg_lib.recordings.signal_file import (
     read_second_lead,
     read_signal,
+    release_memory,
     write_signal,
 )
 from ecg_lib.recordings.summary import (
@@ -122,13 +123,18 @@ def analyze_recording(
     else:
         second = None if second_lead is None else choose_lead(opened.leads, second_lead)
     read = read_second_lead(opened, second, n_samples=n_samples, directory=directory)
+
+    def report_part(share: float) -> None:
+        release_memory(signal_mv)
+        tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE))
+
     beats = classify_recording(
         signal_mv,
         second_mv=read.signal_mv,
         fs=chosen.fs,
         classifier=classifier,
         threads=threads,
-        report=lambda share: tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE)),
+        report=report_part,
     )
     _require_readable(beats)
     heard, unheard = read.outcome(is_heard=beats.is_helped)

@@ -7,6 +7,7 @@ milliseconds, because no more is read than 16 times what is shown.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable
 from enum import StrEnum
 from pathlib import Path
@@ -85,6 +86,16 @@ def _halve(values: NDArray[np.float32], ufunc: np.ufunc) -> NDArray[np.float32]:
 def read_signal(directory: Path) -> NDArray[np.float32]:
     """Map the samples of a lead, shape ``(n_samples,)``."""
     return np.memmap(directory / SIGNAL, dtype=_DTYPE, mode="r")
+
+
+def release_memory(signal_mv: NDArray[np.float32]) -> None:
+    """Give back the memory of samples that were read from a map; they are read again when needed.
+
+    Without this a process holds the whole signal once it went through it.
+    """
+    mapped: object = signal_mv.base
+    if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def _read_pairs(path: Path) -> NDArray[np.float32]:

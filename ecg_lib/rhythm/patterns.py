@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecg_lib.rhythm.rows import MIN_RUN, find_rows, find_stretches, follow_each_other
+from ecg_lib.signal_path.filtering import median
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_CYCLES: Final = 3
@@ -260,7 +261,7 @@ def summarize_rhythm(
         beats=n_beats,
         v_beats=n_v,
         burden=n_v / n_beats if n_beats else 0.0,
-        heart_rate_bpm=60 / float(np.median(rr_s)) if len(rr_s) else None,
+        heart_rate_bpm=60 / median(rr_s) if len(rr_s) else None,
         heart_rate_min_bpm=60 / float(sustained.max()) if len(sustained) else None,
         heart_rate_max_bpm=60 / float(sustained.min()) if len(sustained) else None,
         heart_rate_mean_bpm=60 / float(rr_s.mean()) if len(rr_s) else None,
@@ -366,7 +367,7 @@ def _find_r_on_t(
             continue
         rr_s = np.diff(times_s[stretch])
         usual_rr_s = (
-            np.full(len(rr_s), np.median(rr_s))
+            np.full(len(rr_s), median(rr_s))
             if len(rr_s) <= _USUAL_RR_BEATS
             else ndimage.median_filter(rr_s, size=_USUAL_RR_BEATS, mode="nearest")
         )
@@ -405,5 +406,5 @@ def _measure_coupling(
     coupling_s = np.concatenate(intervals) if intervals else np.zeros(0)
     if len(coupling_s) == 0:
         return None
-    low, median, high = np.quantile(coupling_s, [0.25, 0.5, 0.75])
-    return Coupling(float(median), float(high - low), float(coupling_s.min()))
+    low, middle, high = np.quantile(coupling_s, [0.25, 0.5, 0.75])
+    return Coupling(float(middle), float(high - low), float(coupling_s.min()))

@@ -13,10 +13,14 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.records.limits import FS_HZ, check_sampling_rate
-from ecg_lib.signal_path.block_filter import pad_ends
 from ecg_lib.signal_path.features import extract_beats
 from ecg_lib.signal_path.filtering import BandPassConfig, Bands, resample, robust_scale
-from ecg_lib.signal_path.r_peaks.detection import DetectionConfig, detect_r_peaks
+from ecg_lib.signal_path.kernels.library import run_kernel
+from ecg_lib.signal_path.r_peaks.detection import (
+    SMOOTH_BAND_HZ,
+    DetectionConfig,
+    detect_r_peaks,
+)
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
 from ecg_lib.signal_path.readability.findings import (
     Finding,
@@ -199,7 +203,16 @@ def prepare_beats(
         raise SignalTooShortError(msg)
     bridged, gaps = bridge_missing(np.asarray(signal_mv), fs=fs)
     resampled = resample(bridged, fs=fs)
-    bands = Bands(resampled.signal)
+    detection, band_pass = config.detection, config.band_pass
+    bands = Bands(
+        resampled.signal,
+        expected=(
+            (*detection.steep_band_hz, 2),
+            (*detection.slow_band_hz, 2),
+            (*SMOOTH_BAND_HZ, 2),
+            (band_pass.low_hz, band_pass.high_hz, band_pass.order),
+        ),
+    )
     missing = tuple(
         (round(start * resampled.ratio), round(stop * resampled.ratio)) for start, stop in gaps
     )
@@ -225,9 +238,7 @@ def prepare_beats(
     beat_quality = judged.beat_quality
     is_cut = are_near(peaks, missing, margin=round(EDGE_S * FS_HZ))
     beat_quality[is_cut] = UnreadableReason.MISSING.value
-    filtered = bands.band(
-        config.band_pass.low_hz, config.band_pass.high_hz, order=config.band_pass.order
-    )
+    filtered = bands.band(band_pass.low_hz, band_pass.high_hz, order=band_pass.order)
     beats = extract_beats(
         robust_scale(filtered), peaks, config=config.beats, breaks=_part_by(peaks, missing)
     )
@@ -293,7 +304,6 @@ def _seconds_of(stretches: tuple[Stretch, ...], reason: UnreadableReason | None 
 def _measure_amplitude(
     filtered_mv: NDArray[np.float64], peaks: NDArray[np.int64]
 ) -> NDArray[np.float64]:
-    half = round(0.1 * FS_HZ)
-    padded = pad_ends(filtered_mv, half)
-    around = padded[peaks[:, None] + np.arange(2 * half + 1)]  # (n_beats, 73)
-    return np.asarray(np.ptp(around, axis=1))
+    half, span = round(0.1 * FS_HZ), np.empty(len(peaks))
+    run_kernel("span_around", filtered_mv, len(filtered_mv), peaks, len(peaks), -half, half, span)
+    return span

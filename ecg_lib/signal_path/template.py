@@ -17,23 +17,24 @@ Constants were chosen on DS1.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
-from scipy import ndimage
-from scipy.special import expit
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.block_filter import pad_ends
-from ecg_lib.signal_path.filtering import unit_rows
+from ecg_lib.signal_path.filtering import median, unit_rows
+from ecg_lib.signal_path.kernels.library import run_kernel
 
 WINDOW_SAMPLES = 360
 """Samples of a beat window: one second at 360 Hz, centred on the R-peak."""
 
 
 CENTRE = WINDOW_SAMPLES // 2
+
+_WIDTH_SAMPLES = 124
+"""Least that the width of a QRS complex is measured on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,39 +89,28 @@ def measure_qrs_width(
     Parameters
     ----------
     windows : ndarray of shape (n_beats, n_samples)
-        Windows at 360 Hz with the R-peak in the middle.
+        Windows at 360 Hz with the R-peak in the middle, at least 124 samples.
 
     Returns
     -------
     ndarray of shape (n_beats,)
         Seconds, at most 0.3.
 
+    Raises
+    ------
+    ValueError
+        If the windows are shorter.
+
     """
-    config = config or BeatConfig()
-    centre = windows.shape[1] // 2
-    reach, core = int(0.15 * FS_HZ), int(0.07 * FS_HZ)
-    around = windows[:, centre - reach - 8 : centre + reach + 9]
-    slope = ndimage.uniform_filter1d(np.abs(np.gradient(around, axis=1)), 5, axis=1)[:, 4:-4]
-    middle = slope.shape[1] // 2
-    greatest = slope[:, middle - core : middle + core + 1].max(axis=1, keepdims=True)
-    is_flat = slope < config.slope_floor * greatest
-    still = ndimage.minimum_filter1d(is_flat.astype(np.int8), 15, axis=1) > 0
-    steepest = middle - core + slope[:, middle - core : middle + core + 1].argmax(axis=1)
-    columns = np.arange(slope.shape[1])
-    before = still & (columns <= steepest[:, None])
-    after = still & (columns >= steepest[:, None])
-    last = slope.shape[1] - 1
-    onset = np.where(before.any(axis=1), last - before[:, ::-1].argmax(axis=1), 0) + 7
-    offset = np.where(after.any(axis=1), after.argmax(axis=1), last) - 7
-    return np.asarray(np.clip((offset - onset) / FS_HZ, 0.02, 0.3))
-
-
-def cut_windows(
-    signal: NDArray[np.float64], positions: NDArray[np.int64], half: int
-) -> NDArray[np.float32]:
-    """Cut windows of twice ``half`` samples around positions; the ends are padded."""
-    padded = pad_ends(signal.astype(np.float32), half)
-    return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[positions])
+    rows = np.ascontiguousarray(windows, dtype=np.float32)
+    widths = np.empty(len(rows))
+    n_rows, n_samples = rows.shape
+    if n_samples < _WIDTH_SAMPLES:
+        msg = f"windows must have at least {_WIDTH_SAMPLES} samples, got {n_samples}"
+        raise ValueError(msg)
+    floor = (config or BeatConfig()).slope_floor
+    run_kernel("measure_widths", rows, n_rows, n_samples, n_samples // 2, floor, widths)
+    return widths
 
 
 def block_bounds(n_beats: int, config: BeatConfig) -> list[tuple[int, int]]:
@@ -147,49 +137,65 @@ def kept_parts(n_beats: int, config: BeatConfig) -> list[slice]:
     ]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Beats:
-    """All beats of the recording, with room to shift them."""
+class FormBounds(NamedTuple):
+    """The parts of a window that beats are compared by, in samples from its R-peak."""
 
-    wide: NDArray[np.float32]
-    margin: int
-    rr_prev: NDArray[np.float64]
-    rr_next: NDArray[np.float64]
-    width: NDArray[np.float64]
-    config: BeatConfig
+    qrs_half: int
+    beat_before: int
+    beat_after: int
 
-    def windows(self, part: slice, shift: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Return the windows of some beats, shape ``(n, 360)``, each shifted where asked."""
-        wide = self.wide[part]
-        if shift is None:
-            return wide[:, self.margin : self.margin + WINDOW_SAMPLES]
-        columns = (self.margin + shift)[:, None] + np.arange(WINDOW_SAMPLES)
-        return np.asarray(np.take_along_axis(wide, columns, axis=1))
+    @staticmethod
+    def of(config: BeatConfig) -> FormBounds:
+        """Turn the seconds of a configuration into samples."""
+        seconds = (config.qrs_half_s, config.beat_before_s, config.beat_after_s)
+        return FormBounds(*(round(length_s * FS_HZ) for length_s in seconds))
+
+    @property
+    def beat_points(self) -> int:
+        """Samples of the whole beat at half the rate."""
+        return (self.beat_before + self.beat_after + 1) // 2
+
+    def parts_of_a_window(self) -> tuple[slice, slice]:
+        """Columns of the QRS complex and of the whole beat."""
+        return (
+            slice(CENTRE - self.qrs_half, CENTRE + self.qrs_half),
+            slice(CENTRE - self.beat_before, CENTRE + self.beat_after, 2),
+        )
 
 
-def qrs_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
-    """Return the QRS part of windows."""
-    half = round(config.qrs_half_s * FS_HZ)
-    return windows[..., CENTRE - half : CENTRE + half]
-
-
-def beat_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
-    """Return the PR to T part of windows, at half the rate."""
-    start = CENTRE - round(config.beat_before_s * FS_HZ)
-    stop = CENTRE + round(config.beat_after_s * FS_HZ)
-    return windows[..., start:stop:2]
+@lru_cache(maxsize=8)
+def list_constants(config: BeatConfig) -> NDArray[np.float64]:
+    """List the constants of a configuration in the order of the kernels."""
+    return np.array(
+        [
+            *FormBounds.of(config),
+            config.qrs_weight,
+            config.same_shape_differences,
+            *config.same_shape_limits,
+            config.same_shape_sharpness,
+            config.score_share,
+            config.score_prematurity,
+            config.score_pause,
+            config.score_width_per_s,
+            config.score_recording,
+            config.slope_floor,
+        ],
+        dtype=np.float64,
+    )
 
 
 class Forms(NamedTuple):
-    """The parts that beats are compared by: QRS complex and whole beat, centred, of length one."""
+    """The parts that beats are compared by, centred, of length one."""
 
     qrs: NDArray[np.float32]
-    beat: NDArray[np.float32]
+    """QRS complexes, shape ``(n_beats, 108)``."""
 
-    @staticmethod
-    def of(windows: NDArray[np.float32], config: BeatConfig) -> Forms:
-        """Normalise windows to the forms that are compared."""
-        return Forms(unit_rows(qrs_of(windows, config)), unit_rows(beat_of(windows, config)))
+    beat: NDArray[np.float32]
+    """PR segment to T wave at half the rate, shape ``(n_beats, 115)``."""
+
+    def part(self, rows: slice) -> Forms:
+        """Take some of the rows."""
+        return Forms(self.qrs[rows], self.beat[rows])
 
     def similarity(self, others: Forms, config: BeatConfig) -> NDArray[np.float32]:
         """Similarity of every beat to every one of the others, -1 to 1."""
@@ -197,6 +203,48 @@ class Forms(NamedTuple):
         # similarity of two beats must not depend on where the other one is from.
         qrs, beat = self.qrs @ others.qrs.copy().T, self.beat @ others.beat.copy().T
         return np.asarray(config.qrs_weight * qrs + (1 - config.qrs_weight) * beat)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Beats:
+    """All beats of the recording, with room to shift them."""
+
+    wide: NDArray[np.float32]
+    """Windows with `margin` samples more on both sides."""
+    margin: int
+    forms: Forms
+    rr_prev: NDArray[np.float64]
+    rr_next: NDArray[np.float64]
+    width: NDArray[np.float64]
+    config: BeatConfig
+
+    @staticmethod
+    def cut(
+        signal: NDArray[np.float64],
+        r_peaks: NDArray[np.int64],
+        *,
+        rr_prev: NDArray[np.float64],
+        rr_next: NDArray[np.float64],
+        config: BeatConfig,
+    ) -> Beats:
+        """Cut the beats of a signal; its ends go on with their values."""
+        margin, n_beats, bounds = round(config.align_s * FS_HZ), len(r_peaks), FormBounds.of(config)
+        half = CENTRE + margin
+        wide = np.empty((n_beats, 2 * half), dtype=np.float32)
+        forms = Forms(
+            np.empty((n_beats, 2 * bounds.qrs_half), dtype=np.float32),
+            np.empty((n_beats, bounds.beat_points), dtype=np.float32),
+        )
+        run_kernel("cut_beats", signal, len(signal), r_peaks, n_beats, half, *bounds, wide, *forms)
+        return Beats(
+            wide=wide,
+            margin=margin,
+            forms=forms,
+            rr_prev=rr_prev,
+            rr_next=rr_next,
+            width=measure_qrs_width(wide, config=config),
+            config=config,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -220,32 +268,37 @@ class Block:
         """Compare the beats of a block with each other and choose its template."""
         config = beats.config
         part = slice(start, stop)
-        windows = beats.windows(part)
-        forms = Forms.of(windows, config)
-        sameness = _measure_sameness(forms.similarity(forms, config), config)
-        rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
-        known = np.isfinite(rr_prev)
-        median_rr = float(np.median(rr_prev[known])) if known.any() else 0.8
-        share = sameness.mean(axis=1)
-        prematurity = _mean_of_shape(sameness, np.log(rr_prev / median_rr))
-        pause = _mean_of_shape(sameness, np.log(rr_prev / rr_next))
-        width = _mean_of_shape(sameness, beats.width[part])
-        score = (
-            config.score_share * np.log(share + 0.02)
-            + config.score_prematurity * np.clip(prematurity, -0.6, 0.1)
-            + config.score_pause * np.clip(pause, -0.6, 0.2)
-            - config.score_width_per_s * width
+        forms = beats.forms.part(part)
+        rr_prev, n = beats.rr_prev[part], stop - start
+        known = rr_prev[np.isfinite(rr_prev)]
+        median_rr = median(known) if len(known) else 0.8
+        sameness = np.empty((n, n), dtype=np.float32)
+        shape_features, score = np.empty((n, 5)), np.empty(n)
+        template = np.empty(WINDOW_SAMPLES, dtype=np.float32)
+        best = run_kernel(
+            "survey",
+            forms.similarity(forms, config),
+            beats.wide[part],
+            n,
+            beats.margin,
+            rr_prev,
+            beats.rr_next[part],
+            beats.width[part],
+            median_rr,
+            list_constants(config),
+            sameness,
+            shape_features,
+            score,
+            template,
         )
-        best = int(np.argmax(score))
-        count = np.log(sameness.sum(axis=1))
         return Block(
             part=part,
             forms=forms,
             sameness=sameness,
-            shape_features=np.stack([share, count, prematurity, pause, width], axis=1),
+            shape_features=shape_features,
             score=score,
             median_rr_s=median_rr,
-            template=weighted_mean(sameness[best], windows),
+            template=template,
             weight=float(sameness[best].sum()),
         )
 
@@ -256,61 +309,19 @@ class Block:
         return ShapeBlock(rows, self.part, self.sameness[keep])
 
 
-def _measure_sameness(similarity: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
-    """Turn the similarity of beats into how much they are of one shape, 0 to 1."""
-    n_beats = len(similarity)
-    usual = 1.0
-    if n_beats > 1:
-        n_nearest = min(5, max(1, n_beats // 6))
-        to_others = similarity.copy()
-        np.fill_diagonal(to_others, -1.0)
-        nearest = np.partition(to_others, n_beats - n_nearest, axis=1)[:, -n_nearest:]
-        usual = float(np.median(nearest.mean(axis=1)))
-    limit = np.clip(1 - config.same_shape_differences * (1 - usual), *config.same_shape_limits)
-    sameness = expit((similarity - limit) * (config.same_shape_sharpness / (1 - limit)))
-    np.fill_diagonal(sameness, 1.0)
-    return np.asarray(sameness, dtype=np.float32)
-
-
-def _mean_of_shape(
-    sameness: NDArray[np.float32], values: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    """Mean of a value over the beats of each beat's shape; unknown values do not count."""
-    known = np.isfinite(values)
-    total = sameness @ np.where(known, values, 0.0)
-    return np.asarray(total / np.maximum(sameness @ known.astype(np.float64), 1e-3))
-
-
-def weighted_mean(
-    weights: NDArray[np.float32], windows: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Average windows by weight."""
-    return np.asarray((weights / weights.sum()) @ windows, dtype=np.float32)
-
-
 def recording_template(blocks: list[Block], config: BeatConfig) -> NDArray[np.float32]:
     """Mean of the block templates that most beats of the recording agree with."""
     if len(blocks) == 1:
         return blocks[0].template
     templates = np.stack([block.template for block in blocks])
     weights = np.array([block.weight for block in blocks])
-    forms = Forms.of(templates, config)
+    qrs, beat = (
+        unit_rows(templates[:, part]) for part in FormBounds.of(config).parts_of_a_window()
+    )
+    forms = Forms(qrs, beat)
     agrees = forms.similarity(forms, config) > 0.85
     np.fill_diagonal(agrees, val=True)  # a flat template resembles nothing, not even itself
     quality = np.array([block.score.max() for block in blocks])
     support = agrees @ weights / weights.sum() + 0.3 * quality
-    return weighted_mean(weights * agrees[int(np.argmax(support))], templates)
-
-
-def best_shift(beats: Beats, part: slice, template: NDArray[np.float32]) -> NDArray[np.int64]:
-    """Shift, in samples, at which the QRS of each beat correlates best with the template's."""
-    margin, config = beats.margin, beats.config
-    half = round(config.qrs_half_s * FS_HZ)
-    target = unit_rows(qrs_of(template, config))
-    shifts = np.arange(-margin, margin + 1)
-    reach = beats.wide[part, CENTRE - half : CENTRE + half + 2 * margin]
-    # (n_beats, n_shifts, 2 half) @ (2 half,)
-    fits = unit_rows(sliding_window_view(reach, 2 * half, axis=1)) @ target
-    # A shift must pay: without this, beats unlike the template wander.
-    fits -= 0.002 * np.abs(shifts)
-    return np.asarray(shifts[fits.argmax(axis=1)])
+    agreed = weights * agrees[int(np.argmax(support))]
+    return np.asarray((agreed / agreed.sum()) @ templates, dtype=np.float32)

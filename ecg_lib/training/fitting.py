@@ -330,10 +330,107 @@ def choose_threshold(
 
 
 def export_onnx(model: Any, path: Path) -> None:  # noqa: ANN401  keras has no types
-    """Write a keras model as an ONNX graph with a free batch size."""
+    """Write a keras model as an ONNX graph with a free batch size, its convolutions folded."""
     # tf2onnx asks numpy for an attribute that numpy warns about.
     import warnings
+
+    import onnx
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         model.export(str(path), format="onnx", opset_version=ONNX_OPSET, verbose=False)
+    network = onnx.load(str(path))
+    fold_convolutions(network)
+    onnx.checker.check_model(network)
+    onnx.save(network, str(path))
+
+
+def fold_convolutions(network: Any) -> int:  # noqa: ANN401  onnx has no types
+    """Fold the scale and offset that follow a convolution into its weights (in place).
+
+    The export leaves ``Squeeze, Mul, Add, Relu, Unsqueeze`` between two convolutions of a signal,
+    where nothing is fused when the network is loaded: its answers take 1.4 times as long.
+
+    Parameters
+    ----------
+    network : onnx.ModelProto
+
+    Returns
+    -------
+    int
+        How many convolutions were folded.
+
+    """
+    from onnx import helper, numpy_helper
+
+    graph = network.graph
+    constants = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
+    kept, n_folded = [], 0
+    renamed: dict[str, str] = {}
+    dropped: set[str] = set()
+    for node in graph.node:
+        if node.output[0] in dropped:
+            continue
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        chain = _find_scaled(graph, node, constants)
+        kept.append(node)
+        if chain is None:
+            continue
+        squeeze, scale, offset, relu = chain
+        weights, bias = f"{node.output[0]}/weights", f"{node.output[0]}/bias"
+        factor = _constant_of(scale, constants).reshape(-1, 1, 1, 1)
+        added = _constant_of(offset, constants).ravel()
+        if len(node.input) > 2:
+            added = added + constants[node.input[2]] * factor.ravel()
+        for name, values in ((weights, constants[node.input[1]] * factor), (bias, added)):
+            graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
+        node.input[:] = [node.input[0], weights, bias]
+        dropped.update(each.output[0] for each in chain)
+        active = f"{node.output[0]}/active"
+        kept.append(helper.make_node("Relu", [node.output[0]], [active]))
+        after = _consumers(graph, relu.output[0])
+        if len(after) == 1 and _undoes(after[0], squeeze, constants):
+            dropped.add(after[0].output[0])
+            renamed[after[0].output[0]] = active
+        else:
+            kept.append(helper.make_node("Squeeze", [active, squeeze.input[1]], relu.output))
+        n_folded += 1
+    used = {name for node in kept for name in node.input}
+    initializers = [each for each in graph.initializer if each.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(kept)
+    graph.initializer.extend(initializers)
+    return n_folded
+
+
+def _consumers(graph: Any, name: str) -> list[Any]:  # noqa: ANN401  onnx has no types
+    return [node for node in graph.node if name in node.input]
+
+
+def _constant_of(node: Any, constants: dict[str, Any]) -> NDArray[np.float32]:  # noqa: ANN401
+    (name,) = (each for each in node.input if each in constants)
+    return np.asarray(constants[name])
+
+
+def _undoes(node: Any, squeeze: Any, constants: dict[str, Any]) -> bool:  # noqa: ANN401
+    """Return True for the ``Unsqueeze`` of the axes that a ``Squeeze`` took away."""
+    if node.op_type != "Unsqueeze":
+        return False
+    return np.array_equal(constants[node.input[1]], constants[squeeze.input[1]])
+
+
+def _find_scaled(graph: Any, node: Any, constants: dict[str, Any]) -> list[Any] | None:  # noqa: ANN401
+    """Find what follows a convolution, if it is a scale, an offset and a rectifier alone."""
+    if node.op_type != "Conv" or node.input[1] not in constants:
+        return None
+    chain: list[Any] = []
+    for kind in ("Squeeze", "Mul", "Add", "Relu"):
+        following = _consumers(graph, (chain or [node])[-1].output[0])
+        if len(following) != 1 or following[0].op_type != kind:
+            return None
+        if kind in {"Mul", "Add"}:
+            sizes = [constants[name].size for name in following[0].input if name in constants]
+            if sizes != [len(constants[node.input[1]])]:
+                return None
+        chain.append(following[0])
+    return chain

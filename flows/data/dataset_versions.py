@@ -48,6 +48,9 @@ CUTTING: Final = ("training.datasets", "records.simulation.training_patients")
 TRAINING: Final = ("training.datasets", "training.cross_validation", "training.out_of_fold")
 """Modules that, with all that they import, decide what a recipe makes of a dataset."""
 
+_LOADED: Final = frozenset({".npz", ".c", ".h", ".so", ".dylib"})
+"""Weights and compiled kernels, with their sources."""
+
 LATEST: Final = "latest"
 """Name for the latest version, where one may be given, and of the file that names it."""
 
@@ -446,7 +449,7 @@ def code_prefix() -> str:
 
 @lru_cache
 def hash_code(modules: tuple[str, ...]) -> str:
-    """Hash modules, the modules of ``ecg_lib`` that they import, and the weights beside them."""
+    """Hash modules, the modules of ``ecg_lib`` that they import, and what they load."""
     import ecg_lib
 
     root = Path(ecg_lib.__file__).parent
@@ -458,7 +461,9 @@ def hash_code(modules: tuple[str, ...]) -> str:
 
 
 def find_code(modules: Sequence[str], root: Path) -> list[Path]:
-    """List the files of some modules of a package, of all that they import, and their weights.
+    """List the files of some modules of a package, of all that they import, and what they load.
+
+    These are weights and the compiled kernels, in their folders or below.
 
     Args:
         modules: Dotted names below the package.
@@ -475,5 +480,10 @@ def find_code(modules: Sequence[str], root: Path) -> list[Path]:
             if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(f"{root.name}."):
                 imported = str(node.module).split(".")[1:]
                 waiting.append(root.joinpath(*imported).with_suffix(".py"))
-    weights = {one for path in found if path.parent != root for one in path.parent.rglob("*.npz")}
-    return sorted(found | weights)
+    loaded = {
+        one
+        for folder in {path.parent for path in found} - {root}
+        for one in folder.rglob("*")
+        if one.suffix in _LOADED
+    }
+    return sorted(found | loaded)

@@ -20,7 +20,12 @@ import httpx
 from flows.doors.bento_store import read_pins
 
 ROOT: Final = Path(__file__).parents[2]
-LOCKS: Final = ("requirements.lock", "requirements-docs.lock", "requirements-fuzz.lock")
+LOCKS: Final = (
+    "requirements.lock",
+    "requirements-docs.lock",
+    "requirements-fuzz.lock",
+    "requirements-kernels.lock",
+)
 PYPI: Final = "https://pypi.org/simple"
 
 _THREADS: Final = 8

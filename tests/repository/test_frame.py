@@ -79,6 +79,7 @@ def test_fuzzing_changes_no_version_of_what_it_fuzzes() -> None:
         "requirements-serving.lock",
         "requirements-fuzz.lock",
         "requirements-docs.lock",
+        "requirements-kernels.lock",
     ],
 )
 def test_locks_have_hashes_and_no_addresses_or_paths(lock: str) -> None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import ClassifiedBeats
 from ecg_lib.signal_path.features import FEATURE_NAMES
+from ecg_lib.signal_path.filtering import median
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.quality import UnreadableReason
 
@@ -152,7 +153,7 @@ def _median_of_each(values: NDArray[np.float64], part: NDArray[np.int64]) -> NDA
     for one in np.unique(part):
         known = values[(part == one) & np.isfinite(values)]
         if len(known):
-            medians[part == one] = np.median(known)
+            medians[part == one] = median(known)
     return medians
 
 
@@ -325,5 +326,5 @@ def _measure_irregularity(
         changes = change[first:stop][both[first:stop]]
         if len(changes) >= _MIN_CHANGES:
             intervals = rr_s[first:stop][follows_n[first:stop]]
-            measured[first:stop] = np.median(changes) / np.median(intervals)
+            measured[first:stop] = median(changes) / median(intervals)
     return measured

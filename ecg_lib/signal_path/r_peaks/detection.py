@@ -18,18 +18,22 @@ DS1 and the paced records.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.block_filter import pad_ends
-from ecg_lib.signal_path.filtering import Bands
+from ecg_lib.signal_path.filtering import Bands, measure_slope, median
+from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes, measure_candidates
 from ecg_lib.signal_path.r_peaks.fast_rhythm import find_hidden
-from ecg_lib.signal_path.r_peaks.hum_at_ends import are_hum
+from ecg_lib.signal_path.r_peaks.hum_at_ends import are_hum, are_near_ends
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
+
+SMOOTH_BAND_HZ: Final = (1.0, 30.0)
+"""The band in which shapes are compared and R-peaks are placed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,14 +111,14 @@ def detect_r_peaks(
     )
     accepted = logits + config.rules_logit * by_rules > 0
     position = candidates.position[accepted]
-    hidden = find_hidden(
-        envelopes.steep,
-        envelopes.smooth,
-        position=position,
-        r_peaks=_find_extrema(envelopes.smooth, position, config),
-    )
-    position = position[~_are_hum(signal, envelopes.smooth, candidates, accepted, config)]
-    return _place_r_peaks(envelopes.smooth, np.sort(np.append(position, hidden)), config)
+    r_peaks = _find_extrema(envelopes.smooth, position, config)
+    hidden = find_hidden(envelopes.steep, envelopes.smooth, position=position, r_peaks=r_peaks)
+    is_hum = _are_hum(signal, envelopes.smooth, candidates, accepted, config)
+    if len(hidden) or is_hum.any():
+        position = np.sort(np.append(position[~is_hum], hidden))
+        r_peaks = _find_extrema(envelopes.smooth, position, config)
+    # Each beat is moved to the extremum of its complex once.
+    return r_peaks if (r_peaks[1:] > r_peaks[:-1]).all() else np.unique(r_peaks)
 
 
 def _are_hum(
@@ -126,14 +130,17 @@ def _are_hum(
 ) -> NDArray[np.bool_]:
     """Return True for accepted candidates that are made by hum at the ends of the signal."""
     position = candidates.position[accepted]
+    if not are_near_ends(position, n_samples=len(signal)).any():
+        return np.zeros(len(position), dtype=np.bool_)
     reach = int(config.peak_search_s * FS_HZ)
-    around = pad_ends(smooth, reach)[position[:, None] + np.arange(2 * reach + 1)]
+    span = np.empty(len(position))
+    run_kernel("span_around", smooth, len(smooth), position, len(position), -reach, reach, span)
     return are_hum(
         np.asarray(signal, dtype=np.float64),
         position,
         candidates.slope[accepted],
         band_hz=config.steep_band_hz,
-        usual_span=float(np.median(np.ptp(around, axis=1))) if len(position) else 0.0,
+        usual_span=median(span),
     )
 
 
@@ -141,6 +148,10 @@ def find_candidates(
     signal: NDArray[np.floating], *, config: DetectionConfig, bands: Bands | None = None
 ) -> tuple[Candidates, Envelopes]:
     """Find the local maxima of the slope energy, with their height over the local level.
+
+    The level is the median, over about half a minute, of the greatest value in each two seconds.
+    Two seconds hold a QRS complex at any rate above 30/min, so it is the height of a usual beat,
+    and neither one artefact nor one giant PVC moves it.
 
     Parameters
     ----------
@@ -152,164 +163,80 @@ def find_candidates(
 
     """
     bands = bands or Bands(signal)
-    steep_slope = np.abs(np.gradient(bands.band(*config.steep_band_hz)))
     window = int(config.steep_window_s * FS_HZ)
-    steep = average_slope(steep_slope, window)
-    slow_slope = np.abs(np.gradient(bands.band(*config.slow_band_hz)))
-    slow = average_slope(slow_slope, int(config.slow_window_s * FS_HZ))
+    slope, steep = bands.slope(*config.steep_band_hz, window=window)
+    # Nobody else asks for this one, so it is not kept.
+    slow_window = int(config.slow_window_s * FS_HZ)
+    slow = measure_slope(bands.band(*config.slow_band_hz), window=slow_window).average
 
     position = _find_maxima(steep, distance=int(config.refractory_s * FS_HZ))
-    steep_level = _local_level(steep, position, config)
-    slow_level = _local_level(slow, position, config)
-    slow_height = ndimage.maximum_filter1d(slow, window)[position] / slow_level
-    candidates = Candidates(
-        position.astype(np.int64),
-        np.maximum(steep[position] / steep_level, config.slow_weight * slow_height),
-        ndimage.maximum_filter1d(steep_slope, window)[position],
+    height, steepest, steep_level, slow_level = np.empty((4, len(position)))
+    run_kernel(
+        "measure_heights",
+        steep,
+        slope,
+        slow,
+        len(steep),
+        position,
+        len(position),
+        window,
+        int(config.level_bin_s * FS_HZ),
+        config.level_bins,
+        config.slow_weight,
+        height,
+        steepest,
+        steep_level,
+        slow_level,
     )
-    smooth = bands.band(1.0, 30.0)
+    candidates = Candidates(position, height, steepest)
+    smooth = bands.band(*SMOOTH_BAND_HZ)
     return candidates, Envelopes(steep, slow, smooth, steep_level, slow_level)
-
-
-def average_slope(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Average over a window: a running sum, which rounding may leave below zero on a still line.
-
-    Parameters
-    ----------
-    slope : ndarray of shape (n_samples,)
-        Absolute slope, in mV a sample.
-    window : int
-        In samples.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        In mV a sample, never negative.
-
-    """
-    return np.asarray(np.maximum(ndimage.uniform_filter1d(slope, window), 0.0))
 
 
 def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArray[np.bool_]:
     """Accept candidates by height, slope and gap alone, shape ``(n,)``."""
-    accepted = candidates.height >= config.strong
-    _reject_waves(candidates, accepted, config)
-    for gap, height in config.gap_thresholds:
-        _fill_gaps(candidates, accepted, config, gap=gap, height=height)
+    accepted = np.empty(len(candidates.position), dtype=np.bool_)
+    run_kernel(
+        "accept_by_rules",
+        candidates.position,
+        candidates.height,
+        candidates.slope,
+        len(accepted),
+        _list_rules(config),
+        accepted,
+    )
     return accepted
+
+
+@lru_cache(maxsize=8)
+def _list_rules(config: DetectionConfig) -> NDArray[np.float64]:
+    """List the constants of the rules in the order of the kernel."""
+    gaps = [value for pair in config.gap_thresholds for value in pair]
+    return np.array(
+        [
+            config.strong,
+            int(config.t_wave_s * FS_HZ),
+            int(config.p_wave_s * FS_HZ),
+            config.t_wave_slope,
+            config.t_wave_s,
+            config.next_beat_s,
+            config.longest_gap_s,
+            len(config.gap_thresholds),
+            *gaps,
+        ],
+        dtype=np.float64,
+    )
 
 
 def _find_maxima(envelope: NDArray[np.float64], *, distance: int) -> NDArray[np.int64]:
     """Local maxima, without those that a higher one within `distance` rules out.
 
     As ``scipy.signal.find_peaks``, whose import costs a service a second: the highest one rules
-    out its neighbours, then the highest of those that are left, and so on. All that are the highest
-    of their neighbourhood are taken at once, so three rounds do for a day.
+    out its neighbours, then the highest of those that are left, and so on.
     """
-    change = np.diff(envelope)
-    turns = np.flatnonzero(change)
-    is_rise = change[turns] > 0
-    tops = np.flatnonzero(is_rise[:-1] & ~is_rise[1:])
-    position = (turns[tops] + 1 + turns[tops + 1]) // 2  # the middle of a plateau
-    # Ranks, as of equal heights one must win.
-    rank = np.empty(len(position), dtype=np.int64)
-    rank[np.argsort(envelope[position])] = np.arange(len(position))
-    is_kept = np.zeros(len(position), dtype=np.bool_)
-    left = np.arange(len(position))
-    while len(left):
-        here, mine = position[left], rank[left]
-        is_beaten = np.zeros(len(left), dtype=np.bool_)
-        reach = 1
-        while (is_near := here[reach:] - here[:-reach] < distance).any():
-            is_lower = mine[reach:] < mine[:-reach]
-            is_beaten[reach:] |= is_near & is_lower
-            is_beaten[:-reach] |= is_near & ~is_lower
-            reach += 1
-        is_kept[left[~is_beaten]] = True
-        taken = here[~is_beaten]
-        after = np.searchsorted(taken, here)
-        since = here - np.concatenate([[-distance], taken])[after]
-        until = np.concatenate([taken, [len(envelope) + distance]])[after] - here
-        left = left[np.minimum(since, until) >= distance]
-    return position[is_kept]
-
-
-def _local_level(
-    envelope: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
-) -> NDArray[np.float64]:
-    """Median, over about half a minute, of the greatest value in each two seconds.
-
-    Two seconds hold a QRS complex at any rate above 30/min, so the median is the height of a
-    usual beat, and neither one artefact nor one giant PVC moves it.
-    """
-    width = int(config.level_bin_s * FS_HZ)
-    n_bins = max(1, len(envelope) // width)
-    edges = np.arange(n_bins) * width
-    greatest = np.maximum.reduceat(envelope, edges)
-    size = min(n_bins, config.level_bins)
-    level = ndimage.median_filter(greatest, size=size, mode="nearest")
-    level = np.maximum(level, np.finfo(np.float64).tiny)
-    return np.asarray(np.interp(position, edges + width / 2, level))
-
-
-def _reject_waves(
-    candidates: Candidates, accepted: NDArray[np.bool_], config: DetectionConfig
-) -> None:
-    """Take back candidates that are the T wave of a beat or the P wave of the next (in place)."""
-    position, slope = candidates.position.tolist(), candidates.slope.tolist()
-    t_reach, p_reach = int(config.t_wave_s * FS_HZ), int(config.p_wave_s * FS_HZ)
-    last = -1
-    for index in np.flatnonzero(accepted).tolist():
-        distance = position[index] - position[last]
-        if last >= 0 and distance < t_reach and slope[index] < config.t_wave_slope * slope[last]:
-            accepted[index] = False
-            continue
-        if last >= 0 and distance < p_reach and slope[last] < config.t_wave_slope * slope[index]:
-            accepted[last] = False
-        last = index
-
-
-def _fill_gaps(
-    candidates: Candidates,
-    accepted: NDArray[np.bool_],
-    config: DetectionConfig,
-    *,
-    gap: float,
-    height: float,
-) -> None:
-    """Accept the tallest candidate in each RR interval that is too long, twice (in place)."""
-    position = candidates.position / FS_HZ
-    for _ in range(2):
-        beats = np.flatnonzero(accepted)
-        if len(beats) < 3:
-            return
-        rr_s = np.diff(position[beats])
-        size = min(9, len(rr_s))
-        local_rr_s = ndimage.median_filter(np.minimum(rr_s, 2.0), size=size, mode="nearest")
-        is_long = rr_s > np.minimum(gap * local_rr_s, config.longest_gap_s)
-        found = []
-        for index in np.flatnonzero(is_long & (np.diff(beats) > 1)).tolist():
-            before, after = beats[index], beats[index + 1]
-            inside = np.arange(before + 1, after)
-            since_s = position[inside] - position[before]
-            is_beat = candidates.height[inside] > height
-            is_beat &= (since_s > config.t_wave_s) | (
-                candidates.slope[inside] > config.t_wave_slope * candidates.slope[before]
-            )
-            is_beat &= position[after] - position[inside] > config.next_beat_s
-            if is_beat.any():
-                inside = inside[is_beat]
-                found.append(inside[np.argmax(candidates.height[inside])])
-        if not found:
-            return
-        accepted[found] = True
-
-
-def _place_r_peaks(
-    smooth: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
-) -> NDArray[np.int64]:
-    """Move each beat to the extremum of its complex, once."""
-    return np.unique(_find_extrema(smooth, position, config))
+    position = np.empty(len(envelope) // distance + 2, dtype=np.int64)
+    count = run_kernel("find_maxima", envelope, len(envelope), distance, position)
+    return position[:count].copy()
 
 
 def _find_extrema(
@@ -318,17 +245,16 @@ def _find_extrema(
     """Find the extremum of the complex of each beat, in the polarity of the neighbourhood."""
     if len(position) == 0:
         return position
-    reach = int(config.peak_search_s * FS_HZ)
-    padded = pad_ends(smooth, 3 * reach)
-    around = padded[position[:, None] + np.arange(6 * reach + 1)]  # (n_beats, 6 reach + 1)
-    inside = slice(2 * reach, 4 * reach + 1)
-    highest, lowest = around[:, inside].argmax(axis=1), around[:, inside].argmin(axis=1)
-    around -= np.median(around, axis=1, keepdims=True)
-    up = np.maximum(around[:, inside].max(axis=1), 1e-9)
-    down = np.maximum(-around[:, inside].min(axis=1), 1e-9)
-    size = min(config.polarity_beats, len(position))
-    is_upright = ndimage.median_filter(np.log(up / down), size=size, mode="nearest") > 0
-    ratio = config.polarity_ratio
-    take_up = np.where(is_upright, down < ratio * up, up > ratio * down)
-    placed = position - reach + np.where(take_up, highest, lowest)
-    return np.asarray(np.clip(placed, 0, len(smooth) - 1), dtype=np.int64)
+    placed = np.empty_like(position)
+    run_kernel(
+        "find_extrema",
+        smooth,
+        len(smooth),
+        position,
+        len(position),
+        int(config.peak_search_s * FS_HZ),
+        config.polarity_beats,
+        config.polarity_ratio,
+        placed,
+    )
+    return placed

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.block_filter import pad_ends
-from ecg_lib.signal_path.filtering import unit_rows
+from ecg_lib.signal_path.filtering import pad_ends, unit_rows
 
 _GAP: Final = (round(0.4 * FS_HZ), round(0.6 * FS_HZ))
 """Samples between two beats that can hide one: 300 to 200 beats a minute."""

@@ -27,6 +27,11 @@ _LEAST_SHARE: Final = 0.25
 """Share of its slope that a beat keeps without hum: a hundredth when hum made it, most when not."""
 
 
+def are_near_ends(position: NDArray[np.int64], *, n_samples: int) -> NDArray[np.bool_]:
+    """Return True for beats so near to an end of the signal that hum may have made them."""
+    return np.asarray((position < _REACH) | (n_samples - 1 - position < _REACH))
+
+
 def are_hum(
     signal: NDArray[np.float64],
     position: NDArray[np.int64],

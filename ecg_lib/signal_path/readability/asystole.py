@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.kernels.library import run_kernel
 
 _BIN_S: Final = 2.0
 _MIN_BEATS: Final = 3
@@ -78,22 +79,31 @@ def find_asystole(
     beats = r_peaks[is_readable]
     if len(beats) < _MIN_BEATS:
         return QuietStretches((), ())
-    around = np.clip(beats[:, None] + np.arange(-36, 37, 4), 0, len(energy) - 1)  # (n_beats, 19)
+    greatest = np.empty(len(beats))
+    run_kernel("max_around", energy, len(energy), beats, len(beats), -36, 36, 4, greatest)
     # Not the median: noise that is taken for beats is more frequent than beats are.
-    tall = float(np.quantile(energy[around].max(axis=1), 0.9))
-    loud = np.flatnonzero(energy >= config.quiet_share * tall)
-    edges = np.concatenate([[-1], loud, [len(energy)]])
-    long = np.flatnonzero(np.diff(edges) > config.min_s * FS_HZ)
-    if len(long) == 0:
+    limit = config.quiet_share * _high_value(greatest)
+    shortest = config.min_s * FS_HZ
+    quiet = np.empty((int(len(energy) / shortest) + 2, 2), dtype=np.int64)
+    count = run_kernel("find_quiet", energy, len(energy), limit, shortest, quiet)
+    if count == 0:
         return QuietStretches((), ())
     complexes = signal_mv[np.clip(beats[:, None] + np.arange(-36, 37, 2), 0, len(energy) - 1)]
     most_mv = config.max_drift * float(np.median(np.ptp(complexes, axis=1)))
     asystole: list[tuple[int, int]] = []
     drifting: list[tuple[int, int]] = []
-    for start, stop in zip((edges[long] + 1).tolist(), edges[long + 1].tolist(), strict=True):
+    for start, stop in quiet[:count].tolist():
         is_at_rest = _greatest_range(signal_mv[start:stop]) <= most_mv
         (asystole if is_at_rest else drifting).append((start, stop))
     return QuietStretches(tuple(asystole), tuple(drifting))
+
+
+def _high_value(values: NDArray[np.float64]) -> float:
+    """Take the 0.9 quantile: ``np.quantile``, in a tenth of the time of few."""
+    ordered = np.sort(values)
+    place, part = divmod(0.9 * (len(ordered) - 1), 1)
+    low, high = ordered[int(place) : int(place) + 2]
+    return float(low + part * (high - low))
 
 
 def _greatest_range(samples: NDArray[np.float64]) -> float:

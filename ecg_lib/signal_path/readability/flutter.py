@@ -24,18 +24,17 @@ flat line.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.filtering import Bands
+from ecg_lib.signal_path.kernels.library import run_kernel
 
 _DECIMATION = 4  # 90 Hz: three times the band
 _RATE_HZ = FS_HZ / _DECIMATION
-_WINDOWS_AT_ONCE = 4096
-_TINY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,46 +90,24 @@ def find_flutter(
     if len(signal_mv) < _DECIMATION * width:
         return ()
     waves = (bands or Bands(signal_mv)).band(*config.band_hz)
-    n_kept = len(waves) // _DECIMATION
-    waves = waves[: n_kept * _DECIMATION].reshape(n_kept, _DECIMATION).mean(axis=1)
-    windows = sliding_window_view(waves, width)[::step]  # (n_windows, width)
-    is_flutter = [
-        _looks_like_flutter(windows[start : start + _WINDOWS_AT_ONCE], config)
-        for start in range(0, len(windows), _WINDOWS_AT_ONCE)
-    ]
-    starts = np.flatnonzero(np.concatenate(is_flutter)) * step * _DECIMATION
+    is_flutter = np.empty((len(waves) // _DECIMATION - width) // step + 1, dtype=np.bool_)
+    run_kernel("find_flutter", waves, len(waves), width, step, _list_limits(config), is_flutter)
+    starts = np.flatnonzero(is_flutter) * step * _DECIMATION
     return _join(starts.tolist(), width * _DECIMATION, len(signal_mv), config)
 
 
-def _looks_like_flutter(windows: NDArray[np.float64], config: FlutterConfig) -> NDArray[np.bool_]:
-    slopes = np.abs(windows[:, 1:] - windows[:, :-1])
-    mean_slope = slopes.mean(axis=1) + _TINY
-    # Twice the limit of the sharper measure below, so that it need not look at every window.
-    candidates = np.flatnonzero(slopes.max(axis=1) < 2 * config.max_slope_ratio * mean_slope)
-    found = np.zeros(len(slopes), dtype=np.bool_)
-    if len(candidates) == 0:
-        return found
-    windows = windows[candidates]
-    windows = windows - windows.mean(axis=1, keepdims=True)
-    sizes = np.abs(windows)
-    # A sine of n samples a period has a mean slope of 2 pi / n times its mean size.
-    half_period = np.pi * (sizes.mean(axis=1) + _TINY) / mean_slope[candidates]
-    lowest_hz, highest_hz = config.mean_frequency_hz
-    frequency_hz = _RATE_HZ / (2 * half_period)
-    is_flutter = (frequency_hz > lowest_hz) & (frequency_hz < highest_hz)
-    is_flutter &= np.ptp(windows, axis=1) > config.min_range_mv
-    lags = np.rint(half_period).astype(np.int64)
-    for lag in np.unique(lags[is_flutter]).tolist():
-        rows = np.flatnonzero(is_flutter & (lags == lag))
-        left = np.abs(windows[rows, lag:] + windows[rows, :-lag]).sum(axis=1)
-        passed = (sizes[rows, lag:] + sizes[rows, :-lag]).sum(axis=1)
-        is_flutter[rows] = left < config.max_leakage * passed
-    rows = np.flatnonzero(is_flutter)
-    ordered = np.sort(slopes[candidates[rows]], axis=1)
-    steep, usual = ordered[:, int(0.98 * ordered.shape[1])], ordered[:, ordered.shape[1] // 2]
-    is_flutter[rows] = steep < config.max_slope_ratio * usual
-    found[candidates] = is_flutter
-    return found
+@lru_cache(maxsize=8)
+def _list_limits(config: FlutterConfig) -> NDArray[np.float64]:
+    """List the limits of a configuration in the order of the kernel."""
+    return np.array(
+        [
+            _RATE_HZ,
+            config.max_leakage,
+            *config.mean_frequency_hz,
+            config.max_slope_ratio,
+            config.min_range_mv,
+        ]
+    )
 
 
 def _join(

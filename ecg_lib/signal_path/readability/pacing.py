@@ -10,21 +10,19 @@ a filter of the recorder takes away are not found.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.readability.quality import find_spans
 
 _BEFORE: Final = 100
 _AFTER: Final = 146
 """Samples around the R-peak: 0.11 s for the spike to come first, and what follows it."""
-_SEARCH: Final = 40
-_AT_ONCE: Final = 4096
-_TINY: Final = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,12 +78,10 @@ def find_paced(
 
     """
     config = config or PacingConfig()
-    has_spike = np.zeros(len(r_peaks), dtype=np.bool_)
+    has_spike = np.empty(len(r_peaks), dtype=np.bool_)
     inside = (r_peaks >= _BEFORE + 1) & (r_peaks < len(signal_mv) - _AFTER - 1)
-    rows = np.flatnonzero(is_readable & inside)
-    for start in range(0, len(rows), _AT_ONCE):
-        part = rows[start : start + _AT_ONCE]
-        has_spike[part] = _have_spikes(signal_mv, r_peaks[part], config)
+    asked, limits = is_readable & inside, _list_limits(config)
+    run_kernel("find_spikes", signal_mv, r_peaks, len(r_peaks), asked, limits, has_spike)
     if not has_spike.any():
         return has_spike, ()
     window = (r_peaks // int(config.window_s * FS_HZ)).astype(np.int64)
@@ -101,45 +97,17 @@ def find_paced(
     return is_paced, tuple(stretches)
 
 
-def _have_spikes(
-    signal_mv: NDArray[np.float64], r_peaks: NDArray[np.int64], config: PacingConfig
-) -> NDArray[np.bool_]:
-    first, last = int(r_peaks[0]) - _BEFORE - 1, int(r_peaks[-1]) + _AFTER
-    signal = signal_mv[first:last]
-    bends = np.abs(signal[2:] - 2 * signal[1:-1] + signal[:-2])
-    bends = np.concatenate([[0.0], bends, [0.0]])
-    positions = r_peaks - first
-
-    def cut(
-        values: NDArray[np.float64], at: NDArray[np.int64], start: int, stop: int
-    ) -> NDArray[np.float64]:
-        """From `start` to `stop` samples after each position, one row for each."""
-        return np.asarray(sliding_window_view(values, stop - start)[at + start])
-
-    searched = cut(bends, positions, -_SEARCH, 26)  # (n_beats, 66)
-    spike = searched.max(axis=1, keepdims=True)
-    at = positions - _SEARCH + searched.argmax(axis=1)
-    # Few beats have so short a burst: the costlier questions are for them alone.
-    found = (cut(bends, at, -20, 21) > 0.25 * spike).sum(axis=1) <= config.max_burst
-    rows = np.flatnonzero(found)
-    if len(rows) == 0:
-        return np.asarray(found, dtype=np.bool_)
-    spike, at = spike[rows], at[rows]
-    span = np.ptp(cut(signal, positions[rows], -70, 70), axis=1)
-    found[rows] = (
-        (cut(bends, at, -45, -4) <= config.max_before * spike).all(axis=1)
-        & (cut(bends, at, 6, 41) <= config.max_after * spike).all(axis=1)
-        & (_smooth_span(cut(signal, at, 2, 75)) >= config.min_slow * span)
-        & (_smooth_span(cut(signal, at, -54, -6)) <= config.max_base * span)
-        & (
-            spike[:, 0]
-            > config.min_over_noise * (np.median(cut(bends, at, -60, 61), axis=1) + _TINY)
-        )
+@lru_cache(maxsize=8)
+def _list_limits(config: PacingConfig) -> NDArray[np.float64]:
+    """List the limits of a configuration in the order of the kernel."""
+    return np.array(
+        [
+            config.max_burst,
+            config.max_before,
+            config.max_after,
+            config.min_slow,
+            config.max_base,
+            config.min_over_noise,
+        ],
+        dtype=np.float64,
     )
-    return np.asarray(found, dtype=np.bool_)
-
-
-def _smooth_span(samples: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Span of each row after a moving average of nine samples."""
-    sums = np.cumsum(samples, axis=1)
-    return np.asarray(np.ptp(sums[:, 9:] - sums[:, :-9], axis=1) / 9)

@@ -9,6 +9,7 @@ none is doubted at its own rate. `benchmarks/wrong_rates.py` measures how many a
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
@@ -16,6 +17,8 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.filtering import median
+from ecg_lib.signal_path.kernels.library import run_kernel
 
 USUAL_RANGE_MV: Final = (0.1, 20.0)
 """Peak-to-peak amplitude of QRS complexes on the skin, with room on both sides."""
@@ -131,13 +134,21 @@ def measure_qrs_hz(windows: NDArray[np.floating]) -> NDArray[np.float64]:
     windows : ndarray of shape (n_beats, n_samples)
         Beats at 360 Hz, band-passed, in any unit; the R-peak is in the middle.
 
+    Raises
+    ------
+    ValueError
+        If the windows have less than 72 samples.
+
     """
-    middle = windows.shape[1] // 2
-    qrs = windows[:, middle - _QRS_HALF : middle + _QRS_HALF].astype(np.float64)
-    slope = np.diff(qrs, axis=1)
-    energy = (slope**2).sum(axis=1)
-    bend = (np.diff(slope, axis=1) ** 2).sum(axis=1)
-    return np.asarray(np.sqrt(bend / np.maximum(energy, 1e-12)) * FS_HZ / (2 * np.pi))
+    rows = np.asarray(windows, dtype=np.float32)
+    if rows.shape[1] < 2 * _QRS_HALF:
+        msg = f"windows must have at least {2 * _QRS_HALF} samples, got {rows.shape[1]}"
+        raise ValueError(msg)
+    row_step, step = (stride // rows.itemsize for stride in rows.strides)
+    hz = np.empty(len(rows))
+    middle = rows[:, rows.shape[1] // 2 :]
+    run_kernel("measure_qrs_hz", middle, len(rows), row_step, step, _QRS_HALF, hz)
+    return hz
 
 
 def measure_deflections(
@@ -159,14 +170,11 @@ def measure_deflections(
     """
     if len(r_peaks) < 2:
         return np.full(len(r_peaks), np.nan)
-    around = np.clip(r_peaks[:, None] + np.arange(-36, 37, 4), 0, len(energy) - 1)
-    usual = max(float(np.median(energy[around].max(axis=1))), 1e-12)
-    left = energy.copy()
-    for peak in r_peaks.tolist():
-        left[max(0, peak - _CLEAR_HALF) : peak + _CLEAR_HALF] = 0.0
-    between = np.maximum.reduceat(left, r_peaks[:-1])
-    between[-1] = left[r_peaks[-2] : r_peaks[-1]].max(initial=0.0)
-    return np.concatenate([[np.nan], between / usual])
+    n_beats = len(r_peaks)
+    greatest, between = np.empty(n_beats), np.empty(n_beats - 1)
+    run_kernel("max_around", energy, len(energy), r_peaks, n_beats, -36, 36, 4, greatest)
+    run_kernel("max_between", energy, r_peaks, n_beats, _CLEAR_HALF, between)
+    return np.concatenate([[np.nan], between / max(median(greatest), 1e-12)])
 
 
 def measure_t_peak(
@@ -190,15 +198,24 @@ def measure_t_peak(
     known_s = rr_prev_s[np.isfinite(rr_prev_s)]
     if len(known_s) == 0:
         return np.full(len(windows), np.nan)
-    rr_s, middle = float(np.median(known_s)), windows.shape[1] // 2
-    usual = np.median(windows, axis=0).astype(np.float64)
+    rr_s, middle = median(known_s), windows.shape[1] // 2
+    usual = _median_of_columns(windows)
     smooth = np.convolve(usual, np.full(_SMOOTH, 1 / _SMOOTH), mode="same")
     first = round(min(_T_FROM_S, _T_FROM_RR * rr_s) * FS_HZ)
     last = min(middle - _SMOOTH, round(_T_UNTIL_RR * rr_s * FS_HZ))
-    after = np.abs(smooth[middle + first : middle + last] - np.median(usual))
+    after = np.abs(smooth[middle + first : middle + last] - median(usual))
     if len(after) < _SMOOTH:
         return np.full(len(windows), np.nan)
     return np.full(len(windows), (first + int(after.argmax())) / FS_HZ)
+
+
+def _median_of_columns(windows: NDArray[np.floating]) -> NDArray[np.float64]:
+    rows = np.asarray(windows, dtype=np.float32)
+    n_rows, n_columns = rows.shape
+    row_step, step = (stride // rows.itemsize for stride in rows.strides)
+    medians = np.empty(n_columns)
+    run_kernel("median_of_columns", rows, n_rows, n_columns, row_step, step, medians)
+    return medians
 
 
 def measure_stray_line(signal_mv: NDArray[np.float64], *, fs: float) -> float:
@@ -235,31 +252,39 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     length = min(len(signal_mv), round(4 * FS_HZ))
     count = max(1, (len(signal_mv) - length) // (length // 2) + 1)
     # A long signal is sampled: hum is there all the time.
-    spread = np.linspace(0, len(signal_mv) - length, min(count, _MAX_SPECTRA))
-    starts = np.unique(spread).astype(np.int64)
-    parts = signal_mv[starts[:, None] + np.arange(length)]
-    parts = (parts - parts.mean(axis=1, keepdims=True)) * np.hanning(length)
-    power = np.median(np.abs(np.fft.rfft(parts, axis=1)) ** 2, axis=0)
+    spread = np.linspace(0, len(signal_mv) - length, min(count, _MAX_SPECTRA)).astype(np.int64)
+    parts = sliding_window_view(signal_mv, length)[spread]
+    means = np.add.reduce(parts, axis=1, keepdims=True) / length
+    spectra = np.fft.rfft((parts - means) * _hann_window(length), axis=1)
+    n_spectra, n_bins = spectra.shape
     step_hz = FS_HZ / length
     near, far = round(1 / step_hz), round(6 / step_hz)
     first, last = round(_LINES_FROM_HZ / step_hz), int(last_hz / step_hz)
-    first, last = max(first, far), min(last, len(power) - far)
+    first, last = max(first, far), min(last, n_bins - far)
     if first >= last:
         return []
-    tallest = sliding_window_view(power, 4 * near + 1).max(axis=1)
-    is_peak = power[first:last] >= tallest[first - 2 * near : last - 2 * near]
-    ratios: dict[float, float] = {}
-    for place in (first + np.flatnonzero(is_peak)).tolist():
-        around = np.concatenate(
-            [power[place - far : place - near], power[place + near + 1 : place + far + 1]]
-        )
-        around.sort()  # np.quantile takes 20 times as long
-        at, part = divmod(_QUANTILE * (len(around) - 1), 1)
-        low, high = around[int(at) : int(at) + 2]
-        ratio = power[place] / max(float(low + part * (high - low)), 1e-30)
-        if ratio > _LINE_RATIO:
-            ratios[place * step_hz] = float(ratio)
-    return sorted(ratios, key=lambda line: -ratios[line])
+    bins, ratios = np.empty(last - first, dtype=np.int64), np.empty(last - first)
+    count = run_kernel(
+        "find_lines",
+        spectra.view(np.float64),
+        n_spectra,
+        n_bins,
+        first,
+        last,
+        near,
+        far,
+        _QUANTILE,
+        bins,
+        ratios,
+    )
+    is_line = np.flatnonzero(ratios[:count] > _LINE_RATIO)
+    strongest = is_line[np.argsort(-ratios[is_line], kind="stable")]
+    return [place * step_hz for place in bins[strongest].tolist()]
+
+
+@lru_cache(maxsize=8)
+def _hann_window(length: int) -> NDArray[np.float64]:
+    return np.hanning(length)
 
 
 def list_doubts(beats: MeasuredBeats, *, what: str) -> tuple[str, ...]:
@@ -300,7 +325,7 @@ def explain_amplitude(
     """
     if not is_readable.any():
         return None
-    usual_mv = float(np.median(amplitude_mv[is_readable]))
+    usual_mv = median(amplitude_mv[is_readable])
     low_mv, high_mv = USUAL_RANGE_MV
     if low_mv <= usual_mv <= high_mv:
         return None
@@ -327,10 +352,10 @@ def explain_rate(beats: MeasuredBeats) -> str | None:
     intervals_s = intervals_s[np.isfinite(intervals_s)]
     if len(intervals_s) < _MIN_BEATS or beats.is_paced.sum() > _MAX_PACED * is_known.sum():
         return None
-    rr_s = float(np.median(intervals_s))
-    qrs_hz = float(np.median(beats.qrs_hz[is_known]))
-    width_s = float(np.median(beats.qrs_width_s[is_known]))
-    t_s = float(np.median(beats.t_peak_s[is_known]))
+    rr_s = median(intervals_s)
+    qrs_hz = median(beats.qrs_hz[is_known])
+    width_s = median(beats.qrs_width_s[is_known])
+    t_s = median(beats.t_peak_s[is_known])
     deflections = beats.deflection[is_known]
     unexplained = float(np.mean(deflections[np.isfinite(deflections)] > _TALL_DEFLECTION))
     if unexplained > _MAX_UNEXPLAINED and t_s < _EARLY_T * rr_s:

@@ -22,9 +22,8 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.block_filter import pad_ends
-from ecg_lib.signal_path.filtering import Bands, unit_rows
-from ecg_lib.signal_path.r_peaks.detection import average_slope
+from ecg_lib.signal_path.filtering import Bands, filter_rank
+from ecg_lib.signal_path.kernels.library import run_kernel
 
 
 class UnreadableReason(StrEnum):
@@ -169,11 +168,10 @@ def measure_slope_energy(
     Returns
     -------
     ndarray of shape (n_samples,)
-        In mV a sample.
+        In mV a sample; to be read only.
 
     """
-    slope = np.abs(np.gradient((bands or Bands(signal_mv)).band(5.0, 18.0)))
-    return average_slope(slope, int(0.1 * FS_HZ))
+    return (bands or Bands(signal_mv)).slope(5.0, 18.0, window=int(0.1 * FS_HZ)).average
 
 
 def find_spans(is_there: NDArray[np.bool_]) -> list[tuple[int, int]]:
@@ -237,8 +235,10 @@ def _mean_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDAr
 
 def _median_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
     """Median of each bin; all but the last have one width."""
-    whole = values[: edges[-1]].reshape(len(edges) - 1, -1) if len(edges) > 1 else values[:0, None]
-    return np.append(np.median(whole, axis=1), np.median(values[edges[-1] :]))
+    medians = np.empty(len(edges))
+    width = int(edges[1]) if len(edges) > 1 else len(values)
+    run_kernel("median_of_bins", values, len(values), width, len(edges), medians)
+    return medians
 
 
 def _grade_seconds(
@@ -246,7 +246,9 @@ def _grade_seconds(
 ) -> NDArray[np.float64]:
     """Grade each second by the tallest slope in it and its neighbours: three hold a QRS complex."""
     seconds = np.arange(0, len(energy), int(FS_HZ))
-    tallest = ndimage.maximum_filter1d(np.maximum.reduceat(energy, seconds), 3, mode="nearest")
+    tallest = np.maximum.reduceat(energy, seconds)
+    around = np.concatenate([tallest[:1], tallest, tallest[-1:]])
+    tallest = np.maximum(np.maximum(around[:-2], around[2:]), tallest)
     bins = np.minimum(np.arange(len(seconds)) // config.bin_s, len(medians) - 1)
     prominence = np.maximum(tallest / medians[bins.astype(np.int64)], 1e-12)
     return np.asarray(np.clip(1 - config.noise_prominence / prominence, 0.0, 1.0))
@@ -262,7 +264,7 @@ def _is_noise(
 ) -> NDArray[np.bool_]:
     prominence = np.maximum.reduceat(energy, edges) / medians
     size = min(config.smooth_bins, len(edges))
-    prominence = ndimage.median_filter(prominence, size=size, mode="nearest")
+    prominence = filter_rank(prominence, size=size)
     is_tone = prominence < config.tone_prominence
     is_low = prominence < config.noise_prominence
     is_unclear = prominence < config.clear_prominence
@@ -285,7 +287,8 @@ def _longest_rr_of_bins(
     if len(r_peaks) < 4:
         return np.full(len(edges), np.inf)
     rr_s = np.diff(r_peaks) / FS_HZ
-    longest = ndimage.percentile_filter(rr_s, 80, size=min(9, len(rr_s)), mode="nearest")
+    size = min(9, len(rr_s))
+    longest = filter_rank(rr_s, size=size, rank=int(0.8 * size))
     middle = edges + (edges[1] - edges[0] if len(edges) > 1 else n_samples) / 2
     return np.asarray(np.interp(middle, (r_peaks[1:] + r_peaks[:-1]) / 2, longest))
 
@@ -296,17 +299,10 @@ def _likeness_of_bins(
     """How much the beats around each bin resemble their three likest of twenty neighbours."""
     if len(r_peaks) < 4:
         return np.ones(len(edges))
+    band, of_beats = bands.band(0.5, 40.0), np.empty(len(r_peaks))
     half, reach = int(0.15 * FS_HZ), 10
-    padded = pad_ends(bands.band(0.5, 40.0), half)
-    windows = unit_rows(padded[r_peaks[:, None] + np.arange(2 * half)], least=1e-12)
-    likeness = []
-    for distance in range(1, min(reach, len(r_peaks) - 1) + 1):
-        products = (windows[distance:] * windows[:-distance]).sum(axis=1)
-        missing = np.full(distance, -1.0)
-        likeness += [np.append(products, missing), np.append(missing, products)]
-    of_beats = np.sort(np.stack(likeness, axis=1), axis=1)[:, -3:].mean(axis=1)
-    size = min(9, len(of_beats))
-    usual = ndimage.median_filter(of_beats, size=size, mode="nearest")
+    run_kernel("likeness_of_beats", band, len(band), r_peaks, len(r_peaks), half, reach, of_beats)
+    usual = filter_rank(of_beats, size=min(9, len(of_beats)))
     middle = edges + (edges[1] - edges[0] if len(edges) > 1 else len(bands.signal)) / 2
     return np.asarray(np.interp(middle, r_peaks, usual))
 

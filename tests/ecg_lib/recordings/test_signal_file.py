@@ -10,7 +10,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from ecg_lib.recordings.signal_file import SampleKind, read_signal, read_stretch, write_signal
+from ecg_lib.recordings.signal_file import (
+    SampleKind,
+    read_signal,
+    read_stretch,
+    release_memory,
+    write_signal,
+)
 
 FS = 250.0
 
@@ -78,3 +84,35 @@ def test_a_day_is_read_in_milliseconds(tmp_path: Path) -> None:
             read_stretch(tmp_path, fs=360.0, start_s=0, duration_s=duration_s, max_points=20_000)
             best_s = min(best_s, time.perf_counter() - start)
         assert best_s < 0.02
+
+
+def _resident_kib(path: Path) -> int:
+    """Memory of this process that is mapped from a file."""
+    lines = iter(Path("/proc/self/smaps").read_text().splitlines())
+    total, is_of_file = 0, False
+    for line in lines:
+        if line[:1].islower() or line[:1].isdigit():
+            is_of_file = line.endswith(str(path))
+        elif is_of_file and line.startswith("Rss:"):
+            total += int(line.split()[1])
+    return total
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux's smaps")
+def test_memory_of_a_signal_is_given_back_and_its_samples_are_still_there(tmp_path: Path) -> None:
+    samples = np.arange(2**20, dtype=np.float32)
+    write_signal([samples], tmp_path)
+    signal_mv = read_signal(tmp_path)
+    total = float(signal_mv.sum(dtype=np.float64))
+    before = _resident_kib(tmp_path / "signal.f32")
+    release_memory(signal_mv)
+    after = _resident_kib(tmp_path / "signal.f32")
+    assert before >= 4096
+    assert after <= 256
+    assert float(signal_mv.sum(dtype=np.float64)) == total
+
+
+def test_memory_of_an_array_is_left_alone() -> None:
+    samples = np.arange(10, dtype=np.float32)
+    release_memory(samples[2:5])
+    assert samples.tolist() == list(range(10))

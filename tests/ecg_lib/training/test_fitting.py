@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ from ecg_lib.evaluation.beat_scoring import NO_BEAT, score_beats
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.training.balancing import Balancing, TrainingBeats
 from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.datasets import BeatDataset, build_beats, join_records
@@ -32,10 +34,12 @@ from ecg_lib.training.fitting import (
     export_onnx,
     fit_calibration,
     fit_cnn,
+    fold_convolutions,
     predict_logits,
     stretch_windows,
 )
 from ecg_lib.training.views import WHOLE
+from flows.release.load_released import read_reference
 
 pytestmark = pytest.mark.slow
 
@@ -159,6 +163,8 @@ def test_the_onnx_graph_answers_as_keras_does(
 ) -> None:
     export_onnx(fitted.model, tmp_path / "network.onnx")
     network = (tmp_path / "network.onnx").read_bytes()
+    kinds = [node.op_type for node in onnx.load_from_string(network).graph.node]
+    assert kinds.count("Squeeze") == 1
     session = ort.InferenceSession(network, providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [
         ("windows", [360, 2]),
@@ -175,6 +181,27 @@ def test_the_onnx_graph_answers_as_keras_does(
             Calibration().probabilities(served), Calibration().probabilities(logits), atol=1e-5
         )
         np.testing.assert_allclose(served, logits, atol=1e-4, rtol=1e-4)
+
+
+def test_convolutions_are_folded_and_the_network_that_ships_answers_the_same() -> None:
+    shipped = read_reference().network.read_bytes()
+    network = onnx.load_from_string(shipped)
+    assert fold_convolutions(network) == 7
+    onnx.checker.check_model(network)
+    kinds = [node.op_type for node in network.graph.node]
+    assert kinds.count("Conv") == 7
+    assert kinds.count("Squeeze") == 1
+    used = {name for node in network.graph.node for name in node.input}
+    assert {each.name for each in network.graph.initializer} <= used
+    generator = np.random.default_rng(0)
+    windows = generator.standard_normal((300, 360, 2)).astype(np.float32)
+    features = generator.standard_normal((300, len(FEATURE_NAMES))).astype(np.float32)
+    before, after = (
+        BeatClassifier(graph, config=ClassifierConfig()).predict_logits(windows, features)
+        for graph in (shipped, network.SerializeToString())
+    )
+    np.testing.assert_allclose(after, before, atol=1e-5)
+    assert fold_convolutions(network) == 0
 
 
 def test_the_trained_classifier_works_from_raw_samples(fitted: FittedCnn, tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ def _names(modules: tuple[str, ...]) -> set[str]:
         "signal_path/filtering.py",
         "signal_path/r_peaks/detection.py",
         "signal_path/r_peaks/verifier.npz",
+        "signal_path/kernels/library.py",
+        "signal_path/kernels/filters.c",
+        "signal_path/kernels/linux_x86_64.so",
         "signal_path/readability/flutter.py",
         "signal_path/template.py",
         "records/record.py",
@@ -69,11 +72,12 @@ def test_what_a_module_imports_is_followed_and_a_module_that_is_gone_is_an_error
     (root / "a" / "weights").mkdir(parents=True)
     (root / "a" / "one.py").write_text("def f() -> None:\n    from lib.b import two\n")
     (root / "a" / "weights" / "w.npz").write_bytes(b"")
+    (root / "a" / "fast.so").write_bytes(b"")
     (root / "b.py").write_text("from lib.c import x\n")
     (root / "c.py").write_text("import json\n")
     (root / "d.py").write_text("")
     found = [path.relative_to(root).as_posix() for path in find_code(("a.one",), root)]
-    assert found == ["a/one.py", "a/weights/w.npz", "b.py", "c.py"]
+    assert found == ["a/fast.so", "a/one.py", "a/weights/w.npz", "b.py", "c.py"]
     (root / "c.py").unlink()
     with pytest.raises(FileNotFoundError):
         find_code(("a.one",), root)

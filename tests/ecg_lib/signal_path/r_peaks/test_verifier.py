@@ -76,24 +76,6 @@ def test_a_candidate_is_not_its_own_context() -> None:
         assert after[index, -1] != before[index, -1]
 
 
-@settings(max_examples=100, deadline=None)
-@given(is_member=st.lists(st.booleans(), min_size=1, max_size=30))
-def test_neighbours_are_those_of_a_search(is_member: list[bool]) -> None:
-    members = np.flatnonzero(is_member)
-    found = candidate_features._neighbours(members, len(is_member))
-    for index in range(len(is_member)):
-        before = [each for each in members[::-1].tolist() if each < index][:4]
-        after = [each for each in members.tolist() if each > index][:4]
-        expected = [*before, *[-1] * (4 - len(before)), *after, *[-1] * (4 - len(after))]
-        assert found[index].tolist() == expected
-
-
-def test_shapes_are_compared_in_parts_as_in_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = _measure(_strip())
-    monkeypatch.setattr(candidate_features, "_CHUNK", 7)
-    np.testing.assert_allclose(_measure(_strip()), whole, atol=1e-6)
-
-
 def _tiny() -> BeatVerifier:
     return BeatVerifier(
         mean=np.array([1, 2], np.float32),

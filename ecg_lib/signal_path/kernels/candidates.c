@@ -1,0 +1,239 @@
+/* Features of candidate R-peaks, in the order of CANDIDATE_FEATURES. */
+#include "kernels.h"
+
+enum {
+    AROUND = 4,             /* beats, and other candidates, on each side */
+    GROUP = 2 * AROUND,     /* four before, the nearest first, then four after */
+    ENVELOPE_POINTS = 17,   /* each 18 samples, 0.4 s to both sides */
+    PICTURE_POINTS = 51,    /* each 6 samples, 0.42 s to both sides */
+    SHAPE_FROM = 17, SHAPE_POINTS = 17,
+    ROW = 20,               /* a shape and zeros, for a processor that takes four at a time */
+    QRS_FROM = 19, QRS_POINTS = 13,
+    BEFORE_FROM = 1, AFTER_FROM = 35, BASELINE_POINTS = 15,
+    SHIFTS = 5,             /* -2 to 2 points of the picture */
+    FEATURES = 2 * ENVELOPE_POINTS + 39
+};
+
+static const double TINY = 1e-12, FLOOR = 0.02;
+
+typedef struct {
+    const i64 *position;
+    const double *sizes[3]; /* height, slope, span */
+    const float *shapes;    /* (n, SHIFTS, ROW), centred, of length one */
+    i64 n;
+} Candidates;
+
+static double log_ratio(double one, double other) {
+    return bounded(log((one + TINY) / (other + TINY)), -4.0, 4.0);
+}
+
+/* The lower one of two in the middle. */
+static double lower_median(double *values, i64 n, double nothing) {
+    return n > 0 ? select_rank(values, n, (n - 1) / 2) : nothing;
+}
+
+/* Centre a shape and scale it to length one. */
+static void normalise(const double *shape, float *normal) {
+    double sum = 0, squares = 0;
+    for (i64 i = 0; i < SHAPE_POINTS; ++i) sum += shape[i];
+    const double mean = sum / SHAPE_POINTS;
+    for (i64 i = 0; i < SHAPE_POINTS; ++i) squares += (shape[i] - mean) * (shape[i] - mean);
+    const double norm = sqrt(squares) + TINY;
+    for (i64 i = 0; i < SHAPE_POINTS; ++i) normal[i] = (float)((shape[i] - mean) / norm);
+    for (i64 i = SHAPE_POINTS; i < ROW; ++i) normal[i] = 0;
+}
+
+static void read_picture(const double *smooth, i64 n_samples, i64 position, double *picture) {
+    for (i64 k = 0; k < PICTURE_POINTS; ++k) {
+        picture[k] = smooth[inside(position + (k - PICTURE_POINTS / 2) * 6, n_samples)];
+    }
+}
+
+static double middle_of(const double *values) {
+    double copy[BASELINE_POINTS];
+    memcpy(copy, values, sizeof copy);
+    return select_rank(copy, BASELINE_POINTS, BASELINE_POINTS / 2);
+}
+
+/* The members nearest to each candidate, but itself; -1 where there is none. */
+static void find_neighbours(const unsigned char *is_beat, unsigned char kind, i64 n, i64 *members,
+                            i64 *neighbours) {
+    i64 count = 0, before = 0;
+    for (i64 i = 0; i < n; ++i) {
+        if (is_beat[i] == kind) members[count++] = i;
+    }
+    for (i64 i = 0; i < n; ++i) {
+        while (before < count && members[before] < i) ++before;
+        const i64 after = before < count && members[before] == i ? before + 1 : before;
+        for (i64 k = 0; k < AROUND; ++k) {
+            const i64 left = before - 1 - k, right = after + k;
+            neighbours[i * GROUP + k] = left >= 0 ? members[left] : -1;
+            neighbours[i * GROUP + AROUND + k] = right < count ? members[right] : -1;
+        }
+    }
+}
+
+/* Distances from the beats around, in seconds and in RR intervals. */
+static float *put_rhythm(const Candidates *all, i64 i, const i64 *beats, float *to) {
+    static const i64 NEAR[4] = {0, 1, AROUND, AROUND + 1};
+    double distance_s[4], rr_s[GROUP];
+    for (i64 k = 0; k < 4; ++k) {
+        const i64 beat = beats[NEAR[k]];
+        const double away = beat < 0 ? 3.0 : fabs(all->position[beat] / FS - all->position[i] / FS);
+        distance_s[k] = bounded(away, 0.1, 3.0);
+    }
+    i64 known = 0;
+    for (i64 k = 0; k + 1 < GROUP; ++k) {
+        if (k == AROUND - 1 || beats[k] < 0 || beats[k + 1] < 0) continue;
+        rr_s[known++] = fabs(all->position[beats[k + 1]] / FS - all->position[beats[k]] / FS);
+    }
+    const double local_s = bounded(lower_median(rr_s, known, 0.8), 0.25, 2.5);
+    for (i64 k = 0; k < 4; ++k) *to++ = (float)log(distance_s[k]);
+    *to++ = (float)log(local_s);
+    *to++ = (float)log(distance_s[0] / local_s);
+    *to++ = (float)log(distance_s[2] / local_s);
+    *to++ = (float)log((distance_s[0] + distance_s[2]) / local_s);
+    *to++ = (float)log(distance_s[1] / local_s);
+    *to++ = (float)log(distance_s[3] / local_s);
+    return to;
+}
+
+/* Size over that of beats and of other candidates around. */
+static float *put_sizes(const Candidates *all, i64 i, const i64 *beats, const i64 *others,
+                        float *to) {
+    double usual[3][2];
+    for (i64 size = 0; size < 3; ++size) {
+        const double *of = all->sizes[size];
+        for (i64 side = 0; side < 2; ++side) {
+            const i64 beat = beats[side * AROUND];
+            *to++ = beat < 0 ? 0.0f : (float)log_ratio(of[i], of[beat]);
+        }
+    }
+    for (i64 size = 0; size < 3; ++size) {
+        const double *of = all->sizes[size];
+        for (i64 kind = 0; kind < 2; ++kind) {
+            const i64 *group = kind ? others : beats;
+            double values[GROUP];
+            i64 known = 0;
+            for (i64 k = 0; k < GROUP; ++k) {
+                if (group[k] >= 0) values[known++] = of[group[k]];
+            }
+            usual[size][kind] = log_ratio(of[i], lower_median(values, known, of[i]));
+            *to++ = (float)usual[size][kind];
+        }
+    }
+    double tallest = 0;
+    for (i64 k = 0; k < GROUP; ++k) {
+        if (others[k] >= 0) tallest = larger(tallest, all->sizes[0][others[k]]);
+    }
+    *to++ = (float)bounded(log((all->sizes[0][i] + TINY) / (tallest + 1e-3)), -4.0, 6.0);
+    *to++ = (float)bounded(usual[0][0] - usual[0][1], -4.0, 4.0);
+    return to;
+}
+
+/* Best correlation over small shifts with a neighbour. */
+static double compare(const Candidates *all, i64 i, i64 neighbour) {
+    const float *shape = all->shapes + (neighbour * SHIFTS + SHIFTS / 2) * ROW;
+    double best = -2;
+    for (i64 shift = 0; shift < SHIFTS; ++shift) {
+        const float *shifted = all->shapes + (i * SHIFTS + shift) * ROW;
+        float sums[4] = {0, 0, 0, 0};
+        for (i64 k = 0; k < ROW; k += 4) {
+            for (i64 lane = 0; lane < 4; ++lane) sums[lane] += shape[k + lane] * shifted[k + lane];
+        }
+        best = larger(best, (double)((sums[0] + sums[1]) + (sums[2] + sums[3])));
+    }
+    return best;
+}
+
+/* Greatest, second and mean correlation with each group, and that with the nearest beats. */
+static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const i64 *others,
+                           float *to) {
+    float nearest[2] = {0, 0};
+    for (i64 kind = 0; kind < 2; ++kind) {
+        const i64 *group = kind ? others : beats;
+        double best = -2, second = -2, sum = 0;
+        i64 count = 0;
+        for (i64 k = 0; k < GROUP; ++k) {
+            if (group[k] < 0) continue;
+            const double alike = compare(all, i, group[k]);
+            if (kind == 0 && k % AROUND == 0) nearest[k / AROUND] = (float)alike;
+            sum += alike;
+            ++count;
+            if (alike > best) {
+                second = best;
+                best = alike;
+            } else {
+                second = larger(second, alike);
+            }
+        }
+        *to++ = count > 0 ? (float)best : 0.0f;
+        *to++ = count > 1 ? (float)second : 0.0f;
+        *to++ = count > 0 ? (float)(sum / count) : 0.0f;
+    }
+    *to++ = nearest[0];
+    *to++ = nearest[1];
+    return to;
+}
+
+/* Compute the features of each candidate, shape (n, FEATURES). */
+KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, const double *slope,
+                                  i64 n, const double *steep, const double *slow,
+                                  const double *smooth, i64 n_samples, const double *steep_level,
+                                  const double *slow_level, const unsigned char *is_beat,
+                                  float *features) {
+    double *sums = malloc((n_samples + 1 + n) * sizeof(double));
+    float *shapes = malloc(n * SHIFTS * ROW * sizeof(float));
+    i64 *beats = malloc(n * (2 * GROUP + 1) * sizeof(i64));
+    if (!sums || !shapes || !beats) {
+        free(sums);
+        free(shapes);
+        free(beats);
+        return -1;
+    }
+    double *span = sums + n_samples + 1;
+    i64 *others = beats + n * GROUP, *members = others + n * GROUP;
+    find_neighbours(is_beat, 1, n, members, beats);
+    find_neighbours(is_beat, 0, n, members, others);
+    sums[0] = 0;
+    for (i64 i = 0; i < n_samples; ++i) sums[i + 1] = sums[i] + steep[i];
+    double picture[PICTURE_POINTS];
+    for (i64 i = 0; i < n; ++i) {
+        read_picture(smooth, n_samples, position[i], picture);
+        span[i] = span_of(picture + QRS_FROM, QRS_POINTS) + TINY;
+        for (i64 shift = 0; shift < SHIFTS; ++shift) {
+            normalise(picture + SHAPE_FROM + shift - SHIFTS / 2,
+                      shapes + (i * SHIFTS + shift) * ROW);
+        }
+    }
+    const Candidates all = {position, {height, slope, span}, shapes, n};
+    for (i64 i = 0; i < n; ++i) {
+        const i64 here = position[i];
+        float *to = features + i * FEATURES;
+        for (i64 k = 0; k < ENVELOPE_POINTS; ++k) {
+            const i64 at = inside(here + (k - ENVELOPE_POINTS / 2) * 18, n_samples);
+            to[k] = (float)log(steep[at] / steep_level[i] + FLOOR);
+            to[ENVELOPE_POINTS + k] = (float)log(slow[at] / slow_level[i] + FLOOR);
+        }
+        to += 2 * ENVELOPE_POINTS;
+        read_picture(smooth, n_samples, here, picture);
+        const i64 first = at_least(here - 360, 0), last = at_most(here + 360, n_samples);
+        const double noise = (sums[last] - sums[first]) / (last - first);
+        const double drift =
+            fabs(middle_of(picture + AFTER_FROM) - middle_of(picture + BEFORE_FROM));
+        *to++ = (float)log(noise / steep_level[i] + FLOOR);
+        *to++ = (float)log(slope[i] / steep_level[i] + FLOOR);
+        *to++ = (float)log(span[i] / (span_of(picture, PICTURE_POINTS) + TINY) + FLOOR);
+        *to++ = (float)smaller(drift / span[i], 3.0);
+        *to++ = (float)smaller(here / FS, 2.0);
+        *to++ = (float)smaller((n_samples - here) / FS, 2.0);
+        to = put_rhythm(&all, i, beats + i * GROUP, to);
+        to = put_sizes(&all, i, beats + i * GROUP, others + i * GROUP, to);
+        to = put_likeness(&all, i, beats + i * GROUP, others + i * GROUP, to);
+        *to = is_beat[i];
+    }
+    free(sums);
+    free(shapes);
+    free(beats);
+    return 0;
+}

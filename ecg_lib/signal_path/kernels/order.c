@@ -1,0 +1,152 @@
+/* Order statistics: medians, rank filters and what is built of them. */
+#include "kernels.h"
+
+/* Bring values that are less than a pivot to the front; returns how many they are. Without a branch
+ * for each value, which a processor cannot foresee. */
+static i64 bring_lower(double *values, i64 n, double pivot) {
+    i64 count = 0;
+    for (i64 i = 0; i < n; ++i) {
+        const double value = values[i];
+        values[i] = values[count];
+        values[count] = value;
+        count += value < pivot;
+    }
+    return count;
+}
+
+/* The same for those that are not greater. */
+static i64 bring_not_greater(double *values, i64 n, double pivot) {
+    i64 count = 0;
+    for (i64 i = 0; i < n; ++i) {
+        const double value = values[i];
+        values[i] = values[count];
+        values[count] = value;
+        count += value <= pivot;
+    }
+    return count;
+}
+
+double select_rank(double *values, i64 n, i64 k) {
+    i64 low = 0, high = n;
+    while (high - low > 1) {
+        const double a = values[low], b = values[(low + high) / 2], c = values[high - 1];
+        const double pivot = a < b ? (b < c ? b : larger(a, c)) : (a < c ? a : larger(b, c));
+        const i64 first = low + bring_lower(values + low, high - low, pivot);
+        if (k < first) {
+            high = first;
+            continue;
+        }
+        const i64 after = first + bring_not_greater(values + first, high - first, pivot);
+        if (k < after || after == low) return values[k]; /* `after` is `low` for NaN alone */
+        low = after;
+    }
+    return values[k];
+}
+
+double median_of(double *values, i64 n) {
+    const double upper = select_rank(values, n, n / 2);
+    if (n % 2) return upper;
+    double lower = values[0];
+    for (i64 i = 1; i < n / 2; ++i) lower = larger(lower, values[i]);
+    return (lower + upper) / 2;
+}
+
+void filter_rank(const double *values, i64 n, i64 size, i64 rank, double *window,
+                 double *filtered) {
+    const i64 before = size / 2;
+    for (i64 i = 0; i < size; ++i) {
+        const double value = values[inside(i - before, n)];
+        i64 place = i;
+        for (; place > 0 && window[place - 1] > value; --place) window[place] = window[place - 1];
+        window[place] = value;
+    }
+    filtered[0] = window[rank];
+    for (i64 i = 1; i < n; ++i) {
+        const double leaves = values[inside(i - 1 - before, n)];
+        const double enters = values[inside(i - 1 - before + size, n)];
+        i64 place = 0;
+        while (place + 1 < size && window[place] != leaves) ++place;
+        for (; place + 1 < size && window[place + 1] < enters; ++place) {
+            window[place] = window[place + 1];
+        }
+        for (; place > 0 && window[place - 1] > enters; --place) window[place] = window[place - 1];
+        window[place] = enters;
+        filtered[i] = window[rank];
+    }
+}
+
+double interpolate(double at, const double *knots, const double *values, i64 n) {
+    if (at <= knots[0]) return values[0];
+    if (at >= knots[n - 1]) return values[n - 1];
+    i64 low = 0, high = n - 1;
+    while (high - low > 1) {
+        const i64 middle = (low + high) / 2;
+        if (knots[middle] <= at) low = middle;
+        else high = middle;
+    }
+    const double slope = (values[high] - values[low]) / (knots[high] - knots[low]);
+    return slope * (at - knots[low]) + values[low];
+}
+
+double span_of(const double *values, i64 n) {
+    double least = values[0], greatest = values[0];
+    for (i64 i = 1; i < n; ++i) {
+        least = smaller(least, values[i]);
+        greatest = larger(greatest, values[i]);
+    }
+    return greatest - least;
+}
+
+/* Median and 1.4826 times the median absolute deviation, in `centre_and_scale`. */
+KERNEL i64 ecg_robust_scale(const double *values, i64 n, double *centre_and_scale) {
+    double *copy = malloc(n * sizeof(double));
+    if (!copy) return -1;
+    memcpy(copy, values, n * sizeof(double));
+    const double centre = median_of(copy, n);
+    for (i64 i = 0; i < n; ++i) copy[i] = fabs(values[i] - centre);
+    centre_and_scale[0] = centre;
+    centre_and_scale[1] = 1.4826 * median_of(copy, n);
+    free(copy);
+    return 0;
+}
+
+KERNEL i64 ecg_filter_rank(const double *values, i64 n, i64 size, i64 rank, double *filtered) {
+    double *window = malloc(size * sizeof(double));
+    if (!window) return -1;
+    if (n > 0) filter_rank(values, n, size, rank, window, filtered);
+    free(window);
+    return 0;
+}
+
+/* Median of each of `n_bins` bins of one width; the last one goes on to the end. */
+KERNEL i64 ecg_median_of_bins(const double *values, i64 n, i64 width, i64 n_bins, double *medians) {
+    double *copy = malloc((n - (n_bins - 1) * width) * sizeof(double));
+    if (!copy) return -1;
+    for (i64 bin = 0; bin < n_bins; ++bin) {
+        const i64 size = bin == n_bins - 1 ? n - bin * width : width;
+        memcpy(copy, values + bin * width, size * sizeof(double));
+        medians[bin] = median_of(copy, size);
+    }
+    free(copy);
+    return 0;
+}
+
+/* Median of each column of single precision values, `row_step` and `step` values apart. */
+KERNEL i64 ecg_median_of_columns(const float *values, i64 n_rows, i64 n_columns, i64 row_step,
+                                 i64 step, double *medians) {
+    enum { AT_ONCE = 8 }; /* columns that lie in one line of the cache, or in two */
+    double *columns = malloc(AT_ONCE * n_rows * sizeof(double));
+    if (!columns) return -1;
+    for (i64 first = 0; first < n_columns; first += AT_ONCE) {
+        const i64 count = at_most(AT_ONCE, n_columns - first);
+        for (i64 row = 0; row < n_rows; ++row) {
+            const float *from = values + row * row_step + first * step;
+            for (i64 c = 0; c < count; ++c) columns[c * n_rows + row] = from[c * step];
+        }
+        for (i64 c = 0; c < count; ++c) {
+            medians[first + c] = (float)median_of(columns + c * n_rows, n_rows);
+        }
+    }
+    free(columns);
+    return 0;
+}
