@@ -82,7 +82,11 @@ def find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | Non
 
 
 def without_ends(row: list[str], width: int) -> list[str]:
-    """Take off empty headings at the end, below which there is no column."""
-    while len(row) > width and not row[-1]:
-        row = row[:-1]
-    return row
+    """Take off empty headings at the end, below which there is no column.
+
+    >>> without_ends(["t", "II", ""], 2), without_ends(["Symptoms", ""], 1)
+    (['t', 'II'], ['Symptoms', ''])
+
+    """
+    is_table = width > 1 and len(row) > width and all(row[1:width])
+    return row[:width] if is_table and not any(row[width:]) else row
