@@ -79,6 +79,7 @@ def test_a_pair_of_files_and_a_lead_are_sent_as_the_contract_says(
         [
             {"name": "100.hea", "mimeType": "text/plain", "buffer": header.encode()},
             {"name": "100.dat", "mimeType": "text/plain", "buffer": b"0"},
+            {"name": "100.atr", "mimeType": "text/plain", "buffer": b"0"},  # which is left out
         ],
     )
     page.locator("#summary").wait_for(timeout=60_000)

@@ -21,12 +21,14 @@ const RECORDING = new Set([
  */
 
 /**
- * Sort what was dropped or chosen.
+ * Sort what was dropped or chosen; the annotations of a record are left out.
  *
- * @param {File[]} files
+ * @param {File[]} chosen
  * @returns {ChosenFiles}
  */
-export function sortFiles(files) {
+export function sortFiles(chosen) {
+  const hasHeader = chosen.some((file) => suffix(file) === "hea");
+  const files = hasHeader ? chosen.filter((file) => suffix(file) !== "atr") : chosen;
   const unknown = files.find((file) => !SIGNAL.has(suffix(file)) && !RECORDING.has(suffix(file)));
   if (unknown) {
     throw fileProblem(
