@@ -314,7 +314,9 @@ def test_a_name_that_leads_to_a_loopback_address_is_guarded_as_the_address(tmp_p
 
 def test_a_monitoring_database_without_a_driver_is_refused_at_the_start(tmp_path: Path) -> None:
     settings = Settings(home=tmp_path, monitoring_url="postgresql+psycopg://u:secret@db/x")
-    with pytest.raises(ConfigurationError, match=r"ECG_MONITORING_URL: .*psycopg is not") as refused:
+    with pytest.raises(
+        ConfigurationError, match=r"ECG_MONITORING_URL: .*psycopg is not"
+    ) as refused:
         check_monitoring_url(settings)
     assert "secret" not in str(refused.value)
     check_monitoring_url(Settings(home=tmp_path))

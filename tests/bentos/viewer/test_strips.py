@@ -389,7 +389,9 @@ def test_a_file_that_cannot_be_read_leaves_what_is_open(page: Page, viewer_url: 
     choose(page, file("bad.csv", "a,b\n" + "1,2\n" * 600 + "3\n" + "1,2\n" * 600))
     problem = page.get_by_role("alert")
     expect(problem).to_contain_text("The file cannot be read")
-    expect(problem).to_contain_text("must hold as many numbers as the first, row 601 of its samples does not")
+    expect(problem).to_contain_text(
+        "must hold as many numbers as the first, row 601 of its samples does not"
+    )
     expect(page.locator("#summary")).to_contain_text("5 ventricular beats")
     choose(page, file("100.hea", "100 1 360\n"))
     expect(problem).to_contain_text("The signal file is missing")
