@@ -251,17 +251,24 @@ def _write_network(path: Path) -> None:
 
 
 def _find_earlier(commit: str) -> Candidate:
+    root = unpack_commit(commit)
+    short = root.name.removeprefix("code-")
+    home, source = find_home(root, None, name=f"home-{short}")
+    return Candidate(
+        name=f"commit {short[:7]}",
+        start=lambda workers: serve_home(home, source, workers=workers),
+        takes_float32=False,
+    )
+
+
+def unpack_commit(commit: str) -> Path:
+    """Unpack the code of a commit into a directory that is named by it, once."""
     full = _git("rev-parse", "--verify", f"{commit}^{{commit}}").decode().strip()
     root = WORK / f"code-{full[:12]}"
     if not root.exists():
         with tarfile.open(fileobj=BytesIO(_git("archive", full))) as archive:
             archive.extractall(root, filter="data")
-    home, source = find_home(root, None, name=f"home-{full[:12]}")
-    return Candidate(
-        name=f"commit {full[:7]}",
-        start=lambda workers: serve_home(home, source, workers=workers),
-        takes_float32=False,
-    )
+    return root
 
 
 def _measure(
