@@ -20,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import tarfile
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -46,8 +47,10 @@ EARLIER: Final = "805345f"
 CLIENTS: Final = 8
 N_STRIPS: Final = 16
 WARM_UP: Final = 20
-IN_TURN: Final = 50
+IN_TURN: Final = 100
 """Requests with one kind of body before the next kind has its turn."""
+LOG_S: Final = 2.0
+"""The log of predictions is written that long after an answer at most."""
 MEMORY_AFTER: Final = 100
 
 OURS: Final = "this commit"
@@ -296,16 +299,22 @@ def _measure(
 def _measure_in_turn(
     server: Server, bodies: dict[str, list[bytes]], *, count: int
 ) -> dict[str, float]:
-    """Ask with each kind of body in turn, so that what else the machine does meets all of them."""
+    """Ask with each kind of body in turn, so that what else the machine does meets all of them.
+
+    Answers are written into the log a second later. That is waited for: else the time that it takes
+    is counted with the next kind.
+    """
     times_s: dict[str, list[float]] = {name: [] for name in bodies}
     cpu_s = dict.fromkeys(bodies, 0.0)
     for requests in bodies.values():
         ask_one_by_one(server.port, requests, count=WARM_UP)
+    time.sleep(LOG_S)
     for start in range(0, count, IN_TURN):
         for name, requests in bodies.items():
             before_s = server.cpu_s()
             asked = min(IN_TURN, count - start)
             times_s[name] += ask_one_by_one(server.port, requests, count=asked)
+            time.sleep(LOG_S)
             cpu_s[name] += server.cpu_s() - before_s
     figures = {}
     for name in bodies:
