@@ -175,7 +175,7 @@ $(DOCS_INSTALLED): requirements-docs.lock | $(BIN)/uv
 	$(BIN)/uv pip install --python $(DOCS_VENV)/bin/python --require-hashes -r requirements-docs.lock
 	@touch $@
 
-# The compiler takes 400 MB, and only who changes the C needs it.
+# The compiler takes 400 MB, and only a change of the C needs it.
 $(KERNELS_INSTALLED): requirements-kernels.lock | $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(KERNELS_VENV)
 	$(BIN)/uv pip install --python $(KERNELS_VENV)/bin/python --require-hashes -r requirements-kernels.lock

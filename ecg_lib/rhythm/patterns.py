@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecg_lib.rhythm.rows import MIN_RUN, find_rows, find_stretches, follow_each_other
-from ecg_lib.signal_path.filtering import median
+from ecg_lib.signal_path.filtering import median, quantile
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_CYCLES: Final = 3
@@ -406,5 +406,5 @@ def _measure_coupling(
     coupling_s = np.concatenate(intervals) if intervals else np.zeros(0)
     if len(coupling_s) == 0:
         return None
-    low, middle, high = np.quantile(coupling_s, [0.25, 0.5, 0.75])
-    return Coupling(float(middle), float(high - low), float(coupling_s.min()))
+    low, middle, high = (quantile(coupling_s, share) for share in (0.25, 0.5, 0.75))
+    return Coupling(middle, high - low, float(coupling_s.min()))

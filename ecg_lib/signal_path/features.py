@@ -140,11 +140,7 @@ def extract_beats(
     n_beats = len(r_peaks)
     if n_beats == 0:
         return _no_beats()
-    intervals = np.diff(r_peaks) / FS_HZ
-    if breaks is not None and breaks.any():
-        intervals[breaks] = np.nan
-    rr_prev = np.concatenate([[np.nan], intervals])
-    rr_next = np.concatenate([intervals, [np.nan]])
+    rr_prev, rr_next = measure_intervals(r_peaks, breaks)
     beats = Beats.cut(signal, r_peaks, rr_prev=rr_prev, rr_next=rr_next, config=config)
     blocks = [Block.survey(beats, start, stop) for start, stop in block_bounds(n_beats, config)]
     recording = recording_template(blocks, config)
@@ -165,6 +161,16 @@ def extract_beats(
         is_template_beat=described.is_template_beat,
         shapes=tuple(block.shapes(keep) for block, keep in zip(blocks, kept, strict=True)),
     )
+
+
+def measure_intervals(
+    r_peaks: NDArray[np.int64], breaks: NDArray[np.bool_] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Measure the seconds since the beat before and to the next one, NaN where unknown."""
+    intervals = np.diff(r_peaks) / FS_HZ
+    if breaks is not None and breaks.any():
+        intervals[breaks] = np.nan
+    return np.concatenate([[np.nan], intervals]), np.concatenate([intervals, [np.nan]])
 
 
 def _no_beats() -> BeatFeatures:

@@ -236,7 +236,17 @@ class Bands:
 
 
 def measure_slope(band: NDArray[np.float64], *, window: int) -> Slope:
-    """Measure the absolute slope of a signal, and average it over `window` samples."""
+    """Measure the absolute slope of a signal, and average it over `window` samples.
+
+    Raises
+    ------
+    ValueError
+        If the signal has fewer than two samples.
+
+    """
+    if len(band) < 2:
+        msg = f"a slope needs at least 2 samples, got {len(band)}"
+        raise ValueError(msg)
     slope, average = np.empty_like(band), np.empty_like(band)
     run_kernel("average_slope", band, len(band), window, slope, average)
     slope.flags.writeable = average.flags.writeable = False
@@ -248,7 +258,16 @@ def robust_scale(signal: NDArray[np.float64]) -> NDArray[np.float64]:
 
     Mean and deviation would follow artefacts and tall ectopic beats; median and MAD do not. A
     signal whose MAD is zero is only centred.
+
+    Raises
+    ------
+    ValueError
+        If there is no sample.
+
     """
+    if len(signal) == 0:
+        msg = "a median needs at least one sample, got none"
+        raise ValueError(msg)
     centre_and_deviation = np.empty(2)
     run_kernel("robust_scale", signal, len(signal), centre_and_deviation)
     centre, deviation = centre_and_deviation.tolist()
@@ -299,10 +318,18 @@ def filter_rank(
     rank : int, optional
         From 0, the least; half of `size` when left out: of an even number the higher one of two.
 
+    Raises
+    ------
+    ValueError
+        If the window is empty or does not have that rank.
+
     """
     filtered = np.empty_like(values)
-    middle = size // 2 if rank is None else rank
-    run_kernel("filter_rank", values, len(values), size, middle, filtered)
+    rank = size // 2 if rank is None else rank
+    if not 0 <= rank < size:
+        msg = f"rank must be 0 to {size - 1}, got {rank} of {size} values"
+        raise ValueError(msg)
+    run_kernel("filter_rank", values, len(values), size, rank, filtered)
     return filtered
 
 
@@ -314,3 +341,12 @@ def median(values: NDArray[np.floating]) -> float:
     middle = len(ordered) // 2
     upper = float(ordered[middle])
     return upper if len(ordered) % 2 else (float(ordered[middle - 1]) + upper) / 2
+
+
+def quantile(values: NDArray[np.floating], share: float) -> float:
+    """Take a quantile of at least one value: ``np.quantile``, in a tenth of the time of few."""
+    ordered = np.sort(values)
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
+    return low + (place - below) * (high - low)

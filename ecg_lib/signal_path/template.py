@@ -30,7 +30,6 @@ from ecg_lib.signal_path.kernels.library import run_kernel
 WINDOW_SAMPLES = 360
 """Samples of a beat window: one second at 360 Hz, centred on the R-peak."""
 
-
 CENTRE = WINDOW_SAMPLES // 2
 
 _WIDTH_SAMPLES = 124
@@ -65,6 +64,20 @@ class BeatConfig:
     score_recording: float = 2.0
     slope_floor: float = 0.10
     """The QRS ends where its slope stays below this share of its greatest slope."""
+
+    def __post_init__(self) -> None:
+        # The kernels read these parts of a window without looking where it ends.
+        for name in ("qrs_half_s", "beat_before_s", "beat_after_s"):
+            length_s = getattr(self, name)
+            if not 1 / FS_HZ <= length_s <= CENTRE / FS_HZ:
+                msg = f"{name} must be within half a window, {CENTRE / FS_HZ:g} s, got {length_s}"
+                raise ValueError(msg)
+        if self.align_s < 0:
+            msg = f"align_s must not be negative, got {self.align_s}"
+            raise ValueError(msg)
+        if self.block_beats < 4:
+            msg = f"block_beats must be at least 4, got {self.block_beats}"
+            raise ValueError(msg)
 
 
 class ShapeBlock(NamedTuple):

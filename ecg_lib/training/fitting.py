@@ -330,7 +330,7 @@ def choose_threshold(
 
 
 def export_onnx(model: Any, path: Path) -> None:  # noqa: ANN401  keras has no types
-    """Write a keras model as an ONNX graph with a free batch size, its convolutions folded."""
+    """Write a keras model as an ONNX graph with a free batch size, simplified."""
     # tf2onnx asks numpy for an attribute that numpy warns about.
     import warnings
 
@@ -340,9 +340,26 @@ def export_onnx(model: Any, path: Path) -> None:  # noqa: ANN401  keras has no t
         warnings.simplefilter("ignore", FutureWarning)
         model.export(str(path), format="onnx", opset_version=ONNX_OPSET, verbose=False)
     network = onnx.load(str(path))
-    fold_convolutions(network)
+    simplify_network(network)
     onnx.checker.check_model(network)
     onnx.save(network, str(path))
+
+
+def simplify_network(network: Any) -> None:  # noqa: ANN401  onnx has no types
+    """Rewrite what the export of keras makes slow (in place); the answers stay.
+
+    Scales and offsets become part of the convolutions before them, ``Min, Max`` become ``Clip``,
+    and the pools at the end take what the last convolution gives. From the first convolution to the
+    pools no layout changes any more. Together the answers take less than half of the time.
+
+    Parameters
+    ----------
+    network : onnx.ModelProto
+
+    """
+    fold_convolutions(network)
+    clip_at_once(network)
+    pool_in_place(network)
 
 
 def fold_convolutions(network: Any) -> int:  # noqa: ANN401  onnx has no types
@@ -395,12 +412,102 @@ def fold_convolutions(network: Any) -> int:  # noqa: ANN401  onnx has no types
         else:
             kept.append(helper.make_node("Squeeze", [active, squeeze.input[1]], relu.output))
         n_folded += 1
-    used = {name for node in kept for name in node.input}
+    _keep_nodes(graph, kept)
+    return n_folded
+
+
+def clip_at_once(network: Any) -> int:  # noqa: ANN401  onnx has no types
+    """Replace each ``Max`` of a ``Min``, both with a number, by one ``Clip`` (in place).
+
+    Each of the two takes ten times as long as the ``Clip``.
+
+    Parameters
+    ----------
+    network : onnx.ModelProto
+
+    Returns
+    -------
+    int
+        How many were replaced.
+
+    """
+    graph = network.graph
+    numbers = {each.name for each in graph.initializer if not each.dims}
+    dropped: set[str] = set()
+    n_clips = 0
+    for node in graph.node:
+        if node.op_type != "Min" or len(node.input) != 2 or node.input[1] not in numbers:
+            continue
+        following = _consumers(graph, node.output[0])
+        if [each.op_type for each in following] != ["Max"]:
+            continue
+        (greater,) = following
+        if list(greater.input[:1]) != list(node.output) or greater.input[1] not in numbers:
+            continue
+        greater.op_type = "Clip"
+        greater.input[:] = [node.input[0], greater.input[1], node.input[1]]
+        dropped.add(node.output[0])
+        n_clips += 1
+    _keep_nodes(graph, [node for node in graph.node if node.output[0] not in dropped])
+    return n_clips
+
+
+def pool_in_place(network: Any) -> bool:  # noqa: ANN401  onnx has no types
+    """Let the pools take what the last convolution gives, with its layout (in place).
+
+    The export leaves ``Squeeze, Transpose`` before a mean and a maximum, which are joined.
+
+    Parameters
+    ----------
+    network : onnx.ModelProto
+        Its convolutions are folded, see :func:`fold_convolutions`.
+
+    Returns
+    -------
+    bool
+        Whether the pools were found.
+
+    """
+    from onnx import helper
+
+    graph = network.graph
+    made = {node.output[0]: node for node in graph.node}
+    kinds = {"ReduceMean": "GlobalAveragePool", "ReduceMax": "GlobalMaxPool"}
+    pools = [node for node in graph.node if node.op_type in kinds]
+    turned = made.get(pools[0].input[0]) if pools else None
+    squeezed = made.get(turned.input[0]) if turned is not None else None
+    joined = _consumers(graph, pools[0].output[0]) if pools else []
+    if turned is None or squeezed is None:
+        return False
+    kinds_before = (squeezed.op_type, turned.op_type)
+    if kinds_before != ("Squeeze", "Transpose") or [each.op_type for each in joined] != ["Concat"]:
+        return False
+    if any(pool.input[0] != pools[0].input[0] for pool in pools):
+        return False
+    for pool in pools:
+        pool.op_type = kinds[pool.op_type]
+        pool.input[:] = [squeezed.input[0]]
+        del pool.attribute[:]
+    (concat,) = joined
+    flat, pooled = concat.output[0], f"{concat.output[0]}/pooled"
+    concat.output[:] = [pooled]
+    kept = []
+    for node in graph.node:
+        if node not in (turned, squeezed):
+            kept.append(node)
+        if node == concat:
+            kept.append(helper.make_node("Flatten", [pooled], [flat], axis=1))
+    _keep_nodes(graph, kept)
+    return True
+
+
+def _keep_nodes(graph: Any, nodes: list[Any]) -> None:  # noqa: ANN401  onnx has no types
+    """Keep these nodes, in their order, and the constants that they need."""
+    used = {name for node in nodes for name in node.input}
     initializers = [each for each in graph.initializer if each.name in used]
     del graph.node[:], graph.initializer[:]
-    graph.node.extend(kept)
+    graph.node.extend(nodes)
     graph.initializer.extend(initializers)
-    return n_folded
 
 
 def _consumers(graph: Any, name: str) -> list[Any]:  # noqa: ANN401  onnx has no types

@@ -17,6 +17,7 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 KERNELS: Final = ROOT / "ecg_lib" / "signal_path" / "kernels"
+SOURCES: Final = KERNELS / "c"
 COMPILER: Final = ROOT / ".venv-kernels" / "bin" / "python"
 
 TARGETS: Final = {
@@ -34,7 +35,7 @@ FLAGS: Final = (
 )  # fmt: skip
 
 
-def hash_sources(directory: Path = KERNELS) -> str:
+def hash_sources(directory: Path = SOURCES) -> str:
     """Hash the C sources and how they are compiled."""
     digest = hashlib.sha256(repr((TARGETS, FLAGS)).encode())
     for path in sorted([*directory.glob("*.c"), *directory.glob("*.h")]):
@@ -45,13 +46,13 @@ def hash_sources(directory: Path = KERNELS) -> str:
 def build(name: str, to: Path) -> bytes:
     """Build one library in a directory, and return its bytes."""
     define = f'-DECG_SOURCES="{hash_sources()}"'
-    sources = sorted(path.name for path in KERNELS.glob("*.c"))
+    sources = sorted(path.name for path in SOURCES.glob("*.c"))
     install_name = ["-Wl,-install_name," + name] if name.endswith(".dylib") else []
     command = [
         *(COMPILER, "-m", "ziglang", "cc", "-target", TARGETS[name]),
         *(*FLAGS, define, *install_name, "-o", to / name, *sources, "-lm"),
     ]
-    subprocess.run([str(part) for part in command], cwd=KERNELS, check=True)
+    subprocess.run([str(part) for part in command], cwd=SOURCES, check=True)
     return (to / name).read_bytes()
 
 

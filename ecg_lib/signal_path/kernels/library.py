@@ -1,9 +1,9 @@
 """The door to the compiled kernels: loads the library of this machine and checks what it is given.
 
-The sources are next to this file, and `make kernels` builds from them one library for each system
-and processor. They are committed, as are the weights of networks: whoever installs or packs this
-folder needs no compiler (``docs/decisions/0007-compiled-signal-path.md``). Nothing here falls back
-to other code: without its library the signal path does not run.
+`make kernels` builds the sources in ``c/`` into one library for each system and processor. The
+libraries are committed, as the weights of networks are, so installing and packing need no compiler
+(``docs/decisions/0007-compiled-signal-path.md``). There is no fallback: without its library the
+signal path does not run.
 """
 
 from __future__ import annotations
@@ -67,14 +67,14 @@ KERNELS: Final = {
     "survey": "FFiiDDDdDFDDF",
 }
 """Parameters of each kernel: arrays of float64 (D), float32 (F), int64 (I) or bool (B), whole
-numbers (i) and floats (d). Of an array of float32 with rows of their own steps (f) the kernel is
-given the first value, and the steps as numbers."""
+numbers (i) and floats (d). An array of float32 with steps (f) need not be contiguous: the kernel
+gets its first value, and the steps of rows and columns as numbers."""
 
 
 def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
-    """Run a kernel; what it writes is in the arrays that it is given.
+    """Run a kernel, which writes its results into the arrays that it is given.
 
-    Other threads run meanwhile: no lock of Python is held.
+    The global interpreter lock is released meanwhile.
 
     Parameters
     ----------
@@ -86,14 +86,14 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
     Returns
     -------
     int
-        What it counted; 0 for most.
+        Its count or index; 0 for most.
 
     Raises
     ------
     KernelError
         If there is no library for this machine.
     MemoryError
-        If the kernel found no memory.
+        If the kernel could not allocate memory.
 
     """
     function, parameters = _functions()[name]
@@ -103,7 +103,7 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
     ]
     result: int = function(*passed)
     if result < 0:
-        msg = f"the kernel {name} must find memory, there is none"
+        msg = f"the kernel {name} must be able to allocate memory, it was not"
         raise MemoryError(msg)
     return result
 
@@ -124,13 +124,13 @@ def _address(
 
 
 _Memory: Final = ctypes.c_char * 0
-"""Of an array, wherever it begins."""
+"""Type of a buffer whose address alone is of interest."""
 
 
 class _Kernel(NamedTuple):
     function: Callable[..., int]
     parameters: tuple[tuple[np.dtype[np.generic] | None, bool], ...]
-    """Of each its dtype, None for a number, and whether it must be contiguous."""
+    """The dtype of each, None for a number, and whether it must be contiguous."""
 
 
 @lru_cache(maxsize=1)

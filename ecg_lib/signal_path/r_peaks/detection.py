@@ -68,6 +68,24 @@ class DetectionConfig:
     polarity_ratio: float = 1.8
     """How much taller a deflection against the dominant polarity must be to be the R-peak."""
 
+    def __post_init__(self) -> None:
+        for name in (
+            "steep_window_s",
+            "slow_window_s",
+            "refractory_s",
+            "level_bin_s",
+            "peak_search_s",
+        ):
+            if getattr(self, name) * FS_HZ < 1:
+                msg = f"{name} must be at least a sample at 360 Hz, got {getattr(self, name)}"
+                raise ValueError(msg)
+        if min(self.level_bins, self.polarity_beats) < 1:
+            msg = (
+                "level_bins and polarity_beats must be at least 1, got "
+                f"{self.level_bins} and {self.polarity_beats}"
+            )
+            raise ValueError(msg)
+
 
 def detect_r_peaks(
     signal: NDArray[np.floating],

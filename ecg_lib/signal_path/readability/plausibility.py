@@ -238,16 +238,25 @@ def measure_stray_line(signal_mv: NDArray[np.float64], *, fs: float) -> float:
 
     """
     found = _find_lines(signal_mv, last_hz=min(fs, FS_HZ) / 2 - _EDGE_HZ)
+    if not found or any(
+        abs(line - base) <= _MAINS_WIDTH * base for line in found for base in _MAINS_HZ
+    ):
+        return float("nan")
+    allowed, width = _list_known_lines(fs)
+    strays = [line for line in found if (np.abs(line - allowed) > width).all()]
+    return strays[0] if strays else float("nan")
+
+
+@lru_cache(maxsize=8)
+def _list_known_lines(fs: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """List the lines that hum and recorders make at a rate, and how far they may be off, in Hz."""
     mains = np.array([base * number for base in _MAINS_HZ for number in range(1, 8)])
     folded = np.abs(mains - fs * np.round(mains / fs))
     allowed = np.concatenate([mains, folded, _RECORDER_HZ])
     width = np.concatenate(
         [_MAINS_WIDTH * mains, np.full(len(mains), 1.5), np.full(len(_RECORDER_HZ), 0.6)]
     )
-    if any(abs(line - base) <= _MAINS_WIDTH * base for line in found for base in _MAINS_HZ):
-        return float("nan")
-    strays = [line for line in found if (np.abs(line - allowed) > width).all()]
-    return strays[0] if strays else float("nan")
+    return allowed, width
 
 
 def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float]:
@@ -264,7 +273,7 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     near, far = round(1 / step_hz), round(6 / step_hz)
     first, last = round(_LINES_FROM_HZ / step_hz), int(last_hz / step_hz)
     first, last = max(first, far), min(last, n_bins - far)
-    if first >= last:
+    if first >= last or near == far:
         return []
     bins, ratios = np.empty(last - first, dtype=np.int64), np.empty(last - first)
     count = run_kernel(

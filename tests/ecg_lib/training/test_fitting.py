@@ -27,15 +27,19 @@ from ecg_lib.training.balancing import Balancing, TrainingBeats
 from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.datasets import BeatDataset, build_beats, join_records
 from ecg_lib.training.fitting import (
+    ONNX_OPSET,
     AugmentationConfig,
     FittedCnn,
     TrainingConfig,
     choose_threshold,
+    clip_at_once,
     export_onnx,
     fit_calibration,
     fit_cnn,
     fold_convolutions,
+    pool_in_place,
     predict_logits,
+    simplify_network,
     stretch_windows,
 )
 from ecg_lib.training.views import WHOLE
@@ -164,7 +168,7 @@ def test_the_onnx_graph_answers_as_keras_does(
     export_onnx(fitted.model, tmp_path / "network.onnx")
     network = (tmp_path / "network.onnx").read_bytes()
     kinds = [node.op_type for node in onnx.load_from_string(network).graph.node]
-    assert kinds.count("Squeeze") == 1
+    assert not {"Squeeze", "Min", "Max", "Transpose"} & set(kinds)
     session = ort.InferenceSession(network, providers=["CPUExecutionProvider"])
     assert [(i.name, i.shape[1:]) for i in session.get_inputs()] == [
         ("windows", [360, 2]),
@@ -183,25 +187,76 @@ def test_the_onnx_graph_answers_as_keras_does(
         np.testing.assert_allclose(served, logits, atol=1e-4, rtol=1e-4)
 
 
-def test_convolutions_are_folded_and_the_network_that_ships_answers_the_same() -> None:
-    shipped = read_reference().network.read_bytes()
-    network = onnx.load_from_string(shipped)
+@pytest.fixture(scope="module")
+def exported(fitted: FittedCnn, tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The graph as keras writes it."""
+    path = tmp_path_factory.mktemp("exported") / "network.onnx"
+    fitted.model.export(str(path), format="onnx", opset_version=ONNX_OPSET, verbose=False)
+    return path.read_bytes()
+
+
+def test_convolutions_are_folded(exported: bytes) -> None:
+    network = onnx.load_from_string(exported)
     assert fold_convolutions(network) == 7
-    onnx.checker.check_model(network)
+    _check_answers(network, exported)
     kinds = [node.op_type for node in network.graph.node]
     assert kinds.count("Conv") == 7
     assert kinds.count("Squeeze") == 1
+    assert fold_convolutions(network) == 0
+
+
+def test_inputs_are_clipped_at_once(exported: bytes) -> None:
+    network = onnx.load_from_string(exported)
+    assert clip_at_once(network) == 2
+    _check_answers(network, exported)
+    assert not {"Min", "Max"} & {node.op_type for node in network.graph.node}
+    assert clip_at_once(network) == 0
+
+
+def test_pools_take_what_the_last_convolution_gives(exported: bytes) -> None:
+    network = onnx.load_from_string(exported)
+    fold_convolutions(network)
+    assert pool_in_place(network)
+    _check_answers(network, exported)
+    assert not {"ReduceMean", "ReduceMax", "Transpose"} & {
+        node.op_type for node in network.graph.node
+    }
+    assert not pool_in_place(network)
+
+
+def test_between_the_first_convolution_and_the_pools_no_layout_changes(exported: bytes) -> None:
+    network = onnx.load_from_string(exported)
+    simplify_network(network)
+    _check_answers(network, exported)
+    kinds = [node.op_type for node in network.graph.node]
+    first, last = kinds.index("Conv"), kinds.index("Concat")
+    assert set(kinds[first:last]) == {"Conv", "Relu", "GlobalAveragePool", "GlobalMaxPool"}
+
+
+def test_the_networks_that_ship_are_simplified() -> None:
+    bundle = read_reference()
+    for path in (
+        bundle.network,
+        *(bundle.fold_network(fold) for fold in set(bundle.folds.values())),
+    ):
+        network = onnx.load_from_string(path.read_bytes())
+        simplify_network(network)
+        assert network.SerializeToString() == path.read_bytes()
+
+
+def _check_answers(network: onnx.ModelProto, before: bytes) -> None:
+    onnx.checker.check_model(network)
     used = {name for node in network.graph.node for name in node.input}
     assert {each.name for each in network.graph.initializer} <= used
     generator = np.random.default_rng(0)
-    windows = generator.standard_normal((300, 360, 2)).astype(np.float32)
-    features = generator.standard_normal((300, len(FEATURE_NAMES))).astype(np.float32)
-    before, after = (
+    # Beyond the limits of the clips too.
+    windows = 4 * generator.standard_normal((300, 360, 2)).astype(np.float32)
+    features = 4 * generator.standard_normal((300, len(FEATURE_NAMES))).astype(np.float32)
+    expected, found = (
         BeatClassifier(graph, config=ClassifierConfig()).predict_logits(windows, features)
-        for graph in (shipped, network.SerializeToString())
+        for graph in (before, network.SerializeToString())
     )
-    np.testing.assert_allclose(after, before, atol=1e-5)
-    assert fold_convolutions(network) == 0
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_the_trained_classifier_works_from_raw_samples(fitted: FittedCnn, tmp_path: Path) -> None:

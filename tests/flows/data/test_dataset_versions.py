@@ -26,7 +26,7 @@ def _names(modules: tuple[str, ...]) -> set[str]:
         "signal_path/r_peaks/detection.py",
         "signal_path/r_peaks/verifier.npz",
         "signal_path/kernels/library.py",
-        "signal_path/kernels/filters.c",
+        "signal_path/kernels/c/filters.c",
         "signal_path/kernels/linux_x86_64.so",
         "signal_path/readability/flutter.py",
         "signal_path/template.py",

@@ -23,23 +23,7 @@ _NEIGHBOURS = 4
 def measure_candidates(
     candidates: Candidates, envelopes: Envelopes, is_beat: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    """Compute the features of each candidate.
-
-    Parameters
-    ----------
-    candidates : Candidates
-        At least one.
-    envelopes : Envelopes
-        Of the same signal.
-    is_beat : ndarray of bool, shape (n,)
-        What the rules take for beats: the context. A candidate is never its own context, but the
-        last feature says what the rules take it for.
-
-    Returns
-    -------
-    ndarray of float32, shape (n, len(CANDIDATE_FEATURES))
-
-    """
+    """Compute the features of each candidate, shape ``(n, len(CANDIDATE_FEATURES))``."""
     position = candidates.position
     n_samples = len(envelopes.smooth)
     picture = envelopes.smooth[np.clip(position[:, None] + _PICTURE_AT, 0, n_samples - 1)]

@@ -45,21 +45,7 @@ def find_candidates(
 
 
 def average_slope(slope: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """Average over a window: a running sum, which rounding may leave below zero on a still line.
-
-    Parameters
-    ----------
-    slope : ndarray of shape (n_samples,)
-        Absolute slope, in mV a sample.
-    window : int
-        In samples.
-
-    Returns
-    -------
-    ndarray of shape (n_samples,)
-        In mV a sample, never negative.
-
-    """
+    """Average over a window: a running sum, which rounding may leave below zero on a still line."""
     return np.asarray(np.maximum(ndimage.uniform_filter1d(slope, window), 0.0))
 
 

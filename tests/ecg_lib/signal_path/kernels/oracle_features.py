@@ -7,26 +7,27 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.features import FEATURE_NAMES, BeatFeatures
+from ecg_lib.signal_path.features import FEATURE_NAMES, BeatFeatures, measure_intervals
 from ecg_lib.signal_path.filtering import unit_rows
 from ecg_lib.signal_path.template import (
     CENTRE,
     WINDOW_SAMPLES,
     BeatConfig,
-    block_bounds,
-    kept_parts,
-)
-from tests.ecg_lib.signal_path.kernels.oracle_template import (
     Beats,
     Block,
-    Forms,
-    beat_of,
-    best_shift,
-    cut_windows,
-    measure_qrs_width,
-    qrs_of,
+    block_bounds,
+    kept_parts,
     recording_template,
+)
+from tests.ecg_lib.signal_path.kernels.oracle_template import (
+    best_shift,
+    cut_forms,
+    cut_windows,
+    forms_of,
+    measure_qrs_width,
+    survey,
     weighted_mean,
+    windows_of,
 )
 
 _NOISE_BEATS = 9
@@ -39,45 +40,23 @@ def extract_beats(
     config: BeatConfig | None = None,
     breaks: NDArray[np.bool_] | None = None,
 ) -> BeatFeatures:
-    """Cut windows and compute features of every beat of one recording.
-
-    Windows that reach beyond the signal are filled with its end values; RR intervals that do not
-    exist count as usual ones, so the first and the last beat are reported like any other.
-
-    Parameters
-    ----------
-    signal : ndarray of shape (n_samples,)
-        One lead at 360 Hz, band-passed.
-    r_peaks : ndarray of int64, shape (n_beats,)
-        Ascending sample positions.
-    config : BeatConfig, optional
-    breaks : ndarray of bool, shape (n_beats - 1,), optional
-        True where samples are missing between a beat and the next one: they have no RR interval.
-
-    Returns
-    -------
-    BeatFeatures
-        One row for each R-peak; empty arrays when there is none.
-
-    """
+    """Cut windows and compute features of one beat or more."""
     config = config or BeatConfig()
     n_beats = len(r_peaks)
-    intervals = np.diff(r_peaks) / FS_HZ
-    if breaks is not None and breaks.any():
-        intervals[breaks] = np.nan
-    rr_prev = np.concatenate([[np.nan], intervals])
-    rr_next = np.concatenate([intervals, [np.nan]])
+    rr_prev, rr_next = measure_intervals(r_peaks, breaks)
     margin = round(config.align_s * FS_HZ)
     wide = cut_windows(signal, r_peaks, CENTRE + margin)  # (n_beats, 360 + 2 margin)
+    windows = wide[:, margin : margin + WINDOW_SAMPLES]
     beats = Beats(
         wide=wide,
         margin=margin,
+        forms=forms_of(windows, config),
         rr_prev=rr_prev,
         rr_next=rr_next,
-        width=measure_qrs_width(wide[:, margin : margin + WINDOW_SAMPLES], config=config),
+        width=measure_qrs_width(windows, config=config),
         config=config,
     )
-    blocks = [Block.survey(beats, start, stop) for start, stop in block_bounds(n_beats, config)]
+    blocks = [survey(beats, start, stop) for start, stop in block_bounds(n_beats, config)]
     recording = recording_template(blocks, config)
     kept = kept_parts(n_beats, config)
     parts = [
@@ -106,8 +85,7 @@ def _shape_features(
     config: BeatConfig,
 ) -> NDArray[np.float64]:
     """Similarity, residual, width and size of each beat against the template."""
-    qrs, qrs_t = qrs_of(windows, config), qrs_of(template, config)
-    beat, beat_t = beat_of(windows, config), beat_of(template, config)
+    (qrs, beat), (qrs_t, beat_t) = cut_forms(windows, config), cut_forms(template, config)
     p_part, t_part = _part(-0.265, -0.085), _part(0.1, 0.415)
     qrs_units = unit_rows(qrs)
     qrs_similarity = qrs_units @ unit_rows(qrs_t)
@@ -226,19 +204,19 @@ def describe_block(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_]]:
     """Compute windows and features against the template that fits the whole recording."""
     config = beats.config
-    windows = beats.windows(block.part)
-    form_of_recording = Forms.of(recording[None], config)
+    windows = windows_of(beats, block.part)
+    form_of_recording = forms_of(recording[None], config)
     to_recording = block.forms.similarity(form_of_recording, config)[:, 0]
     score = block.score + config.score_recording * np.clip(to_recording, 0, 1)
     weights = block.sameness[int(np.argmax(score))]
     template = weighted_mean(weights, windows)
     shift = best_shift(beats, block.part, template)
-    windows = beats.windows(block.part, shift)
+    windows = windows_of(beats, block.part, shift)
     is_template_beat = weights > 0.5
     template = weighted_mean(weights, windows)
-    amplitude = max(float(np.ptp(qrs_of(template, config))), 1e-9)
+    amplitude = max(float(np.ptp(cut_forms(template, config)[0])), 1e-9)
 
-    form = Forms.of(template[None], config)
+    form = forms_of(template[None], config)
     fit_of_template = form.similarity(form_of_recording, config)[0, 0]
     features = np.concatenate(
         [

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import NamedTuple
-
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
@@ -13,28 +10,21 @@ from scipy.special import expit
 
 from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.filtering import pad_ends, unit_rows
-from ecg_lib.signal_path.template import CENTRE, WINDOW_SAMPLES, BeatConfig, ShapeBlock
+from ecg_lib.signal_path.template import (
+    CENTRE,
+    WINDOW_SAMPLES,
+    BeatConfig,
+    Beats,
+    Block,
+    FormBounds,
+    Forms,
+)
 
 
 def measure_qrs_width(
     windows: NDArray[np.floating], *, config: BeatConfig | None = None
 ) -> NDArray[np.float64]:
-    """Measure the QRS width of beats from the slope of one lead.
-
-    From the steepest point outwards, the complex ends where the slope stays below a share of its
-    greatest value for 40 ms (a rounded peak is flat for less).
-
-    Parameters
-    ----------
-    windows : ndarray of shape (n_beats, n_samples)
-        Windows at 360 Hz with the R-peak in the middle.
-
-    Returns
-    -------
-    ndarray of shape (n_beats,)
-        Seconds, at most 0.3.
-
-    """
+    """Measure the QRS width of beats with the R-peak in the middle of their windows."""
     config = config or BeatConfig()
     centre = windows.shape[1] // 2
     reach, core = int(0.15 * FS_HZ), int(0.07 * FS_HZ)
@@ -62,113 +52,61 @@ def cut_windows(
     return np.asarray(np.lib.stride_tricks.sliding_window_view(padded, 2 * half)[positions])
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Beats:
-    """All beats of the recording, with room to shift them."""
-
-    wide: NDArray[np.float32]
-    margin: int
-    rr_prev: NDArray[np.float64]
-    rr_next: NDArray[np.float64]
-    width: NDArray[np.float64]
-    config: BeatConfig
-
-    def windows(self, part: slice, shift: NDArray[np.int64] | None = None) -> NDArray[np.float32]:
-        """Return the windows of some beats, shape ``(n, 360)``, each shifted where asked."""
-        wide = self.wide[part]
-        if shift is None:
-            return wide[:, self.margin : self.margin + WINDOW_SAMPLES]
-        columns = (self.margin + shift)[:, None] + np.arange(WINDOW_SAMPLES)
-        return np.asarray(np.take_along_axis(wide, columns, axis=1))
+def windows_of(
+    beats: Beats, part: slice, shift: NDArray[np.int64] | None = None
+) -> NDArray[np.float32]:
+    """Return the windows of some beats, shape ``(n, 360)``, each shifted where asked."""
+    wide = beats.wide[part]
+    if shift is None:
+        return wide[:, beats.margin : beats.margin + WINDOW_SAMPLES]
+    columns = (beats.margin + shift)[:, None] + np.arange(WINDOW_SAMPLES)
+    return np.asarray(np.take_along_axis(wide, columns, axis=1))
 
 
-def qrs_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
-    """Return the QRS part of windows."""
-    half = round(config.qrs_half_s * FS_HZ)
-    return windows[..., CENTRE - half : CENTRE + half]
+def cut_forms(
+    windows: NDArray[np.float32], config: BeatConfig
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cut the QRS complex, and the whole beat at half the rate, out of windows."""
+    qrs, beat = FormBounds.of(config).parts_of_a_window()
+    return windows[..., qrs], windows[..., beat]
 
 
-def beat_of(windows: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
-    """Return the PR to T part of windows, at half the rate."""
-    start = CENTRE - round(config.beat_before_s * FS_HZ)
-    stop = CENTRE + round(config.beat_after_s * FS_HZ)
-    return windows[..., start:stop:2]
+def forms_of(windows: NDArray[np.float32], config: BeatConfig) -> Forms:
+    """Normalise windows to the forms that are compared."""
+    return Forms(*map(unit_rows, cut_forms(windows, config)))
 
 
-class Forms(NamedTuple):
-    """The parts that beats are compared by: QRS complex and whole beat, centred, of length one."""
-
-    qrs: NDArray[np.float32]
-    beat: NDArray[np.float32]
-
-    @staticmethod
-    def of(windows: NDArray[np.float32], config: BeatConfig) -> Forms:
-        """Normalise windows to the forms that are compared."""
-        return Forms(unit_rows(qrs_of(windows, config)), unit_rows(beat_of(windows, config)))
-
-    def similarity(self, others: Forms, config: BeatConfig) -> NDArray[np.float32]:
-        """Similarity of every beat to every one of the others, -1 to 1."""
-        # Copies: of a matrix and itself BLAS makes a product that is rounded otherwise, and the
-        # similarity of two beats must not depend on where the other one is from.
-        qrs, beat = self.qrs @ others.qrs.copy().T, self.beat @ others.beat.copy().T
-        return np.asarray(config.qrs_weight * qrs + (1 - config.qrs_weight) * beat)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Block:
-    """Up to 240 neighbouring beats, their groups of one shape and the best template in them."""
-
-    part: slice
-    forms: Forms
-    sameness: NDArray[np.float32]
-    """How much two beats are of one shape, 0 to 1, shape ``(n, n)``."""
-    shape_features: NDArray[np.float64]
-    """Share, count, prematurity, pause and QRS width of each beat's shape, shape ``(n, 5)``."""
-    score: NDArray[np.float64]
-    """How much each beat's shape looks like the conducted one."""
-    median_rr_s: float
-    template: NDArray[np.float32]
-    weight: float
-
-    @staticmethod
-    def survey(beats: Beats, start: int, stop: int) -> Block:
-        """Compare the beats of a block with each other and choose its template."""
-        config = beats.config
-        part = slice(start, stop)
-        windows = beats.windows(part)
-        forms = Forms.of(windows, config)
-        sameness = _measure_sameness(forms.similarity(forms, config), config)
-        rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
-        known = np.isfinite(rr_prev)
-        median_rr = float(np.median(rr_prev[known])) if known.any() else 0.8
-        share = sameness.mean(axis=1)
-        prematurity = _mean_of_shape(sameness, np.log(rr_prev / median_rr))
-        pause = _mean_of_shape(sameness, np.log(rr_prev / rr_next))
-        width = _mean_of_shape(sameness, beats.width[part])
-        score = (
-            config.score_share * np.log(share + 0.02)
-            + config.score_prematurity * np.clip(prematurity, -0.6, 0.1)
-            + config.score_pause * np.clip(pause, -0.6, 0.2)
-            - config.score_width_per_s * width
-        )
-        best = int(np.argmax(score))
-        count = np.log(sameness.sum(axis=1))
-        return Block(
-            part=part,
-            forms=forms,
-            sameness=sameness,
-            shape_features=np.stack([share, count, prematurity, pause, width], axis=1),
-            score=score,
-            median_rr_s=median_rr,
-            template=weighted_mean(sameness[best], windows),
-            weight=float(sameness[best].sum()),
-        )
-
-    def shapes(self, keep: slice) -> ShapeBlock:
-        """Return the sameness of some of the block's beats with all of it."""
-        start = self.part.start
-        rows = slice(start + keep.start, start + keep.stop)
-        return ShapeBlock(rows, self.part, self.sameness[keep])
+def survey(beats: Beats, start: int, stop: int) -> Block:
+    """Compare the beats of a block with each other and choose its template."""
+    config = beats.config
+    part = slice(start, stop)
+    windows, forms = windows_of(beats, part), beats.forms.part(part)
+    sameness = _measure_sameness(forms.similarity(forms, config), config)
+    rr_prev, rr_next = beats.rr_prev[part], beats.rr_next[part]
+    known = np.isfinite(rr_prev)
+    median_rr = float(np.median(rr_prev[known])) if known.any() else 0.8
+    share = sameness.mean(axis=1)
+    prematurity = _mean_of_shape(sameness, np.log(rr_prev / median_rr))
+    pause = _mean_of_shape(sameness, np.log(rr_prev / rr_next))
+    width = _mean_of_shape(sameness, beats.width[part])
+    score = (
+        config.score_share * np.log(share + 0.02)
+        + config.score_prematurity * np.clip(prematurity, -0.6, 0.1)
+        + config.score_pause * np.clip(pause, -0.6, 0.2)
+        - config.score_width_per_s * width
+    )
+    best = int(np.argmax(score))
+    count = np.log(sameness.sum(axis=1))
+    return Block(
+        part=part,
+        forms=forms,
+        sameness=sameness,
+        shape_features=np.stack([share, count, prematurity, pause, width], axis=1),
+        score=score,
+        median_rr_s=median_rr,
+        template=weighted_mean(sameness[best], windows),
+        weight=float(sameness[best].sum()),
+    )
 
 
 def _measure_sameness(similarity: NDArray[np.float32], config: BeatConfig) -> NDArray[np.float32]:
@@ -203,25 +141,11 @@ def weighted_mean(
     return np.asarray((weights / weights.sum()) @ windows, dtype=np.float32)
 
 
-def recording_template(blocks: list[Block], config: BeatConfig) -> NDArray[np.float32]:
-    """Mean of the block templates that most beats of the recording agree with."""
-    if len(blocks) == 1:
-        return blocks[0].template
-    templates = np.stack([block.template for block in blocks])
-    weights = np.array([block.weight for block in blocks])
-    forms = Forms.of(templates, config)
-    agrees = forms.similarity(forms, config) > 0.85
-    np.fill_diagonal(agrees, val=True)  # a flat template resembles nothing, not even itself
-    quality = np.array([block.score.max() for block in blocks])
-    support = agrees @ weights / weights.sum() + 0.3 * quality
-    return weighted_mean(weights * agrees[int(np.argmax(support))], templates)
-
-
 def best_shift(beats: Beats, part: slice, template: NDArray[np.float32]) -> NDArray[np.int64]:
     """Shift, in samples, at which the QRS of each beat correlates best with the template's."""
     margin, config = beats.margin, beats.config
     half = round(config.qrs_half_s * FS_HZ)
-    target = unit_rows(qrs_of(template, config))
+    target = unit_rows(cut_forms(template, config)[0])
     shifts = np.arange(-margin, margin + 1)
     reach = beats.wide[part, CENTRE - half : CENTRE + half + 2 * margin]
     # (n_beats, n_shifts, 2 half) @ (2 half,)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from time import process_time
 from typing import NamedTuple
 
 import numpy as np
@@ -12,12 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
+from scipy.signal import find_peaks
 
 from ecg_lib.records.record import read_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.signal_path.features import FEATURE_NAMES, extract_beats
-from ecg_lib.signal_path.filtering import Bands, band_pass, filter_rank, median, robust_scale
+from ecg_lib.signal_path.filtering import (
+    Bands,
+    band_pass,
+    filter_rank,
+    median,
+    quantile,
+    robust_scale,
+)
 from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.r_peaks import detection
 from ecg_lib.signal_path.r_peaks.candidate_features import measure_candidates
@@ -31,7 +40,7 @@ from ecg_lib.signal_path.readability import flutter, pacing, plausibility
 from ecg_lib.signal_path.readability.flutter import FlutterConfig
 from ecg_lib.signal_path.readability.pacing import PacingConfig
 from ecg_lib.signal_path.readability.plausibility import measure_deflections, measure_qrs_hz
-from ecg_lib.signal_path.template import measure_qrs_width
+from ecg_lib.signal_path.template import BeatConfig, measure_qrs_width
 from tests.ecg_lib.signal_path.kernels import (
     oracle_candidates,
     oracle_detection,
@@ -152,6 +161,8 @@ def test_medians_are_those_of_numpy(seed: int, n: int, kinds: int) -> None:
     values = np.random.default_rng(seed).integers(0, kinds, n).astype(np.float64)
     assert median(values) == np.median(values)
     assert np.isnan(median(np.append(values, np.nan)))
+    for share in (0.0, 0.25, 0.9, 1.0):
+        assert quantile(values, share) == pytest.approx(np.quantile(values, share), rel=1e-12)
     centred = values - np.median(values)
     deviation = 1.4826 * np.median(np.abs(centred))
     expected = centred / deviation if deviation > 0 else centred
@@ -179,6 +190,81 @@ def test_candidates_their_features_and_rules_are_those_of_numpy(case: Case) -> N
             oracle_candidates.measure_candidates(expected, expected_envelopes, is_beat),
             atol=1e-6,
         )
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(2, 400), distance=st.integers(1, 60))
+def test_maxima_are_those_of_scipy(seed: int, n: int, distance: int) -> None:
+    envelope = np.random.default_rng(seed).permutation(n).astype(np.float64)
+    expected, _ = find_peaks(envelope, distance=distance)
+    assert detection._find_maxima(envelope, distance=distance).tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_heights_that_rise_or_fall_for_hours_take_no_longer(direction: int) -> None:
+    time_s = np.arange(3_600_000) / 360.0
+    envelope = (np.abs(np.sin(2 * np.pi * 9 * time_s)) * (1 + time_s))[::direction].copy()
+    started_s = process_time()
+    position = detection._find_maxima(envelope, distance=93)
+    assert process_time() - started_s < 2.0  # the square of their number takes twenty
+    assert len(position) == 36_000
+
+
+def test_nan_among_heights_ends_and_leaves_the_distance() -> None:
+    envelope = np.tile([1.0, 2.0, np.nan, 3.0, 1.0], 200)
+    position = detection._find_maxima(envelope, distance=93)
+    assert len(position) > 0
+    assert (np.diff(position) >= 93).all()
+
+
+def test_values_that_rise_and_fall_have_their_median_soon() -> None:
+    values = np.minimum(np.arange(200_000.0), np.arange(200_000.0, 0, -1))
+    started_s = process_time()
+    scaled = robust_scale(values)
+    assert process_time() - started_s < 1.0  # the square of their number takes ten
+    assert np.median(scaled) == pytest.approx(0.0)
+
+
+def test_signals_without_enough_samples_are_refused() -> None:
+    for n_samples in (0, 1):
+        with pytest.raises(ValueError, match=f"at least 2 samples, got {n_samples}"):
+            detect_r_peaks(np.zeros(n_samples))
+    with pytest.raises(ValueError, match="at least one sample"):
+        robust_scale(np.zeros(0))
+    assert band_pass(np.zeros(0), low_hz=0.5, high_hz=40.0).shape == (0,)
+
+
+@pytest.mark.parametrize(("size", "rank"), [(0, None), (3, 3), (3, -1)])
+def test_a_rank_outside_its_window_is_refused(size: int, rank: int | None) -> None:
+    with pytest.raises(ValueError, match="rank must be 0 to"):
+        filter_rank(np.zeros(10), size=size, rank=rank)
+
+
+@pytest.mark.parametrize("n_samples", range(24, 40))
+def test_a_signal_too_short_for_a_neighbourhood_has_no_line(n_samples: int) -> None:
+    signal = np.random.default_rng(n_samples).standard_normal(n_samples)
+    with np.errstate(all="raise"):
+        assert np.isnan(plausibility.measure_stray_line(signal, fs=360.0)) or n_samples >= 30
+
+
+@pytest.mark.parametrize(
+    ("config", "values"),
+    [
+        (BeatConfig, {"qrs_half_s": 0.51}),
+        (BeatConfig, {"beat_before_s": 0.0}),
+        (BeatConfig, {"beat_after_s": float("nan")}),
+        (BeatConfig, {"align_s": -0.1}),
+        (BeatConfig, {"block_beats": 3}),
+        (DetectionConfig, {"level_bin_s": 0.002}),
+        (DetectionConfig, {"refractory_s": 0.0}),
+        (DetectionConfig, {"level_bins": 0}),
+    ],
+)
+def test_constants_that_kernels_have_no_room_for_are_refused(
+    config: type[BeatConfig | DetectionConfig], values: dict[str, float]
+) -> None:
+    with pytest.raises(ValueError, match="must"):
+        config(**values)  # type: ignore[arg-type]  # of either class
 
 
 @settings(max_examples=50, deadline=None)

@@ -13,7 +13,7 @@ import pytest
 from ecg_lib.errors import KernelError
 from ecg_lib.signal_path.kernels import library
 from ecg_lib.signal_path.kernels.library import LIBRARIES, find_library, run_kernel
-from tests.repository.build_kernels import COMPILER, KERNELS, TARGETS, build, hash_sources
+from tests.repository.build_kernels import COMPILER, KERNELS, SOURCES, TARGETS, build, hash_sources
 
 
 def test_there_is_a_library_for_each_machine_that_is_named() -> None:
@@ -37,17 +37,17 @@ def test_the_compiler_gives_the_committed_bytes_again(name: str, tmp_path: Path)
 
 
 def test_a_change_of_a_source_changes_the_hash(tmp_path: Path) -> None:
-    for path in [*KERNELS.glob("*.c"), *KERNELS.glob("*.h")]:
+    for path in [*SOURCES.glob("*.c"), *SOURCES.glob("*.h")]:
         (tmp_path / path.name).write_bytes(path.read_bytes())
     assert hash_sources(tmp_path) == hash_sources()
-    (tmp_path / "order.c").write_bytes((KERNELS / "order.c").read_bytes() + b"\n")
+    (tmp_path / "order.c").write_bytes((SOURCES / "order.c").read_bytes() + b"\n")
     assert hash_sources(tmp_path) != hash_sources()
 
 
 def test_every_kernel_that_is_exported_is_declared() -> None:
     exported = {
         line.split("ecg_")[1].split("(")[0]
-        for path in KERNELS.glob("*.c")
+        for path in SOURCES.glob("*.c")
         for line in path.read_text().splitlines()
         if line.startswith("KERNEL i64 ecg_")
     }

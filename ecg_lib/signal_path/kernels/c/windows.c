@@ -1,5 +1,5 @@
 /* Windows of beats: cut, measured, brought to forms that can be compared. */
-#include "windows.h"
+#include "kernels.h"
 
 enum { SLOPE_POINTS = 117, CORE = 25, MIDDLE = SLOPE_POINTS / 2, STILL_HALF = 7 };
 

@@ -1,9 +1,9 @@
-/* What the files of the kernels share. Samples are at 360 Hz where nothing else is said.
+/* Declarations shared by the kernels. Signals are at 360 Hz unless stated otherwise.
  *
- * The Python modules that call a kernel say what it computes and from which source; here is how.
- * tests/ecg_lib/signal_path/kernels/ holds the same in NumPy, and compares.
+ * The Python module that calls a kernel documents what it computes, and its source.
+ * tests/ecg_lib/signal_path/kernels/ compares each with NumPy code.
  *
- * A kernel that needs memory of its own returns -1 when there is none.
+ * A kernel that cannot allocate memory returns -1.
  */
 #ifndef ECG_KERNELS_H
 #define ECG_KERNELS_H
@@ -30,10 +30,10 @@ static inline double bounded(double value, double least, double greatest) {
 /* The index of a sample of a signal that goes on with its end values. */
 static inline i64 inside(i64 index, i64 n) { return index < 0 ? 0 : index >= n ? n - 1 : index; }
 
-/* The value at rank `k` of unordered values, which are moved: those before it are not greater. */
+/* The value at rank `k`. Reorders the values: those before it are not greater. */
 double select_rank(double *values, i64 n, i64 k);
 
-/* The median; of an even number the mean of the two in the middle. Moves the values. */
+/* The median; of an even number the mean of the two in the middle. Reorders the values. */
 double median_of(double *values, i64 n);
 
 /* The value of a rank in a window around each value; the ends go on with their values.
@@ -43,7 +43,16 @@ void filter_rank(const double *values, i64 n, i64 size, i64 rank, double *window
 /* As numpy.interp: the ends are constant. `knots` ascend. */
 double interpolate(double at, const double *knots, const double *values, i64 n);
 
-/* Span of values: greatest less least. */
+/* The greatest value less the least. */
 double span_of(const double *values, i64 n);
+
+/* What templates need of windows. `measure_width` takes the sample of an R-peak that has 62 samples
+ * on both sides, and gives seconds. */
+double measure_width(const float *centre, float floor);
+
+/* Centre values that are `step` apart, and scale them to length one. */
+void unit_row(const float *row, i64 n, i64 step, float *unit);
+
+double product(const float *one, const float *other, i64 n);
 
 #endif

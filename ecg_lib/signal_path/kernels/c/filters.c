@@ -12,7 +12,7 @@ typedef struct {
 
 #ifdef __x86_64__
 #include <immintrin.h>
-/* On a line that rests the filters decay into numbers that take a hundred times as long. */
+/* On a flat line filters decay into denormal numbers, which take a hundred times as long. */
 static unsigned flush_tiny(void) {
     const unsigned before = _mm_getcsr();
     _mm_setcsr(before | 0x8040);
@@ -24,7 +24,7 @@ static unsigned flush_tiny(void) { return 0; }
 static void restore(unsigned before) { (void)before; }
 #endif
 
-/* A signal that is turned about its end samples. */
+/* A signal extended by its point reflection at both ends. */
 static inline double extended(const double *x, i64 n, i64 i) {
     return i < 0 ? 2 * x[0] - x[-i] : i >= n ? 2 * x[n - 1] - x[2 * n - 2 - i] : x[i];
 }

@@ -1,5 +1,5 @@
 /* Beats against the template of their recording: groups of one shape, shifts and features. */
-#include "windows.h"
+#include "kernels.h"
 
 enum {
     WINDOW = 360, CENTRE = 180, MAX_ROW = WINDOW, CHANNELS = 2,
@@ -52,7 +52,8 @@ static inline float exponential(float x) {
 static void squash(const float *similarity, i64 n, double limit, double sharpness,
                    float *sameness) {
     for (i64 j = 0; j < n; ++j) {
-        const float at = (float)bounded((similarity[j] - limit) * sharpness, -80, 80);
+        /* -80 of NaN too: it must be a whole power of two. */
+        const float at = (float)smaller(larger((similarity[j] - limit) * sharpness, -80), 80);
         sameness[j] = 1.0f / (1.0f + exponential(-at));
     }
     for (i64 j = 0; j < n; ++j) {
@@ -191,7 +192,7 @@ enum {
 };
 
 /* RR intervals against those between conducted beats in the neighbourhood. */
-static i64 put_rhythm(const Block *block) {
+static void put_rhythm(const Block *block) {
     const i64 n = block->n;
     double *at = block->memory, *rr = at + n, *local = rr + n, window[RHYTHM_BEATS];
     i64 conducted = 0, known = 0;
@@ -236,7 +237,6 @@ static i64 put_rhythm(const Block *block) {
         to[3] = i > 0 ? to[0 - FEATURES] : 0.0;
         to[4] = i + 1 < n ? to[1 + FEATURES] : 0.0;
     }
-    return 0;
 }
 
 static double distance(const float *one, const float *other, i64 n, i64 step) {
@@ -327,7 +327,7 @@ static double usual_of(const Block *block, i64 column, int is_deviation, double 
     return median_of(values, count);
 }
 
-/* Differences to the template against those that its own beats have. */
+/* Differences to the template relative to those of its own beats. */
 static void put_excess(const Block *block) {
     /* Floors: differences as small as these come from sampling alone. */
     static const double LIKENESS_FLOOR[4] = {0.003, 0.005, 0.02, 0.02};

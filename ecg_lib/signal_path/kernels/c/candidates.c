@@ -20,7 +20,6 @@ typedef struct {
     const i64 *position;
     const double *sizes[3]; /* height, slope, span */
     const float *shapes;    /* (n, SHIFTS, ROW), centred, of length one */
-    i64 n;
 } Candidates;
 
 static double log_ratio(double one, double other) {
@@ -206,7 +205,7 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
                       shapes + (i * SHIFTS + shift) * ROW);
         }
     }
-    const Candidates all = {position, {height, slope, span}, shapes, n};
+    const Candidates all = {position, {height, slope, span}, shapes};
     for (i64 i = 0; i < n; ++i) {
         const i64 here = position[i];
         float *to = features + i * FEATURES;

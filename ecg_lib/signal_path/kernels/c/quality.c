@@ -1,4 +1,4 @@
-/* What is judged over windows of the signal: quiet lines, flutter, spikes, likeness, hum. */
+/* Measures over windows of the signal: quiet lines, flutter, spikes, likeness, hum. */
 #include "kernels.h"
 
 /* Find where `values` stay below `limit` for more than `least` samples: first sample, and first

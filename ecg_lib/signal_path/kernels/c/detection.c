@@ -18,28 +18,30 @@ static i64 find_tops(const double *x, i64 n, i64 *tops) {
 enum { OPEN, KEPT, DROPPED };
 
 /* Of maxima nearer than `distance` keep the highest, then the highest of those that are left, and
- * so on; of equal heights the later one. Returns how many are kept. */
+ * so on; of equal heights the later one. Returns how many are kept.
+ *
+ * The highest within its own neighbourhood is kept whatever is beyond, so that no order of all is
+ * needed. Rounds go to and fro: heights that rise or fall over the whole signal take one each. */
 static i64 thin_out(const double *x, i64 distance, i64 *tops, i64 count, i64 *open, char *state) {
     memset(state, OPEN, count);
     i64 n_open = count;
     for (i64 i = 0; i < count; ++i) open[i] = i;
-    while (n_open > 0) {
-        for (i64 i = 0; i < n_open; ++i) {
-            const i64 here = tops[open[i]];
-            char is_highest = 1;
+    for (int is_back = 0; n_open > 0; is_back = !is_back) {
+        for (i64 k = 0; k < n_open; ++k) {
+            const i64 i = is_back ? n_open - 1 - k : k, here = tops[open[i]];
+            if (state[open[i]] != OPEN) continue;
+            /* NaN hides nothing, and nothing hides it: each round keeps at least one. */
+            int is_highest = 1;
             for (i64 j = i - 1; j >= 0 && is_highest; --j) {
                 if (here - tops[open[j]] >= distance) break;
-                is_highest = x[tops[open[j]]] <= x[here];
+                is_highest = state[open[j]] != OPEN || !(x[tops[open[j]]] > x[here]);
             }
             for (i64 j = i + 1; j < n_open && is_highest; ++j) {
                 if (tops[open[j]] - here >= distance) break;
-                is_highest = x[tops[open[j]]] < x[here];
+                is_highest = state[open[j]] != OPEN || !(x[tops[open[j]]] >= x[here]);
             }
-            if (is_highest) state[open[i]] = KEPT;
-        }
-        for (i64 i = 0; i < n_open; ++i) {
-            if (state[open[i]] != KEPT) continue;
-            const i64 here = tops[open[i]];
+            if (!is_highest) continue;
+            state[open[i]] = KEPT;
             for (i64 j = i - 1; j >= 0 && here - tops[open[j]] < distance; --j) {
                 state[open[j]] = DROPPED;
             }
@@ -63,12 +65,12 @@ static i64 thin_out(const double *x, i64 distance, i64 *tops, i64 count, i64 *op
 /* Find local maxima that no higher one within `distance` rules out. `position` has room for
  * n / distance + 2; returns how many there are. */
 KERNEL i64 ecg_find_maxima(const double *x, i64 n, i64 distance, i64 *position) {
-    i64 *tops = malloc((n + 2) * sizeof(i64)), *open = tops + n / 2 + 1;
+    i64 *tops = malloc((n + 2) * sizeof(i64));
     char *state = malloc(n / 2 + 1);
     i64 count = -1;
     if (tops && state) {
         count = find_tops(x, n, tops);
-        count = thin_out(x, distance, tops, count, open, state);
+        count = thin_out(x, distance, tops, count, tops + n / 2 + 1, state);
         memcpy(position, tops, count * sizeof(i64));
     }
     free(tops);
