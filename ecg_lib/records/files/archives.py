@@ -24,9 +24,13 @@ from ecg_lib.errors import (
     RecordTooLongError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.devices.recognition import may_be_export
 from ecg_lib.records.files.edf_file import blank_identity
-from ecg_lib.records.files.opening import SUFFIXES, TEXT_SUFFIXES
+from ecg_lib.records.files.opening import (
+    SUFFIXES,
+    TEXT_SUFFIXES,
+    UNKNOWN_SUFFIX,
+    begins_as_recording,
+)
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
@@ -68,8 +72,8 @@ _OF_RECORDS: Final = frozenset({_HEADER, ".dat", ".mat", ".atr"})
 _STRONG: Final = frozenset(SUFFIXES) - _WEAK - {_HEADER}
 _ZIP: Final = "zip archive"
 _GZ: Final = "gzip file"
-_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-"""Files that archivers and desktops add, beside those whose names begin with a point."""
+_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "DICOMDIR"})
+"""Files that archivers, desktops and viewers add, beside those whose names begin with a point."""
 
 
 @contextmanager
@@ -165,7 +169,7 @@ def unpack_recording(
             # Not is_dir(), which fails for a name that is empty.
             entries = [one for one in opened.infolist() if not _path_of(one).endswith("/")]
         with opened:
-            entries = [one for one in entries if not _is_litter(_path_of(one))]
+            entries = [one for one in entries if not is_litter(_path_of(one))]
             _check_entries(entries)
             if any(_suffix(entry) == _HEADER for entry in entries):
                 wanted = _find_record(opened, entries)
@@ -201,16 +205,16 @@ def _unpack_gzip(archive: Path, directory: Path, *, most: int, is_part: bool) ->
 
 
 def _suffix_within(archive: Path) -> str:
-    """Return the extension of the name that gzip keeps of a file; one of none where it keeps none.
+    """Return the extension of the name that gzip stored, or one that leaves it to the content.
 
-    What has no extension would be taken for the name of a WFDB record.
+    A file without an extension would be taken for the name of a WFDB record.
     """
     with archive.open("rb") as file:
         start = file.read(_GZIP_HEADER_BYTES)
     has_name = len(start) > 10 and start[3] & 0x1C == _HAS_NAME
     kept = start[10:].partition(b"\0")[0].decode("latin-1") if has_name else ""
     suffix = PurePosixPath(kept).suffix.lower()
-    return suffix if suffix in SUFFIXES else ".unknown"
+    return suffix if suffix in SUFFIXES else UNKNOWN_SUFFIX
 
 
 def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes]:
@@ -300,12 +304,12 @@ def _find_file(
 
 def _may_be_recording(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
     suffix = _suffix(entry)
-    if suffix not in _WEAK:
-        return suffix in _STRONG
+    if suffix in _STRONG:
+        return True
     blocks = _unpack(opened, entry, MAX_UNPACKED_BYTES)
     start = next(blocks, b"")[:PEEK_BYTES]
     blocks.close()
-    return may_be_export(start) or (
+    return begins_as_recording(start) or (
         suffix in TEXT_SUFFIXES and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
     )
 
@@ -362,7 +366,8 @@ def _has_segments(text: bytes) -> bool:
     return any(one.name != NULL_SEGMENT for one in header.segments)
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Return whether a path is that of a file that software adds to folders of recordings."""
     parts = PurePosixPath(name).parts
     return any(part in _LITTER or re.fullmatch(r"\.[^.].*", part) for part in parts)
 

@@ -16,7 +16,11 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES, open_device_file
+from ecg_lib.records.files.devices.recognition import (
+    DEVICE_SUFFIXES,
+    is_export,
+    open_device_file,
+)
 from ecg_lib.records.files.edf_file import EdfFile, is_edf
 from ecg_lib.records.files.lead import (
     UNITS,
@@ -37,6 +41,9 @@ TEXT_SUFFIXES: Final = (".csv", ".txt", ".tsv")
 SUFFIXES: Final = (".hea", ".edf", ".bdf", *TEXT_SUFFIXES, ".npy", *DEVICE_SUFFIXES)
 """Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
+UNKNOWN_SUFFIX: Final = ".unknown"
+"""Stands for a suffix that is not read; the content of the file decides."""
+
 _EDF: Final = frozenset({".edf", ".bdf"})
 _SIGNALS: Final = frozenset({".dat", ".mat"})
 """Signal files of WFDB records, which are opened by their headers."""
@@ -45,14 +52,14 @@ _SIGNALS: Final = frozenset({".dat", ".mat"})
 def open_recording(
     path: Path, *, fs: float | None = None, unit: str | None = None
 ) -> RecordingFile:
-    """Open a recording: an export of a device by its content, others by the extension of the file.
+    """Open a recording: EDF and exports by their content, others by the extension of the file.
 
     Parameters
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
-        ``.txt``, ``.tsv`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML
-        or Kardia ATC under any name.
+        ``.txt``, ``.tsv`` or ``.npy``; or EDF, BDF, DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or
+        Philips XML or Kardia ATC under any name.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -83,6 +90,11 @@ def open_recording(
         if lead.n_samples is not None:
             check_duration(lead.n_samples / lead.fs)
     return opened
+
+
+def begins_as_recording(start: bytes) -> bool:
+    """Return whether a file begins as EDF, BDF or an export of a device, whatever its name is."""
+    return is_edf(start) or is_export(start)
 
 
 def _open_export(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile | None:

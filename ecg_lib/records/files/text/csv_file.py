@@ -12,7 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError, RecordError
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSamplingRateError,
+    RecordError,
+    UnsupportedRecordError,
+)
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
@@ -93,6 +98,8 @@ class CsvFile:
         with path.open("rb") as file:
             start = file.read(layouts.PEEK_BYTES)
         layout = find_layout(start, is_whole=len(start) < layouts.PEEK_BYTES)
+        if layout.second_headings is not None:
+            raise _explain_second_headings(layout.second_headings)
         headings = read_headings(layout)
         time, measured = find_time(layout, headings, given=fs)
         columns, others = find_leads(layout, headings, time, unit=unit)
@@ -211,6 +218,7 @@ class CsvFile:
                     stamps = None if place is None else batch.column(names[place.number])
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
+            self._refuse_second_headings()
             # Arrow's message repeats the cell.
             row = re.search(r"Row #(\d{1,12})", str(error))
             which = f"row {row[1]} of its samples" if row else "one"
@@ -220,6 +228,28 @@ class CsvFile:
                 "no separator"
             )
             raise CorruptRecordError(msg) from error
+
+    def _refuse_second_headings(self) -> None:
+        layout = self.layout
+        if layout.heading is None:
+            return
+        with self.path.open(encoding=layout.encoding, errors="replace") as file:
+            lines = (
+                (place, layouts.split_cells(line, layout.delimiter)[:1])
+                for place, line in enumerate(file)
+                if place > layout.first_line and layout.heading in line
+            )
+            second = layouts.find_second_headings(layout.heading, lines)
+        if second is not None:
+            raise _explain_second_headings(second)
+
+
+def _explain_second_headings(place: int) -> UnsupportedRecordError:
+    msg = (
+        "the CSV file must hold one block of samples, its headings come again in line "
+        f"{place + 1}; save each block as a file of its own and join the files"
+    )
+    return UnsupportedRecordError(msg)
 
 
 def may_be_recording(start: bytes, *, is_whole: bool) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
@@ -115,6 +116,10 @@ class Layout:
     fs: float | None
     rounded: RoundedRate | None
     """The rate by an interval, where that states it."""
+    heading: str | None
+    """First cell of the headings."""
+    second_headings: int | None
+    """Line at which they come again among the samples."""
     stated_units: tuple[str, ...]
     lead: str | None
     """As the preamble states them; two units or more contradict each other."""
@@ -180,6 +185,10 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     if first is None:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
     preamble = [line for place, line in content if place < table[first][0]]
+    heading = _find_first_heading(preamble, shape)
+    data = [place for place, row in table[first:] if _is_data(row, is_numeric, shape)]
+    between = (place for place in cells_of if data[0] < place < data[-1])
+    second = find_second_headings(heading, ((place, cells_of[place][:1]) for place in between))
     has_count_row = _is_count_row(table, first, preamble, is_whole=is_whole)
     first += has_count_row
     first_line, rows = table[first][0], [row for _, row in table[first:]]
@@ -218,6 +227,8 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         has_blank_samples=has_blank_samples,
         fs=said.fs if fs is None else fs,
         rounded=said.rounded,
+        heading=heading,
+        second_headings=second,
         stated_units=said.units,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
@@ -245,6 +256,30 @@ def _join_quoted(lines: list[str]) -> list[str]:
                 joined[place : place + 1 + rest] = [text, *rest * [_TAKEN_LINE]]
                 break
     return joined
+
+
+def _find_first_heading(preamble: list[str], shape: _Shape) -> str | None:
+    cells = (split_cells(line, shape.delimiter)[:1] for line in reversed(preamble))
+    return next((cell for (cell,) in filter(None, cells) if re.search(r"[^\W\d_]{2}", cell)), None)
+
+
+def find_second_headings(heading: str | None, lines: Iterable[tuple[int, list[str]]]) -> int | None:
+    """Find headings among the samples: of another block, or of a file that was appended.
+
+    Parameters
+    ----------
+    heading : str, optional
+        First cell of the headings.
+    lines : iterable of (int, list of str)
+        Place and first cell of the lines between the first row of samples and the last.
+
+    Returns
+    -------
+    int or None
+        Place of the first line that begins with the heading.
+
+    """
+    return next((place for place, cells in lines if cells == [heading]), None)
 
 
 def _no_rows(*, below: bool = False) -> CorruptRecordError:
