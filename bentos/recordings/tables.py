@@ -52,10 +52,12 @@ MAX_NUMBERS: Final = 4_000_000
 """Samples of all leads: what a page can show."""
 
 MAX_UNPACKED_BYTES: Final = 4 * MAX_TABLE_BYTES
-"""Of a file that comes compressed; text packs to a quarter or so."""
+"""Limit of a compressed file when unpacked; text compresses to about a quarter."""
 
 _TEXT: Final = frozenset(TEXT_SUFFIXES)
 _SUFFIXES: Final = _TEXT | {".npy"}
+SUFFIXES: Final = (*sorted(_SUFFIXES), ".npz", *(f"{suffix}.gz" for suffix in sorted(_SUFFIXES)))
+"""Ends of the names of files that are read."""
 _KINDS: Final = frozenset({"csv", "npy"})
 _DIGITS: Final = 7
 _RAW: Final = "uV"
@@ -141,7 +143,7 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
 
 
 def _unpack(path: Path, *, is_part: bool) -> Path:
-    """Unpack a file that comes compressed, beside it; others stay as they are."""
+    """Unpack a compressed file beside itself; return any other file unchanged."""
     if not is_archive(path):
         return path
     directory = path.with_name("unpacked")
@@ -231,7 +233,7 @@ def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:
 def _open(
     path: Path, *, is_part: bool, unit: str | None = None
 ) -> tuple[RecordingFile, tuple[str, ...], tuple[str, ...]]:
-    """Open a file, also where it lacks a detail; return which, and why its rate is unsure."""
+    """Open a file; also return the details that it lacks, and why its rate is unsure."""
     fs: float | None = None
     missing: list[str] = []
     asked = ""
@@ -247,7 +249,7 @@ def _open(
             if error.detail == "sampling_rate" and fs is None:
                 fs, asked = MIN_FS_HZ, str(error)
             elif error.found_hz is not None and not reasons:
-                # Time stamps that repeat: a person must say the rate, and may say no other.
+                # Time stamps repeat: a person must confirm the rate that they give.
                 fs, reasons = error.found_hz, (asked,)
                 continue
             elif error.detail == "unit" and unit is None:
