@@ -70,10 +70,10 @@ _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
 _ALONE: Final = frozenset(SUFFIXES) - {".hea"}
-"""Suffixes of files that are a recording each, also when none of a record is beside them."""
+"""Suffixes of files each of which is a whole recording."""
 _LEFT_OUT: Final = ".atr"
 _KEPT_SUFFIXES: Final = frozenset({*SUFFIXES, *ARCHIVE_SUFFIXES, ".dat", ".mat"})
-"""Others may be a part of a person's name: such files are known by their content."""
+"""Another suffix may be part of a person's name; the content of such a file decides."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -388,7 +388,7 @@ def _arrange_parts(files: dict[str, Path], directory: Path) -> list[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> dict[str, Path]:
-    """Unpack an archive beside the other files, and remove it; others stay as they are."""
+    """Replace an archive by its files; return any other file unchanged."""
     if not is_archive(path):
         return {path.name: path}
     unpacked = directory / f"unpacked-{path.name}"

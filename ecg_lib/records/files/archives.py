@@ -1,8 +1,8 @@
 """Take a recording out of a zip, npz or gzip file from someone who is not trusted.
 
 Names in an archive are data: files are written under names of our own, and a name that tries to
-lead elsewhere is refused. What an archive unpacks to is counted while it is unpacked, so its own
-word about its size does not matter. Who and when in an EDF file is blanked before it is written.
+lead elsewhere is refused. Bytes are counted while they are unpacked; the sizes that an archive
+states are not trusted. The identity in an EDF header is blanked before the file is written.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ from ecg_lib.records.signal_names import SignalKind, kind_of
 ARCHIVE_SUFFIXES: Final = (".zip", ".npz", ".gz")
 
 PEEK_BYTES: Final = 2**16
-"""The beginning of a text, by which it is told whether it may be a recording."""
+"""Bytes read from the beginning of a text to decide whether it may be a recording."""
 
 MAX_ENTRIES: Final = 64
 MAX_UNPACKED_BYTES: Final = 2**30
@@ -52,17 +52,17 @@ MAX_RATIO: Final = 100
 """Greatest ratio of unpacked to packed bytes; ECG samples pack to a third or so."""
 
 _MAX_TOLD: Final = 8
-"""Names of files that an error lists."""
+"""Most file names that an error lists."""
 
 _MAX_TOLD_NAME: Final = 64
 
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_HEADER_BYTES: Final = 300
 _HAS_NAME: Final = 0x08
-"""Flag of a gzip file with the name of what was packed, and no other field before it."""
+"""Flag of a gzip header that stores the name of the file and no field before it."""
 
 _WEAK: Final = frozenset({*TEXT_SUFFIXES, ".xml"})
-"""Files that may also describe a recording: their beginning tells."""
+"""Suffixes of files that may only describe a recording; their content decides."""
 
 _RATIO_FROM_BYTES: Final = 2**20
 _BLOCK_BYTES: Final = 2**20
@@ -78,7 +78,7 @@ _LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "DICOMDIR"})
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Give the path of a recording; that of an archive is unpacked as long as it is read.
+    """Yield the path of a recording; an archive stays unpacked while the context is open.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is an archive, by its name, or gzip by its content."""
+    """Return whether a file is an archive by its suffix, or a gzip file by its content."""
     if not path.is_file():
         return False
     if path.suffix.lower() in ARCHIVE_SUFFIXES:
@@ -138,7 +138,7 @@ def unpack_recording(
     max_bytes : int, optional
         The most that it may unpack to, 1 GiB when left out.
     is_part : bool
-        Whether it is only the beginning of a file that gzip packed.
+        Whether the archive is only the beginning of a gzip file.
 
     Returns
     -------
@@ -150,7 +150,7 @@ def unpack_recording(
     CorruptRecordError
         If it is not an archive, is damaged, or tries a trick.
     UnsupportedRecordError
-        If it is encrypted, packed in an unusual way, has an archive in it, or not one recording.
+        If it is encrypted, uses another compression, or holds an archive or not one recording.
     RecordTooLongError
         If it unpacks to too much.
     OSError
@@ -222,7 +222,7 @@ def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes
 
     def read(opened: gzip.GzipFile) -> bytes:
         try:
-            # Of a file that is cut off, read1 alone gives the bytes before its end.
+            # Where a file is cut off, read raises; read1 first returns the bytes before the cut.
             return opened.read1(_BLOCK_BYTES) if is_part else opened.read(_BLOCK_BYTES)
         except EOFError:
             if is_part:
@@ -241,7 +241,7 @@ def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes
 
 
 def _write(path: Path, blocks: Iterable[bytes]) -> int:
-    """Write a file, without the identity in the header of an EDF file; return its bytes."""
+    """Write a file with the identity in an EDF header blanked; return its size in bytes."""
     total = 0
     with path.open("xb") as file:
         for block in blocks:
@@ -251,7 +251,7 @@ def _write(path: Path, blocks: Iterable[bytes]) -> int:
 
 
 def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Find the files of the WFDB record; beside it texts describe it, other recordings do not."""
+    """Find the files of the WFDB record; texts may be next to it, other recordings not."""
     texts = {
         _path_of(one): b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
         for one in entries
@@ -278,7 +278,7 @@ def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> lis
 def _find_file(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, kind: str
 ) -> zipfile.ZipInfo:
-    """Find the only recording; names of other signals stand back."""
+    """Find the only recording; a file named as an ECG goes before those of other signals."""
     found = [entry for entry in entries if _may_be_recording(opened, entry)]
     if kind == ".npz":
         found = [entry for entry in entries if _suffix(entry) == ".npy"]
@@ -315,13 +315,13 @@ def _may_be_recording(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
 
 
 def _several(names: Sequence[str], *, is_none_ecg: bool = False) -> UnsupportedRecordError:
-    why = ", and none is an ECG by its name" if is_none_ecg else "; give one at a time"
+    why = ", and none is named as an ECG" if is_none_ecg else "; give one at a time"
     msg = f"the zip archive must hold one recording, it holds {len(names)}: {_tell(names)}{why}"
     return UnsupportedRecordError(msg)
 
 
 def _tell(names: Iterable[str]) -> str:
-    """List names of files without their folders, as far as they can be printed."""
+    """List file names without folders; replace characters that cannot be printed."""
     told = [PurePosixPath(name).name[:_MAX_TOLD_NAME] for name in names]
     told = ["".join(char if char.isprintable() else "?" for char in name) for name in told]
     more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
@@ -388,7 +388,7 @@ def _telling_damage(kind: str) -> Iterator[None]:
         ValueError,
         OSError,
     ) as error:
-        msg = f"the {kind} cannot be read: it is damaged or none"
+        msg = f"the {kind} cannot be read: it is damaged or not a {kind}"
         raise CorruptRecordError(msg) from error
 
 
@@ -455,7 +455,7 @@ def _count(
     most: int,
     is_part: bool = False,
 ) -> Iterator[bytes]:
-    """Give the blocks that are unpacked, as long as they are within the limits."""
+    """Yield unpacked blocks while they are within the limits."""
     limit = max(_RATIO_FROM_BYTES, MAX_RATIO * packed_bytes)
     total = 0
     while True:

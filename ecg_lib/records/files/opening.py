@@ -42,7 +42,7 @@ SUFFIXES: Final = (".hea", ".edf", ".bdf", *TEXT_SUFFIXES, ".npy", *DEVICE_SUFFI
 """Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
 UNKNOWN_SUFFIX: Final = ".unknown"
-"""Stands for a suffix that is not read; the content of the file decides."""
+"""Suffix of files whose own suffix is not read; their content decides."""
 
 _EDF: Final = frozenset({".edf", ".bdf"})
 _SIGNALS: Final = frozenset({".dat", ".mat"})

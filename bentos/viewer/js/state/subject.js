@@ -58,7 +58,7 @@ export function statedUnit(table, lead) {
 }
 
 /**
- * Whether the file, or the size of its samples, tells their unit; counts and µV are only guessed.
+ * Whether the file states the unit, or its samples have the size of mV; others are guesses.
  *
  * @param {ReadTable} table
  * @param {string} lead
@@ -68,7 +68,7 @@ export function isUnitKnown(table, lead) {
 }
 
 /**
- * Whether samples can be brought to mV at a rate.
+ * Whether the rate and the scale of the samples are known.
  *
  * @param {import("../files/request.js").SignalSettings} settings
  */

@@ -61,6 +61,7 @@ _LEAST_ROWS: Final = 100
 _MINUS: Final = layouts.MINUS.encode()
 
 _END_BYTES: Final = 2**16
+"""Read from the end of a file; more than a row has."""
 
 _MAX_HELD_BYTES: Final = 2**20
 """Of words below the samples."""
@@ -253,7 +254,7 @@ def _explain_second_headings(place: int) -> UnsupportedRecordError:
 
 
 def may_be_recording(start: bytes, *, is_whole: bool) -> bool:
-    """Return whether a text may be a recording by its beginning; most texts are words."""
+    """Return whether a text begins as a recording does: with enough rows of numbers."""
     try:
         layout = find_layout(start, is_whole=is_whole)
     except RecordError:
@@ -266,7 +267,7 @@ def _check_rate(fs: float, *, is_clock: bool) -> None:
     try:
         check_sampling_rate(fs)
     except InvalidSamplingRateError as error:
-        hint = "; its heading must state ms, us or ns unless it is s, or sampling_rate be given"
+        hint = "; its heading must state ms, us or ns, or sampling_rate must be given"
         hint = "" if is_clock else hint
         msg = f"{error}, of the column of time{hint}"
         raise InvalidSamplingRateError(msg) from error
@@ -275,7 +276,7 @@ def _check_rate(fs: float, *, is_clock: bool) -> None:
 def _take_stated(
     stated: float, rounded: RoundedRate | None, *, given: float | None
 ) -> tuple[float, tuple[str, ...]]:
-    """Take the rate that stands above the samples; a caller knows what a rounded interval was."""
+    """Take the rate stated above the samples; the caller may correct a rounded interval."""
     if given is not None and rounded is not None and rounded.allows(given):
         return given, ()
     if given is not None and abs(stated - given) > RATE_DEVIATION * given:
@@ -287,7 +288,7 @@ def _take_stated(
 def _settle(
     measured: Rate, *, given: float | None, layout: Layout
 ) -> tuple[float, tuple[str, ...]]:
-    """Decide for a rate: a column of time is trusted more than words above it, a caller more."""
+    """Choose a rate: the given one, else that of the column of time, else the stated one."""
     stated = layout.fs
     note = measured.rounded.note if measured.rounded is not None and given is None else ""
     notes = (note,) if note else ()

@@ -75,7 +75,7 @@ _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 _HEADING_LINES: Final = 200
 _LINES_OF_A_HEADING: Final = 6
 _TAKEN_LINE: Final = "#"
-"""Stands for a line that was joined to one above it."""
+"""Placeholder of a line that was joined to one above it."""
 
 _OPEN_QUOTE: Final = re.compile(r'(?:^|[,;\t|])\s{0,9}"[^"]*$')
 
@@ -115,7 +115,7 @@ class Layout:
     """True when blank lines between samples are missing samples: of one column."""
     fs: float | None
     rounded: RoundedRate | None
-    """The rate by an interval, where that states it."""
+    """The rate, where the file states it as an interval."""
     heading: str | None
     """First cell of the headings."""
     second_headings: int | None
@@ -243,7 +243,7 @@ def _part_lines(text: str, *, is_whole: bool) -> list[str]:
 
 
 def _join_quoted(lines: list[str]) -> list[str]:
-    """Join headings in quotes that go on in the next lines; the places of other lines stay."""
+    """Join quoted headings that span lines; other lines keep their places."""
     joined = list(lines)
     for place, line in enumerate(lines[:_HEADING_LINES]):
         is_open = line.count('"') % 2 == 1 and _OPEN_QUOTE.search(line)
@@ -483,7 +483,7 @@ def _find_headings(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Find the headings above the samples, and the row of units below them.
 
-    One heading may be missing, of the column `nameless`.
+    Only the column `nameless` may lack a heading.
     """
     rows = [split_cells(line, shape.delimiter) for line in preamble]
     rows = [without_ends(row, shape.width) for row in rows]
@@ -535,7 +535,7 @@ def _describes_values(row: list[str]) -> bool:
 
 
 def _without_remarks(rows: list[list[str]]) -> list[list[str]]:
-    """Leave out rows below the headings in which no cell says what its column is."""
+    """Drop rows below the headings in which no cell names a signal or a unit."""
     while len(rows) > 1 and not any(map(_says_column, rows[-1])):
         if not all(map(_says_column, rows[-2])):
             break

@@ -127,7 +127,7 @@ def _find_interval(line: str) -> RoundedRate | None:
 
 
 def find_rate_in_rows(lines: list[str]) -> float | None:
-    """Find the rate in the second row, below the time of the start, where Empatica writes both.
+    """Find the rate that Empatica writes in the second row, below the start time.
 
     Raises
     ------
@@ -144,8 +144,8 @@ def find_rate_in_rows(lines: list[str]) -> float | None:
         return None
     if fs < MIN_FS_HZ:
         msg = (
-            f"an ECG must have at least {MIN_FS_HZ:g} Hz, the second row states {fs:g} Hz: so "
-            "Empatica writes BVP, EDA, ACC, TEMP and HR, none of which is an ECG"
+            f"an ECG must have at least {MIN_FS_HZ:g} Hz, the second row states {fs:g} Hz; "
+            "Empatica writes BVP, EDA, ACC, TEMP and HR so, and none of them is an ECG"
         )
         raise UnsupportedRecordError(msg)
     return fs
@@ -171,7 +171,7 @@ class Statements(NamedTuple):
 
     fs: float | None
     rounded: RoundedRate | None
-    """The rate by an interval, where that states it."""
+    """The rate, where the file states it as an interval."""
     units: tuple[str, ...]
     """Of the samples; two or more contradict each other."""
     lead: str | None
@@ -270,7 +270,7 @@ def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Describ
 
 
 def _split_described(line: str) -> list[str]:
-    """Split a line of LabChart: by tabs, or by what a spreadsheet has put in their place."""
+    """Split a line of LabChart by tabs, or by what a spreadsheet replaced them with."""
     by = next((mark for mark in ",;" if f"={mark}" in line), None) if "\t" not in line else None
     return line.rstrip().rstrip(by or "").split(by or "\t")
 

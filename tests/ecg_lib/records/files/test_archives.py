@@ -165,7 +165,7 @@ def test_the_only_recording_is_found_among_other_files(
         ({"a.csv": TABLE, "b/c.csv": TABLE}, "one recording, it holds 2: a.csv, c.csv; give one"),
         ({"a.csv": TABLE, "b.edf": EDF}, "it holds 2: a.csv, b.edf"),
         ({"r.hea": HEADER, "r.dat": b"", "b.edf": EDF}, "it holds 2: r.hea, b.edf"),
-        ({"ACC.csv": TABLE, "BVP.csv": TABLE}, "ACC.csv, BVP.csv, and none is an ECG by its name"),
+        ({"ACC.csv": TABLE, "BVP.csv": TABLE}, "ACC.csv, BVP.csv, and none is named as an ECG"),
         ({"a.txt": "some words"}, "must hold a recording .*; it holds a.txt"),
         ({"a.csv": "1\n" * 99}, "must hold a recording"),
         ({}, "it is empty"),
