@@ -75,7 +75,7 @@ class MissingDetailError(RecordError):
         self.detail = detail
         """``sampling_rate`` or ``unit``."""
         self.found_hz = found_hz
-        """Rate of the file in Hz that the given rate contradicts."""
+        """The approximate rate that time stamps give, which the caller must confirm."""
 
 
 class RecordTooLongError(RecordError):

@@ -58,7 +58,8 @@ export function statedUnit(table, lead) {
 }
 
 /**
- * Whether the file states the unit, or its samples have the size of mV; others are guesses.
+ * Whether the unit is certain: stated by the file, or samples of the size of mV. Counts and µV are
+ * guesses.
  *
  * @param {ReadTable} table
  * @param {string} lead

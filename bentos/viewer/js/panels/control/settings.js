@@ -1,6 +1,6 @@
 /**
  * How the signal is read and sent: lead, sampling rate, unit, rules. It can be changed and sent
- * again; what the file does not state is asked for before anything is sent.
+ * again. The form asks for what the file does not state before anything is sent.
  */
 
 import { fill, h } from "../../base/dom.js";
