@@ -22,6 +22,8 @@ from ecg_lib.records.files.lead import (
 from ecg_lib.records.limits import MAX_SIGNALS, MIN_DURATION_S, MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
+NPY_MAGIC: Final = b"\x93NUMPY"
+
 _NPY_HEADER_BYTES: Final = 65_536
 
 
@@ -130,8 +132,8 @@ def _map_array(path: Path, *, is_part: bool) -> tuple[NDArray[np.generic], tuple
         file.seek(8 + width)
         text = file.read(min(size, _NPY_HEADER_BYTES))
     header = _NPY_HEADER.fullmatch(text)
-    if not start.startswith(b"\x93NUMPY") or header is None:
-        raise _explain_header(text if start.startswith(b"\x93NUMPY") else b"")
+    if not start.startswith(NPY_MAGIC) or header is None:
+        raise _explain_header(text if start.startswith(NPY_MAGIC) else b"")
     dtype = np.dtype(header["dtype"].decode())
     rows, columns = int(header["rows"]), int(header["columns"] or 1)
     offset = 8 + width + size

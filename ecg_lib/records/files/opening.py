@@ -29,8 +29,9 @@ from ecg_lib.records.files.lead import (
     no_leads,
     rate_contradiction,
 )
-from ecg_lib.records.files.npy_file import NpyFile
-from ecg_lib.records.files.text.csv_file import CsvFile
+from ecg_lib.records.files.npy_file import NPY_MAGIC, NpyFile
+from ecg_lib.records.files.text.csv_file import CsvFile, may_be_recording
+from ecg_lib.records.files.wfdb.encodings import refuse_workspace
 from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
@@ -48,18 +49,21 @@ _EDF: Final = frozenset({".edf", ".bdf"})
 _SIGNALS: Final = frozenset({".dat", ".mat"})
 """Signal files of WFDB records, which are opened by their headers."""
 
+_START_BYTES: Final = 2**16
+"""Read to decide what a file of another name is."""
+
 
 def open_recording(
     path: Path, *, fs: float | None = None, unit: str | None = None
 ) -> RecordingFile:
-    """Open a recording: EDF and exports by their content, others by the extension of the file.
+    """Open a recording: by its suffix, and under another name by its content.
 
     Parameters
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
         ``.txt``, ``.tsv`` or ``.npy``; or EDF, BDF, DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or
-        Philips XML or Kardia ATC under any name.
+        Philips XML or Kardia ATC under any name, and text or NPY under one that is not read.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -131,14 +135,26 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
         record = WfdbFile.open(header)
         _refuse_contradiction(record, fs=fs)
         return record
-    if suffix in {"", *_SIGNALS} and path.is_file():
+    if not path.is_file():
+        msg = "the file of the recording is missing"
+        raise RecordNotFoundError(msg)
+    return _open_unnamed(path, fs=fs, unit=unit)
+
+
+def _open_unnamed(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
+    """Open a NumPy array or a text of samples under any name."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    refuse_workspace(path)
+    if start.startswith(NPY_MAGIC):
+        return NpyFile.open(path, fs=fs, unit=unit)
+    if may_be_recording(start, is_whole=len(start) < _START_BYTES):
+        return CsvFile.open(path, fs=fs, unit=unit)
+    if path.suffix.lower() in {"", *_SIGNALS}:
         msg = (
             "the header is missing: a WFDB record is read by its header (.hea), "
             "which must be next to its signals"
         )
-        raise RecordNotFoundError(msg)
-    if not path.is_file():
-        msg = "the file of the recording is missing"
         raise RecordNotFoundError(msg)
     known = ", ".join(SUFFIXES)
     msg = f"a recording must be one of {known}, or a .zip, .npz or .gz of one"

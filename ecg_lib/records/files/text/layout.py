@@ -491,7 +491,7 @@ def _find_headings(
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
         rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
-        rows = [row for row in rows if not _is_key(row)]
+        rows = _without_pairs([row for row in rows if not _is_key(row)])
     # One blank parts the words of a heading, more of them part headings.
     elif shape.delimiter is None:
         parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
@@ -526,6 +526,15 @@ def _find_headings(
     return tuple(fitting[-1]), ()
 
 
+def _without_pairs(rows: list[list[str]]) -> list[list[str]]:
+    """Drop rows above one column that pair a key with a value, in any language.
+
+    A single pair may be two headings, one of which has no column.
+    """
+    pairs = [row for row in rows if len(row) == 2 and not _names_signal(row[0])]
+    return [row for row in rows if row not in pairs] if len(pairs) > 1 else rows
+
+
 def _describes_values(row: list[str]) -> bool:
     """Return whether a row above several columns names the device or the kind of their values."""
     words = {cell.casefold() for cell in row}
@@ -544,7 +553,8 @@ def _without_remarks(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _says_column(cell: str) -> bool:
-    return _names_signal(cell) or (bool(cell) and _is_unit(cell))
+    has_unit = bool(cell) and (_is_unit(cell) or read_heading(cell).unit is not None)
+    return has_unit or _names_signal(cell)
 
 
 def _names_signal(cell: str) -> bool:

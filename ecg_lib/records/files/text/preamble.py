@@ -21,6 +21,9 @@ _RATE_NAME: Final = (
     r"|frecuencia (?:de )?muestreo|tasa de muestreo"
     r"|fr[eé]quence d.[eé]chantillonnage|taux d.[eé]chantillonnage"
     r"|frequenza di campionamento|(?:frequ[eê]ncia|taxa) de amostragem"
+    r"|(?:be)?monsterfrequentie|samplefrequentie|samplingsfre[kc]vens|samplingfrekvens"
+    r"|cz[eę]stotliwo[sś][cć] pr[oó]bkowania|vzorkovac[ií] frekvence|частота дискретизации"
+    r"|サンプル(?:レート|周波数)|サンプリング(?:レート|周波数)|采样[率频]率?|取樣率|採樣率"
 )
 _FREQUENCY: Final = r"frequen(?:cy|z)|frecuencia|fr[eé]quence|frequenza|frequ[eê]ncia"
 """A frequency that is not said to be one of filters or mains: it must be all of the key."""
@@ -51,6 +54,11 @@ _INTERVAL: Final = r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*" + _UNIT_OF_IN
 _INTERVALS: Final = (
     re.compile(rf"(?:{_INTERVAL_NAME}){_IS}[=,;]?\s*{_INTERVAL}\b", re.IGNORECASE),
     re.compile(rf"(?<![\d.,-]){_INTERVAL}\s*/\s*sample", re.IGNORECASE),
+    re.compile(
+        rf"(?:{_INTERVAL_NAME})\s*[(\[]\s*{_UNIT_OF_INTERVAL}\s*[)\]]{_IS}"
+        r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*$",
+        re.IGNORECASE,
+    ),
 )
 """The time from one sample to the next, as LabChart and AcqKnowledge state it."""
 

@@ -33,6 +33,21 @@ def _rows(*columns: Sequence[object], separator: str = ",") -> str:
     return "".join(separator.join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
 
 
+def test_pairs_above_one_column_describe_it_in_any_language(tmp_path: Path) -> None:
+    head = "Ime,Janez\nZapestje,levo\nEnota,uV\n"
+    opened = _open(tmp_path, head + _rows(ECG * 1000), fs=250)
+    assert np.allclose(np.concatenate(list(opened.blocks(opened.leads[0]))), ECG, atol=1e-5)
+    with pytest.raises(CorruptRecordError, match="2 headings for 1 columns"):
+        _open(tmp_path, "ECG I,ECG II\n" + _rows(ECG), fs=250)
+
+
+def test_the_heading_with_a_unit_is_that_of_the_column(tmp_path: Path) -> None:
+    head = "sampling_frequency;300\nwear position;left wrist\nsignal (uV)\n"
+    opened = _open(tmp_path, head + _rows(ECG * 1000))
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("signal", 300)]
+    assert np.allclose(np.concatenate(list(opened.blocks(opened.leads[0]))), ECG, atol=1e-5)
+
+
 TICKS = range(N)
 
 SHIMMER = "Shimmer\tShimmer\tShimmer\tShimmer\nTimestamp\tTimestamp\tECG LL-RA\tECG LL-RA\n"
