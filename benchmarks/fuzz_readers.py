@@ -261,6 +261,7 @@ def _read_cases() -> list[tuple[str, bytes]]:
         ("csv", b"1544027337.000000\n250.000000\n" + 300 * b"0.5\n"),
         ("csv", b"Interval=\t0.0028 s\nChannelTitle=\tECG\nRange=\t10 mV\n" + 300 * b"0.5\n"),
     ]
+    found += [("gzip", content) for _, content in found[:1]]  # packed after it was changed
     gap = (_CASES / "edf-d-contiguous" / "d_gap.edf").read_bytes()
     return [
         *found,
@@ -304,7 +305,7 @@ def read_one(data: bytes) -> str:
     Raises
     ------
     Exception
-        Any that is none of our own: a finding.
+        Any other than our own: a finding.
 
     """
     from bentos.wire.problems import ProblemError

@@ -178,9 +178,9 @@ class JobRunner:
             self._start(waiting.pop(job_id), model)
 
     def _remove_old(self, finished: list[Job]) -> None:
-        """Keep the newest of each client, so that one cannot push out the results of another.
+        """Remove old recordings: all but the newest of each client, and those past the kept days.
 
-        Those that ended too many days ago go too.
+        They are counted by client, so that one cannot push out the results of another.
         """
         kept: Counter[str | None] = Counter()
         limit = datetime.now(UTC) - timedelta(days=self._kept_days)

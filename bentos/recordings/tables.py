@@ -52,10 +52,12 @@ MAX_NUMBERS: Final = 4_000_000
 """Samples of all leads: what a page can show."""
 
 MAX_UNPACKED_BYTES: Final = 4 * MAX_TABLE_BYTES
-"""Of a file that comes compressed; text packs to a quarter or so."""
+"""Limit of a compressed file when unpacked; text compresses to about a quarter."""
 
 _TEXT: Final = frozenset(TEXT_SUFFIXES)
 _SUFFIXES: Final = _TEXT | {".npy"}
+SUFFIXES: Final = (*sorted(_SUFFIXES), ".npz", *(f"{suffix}.gz" for suffix in sorted(_SUFFIXES)))
+"""Ends of the names of files that are read."""
 _KINDS: Final = frozenset({"csv", "npy"})
 _DIGITS: Final = 7
 _RAW: Final = "uV"
@@ -141,7 +143,7 @@ def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
 
 
 def _unpack(path: Path, *, is_part: bool) -> Path:
-    """Unpack a file that comes compressed, beside it; others stay as they are."""
+    """Unpack a compressed file beside itself; return any other file unchanged."""
     if not is_archive(path):
         return path
     directory = path.with_name("unpacked")

@@ -30,7 +30,6 @@ from bentos.wire.problems import (
     STORAGE_FULL,
     TOO_LARGE,
     UNKNOWN_FIELD,
-    UNSUPPORTED_FILE,
     UPLOAD_STALLED,
     WRONG_MEDIA_TYPE,
     ProblemError,
@@ -47,7 +46,7 @@ from ecg_lib.records.files.archives import (
 from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
 from ecg_lib.records.files.lead import Lead, choose_lead, choose_second_lead
-from ecg_lib.records.files.opening import SUFFIXES, open_recording
+from ecg_lib.records.files.opening import SUFFIXES, UNKNOWN_SUFFIX, open_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
     NULL_SEGMENT,
@@ -71,9 +70,10 @@ _MAX_TEXT_BYTES: Final = 256
 _MAX_HEADERS_BYTES: Final = 8192
 _EDF_HEADER_BYTES: Final = 256
 _ALONE: Final = frozenset(SUFFIXES) - {".hea"}
-"""Files that are a recording each."""
+"""Suffixes of files each of which is a whole recording."""
 _LEFT_OUT: Final = ".atr"
-_TAKEN: Final = _ALONE | {*ARCHIVE_SUFFIXES, ".hea", ".dat", ".mat", _LEFT_OUT}
+_KEPT_SUFFIXES: Final = frozenset({*SUFFIXES, *ARCHIVE_SUFFIXES, ".dat", ".mat"})
+"""Another suffix may be part of a person's name; the content of such a file decides."""
 _NO_ROOM: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
@@ -194,22 +194,18 @@ class _Form:
 
     def _open_file(self) -> None:
         name = PurePosixPath((self.part.file_name or "").replace("\\", "/")).name
-        suffix = PurePosixPath(name).suffix.lower()
-        if suffix not in _TAKEN:
-            detail = f"files must be one of {', '.join(sorted(_TAKEN))} by their names"
-            raise ProblemError(UNSUPPORTED_FILE, detail, errors=[("files", detail)])
         if len(self.files) + len(self.left_out) == MAX_FILES:
             raise _refuse("files", f"there must be at most {MAX_FILES} files")
         if name in self.files or name in self.left_out:
             raise _refuse("files", "files must have different names, two have the same")
-        if suffix == _LEFT_OUT:
+        suffix = _suffix_of(name)
+        if name.lower().endswith(_LEFT_OUT):
             # Nobody needs the annotations of others, and they may say whose they are.
             self.left_out.add(name)
             path = Path(os.devnull)
         else:
-            packed = PurePosixPath(name).with_suffix("").suffix.lower() if suffix == ".gz" else ""
-            packed = packed if packed in _TAKEN - {*ARCHIVE_SUFFIXES} else ""
-            path = self.files[name] = self.directory / f"upload{len(self.files)}{packed}{suffix}"
+            ends = _suffix_of(PurePosixPath(name).stem) + suffix if suffix == ".gz" else suffix
+            path = self.files[name] = self.directory / f"upload{len(self.files)}{ends}"
         self.part.file = path.open("wb")
 
     def _take_data(self, data: bytes, start: int, end: int) -> None:
@@ -382,7 +378,7 @@ def _arrange_parts(files: dict[str, Path], directory: Path) -> list[Path]:
     """Leave the parts of a recording under numbers, in the order of the form."""
     parts = [_unpack(path, directory) for path in files.values()]
     suffixes = {path.suffix for part in parts for path in part.values()}
-    if not suffixes or suffixes - _ALONE:
+    if not suffixes or suffixes - _ALONE - {UNKNOWN_SUFFIX}:
         raise _refuse("files", "parts to join must be EDF, CSV, NPY or the exports of a device")
     return [
         path.rename(directory / f"{RECORDING}{number or ''}{path.suffix}")
@@ -392,7 +388,7 @@ def _arrange_parts(files: dict[str, Path], directory: Path) -> list[Path]:
 
 
 def _unpack(path: Path, directory: Path) -> dict[str, Path]:
-    """Unpack an archive beside the other files, and remove it; others stay as they are."""
+    """Replace an archive by its files; return any other file unchanged."""
     if not is_archive(path):
         return {path.name: path}
     unpacked = directory / f"unpacked-{path.name}"
@@ -409,7 +405,7 @@ def _unpack(path: Path, directory: Path) -> dict[str, Path]:
 
 def _suffix_of(name: str) -> str:
     suffix = PurePosixPath(name).suffix.lower()
-    return suffix if suffix in _TAKEN else ""
+    return suffix if suffix in _KEPT_SUFFIXES else UNKNOWN_SUFFIX
 
 
 def _without_identity(
@@ -434,7 +430,7 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         ((name, path),) = files.items()
         files = _unpack(path, directory) if is_archive(path) else {name: path}
     suffixes = [path.suffix for path in files.values()]
-    if len(files) == 1 and suffixes[0] in _ALONE:
+    if len(files) == 1 and suffixes[0] != ".hea":
         (only,) = files.values()
         return only.rename(directory / f"{RECORDING}{only.suffix}")
     if ".hea" in suffixes and not set(suffixes) & {*_ALONE, *ARCHIVE_SUFFIXES}:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import FileResponse, Response
 
 from bentos.recordings.job_store import Job, JobStatus
-from bentos.recordings.tables import MAX_TABLE_BYTES, Looks, TableFields, read_table
+from bentos.recordings.tables import MAX_TABLE_BYTES, SUFFIXES, Looks, TableFields, read_table
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
 from bentos.routes.bodies import announced_bytes, decoded
@@ -436,7 +436,14 @@ def _describe_form(**fields: Any) -> dict[str, Any]:  # noqa: ANN401  JSON
 
 
 _TABLE_FORM: Final = _describe_form(
-    files={"type": "array", "items": _BINARY, "minItems": 1, "maxItems": 1},
+    files={
+        "type": "array",
+        "items": _BINARY,
+        "minItems": 1,
+        "maxItems": 1,
+        "description": "A file of one of the suffixes in `x-suffixes`.",
+        "x-suffixes": SUFFIXES,
+    },
     is_part={
         "type": "boolean",
         "default": False,
@@ -444,7 +451,13 @@ _TABLE_FORM: Final = _describe_form(
     },
 )
 _FORM: Final = _describe_form(
-    files={"type": "array", "items": _BINARY, "minItems": 1},
+    files={
+        "type": "array",
+        "items": _BINARY,
+        "minItems": 1,
+        "description": "EDF and exports of devices are recognised by their content, others by "
+        "their suffix.",
+    },
     lead={
         "type": "string",
         "description": "Name of the lead; else MLII, II, or the first ECG.",

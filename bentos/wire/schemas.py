@@ -289,8 +289,8 @@ class BeatPrediction(_Answer):
         description="Why a beat has no class; `ok` when it has one."
     )
     form: str | None = Field(
-        description="Beats of one shape have one letter, the most frequent `A`; null for one that "
-        "looks like no other. Feedback may name all beats of a form."
+        description="Letter of the shape of the beat, `A` for the most frequent; null for a shape "
+        "of its own. Feedback may label all beats of a form."
     )
 
 

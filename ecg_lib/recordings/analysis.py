@@ -43,6 +43,7 @@ from ecg_lib.records.files.lead import (
     check_duration,
     choose_lead,
     choose_second_lead,
+    list_other_leads,
     refuse_too_long,
 )
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
@@ -136,7 +137,7 @@ def analyze_recording(
         threads=threads,
         report=report_part,
     )
-    _require_readable(beats)
+    _require_readable(beats, others=list_other_leads(opened.leads, chosen.name))
     heard, unheard = read.outcome(is_heard=beats.is_helped)
     summary = summarize_recording(
         beats,
@@ -173,7 +174,7 @@ def _count_blocks(
         yield block
 
 
-def _require_readable(beats: RecordingBeats) -> None:
+def _require_readable(beats: RecordingBeats, *, others: str) -> None:
     reason = explain_unreadable(
         beats.unreadable,
         readable_s=beats.readable_s,
@@ -181,7 +182,7 @@ def _require_readable(beats: RecordingBeats) -> None:
         has_beats=bool(beats.is_readable.any()),
     )
     if reason is not None:
-        raise UnreadableSignalError(reason)
+        raise UnreadableSignalError(reason + others)
 
 
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:

@@ -37,7 +37,7 @@ def lower_priority(pid: int) -> None:
     """Give a child process a low priority, and let it be killed first when memory runs out.
 
     The child must be in the session of its parent: Linux divides processors among sessions first,
-    and applies priorities within each. A system that forbids a change is logged, as the child
+    and applies priorities within each. A refused change is logged: the child
     works without it.
     """
     own = os.getpriority(os.PRIO_PROCESS, os.getpid())

@@ -89,9 +89,9 @@ def read_signal(directory: Path) -> NDArray[np.float32]:
 
 
 def release_memory(signal_mv: NDArray[np.float32]) -> None:
-    """Give back the memory of samples that were read from a map; they are read again when needed.
+    """Release the memory of samples read from a mapped file; they are read again when needed.
 
-    Without this a process holds the whole signal once it went through it.
+    Otherwise a pass over a signal leaves all of it in memory.
     """
     mapped: object = signal_mv.base
     if isinstance(mapped, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):  # not on Windows

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
+from ecg_lib.errors import UnreadableSignalError
 from ecg_lib.recordings.analysis import list_annotations
 from ecg_lib.recordings.long_recordings import check_invalid
 from ecg_lib.recordings.signal_file import read_second_lead
@@ -20,6 +21,7 @@ from ecg_lib.records.files.lead import (
     check_duration,
     choose_lead,
     choose_second_lead,
+    list_other_leads,
 )
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
@@ -140,7 +142,11 @@ def predict_file(
     with unpacked(path) as source:
         opened = open_recording(source, fs=fs, unit=unit)
         prediction = _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
-    require_readable(prediction.classified.prepared)
+    try:
+        require_readable(prediction.classified.prepared)
+    except UnreadableSignalError as error:
+        msg = f"{error}{list_other_leads(opened.leads, prediction.lead)}"
+        raise UnreadableSignalError(msg) from error
     return prediction
 
 

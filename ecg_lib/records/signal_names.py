@@ -34,7 +34,7 @@ class SignalKind(StrEnum):
 
 _MILLIVOLT: Final = (
     *("mv", "millivolt", "millivolts", "milivolt", "milivolts", "mvolt", "mvolts"),
-    *("milivoltio", "milivoltios"),
+    *("milivoltio", "milivoltios", "мв"),
     *("milliv", "millivol"),  # the eight characters of EDF
 )
 _MICROVOLT: Final = (
@@ -47,7 +47,7 @@ _MICROVOLT: Final = (
         "mcv",
     ),  # casefold makes the micro sign Greek; then UTF-8 as Latin-1
     *("microv", "microvolt", "microvolts", "mikrovolt", "mikrov", "uvolt", "uvolts", "μvolt"),
-    *("microvoltio", "microvoltios"),
+    *("microvoltio", "microvoltios", "мкв"),
     "microvol",
 )
 _COUNTS: Final = (
@@ -176,7 +176,8 @@ _GENERIC: Final = re.compile(
 
 _LEAD_WORD: Final = re.compile(
     r"lead|abl|(?:brustwand|extremitaten|extremitaeten|standard|einthoven|goldberger|wilson)?"
-    r"ableitung\w*|deriv\w*|precordial|canal|brustwand|kanal|einthoven|goldberger|wilson"
+    r"ableitung\w*|deriv\w*|afleiding|a[vf]ledning|odprowadzenie"
+    r"|отведение|导联|導聯|導程|precordial|canal|brustwand|kanal|einthoven|goldberger|wilson"
 )
 
 _LEAD: Final = re.compile(

@@ -23,9 +23,14 @@ from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
-from ecg_lib.records.files.archives import ARCHIVE_SUFFIXES, PEEK_BYTES, name_of, unpacked
-from ecg_lib.records.files.edf_file import is_edf
-from ecg_lib.records.files.opening import SUFFIXES
+from ecg_lib.records.files.archives import (
+    ARCHIVE_SUFFIXES,
+    PEEK_BYTES,
+    is_litter,
+    name_of,
+    unpacked,
+)
+from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
@@ -132,17 +137,18 @@ def _segments_of(path: Path) -> list[str]:
 
 def _is_recording(path: Path) -> bool:
     suffix = path.suffix.lower()
-    if suffix not in _TAKEN or path.name.lower().endswith(ResultFormat.CSV.suffix):
-        return False
-    if path.is_dir():
+    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
+    if is_result or is_litter(path.name) or not path.is_file():
         return False
     if suffix == ".gz":
         return PurePosixPath(path.stem).suffix.lower() in SUFFIXES
-    if suffix != ".txt":
+    if suffix in _TAKEN and suffix != ".txt":
         return True
     with path.open("rb") as file:
         start = file.read(PEEK_BYTES)
-    return is_edf(start) or may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
+    return begins_as_recording(start) or (
+        suffix == ".txt" and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
+    )
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:

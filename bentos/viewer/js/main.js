@@ -78,10 +78,22 @@ async function learnService() {
     const { paths, components } = description.value;
     store.set({
       takesRecordings: "/api/v1/recordings/" in paths,
+      signalSuffixes: listSignalSuffixes(paths["/api/v1/signals/"]),
       knownLeads: components?.schemas?.PredictionRequest?.properties?.derivation?.enum ?? [],
     });
   }
   if (health.status === "fulfilled") store.set({ health: health.value });
+}
+
+/**
+ * The suffixes of the files that the service reads for the viewer.
+ *
+ * @param {any} route As the description of the API has it; missing without recordings.
+ * @returns {string[]}
+ */
+function listSignalSuffixes(route) {
+  const form = route?.post.requestBody.content["multipart/form-data"].schema;
+  return form?.properties.files["x-suffixes"] ?? [];
 }
 
 function openLink() {

@@ -1,8 +1,8 @@
 """Take a recording out of a zip, npz or gzip file from someone who is not trusted.
 
 Names in an archive are data: files are written under names of our own, and a name that tries to
-lead elsewhere is refused. What an archive unpacks to is counted while it is unpacked, so its own
-word about its size does not matter. Who and when in an EDF file is blanked before it is written.
+lead elsewhere is refused. Bytes are counted while they are unpacked; the sizes that an archive
+states are not trusted. The identity in an EDF header is blanked before the file is written.
 """
 
 from __future__ import annotations
@@ -24,9 +24,13 @@ from ecg_lib.errors import (
     RecordTooLongError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.devices.recognition import may_be_export
 from ecg_lib.records.files.edf_file import blank_identity
-from ecg_lib.records.files.opening import SUFFIXES, TEXT_SUFFIXES
+from ecg_lib.records.files.opening import (
+    SUFFIXES,
+    TEXT_SUFFIXES,
+    UNKNOWN_SUFFIX,
+    begins_as_recording,
+)
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
@@ -40,7 +44,7 @@ from ecg_lib.records.signal_names import SignalKind, kind_of
 ARCHIVE_SUFFIXES: Final = (".zip", ".npz", ".gz")
 
 PEEK_BYTES: Final = 2**16
-"""The beginning of a text, by which it is told whether it may be a recording."""
+"""Bytes read from the beginning of a text to decide whether it may be a recording."""
 
 MAX_ENTRIES: Final = 64
 MAX_UNPACKED_BYTES: Final = 2**30
@@ -48,17 +52,17 @@ MAX_RATIO: Final = 100
 """Greatest ratio of unpacked to packed bytes; ECG samples pack to a third or so."""
 
 _MAX_TOLD: Final = 8
-"""Names of files that an error lists."""
+"""Most file names that an error lists."""
 
 _MAX_TOLD_NAME: Final = 64
 
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_HEADER_BYTES: Final = 300
 _HAS_NAME: Final = 0x08
-"""Flag of a gzip file with the name of what was packed, and no other field before it."""
+"""Flag of a gzip header that stores the name of the file and no field before it."""
 
 _WEAK: Final = frozenset({*TEXT_SUFFIXES, ".xml"})
-"""Files that may also describe a recording: their beginning tells."""
+"""Suffixes of files that may only describe a recording; their content decides."""
 
 _RATIO_FROM_BYTES: Final = 2**20
 _BLOCK_BYTES: Final = 2**20
@@ -68,13 +72,13 @@ _OF_RECORDS: Final = frozenset({_HEADER, ".dat", ".mat", ".atr"})
 _STRONG: Final = frozenset(SUFFIXES) - _WEAK - {_HEADER}
 _ZIP: Final = "zip archive"
 _GZ: Final = "gzip file"
-_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini"})
-"""Files that archivers and desktops add, beside those whose names begin with a point."""
+_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "DICOMDIR"})
+"""Files that archivers, desktops and viewers add, beside those whose names begin with a point."""
 
 
 @contextmanager
 def unpacked(path: Path) -> Iterator[Path]:
-    """Give the path of a recording; that of an archive is unpacked as long as it is read.
+    """Yield the path of a recording; an archive stays unpacked while the context is open.
 
     Raises
     ------
@@ -100,7 +104,7 @@ def unpacked(path: Path) -> Iterator[Path]:
 
 
 def is_archive(path: Path) -> bool:
-    """Return whether a file is an archive, by its name, or gzip by its content."""
+    """Return whether a file is an archive by its suffix, or a gzip file by its content."""
     if not path.is_file():
         return False
     if path.suffix.lower() in ARCHIVE_SUFFIXES:
@@ -134,7 +138,7 @@ def unpack_recording(
     max_bytes : int, optional
         The most that it may unpack to, 1 GiB when left out.
     is_part : bool
-        Whether it is only the beginning of a file that gzip packed.
+        Whether the archive is only the beginning of a gzip file.
 
     Returns
     -------
@@ -146,7 +150,7 @@ def unpack_recording(
     CorruptRecordError
         If it is not an archive, is damaged, or tries a trick.
     UnsupportedRecordError
-        If it is encrypted, packed in an unusual way, has an archive in it, or not one recording.
+        If it is encrypted, uses another compression, or holds an archive or not one recording.
     RecordTooLongError
         If it unpacks to too much.
     OSError
@@ -165,7 +169,7 @@ def unpack_recording(
             # Not is_dir(), which fails for a name that is empty.
             entries = [one for one in opened.infolist() if not _path_of(one).endswith("/")]
         with opened:
-            entries = [one for one in entries if not _is_litter(_path_of(one))]
+            entries = [one for one in entries if not is_litter(_path_of(one))]
             _check_entries(entries)
             if any(_suffix(entry) == _HEADER for entry in entries):
                 wanted = _find_record(opened, entries)
@@ -201,16 +205,16 @@ def _unpack_gzip(archive: Path, directory: Path, *, most: int, is_part: bool) ->
 
 
 def _suffix_within(archive: Path) -> str:
-    """Return the extension of the name that gzip keeps of a file; one of none where it keeps none.
+    """Return the extension of the name that gzip stored, or one that leaves it to the content.
 
-    What has no extension would be taken for the name of a WFDB record.
+    A file without an extension would be taken for the name of a WFDB record.
     """
     with archive.open("rb") as file:
         start = file.read(_GZIP_HEADER_BYTES)
     has_name = len(start) > 10 and start[3] & 0x1C == _HAS_NAME
     kept = start[10:].partition(b"\0")[0].decode("latin-1") if has_name else ""
     suffix = PurePosixPath(kept).suffix.lower()
-    return suffix if suffix in SUFFIXES else ".unknown"
+    return suffix if suffix in SUFFIXES else UNKNOWN_SUFFIX
 
 
 def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes]:
@@ -218,7 +222,7 @@ def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes
 
     def read(opened: gzip.GzipFile) -> bytes:
         try:
-            # Of a file that is cut off, read1 alone gives the bytes before its end.
+            # Where a file is cut off, read raises; read1 first returns the bytes before the cut.
             return opened.read1(_BLOCK_BYTES) if is_part else opened.read(_BLOCK_BYTES)
         except EOFError:
             if is_part:
@@ -237,7 +241,7 @@ def _unpack_stream(archive: Path, *, most: int, is_part: bool) -> Iterator[bytes
 
 
 def _write(path: Path, blocks: Iterable[bytes]) -> int:
-    """Write a file, without the identity in the header of an EDF file; return its bytes."""
+    """Write a file with the identity in an EDF header blanked; return its size in bytes."""
     total = 0
     with path.open("xb") as file:
         for block in blocks:
@@ -247,7 +251,7 @@ def _write(path: Path, blocks: Iterable[bytes]) -> int:
 
 
 def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> list[zipfile.ZipInfo]:
-    """Find the files of the WFDB record; beside it texts describe it, other recordings do not."""
+    """Find the files of the WFDB record; texts may be next to it, other recordings not."""
     texts = {
         _path_of(one): b"".join(_unpack(opened, one, MAX_HEADER_BYTES))
         for one in entries
@@ -274,7 +278,7 @@ def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> lis
 def _find_file(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, kind: str
 ) -> zipfile.ZipInfo:
-    """Find the only recording; names of other signals stand back."""
+    """Find the only recording; a file named as an ECG goes before those of other signals."""
     found = [entry for entry in entries if _may_be_recording(opened, entry)]
     if kind == ".npz":
         found = [entry for entry in entries if _suffix(entry) == ".npy"]
@@ -300,24 +304,24 @@ def _find_file(
 
 def _may_be_recording(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
     suffix = _suffix(entry)
-    if suffix not in _WEAK:
-        return suffix in _STRONG
+    if suffix in _STRONG:
+        return True
     blocks = _unpack(opened, entry, MAX_UNPACKED_BYTES)
     start = next(blocks, b"")[:PEEK_BYTES]
     blocks.close()
-    return may_be_export(start) or (
+    return begins_as_recording(start) or (
         suffix in TEXT_SUFFIXES and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
     )
 
 
 def _several(names: Sequence[str], *, is_none_ecg: bool = False) -> UnsupportedRecordError:
-    why = ", and none is an ECG by its name" if is_none_ecg else "; give one at a time"
+    why = ", and none is named as an ECG" if is_none_ecg else "; give one at a time"
     msg = f"the zip archive must hold one recording, it holds {len(names)}: {_tell(names)}{why}"
     return UnsupportedRecordError(msg)
 
 
 def _tell(names: Iterable[str]) -> str:
-    """List names of files without their folders, as far as they can be printed."""
+    """List file names without folders; replace characters that cannot be printed."""
     told = [PurePosixPath(name).name[:_MAX_TOLD_NAME] for name in names]
     told = ["".join(char if char.isprintable() else "?" for char in name) for name in told]
     more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
@@ -362,7 +366,8 @@ def _has_segments(text: bytes) -> bool:
     return any(one.name != NULL_SEGMENT for one in header.segments)
 
 
-def _is_litter(name: str) -> bool:
+def is_litter(name: str) -> bool:
+    """Return whether a path is that of a file that software adds to folders of recordings."""
     parts = PurePosixPath(name).parts
     return any(part in _LITTER or re.fullmatch(r"\.[^.].*", part) for part in parts)
 
@@ -383,7 +388,7 @@ def _telling_damage(kind: str) -> Iterator[None]:
         ValueError,
         OSError,
     ) as error:
-        msg = f"the {kind} cannot be read: it is damaged or none"
+        msg = f"the {kind} cannot be read: it is damaged or not a {kind}"
         raise CorruptRecordError(msg) from error
 
 
@@ -450,7 +455,7 @@ def _count(
     most: int,
     is_part: bool = False,
 ) -> Iterator[bytes]:
-    """Give the blocks that are unpacked, as long as they are within the limits."""
+    """Yield unpacked blocks while they are within the limits."""
     limit = max(_RATIO_FROM_BYTES, MAX_RATIO * packed_bytes)
     total = 0
     while True:

@@ -173,6 +173,20 @@ _SECOND: Final = ("v1", "v5", "cm5", "v2")
 """Leads that see most of what the first one does not, in order."""
 
 
+def list_other_leads(leads: tuple[Lead, ...], read: str) -> str:
+    """List the other ECG leads, for the error of a lead that cannot be read; empty without any.
+
+    >>> leads = (Lead("II", 250.0, 5000), Lead("V1", 250.0, 5000), Lead("PLETH", 250.0, 5000))
+    >>> list_other_leads(leads, "II"), list_other_leads(leads[:1], "II")
+    ('; that is lead II, lead may name another: V1', '')
+
+    """
+    names = [lead.name for lead in leads if lead.name != read]
+    of_ecg = [name[:MAX_NAME] for name in names if kind_of(name) is not SignalKind.OTHER]
+    listed = ", ".join(of_ecg[:MAX_SIGNALS])
+    return f"; that is lead {read[:MAX_NAME]}, lead may name another: {listed}" if of_ecg else ""
+
+
 def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
     """Choose the lead that has a say in the classes beside the first one.
 

@@ -22,20 +22,22 @@ from ecg_lib.records.files.lead import (
 from ecg_lib.records.limits import MAX_SIGNALS, MIN_DURATION_S, MIN_FS_HZ
 from ecg_lib.records.signal_names import UNIT_TO_MV
 
+NPY_MAGIC: Final = b"\x93NUMPY"
+
 _NPY_HEADER_BYTES: Final = 65_536
 
 
 _NPY_SAMPLES_AT_ONCE: Final = 2**20
 
 _LEAST_SAMPLES: Final = round(MIN_DURATION_S * MIN_FS_HZ)
-"""No recording has fewer; so a table of 12 rows and 5000 columns has a lead in each row."""
+"""Fewest samples of a recording: an array of 12 rows and 5000 columns holds one lead per row."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NpyFile:
     """A NumPy array of numbers, shape ``(n_samples,)`` or ``(n_samples, n_leads)``.
 
-    An array of at most 64 rows and at least 1000 columns has a lead in each row, which is said.
+    An array of at most 64 rows and at least 1000 columns holds one lead per row; a warning says so.
 
     NaN is a missing sample, and so is the least number of signed integers of 16 bits or more, and
     a number of nines alone (-999) of 9.9 mV or more, far from those around it.
@@ -118,7 +120,7 @@ _MAX_FIELDS: Final = 8
 
 
 def _map_array(path: Path, *, is_part: bool) -> tuple[NDArray[np.generic], tuple[str, ...]]:
-    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``; say what was assumed.
+    """Map the numbers of a NumPy file, shape ``(n_samples, n_leads)``; also return warnings.
 
     Not by NumPy itself, which evaluates the header as Python's literals, takes archives, and
     raises whatever comes up.
@@ -130,8 +132,8 @@ def _map_array(path: Path, *, is_part: bool) -> tuple[NDArray[np.generic], tuple
         file.seek(8 + width)
         text = file.read(min(size, _NPY_HEADER_BYTES))
     header = _NPY_HEADER.fullmatch(text)
-    if not start.startswith(b"\x93NUMPY") or header is None:
-        raise _explain_header(text if start.startswith(b"\x93NUMPY") else b"")
+    if not start.startswith(NPY_MAGIC) or header is None:
+        raise _explain_header(text if start.startswith(NPY_MAGIC) else b"")
     dtype = np.dtype(header["dtype"].decode())
     rows, columns = int(header["rows"]), int(header["columns"] or 1)
     offset = 8 + width + size

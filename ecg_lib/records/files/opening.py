@@ -16,7 +16,11 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.devices.recognition import DEVICE_SUFFIXES, open_device_file
+from ecg_lib.records.files.devices.recognition import (
+    DEVICE_SUFFIXES,
+    is_export,
+    open_device_file,
+)
 from ecg_lib.records.files.edf_file import EdfFile, is_edf
 from ecg_lib.records.files.lead import (
     UNITS,
@@ -25,8 +29,9 @@ from ecg_lib.records.files.lead import (
     no_leads,
     rate_contradiction,
 )
-from ecg_lib.records.files.npy_file import NpyFile
-from ecg_lib.records.files.text.csv_file import CsvFile
+from ecg_lib.records.files.npy_file import NPY_MAGIC, NpyFile
+from ecg_lib.records.files.text.csv_file import CsvFile, may_be_recording
+from ecg_lib.records.files.wfdb.encodings import refuse_workspace
 from ecg_lib.records.files.wfdb.header import find_beside
 from ecg_lib.records.files.wfdb.wfdb_file import WfdbFile
 from ecg_lib.records.limits import check_sampling_rate
@@ -37,22 +42,28 @@ TEXT_SUFFIXES: Final = (".csv", ".txt", ".tsv")
 SUFFIXES: Final = (".hea", ".edf", ".bdf", *TEXT_SUFFIXES, ".npy", *DEVICE_SUFFIXES)
 """Suffixes of recordings; the signal files of a WFDB record are beside its header."""
 
+UNKNOWN_SUFFIX: Final = ".unknown"
+"""Suffix of files whose own suffix is not read; their content decides."""
+
 _EDF: Final = frozenset({".edf", ".bdf"})
 _SIGNALS: Final = frozenset({".dat", ".mat"})
 """Signal files of WFDB records, which are opened by their headers."""
+
+_START_BYTES: Final = 2**16
+"""Read to decide what a file of another name is."""
 
 
 def open_recording(
     path: Path, *, fs: float | None = None, unit: str | None = None
 ) -> RecordingFile:
-    """Open a recording: an export of a device by its content, others by the extension of the file.
+    """Open a recording: by its suffix, and under another name by its content.
 
     Parameters
     ----------
     path : Path
         ``.hea`` (or ``.dat``, ``.mat``, or the record's name), ``.edf``, ``.bdf``, ``.csv``,
-        ``.txt``, ``.tsv`` or ``.npy``; or DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or Philips XML
-        or Kardia ATC under any name.
+        ``.txt``, ``.tsv`` or ``.npy``; or EDF, BDF, DICOM, ISHNE, SCP-ECG, HL7 aECG, GE MUSE or
+        Philips XML or Kardia ATC under any name, and text or NPY under one that is not read.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -83,6 +94,11 @@ def open_recording(
         if lead.n_samples is not None:
             check_duration(lead.n_samples / lead.fs)
     return opened
+
+
+def begins_as_recording(start: bytes) -> bool:
+    """Return whether a file begins as EDF, BDF or an export of a device, whatever its name is."""
+    return is_edf(start) or is_export(start)
 
 
 def _open_export(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile | None:
@@ -119,14 +135,26 @@ def _open(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
         record = WfdbFile.open(header)
         _refuse_contradiction(record, fs=fs)
         return record
-    if suffix in {"", *_SIGNALS} and path.is_file():
+    if not path.is_file():
+        msg = "the file of the recording is missing"
+        raise RecordNotFoundError(msg)
+    return _open_unnamed(path, fs=fs, unit=unit)
+
+
+def _open_unnamed(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile:
+    """Open a NumPy array or a text of samples under any name."""
+    with path.open("rb") as file:
+        start = file.read(_START_BYTES)
+    refuse_workspace(path)
+    if start.startswith(NPY_MAGIC):
+        return NpyFile.open(path, fs=fs, unit=unit)
+    if may_be_recording(start, is_whole=len(start) < _START_BYTES):
+        return CsvFile.open(path, fs=fs, unit=unit)
+    if path.suffix.lower() in {"", *_SIGNALS}:
         msg = (
             "the header is missing: a WFDB record is read by its header (.hea), "
             "which must be next to its signals"
         )
-        raise RecordNotFoundError(msg)
-    if not path.is_file():
-        msg = "the file of the recording is missing"
         raise RecordNotFoundError(msg)
     known = ", ".join(SUFFIXES)
     msg = f"a recording must be one of {known}, or a .zip, .npz or .gz of one"

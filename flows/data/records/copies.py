@@ -1,8 +1,8 @@
 """Copies of kept signals that training prepared: find and delete them.
 
-Beats in them are encrypted; those of earlier code were not, and are deleted. They are found by the
-files in their directories and not by dataset versions: a version may be torn, and an ingest may
-have ended before it published one. All of them can be made again.
+Their beats are encrypted; copies that earlier code left unencrypted are deleted. Copies are found
+by the files in their directories and not by dataset versions: a version may be torn, and an ingest
+may have ended before it published one. All of them can be made again.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def remove_copies_without_signal(datasets_dir: Path, store: SignalStore) -> Remo
 
 
 def _is_plain(directory: Path) -> bool:
-    """Return whether earlier code wrote beats of labelled traffic into a directory."""
+    """Return whether a directory holds beats that earlier code left unencrypted."""
     if (directory / _TRAINING).exists():
         return (directory / "windows.npy").exists() and not (directory / SEALED).exists()
     return any(path.name != ANNOTATIONS for path in directory.glob("*.npz"))

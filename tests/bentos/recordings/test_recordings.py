@@ -251,6 +251,30 @@ def test_several_recordings_in_a_zip_are_refused_by_their_names(http: httpx.Clie
     assert "it holds 2: one.csv, two.csv" in problem["detail"]
 
 
+@pytest.mark.parametrize("name", ["r.rec", "NAME", "r.dat", "r.rec.gz", "r.gz"])
+def test_an_edf_file_is_taken_under_any_name(
+    http: httpx.Client, home: Path, record: Record, name: str
+) -> None:
+    signal = edfio.EdfSignal(record.signal_mv("MLII"), 360, label="ECG", physical_dimension="mV")
+    content = edfio.Edf([signal], patient=edfio.Patient(name=NAME)).to_bytes()
+    packed = gzip.compress(content) if name.endswith(".gz") else content
+    job = _send(http, {name.replace("NAME", NAME): packed}).json()
+    assert (job["kind"], job["lead"]) == ("edf", "ECG"), job
+    (kept,) = (home / "recordings" / job["job_id"] / "input").iterdir()
+    assert NAME not in kept.name
+    assert NAME.encode() not in kept.read_bytes()
+    http.delete(f"{RECORDINGS}{job['job_id']}")
+
+
+def test_a_header_may_name_signal_files_of_any_suffix(http: httpx.Client) -> None:
+    samples = np.random.default_rng(1).integers(-900, 900, 5000, dtype=np.int16)
+    header = b"r 2 250 5000\nr.dat 16 1000 16 0 0 0 0 II\nr.xyz 16 1000 16 0 0 0 0 vx\n"
+    files = {"r.hea": header, "r.dat": samples.tobytes(), "r.xyz": samples.tobytes()}
+    job = _send(http, files).json()
+    assert job["leads"] == ["II", "vx"], job
+    http.delete(f"{RECORDINGS}{job['job_id']}")
+
+
 @pytest.mark.parametrize("kind", ["zip", "edf", "csv", "npy"])
 def test_every_kind_of_file_is_taken(
     http: httpx.Client, record: Record, wfdb_files: dict[str, bytes], kind: str
@@ -375,7 +399,9 @@ def _npy(values: np.ndarray) -> bytes:
         ({"r.hea": b"r 1 250 5000\nr.dat 16\n"}, {}, 422, "file-unreadable"),
         ({"r.hea": b"r 1 250 5000\n../../etc/passwd 16\n"}, {}, 422, "file-unreadable"),
         ({"r.hea": b"r 1 250 5000\nr.dat 17\n", "r.dat": b"x"}, {}, 415, "file-unsupported"),
-        ({"r.dat": b"x"}, {}, 422, "invalid-request"),
+        ({"r.dat": b"x"}, {}, 422, "file-unreadable"),
+        ({"a.rec": b"0       ", "b.rec": b"0       "}, {}, 422, "invalid-request"),
+        ({"r.hea": b"r 1 250 5000\nr.x 16\n", "a.edf": b"x"}, {}, 422, "invalid-request"),
         ({"r.edf": b"0       " + b" " * 300}, {}, 422, "file-unreadable"),
         ({"r.edf": b""}, {}, 422, "file-unreadable"),
         ({"r.zip": b"PK\x03\x04" + b"x" * 100}, {}, 422, "file-unreadable"),
@@ -394,7 +420,7 @@ def _npy(values: np.ndarray) -> bytes:
         ({"r.atr": b"x"}, {}, 422, "invalid-request"),
         ({"r.csv.gz": b"x"}, {}, 422, "file-unreadable"),
         ({"r.dat.gz": gzip.compress(b"x")}, {}, 415, "file-unsupported"),
-        ({"r.gz": gzip.compress(b"x")}, {}, 422, "invalid-request"),
+        ({"r.gz": gzip.compress(b"x")}, {}, 415, "file-unsupported"),
         ({"r.csv.gz": gzip.compress(b"1"), "s.csv.gz": b""}, {}, 422, "invalid-request"),
     ],
 )  # fmt: skip

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from bentos.recordings.tables import SUFFIXES
+
 Evaluate = Callable[..., Any]
 
 
@@ -29,21 +31,29 @@ def test_json_files_are_requests_or_samples(evaluate: Evaluate) -> None:
         (["b.edf"], "recording"),
         (["c.zip"], "recording"),
         (["100.hea"], "The signal file is missing"),
-        (["100.dat"], "The header is missing"),
+        (["100.dat"], "recording"),
+        (["a.csv.gz"], "signal"),
+        (["a.edf.gz"], "recording"),
+        (["a.json"], "signal"),
+        (["s.hea", "s.dat", "s.xyz"], "recording"),
+        (["s.hea", "s1.hea", "s1.dat"], "recording"),
         (["a.csv", "b.csv"], "One signal at a time"),
         (["a.edf", "b.edf"], "One recording at a time"),
         (["a.edf", "b.csv"], "One recording at a time"),
-        (["a.pdf"], "a.pdf is of no kind that can be read"),
+        (["a.rec"], "recording"),
+        (["IM0001"], "recording"),
     ],
 )
 def test_files_are_sorted_by_what_they_are(
     evaluate: Evaluate, names: list[str], result: str
 ) -> None:
     sort = """
-        const files = argument.map((name) => new File(['x'], name));
-        try { return m.sortFiles(files).kind; } catch (problem) { return problem.title; }
+        const files = argument.names.map((name) => new File(['x'], name));
+        try { return m.sortFiles(files, argument.suffixes).kind; }
+        catch (problem) { return problem.title; }
     """
-    assert evaluate("files/recording_files.js", sort, names) == result
+    argument = {"names": names, "suffixes": SUFFIXES}
+    assert evaluate("files/recording_files.js", sort, argument) == result
 
 
 def test_samples_are_brought_to_millivolt(evaluate: Evaluate) -> None:

@@ -351,6 +351,19 @@ def test_a_second_lead_is_chosen_named_or_left_out(
     )
 
 
+def test_the_error_of_a_dead_lead_names_the_others(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    (tmp_path / "dead.csv").write_text("I,II,V1\n" + "0.2,0,0.1\n" * 7200)
+    with pytest.raises(UnreadableSignalError, match="lead II, lead may name another: I, V1"):
+        analyze_recording(
+            open_recording(tmp_path / "dead.csv", fs=360.0),
+            classifier=classifier,
+            model={},
+            directory=tmp_path,
+        )
+
+
 def test_what_cannot_be_read_has_no_result(classifier: BeatClassifier, tmp_path: Path) -> None:
     np.save(tmp_path / "flat.npy", np.zeros(7200))
     with pytest.raises(UnreadableSignalError, match=r"0\.0 s of 20\.0 s \(flat\)"):

@@ -107,6 +107,9 @@ def test_a_file_that_is_too_short_or_flat_is_refused(
         predict_file(tmp_path / "flat.npy", classifier=classifier, fs=360.0)
     with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
         predict_file(tmp_path / "flat.npy", classifier=classifier)
+    (tmp_path / "dead.csv").write_text("II,V1\n" + "0,0.1\n" * 7200)
+    with pytest.raises(UnreadableSignalError, match=r"flat.*; that is lead II, .* another: V1"):
+        predict_file(tmp_path / "dead.csv", classifier=classifier, fs=360.0)
 
 
 def test_a_file_is_predicted_as_it_is_analysed(

@@ -126,6 +126,15 @@ def test_results_beside_the_recordings_are_none(toy_bundle: Bundle, tmp_path: Pa
     assert list_recordings([tmp_path]) == ([path], {})
 
 
+def test_recordings_of_a_directory_are_known_by_their_content(tmp_path: Path) -> None:
+    edf, dicom = b"0       ".ljust(300), bytes(128) + b"DICM" + bytes(200)
+    recordings = {"a.rec": edf, "b.dat": edf, "c.txt": edf, "IM0001": dicom, "d.hol": b"ISHNE1.0"}
+    others = {"e.pdf": b"%PDF", "README": b"", "DICOMDIR": dicom, "._a.rec": edf, "f.dat": b"x"}
+    for name, content in (recordings | others).items():
+        (tmp_path / name).write_bytes(content)
+    assert {path.name for path in list_recordings([tmp_path]).paths} == recordings.keys()
+
+
 def test_recordings_of_one_name_are_refused_and_no_others(tmp_path: Path) -> None:
     for name in ("a/day.edf", "b/day.csv", "b/night.csv"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

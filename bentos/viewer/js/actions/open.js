@@ -7,7 +7,7 @@
 
 import { readPrediction } from "../answer/prediction.js";
 import { nameExample } from "../answer/examples.js";
-import { sortFiles, suffix } from "../files/recording_files.js";
+import { isRequest, sortFiles } from "../files/recording_files.js";
 import { tableOfFile, tableOfRequest } from "../files/table.js";
 import { link } from "../base/link.js";
 import { asProblem, fileProblem } from "../base/problem.js";
@@ -101,7 +101,7 @@ export function makeOpener({ store, service, reader, known }) {
    * @returns {Promise<ReadTable>}
    */
   async function readTable(file, signal) {
-    if (suffix(file) === "json") return reader.readRequest(file);
+    if (isRequest(file)) return reader.readRequest(file);
     const read = async (/** @type {boolean} */ isPart) => {
       const part = isPart ? file.slice(0, BEGINNING_BYTES) : file;
       const answer = await service.readTable(part, { name: file.name, isPart, signal });
@@ -197,7 +197,7 @@ export function makeOpener({ store, service, reader, known }) {
   async function recordSignal(subject, settings, signal) {
     const { name, leads, table } = subject;
     const [file] = subject.files;
-    const isTaken = file && suffix(file) !== "json" && settings.unit !== "counts";
+    const isTaken = file && !isRequest(file) && settings.unit !== "counts";
     if (!table || !isTaken || !store.get().takesRecordings) {
       throw fileProblem(
         "The signal is too long for one request, or has missing samples",
@@ -219,7 +219,7 @@ export function makeOpener({ store, service, reader, known }) {
     if (!store.get().takesRecordings) {
       throw fileProblem(
         "This service analyses no recordings",
-        `${name} is one. Signals of up to 30 min can be sent as CSV, NPY or JSON.`,
+        `${name} would be sent as one. Signals of up to 30 min can be sent as CSV, NPY or JSON.`,
       );
     }
     reset({ subject: describeSubject("recording", name, { files }) });
@@ -272,7 +272,7 @@ export function makeOpener({ store, service, reader, known }) {
     openFiles: (files) =>
       attempt(async (signal) => {
         if (!files.length) return;
-        const chosen = sortFiles(files);
+        const chosen = sortFiles(files, store.get().signalSuffixes);
         if (chosen.kind === "recording") {
           await openRecordingFiles(chosen, signal);
           return;

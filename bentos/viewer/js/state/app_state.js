@@ -16,7 +16,7 @@ import { USUAL_VIEW } from "../base/geometry.js";
  * @property {string[]} leads To choose from.
  * @property {string} lead The one of a recording that is analysed; empty while that is not known.
  * @property {import("../files/request.js").SignalSettings | null} settings
- * @property {boolean} isKnown Whether the file tells its lead, sampling rate and unit.
+ * @property {boolean} isKnown Whether the file states its lead, sampling rate and unit.
  * @property {Blob | null} body What is sent.
  * @property {boolean} isSent
  * @property {Array<[string, string]>} form What was sent with the files of a recording.
@@ -39,6 +39,7 @@ import { USUAL_VIEW } from "../base/geometry.js";
  * @property {Record<string, any> | null} health
  * @property {string[]} knownLeads
  * @property {boolean} takesRecordings
+ * @property {string[]} signalSuffixes Of the files that the service reads for the viewer.
  * @property {boolean} isKeyAsked
  * @property {Subject | null} subject
  * @property {import("../signal/local_signal.js").SignalSource | null} signal
@@ -83,6 +84,7 @@ export const INITIAL_STATE = {
   health: null,
   knownLeads: [],
   takesRecordings: false,
+  signalSuffixes: [],
   width: 800,
   isAtStart: false,
   said: "",

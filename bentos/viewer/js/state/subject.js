@@ -69,7 +69,7 @@ export function isUnitKnown(table, lead) {
 }
 
 /**
- * Whether samples can be brought to mV at a rate.
+ * Whether the rate and the scale of the samples are known.
  *
  * @param {import("../files/request.js").SignalSettings} settings
  */

@@ -22,6 +22,12 @@ _READERS: Final = {
     ge_muse.ROOT: ge_muse.read_muse,
     philips_xml.ROOT: philips_xml.read_philips,
 }
+_BINARY: Final = (
+    (dicom.MAGIC_AT, dicom.MAGIC, dicom.read_dicom),
+    (0, ishne.MAGIC, ishne.read_ishne),
+    (0, kardia_atc.MAGIC, kardia_atc.read_atc),
+    (scp_ecg.MARK_AT, scp_ecg.MARK, scp_ecg.read_scp),
+)
 _KEPT: Final = {
     hl7_aecg.ROOT: hl7_aecg.KEPT,
     ge_muse.ROOT: ge_muse.KEPT,
@@ -40,13 +46,10 @@ def open_device_file(path: Path) -> DeviceFile | None:
     """
     with path.open("rb") as file:
         start = file.read(_START_BYTES)
-    if start[dicom.MAGIC_AT :].startswith(dicom.MAGIC):
-        return dicom.read_dicom(path)
-    if start.startswith(ishne.MAGIC):
-        return ishne.read_ishne(path)
-    if start.startswith(kardia_atc.MAGIC):
-        return kardia_atc.read_atc(path)
-    if start[scp_ecg.MARK_AT :].startswith(scp_ecg.MARK) or path.suffix.lower() == ".scp":
+    for at, magic, read in _BINARY:
+        if start.startswith(magic, at):
+            return read(path)
+    if path.suffix.lower() == ".scp":
         return scp_ecg.read_scp(path)
     if _is_xml(start):
         root = read_xml(path, _KEPT)
@@ -60,8 +63,10 @@ def open_device_file(path: Path) -> DeviceFile | None:
     return None
 
 
-def may_be_export(start: bytes) -> bool:
-    """Return whether the beginning of an XML file names the root of an export that is read."""
+def is_export(start: bytes) -> bool:
+    """Return whether a file begins as an export: by its magic number or the root of its XML."""
+    if any(start.startswith(magic, at) for at, magic, _ in _BINARY):
+        return True
     plain = start.replace(b"\x00", b"")  # UTF-16
     tags = (re.escape(root.rpartition("}")[2]).encode() for root in _READERS)
     return _is_xml(start) and any(

@@ -26,7 +26,7 @@ MISSING_CELLS: Final = tuple(
 _MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))
 
 NUMBERED_ROWS: Final = 20
-"""Rows by which it is told whether a column numbers them."""
+"""Rows inspected to decide whether a column numbers them."""
 
 _MOSTLY: Final = 0.9
 
@@ -82,7 +82,7 @@ def find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | Non
 
 
 def without_ends(row: list[str], width: int) -> list[str]:
-    """Take off empty headings at the end, below which there is no column.
+    """Drop empty headings at the end that have no column below them.
 
     >>> without_ends(["t", "II", ""], 2), without_ends(["Symptoms", ""], 1)
     (['t', 'II'], ['Symptoms', ''])

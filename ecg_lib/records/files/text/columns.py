@@ -53,7 +53,7 @@ _GREATEST_PERIOD: Final = 2.0**16
 _PARTS_OF_S: Final = (1.0, 1e-3, 1e-6, 1e-9)
 
 _ANOTHER_RATE: Final = 0.05
-"""Share by which the rates of two columns of time differ when one of them is wrong."""
+"""Relative difference from which the rates of two columns of time contradict each other."""
 
 _COUNTED_ROWS: Final = 100
 """Rows by which a column that is called a count is known to be one."""
@@ -216,7 +216,7 @@ def find_time(
     Raises
     ------
     MissingDetailError
-        If regular ones give different rates, and none is given.
+        If regular columns give different rates and `given` is None.
 
     """
     refused: Exception | None = None
@@ -242,7 +242,7 @@ def find_time(
 def _choose_time(
     found: list[tuple[TimeColumn, Rate]], given: float | None
 ) -> tuple[TimeColumn, Rate]:
-    """Choose the column of the rate that is given, else the first; two rates contradict."""
+    """Choose the column that fits the given rate, else the first; refuse different rates."""
     fitting = [one for one in found if MIN_FS_HZ <= one[1].fs <= MAX_FS_HZ and one[1].is_regular]
     if not fitting:
         return found[0]
@@ -259,7 +259,7 @@ def _choose_time(
 
 
 def _mend_rounding(rate: Rate, layout: Layout, column: TimeColumn) -> Rate:
-    """Take the rate that equal steps were rounded from, unless they give a whole one."""
+    """Replace the rate of equal steps by the one they were rounded from, unless it is whole."""
     rounded = read_steps([row[column.number] for row in layout.rows], column.scale)
     is_odd = rounded is not None and rounded.as_written != round(rounded.as_written)
     is_that = rounded is not None and abs(rounded.as_written - rate.fs) <= RATE_DEVIATION * rate.fs
@@ -304,7 +304,7 @@ def _states_unit(layout: Layout, number: int, unit: str | None) -> bool:
 
 
 def _scale_to(fs: float, times: NDArray[np.float64]) -> float:
-    """Return the seconds of a unit in which stamps without one give a rate; 1 where none does."""
+    """Return the seconds of the unit in which stamps without one give `fs`; 1 if none does."""
     span = float(times[-1] - times[0]) if len(times) else 0.0
     if not span > 0:
         return 1.0

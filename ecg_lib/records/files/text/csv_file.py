@@ -12,7 +12,12 @@ from typing import IO, TYPE_CHECKING, Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import CorruptRecordError, InvalidSamplingRateError, RecordError
+from ecg_lib.errors import (
+    CorruptRecordError,
+    InvalidSamplingRateError,
+    RecordError,
+    UnsupportedRecordError,
+)
 from ecg_lib.records.files.lead import (
     Lead,
     check_samples,
@@ -56,6 +61,7 @@ _LEAST_ROWS: Final = 100
 _MINUS: Final = layouts.MINUS.encode()
 
 _END_BYTES: Final = 2**16
+"""Read from the end of a file; more than a row has."""
 
 _MAX_HELD_BYTES: Final = 2**20
 """Of words below the samples."""
@@ -93,6 +99,8 @@ class CsvFile:
         with path.open("rb") as file:
             start = file.read(layouts.PEEK_BYTES)
         layout = find_layout(start, is_whole=len(start) < layouts.PEEK_BYTES)
+        if layout.second_headings is not None:
+            raise _explain_second_headings(layout.second_headings)
         headings = read_headings(layout)
         time, measured = find_time(layout, headings, given=fs)
         columns, others = find_leads(layout, headings, time, unit=unit)
@@ -211,6 +219,7 @@ class CsvFile:
                     stamps = None if place is None else batch.column(names[place.number])
                     yield values, times.read(stamps)
         except (pa.ArrowInvalid, UnicodeError) as error:
+            self._refuse_second_headings()
             # Arrow's message repeats the cell.
             row = re.search(r"Row #(\d{1,12})", str(error))
             which = f"row {row[1]} of its samples" if row else "one"
@@ -221,9 +230,31 @@ class CsvFile:
             )
             raise CorruptRecordError(msg) from error
 
+    def _refuse_second_headings(self) -> None:
+        layout = self.layout
+        if layout.heading is None:
+            return
+        with self.path.open(encoding=layout.encoding, errors="replace") as file:
+            lines = (
+                (place, layouts.split_cells(line, layout.delimiter)[:1])
+                for place, line in enumerate(file)
+                if place > layout.first_line and layout.heading in line
+            )
+            second = layouts.find_second_headings(layout.heading, lines)
+        if second is not None:
+            raise _explain_second_headings(second)
+
+
+def _explain_second_headings(place: int) -> UnsupportedRecordError:
+    msg = (
+        "the CSV file must hold one block of samples, its headings come again in line "
+        f"{place + 1}; save each block as a file of its own and join the files"
+    )
+    return UnsupportedRecordError(msg)
+
 
 def may_be_recording(start: bytes, *, is_whole: bool) -> bool:
-    """Return whether a text may be a recording by its beginning; most texts are words."""
+    """Return whether a text begins as a recording does: with enough rows of numbers."""
     try:
         layout = find_layout(start, is_whole=is_whole)
     except RecordError:
@@ -236,7 +267,7 @@ def _check_rate(fs: float, *, is_clock: bool) -> None:
     try:
         check_sampling_rate(fs)
     except InvalidSamplingRateError as error:
-        hint = "; its heading must state ms, us or ns unless it is s, or sampling_rate be given"
+        hint = "; its heading must state ms, us or ns, or sampling_rate must be given"
         hint = "" if is_clock else hint
         msg = f"{error}, of the column of time{hint}"
         raise InvalidSamplingRateError(msg) from error
@@ -245,7 +276,7 @@ def _check_rate(fs: float, *, is_clock: bool) -> None:
 def _take_stated(
     stated: float, rounded: RoundedRate | None, *, given: float | None
 ) -> tuple[float, tuple[str, ...]]:
-    """Take the rate that stands above the samples; a caller knows what a rounded interval was."""
+    """Take the rate stated above the samples; the caller may correct a rounded interval."""
     if given is not None and rounded is not None and rounded.allows(given):
         return given, ()
     if given is not None and abs(stated - given) > RATE_DEVIATION * given:
@@ -257,7 +288,7 @@ def _take_stated(
 def _settle(
     measured: Rate, *, given: float | None, layout: Layout
 ) -> tuple[float, tuple[str, ...]]:
-    """Decide for a rate: a column of time is trusted more than words above it, a caller more."""
+    """Choose a rate: the given one, else that of the column of time, else the stated one."""
     stated = layout.fs
     note = measured.rounded.note if measured.rounded is not None and given is None else ""
     notes = (note,) if note else ()

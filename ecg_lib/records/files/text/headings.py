@@ -74,7 +74,7 @@ _UNIT_IN_NAME: Final = re.compile(
 
 
 _ADDRESS: Final = re.compile(r"\(/[\w/.-]{1,80}\)$")
-"""Where Hexoskin describes the signal of a column."""
+"""Link by which Hexoskin describes the signal of a column."""
 
 _NO_UNIT: Final = re.compile(r"([^\[\]]+?)\s*\[\s*\]")
 """Hexoskin writes an empty unit for counts."""
@@ -122,8 +122,7 @@ class Heading(NamedTuple):
     name: str
     unit: str | None = None
     """Of a lead ``mV``, ``uV``, ``V``, ``nV`` or ``counts``, or that of another signal (``mmhg``);
-    None when it states none. Of time one that :func:`seconds_of` knows, None when it states
-    another."""
+    None when it states none. Of time a unit that :func:`seconds_of` knows, else None."""
 
 
 def seconds_of(unit: str) -> float | None:
@@ -146,7 +145,7 @@ def seconds_of(unit: str) -> float | None:
 
 
 def find_unit(text: str) -> str | None:
-    """Find a unit among other words; one with a scale is returned as it stands.
+    """Find a unit among other words; return one with a scale unchanged.
 
     >>> find_unit("uV, filtered"), find_unit("1 mV"), find_unit("0.001 mV"), find_unit("V1")
     ('uV', 'mV', '0.001 mV', None)
@@ -164,7 +163,7 @@ def find_unit(text: str) -> str | None:
 
 
 def is_unit(text: str) -> bool:
-    """Return whether a text is about a voltage and nothing else.
+    """Return whether a text names a voltage and nothing else.
 
     >>> is_unit("0.001 mV"), is_unit("uV (filtered)"), is_unit("ECG (mV)")
     (True, True, False)
@@ -222,7 +221,7 @@ def _read_text(text: str) -> Heading:
 
 
 def states_unit(cell: str, heading: Heading) -> bool:
-    """Return whether the heading of a column of time states its unit, or leaves it to be seconds.
+    """Return whether the heading of a column of time states its unit; seconds may be implied.
 
     >>> [states_unit(one, read_heading(one)) for one in ("timestamp", "time [s]", "ms")]
     [False, True, True]

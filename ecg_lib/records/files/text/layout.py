@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from typing import Final, NamedTuple
@@ -74,7 +75,7 @@ _NO_WORD: Final = r"(?i)[-+]?inf(?:inity)?"
 _HEADING_LINES: Final = 200
 _LINES_OF_A_HEADING: Final = 6
 _TAKEN_LINE: Final = "#"
-"""Stands for a line that was joined to one above it."""
+"""Placeholder of a line that was joined to one above it."""
 
 _OPEN_QUOTE: Final = re.compile(r'(?:^|[,;\t|])\s{0,9}"[^"]*$')
 
@@ -114,7 +115,11 @@ class Layout:
     """True when blank lines between samples are missing samples: of one column."""
     fs: float | None
     rounded: RoundedRate | None
-    """The rate by an interval, where that states it."""
+    """The rate, where the file states it as an interval."""
+    heading: str | None
+    """First cell of the headings."""
+    second_headings: int | None
+    """Line at which they come again among the samples."""
     stated_units: tuple[str, ...]
     lead: str | None
     """As the preamble states them; two units or more contradict each other."""
@@ -180,6 +185,10 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     if first is None:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
     preamble = [line for place, line in content if place < table[first][0]]
+    heading = _find_first_heading(preamble, shape)
+    data = [place for place, row in table[first:] if _is_data(row, is_numeric, shape)]
+    between = (place for place in cells_of if data[0] < place < data[-1])
+    second = find_second_headings(heading, ((place, cells_of[place][:1]) for place in between))
     has_count_row = _is_count_row(table, first, preamble, is_whole=is_whole)
     first += has_count_row
     first_line, rows = table[first][0], [row for _, row in table[first:]]
@@ -218,6 +227,8 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         has_blank_samples=has_blank_samples,
         fs=said.fs if fs is None else fs,
         rounded=said.rounded,
+        heading=heading,
+        second_headings=second,
         stated_units=said.units,
         lead=said.lead if sum(is_numeric) == 1 else None,
         converters=said.converters,
@@ -232,7 +243,7 @@ def _part_lines(text: str, *, is_whole: bool) -> list[str]:
 
 
 def _join_quoted(lines: list[str]) -> list[str]:
-    """Join headings in quotes that go on in the next lines; the places of other lines stay."""
+    """Join quoted headings that span lines; other lines keep their places."""
     joined = list(lines)
     for place, line in enumerate(lines[:_HEADING_LINES]):
         is_open = line.count('"') % 2 == 1 and _OPEN_QUOTE.search(line)
@@ -245,6 +256,30 @@ def _join_quoted(lines: list[str]) -> list[str]:
                 joined[place : place + 1 + rest] = [text, *rest * [_TAKEN_LINE]]
                 break
     return joined
+
+
+def _find_first_heading(preamble: list[str], shape: _Shape) -> str | None:
+    cells = (split_cells(line, shape.delimiter)[:1] for line in reversed(preamble))
+    return next((cell for (cell,) in filter(None, cells) if re.search(r"[^\W\d_]{2}", cell)), None)
+
+
+def find_second_headings(heading: str | None, lines: Iterable[tuple[int, list[str]]]) -> int | None:
+    """Find headings among the samples: of another block, or of a file that was appended.
+
+    Parameters
+    ----------
+    heading : str, optional
+        First cell of the headings.
+    lines : iterable of (int, list of str)
+        Place and first cell of the lines between the first row of samples and the last.
+
+    Returns
+    -------
+    int or None
+        Place of the first line that begins with the heading.
+
+    """
+    return next((place for place, cells in lines if cells == [heading]), None)
 
 
 def _no_rows(*, below: bool = False) -> CorruptRecordError:
@@ -448,7 +483,7 @@ def _find_headings(
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Find the headings above the samples, and the row of units below them.
 
-    One heading may be missing, of the column `nameless`.
+    Only the column `nameless` may lack a heading.
     """
     rows = [split_cells(line, shape.delimiter) for line in preamble]
     rows = [without_ends(row, shape.width) for row in rows]
@@ -456,7 +491,7 @@ def _find_headings(
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
         rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
-        rows = [row for row in rows if not _is_key(row)]
+        rows = _without_pairs([row for row in rows if not _is_key(row)])
     # One blank parts the words of a heading, more of them part headings.
     elif shape.delimiter is None:
         parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
@@ -491,6 +526,15 @@ def _find_headings(
     return tuple(fitting[-1]), ()
 
 
+def _without_pairs(rows: list[list[str]]) -> list[list[str]]:
+    """Drop rows above one column that pair a key with a value, in any language.
+
+    A single pair may be two headings, one of which has no column.
+    """
+    pairs = [row for row in rows if len(row) == 2 and not _names_signal(row[0])]
+    return [row for row in rows if row not in pairs] if len(pairs) > 1 else rows
+
+
 def _describes_values(row: list[str]) -> bool:
     """Return whether a row above several columns names the device or the kind of their values."""
     words = {cell.casefold() for cell in row}
@@ -500,7 +544,7 @@ def _describes_values(row: list[str]) -> bool:
 
 
 def _without_remarks(rows: list[list[str]]) -> list[list[str]]:
-    """Leave out rows below the headings in which no cell says what its column is."""
+    """Drop rows below the headings in which no cell names a signal or a unit."""
     while len(rows) > 1 and not any(map(_says_column, rows[-1])):
         if not all(map(_says_column, rows[-2])):
             break
@@ -509,7 +553,8 @@ def _without_remarks(rows: list[list[str]]) -> list[list[str]]:
 
 
 def _says_column(cell: str) -> bool:
-    return _names_signal(cell) or (bool(cell) and _is_unit(cell))
+    has_unit = bool(cell) and (_is_unit(cell) or read_heading(cell).unit is not None)
+    return has_unit or _names_signal(cell)
 
 
 def _names_signal(cell: str) -> bool:

@@ -21,6 +21,9 @@ _RATE_NAME: Final = (
     r"|frecuencia (?:de )?muestreo|tasa de muestreo"
     r"|fr[eé]quence d.[eé]chantillonnage|taux d.[eé]chantillonnage"
     r"|frequenza di campionamento|(?:frequ[eê]ncia|taxa) de amostragem"
+    r"|(?:be)?monsterfrequentie|samplefrequentie|samplingsfre[kc]vens|samplingfrekvens"
+    r"|cz[eę]stotliwo[sś][cć] pr[oó]bkowania|vzorkovac[ií] frekvence|частота дискретизации"
+    r"|サンプル(?:レート|周波数)|サンプリング(?:レート|周波数)|采样[率频]率?|取樣率|採樣率"
 )
 _FREQUENCY: Final = r"frequen(?:cy|z)|frecuencia|fr[eé]quence|frequenza|frequ[eê]ncia"
 """A frequency that is not said to be one of filters or mains: it must be all of the key."""
@@ -51,6 +54,11 @@ _INTERVAL: Final = r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*" + _UNIT_OF_IN
 _INTERVALS: Final = (
     re.compile(rf"(?:{_INTERVAL_NAME}){_IS}[=,;]?\s*{_INTERVAL}\b", re.IGNORECASE),
     re.compile(rf"(?<![\d.,-]){_INTERVAL}\s*/\s*sample", re.IGNORECASE),
+    re.compile(
+        rf"(?:{_INTERVAL_NAME})\s*[(\[]\s*{_UNIT_OF_INTERVAL}\s*[)\]]{_IS}"
+        r"(?P<value>\d+(?:[.,]\d+)?(?:e-?\d{1,2})?)\s*$",
+        re.IGNORECASE,
+    ),
 )
 """The time from one sample to the next, as LabChart and AcqKnowledge state it."""
 
@@ -127,7 +135,7 @@ def _find_interval(line: str) -> RoundedRate | None:
 
 
 def find_rate_in_rows(lines: list[str]) -> float | None:
-    """Find the rate in the second row, below the time of the start, where Empatica writes both.
+    """Find the rate that Empatica writes in the second row, below the start time.
 
     Raises
     ------
@@ -144,8 +152,8 @@ def find_rate_in_rows(lines: list[str]) -> float | None:
         return None
     if fs < MIN_FS_HZ:
         msg = (
-            f"an ECG must have at least {MIN_FS_HZ:g} Hz, the second row states {fs:g} Hz: so "
-            "Empatica writes BVP, EDA, ACC, TEMP and HR, none of which is an ECG"
+            f"an ECG must have at least {MIN_FS_HZ:g} Hz, the second row states {fs:g} Hz; "
+            "Empatica writes BVP, EDA, ACC, TEMP and HR so, and none of them is an ECG"
         )
         raise UnsupportedRecordError(msg)
     return fs
@@ -171,7 +179,7 @@ class Statements(NamedTuple):
 
     fs: float | None
     rounded: RoundedRate | None
-    """The rate by an interval, where that states it."""
+    """The rate, where the file states it as an interval."""
     units: tuple[str, ...]
     """Of the samples; two or more contradict each other."""
     lead: str | None
@@ -270,7 +278,7 @@ def find_described(preamble: list[str], is_numeric: tuple[bool, ...]) -> Describ
 
 
 def _split_described(line: str) -> list[str]:
-    """Split a line of LabChart: by tabs, or by what a spreadsheet has put in their place."""
+    """Split a line of LabChart by tabs, or by what a spreadsheet replaced them with."""
     by = next((mark for mark in ",;" if f"={mark}" in line), None) if "\t" not in line else None
     return line.rstrip().rstrip(by or "").split(by or "\t")
 

@@ -1,9 +1,9 @@
 """Find the rate behind an interval of samples that was rounded when it was written.
 
-0.0028 s is the interval of 360 Hz with four decimals; read as it stands it gives 357.14 Hz. A rate
-that is a whole number as written is taken as it is (0.008 s is 125 Hz, not 128). Else the only
-usual rate that the written digits allow is taken, and that is said; where they allow several, the
-interval is taken as it stands, and that is said too.
+0.0028 s is the interval of 360 Hz with four decimals; taken literally it gives 357.14 Hz. An
+interval that gives a whole number of Hz is taken literally (0.008 s is 125 Hz, not 128). Otherwise
+the one usual rate that fits the written digits is taken, and the interval itself where several
+fit; a note says which.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ USUAL_HZ: Final = (
 """Rates at which ECG recorders sample."""
 
 MAX_ROUNDING: Final = 0.025
-"""Share by which rounding may change a rate; digits that allow more say too little."""
+"""Greatest relative error of a rate that is put down to rounding."""
 
 _EXACT: Final = 1e-9
 _PARTS_OF_S: Final = (1.0, 1e-3, 1e-6)
 _LEAST_STEPS: Final = 20
 _LEAST_EQUAL: Final = 0.9
 _LEAST_GAP: Final = Decimal("1.5")
-"""Steps from which one is a gap."""
+"""Multiple of the usual step from which a step is a gap."""
 
 
 class RoundedRate(NamedTuple):
-    """A rate, with those that the written digits allow."""
+    """A rate, and the range of rates that its written digits allow."""
 
     fs: float
     """The rate that is taken."""
     as_written: float
-    """The rate that the digits give as they stand."""
+    """The rate that the digits give literally."""
     least: float
     most: float
     note: str
@@ -83,7 +83,7 @@ def read_interval(text: str, unit_s: float) -> RoundedRate | None:
 
 
 def read_steps(cells: Sequence[str], unit_s: float) -> RoundedRate | None:
-    """Read the interval from the cells of a column of time; None where it is not always the same.
+    """Read the interval from the cells of a column of time; None where steps differ.
 
     Stamps that are rounded one by one have steps of different lengths, and give the rate better.
     """

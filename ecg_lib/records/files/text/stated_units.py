@@ -21,7 +21,9 @@ from ecg_lib.records.signal_names import (
 )
 
 LEAD_KEY: Final = re.compile(
-    r"lead|ableitung|derivaci[oó]n|d[eé]rivation|canal|kanal", re.IGNORECASE
+    r"lead|ableitung|derivaci[oó]n|d[eé]rivation|derivazione|deriva[cç][aã]o|canal|kanal"
+    r"|afleiding|avledning|afledning|odprowadzenie|отведение|导联|導聯|導程|誘導",
+    re.IGNORECASE,
 )
 
 _UNIT_KEY: Final = re.compile(

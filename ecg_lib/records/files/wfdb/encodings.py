@@ -21,6 +21,9 @@ _SAMPLES_AT_ONCE: Final = 2**20
 """Frames of a second, as conversions from EDF have them, hold hundreds of samples each."""
 
 
+_WORKSPACES: Final = (b"MATLAB 5.0 MAT-file", b"MATLAB 7.3 MAT-file")
+
+
 class Encoding(NamedTuple):
     """How samples are stored."""
 
@@ -213,3 +216,23 @@ def _read_flac(
         except RuntimeError as error:  # of libsndfile
             msg = "the FLAC file of the WFDB record cannot be decoded: it is damaged"
             raise CorruptRecordError(msg) from error
+
+
+def refuse_workspace(path: Path) -> None:
+    """Refuse a MATLAB file of version 5 or later, whose bytes are not those of samples.
+
+    WFDB reads version 4 alone: 24 bytes, and then the samples.
+
+    Raises
+    ------
+    UnsupportedRecordError
+
+    """
+    with path.open("rb") as file:
+        start = file.read(len(_WORKSPACES[0]))
+    if start in _WORKSPACES:
+        msg = (
+            "a MATLAB file must be of version 4 and have a WFDB header (.hea), this one is of "
+            "version 5 or later; save the signal as text, or by save(..., '-v4') with its header"
+        )
+        raise UnsupportedRecordError(msg)

@@ -23,6 +23,7 @@ from ecg_lib.records.files.wfdb.encodings import (
     count_frames,
     invalid_value,
     read_frames,
+    refuse_workspace,
 )
 from ecg_lib.records.files.wfdb.header import (
     MAX_HEADER_BYTES,
@@ -170,6 +171,8 @@ def count_samples(header: WfdbHeader, files: Mapping[str, Path]) -> int:
         If a signal file is missing.
     CorruptRecordError
         If a file is shorter than the header says, or holds nothing.
+    UnsupportedRecordError
+        If a file is a MATLAB file of version 5 or later.
 
     """
     held = []
@@ -179,6 +182,7 @@ def count_samples(header: WfdbHeader, files: Mapping[str, Path]) -> int:
         if path is None or not path.is_file():
             msg = "a signal file that the WFDB header names is missing"
             raise RecordNotFoundError(msg)
+        refuse_workspace(path)
         if len({(signal.format, signal.offset) for signal in together}) > 1:
             msg = "the signals of one WFDB file must have one format"
             raise CorruptRecordError(msg)

@@ -84,6 +84,14 @@ def test_tricks_are_refused_before_anything_is_written(
     assert list(target.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["r.rec", "EDF0001", "notes.txt"])
+def test_the_recording_of_a_zip_is_known_by_its_content(
+    tmp_path: Path, target: Path, name: str
+) -> None:
+    files: dict[str, bytes | str] = {"a.pdf": b"%PDF", name: EDF, "DICOMDIR": DICOMDIR}
+    assert list(unpack_recording(_zip(tmp_path / "a.zip", files), target)) == [name]
+
+
 def test_a_link_is_refused(tmp_path: Path, target: Path) -> None:
     link = zipfile.ZipInfo("r.dat")
     link.external_attr = (stat.S_IFLNK | 0o777) << 16
@@ -127,6 +135,8 @@ def test_a_full_disk_is_not_damage_of_the_archive(tmp_path: Path, target: Path) 
 
 TABLE = "time,ECG\n" + "".join(f"{n / 250},{n % 7}\n" for n in range(3000))
 
+DICOMDIR = bytes(128) + b"DICM" + bytes(200)
+
 EDF = b"0       " + b"Mustermann".ljust(80) + b"Startdate 02-MAR-2020 Ward 7".ljust(80) + bytes(88)
 
 
@@ -155,7 +165,7 @@ def test_the_only_recording_is_found_among_other_files(
         ({"a.csv": TABLE, "b/c.csv": TABLE}, "one recording, it holds 2: a.csv, c.csv; give one"),
         ({"a.csv": TABLE, "b.edf": EDF}, "it holds 2: a.csv, b.edf"),
         ({"r.hea": HEADER, "r.dat": b"", "b.edf": EDF}, "it holds 2: r.hea, b.edf"),
-        ({"ACC.csv": TABLE, "BVP.csv": TABLE}, "ACC.csv, BVP.csv, and none is an ECG by its name"),
+        ({"ACC.csv": TABLE, "BVP.csv": TABLE}, "ACC.csv, BVP.csv, and none is named as an ECG"),
         ({"a.txt": "some words"}, "must hold a recording .*; it holds a.txt"),
         ({"a.csv": "1\n" * 99}, "must hold a recording"),
         ({}, "it is empty"),

@@ -139,6 +139,16 @@ def test_a_unit_that_is_not_a_voltage_is_refused(tmp_path: Path, unit: str) -> N
         open_recording(tmp_path / "r.npy", fs=250.0, unit=unit)
 
 
+@pytest.mark.parametrize("name", ["r.asc", "r.dat", "r.log", "r"])
+def test_texts_and_arrays_are_read_under_any_name(tmp_path: Path, name: str) -> None:
+    samples = np.round(np.random.default_rng(3).uniform(-1, 1, 3000), 3)
+    np.savetxt(tmp_path / name, samples, fmt="%.3f", header="ECG [mV]")
+    np.testing.assert_allclose(_read(open_recording(tmp_path / name, fs=250.0)), samples, rtol=1e-5)
+    with (tmp_path / name).open("wb") as file:
+        np.save(file, samples)
+    np.testing.assert_allclose(_read(open_recording(tmp_path / name, fs=250.0)), samples, rtol=1e-5)
+
+
 def test_another_kind_of_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "r.docx").write_bytes(b"x")
     with pytest.raises(

@@ -73,6 +73,18 @@ def test_real_records_are_read_as_the_trusted_reader_reads_them(mitdb_dir: Path)
             np.testing.assert_allclose(_read(opened, lead), record.signal_mv(lead), atol=1e-5)
 
 
+@pytest.mark.parametrize("version", ["5.0", "7.3"])
+def test_a_matlab_file_of_another_version_is_refused_by_its_version(
+    tmp_path: Path, version: str
+) -> None:
+    (tmp_path / "m.mat").write_bytes(f"MATLAB {version} MAT-file".encode().ljust(20_000))
+    with pytest.raises(UnsupportedRecordError, match="must be of version 4"):
+        open_recording(tmp_path / "m.mat")
+    (tmp_path / "m.hea").write_text("m 1 250 5000\nm.mat 16+24 1000/mV 16 0 0 0 0 II\n")
+    with pytest.raises(UnsupportedRecordError, match="must be of version 4"):
+        open_recording(tmp_path / "m.hea")
+
+
 @pytest.mark.parametrize("suffix", ["", ".hea", ".dat"])
 def test_a_wfdb_record_is_opened_by_any_of_its_names(wfdb_record: Path, suffix: str) -> None:
     opened = open_recording(wfdb_record.with_suffix(suffix))

@@ -215,7 +215,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
 }
 
 /**
- * What the reader must state before the signal is sent.
+ * Describe what must be entered before the signal can be sent.
  *
  * @param {import("../../files/table.js").ReadTable} table
  * @param {import("../../files/request.js").SignalSettings} settings

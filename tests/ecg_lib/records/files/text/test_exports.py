@@ -33,6 +33,21 @@ def _rows(*columns: Sequence[object], separator: str = ",") -> str:
     return "".join(separator.join(map(str, row)) + "\n" for row in zip(*columns, strict=True))
 
 
+def test_pairs_above_one_column_describe_it_in_any_language(tmp_path: Path) -> None:
+    head = "Ime,Janez\nZapestje,levo\nEnota,uV\n"
+    opened = _open(tmp_path, head + _rows(ECG * 1000), fs=250)
+    assert np.allclose(np.concatenate(list(opened.blocks(opened.leads[0]))), ECG, atol=1e-5)
+    with pytest.raises(CorruptRecordError, match="2 headings for 1 columns"):
+        _open(tmp_path, "ECG I,ECG II\n" + _rows(ECG), fs=250)
+
+
+def test_the_heading_with_a_unit_is_that_of_the_column(tmp_path: Path) -> None:
+    head = "sampling_frequency;300\nwear position;left wrist\nsignal (uV)\n"
+    opened = _open(tmp_path, head + _rows(ECG * 1000))
+    assert [(lead.name, lead.fs) for lead in opened.leads] == [("signal", 300)]
+    assert np.allclose(np.concatenate(list(opened.blocks(opened.leads[0]))), ECG, atol=1e-5)
+
+
 TICKS = range(N)
 
 SHIMMER = "Shimmer\tShimmer\tShimmer\tShimmer\nTimestamp\tTimestamp\tECG LL-RA\tECG LL-RA\n"
@@ -150,9 +165,8 @@ def test_a_table_of_figures_by_the_second_is_not_asked_for_a_unit(tmp_path: Path
 
 
 def test_a_row_that_cannot_be_read_is_told_by_its_number(tmp_path: Path) -> None:
-    head = "Interval=\t0.004 s\nChannelTitle=\tECG\nRange=\t10 mV\n"
-    block = _rows([f"{n / 250:.3f}" for n in range(N)], ECG, separator="\t")
-    opened = _open(tmp_path, head + block + head + block)
+    block = _rows([f"{n / 250:.3f}" for n in range(N)], ECG)
+    opened = _open(tmp_path, f"time,ECG\n{block}12.000,1'024.5\n12.004,0.1\n")
     with pytest.raises(CorruptRecordError, match="row 3001 of its samples does not"):
         list(opened.blocks(opened.leads[0]))
 
@@ -265,3 +279,43 @@ def test_a_rate_that_is_given_tells_the_unit_of_stamps_without_one(
             _open(tmp_path, text.replace("timestamp", heading), fs=fs)
     with pytest.raises((InvalidSamplingRateError, MissingDetailError)):
         _open(tmp_path, text, fs=1.1 * fs)
+
+
+def _labchart_block(samples: Sequence[object]) -> str:
+    head = "Interval=\t0.004 s\nTimeFormat=\tStartOfBlock\nChannelTitle=\tECG\nRange=\t10 mV\n"
+    times = [f"{at / 250:.3f}" for at in range(len(samples))]
+    return head + _rows(times, samples, separator="\t")
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        (_labchart_block(ECG[:1000]) + _labchart_block(ECG[1000:]), 1008),
+        ((_labchart_block(ECG[:1000]) + _labchart_block(ECG[1000:])).replace("\t", ","), 1008),
+        ("time,ECG\n" + _rows(np.arange(N) / 250, ECG) + "time,ECG\n0,0.5\n", N + 2),
+        ("ECG\r\n" + _rows(ECG).replace("\n", "\r\n") + "ECG\r\n0.5\r\n", N + 2),
+    ],
+    ids=["labchart", "labchart of a spreadsheet", "appended", "one column"],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-16"])
+def test_a_second_block_is_named_as_the_reason(
+    tmp_path: Path, text: str, line: int, encoding: str
+) -> None:
+    path = tmp_path / "r.csv"
+    path.write_text(text, encoding=encoding, newline="")
+    with pytest.raises(UnsupportedRecordError, match=f"come again in line {line}; save each block"):
+        open_recording(path, fs=250.0)
+
+
+def test_a_second_block_beyond_the_beginning_is_named_as_the_reason(tmp_path: Path) -> None:
+    text = "time,ECG\n" + _rows(np.arange(40 * N) / 250, np.tile(ECG, 40))
+    assert len(text) > 2**20
+    (lead,) = (opened := _open(tmp_path, text + "time,ECG\n0,0.5\n")).leads
+    with pytest.raises(UnsupportedRecordError, match=f"come again in line {40 * N + 2};"):
+        list(opened.blocks(lead))
+
+
+def test_headings_below_the_samples_are_words(tmp_path: Path) -> None:
+    text = "time,ECG\n" + _rows(np.arange(N) / 250, ECG) + "time,ECG\n"
+    (lead,) = (opened := _open(tmp_path, text)).leads
+    assert sum(map(len, opened.blocks(lead))) == N

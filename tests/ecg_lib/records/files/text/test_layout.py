@@ -454,6 +454,10 @@ def test_an_export_of_openbci_without_headings_does_not_analyse_its_counter(
         "Name;Hans\nAbtastrate;512 Hertz\n\nAbleitung;Ableitung I\nEinheit;µV\n\n",
         "Nombre,Juan\nFrecuencia de muestreo,512 hercios\n\nDerivación,Derivación I\nUnidad,µV\n\n",
         "Name,John\nSample Rate,512 hertz\n\nLead,Lead I\nUnit,µV\n\n",
+        "Naam,Jan\nSamplefrequentie,512 hertz\n\nAfleiding,Afleiding I\nEenheid,µV\n\n",
+        "Namn,Jan\nSamplingsfrekvens,512 hertz\n\nAvledning,Avledning I\nEnhet,µV\n\n",
+        "Frequenza di campionamento,512 hertz\n\nDerivazione,Derivazione I\nUnità,µV\n\n",
+        "Имя,Иван\nЧастота дискретизации,512 Гц\n\nОтведение,Отведение I\nЕдиница,мкВ\n\n",  # noqa: RUF001
     ],
 )
 @pytest.mark.parametrize("form", ["{}", '"{}"'])
