@@ -25,6 +25,7 @@ import psutil
 import pytest
 
 from ecg_lib.operations.releases import (
+    CURRENT,
     LAST_GOOD,
     SERVED,
     hash_code,
@@ -34,6 +35,7 @@ from ecg_lib.operations.releases import (
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import follow_pending, read_pending
+from flows.release.integrity.doctor import examine
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import INTENT, Step, Steps, release_model, roll_back
 
@@ -128,6 +130,30 @@ def _count_starting(host: psutil.Process) -> int:
             is_hanging = "hanging" in child.environ().get("PYTHONPATH", "")
             found += is_hanging and child.num_threads() == 1
     return found
+
+
+@pytest.mark.parametrize("mended_by", ["the next command", "ecg doctor"])
+def test_a_wrong_digit_in_the_current_release_condemns_no_good_release(
+    home: Any, tmp_path: Path, mended_by: str
+) -> None:
+    other = _home_at(home, tmp_path / "digit")
+    for version in ("1", "2"):
+        other.must("release", version)
+    before = read_ledger(other.settings.ledger_dir).entries
+    path = other.settings.serving_dir / CURRENT
+    path.write_text(path.read_text().replace('"model_version": "2"', '"model_version": "9"'))
+    if mended_by == "ecg doctor":
+        offline = other.settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
+        problems = [one.problem for one in examine(offline) if one.store == "current"]
+        (problem,) = problems
+        assert "its version or a hash differs; by the ledger it is ecg:2" in problem
+    else:
+        other.must("recover")
+    assert is_same_release(read_current(other.settings), home.releases["2"])
+    assert read_ledger(other.settings.ledger_dir).entries == before
+    other.must("release", "3")
+    roll_back(other.settings, why="a fault")  # without force
+    assert is_same_release(read_current(other.settings), home.releases["2"])
 
 
 @pytest.mark.parametrize("step", [Step.PUT_BACK, Step.NOTED_IN_LEDGER, Step.ALIAS_PENDING])
