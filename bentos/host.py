@@ -135,10 +135,7 @@ class Host:
             if len(self._workers) < self._n_workers:
                 await self._complete()
             await asyncio.sleep(_POLL_S)
-            for worker in [*self._workers, *self._replaced]:
-                if worker.look():
-                    _logger.error("a worker does not answer any more and is killed")
-                    worker.kill()
+            self._kill_hung()
             for worker in [worker for worker in self._workers if not worker.is_alive]:
                 await self._remove(worker)
             await self._apply_current()
@@ -167,15 +164,41 @@ class Host:
         for worker in self._workers:
             worker.tell({"slowest": None if slowest is None else slowest.serves})
 
+    def _kill_hung(self) -> None:
+        for worker in [*self._workers, *self._replaced]:
+            if worker.look():
+                _logger.error("a worker does not answer any more and is killed")
+                worker.kill()
+
     async def _complete(self) -> None:
-        """Start a worker that is missing, but not again and again."""
+        """Start a worker that is missing, but not again and again.
+
+        A start may take long, or hang. It is given up when other code is to serve meanwhile.
+        """
         if asyncio.get_running_loop().time() < self._not_before:
             return
+        starting = asyncio.create_task(self._start_best())
         try:
-            self._add(await self._start_best())
+            while not (await asyncio.wait({starting}, timeout=_POLL_S))[0]:
+                self._kill_hung()
+                if self._is_superseded():
+                    _logger.info("the start of a worker is given up, as other code is to serve")
+                    return
+            self._add(starting.result())
         except WorkerError as error:
             self._wait_longer()
             _logger.error("no worker starts: %s", error)  # noqa: TRY400  the worker's log has more
+        finally:
+            starting.cancel()
+            await asyncio.gather(starting, return_exceptions=True)
+
+    def _is_superseded(self) -> bool:
+        """Return whether another release than the one considered asks for other workers."""
+        with contextlib.suppress(ReleaseError):
+            release = read_release(self._path_of(CURRENT))
+            if release is not None and release != self._considered:
+                return not self._workers or release.code_hash != self._workers[0].code_hash
+        return False
 
     async def _remove(self, dead: WorkerProcess) -> None:
         lived_s = asyncio.get_running_loop().time() - dead.started_at

@@ -116,7 +116,8 @@ def read_traffic(
     """Read a sample of the window, feedback and earlier checks."""
     release, released_at = served.release, served.since
     with open_log(settings) as log:
-        checks = log.read_drift_checks(limit=_HISTORY)
+        # One of a clock that was ahead would stay the latest, and cool down, until then.
+        checks = [row for row in log.read_drift_checks(limit=_HISTORY) if row.created_at <= now]
         history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
             history, bundle_hash=release.bundle_hash, released_at=released_at

@@ -108,7 +108,7 @@ def monitor_drift(
             forget_old_rows(settings, log, now=now, needed=needed)
             deliver_decisions(log, now=now)
         forget_old_files(settings)
-    served = read_served(settings)
+    served = read_served(settings, now=now)
     if served is None:
         get_run_logger().warning(NOTHING_SERVED)
         name_run("check: nothing is served")
@@ -170,16 +170,28 @@ def monitor_drift(
 
 
 @task(cache_policy=NO_CACHE)
-def read_served(settings: Settings) -> Served | None:
-    """Read what is served, or None before the first release."""
+def read_served(settings: Settings, *, now: datetime) -> Served | None:
+    """Read what is served, or None before the first release.
+
+    A release of a clock that was ahead seems to be made later than now. When it was made then is
+    not known, and all checks of its model count.
+    """
     if read_current(settings) is None:
         return None
     release, bundle = load_released_bundle(settings)
+    released_at = datetime.fromisoformat(release.released_at)
+    if released_at > now:
+        get_run_logger().warning(
+            "%s was released at %s, which is later than now: was the clock ahead?",
+            release.bento_tag,
+            release.released_at,
+        )
+        released_at = datetime.min.replace(tzinfo=UTC)
     prepare_code(settings, release)  # its golden requests are answered by its own code
     return Served(
         release,
         bundle,
-        datetime.fromisoformat(release.released_at),
+        released_at,
         find_rollout_begin(read_ledger(settings.ledger_dir), release),
     )
 

@@ -407,11 +407,15 @@ def recover_locked(settings: Settings, steps: Steps) -> tuple[Release | None, Le
     else:
         (settings.serving_dir / INTENT).unlink(missing_ok=True)
     history = read_ledger(settings.ledger_dir)
+    current: Release | None = None
     try:
         current = read_release(path)
+        is_torn = is_damaged(settings, history, current)
     except ReleaseError:
         if history.latest is None:
             raise
+        is_torn = True
+    if is_torn and history.latest is not None:
         current = history.latest.release
         logger.warning("%s is torn and is written again by the ledger", CURRENT)
         write_release(path, current)
@@ -449,6 +453,21 @@ def _resume(intent: Intent, settings: Settings, steps: Steps) -> None:
             logger.warning("%s", error)
     else:
         _put_back(intent, settings, EventKind.ABANDONED, "interrupted", steps)
+
+
+def is_damaged(settings: Settings, history: LedgerHistory, current: Release | None) -> bool:
+    """Return whether a file holds a release of the ledger with a wrong version or hash.
+
+    Such a release has no signature. Noted as served, it would be rolled back under the name of the
+    one that is good.
+    """
+    if current is None:
+        return False
+    tag = current.bento_tag
+    known = [one.release for one in history.entries if one.is_served]
+    namesakes = [one for one in known if one.bento_tag == tag]
+    is_known = any(is_same_release(one, current) for one in namesakes)
+    return bool(namesakes) and not is_known and not is_signed(settings, current)
 
 
 def note_unrecorded(settings: Settings, history: LedgerHistory, current: Release | None) -> bool:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -24,6 +25,7 @@ import psutil
 import pytest
 
 from ecg_lib.operations.releases import (
+    CURRENT,
     LAST_GOOD,
     SERVED,
     hash_code,
@@ -33,6 +35,7 @@ from ecg_lib.operations.releases import (
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import follow_pending, read_pending
+from flows.release.integrity.doctor import examine
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import INTENT, Step, Steps, release_model, roll_back
 
@@ -77,6 +80,80 @@ def test_the_last_good_release_is_the_last_that_served_and_not_the_last_that_was
     home.wait_for("3")
     assert (_read(home, SERVED), _read(home, LAST_GOOD)) == ("ecg:3", "ecg:2")
     home.check()
+
+
+@pytest.fixture(scope="module")
+def hanging(home: Any) -> str:
+    """A release with other code, of which only the first worker gets ready."""
+    store, one = home.path / "bentoml", home.releases["1"]
+    shutil.copytree(store / "bentos" / "ecg" / "1", store / "bentos" / "ecg" / "hanging")
+    source = store / "bentos" / "ecg" / "hanging" / "src"
+    worker = source / "bentos" / "worker.py"
+    flag = home.path / "first-worker-started"
+    hang = f"""
+import pathlib, time
+if pathlib.Path({str(flag)!r}).exists():
+    time.sleep(600)
+pathlib.Path({str(flag)!r}).touch()
+"""
+    future = "from __future__ import annotations\n"
+    worker.write_text(worker.read_text().replace(future, future + hang, 1))
+    home.releases["hanging"] = one.model_copy(
+        update={"bento_tag": "ecg:hanging", "code_hash": hash_code(source)}
+    )
+    return "hanging"
+
+
+def test_a_rollback_does_not_wait_for_a_worker_that_hangs_in_its_start(
+    home: Any, host: psutil.Process, load: Any, figures: dict[str, float], hanging: str
+) -> None:
+    home.must("release", "1")
+    home.wait_for("1")
+    with load:
+        home.must("release", hanging)
+        _wait(lambda: _count_starting(host) == 1)
+        started_s = time.monotonic()
+        home.must("rollback")
+        home.wait_for("1")
+        figures["a rollback while a worker hangs in its start"] = time.monotonic() - started_s
+        _wait(lambda: _count_starting(host) == 0)
+    assert load.failures == []
+    assert set(load.answers) == {"ecg:1", "ecg:hanging"}
+    home.check()
+
+
+def _count_starting(host: psutil.Process) -> int:
+    """Count the processes of the release that hangs which do not serve."""
+    found = 0
+    for child in host.children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            is_hanging = "hanging" in child.environ().get("PYTHONPATH", "")
+            found += is_hanging and child.num_threads() == 1
+    return found
+
+
+@pytest.mark.parametrize("mended_by", ["the next command", "ecg doctor"])
+def test_a_wrong_digit_in_the_current_release_condemns_no_good_release(
+    home: Any, tmp_path: Path, mended_by: str
+) -> None:
+    other = _home_at(home, tmp_path / "digit")
+    for version in ("1", "2"):
+        other.must("release", version)
+    before = read_ledger(other.settings.ledger_dir).entries
+    path = other.settings.serving_dir / CURRENT
+    path.write_text(path.read_text().replace('"model_version": "2"', '"model_version": "9"'))
+    if mended_by == "ecg doctor":
+        offline = other.settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:1"})
+        problems = [one.problem for one in examine(offline) if one.store == "current"]
+        (problem,) = problems
+        assert "its version or a hash differs; by the ledger it is ecg:2" in problem
+    else:
+        other.must("recover")
+    assert is_same_release(read_current(other.settings), home.releases["2"])
+    assert read_ledger(other.settings.ledger_dir).entries == before
+    other.must("release", "3")
+    roll_back(other.settings, why="a fault")  # without force
+    assert is_same_release(read_current(other.settings), home.releases["2"])
 
 
 @pytest.mark.parametrize("step", [Step.PUT_BACK, Step.NOTED_IN_LEDGER, Step.ALIAS_PENDING])

@@ -6,9 +6,9 @@ import contextlib
 import json
 import signal
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import psutil
 
@@ -19,7 +19,9 @@ MARK: Final = "ECG_SUPERVISOR_MARK"
 """Variable that marks a process and all that it starts as ours."""
 
 _CLOCK_TOLERANCE_S: Final = 2.0
-"""The kernel derives creation times from the boot time, which moves when the clock is set."""
+"""The boot time is known to the second."""
+
+_BOOT_ID: Final = Path("/proc/sys/kernel/random/boot_id")
 
 
 class SupervisorError(EcgError):
@@ -28,25 +30,41 @@ class SupervisorError(EcgError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessRecord:
-    """A process as the state file names it; the creation time rules out a reused pid."""
+    """A process as the state file names it; the creation time rules out a reused pid.
+
+    The system derives both times from the clock, and they move when it is set. What stays is how
+    long after the boot the process was created.
+    """
 
     name: str
     pid: int
     created_at: float
     address: str | None = None
+    booted_at: float = field(default_factory=psutil.boot_time)
+    """The boot time when the process was recorded."""
 
     def find(self) -> psutil.Process | None:
         """Find the process, if it is the one that was recorded and still runs."""
         try:
             process = psutil.Process(self.pid)
             if (
-                abs(process.create_time() - self.created_at) > _CLOCK_TOLERANCE_S
+                abs(_find_uptime_at_start_s(process) - self._uptime_at_start_s) > _CLOCK_TOLERANCE_S
                 or process.status() == psutil.STATUS_ZOMBIE
             ):
                 return None
         except psutil.NoSuchProcess:
             return None
         return process
+
+    @property
+    def _uptime_at_start_s(self) -> float:
+        return self.created_at - self.booted_at
+
+    def to_json(self, booted_at: float) -> dict[str, Any]:
+        """Return what the state file has of it, by the boot time that the file names."""
+        content = asdict(self) | {"created_at": booted_at + self._uptime_at_start_s}
+        del content["booted_at"]
+        return content
 
     def is_stopped(self) -> bool:
         """Return whether a signal or a debugger has stopped the process."""
@@ -81,7 +99,16 @@ class State:
     def write(self, path: Path) -> None:
         """Write the state file in one step."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, json.dumps(asdict(self), indent=2))
+        booted_at = psutil.boot_time()
+        content = {
+            "mark": self.mark,
+            "supervisor": self.supervisor.to_json(booted_at),
+            "children": [child.to_json(booted_at) for child in self.children],
+            # Beside the processes: earlier code reads those strictly.
+            "booted_at": booted_at,
+            "boot_id": _read_boot_id(),
+        }
+        write_whole(path, json.dumps(content, indent=2))
 
 
 def read_state(path: Path) -> State | None:
@@ -95,16 +122,33 @@ def read_state(path: Path) -> State | None:
     """
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
+        booted_at = raw.get("booted_at", psutil.boot_time())
+        if raw.get("boot_id", _read_boot_id()) != _read_boot_id():
+            booted_at = float("inf")  # its processes ended with that boot
         return State(
             mark=raw["mark"],
-            supervisor=ProcessRecord(**raw["supervisor"]),
-            children=tuple(ProcessRecord(**child) for child in raw["children"]),
+            supervisor=ProcessRecord(**raw["supervisor"], booted_at=booted_at),
+            children=tuple(
+                ProcessRecord(**child, booted_at=booted_at) for child in raw["children"]
+            ),
         )
     except FileNotFoundError:
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         msg = f"{path} must be the state of the running processes, got {error!r}; remove it"
         raise SupervisorError(msg) from error
+
+
+def _read_boot_id() -> str:
+    """Return what tells one boot of this machine from another; empty where the system has none."""
+    try:
+        return _BOOT_ID.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _find_uptime_at_start_s(process: psutil.Process) -> float:
+    return process.create_time() - psutil.boot_time()
 
 
 def find_marked(mark: str) -> list[psutil.Process]:

@@ -8,6 +8,7 @@ worker is gone neither a process group nor the parent's pid leads to them.
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import signal
 import subprocess
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Final, Self
+from typing import Final, Self, TextIO
 
 import psutil
 
@@ -160,6 +161,7 @@ class Supervisor:
         self._states: dict[str, HelperState] = {}
         self._states_written_s = float("-inf")
         self._handlers: dict[signal.Signals, signal._HANDLER] = {}
+        self._lock: TextIO | None = None
         me = psutil.Process()
         self._me = ProcessRecord(name="supervisor", pid=me.pid, created_at=me.create_time())
         self.mark = uuid.uuid4().hex
@@ -173,16 +175,12 @@ class Supervisor:
             If another supervisor has the state file.
 
         """
-        state = read_state(self._state_path)
-        if state is not None and state.supervisor.find() is not None:
-            msg = (
-                f"only one supervisor may use {self._state_path}, and process "
-                f"{state.supervisor.pid} does; `ecg down` ends it"
-            )
-            raise AlreadyRunningError(msg)
-        if state is not None:
-            end_leftovers(state, report=self._report, grace_s=self._grace_s)
-        self._write_state()
+        self._lock = _lock(self._state_path)
+        try:
+            self._take_over()
+        except BaseException:
+            self._lock.close()
+            raise
         for number in _STOP_SIGNALS:
             self._handlers[number] = signal.signal(number, signal.default_int_handler)
         return self
@@ -201,6 +199,17 @@ class Supervisor:
         finally:
             for number, handler in self._handlers.items():
                 signal.signal(number, handler)
+            if self._lock is not None:
+                self._lock.close()
+
+    def _take_over(self) -> None:
+        """End what a supervisor that was killed left, and write the state file."""
+        state = read_state(self._state_path)
+        if state is not None and state.supervisor.find() is not None:  # of code without the lock
+            raise AlreadyRunningError(_describe_other(self._state_path, state))
+        if state is not None:
+            end_leftovers(state, report=self._report, grace_s=self._grace_s)
+        self._write_state()
 
     def launch(self, program: Program) -> None:
         """Start a process; its end is an error until :meth:`keep_running` is called."""
@@ -472,6 +481,32 @@ class Supervisor:
             supervisor=self._me,
             children=tuple(child.record for child in self._children),
         ).write(self._state_path)
+
+
+def _lock(state_path: Path) -> TextIO:
+    """Take the lock of a state file; it falls with its process, and with the file.
+
+    Raises
+    ------
+    AlreadyRunningError
+        If another supervisor holds it.
+
+    """
+    state_path.parent.mkdir(parents=True, exist_ok=True)
+    lock = state_path.with_suffix(".lock").open("a")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise AlreadyRunningError(_describe_other(state_path, read_state(state_path))) from error
+    return lock
+
+
+def _describe_other(state_path: Path, state: State | None) -> str:
+    other = (
+        "another one, which starts or ends," if state is None else f"process {state.supervisor.pid}"
+    )
+    return f"only one supervisor may use {state_path}, and {other} does; `ecg down` ends it"
 
 
 def _describe_end(child: _Child) -> str:

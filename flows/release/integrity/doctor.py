@@ -56,7 +56,7 @@ from flows.release.integrity.signing import (
 )
 from flows.release.rollout.journal import settle
 from flows.release.switch_service import Presence, ask_service, find_bundle
-from flows.release.transaction import INTENT, locked, note_unrecorded, recover
+from flows.release.transaction import INTENT, is_damaged, locked, note_unrecorded, recover
 
 _LEFTOVER_AGE_S: Final = 3600.0
 """Age of a draft that no process is writing."""
@@ -149,6 +149,8 @@ def _check_current(
     try:
         current = read_release(path)
         problem = "" if current is not None or latest is None else f"{CURRENT} is missing"
+        if is_damaged(settings, history, current):
+            problem = f"{CURRENT} must be a release of the ledger, its version or a hash differs"
     except ReleaseError as error:
         current, problem = None, str(error)
     if problem:

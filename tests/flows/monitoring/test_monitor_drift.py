@@ -35,7 +35,7 @@ from ecg_lib.operations.drift.observation import (
 from ecg_lib.operations.drift.traffic_log import add_requests
 from ecg_lib.operations.keys.signatures import SignatureError
 from ecg_lib.operations.prediction_log import PredictionLog
-from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
+from ecg_lib.operations.prediction_rows import DriftCheckRow, FeedbackRow, PredictionRow, RequestRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.noise import mix_at_snr, muscle_noise
@@ -262,6 +262,39 @@ def test_noise_that_stays_starts_retraining_once(
     third = monitor_drift()
     assert third["action"] == "KEEP"
     assert "RETRAIN is due but held until" in third["reasons"][0]
+
+
+def test_retraining_is_not_held_by_a_release_and_a_check_of_a_clock_that_was_ahead(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    serve_release: Serve,
+    noisy: list[Observed],
+) -> None:
+    ahead = NOW + timedelta(days=30)
+    serve_release(settings, release.model_copy(update={"released_at": ahead.isoformat()}))
+    log = PredictionLog(settings.monitoring_database_url)
+    log.create_tables()
+    log.add_drift_check(
+        DriftCheckRow(
+            check_id="ahead",
+            created_at=ahead,
+            bundle_hash=release.bundle_hash,
+            action="RETRAIN",
+            summary={
+                "bento_tag": TAG,
+                "is_conclusive": True,
+                "is_breach": False,
+                "newest_at": ahead.isoformat(),
+            },
+        )
+    )
+    log.close()
+    send(settings, noisy[::2], ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    first = monitor_drift()
+    assert "in 1 check in a row, 2 needed" in first["reasons"][0]
+    send(settings, noisy[1::2], ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="q")
+    assert monitor_drift()["action"] == "RETRAIN"
 
 
 def test_traffic_that_a_site_accepted_as_its_baseline_is_not_called_drift(
@@ -511,7 +544,7 @@ def test_a_bundle_other_than_the_released_one_is_refused(
     wrong = release.model_copy(update={"bundle_hash": "0" * 64})
     serve_release(settings, wrong)
     with pytest.raises(BundleIntegrityError, match="must be the bundle 000000000000"):
-        read_served.fn(settings)
+        read_served.fn(settings, now=NOW)
 
 
 def test_the_bundle_is_where_bentoml_puts_it(settings: Settings, toy_bundle: Bundle) -> None:
