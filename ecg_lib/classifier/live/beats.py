@@ -1,4 +1,4 @@
-"""What is told of a lead that streams: beats of a stretch, and up to where they are final."""
+"""The beats of a stretch of a lead that streams, and up to where they are final."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class LiveBeats(NamedTuple):
 
 
 def no_beats(start: int, stop: int, mark: Mark, *, is_final: bool) -> LiveBeats:
-    """What is told of missing samples."""
+    """Return the answer for missing samples."""
     nothing, names = np.zeros(0), np.zeros(0, dtype="U8")
     return LiveBeats(
         start=start,

@@ -3,7 +3,7 @@
 Two windows move along the signal, and each goes the one path of every signal,
 :meth:`ecg_lib.classifier.beat_classifier.BeatClassifier.classify`:
 
-- once a second the last ten seconds, as a strip: what it gives is new and *provisional*;
+- once a second the last eight to ten seconds, as a strip: what it gives is new and *provisional*;
 - once in two minutes a window of a quarter of an hour: ten minutes before these two minutes, they
   themselves, and three minutes after them. What it gives is *final*.
 
@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats
 from ecg_lib.classifier.live.beats import LiveBeats, Mark, clip, no_beats, shift
 from ecg_lib.classifier.live.provisional import Told
+from ecg_lib.classifier.live.recent_logits import RecentLogits
 from ecg_lib.classifier.live.samples import LiveSamples
 from ecg_lib.errors import InvalidSignalError
 from ecg_lib.records.limits import MAX_ABS_MV, MAX_DURATION_S, check_sampling_rate
@@ -40,7 +41,7 @@ from ecg_lib.signal_path.readability.quality import (
 )
 
 MAX_GAP_S: Final = 24 * 3600.0
-"""Longest gap that may be declared; after a longer one a recording begins anew."""
+"""Longest gap that may be declared; after a longer one a stream must begin again."""
 
 _GRID_S: Final = 2
 """Windows begin at multiples of it: the bins of the quality check, of 2 s, then stay in place."""
@@ -59,7 +60,8 @@ class LiveConfig:
     """When a live lead is analysed, and how much of it."""
 
     look_every_s: float = 1.0
-    strip_s: float = 10.0
+    strip_s: float = 8.0
+    """Least length of what a look sees; up to 2 s more, as it begins on a grid."""
     settle_s: float = 0.25
     """A beat is given when so much of the signal after it is there."""
     warm_up_s: float = 4.0
@@ -134,6 +136,7 @@ class LiveLead:
         self._seen_to = start
         """End of the samples at the last look."""
         self._told = Told(self.mark.position)
+        self._recent = RecentLogits()
 
     @property
     def received_to(self) -> int:
@@ -219,7 +222,7 @@ class LiveLead:
         last = stop - round(self.config.settle_s * fs)
         if stop - start < _FIRST_LOOK_S * fs or last <= told.stop:
             return None
-        window = self._analyze(start, stop, core=(start, stop))
+        window = self._analyze(start, stop, core=(start, stop), is_final=False)
         first = max(told.start, start + warm_up if start > self._samples.start else start)
         found = self._cut(window, first, last, is_final=False, quality_from=told.stop)
         return told.update(found, within=round(_SAME_BEAT_S * fs))
@@ -230,16 +233,6 @@ class LiveLead:
         while self.mark.position < end:
             edge = self._edge(self.mark.block + 1)
             yield self._end_block(min(edge, end), is_last=edge >= end)
-
-    def rewind(self, mark: Mark) -> bool:
-        """Go back to an earlier mark; return whether the samples for it are still held."""
-        if needed_from(mark, fs=self.fs, config=self.config) < self._samples.start:
-            return False
-        if mark.block > self.mark.block:
-            return False
-        self.mark = mark
-        self._told = Told(mark.position)
-        return True
 
     def _is_block_due(self) -> bool:
         ahead = round(self.config.ahead_s * self.fs)
@@ -256,7 +249,7 @@ class LiveLead:
         start = max(self._samples.start, self.needed_from)
         stop = min(self.received_to, edge + round(self.config.ahead_s * self.fs))
         first = self.mark.position
-        window = self._analyze(start, stop, core=(first, edge))
+        window = self._analyze(start, stop, core=(first, edge), is_final=True)
         seam = edge if is_last else max(first, _find_seam(window, edge, fs=self.fs))
         self.mark = Mark(self.mark.block + 1, seam)
         ended = self._cut(window, first, seam, is_final=True, quality_from=first)
@@ -264,7 +257,7 @@ class LiveLead:
         self._samples.forget(self.needed_from)
         return ended
 
-    def _analyze(self, start: int, stop: int, *, core: tuple[int, int]) -> _Window:
+    def _analyze(self, start: int, stop: int, *, core: tuple[int, int], is_final: bool) -> _Window:
         """Classify a window, less the missing samples at its ends, if its core has a sample."""
         samples = self._samples.read(start, stop)
         is_there = ~np.isnan(samples)
@@ -278,7 +271,11 @@ class LiveLead:
         if len(samples) < least:
             rest = np.full(least - len(samples), np.nan, dtype=np.float32)
             samples = np.concatenate([samples, rest])
-        return _Window(first, self.classifier.classify(samples, fs=self.fs))
+        if is_final:
+            return _Window(first, self.classifier.classify(samples, fs=self.fs))
+        prepared = self.classifier.prepare(samples, fs=self.fs, finds_stray_line=False)
+        logits = self._recent.predict(self.classifier, prepared, offset=first)
+        return _Window(first, self.classifier.classify_prepared(prepared, logits=logits))
 
     def _cut(
         self, window: _Window, first: int, last: int, *, is_final: bool, quality_from: int

@@ -1,4 +1,4 @@
-"""What was told of the part of a stream that is not final, so that only changes are told again."""
+"""The provisional beats of a stream that were told, so that only changes are told again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ecg_lib.signal_path.readability.quality import Stretch
 
 
 class Told:
-    """What was given of the signal that is not final.
+    """The beats and stretches that were given of the signal that is not final.
 
     Parameters
     ----------

@@ -37,7 +37,7 @@ def signal() -> NDArray[np.float32]:
 
 
 class Heard(NamedTuple):
-    """What a client holds at the end."""
+    """The beats that a client holds at the end."""
 
     final: list[LiveBeats]
     provisional: dict[int, str]
@@ -138,22 +138,6 @@ def test_another_process_goes_on_from_the_mark_alone(
     _stream(second, signal, piece=125, heard=heard)
     _hear(heard, second.finish())
     _same(heard.final, expected.final)
-
-
-def test_a_mark_that_a_client_has_not_passed_is_gone_back_to(
-    classifier: BeatClassifier, signal: NDArray[np.float32]
-) -> None:
-    lead = LiveLead(classifier, fs=FS, config=SHORT)
-    heard = _stream(lead, signal[: round(125 * FS)], piece=125)
-    *_, before, last = heard.final
-    assert not lead.rewind(heard.final[0].mark)  # its samples are gone
-    lead.rewind(last.mark)
-    assert list(lead.settle()) == []
-    again = LiveLead(
-        classifier, fs=FS, start=round((4 * 20 - 60) * FS), mark=before.mark, config=SHORT
-    )
-    assert again.rewind(before.mark)
-    assert not again.rewind(last.mark)  # it lies ahead
 
 
 def test_beats_are_told_soon_and_again_only_where_they_change(
