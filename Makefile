@@ -64,6 +64,10 @@ test-containers: $(INSTALLED) ## start each container's command with its variabl
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: bench-live
+bench-live: $(INSTALLED) ## leads that stream: how near to recordings, and what one costs; set ECG_MITDB_DIR
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench_live.py $(ARGS)
+
 .PHONY: bench-runs
 bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
 	$(BIN)/python benchmarks/bench_runs.py

@@ -32,6 +32,7 @@ from typing import Final, NamedTuple
 from prometheus_client.multiprocess import mark_process_dead
 
 from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
+from bentos.runtime.limits.streams import SESSIONS_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
@@ -385,6 +386,7 @@ class Host:
             # The signature does not cover compiled code, so there must be none.
             "PYTHONDONTWRITEBYTECODE": "1",
             TABLE_VARIABLE: str(self._shared / "rate-limit"),
+            SESSIONS_VARIABLE: str(self._shared / "live-sessions"),
             # prometheus_client reads it when it is imported.
             "PROMETHEUS_MULTIPROC_DIR": str(self._shared),
         }

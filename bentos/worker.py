@@ -34,9 +34,14 @@ from bentos.recordings.job_runner import JobRunner
 from bentos.recordings.job_store import JobStore
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
-from bentos.runtime.limits.connections import make_protocol, raise_descriptor_limit
+from bentos.runtime.limits.connections import (
+    GuardedWebSocket,
+    make_protocol,
+    raise_descriptor_limit,
+)
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.predictor import Runtime
+from bentos.wire.live_messages import MAX_MESSAGE_BYTES
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import read_release
 from ecg_lib.operations.settings import read_settings
@@ -265,7 +270,9 @@ def main() -> int:
     config = uvicorn.Config(
         Edge(app),
         http=make_protocol(raise_descriptor_limit()),
-        ws="none",
+        ws=GuardedWebSocket,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
         log_config=None,
         access_log=False,
         server_header=False,

@@ -21,6 +21,7 @@ from starlette.staticfiles import StaticFiles
 from bentos import VERSION
 from bentos.routes.api_description import describe_api, document_problems, document_query
 from bentos.routes.edge import allow_scripts
+from bentos.routes.live import add_live
 from bentos.routes.pages.cockpit import add_cockpit
 from bentos.routes.pages.rollout import add_rollout
 from bentos.routes.pages.viewer import add_viewer
@@ -78,6 +79,7 @@ def make_app() -> FastAPI:
     app.mount("/static_content", StaticFiles(directory=_SWAGGER), name="static_content")
     _add_api(app)
     add_routes(app)
+    add_live(app)
     _add_pages(app)
     app.add_exception_handler(ProblemError, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)

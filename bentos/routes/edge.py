@@ -71,10 +71,43 @@ class Edge:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
+        if scope["type"] == "websocket":
+            await self._run_socket(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
         await _Exchange(self.app.state.runtime, scope, receive, send).run(self._answer)
+
+    async def _run_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run a WebSocket behind the guard, count and log it; its route has limits of its own."""
+        runtime: Runtime = self.app.state.runtime
+        own_id, start, status = (
+            _choose_id(dict(scope["headers"]).get(_REQUEST_ID)),
+            perf_counter(),
+            403,
+        )
+
+        async def send_on(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "websocket.accept":
+                status = 101
+                message["headers"] = [*message.get("headers", []), (_REQUEST_ID, own_id.encode())]
+            elif message["type"] == "websocket.http.response.start":
+                status = message["status"]
+                message["headers"] = [
+                    *message.get("headers", []),
+                    (_REQUEST_ID, own_id.encode()),
+                    *_HEADERS,
+                ]
+            await send(message)
+
+        token = request_id.set(own_id)
+        try:
+            await self._guard(scope, receive, send_on)
+        finally:
+            _note(runtime, scope, "WEBSOCKET", status, perf_counter() - start)
+            request_id.reset(token)
 
     @cached_property
     def _answer(self) -> ASGIApp:
@@ -128,9 +161,12 @@ class _Exchange:
                     try:
                         await self._run_limited(answer)
                     finally:
-                        span.note(route=self._route, status=self._status, request_id=self._id)
+                        span.note(
+                            route=_route_of(self._scope), status=self._status, request_id=self._id
+                        )
         finally:
-            self._note(perf_counter() - self._start)
+            seconds = perf_counter() - self._start
+            _note(self._runtime, self._scope, self._scope["method"], self._status, seconds)
             self._runtime.metrics.in_flight.dec()
             request_id.reset(token)
 
@@ -201,24 +237,6 @@ class _Exchange:
             more.append((b"connection", b"close"))
         return more
 
-    @property
-    def _route(self) -> str:
-        # The route and not the path: a path holds whatever a client writes into it.
-        route: str = getattr(self._scope.get("route"), "path", "other")
-        return route
-
-    def _note(self, seconds: float) -> None:
-        method = self._scope["method"]
-        self._runtime.metrics.count_request(self._route, method, self._status, seconds)
-        if _access.isEnabledFor(logging.INFO):
-            fields = {
-                "method": method,
-                "route": self._route,
-                "status": self._status,
-                "ms": round(seconds * 1e3, 2),
-            }
-            _access.info("request", extra={"fields": fields})
-
 
 class _Body:
     """The body of a request, of which the application may leave a part unread."""
@@ -256,6 +274,26 @@ class _Body:
             async with asyncio.timeout(_DRAIN_S):
                 while not self.is_over and not self.is_left and self._received <= stop:
                     await self.receive()
+
+
+def _note(runtime: Runtime, scope: Scope, method: str, status: int, seconds: float) -> None:
+    """Count a request that ended, and log it."""
+    route = _route_of(scope)
+    runtime.metrics.count_request(route, method, status, seconds)
+    if _access.isEnabledFor(logging.INFO):
+        fields = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(seconds * 1e3, 2),
+        }
+        _access.info("request", extra={"fields": fields})
+
+
+def _route_of(scope: Scope) -> str:
+    # The route and not the path: a path holds whatever a client writes into it.
+    route: str = getattr(scope.get("route"), "path", "other")
+    return route
 
 
 def _choose_id(given: bytes | None) -> str:

@@ -51,7 +51,8 @@ def check_request(runtime: Runtime, scope: Connection) -> None:
     _check_repeated(scope)
     headers = dict(scope["headers"])
     _check_host(runtime, scope, headers)
-    if scope["method"] not in _SAFE_METHODS:
+    # Browsers let every page open a WebSocket to every site, and say only whose page it is.
+    if _method_of(scope) not in _SAFE_METHODS:
         _check_origin(runtime, headers)
     caller = _find_caller(runtime, scope, headers)
     note_caller(scope, caller, prefix=_find_prefix(runtime, scope))
@@ -67,6 +68,12 @@ def check_request(runtime: Runtime, scope: Connection) -> None:
     if caller.asks_keys and caller.key is None:
         raise ProblemError(KEY_REQUIRED, "the header X-API-Key must hold a valid key")
     _check_scope(caller, scope)
+
+
+def _method_of(scope: Connection) -> str:
+    """Return the method of a request; a WebSocket, which has none, sends like a POST."""
+    method: str = scope.get("method", "POST")
+    return method
 
 
 def _find_prefix(runtime: Runtime, scope: Connection) -> str:
@@ -101,7 +108,7 @@ def _check_scope(caller: Caller, scope: Connection) -> None:
     else:
         wanted = Scope.PREDICT
     # An operator reads and deletes what exists, and needs no other scope for it.
-    sends_nothing = scope["method"] in {*_SAFE_METHODS, "DELETE"}
+    sends_nothing = _method_of(scope) in {*_SAFE_METHODS, "DELETE"}
     may_operate = wanted is Scope.PREDICT and sends_nothing and caller.may(Scope.OPERATE)
     if not caller.may(wanted) and not may_operate:
         raise ProblemError(MISSING_SCOPE, f"the API key must have the scope {wanted}")

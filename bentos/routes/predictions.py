@@ -14,7 +14,6 @@ import orjson
 from fastapi import Request
 from starlette.responses import Response
 
-from bentos.routes.bodies import read_body
 from bentos.routes.routing import (
     T,
     answer_json,
@@ -24,6 +23,7 @@ from bentos.routes.routing import (
     recordings_of,
     runtime_of,
 )
+from bentos.runtime.limits.bodies import read_body
 from bentos.runtime.limits.caller import Caller
 from bentos.runtime.limits.turns import SHORT
 from bentos.runtime.prediction.feedback import (

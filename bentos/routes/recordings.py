@@ -18,7 +18,6 @@ from bentos.recordings.job_store import Job, JobStatus
 from bentos.recordings.tables import MAX_TABLE_BYTES, SUFFIXES, Looks, TableFields, read_table
 from bentos.recordings.uploads import MAX_UPLOAD_BYTES, lay_out, receive_form, refuse_without_room
 from bentos.routes.api_description import document_problems, document_query
-from bentos.routes.bodies import announced_bytes, decoded
 from bentos.routes.routing import (
     answer_json,
     caller_of,
@@ -27,6 +26,7 @@ from bentos.routes.routing import (
     recordings_of,
     runtime_of,
 )
+from bentos.runtime.limits.bodies import announced_bytes, decoded
 from bentos.runtime.prediction.feedback import describe_marks_of_recording
 from bentos.runtime.predictor import Runtime
 from bentos.wire.inputs import parse_query

@@ -45,7 +45,12 @@ def note_caller(scope: Scope, caller: Caller, *, prefix: str) -> None:
 
 def caller_of(request: Request) -> Caller:
     """Return who sends a request, as the guard found out."""
-    caller: Caller = request.scope[_CALLER]
+    return caller_of_scope(request.scope)
+
+
+def caller_of_scope(scope: Scope) -> Caller:
+    """Return who opened a connection, as the guard found out."""
+    caller: Caller = scope[_CALLER]
     return caller
 
 

@@ -100,6 +100,12 @@ class Metrics:
             buckets=_BEATS,
             registry=self.registry,
         )
+        self.live_leads = self._gauge(
+            "ecg_live_leads", "Leads that stream to the service", mode="livesum"
+        )
+        self._live_beats = self._counter(
+            "ecg_live_beats", "Final beats of leads that stream, by class", "arrhythmia_type"
+        )
         self._rules = self._counter("ecg_rules", "Classes changed by rule", "rule")
         self._signal = self._counter(
             "ecg_signal_seconds", "Seconds of ECG by readability", "readable"
@@ -182,6 +188,15 @@ class Metrics:
         self._beats.labels("paced").inc(paced)
         self._beats.labels("unreadable").inc(unreadable)
         self._n_beats.observe(normal + ventricular + paced + unreadable)
+
+    def count_live_beats(
+        self, *, normal: int, ventricular: int, paced: int, unreadable: int
+    ) -> None:
+        """Count beats of a lead that streams, once they are final."""
+        self._live_beats.labels("N").inc(normal)
+        self._live_beats.labels("V").inc(ventricular)
+        self._live_beats.labels("paced").inc(paced)
+        self._live_beats.labels("unreadable").inc(unreadable)
 
     def count_signal(self, *, readable_s: float, unreadable_s: float) -> None:
         """Count the seconds of a signal."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from bentos.runtime.limits.caller import SERVICE_ITSELF, Caller
 from bentos.runtime.limits.memory import MemoryBudget
 from bentos.runtime.limits.rate_limit import open_rate_limit
+from bentos.runtime.limits.streams import Streams
 from bentos.runtime.limits.turns import Turns
 from bentos.runtime.live_model import LiveModel, LoadedModel
 from bentos.runtime.metrics import Metrics
@@ -82,6 +83,7 @@ class Runtime:
         self.rate_limit = open_rate_limit(settings.rate_limit_per_min)
         self.tracing = open_tracing()
         self.memory = MemoryBudget()
+        self.streams = Streams(settings.live_leads)
         self._patient_key = read_patient_key(settings.patient_key_path)
         self._signals = SignalStore(settings.signals_dir, settings.signal_key_path)
         self._signals_problem: str | None = None
@@ -134,6 +136,7 @@ class Runtime:
         """End the threads; what waits in the spool and is not written now is written later."""
         self.live.close()
         self.turns.close()
+        self.streams.close()
         self.trial.close()
         self._long.close()
         for executor in (self.look_up, self.files):

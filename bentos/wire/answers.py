@@ -110,10 +110,10 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
         classified.r_peaks.tolist(),
         np.where(classified.is_v, "V", "N").tolist(),
         classified.confidence.tolist(),
-        _round(prepared.rr_prev_s, 4),
-        _round(prepared.rr_next_s, 4),
+        round_known(prepared.rr_prev_s, 4),
+        round_known(prepared.rr_next_s, 4),
         classified.probability_v.tolist(),
-        _round(prepared.qrs_width_s * 1e3, 1),
+        round_known(prepared.qrs_width_s * 1e3, 1),
         classified.rule.tolist(),
         prepared.beat_quality.tolist(),
         name_forms(group_beats(prepared.shapes, has_class=classified.has_class)),
@@ -153,7 +153,8 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
     return beats
 
 
-def _round(values: NDArray[np.float64], digits: int) -> list[float | None]:
+def round_known(values: NDArray[np.float64], digits: int) -> list[float | None]:
+    """Round numbers, and give None for NaN."""
     return [round(value, digits) if value == value else None for value in values.tolist()]  # noqa: PLR0124  NaN
 
 
@@ -169,13 +170,14 @@ def _describe_quality(
     return {
         "usable_share": prepared.readable_s / prepared.duration_s,
         "warnings": warnings,
-        "per_second": _round(prepared.quality_per_second, 2),
-        "unreadable": [_describe_stretch(stretch) for stretch in prepared.unreadable],
-        "findings": [_describe_finding(finding) for finding in prepared.findings],
+        "per_second": round_known(prepared.quality_per_second, 2),
+        "unreadable": [describe_stretch(stretch) for stretch in prepared.unreadable],
+        "findings": [describe_finding(finding) for finding in prepared.findings],
     }
 
 
-def _describe_stretch(stretch: Stretch) -> dict[str, Any]:
+def describe_stretch(stretch: Stretch) -> dict[str, Any]:
+    """Write a :class:`bentos.wire.schemas.UnreadableStretch`."""
     return {
         "start_sample": stretch.start,
         "end_sample": stretch.stop,
@@ -183,7 +185,8 @@ def _describe_stretch(stretch: Stretch) -> dict[str, Any]:
     }
 
 
-def _describe_finding(finding: Finding) -> dict[str, Any]:
+def describe_finding(finding: Finding) -> dict[str, Any]:
+    """Write a :class:`bentos.wire.schemas.SuspectedFinding`."""
     return {
         "kind": finding.kind.value,
         "start_sample": finding.start,

@@ -195,14 +195,17 @@ class BeatClassifier:
         ]
         return np.concatenate(parts).astype(np.float64)
 
-    def _vote(self, prepared: PreparedBeats) -> tuple[PreparedBeats, NDArray[np.float64]]:
+    def _vote(
+        self, prepared: PreparedBeats, logits: NDArray[np.float64] | None = None
+    ) -> tuple[PreparedBeats, NDArray[np.float64]]:
         """Compute the logit of V of each beat, and mark what cannot be read.
 
         Detections that are hardly beats become unreadable first
         (:mod:`ecg_lib.classifier.abstention`); then beats of one shape vote
         (:mod:`ecg_lib.classifier.shape_vote`).
         """
-        logits = self.predict_logits(prepared.windows, prepared.features)
+        if logits is None:
+            logits = self.predict_logits(prepared.windows, prepared.features)
         read = abstain(prepared, logits[:, 1], config=self.config.abstention)
         voted = vote(
             logits[:, 0],
@@ -211,6 +214,28 @@ class BeatClassifier:
             config=self.config.shape_vote,
         )
         return read, voted
+
+    def prepare(
+        self,
+        signal_mv: NDArray[np.floating],
+        *,
+        fs: float,
+        r_peaks: NDArray[np.int64] | None = None,
+        finds_stray_line: bool = True,
+    ) -> PreparedBeats:
+        """Prepare the beats of one lead with the constants of the bundle.
+
+        Parameters and errors are those of
+        :func:`ecg_lib.signal_path.preprocessing.prepare_beats`.
+        """
+        return prepare_beats(
+            signal_mv,
+            fs=fs,
+            r_peaks=r_peaks,
+            config=self.config.preprocessing,
+            verifier=self._verifier,
+            finds_stray_line=finds_stray_line,
+        )
 
     def classify(
         self,
@@ -258,14 +283,7 @@ class BeatClassifier:
             raise ValueError(msg)
         with observe("prepare"):
             prepared, *others = (
-                prepare_beats(
-                    lead_mv,
-                    fs=fs,
-                    r_peaks=r_peaks,
-                    config=self.config.preprocessing,
-                    verifier=self._verifier,
-                )
-                for lead_mv in (signal_mv, *others_mv)
+                self.prepare(lead_mv, fs=fs, r_peaks=r_peaks) for lead_mv in (signal_mv, *others_mv)
             )
         return self.classify_prepared(
             prepared, others=others, apply_rule_guard=apply_rule_guard, observe=observe
@@ -276,16 +294,18 @@ class BeatClassifier:
         prepared: PreparedBeats,
         *,
         others: Sequence[PreparedBeats] = (),
+        logits: NDArray[np.float64] | None = None,
         apply_rule_guard: bool = True,
         observe: StageObserver = nullcontext,
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave.
 
+        `logits` are those of :meth:`predict_logits`, where they are known.
         Other leads of the same time have their say before the calibration, see
         :mod:`ecg_lib.classifier.lead_fusion`.
         """
         with observe("network"):
-            read, voted = self._vote(prepared)
+            read, voted = self._vote(prepared, logits)
             leads = []
             for other in others:
                 of_other, logits = self._vote(other)

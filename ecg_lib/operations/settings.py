@@ -209,6 +209,10 @@ class Settings(BaseSettings):
         description="Addresses, with commas, of a proxy with TLS in front of Prefect or MLflow.",
     )
 
+    live_leads: int = Field(
+        default=300, ge=1, le=4000, description="Leads that may stream to one process at a time."
+    )
+
     recordings_kept: int = Field(
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )

@@ -159,6 +159,7 @@ def prepare_beats(
     r_peaks: NDArray[np.int64] | None = None,
     config: PreprocessingConfig | None = None,
     verifier: BeatVerifier | None = None,
+    finds_stray_line: bool = True,
 ) -> PreparedBeats:
     """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
 
@@ -175,6 +176,8 @@ def prepare_beats(
     config : PreprocessingConfig, optional
     verifier : BeatVerifier, optional
         The detector's network, see :func:`ecg_lib.signal_path.r_peaks.detection.detect_r_peaks`.
+    finds_stray_line : bool
+        False where nobody asks for doubts about the rate; `stray_line_hz` is then NaN.
 
     Returns
     -------
@@ -243,6 +246,7 @@ def prepare_beats(
         robust_scale(filtered), peaks, config=config.beats, breaks=_part_by(peaks, missing)
     )
     last = len(signal_mv)
+    stray_hz = measure_stray_line(resampled.signal, fs=fs) if finds_stray_line else float("nan")
 
     def to_source(position: int) -> int:
         return min(round(position / resampled.ratio), last)
@@ -268,7 +272,7 @@ def prepare_beats(
         amplitude_mv=_measure_amplitude(filtered, peaks),
         qrs_hz=measure_qrs_hz(beats.windows[:, :, 0]),
         t_peak_s=measure_t_peak(beats.windows[:, :, 0], beats.rr_prev_s),
-        stray_line_hz=np.full(len(peaks), measure_stray_line(resampled.signal, fs=fs)),
+        stray_line_hz=np.full(len(peaks), stray_hz),
         deflection=measure_deflections(judged.energy, peaks),
         beat_quality=beat_quality,
         shapes=beats.shapes,

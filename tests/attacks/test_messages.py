@@ -12,8 +12,7 @@ from typing import Any
 
 import pytest
 
-from bentos.routes import bodies
-from bentos.runtime.limits import connections
+from bentos.runtime.limits import bodies, connections
 
 POST = (
     b"POST /api/v1/predictions/ HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"

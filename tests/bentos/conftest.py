@@ -20,9 +20,10 @@ from bentos.recordings.job_runner import JobRunner
 from bentos.recordings.job_store import JobStore
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
-from bentos.runtime.limits.connections import make_protocol
+from bentos.runtime.limits.connections import GuardedWebSocket, make_protocol
 from bentos.runtime.live_model import LoadedModel
 from bentos.runtime.predictor import Runtime
+from bentos.wire.live_messages import MAX_MESSAGE_BYTES
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import Settings
@@ -78,7 +79,9 @@ class Service:
         config = uvicorn.Config(
             Edge(app),
             http=make_protocol(1024),
-            ws="none",
+            ws=GuardedWebSocket,
+            ws_max_size=MAX_MESSAGE_BYTES,
+            ws_per_message_deflate=False,
             log_config=None,
             access_log=False,
             lifespan="off",

@@ -172,6 +172,12 @@ def _check_recordings(folder: Path, url: str) -> None:
     assert {path.name for path in (folder / "results").iterdir()} >= {"strip.pdf", "r.pvc"}
 
 
+def _check_live(folder: Path, _url: str) -> None:
+    beats = json.loads((folder / "live.json").read_text())
+    assert all(position < 1000 or position >= 1300 for position, _ in beats)
+    assert sum(name == "V" for _, name in beats) >= 2
+
+
 def _check_readme(folder: Path, _url: str) -> None:
     assert json.loads((folder / "answer.json").read_text())["ventricular_beats"] >= 1
 
@@ -180,6 +186,7 @@ WHAT_THEY_LEAVE: Mapping[str, Callable[[Path, str], None]] = {
     "README.md": _check_readme,
     "docs/tutorial/first-prediction.md": _check_first_prediction,
     "docs/how-to/recordings.md": _check_recordings,
+    "docs/how-to/live.md": _check_live,
 }
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from collections import Counter
+from collections import Counter, deque
 from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 from uvicorn.server import ServerState
+from wsproto.events import Ping
 
 MAX_HEAD_BYTES: Final = 32 * 2**10
 """Bytes of request line and headers; of trailers and of what separates chunks too."""
@@ -29,8 +31,12 @@ _STALLED_S: Final = 60.0
 _OVERHEAD: Final = 8
 """Bytes around each byte of a body that comes in chunks; chunks of one byte have five."""
 
+_PINGS_AT_ONCE: Final = 60
+"""Pings of a client in a minute, each of which is answered."""
+
 _PIECE_BYTES: Final = 16 * 2**10
 _CHECK_S: Final = 1.0
+_MINUTE_S: Final = 60.0
 _SPARE_DESCRIPTORS: Final = 256
 _MOST_DESCRIPTORS: Final = 2**16
 _MOST_CONNECTIONS: Final = 4096
@@ -187,6 +193,13 @@ class GuardedProtocol(HttpToolsProtocol):
             self._waiting_since = None
         super().on_message_complete()
 
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to :class:`GuardedWebSocket`, which has limits of its own."""
+        if self._check is not None:
+            self._check.cancel()
+        self.registry.remove(self)
+        super().handle_websocket_upgrade()
+
     def pause_writing(self) -> None:
         """Note that the client does not take what is sent."""
         self._paused_since = self.loop.time()
@@ -222,3 +235,49 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self.transport.abort()
+
+
+class GuardedWebSocket(WSProtocol):
+    """WebSockets of uvicorn, with limits of what costs before a message is whole."""
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        # uvicorn's writes address and query of each connection as its own access log.
+        self.logger = _logger
+        self._stalled: asyncio.TimerHandle | None = None
+        self._pings: deque[float] = deque(maxlen=_PINGS_AT_ONCE)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Drop the client if it does not take what is sent."""
+        self._stalled = self.loop.call_later(_STALLED_S, self.transport.abort)
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        """Note that the client takes it."""
+        self._stop_waiting()
+        super().resume_writing()
+
+    def handle_ping(self, event: Ping) -> None:
+        """Answer a ping, unless there are too many."""
+        now_s = self.loop.time()
+        if len(self._pings) == _PINGS_AT_ONCE and now_s - self._pings[0] < _MINUTE_S:
+            self.transport.abort()
+            return
+        self._pings.append(now_s)
+        super().handle_ping(event)
+
+    def _stop_waiting(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None

@@ -23,6 +23,7 @@ import httpx
 import psutil
 import pytest
 
+from bentos.client.live_stream import LiveStream
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.keys.signatures import make_key, sign_release
 from ecg_lib.operations.releases import CURRENT, Release, hash_code, write_release
@@ -310,6 +311,10 @@ def test_bentoml_serves_a_bento_with_its_own_bundle(
         assert answered.status_code == 201
         assert httpx.get(f"{url}/docs").status_code == 200
         assert httpx.get(f"{url}/nix").json()["type"] == "/problems/not-found"
+        with LiveStream(url, sampling_rate=360.0) as stream:
+            stream.write(make_request()["signal_data"])
+            (final,) = [change for change in stream.finish(180) if change.is_final]
+        assert len(final.beats) == answered.json()["total_beats_detected"]
         store.release("two", "new")
         health = wait_for(url, refuses("ecg:two-new"))
         assert "other code" in health["refused"]["reason"]

@@ -1,0 +1,492 @@
+"""A lead that streams to the service, like a file: samples are written, changes of beats are read.
+
+::
+
+    with LiveStream("http://127.0.0.1:3000", sampling_rate=250) as stream:
+        for samples_mv in device:
+            stream.write(samples_mv)
+            for change in stream.read():
+                print(change.start, change.stop, change.is_final, change.beats)
+
+A thread of its own sends and receives. When the connection breaks it connects again, and sends
+again what the service needs; :meth:`LiveStream.read` gives each final beat once. It needs numpy,
+httpx and websockets.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+import threading
+import time
+import uuid
+from collections import deque
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, NamedTuple, Self
+from urllib.parse import urlsplit, urlunsplit
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from bentos.client.ecg_client import (
+    BeatClass,
+    ServiceProblemError,
+    UnexpectedAnswerError,
+    UnreachableError,
+)
+
+SUBPROTOCOL: Final = "ecg-live.v1"
+RETRIED_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
+RETRIED_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 4408, 4429})
+"""Of a connection that was closed, after which it is worth another try."""
+
+_PIECE: Final = 30_000
+"""Samples of half a message at most: one has up to 256 KiB."""
+
+_EVERY_S: Final = 0.2
+"""Samples are sent together that come within this time."""
+
+_FIRST_WAIT_S: Final = 0.2
+_LONGEST_WAIT_S: Final = 5.0
+_OPEN_S: Final = 10.0
+_POSITION: Final = struct.Struct("<Q")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveBeat:
+    """One beat; class and probability are None unless its quality is ``ok``."""
+
+    position_sample: int
+    """R-peak, in samples since the begin of the stream, gaps included."""
+    arrhythmia_type: BeatClass | None
+    probability_v: float | None
+    rr_previous: float | None
+    quality: str
+    rule: str | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """The beats from `start` to `stop`, which replace those that were given there before."""
+
+    start: int
+    stop: int
+    is_final: bool
+    """Final beats come in order, without a gap, and each once."""
+    beats: tuple[LiveBeat, ...]
+    unreadable: tuple[dict[str, Any], ...]
+    findings: tuple[dict[str, Any], ...]
+    signal_quality: float | None
+
+
+class _Segment(NamedTuple):
+    position: int
+    samples: NDArray[np.float32] | None
+    """None for a gap."""
+    length: int
+
+    @property
+    def stop(self) -> int:
+        return self.position + self.length
+
+    @property
+    def n_samples(self) -> int:
+        return 0 if self.samples is None else self.length
+
+
+class LiveStream:
+    """A lead that streams.
+
+    Parameters
+    ----------
+    url : str
+        Address of the service.
+    sampling_rate : float
+        Hz, 100 to 1000.
+    api_key : str, optional
+    session : str, optional
+        Name of the stream, 16 to 64 letters, digits, ``-`` and ``_``; drawn when left out.
+    buffer_s : float
+        Seconds of signal that are kept, so that they can be sent again. The service needs the
+        last 15 minutes for beats as those of a recording.
+    drops_oldest : bool
+        What :meth:`write` does when the buffer is full: drop the oldest samples, as a device must,
+        or wait, as for a file.
+    give_up_s : float
+        Seconds without a connection after which :meth:`write` and :meth:`finish` raise.
+
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        sampling_rate: float,
+        api_key: str | None = None,
+        session: str | None = None,
+        buffer_s: float = 1800.0,
+        drops_oldest: bool = False,
+        give_up_s: float = 300.0,
+    ) -> None:
+        parts = urlsplit(url)
+        scheme = {"http": "ws", "https": "wss"}.get(parts.scheme)
+        if scheme is None:
+            msg = f"url must begin with http:// or https://, got {parts.scheme!r}"
+            raise ValueError(msg)
+        self._url = urlunsplit(
+            (scheme, parts.netloc, f"{parts.path.rstrip('/')}/api/v1/live/", "", "")
+        )
+        self._headers = {} if api_key is None else {"X-API-Key": api_key}
+        self.session = session or uuid.uuid4().hex
+        self._fs = sampling_rate
+        self._room = round(buffer_s * sampling_rate)
+        self._drops_oldest = drops_oldest
+        self._give_up_s = give_up_s
+        self._changed = threading.Condition()
+        self._segments: deque[_Segment] = deque()
+        self._written_to = self._sent_to = self._n_held = 0
+        self._mark: dict[str, int] = {"block": 0, "position": 0}
+        self._pending: list[Change] = []
+        self._is_finishing = self._is_finished = self._is_closed = False
+        self._error: Exception | None = None
+        self._connection: ClientConnection | None = None
+        self.connections = 0
+        """Connections that were made so far."""
+        self.lost_samples = 0
+        """Samples that were dropped before the service had them."""
+        self._thread = threading.Thread(target=self._run, name="ecg-live", daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        _type: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def written_to(self) -> int:
+        """The clock: samples that were written, and those of gaps."""
+        return self._written_to
+
+    @property
+    def final_to(self) -> int:
+        """First sample whose beats are not final."""
+        return self._mark["position"]
+
+    def write(self, samples_mv: ArrayLike) -> int:
+        """Add samples in mV, NaN where one is missing; return how many.
+
+        Raises
+        ------
+        ServiceProblemError
+            If the service has refused the stream.
+        UnreachableError
+            If there has been no connection for too long.
+
+        """
+        samples = np.array(samples_mv, dtype=np.float32)
+        if samples.ndim != 1:
+            msg = f"samples must be of one lead, got shape {samples.shape}"
+            raise ValueError(msg)
+        for start in range(0, len(samples), _PIECE):
+            piece = samples[start : start + _PIECE]
+            self._add(_Segment(self._written_to, piece, len(piece)))
+        return len(samples)
+
+    def gap(self, n_samples: int) -> None:
+        """Declare samples that were not recorded: the clock moves, and there is no pause.
+
+        Raises
+        ------
+        ServiceProblemError, UnreachableError
+            See :meth:`write`.
+
+        """
+        if n_samples <= 0:
+            msg = f"a gap must have at least one sample, got {n_samples}"
+            raise ValueError(msg)
+        self._add(_Segment(self._written_to, None, n_samples))
+
+    def read(self) -> list[Change]:
+        """Return what has changed since the last call, in order; does not wait.
+
+        Provisional beats that final ones have replaced meanwhile are left out.
+
+        Raises
+        ------
+        ServiceProblemError
+            If the service has refused the stream, and everything before was read.
+
+        """
+        with self._changed:
+            changes, self._pending = self._pending, []
+            if not changes and self._error is not None:
+                raise self._error
+        return changes
+
+    def finish(self, timeout_s: float | None = None) -> list[Change]:
+        """Send what is left, wait until all beats are final, and return the changes.
+
+        Raises
+        ------
+        ServiceProblemError, UnreachableError
+            See :meth:`write`.
+        TimeoutError
+            If it takes longer.
+
+        """
+        with self._changed:
+            self._is_finishing = True
+            self._changed.notify_all()
+            is_done = self._changed.wait_for(
+                lambda: self._is_finished or self._error is not None, timeout_s
+            )
+            if self._error is not None:
+                raise self._error
+        if not is_done:
+            msg = f"the beats must be final within {timeout_s} s, they are not"
+            raise TimeoutError(msg)
+        return self.read()
+
+    def close(self) -> None:
+        """End the connection; beats that are not final stay so."""
+        with self._changed:
+            self._is_closed = True
+            connection = self._connection
+            self._changed.notify_all()
+        if connection is not None:
+            connection.close()
+        self._thread.join()
+
+    def _add(self, segment: _Segment) -> None:
+        with self._changed:
+            if not self._drops_oldest:
+                self._changed.wait_for(lambda: self._has_room() or self._error is not None)
+            if self._error is not None:
+                raise self._error
+            if self._is_finishing or self._is_closed:
+                msg = "the stream is finished: nothing can be added"
+                raise ValueError(msg)
+            self._segments.append(segment._replace(position=self._written_to))
+            self._written_to += segment.length
+            self._n_held += segment.n_samples
+            while self._drops_oldest and not self._has_room():
+                if self._segments[0].stop > self._sent_to:
+                    self.lost_samples += self._segments[0].n_samples
+                self._drop()
+            self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._n_held <= self._room
+
+    def _drop(self) -> None:
+        self._n_held -= self._segments.popleft().n_samples
+
+    def _run(self) -> None:
+        wait_s, since_s = _FIRST_WAIT_S, time.monotonic()
+        while not (self._is_closed or self._is_finished):
+            n_before = self.connections
+            try:
+                self._connect()
+            except (ServiceProblemError, UnexpectedAnswerError) as error:
+                self._fail(error)
+                return
+            except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+                if self.connections > n_before:  # it was open
+                    wait_s, since_s = _FIRST_WAIT_S, time.monotonic()
+                if time.monotonic() - since_s > self._give_up_s:
+                    unreachable = UnreachableError(f"{self._url} cannot be reached")
+                    unreachable.__cause__ = error
+                    self._fail(unreachable)
+                    return
+            with self._changed:
+                if not self._is_finished:
+                    self._changed.wait_for(lambda: self._is_closed, wait_s)
+            wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _fail(self, error: Exception) -> None:
+        with self._changed:
+            self._error = error
+            self._changed.notify_all()
+
+    def _connect(self) -> None:
+        """Make a connection and use it until it ends."""
+        try:
+            connection = connect(
+                self._url,
+                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]  # a NewType of str
+                additional_headers=self._headers,
+                compression=None,
+                open_timeout=_OPEN_S,
+                max_size=2**24,
+                proxy=None,
+            )
+        except InvalidStatus as refused:
+            status, body = refused.response.status_code, refused.response.body
+            if status in RETRIED_STATUSES:
+                raise
+            raise _read_problem(status, body) from refused
+        with connection:
+            with self._changed:
+                self._connection = connection
+            if self._is_closed:
+                return
+            self._use(connection)
+
+    def _use(self, connection: ClientConnection) -> None:
+        with self._changed:
+            first = self._segments[0].position if self._segments else self._written_to
+            start = {
+                "type": "start",
+                "session": self.session,
+                "sampling_rate": self._fs,
+                "position": min(first, self._written_to),
+                "mark": self._mark,
+            }
+        connection.send(json.dumps(start))
+        problem: dict[str, Any] | None = None
+        sender: threading.Thread | None = None
+        is_open = threading.Event()
+        is_open.set()
+        try:
+            while not self._is_finished:
+                message = json.loads(connection.recv())
+                kind = message.get("type")
+                if kind == "started":
+                    self.connections += 1
+                    self._sent_to = message["send_from"]
+                    sender = threading.Thread(
+                        target=self._send, args=(connection, is_open), daemon=True
+                    )
+                    sender.start()
+                elif kind == "problem":
+                    problem = message["problem"]
+                else:
+                    self._apply(message)
+        except ConnectionClosed as closed:
+            code = 1006 if closed.rcvd is None else closed.rcvd.code
+            if self._is_finished or self._is_closed:
+                return
+            if code in RETRIED_CODES:
+                raise
+            detail = "" if closed.rcvd is None else closed.rcvd.reason
+            raise ServiceProblemError(
+                problem or {"type": f"/problems/closed-{code}", "detail": detail},
+                request_id="",
+                retry_after_s=None,
+            ) from closed
+        finally:
+            is_open.clear()
+            with self._changed:
+                self._connection = None
+                self._changed.notify_all()
+            if sender is not None:
+                sender.join()
+
+    def _send(self, connection: ClientConnection, is_open: threading.Event) -> None:
+        """Send what is written, until the connection ends."""
+        try:
+            while is_open.is_set():
+                with self._changed:
+                    self._changed.wait_for(
+                        lambda: (
+                            self._written_to > self._sent_to
+                            or self._is_finishing
+                            or not is_open.is_set()
+                        )
+                    )
+                    message = self._take()
+                    is_finishing = self._is_finishing
+                if message is not None:
+                    connection.send(message)
+                elif is_finishing and is_open.is_set():
+                    connection.send(json.dumps({"type": "finish"}))
+                    return
+                if self._written_to == self._sent_to and not is_finishing:
+                    time.sleep(_EVERY_S)
+        except ConnectionClosed:
+            return  # the thread that receives hears of it too
+
+    def _take(self) -> bytes | str | None:
+        """Make a message of what is to be sent next; None when everything is sent."""
+        position, count = self._sent_to, 0
+        parts: list[NDArray[np.float32]] = []
+        for segment in self._segments:
+            if segment.stop <= position:
+                continue
+            offset = position - segment.position
+            if offset < 0:  # samples were dropped meanwhile
+                self._sent_to = segment.position
+                return _write_gap(position, -offset)
+            if segment.samples is None:
+                if parts:
+                    break
+                self._sent_to = segment.stop
+                return _write_gap(position, segment.length - offset)
+            if count + segment.length - offset > 2 * _PIECE:
+                break
+            parts.append(segment.samples[offset:])
+            count, position = count + segment.length - offset, segment.stop
+        if not parts:
+            return None
+        content = _POSITION.pack(self._sent_to) + np.concatenate(parts).astype("<f4").tobytes()
+        self._sent_to = position
+        return content
+
+    def _apply(self, message: dict[str, Any]) -> None:
+        kind = message.get("type")
+        with self._changed:
+            if kind == "beats":
+                self._note(_read_change(message), message)
+            elif kind == "finished":
+                self._is_finished = True
+            elif kind != "model":
+                msg = f"a message of the type {kind!r} came, which this client does not know"
+                raise UnexpectedAnswerError(msg)
+            self._changed.notify_all()
+
+    def _note(self, change: Change, message: dict[str, Any]) -> None:
+        if change.is_final:
+            if change.start != self._mark["position"]:
+                msg = (
+                    f"final beats must go on at {self._mark['position']}, "
+                    f"those from {change.start} came"
+                )
+                raise UnexpectedAnswerError(msg)
+            self._mark = message["mark"]
+            while self._segments and self._segments[0].stop <= message["needed_from"]:
+                self._drop()
+            self._pending = [one for one in self._pending if one.is_final or one.stop > change.stop]
+        self._pending.append(change)
+
+
+def _write_gap(position: int, n_samples: int) -> str:
+    return json.dumps({"type": "gap", "position": position, "samples": n_samples})
+
+
+def _read_change(message: dict[str, Any]) -> Change:
+    return Change(
+        start=message["from"],
+        stop=message["to"],
+        is_final=message["final"],
+        beats=tuple(LiveBeat(**beat) for beat in message["beats"]),
+        unreadable=tuple(message["unreadable"]),
+        findings=tuple(message["findings"]),
+        signal_quality=message["signal_quality"],
+    )
+
+
+def _read_problem(status: int, body: bytes | bytearray) -> ServiceProblemError:
+    try:
+        problem = json.loads(body)
+    except ValueError:
+        problem = {}
+    return ServiceProblemError({"status": status, **problem}, request_id="", retry_after_s=None)

@@ -1,0 +1,250 @@
+"""The client of a lead that streams, against a service whose connections break."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from bentos.client import ServiceProblemError, UnreachableError
+from bentos.client.live_stream import Change, LiveBeat, LiveStream
+from bentos.routes import live
+from bentos.runtime.live_model import LoadedModel
+from ecg_lib.classifier.live.live_lead import LiveConfig
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import simulate_record
+
+FS = 200.0
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short_blocks() -> Iterator[None]:
+    """Make beats final after 40 s, so that a minute and a half has some of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "CONFIG", LiveConfig(block_s=20.0, ahead_s=20.0, history_s=60.0))
+        yield
+
+
+@pytest.fixture(scope="module")
+def signal() -> NDArray[np.float32]:
+    record = simulate_record("live", patient=draw_patient(6), duration_s=90.0, seed=6, fs=FS)
+    return record.signal_mv().astype(np.float32)
+
+
+class Relay:
+    """Forwards connections to a service, until they are cut."""
+
+    def __init__(self, url: str) -> None:
+        self.target = url
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                host, _, port = self.target.removeprefix("http://").rpartition(":")
+                try:
+                    far = socket.create_connection((host, int(port)))
+                except OSError:
+                    near.close()
+                    continue
+                self._pairs.append((near, far))
+                for one, other in ((near, far), (far, near)):
+                    threading.Thread(target=self._forward, args=(one, other), daemon=True).start()
+
+    @staticmethod
+    def _forward(source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+        for one in (source, target):
+            with contextlib.suppress(OSError):
+                one.shutdown(socket.SHUT_RDWR)
+
+    def cut(self) -> None:
+        """Break all connections."""
+        while self._pairs:
+            for one in self._pairs.pop():
+                with contextlib.suppress(OSError):
+                    one.shutdown(socket.SHUT_RDWR)
+                one.close()
+
+    def close(self) -> None:
+        self._listener.close()
+        self.cut()
+
+
+@pytest.fixture
+def relay(service: Any) -> Iterator[Relay]:  # noqa: ANN401  of a conftest
+    relay = Relay(service.url)
+    yield relay
+    relay.close()
+
+
+def _finals(changes: list[Change]) -> list[LiveBeat]:
+    final = [one for one in changes if one.is_final]
+    for before, after in pairwise(final):
+        assert before.stop == after.start
+    return [beat for one in final for beat in one.beats]
+
+
+@pytest.fixture(scope="module")
+def unbroken(service: Any, signal: NDArray[np.float32]) -> list[LiveBeat]:  # noqa: ANN401  of a conftest
+    with LiveStream(service.url, sampling_rate=FS) as stream:
+        assert stream.write(signal) == len(signal)
+        beats = _finals(stream.finish(180))
+        assert (stream.written_to, stream.final_to) == (len(signal), len(signal))
+        assert stream.read() == []
+        assert stream.connections == 1
+    assert len(beats) > 80
+    return beats
+
+
+def _wait_for_connection(stream: LiveStream) -> None:
+    pause = threading.Event()
+    while not stream.connections:  # the time limit of a test ends it
+        pause.wait(0.02)
+
+
+def _wait_for_final(stream: LiveStream) -> list[Change]:
+    changes: list[Change] = []
+    pause = threading.Event()
+    for _ in range(3600):
+        changes += stream.read()
+        if any(one.is_final for one in changes):
+            return changes
+        pause.wait(0.05)
+    pytest.fail("no beat became final")
+
+
+def test_a_connection_that_breaks_changes_no_final_beat(
+    relay: Relay, signal: NDArray[np.float32], unbroken: list[LiveBeat]
+) -> None:
+    with LiveStream(relay.url, sampling_rate=FS) as stream:
+        stream.write(signal[: round(45 * FS)])
+        changes = _wait_for_final(stream)
+        relay.cut()
+        stream.write(signal[round(45 * FS) :])
+        changes += stream.finish(180)
+        assert stream.connections == 2
+        assert stream.lost_samples == 0
+    assert _finals(changes) == unbroken
+
+
+def test_a_service_that_starts_again_changes_no_final_beat(
+    relay: Relay,
+    service: Any,  # noqa: ANN401  of a conftest
+    toy_model: LoadedModel,
+    tmp_path: Path,
+    signal: NDArray[np.float32],
+    unbroken: list[LiveBeat],
+) -> None:
+    first = type(service)(tmp_path)
+    first.runtime.live.use(toy_model)
+    relay.target = first.url
+    with LiveStream(relay.url, sampling_rate=FS) as stream:
+        stream.write(signal[: round(45 * FS)])
+        changes = _wait_for_final(stream)
+        first.close()
+        relay.target = service.url
+        stream.write(signal[round(45 * FS) :])
+        changes += stream.finish(180)
+        assert stream.connections == 2
+    assert _finals(changes) == unbroken
+
+
+def test_a_gap_moves_the_clock(relay: Relay, signal: NDArray[np.float32]) -> None:
+    with LiveStream(relay.url, sampling_rate=FS) as stream:
+        stream.write(signal[:6000])
+        stream.gap(2000)
+        stream.write(signal[8000:12_000])
+        changes = stream.finish(180)
+        assert stream.written_to == 12_000
+    (final,) = [one for one in changes if one.is_final]
+    assert {"start_sample": 6000, "end_sample": 8000, "reason": "missing"} in final.unreadable
+    after = next(beat for beat in final.beats if beat.position_sample >= 8000)
+    assert after.rr_previous is None
+
+
+def test_without_room_the_oldest_samples_are_dropped_and_missing(
+    service: Any,  # noqa: ANN401  of a conftest
+    relay: Relay,
+    signal: NDArray[np.float32],
+) -> None:
+    relay.target = "http://127.0.0.1:1"  # nobody is there
+    with LiveStream(relay.url, sampling_rate=FS, buffer_s=20.0, drops_oldest=True) as stream:
+        for start in range(0, 10_000, 100):
+            stream.write(signal[start : start + 100])
+        assert stream.lost_samples == 6000
+        relay.target = service.url
+        (final,) = [one for one in stream.finish(180) if one.is_final]
+    assert {"start_sample": 0, "end_sample": 6000, "reason": "missing"} in final.unreadable
+    assert (final.start, final.stop) == (0, 10_000)
+
+
+def test_without_room_a_file_waits(relay: Relay, signal: NDArray[np.float32]) -> None:
+    target, relay.target = relay.target, "http://127.0.0.1:1"
+    with LiveStream(relay.url, sampling_rate=FS, buffer_s=20.0, give_up_s=0.1) as stream:
+        stream.write(signal[:4001])
+        with pytest.raises(UnreachableError, match="cannot be reached"):
+            stream.write(signal[4001:4100])
+        assert stream.written_to == 4001
+    assert target
+
+
+def test_what_the_service_refuses_is_raised(
+    service: Any,  # noqa: ANN401  of a conftest
+    signal: NDArray[np.float32],
+) -> None:
+    with LiveStream(service.url, sampling_rate=FS, session="one-session-of-two") as first:
+        first.write(signal[:1000])
+        _wait_for_connection(first)
+        with LiveStream(service.url, sampling_rate=FS, session="one-session-of-two") as second:
+            second.write(signal[:1000])
+            _wait_for_connection(second)
+            with pytest.raises(ServiceProblemError) as replaced:
+                first.finish(180)
+            second.finish(180)
+        assert replaced.value.name == "stream-replaced"
+        with pytest.raises(ServiceProblemError):
+            first.write(signal[:10])
+        first.read()  # what came before
+        with pytest.raises(ServiceProblemError):
+            first.read()
+    with (
+        LiveStream(service.url, sampling_rate=50.0) as stream,
+        pytest.raises(ServiceProblemError) as refused,
+    ):
+        stream.finish(180)
+    assert refused.value.name == "sampling-rate-out-of-range"
+    with (
+        LiveStream(f"{service.url}/nowhere", sampling_rate=FS) as stream,
+        pytest.raises(ServiceProblemError) as unknown,
+    ):
+        stream.finish(180)
+    assert unknown.value.status == 403
+
+
+def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of a conftest
+    with pytest.raises(ValueError, match="http://"):
+        LiveStream("ftp://127.0.0.1", sampling_rate=FS)
+    with LiveStream(service.url, sampling_rate=FS) as stream:
+        with pytest.raises(ValueError, match="of one lead"):
+            stream.write(np.zeros((2, 5)))
+        with pytest.raises(ValueError, match="at least one sample"):
+            stream.gap(0)
+        stream.write(np.zeros(500))
+        stream.finish(180)
+        with pytest.raises(ValueError, match="is finished"):
+            stream.write(np.zeros(5))
