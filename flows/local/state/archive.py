@@ -53,7 +53,8 @@ class SecretsIn(StrEnum):
 
 def _check_name(name: str) -> str:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or str(path) != name or {"\\", "\0"} & set(name):
+    is_plain = name and str(path) == name and not {"\\", "\0"} & set(name)
+    if not is_plain or path.is_absolute() or ".." in path.parts:
         msg = f"a name in a backup must be relative and plain, got {name!r}"
         raise ValueError(msg)
     return name

@@ -1,4 +1,4 @@
-"""What a process that reads the signals of clients gets of the environment."""
+"""The environment of a process that reads the signals of clients."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _LOGIN = "ecg:hunter2"
         ("HTTPS_PROXY", f"http://{_LOGIN}@proxy.example:3128"),
         ("AWS_SECRET_ACCESS_KEY", "hunter2"),
         ("AWS_ACCESS_KEY_ID", "hunter2"),
-        ("SSH_AUTH_SOCK", "/tmp/hunter2"),
+        ("SSH_AUTH_SOCK", "/run/user/1000/hunter2"),
     ],
 )
 def test_a_process_that_reads_files_of_clients_gets_no_login(
@@ -44,9 +44,9 @@ def test_a_process_that_reads_files_of_clients_gets_no_login(
         ("ECG_MONITORING_URL", "sqlite:////srv/ecg/monitoring.db"),
         ("ECG_PHYSIONET_URL", "https://physionet.org/files/mitdb/1.0.0/"),
         ("LD_LIBRARY_PATH", "/opt/lib"),
-        ("TMPDIR", "/tmp"),
+        ("TMPDIR", "/scratch"),
     ],
 )
-def test_it_gets_what_is_no_login(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_it_gets_what_has_no_login(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     assert environment_with(Path("code"))[name] == value

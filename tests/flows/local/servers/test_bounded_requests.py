@@ -131,9 +131,11 @@ def test_a_websocket_stays_open(port: int) -> None:
 
 
 def test_a_websocket_without_a_login_and_without_a_message_is_closed(open_port: int) -> None:
-    with connect(f"ws://127.0.0.1:{open_port}/", proxy=None) as client:
-        with pytest.raises(ConnectionClosed):
-            client.recv(timeout=60.0)
+    with (
+        connect(f"ws://127.0.0.1:{open_port}/", proxy=None) as client,
+        pytest.raises(ConnectionClosed),
+    ):
+        client.recv(timeout=60.0)
 
 
 def test_a_websocket_that_sent_its_first_message_stays_open(open_port: int) -> None:
