@@ -108,7 +108,7 @@ class Gate:
         credentials: What a request must carry.
         port: The port of the server, as clients see it.
         app_authenticates: Whether the application checks the credentials at every route and
-            WebSocket itself. The gate then leaves that check to it, but for descriptions of the
+            WebSocket itself. The gate then leaves that check to it, apart from descriptions of the
             API, and bounds the time until a WebSocket's first message.
         local_storage_key: Key of the browser's localStorage where the application's own page looks
             for the credentials.

@@ -37,8 +37,8 @@ _FREE_BYTES: Final = 2**30
 """Of the disk, left to everything else."""
 
 _DAMAGE: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, sqlite3.Error, RuntimeError)
-"""Errors of a file that is not a whole backup; RuntimeError for members that are encrypted or packed
-in an unusual way."""
+"""Errors of a file that is not a whole backup; RuntimeError is of members that are encrypted or
+packed in an unusual way."""
 
 _MLFLOW_DATABASE: Final = "mlflow/mlflow.db"
 _MLFLOW_ADDRESSES: Final = (
