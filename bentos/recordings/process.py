@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from bentos.recordings.job_store import INPUT, OBSERVED, OUTCOME, PROGRESS, RESULTS, TASK
+from bentos.recordings.kept_names import KeptNames
 from ecg_lib.classifier.beat_classifier import BeatClassifier, require_readable
 from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import EcgError, InvalidSignalError
@@ -72,7 +73,7 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
     classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
     # A job that an older version of the service took names no parts.
     parts = [job / INPUT / name for name in (task["file"], *task.get("more_parts", ()))]
-    opened = open_parts(parts, fs=task["sampling_rate"], unit=task["unit"])
+    opened = KeptNames(open_parts(parts, fs=task["sampling_rate"], unit=task["unit"]))
     results = job / RESULTS
     results.mkdir(exist_ok=True)
     analysis = analyze_recording(

@@ -23,6 +23,7 @@ from python_multipart import MultipartParser
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import parse_options_header
 
+from bentos.recordings.kept_names import KeptNames
 from bentos.wire.problems import (
     CRASHED,
     INVALID_REQUEST,
@@ -352,7 +353,8 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
     try:
         paths = _arrange_parts(files, directory) if fields.join else [_arrange(files, directory)]
         opened = open_parts(paths, fs=fields.sampling_rate, unit=fields.unit)
-        lead = choose_lead(opened.leads, fields.lead, others=opened.others)
+        kept = KeptNames(opened)
+        lead = choose_lead(opened.leads, kept.name_in_file(fields.lead), others=opened.others)
         second = None if fields.lead else choose_second_lead(opened.leads, lead)
         path, *more_parts = [
             _without_identity(path, lead.name, directory, number, fields)
@@ -366,9 +368,9 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
     return Recording(
         path=path,
         more_parts=tuple(more_parts),
-        lead=lead,
-        second_lead=None if second is None else second.name,
-        leads=tuple(other.name for other in opened.leads),
+        lead=kept.keep(lead),
+        second_lead=None if second is None else kept.keep(second).name,
+        leads=tuple(other.name for other in kept.leads),
         kind=opened.kind,
         fields=fields,
     )

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,16 +18,39 @@ MAX_ANALYSIS_S: Final = 3600.0
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are analysed by threads of our own, which those of BLAS would slow down."""
 
+_SECRET_NAME: Final = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|AUTH|_KEY(?:_ID)?$", re.IGNORECASE)
+_LOGIN: Final = re.compile(r"://[^/?#\s]*@|passw\w*=", re.IGNORECASE)
+"""The login in an address or a connection string."""
+
 _NICENESS: Final = 10
 _MOST_NICE: Final = 19
 
 _logger = logging.getLogger(__name__)
 
 
-def environment_with(source: Path) -> dict[str, str]:
-    """Build the environment of a Python process that runs the signed code below a directory."""
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Copy an environment without logins, for a process that calls no server.
+
+    Left out is what a name calls a secret, and every address or connection string with a login.
+
+    >>> without_secrets({"PATH": "/bin", "ECG_API_KEY": "k", "ECG_STUDY_URL": "postgresql://u:p@h/d"})
+    {'PATH': '/bin'}
+
+    """
     return {
-        **os.environ,
+        name: value
+        for name, value in environment.items()
+        if not (_SECRET_NAME.search(name) or _LOGIN.search(value))
+    }
+
+
+def environment_with(source: Path) -> dict[str, str]:
+    """Build the environment of a Python process that runs the signed code below a directory.
+
+    It reads signals and files of clients, calls no server, and gets no login.
+    """
+    return {
+        **without_secrets(os.environ),
         "PYTHONPATH": str(source),
         # No signature covers compiled code.
         "PYTHONDONTWRITEBYTECODE": "1",

@@ -44,9 +44,12 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def state_of(path: Path) -> tuple[int, ...] | None:
-    """Return what changes when a file does; None for one that is missing or cannot be looked at."""
+    """Return what changes when a file does; None for one that is missing or cannot be looked at.
+
+    Its mode and its owner count too: the time of the last change of status goes with them.
+    """
     try:
         status = path.stat()
     except OSError:
         return None
-    return status.st_mtime_ns, status.st_ino, status.st_size
+    return status.st_mtime_ns, status.st_ctime_ns, status.st_ino, status.st_size

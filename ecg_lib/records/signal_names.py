@@ -340,6 +340,52 @@ def _without_unit(match: re.Match[str]) -> str:
     return " " if read_unit(match[1]) is not None else f" {match[1]} "
 
 
+_USUAL_WORDS: Final = (
+    _NOISE_WORDS
+    | _OTHER_SIGNALS
+    | _TRACKS
+    | _TRACKS_OF_LEADS
+    | frozenset(
+        "a adc amplitude analog b c chan col column d electrode in input la left ll mason likar "
+        "on output r ra right rl s sample samples sensor series spalte columna value values "
+        "voltage volts x y z".split()
+    )
+)
+
+_USUAL_GENERIC: Final = re.compile(r"(?:ecg|ekg|exg)\d*|e[ck]gs?|[eé]le[ck]tro[ck]ard\w*")
+
+
+def is_usual_name(name: str) -> bool:
+    """Return whether each word of a name is of leads, signals and devices; a person's is not.
+
+    A second number is not usual: several may be a date of birth.
+
+    >>> [is_usual_name(name) for name in ("ECG_II [uV]", "lead 2", "Doe, Jane II", "1950-02-01")]
+    [True, True, False, False]
+
+    """
+    words = _words_of(name)
+    numbers = [word for word in words if word.isdigit()]
+    return (
+        len(name) <= _LONGEST_NAME
+        and len(numbers) <= 1
+        and all(len(number) <= 2 for number in numbers)
+        and all(map(_is_usual_word, words))
+    )
+
+
+def _is_usual_word(word: str) -> bool:
+    return (
+        word.isdigit()
+        or word in _USUAL_WORDS
+        or word.rstrip("0123456789") in _USUAL_WORDS
+        or any(
+            pattern.fullmatch(word) is not None
+            for pattern in (_LEAD, _LEAD_WORD, _USUAL_GENERIC, _EEG_ELECTRODE)
+        )
+    )
+
+
 def preferred_lead(names: Sequence[str]) -> str:
     """Name the lead of a trusted record: MLII, or else the first."""
     return PREFERRED_LEAD if PREFERRED_LEAD in names else names[0]

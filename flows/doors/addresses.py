@@ -1,8 +1,7 @@
-"""Addresses of the services of the platform, and the secrets that clients of them carry."""
+"""Addresses of the services of the platform."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,8 +12,6 @@ PROJECT_DIR: Final = Path(__file__).resolve().parents[2]
 """Where prefect.yaml and the flows are; the platform runs from a checkout."""
 
 LOOPBACK: Final = "127.0.0.1"
-
-_SECRETS: Final = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "ECG_API_KEY")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,8 +36,3 @@ def _connectable(host: str) -> str:
     if host in {"0.0.0.0", "::"}:  # noqa: S104 - compared, not bound
         return LOOPBACK
     return f"[{host}]" if ":" in host else host
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Copy an environment without logins, for a process that calls none of the servers."""
-    return {name: value for name, value in environment.items() if name not in _SECRETS}

@@ -27,8 +27,8 @@ from ecg_lib.operations.releases import (
     check_bento_code,
     hash_code,
 )
+from ecg_lib.recordings.process_limits import without_secrets
 from ecg_lib.records.atomic_files import write_whole
-from flows.doors.addresses import without_secrets
 
 BENTO: Final = "ecg"
 PACKED: Final = ("bentos/**", "ecg_lib/**", f"/{LOCK}")

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD
+from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD, without_secrets
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
 from ecg_lib.records.files.archives import (
     ARCHIVE_SUFFIXES,
@@ -34,7 +34,7 @@ from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
-from flows.doors.addresses import PROJECT_DIR, without_secrets
+from flows.doors.addresses import PROJECT_DIR
 
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier

@@ -63,6 +63,13 @@ def find_api(environment: dict[str, str]) -> str:
     return f"{index.rstrip('/').removesuffix('/simple')}/pypi"
 
 
+def hide_login(address: str) -> str:
+    """Leave out the user and the password of an address: CI keeps what is printed."""
+    scheme, found, rest = address.partition("://")
+    place, slash, path = rest.partition("/")
+    return f"{scheme}{found}{place.rpartition('@')[2]}{slash}{path}"
+
+
 def audit(pins: Sequence[tuple[str, str]], *, api: str) -> Audit:
     """Ask the index for the advisories of each version."""
     found = Audit([], [])
@@ -129,7 +136,8 @@ def main(given: Sequence[str] | None = None) -> int:
     n_unchecked = len(found.unchecked)
     if n_unchecked:
         sys.stderr.write(
-            f"{n_unchecked} of {len(pins)} packages could not be checked at {arguments.api}; the "
+            f"{n_unchecked} of {len(pins)} packages could not be checked at "
+            f"{hide_login(arguments.api)}; the "
             "audit needs a package index with PyPI's JSON API\n"
         )
     sys.stdout.write(

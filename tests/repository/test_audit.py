@@ -129,6 +129,13 @@ def test_offline_is_said_after_one_question(lock: Path, run: Run) -> None:
     assert "2 of 2 packages could not be checked" in errors
 
 
+def test_the_login_of_an_index_is_not_printed(lock: Path, run: Run) -> None:
+    status, out, errors = run(str(lock), "--api", "http://user:p%40ss@127.0.0.1:9/a@b/pypi")
+    assert status == 2
+    assert "packages could not be checked at http://127.0.0.1:9/a@b/pypi; the audit" in errors
+    assert "p%40ss" not in out + errors
+
+
 @pytest.mark.parametrize(
     ("environment", "api"),
     [

@@ -139,7 +139,8 @@ def add_api_key(path: Path, key: str, *, name: str = "", scopes: Collection[Scop
 def read_keys_file(path: Path) -> KeysFile:
     """Read the keys that are accepted.
 
-    None is accepted when the file is missing, empty or unreadable, or can be written by all.
+    None is accepted when the file is missing, empty or unreadable, or when every user can write or
+    replace it.
     """
     try:
         if _is_open_to_all(path):
@@ -167,9 +168,16 @@ def read_api_keys(path: Path) -> tuple[ApiKey, ...]:
         If a line is neither a key nor a comment, or every user can add a key.
 
     """
-    if path.exists() and _is_open_to_all(path):
-        msg = f"ECG_API_KEYS_FILE must not be writable by all users, chmod o-w {path}"
-        raise ConfigurationError(msg)
+    if path.exists():
+        if path.stat().st_mode & stat.S_IWOTH:
+            msg = f"ECG_API_KEYS_FILE must not be writable by all users, chmod o-w {path}"
+            raise ConfigurationError(msg)
+        if _is_open_to_all(path):
+            msg = (
+                "every user can replace ECG_API_KEYS_FILE, as a directory above it can be written "
+                f"by all, or did so; look at {path} and those above it"
+            )
+            raise ConfigurationError(msg)
     found = read_keys_file(path)
     if found.wrong_lines:
         msg = (
@@ -181,7 +189,17 @@ def read_api_keys(path: Path) -> tuple[ApiKey, ...]:
 
 
 def _is_open_to_all(path: Path) -> bool:
-    return bool(path.stat().st_mode & stat.S_IWOTH)
+    """Return whether every user can write a file or put another in its place, or has done so."""
+    if path.stat().st_mode & stat.S_IWOTH:
+        return True
+    for spelled in (path.absolute(), path.resolve()):
+        for child, parent in zip((spelled, *spelled.parents), spelled.parents, strict=False):
+            mode = parent.stat().st_mode
+            # In a sticky directory a name belongs to whoever took it first.
+            is_own = mode & stat.S_ISVTX and child.lstat().st_uid in {0, os.geteuid()}
+            if mode & stat.S_IWOTH and not is_own:
+                return True
+    return False
 
 
 def _read_key(text: str) -> ApiKey | None:

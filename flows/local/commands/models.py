@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +14,11 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import read_settings
 from flows.doors.addresses import PROJECT_DIR
-from flows.local.commands.platform import enter_platform, enter_running_platform
+from flows.local.commands.platform import (
+    enter_platform,
+    enter_running_platform,
+    prepare_home,
+)
 
 
 def run(
@@ -365,12 +370,15 @@ def api_key(
         write_key_line,
     )
 
-    path, key = read_settings().api_keys_file, make_api_key()
-    scopes = parse_scopes(scope or ())
+    settings, key = read_settings(), make_api_key()
+    path, scopes = settings.api_keys_file, parse_scopes(scope or ())
     if path is None:
         typer.echo("ECG_API_KEYS_FILE is not set; the line for that file is")
         typer.echo(write_key_line(key, name=name, scopes=scopes))
         typer.echo("and the key, for the header X-API-Key,")
     else:
+        os.umask(0o077)
+        if path.absolute().is_relative_to(settings.home.absolute()):
+            prepare_home(settings)
         add_api_key(path, key, name=name, scopes=scopes)
     typer.echo(key)

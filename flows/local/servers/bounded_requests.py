@@ -66,5 +66,6 @@ class BoundedProtocol(H11Protocol):
 BOUNDED: Final[dict[str, Any]] = {
     "http": BoundedProtocol,
     "h11_max_incomplete_event_size": 32 * 2**10,
+    "ws_max_size": 4 * 2**20,
 }
-"""Options of uvicorn that bound the head of a request."""
+"""Options of uvicorn that bound the head of a request and a message; Prefect's have 1.5 MB."""

@@ -10,6 +10,7 @@ on loopback. The gate passes a request on if
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
@@ -42,6 +43,12 @@ _FOREIGN_SITES: Final = ("cross-site", "same-site")
 _CONNECT_POLICY: Final = b"connect-src 'self' data: blob:"
 
 _REPORT_S: Final = 60.0
+
+FIRST_MESSAGE_S: Final = 30.0
+"""Time in which a WebSocket without credentials must send its first message, which has them."""
+
+DESCRIPTIONS: Final = frozenset({"/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc"})
+"""Paths of FastAPI that no page needs before the login; Prefect takes seconds to make the first."""
 
 _PAGE: Final = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Sign in</title>
 <p id="message">Signing in</p><script>%s</script></html>"""
@@ -101,7 +108,8 @@ class Gate:
         credentials: What a request must carry.
         port: The port of the server, as clients see it.
         app_authenticates: Whether the application checks the credentials at every route and
-            WebSocket itself. The gate then leaves that check to it.
+            WebSocket itself. The gate then leaves that check to it, apart from descriptions of the
+            API, and bounds the time until a WebSocket's first message.
         local_storage_key: Key of the browser's localStorage where the application's own page looks
             for the credentials.
         open_paths: Paths that answer GET without credentials.
@@ -142,6 +150,8 @@ class Gate:
             return
         headers = Headers(scope=scope)
         if (answer := self._answer(scope, headers)) is None:
+            if scope["type"] == "websocket" and self._app_authenticates:
+                receive = _bound_first_message(receive)
             await self._app(scope, receive, _confine(send))
         elif scope["type"] == "http":
             await answer(scope, receive, send)
@@ -163,7 +173,8 @@ class Gate:
         if is_read and scope["path"] == CHECK:
             return Response(status_code=204) if is_authenticated else _challenge()
         is_open = is_read and scope["path"] in self._open_paths
-        if self._app_authenticates or is_authenticated or is_open:
+        is_checked_later = self._app_authenticates and scope["path"] not in DESCRIPTIONS
+        if is_checked_later or is_authenticated or is_open:
             return None
         return _challenge()
 
@@ -227,6 +238,24 @@ def _make_sign_in_page(local_storage_key: str | None) -> Response:
             "Referrer-Policy": "no-referrer",
         },
     )
+
+
+def _bound_first_message(receive: Receive) -> Receive:
+    """End a WebSocket, as if its client had left, when its first message does not come soon."""
+    received = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal received
+        received += 1
+        if received != 2:  # the first is that the client connects
+            return await receive()
+        try:
+            async with asyncio.timeout(FIRST_MESSAGE_S):
+                return await receive()
+        except TimeoutError:
+            return {"type": "websocket.disconnect", "code": 1008, "reason": "no credentials came"}
+
+    return receive_bounded
 
 
 def _confine(send: Send) -> Send:

@@ -36,6 +36,7 @@ _SALT_BYTES: Final = 16
 _INFO: Final = b"ecg backup secrets"
 _KEY_ADVICE: Final = "use the key file that the backup was made with"
 _MANIFEST_BYTES: Final = 256 * 2**20
+_SECRETS_BYTES: Final = 2**20
 
 
 class BackupError(EcgError):
@@ -52,10 +53,18 @@ class SecretsIn(StrEnum):
 
 def _check_name(name: str) -> str:
     path = PurePosixPath(name)
-    if not name or path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name:
+    is_plain = name and str(path) == name and not {"\\", "\0"} & set(name)
+    if not is_plain or path.is_absolute() or ".." in path.parts:
         msg = f"a name in a backup must be relative and plain, got {name!r}"
         raise ValueError(msg)
     return name
+
+
+def _check_home(home: str) -> str:
+    if not PurePosixPath(home).is_absolute() or "\0" in home:
+        msg = f"the home of a backup must be absolute, got {home!r}"
+        raise ValueError(msg)
+    return home
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
@@ -80,7 +89,7 @@ class Manifest(BaseModel):
     """Version of the software that made it."""
     made_at: str
     """UTC, ISO 8601."""
-    home: str
+    home: Annotated[str, AfterValidator(_check_home)]
     """Where the home was; MLflow's database names it."""
     secrets: SecretsIn
     files: dict[Name, StoredFile]
@@ -145,6 +154,11 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
         strange = sorted(set(names) ^ expected)[:3]
         msg = f"the backup must hold what its manifest names, it differs in {', '.join(strange)}"
         raise BackupError(msg)
+    if manifest.secrets is not SecretsIn.LEFT_OUT:
+        size = archive.getinfo(SECRETS).file_size
+        if size > _SECRETS_BYTES:
+            msg = f"its secrets must be at most {_SECRETS_BYTES} bytes, got {size}"
+            raise BackupError(msg)
     return manifest
 
 

@@ -11,6 +11,7 @@ import shutil
 import sqlite3
 import tempfile
 import zipfile
+import zlib
 from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,6 +33,13 @@ from flows.local.supervision.platform_status import read_status
 _CHUNK_BYTES: Final = 2**20
 _STAGING: Final = ".restore-"
 _SET_ASIDE: Final = "before-"
+_FREE_BYTES: Final = 2**30
+"""Of the disk, left to everything else."""
+
+_DAMAGE: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, sqlite3.Error, RuntimeError)
+"""Errors of a file that is not a whole backup; RuntimeError is of members that are encrypted or
+packed in an unusual way."""
+
 _MLFLOW_DATABASE: Final = "mlflow/mlflow.db"
 _MLFLOW_ADDRESSES: Final = (
     ("experiments", "artifact_location"),
@@ -85,6 +93,7 @@ def restore_backup(
         ):
             manifest = read_manifest(archive)
             _check_secrets(manifest, key_file=key_file, with_secrets=with_secrets)
+            _check_room(manifest, home)
             _extract(archive, manifest, Path(staging))
             if with_secrets and manifest.secrets is not SecretsIn.LEFT_OUT:
                 is_sealed = manifest.secrets is SecretsIn.ENCRYPTED
@@ -93,7 +102,7 @@ def restore_backup(
             _set_aside(home, old)
             for one in Path(staging).iterdir():
                 one.rename(home / one.name)
-    except (OSError, zipfile.BadZipFile, sqlite3.Error) as error:
+    except _DAMAGE as error:
         msg = f"the backup {path} cannot be restored: {error}"
         raise BackupError(msg) from error
     return manifest
@@ -106,6 +115,17 @@ def _check_secrets(manifest: Manifest, *, key_file: Path | None, with_secrets: b
         raise BackupError(msg)
     if key_file is not None and manifest.secrets is not SecretsIn.ENCRYPTED:
         msg = f"the backup has no encrypted secrets ({manifest.secrets}); leave out --key-file"
+        raise BackupError(msg)
+
+
+def _check_room(manifest: Manifest, home: Path) -> None:
+    needed = sum(file.size for file in manifest.files.values())
+    free = shutil.disk_usage(home).free
+    if needed + _FREE_BYTES > free:
+        msg = (
+            f"the disk of {home} must have room for {needed} bytes and {_FREE_BYTES} more, "
+            f"{free} are free"
+        )
         raise BackupError(msg)
 
 

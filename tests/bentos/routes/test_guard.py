@@ -127,6 +127,24 @@ def test_without_a_key_in_the_file_no_key_is_accepted(
     assert (ask("one"), ask("two")) == (401, 200)
 
 
+def test_a_file_that_becomes_writable_by_all_accepts_no_key(serve: Serve, tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    add_api_key(path, "one")
+    service = serve(api_keys_file=path)
+
+    def ask() -> int:
+        service.runtime.refresh()
+        headers = {"X-API-Key": "one"}
+        status: int = service.http.get("/api/v1/model/", headers=headers).status_code
+        return status
+
+    assert ask() == 200
+    path.chmod(0o606)
+    assert ask() == 401
+    path.chmod(0o600)
+    assert ask() == 200
+
+
 # For how long.
 
 

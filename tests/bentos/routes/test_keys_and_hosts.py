@@ -177,6 +177,44 @@ def test_a_file_to_which_every_user_can_add_a_key_accepts_none(
             read_api_keys(path)
 
 
+@pytest.mark.parametrize(
+    ("mode", "owner", "is_refused"),
+    [
+        (0o777, 0, True),
+        (0o1777, 0, False),
+        (0o1777, 65534, True),
+        (0o775, 0, False),
+    ],
+)
+@pytest.mark.parametrize("above", ["keys", "keys/of/the/ward"])
+def test_a_file_that_every_user_can_replace_accepts_no_key(
+    tmp_path: Path, above: str, mode: int, owner: int, *, is_refused: bool
+) -> None:
+    if owner and os.geteuid():
+        pytest.skip("only root gives a file to another user")
+    place = tmp_path / "place"
+    path = place / above / "service"
+    add_api_key(path, "key")
+    place.chmod(mode)
+    if owner:
+        os.chown(place / "keys", owner, owner)
+    assert read_keys_file(path).keys == (() if is_refused else read_api_keys(path))
+    if is_refused:
+        with pytest.raises(ConfigurationError, match="every user can replace ECG_API_KEYS_FILE"):
+            read_api_keys(path)
+
+
+def test_a_link_that_every_user_can_replace_accepts_no_key(tmp_path: Path) -> None:
+    path, link = tmp_path / "own" / "keys", tmp_path / "open" / "link"
+    add_api_key(path, "key")
+    link.parent.mkdir()
+    link.symlink_to(path)
+    assert len(read_api_keys(link)) == 1
+    link.parent.chmod(0o777)
+    assert read_keys_file(link).keys == ()
+    assert len(read_api_keys(path)) == 1
+
+
 def test_the_directories_of_hosts_that_were_killed_are_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -215,6 +215,17 @@ def test_a_key_is_added_to_the_file_as_a_hash_and_shown_once(
     assert keys.read_text().endswith("  # ward 3\n")
 
 
+@pytest.mark.parametrize("place", ["home", "elsewhere"])
+def test_the_directory_of_the_first_key_is_closed_to_other_users(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    os.umask(0)
+    monkeypatch.setenv("ECG_API_KEYS_FILE", str(tmp_path / place / "keys" / "service"))
+    assert _ecg("api-key").exit_code == 0
+    for made in (tmp_path / place, tmp_path / place / "keys"):
+        assert stat.S_IMODE(made.stat().st_mode) == 0o700
+
+
 def test_a_key_without_a_file_is_shown_with_its_line(home: Path) -> None:
     lines = _ecg("api-key", "ward 3").stdout.splitlines()
     assert lines[0].startswith("ECG_API_KEYS_FILE is not set")

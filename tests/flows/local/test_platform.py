@@ -227,6 +227,7 @@ def foreign_page() -> Iterator[str]:
         ("prefect", "/api/health", 200, 200),
         ("prefect", "/api/admin/version", 401, 200),
         ("prefect", "/api/admin/settings", 401, 200),
+        ("prefect", "/docs", 401, 200),
         ("prefect", "/ecg-check", 401, 204),
         ("mlflow", "/health", 200, 200),
         ("mlflow", "/", 401, 200),

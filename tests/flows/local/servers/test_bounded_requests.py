@@ -8,12 +8,15 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 import uvicorn
 from starlette.types import Receive, Scope, Send
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
+from flows.local.servers import gate
 from flows.local.servers.bounded_requests import BOUNDED, BoundedProtocol
 from flows.local.servers.gate import Credentials, Gate
 
@@ -41,15 +44,31 @@ async def _app(scope: Scope, receive: Receive, send: Send) -> None:
 
 @pytest.fixture
 def port() -> Iterator[int]:
+    """Port of a server whose gate checks the login."""
+    with _serve(app_authenticates=False) as number:
+        yield number
+
+
+@pytest.fixture
+def open_port(monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Port of a server that checks the login itself, as Prefect's does in the first message."""
+    monkeypatch.setattr(gate, "FIRST_MESSAGE_S", HEAD_S)
+    with _serve(app_authenticates=True) as number:
+        yield number
+
+
+@contextmanager
+def _serve(*, app_authenticates: bool) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         number = int(listener.getsockname()[1])
-        gate = Gate(
+        app = Gate(
             _app,
             credentials=Credentials(user="ecg", password="s3cret"),  # noqa: S106  of this test
             port=number,
+            app_authenticates=app_authenticates,
         )
         config = uvicorn.Config(
-            gate, **(BOUNDED | {"http": _Quick}), log_config=None, lifespan="off"
+            app, **(BOUNDED | {"http": _Quick}), log_config=None, lifespan="off"
         )
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, args=([listener],))
@@ -109,6 +128,30 @@ def test_a_websocket_stays_open(port: int) -> None:
         time.sleep(2 * HEAD_S)  # longer than a head may take
         client.send("still here")
         assert client.recv(timeout=10.0) == "still here"
+
+
+def test_a_websocket_without_a_login_and_without_a_message_is_closed(open_port: int) -> None:
+    with (
+        connect(f"ws://127.0.0.1:{open_port}/", proxy=None) as client,
+        pytest.raises(ConnectionClosed),
+    ):
+        client.recv(timeout=60.0)
+
+
+def test_a_websocket_that_sent_its_first_message_stays_open(open_port: int) -> None:
+    with connect(f"ws://127.0.0.1:{open_port}/", proxy=None) as client:
+        client.send("a login")
+        assert client.recv(timeout=10.0) == "a login"
+        time.sleep(2 * HEAD_S)
+        client.send("still here")
+        assert client.recv(timeout=10.0) == "still here"
+
+
+def test_a_message_of_a_websocket_is_bounded(open_port: int) -> None:
+    with connect(f"ws://127.0.0.1:{open_port}/", proxy=None) as client:
+        client.send("x" * 5 * 2**20)
+        with pytest.raises(ConnectionClosed, match="1009"):
+            client.recv(timeout=60.0)
 
 
 def _read_answer(client: socket.socket) -> bytes:

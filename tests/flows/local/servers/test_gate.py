@@ -98,6 +98,13 @@ def test_an_application_that_checks_the_login_itself_is_reached_without_one() ->
     assert _Client(app_authenticates=True).get("/").text == "ok"
 
 
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/%64ocs", "/redoc"])
+def test_the_description_of_its_api_needs_a_login_all_the_same(path: str) -> None:
+    client = _Client(app_authenticates=True)
+    assert client.get(path).status_code == 401
+    assert client.get(path, headers=LOGIN).status_code == 200
+
+
 def test_the_check_confirms_a_login_and_the_sign_in_page_is_open() -> None:
     client = _Client(app_authenticates=True)
     assert client.get(CHECK).status_code == 401

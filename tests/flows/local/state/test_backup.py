@@ -330,6 +330,8 @@ def test_a_manifest_that_was_rewritten_is_found_by_the_key(
         ({"software": "99.0.0"}, f"made by version 99.0.0, this is {own_version()}"),
         ({"files": {"../x": {"size": 0, "sha256": "0" * 64}}}, "relative and plain"),
         ({"files": {}}, "must hold what its manifest names"),
+        ({"files": {"a\0": {"size": 0, "sha256": "0" * 64}}}, "relative and plain"),
+        ({"home": "elsewhere"}, "must be absolute"),
     ],
 )
 def test_a_backup_of_another_format_or_with_strange_names_is_refused(
@@ -339,6 +341,60 @@ def test_a_backup_of_another_format_or_with_strange_names_is_refused(
     _change_manifest(tmp_path / "state.zip", **values)
     with pytest.raises(BackupError, match=reason):
         restore_backup(other, tmp_path / "state.zip")
+    assert list(other.home.iterdir()) == []
+
+
+def _spoil(file: Path, what: str) -> None:
+    """Spoil the first member of a zip archive, or what the archive says of it."""
+    with zipfile.ZipFile(file) as archive:
+        first, directory = archive.infolist()[0], archive.start_dir
+    data = bytearray(file.read_bytes())
+    if what == "bytes":
+        start = first.header_offset + 30 + len(first.filename)
+        data[start : start + first.compress_size] = b"\xff" * first.compress_size
+    else:
+        offset, value = {"encrypted": (6, 1), "method": (8, 97)}[what]
+        data[first.header_offset + offset] = data[directory + offset + 2] = value
+    file.write_bytes(data)
+
+
+@pytest.mark.parametrize("what", ["bytes", "encrypted", "method"])
+def test_a_backup_that_cannot_be_unpacked_is_refused(
+    home: Settings, other: Settings, tmp_path: Path, what: str
+) -> None:
+    make_backup(home, tmp_path / "state.zip")
+    _spoil(tmp_path / "state.zip", what)
+    with pytest.raises(BackupError, match="cannot be restored"):
+        restore_backup(other, tmp_path / "state.zip")
+    assert list(other.home.iterdir()) == []
+
+
+def test_secrets_that_unpack_to_too_much_are_refused(
+    home: Settings, other: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "state.zip"
+    make_backup(home, file, secrets=SecretsIn.CLEAR)
+    _rewrite(file, lambda name, data: data + b" " * 2**20 if name == "secrets" else data)
+    with pytest.raises(BackupError, match="secrets must be at most 1048576 bytes"):
+        restore_backup(other, file)
+
+
+def test_a_backup_for_which_there_is_no_room_is_refused(
+    home: Settings, other: Settings, tmp_path: Path
+) -> None:
+    file = tmp_path / "state.zip"
+    make_backup(home, file)
+
+    def claim(name: str, data: bytes) -> bytes:
+        if name != MANIFEST:
+            return data
+        manifest = json.loads(data)
+        manifest["files"]["serving/current.json"]["size"] = 2**60
+        return json.dumps(manifest).encode()
+
+    _rewrite(file, claim)
+    with pytest.raises(BackupError, match="must have room for"):
+        restore_backup(other, file)
     assert list(other.home.iterdir()) == []
 
 
