@@ -196,17 +196,19 @@ def _read_release(
 def find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
     """Collect the leads, rates and devices of the reference and of earlier checks."""
     familiar: dict[str, set[str]] = {}
-    databases = bundle.metrics.get("databases", ())
-    if bundle.provenance.data_source is DataSource.MITDB:
-        databases = (MITDB.name,)
-    # Of records whose leads are not known here nothing can be said to be new.
-    if all(name in _OF_RECORDS for name in databases):
-        for database in databases:
-            for name, values in _OF_RECORDS[database].items():
-                familiar.setdefault(name, set()).update(values)
     for check in checks:
         if check.bundle_hash == bundle.hash:
             for name, values in check.summary.get("slices_seen", {}).items():
+                familiar.setdefault(name, set()).update(values)
+    databases = bundle.metrics.get("databases", ())
+    if bundle.provenance.data_source is DataSource.MITDB:
+        databases = (MITDB.name,)
+    # Where other records are among them (a site's, a user's), their leads are not known here, and
+    # nothing can be said to be new before a check has seen the traffic.
+    is_all_known = all(name in _OF_RECORDS for name in databases)
+    for database in databases:
+        for name, values in _OF_RECORDS.get(database, {}).items():
+            if is_all_known or name in familiar:
                 familiar.setdefault(name, set()).update(values)
     return {name: frozenset(values) for name, values in familiar.items() if name in _TECHNICAL}
 
