@@ -195,15 +195,20 @@ def decide(
     policy: DriftPolicy,
 ) -> DriftDecision:
     """Decide what to do with the served model."""
+    baseline = read_baseline(settings, served.bundle.hash)
+    since = served.since
+    if baseline is not None:
+        # Drift from the reference, before, neither confirms nor excuses drift from the baseline.
+        since = max(since, datetime.fromisoformat(baseline.until))
     decision = decide_action(
         evidence,
         history=traffic.history,
         bundle_hash=served.bundle.hash,
-        released_at=served.since,
+        released_at=since,
         now=now,
         policy=policy,
     )
-    if (baseline := read_baseline(settings, served.bundle.hash)) is not None:
+    if baseline is not None:
         decision = replace(
             decision,
             reasons=(*decision.reasons, f"compared with {baseline.words}"),

@@ -202,7 +202,8 @@ def decide_action(
     bundle_hash : str
         Hash of the served bundle.
     released_at : datetime
-        Time of its release.
+        Time of its release, or since when it is compared with what it is compared with now, if that
+        is later; earlier checks count no more.
     now : datetime
         Time of this check.
     policy : DriftPolicy, optional
