@@ -79,6 +79,13 @@ class Served(NamedTuple):
     since: datetime
     tried_since: datetime | None = None
     """Begin of the rollout that came before the release, in which it answered a part."""
+    baseline_since: datetime | None = None
+    """When a baseline of it was last accepted or reset."""
+
+    @property
+    def compared_since(self) -> datetime:
+        """Since when its traffic is compared with what it is compared with now."""
+        return self.since if self.baseline_since is None else max(self.since, self.baseline_since)
 
 
 class Traffic(NamedTuple):
@@ -114,12 +121,12 @@ def read_traffic(
     max_strips: int,
 ) -> Traffic:
     """Read a sample of the window, feedback and earlier checks."""
-    release, released_at = served.release, served.since
+    release = served.release
     with open_log(settings) as log:
         checks = log.read_drift_checks(limit=_HISTORY)
         history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
-            history, bundle_hash=release.bundle_hash, released_at=released_at
+            history, bundle_hash=release.bundle_hash, released_at=served.compared_since
         )
         wanted = Window(
             since=max(now - window, seen_until or now - window),

@@ -202,8 +202,8 @@ def decide_action(
     bundle_hash : str
         Hash of the served bundle.
     released_at : datetime
-        Time of its release, or since when it is compared with what it is compared with now, if that
-        is later; earlier checks count no more.
+        Time of its release, or of the last change of its baseline if that is later. Earlier checks
+        do not count.
     now : datetime
         Time of this check.
     policy : DriftPolicy, optional
