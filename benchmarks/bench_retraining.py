@@ -7,17 +7,21 @@ promotion gate does. The network is then fitted to DS1 with the strips of so man
 with calibration and threshold from three folds, and scored as the gate scores it. The champion is
 the same fit to DS1 alone, since the model that ships was trained on these people. Prints a table.
 
-Needs ECG_MITDB_DIR and ECG_SVDB_DIR. Reads DS1 and the development part of svdb alone.
+Needs ECG_MITDB_DIR and ECG_SVDB_DIR. Reads DS1 and the development part of svdb alone. With --home
+what was sent, fitted and scored is kept, and a run that was ended goes on from there; a home is for
+one size of fit and one number of strips.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -50,27 +54,35 @@ def main() -> None:
     parser.add_argument("--strips", type=int, default=12, help="labelled strips of each person")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--beats", type=int, default=15_000)
+    parser.add_argument("--home", type=Path, help="directory that keeps what was done")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home:
-        os.environ["ECG_HOME"] = home
+    with tempfile.TemporaryDirectory() as draft:
+        home = arguments.home or Path(draft)
+        home.mkdir(parents=True, exist_ok=True)
+        os.environ["ECG_HOME"] = str(home)
         _run(arguments.people, arguments.strips, Fit(arguments.epochs, arguments.beats))
 
 
 def _run(counts: Sequence[int], n_strips: int, fit: Fit) -> None:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.classifier.bundle import read_bundle
+    from ecg_lib.evaluation.beat_scoring import BeatCounts
     from ecg_lib.operations.prediction_log import PredictionLog
     from ecg_lib.operations.settings import read_settings
+    from ecg_lib.records.atomic_files import write_whole
     from flows.data.databases import Role
     from flows.evaluation.promote_champion import count_held_out
     from flows.release.load_released import REFERENCE
 
     settings = read_settings()
-    champion = BeatClassifier.load(read_bundle(REFERENCE))
-    log = PredictionLog(settings.monitoring_database_url)
-    log.create_tables()
-    _send_strips(settings, log, champion, n_strips=n_strips)
-    log.close()
+    is_sent = settings.home / "sent"
+    if not is_sent.exists():
+        champion = BeatClassifier.load(read_bundle(REFERENCE))
+        log = PredictionLog(settings.monitoring_database_url)
+        log.create_tables()
+        _send_strips(settings, log, champion, n_strips=n_strips)
+        log.close()
+        is_sent.touch()
     archive, site = _prepare_archive(settings), _prepare_site(settings)
     held_out = [one for one in site if one.role is Role.HELD_OUT]
     trained = [one for one in site if one.role is Role.DEVELOPMENT]
@@ -79,8 +91,12 @@ def _run(counts: Sequence[int], n_strips: int, fit: Fit) -> None:
     _say("people | strips | V beats | V-F1 on held-out people (90 % interval) | difference")
     for count in dict.fromkeys([0, *(min(count, len(people)) for count in counts)]):
         chosen = [one for one in trained if one.subject in people[:count]]
-        version = _make_version(settings, [*archive, *chosen, *held_out])
-        ours = count_held_out(_fit(version, settings, fit), version)
+        kept = settings.home / f"scored-{count}.json"
+        if not kept.exists():
+            version = _make_version(settings, [*archive, *chosen, *held_out])
+            found = count_held_out(_fit(version, settings, fit), version)
+            write_whole(kept, json.dumps({name: asdict(one) for name, one in found.items()}))
+        ours = {name: BeatCounts(**one) for name, one in json.loads(kept.read_text()).items()}
         _show(str(count), chosen, ours, theirs)
         theirs = theirs or ours
 
@@ -247,13 +263,18 @@ def _show(
     theirs: dict[str, BeatCounts] | None,
 ) -> None:
     from ecg_lib.evaluation.bootstrap import bootstrap_interval, paired_bootstrap
+    from ecg_lib.operations.learning.promotion import PromotionPolicy
 
     people = sorted(ours)
     f1 = bootstrap_interval([ours[one] for one in people], lambda c: c.v_f1, confidence=0.9)
     said = ""
     if theirs is not None:
+        # Each is fitted with one seed: the spread of seeds is that which the gate takes then.
         change = paired_bootstrap(
-            [ours[one] for one in people], [theirs[one] for one in people], lambda c: c.v_f1
+            [ours[one] for one in people],
+            [theirs[one] for one in people],
+            lambda c: c.v_f1,
+            spread=2**0.5 * PromotionPolicy().seed_sd,
         )
         said = f"{change.estimate:+.4f} ({change.low:+.4f} to {change.high:+.4f})"
     n_v = sum(record.annotated["V"] for record in records)

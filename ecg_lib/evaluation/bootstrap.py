@@ -7,6 +7,8 @@ from dataclasses import fields
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
+from scipy import special
 
 from ecg_lib.evaluation.beat_scoring import BeatCounts, add_up
 
@@ -138,6 +140,13 @@ def paired_bootstrap(
 ) -> Interval:
     """Estimate the difference of a figure between two classifiers on the same subjects.
 
+    A percentile interval of few subjects is too narrow: of five equal pairs it excludes no
+    difference more than twice as often as stated. So what the subjects contribute is stretched
+    about the estimate, as in Hesterberg's expanded percentile interval (The American Statistician
+    69(4):371-386, 2015, https://doi.org/10.1080/00031305.2015.1089789): by the
+    quantile of Student's t over that of the normal distribution, and by ``sqrt(n / (n - 1))``. His
+    moves the percentiles instead, which needs very many resamples when subjects are few.
+
     Parameters
     ----------
     ours, theirs : sequence of BeatCounts
@@ -149,7 +158,7 @@ def paired_bootstrap(
     Returns
     -------
     Interval
-        Of ``statistic(ours) - statistic(theirs)``.
+        Of ``statistic(ours) - statistic(theirs)``. That of one subject has no width of its own.
 
     Raises
     ------
@@ -163,21 +172,38 @@ def paired_bootstrap(
     if not spread >= 0:
         msg = f"spread must be at least 0, got {spread!r}"
         raise ValueError(msg)
-    moved = spread * np.random.default_rng([seed, n_resamples]).standard_normal(n_resamples)
     pairs = zip(
         _resample(ours, seed=seed, n_resamples=n_resamples),
         _resample(theirs, seed=seed, n_resamples=n_resamples),
         strict=True,
     )
+    estimate = statistic(add_up(ours)) - statistic(add_up(theirs))
+    of_people = np.array([statistic(a) - statistic(b) for a, b in pairs]) - estimate
+    of_others = np.random.default_rng([seed, n_resamples]).standard_normal(n_resamples)
+    stretch = _stretch_of_few(len(ours), confidence=confidence)
     return _interval(
-        statistic(add_up(ours)) - statistic(add_up(theirs)),
-        [statistic(a) - statistic(b) + m for (a, b), m in zip(pairs, moved.tolist(), strict=True)],
-        confidence=confidence,
+        estimate, estimate + stretch * of_people + spread * of_others, confidence=confidence
     )
 
 
-def _interval(estimate: float, resampled: Sequence[float], *, confidence: float) -> Interval:
-    values = np.array(resampled)
+def _stretch_of_few(n_subjects: int, *, confidence: float) -> float:
+    """Return how much too narrow a percentile interval of so many subjects is.
+
+    >>> round(_stretch_of_few(5, confidence=0.9), 3), round(_stretch_of_few(22, confidence=0.9), 3)
+    (1.449, 1.071)
+    """
+    if n_subjects < 2:
+        return 1.0
+    tail = (1 - confidence) / 2
+    freedom = n_subjects - 1
+    t, z = special.stdtrit(freedom, 1 - tail), special.ndtri(1 - tail)
+    return float(t / z * np.sqrt(n_subjects / freedom))
+
+
+def _interval(
+    estimate: float, resampled: Sequence[float] | NDArray[np.float64], *, confidence: float
+) -> Interval:
+    values = np.asarray(resampled, dtype=np.float64)
     known = values[np.isfinite(values)]
     tail = (1 - confidence) / 2
     low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)

@@ -29,10 +29,10 @@ from ecg_lib.rhythm.heart_rate import (
 from ecg_lib.rhythm.morphology import Morphologies, MorphologyConfig, group_shapes
 from ecg_lib.rhythm.patterns import LONG_PAUSE_S, PAUSE_S, RhythmSummary, summarize_rhythm
 from ecg_lib.rhythm.risk import NOTICE, Risk, RiskBasis, assess_risk
+from ecg_lib.rhythm.strip_forms import FORMS
 from ecg_lib.signal_path.readability.findings import FINDING_WORDS, list_alarms
 from ecg_lib.signal_path.readability.plausibility import list_doubts
 
-_FORM_NAMES: Final = "ABCDEFGHIJKL"
 _DAY_S: Final = 86_400.0
 
 
@@ -235,7 +235,7 @@ def _describe_forms(beats: RecordingBeats, grouped: Morphologies) -> list[Form]:
         coupling_s = beats.rr_prev_s[mine][follows[mine]]
         forms.append(
             Form(
-                name=_FORM_NAMES[number],
+                name=FORMS[number],
                 beats=len(mine),
                 example_s=float(beats.r_peaks[of_v[example]] / beats.fs),
                 example_beat=int(of_v[example]),

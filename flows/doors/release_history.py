@@ -56,6 +56,17 @@ class EventKind(StrEnum):
 SERVED_KINDS: Final = frozenset({EventKind.RELEASE, EventKind.ROLLBACK, EventKind.NOTED})
 """Events after which their release is the one that is served."""
 
+_WITHIN_ROLLOUT: Final = frozenset(
+    {
+        EventKind.RELEASE,
+        EventKind.STAGE,
+        EventKind.APPROVED,
+        EventKind.SIGNED,
+        EventKind.BASELINE,
+    }
+)
+"""Events between which and the candidate's its rollout went on, or had ended well."""
+
 
 class LedgerEvent(BaseModel):
     """One event, as ``event.json`` of its commit has it."""
@@ -213,8 +224,16 @@ def find_rollout_begin(history: LedgerHistory, release: Release) -> datetime | N
         if is_same_release(entry.release, release):
             if entry.event.kind is EventKind.CANDIDATE:
                 return datetime.fromisoformat(entry.event.at)
-            if entry.event.kind not in {EventKind.RELEASE, EventKind.STAGE, EventKind.APPROVED}:
+            if entry.event.kind not in _WITHIN_ROLLOUT:
                 return None
+    return None
+
+
+def find_baseline_change(history: LedgerHistory, bundle_hash: str) -> datetime | None:
+    """Find when a baseline of a bundle was last accepted or reset; None when never."""
+    for entry in history.entries:
+        if entry.event.kind is EventKind.BASELINE and entry.release.bundle_hash == bundle_hash:
+            return datetime.fromisoformat(entry.event.at)
     return None
 
 

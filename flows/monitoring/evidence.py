@@ -79,6 +79,13 @@ class Served(NamedTuple):
     since: datetime
     tried_since: datetime | None = None
     """Begin of the rollout that came before the release, in which it answered a part."""
+    baseline_since: datetime | None = None
+    """When a baseline of it was last accepted or reset."""
+
+    @property
+    def compared_since(self) -> datetime:
+        """Since when its traffic is compared with what it is compared with now."""
+        return self.since if self.baseline_since is None else max(self.since, self.baseline_since)
 
 
 class Traffic(NamedTuple):
@@ -114,13 +121,13 @@ def read_traffic(
     max_strips: int,
 ) -> Traffic:
     """Read a sample of the window, feedback and earlier checks."""
-    release, released_at = served.release, served.since
+    release = served.release
     with open_log(settings) as log:
         # One of a clock that was ahead would stay the latest, and cool down, until then.
         checks = [row for row in log.read_drift_checks(limit=_HISTORY) if row.created_at <= now]
         history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
-            history, bundle_hash=release.bundle_hash, released_at=released_at
+            history, bundle_hash=release.bundle_hash, released_at=served.compared_since
         )
         wanted = Window(
             since=max(now - window, seen_until or now - window),
@@ -197,17 +204,19 @@ def _read_release(
 def find_familiar(bundle: Bundle, checks: list[DriftCheckRow]) -> dict[str, frozenset[str]]:
     """Collect the leads, rates and devices of the reference and of earlier checks."""
     familiar: dict[str, set[str]] = {}
-    databases = bundle.metrics.get("databases", ())
-    if bundle.provenance.data_source is DataSource.MITDB:
-        databases = (MITDB.name,)
-    # Of records whose leads are not known here nothing can be said to be new.
-    if all(name in _OF_RECORDS for name in databases):
-        for database in databases:
-            for name, values in _OF_RECORDS[database].items():
-                familiar.setdefault(name, set()).update(values)
     for check in checks:
         if check.bundle_hash == bundle.hash:
             for name, values in check.summary.get("slices_seen", {}).items():
+                familiar.setdefault(name, set()).update(values)
+    databases = bundle.metrics.get("databases", ())
+    if bundle.provenance.data_source is DataSource.MITDB:
+        databases = (MITDB.name,)
+    # Where other records are among them (a site's, a user's), their leads are not known here, and
+    # nothing can be said to be new before a check has seen the traffic.
+    is_all_known = all(name in _OF_RECORDS for name in databases)
+    for database in databases:
+        for name, values in _OF_RECORDS.get(database, {}).items():
+            if is_all_known or name in familiar:
                 familiar.setdefault(name, set()).update(values)
     return {name: frozenset(values) for name, values in familiar.items() if name in _TECHNICAL}
 

@@ -26,7 +26,7 @@ from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.learning.drifted_beats import write_drifted_beats
 from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.ledger import read_ledger
-from flows.doors.release_history import find_rollout_begin
+from flows.doors.release_history import find_baseline_change, find_rollout_begin
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
@@ -188,11 +188,13 @@ def read_served(settings: Settings, *, now: datetime) -> Served | None:
         )
         released_at = datetime.min.replace(tzinfo=UTC)
     prepare_code(settings, release)  # its golden requests are answered by its own code
+    ledger = read_ledger(settings.ledger_dir)
     return Served(
         release,
         bundle,
         released_at,
-        find_rollout_begin(read_ledger(settings.ledger_dir), release),
+        find_rollout_begin(ledger, release),
+        find_baseline_change(ledger, release.bundle_hash),
     )
 
 
@@ -211,7 +213,8 @@ def decide(
         evidence,
         history=traffic.history,
         bundle_hash=served.bundle.hash,
-        released_at=served.since,
+        # Drift from the reference neither confirms nor excuses drift from a baseline.
+        released_at=served.compared_since,
         now=now,
         policy=policy,
     )

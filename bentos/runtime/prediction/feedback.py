@@ -26,7 +26,7 @@ from ecg_lib.operations.learning.labels import (
 from ecg_lib.operations.learning.review_queue import weigh_doubt
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.recordings.beat_file import read_called
-from ecg_lib.rhythm.strip_forms import FORMS
+from ecg_lib.rhythm.strip_forms import FORMS, NO_FORM
 
 FindResults = Callable[[str, Caller], Path]
 """Finds the results of a recording that the caller may see."""
@@ -83,7 +83,8 @@ def check_feedback(feedback: FeedbackRequest, marked: Marked) -> None:
     """
     n_beats, n_samples = len(marked.called), marked.n_samples
     beat = f"must be less than {n_beats}, the number of beats"
-    known = {FORMS[form] for form in set(marked.forms) if form >= 0}
+    known = sorted({FORMS[form] for form in marked.forms if form != NO_FORM})
+    form = f"must be one of {', '.join(known)}" if known else "has no beats: label them by index"
     errors = [
         *(
             (f"{name}[{place}].beat_index", beat)
@@ -92,7 +93,7 @@ def check_feedback(feedback: FeedbackRequest, marked: Marked) -> None:
             if label.beat_index >= n_beats
         ),
         *(
-            (f"forms[{place}].form", f"must be one of {', '.join(sorted(known)) or 'no form'}")
+            (f"forms[{place}].form", form)
             for place, label in enumerate(feedback.forms)
             if label.form not in known
         ),

@@ -5,7 +5,7 @@ that changed is harmless, as the classes do not depend on it. ROLLBACK needs evi
 model: failing golden requests, reviewed strips with a lower score than the bundle promises, or an
 output that stepped at a release while the input did not. Where the input was as promised for a
 while under this release and has drifted since, low scores are an alarm and no ROLLBACK: an earlier
-release knows the new input as little. The estimate without labels is shown but never decides.
+release has not seen this input either. The estimate without labels is shown but never decides.
 Alarms ask somebody to look, and start nothing: traffic much of which is refused, one slice of it
 that drifted, and leads, rates or devices that were not there before. This module reads no database
 and no file; the comparison itself is in :mod:`ecg_lib.operations.drift.comparison`.
@@ -202,7 +202,8 @@ def decide_action(
     bundle_hash : str
         Hash of the served bundle.
     released_at : datetime
-        Time of its release.
+        Time of its release, or of the last change of its baseline if that is later. Earlier checks
+        do not count.
     now : datetime
         Time of this check.
     policy : DriftPolicy, optional
@@ -390,7 +391,7 @@ def _weigh_model(
         if is_worse and is_excused:
             warned.append(
                 f"{finding}; the input has drifted under this release, so an earlier one would "
-                "know it as little: label more of it, and see whether a retraining helps"
+                "do no better on it: label more of it, and see whether a retraining helps"
             )
         else:
             (against if is_worse else notes).append(finding)

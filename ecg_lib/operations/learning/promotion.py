@@ -36,8 +36,12 @@ class PromotionPolicy:
     n_resamples: int = 2000
     seed: int = 0
     seed_sd: float = 0.009
-    """Standard deviation of V-F1 over the seeds of one recipe, known before: of five seeds of the
-    recipe that shipped in 2026-11, out of fold on DS1."""
+    """Standard deviation of V-F1 over the seeds of one recipe, known before.
+
+    ``ecg run train-sweep -p seeds=5``, and then ``ecg evaluate``, measure it: ``oof_v_f1`` of
+    ``seeds`` in the JSON report. This is that of bundle cb5956911ff0, out of fold on DS1
+    (``docs/evaluation/ds1-2026-11-25-cb5956911ff0.json``).
+    """
     min_new_people: int = 5
     """Least number of held-out new people that a gain is shown on."""
 

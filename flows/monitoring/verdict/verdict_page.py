@@ -173,10 +173,13 @@ def make_verdict(
 
 
 def _headline(decision: DriftDecision) -> str:  # noqa: PLR0911  one for each outcome
+    usual = "what this site accepted as usual"
+    if "baseline" not in decision.figures:
+        usual = "what the model was made for"
     if decision.action is DriftAction.ROLLBACK:
         return "There is evidence against the model."
     if decision.action is DriftAction.RETRAIN:
-        return "The traffic is no longer what the model was made for."
+        return f"The traffic is no longer {usual}."
     if HELD in decision.reasons[0]:
         return "A retraining is due, and held back until there is something new to learn from."
     if "cool-down" in decision.reasons[0]:
@@ -185,7 +188,7 @@ def _headline(decision: DriftDecision) -> str:  # noqa: PLR0911  one for each ou
         return "The traffic has moved; the next check, on new traffic, must confirm it."
     if not decision.is_conclusive:
         return "There is too little traffic of different people to tell."
-    return "The traffic is what the model was made for."
+    return f"The traffic is {usual}."
 
 
 def _since(
@@ -193,14 +196,9 @@ def _since(
 ) -> str:
     if not decision.is_breach:
         return "No drift is open."
-    first = now
-    for check in history:
-        if check.bundle_hash != release.bundle_hash:
-            break
-        if check.is_conclusive:
-            if not check.is_breach:
-                break
-            first = check.created_at
+    drifted = [one for one in history if one.bundle_hash == release.bundle_hash and one.is_breach]
+    n_before = decision.figures["n_breaches"] - 1
+    first = drifted[n_before - 1].created_at if n_before else now
     return f"First seen in the check of {_show(first)}."
 
 

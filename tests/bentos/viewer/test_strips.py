@@ -472,6 +472,32 @@ def test_feedback_is_marked_by_key_and_sent(page: Page, viewer_url: str, runtime
     expect(page.get_by_role("button", name=re.compile("^Send"))).to_have_count(0)
 
 
+def test_all_beats_of_a_form_are_marked_together(
+    page: Page, viewer_url: str, runtime: Runtime
+) -> None:
+    open_example(page, viewer_url, StripKind.ISOLATED_PVC)
+    (prediction_id,) = re.findall(r"prediction=([0-9a-f-]{36})", page.url)
+    answer = page.request.get(f"{viewer_url}/api/v1/predictions/{prediction_id}").json()
+    beats = answer["beat_predictions"]
+    of_form = {beat["beat_index"] for beat in beats if beat["form"] == "A"}
+    assert 2 < len(of_form) < len(beats)
+    marks_all = page.get_by_role("button", name=f"Call all {len(of_form)} of form A V")
+    expect(marks_all).to_have_count(0)
+    page.locator("#paper").focus()
+    for _ in range(min(of_form) + 1):
+        page.keyboard.press(".")
+    marks_all.click()
+    expect(marks_all).to_have_attribute("aria-pressed", "true")
+    # One of them is called otherwise.
+    page.locator("#mark-N").click()
+    expect(marks_all).to_have_attribute("aria-pressed", "false")
+    page.get_by_role("button", name=f"Send {len(of_form)} marks").click()
+    expect(page.locator("#feedback-said")).to_contain_text(f"{len(of_form)} marks stored")
+    runtime.spool.drain()
+    (row,) = runtime.log.read_feedback([prediction_id])
+    assert row.labels == {index: "N" if index == min(of_form) else "V" for index in sorted(of_form)}
+
+
 def test_feedback_that_is_refused_keeps_the_marks(page: Page, viewer_url: str) -> None:
     open_example(page, viewer_url, StripKind.ISOLATED_PVC)
     page.route("**/api/v1/feedback/", lambda route: route.abort())

@@ -124,6 +124,42 @@ def test_a_spread_that_is_not_of_the_subjects_widens_the_interval_alone() -> Non
     assert wide.high == pytest.approx(0.16449, abs=0.003)
 
 
+@pytest.mark.parametrize(("n_people", "confidence"), [(5, 0.90), (8, 0.80)])
+def test_a_gain_by_chance_is_as_rare_as_stated_with_few_people(
+    n_people: int, confidence: float
+) -> None:
+    rng = np.random.default_rng(0)
+    n_trials, n_gains = 400, 0
+    for _ in range(n_trials):
+        ours, theirs = (
+            [
+                BeatCounts(v_beats=100, v_true=v_true)
+                for v_true in rng.binomial(100, rng.beta(8, 2, n_people)).tolist()
+            ]
+            for _ in range(2)
+        )
+        difference = paired_bootstrap(
+            ours, theirs, lambda c: c.v_sensitivity, confidence=confidence, n_resamples=300
+        )
+        n_gains += difference.low > 0
+    stated = (1 - confidence) / 2
+    # Two standard deviations of chance; percentiles alone give twice the stated rate with five.
+    assert n_gains / n_trials <= stated + 2 * (stated * (1 - stated) / n_trials) ** 0.5
+
+
+def test_many_people_need_no_wider_interval() -> None:
+    subjects = _subjects(400)
+    others = [subject + BeatCounts(v_true=n % 3) for n, subject in enumerate(subjects)]
+    rng = np.random.default_rng(0)
+    table = np.array(
+        [[a.v_true - b.v_true, a.v_beats] for a, b in zip(others, subjects, strict=True)]
+    )
+    drawn = table[rng.integers(400, size=(2000, 400))].sum(axis=1)
+    low, high = np.quantile(drawn[:, 0] / drawn[:, 1], [0.05, 0.95])
+    difference = paired_bootstrap(others, subjects, lambda c: c.v_sensitivity)
+    assert difference.high - difference.low == pytest.approx(high - low, rel=0.02)
+
+
 @pytest.mark.parametrize("spread", [-0.001, float("nan")])
 def test_a_spread_below_zero_is_refused(spread: float) -> None:
     subjects = _subjects(3)

@@ -5,6 +5,7 @@ import os
 import time
 import uuid
 from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,11 @@ from flows.doors.release_history import (
     EventKind,
     LedgerError,
     LedgerEvent,
+    find_baseline_change,
     find_known_worse,
     find_previous,
     find_release,
+    find_rollout_begin,
     list_way_back,
     make_event,
 )
@@ -44,13 +47,14 @@ def _append(
     kind: EventKind = EventKind.RELEASE,
     before: str | None = None,
     event_id: str | None = None,
+    at: str = "2026-01-01T00:00:00+00:00",
 ) -> str:
     event = LedgerEvent(
         id=event_id or str(uuid.uuid4()),
         kind=kind,
         who="a test",
         why=f"because of {before or version}",
-        at="2026-01-01T00:00:00+00:00",
+        at=at,
         before=None if before is None else _release(before),
         release=_release(version),
         is_verified=True,
@@ -181,6 +185,32 @@ def test_the_way_back_loses_the_steps_that_a_rollback_took(tmp_path: Path) -> No
     assert [one.release.model_version for one in list_way_back(history)] == ["1", "2", "4"]
     assert find_previous(history, _release("4")).release.model_version == "2"
     assert find_known_worse(history) == {"ecg:3": "because of 3"}
+
+
+@pytest.mark.parametrize("kind", [EventKind.BASELINE, EventKind.SIGNED, EventKind.APPROVED])
+def test_what_is_noted_of_a_release_does_not_hide_its_rollout(
+    tmp_path: Path, kind: EventKind
+) -> None:
+    began = "2026-01-02T00:00:00+00:00"
+    _append(tmp_path, "1")
+    _append(tmp_path, "2", kind=EventKind.CANDIDATE, at=began)
+    for after in (EventKind.STAGE, EventKind.RELEASE, kind):
+        _append(tmp_path, "2", kind=after)
+    history = read_ledger(tmp_path)
+    assert find_rollout_begin(history, _release("2")) == datetime.fromisoformat(began)
+    assert find_rollout_begin(history, _release("1")) is None
+    _append(tmp_path, "2", kind=EventKind.STOPPED)
+    assert find_rollout_begin(read_ledger(tmp_path), _release("2")) is None
+
+
+def test_a_baseline_changed_last_when_that_of_the_same_bundle_did(tmp_path: Path) -> None:
+    _append(tmp_path, "1")
+    assert find_baseline_change(read_ledger(tmp_path), _release("1").bundle_hash) is None
+    for version, day in (("1", 2), ("1", 3), ("2", 4)):
+        _append(tmp_path, version, kind=EventKind.BASELINE, at=f"2026-01-0{day}T00:00:00+00:00")
+    history = read_ledger(tmp_path)
+    found = [find_baseline_change(history, _release(version).bundle_hash) for version in "12"]
+    assert found == [datetime(2026, 1, 3, tzinfo=UTC), datetime(2026, 1, 4, tzinfo=UTC)]
 
 
 def test_a_release_that_never_was_cannot_be_found(tmp_path: Path) -> None:

@@ -66,6 +66,16 @@ def test_earlier_checks_of_the_same_model_count_too(toy_bundle: Bundle) -> None:
     assert "site" not in found
 
 
+def test_known_leads_stay_familiar_to_a_model_that_was_trained_on_labelled_traffic_too(
+    toy_bundle: Bundle,
+) -> None:
+    bundle = _bundle(toy_bundle, DataSource.RECORDS, databases=["mitdb", "site"])
+    found = find_familiar(bundle, [_check(bundle.hash, lead=["II"])])
+    assert found["lead"] == {"II", "MLII", "V5"}
+    # No check has seen a rate yet.
+    assert "rate" not in found
+
+
 def test_the_model_that_ships_says_that_a_lead_is_new() -> None:
     familiar = find_familiar(read_reference(), [])
     unfamiliar = find_unfamiliar(NEW_LEAD, familiar, n_groups=10, min_share=0.2)

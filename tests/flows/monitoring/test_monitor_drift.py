@@ -321,6 +321,24 @@ def test_traffic_that_a_site_accepted_as_its_baseline_is_not_called_drift(
     assert "columns drifted" in third["reasons"][0]
 
 
+def test_drift_before_a_baseline_was_accepted_does_not_confirm_drift_from_it(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    noisy: list[Observed],
+    replayed: list[Observed],
+) -> None:
+    for name in ("p", "q"):
+        send(settings, noisy, ago=60 * MINUTE, bundle_hash=release.bundle_hash, name=name)
+    assert "in 1 check in a row, 2 needed" in monitor_drift()["reasons"][0]
+    accepted = CliRunner().invoke(app, ["baseline", "accept", "--reason", "noise is usual"])
+    assert accepted.exit_code == 0, accepted.output
+    send(settings, replayed, ago=10 * MINUTE, bundle_hash=release.bundle_hash, name="r")
+    found = monitor_drift()
+    assert found["action"] == "KEEP"
+    assert "in 1 check in a row, 2 needed" in found["reasons"][0]
+
+
 def test_a_decision_is_stored_and_asked_for_when_its_strips_cannot_be_found(
     prefect_server: None,
     settings: Settings,

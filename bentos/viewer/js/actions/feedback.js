@@ -10,6 +10,16 @@ import { NO_FEEDBACK, unsentLabels } from "../state/app_state.js";
 /** @typedef {ReturnType<typeof makeFeedback>} FeedbackSender */
 
 /**
+ * List the beats of a prediction that have the shape of one beat.
+ *
+ * @param {import("../answer/prediction.js").Answer} answer
+ * @param {import("../signal/beats.js").Beat} beat
+ */
+export function beatsOfForm(answer, beat) {
+  return beat.form === null ? [] : (answer.beats.all ?? []).filter((one) => one.form === beat.form);
+}
+
+/**
  * Make what marks beats and sends the marks.
  *
  * @param {import("../state/app_state.js").ViewerStore} store
@@ -41,6 +51,22 @@ export function makeFeedback(store, service) {
         labels: changed,
         feedback: NO_FEEDBACK,
         said: label ? `Marked as ${label}` : removed,
+      });
+    },
+    /**
+     * Mark all beats of the chosen beat's shape.
+     *
+     * @param {"N" | "V"} label
+     */
+    markForm(label) {
+      const { answer, selected, labels } = store.get();
+      if (!selected || answer?.kind !== "prediction") return;
+      const changed = new Map(labels);
+      for (const beat of beatsOfForm(answer, selected)) changed.set(beat.id, label);
+      store.set({
+        labels: changed,
+        feedback: NO_FEEDBACK,
+        said: `All beats of form ${selected.form} marked as ${label}`,
       });
     },
     /** Send the marks that were not sent yet. */

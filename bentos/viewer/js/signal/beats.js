@@ -25,6 +25,7 @@ export const MAX_BEATS_SEEN_S = 3700;
  * @property {number | null} qrsWidthMs
  * @property {string | null} rule The rule that changed the class.
  * @property {string} quality
+ * @property {string | null} form Letter of the beats of one shape, of a prediction.
  */
 
 /**
@@ -55,6 +56,7 @@ export function makePredictedBeats(prediction) {
     qrsWidthMs: beat.qrs_width_ms,
     rule: beat.rule,
     quality: beat.quality,
+    form: beat.form ?? null, // answers of earlier code have none
   }));
   return {
     all,
@@ -139,6 +141,7 @@ export function readColumns(columns) {
       qrsWidthMs: columns.qrs_width_ms?.[at] ?? null,
       rule: columns.rule?.[at] || null,
       quality: columns.quality?.[at] ?? "ok",
+      form: null,
     };
   });
 }

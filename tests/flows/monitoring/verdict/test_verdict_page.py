@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -82,6 +84,7 @@ def make(
     is_held: bool = False,
     is_dry_run: bool = False,
     trend: tuple[TrendPoint, ...] = (),
+    figures: Mapping[str, object] = MappingProxyType({}),
     **evidence: object,
 ) -> Verdict:
     traffic = Comparison(
@@ -100,6 +103,7 @@ def make(
         released_at=NOW - timedelta(days=3),
         now=NOW,
     )
+    decision = replace(decision, figures=decision.figures | dict(figures))
     if is_held:
         reasons = (f"{HELD}: nothing was labelled", *decision.reasons)
         decision = replace(decision, action=DriftAction.KEEP, reasons=reasons)
@@ -147,6 +151,18 @@ def test_drift_that_is_confirmed_says_since_when_and_what_is_started() -> None:
     assert [row.finding for row in verdict.history] == [
         "too little traffic", "drift", "drift", "no drift", "drift",
     ]  # fmt: skip
+
+
+def test_drift_from_a_baseline_is_open_since_a_check_that_compared_with_it() -> None:
+    # Earlier checks than the begin of `make`, three days ago, were compared with something else.
+    verdict = make(DRIFTED, CALM, history=(past(96 * HOUR, is_breach=True),))
+    assert verdict.action is DriftAction.KEEP
+    assert verdict.since == "First seen in the check of 2026-03-01 12:00 UTC."
+
+
+def test_traffic_like_the_baseline_is_not_said_to_be_like_the_records_of_the_model() -> None:
+    verdict = make(CALM, figures={"baseline": {"why": "another recorder"}})
+    assert verdict.headline == "The traffic is what this site accepted as usual."
 
 
 def test_drift_seen_once_waits_for_the_next_check() -> None:

@@ -2,6 +2,7 @@
  * The beat that is chosen, what the reader calls it, and sending that to the service.
  */
 
+import { beatsOfForm } from "../../actions/feedback.js";
 import { describeRule } from "../../answer/prediction.js";
 import { fill, h } from "../../base/dom.js";
 import { clock, number, plural } from "../../base/format.js";
@@ -92,8 +93,9 @@ export function milliseconds(seconds) {
  * @param {import("../../state/app_state.js").State} state
  * @param {import("../../actions/feedback.js").FeedbackSender} feedback
  */
-function describeMarks({ selected, labels, sentLabels, feedback: sent }, feedback) {
+function describeMarks({ answer, selected, labels, sentLabels, feedback: sent }, feedback) {
   const label = selected ? labels.get(selected.id) : undefined;
+  const alike = answer && selected ? beatsOfForm(answer, selected) : [];
   const nUnsent = unsentLabels({ labels, sentLabels }).length;
   const makeMark = (/** @type {"N" | "V"} */ type) =>
     h(
@@ -116,6 +118,26 @@ function describeMarks({ selected, labels, sentLabels, feedback: sent }, feedbac
       makeMark("N"),
       makeMark("V"),
     ),
+    alike.length > 0 &&
+      h(
+        "div",
+        { class: "marks", role: "group", "aria-label": "What you call all beats of this form" },
+        h("span", {}, `All ${alike.length} of form ${selected?.form}`),
+        ...(/** @type {const} */ (["N", "V"])).map((type) =>
+          h(
+            "button",
+            {
+              type: "button",
+              id: `mark-form-${type}`,
+              class: "mark",
+              "aria-label": `Call all ${alike.length} of form ${selected?.form} ${type}`,
+              "aria-pressed": String(alike.every((beat) => labels.get(beat.id) === type)),
+              onclick: () => feedback.markForm(type),
+            },
+            type,
+          ),
+        ),
+      ),
     nUnsent > 0 &&
       h(
         "form",
