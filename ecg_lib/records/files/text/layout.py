@@ -32,11 +32,11 @@ from ecg_lib.records.files.text.preamble import (
     Converter,
     Statements,
     find_described,
-    find_rate,
     find_rate_in_rows,
+    is_key,
+    is_statement,
 )
 from ecg_lib.records.files.text.rounding import RoundedRate
-from ecg_lib.records.files.text.stated_units import LEAD_KEY, is_unit_line
 from ecg_lib.records.limits import MAX_SIGNALS
 from ecg_lib.records.signal_names import SignalKind, is_other_unit, kind_of
 
@@ -490,8 +490,8 @@ def _find_headings(
     if shape.width == 1:
         if shape.decimal == "," and shape.delimiter is None:  # a heading is a line
             rows = [[line.strip()] for line in preamble if "," not in line]
-        rows = [row for row in rows if not _is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
-        rows = _without_pairs([row for row in rows if not _is_key(row)])
+        rows = [row for row in rows if not is_statement(re.split(r"\s*[;:=\t]\s*", ",".join(row)))]
+        rows = _without_pairs([row for row in rows if not is_key(row)])
     # One blank parts the words of a heading, more of them part headings.
     elif shape.delimiter is None:
         parts = [re.split(r"\s{2,}|\t", line.strip()) for line in preamble]
@@ -501,7 +501,7 @@ def _find_headings(
         ]
     width = shape.width
     least = width if nameless is None or width <= 2 else width - 1
-    fitting = [row for row in rows if least <= len(row) <= width and not _is_statement(row)]
+    fitting = [row for row in rows if least <= len(row) <= width and not is_statement(row)]
     if not fitting:
         commented = [split_cells(line.lstrip("#%/ "), shape.delimiter) for line in comments]
         fitting = [row for row in commented if least <= len(row) <= width][-1:]
@@ -513,7 +513,7 @@ def _find_headings(
                 "points, or part columns by semicolons"
             )
             raise UnsupportedRecordError(msg)
-        if rows and len(rows[-1]) > 1 and not _is_statement(rows[-1]):
+        if rows and len(rows[-1]) > 1 and not is_statement(rows[-1]):
             raise _explain_widths(len(rows[-1]), shape)
         return None, ()
     fitting = [
@@ -574,40 +574,6 @@ def _explain_widths(n_headings: int, shape: _Shape) -> CorruptRecordError | Unsu
         f"{shape.width} columns"
     )
     return CorruptRecordError(msg)
-
-
-def _is_statement(row: list[str]) -> bool:
-    """Return whether a row is a key and a value, which describe the recording."""
-    if len(row) != 2:
-        return False
-    key, value = row[0].strip(": \t"), row[1]
-    if kind_of(value) is SignalKind.ECG and not LEAD_KEY.fullmatch(key):
-        return False  # two headings
-    if read_heading(key).kind is ColumnKind.TIME and not any(map(str.isdigit, value)):
-        return False  # device time, value
-    return bool(
-        re.fullmatch(
-            r"name|date.*|recorded.*|classification|symptoms?|software.*|device.*|unit\w*|einheit|"
-            r"unidad|sampl\w*[ _-]*(?:rate|freq).*|frecuencia.*|frequen.*|abtast.*|geburt.*|"
-            r"aufge.*|version.*|id|patient.*|serial.*|gender|sex|age",
-            key,
-            re.IGNORECASE,
-        )
-        or is_unit_line(key, value)
-        or find_rate(",".join(row)) is not None
-        or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
-    )
-
-
-def _is_key(row: list[str]) -> bool:
-    """Return whether a row above one column is a key, with a value or none, and names no signal.
-
-    ``Symptoms;`` and ``Gain: 0.001 mV`` are keys; ``PPG: red`` and ``Signal: PPG`` are headings.
-    """
-    if re.search(r"[:;=\t]", read_heading(row[0]).name) is None:
-        return False
-    parts = re.split(r"[:;=\t]", ",".join(row), maxsplit=1)
-    return all(kind_of(part) is SignalKind.UNKNOWN for part in parts)
 
 
 def _are_units(row: list[str]) -> bool:

@@ -7,9 +7,9 @@ import re
 from typing import Final, NamedTuple
 
 from ecg_lib.errors import CorruptRecordError, UnsupportedRecordError
-from ecg_lib.records.files.text.headings import UNIT_TO_S
+from ecg_lib.records.files.text.headings import UNIT_TO_S, ColumnKind, read_heading
 from ecg_lib.records.files.text.rounding import RoundedRate, read_interval
-from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units
+from ecg_lib.records.files.text.stated_units import LEAD_KEY, find_units, is_unit_line
 from ecg_lib.records.limits import MAX_FS_HZ, MIN_FS_HZ
 from ecg_lib.records.signal_names import SignalKind, kind_of, names_other_signal, says_ecg
 
@@ -333,3 +333,37 @@ def _read_opensignals(comments: list[str]) -> _Device:
     ) as error:
         msg = "the header of OpenSignals must be JSON that describes one device, it is not"
         raise CorruptRecordError(msg) from error
+
+
+def is_statement(row: list[str]) -> bool:
+    """Return whether a row is a key and a value, which describe the recording."""
+    if len(row) != 2:
+        return False
+    key, value = row[0].strip(": \t"), row[1]
+    if kind_of(value) is SignalKind.ECG and not LEAD_KEY.fullmatch(key):
+        return False  # two headings
+    if read_heading(key).kind is ColumnKind.TIME and not any(map(str.isdigit, value)):
+        return False  # device time, value
+    return bool(
+        re.fullmatch(
+            r"name|date.*|recorded.*|classification|symptoms?|software.*|device.*|unit\w*|einheit|"
+            r"unidad|sampl\w*[ _-]*(?:rate|freq).*|frecuencia.*|frequen.*|abtast.*|geburt.*|"
+            r"aufge.*|version.*|id|patient.*|serial.*|gender|sex|age",
+            key,
+            re.IGNORECASE,
+        )
+        or is_unit_line(key, value)
+        or find_rate(",".join(row)) is not None
+        or (LEAD_KEY.fullmatch(key) and kind_of(value) is SignalKind.ECG)
+    )
+
+
+def is_key(row: list[str]) -> bool:
+    """Return whether a row above one column is a key, with a value or none, and names no signal.
+
+    ``Symptoms;`` and ``Gain: 0.001 mV`` are keys; ``PPG: red`` and ``Signal: PPG`` are headings.
+    """
+    if re.search(r"[:;=\t]", read_heading(row[0]).name) is None:
+        return False
+    parts = re.split(r"[:;=\t]", ",".join(row), maxsplit=1)
+    return all(kind_of(part) is SignalKind.UNKNOWN for part in parts)
