@@ -38,9 +38,7 @@ from bentos.wire.problems import (
     ProblemError,
 )
 from ecg_lib.operations.settings import Settings
-
-_FREE_BYTES: Final = 2**30
-"""Room on the disk that uploads leave to everything else."""
+from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 
 _RESERVED: Final = ".reserved-"
 """Begin of the name of a file that says how much an upload may still write, and for whom."""
@@ -108,7 +106,7 @@ class JobQueue:
                 self._require_place(caller, [one for one in coming if not (one / _LOOK).exists()])
             wanted = MAX_UPLOAD_BYTES if announced_bytes is None else announced_bytes
             outstanding = sum(map(_outstanding_bytes, coming))
-            if shutil.disk_usage(self._store.home).free < outstanding + wanted + _FREE_BYTES:
+            if shutil.disk_usage(self._store.home).free < outstanding + wanted + LEAST_FREE_BYTES:
                 raise explain_no_room()
             directory = uploads / str(uuid.uuid4())
             directory.mkdir(mode=0o700)

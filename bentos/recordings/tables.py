@@ -205,8 +205,8 @@ def _read_columns(opened: RecordingFile, deadline: float) -> list[NDArray[np.flo
             raise ProblemError(TOO_LARGE, msg)
         if time.thread_time() > deadline:
             msg = (
-                f"the file takes more than {LONGEST_READ_S:g} s of a processor to read; send it as a "
-                "recording, or its beginning with is_part"
+                f"the file takes more than {LONGEST_READ_S:g} s of a processor to read; send it as "
+                "a recording, or its beginning with is_part"
             )
             raise ProblemError(TOO_LARGE, msg)
         blocks.append(block)

@@ -1,11 +1,45 @@
-"""Write a file whole or not at all."""
+"""Write a file whole or not at all, and leave room on the disk."""
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Final
+
+LEAST_FREE_BYTES: Final = 2**30
+"""Room that flows, uploads, kept signals and backups leave for databases, logs and a rollback."""
+
+
+def require_room(directory: Path, *, n_bytes: int = 0) -> None:
+    """Check that the disk of a directory stays free enough when something is written.
+
+    Parameters
+    ----------
+    directory : Path
+        Where it is written; the nearest directory above it that exists counts.
+    n_bytes : int
+        What is written, where that is known.
+
+    Raises
+    ------
+    OSError
+        ENOSPC, if less than :data:`LEAST_FREE_BYTES` would stay free.
+
+    """
+    there = next(
+        one for one in (directory.absolute(), *directory.absolute().parents) if one.exists()
+    )
+    free = shutil.disk_usage(there).free
+    if free < n_bytes + LEAST_FREE_BYTES:
+        msg = (
+            f"{n_bytes + LEAST_FREE_BYTES:,} bytes of the disk of {directory} must be free, "
+            f"{free:,} are"
+        )
+        raise OSError(errno.ENOSPC, msg)
 
 
 @contextmanager

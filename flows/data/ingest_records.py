@@ -18,6 +18,7 @@ from ecg_lib.errors import (
     DatasetError,
 )
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.data.databases import (
     MITDB,
     SIMULATED,
@@ -85,6 +86,7 @@ def ingest_records(
         The dataset version.
     """
     settings = read_settings()
+    require_room(settings.home)
     started_s = time.monotonic()
     name_run(f"ingest {', '.join(databases)}")
     place = Path(directory) if directory else None

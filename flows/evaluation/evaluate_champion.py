@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.data.progress import ProgressBar
 from flows.doors.registry import Alias, ModelVersion, Registry, read_version
 from flows.doors.ui.artifacts import show_artifact
@@ -45,6 +46,7 @@ def evaluate_champion(
         The file of the page; the JSON document is next to it.
     """
     settings = read_settings()
+    require_room(settings.home)
     registry = Registry(settings)
     version = registry.find(read_version(model_version))
     bundle = registry.fetch_bundle(version.run_id)

@@ -15,6 +15,7 @@ from pydantic import Field
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.settings import read_settings
 from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.atomic_files import require_room
 from flows.doors.ui.run_names import name_run
 from flows.recordings.analyzed_files import (
     AnalysisError,
@@ -75,6 +76,7 @@ def analyze_recordings(
         msg = f"sampling_rate must be 0 or {MIN_RATE_HZ:g} to 1000 Hz, got {sampling_rate:g}"
         raise ConfigurationError(msg)
     settings = read_settings()
+    require_room(settings.home)
     logger = get_run_logger()
     version, bundle = load_bundle_to_use(settings)
     target = Path(output_dir) if output_dir else settings.reports_dir / "recordings"

@@ -10,6 +10,7 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.doors.bento_store import BuiltBento, ask_golden, build_bento, store_bundle
 from flows.doors.registry import Alias, ModelVersion, Registry, read_version
 from flows.doors.ui.artifacts import show_artifact
@@ -33,7 +34,9 @@ def package_bento(model_version: str = Alias.CHAMPION.value) -> dict[str, str]:
     Returns:
         The release: tags of bento and model, hashes, and version.
     """
-    registry = Registry(read_settings())
+    settings = read_settings()
+    require_room(settings.home)
+    registry = Registry(settings)
     version = registry.find(read_version(model_version))
     name_run(f"bento of model {version.version}")
     bento = build(registry, version)

@@ -15,6 +15,7 @@ from pydantic import TypeAdapter
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.data.databases import DatabaseName
 from flows.data.dataset_versions import (
     DatasetVersion,
@@ -90,6 +91,7 @@ def reproduce_reference(
             outside the published interval.
     """
     settings = read_settings()
+    require_room(settings.home)
     reference = read_reference()
     published = recipe_of(reference)
     is_given = recipe is not RecipeChoice.AS_PUBLISHED

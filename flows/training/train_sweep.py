@@ -20,6 +20,7 @@ from prefect.cache_policies import NO_CACHE
 from pydantic import Field
 
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.data.dataset_versions import (
     LATEST,
     DatasetVersion,
@@ -93,6 +94,7 @@ def train_sweep(
         The MLflow run of the candidate.
     """
     settings = read_settings()
+    require_room(settings.home)
     version = select_records(
         load_version(settings.datasets_dir, dataset_version), recipe, settings.datasets_dir
     )

@@ -10,7 +10,6 @@ own file, and bound to its patient and prediction, so that files cannot be excha
 from __future__ import annotations
 
 import contextlib
-import errno
 import json
 import os
 import re
@@ -27,12 +26,11 @@ from numpy.typing import NDArray
 
 from ecg_lib.errors import ConfigurationError, SignalStoreError
 from ecg_lib.operations.keys.key_files import make_key_file, read_own_key
-from ecg_lib.records.atomic_files import replacing
+from ecg_lib.records.atomic_files import replacing, require_room
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-_FREE_BYTES: Final = 2**30
 """Room on the disk that signals leave to everything else; answers that wait need it more."""
 
 _KEPT: Final = "kept"
@@ -159,8 +157,7 @@ class SignalStore:
         name = _name(signal.patient_key, signal.prediction_id)
         path = self._path(name, is_waiting=is_waiting)
         _make(path.parent, self._directory)
-        if shutil.disk_usage(path.parent).free < _FREE_BYTES:
-            raise OSError(errno.ENOSPC, f"less than {_FREE_BYTES} bytes of the disk are free")
+        require_room(path.parent)
         with replacing(path) as draft:
             draft.touch(mode=0o600)
             draft.write_bytes(self.seal(content, name=name))

@@ -24,7 +24,7 @@ from typing import IO, Final
 from sqlalchemy.engine import make_url
 
 from ecg_lib.operations.settings import Settings
-from ecg_lib.records.atomic_files import replacing
+from ecg_lib.records.atomic_files import replacing, require_room
 from flows.local.state.archive import (
     FILES,
     FORMAT,
@@ -65,6 +65,7 @@ class _Copy:
     """The archive while it is written, and the files in it so far."""
 
     archive: zipfile.ZipFile
+    directory: Path
     home: Path
     files: dict[str, StoredFile] = field(default_factory=dict)
     databases: list[str] = field(default_factory=list)
@@ -115,7 +116,7 @@ def _write(settings: Settings, draft: Path, *, secrets: SecretsIn, key_file: Pat
     found_secrets = {name: (home / name).read_bytes() for name in _list_secrets(settings)}
     left_out = _list_left_out(settings) | set(found_secrets)
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
-        copy = _Copy(archive, home)
+        copy = _Copy(archive, draft.parent, home)
         with locked(settings):
             for folder in _OF_RELEASES:
                 for file in _walk(home / folder, home, left_out):
@@ -280,6 +281,7 @@ def _add(copy: _Copy, path: Path, file: IO[bytes]) -> None:
             digest.update(chunk)
             read.write(chunk)
             size += len(chunk)
+        require_room(copy.directory, n_bytes=size)
         read.seek(0)
         with copy.archive.open(FILES + name, "w", force_zip64=True) as member:
             while chunk := read.read(_CHUNK_BYTES):

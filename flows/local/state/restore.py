@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Final
 
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.atomic_files import require_room
 from flows.local.state.archive import (
     FILES,
     MANIFEST,
@@ -33,7 +34,6 @@ from flows.local.supervision.platform_status import read_status
 _CHUNK_BYTES: Final = 2**20
 _STAGING: Final = ".restore-"
 _SET_ASIDE: Final = "before-"
-_FREE_BYTES: Final = 2**30
 """Of the disk, left to everything else."""
 
 _DAMAGE: Final = (OSError, EOFError, zipfile.BadZipFile, zlib.error, sqlite3.Error, RuntimeError)
@@ -120,13 +120,10 @@ def _check_secrets(manifest: Manifest, *, key_file: Path | None, with_secrets: b
 
 def _check_room(manifest: Manifest, home: Path) -> None:
     needed = sum(file.size for file in manifest.files.values())
-    free = shutil.disk_usage(home).free
-    if needed + _FREE_BYTES > free:
-        msg = (
-            f"the disk of {home} must have room for {needed} bytes and {_FREE_BYTES} more, "
-            f"{free} are free"
-        )
-        raise BackupError(msg)
+    try:
+        require_room(home, n_bytes=needed)
+    except OSError as error:
+        raise BackupError(error.strerror or str(error)) from error
 
 
 def _extract(archive: zipfile.ZipFile, manifest: Manifest, staging: Path) -> None:

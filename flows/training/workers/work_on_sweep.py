@@ -7,6 +7,7 @@ from typing import Any, Final
 from prefect import flow, get_run_logger
 
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.records.atomic_files import require_room
 from flows.data.dataset_versions import load_version
 from flows.doors.registry import Registry, RunKind
 from flows.doors.ui.run_names import name_run
@@ -39,6 +40,7 @@ def work_on_sweep(sweep: str = NEWEST) -> str | None:
             left, or the MLflow run of the sweep was deleted.
     """
     settings = read_settings()
+    require_room(settings.home)
     registry = Registry(settings)
     found = find_sweep(sweep, registry, settings)
     name_run(f"share of sweep {found.name}")

@@ -393,7 +393,7 @@ def test_a_backup_for_which_there_is_no_room_is_refused(
         return json.dumps(manifest).encode()
 
     _rewrite(file, claim)
-    with pytest.raises(BackupError, match="must have room for"):
+    with pytest.raises(BackupError, match="bytes of the disk of"):
         restore_backup(other, file)
     assert list(other.home.iterdir()) == []
 
