@@ -157,7 +157,7 @@ class SignalStore:
         name = _name(signal.patient_key, signal.prediction_id)
         path = self._path(name, is_waiting=is_waiting)
         _make(path.parent, self._directory)
-        require_room(path.parent)
+        require_room(self._directory)
         with replacing(path) as draft:
             draft.touch(mode=0o600)
             draft.write_bytes(self.seal(content, name=name))

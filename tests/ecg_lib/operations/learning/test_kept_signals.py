@@ -168,6 +168,6 @@ def test_signals_leave_a_gibibyte_of_the_disk_free(
     if is_kept:
         store.add(signal(), is_waiting=False)
     else:
-        with pytest.raises(OSError, match="of the disk are free"):
+        with pytest.raises(OSError, match="bytes of the disk of"):
             store.add(signal(), is_waiting=False)
     assert len(list(store.list_files())) == is_kept
