@@ -246,13 +246,11 @@ def summarize_rhythm(
     rr_s = np.concatenate(intervals) if intervals else np.zeros(0)
     sustained = _sustained_rr(intervals, rr_s)
     n_beats, n_v = int(is_readable.sum()), int((is_v & is_readable).sum())
+    letters = np.where(is_v, "V", np.where(is_conducted, "N", "-"))
     patterns = [
         pattern
         for stretch in stretches
-        for kind, text in _PATTERNS.items()
-        for pattern in _find_patterns(
-            kind, text, is_v[stretch], is_conducted[stretch], times_s[stretch]
-        )
+        for pattern in _find_patterns("".join(letters[stretch].tolist()), times_s[stretch])
     ]
     pauses = _find_pauses(times_s, is_v, follows)
     # Intervals above three seconds end a stretch, so only the pauses hold them.
@@ -320,31 +318,25 @@ def average_rr(rr_s: NDArray[np.float64]) -> NDArray[np.float64]:
 _PATTERNS: Final = {PatternKind.BIGEMINY: "NV", PatternKind.TRIGEMINY: "NNV"}
 
 
-def _find_patterns(
-    kind: PatternKind,
-    pattern: str,
-    is_v: NDArray[np.bool_],
-    is_conducted: NDArray[np.bool_],
-    times_s: NDArray[np.float64],
-) -> list[Pattern]:
-    """Find where a pattern repeats three times or more in a row."""
-    text = "".join(np.select([is_v, is_conducted], ["V", "N"], default="-").tolist())
+def _find_patterns(text: str, times_s: NDArray[np.float64]) -> list[Pattern]:
+    """Find where a pattern repeats three times or more in a row; `text` has a letter a beat."""
     found: list[Pattern] = []
-    start = 0
-    while (start := text.find(pattern * MIN_CYCLES, start)) >= 0:
-        stop = start
-        while text.startswith(pattern, stop):
-            stop += len(pattern)
-        first_v = float(times_s[start + len(pattern) - 1])
-        found.append(
-            Pattern(
-                kind=kind,
-                start_s=first_v,
-                stop_s=float(times_s[stop - 1]),
-                v_beats=(stop - start) // len(pattern),
+    for kind, pattern in _PATTERNS.items():
+        start = 0
+        while (start := text.find(pattern * MIN_CYCLES, start)) >= 0:
+            stop = start
+            while text.startswith(pattern, stop):
+                stop += len(pattern)
+            first_v = float(times_s[start + len(pattern) - 1])
+            found.append(
+                Pattern(
+                    kind=kind,
+                    start_s=first_v,
+                    stop_s=float(times_s[stop - 1]),
+                    v_beats=(stop - start) // len(pattern),
+                )
             )
-        )
-        start = stop
+            start = stop
     return found
 
 

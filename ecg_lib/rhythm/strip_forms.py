@@ -52,14 +52,14 @@ def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -
     for rows, columns, sameness in shapes:
         _join_known(form, rows, columns, sameness, has_class)
         waiting = np.flatnonzero(has_class[rows] & (form[rows] == NO_FORM))
-        alike = sameness[np.ix_(waiting, waiting + rows.start - columns.start)] >= _LEAST_SAMENESS
+        alike = sameness[waiting][:, waiting + rows.start - columns.start] >= _LEAST_SAMENESS
         while len(waiting):
             members = alike[int(alike.sum(axis=1).argmax())]
             if members.sum() < _LEAST_BEATS:
                 break
             form[waiting[members] + rows.start] = n_forms
             n_forms += 1
-            waiting, alike = waiting[~members], alike[np.ix_(~members, ~members)]
+            waiting, alike = waiting[~members], alike[~members][:, ~members]
     return _number_by_size(form, n_forms)
 
 

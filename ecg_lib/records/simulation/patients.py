@@ -244,7 +244,7 @@ def draw_patient(seed: int) -> Patient:
 
 
 class Unusual(StrEnum):
-    """Conducted beats that detectors of QRS complexes are misled by."""
+    """Beats that mislead detectors of QRS complexes."""
 
     TALL_T = "tall_t"
     """T waves taller than the QRS complex, some of them narrow, as in hyperkalaemia."""
@@ -254,6 +254,9 @@ class Unusual(StrEnum):
     """Every second QRS complex is small, as in pericardial effusion."""
     FAST = "fast"
     """A supraventricular tachycardia of 150 to 250 beats a minute."""
+    SLOW_PVC = "slow_pvc"
+    """PVCs of one smooth wave of 0.15 s to 0.3 s, which bends no more than a T wave does, as in
+    hyperkalaemia or under drugs that slow conduction."""
 
 
 def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
@@ -286,6 +289,12 @@ def draw_unusual_patient(seed: int, kind: Unusual) -> Patient:
             # The atria beat with the ventricles or behind them; their waves hide.
             p_wave=_draw_p_wave(rng, rng.uniform(0.0, 0.04)),
             conducted=_scale_t(patient.conducted, rng.uniform(0.4, 1.2)),
+        )
+    if kind is Unusual.SLOW_PVC:
+        return replace(
+            patient,
+            pvcs=(_draw_slow_pvc(rng, patient.conducted),),
+            pvc_episodes_per_min=rng.uniform(6.0, 12.0),
         )
     qrs = np.abs(_evaluate(patient.conducted.qrs, _SHAPE_TIMES_S)).max(axis=1)
     heights = np.clip(qrs, 0.2, None) * rng.uniform(0.9, 2.2) * rng.choice([1, 1, -1], 2)
@@ -519,6 +528,22 @@ def _draw_pvc(
         draw,
         lambda pvc: _has_main_deflection(pvc) and _mlii_correlation(pvc, conducted) < 0.7,
     )
+
+
+def _draw_slow_pvc(rng: np.random.Generator, conducted: Morphology) -> Morphology:
+    """A beat of one smooth wave, and a T wave of the other polarity."""
+
+    def draw() -> Morphology:
+        mlii = rng.choice([-1, 1]) * rng.uniform(0.7, 2.2)
+        v1 = rng.choice([-1, 1]) * rng.uniform(0.6, 1.8)
+        rise = rng.uniform(32, 62)
+        share = rng.uniform(0.0, 0.4)
+        return Morphology(
+            qrs=(_wave(0, rise, rng.uniform(0.8, 1.2) * rise, mlii, v1),),
+            t=_draw_t_wave(rng, -share * mlii, -share * v1, widening=1.4),
+        )
+
+    return _draw_fitting(draw, lambda pvc: _mlii_correlation(pvc, conducted) < 0.7)
 
 
 def _draw_t_wave(

@@ -1,9 +1,11 @@
 """Features of candidate R-peaks: surroundings, rhythm, sizes and likeness to neighbours.
 
 Envelopes are read each 50 ms, 0.4 s to both sides; the picture, the signal itself, at 60 Hz (it
-ends at 30 Hz), 0.42 s to both sides. The QRS complex is the 0.1 s to both sides of the candidate,
-its baseline the time from 0.4 to 0.17 s, and the shape that is compared 0.13 s, at the best of five
-shifts. Rhythm, sizes and likeness look at four beats, and four other candidates, on each side.
+ends at 30 Hz), 0.42 s to both sides. The curvature is the second difference over 14 ms, the
+greatest in 50 ms: a QRS complex bends sharply, a T wave of any height hardly. The QRS complex is
+the 0.1 s to both sides of the candidate, its baseline the time from 0.4 to 0.17 s, and the shape
+that is compared 0.13 s, at the best of five shifts. Rhythm, sizes and likeness look at four beats,
+and four other candidates, on each side.
 """
 
 from __future__ import annotations
@@ -13,14 +15,16 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.kernels.library import run_kernel
 
 _OFFSETS_MS = range(-400, 401, 50)
-_SIZES = ("height", "slope", "span")
+_SIZES = ("height", "slope", "span", "curvature")
 
 CANDIDATE_FEATURES: Final = (
     *(f"steep_energy_at_{at_ms}_ms" for at_ms in _OFFSETS_MS),
     *(f"slow_energy_at_{at_ms}_ms" for at_ms in _OFFSETS_MS),
+    *(f"curvature_at_{at_ms}_ms" for at_ms in _OFFSETS_MS),
     "noise_over_level", "slope_over_level", "span_over_picture", "baseline_step",
     "time_from_start_s", "time_to_end_s",
     "since_last_beat", "since_last_but_one", "until_next_beat", "until_next_but_one", "local_rr",
@@ -35,6 +39,17 @@ CANDIDATE_FEATURES: Final = (
     "is_beat_by_rules",
 )  # fmt: skip
 """Names of the features, in the order of the network's inputs."""
+
+VERDICT_FEATURES: Final = (
+    "verdict",
+    *(f"{name}_{side}" for name in ("verdict", "distance_s") for side in
+      ("before", "second_before", "after", "second_after")),
+    "is_accepted_by_rules",
+)  # fmt: skip
+"""What a second look knows besides: the first verdicts on a candidate and its neighbours."""
+
+_GREATEST_VERDICT: Final = 10.0
+_GREATEST_DISTANCE_S: Final = 2.0
 
 
 class Candidates(NamedTuple):
@@ -97,3 +112,44 @@ def measure_candidates(
         features,
     )
     return features
+
+
+def look_again(
+    candidates: Candidates,
+    envelopes: Envelopes,
+    by_rules: NDArray[np.bool_],
+    verdicts: NDArray[np.float32],
+) -> NDArray[np.float32]:
+    """Compute the features of each candidate for a second look.
+
+    Parameters
+    ----------
+    candidates : Candidates
+        At least one.
+    envelopes : Envelopes
+        Of the same signal.
+    by_rules : ndarray of bool, shape (n,)
+        What the rules take for beats.
+    verdicts : ndarray of float32, shape (n,)
+        Logits of the first look. Those above zero are the beats of the context.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, len(CANDIDATE_FEATURES) + len(VERDICT_FEATURES))
+
+    """
+    n = len(verdicts)
+    time_s = candidates.position / FS_HZ
+    bounded = np.clip(verdicts, -_GREATEST_VERDICT, _GREATEST_VERDICT)
+    nobody, far = np.full(2, -_GREATEST_VERDICT), np.full(2, np.inf)
+    logit = np.concatenate([nobody, bounded, nobody])
+    at_s = np.concatenate([-far, time_s, far])
+    shifts = (-1, -2, 1, 2)
+    beside = [logit[2 + shift : 2 + shift + n] for shift in shifts]
+    away_s = [
+        np.minimum(np.abs(at_s[2 + shift : 2 + shift + n] - time_s), _GREATEST_DISTANCE_S)
+        for shift in shifts
+    ]
+    known = np.stack([bounded, *beside, *away_s, by_rules], axis=1)
+    features = measure_candidates(candidates, envelopes, verdicts > 0)
+    return np.concatenate([features, known], axis=1, dtype=np.float32)

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.filtering import Bands, measure_slope, median
 from ecg_lib.signal_path.kernels.library import run_kernel
-from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes, measure_candidates
+from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes
 from ecg_lib.signal_path.r_peaks.fast_rhythm import find_hidden
 from ecg_lib.signal_path.r_peaks.hum_at_ends import are_hum, are_near_ends
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
@@ -59,9 +59,9 @@ class DetectionConfig:
     p_wave_s: float = 0.28
     """A beat this soon before a much steeper one is its P wave: no ventricle is ready so early."""
     next_beat_s: float = 0.24
-    rules_logit: float = 1.5
-    """Added to the logit of a candidate that the rules accept. At 2 the fewest V beats are missed,
-    at 0 the fewest artefacts are taken for beats; the network of the classifier rejects artefacts
+    rules_logit: float = 1.0
+    """Added to the logit of a candidate that the rules accept. More of it misses fewer V beats,
+    less takes fewer artefacts for beats; the network of the classifier rejects artefacts
     later, and no later step finds a beat that is missed."""
     peak_search_s: float = 0.09
     polarity_beats: int = 61
@@ -124,9 +124,7 @@ def detect_r_peaks(
     if len(candidates.position) == 0:
         return candidates.position
     by_rules = accept_by_rules(candidates, config=config)
-    logits = (verifier or load_verifier()).logits(
-        measure_candidates(candidates, envelopes, by_rules)
-    )
+    logits = (verifier or load_verifier()).judge(candidates, envelopes, by_rules)
     accepted = logits + config.rules_logit * by_rules > 0
     position = candidates.position[accepted]
     r_peaks = _find_extrema(envelopes.smooth, position, config)

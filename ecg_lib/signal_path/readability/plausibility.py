@@ -13,7 +13,6 @@ from functools import lru_cache
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
@@ -264,8 +263,10 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     length = min(len(signal_mv), round(4 * FS_HZ))
     count = max(1, (len(signal_mv) - length) // (length // 2) + 1)
     # A long signal is sampled: hum is there all the time.
-    spread = np.linspace(0, len(signal_mv) - length, min(count, _MAX_SPECTRA)).astype(np.int64)
-    parts = sliding_window_view(signal_mv, length)[spread]
+    count = min(count, _MAX_SPECTRA)
+    step = (len(signal_mv) - length) / max(1, count - 1)
+    starts = [int(number * step) for number in range(count)]
+    parts = np.stack([signal_mv[start : start + length] for start in starts])
     means = np.add.reduce(parts, axis=1, keepdims=True) / length
     spectra = np.fft.rfft((parts - means) * _hann_window(length), axis=1)
     n_spectra, n_bins = spectra.shape

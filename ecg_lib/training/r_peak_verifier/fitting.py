@@ -1,6 +1,6 @@
-"""Fit the network that judges candidates of the R-peak detector.
+"""Fit the networks that judge candidates of the R-peak detector.
 
-``python -m flows.training.fit_verifier`` writes its weights, and those of five more networks, each
+``python -m flows.training.fit_verifier`` writes their weights, and those of five more pairs, each
 blind to a fifth of the people, for figures out of fold
 (:mod:`ecg_lib.evaluation.blind_verifiers`). Test parts are never read.
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 import keras
 import numpy as np
 
-from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier
+from ecg_lib.signal_path.r_peaks.verifier import Perceptron
 from ecg_lib.training.r_peak_verifier.samples import Samples
 
 _HIDDEN: Final = (48, 24)
@@ -25,8 +25,8 @@ _RATE: Final = 3e-3
 _DECAY: Final = 1e-3
 
 
-def fit_verifier(samples: Samples, *, seed: int = 0) -> BeatVerifier:
-    """Fit the network by Adam on the weighted cross-entropy, with a cosine schedule.
+def fit_look(samples: Samples, *, seed: int = 0) -> Perceptron:
+    """Fit the network of one look by Adam on the weighted cross-entropy, with a cosine schedule.
 
     Parameters
     ----------
@@ -57,7 +57,7 @@ def fit_verifier(samples: Samples, *, seed: int = 0) -> BeatVerifier:
         (np.asarray(weights, np.float32), np.asarray(offsets, np.float32))
         for weights, offsets in (layer.get_weights() for layer in model.layers)
     )
-    return BeatVerifier(mean=mean, scale=scale, layers=layers)
+    return Perceptron(mean=mean, scale=scale, layers=layers)
 
 
 def _build_network(n_features: int, rng: np.random.Generator) -> Any:  # noqa: ANN401  keras has no types

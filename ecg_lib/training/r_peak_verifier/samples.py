@@ -4,6 +4,8 @@ Of each person: whole records, strips of 10 s, the second lead, mixtures with re
 (channel 1 of ``bw`` and ``ma``; channel 0 is for evaluation), and simulated movement of 0 to 18 dB
 with rests between. Simulated patients add what the databases have little of: T waves taller than
 the QRS complex, ST elevation, alternans and rates of up to 250 beats a minute.
+
+For the second look the same candidates are measured with the verdicts of networks of the first.
 """
 
 from __future__ import annotations
@@ -19,15 +21,20 @@ from ecg_lib.records.noise import mix_at_snr, muscle_noise, noise_gain
 from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.records.simulation.patients import Unusual, draw_patient, draw_unusual_patient
 from ecg_lib.records.simulation.simulator import simulate_record
-from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES, measure_candidates
+from ecg_lib.signal_path.r_peaks.candidate_features import (
+    CANDIDATE_FEATURES,
+    look_again,
+    measure_candidates,
+)
 from ecg_lib.signal_path.r_peaks.detection import DetectionConfig, accept_by_rules, find_candidates
 from ecg_lib.signal_path.r_peaks.matching import MATCH_TOLERANCE_S, match_beats
+from ecg_lib.signal_path.r_peaks.verifier import Perceptron
 
 _FS: Final = 360
 _TOLERANCE: Final = round(MATCH_TOLERANCE_S * _FS)
 _STRIP: Final = 10 * _FS
 _SHORTEST: Final = 2 * _FS
-_CLASS_WEIGHTS: Final = {"V": 5.0, "S": 2.0, "F": 2.0}
+_CLASS_WEIGHTS: Final = {"V": 10.0, "S": 2.0, "F": 2.0}
 """A missed ventricular beat costs most; N beats and candidates that are not beats weigh 1."""
 _EASY_SHARE: Final = 0.2
 """Share of the candidates kept, and weighted up, of those whose height leaves no doubt."""
@@ -37,6 +44,9 @@ _NOISES: Final = (("ma", 12, 0.3), ("ma", 6, 0.15), ("bw", 6, 0.3), ("ma", 18, 0
 _STRIP_NOISE: Final = ("ma", 9, 0.2)
 _MOVEMENT_DB: Final = (18, 12, 6, 0, 15, 9, 3)
 _MOVEMENT_PART_S: Final = 40.0
+_RARE: Final = 0.3
+"""Weight of patients whose PVCs are as smooth as T waves: fewer people have those than tall T
+waves."""
 _PATIENTS: Final = range(1000, 1080)
 _UNUSUAL_PATIENTS: Final = range(2000, 2060)
 
@@ -45,8 +55,13 @@ class Samples(NamedTuple):
     """Candidates to learn from."""
 
     features: NDArray[np.float32]
+    """Shape ``(n, n_features)``; for a second look ``(n, n_firsts, n_features)``."""
     is_beat: NDArray[np.bool_]
     weight: NDArray[np.float64]
+
+    def after(self, first: int) -> Samples:
+        """The samples for a second look after one of the networks of the first look."""
+        return self._replace(features=self.features[:, first])
 
 
 _NO_SAMPLES: Final = Samples(
@@ -67,6 +82,7 @@ def measure_record(
     *,
     noises: Mapping[str, NDArray[np.float64]],
     seed: int,
+    firsts: Sequence[Perceptron] = (),
 ) -> Samples:
     """Measure the candidates of a record of MIT-BIH.
 
@@ -79,6 +95,8 @@ def measure_record(
         ``bw`` and ``ma`` at 360 Hz.
     seed : int
         Of the movement.
+    firsts : sequence of Perceptron, optional
+        Networks of the first look, to measure for a second.
 
     """
     stretches = [*_cut_record(signal, second_lead, annotations, noises)]
@@ -87,11 +105,15 @@ def measure_record(
         stretches.append(cut(moved, annotations, 0, len(moved), weight=weight))
         if index == 1:
             stretches += _cut_strips(moved, annotations, weight=0.3, every=2 * _STRIP)
-    return join(_measure(stretch) for stretch in stretches)
+    return join(_measure(stretch, firsts) for stretch in stretches)
 
 
 def measure_ambulatory(
-    leads: Sequence[NDArray[np.float64]], annotations: Annotations, *, seed: int
+    leads: Sequence[NDArray[np.float64]],
+    annotations: Annotations,
+    *,
+    seed: int,
+    firsts: Sequence[Perceptron] = (),
 ) -> Samples:
     """Measure the candidates of a record of two ambulatory leads at 360 Hz; flat leads are left."""
     parts = []
@@ -104,32 +126,35 @@ def measure_ambulatory(
             *_cut_strips(signal, annotations, weight=0.4 * weight, every=3 * _STRIP),
             cut(moved, annotations, 0, len(moved), weight=0.6 * weight),
         ]
-        parts += [_measure(stretch) for stretch in stretches]
+        parts += [_measure(stretch, firsts) for stretch in stretches]
     return join(parts)
 
 
-def measure_marked(signal: NDArray[np.float64], r_peaks: NDArray[np.int64]) -> Samples:
+def measure_marked(
+    signal: NDArray[np.float64], r_peaks: NDArray[np.int64], *, firsts: Sequence[Perceptron] = ()
+) -> Samples:
     """Measure the candidates between the first and the last mark of a lead at 360 Hz."""
     marks = Annotations(samples=r_peaks, symbols=np.full(len(r_peaks), "N"))
     first, last = r_peaks[0] - _TOLERANCE, r_peaks[-1] + _TOLERANCE
-    return _measure(_Stretch(signal, marks, 0.5), inside=(int(first), int(last)))
+    return _measure(_Stretch(signal, marks, 0.5), firsts, inside=(int(first), int(last)))
 
 
-def measure_patients() -> Samples:
+def measure_patients(firsts: Sequence[Perceptron] = ()) -> Samples:
     """Measure the candidates of simulated patients, usual and unusual ones."""
     kinds: list[tuple[Unusual | None, int]] = [(None, seed) for seed in _PATIENTS]
     kinds += [(kind, seed) for kind in Unusual for seed in _UNUSUAL_PATIENTS]
-    return join(_measure_patient(kind, seed) for kind, seed in kinds)
+    return join(_measure_patient(kind, seed, firsts) for kind, seed in kinds)
 
 
-def _measure_patient(kind: Unusual | None, seed: int) -> Samples:
+def _measure_patient(kind: Unusual | None, seed: int, firsts: Sequence[Perceptron]) -> Samples:
     patient = draw_patient(seed) if kind is None else draw_unusual_patient(seed, kind)
     record = simulate_record(f"p{seed}", patient=patient, duration_s=90.0, seed=seed)
     if record.annotations is None:
         msg = f"a simulated record must have annotations, {record.name} has none"
         raise ValueError(msg)
     annotations, stretches = record.annotations, []
-    for lead, share in enumerate((1.0,) if kind is None else (1.0, 0.6)):
+    usual = _RARE if kind is Unusual.SLOW_PVC else 1.0
+    for lead, share in enumerate((usual,) if kind is None else (usual, 0.6 * usual)):
         signal = record.signals_mv[:, lead].astype(np.float64)
         stretches += [
             cut(signal, annotations, first_s * _FS, last_s * _FS, weight=0.3 * share)
@@ -138,7 +163,7 @@ def _measure_patient(kind: Unusual | None, seed: int) -> Samples:
         if seed % 2 == 0:
             moved = move(signal, annotations, seed=(9, seed, lead), part_s=12.0)
             stretches.append(cut(moved, annotations, 0, len(moved), weight=0.2 * share))
-    return join(_measure(stretch) for stretch in stretches)
+    return join(_measure(stretch, firsts) for stretch in stretches)
 
 
 def move(
@@ -220,7 +245,12 @@ def cut(
     return _Stretch(signal[first:last], Annotations(samples=moved, symbols=marks), weight)
 
 
-def _measure(stretch: _Stretch, *, inside: tuple[int, int] | None = None) -> Samples:
+def _measure(
+    stretch: _Stretch,
+    firsts: Sequence[Perceptron] = (),
+    *,
+    inside: tuple[int, int] | None = None,
+) -> Samples:
     """Measure features, truth and weights of the candidates outside flutter.
 
     With `inside`, all candidates between two positions are kept; else a share of those that are
@@ -236,6 +266,11 @@ def _measure(stretch: _Stretch, *, inside: tuple[int, int] | None = None) -> Sam
     classes = annotations.beat_classes[match.of_detected[is_beat]]
     weight[is_beat] *= [_CLASS_WEIGHTS.get(str(each), 1.0) for each in classes]
     features = measure_candidates(candidates, envelopes, by_rules)
+    if firsts:
+        again = [
+            look_again(candidates, envelopes, by_rules, first.logits(features)) for first in firsts
+        ]
+        features = np.stack(again, axis=1)
     if inside is not None:
         first, last = inside
         kept = (candidates.position >= first) & (candidates.position <= last)
@@ -250,6 +285,6 @@ def _measure(stretch: _Stretch, *, inside: tuple[int, int] | None = None) -> Sam
 
 def join(parts: Iterable[Samples]) -> Samples:
     """Put samples together; none where there are no parts."""
-    whole = [_NO_SAMPLES, *parts]
+    whole = [part for part in parts if len(part.weight)] or [_NO_SAMPLES]
     features, is_beat, weight = zip(*whole, strict=True)
     return Samples(np.concatenate(features), np.concatenate(is_beat), np.concatenate(weight))

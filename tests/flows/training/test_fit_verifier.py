@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
-from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES
+from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES, VERDICT_FEATURES
 from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
 from ecg_lib.training.r_peak_verifier.samples import Samples
 from flows.data.databases import LUDB, MITDB, SVDB, Database, Role
@@ -70,12 +70,15 @@ def test_the_networks_have_the_shapes_of_the_features() -> None:
     verifiers = [load_verifier(), load_blind_verifier("101"), load_blind_verifier("ludb:1")]
     for verifier in verifiers:
         assert verifier is not None
-        assert verifier.mean.shape == (len(CANDIDATE_FEATURES),)
-        assert [weights.shape for weights, _ in verifier.layers] == [
-            (len(CANDIDATE_FEATURES), 48),
-            (48, 24),
-            (24, 1),
-        ]
+        n_features = len(CANDIDATE_FEATURES)
+        looks = (verifier.first, n_features), (verifier.second, n_features + len(VERDICT_FEATURES))
+        for look, width in looks:
+            assert look.mean.shape == (width,)
+            assert [weights.shape for weights, _ in look.layers] == [
+                (width, 48),
+                (48, 24),
+                (24, 1),
+            ]
 
 
 @pytest.mark.parametrize("missing", ["mitdb_dir", "nstdb_dir", "svdb_dir", "ludb_dir"])
@@ -86,9 +89,11 @@ def test_a_fit_asks_for_every_database(missing: str, tmp_path: Path) -> None:
         fit_verifiers(settings)
 
 
-def _mark(number: int) -> Samples:
-    """Samples that tell which record they are of."""
-    features = np.full((1, len(CANDIDATE_FEATURES)), float(number), dtype=np.float32)
+def _mark(number: int, firsts: Sequence[int] = ()) -> Samples:
+    """Samples that tell which record, and which networks of the first look, they are of."""
+    features = np.full((1, 2), float(number), dtype=np.float32)
+    if firsts:
+        features = np.array([[[number, first] for first in firsts]], dtype=np.float32)
     return Samples(features, np.array([True]), np.ones(1))
 
 
@@ -98,17 +103,27 @@ def test_the_network_of_a_fold_is_fitted_without_the_people_of_the_fold(
     numbers: dict[str, int] = {}
 
     def read(prefix: str) -> Callable[..., Samples]:
-        def measure(*arguments: Any) -> Samples:  # noqa: ANN401
+        def measure(*arguments: Any, firsts: Sequence[int]) -> Samples:  # noqa: ANN401
             name = f"{prefix}{arguments[-1]}"
-            return _mark(numbers.setdefault(name, len(numbers)))
+            return _mark(numbers.setdefault(name, len(numbers)), firsts)
 
         return measure
 
     fitted: list[NDArray[np.float32]] = []
 
-    def fit(seen: list[Samples], patients: Samples) -> BeatVerifier:
+    def fit(seen: list[Samples], patients: Samples) -> int:
+        """Give the networks of both looks numbers, from 100 and from 106."""
         assert patients.features[0, 0] == -1
         fitted.append(np.array([each.features[0, 0] for each in seen]))
+        if len(fitted) > 6:  # after the first look of the same fold, and of no other
+            first = {int(each.features[0, 1]) for each in (*seen, patients)}
+            assert first == {100 + len(fitted) - 7}
+        return 99 + len(fitted)
+
+    made: list[tuple[int, int]] = []
+
+    def make(*, first: int, second: int) -> BeatVerifier:
+        made.append((first, second))
         return load_verifier()
 
     def run(jobs: Iterable[Callable[[], Samples]]) -> list[Samples]:
@@ -118,8 +133,9 @@ def test_the_network_of_a_fold_is_fitted_without_the_people_of_the_fold(
     monkeypatch.setattr(fit_verifier, "read_mitdb", read(""))
     monkeypatch.setattr(fit_verifier, "read_svdb", read(""))
     monkeypatch.setattr(fit_verifier, "read_ludb", read("ludb:"))
-    monkeypatch.setattr(fit_verifier, "measure_patients", lambda: _mark(-1))
+    monkeypatch.setattr(fit_verifier, "measure_patients", lambda firsts: _mark(-1, firsts))
     monkeypatch.setattr(fit_verifier, "_fit", fit)
+    monkeypatch.setattr(fit_verifier, "BeatVerifier", make)
     monkeypatch.setattr(fit_verifier, "run_in_processes", run)
     monkeypatch.setattr(fit_verifier, "WEIGHTS", tmp_path / "verifier.npz")
     monkeypatch.setattr(
@@ -133,13 +149,15 @@ def test_the_network_of_a_fold_is_fitted_without_the_people_of_the_fold(
     folds = saved["folds"]
     expected = {*_names(MITDB, OURS), *_names(SVDB, OURS), *(f"ludb:{n}" for n in range(1, 101))}
     assert set(folds) == set(numbers) == expected
-    assert (len(fitted), len(saved["verifiers"])) == (6, 5)
-    for fold in range(5):
-        seen = {name for name, number in numbers.items() if number in fitted[fold]}
+    assert (len(fitted), len(saved["verifiers"])) == (12, 5)
+    assert made == [(100 + number, 106 + number) for number in range(6)]
+    for number, of_network in enumerate(fitted):
+        fold = number % 6  # of both looks; 5 are those that ship
+        seen = {name for name, number in numbers.items() if number in of_network}
         assert seen == {name for name, of in folds.items() if of != fold}
         persons = {MITDB.person_of(name) for name in seen}
         assert not persons & {MITDB.person_of(name) for name, of in folds.items() if of == fold}
-    assert len(fitted[5]) == len(expected)  # the one that ships has seen them all
+    assert len(fitted[5]) == len(fitted[11]) == len(expected)  # they have seen everybody
     assert (tmp_path / "verifier.npz").is_file()
 
 

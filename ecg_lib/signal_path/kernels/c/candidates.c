@@ -11,14 +11,18 @@ enum {
     QRS_FROM = 19, QRS_POINTS = 13,
     BEFORE_FROM = 1, AFTER_FROM = 35, BASELINE_POINTS = 15,
     SHIFTS = 5,             /* -2 to 2 points of the picture */
-    FEATURES = 2 * ENVELOPE_POINTS + 39
+    SIZES = 4,
+    CURVE_STEP = 5,         /* 14 ms: a second difference that T waves hardly have */
+    CURVE_REACH = 9, CURVE_QRS_REACH = 38,
+    LEVEL_WIDTH = 720, LEVEL_BINS = 17,
+    FEATURES = 3 * ENVELOPE_POINTS + 31 + 3 * SIZES
 };
 
 static const double TINY = 1e-12, FLOOR = 0.02;
 
 typedef struct {
     const i64 *position;
-    const double *sizes[3]; /* height, slope, span */
+    const double *sizes[SIZES]; /* height, slope, span, curvature */
     const float *shapes;    /* (n, SHIFTS, ROW), centred, of length one */
 } Candidates;
 
@@ -100,15 +104,15 @@ static float *put_rhythm(const Candidates *all, i64 i, const i64 *beats, float *
 /* Size over that of beats and of other candidates around. */
 static float *put_sizes(const Candidates *all, i64 i, const i64 *beats, const i64 *others,
                         float *to) {
-    double usual[3][2];
-    for (i64 size = 0; size < 3; ++size) {
+    double usual[SIZES][2];
+    for (i64 size = 0; size < SIZES; ++size) {
         const double *of = all->sizes[size];
         for (i64 side = 0; side < 2; ++side) {
             const i64 beat = beats[side * AROUND];
             *to++ = beat < 0 ? 0.0f : (float)log_ratio(of[i], of[beat]);
         }
     }
-    for (i64 size = 0; size < 3; ++size) {
+    for (i64 size = 0; size < SIZES; ++size) {
         const double *of = all->sizes[size];
         for (i64 kind = 0; kind < 2; ++kind) {
             const i64 *group = kind ? others : beats;
@@ -175,13 +179,30 @@ static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const
     return to;
 }
 
+/* The magnitude of the second difference; zero at the ends. */
+static void measure_curvature(const double *smooth, i64 n, double *curvature) {
+    memset(curvature, 0, n * sizeof(double));
+    for (i64 i = CURVE_STEP; i + CURVE_STEP < n; ++i) {
+        curvature[i] = fabs(smooth[i + CURVE_STEP] - 2 * smooth[i] + smooth[i - CURVE_STEP]);
+    }
+}
+
+/* The greatest of the values from `first` to `last`; zero when all are outside the signal. */
+static double greatest_of(const double *values, i64 n, i64 first, i64 last) {
+    double greatest = 0;
+    for (i64 i = at_least(first, 0); i <= at_most(last, n - 1); ++i) {
+        greatest = larger(greatest, values[i]);
+    }
+    return greatest;
+}
+
 /* Compute the features of each candidate, shape (n, FEATURES). */
 KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, const double *slope,
                                   i64 n, const double *steep, const double *slow,
                                   const double *smooth, i64 n_samples, const double *steep_level,
                                   const double *slow_level, const unsigned char *is_beat,
                                   float *features) {
-    double *sums = malloc((n_samples + 1 + n) * sizeof(double));
+    double *sums = malloc((2 * n_samples + 1 + 3 * n) * sizeof(double));
     float *shapes = malloc(n * SHIFTS * ROW * sizeof(float));
     i64 *beats = malloc(n * (2 * GROUP + 1) * sizeof(i64));
     if (!sums || !shapes || !beats) {
@@ -190,7 +211,15 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
         free(beats);
         return -1;
     }
-    double *span = sums + n_samples + 1;
+    double *curvature = sums + n_samples + 1, *span = curvature + n_samples;
+    double *curve = span + n, *curve_level = curve + n;
+    measure_curvature(smooth, n_samples, curvature);
+    if (local_level(curvature, n_samples, position, n, LEVEL_WIDTH, LEVEL_BINS, curve_level) < 0) {
+        free(sums);
+        free(shapes);
+        free(beats);
+        return -1;
+    }
     i64 *others = beats + n * GROUP, *members = others + n * GROUP;
     find_neighbours(is_beat, 1, n, members, beats);
     find_neighbours(is_beat, 0, n, members, others);
@@ -200,12 +229,14 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
     for (i64 i = 0; i < n; ++i) {
         read_picture(smooth, n_samples, position[i], picture);
         span[i] = span_of(picture + QRS_FROM, QRS_POINTS) + TINY;
+        curve[i] = greatest_of(curvature, n_samples, position[i] - CURVE_QRS_REACH,
+                               position[i] + CURVE_QRS_REACH);
         for (i64 shift = 0; shift < SHIFTS; ++shift) {
             normalise(picture + SHAPE_FROM + shift - SHIFTS / 2,
                       shapes + (i * SHIFTS + shift) * ROW);
         }
     }
-    const Candidates all = {position, {height, slope, span}, shapes};
+    const Candidates all = {position, {height, slope, span, curve}, shapes};
     for (i64 i = 0; i < n; ++i) {
         const i64 here = position[i];
         float *to = features + i * FEATURES;
@@ -213,8 +244,12 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
             const i64 at = inside(here + (k - ENVELOPE_POINTS / 2) * 18, n_samples);
             to[k] = (float)log(steep[at] / steep_level[i] + FLOOR);
             to[ENVELOPE_POINTS + k] = (float)log(slow[at] / slow_level[i] + FLOOR);
+            const i64 middle = here + (k - ENVELOPE_POINTS / 2) * 18;
+            const double greatest = greatest_of(curvature, n_samples, middle - CURVE_REACH,
+                                                middle + CURVE_REACH - 1);
+            to[2 * ENVELOPE_POINTS + k] = (float)smaller(greatest / curve_level[i], 3.0);
         }
-        to += 2 * ENVELOPE_POINTS;
+        to += 3 * ENVELOPE_POINTS;
         read_picture(smooth, n_samples, here, picture);
         const i64 first = at_least(here - 360, 0), last = at_most(here + 360, n_samples);
         const double noise = (sums[last] - sums[first]) / (last - first);

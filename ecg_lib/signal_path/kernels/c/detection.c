@@ -78,9 +78,8 @@ KERNEL i64 ecg_find_maxima(const double *x, i64 n, i64 distance, i64 *position) 
     return count;
 }
 
-/* Median, over `bins` bins of `width` samples, of the greatest value in each, at positions. */
-static i64 local_level(const double *envelope, i64 n, const i64 *position, i64 count,
-                           i64 width, i64 bins, double *level) {
+i64 local_level(const double *envelope, i64 n, const i64 *position, i64 count, i64 width, i64 bins,
+                double *level) {
     const i64 n_bins = at_least(1, n / width), size = at_most(n_bins, bins);
     double *memory = malloc((3 * n_bins + size) * sizeof(double));
     if (!memory) return -1;

@@ -43,6 +43,11 @@ void filter_rank(const double *values, i64 n, i64 size, i64 rank, double *window
 /* As numpy.interp: the ends are constant. `knots` ascend. */
 double interpolate(double at, const double *knots, const double *values, i64 n);
 
+/* Median, over `bins` bins of `width` samples, of the greatest value in each, at positions.
+ * -1 without memory. */
+i64 local_level(const double *envelope, i64 n, const i64 *position, i64 count, i64 width, i64 bins,
+                double *level);
+
 /* The greatest value less the least. */
 double span_of(const double *values, i64 n);
 

@@ -10,6 +10,7 @@ import pytest
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import (
     NO_NOISE,
+    PvcPattern,
     Unusual,
     draw_aberrant_patient,
     draw_patient,
@@ -18,6 +19,7 @@ from ecg_lib.records.simulation.patients import (
 from ecg_lib.records.simulation.simulator import simulate_record
 
 SEEDS = range(8)
+ONLY_SINGLE = (1.0, *(0.0,) * (len(PvcPattern) - 1))
 
 
 def _record(seed: int, kind: Unusual | None) -> Record:
@@ -60,6 +62,29 @@ def test_a_fast_heart_beats_150_to_250_times_a_minute() -> None:
     for seed in SEEDS:
         rate = 60 * 360 / np.median(np.diff(_peaks_of(_record(seed, Unusual.FAST))))
         assert 145 < rate < 260
+
+
+def test_a_slow_pvc_is_wider_than_other_pvcs_and_bends_less() -> None:
+    for seed in SEEDS:
+        slow = draw_unusual_patient(seed, Unusual.SLOW_PVC)
+        usual = draw_patient(seed)
+        assert len(slow.pvcs) == 1
+        assert 0.14 < slow.pvcs[0].qrs_width_s < 0.32
+        bends = []
+        for patient in (slow, replace(usual, pvcs=usual.pvcs[:1])):
+            calm = replace(
+                patient, noise=NO_NOISE, pvc_episodes_per_min=12.0, pattern_weights=ONLY_SINGLE
+            )
+            record = simulate_record("a", patient=calm, duration_s=60.0, seed=seed)
+            assert record.annotations is not None
+            peaks = record.annotations.beat_samples[record.annotations.beat_classes == "V"]
+            peaks = peaks[(peaks > 30) & (peaks < len(record.signals_mv) - 30)]
+            shape = np.median(
+                record.signal_mv()[peaks[:, None] + np.arange(-30, 31)], axis=0
+            ).astype(np.float64)
+            curvature = np.abs(shape[10:] - 2 * shape[5:-5] + shape[:-10]).max()
+            bends.append(curvature / np.ptp(shape))
+        assert bends[0] < 0.75 * bends[1]
 
 
 def test_a_patient_without_alternans_beats_as_before() -> None:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.r_peaks.candidate_features import Candidates, Envelopes
+from ecg_lib.signal_path.r_peaks.detection import DetectionConfig
+from tests.ecg_lib.signal_path.kernels.oracle_detection import local_level
 
 _TINY = 1e-12
 _FLOOR = 0.02
@@ -18,6 +20,9 @@ _BASELINE_BEFORE = slice(1, 16)
 _BASELINE_AFTER = slice(35, 50)
 _SHIFTS = (-2, -1, 0, 1, 2)
 _NEIGHBOURS = 4
+_CURVE_STEP = 5
+_CURVE_REACH = 9
+_CURVE_QRS_REACH = 38
 
 
 def measure_candidates(
@@ -28,14 +33,18 @@ def measure_candidates(
     n_samples = len(envelopes.smooth)
     picture = envelopes.smooth[np.clip(position[:, None] + _PICTURE_AT, 0, n_samples - 1)]
     span = np.ptp(picture[:, _QRS], axis=1) + _TINY
+    curvature = _measure_curvature(envelopes.smooth)
+    curve = _greatest_around(curvature, position, -_CURVE_QRS_REACH, _CURVE_QRS_REACH)
     beats = _neighbours(np.flatnonzero(is_beat), len(position))
     others = _neighbours(np.flatnonzero(~is_beat), len(position))
     alike = _compare_shapes(picture, np.stack([beats, others], axis=1))  # (n, 2, 8)
     return np.concatenate(
         [
+            _measure_energy(candidates, envelopes),
+            _measure_bends(curvature, position),
             _measure_surroundings(candidates, envelopes, picture, span),
             _measure_rhythm(position / FS_HZ, beats),
-            _measure_sizes((candidates.height, candidates.slope, span), beats, others),
+            _measure_sizes((candidates.height, candidates.slope, span, curve), beats, others),
             _summarise(alike),
             np.nan_to_num(alike[:, 0, [0, _NEIGHBOURS]]),
             is_beat[:, None],
@@ -45,38 +54,69 @@ def measure_candidates(
     )
 
 
+def _measure_energy(candidates: Candidates, envelopes: Envelopes) -> NDArray[np.float64]:
+    """Slope energy around the candidate, over its level, on two scales: ``(n, 34)``."""
+    at = np.clip(candidates.position[:, None] + _ENVELOPE_AT, 0, len(envelopes.smooth) - 1)
+    steep = envelopes.steep[at] / envelopes.steep_level[:, None]
+    slow = envelopes.slow[at] / envelopes.slow_level[:, None]
+    return np.asarray(np.log(np.concatenate([steep, slow], axis=1) + _FLOOR))
+
+
 def _measure_surroundings(
     candidates: Candidates,
     envelopes: Envelopes,
     picture: NDArray[np.float64],
     span: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Slope energy around the candidate, noise, and steps of the baseline: ``(n, 40)``."""
+    """Noise, sizes and steps of the baseline, and the ends of the signal: ``(n, 6)``."""
     position, n_samples = candidates.position, len(envelopes.smooth)
-    at = np.clip(position[:, None] + _ENVELOPE_AT, 0, n_samples - 1)
     level = envelopes.steep_level
     sums = np.concatenate([[0.0], np.cumsum(envelopes.steep)])
     first, last = np.maximum(position - int(FS_HZ), 0), np.minimum(position + int(FS_HZ), n_samples)
     noise = (sums[last] - sums[first]) / (last - first)
     step = np.abs(_middle(picture[:, _BASELINE_AFTER]) - _middle(picture[:, _BASELINE_BEFORE]))
-    return np.concatenate(
+    return np.stack(
         [
-            np.log(envelopes.steep[at] / level[:, None] + _FLOOR),
-            np.log(envelopes.slow[at] / envelopes.slow_level[:, None] + _FLOOR),
-            np.stack(
-                [
-                    np.log(noise / level + _FLOOR),
-                    np.log(candidates.slope / level + _FLOOR),
-                    np.log(span / (np.ptp(picture, axis=1) + _TINY) + _FLOOR),
-                    np.minimum(step / span, 3.0),
-                    np.minimum(position / FS_HZ, 2.0),
-                    np.minimum((n_samples - position) / FS_HZ, 2.0),
-                ],
-                axis=1,
-            ),
+            np.log(noise / level + _FLOOR),
+            np.log(candidates.slope / level + _FLOOR),
+            np.log(span / (np.ptp(picture, axis=1) + _TINY) + _FLOOR),
+            np.minimum(step / span, 3.0),
+            np.minimum(position / FS_HZ, 2.0),
+            np.minimum((n_samples - position) / FS_HZ, 2.0),
         ],
         axis=1,
     )
+
+
+def _measure_curvature(smooth: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Magnitude of the second difference over 14 ms, zero at the ends."""
+    step = _CURVE_STEP
+    curvature = np.zeros_like(smooth)
+    curvature[step:-step] = np.abs(
+        smooth[2 * step :] - 2 * smooth[step:-step] + smooth[: -2 * step]
+    )
+    return curvature
+
+
+def _greatest_around(
+    values: NDArray[np.float64], position: NDArray[np.int64], first: int, last: int
+) -> NDArray[np.float64]:
+    """Greatest value of each window; zero outside of the signal."""
+    reach = max(-first, last) + 9 * 18
+    padded = np.pad(values, reach)
+    return padded[position[:, None] + reach + np.arange(first, last + 1)].max(axis=1)
+
+
+def _measure_bends(
+    curvature: NDArray[np.float64], position: NDArray[np.int64]
+) -> NDArray[np.float64]:
+    """The greatest curvature of each 50 ms around the candidate, over its level: ``(n, 17)``."""
+    greatest = [
+        _greatest_around(curvature, position, at - _CURVE_REACH, at + _CURVE_REACH - 1)
+        for at in _ENVELOPE_AT
+    ]
+    level = local_level(curvature, position, DetectionConfig())
+    return np.minimum(np.stack(greatest, axis=1) / level[:, None], 3.0)
 
 
 def _neighbours(members: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -117,7 +157,7 @@ def _measure_sizes(
     beats: NDArray[np.int64],
     others: NDArray[np.int64],
 ) -> NDArray[np.float64]:
-    """Logarithms of size over that of beats and of other candidates around: ``(n, 14)``."""
+    """Logarithms of size over that of beats and of other candidates around: ``(n, 18)``."""
     size = np.stack(sizes, axis=1)[:, :, None]  # (n, sizes, 1)
     around = np.stack([beats, others], axis=1)[:, None]  # (n, 1, 2, 8)
     around_size = size[:, :, 0][around, np.arange(len(sizes))[:, None, None]]  # (n, sizes, 2, 8)

@@ -32,8 +32,8 @@ def find_candidates(
     slow = average_slope(slow_slope, int(config.slow_window_s * FS_HZ))
 
     position, _ = sp.find_peaks(steep, distance=int(config.refractory_s * FS_HZ))
-    steep_level = _local_level(steep, position, config)
-    slow_level = _local_level(slow, position, config)
+    steep_level = local_level(steep, position, config)
+    slow_level = local_level(slow, position, config)
     slow_height = ndimage.maximum_filter1d(slow, window)[position] / slow_level
     candidates = Candidates(
         position.astype(np.int64),
@@ -58,7 +58,7 @@ def accept_by_rules(candidates: Candidates, *, config: DetectionConfig) -> NDArr
     return accepted
 
 
-def _local_level(
+def local_level(
     envelope: NDArray[np.float64], position: NDArray[np.int64], config: DetectionConfig
 ) -> NDArray[np.float64]:
     """Median, over about half a minute, of the greatest value in each two seconds.

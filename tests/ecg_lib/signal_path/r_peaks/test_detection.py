@@ -124,7 +124,7 @@ def test_what_comes_twice_is_found_twice() -> None:
             1.0,
             marks=pytest.mark.xfail(
                 strict=True,
-                reason="found at a rules_logit of 2, missed at 1.5, see DetectionConfig",
+                reason="0.3 s wide and 1 mV tall: as smooth as a T wave, which it is taken for",
             ),
         ),
         (0.06, 1.2),

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.evaluation.blind_verifiers import BLIND, load_blind_verifier
 from ecg_lib.records.annotations import DS1, DS2, PACED, Annotations
-from ecg_lib.signal_path.r_peaks.verifier import BeatVerifier, load_verifier
+from ecg_lib.signal_path.r_peaks.verifier import Perceptron, load_verifier
 from ecg_lib.training.r_peak_verifier import fitting as beat_verifier_fitting
-from ecg_lib.training.r_peak_verifier.fitting import fit_verifier
+from ecg_lib.training.r_peak_verifier.fitting import fit_look
 from ecg_lib.training.r_peak_verifier.samples import Samples, cut
 
 
@@ -34,19 +34,19 @@ def test_what_no_line_parts_is_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beat_verifier_fitting, "_EPOCHS", 40)
     monkeypatch.setattr(beat_verifier_fitting, "_BATCH", 256)
     samples = _samples()
-    logits = fit_verifier(samples).logits(samples.features)
+    logits = fit_look(samples).logits(samples.features)
     assert np.mean((logits > 0) == samples.is_beat) > 0.99
 
 
 def test_the_same_seed_gives_the_same_weights() -> None:
     samples = _samples()
-    one, again = fit_verifier(samples, seed=4), fit_verifier(samples, seed=4)
-    other = fit_verifier(samples, seed=5)
+    one, again = fit_look(samples, seed=4), fit_look(samples, seed=4)
+    other = fit_look(samples, seed=5)
     np.testing.assert_array_equal(one.layers[0][0], again.layers[0][0])
     assert not np.array_equal(one.layers[0][0], other.layers[0][0])
 
 
-def _fit_by_hand(samples: Samples, *, seed: int, epochs: int, batch_size: int) -> BeatVerifier:
+def _fit_by_hand(samples: Samples, *, seed: int, epochs: int, batch_size: int) -> Perceptron:
     """Fit by the equations of Adam and backpropagation, written down independently of Keras."""
     rng = np.random.default_rng(seed)
     mean, scale = samples.features.mean(axis=0), samples.features.std(axis=0) + np.float32(1e-3)
@@ -85,7 +85,7 @@ def _fit_by_hand(samples: Samples, *, seed: int, epochs: int, batch_size: int) -
         (weights.astype(np.float32), offsets.astype(np.float32))
         for weights, offsets in zip(parameters[::2], parameters[1::2], strict=True)
     )
-    return BeatVerifier(mean=mean, scale=scale, layers=layers)
+    return Perceptron(mean=mean, scale=scale, layers=layers)
 
 
 def test_the_fit_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,7 +94,7 @@ def test_the_fit_is_that_of_the_equations(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(beat_verifier_fitting, "_BATCH", 256)
     samples = _samples(2100)
     samples = samples._replace(weight=np.where(samples.is_beat, 5.0, 1.0))
-    found = fit_verifier(samples, seed=3)
+    found = fit_look(samples, seed=3)
     expected = _fit_by_hand(samples, seed=3, epochs=6, batch_size=256)
     logits = found.logits(samples.features)
     np.testing.assert_allclose(logits, expected.logits(samples.features), atol=0.02)
@@ -113,10 +113,14 @@ def test_the_committed_blind_networks_have_not_seen_the_records_of_their_fold() 
     for name, fold in folds.items():
         verifier = load_blind_verifier(name)
         assert verifier is not None
-        assert not np.array_equal(verifier.layers[0][0], shipped.layers[0][0])
+        for look, other in ((verifier.first, shipped.first), (verifier.second, shipped.second)):
+            assert not np.array_equal(look.layers[0][0], other.layers[0][0])
         other_of_fold = of_fold.setdefault(fold, verifier)
-        np.testing.assert_array_equal(verifier.mean, other_of_fold.mean)
-    assert len({float(verifier.mean.sum()) for verifier in of_fold.values()}) == 5
+        np.testing.assert_array_equal(verifier.first.mean, other_of_fold.first.mean)
+        np.testing.assert_array_equal(verifier.second.mean, other_of_fold.second.mean)
+    for look_of in ("first", "second"):
+        means = {float(getattr(one, look_of).mean.sum()) for one in of_fold.values()}
+        assert len(means) == 5
     assert load_blind_verifier(DS2[0]) is None
     assert load_blind_verifier("sim1") is None
 

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
 from ecg_lib.records.noise import measure_noise_rms, measure_qrs_amplitude
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.signal_path.r_peaks.candidate_features import CANDIDATE_FEATURES, VERDICT_FEATURES
+from ecg_lib.signal_path.r_peaks.verifier import load_verifier
 from ecg_lib.training.r_peak_verifier.samples import (
     join,
     measure_ambulatory,
@@ -68,7 +71,7 @@ def test_a_flat_lead_teaches_nothing(record: Record, lead: NDArray[np.float64]) 
     np.testing.assert_array_equal(both.features[: len(with_flat.weight)], with_flat.features)
 
 
-def test_a_v_beat_weighs_five_times_as_much_as_another(
+def test_a_v_beat_weighs_ten_times_as_much_as_another(
     record: Record, lead: NDArray[np.float64]
 ) -> None:
     """Easy candidates are a fifth of what there is, and weigh five times as much for it."""
@@ -76,10 +79,10 @@ def test_a_v_beat_weighs_five_times_as_much_as_another(
     samples = measure_ambulatory([lead, np.zeros_like(lead)], record.annotations, seed=1)
     stretches = np.array([0.5, 0.4 * 0.5, 0.6 * 0.5])
     of_others = {*stretches, *(5 * stretches)}
-    of_v = {*(5 * stretches), *(25 * stretches)}
+    of_v = {*(10 * stretches), *(50 * stretches)}
     found = {round(float(weight), 9) for weight in samples.weight}
     assert found <= {round(weight, 9) for weight in of_others | of_v}
-    assert round(25 * 0.5, 9) in found
+    assert round(50 * 0.5, 9) in found
     no_beats = {round(float(weight), 9) for weight in samples.weight[~samples.is_beat]}
     assert no_beats <= {round(float(weight), 9) for weight in of_others}
 
@@ -105,3 +108,27 @@ def test_samples_are_put_together_in_order(record: Record, lead: NDArray[np.floa
     both = join([one, other])
     np.testing.assert_array_equal(both.features, np.concatenate([one.features, other.features]))
     assert len(both.is_beat) == len(both.weight) == len(one.weight) + len(other.weight)
+
+
+def test_a_second_look_is_measured_after_each_first_one(
+    record: Record, lead: NDArray[np.float64]
+) -> None:
+    assert record.annotations is not None
+    shipped, blind = load_verifier(), load_blind_verifier("101")
+    assert blind is not None
+    firsts = (shipped.first, blind.first)
+    leads = [lead, np.zeros_like(lead)]
+    once = measure_ambulatory(leads, record.annotations, seed=1)
+    again = measure_ambulatory(leads, record.annotations, seed=1, firsts=firsts)
+    width = len(CANDIDATE_FEATURES) + len(VERDICT_FEATURES)
+    assert again.features.shape == (len(once.weight), 2, width)
+    np.testing.assert_array_equal(again.weight, once.weight)
+    np.testing.assert_array_equal(again.is_beat, once.is_beat)
+    for index, first in enumerate(firsts):
+        features = again.after(index).features
+        verdict = np.clip(first.logits(once.features), -10, 10)
+        np.testing.assert_allclose(features[:, len(CANDIDATE_FEATURES)], verdict, atol=1e-5)
+
+
+def test_nothing_joined_is_no_sample() -> None:
+    assert len(join([]).weight) == 0
