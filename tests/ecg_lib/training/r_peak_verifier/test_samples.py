@@ -130,5 +130,5 @@ def test_a_second_look_is_measured_after_each_first_one(
         np.testing.assert_allclose(features[:, len(CANDIDATE_FEATURES)], verdict, atol=1e-5)
 
 
-def test_nothing_joined_is_no_sample() -> None:
+def test_nothing_joined_has_no_samples() -> None:
     assert len(join([]).weight) == 0
