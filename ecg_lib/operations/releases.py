@@ -9,10 +9,18 @@ from __future__ import annotations
 import hashlib
 import stat
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    field_validator,
+)
 
 from ecg_lib.errors import EcgError
 from ecg_lib.records.atomic_files import write_durably, write_whole
@@ -59,6 +67,15 @@ class Release(BaseModel):
     code_hash: str
     model_version: str
     released_at: str
+    """ISO 8601, with its zone."""
+
+    @field_validator("released_at")
+    @classmethod
+    def _is_a_time(cls, text: str) -> str:
+        if datetime.fromisoformat(text).tzinfo is None:
+            msg = f"a time must have a zone, got {text!r}"
+            raise ValueError(msg)
+        return text
 
 
 def read_release(path: Path) -> Release | None:

@@ -16,6 +16,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
@@ -112,7 +113,7 @@ class Store:
             bundle_hash=self.bundles[model].hash,
             code_hash=hash_code(self.roots[code]),
             model_version=model,
-            released_at=str(time.time()),
+            released_at=datetime.now(UTC).isoformat(),
         )
         settings = Settings(home=self.home)
         make_key(settings)

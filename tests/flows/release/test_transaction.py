@@ -6,11 +6,12 @@ import json
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime
 from typing import Any, Protocol
 
 import pytest
 
-from ecg_lib.operations.releases import CURRENT, Release
+from ecg_lib.operations.releases import CURRENT, Release, ReleaseError, read_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import read_pending
@@ -298,6 +299,21 @@ def test_a_torn_intent_or_current_file_is_mended_by_the_ledger(
     current = recover(settings, steps=service.steps)
     assert current is not None
     assert current.bento_tag == served_tag(settings) == "ecg:2-a"
+
+
+@pytest.mark.parametrize("time", ["2026-01-01T0:00:00+00:00", "2026-01-01", "soon", ""])
+def test_a_current_file_with_a_damaged_time_is_mended_by_the_ledger(
+    settings: Settings, service: Service, make_stored: Make, time: str
+) -> None:
+    release_all(settings, service, make_stored("1"), make_stored("2"))
+    path = settings.serving_dir / CURRENT
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"released_at": time}))
+    with pytest.raises(ReleaseError, match="released_at: "):
+        read_release(path)
+    current = recover(settings, steps=service.steps)
+    assert current is not None
+    assert datetime.fromisoformat(current.released_at).tzinfo is not None
+    assert read_release(path) == current
 
 
 def test_what_is_served_without_an_entry_is_noted_by_the_next_release(
