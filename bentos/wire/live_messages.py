@@ -149,11 +149,6 @@ def read_piece(content: bytes, start: Start) -> Piece:
     return Piece(position, samples_mv)
 
 
-def write_piece(position: int, samples: NDArray[np.float32] | NDArray[np.int16]) -> bytes:
-    """Write what :func:`read_piece` reads."""
-    return _POSITION.pack(position) + samples.astype(samples.dtype.newbyteorder("<")).tobytes()
-
-
 def write_started(
     start: Start, *, send_from: int, mark: Mark, model: dict[str, str], config: LiveConfig
 ) -> str:
