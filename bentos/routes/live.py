@@ -286,19 +286,19 @@ class _Stream:
             yield await self._receive()
 
     async def _receive(self) -> Message:
-        """Receive a message; look once a second whether the connection may go on."""
+        """Receive a message; look at each, and once a second, whether the connection may go on."""
         deadline = monotonic() + IDLE_S
         while monotonic() < deadline:
-            self._check()
-            try:
+            message: Message | None = None
+            with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_LOOK_S):
                     message = await self._socket.receive()
-            except TimeoutError:
-                continue
-            if message["type"] == "websocket.disconnect":
+            if message is not None and message["type"] == "websocket.disconnect":
                 raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
-            self._allowed.take()
-            return message
+            self._check()
+            if message is not None:
+                self._allowed.take()
+                return message
         raise ProblemError(
             STREAM_IDLE, f"a message must come within {IDLE_S:g} s; declare a gap to go on without"
         )

@@ -11,10 +11,15 @@ from typing import Annotated, Any, Final, Literal, NamedTuple, Self
 import numpy as np
 import orjson
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from bentos.wire.answers import describe_finding, describe_stretch, round_known
-from bentos.wire.problems import INVALID_REQUEST, ProblemError, explain_validation_error
+from bentos.wire.problems import (
+    INVALID_REQUEST,
+    MALFORMED_JSON,
+    ProblemError,
+    explain_validation_error,
+)
 from ecg_lib.classifier.live.beats import LiveBeats, Mark
 from ecg_lib.classifier.live.live_lead import LiveConfig
 from ecg_lib.records.limits import MAX_FS_HZ, MIN_FS_HZ
@@ -78,9 +83,11 @@ class Finish(_Message):
     type: Literal["finish"]
 
 
-_ANY: Final[TypeAdapter[Start | Gap | Finish]] = TypeAdapter(
-    Annotated[Start | Gap | Finish, Field(discriminator="type")]
-)
+_KINDS: Final[dict[str, type[Start | Gap | Finish]]] = {
+    "start": Start,
+    "gap": Gap,
+    "finish": Finish,
+}
 
 
 def read_message(text: str) -> Start | Gap | Finish:
@@ -93,7 +100,17 @@ def read_message(text: str) -> Start | Gap | Finish:
 
     """
     try:
-        return _ANY.validate_json(text)
+        said = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ProblemError(MALFORMED_JSON, "the message must be JSON") from error
+    named = said.get("type") if isinstance(said, dict) else None
+    kind = _KINDS.get(named) if isinstance(named, str) else None
+    if kind is None:
+        raise ProblemError(
+            INVALID_REQUEST, f"the type of a message must be one of {', '.join(_KINDS)}"
+        )
+    try:
+        return kind.model_validate(said)
     except ValidationError as error:
         raise explain_validation_error(error) from error
 
@@ -130,11 +147,6 @@ def read_piece(content: bytes, start: Start) -> Piece:
     samples_mv = samples.astype(np.float32) / np.float32(start.units_per_mv)
     samples_mv[samples == _MISSING] = np.nan
     return Piece(position, samples_mv)
-
-
-def write_piece(position: int, samples: NDArray[np.float32] | NDArray[np.int16]) -> bytes:
-    """Write what :func:`read_piece` reads."""
-    return _POSITION.pack(position) + samples.astype(samples.dtype.newbyteorder("<")).tobytes()
 
 
 def write_started(

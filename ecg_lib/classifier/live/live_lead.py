@@ -144,11 +144,6 @@ class LiveLead:
         return self._samples.stop
 
     @property
-    def held_from(self) -> int:
-        """Position of the first sample that is held."""
-        return self._samples.start
-
-    @property
     def needed_from(self) -> int:
         """Position of the first sample that the beats after the mark may depend on."""
         return needed_from(self.mark, fs=self.fs, config=self.config)

@@ -290,6 +290,32 @@ def test_bundles_and_code_are_swapped_under_load_without_a_failed_request(
     assert len(stored) <= len(answered) + len(interrupted.failures)
 
 
+def test_a_stream_goes_on_when_other_code_takes_over(
+    store: Store, make_request: Callable[..., dict[str, Any]]
+) -> None:
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    body = make_request()
+    signal, fs = body["signal_data"], body["sampling_rate"]
+    first = store.release("one", "old")
+    with running([sys.executable, "-m", "bentos.host"], store, port):
+        wait_for(url, serves(first))
+        with LiveStream(url, sampling_rate=fs) as stream:
+            stream.write(signal[: len(signal) // 2])
+            deadline = time.monotonic() + 180
+            while not stream.connections:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            wait_for(url, serves(store.release("two", "new")))
+            stream.write(signal[len(signal) // 2 :])
+            changes = stream.finish(180)
+            assert stream.connections >= 2
+        answered = httpx.post(f"{url}/api/v1/predictions/", json=body, timeout=30).json()
+    assert [beat.position_sample for one in changes if one.is_final for beat in one.beats] == [
+        beat["position_sample"] for beat in answered["beat_predictions"]
+    ]
+
+
 def test_bentoml_serves_a_bento_with_its_own_bundle(
     store: Store, make_request: Callable[..., dict[str, Any]], tmp_path: Path
 ) -> None:

@@ -205,7 +205,7 @@ def test_hours_that_are_missing_cost_no_analysis_and_no_memory(
     )
     _hear(heard, lead.append_gap(hours))
     assert len(calls) <= 2
-    assert lead.received_to - lead.held_from <= 130 * FS
+    assert lead.received_to - lead._samples.start <= 130 * FS
     lead.append(signal[: round(30 * FS)])
     _hear(heard, lead.finish())
     first, last = round(30 * FS), round(30 * FS) + hours

@@ -1,0 +1,109 @@
+"""The table of sessions, over the workers of a host, and the connections that cost too much."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+import uvicorn
+from uvicorn.server import ServerState
+from wsproto.events import Ping
+
+from bentos.runtime.limits import connections, streams
+from bentos.runtime.limits.connections import GuardedWebSocket
+from bentos.runtime.limits.streams import Sessions, Streams
+from bentos.wire.problems import ProblemError
+
+
+def test_the_latest_connection_holds_a_session_over_all_workers(tmp_path: Path) -> None:
+    one, other = Sessions(tmp_path / "table"), Sessions(tmp_path / "table")
+    first = one.claim("mine")
+    neighbour = other.claim("yours")
+    assert one.holds("mine", first)
+    second = other.claim("mine")
+    assert not one.holds("mine", first)
+    assert one.holds("mine", second)
+    one.release("mine", first)  # the earlier one takes nothing with it
+    assert other.holds("mine", second)
+    assert not other.holds("mine", first)
+    assert one.holds("yours", neighbour)
+    assert (tmp_path / "table").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_session_that_is_pushed_out_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "_SLOTS", 8)
+    table = Sessions()
+    claimed = {f"session {number}": table.claim(f"session {number}") for number in range(20)}
+    assert all(table.holds(name, connection) for name, connection in claimed.items())
+    for name, connection in claimed.items():
+        table.release(name, connection)
+    again = table.claim("session 0")
+    assert table.holds("session 0", again)
+    assert not table.holds("session 0", claimed["session 0"])
+
+
+def test_a_process_carries_so_many_leads() -> None:
+    carried = Streams(2)
+    carried.enter()
+    carried.enter()
+    with pytest.raises(ProblemError, match="2 leads stream") as refused:
+        carried.enter()
+    assert (refused.value.kind.status, refused.value.retry_after_s) == (503, 5)
+    carried.leave()
+    carried.enter()
+    carried.close()
+
+
+class Transport:
+    """Notes whether it was dropped."""
+
+    def __init__(self) -> None:
+        self.is_aborted = False
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+    def write(self, _data: bytes) -> None:
+        """Take what is sent."""
+
+
+async def _open_socket() -> tuple[GuardedWebSocket, Transport]:
+    async def app(_scope: object, _receive: object, _send: object) -> None:
+        """Serve nothing."""
+
+    socket = GuardedWebSocket(uvicorn.Config(app), ServerState(), {})
+    transport = Transport()
+    socket.transport = transport  # type: ignore[assignment]  # a part of one
+    return socket, transport
+
+
+@pytest.mark.parametrize("takes_again", [False, True])
+def test_a_client_that_takes_nothing_for_long_is_dropped(
+    takes_again: bool,  # noqa: FBT001  a parameter
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connections, "_STALLED_S", 0.05)
+
+    async def stall() -> bool:
+        socket, transport = await _open_socket()
+        socket.pause_writing()
+        if takes_again:
+            socket.resume_writing()
+        await asyncio.sleep(0.3)
+        return transport.is_aborted
+
+    assert asyncio.run(stall()) is not takes_again
+
+
+def test_a_client_that_pings_too_often_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def ping() -> list[bool]:
+        socket, transport = await _open_socket()
+        monkeypatch.setattr(socket.conn, "send", lambda _event: b"")
+        dropped = []
+        for _ in range(61):
+            socket.handle_ping(Ping())
+            dropped.append(transport.is_aborted)
+        return dropped
+
+    assert asyncio.run(ping()) == [False] * 60 + [True]
