@@ -84,7 +84,7 @@ def test_the_model_that_ships_says_that_a_lead_is_new() -> None:
 
 
 @pytest.mark.parametrize(("changed_after_h", "counts_from_h"), [(None, 0), (-1, 0), (1, 1)])
-def test_a_change_of_the_baseline_begins_the_checks_that_count_anew(
+def test_checks_before_a_change_of_the_baseline_do_not_count(
     toy_bundle: Bundle, changed_after_h: int | None, counts_from_h: int
 ) -> None:
     released = datetime(2026, 3, 1, tzinfo=UTC)
