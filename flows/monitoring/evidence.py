@@ -127,7 +127,7 @@ def read_traffic(
         checks = [row for row in log.read_drift_checks(limit=_HISTORY) if row.created_at <= now]
         history = [_past_check(row) for row in checks]
         seen_until = confirm_after(
-            history, bundle_hash=release.bundle_hash, released_at=served.compared_since
+            history, bundle_hash=release.bundle_hash, released_at=served.since
         )
         wanted = Window(
             since=max(now - window, seen_until or now - window),

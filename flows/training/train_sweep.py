@@ -101,7 +101,7 @@ def train_sweep(
     plan = plan_of(profile, settings)
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
     plan = replace(plan, n_workers=workers)
-    name_run(f"sweep of {plan.n_trials} trials on {name_data(version)}")
+    name_run(_name(plan.n_trials, version))
     registry = Registry(settings)
     sweep = open_sweep(version, plan, None if seed < 0 else seed, registry, settings)
     try:
@@ -125,8 +125,12 @@ def finish_sweep(
     run_id = build_candidate(prepared, best, sweep, registry, settings)
     close_sweep(sweep, run_id, registry)
     f1 = best.metrics["oof_v_f1"]
-    name_run(f"sweep of {sweep.plan.n_trials} trials on {name_data(version)}: V-F1 {f1:.4f}")
+    name_run(f"{_name(sweep.plan.n_trials, version)}: V-F1 {f1:.4f}")
     return run_id
+
+
+def _name(n_trials: int, version: DatasetVersion) -> str:
+    return f"sweep of {n_trials} {'trial' if n_trials == 1 else 'trials'} on {name_data(version)}"
 
 
 def name_data(version: DatasetVersion) -> str:

@@ -194,7 +194,7 @@ def store_decision(log: PredictionLog, look: Look, *, now: datetime) -> None:
             "report": None,
         },
     )
-    reason = f"the candidate was taken back: {'; '.join(look.reasons)}"
+    reason = f"a bound of the rollout is broken: {'; '.join(look.reasons)}"
     decision = DecisionRow(
         decision_id=check_id,
         created_at=now,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -11,7 +11,8 @@ import pytest
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.drift.slices import find_unfamiliar
 from ecg_lib.operations.prediction_rows import DriftCheckRow
-from flows.monitoring.evidence import find_familiar
+from ecg_lib.operations.releases import Release
+from flows.monitoring.evidence import Served, find_familiar
 from flows.release.load_released import read_reference
 
 NEW_LEAD = {"lead": {"V1": 10}, "rate": {"360 Hz": 10}}
@@ -80,3 +81,22 @@ def test_the_model_that_ships_says_that_a_lead_is_new() -> None:
     familiar = find_familiar(read_reference(), [])
     unfamiliar = find_unfamiliar(NEW_LEAD, familiar, n_groups=10, min_share=0.2)
     assert unfamiliar == ("lead V1 (10 of 10 groups)",)
+
+
+@pytest.mark.parametrize(("changed_after_h", "counts_from_h"), [(None, 0), (-1, 0), (1, 1)])
+def test_checks_before_a_change_of_the_baseline_do_not_count(
+    toy_bundle: Bundle, changed_after_h: int | None, counts_from_h: int
+) -> None:
+    released = datetime(2026, 3, 1, tzinfo=UTC)
+    release = Release(
+        bento_tag="ecg:2",
+        model_tag="ecg_bundle:abc",
+        bundle_hash=toy_bundle.hash,
+        model_version="2",
+        code_hash="c" * 64,
+        released_at=released.isoformat(),
+    )
+    changed = None if changed_after_h is None else released + timedelta(hours=changed_after_h)
+    served = Served(release, toy_bundle, released, baseline_since=changed)
+    assert served.compared_since == released + timedelta(hours=counts_from_h)
+    assert served.since == released
