@@ -141,7 +141,7 @@ format: $(INSTALLED) ## format, and mend what can be mended
 # with ARGS=--upgrade. It needs the environment, not that it is up to date.
 .PHONY: lock
 lock: | $(BIN)/uv ## write the locks from pyproject.toml; ARGS=--upgrade for newest versions
-	$(BIN)/uv pip compile pyproject.toml --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --extra scale --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group serving --constraint requirements.lock \
 		--output-file requirements-serving.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group fuzz --constraint requirements.lock \

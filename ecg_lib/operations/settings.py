@@ -209,6 +209,12 @@ class Settings(BaseSettings):
         description="Addresses, with commas, of a proxy with TLS in front of Prefect or MLflow.",
     )
 
+    dask_address: str | None = Field(
+        default=None,
+        description="Scheduler of a Dask cluster for analyze-recordings, such as tls://host:8786; "
+        "one is started on this machine when unset.",
+    )
+
     recordings_kept: int = Field(
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )
