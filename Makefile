@@ -64,6 +64,10 @@ test-containers: $(INSTALLED) ## start each container's command with its variabl
 bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for another model
 	$(BIN)/python benchmarks/bench_holter.py $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: $(INSTALLED) ## analyse recordings with 1 and 2 processes, and model a million; ARGS="--recordings 32"
+	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
+
 .PHONY: bench-runs
 bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
 	$(BIN)/python benchmarks/bench_runs.py

@@ -15,6 +15,7 @@ PROJECT_DIR: Final = Path(__file__).resolve().parents[2]
 LOOPBACK: Final = "127.0.0.1"
 
 _SECRETS: Final = ("PREFECT_API_AUTH_STRING", "MLFLOW_TRACKING_PASSWORD", "ECG_API_KEY")
+_SECRETS_OF_STORES: Final = ("AWS_", "FSSPEC_")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,4 +44,8 @@ def _connectable(host: str) -> str:
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Copy an environment without logins, for a process that calls none of the servers."""
-    return {name: value for name, value in environment.items() if name not in _SECRETS}
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in _SECRETS and not name.startswith(_SECRETS_OF_STORES)
+    }

@@ -50,8 +50,8 @@ MIN_RATE_HZ: Final = 100.0
 MAX_BATCH: Final = 64
 """Recordings of a batch at most: a task costs Prefect's server the same for one and for many."""
 
-_BATCHES_A_RUN: Final = 2 * BATCHES_A_PROCESS
-"""Batches for each process at least, where there are few recordings, so that all end together."""
+_BATCHES_A_RUN: Final = BATCHES_A_PROCESS
+"""Batches for each process at least, where there are few recordings; each loads the model again."""
 
 _SHOWN: Final = 200
 """Recordings in the table of the run, and failures in its result; the dataset has all."""
@@ -111,9 +111,8 @@ def analyze_recordings(
             output.forget_failed()
         todo, empty = find_work(paths, output, model)
         if todo:
-            with open_cluster(
-                settings.dask_address, processes=processes or os.cpu_count() or 1
-            ) as cluster:
+            at_most = processes or os.cpu_count() or 1
+            with open_cluster(settings.dask_address, processes=min(at_most, len(todo))) as cluster:
                 analyze_all(todo, cluster, output, wanted)
         return conclude(output, empty)
 
@@ -209,7 +208,7 @@ def analyze_all(
             rows = outcome
         for row in rows:
             if row.status is Status.FAILED and (n_told := n_told + 1) <= _LOGGED:
-                logger.error("%s is left out: %s", row.path, row.error)
+                logger.error("%s is left out: %s", row.path.rpartition("/")[2], row.error)
         n_done += len(rows)
         bar.update(n_done, len(todo))
         gathered += rows

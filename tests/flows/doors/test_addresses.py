@@ -24,5 +24,7 @@ def test_a_process_that_calls_no_server_gets_no_login() -> None:
         "PREFECT_API_AUTH_STRING": "ecg:x",
         "MLFLOW_TRACKING_PASSWORD": "x",
         "ECG_API_KEY": "x",
+        "AWS_SECRET_ACCESS_KEY": "x",
+        "FSSPEC_S3_SECRET": "x",
     }
     assert without_secrets(given) == {"PATH": "/bin"}
