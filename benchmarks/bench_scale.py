@@ -67,7 +67,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--recordings", type=int, default=16, help="of an hour each")
-    parser.add_argument("--strips", type=int, default=128, help="of 10 s each")
+    parser.add_argument("--strips", type=int, default=128, help="of 10 s each; 0 for none")
     arguments = parser.parse_args()
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "WARNING")
     with tempfile.TemporaryDirectory(prefix="ecg-scale-") as scratch:
@@ -77,14 +77,18 @@ def main() -> None:
         _make(strips, arguments.strips, duration_s=10.0)
         with _prefect():
             runs = [_measure(holters, Path(scratch), n) for n in arguments.processes]
-            short = _measure(strips, Path(scratch), arguments.processes[-1])
+            short = (
+                _measure(strips, Path(scratch), arguments.processes[-1])
+                if arguments.strips
+                else None
+            )
         single = _measure_single(Path(scratch))
     _tell(runs, short, single)
     results = {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "runs": [asdict(run) for run in runs],
-        "strips": asdict(short),
+        "strips": None if short is None else asdict(short),
         "one_process": single,
     }
     path = ROOT / "benchmarks" / "results" / "scale.json"
@@ -180,7 +184,7 @@ def _measure_single(scratch: Path) -> dict[str, float]:
     }
 
 
-def _tell(runs: list[Run], short: Run, single: dict[str, float]) -> None:
+def _tell(runs: list[Run], short: Run | None, single: dict[str, float]) -> None:
     for run in runs:
         _say(
             f"{run.processes} processes: {run.recordings} recordings, {run.hours:.1f} h of ECG, "
@@ -192,10 +196,11 @@ def _tell(runs: list[Run], short: Run, single: dict[str, float]) -> None:
             f"from {few.processes} to {more.processes} processes: {few.busy_s / more.busy_s:.2f} "
             f"times as fast, {more.cpu_s / few.cpu_s:.2f} times the processor"
         )
-    _say(
-        f"strips of 10 s: {short.recordings} in {short.busy_s:.1f} s with {short.processes} "
-        f"processes, {1e3 * short.cpu_s / short.recordings:.0f} ms of a processor each"
-    )
+    if short is not None:
+        _say(
+            f"strips of 10 s: {short.recordings} in {short.busy_s:.1f} s with {short.processes} "
+            f"processes, {1e3 * short.cpu_s / short.recordings:.0f} ms of a processor each"
+        )
     _say(
         "the flow's process, for each recording: list {list_us:.0f} us, publish "
         "{publish_us:.0f} us, read again {settle_us:.0f} us; a worker notes a row in "
