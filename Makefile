@@ -68,6 +68,10 @@ bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for
 bench-live: $(INSTALLED) ## leads that stream: how near to recordings, and what one costs; set ECG_MITDB_DIR
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench_live.py $(ARGS)
 
+.PHONY: bench-scale
+bench-scale: $(INSTALLED) ## analyse recordings with 1 and 2 processes, and model a million; ARGS="--recordings 32"
+	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
+
 .PHONY: bench-runs
 bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
 	$(BIN)/python benchmarks/bench_runs.py
@@ -145,7 +149,7 @@ format: $(INSTALLED) ## format, and mend what can be mended
 # with ARGS=--upgrade. It needs the environment, not that it is up to date.
 .PHONY: lock
 lock: | $(BIN)/uv ## write the locks from pyproject.toml; ARGS=--upgrade for newest versions
-	$(BIN)/uv pip compile pyproject.toml --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
+	$(BIN)/uv pip compile pyproject.toml --extra scale --group dev --output-file requirements.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group serving --constraint requirements.lock \
 		--output-file requirements-serving.lock $(LOCK_FLAGS) $(ARGS)
 	$(BIN)/uv pip compile --group fuzz --constraint requirements.lock \

@@ -213,6 +213,12 @@ class Settings(BaseSettings):
         default=300, ge=1, le=4000, description="Leads that may stream to one process at a time."
     )
 
+    dask_address: str | None = Field(
+        default=None,
+        description="Scheduler of a Dask cluster for analyze-recordings, such as tls://host:8786; "
+        "one is started on this machine when unset.",
+    )
+
     recordings_kept: int = Field(
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )

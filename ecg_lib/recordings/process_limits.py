@@ -18,7 +18,9 @@ MAX_ANALYSIS_S: Final = 3600.0
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """Parts of a recording are analysed by threads of our own, which those of BLAS would slow down."""
 
-_SECRET_NAME: Final = re.compile(r"PASSW|SECRET|TOKEN|CREDENTIAL|AUTH|_KEY(?:_ID)?$", re.IGNORECASE)
+_SECRET_NAME: Final = re.compile(
+    r"PASSW|SECRET|TOKEN|CREDENTIAL|AUTH|_KEY(?:_ID)?$|^(?:AWS|FSSPEC)_", re.IGNORECASE
+)
 _LOGIN: Final = re.compile(r"://[^/?#\s]*@|passw\w*=", re.IGNORECASE)
 """The login in an address or a connection string."""
 
@@ -31,7 +33,8 @@ _logger = logging.getLogger(__name__)
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
     """Copy an environment without logins, for a process that calls no server.
 
-    Left out is what a name calls a secret, and every address or connection string with a login.
+    Left out is what a name calls a secret, every address or connection string with a login, and the
+    settings of stores.
 
     >>> without_secrets({"PATH": "/bin", "ECG_API_KEY": "k", "ECG_STUDY_URL": "postgresql://u:p@h/d"})
     {'PATH': '/bin'}

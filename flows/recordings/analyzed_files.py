@@ -1,48 +1,28 @@
-"""Analyse files of recordings by a bundle, without a server: one by one, or each in a process.
+"""Analyse files of recordings by a bundle, without a server, and write the results.
 
-``python -m flows.recordings.analyzed_files`` analyses the file that its standard input describes as
-JSON, and writes the outcome to standard output; a file that ends its process is skipped.
+:mod:`flows.recordings.analysis_process` does it in another process.
 """
 
 from __future__ import annotations
 
-import json
-import logging
 import os
-import subprocess
-import sys
 import tempfile
-from collections import Counter
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.analysis import analyze_recording, write_result
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD, without_secrets
 from ecg_lib.recordings.summary import RecordingSource, ResultFormat
-from ecg_lib.records.files.archives import (
-    ARCHIVE_SUFFIXES,
-    PEEK_BYTES,
-    is_litter,
-    name_of,
-    unpacked,
-)
-from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording
+from ecg_lib.records.files.archives import name_of, unpacked
 from ecg_lib.records.files.parts import open_parts
-from ecg_lib.records.files.text.csv_file import may_be_recording
-from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
-from flows.doors.addresses import PROJECT_DIR
 
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.classifier.bundle import Bundle
-
-_logger = logging.getLogger(__name__)
-
-_TAKEN: Final = (*SUFFIXES, *ARCHIVE_SUFFIXES)
 
 
 class AnalysisError(EcgError):
@@ -64,6 +44,8 @@ class Request:
     """Reference of the patient, for the results."""
     more_parts: tuple[str, ...] = ()
     """Files that go on with the recording, in order."""
+    threads: int = 2
+    """Parts of a long recording that are analysed at a time; the results do not depend on it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,73 +64,8 @@ class AnalyzedFile:
     """Files that were written."""
     warnings: tuple[str, ...] = ()
     """Assumptions about the file, and doubts that the signal raises."""
-
-
-class ListedRecordings(NamedTuple):
-    """The recordings among files and directories."""
-
-    paths: list[Path]
-    refused: dict[Path, str]
-    """Why others are not analysed."""
-
-
-def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> ListedRecordings:
-    """List the recordings among files and directories; of a WFDB record its header.
-
-    Results that lie in a directory are passed over. Results have the names of their recordings,
-    so recordings that share one are refused, and the others are not; parts of one recording may
-    share a name. Segments of a WFDB record are not recordings of their own, and a directory
-    without any is refused.
-    """
-    found: list[Path] = []
-    empty: dict[Path, str] = {}
-    for path in paths:
-        if not path.is_dir():
-            found.append(path)
-            continue
-        inside = sorted(one for one in path.iterdir() if _is_recording(one))
-        segments = {name for one in inside for name in _segments_of(one)}
-        inside = [one for one in inside if one.suffix.lower() != ".hea" or one.stem not in segments]
-        if not inside:
-            empty[path] = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
-        found += inside
-    found = list(dict.fromkeys(found))
-    names = Counter(name_of(path) for path in (found if not are_parts else ()))
-    return ListedRecordings(
-        paths=[path for path in found if names[name_of(path)] <= 1],
-        refused=empty
-        | {
-            path: f"a recording must have a name of its own, {names[name]} are {name}"
-            for path in found
-            if names[name := name_of(path)] > 1
-        },
-    )
-
-
-def _segments_of(path: Path) -> list[str]:
-    """Name the segments of a WFDB record; a header that is broken is told of when it is read."""
-    if path.suffix.lower() != ".hea":
-        return []
-    try:
-        return [segment.name for segment in read_wfdb_header(path).segments]
-    except EcgError:
-        return []
-
-
-def _is_recording(path: Path) -> bool:
-    suffix = path.suffix.lower()
-    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
-    if is_result or is_litter(path.name) or not path.is_file():
-        return False
-    if suffix == ".gz":
-        return PurePosixPath(path.stem).suffix.lower() in SUFFIXES
-    if suffix in _TAKEN and suffix != ".txt":
-        return True
-    with path.open("rb") as file:
-        start = file.read(PEEK_BYTES)
-    return begins_as_recording(start) or (
-        suffix == ".txt" and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
-    )
+    cpu_s: float = 0.0
+    """Seconds of a processor that the analysis took."""
 
 
 def describe_model(bundle: Bundle, *, version: str) -> dict[str, str]:
@@ -181,6 +98,7 @@ def analyze_file(
     """
     path, output_dir = Path(request.path), Path(request.output_dir)
     name = name_of(path)
+    started_s = time.process_time()
     targets = {
         kind: output_dir / f"{name}{kind.suffix}" for kind in map(ResultFormat, request.formats)
     }
@@ -195,7 +113,7 @@ def analyze_file(
             classifier=classifier,
             model=model,
             directory=Path(scratch),
-            threads=min(2, os.cpu_count() or 1),
+            threads=min(request.threads, os.cpu_count() or 1),
             source=RecordingSource(file=path.name, patient=request.patient),
         )
         output_dir.mkdir(parents=True, exist_ok=True)
@@ -213,6 +131,7 @@ def analyze_file(
         unreadable_s=summary.beats.unreadable_s,
         results=tuple(str(target) for target in targets.values()),
         warnings=summary.warnings,
+        cpu_s=time.process_time() - started_s,
     )
 
 
@@ -224,57 +143,3 @@ def describe_file(done: AnalyzedFile) -> str:
         f"{done.unreadable_s:.0f} s unreadable"
         + "".join(f"\n  warning: {warning}" for warning in done.warnings)
     )
-
-
-def analyze_apart(
-    request: Request, *, bundle_directory: Path, model: Mapping[str, Any]
-) -> AnalyzedFile:
-    """Analyse a file in a process of its own.
-
-    Raises:
-        AnalysisError: If it cannot be analysed; says why.
-    """
-    task = {"request": asdict(request), "bundle": str(bundle_directory), "model": dict(model)}
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "flows.recordings.analyzed_files"],
-            input=json.dumps(task),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=MAX_ANALYSIS_S,
-            cwd=PROJECT_DIR,
-            env={**without_secrets(os.environ), **ONE_THREAD},
-        )
-    except subprocess.TimeoutExpired as error:
-        msg = f"an analysis must end within {MAX_ANALYSIS_S:g} s, this one did not"
-        raise AnalysisError(msg) from error
-    if done.returncode != 0:
-        _logger.error("the analysis of %s failed: %s", request.path, done.stderr[-2000:])
-        msg = f"the process that analysed it ended with status {done.returncode}"
-        raise AnalysisError(msg)
-    answer = json.loads(done.stdout.splitlines()[-1])
-    if "error" in answer:
-        raise AnalysisError(answer["error"])
-    answer |= {name: tuple(answer[name]) for name in ("results", "warnings")}
-    return AnalyzedFile(**answer)
-
-
-def _main() -> None:
-    from ecg_lib.classifier.beat_classifier import BeatClassifier
-    from ecg_lib.classifier.bundle import read_bundle
-
-    task = json.load(sys.stdin)
-    for name in ("formats", "more_parts"):
-        task["request"][name] = tuple(task["request"][name])
-    try:
-        classifier = BeatClassifier.load(read_bundle(Path(task["bundle"])))
-        done = analyze_file(Request(**task["request"]), classifier=classifier, model=task["model"])
-        answer = asdict(done)
-    except EcgError as error:
-        answer = {"error": str(error)}
-    sys.stdout.write(json.dumps(answer) + "\n")
-
-
-if __name__ == "__main__":
-    _main()

@@ -58,7 +58,7 @@ def annotate(
     """Write the class of every beat as WFDB annotations, by the released model."""
     from ecg_lib.classifier.beat_classifier import BeatClassifier
     from ecg_lib.recordings.strips import annotate_record
-    from flows.recordings.analyzed_files import list_recordings
+    from flows.recordings.listing import list_recordings
     from flows.release.load_released import load_bundle_to_use
 
     _, bundle = load_bundle_to_use(read_settings())
@@ -114,6 +114,7 @@ def analyze(
 ) -> None:
     """Analyse recordings of up to 14 days by the released model, without a server."""
     from flows.recordings import analyzed_files as analysis
+    from flows.recordings.listing import list_recordings
 
     os.environ.update(ONE_THREAD)
     from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -127,7 +128,7 @@ def analyze(
     version, bundle = load_bundle_to_use(read_settings())
     classifier = BeatClassifier.load(bundle)
     model = analysis.describe_model(bundle, version=version)
-    listed = analysis.list_recordings(files, are_parts=join)
+    listed = list_recordings(files, are_parts=join)
     for path, reason in listed.refused.items():
         typer.secho(f"{path}: {reason}", fg="red", err=True)
     failed = len(listed.refused)

@@ -24,15 +24,15 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from flows.recordings.analysis_process import AnalysisProcess
 from flows.recordings.analyze_recordings import analyze_recordings
 from flows.recordings.analyzed_files import (
     AnalysisError,
     Request,
-    analyze_apart,
     analyze_file,
     describe_model,
-    list_recordings,
 )
+from flows.recordings.listing import list_recordings
 
 _STORE = """
 import shutil, sys
@@ -149,8 +149,11 @@ def test_a_process_that_dies_is_an_error_of_its_file(
     recordings: Path, toy_bundle: Bundle, tmp_path: Path
 ) -> None:
     request = Request(path=str(recordings / "run.hea"), output_dir=str(tmp_path), formats=("nix",))
-    with pytest.raises(AnalysisError, match="ended with status"):
-        analyze_apart(request, bundle_directory=toy_bundle.directory, model={})
+    whole = replace(request, formats=("json",))
+    with AnalysisProcess(toy_bundle.directory, {}) as process:
+        with pytest.raises(AnalysisError, match=r"ended with status 1: ValueError: 'nix' is not"):
+            process.analyze(request)
+        assert process.analyze(whole).name == "run"
 
 
 def test_an_archive_gives_what_its_record_gives(

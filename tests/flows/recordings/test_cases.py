@@ -21,7 +21,8 @@ from ecg_lib.recordings.strips import annotate_record, predict_file
 from ecg_lib.records.files.lead import choose_lead
 from ecg_lib.records.files.opening import open_recording
 from flows.recordings import commands
-from flows.recordings.analyzed_files import Request, analyze_file, list_recordings
+from flows.recordings.analyzed_files import Request, analyze_file
+from flows.recordings.listing import list_recordings
 from flows.release.load_released import read_reference
 
 CASES = Path(__file__).parents[2] / "cases"

@@ -1,0 +1,157 @@
+"""The task of a batch: its recordings one after the other, each with a row when it is done."""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from prefect import get_run_logger, task
+from prefect.cache_policies import NO_CACHE
+
+from flows.recordings.analysis_process import AnalysisProcess
+from flows.recordings.analyzed_files import AnalysisError, AnalyzedFile, Request
+from flows.recordings.batches.found import Recording, fetch
+from flows.recordings.batches.places import open_place
+from flows.recordings.batches.results import Output, Row, Status
+
+_ATTEMPTS = 3
+_PAUSE_S = 2.0
+"""Before a store is asked again for a file, the second time twice as long."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """The same for all recordings of a run."""
+
+    output: str
+    """Path or URL."""
+    formats: tuple[str, ...]
+    lead: str | None = None
+    sampling_rate: float | None = None
+    unit: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Recordings that one process analyses."""
+
+    number: int
+    recordings: tuple[Recording, ...]
+    wanted: Wanted
+
+
+@task(cache_policy=NO_CACHE, task_run_name="batch {batch.number}")
+def analyze_batch(batch: Batch) -> list[Row]:
+    """Analyse the recordings of a batch; one that cannot be analysed gives a row with its error.
+
+    A batch that is run again, because its worker died, goes on where it stopped.
+    """
+    output = Output(open_place(batch.wanted.output))
+    model = output.read_model()
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch:
+        bundle_directory = output.fetch_bundle(Path(scratch))
+        with AnalysisProcess(bundle_directory, model) as process:
+            for recording in batch.recordings:
+                row = output.find_waiting(recording.path)
+                if row is None:
+                    row = _analyze(recording, batch.wanted, output, process, model)
+                    output.note(row)
+                rows.append(row)
+    n_failed = sum(row.status is Status.FAILED for row in rows)
+    get_run_logger().info("%d recordings, %d of them failed", len(rows), n_failed)
+    return rows
+
+
+def _analyze(
+    recording: Recording,
+    wanted: Wanted,
+    output: Output,
+    process: AnalysisProcess,
+    model: dict[str, str],
+) -> Row:
+    started_s = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="ecg-") as scratch:
+        try:
+            done = _analyze_copy(recording, wanted, output, process, Path(scratch))
+        except (AnalysisError, OSError) as error:
+            return make_failed(recording, str(error), model=model)
+    return Row(
+        **_describe(recording, model),
+        status=Status.ANALYSED,
+        lead=done.lead,
+        duration_s=done.duration_s,
+        unreadable_s=done.unreadable_s,
+        beats=done.beats,
+        v_beats=done.v_beats,
+        runs=done.runs,
+        risk_level=done.risk_level,
+        warnings=done.warnings,
+        results=tuple(_below(recording.folder, Path(path).name) for path in done.results),
+        analysis_s=time.perf_counter() - started_s,
+        cpu_s=done.cpu_s,
+    )
+
+
+def make_failed(recording: Recording, error: str, *, model: dict[str, str]) -> Row:
+    """Make the row of a recording that could not be analysed."""
+    return Row(**_describe(recording, model), status=Status.FAILED, error=error)
+
+
+def _describe(recording: Recording, model: dict[str, str]) -> dict[str, Any]:
+    return {
+        "path": recording.path,
+        "folder": recording.folder,
+        "name": recording.name,
+        "n_bytes": recording.n_bytes,
+        "analysed_at": datetime.now(UTC).isoformat(timespec="microseconds"),
+        "worker": f"{socket.gethostname()}:{os.getpid()}",
+        "model_version": model["version"],
+        "bundle_hash": model["bundle_hash"],
+    }
+
+
+def _analyze_copy(
+    recording: Recording, wanted: Wanted, output: Output, process: AnalysisProcess, scratch: Path
+) -> AnalyzedFile:
+    """Analyse a file of this machine, or a copy; results go to a store from here."""
+    inputs, results = scratch / "input", scratch / "results"
+    inputs.mkdir()
+    target = output.place.below(recording.folder)
+    done = process.analyze(
+        Request(
+            path=str(_fetch(recording, inputs)),
+            output_dir=str(target.as_path() if target.is_local else results),
+            formats=wanted.formats,
+            lead=wanted.lead,
+            sampling_rate=wanted.sampling_rate,
+            unit=wanted.unit,
+            threads=1,  # a process has one core
+        )
+    )
+    if not target.is_local:
+        for path in done.results:
+            target.below(Path(path).name).upload(Path(path))
+    return done
+
+
+def _fetch(recording: Recording, scratch: Path) -> Path:
+    for attempt in range(1, _ATTEMPTS):
+        try:
+            return fetch(recording, scratch)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            get_run_logger().warning("%s is fetched again: %s", recording.name, error)
+            time.sleep(_PAUSE_S * attempt)
+    return fetch(recording, scratch)
+
+
+def _below(folder: str, name: str) -> str:
+    return f"{folder}/{name}" if folder else name

@@ -1,0 +1,174 @@
+"""Directories of this machine and prefixes of stores, by one interface; the only door to fsspec."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from fsspec.core import url_to_fs
+from fsspec.implementations.local import LocalFileSystem
+from fsspec.spec import AbstractFileSystem
+
+from ecg_lib.errors import ConfigurationError
+from ecg_lib.records.atomic_files import replacing
+
+_STARTS_AT_ONCE: Final = 1000
+"""Files whose beginnings are asked for at a time; a store answers hundreds at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A directory of this machine or a prefix of a store, or a file there."""
+
+    files: AbstractFileSystem
+    path: str
+    """Without the protocol, and absolute."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether processes of this machine read and write it as files."""
+        return isinstance(self.files, LocalFileSystem)
+
+    @property
+    def url(self) -> str:
+        """The path as :func:`open_place` takes it."""
+        return self.path if self.is_local else str(self.files.unstrip_protocol(self.path))
+
+    @property
+    def name(self) -> str:
+        """The last part of the path."""
+        return self.path.rpartition("/")[2]
+
+    def below(self, *parts: str) -> Place:
+        """Name a place below this one."""
+        return Place(self.files, "/".join([self.path.rstrip("/"), *filter(None, parts)]))
+
+    def beside(self, name: str) -> Place:
+        """Name a file in the same directory."""
+        return Place(self.files, f"{self.path.rpartition('/')[0]}/{name}")
+
+    def is_directory(self) -> bool:
+        """Return whether there is a directory, or anything with this prefix."""
+        return bool(self.files.isdir(self.path))
+
+    def exists(self) -> bool:
+        """Return whether there is a file."""
+        return bool(self.files.isfile(self.path))
+
+    def read(self) -> bytes:
+        """Read a file.
+
+        Raises:
+            FileNotFoundError: If there is none.
+        """
+        content: bytes = self.files.cat_file(self.path)
+        return content
+
+    def write(self, content: bytes) -> None:
+        """Write a file whole or not at all: a store shows an object when all of it is there."""
+        if not self.is_local:
+            self.files.pipe_file(self.path, content)
+            return
+        self.as_path().parent.mkdir(parents=True, exist_ok=True)
+        with replacing(self.as_path()) as draft:
+            draft.write_bytes(content)
+
+    def upload(self, path: Path) -> None:
+        """Write a file with the content of one of this machine."""
+        self.files.put_file(str(path), self.path)
+
+    def download(self, path: Path) -> None:
+        """Copy a file to this machine."""
+        self.files.get_file(self.path, str(path))
+
+    def remove_files(self, names: Sequence[str]) -> None:
+        """Remove files of this directory."""
+        for start in range(0, len(names), _STARTS_AT_ONCE):
+            some = names[start : start + _STARTS_AT_ONCE]
+            self.files.rm([self.below(name).path for name in some])
+
+    def list_names(self) -> list[str]:
+        """List the files below, by their names after this place; none where there is nothing."""
+        self.files.invalidate_cache()
+        cut = len(self.path.rstrip("/")) + 1
+        return sorted(path[cut:] for path in self.files.find(self.path))
+
+    def read_starts(self, sizes: dict[str, int]) -> dict[str, bytes]:
+        """Read how files of this directory begin, by name; those that cannot be read are missing.
+
+        Args:
+            sizes: Bytes to read of each.
+        """
+        names = list(sizes)
+        found: dict[str, bytes] = {}
+        for at in range(0, len(names), _STARTS_AT_ONCE):
+            some = names[at : at + _STARTS_AT_ONCE]
+            contents = self.files.cat_ranges(
+                [self.below(name).path for name in some],
+                [0] * len(some),
+                [sizes[name] for name in some],
+                on_error="return",
+            )
+            found |= {
+                name: content
+                for name, content in zip(some, contents, strict=True)
+                if isinstance(content, bytes)
+            }
+        return found
+
+    def walk(self, *, is_entered: Callable[[str], bool]) -> Iterator[tuple[str, dict[str, int]]]:
+        """Go through this directory and all below.
+
+        Args:
+            is_entered: Whether a directory is gone through, by its path. Hidden ones and links to
+                directories are not.
+
+        Yields:
+            The directory, as a path after this place, and the sizes of its files in bytes by name.
+
+        Raises:
+            OSError: If a directory cannot be listed.
+        """
+        self.files.invalidate_cache()
+        root = self.path.rstrip("/")
+        walked: Iterator[tuple[str, dict[str, Any], dict[str, Any]]] = self.files.walk(
+            root, detail=True, on_error="raise"
+        )
+        for folder, directories, files in walked:
+            for name, about in list(directories.items()):
+                is_link = about.get("islink", False)
+                if name.startswith(".") or is_link or not is_entered(about["name"].rstrip("/")):
+                    del directories[name]
+            yield (
+                folder.rstrip("/")[len(root) + 1 :],
+                {
+                    name: int(about["size"] or 0)
+                    for name, about in files.items()
+                    if name and about["type"] == "file"
+                },
+            )
+
+    def as_path(self) -> Path:
+        """Return the path of a local place."""
+        return Path(self.path)
+
+
+def open_place(url: str) -> Place:
+    """Open a path of this machine, or the URL of a store such as ``s3://bucket/holters``.
+
+    Raises:
+        ConfigurationError: If nothing that is installed reads such a URL.
+    """
+    if "://" not in url:
+        return Place(LocalFileSystem(), os.path.abspath(url))  # noqa: PTH100  no link is followed, ".." goes
+    try:
+        files, path = url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        msg = f"{url} must be a path, or the URL of a store that can be opened: {error}"
+        raise ConfigurationError(msg) from error
+    if isinstance(files, LocalFileSystem):
+        return open_place(path)
+    return Place(files, path)
