@@ -19,6 +19,7 @@ from ecg_lib.operations.settings import Settings, read_settings
 from flows.doors.addresses import find_addresses
 from flows.local.processes import PREFECT_SERVER, Platform
 from flows.local.servers.sign_in import make_sign_in_links, write_sign_in_page
+from flows.local.state.restore import check_whole
 from flows.local.supervision.environments import make_command_variables
 from flows.local.supervision.platform_status import (
     ProcessStatus,
@@ -40,6 +41,7 @@ def enter_platform() -> Settings:
     """Read the settings, make the home, and set the variables that the flows' code reads."""
     settings = read_settings()
     prepare_home(settings)
+    check_whole(settings.home)
     os.environ.update(make_command_variables(settings))
     return settings
 
