@@ -56,7 +56,7 @@ _CHUNK_BYTES: Final = 2**20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backup:
-    """What was backed up."""
+    """A finished backup."""
 
     manifest: Manifest
     size_bytes: int

@@ -46,7 +46,7 @@ _UNREADABLE: Final = (
     *(OSError, EOFError, zipfile.BadZipFile, zlib.error, struct.error, RuntimeError, ValueError),
     sqlite3.Error,
 )
-"""What zipfile, zlib and SQLite raise for a file that is damaged, beside what the disk does."""
+"""Raised by zipfile, zlib and SQLite for damaged files, and by the disk."""
 _MLFLOW_DATABASE: Final = "mlflow/mlflow.db"
 _MLFLOW_ADDRESSES: Final = (
     ("experiments", "artifact_location"),

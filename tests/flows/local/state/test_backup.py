@@ -308,7 +308,7 @@ def test_a_restore_that_is_killed_loses_nothing_and_is_not_taken_for_whole(
     expected = make_backup(home, file).manifest
     for name in ("mine", "yours"):
         (other.home / name).write_text(name)
-    command = [sys.executable, "-c", KILLED, other.home, file, str(n_moved)]
+    command = [sys.executable, "-c", KILLED, str(other.home), str(file), str(n_moved)]
     done = subprocess.run(command, check=False)
     assert done.returncode == -signal.SIGKILL
     for use in (check_whole, lambda _: make_backup(other, tmp_path / "half.zip")):
