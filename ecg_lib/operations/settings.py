@@ -213,9 +213,9 @@ class Settings(BaseSettings):
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )
     recordings_kept_days: int = Field(
-        default=90,
+        default=0,
         ge=0,
-        description="Days that finished recordings are kept; 0 keeps by their number alone.",
+        description="Days that finished recordings are kept; 0 limits their number alone.",
     )
     recordings_waiting: int = Field(
         default=16, ge=1, description="Recordings that may wait or be analysed at a time."
