@@ -97,20 +97,24 @@ def migrate(
         bool, typer.Option("--show", help="Show the version of the tables and change nothing.")
     ] = False,
 ) -> None:
-    """Bring the tables of the monitoring database to a version.
+    """Upgrade or downgrade the tables of the monitoring database.
 
-    Upgrades happen by themselves when the first row is written. A downgrade drops what later
-    versions added: make a backup and end the platform first.
+    Upgrades happen by themselves when the first row is written.
+
+    A downgrade drops what later versions added.
+
+    Make a backup and end the platform first.
     """
     from ecg_lib.operations.learning.schema.migrations import HEAD
     from ecg_lib.operations.prediction_log import PredictionLog
 
     settings = read_settings()
-    prepare_home(settings)
-    check_whole(settings.home)
     if show and to is not None:
         msg = "name --show or --to, not both"
         raise typer.BadParameter(msg)
+    if not show or settings.home.exists():
+        prepare_home(settings)
+        check_whole(settings.home)
     log = PredictionLog(settings.monitoring_database_url)
     try:
         if not show:

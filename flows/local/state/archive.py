@@ -53,6 +53,13 @@ class BackupError(EcgError):
     """A backup cannot be made, read or restored."""
 
 
+def describe(error: Exception) -> str:
+    """Describe an error; one of the system without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
+
+
 class SecretsIn(StrEnum):
     """How a backup holds the secrets."""
 

@@ -36,6 +36,7 @@ from flows.local.state.archive import (
     Manifest,
     SecretsIn,
     StoredFile,
+    describe,
     own_version,
     pack_secrets,
     write_manifest,
@@ -105,12 +106,15 @@ def make_backup(
     if path.exists():
         msg = f"{path} exists; name a new file"
         raise BackupError(msg)
+    if not path.parent.is_dir():
+        msg = f"the folder of the backup must exist, {path.parent} does not; make it"
+        raise BackupError(msg)
     try:
         with replacing(path) as draft:
             draft.touch(mode=0o600)
             backup = _write(settings, draft, secrets=secrets, key_file=key_file)
     except OSError as error:
-        msg = f"the backup cannot be written: {error.strerror or error}"
+        msg = f"the backup cannot be written: {describe(error)}"
         raise BackupError(msg) from error
     return backup
 

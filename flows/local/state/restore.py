@@ -34,6 +34,7 @@ from flows.local.state.archive import (
     BackupError,
     Manifest,
     SecretsIn,
+    describe,
     read_manifest,
     read_secrets,
     unpack_secrets,
@@ -86,6 +87,9 @@ def restore_backup(
         ConfigurationError: If the key file cannot be used.
     """
     home = settings.home
+    if not path.is_file():
+        msg = f"the backup must be a file, {path} is not; check the path"
+        raise BackupError(msg)
     if any(process.is_alive for process in read_status(settings)):
         msg = f"the platform of {home} must be down while it is restored; end it with `ecg down`"
         raise BackupError(msg)
@@ -101,7 +105,7 @@ def restore_backup(
     except EcgError:
         raise
     except _UNREADABLE as error:
-        msg = f"the backup {path} cannot be restored: {error}"
+        msg = f"the backup {path} cannot be restored: {describe(error)}"
         raise BackupError(msg) from error
 
 

@@ -570,6 +570,10 @@ def test_the_commands_say_what_was_kept_and_what_was_not(
         done = CliRunner().invoke(app, ["restore", str(file)])
         assert done.exit_code == 0, done.output
         assert "hashes checked; secrets: left out" in done.output
+        lost = CliRunner().invoke(app, ["backup", str(tmp_path / "no folder" / "b.zip")])
+        assert "the folder of the backup must exist" in str(lost.exception)
+        lost = CliRunner().invoke(app, ["restore", str(tmp_path / "b.zip")])
+        assert "the backup must be a file" in str(lost.exception)
         refused = CliRunner().invoke(app, ["restore", str(file)])
         assert "--replace" in str(refused.exception)
     finally:
