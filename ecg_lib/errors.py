@@ -75,7 +75,7 @@ class MissingDetailError(RecordError):
         self.detail = detail
         """``sampling_rate`` or ``unit``."""
         self.found_hz = found_hz
-        """Of a rate that was said, the one in the file that it contradicts."""
+        """The approximate rate that time stamps give, which the caller must confirm."""
 
 
 class RecordTooLongError(RecordError):

@@ -231,10 +231,9 @@ def _as_in_the_file(samples_mv: NDArray[np.float32]) -> NDArray[np.float32]:
 def _open(
     path: Path, *, is_part: bool, unit: str | None = None
 ) -> tuple[RecordingFile, tuple[str, ...], tuple[str, ...]]:
-    """Open a file, also where it lacks a detail; return which, and why its rate is unsure."""
+    """Open a file that may lack details; return which, and why its rate must be confirmed."""
     fs: float | None = None
     missing: list[str] = []
-    asked = ""
     reasons: tuple[str, ...] = ()
     opened: RecordingFile
     while True:
@@ -245,11 +244,8 @@ def _open(
                 opened = open_recording(path, fs=fs, unit=unit)
         except MissingDetailError as error:
             if error.detail == "sampling_rate" and fs is None:
-                fs, asked = MIN_FS_HZ, str(error)
-            elif error.found_hz is not None and not reasons:
-                # Time stamps that repeat: a person must say the rate, and may say no other.
-                fs, reasons = error.found_hz, (asked,)
-                continue
+                fs = error.found_hz or MIN_FS_HZ
+                reasons = (str(error),) if error.found_hz else ()
             elif error.detail == "unit" and unit is None:
                 unit = _RAW
             else:

@@ -90,7 +90,7 @@ class RecordingFile(Protocol):
 def rate_contradiction(stated_hz: float) -> MissingDetailError:
     """Make the error for a sampling rate that differs from the one the file states."""
     msg = f"the file states {stated_hz:g} Hz; sampling_rate must be that or left out"
-    return MissingDetailError(msg, detail="sampling_rate", found_hz=stated_hz)
+    return MissingDetailError(msg, detail="sampling_rate")
 
 
 def check_duration(duration_s: float) -> None:

@@ -1,7 +1,7 @@
 """Find stretches that look like ventricular flutter or fibrillation.
 
 The ventricles then make waves of about 150 to 500 a minute without a rest between them: the signal
-is nearly a sine, and no QRS complex stands out of it. Three measures of each window say so, and
+is nearly a sine, and no QRS complex stands out of it. Four measures of each window say so, and
 all must agree:
 
 * the leakage of a narrow band-stop filter at the mean frequency of the signal (Kuo & Dillman 1978,
@@ -10,7 +10,10 @@ all must agree:
   complexes;
 * that mean frequency itself;
 * the ratio of steep to usual slopes, which a QRS complex makes large (after the slope measures of
-  Jekova & Krasteva 2004, DOI 10.1088/0967-3334/25/5/007).
+  Jekova & Krasteva 2004, DOI 10.1088/0967-3334/25/5/007);
+* the autocorrelation at the period of such waves, against that at longer periods. A pulse wave
+  (pleth or arterial pressure) of 100 a minute has harmonics in the band of flutter, but repeats far
+  better after a whole beat.
 
 Deviations: windows overlap, a stretch is the union of its windows, and runs of fast, wide beats
 shorter than four seconds are left to the classifier, for they are V beats.
@@ -25,8 +28,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Final
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
@@ -35,6 +40,18 @@ from ecg_lib.signal_path.kernels.library import run_kernel
 
 _DECIMATION = 4  # 90 Hz: three times the band
 _RATE_HZ = FS_HZ / _DECIMATION
+_AT_ONCE = 1000
+
+_WAVE_S: Final = (0.1, 0.43)
+"""Periods of 600 and 140 waves a minute, with room around flutter."""
+
+_CLEAR_REPEAT: Final = 0.8
+_MAX_LATER_GAIN: Final = 0.3
+"""Autocorrelation from which a longer period is clear, and by how much it may then exceed that at
+the period of a wave. No window of the flutter of 207 exceeds both limits, nor of noise between 2.5
+and 8 Hz. Not in :class:`FlutterConfig`, which bundles store: they hold for all of them."""
+
+_NO_ENERGY = 1e-12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,8 +109,38 @@ def find_flutter(
     waves = (bands or Bands(signal_mv)).band(*config.band_hz)
     is_flutter = np.empty((len(waves) // _DECIMATION - width) // step + 1, dtype=np.bool_)
     run_kernel("find_flutter", waves, len(waves), width, step, _list_limits(config), is_flutter)
-    starts = np.flatnonzero(is_flutter) * step * _DECIMATION
-    return _join(starts.tolist(), width * _DECIMATION, len(signal_mv), config)
+    starts = np.flatnonzero(is_flutter) * step
+    if len(starts):
+        coarse = waves[: len(waves) // _DECIMATION * _DECIMATION].reshape(-1, _DECIMATION).mean(1)
+        starts = starts[~_repeat_later(coarse, starts, width)]
+    return _join((starts * _DECIMATION).tolist(), width * _DECIMATION, len(signal_mv), config)
+
+
+def _repeat_later(
+    waves: NDArray[np.float64], starts: NDArray[np.int64], width: int
+) -> NDArray[np.bool_]:
+    """Return which windows repeat much better after a longer period than that of flutter."""
+    lags = np.arange(1, width // 2)
+    fastest, slowest = (int(period_s * _RATE_HZ) for period_s in _WAVE_S)
+    later = np.empty(len(starts), dtype=np.bool_)
+    for first in range(0, len(starts), _AT_ONCE):
+        windows = sliding_window_view(waves, width)[starts[first : first + _AT_ONCE]]
+        windows = windows - windows.mean(axis=1, keepdims=True)
+        spectra = np.fft.rfft(windows, 2 * width, axis=1)
+        products = np.fft.irfft(np.abs(spectra) ** 2, axis=1)[:, lags]
+        energy = np.cumsum(windows**2, axis=1)
+        head, tail = energy[:, width - 1 - lags], energy[:, -1:] - energy[:, lags - 1]
+        likeness = products / np.sqrt(head * tail + _NO_ENERGY)
+        middle = likeness[:, 1:-1]
+        is_peak = (middle >= likeness[:, :-2]) & (middle > likeness[:, 2:])
+        peaks = np.where(is_peak, middle, -1.0)
+        # The first peak is that of a lag of two samples.
+        of_waves = peaks[:, fastest - 2 : slowest - 1].max(axis=1)
+        of_beats = peaks[:, slowest - 1 :].max(axis=1)
+        later[first : first + _AT_ONCE] = (of_beats > _CLEAR_REPEAT) & (
+            of_beats - of_waves > _MAX_LATER_GAIN
+        )
+    return later
 
 
 @lru_cache(maxsize=8)

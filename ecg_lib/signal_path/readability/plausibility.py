@@ -29,6 +29,9 @@ _USUAL_RR_S: Final = (0.4, 1.5)
 _USUAL_QRS_HZ: Final = (9.5, 27.0)
 """Median frequency of QRS complexes; 9.9 to 26.2 Hz."""
 
+_LEAST_QRS_HZ: Final = 5.0
+"""Half of the least in the readings: a wrong rate alone seldom explains less, a pulse wave does."""
+
 _USUAL_HZ_PER_S: Final = (10.3, 45.0)
 """That frequency over the RR interval; 10.6 to 43.2."""
 
@@ -381,5 +384,5 @@ def explain_rate(beats: MeasuredBeats) -> str | None:
     return (
         f"sampling_rate may be {kind}: beats of {60 / rr_s:.0f}/min with QRS complexes of "
         f"{width_s * 1e3:.0f} ms ({qrs_hz:.0f} Hz){waves} are unusual; check the rate of the "
-        "recording"
+        f"recording{', and that the signal is an ECG' if qrs_hz < _LEAST_QRS_HZ else ''}"
     )

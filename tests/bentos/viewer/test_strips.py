@@ -40,9 +40,18 @@ def file(name: str, content: str | bytes) -> dict[str, Any]:
     return {"name": name, "mimeType": CSV, "buffer": body}
 
 
-def strip_csv(kind: StripKind, *, fs: float = 250.0, header: str = "time,MLII") -> str:
+def strip_csv(
+    kind: StripKind,
+    *,
+    fs: float = 250.0,
+    header: str = "time,MLII",
+    row: str = "{time_s:.4f},{mv:.4f}",
+) -> str:
     signal = simulate_strip(kind, seed=3, fs=fs).signal_mv()
-    rows = (f"{at / fs:.4f},{value:.4f}" for at, value in enumerate(signal))
+    rows = (
+        row.format(time_s=at / fs, mv=value, uv=value * 1000, count=round(value * 200))
+        for at, value in enumerate(signal)
+    )
     return f"{header}\n" + "\n".join(rows) + "\n"
 
 
@@ -306,10 +315,8 @@ def test_counts_without_a_gain_are_not_sent_before_somebody_states_it(
 ) -> None:
     sent: list[str] = []
     page.on("request", lambda one: sent.append(one.url) if "/predictions/" in one.url else None)
-    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
-    rows = (f"{at / 250:.3f},{round(value * 200)}" for at, value in enumerate(signal))
     page.goto(viewer_url)
-    choose(page, file("counts.csv", "time,MLII\n" + "\n".join(rows) + "\n"))
+    choose(page, file("counts.csv", strip_csv(StripKind.ISOLATED_PVC, row="{time_s},{count}")))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
     expect(page.get_by_label("Unit of the samples")).to_have_value("counts")
     expect(page.locator("#settings")).to_contain_text(
@@ -330,10 +337,8 @@ def test_counts_without_a_gain_are_not_sent_before_somebody_states_it(
 def test_samples_too_large_for_mv_are_not_sent_before_somebody_states_their_unit(
     page: Page, viewer_url: str
 ) -> None:
-    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
-    rows = (f"{at / 250:.3f},{value * 1000 + 0.5:.1f}" for at, value in enumerate(signal))
     page.goto(viewer_url)
-    choose(page, file("micro.csv", "time,MLII\n" + "\n".join(rows) + "\n"))
+    choose(page, file("micro.csv", strip_csv(StripKind.ISOLATED_PVC, row="{time_s},{uv:.1f}")))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
     expect(page.get_by_label("Unit of the samples")).to_have_value("uV")
     page.get_by_role("button", name="Find the beats").click()  # which needs no gain
@@ -341,10 +346,11 @@ def test_samples_too_large_for_mv_are_not_sent_before_somebody_states_their_unit
 
 
 def test_a_rate_that_the_time_stamps_leave_open_is_asked_for(page: Page, viewer_url: str) -> None:
-    signal = simulate_strip(StripKind.ISOLATED_PVC, seed=3, fs=250.0).signal_mv()
-    rows = (f"{at / 250:.2f},{value:.4f}" for at, value in enumerate(signal))
     page.goto(viewer_url)
-    choose(page, file("rounded.csv", "time,MLII [mV]\n" + "\n".join(rows) + "\n"))
+    rounded = strip_csv(
+        StripKind.ISOLATED_PVC, header="time,MLII [mV]", row="{time_s:.2f},{mv:.4f}"
+    )
+    choose(page, file("rounded.csv", rounded))
     expect(page.locator("#settings")).to_contain_text("How is this signal to be read?")
     expect(page.locator("#settings")).to_contain_text("they give about 250 Hz")
     rate = page.get_by_label("Samples per second (Hz)")

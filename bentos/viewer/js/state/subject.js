@@ -58,7 +58,8 @@ export function statedUnit(table, lead) {
 }
 
 /**
- * Whether the file, or the size of its samples, tells their unit; counts and µV are only guessed.
+ * Whether the unit is certain: stated by the file, or samples of the size of mV. Counts and µV are
+ * guesses.
  *
  * @param {ReadTable} table
  * @param {string} lead

@@ -203,7 +203,7 @@ def settle_rate(measured: Rate, given: float | None) -> float:
                 "sampling_rate must be given: the time stamps of the CSV file repeat or jitter, "
                 f"they give about {measured.fs:.4g} Hz"
             )
-            raise MissingDetailError(msg, detail="sampling_rate")
+            raise MissingDetailError(msg, detail="sampling_rate", found_hz=measured.fs)
         return measured.fs
     allowed = RATE_DEVIATION if measured.is_regular else LOOSE_DEVIATION
     if measured.rounded is not None and measured.rounded.allows(given):

@@ -28,6 +28,7 @@ from ecg_lib.signal_path.readability.findings import (
     list_alarms,
 )
 from ecg_lib.signal_path.readability.pacing import PacingConfig
+from ecg_lib.signal_path.readability.plausibility import list_doubts
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     UnreadableReason,
@@ -55,6 +56,34 @@ def _flutter(duration_s: float, rate_hz: float = 4.5, seed: int = 0) -> NDArray[
     wander = np.convolve(rng.standard_normal(n + 2 * FS), np.ones(2 * FS) / (2 * FS), "valid")[:n]
     phase = 2 * np.pi * np.cumsum(rate_hz * (1 + wander)) / FS
     return np.asarray((1 + 4 * wander) * np.sin(phase) + 0.01 * rng.standard_normal(n))
+
+
+def _pulse_waves(
+    rate: float, *, width_s: float = 0.07, duration_s: float = 30.0
+) -> NDArray[np.float64]:
+    """Pulse waves with a second, lower one 0.3 s later, as of a pleth or of arterial pressure."""
+    rng = np.random.default_rng(0)
+    time_s = np.arange(round(duration_s * FS)) / FS
+    beats_s = np.cumsum(60 / rate * (1 + 0.03 * rng.standard_normal(round(duration_s * rate / 60))))
+    signal = 0.003 * rng.standard_normal(len(time_s))
+    for beat_s in beats_s:
+        signal += np.exp(-(((time_s - beat_s) / width_s) ** 2) / 2)
+        signal += 0.45 * np.exp(-(((time_s - beat_s - 0.3) / (1.3 * width_s)) ** 2) / 2)
+    return signal
+
+
+@pytest.mark.parametrize("rate", [75, 80, 90, 100, 110, 130])
+@pytest.mark.parametrize("width_s", [0.05, 0.06, 0.07])
+def test_pulse_waves_are_not_flutter(rate: float, width_s: float) -> None:
+    findings = _judge(_pulse_waves(rate, width_s=width_s)).findings
+    assert FindingKind.FLUTTER not in {finding.kind for finding in findings}
+
+
+@pytest.mark.parametrize(("rate", "width_s"), [(55, 0.08), (75, 0.05)])
+def test_pulse_waves_that_have_beats_may_not_be_an_ecg(rate: float, width_s: float) -> None:
+    prepared = prepare_beats(_pulse_waves(rate, width_s=width_s), fs=FS)
+    (doubt,) = list_doubts(prepared, what="samples")
+    assert doubt.endswith("check the rate of the recording, and that the signal is an ECG")
 
 
 def _still(duration_s: float, *, start_mv: float, stop_mv: float) -> NDArray[np.float64]:

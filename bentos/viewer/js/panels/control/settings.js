@@ -1,6 +1,6 @@
 /**
  * How the signal is read and sent: lead, sampling rate, unit, rules. It can be changed and sent
- * again; what a file does not tell of them is asked before anything is sent.
+ * again. The form asks for what the file does not state before anything is sent.
  */
 
 import { fill, h } from "../../base/dom.js";
@@ -215,7 +215,7 @@ function makeForm({ subject, knownLeads }, isFirst, opener) {
 }
 
 /**
- * What must be said before the signal can be sent.
+ * What the reader must state before the signal is sent.
  *
  * @param {import("../../files/table.js").ReadTable} table
  * @param {import("../../files/request.js").SignalSettings} settings
