@@ -12,8 +12,8 @@ import pytest
 
 from bentos.host import Host, SharedDirectory, wait_for_listener
 from bentos.runtime.worker_process import WorkerProcess
+from ecg_lib.operations.processes.service_socket import PortTakenError
 from ecg_lib.operations.releases import CURRENT, SERVED, Release, ReleaseError, write_release
-from ecg_lib.operations.service_socket import PortTakenError
 from ecg_lib.operations.settings import Settings
 
 RELEASE = Release(

@@ -14,8 +14,10 @@ from typing import Annotated, Any, Final, Never
 import typer
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.helper_states import HelperStatus
+from ecg_lib.operations.processes.helper_states import HelperStatus
+from ecg_lib.operations.releases import Release, ReleaseError
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.doors.addresses import find_addresses
 from flows.local.processes import PREFECT_SERVER, Platform
 from flows.local.servers.sign_in import make_sign_in_links, write_sign_in_page
@@ -108,7 +110,6 @@ def up(
 ) -> None:
     """Start the service, Prefect, MLflow and a worker, and run the pipeline."""
     from flows.release.switch_service import read_current
-    from flows.release.transaction import recover
 
     settings = enter_platform()
     started_s = time.monotonic()
@@ -116,7 +117,7 @@ def up(
         with Platform(settings, report=typer.echo) as platform:
             if settings.fresh:
                 _set_aside(settings)
-            if is_serving := recover(settings) is not None:
+            if is_serving := _find_served(settings) is not None:
                 platform.start_service()  # first, because it needs none of the others
             has_helpers = platform.try_to_start()
             if not is_serving and (is_serving := _install_reference(settings, platform.check)):
@@ -132,6 +133,18 @@ def up(
             _watch(platform, has_helpers=has_helpers)
     except KeyboardInterrupt:
         typer.echo("stopped; everything that was started has ended")
+
+
+def _find_served(settings: Settings) -> Release | None:
+    """Finish what was left open and take what other machines released; else go on with our own."""
+    from flows.release.switch_service import read_current
+    from flows.release.transaction import recover
+
+    try:
+        return recover(settings)
+    except (StoreError, ReleaseError) as error:
+        typer.echo(f"this home goes on with its own release: {error}")
+        return read_current(settings)
 
 
 def _watch(platform: Platform, *, has_helpers: bool) -> Never:

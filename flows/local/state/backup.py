@@ -125,7 +125,7 @@ def _write(settings: Settings, draft: Path, *, secrets: SecretsIn, key_file: Pat
     left_out = _list_left_out(settings)
     with zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         copy = _Copy(archive, home)
-        with locked(settings):
+        with locked(settings, is_shared=False):
             for folder in _OF_RELEASES:
                 for file in _walk(home / folder, home, left_out):
                     _add_file(copy, file)
@@ -205,7 +205,9 @@ def _list_elsewhere(settings: Settings) -> Iterator[str]:
             yield f"{name}: {url.get_backend_name()} at {url.host or 'another place'}"
         elif not Path(make_url(text).database or "").is_relative_to(settings.home):
             yield f"{name}: {make_url(text).database}"
-    for name in ("patient_key_file", "signal_key_file", "api_keys_file"):
+    if settings.store_url is not None:
+        yield f"ECG_STORE_URL: {settings.store_url}"
+    for name in ("patient_key_file", "release_key_file", "signal_key_file", "api_keys_file"):
         path = getattr(settings, name)
         if path is not None and not path.is_relative_to(settings.home):
             yield f"ECG_{name.upper()}: {path}"

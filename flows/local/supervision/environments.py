@@ -26,6 +26,8 @@ _FLOWS: Final = (
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     *("TF_*", "CUDA_*", "NVIDIA_*", "GIT_*", "SSH_AUTH_SOCK"),
 )
+_STORE: Final = ("AWS_*",)
+"""Address and credentials of the shared store, for those that read it."""
 _SERVICE: Final = ("BENTOML_*", "OTEL_*")
 _PREFECT_SERVER: Final = ("PREFECT_SERVER_*", "PREFECT_API_DATABASE_*", "PREFECT_LOGGING_*")
 # MLflow's credentials as a client are not among them.
@@ -101,7 +103,7 @@ def make_flow_environment(settings: Settings) -> dict[str, str]:
     needs_key = settings.api_keys_file is not None and settings.api_key is not None
     return {
         **({"ECG_API_KEY": str(settings.api_key)} if needs_key else {}),
-        **_take(*_FLOWS),
+        **_take(*_FLOWS, *_store_variables(settings)),
         **_settings_as_variables(settings),
         **_limit_threads(),
         **_find_prefect(settings),
@@ -115,7 +117,7 @@ def make_flow_environment(settings: Settings) -> dict[str, str]:
 def make_service_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of the prediction service, which uses neither Prefect nor MLflow."""
     return {
-        **_take(*_SERVICE),
+        **_take(*_SERVICE, *_store_variables(settings)),
         **_settings_as_variables(settings, without=_NOT_FOR_SERVICE),
         **_limit_threads(),
         "BENTOML_HOME": str(settings.bentoml_home),
@@ -151,6 +153,10 @@ def _take(*patterns: str, caller: Mapping[str, str] = os.environ) -> dict[str, s
         **_bypass_proxy(),
         "PYTHONUNBUFFERED": "1",
     }
+
+
+def _store_variables(settings: Settings) -> tuple[str, ...]:
+    return () if settings.store_url is None else _STORE
 
 
 def _bypass_proxy() -> dict[str, str]:
