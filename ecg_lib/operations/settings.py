@@ -294,6 +294,13 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or own
 
     @property
+    def mlflow_artifacts_url(self) -> str:
+        """URL of MLflow's artifacts: in the store that machines share, else below home."""
+        if self.store_url is None:
+            return (self.mlflow_dir / "artifacts").as_uri()
+        return f"{self.store_url.rstrip('/')}/mlflow"
+
+    @property
     def study_storage_url(self) -> str:
         """SQLAlchemy URL of the Optuna studies."""
         return self.study_url or f"sqlite:///{self.home / 'studies.db'}"
