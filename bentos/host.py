@@ -169,6 +169,7 @@ class Host:
 
     def _add(self, worker: WorkerProcess) -> None:
         self._workers.append(worker)
+        self._told = None
         worker.listen(self._tell_slowest)
         self._tell_slowest()
 

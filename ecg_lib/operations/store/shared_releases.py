@@ -115,7 +115,8 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
                 "another machine released %s; it takes the place of %s",
                 *(release.bento_tag, current.bento_tag),
             )
-        write_release(settings.serving_dir / CURRENT, release)
+    # Also when it is served already: workers that refused the one between look at it again.
+    write_release(settings.serving_dir / CURRENT, release)
     write_known(settings, known.model_copy(update={"pointer": stored.version}))
     return release
 

@@ -32,6 +32,7 @@ from ecg_lib.operations.store.shared_releases import (
     holding_releases,
     publish_release,
 )
+from ecg_lib.records.atomic_files import state_of
 
 
 @pytest.fixture
@@ -250,6 +251,27 @@ def test_a_follower_takes_releases_and_says_why_it_does_not(
     follower.look()
     assert follower.refusal is None
     assert _read(other) == _read(one)
+
+
+def test_workers_look_again_when_a_refused_release_is_taken_back(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    first = _release(one, "1")
+    publish_release(one, store)
+    follower = Follower(other)
+    follower.look()
+    seen = state_of(other.serving_dir / CURRENT)
+    _release(one, "2")
+    publish_release(one, store)
+    store.upload(tmp_path / "release-key", "models/ecg_bundle/2.tar.gz")
+    follower.look()
+    assert state_of(other.serving_dir / CURRENT) == seen
+    back = first.model_copy(update={"released_at": "2026-01-02T00:00:00.000+00:00"})
+    write_release(one.serving_dir / CURRENT, back)
+    publish_release(one, store)
+    follower.look()
+    assert _read(other) == back
+    assert state_of(other.serving_dir / CURRENT) != seen
 
 
 def test_a_follower_goes_on_while_the_store_cannot_be_reached(
