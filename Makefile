@@ -46,7 +46,7 @@ down: $(INSTALLED) ## end what `make run` started in another shell
 test: $(INSTALLED) ## run the tests; ARGS="-m 'not slow'" goes to pytest
 	$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
-# Sockets that a test leaves to the collector are no leak of the platform: SQLite has none.
+# A test that leaves its log open leaves a socket to the collector here, and with SQLite nothing.
 .PHONY: test-postgres
 test-postgres: $(INSTALLED) ## run the tests of the stores, and the platform, on a PostgreSQL of their own
 	$(BIN)/python -m pytest --postgres -W "ignore::pytest.PytestUnraisableExceptionWarning" \
@@ -183,7 +183,7 @@ $(DOCS_INSTALLED): requirements-docs.lock | $(BIN)/uv
 	$(BIN)/uv pip install --python $(DOCS_VENV)/bin/python --require-hashes -r requirements-docs.lock
 	@touch $@
 
-# The compiler takes 400 MB, and only a change of the C needs it.
+# The compiler takes 400 MB and is needed only to change the C.
 $(KERNELS_INSTALLED): requirements-kernels.lock | $(BIN)/uv
 	$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(KERNELS_VENV)
 	$(BIN)/uv pip install --python $(KERNELS_VENV)/bin/python --require-hashes -r requirements-kernels.lock

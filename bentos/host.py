@@ -8,7 +8,8 @@ serve, and those before end their connections. When they cannot, those before go
 A worker that dies is started again; connections go to the others meanwhile, or wait in the socket.
 As long as others serve, a new worker must load the current release and is tried again when it
 cannot; only when none serves does the host fall back on the release that was served before, or on
-workers that answer why there is no model.
+workers that answer why there is no model. Where machines share a store, a thread of the host takes
+the releases of the others from it.
 """
 
 from __future__ import annotations
@@ -37,6 +38,11 @@ from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
+from ecg_lib.operations.processes.service_socket import (
+    PortTakenError,
+    check_exposure,
+    open_listener,
+)
 from ecg_lib.operations.releases import (
     CURRENT,
     LAST_GOOD,
@@ -48,8 +54,8 @@ from ecg_lib.operations.releases import (
     read_release,
     write_release,
 )
-from ecg_lib.operations.service_socket import PortTakenError, check_exposure, open_listener
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.operations.store.following import Follower
 
 _POLL_S: Final = 0.2
 _BEAT_S: Final = 1.0
@@ -79,6 +85,8 @@ class Host:
         Where the workers keep their common counts.
     beats : int, optional
         Descriptor of a pipe that is written to as long as the host runs, whatever its workers do.
+    follower : Follower, optional
+        Takes the releases of other machines.
 
     """
 
@@ -89,8 +97,11 @@ class Host:
         *,
         shared: SharedDirectory,
         beats: int | None = None,
+        follower: Follower | None = None,
     ) -> None:
         self._settings = settings
+        self._follower = follower
+        self._told: ReleaseError | None = None
         self._listener = listener
         self._shared = shared.path
         self._shared_lock = shared.lock
@@ -140,6 +151,7 @@ class Host:
             for worker in [worker for worker in self._workers if not worker.is_alive]:
                 await self._remove(worker)
             await self._apply_current()
+            self._tell_not_taken()
             self._note_served()
             for worker in [worker for worker in self._replaced if not worker.is_alive]:
                 self._replaced.remove(worker)
@@ -155,6 +167,7 @@ class Host:
 
     def _add(self, worker: WorkerProcess) -> None:
         self._workers.append(worker)
+        self._told = None
         worker.listen(self._tell_slowest)
         self._tell_slowest()
 
@@ -365,6 +378,14 @@ class Host:
             self._workers = []
             self._add(replacement)
 
+    def _tell_not_taken(self) -> None:
+        """Let the workers report a release of the store that cannot be taken."""
+        refusal = None if self._follower is None else self._follower.refusal
+        if refusal is not None and str(refusal) != str(self._told):
+            for worker in self._workers:
+                worker.tell_refused(refusal)
+        self._told = refusal
+
     async def _start(self, source: Path, release: Path | None) -> WorkerProcess:
         """Start a worker with the code below a directory.
 
@@ -426,6 +447,22 @@ def check_monitoring_url(settings: Settings) -> None:
     except PredictionLogError as error:
         msg = f"ECG_MONITORING_URL: {error}"
         raise ConfigurationError(msg) from error
+
+
+@contextlib.contextmanager
+def following(settings: Settings) -> Iterator[Follower | None]:
+    """Follow the store, if there is one; a home without a release waits for its first look."""
+    if settings.store_url is None:
+        yield None
+        return
+    follower = Follower(settings)
+    if not (settings.serving_dir / CURRENT).exists():
+        follower.look()
+    follower.start()
+    try:
+        yield follower
+    finally:
+        follower.close()
 
 
 class SharedDirectory(NamedTuple):
@@ -510,9 +547,10 @@ def main() -> int:
     except ConfigurationError as error:
         sys.stderr.write(f"{error}\n")
         return 2
-    with listener, open_shared_directory() as shared:
+    with listener, open_shared_directory() as shared, following(settings) as follower:
+        host = Host(settings, listener, shared=shared, beats=beats, follower=follower)
         try:
-            asyncio.run(Host(settings, listener, shared=shared, beats=beats).run())
+            asyncio.run(host.run())
         except WorkerError as error:
             sys.stderr.write(f"the service cannot start: {error}\n")
             return 1

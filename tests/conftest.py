@@ -36,6 +36,8 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.signal_path.template import WINDOW_SAMPLES
+from tests.object_store.server import ObjectServer
+from tests.object_store.server import serving as serving_objects
 from tests.postgres.server import Postgres, find_programs, serving
 
 BundleMaker = Callable[..., Bundle]
@@ -83,6 +85,30 @@ def postgres() -> Iterator[Postgres]:
         pytest.skip("there is no PostgreSQL server here: initdb was not found")
     with serving(programs) as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def object_server() -> Iterator[ObjectServer]:
+    """An S3 API over HTTP."""
+    with serving_objects() as server:
+        yield server
+
+
+@pytest.fixture
+def bucket_url(object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An empty bucket, with a prefix; boto3 finds its server by the environment."""
+    for name, text in object_server.variables.items():
+        monkeypatch.setenv(name, text)
+    return f"s3://{object_server.make_bucket()}/ecg/home"
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """An empty store, of each kind."""
+    if request.param == "s3":
+        url: str = request.getfixturevalue("bucket_url")
+        return url
+    return (tmp_path / "store").as_uri()
 
 
 @pytest.fixture

@@ -53,7 +53,7 @@ from bentos.wire.schemas import (
     ReviewQuery,
     ReviewQueue,
 )
-from ecg_lib.operations.helper_states import list_degraded, read_helper_states
+from ecg_lib.operations.processes.helper_states import list_degraded, read_helper_states
 from ecg_lib.rhythm.risk import NOTICE
 
 _SWAGGER: Final = Path(__file__).parents[1] / "wire" / "swagger"

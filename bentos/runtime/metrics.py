@@ -25,7 +25,7 @@ from prometheus_client import (
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from ecg_lib.operations.drift.last_check import ACTIONS, LastCheck
-from ecg_lib.operations.helper_states import HelperState, HelperStatus
+from ecg_lib.operations.processes.helper_states import HelperState, HelperStatus
 
 STAGES: Final = ("parse", "prepare", "network", "rules", "answer", "log")
 """The way of a prediction: JSON and its checks; filter, R-peaks and features; the network; rules

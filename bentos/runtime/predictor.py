@@ -39,12 +39,12 @@ from bentos.wire.problems import (
 from ecg_lib.errors import ConfigurationError, PredictionLogError
 from ecg_lib.operations.drift.last_check import FILE as LAST_CHECK
 from ecg_lib.operations.drift.last_check import LastCheck, read_last_check
-from ecg_lib.operations.helper_states import FILE as HELPERS_FILE
-from ecg_lib.operations.helper_states import read_helper_states
 from ecg_lib.operations.keys.api_keys import read_api_keys, read_keys_file
 from ecg_lib.operations.keys.patient_key import hash_client, read_patient_key
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_rows import RequestRow
+from ecg_lib.operations.processes.helper_states import FILE as HELPERS_FILE
+from ecg_lib.operations.processes.helper_states import read_helper_states
 from ecg_lib.operations.releases import hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import state_of

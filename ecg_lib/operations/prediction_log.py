@@ -78,7 +78,7 @@ class PredictionLog:
                 raise PredictionLogError(msg) from error
 
     def create_tables(self) -> None:
-        """Make the tables, and bring those of earlier code to the version that this code needs."""
+        """Make the tables, or upgrade them to the version that this code needs."""
         self.migrate(HEAD)
 
     def migrate(self, version: str) -> bool:
@@ -87,7 +87,7 @@ class PredictionLog:
             return migrate(self._engine, version)
 
     def read_version(self) -> str | None:
-        """Read the version of the schema; None where no code with versions was."""
+        """Read the version of the schema; None before the first migration."""
         with _errors_explained():
             return read_version(self._engine)
 

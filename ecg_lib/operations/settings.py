@@ -42,6 +42,9 @@ Origins = Annotated[
         lambda text: [one for one in text.split(",") if one] if isinstance(text, str) else text
     ),
 ]
+StoreUrl = Annotated[
+    str, StringConstraints(pattern=r"^(s3://[a-z0-9][a-z0-9.\-]+(/[^?#\s]*)?|file:///[^?#\s]+)$")
+]
 AbsolutePath = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
@@ -97,6 +100,11 @@ class Settings(BaseSettings):
     )
     monitoring_url: str | None = Field(
         default=None, description="SQLAlchemy URL of the monitoring database; SQLite when unset."
+    )
+    store_url: StoreUrl | None = Field(
+        default=None,
+        description="Store that several machines share, s3://BUCKET/PREFIX or file:///FOLDER; "
+        "without it everything stays below home.",
     )
     log_kept_days: int = Field(
         default=90,
@@ -187,6 +195,11 @@ class Settings(BaseSettings):
     api_key: str | None = Field(
         default=None, description="Key that the requests of `ecg` itself carry, where one is asked."
     )
+    release_key_file: AbsolutePath | None = Field(
+        default=None,
+        description="Key of the signatures of releases, the same on machines that share a store; "
+        "made under home when unset.",
+    )
     patient_key_file: AbsolutePath | None = Field(
         default=None, description="Key of the patient hashes; made under home when unset."
     )
@@ -223,9 +236,9 @@ class Settings(BaseSettings):
         default=20, ge=1, description="Finished recordings that the service keeps, the newest."
     )
     recordings_kept_days: int = Field(
-        default=90,
+        default=0,
         ge=0,
-        description="Days that finished recordings are kept; 0 keeps by their number alone.",
+        description="Days that finished recordings are kept; 0 limits their number alone.",
     )
     recordings_waiting: int = Field(
         default=16, ge=1, description="Recordings that may wait or be analysed at a time."
@@ -291,6 +304,13 @@ class Settings(BaseSettings):
         return self.mlflow_tracking_uri or own
 
     @property
+    def mlflow_artifacts_url(self) -> str:
+        """URL of MLflow's artifacts: in the store that machines share, else below home."""
+        if self.store_url is None:
+            return (self.mlflow_dir / "artifacts").as_uri()
+        return f"{self.store_url.rstrip('/')}/mlflow"
+
+    @property
     def study_storage_url(self) -> str:
         """SQLAlchemy URL of the Optuna studies."""
         return self.study_url or f"sqlite:///{self.home / 'studies.db'}"
@@ -309,6 +329,11 @@ class Settings(BaseSettings):
     def signal_key_path(self) -> Path:
         """File with the key of the kept signals."""
         return self.signal_key_file or self.home / "signals.key"
+
+    @property
+    def release_key_path(self) -> Path:
+        """File with the key of the signatures of releases."""
+        return self.release_key_file or self.home / "secrets" / "release-key"
 
     @property
     def patient_key_path(self) -> Path:

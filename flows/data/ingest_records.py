@@ -38,6 +38,7 @@ from flows.data.prepared_views import (
     remove_outdated,
 )
 from flows.data.progress import ProgressBar
+from flows.data.records.lock import adding_records
 from flows.data.records.preparation import prepare_all
 from flows.data.records.site import prepare_site
 from flows.data.records.sources import (
@@ -99,13 +100,14 @@ def ingest_records(
         else find_database(name, settings)
         for name in dict.fromkeys(databases)
     ]
-    results = [prepare_records(records, settings) for records in found]
-    if with_labels:
-        results.append(prepare_labelled(settings))
-    prepared = [record for done, _ in results for record in done]
-    broken = [record for _, left_out in results for record in left_out]
-    check_enough(prepared, broken, max_broken_share=max_broken_share)
-    version = publish_version(found, prepared, broken, settings)
+    with adding_records(settings.datasets_dir):
+        results = [prepare_records(records, settings) for records in found]
+        if with_labels:
+            results.append(prepare_labelled(settings))
+        prepared = [record for done, _ in results for record in done]
+        broken = [record for _, left_out in results for record in left_out]
+        check_enough(prepared, broken, max_broken_share=max_broken_share)
+        version = publish_version(found, prepared, broken, settings)
     remove_what_older_code_prepared(settings)
     name_run(f"dataset {version.version} of {len(version.records)} {version.data_source} records")
     get_run_logger().info(

@@ -9,6 +9,7 @@ are only a copy for people. An entry that cannot be read is passed over and repo
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import logging
 import stat
@@ -74,8 +75,6 @@ def append_event(
     Raises:
         LedgerError: If the ledger cannot be written.
     """
-    from dulwich.objects import Blob, Tree
-
     with _writing(directory) as repository:
         commits, torn = _walk(repository)
         history = _read_entries(repository, commits, torn)
@@ -84,24 +83,19 @@ def append_event(
                 return entry.commit
         # The head, else the latest commit that can be read.
         head = commits[0].id if commits else None
-        texts = {_EVENT: event.model_dump_json(indent=2)}
-        if event.kind in SERVED_KINDS:
-            texts[_RELEASE] = event.release.model_dump_json(indent=2)
-            texts[_METRICS] = json.dumps(dict(metrics), indent=2, sort_keys=True)
-            texts[_MODEL_CARD] = model_card
-        elif (served := history.latest) is not None:
-            # The tree goes on showing the release that is served.
-            texts[_RELEASE] = served.release.model_dump_json(indent=2)
-            texts[_METRICS] = json.dumps(served.metrics, indent=2, sort_keys=True)
-            texts[_MODEL_CARD] = served.model_card
-        tree = Tree()
-        for name, text in texts.items():
-            blob = Blob.from_string(text.encode(_ENCODING))
-            repository.object_store.add_object(blob)
-            tree.add(name.encode(), stat.S_IFREG | 0o644, blob.id)
-        repository.object_store.add_object(tree)
-        commit = _make_commit(tree.id, head, _message(reason, event.release))
-        repository.object_store.add_object(commit)
+        commit, texts = _add_commit(
+            repository,
+            LedgerEntry(
+                commit="",
+                committed_at=datetime.now(UTC),
+                event=event,
+                reason=reason,
+                metrics=dict(metrics),
+                model_card=model_card,
+            ),
+            parent=head,
+            served=history.latest,
+        )
         _move_branch(repository, commit.id)
         _write_copies(directory, repository, texts)
         entry = LedgerEntry(
@@ -114,6 +108,78 @@ def append_event(
         )
         _write_notes(directory, [entry, *history.entries[: _N_NOTES - 1]])
     return entry.commit
+
+
+def find_head(directory: Path) -> str | None:
+    """Return the latest commit of the ledger; None when it has none."""
+    if not (directory / ".git").is_dir():
+        return None
+    with _open(directory) as repository:
+        head = _head_of(repository)
+    return None if head is None else head.decode()
+
+
+def pack_ledger(directory: Path) -> bytes:
+    """Pack the ledger as a git bundle, which ``git clone`` reads.
+
+    Raises:
+        LedgerError: If it has no events, or cannot be read.
+    """
+    from dulwich.bundle import create_bundle_from_repo, write_bundle
+    from dulwich.refs import HEADREF
+
+    packed = io.BytesIO()
+    with _writing(directory) as repository:
+        branch = repository.refs.follow(HEADREF)[0][-1]
+        if _head_of(repository) is None:
+            msg = "a ledger without events cannot be packed"
+            raise LedgerError(msg)
+        try:
+            with create_bundle_from_repo(repository, refs=[branch]) as bundle:
+                write_bundle(packed, bundle)
+        except (KeyError, ValueError, AssertionError, zlib.error) as error:
+            msg = f"the ledger cannot be packed, an object of it cannot be read: {error}"
+            raise LedgerError(msg) from error
+    return packed.getvalue()
+
+
+def merge_ledger(directory: Path, packed: bytes) -> None:
+    """Continue the ledger of another home, which then has the events of both.
+
+    Its commits stay as they are; events that only this home has follow them.
+
+    Args:
+        directory: The repository of this home; made when missing.
+        packed: What :func:`pack_ledger` gave in the other one.
+
+    Raises:
+        LedgerError: If the bundle cannot be read, or this ledger cannot be written.
+    """
+    from dulwich.bundle import read_bundle
+
+    with _writing(directory) as repository:
+        ours = _read(repository)
+        try:
+            with read_bundle(io.BytesIO(packed)) as bundle:
+                bundle.store_objects(repository.object_store)
+                (head,) = bundle.references.values()
+        except (AssertionError, KeyError, TypeError, ValueError, zlib.error) as error:
+            msg = f"the ledger of the store must be a git bundle, it cannot be read: {error}"
+            raise LedgerError(msg) from error
+        theirs = _read_entries(repository, *_walk(repository, head))
+        known = {entry.event.id for entry in theirs.entries}
+        served, texts = theirs.latest, None
+        for entry in reversed(ours.entries):
+            if entry.event.id not in known:
+                commit, texts = _add_commit(repository, entry, parent=head, served=served)
+                head = commit.id
+                served = entry if entry.is_served else served
+        _move_branch(repository, head)
+        history = _read(repository)
+        if texts is None and history.entries:
+            texts = _texts_of(history.entries[0], history.latest)
+        _write_copies(directory, repository, texts or {})
+        _write_notes(directory, history.entries[:_N_NOTES])
 
 
 def push_ledger(directory: Path, remote: str) -> None:
@@ -149,6 +215,35 @@ def read_ledger(directory: Path) -> LedgerHistory:
 def list_set_aside(directory: Path) -> list[str]:
     """List the ledgers that were not git repositories any more and made room for a new one."""
     return sorted(path.name for path in directory.glob(f"{_ASIDE}*"))
+
+
+def _add_commit(
+    repository: Repo, entry: LedgerEntry, *, parent: ObjectID | None, served: LedgerEntry | None
+) -> tuple[Commit, dict[str, str]]:
+    """Write a commit with an event, which no branch has yet; return the texts of its files too."""
+    from dulwich.objects import Blob, Tree
+
+    texts = _texts_of(entry, served)
+    tree = Tree()
+    for name, text in texts.items():
+        blob = Blob.from_string(text.encode(_ENCODING))
+        repository.object_store.add_object(blob)
+        tree.add(name.encode(), stat.S_IFREG | 0o644, blob.id)
+    repository.object_store.add_object(tree)
+    commit = _make_commit(tree.id, parent, _message(entry.reason, entry.event.release))
+    repository.object_store.add_object(commit)
+    return commit, texts
+
+
+def _texts_of(entry: LedgerEntry, served: LedgerEntry | None) -> dict[str, str]:
+    """Return the files of the commit of an event; the release is the one that is served then."""
+    texts = {_EVENT: entry.event.model_dump_json(indent=2)}
+    shown = entry if entry.event.kind in SERVED_KINDS else served
+    if shown is not None:
+        texts[_RELEASE] = shown.release.model_dump_json(indent=2)
+        texts[_METRICS] = json.dumps(dict(shown.metrics), indent=2, sort_keys=True)
+        texts[_MODEL_CARD] = shown.model_card
+    return texts
 
 
 def _message(reason: str, release: Release) -> bytes:
@@ -303,11 +398,11 @@ def _read_entries(repository: Repo, commits: Sequence[Commit], torn: list[str]) 
     return LedgerHistory(entries[::-1], torn)
 
 
-def _walk(repository: Repo) -> tuple[list[Commit], list[str]]:
+def _walk(repository: Repo, head: ObjectID | None = None) -> tuple[list[Commit], list[str]]:
     """Follow first parents from the head; past a commit that is torn, by the commits' times."""
     torn: list[str] = []
     commits: list[Commit] = []
-    at = _head_of(repository)
+    at = head or _head_of(repository)
     while at is not None:
         commit = _read_commit(repository, at)
         if commit is None:

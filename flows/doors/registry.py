@@ -124,17 +124,30 @@ class Registry:
         from mlflow import MlflowClient
 
         self._settings = settings
+        self._has_warned = False
         settings.mlflow_dir.mkdir(parents=True, exist_ok=True)
         self._client: MlflowClient = MlflowClient(tracking_uri=settings.tracking_uri)
 
     def experiment_id(self) -> str:
         """Find the experiment of all sweeps, or make it."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
-        if found is not None:
-            return str(found.experiment_id)
-        own = (self._settings.mlflow_dir / "artifacts").as_uri()
+        own = self._settings.mlflow_artifacts_url
         location = own if self._settings.mlflow_tracking_uri is None else None
+        if found is not None:
+            if location is not None and self._settings.store_url and not self._has_warned:
+                self._warn_of_place(str(found.artifact_location))
+            return str(found.experiment_id)
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+
+    def _warn_of_place(self, location: str) -> None:
+        """Say that an experiment which was made without a store keeps its place for artifacts."""
+        self._has_warned = True
+        if location != self._settings.mlflow_artifacts_url:
+            logger.warning(
+                "the experiment %s keeps its artifacts at %s, where they were when it was made, "
+                "and not in the store; an empty registry (ECG_FRESH=1) begins in the store",
+                *(EXPERIMENT, location),
+            )
 
     def start_run(
         self,
@@ -273,6 +286,7 @@ class Registry:
         This is what ``mlflow gc --run-ids`` does for them. The command also purges every
         experiment and logged model that a user has deleted and may want back.
         """
+        from botocore.exceptions import BotoCoreError, ClientError
         from mlflow.exceptions import MlflowException
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
         from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -285,7 +299,10 @@ class Registry:
                 uri = store.get_run(run_id).info.artifact_uri
                 get_artifact_repository(uri).delete_artifacts()
                 store._hard_delete_run(run_id)  # noqa: SLF001  MLflow has no other way
-            except (MlflowException, SQLAlchemyError, OSError) as error:
+            except (
+                *(MlflowException, SQLAlchemyError, OSError),
+                *(BotoCoreError, ClientError),
+            ) as error:
                 problems.append(f"{run_id}: {error}")
         return problems
 

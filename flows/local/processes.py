@@ -18,7 +18,7 @@ from typing import Final, Self
 
 import httpx
 
-from ecg_lib.operations.service_socket import open_listener
+from ecg_lib.operations.processes.service_socket import open_listener
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR, find_addresses
 from flows.local.servers.prefect_client import PrefectClient, WorkerHeartbeats

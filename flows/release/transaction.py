@@ -35,6 +35,7 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.shared_releases import RELEASE_LOCK
 from ecg_lib.records.atomic_files import write_durably
 from flows.doors.ledger import append_event, push_ledger, read_ledger
 from flows.doors.registry import note_pending
@@ -49,6 +50,7 @@ from flows.doors.release_history import (
     format_now,
     make_event,
 )
+from flows.release.integrity.sharing import fetch_missing, join, sharing
 from flows.release.integrity.signing import ensure_signed, prepare_signing
 from flows.release.rollout.journal import read_open, settle
 from flows.release.switch_service import (
@@ -63,8 +65,6 @@ from flows.release.switch_service import (
 
 INTENT: Final = "release-intent.json"
 """The release or rollback that is under way, below ``serving``."""
-
-LOCK: Final = "release.lock"
 
 _LOCK_TIMEOUT_S: Final = 150.0
 _LOCK_POLL_S: Final = 0.05
@@ -252,16 +252,25 @@ def read_intent(settings: Settings) -> Intent | None:
 
 
 @contextmanager
-def locked(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Iterator[None]:
+def locked(
+    settings: Settings, *, steps: Steps = DEFAULT_STEPS, is_shared: bool = True
+) -> Iterator[None]:
     """Hold the lock of all releases and rollbacks; it falls with its process.
+
+    Args:
+        settings: The home.
+        steps: How long to wait.
+        is_shared: Hold the lease of the store too, and publish what has changed at the end.
 
     Raises:
         BusyError: If another process holds it too long.
         TransactionError: If the directory cannot be written.
+        StoreError: If the store cannot be reached, or another machine holds it too long.
+        PublishError: If the home has changed, and the store has not taken that.
     """
     try:
         settings.serving_dir.mkdir(parents=True, exist_ok=True)
-        lock = (settings.serving_dir / LOCK).open("a")
+        lock = (settings.serving_dir / RELEASE_LOCK).open("a")
     except OSError as error:
         msg = f"{settings.serving_dir.name} must be writable for a release, {error.strerror}"
         raise TransactionError(msg) from error
@@ -280,7 +289,11 @@ def locked(settings: Settings, *, steps: Steps = DEFAULT_STEPS) -> Iterator[None
                     raise BusyError(msg) from None
                 time.sleep(_LOCK_POLL_S)
         steps.on_step(Step.LOCKED)
-        yield
+        if is_shared:
+            with sharing(settings, wait_s=steps.lock_timeout_s):
+                yield
+        else:
+            yield
 
 
 def _unchanged(settings: Settings, release: Release, steps: Steps) -> Outcome:
@@ -294,7 +307,9 @@ def check_stored(settings: Settings, wanted: Release) -> None:
 
     Raises:
         TransactionError: If it has not.
+        ReleaseError: If another machine packaged it, and the shared store lacks it too.
     """
+    fetch_missing(settings, wanted)
     if not bento_source(settings.bentoml_home, wanted).is_dir():
         msg = f"{wanted.bento_tag} must be in the bento store to be served, it is not"
         raise TransactionError(msg)
@@ -401,9 +416,12 @@ def recover_locked(settings: Settings, steps: Steps) -> tuple[Release | None, Le
     """Do the same as :func:`recover` for a caller who holds the lock; return the ledger too."""
     path = settings.serving_dir / CURRENT
     intent = read_intent(settings)
+    if intent is None:  # otherwise this home may have released what the store does not know
+        join(settings)
     prepare_signing(settings, read_ledger(settings.ledger_dir))
     if intent is not None:
         _resume(intent, settings, steps)
+        join(settings)
     else:
         (settings.serving_dir / INTENT).unlink(missing_ok=True)
     history = read_ledger(settings.ledger_dir)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import asyncio
 import socket
 import threading
+from collections.abc import Callable
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 
 from bentos.host import Host, SharedDirectory, wait_for_listener
 from bentos.runtime.worker_process import WorkerProcess
+from ecg_lib.operations.processes.service_socket import PortTakenError
 from ecg_lib.operations.releases import CURRENT, SERVED, Release, ReleaseError, write_release
-from ecg_lib.operations.service_socket import PortTakenError
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.following import Follower
 
 RELEASE = Release(
     bento_tag="ecg:2",
@@ -33,7 +35,14 @@ class FakeWorker:
             "version": release.model_version,
             "bundle_hash": release.bundle_hash,
         }
+        self.serves_since = 0.0
         self.refusals: list[ReleaseError] = []
+
+    def listen(self, _: Callable[[], None]) -> None:
+        pass
+
+    def tell(self, _: dict[str, Any]) -> None:
+        pass
 
     def tell_refused(self, error: ReleaseError) -> None:
         self.refusals.append(error)
@@ -65,6 +74,32 @@ def test_a_refusal_is_told_only_by_workers_that_serve_another_release(
             return cast("FakeWorker", await host._start_best())
 
     assert asyncio.run(start()).refusals == ([] if is_repaired else [refusal])
+
+
+def test_a_release_that_the_store_does_not_give_is_told_once_and_to_new_workers_too(
+    tmp_path: Path,
+) -> None:
+    settings = Settings(home=tmp_path, store_url=(tmp_path / "store").as_uri())
+    follower = Follower(settings)
+    workers = [FakeWorker(RELEASE), FakeWorker(RELEASE)]
+    refusal = ReleaseError("one byte has changed", bento_tag="ecg:3")
+
+    async def tell() -> None:
+        with socket.socket() as listener:
+            shared = SharedDirectory(tmp_path, 0)
+            host = Host(settings, listener, shared=shared, follower=follower)
+            host._add(cast("WorkerProcess", workers[0]))
+            host._tell_not_taken()
+            assert workers[0].refusals == []
+            follower.refusal = refusal
+            host._tell_not_taken()
+            host._tell_not_taken()
+            assert workers[0].refusals == [refusal]
+            host._add(cast("WorkerProcess", workers[1]))
+            host._tell_not_taken()
+
+    asyncio.run(tell())
+    assert workers[1].refusals == [refusal]
 
 
 def test_a_host_waits_for_the_socket_of_a_host_that_was_killed(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import socket
 import subprocess
 import tempfile
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,11 +26,26 @@ _SETTINGS: Final = {
 }
 
 
+_READY_S: Final = 60
+_UNTIL_INPUT_ENDS: Final = f"""
+place=$1
+shift
+"$0/initdb" -D "$place/data" -A trust -U {USER} --no-sync -E UTF8 --locale=C || exit
+"$0/postgres" -D "$place/data" "$@" &
+read -r _
+kill -INT $!
+wait
+rm -rf "$place"
+"""
+"""Run a server as long as the input of the shell is open, which ends with this process."""
+
+
 @dataclass(frozen=True)
 class Postgres:
     """A server that runs."""
 
     programs: Path
+    directory: Path
     port: int
 
     def make_database(self, driver: str = "pg8000") -> str:
@@ -52,19 +69,25 @@ class Postgres:
 
 
 def find_programs() -> Path | None:
-    """Find the directory with initdb and pg_ctl; the newest version where there are several."""
+    """Find the directory with initdb and postgres; the newest version where there are several."""
     places = [Path(place) for base in _PLACES for place in Path(base).glob("*/bin")]
     if (found := shutil.which("initdb")) is not None:
         places.append(Path(found).resolve().parent)
-    whole = [
-        place for place in places if (place / "initdb").exists() and (place / "pg_ctl").exists()
-    ]
-    return max(whole, key=str, default=None)
+    needed = ("initdb", "postgres", "pg_isready", "psql")
+    whole = [place for place in places if all((place / name).exists() for name in needed)]
+    return max(whole, key=_version_of, default=None)
+
+
+def _version_of(place: Path) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", place.parent.name)]
 
 
 @contextmanager
 def serving(programs: Path) -> Iterator[Postgres]:
-    """Run a server until the end of the block; as `nobody` where this is root, who must not."""
+    """Run a server until the end of the block, or of this process, however that ends.
+
+    As root, who may not run one, it runs as `nobody`.
+    """
     account = pwd.getpwnam("nobody") if os.geteuid() == 0 else None
     who: dict[str, Any] = {}
     # Not below the directory of pytest, which is closed to other users.
@@ -73,23 +96,36 @@ def serving(programs: Path) -> Iterator[Postgres]:
         if account is not None:
             os.chown(directory, account.pw_uid, account.pw_gid)
             who = {"user": account.pw_uid, "group": account.pw_gid, "extra_groups": []}
-
-        def run(program: str, *arguments: str) -> None:
-            subprocess.run(
-                [programs / program, "-D", directory / "data", *arguments],
-                check=True,
-                cwd=directory,
-                stdout=subprocess.DEVNULL,
-                **who,
-            )
-
-        run("initdb", "-A", "trust", "-U", USER, "--no-sync", "-E", "UTF8", "--locale=C")
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = int(probe.getsockname()[1])
-        options = " ".join(f"-c {key}={value}" for key, value in _SETTINGS.items())
-        options = f"-p {port} -k {directory} {options}"
-        run("pg_ctl", "-w", "-l", str(directory / "server.log"), "-o", options, "start")
+        options = [one for key, value in _SETTINGS.items() for one in ("-c", f"{key}={value}")]
+        with (directory / "server.log").open("wb") as log:
+            process = subprocess.Popen(
+                [
+                    *("sh", "-c", _UNTIL_INPUT_ENDS, programs, directory),
+                    *("-p", str(port), "-k", directory, *options),
+                ],
+                cwd=directory,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C is for the tests, which may need it still
+                **who,
+            )
         try:
-            yield Postgres(programs, port)
+            _wait_until_ready(process, programs, port, directory / "server.log")
+            yield Postgres(programs, directory, port)
         finally:
-            run("pg_ctl", "-w", "-m", "fast", "stop")
+            process.communicate(timeout=60)
+
+
+def _wait_until_ready(
+    process: subprocess.Popen[bytes], programs: Path, port: int, log: Path
+) -> None:
+    ask = [programs / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port), "-U", USER]
+    deadline_s = time.monotonic() + _READY_S
+    while subprocess.run(ask, check=False).returncode != 0:
+        if process.poll() is not None or time.monotonic() > deadline_s:
+            msg = f"PostgreSQL must answer within {_READY_S} s, it does not: {log.read_text()}"
+            raise RuntimeError(msg)
+        time.sleep(0.05)

@@ -34,7 +34,6 @@ from bentos.wire.problems import ProblemError
 from bentos.wire.rollout_answers import Rollout
 from bentos.wire.schemas import ModelInfo, RefusedRelease, SpoolState
 from ecg_lib.classifier.bundle import DataSource
-from ecg_lib.operations.helper_states import list_degraded, read_helper_states
 from ecg_lib.operations.learning.log_counts import (
     DecisionState,
     count_labels,
@@ -48,6 +47,7 @@ from ecg_lib.operations.learning.rollout.candidate import (
     read_candidate,
 )
 from ecg_lib.operations.prediction_rows import DriftCheckRow
+from ecg_lib.operations.processes.helper_states import list_degraded, read_helper_states
 from ecg_lib.operations.releases import NOTES, read_release_notes
 from ecg_lib.operations.settings import Settings
 

@@ -35,7 +35,6 @@ from ecg_lib.operations.releases import (
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import write_durably
 
-_KEY: Final = "release-key"
 _KEY_ADVICE: Final = (
     "put it back from a backup; if only its mode is wrong and nobody else used it, chmod 0600 it; "
     "without a backup remove it, and sign what you trust with `ecg doctor --sign TAG`, because no "
@@ -72,7 +71,7 @@ class Signature(BaseModel):
 
 def key_path(settings: Settings) -> Path:
     """Return the path of the key."""
-    return settings.home / "secrets" / _KEY
+    return settings.release_key_path
 
 
 def has_key(settings: Settings) -> bool:
@@ -101,7 +100,7 @@ def sign_release(settings: Settings, release: Release, *, why: str) -> None:
         why=why,
     )
     signed = draft.model_copy(update={"hmac": draft.compute_hmac(_read_key(settings, release))})
-    write_durably(_path_of(settings, release), signed.model_dump_json(indent=2))
+    write_durably(signature_path(settings, release), signed.model_dump_json(indent=2))
 
 
 def is_signed(settings: Settings, release: Release) -> bool:
@@ -124,7 +123,7 @@ def check_signature(settings: Settings, release: Release) -> Signature:
         If the signature is of something else, or the key cannot be used.
 
     """
-    key, path = _read_key(settings, release), _path_of(settings, release)
+    key, path = _read_key(settings, release), signature_path(settings, release)
     advice = f"look at it, then sign it with `ecg doctor --sign {release.bento_tag}`"
     try:
         found = Signature.model_validate_json(path.read_bytes())
@@ -194,7 +193,8 @@ def remove_compiled(source: Path) -> None:
             shutil.rmtree(compiled)
 
 
-def _path_of(settings: Settings, release: Release) -> Path:
+def signature_path(settings: Settings, release: Release) -> Path:
+    """Name the file of the signature of a release."""
     name = hashlib.sha256(json.dumps(identify(release), sort_keys=True).encode()).hexdigest()
     return settings.signatures_dir / f"{name[:32]}.json"
 

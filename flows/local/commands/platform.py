@@ -14,11 +14,14 @@ from typing import Annotated, Any, Final, Never
 import typer
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.operations.helper_states import HelperStatus
+from ecg_lib.operations.processes.helper_states import HelperStatus
+from ecg_lib.operations.releases import Release, ReleaseError
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.doors.addresses import find_addresses
 from flows.local.processes import PREFECT_SERVER, Platform
 from flows.local.servers.sign_in import make_sign_in_links, write_sign_in_page
+from flows.local.state.restore import check_whole
 from flows.local.supervision.environments import make_command_variables
 from flows.local.supervision.platform_status import (
     ProcessStatus,
@@ -40,6 +43,7 @@ def enter_platform() -> Settings:
     """Read the settings, make the home, and set the variables that the flows' code reads."""
     settings = read_settings()
     prepare_home(settings)
+    check_whole(settings.home)
     os.environ.update(make_command_variables(settings))
     return settings
 
@@ -106,7 +110,6 @@ def up(
 ) -> None:
     """Start the service, Prefect, MLflow and a worker, and run the pipeline."""
     from flows.release.switch_service import read_current
-    from flows.release.transaction import recover
 
     settings = enter_platform()
     started_s = time.monotonic()
@@ -114,7 +117,7 @@ def up(
         with Platform(settings, report=typer.echo) as platform:
             if settings.fresh:
                 _set_aside(settings)
-            if is_serving := recover(settings) is not None:
+            if is_serving := _find_served(settings) is not None:
                 platform.start_service()  # first, because it needs none of the others
             has_helpers = platform.try_to_start()
             if not is_serving and (is_serving := _install_reference(settings, platform.check)):
@@ -130,6 +133,18 @@ def up(
             _watch(platform, has_helpers=has_helpers)
     except KeyboardInterrupt:
         typer.echo("stopped; everything that was started has ended")
+
+
+def _find_served(settings: Settings) -> Release | None:
+    """Finish what was left open and take what other machines released; else go on with our own."""
+    from flows.release.switch_service import read_current
+    from flows.release.transaction import recover
+
+    try:
+        return recover(settings)
+    except (StoreError, ReleaseError) as error:
+        typer.echo(f"this home goes on with its own release: {error}")
+        return read_current(settings)
 
 
 def _watch(platform: Platform, *, has_helpers: bool) -> Never:

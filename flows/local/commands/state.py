@@ -9,13 +9,16 @@ import typer
 
 from ecg_lib.operations.settings import read_settings
 from flows.local.commands.platform import prepare_home
+from flows.local.state.restore import check_whole
 
 
 def backup(
     file: Annotated[Path, typer.Argument(help="The file to write; it must not exist.")],
     key_file: Annotated[
         Path | None,
-        typer.Option(help="Include the secrets, encrypted with this key; it is made when missing."),
+        typer.Option(
+            help="Include the secrets, encrypted with the key in this file, made when missing."
+        ),
     ] = None,
     *,
     secrets_in_clear: Annotated[
@@ -41,12 +44,12 @@ def backup(
         f"{', '.join(made.databases) or 'none'}; secrets: {made.manifest.secrets}"
     )
     for place in made.manifest.elsewhere:
-        typer.secho(f"not in the backup, as it is not below the home: {place}", fg="yellow")
+        typer.secho(f"not in the backup, back it up with its own tools: {place}", fg="yellow")
     if made.manifest.secrets is SecretsIn.LEFT_OUT:
         typer.secho(
-            "without its secrets a restored home asks for `ecg doctor --sign` before it serves, "
-            "cannot read kept signals and counts every patient as a new one; with --key-file they "
-            "are included, encrypted",
+            "without the secrets, a restored home needs `ecg doctor --sign` before it serves, "
+            "cannot read kept signals and treats every patient as new; --key-file includes them, "
+            "encrypted",
             fg="yellow",
         )
 
@@ -56,14 +59,14 @@ def restore(
     key_file: Annotated[Path | None, typer.Option(help="Key of the encrypted secrets.")] = None,
     *,
     no_secrets: Annotated[
-        bool, typer.Option("--no-secrets", help="Leave out the secrets of the backup.")
+        bool, typer.Option("--no-secrets", help="Do not restore the secrets of the backup.")
     ] = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="Move the files of a home aside, into before-TIME in it."),
+        typer.Option("--replace", help="First move what is in the home into its before-TIME."),
     ] = False,
 ) -> None:
-    """Put the state of a backup into ECG_HOME, which must be empty and not in use."""
+    """Restore a backup into ECG_HOME, which must be empty; the platform must be down."""
     from flows.local.state.restore import restore_backup
 
     settings = read_settings()
@@ -80,33 +83,38 @@ def restore(
         f"secrets: {'left out' if no_secrets else manifest.secrets}"
     )
     for place in manifest.elsewhere:
-        typer.secho(f"was not in the backup, restore it by itself: {place}", fg="yellow")
+        typer.secho(f"not in the backup, restore it separately: {place}", fg="yellow")
     typer.echo("`ecg doctor` compares all stores, `ecg up` starts the platform")
 
 
 def migrate(
     to: Annotated[
         str | None,
-        typer.Option(help="Version, such as r0002; that of this code when left out."),
+        typer.Option(help="Version, such as r0002; default: the one that this code needs."),
     ] = None,
     *,
     show: Annotated[
         bool, typer.Option("--show", help="Show the version of the tables and change nothing.")
     ] = False,
 ) -> None:
-    """Bring the tables of the monitoring database to a version.
+    """Upgrade or downgrade the tables of the monitoring database.
 
-    The way forwards happens by itself at the first row. The way back drops what came later: end
-    the platform before it, and make a backup.
+    Upgrades happen by themselves when the first row is written.
+
+    A downgrade drops what later versions added.
+
+    Make a backup and end the platform first.
     """
     from ecg_lib.operations.learning.schema.migrations import HEAD
     from ecg_lib.operations.prediction_log import PredictionLog
 
     settings = read_settings()
-    prepare_home(settings)
     if show and to is not None:
         msg = "name --show or --to, not both"
         raise typer.BadParameter(msg)
+    if not show or settings.home.exists():
+        prepare_home(settings)
+        check_whole(settings.home)
     log = PredictionLog(settings.monitoring_database_url)
     try:
         if not show:

@@ -43,7 +43,7 @@ def main(given: Sequence[str] | None = None) -> None:
         constants.BACKEND_STORE_URI_ENV_VAR: store,
         constants.REGISTRY_STORE_URI_ENV_VAR: store,
         constants.ARTIFACT_ROOT_ENV_VAR: artifacts,
-        constants.ARTIFACTS_DESTINATION_ENV_VAR: (settings.mlflow_dir / "artifacts").as_uri(),
+        constants.ARTIFACTS_DESTINATION_ENV_VAR: settings.mlflow_artifacts_url,
         constants.SERVE_ARTIFACTS_ENV_VAR: "true",
     }
     import uvicorn

@@ -1,7 +1,8 @@
 """Make the folder of a Hugging Face Space (``sdk: docker``) from the current release.
 
-The folder has what the release serves with: its code, its bundle and its lock, as they were signed,
-and nothing of the home besides. Files can be read by every user, as the container's is not ours.
+The folder has what the release needs to serve: its code, its bundle and its lock, as they were
+signed, and nothing else of the home. Every user can read the files, as the container runs as
+another one.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from flows.release.switch_service import find_bundle
 
 _FILES: Final = Path(__file__).parent
 _ATTRIBUTES: Final = "*.onnx filter=lfs diff=lfs merge=lfs -text\n"
-"""A Space takes large files through LFS alone."""
+"""Spaces accept large files only through LFS."""
 _BESIDE_CODE: Final = ("bom.cdx.json",)
 
 
 class SpaceError(EcgError):
-    """A folder that cannot be made."""
+    """The folder of a Space cannot be made."""
 
 
 def make_space(settings: Settings, directory: Path) -> Release:
@@ -39,16 +40,16 @@ def make_space(settings: Settings, directory: Path) -> Release:
     Raises:
         SpaceError: If the folder has files, or the release has no lock.
         BundleError: If nothing was released yet.
-        SignatureError: If the code is not what was signed.
+        SignatureError: If the code differs from what was signed.
     """
     if directory.exists() and any(directory.iterdir()):
-        msg = f"a Space is made in an empty folder, {directory} has files"
+        msg = f"a Space is made in an empty folder, {directory} has files; name another one"
         raise SpaceError(msg)
     release, bundle = load_released_bundle(settings)
     check_code(settings, release)
     source = bento_source(settings.bentoml_home, release)
     if not (source / LOCK).is_file():
-        msg = f"{release.bento_tag} must have the {LOCK} that it serves with, it has none"
+        msg = f"{release.bento_tag} must have its {LOCK}, it has none; package it again"
         raise SpaceError(msg)
     store = directory / "bentoml"
     _copy(source, store / source.relative_to(settings.bentoml_home))

@@ -1,8 +1,8 @@
 """Serve the release beside this file: ``python start.py``, the command of the container.
 
-The folder of this file is only read. Everything is written below ``ECG_HOME``: the key that signs
-the release in this container, the prediction log, recordings. It is copied into the Space and
-imports, apart from Python, only the code of the release.
+The folder of this file is read-only. Everything is written below ``ECG_HOME``: the key that signs
+the release in this container, the prediction log, recordings. This file is copied into the Space
+and imports only the standard library and the code of the release.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ def find_source(folder: Path) -> Path:
 
 
 def write_keys(home: Path, text: str) -> Path:
-    """Write the lines of a keys file, which a secret of the Space has as lines or with semicolons.
+    """Write the keys file from a secret of the Space, one key a line or separated by semicolons.
 
     Raises
     ------
     SystemExit
-        If there are none: the service is open to the internet.
+        If there is no key: anyone on the internet can reach the service.
 
     """
     lines = [line.strip() for line in text.replace(";", "\n").splitlines() if line.strip()]
     if not lines:
         sys.exit(
             f"error: the Space needs the secret {_KEYS}, with the lines that `ecg api-key` prints: "
-            "its service is open to the internet"
+            "anyone on the internet can reach it"
         )
     path = home / "api-keys"
     path.touch(mode=0o600)
@@ -48,7 +48,7 @@ def write_keys(home: Path, text: str) -> Path:
 
 
 def make_environment(folder: Path, home: Path, given: Mapping[str, str]) -> dict[str, str]:
-    """Make the environment of the service; what is given has precedence, and the secret is gone."""
+    """Make the environment of the service; given variables win, and the secret is removed."""
     return {
         "ECG_SERVICE_HOST": "0.0.0.0",  # noqa: S104  a container; every request needs a key
         "ECG_SERVICE_PORT": _PORT,
@@ -66,7 +66,7 @@ def make_environment(folder: Path, home: Path, given: Mapping[str, str]) -> dict
 
 
 def prepare(folder: Path, home: Path) -> None:
-    """Check the release, and let the home serve it."""
+    """Check the release, and make it the one that the home serves."""
     sys.dont_write_bytecode = True  # a release has no other code than what was packed
     sys.path.insert(0, str(find_source(folder)))
     from ecg_lib.operations.keys.signatures import make_key, sign_release

@@ -1,1 +1,1 @@
-"""The state of a home in one file: backup and restore."""
+"""Backup and restore of a home, as one file."""

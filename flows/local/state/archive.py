@@ -1,9 +1,9 @@
 """The file of a backup: a zip archive of a home, with a manifest and, if wanted, its secrets.
 
-Every file is named by the manifest with its SHA-256. Secrets are not among them: they are left
-out, or are one member of their own, in clear or encrypted by AES-256-GCM (NIST SP 800-38D) under
-a key that HKDF-SHA256 (RFC 5869) derives from a key file. That member is bound to the manifest, so
-that with the key a manifest that was rewritten is found.
+The manifest lists every file with its SHA-256. Secrets are not on that list: they are left out, or
+stored as one member, in clear or encrypted by AES-256-GCM (NIST SP 800-38D) under a key that
+HKDF-SHA256 (RFC 5869) derives from a key file. The manifest is authenticated with them, so a
+rewritten manifest is detected when the key is given.
 """
 
 from __future__ import annotations
@@ -35,16 +35,33 @@ _NONCE_BYTES: Final = 12
 _SALT_BYTES: Final = 16
 _INFO: Final = b"ecg backup secrets"
 _KEY_ADVICE: Final = "use the key file that the backup was made with"
-_MANIFEST_BYTES: Final = 256 * 2**20
-_SECRETS_BYTES: Final = 2**20
+_MANIFEST_BYTES: Final = 2**30
+"""About six million files."""
+_SECRETS_BYTES: Final = 16 * 2**20
+_PACKED: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
+_IS_ENCRYPTED: Final = 1
+"""Bit of a zip member that has a password, which ours never have."""
+
+SET_ASIDE: Final = "before-"
+"""Begins the name of the folder of a home with what a restore moved aside."""
+
+STAGING: Final = ".restore-"
+"""Begins the name of the folder of a home into which a backup is unpacked."""
 
 
 class BackupError(EcgError):
-    """A backup that cannot be made, read or restored."""
+    """A backup cannot be made, read or restored."""
+
+
+def describe(error: Exception) -> str:
+    """Describe an error; one of the system without its number."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
 
 
 class SecretsIn(StrEnum):
-    """The ways in which a backup has its secrets."""
+    """How a backup holds the secrets."""
 
     LEFT_OUT = "left out"
     CLEAR = "clear"
@@ -53,8 +70,8 @@ class SecretsIn(StrEnum):
 
 def _check_name(name: str) -> str:
     path = PurePosixPath(name)
-    is_plain = name and str(path) == name and not {"\\", "\0"} & set(name)
-    if not is_plain or path.is_absolute() or ".." in path.parts:
+    is_plain = not path.is_absolute() and ".." not in path.parts and str(path) == name
+    if not path.parts or not is_plain or "\0" in name or name.startswith((SET_ASIDE, STAGING)):
         msg = f"a name in a backup must be relative and plain, got {name!r}"
         raise ValueError(msg)
     return name
@@ -68,6 +85,7 @@ def _check_home(home: str) -> str:
 
 
 Name = Annotated[str, AfterValidator(_check_name)]
+TimeNs = Annotated[int, Field(ge=-(2**63), lt=2**63)]
 
 
 class StoredFile(BaseModel):
@@ -75,8 +93,10 @@ class StoredFile(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    size: int = Field(ge=0)
+    size: int = Field(ge=0, lt=2**63)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    modified_ns: TimeNs
+    """When it was changed: retention goes by that time."""
 
 
 class Manifest(BaseModel):
@@ -93,7 +113,8 @@ class Manifest(BaseModel):
     """Where the home was; MLflow's database names it."""
     secrets: SecretsIn
     files: dict[Name, StoredFile]
-    empty_folders: tuple[Name, ...]
+    folders: dict[Name, TimeNs]
+    """When each folder was changed."""
     elsewhere: tuple[str, ...] = ()
     """State that settings keep outside the home, and that is not in the backup."""
 
@@ -114,6 +135,23 @@ def own_version() -> str:
     return version("ecg-arrhythmia-mlops")
 
 
+def write_manifest(manifest: Manifest) -> bytes:
+    """Write a manifest.
+
+    Raises:
+        BackupError: If it is so large that it could not be read again.
+    """
+    text = manifest.model_dump_json().encode()
+    if len(text) > _MANIFEST_BYTES:
+        msg = (
+            f"the manifest of a backup must be at most {_MANIFEST_BYTES} bytes, this home with its "
+            f"{len(manifest.files)} files needs {len(text)}; copy the home with another tool while "
+            "the platform is down"
+        )
+        raise BackupError(msg)
+    return text
+
+
 def read_manifest(archive: zipfile.ZipFile) -> Manifest:
     """Read the manifest, and check that this software can restore the archive.
 
@@ -125,15 +163,15 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
         if found.file_size > _MANIFEST_BYTES:
             msg = f"its manifest must be at most {_MANIFEST_BYTES} bytes, got {found.file_size}"
             raise BackupError(msg)
-        text = archive.read(found)
-        head = TypeAdapter(dict[str, object]).validate_json(text)
+        _check_packing(archive)
+        head = TypeAdapter(dict[str, object]).validate_json(archive.read(found))
         if head.get("format") != FORMAT:
             msg = (
                 f"the backup must have the format {FORMAT}, it has {head.get('format')!r} and was "
                 f"made by version {head.get('software')!r}; restore it with that version"
             )
             raise BackupError(msg)
-        manifest = Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate(head)
     except KeyError as error:
         msg = f"a backup must have a {MANIFEST}, this file has none"
         raise BackupError(msg) from error
@@ -152,7 +190,7 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
     names = archive.namelist()
     if len(names) != len(set(names)) or set(names) != expected:
         strange = sorted(set(names) ^ expected)[:3]
-        msg = f"the backup must hold what its manifest names, it differs in {', '.join(strange)}"
+        msg = f"the backup must hold the files of its manifest, it differs in {', '.join(strange)}"
         raise BackupError(msg)
     if manifest.secrets is not SecretsIn.LEFT_OUT:
         size = archive.getinfo(SECRETS).file_size
@@ -160,6 +198,26 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
             msg = f"its secrets must be at most {_SECRETS_BYTES} bytes, got {size}"
             raise BackupError(msg)
     return manifest
+
+
+def _check_packing(archive: zipfile.ZipFile) -> None:
+    for one in archive.infolist():
+        if one.compress_type not in _PACKED or one.flag_bits & _IS_ENCRYPTED:
+            msg = f"{one.filename} must be packed as `ecg backup` does, it is not: it was changed"
+            raise BackupError(msg)
+
+
+def read_secrets(archive: zipfile.ZipFile) -> bytes:
+    """Read the member with the secrets.
+
+    Raises:
+        BackupError: If it is too large to be one.
+    """
+    found = archive.getinfo(SECRETS)
+    if found.file_size > _SECRETS_BYTES:
+        msg = f"its secrets must be at most {_SECRETS_BYTES} bytes, got {found.file_size}"
+        raise BackupError(msg)
+    return archive.read(found)
 
 
 def _order(text: str) -> tuple[int, ...]:
@@ -172,7 +230,7 @@ def pack_secrets(files: Mapping[str, bytes], *, key_file: Path | None, manifest:
     Args:
         files: Content by name.
         key_file: File of the key, which is made (mode 0600) when it is missing.
-        manifest: The manifest that they are bound to.
+        manifest: The manifest to authenticate with them.
 
     Raises:
         ConfigurationError: If the key file cannot be used.

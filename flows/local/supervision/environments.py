@@ -27,6 +27,14 @@ _FLOWS: Final = (
     *("TF_*", "CUDA_*", "NVIDIA_*", "GIT_*", "SSH_AUTH_SOCK"),
     *("DASK_*", "AWS_*", "FSSPEC_*"),  # clusters and stores of recordings
 )
+_STORE: Final = "AWS_*"
+"""Address and credentials of the shared store."""
+_OWN_STORE: Final = {
+    # For MLflow, what ecg_lib.operations.store.s3_objects sets for a store other than Amazon's.
+    "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE": "path",
+    "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
+    "AWS_RESPONSE_CHECKSUM_VALIDATION": "when_required",
+}
 _SERVICE: Final = ("BENTOML_*", "OTEL_*")
 _PREFECT_SERVER: Final = ("PREFECT_SERVER_*", "PREFECT_API_DATABASE_*", "PREFECT_LOGGING_*")
 # MLflow's credentials as a client are not among them.
@@ -80,6 +88,7 @@ def make_mlflow_server_environment(settings: Settings) -> dict[str, str]:
     return {
         **_take(*_MLFLOW_SERVER),
         **_find_gate(settings),
+        **_find_store(settings),
         "ECG_MLFLOW_PORT": str(settings.mlflow_port),
         **({"ECG_MLFLOW_STORE_URL": store} if (store := settings.mlflow_store_url) else {}),
         "GIT_PYTHON_REFRESH": "quiet",
@@ -103,6 +112,7 @@ def make_flow_environment(settings: Settings) -> dict[str, str]:
     return {
         **({"ECG_API_KEY": str(settings.api_key)} if needs_key else {}),
         **_take(*_FLOWS),
+        **_find_store(settings),
         **_settings_as_variables(settings),
         **_limit_threads(),
         **_find_prefect(settings),
@@ -117,6 +127,7 @@ def make_service_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of the prediction service, which uses neither Prefect nor MLflow."""
     return {
         **_take(*_SERVICE),
+        **_find_store(settings),
         **_settings_as_variables(settings, without=_NOT_FOR_SERVICE),
         **_limit_threads(),
         "BENTOML_HOME": str(settings.bentoml_home),
@@ -132,6 +143,7 @@ def make_command_variables(settings: Settings) -> dict[str, str]:
         **_find_prefect(settings),
         **_sign_in_to_prefect(settings),
         **_find_stores(settings),
+        **_find_store(settings),
         **_MLFLOW_CLIENT,
         **_bypass_proxy(),
         # Prefect's client would wait for a minute, in which nothing is started again.
@@ -151,6 +163,19 @@ def _take(*patterns: str, caller: Mapping[str, str] = os.environ) -> dict[str, s
         **_NO_TELEMETRY,
         **_bypass_proxy(),
         "PYTHONUNBUFFERED": "1",
+    }
+
+
+def _find_store(settings: Settings) -> dict[str, str]:
+    """Find the store that machines share: only who reads it gets its credentials."""
+    if settings.store_url is None:
+        return {}
+    found = {name: text for name, text in os.environ.items() if fnmatchcase(name, _STORE)}
+    is_own = found.keys() & {"AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL"}
+    return {
+        "ECG_STORE_URL": settings.store_url,
+        **(_OWN_STORE if is_own else {}),
+        **found,
     }
 
 

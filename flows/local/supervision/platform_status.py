@@ -6,7 +6,12 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from ecg_lib.operations.helper_states import FILE, SUPERVISOR, HelperState, read_helper_states
+from ecg_lib.operations.processes.helper_states import (
+    FILE,
+    SUPERVISOR,
+    HelperState,
+    read_helper_states,
+)
 from ecg_lib.operations.settings import Settings
 from flows.local.supervision.leftovers import Report, end_running
 from flows.local.supervision.process_state import ProcessRecord, read_state

@@ -22,7 +22,7 @@ from typing import Final, Self, TextIO
 
 import psutil
 
-from ecg_lib.operations.helper_states import (
+from ecg_lib.operations.processes.helper_states import (
     WRITE_INTERVAL_S,
     HelperState,
     HelperStatus,

@@ -1,1 +1,1 @@
-"""Deletes, store by store, what the settings keep no longer, and the flow that does all of it."""
+"""Retention: deletion store by store, and the flow that runs all of it."""

@@ -1,4 +1,4 @@
-"""Flow ``apply-retention``: delete in all stores what the settings keep no longer."""
+"""Flow ``apply-retention``: delete from all stores what is older than the settings keep it."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _MB: Final = 1e6
 def apply_retention() -> dict[str, Any]:
     """Delete old predictions, signals, bundles, models, runs, datasets, reports and flow runs.
 
-    What a release of the ledger, an alias or a sweep under way needs stays. `monitor-drift` and
-    `pipeline` do their parts of it too; this flow is for sites where they seldom run.
+    Whatever a release in the ledger, an alias or a running sweep needs stays. `monitor-drift` and
+    `pipeline` do their share too; this flow is for sites where they seldom run.
 
     Returns:
         Bytes of each store before and after, and the number of flow runs that were deleted.

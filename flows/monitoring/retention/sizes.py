@@ -23,11 +23,11 @@ KEPT_BY: Final[Mapping[str, str]] = {
     "reports": "ECG_DRIFT_REPORTS_KEPT, ECG_EVALUATION_REPORTS_KEPT",
     "Prefect": "ECG_PREFECT_RUNS_KEPT_DAYS",
 }
-"""The settings that say how much of each store stays."""
+"""The settings that limit each store."""
 
 
 def measure_stores(settings: Settings) -> dict[str, int]:
-    """Measure each store below the home, in bytes; what is on a database server is 0."""
+    """Measure each store below the home, in bytes; one on a database server counts as 0."""
     home = settings.home
     places = {
         "predictions and feedback": home / "monitoring.db",

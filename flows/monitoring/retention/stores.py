@@ -1,6 +1,6 @@
 """Delete old rows and files: one setting a store, see :mod:`ecg_lib.operations.settings`.
 
-What the ledger tells of, what is under way, and the evidence of decisions stay.
+Whatever a release in the ledger or a running process needs stays, and so do checks that decided.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_r
 def forget_old_rows(
     settings: Settings, log: PredictionLog, *, now: datetime, needed: timedelta
 ) -> None:
-    """Delete predictions, feedback and checks that the log keeps no longer."""
+    """Delete predictions, feedback and checks that are older than the log keeps them."""
     logger = get_run_logger()
     if settings.drift_checks_kept_days:
         log.delete_checks_before(now - timedelta(days=settings.drift_checks_kept_days))
@@ -56,7 +57,7 @@ def forget_old_rows(
 
 @task(cache_policy=NO_CACHE)
 def forget_old_files(settings: Settings) -> None:
-    """Delete directories that can be made again and that nothing points to."""
+    """Delete old directories that nothing refers to and that can be made again."""
     home, store = settings.home, settings.bentoml_home
     try:
         releases = list_needed_releases(settings)  # a release of any time can be gone back to
@@ -95,7 +96,7 @@ def forget_old_files(settings: Settings) -> None:
 
 
 def _is_open(sweep: Path) -> bool:
-    """Return whether a sweep may get its candidate yet; a torn state is for `ecg doctor`."""
+    """Return whether a sweep may still get its candidate; a torn state is for `ecg doctor`."""
     try:
         state = json.loads((sweep / "sweep.json").read_text(encoding="utf-8"))
         return state["candidate_run_id"] is None and not state.get("is_given_up", False)
@@ -108,7 +109,7 @@ def _fits_of(sweep: Path) -> list[Path]:
 
 
 def _remove_fits(sweep: Path) -> None:
-    """Delete what a sweep has fitted; its state stays, as sweeps are numbered by it."""
+    """Delete the fits of a sweep, but not its state, by which sweeps are numbered."""
     for path in _fits_of(sweep):
         if path.is_dir():
             shutil.rmtree(path)
@@ -124,9 +125,13 @@ def _keep_newest(
     remove: Callable[[Path], None] = shutil.rmtree,
 ) -> list[str]:
     """Delete all directories but the newest and those that are needed; return their names."""
-    spare = [path for path in paths if path.is_dir() and not is_needed(path)]
-    spare.sort(key=lambda path: path.stat().st_mtime)
-    old = spare[:-n_kept]
+    spare = []
+    for path in paths:
+        with suppress(FileNotFoundError):  # another flow that deletes was first
+            if path.is_dir() and not is_needed(path):
+                spare.append((path.stat().st_mtime, path))
+    old = [path for _, path in sorted(spare)[:-n_kept]]
     for path in old:
-        remove(path)
+        with suppress(FileNotFoundError):
+            remove(path)
     return [f"{path.parent.name}/{path.name}" for path in old]

@@ -1,7 +1,7 @@
 """Delete what earlier trainings left: runs of MLflow, dataset versions, evaluation reports.
 
-One setting a store. What a release of the ledger, an alias, or a release or sweep under way needs
-stays, and so does the best candidate of each dataset version that is kept, as it may be promoted.
+One setting a store. What a release in the ledger, an alias, or a running release or sweep needs
+stays, and so does the best candidate of each kept dataset version, as it may be promoted.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.data.dataset_versions import list_versions, load_version, read_latest
 from flows.data.prepared_views import records_dir
+from flows.data.records.lock import deleting_records
 from flows.doors.registry import Alias, KnownRun, Registry, RunKind, read_pending
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 from flows.release.switch_service import find_bundle
 from flows.training.sweep import settle_sweeps
 
 _OPENINGS = "ds2"
-"""Reports of openings of the test set: each is noted, and none can be made again."""
+"""Ends the names of reports on openings of the test set, which cannot be made again."""
 
 _PREPARED: Final = re.compile(r'"prepared":\s*"([^"]+)"')
 
@@ -66,7 +67,14 @@ def forget_old_training(settings: Settings) -> None:
         if run.run_id not in gone
         and (run.parent_run_id not in unfinished.resumable or run.run_id in needed)
     }
-    old_versions = _forget_dataset_versions(settings, datasets | _datasets_of(settings, releases))
+    with deleting_records(settings.datasets_dir) as may_delete:
+        old_versions = (
+            _forget_dataset_versions(settings, datasets | _datasets_of(settings, releases))
+            if may_delete
+            else []
+        )
+    if not may_delete:
+        logger.info("no dataset version is deleted, as ingest-records runs")
     hashes = {release.bundle_hash for release in releases}
     hashes |= {run.bundle_hash for run in runs if run.run_id in needed}
     reports = _forget_reports(settings, hashes)
@@ -87,8 +95,8 @@ def choose_spare_runs(
     Args:
         runs: All runs, the newest first.
         needed: Ids of runs that stay; a sweep among them takes no place of `n_kept`.
-        n_kept: Sweeps that have ended which stay, the newest.
-        datasets: Dataset versions that there are.
+        n_kept: Number of ended sweeps that stay, the newest.
+        datasets: Dataset versions that exist.
 
     Returns:
         Ids of runs. A sweep of which a candidate is needed stays, without its trials.

@@ -82,7 +82,7 @@ def examine(settings: Settings, *, is_mending: bool = True) -> list[Finding]:
         LedgerError: If the ledger cannot be written.
     """
     findings = list(_check_intent(settings, is_mending=is_mending))
-    with locked(settings):
+    with locked(settings, is_shared=False):
         findings += _check_signing(settings, is_mending=is_mending)
         history = read_ledger(settings.ledger_dir)
         findings += _check_ledger(history)
@@ -249,7 +249,7 @@ def sign(settings: Settings, tag: str) -> Release:
         LedgerError: If there is no such release, or the ledger cannot be written.
         SigningError: If code or bundle are not what the release names.
     """
-    with locked(settings):
+    with locked(settings, is_shared=False):
         history = read_ledger(settings.ledger_dir)
         if not was_signed(history):
             prepare_signing(settings, history)

@@ -18,6 +18,7 @@ from ecg_lib.operations.learning.rollout.candidate import (
 )
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.doors.registry import note_pending
 from flows.doors.release_history import (
     EventKind,
@@ -198,7 +199,7 @@ def advance(
             check=lambda: _refuse_halted(settings, _require_open(settings, candidate.id)),
             steps=steps,
         )
-    except (RolloutError, BusyError, SupersededError, LedgerError):
+    except (RolloutError, BusyError, SupersededError, LedgerError, StoreError):
         raise  # it was ended meanwhile, or can be released later
     except EcgError as error:
         end_rollout(

@@ -20,7 +20,6 @@ import pytest
 from bentos.routes.pages import cockpit
 from bentos.runtime.live_model import LoadedModel
 from ecg_lib.operations.drift.last_check import write_last_check
-from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.keys.api_keys import Scope, add_api_key
 from ecg_lib.operations.learning.drifted_beats import (
     BEGIN,
@@ -32,6 +31,11 @@ from ecg_lib.operations.learning.drifted_beats import (
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, write_pipeline_run
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
+from ecg_lib.operations.processes.helper_states import (
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 from ecg_lib.operations.releases import ReleaseNote, write_release_notes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

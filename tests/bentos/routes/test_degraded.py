@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
+from ecg_lib.operations.processes.helper_states import (
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 
 
 def test_a_helper_that_does_not_run_is_named_and_the_service_is_ok(

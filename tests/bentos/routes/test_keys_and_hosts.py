@@ -26,7 +26,7 @@ from ecg_lib.operations.keys.api_keys import (
     read_keys_file,
 )
 from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
-from ecg_lib.operations.service_socket import open_listener
+from ecg_lib.operations.processes.service_socket import open_listener
 from ecg_lib.operations.settings import Settings
 
 ROOT = Path(__file__).parents[3]

@@ -16,8 +16,12 @@ from bentos.runtime.metrics import STAGES
 from bentos.wire import problems
 from bentos.wire.problems import ProblemKind
 from ecg_lib.operations.drift.last_check import write_last_check
-from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.prediction_rows import DriftCheckRow
+from ecg_lib.operations.processes.helper_states import (
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 
 MONITORING = Path(__file__).parents[3] / "deployments" / "monitoring"
 OF_PROMETHEUS = {"up", "job"}

@@ -13,10 +13,14 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from bentos.runtime.live_model import LoadedModel
-from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
 from ecg_lib.operations.keys.api_keys import Scope, add_api_key
 from ecg_lib.operations.learning.pipeline_run import PipelineRun, write_pipeline_run
 from ecg_lib.operations.prediction_rows import DecisionRow, DriftCheckRow
+from ecg_lib.operations.processes.helper_states import (
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 from ecg_lib.operations.releases import write_release_notes
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,12 +28,19 @@ from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
+from flows.data import ingest_records as ingesting
 from flows.data.databases import MITDB, Role
-from flows.data.dataset_versions import BrokenRecord, PreparedRecord, load_version
+from flows.data.dataset_versions import (
+    BrokenRecord,
+    DatasetVersion,
+    PreparedRecord,
+    load_version,
+)
 from flows.data.ingest_records import ingest_records, prepare_records
 from flows.data.prepared_views import PreparedViews
 from flows.data.records import preparation as record_preparation
 from flows.data.records import sources as record_sources
+from flows.data.records.lock import deleting_records
 from flows.data.records.sources import Records, Source, of_directory, simulate
 from flows.data.training_data import ViewPlan, cut_beats
 from flows.doors.archives.download import UnreachableError
@@ -63,6 +71,28 @@ def _prepare(records: Records) -> tuple[list[PreparedRecord], list[BrokenRecord]
         return prepare_records(records, Settings())
 
     return prepare()
+
+
+def test_no_prepared_record_is_deleted_until_the_version_names_it(
+    small_cohort: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory, seen = Settings().datasets_dir, []
+    publish = ingesting.publish_version
+
+    def look(
+        found: Sequence[Records],
+        prepared: list[PreparedRecord],
+        broken: list[BrokenRecord],
+        settings: Settings,
+    ) -> DatasetVersion:
+        with deleting_records(directory) as may_delete:
+            seen.append(may_delete)
+        return publish(found, prepared, broken, settings)
+
+    monkeypatch.setattr(ingesting, "publish_version", look)
+    ingest_records(source=Source.SIMULATOR)
+    with deleting_records(directory) as may_delete:
+        assert [*seen, may_delete] == [False, True]
 
 
 def test_simulated_patients_become_a_dataset_version(small_cohort: None) -> None:

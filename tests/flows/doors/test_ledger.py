@@ -14,7 +14,14 @@ from dulwich.objects import Commit
 from dulwich.repo import Repo
 
 from ecg_lib.operations.releases import Release, read_release_notes
-from flows.doors.ledger import append_event, push_ledger, read_ledger
+from flows.doors.ledger import (
+    append_event,
+    find_head,
+    merge_ledger,
+    pack_ledger,
+    push_ledger,
+    read_ledger,
+)
 from flows.doors.release_history import (
     EventKind,
     LedgerError,
@@ -350,3 +357,47 @@ def test_a_remote_that_is_gone_is_an_error_and_the_commit_stays(tmp_path: Path) 
     with pytest.raises(LedgerError, match="cannot be pushed"):
         push_ledger(tmp_path / "ledger", str(tmp_path / "nowhere"))
     assert len(read_ledger(tmp_path / "ledger").entries) == 1
+
+
+def test_a_packed_ledger_continues_in_another_directory(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    _append(one, "1")
+    _append(one, "2")
+    merge_ledger(other, pack_ledger(one))
+    assert find_head(other) == find_head(one)
+    assert [entry.reason for entry in read_ledger(other).entries] == [
+        entry.reason for entry in read_ledger(one).entries
+    ]
+    assert (other / "release.json").read_text() == (one / "release.json").read_text()
+    commit = _append(other, "3")
+    merge_ledger(one, pack_ledger(other))
+    assert find_head(one) == commit
+
+
+def test_ledgers_that_went_apart_keep_the_events_of_both(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    _append(one, "1")
+    merge_ledger(other, pack_ledger(one))
+    ours, theirs = str(uuid.uuid4()), str(uuid.uuid4())
+    _append(one, "2", event_id=ours)
+    head = _append(other, "3", event_id=theirs)
+    merge_ledger(one, pack_ledger(other))
+    history = read_ledger(one)
+    assert [entry.event.id for entry in history.entries[:2]] == [ours, theirs]
+    assert history.entries[1].commit == head  # commits of the other one stay as they are
+    assert history.torn == []
+    merge_ledger(other, pack_ledger(one))
+    assert find_head(other) == find_head(one)
+
+
+def test_a_torn_bundle_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    _append(tmp_path / "one", "1")
+    head = find_head(tmp_path / "one")
+    good = pack_ledger(tmp_path / "one")
+    for packed in (b"", b"not a bundle", good[: len(good) // 2]):
+        with pytest.raises(LedgerError, match="must be a git bundle"):
+            merge_ledger(tmp_path / "one", packed)
+    assert find_head(tmp_path / "one") == head
+    assert find_head(tmp_path / "none") is None
+    with pytest.raises(LedgerError, match="without events"):
+        pack_ledger(tmp_path / "empty")

@@ -29,6 +29,7 @@ from flows.doors.registry import (
 )
 from flows.pipeline import find_kept_release
 from flows.release.switch_service import make_release
+from tests.object_store.server import ObjectServer
 
 pytestmark = pytest.mark.slow
 
@@ -300,3 +301,33 @@ def test_a_run_that_was_deleted_is_not_reopened(registry: Registry) -> None:
     registry._client.delete_run(run_id)
     assert not registry.reopen_run(run_id)
     assert not registry.reopen_run("0" * 32)
+
+
+def test_bundles_lie_in_the_store_and_are_removed_there(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path, toy_bundle: Bundle
+) -> None:
+    def list_objects() -> list[str]:
+        bucket = bucket_url.split("/")[2]
+        found = object_server.client.list_objects_v2(Bucket=bucket).get("Contents", ())
+        return [one["Key"] for one in found]
+
+    registry = Registry(Settings(home=tmp_path / "one", store_url=bucket_url))
+    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset="d")
+    registry.make_champion(registry.register(run_id, tags={}).version)
+    assert [key for key in list_objects() if key.endswith(f"{run_id}/artifacts/bundle/{MANIFEST}")]
+    assert all(key.startswith("ecg/home/mlflow/") for key in list_objects())
+    assert not (tmp_path / "one" / "mlflow" / "artifacts").exists()
+    assert registry.fetch_bundle(run_id).hash == toy_bundle.hash
+    assert registry.remove_runs([run_id]) == []
+    assert list_objects() == []
+
+
+def test_an_experiment_of_before_the_store_keeps_its_place_and_says_so(
+    bucket_url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = tmp_path / "home"
+    Registry(Settings(home=home)).experiment_id()
+    assert "keeps its artifacts" not in caplog.text
+    registry = Registry(Settings(home=home, store_url=bucket_url))
+    assert registry.experiment_id() == registry.experiment_id()
+    assert caplog.text.count("keeps its artifacts") == 1

@@ -20,6 +20,11 @@ from typing import IO, Any, Final
 
 import numpy as np
 
+from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.operations.releases import NOT_SERVING, Release, bento_source, hash_code
+from ecg_lib.operations.settings import Settings
+from flows.doors.addresses import PROJECT_DIR
+
 PACKAGES: Final = Path(np.__file__).parents[1]
 _SYSTEM: Final = ("/usr/bin:/usr/local/bin", "/bin")
 
@@ -120,3 +125,22 @@ def _runs(python: Path, account: pwd.struct_passwd) -> bool:
     except OSError:
         return False
     return done.returncode == 0
+
+
+def store_release(settings: Settings, bundle: Bundle) -> Release:
+    """Put a bundle and this code into the store of a home, as a release."""
+    release = Release(
+        bento_tag="ecg:toy",
+        model_tag="ecg_bundle:toy",
+        bundle_hash=bundle.hash,
+        code_hash=hash_code(PROJECT_DIR),
+        model_version="7",
+        released_at="2026-01-01T00:00:00.000+00:00",
+    )
+    source = bento_source(settings.bentoml_home, release)
+    ignored = shutil.ignore_patterns("__pycache__", *(Path(one).name for one in NOT_SERVING))
+    for package in ("bentos", "ecg_lib"):
+        shutil.copytree(PROJECT_DIR / package, source / package, ignore=ignored)
+    stored = settings.bentoml_home / "models" / "ecg_bundle" / "toy" / "bundle"
+    shutil.copytree(bundle.directory, stored)
+    return release

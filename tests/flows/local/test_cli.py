@@ -17,7 +17,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from ecg_lib.errors import ConfigurationError, EcgError
-from ecg_lib.operations.helper_states import HelperState, HelperStatus, write_helper_states
+from ecg_lib.operations.processes.helper_states import (
+    HelperState,
+    HelperStatus,
+    write_helper_states,
+)
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.release_history import LedgerError

@@ -16,9 +16,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from ecg_lib.operations.keys.key_files import read_own_key
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.supervision.environments import make_prefect_server_environment
+from tests.object_store.server import ObjectServer
 
 SCHEMA = "1.34"
 DIRECTORY = PROJECT_DIR / "deployments"
@@ -59,7 +61,7 @@ def test_files_for_containers_say_what_was_run_and_what_was_validated() -> None:
     readme = (DIRECTORY / "README.md").read_text()
     for name in re.findall(r"`(tests/[\w/.]+)`", readme):
         assert (PROJECT_DIR / name).exists(), name
-    assert "No engine has built or run" in readme
+    assert "Not tried, as none was at hand" in readme
 
 
 def test_kubernetes_files_name_only_what_they_define(
@@ -79,6 +81,71 @@ def test_kubernetes_files_name_only_what_they_define(
         for container in pod["containers"]:
             assert {mount["name"] for mount in container["volumeMounts"]} == set(volumes)
     assert {name for kind, name in defined if kind == "Service"} == {"prefect", "mlflow", "service"}
+
+
+@pytest.fixture(scope="module")
+def replicas() -> dict[tuple[str, str], dict[str, Any]]:
+    text = (DIRECTORY / "replicas.yaml").read_text()
+    found = [one for one in yaml.safe_load_all(text) if one is not None]
+    return {(one["kind"], one["metadata"]["name"]): one for one in found}
+
+
+def test_the_official_schema_of_kubernetes_accepts_the_replicas(
+    replicas: dict[tuple[str, str], dict[str, Any]],
+) -> None:
+    for one in replicas.values():
+        kubernetes_validate.validate(one, SCHEMA, strict=True)
+    template = replicas["Deployment", "replica"]["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    assert replicas["Deployment", "replica"]["spec"]["selector"]["matchLabels"] == labels
+    assert replicas["PodDisruptionBudget", "replica"]["spec"]["selector"]["matchLabels"] == labels
+    assert replicas["NetworkPolicy", "replica"]["spec"]["podSelector"]["matchLabels"] == labels
+    assert replicas["Service", "replica"]["spec"]["selector"] == labels
+    volumes = {volume["name"] for volume in template["spec"]["volumes"]}
+    for container in [*template["spec"]["containers"], *template["spec"]["initContainers"]]:
+        assert {mount["name"] for mount in container["volumeMounts"]} <= volumes
+
+
+def test_a_replica_runs_as_the_service_does_with_a_home_of_its_own(
+    pods: dict[str, dict[str, Any]], replicas: dict[tuple[str, str], dict[str, Any]]
+) -> None:
+    pod = replicas["Deployment", "replica"]["spec"]["template"]["spec"]
+    (ours,), (service,) = pod["containers"], pods["service"]["containers"]
+    for name in ("command", "env", "image", "resources", "securityContext", "readinessProbe"):
+        assert ours[name] == service[name]
+    assert pod["securityContext"] == pods["service"]["securityContext"]
+    assert not [volume for volume in pod["volumes"] if "persistentVolumeClaim" in volume]
+    (keys,) = pod["initContainers"]
+    assert keys["securityContext"] == service["securityContext"]
+
+
+def test_the_variables_of_the_stores_are_those_that_were_tried(
+    object_server: ObjectServer,
+) -> None:
+    text = (DIRECTORY / "replicas.yaml").read_text()
+    named = set(re.findall(r"^#   ([A-Z0-9_]+)=", text, flags=re.MULTILINE))
+    ours = {name for name in named if name.startswith("ECG_")}
+    assert ours == {"ECG_STORE_URL", "ECG_MONITORING_URL"}
+    assert {name.removeprefix("ECG_").lower() for name in ours} <= set(Settings.model_fields)
+    assert named - ours == set(object_server.variables) - {"AWS_EC2_METADATA_DISABLED"}
+
+
+def test_the_keys_of_a_replica_can_be_read_by_its_user_alone(
+    replicas: dict[tuple[str, str], dict[str, Any]], tmp_path: Path
+) -> None:
+    (keys,) = replicas["Deployment", "replica"]["spec"]["template"]["spec"]["initContainers"]
+    mounted, home = tmp_path / "keys", tmp_path / "home"
+    mounted.mkdir()
+    home.mkdir()
+    for name in ("release-key", "patient.key"):
+        (mounted / name).write_text(f"{name}-{'k' * 40}\n")
+        (mounted / name).chmod(0o440)
+    shell, option, text = keys["command"]
+    text = text.replace("/etc/ecg-keys", str(mounted)).replace("/var/lib/ecg", str(home))
+    subprocess.run([shell, option, text], check=True)
+    settings = Settings(home=home)
+    for path in (settings.release_key_path, settings.patient_key_path):
+        assert read_own_key(path, advice="").endswith("k" * 40)
 
 
 def test_the_official_schema_of_kubernetes_accepts_every_object(

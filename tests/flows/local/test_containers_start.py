@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -24,12 +23,12 @@ import yaml
 
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.keys.api_keys import make_api_key, write_key_line
-from ecg_lib.operations.releases import NOT_SERVING, Release, bento_source, hash_code
+from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.demo.home import find_free_ports
-from tests.flows.local.containers import Machine, open_machine
+from tests.flows.local.containers import Machine, open_machine, store_release
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -157,24 +156,6 @@ def _make_secrets(machine: Machine, key: str) -> None:
         machine.give(path)
 
 
-def _store_release(settings: Settings, bundle: Bundle) -> Release:
-    release = Release(
-        bento_tag="ecg:toy",
-        model_tag="ecg_bundle:toy",
-        bundle_hash=bundle.hash,
-        code_hash=hash_code(PROJECT_DIR),
-        model_version="7",
-        released_at="2026-01-01T00:00:00.000+00:00",
-    )
-    source = bento_source(settings.bentoml_home, release)
-    ignored = shutil.ignore_patterns("__pycache__", *(Path(one).name for one in NOT_SERVING))
-    for package in ("bentos", "ecg_lib"):
-        shutil.copytree(PROJECT_DIR / package, source / package, ignore=ignored)
-    stored = settings.bentoml_home / "models" / "ecg_bundle" / "toy" / "bundle"
-    shutil.copytree(bundle.directory, stored)
-    return release
-
-
 @pytest.fixture
 def engine(
     toy_bundle: Bundle, serve_release: Callable[[Settings, Release], None], key: str
@@ -188,7 +169,7 @@ def engine(
         for volume in ("ecg", "prefect", "mlflow"):
             machine.make_data(f"volumes/{volume}")
         settings = Settings(home=machine.folder / "volumes" / "ecg")
-        serve_release(settings, _store_release(settings, toy_bundle))
+        serve_release(settings, store_release(settings, toy_bundle))
         for path in settings.home.rglob("*"):
             machine.give(path)
         services = yaml.safe_load((DEPLOYMENTS / "compose.yaml").read_text())["services"]

@@ -29,7 +29,7 @@ from playwright.sync_api import Browser, sync_playwright
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ecg_lib.operations.helper_states import HelperStatus
+from ecg_lib.operations.processes.helper_states import HelperStatus
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import find_addresses
 from flows.local.servers.secret_files import read_secret

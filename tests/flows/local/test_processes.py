@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ecg_lib.operations.helper_states import list_degraded, read_helper_states
+from ecg_lib.operations.processes.helper_states import list_degraded, read_helper_states
 from ecg_lib.operations.settings import Settings
 from flows.local import processes
 from flows.local.processes import PREFECT_SERVER, Platform

@@ -1,1 +1,1 @@
-"""The schema of the monitoring database: its tables, and the way from one version to the next."""
+"""The schema of the monitoring database: its tables and their migrations."""

@@ -1,9 +1,9 @@
-"""Bring the monitoring database to a version of its schema, forwards or backwards, by Alembic.
+"""Upgrade or downgrade the schema of the monitoring database, by Alembic.
 
-A database that is up to date is told by one query, without Alembic. A version must only add to
-the one before it, so that the service can go back to earlier code without a way back here: code
-finds a later version than it knows, and leaves it. Databases of code without versions are taken
-for empty ones, as every step leaves alone what is there.
+One query tells that a database is up to date, without Alembic. A version may only add to the one
+before it, so that an earlier release of the service still works after a rollback: it leaves a
+version that it does not know as it is. A database from before versions existed is treated as an
+empty one, as every step leaves what exists alone.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ HEAD: Final = "r0003"
 """The version that this code needs."""
 
 NOTHING: Final = "base"
-"""The version without any table."""
+"""The version without tables."""
 
 VERSION_TABLE: Final = "ecg_schema_version"
-"""Not Alembic's own name, which MLflow and Optuna use in their databases."""
+"""Not Alembic's default, which MLflow and Optuna use in their databases."""
 
 _HERE: Final = Path(__file__).parent
 _LOCK: Final = 0x6563_6731
@@ -40,7 +40,9 @@ _logger = logging.getLogger(__name__)
 
 
 def read_version(engine: Engine) -> str | None:
-    """Read the version of a database; None for one that has none."""
+    """Read the version of a database; None if it has none, or does not exist yet."""
+    if engine.dialect.name == "sqlite" and not Path(engine.url.database or "").exists():
+        return None  # to connect would make the file
     with engine.connect() as connection:
         return _read_version(connection)
 
@@ -53,13 +55,13 @@ def _read_version(connection: Connection) -> str | None:
 
 
 def migrate(engine: Engine, version: str = HEAD) -> bool:
-    """Bring a database to a version; several processes may at once.
+    """Bring a database to a version; several processes may do so at once.
 
     Parameters
     ----------
     engine : Engine
     version : str
-        Such as ``r0002``; an earlier one than it has goes back, and drops what came since.
+        Such as ``r0002``; one before that of the database drops what was added since.
 
     Returns
     -------
@@ -69,7 +71,7 @@ def migrate(engine: Engine, version: str = HEAD) -> bool:
     Raises
     ------
     PredictionLogError
-        If there is no such version.
+        If the version does not exist.
 
     """
     if read_version(engine) == version:
@@ -86,7 +88,7 @@ def migrate(engine: Engine, version: str = HEAD) -> bool:
         if found == version:
             return False  # another process was first
         if found is not None and found not in known:
-            _logger.info("the monitoring database has the later version %s and stays so", found)
+            _logger.info("the monitoring database has the later version %s and keeps it", found)
             return False
         _run(connection, script, version, is_forwards=_is_before(found, version, known))
     return True
@@ -115,10 +117,10 @@ def _run(
 
 @contextmanager
 def _one_at_a_time(engine: Engine) -> Iterator[Connection]:
-    """Open a transaction that other migrations wait for, in which all steps are done or none."""
+    """Open a transaction that other migrations wait for; all steps are committed or none."""
     with engine.connect() as connection:
         if engine.dialect.name == "sqlite":
-            # Python's driver begins no transaction for changes of the schema.
+            # Python's driver does not begin a transaction before it changes the schema.
             raw: Any = connection.connection.dbapi_connection
             raw.isolation_level = None
             connection.exec_driver_sql(f"PRAGMA busy_timeout={_WAIT_MS}")

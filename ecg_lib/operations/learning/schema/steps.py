@@ -1,4 +1,4 @@
-"""Steps of a migration that leave alone what is there already, as code without versions made it."""
+"""Steps of a migration that skip what exists already, made by code from before versions."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def drop_column(table: str, name: str) -> None:
 
 
 def add_index(name: str, table: str, columns: list[str]) -> None:
-    """Make an index unless there is one of that name."""
+    """Make an index unless one of that name exists."""
     op.create_index(name, table, columns, if_not_exists=True)
 
 
 def drop_index(name: str, table: str) -> None:
-    """Drop an index if there is one of that name."""
+    """Drop an index if it exists."""
     op.drop_index(name, table, if_exists=True)
 
 
 def add_table(name: str, *parts: Any) -> bool:  # noqa: ANN401  columns and constraints
-    """Make a table unless there is one of that name; return whether it was made.
+    """Make a table unless one of that name exists; return whether it was made.
 
-    Indices of its columns are added apart.
+    Indices of its columns are added separately.
     """
     if sa.inspect(op.get_bind()).has_table(name):
         return False
@@ -42,7 +42,7 @@ def add_table(name: str, *parts: Any) -> bool:  # noqa: ANN401  columns and cons
 
 
 def drop_table(name: str) -> None:
-    """Drop a table if there is one of that name."""
+    """Drop a table if it exists."""
     op.drop_table(name, if_exists=True)
 
 

@@ -1,6 +1,6 @@
-"""The tables of the monitoring database (SQLAlchemy Core), as the latest version has them.
+"""The tables of the monitoring database (SQLAlchemy Core) in their latest version.
 
-Columns that came later may be null: rows of earlier code lack them. ``migrations`` makes them.
+``migrations`` makes them. Columns that were added later may be null, as in rows of earlier code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PREDICTIONS: Final = sa.Table(
     sa.Column("is_drawn", sa.Boolean),
     sa.Column("doubt", sa.Float),
     sa.Index("ix_predictions_to_review", "is_drawn", "doubt"),
-    # For a drift check; with the length, so that long rows are passed over unread.
+    # For a drift check; with the length, so that long rows are skipped without being read.
     sa.Index("ix_predictions_of_bundle", "bundle_hash", "created_at", "duration_s"),
 )
 
@@ -63,7 +63,6 @@ DRIFT_CHECKS: Final = sa.Table(
     sa.Column("summary", sa.Text, nullable=False),
 )
 
-
 DECISIONS: Final = sa.Table(
     "decisions",
     METADATA,
@@ -75,7 +74,6 @@ DECISIONS: Final = sa.Table(
     sa.Column("run_id", sa.String(36)),
     sa.Column("attempt", sa.Integer, nullable=False),
 )
-
 
 RETRAININGS: Final = sa.Table(
     "retrainings",

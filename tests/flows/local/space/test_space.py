@@ -22,13 +22,13 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import BundleError
 from ecg_lib.operations.keys.api_keys import make_api_key, write_key_line
 from ecg_lib.operations.keys.signatures import SignatureError
-from ecg_lib.operations.releases import LOCK, NOT_SERVING, Release, bento_source, hash_code
+from ecg_lib.operations.releases import LOCK, Release, bento_source
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.space.make_space import SpaceError, make_space
 from flows.local.space.start import make_environment, write_keys
-from tests.flows.local.containers import Machine, open_machine
+from tests.flows.local.containers import Machine, open_machine, store_release
 
 
 @pytest.fixture
@@ -37,22 +37,8 @@ def home(
 ) -> Settings:
     """A home with a release of this code, closed to other users as every home."""
     settings = Settings(home=tmp_path / "home")
-    release = Release(
-        bento_tag="ecg:toy",
-        model_tag="ecg_bundle:toy",
-        bundle_hash=toy_bundle.hash,
-        code_hash=hash_code(PROJECT_DIR),
-        model_version="7",
-        released_at="2026-01-01T00:00:00.000+00:00",
-    )
-    source = bento_source(settings.bentoml_home, release)
-    ignored = shutil.ignore_patterns("__pycache__", *(Path(one).name for one in NOT_SERVING))
-    for package in ("bentos", "ecg_lib"):
-        shutil.copytree(PROJECT_DIR / package, source / package, ignore=ignored)
-    shutil.copyfile(PROJECT_DIR / LOCK, source / LOCK)
-    shutil.copytree(
-        toy_bundle.directory, settings.bentoml_home / "models" / "ecg_bundle" / "toy" / "bundle"
-    )
+    release = store_release(settings, toy_bundle)
+    shutil.copyfile(PROJECT_DIR / LOCK, bento_source(settings.bentoml_home, release) / LOCK)
     for path in settings.home.rglob("*"):
         path.chmod(0o700 if path.is_dir() else 0o600)
     serve_release(settings, release)

@@ -31,6 +31,7 @@ def test_tables_are_brought_forwards_and_backwards_and_shown(
 ) -> None:
     monkeypatch.setenv("ECG_HOME", str(tmp_path / "home"))
     assert _migrate("--show") == f"version none; this code needs {HEAD}"
+    assert not (tmp_path / "home").exists()
     assert _migrate() == f"version {HEAD}; this code needs {HEAD}"
     assert _migrate("--to", "r0001") == f"version r0001; this code needs {HEAD}"
     assert _migrate("--show") == f"version r0001; this code needs {HEAD}"

@@ -76,6 +76,23 @@ def test_passwords_of_databases_reach_only_what_uses_the_database(
 
 
 @pytest.mark.parametrize("make", ALL, ids=_name)
+def test_the_credentials_of_the_store_reach_only_what_reads_it(
+    make: Make, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "store-password")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://store:9000")
+    shared = settings.model_copy(update={"store_url": "s3://bucket/ecg"})
+    found = make(shared)
+    reads = make in {FLOWS, SERVICE, environments.make_mlflow_server_environment}
+    assert ("AWS_SECRET_ACCESS_KEY" in found) is reads
+    assert ("ECG_STORE_URL" in found) is reads
+    # A store of one's own seldom has a name in the DNS for each bucket.
+    assert (found.get("MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE") == "path") is reads
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    assert "MLFLOW_BOTO_CLIENT_ADDRESSING_STYLE" not in make(shared)
+
+
+@pytest.mark.parametrize("make", ALL, ids=_name)
 def test_no_process_sends_telemetry_or_asks_a_proxy_for_loopback(
     make: Make, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

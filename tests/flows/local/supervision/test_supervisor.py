@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ecg_lib.operations.helper_states import (
+from ecg_lib.operations.processes.helper_states import (
     HelperState,
     HelperStatus,
     list_degraded,

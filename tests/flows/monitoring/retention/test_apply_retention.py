@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import yaml
 from prefect import flow
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging import disable_run_logger
@@ -14,8 +15,9 @@ from prefect.logging import disable_run_logger
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
 from ecg_lib.operations.settings import Settings, read_settings
+from flows.doors.addresses import PROJECT_DIR
 from flows.monitoring.retention.apply_retention import apply_retention
-from flows.monitoring.retention.flow_runs import forget_old_flow_runs
+from flows.monitoring.retention.flow_runs import OUR_FLOWS, forget_old_flow_runs
 from flows.monitoring.retention.sizes import KEPT_BY, measure_stores
 
 pytestmark = pytest.mark.slow
@@ -27,8 +29,13 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
         yield client
 
 
-@flow(name="short")
-def short() -> None:
+@flow(name="monitor-drift")
+def ours() -> None:
+    pass
+
+
+@flow(name="of-another-team")
+def theirs() -> None:
     pass
 
 
@@ -71,14 +78,21 @@ def test_flow_runs_are_kept_for_the_days_that_the_settings_say(
     client: SyncPrefectClient,
 ) -> None:
     settings, now = Settings(prefect_runs_kept_days=30), datetime.now(UTC)
-    state = short(return_state=True)
-    run_id = state.state_details.flow_run_id
+    run_id = ours(return_state=True).state_details.flow_run_id
+    other_id = theirs(return_state=True).state_details.flow_run_id
     with disable_run_logger():
         forget_old_flow_runs.fn(settings, now=now + timedelta(days=29))
         assert client.read_flow_run(run_id).state_name == "Completed"
         assert forget_old_flow_runs.fn(settings, now=now + timedelta(days=31)) >= 1
         assert forget_old_flow_runs.fn(settings, now=now + timedelta(days=31)) == 0
-    assert run_id not in {run.id for run in client.read_flow_runs()}
+    left = {run.id for run in client.read_flow_runs()}
+    assert run_id not in left
+    assert other_id in left  # a site may have one server for all
+
+
+def test_the_flows_whose_runs_are_deleted_are_those_that_are_deployed() -> None:
+    deployed = yaml.safe_load((PROJECT_DIR / "prefect.yaml").read_text())["deployments"]
+    assert sorted(OUR_FLOWS) == sorted(one["name"] for one in deployed)
 
 
 def test_stores_are_measured_and_a_home_without_files_is_empty() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
 from flows.doors.release_history import EventKind, LedgerEvent
-from flows.monitoring.retention.stores import forget_old_files
+from flows.monitoring.retention.stores import _keep_newest, forget_old_files
 
 
 def _release(version: str) -> Release:
@@ -89,6 +90,32 @@ def test_fetched_bundles_and_cut_beats_make_room(settings: Settings) -> None:
         forget_old_files.fn(settings)
     assert _names(settings.home / "bundles") == {"run0", "run1"}
     assert _names(settings.datasets_dir / "training") == {"set0"}
+
+
+def test_what_another_flow_deletes_at_the_same_time_fails_nothing(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for age in range(4):
+        _make(settings.home / "bundles" / f"run{age}", age=age)
+    rmtree = shutil.rmtree
+
+    def come_first(path: Path) -> None:
+        rmtree(path)
+        rmtree(path)
+
+    with disable_run_logger():
+        _keep_newest((settings.home / "bundles").iterdir(), 2, remove=come_first)
+    assert _names(settings.home / "bundles") == {"run0", "run1"}
+    is_dir = Path.is_dir
+
+    def vanish(self: Path) -> bool:
+        found = is_dir(self)
+        if self.name == "run1":
+            rmtree(self)
+        return found
+
+    monkeypatch.setattr(Path, "is_dir", vanish)
+    assert _keep_newest((settings.home / "bundles").iterdir(), 1) == []
 
 
 def test_of_sweeps_that_ended_only_the_state_stays(settings: Settings) -> None:

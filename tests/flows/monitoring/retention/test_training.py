@@ -18,6 +18,7 @@ from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.data.databases import Role
 from flows.data.dataset_versions import DatasetVersion, PreparedRecord, list_versions
+from flows.data.records.lock import adding_records
 from flows.doors.ledger import append_event
 from flows.doors.registry import (
     ELIGIBLE,
@@ -170,6 +171,20 @@ def _add_sweep(registry: Registry, bundle: Bundle, number: int, *, is_open: bool
     if not is_open:
         registry.end_run(sweep)
     return candidate
+
+
+@pytest.mark.slow
+def test_no_dataset_version_is_deleted_while_records_are_prepared(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path, dataset_versions_kept=1)
+    for number in range(3):
+        _add_version(settings, f"data{number}", prepared=f"of-{number}", age=9 - number)
+    with disable_run_logger():
+        with adding_records(settings.datasets_dir):
+            forget_old_training.fn(settings)
+        assert list_versions(settings.datasets_dir) == ["data0", "data1", "data2"]
+        forget_old_training.fn(settings)
+    assert list_versions(settings.datasets_dir) == ["data2"]
+    assert {path.name for path in (settings.datasets_dir / "records").iterdir()} == {"of-2"}
 
 
 @pytest.mark.slow

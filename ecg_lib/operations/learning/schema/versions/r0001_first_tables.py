@@ -1,4 +1,4 @@
-"""Predictions, feedback and drift checks, as the first code made them."""
+"""Predictions, feedback and drift checks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def upgrade() -> None:
         sa.Column("response", sa.Text, nullable=False),
         sa.Column("observed", sa.Text, nullable=False),
     )
-    if is_new:  # the next version drops it, and making it takes long where there are many rows
+    if is_new:  # the next version drops it, and with many rows it takes long to make
         add_index("ix_predictions_bundle_hash", "predictions", ["bundle_hash"])
     for name in ("created_at", "patient_key"):
         add_index(f"ix_predictions_{name}", "predictions", [name])
@@ -49,6 +49,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, with all that is in them."""
+    """Drop the tables with their rows."""
     for name in ("drift_checks", "feedback", "predictions"):
         drop_table(name)

@@ -18,7 +18,7 @@ down_revision = "r0001"
 
 
 def upgrade() -> None:
-    """Add the columns and the table; rows that are there have null in the new columns."""
+    """Add the columns and the table; the new columns of existing rows are null."""
     add_column("predictions", sa.Column("owner", sa.String(64)))
     add_column("predictions", sa.Column("is_drawn", sa.Boolean))
     add_column("predictions", sa.Column("doubt", sa.Float))
@@ -47,7 +47,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop them; labels by beat, predictions and checks stay."""
+    """Drop the columns and the table; labels by beat, predictions and checks stay."""
     drop_table("decisions")
     add_index("ix_predictions_bundle_hash", "predictions", ["bundle_hash"])
     drop_index("ix_predictions_of_bundle", "predictions")

@@ -78,6 +78,6 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Drop the tables, with all that is in them."""
+    """Drop the tables with their rows."""
     for name in ("retrainings", "comparisons", "requests"):
         drop_table(name)

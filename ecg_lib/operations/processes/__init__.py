@@ -1,0 +1,1 @@
+"""The states of the processes of the platform, and the socket of the service."""

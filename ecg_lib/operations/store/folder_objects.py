@@ -1,0 +1,103 @@
+"""A store in a folder, such as one that several machines mount."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from ecg_lib.operations.store.objects import ConflictError, Stored, StoreError
+from ecg_lib.records.atomic_files import replacing
+
+_LOCK: Final = ".lock"
+
+
+class FolderObjects:
+    """Objects as files below a folder; a conditional write holds a lock of the folder.
+
+    Parameters
+    ----------
+    root : Path
+        Made when missing.
+
+    """
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, key: str) -> Stored | None:
+        """Read a small object; None when there is none."""
+        with _explained(key):
+            try:
+                content = self._path_of(key).read_bytes()
+            except FileNotFoundError:
+                return None
+        return Stored(content, hashlib.sha256(content).hexdigest())
+
+    def find_version(self, key: str) -> str | None:
+        """Return the version of an object; None when there is none."""
+        found = self.read(key)
+        return None if found is None else found.version
+
+    def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
+        """Write an object if it still has the expected version."""
+        with _explained(key):
+            self._root.mkdir(parents=True, exist_ok=True)
+            with (self._root / _LOCK).open("a") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                if self.find_version(key) != expected:
+                    msg = f"{key} was written by another machine meanwhile"
+                    raise ConflictError(msg)
+                self.write(key, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object, whatever is there."""
+        with _explained(key), replacing(self._made(key)) as draft:
+            draft.write_bytes(content)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Write a file as an object, whatever is there."""
+        with _explained(key), replacing(self._made(key)) as draft:
+            shutil.copyfile(path, draft)
+
+    def download(self, key: str, path: Path) -> bool:
+        """Write an object to a file; False when there is none."""
+        found = self._path_of(key)
+        if not found.is_file():
+            return False
+        with _explained(key), replacing(path) as draft:
+            shutil.copyfile(found, draft)
+        return True
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """List the keys that begin with a prefix, sorted."""
+        folder = self._path_of(prefix) if prefix.endswith("/") else self._path_of(prefix).parent
+        with _explained(prefix):
+            names = (
+                path.relative_to(self._root).as_posix()
+                for path in folder.rglob("*")
+                if path.is_file() and not path.name.startswith(".")
+            )
+            return sorted(name for name in names if name.startswith(prefix))
+
+    def _path_of(self, key: str) -> Path:
+        return self._root.joinpath(*key.split("/"))
+
+    def _made(self, key: str) -> Path:
+        path = self._path_of(key)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+
+@contextmanager
+def _explained(key: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        msg = f"{key} of the store cannot be read or written: {error.strerror or error}"
+        raise StoreError(msg) from error

@@ -1,0 +1,138 @@
+"""A lease in the store: one machine at a time releases or rolls back.
+
+It ends by itself some minutes after its machine died. A machine that was only slow loses nothing
+by that: each write of the release that is served names the version that it replaces.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreError
+
+KEY: Final = "serving/lease.json"
+LEASE_S: Final = 300.0
+"""Longer than a release waits for the service and copies its files."""
+
+_POLL_S: Final = 0.5
+
+_logger = logging.getLogger(__name__)
+
+
+class LeaseHeldError(StoreError):
+    """Another machine releases or rolls back."""
+
+
+class Lease(BaseModel):
+    """The home that may release, and until when; the clocks of machines must agree to seconds."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    owner: str
+    token: str
+    until_s: float
+    """Seconds since 1970."""
+
+
+@contextmanager
+def leased(
+    store: ObjectStore,
+    *,
+    owner: str,
+    wait_s: float,
+    now: Callable[[], float] = time.time,
+) -> Iterator[None]:
+    """Hold the lease.
+
+    Parameters
+    ----------
+    store : ObjectStore
+    owner : str
+        Names the home. Its own lease it takes over at once: who calls holds the lock of the home,
+        so that the process which had the lease is dead.
+    wait_s : float
+        How long to wait for another machine.
+    now : callable
+        The clock, in seconds since 1970.
+
+    Raises
+    ------
+    LeaseHeldError
+        If another machine holds it too long.
+    StoreError
+        If the store cannot be reached, or has no conditional writes.
+
+    """
+    deadline_s = time.monotonic() + wait_s
+    while (version := _take(store, owner, now)) is None:
+        if time.monotonic() >= deadline_s:
+            held = _read(store)
+            holder = "another machine" if held is None else held.owner
+            msg = f"one machine may release at a time, {holder} does; try again when it has ended"
+            raise LeaseHeldError(msg)
+        time.sleep(_POLL_S)
+    try:
+        yield
+    finally:
+        ended = Lease(owner=owner, token=secrets.token_hex(8), until_s=0.0)
+        try:
+            store.replace(KEY, _dump(ended), expected=version)
+        except ConflictError:
+            pass  # it had ended, and another machine has it
+        except StoreError as error:
+            _logger.warning("the lease of releases ends by itself in some minutes: %s", error)
+
+
+def _take(store: ObjectStore, owner: str, now: Callable[[], float]) -> str | None:
+    """Write the lease if it is free, and return its version."""
+    found = store.read(KEY)
+    wanted = Lease(owner=owner, token=secrets.token_hex(8), until_s=now() + LEASE_S)
+    try:
+        if found is None:
+            version = store.replace(KEY, _dump(wanted), expected=None)
+            _check_conditions(store, wanted)
+            return version
+        held = _parse(found.content)
+        if held is not None and held.owner != owner and held.until_s > now():
+            return None
+        return store.replace(KEY, _dump(wanted), expected=found.version)
+    except ConflictError:
+        return None
+
+
+def _check_conditions(store: ObjectStore, lease: Lease) -> None:
+    """Refuse a store that writes although the condition of the write is not met."""
+    other = lease.model_copy(update={"token": secrets.token_hex(8)})
+    try:
+        store.replace(KEY, _dump(other), expected=None)
+    except ConflictError:
+        return
+    msg = (
+        "the store must have conditional writes (If-None-Match), it ignores them; two machines "
+        "could then serve different releases"
+    )
+    raise StoreError(msg)
+
+
+def _read(store: ObjectStore) -> Lease | None:
+    found = store.read(KEY)
+    return None if found is None else _parse(found.content)
+
+
+def _parse(content: bytes) -> Lease | None:
+    """Parse a lease; one that cannot be read counts as none, and is written again."""
+    try:
+        return Lease.model_validate_json(content)
+    except ValidationError:
+        return None
+
+
+def _dump(lease: Lease) -> bytes:
+    return lease.model_dump_json(indent=2).encode()

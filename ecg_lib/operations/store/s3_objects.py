@@ -1,0 +1,154 @@
+"""A store behind an S3 API, by boto3: address and credentials come from its own variables.
+
+``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ``AWS_REGION`` and all others of boto3 are valid
+here as they are for MLflow. The API must have conditional writes (``If-Match``, ``If-None-Match``).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Final
+
+import boto3
+from boto3.exceptions import Boto3Error
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError
+
+from ecg_lib.operations.store.objects import ConflictError, Stored, StoreError
+
+_CONNECT_S: Final = 5
+_READ_S: Final = 30
+_ATTEMPTS: Final = 4
+_MISSING: Final = frozenset({"404", "NoSuchKey"})
+_CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
+
+
+class S3Objects:
+    """Objects of a bucket, below a prefix.
+
+    Parameters
+    ----------
+    bucket : str
+        It must exist.
+    prefix : str
+        Without slashes at its ends; may be empty.
+
+    """
+
+    def __init__(self, bucket: str, prefix: str) -> None:
+        self._bucket = bucket
+        self._prefix = f"{prefix}/" if prefix else ""
+        with self._explained(""):
+            self._client = _make_client(
+                os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+            )
+
+    def read(self, key: str) -> Stored | None:
+        """Read a small object; None when there is none."""
+        with self._explained(key):
+            try:
+                found = self._client.get_object(**self._name(key))
+                return Stored(found["Body"].read(), found["ETag"])
+            except ClientError as error:
+                if _code_of(error) in _MISSING:
+                    return None
+                raise
+
+    def find_version(self, key: str) -> str | None:
+        """Return the version of an object; None when there is none."""
+        with self._explained(key):
+            try:
+                return str(self._client.head_object(**self._name(key))["ETag"])
+            except ClientError as error:
+                if _code_of(error) in _MISSING:
+                    return None
+                raise
+
+    def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
+        """Write an object if it still has the expected version."""
+        condition = {"IfNoneMatch": "*"} if expected is None else {"IfMatch": expected}
+        with self._explained(key):
+            try:
+                done = self._client.put_object(**self._name(key), Body=content, **condition)
+                return str(done["ETag"])
+            except ClientError as error:
+                if _code_of(error) not in _CONFLICTS | _MISSING:
+                    raise
+                # A first attempt may have been written though its answer was lost.
+                found = self.read(key)
+                if found is not None and found.content == content:
+                    return found.version
+                msg = f"{key} was written by another machine meanwhile"
+                raise ConflictError(msg) from error
+
+    def write(self, key: str, content: bytes) -> None:
+        """Write a small object, whatever is there."""
+        with self._explained(key):
+            self._client.put_object(**self._name(key), Body=content)
+
+    def upload(self, path: Path, key: str) -> None:
+        """Write a file as an object, whatever is there."""
+        with self._explained(key):
+            self._client.upload_file(str(path), self._bucket, self._prefix + key)
+
+    def download(self, key: str, path: Path) -> bool:
+        """Write an object to a file; False when there is none."""
+        with self._explained(key):
+            try:  # boto3 writes a draft beside the file
+                self._client.download_file(self._bucket, self._prefix + key, str(path))
+            except ClientError as error:
+                if _code_of(error) in _MISSING:
+                    return False
+                raise
+        return True
+
+    def list_keys(self, prefix: str) -> list[str]:
+        """List the keys that begin with a prefix, sorted."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            return sorted(
+                str(one["Key"])[len(self._prefix) :]
+                for page in pages
+                for one in page.get("Contents", ())
+            )
+
+    def _name(self, key: str) -> dict[str, str]:
+        return {"Bucket": self._bucket, "Key": self._prefix + key}
+
+    @contextmanager
+    def _explained(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except (Boto3Error, BotoCoreError, ClientError) as error:
+            place = f"s3://{self._bucket}/{self._prefix}{key}"
+            msg = f"{place} cannot be read or written: {error}"
+            raise StoreError(msg) from error
+        except OSError as error:
+            msg = f"{key} of the store cannot be copied: {error.strerror or error}"
+            raise StoreError(msg) from error
+
+
+@lru_cache(maxsize=4)
+def _make_client(endpoint: str) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
+    """Make a client, which threads may share; it takes a good part of a second."""
+    config = Config(
+        connect_timeout=_CONNECT_S,
+        read_timeout=_READ_S,
+        retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        # Other stores than Amazon's may not know the newer checksums.
+        request_checksum_calculation="when_required",
+        response_checksum_validation="when_required",
+        # BUCKET.host needs names in a DNS that a store of one's own seldom has.
+        s3={"addressing_style": "path"} if endpoint else None,
+    )
+    return boto3.session.Session().client("s3", config=config)
+
+
+def _code_of(error: ClientError) -> str:
+    return str(error.response.get("Error", {}).get("Code", ""))

@@ -1,0 +1,303 @@
+"""The release that is served, shared by several machines through the store.
+
+Each home keeps a copy of everything, and its service reads that copy alone; so a service goes on
+when the store is down. ``serving/current.json`` of the store names the release that all machines
+are to serve. Code and bundle are one archive each, under their tags, which are made of content.
+Nothing of the store is believed: signature, code and bundle are checked before they are used.
+
+A home notes which version of the store's pointer it knows. When the store has another one, another
+machine has released, and the home takes that; when the home has another release than the version
+that it knows, the home has released, and the store takes that.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import logging
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from ecg_lib.operations.keys.signatures import (
+    SignatureError,
+    check_code,
+    check_signature,
+    has_key,
+    key_path,
+    signature_path,
+)
+from ecg_lib.operations.releases import (
+    BYTECODE,
+    CURRENT,
+    Release,
+    ReleaseError,
+    bento_source,
+    is_same_release,
+    model_directory,
+    read_release,
+    write_release,
+)
+from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import ObjectStore, StoreError
+from ecg_lib.records.atomic_files import write_durably
+
+RELEASE_LOCK: Final = "release.lock"
+"""Held by a release, a rollback, or who takes a release of the store; below ``serving``."""
+
+POINTER: Final = "serving/current.json"
+_KNOWN: Final = "store-state.json"
+_MANIFEST: Final = Path("bundle", "manifest.json")
+_MOST_BYTES: Final = 2 * 1024**3
+_MOST_FILES: Final = 100_000
+
+_logger = logging.getLogger(__name__)
+
+
+class Known(BaseModel):
+    """The versions of the store that a home has taken or written."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    url: str = ""
+    pointer: str | None = None
+    """Version of the pointer that the home has taken or written."""
+    ledger: str | None = None
+    """Version of the ledger."""
+    ledger_head: str | None = None
+    """Commit of the home's ledger that this version ends with."""
+
+
+def read_known(settings: Settings) -> Known:
+    """Read which versions the home knows; none when the settings name another store."""
+    try:
+        known = Known.model_validate_json((settings.serving_dir / _KNOWN).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        known = Known()
+    url = settings.store_url or ""
+    return known if known.url == url else Known(url=url)
+
+
+def write_known(settings: Settings, known: Known) -> None:
+    """Note which versions the home knows."""
+    write_durably(settings.serving_dir / _KNOWN, known.model_dump_json(indent=2))
+
+
+def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
+    """Take the release of another machine; return it, or None when there is no other one.
+
+    The caller holds the lock of releases.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be reached, or the home has no key of releases.
+    ReleaseError
+        If the release is not in the store, or is not as it was signed.
+
+    """
+    known = read_known(settings)
+    stored = store.read(POINTER)
+    if stored is None or stored.version == known.pointer:
+        return None
+    release = _parse(stored.content)
+    current = _read_or_none(settings)
+    if not is_same_release(current, release):
+        fetch_release(settings, store, release)
+        if current is not None:
+            _logger.warning(
+                "another machine released %s; it takes the place of %s",
+                *(release.bento_tag, current.bento_tag),
+            )
+    # Also when it is served already: workers that refused the one between look at it again.
+    write_release(settings.serving_dir / CURRENT, release)
+    write_known(settings, known.model_copy(update={"pointer": stored.version}))
+    return release
+
+
+def publish_release(settings: Settings, store: ObjectStore) -> bool:
+    """Let all machines serve what this home serves; whether anything was written.
+
+    The caller holds the lock of releases.
+
+    Raises
+    ------
+    ConflictError
+        If another machine has released meanwhile; nothing is changed.
+    StoreError
+        If the store cannot be reached.
+    ReleaseError
+        If the release of this home cannot be read.
+
+    """
+    current = read_release(settings.serving_dir / CURRENT)
+    if current is None:
+        return False
+    known = read_known(settings)
+    stored = store.read(POINTER)
+    if stored is not None and is_same_release(current, _parse(stored.content)):
+        if stored.version != known.pointer:
+            write_known(settings, known.model_copy(update={"pointer": stored.version}))
+        return False
+    upload_release(settings, store, current)
+    content = current.model_dump_json(indent=2).encode()
+    version = store.replace(POINTER, content, expected=known.pointer)
+    write_known(settings, known.model_copy(update={"pointer": version}))
+    return True
+
+
+def upload_release(settings: Settings, store: ObjectStore, release: Release) -> None:
+    """Write code, bundle and signature of a release to the store, unless they are there.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be reached, or a file cannot be read.
+
+    """
+    for directory, key in _archives(settings, release):
+        if store.find_version(key) is None:
+            with tempfile.TemporaryDirectory(prefix="ecg-upload-") as draft:
+                archive = Path(draft) / "archive.tar.gz"
+                _pack(directory, archive)
+                store.upload(archive, key)
+    path = signature_path(settings, release)
+    store.upload(path, _signature_key(path))
+
+
+def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> None:
+    """Copy what the home lacks of a release, and check it.
+
+    Raises
+    ------
+    StoreError
+        If the store cannot be reached, or the home has no key of releases.
+    ReleaseError
+        If the store lacks it too, or it is not as it was signed; what was copied is removed.
+
+    """
+    if not has_key(settings):
+        msg = (
+            f"the key of releases {key_path(settings)} must be that of the machine which released "
+            f"{release.bento_tag}, there is none; copy it (ECG_RELEASE_KEY_FILE)"
+        )
+        raise StoreError(msg)
+    _fetch_signature(settings, store, release)
+    made: list[Path] = []
+    try:
+        for directory, key in _archives(settings, release):
+            if not directory.is_dir():
+                _unpack(store, key, directory, release)
+                made.append(directory)
+        check_code(settings, release)
+        _check_bundle(settings, release)
+    except (ReleaseError, StoreError):
+        for directory in made:
+            shutil.rmtree(directory, ignore_errors=True)
+        raise
+
+
+@contextmanager
+def holding_releases(settings: Settings) -> Iterator[bool]:
+    """Hold the lock of releases if it is free; whether it is."""
+    settings.serving_dir.mkdir(parents=True, exist_ok=True)
+    with (settings.serving_dir / RELEASE_LOCK).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+        else:
+            yield True
+
+
+def _archives(settings: Settings, release: Release) -> Iterator[tuple[Path, str]]:
+    model = model_directory(settings.bentoml_home, release)
+    for directory in (bento_source(settings.bentoml_home, release).parent, model):
+        name = directory.relative_to(settings.bentoml_home).as_posix()
+        yield directory, f"{name}.tar.gz"
+
+
+def _signature_key(path: Path) -> str:
+    return f"signatures/{path.name}"
+
+
+def _fetch_signature(settings: Settings, store: ObjectStore, release: Release) -> None:
+    try:
+        check_signature(settings, release)
+    except SignatureError:
+        path = signature_path(settings, release)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if store.download(_signature_key(path), path):
+            check_signature(settings, release)
+        else:
+            raise
+
+
+def _check_bundle(settings: Settings, release: Release) -> None:
+    manifest = model_directory(settings.bentoml_home, release) / _MANIFEST
+    found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "none"
+    if found != release.bundle_hash:
+        msg = (
+            f"{release.model_tag} must be the bundle {release.bundle_hash[:12]}, it is {found[:12]}"
+        )
+        raise ReleaseError(msg, bento_tag=release.bento_tag)
+
+
+def _pack(directory: Path, archive: Path) -> None:
+    def keep(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        return None if BYTECODE in Path(member.name).parts else member
+
+    try:
+        with tarfile.open(archive, "w:gz", compresslevel=6) as packed:
+            packed.add(directory, arcname=".", filter=keep)
+    except OSError as error:
+        msg = f"{directory.name} cannot be packed for the store: {error.strerror or error}"
+        raise StoreError(msg) from error
+
+
+def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> None:
+    """Copy a directory, whole or not at all."""
+    try:
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as place:
+            archive, draft = Path(place) / "archive.tar.gz", Path(place) / "draft"
+            if not store.download(key, archive):
+                msg = f"{release.bento_tag} must be in the store, {key} is not"
+                raise ReleaseError(msg, bento_tag=release.bento_tag)
+            with tarfile.open(archive, "r:gz") as packed:
+                packed.extractall(draft, members=_bounded(packed, key), filter="data")
+            draft.rename(directory)
+    except (OSError, tarfile.TarError, EOFError) as error:
+        msg = f"{key} of the store cannot be unpacked: {error}"
+        raise StoreError(msg) from error
+
+
+def _bounded(packed: tarfile.TarFile, key: str) -> Iterator[tarfile.TarInfo]:
+    n_bytes = 0
+    for number, member in enumerate(packed):
+        n_bytes += member.size
+        if n_bytes > _MOST_BYTES or number >= _MOST_FILES:
+            msg = f"{key} of the store must have at most 2 GiB and {_MOST_FILES} files"
+            raise StoreError(msg)
+        yield member
+
+
+def _parse(content: bytes) -> Release:
+    try:
+        return Release.model_validate_json(content)
+    except ValidationError as error:
+        msg = f"{POINTER} of the store must hold a release, it does not"
+        raise ReleaseError(msg, bento_tag="unknown") from error
+
+
+def _read_or_none(settings: Settings) -> Release | None:
+    try:
+        return read_release(settings.serving_dir / CURRENT)
+    except ReleaseError:
+        return None  # torn; the one of the store takes its place

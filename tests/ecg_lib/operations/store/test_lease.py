@@ -1,0 +1,70 @@
+"""The lease of releases: one machine at a time, and never for long."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from ecg_lib.operations.store.folder_objects import FolderObjects
+from ecg_lib.operations.store.lease import KEY, LEASE_S, LeaseHeldError, leased
+from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+def test_another_machine_waits_until_the_lease_is_given_back(store: ObjectStore) -> None:
+    with (
+        leased(store, owner="a:/home", wait_s=0.0),
+        pytest.raises(LeaseHeldError, match="a:/home does"),
+        leased(store, owner="b:/home", wait_s=0.0),
+    ):
+        pass
+    with leased(store, owner="b:/home", wait_s=0.0):
+        pass
+
+
+def test_the_lease_of_a_dead_machine_ends_by_itself(store: ObjectStore) -> None:
+    now_s = 1000.0
+    dead = leased(store, owner="a:/home", wait_s=0.0, now=lambda: now_s)
+    dead.__enter__()
+    with (
+        pytest.raises(LeaseHeldError),
+        leased(store, owner="b:/home", wait_s=0.0, now=lambda: now_s + LEASE_S - 1),
+    ):
+        pass
+    with leased(store, owner="b:/home", wait_s=0.0, now=lambda: now_s + LEASE_S):
+        dead.__exit__(None, None, None)  # it was only slow: the lease of the other one stays
+        with (
+            pytest.raises(LeaseHeldError, match="b:/home does"),
+            leased(store, owner="c:/home", wait_s=0.0, now=lambda: now_s + LEASE_S),
+        ):
+            pass
+
+
+def test_a_home_takes_its_own_lease_over_at_once(store: ObjectStore) -> None:
+    leased(store, owner="a:/home", wait_s=0.0).__enter__()  # and the process is killed
+    with leased(store, owner="a:/home", wait_s=0.0):
+        pass
+
+
+def test_a_lease_that_cannot_be_read_counts_as_none(store: ObjectStore) -> None:
+    store.write(KEY, b"{")
+    with leased(store, owner="a:/home", wait_s=0.0):
+        pass
+
+
+def test_a_store_without_conditional_writes_is_refused(tmp_path: Path) -> None:
+    class Careless(FolderObjects):
+        def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
+            self.write(key, content)
+            return expected or "written"
+
+    with (
+        pytest.raises(StoreError, match="must have conditional writes"),
+        leased(Careless(tmp_path), owner="a:/home", wait_s=0.0),
+    ):
+        pass

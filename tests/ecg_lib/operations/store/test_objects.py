@@ -1,0 +1,120 @@
+"""The contract of a store, on a folder and on an S3 API."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreError, open_store
+from tests.object_store.server import SECRET, ObjectServer
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+def test_a_small_object_is_read_as_it_was_written(store: ObjectStore) -> None:
+    store.write("serving/a.json", b"one")
+    found = store.read("serving/a.json")
+    assert found is not None
+    assert found.content == b"one"
+    assert store.find_version("serving/a.json") == found.version
+    store.write("serving/a.json", b"two")
+    again = store.read("serving/a.json")
+    assert again is not None
+    assert again.content == b"two"
+    assert again.version != found.version
+
+
+def test_a_missing_object_is_none(store: ObjectStore, tmp_path: Path) -> None:
+    assert store.read("a/missing") is None
+    assert store.find_version("a/missing") is None
+    assert not store.download("a/missing", tmp_path / "file")
+    assert not (tmp_path / "file").exists()
+    assert store.list_keys("a/") == []
+
+
+def test_a_file_comes_back_as_it_was(store: ObjectStore, tmp_path: Path) -> None:
+    content = bytes(range(256)) * 40_000  # 10 MB: several parts
+    (tmp_path / "there").write_bytes(content)
+    store.upload(tmp_path / "there", "models/x/y.tar.gz")
+    assert store.download("models/x/y.tar.gz", tmp_path / "back")
+    assert (tmp_path / "back").read_bytes() == content
+
+
+def test_keys_are_listed_by_prefix_in_order(store: ObjectStore) -> None:
+    for key in ("a/2", "a/1", "ab/3", "b/4"):
+        store.write(key, b"x")
+    assert store.list_keys("a/") == ["a/1", "a/2"]
+    assert store.list_keys("a") == ["a/1", "a/2", "ab/3"]
+
+
+def test_a_conditional_write_needs_the_version_that_it_names(store: ObjectStore) -> None:
+    first = store.replace("p", b"1", expected=None)
+    with pytest.raises(ConflictError, match="p was written by another machine"):
+        store.replace("p", b"other", expected=None)
+    second = store.replace("p", b"2", expected=first)
+    assert second != first
+    with pytest.raises(ConflictError):
+        store.replace("p", b"other", expected=first)
+    with pytest.raises(ConflictError):
+        store.replace("missing", b"other", expected=first)
+    found = store.read("p")
+    assert found is not None
+    assert (found.content, found.version) == (b"2", second)
+    assert store.read("missing") is None
+
+
+def test_one_of_many_writers_at_once_wins(store_url: str) -> None:
+    won: list[int] = []
+    gate = threading.Barrier(6)
+
+    def write(number: int) -> None:
+        store = open_store(store_url)
+        gate.wait()
+        try:
+            store.replace("p", b"%d" % number, expected=None)
+        except ConflictError:
+            return
+        won.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    found = open_store(store_url).read("p")
+    assert found is not None
+    assert [int(found.content)] == won
+
+
+def test_a_store_of_another_kind_is_refused() -> None:
+    with pytest.raises(StoreError, match="got ftp://"):
+        open_store("ftp://host/folder")
+
+
+def test_a_bucket_that_does_not_exist_is_named_without_a_secret(
+    bucket_url: str, object_server: ObjectServer
+) -> None:
+    assert object_server.port
+    del bucket_url  # only its variables are needed
+    with pytest.raises(StoreError, match=r"s3://not-there/p .*bucket does not exist") as refused:
+        open_store("s3://not-there").read("p")
+    assert SECRET not in str(refused.value)
+
+
+def test_a_server_that_does_not_answer_is_an_error(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
+    with pytest.raises(StoreError, match="cannot be read or written"):
+        open_store(bucket_url).read("p")
+
+
+def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreError, match="cannot be read or written"):
+        open_store((tmp_path / "file").as_uri()).write("p", b"x")

@@ -1,0 +1,286 @@
+"""A release reaches the home of another machine, and nothing that was not signed does."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import logging
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ecg_lib.operations.keys.signatures import SignatureError, make_key, sign_release
+from ecg_lib.operations.releases import (
+    CURRENT,
+    SERVING_PACKAGES,
+    Release,
+    ReleaseError,
+    bento_source,
+    hash_code,
+    model_directory,
+    read_release,
+    write_release,
+)
+from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.following import NOTES_KEY, Follower
+from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreError, open_store
+from ecg_lib.operations.store.shared_releases import (
+    POINTER,
+    adopt_release,
+    holding_releases,
+    publish_release,
+)
+from ecg_lib.records.atomic_files import state_of
+
+
+@pytest.fixture
+def one(tmp_path: Path, store_url: str) -> Settings:
+    return _make_home(tmp_path, "one", store_url)
+
+
+@pytest.fixture
+def other(tmp_path: Path, store_url: str) -> Settings:
+    return _make_home(tmp_path, "other", store_url)
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+def _make_home(tmp_path: Path, name: str, store_url: str) -> Settings:
+    """Make a home; all have the same key, which a person copies."""
+    key = tmp_path / "release-key"
+    settings = Settings(home=tmp_path / name, store_url=store_url, release_key_file=key)
+    make_key(settings)
+    return settings
+
+
+def _release(settings: Settings, version: str, code: str = "a") -> Release:
+    """Make a release, sign it and name it as the one to serve."""
+    source = settings.bentoml_home / "bentos" / "ecg" / f"{version}-{code}" / "src"
+    for package in SERVING_PACKAGES:
+        (source / package / "__pycache__").mkdir(parents=True, exist_ok=True)
+        (source / package / "code.py").write_text(code)
+        (source / package / "__pycache__" / "code.pyc").write_text("compiled")
+    bundle = settings.bentoml_home / "models" / "ecg_bundle" / version / "bundle"
+    bundle.mkdir(parents=True, exist_ok=True)
+    (bundle / "manifest.json").write_text(version)
+    release = Release(
+        bento_tag=f"ecg:{version}-{code}",
+        model_tag=f"ecg_bundle:{version}",
+        bundle_hash=hashlib.sha256(version.encode()).hexdigest(),
+        code_hash=hash_code(source),
+        model_version=version,
+        released_at="2026-01-01T00:00:00.000+00:00",
+    )
+    sign_release(settings, release, why="a test")
+    write_release(settings.serving_dir / CURRENT, release)
+    return release
+
+
+def _read(settings: Settings) -> Release | None:
+    return read_release(settings.serving_dir / CURRENT)
+
+
+def test_a_release_reaches_another_home_with_code_bundle_and_signature(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    assert not publish_release(one, store)  # nothing is released yet
+    release = _release(one, "1")
+    assert publish_release(one, store)
+    assert not publish_release(one, store)
+    assert adopt_release(other, store) == release
+    assert _read(other) == release
+    source = bento_source(other.bentoml_home, release)
+    assert (source / "bentos" / "code.py").read_text() == "a"
+    assert not list(source.rglob("__pycache__"))
+    bundle = model_directory(other.bentoml_home, release) / "bundle"
+    assert (bundle / "manifest.json").read_text() == "1"
+    assert adopt_release(other, store) is None
+    assert adopt_release(one, store) is None
+
+
+def test_homes_release_in_turn(one: Settings, other: Settings, store: ObjectStore) -> None:
+    _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    second = _release(other, "2")
+    publish_release(other, store)
+    assert adopt_release(one, store) == second
+    back = _release(one, "1")  # a rollback
+    publish_release(one, store)
+    assert adopt_release(other, store) == back
+    assert _read(other) == back
+
+
+def test_of_two_homes_that_release_at_once_the_first_is_served(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    first = _release(one, "1")
+    second = _release(other, "2")
+    publish_release(one, store)
+    with pytest.raises(ConflictError):
+        publish_release(other, store)
+    assert _read(other) == second  # a publication that fails changes nothing
+    assert adopt_release(other, store) == first
+    assert adopt_release(one, store) is None
+
+
+def test_a_home_that_was_cut_off_publishes_later(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    third = _release(one, "3")  # and the store could not be reached
+    assert adopt_release(one, store) is None
+    assert publish_release(one, store)
+    assert adopt_release(other, store) == third
+
+
+def test_a_home_without_the_key_takes_nothing(
+    one: Settings, tmp_path: Path, store: ObjectStore, store_url: str
+) -> None:
+    _release(one, "1")
+    publish_release(one, store)
+    keyless = Settings(home=tmp_path / "keyless", store_url=store_url)
+    with pytest.raises(StoreError, match="ECG_RELEASE_KEY_FILE"):
+        adopt_release(keyless, store)
+    make_key(keyless)
+    with pytest.raises(SignatureError, match="is not what its signature says"):
+        adopt_release(keyless, store)
+    assert _read(keyless) is None
+
+
+@pytest.mark.parametrize("part", ["bentos/ecg/1-a.tar.gz", "models/ecg_bundle/1.tar.gz"])
+def test_an_archive_that_was_changed_in_the_store_is_refused_until_it_is_repaired(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path, part: str
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    store.download(part, tmp_path / "good")
+    with tarfile.open(tmp_path / "bad", "w:gz") as packed:
+        for name in ("src/bentos/code.py", "src/ecg_lib/code.py", "bundle/manifest.json"):
+            member = tarfile.TarInfo(name)
+            member.size = 4
+            packed.addfile(member, io.BytesIO(b"evil"))
+    store.upload(tmp_path / "bad", part)
+    with pytest.raises(ReleaseError, match="must"):
+        adopt_release(other, store)
+    assert _read(other) is None
+    assert not bento_source(other.bentoml_home, release).exists()
+    store.upload(tmp_path / "good", part)
+    assert adopt_release(other, store) == release
+
+
+def test_an_archive_cannot_write_outside_its_directory(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    _release(one, "1")
+    publish_release(one, store)
+    with tarfile.open(tmp_path / "bad", "w:gz") as packed:
+        packed.addfile(tarfile.TarInfo("../../../outside"))
+    store.upload(tmp_path / "bad", "bentos/ecg/1-a.tar.gz")
+    with pytest.raises(StoreError, match="cannot be unpacked"):
+        adopt_release(other, store)
+    assert not list(tmp_path.rglob("outside"))
+
+
+def test_a_release_that_the_store_lacks_is_refused(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    release = _release(one, "1")
+    store.write(POINTER, release.model_dump_json().encode())
+    with pytest.raises(SignatureError, match="has no signature"):
+        adopt_release(other, store)
+    shutil.copytree(one.signatures_dir, other.signatures_dir, dirs_exist_ok=True)
+    with pytest.raises(ReleaseError, match=r"bentos/ecg/1-a\.tar\.gz is not"):
+        adopt_release(other, store)
+    store.write(POINTER, b"{}")
+    with pytest.raises(ReleaseError, match="must hold a release"):
+        adopt_release(other, store)
+
+
+def test_a_home_may_move_to_another_store(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    _release(one, "1")
+    publish_release(one, store)
+    second_url = (tmp_path / "second").as_uri()
+    moved = one.model_copy(update={"store_url": second_url})
+    assert publish_release(moved, open_store(second_url))
+    there = other.model_copy(update={"store_url": second_url})
+    assert adopt_release(there, open_store(second_url)) == _read(one)
+
+
+def test_a_follower_takes_releases_and_says_why_it_does_not(
+    one: Settings,
+    other: Settings,
+    store: ObjectStore,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    follower = Follower(other)
+    follower.look()
+    assert _read(other) is None
+    first = _release(one, "1")
+    publish_release(one, store)
+    store.write(NOTES_KEY, b"[]")
+    with holding_releases(other):
+        follower.look()
+        assert _read(other) is None  # a release of this home goes on
+    follower.look()
+    assert _read(other) == first
+    assert (other.ledger_dir / "history.json").read_bytes() == b"[]"
+    _release(one, "2")
+    publish_release(one, store)
+    store.download("models/ecg_bundle/2.tar.gz", tmp_path / "good")
+    store.download("models/ecg_bundle/1.tar.gz", tmp_path / "bad")
+    store.upload(tmp_path / "bad", "models/ecg_bundle/2.tar.gz")
+    with caplog.at_level(logging.ERROR):
+        follower.look()
+        follower.look()
+    assert _read(other) == first
+    assert follower.refusal is not None
+    assert follower.refusal.bento_tag == "ecg:2-a"
+    assert caplog.text.count("ecg_bundle:2 must be the bundle") == 1  # said once
+    store.upload(tmp_path / "good", "models/ecg_bundle/2.tar.gz")
+    follower.look()
+    assert follower.refusal is None
+    assert _read(other) == _read(one)
+
+
+def test_workers_look_again_when_a_refused_release_is_taken_back(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    first = _release(one, "1")
+    publish_release(one, store)
+    follower = Follower(other)
+    follower.look()
+    seen = state_of(other.serving_dir / CURRENT)
+    _release(one, "2")
+    publish_release(one, store)
+    store.upload(tmp_path / "release-key", "models/ecg_bundle/2.tar.gz")
+    follower.look()
+    assert state_of(other.serving_dir / CURRENT) == seen
+    back = first.model_copy(update={"released_at": "2026-01-02T00:00:00.000+00:00"})
+    write_release(one.serving_dir / CURRENT, back)
+    publish_release(one, store)
+    follower.look()
+    assert _read(other) == back
+    assert state_of(other.serving_dir / CURRENT) != seen
+
+
+def test_a_follower_goes_on_while_the_store_cannot_be_reached(
+    other: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").touch()
+    broken = other.model_copy(update={"store_url": (tmp_path / "file").as_uri()})
+    follower = Follower(broken)
+    follower.look()
+    follower.look()
+    assert caplog.text.count("the store cannot be followed") == 1
+    assert follower.refusal is None
