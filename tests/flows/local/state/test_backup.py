@@ -564,7 +564,7 @@ def test_a_backup_that_cannot_be_unpacked_is_refused(
 ) -> None:
     make_backup(home, tmp_path / "state.zip")
     _spoil(tmp_path / "state.zip", what)
-    with pytest.raises(BackupError, match="cannot be restored|must be packed as"):
+    with pytest.raises(BackupError, match=r"cannot be restored|must be packed as"):
         restore_backup(other, tmp_path / "state.zip")
     assert list(other.home.iterdir()) == []
 
