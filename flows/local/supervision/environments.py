@@ -25,7 +25,7 @@ _FLOWS: Final = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD"),
     *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"),
     *("TF_*", "CUDA_*", "NVIDIA_*", "GIT_*", "SSH_AUTH_SOCK"),
-    *("DASK_*", "AWS_*", "FSSPEC_*"),  # clusters and stores of recordings
+    "DASK_*",  # certificates of a cluster
 )
 _STORE: Final = "AWS_*"
 """Address and credentials of the shared store."""

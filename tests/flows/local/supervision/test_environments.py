@@ -140,7 +140,6 @@ def test_flows_find_the_servers_and_write_below_the_home(settings: Settings) -> 
         ("SSH_AUTH_SOCK", {FLOWS}),
         ("MLFLOW_TRACKING_PASSWORD", {FLOWS}),
         ("DASK_DISTRIBUTED__COMM__TLS__CA_FILE", {FLOWS}),
-        ("AWS_ACCESS_KEY_ID", {FLOWS}),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", {SERVICE}),
         ("SSL_CERT_FILE", set(ALL)),
         ("LC_ALL", set(ALL)),
