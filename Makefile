@@ -68,6 +68,10 @@ bench-holter: $(INSTALLED) ## analyse a day of one lead; ARGS="--bundle DIR" for
 bench-live: $(INSTALLED) ## leads that stream: how near to recordings, and what one costs; set ECG_MITDB_DIR
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench_live.py $(ARGS)
 
+.PHONY: bench-live-service
+bench-live-service: $(INSTALLED) ## stream simulated leads to one process; ARGS="--leads 100 --seconds 60"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench_live_service.py $(ARGS)
+
 .PHONY: bench-runs
 bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
 	$(BIN)/python benchmarks/bench_runs.py
