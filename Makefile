@@ -72,6 +72,10 @@ bench-live: $(INSTALLED) ## leads that stream: how near to recordings, and what 
 bench-scale: $(INSTALLED) ## analyse recordings with 1 and 2 processes, and model a million; ARGS="--recordings 32"
 	$(BIN)/python benchmarks/bench_scale.py $(ARGS)
 
+.PHONY: bench-live-service
+bench-live-service: $(INSTALLED) ## stream simulated leads to one process; ARGS="--leads 100 --seconds 60"
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python benchmarks/bench_live_service.py $(ARGS)
+
 .PHONY: bench-runs
 bench-runs: $(INSTALLED) ## what the limit of runs of V rejects, chosen without each person
 	$(BIN)/python benchmarks/bench_runs.py
