@@ -33,7 +33,7 @@ from typing import Final, NamedTuple
 from prometheus_client.multiprocess import mark_process_dead
 
 from bentos.runtime.limits.rate_limit import TABLE_VARIABLE
-from bentos.runtime.limits.streams import SESSIONS_VARIABLE
+from bentos.runtime.limits.sessions import SESSIONS_VARIABLE
 from bentos.runtime.logs import set_up_logging
 from bentos.runtime.worker_process import WorkerError, WorkerProcess, start_worker
 from ecg_lib.errors import ConfigurationError, PredictionLogError

@@ -1,86 +1,13 @@
-"""How many leads stream to a process, and which connection a stream belongs to.
-
-The workers of a host share a table (a file mapped into memory): who opened a session last, by a
-number that is drawn for each connection. An older connection of the session, in whichever worker,
-finds another number there and closes. The table holds no session: one that is pushed out of it by
-others goes on.
-"""
+"""How many leads stream to a process, and the thread that analyses them."""
 
 from __future__ import annotations
 
-import hashlib
-import mmap
 import os
-import secrets
-import struct
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Final
 
+from bentos.runtime.limits.sessions import SESSIONS_VARIABLE, Sessions
 from bentos.wire.problems import OVERLOADED, ProblemError
-
-SESSIONS_VARIABLE: Final = "ECG_LIVE_SESSIONS_FILE"
-"""Names the file of the table to workers; set by the host."""
-
-_SLOT: Final = struct.Struct("<QQ")  # session, connection
-_SLOTS: Final = 2**15
-_PROBES: Final = 8
-
-
-class Sessions:
-    """A table of sessions and their latest connections.
-
-    Parameters
-    ----------
-    path : Path, optional
-        File of the table, which is made when there is none; without it the table is that of
-        this process alone.
-
-    """
-
-    def __init__(self, path: Path | None = None) -> None:
-        size = _SLOTS * _SLOT.size
-        if path is None:
-            self._table = mmap.mmap(-1, size)
-            return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            self._table = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
-
-    def claim(self, session: str) -> int:
-        """Note a new connection of a session; return its number."""
-        who, connection = _hash(session), secrets.randbits(63) + 1
-        places = self._places(who)
-        empty = [place for place, slot in places if slot[0] == 0]
-        place = next((place for place, slot in places if slot[0] == who), None)
-        if place is None:
-            place = empty[0] if empty else places[0][0]
-        _SLOT.pack_into(self._table, place, who, connection)
-        return connection
-
-    def holds(self, session: str, connection: int) -> bool:
-        """Return whether no later connection has claimed the session."""
-        who = _hash(session)
-        return all(slot[0] != who or slot[1] == connection for _, slot in self._places(who))
-
-    def release(self, session: str, connection: int) -> None:
-        """Forget a connection, unless a later one has claimed its session."""
-        who = _hash(session)
-        for place, slot in self._places(who):
-            if slot == (who, connection):
-                _SLOT.pack_into(self._table, place, 0, 0)
-
-    def _places(self, who: int) -> list[tuple[int, tuple[int, int]]]:
-        places = [(who + probe) % _SLOTS * _SLOT.size for probe in range(_PROBES)]
-        return [(place, _SLOT.unpack_from(self._table, place)) for place in places]
-
-
-def _hash(session: str) -> int:
-    digest = hashlib.blake2b(session.encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "little") or 1
 
 
 class Streams:

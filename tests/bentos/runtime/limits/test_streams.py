@@ -10,9 +10,10 @@ import uvicorn
 from uvicorn.server import ServerState
 from wsproto.events import Ping
 
-from bentos.runtime.limits import connections, streams
+from bentos.runtime.limits import connections, sessions
 from bentos.runtime.limits.connections import GuardedWebSocket
-from bentos.runtime.limits.streams import Sessions, Streams
+from bentos.runtime.limits.sessions import Sessions
+from bentos.runtime.limits.streams import Streams
 from bentos.wire.problems import ProblemError
 
 
@@ -32,7 +33,7 @@ def test_the_latest_connection_holds_a_session_over_all_workers(tmp_path: Path) 
 
 
 def test_a_session_that_is_pushed_out_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streams, "_SLOTS", 8)
+    monkeypatch.setattr(sessions, "_SLOTS", 8)
     table = Sessions()
     claimed = {f"session {number}": table.claim(f"session {number}") for number in range(20)}
     assert all(table.holds(name, connection) for name, connection in claimed.items())
