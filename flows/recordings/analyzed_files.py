@@ -30,7 +30,7 @@ from ecg_lib.records.files.archives import (
     name_of,
     unpacked,
 )
-from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording
+from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording, begins_as_samples
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
@@ -106,7 +106,13 @@ def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> Listed
         if not path.is_dir():
             found.append(path)
             continue
-        inside = sorted(one for one in path.iterdir() if _is_recording(one))
+        files = sorted(path.iterdir())
+        inside = [one for one in files if _is_recording(one)]
+        # Under other names, what is called as a recording may be its annotations.
+        taken = {name_of(one) for one in inside}
+        inside = sorted(
+            {*inside, *(one for one in files if one.stem not in taken and _holds_samples(one))}
+        )
         segments = {name for one in inside for name in _segments_of(one)}
         inside = [one for one in inside if one.suffix.lower() != ".hea" or one.stem not in segments]
         if not inside:
@@ -135,19 +141,38 @@ def _segments_of(path: Path) -> list[str]:
         return []
 
 
+def _holds_samples(path: Path) -> bool:
+    """Return whether a file of a name that is not read is text of samples, or NPY."""
+    return path.suffix.lower() not in _TAKEN and _may_be_read(path) and _begins_as_samples(path)
+
+
+def _begins_as_samples(path: Path) -> bool:
+    start, is_whole = _read_start(path)
+    return begins_as_samples(start, is_whole=is_whole)
+
+
+def _may_be_read(path: Path) -> bool:
+    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
+    return not is_result and not is_litter(path.name) and path.is_file()
+
+
+def _read_start(path: Path) -> tuple[bytes, bool]:
+    with path.open("rb") as file:
+        start = file.read(PEEK_BYTES)
+    return start, len(start) < PEEK_BYTES
+
+
 def _is_recording(path: Path) -> bool:
     suffix = path.suffix.lower()
-    is_result = path.name.lower().endswith(ResultFormat.CSV.suffix)
-    if is_result or is_litter(path.name) or not path.is_file():
+    if not _may_be_read(path):
         return False
     if suffix == ".gz":
         return PurePosixPath(path.stem).suffix.lower() in SUFFIXES
     if suffix in _TAKEN and suffix != ".txt":
         return True
-    with path.open("rb") as file:
-        start = file.read(PEEK_BYTES)
+    start, is_whole = _read_start(path)
     return begins_as_recording(start) or (
-        suffix == ".txt" and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
+        suffix == ".txt" and may_be_recording(start, is_whole=is_whole)
     )
 
 
