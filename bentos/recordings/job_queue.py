@@ -176,6 +176,7 @@ class JobQueue:
             "more_parts": [str(part.relative_to(upload)) for part in recording.more_parts],
             "lead": lead.name,
             "second_lead": recording.second_lead,
+            "warnings": list(recording.warnings),
             "sampling_rate": fields.sampling_rate,
             "unit": fields.unit,
         }

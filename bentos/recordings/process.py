@@ -85,6 +85,7 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
         directory=results,
         threads=min(_THREADS, os.cpu_count() or 1),
         report=lambda share: write_whole(job / PROGRESS, f"{share:.4f}"),
+        warnings=task.get("warnings", ()),
     )
     analysis.described["job_id"] = job.name
     for kind in ResultFormat:

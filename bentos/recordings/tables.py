@@ -37,7 +37,7 @@ from ecg_lib.errors import (
     UnknownLeadError,
 )
 from ecg_lib.records.files.archives import is_archive, unpack_recording
-from ecg_lib.records.files.lead import RecordingFile, choose_lead
+from ecg_lib.records.files.lead import RecordingFile, choose_lead, choose_living_leads
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.opening import TEXT_SUFFIXES, open_recording
 from ecg_lib.records.files.text.csv_file import CsvFile
@@ -182,6 +182,11 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         is_raw = True
         opened, _, _ = _open(path, is_part=is_part, unit=_RAW)
         columns = _read_columns(opened, deadline)
+    dead: tuple[str, ...] = ()
+    if lead is not None:
+        samples = dict(zip(opened.leads, columns, strict=True))
+        leads = choose_living_leads(opened, blocks=lambda one: [samples[one]])
+        lead, dead = leads.first.name, leads._replace(unheard=()).tell()
     return SignalTable(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
@@ -190,7 +195,7 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         sampling_rate=None if "sampling_rate" in missing else opened.leads[0].fs,
         units=tuple("mV" if one.has_unit and not is_raw else None for one in opened.leads),
         missing=missing,
-        warnings=(*reasons, *opened.warnings),
+        warnings=(*reasons, *opened.warnings, *dead),
         columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
 

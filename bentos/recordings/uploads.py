@@ -46,7 +46,7 @@ from ecg_lib.records.files.archives import (
 )
 from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
-from ecg_lib.records.files.lead import Lead, choose_lead, choose_second_lead
+from ecg_lib.records.files.lead import Lead, choose_lead, choose_living_leads
 from ecg_lib.records.files.opening import SUFFIXES, UNKNOWN_SUFFIX, open_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
@@ -100,6 +100,8 @@ class Recording:
     lead: Lead
     second_lead: str | None = None
     """The lead that has a say in the classes, where the client named none."""
+    warnings: tuple[str, ...] = ()
+    """Which leads were passed over, and why."""
     leads: tuple[str, ...]
     kind: str
     fields: UploadFields
@@ -354,8 +356,9 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         paths = _arrange_parts(files, directory) if fields.join else [_arrange(files, directory)]
         opened = open_parts(paths, fs=fields.sampling_rate, unit=fields.unit)
         kept = KeptNames(opened)
-        lead = choose_lead(opened.leads, kept.name_in_file(fields.lead), others=opened.others)
-        second = None if fields.lead else choose_second_lead(opened.leads, lead)
+        leads = choose_living_leads(opened, kept.name_in_file(fields.lead))
+        lead, second = leads.first, leads.second
+        warnings = leads.tell(lambda one: kept.keep(one).name)
         path, *more_parts = [
             _without_identity(path, lead.name, directory, number, fields)
             for number, path in enumerate(paths)
@@ -370,6 +373,7 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         more_parts=tuple(more_parts),
         lead=kept.keep(lead),
         second_lead=None if second is None else kept.keep(second).name,
+        warnings=warnings,
         leads=tuple(other.name for other in kept.leads),
         kind=opened.kind,
         fields=fields,

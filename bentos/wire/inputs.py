@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import codecs
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from tokenize import TokenError
 from typing import Final, TypeVar
@@ -34,7 +34,7 @@ from bentos.wire.schemas import (
     PredictionRequest,
     explain_duration,
 )
-from ecg_lib.records.files.lead import Lead, choose_second_lead
+from ecg_lib.records.files.lead import Lead, choose_living_second_lead
 from ecg_lib.records.limits import MAX_ABS_MV
 
 JSON: Final = "application/json"
@@ -113,9 +113,10 @@ def read_input(
         }
         for name, lead_mv in others.items():
             _check_range(lead_mv, field=f"leads.{name}")
-        second = _choose_second(request)
+        signal_mv = np.array(request.signal_data, dtype=np.float64)
+        second = _choose_second(request, signal_mv, others)
         read = PredictionInput(
-            signal_mv=np.array(request.signal_data, dtype=np.float64),
+            signal_mv=signal_mv,
             parameters=request,
             second_lead=second,
             second_mv=None if second is None else others[second],
@@ -132,11 +133,21 @@ def read_input(
     return read
 
 
-def _choose_second(request: PredictionRequest) -> str | None:
+def _choose_second(
+    request: PredictionRequest,
+    signal_mv: NDArray[np.float64],
+    others: Mapping[str, NDArray[np.float64]],
+) -> str | None:
     """Choose by the rule of recordings."""
     fs, n_samples = request.sampling_rate, len(request.signal_data)
     first = Lead(request.derivation, fs, n_samples)
-    chosen = choose_second_lead(tuple(Lead(name, fs, n_samples) for name in request.leads), first)
+    chosen, _ = choose_living_second_lead(
+        tuple(Lead(name, fs, n_samples) for name in request.leads),
+        first,
+        blocks=lambda lead: [
+            (signal_mv if lead == first else others[lead.name]).astype(np.float32)
+        ],
+    )
     return None if chosen is None else chosen.name
 
 

@@ -6,7 +6,7 @@ Strips, which leave nothing on disk, are classified by :mod:`ecg_lib.classifier.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
@@ -16,8 +16,12 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.classifier.beat_classifier import BeatClassifier, explain_unreadable
-from ecg_lib.errors import UnreadableSignalError
+from ecg_lib.classifier.beat_classifier import (
+    BeatClassifier,
+    explain_unreadable,
+    require_readable,
+)
+from ecg_lib.errors import MissingDetailError, UnreadableSignalError
 from ecg_lib.recordings.fhir import make_bundle
 from ecg_lib.recordings.long_recordings import Progress, RecordingBeats, classify_recording
 from ecg_lib.recordings.report.content import Report, make_report
@@ -42,7 +46,7 @@ from ecg_lib.records.files.lead import (
     RecordingFile,
     check_duration,
     choose_lead,
-    choose_second_lead,
+    choose_living_leads,
     list_other_leads,
     refuse_too_long,
 )
@@ -53,6 +57,10 @@ from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 READ_SHARE: Final = 0.1
 """Share of the progress when the file is read; the rest is for classification."""
 _CLASSIFIED_SHARE: Final = 0.95
+
+_MAX_V: Final = 0.01
+"""No sample of an ECG in volts is farther from zero."""
+_BEGINNING_S: Final = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -85,6 +93,7 @@ def analyze_recording(
     threads: int = 1,
     report: Progress | None = None,
     source: RecordingSource | None = None,
+    warnings: Sequence[str] = (),
 ) -> Analysis:
     """Read one lead to disk, classify its beats with the help of a second one, and sum them up.
 
@@ -92,10 +101,10 @@ def analyze_recording(
     ----------
     opened : RecordingFile
     lead : str, optional
-        Name of the lead; the one that is an ECG by its name when left out.
+        Name of the lead; when left out,
+        :func:`ecg_lib.records.files.lead.choose_living_leads` chooses both.
     second_lead : str, optional
-        Name of the lead that has a say in the classes. When no lead is named,
-        :func:`ecg_lib.records.files.lead.choose_second_lead` chooses.
+        Name of the lead that has a say in the classes, beside a lead that is named.
     classifier : BeatClassifier
     model : mapping
         Description of the model, for results.
@@ -107,6 +116,8 @@ def analyze_recording(
         Called with the share that is done.
     source : RecordingSource, optional
         File and patient as results name them; unknown when left out.
+    warnings : sequence of str
+        Warnings of whoever chose the leads, for the results.
 
     Raises
     ------
@@ -115,14 +126,13 @@ def analyze_recording(
 
     """
     tell = report or _ignore
-    chosen = choose_lead(opened.leads, lead, others=opened.others)
+    leads = choose_living_leads(opened, lead)
+    chosen, second = leads.first, leads.second
+    if lead is not None and second_lead is not None:
+        second = choose_lead(opened.leads, second_lead)
     n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
     check_duration(n_samples / chosen.fs)
     signal_mv = read_signal(directory)
-    if lead is None:
-        second = choose_second_lead(opened.leads, chosen)
-    else:
-        second = None if second_lead is None else choose_lead(opened.leads, second_lead)
     read = read_second_lead(opened, second, n_samples=n_samples, directory=directory)
 
     def report_part(share: float) -> None:
@@ -137,7 +147,9 @@ def analyze_recording(
         threads=threads,
         report=report_part,
     )
-    _require_readable(beats, others=list_other_leads(opened.leads, chosen.name))
+    if (problem := _explain_unreadable(beats)) is not None:
+        require_unit(signal_mv, lead=chosen, classifier=classifier)
+        raise UnreadableSignalError(problem + list_other_leads(opened, chosen.name))
     heard, unheard = read.outcome(is_heard=beats.is_helped)
     summary = summarize_recording(
         beats,
@@ -146,7 +158,7 @@ def analyze_recording(
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
-        warnings=(*opened.warnings, *unheard),
+        warnings=(*opened.warnings, *warnings, *leads.tell(), *unheard),
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(
@@ -174,15 +186,45 @@ def _count_blocks(
         yield block
 
 
-def _require_readable(beats: RecordingBeats, *, others: str) -> None:
-    reason = explain_unreadable(
+def _explain_unreadable(beats: RecordingBeats) -> str | None:
+    return explain_unreadable(
         beats.unreadable,
         readable_s=beats.readable_s,
         duration_s=beats.duration_s,
         has_beats=bool(beats.is_readable.any()),
     )
-    if reason is not None:
-        raise UnreadableSignalError(reason + others)
+
+
+def require_unit(
+    signal_mv: NDArray[np.floating], *, lead: Lead, classifier: BeatClassifier
+) -> None:
+    """Ask for the unit of a lead without one that cannot be read as mV, and can as V.
+
+    Parameters
+    ----------
+    signal_mv : ndarray of shape (n_samples,)
+        The lead, read as mV.
+    lead : Lead
+    classifier : BeatClassifier
+
+    Raises
+    ------
+    MissingDetailError
+        If there is no stated unit, no sample is beyond 0.01, and the beginning shows beats as V.
+
+    """
+    beginning = np.asarray(signal_mv[: round(_BEGINNING_S * lead.fs)], dtype=np.float64)
+    if lead.has_unit or not np.nanmax(np.abs(beginning), initial=0.0) <= _MAX_V:
+        return
+    try:
+        require_readable(classifier.classify(beginning * 1e3, fs=lead.fs).prepared)
+    except UnreadableSignalError:
+        return
+    msg = (
+        "unit must be given: no beat can be read in the samples as mV, which is assumed where no "
+        "unit is stated; as V they show beats"
+    )
+    raise MissingDetailError(msg, detail="unit")
 
 
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:

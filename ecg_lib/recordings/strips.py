@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.errors import UnreadableSignalError
-from ecg_lib.recordings.analysis import list_annotations
+from ecg_lib.recordings.analysis import list_annotations, require_unit
 from ecg_lib.recordings.long_recordings import check_invalid
 from ecg_lib.recordings.signal_file import read_second_lead
 from ecg_lib.records.files.archives import name_of, unpacked
@@ -19,8 +19,7 @@ from ecg_lib.records.files.lead import (
     Lead,
     RecordingFile,
     check_duration,
-    choose_lead,
-    choose_second_lead,
+    choose_living_leads,
     list_other_leads,
 )
 from ecg_lib.records.files.opening import open_recording
@@ -83,7 +82,7 @@ def annotate_record(
     output_dir : Path
         Where the file goes.
     lead : str, optional
-        Name of the lead, see :func:`ecg_lib.records.files.lead.choose_lead`.
+        Name of the lead, see :func:`ecg_lib.records.files.lead.choose_living_leads`.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -141,13 +140,7 @@ def predict_file(
     """
     with unpacked(path) as source:
         opened = open_recording(source, fs=fs, unit=unit)
-        prediction = _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
-    try:
-        require_readable(prediction.classified.prepared)
-    except UnreadableSignalError as error:
-        msg = f"{error}{list_other_leads(opened.leads, prediction.lead)}"
-        raise UnreadableSignalError(msg) from error
-    return prediction
+        return _classify(opened, path, classifier=classifier, lead=lead, is_strip=True)
 
 
 def _classify(
@@ -158,8 +151,8 @@ def _classify(
     lead: str | None,
     is_strip: bool = False,
 ) -> Prediction:
-    chosen = choose_lead(opened.leads, lead, others=opened.others)
-    second = choose_second_lead(opened.leads, chosen) if lead is None else None
+    leads = choose_living_leads(opened, lead)
+    chosen, second = leads.first, leads.second
     signal = _read_lead(opened, chosen)
     if is_strip:
         check_duration(len(signal) / chosen.fs)
@@ -170,6 +163,13 @@ def _classify(
         others = [] if read.signal_mv is None else [read.signal_mv]
         classified = classifier.classify(signal, others_mv=others, fs=chosen.fs)
     prepared = classified.prepared
+    if is_strip:
+        try:
+            require_readable(prepared)
+        except UnreadableSignalError as error:
+            require_unit(signal, lead=chosen, classifier=classifier)
+            msg = f"{error}{list_other_leads(opened, chosen.name)}"
+            raise UnreadableSignalError(msg) from error
     doubts = list_doubts(prepared, what="samples")
     _, unheard = read.outcome(is_heard=classified.is_helped)
     return Prediction(
@@ -178,7 +178,7 @@ def _classify(
         fs=chosen.fs,
         classified=classified,
         invalid_samples=n_missing,
-        warnings=(*opened.warnings, *unheard, *doubts),
+        warnings=(*opened.warnings, *leads.tell(), *unheard, *doubts),
     )
 
 

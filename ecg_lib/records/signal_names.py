@@ -185,6 +185,11 @@ _LEAD: Final = re.compile(
     r"|nasa|v[xyz]|e[sai]|a[si]|(?:la|ra|ll) (?:la|ra|ll)"
 )
 
+_ELECTRODES: Final = re.compile(r"\b(?:la ra|ll ra|ll la)\b")
+"""The electrodes of a limb lead, the positive one first, as Shimmer names them."""
+
+_OF_ELECTRODES: Final = {"la ra": "i", "ll ra": "ii", "ll la": "iii"}
+
 _CLEAR_LEAD: Final = re.compile(r"(?:ml?)?i{2,3}|li{2,3}|ml[123]|di{2,3}|-?av[rlf]|v[1-9]r?|mcl\d")
 """Leads that no other word looks like."""
 
@@ -301,9 +306,13 @@ def lead_of(name: str) -> str | None:
     --------
     >>> lead_of("Derivación II"), lead_of("ECG V5 [uV]"), lead_of("DII"), lead_of("EEG")
     ('ii', 'v5', 'ii', None)
+    >>> lead_of("Shimmer_5F3A_ECG_LL-RA_24BIT_CAL")
+    'ii'
 
     """
     words = _words_of(name)
+    if (electrodes := _ELECTRODES.findall(" ".join(words))) and len(electrodes) == 1:
+        return _OF_ELECTRODES[electrodes[0]]
     if _has_perhaps_other(words) and not _has_other(words):  # II (Pat 12)
         clear = [word for word in words if _CLEAR_LEAD.fullmatch(word)]
         words = clear if len(clear) == 1 else words

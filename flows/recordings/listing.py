@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.files.archives import ARCHIVE_SUFFIXES, PEEK_BYTES, is_litter, name_of
-from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording
+from ecg_lib.records.files.opening import SUFFIXES, begins_as_recording, begins_as_samples
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.header import MAX_HEADER_BYTES, decode_header, parse_header
 
@@ -23,8 +23,8 @@ NO_RECORDING: Final = f"the directory holds no recording that is read ({', '.joi
 _PEEKED: Final = {".txt": PEEK_BYTES, HEADER: MAX_HEADER_BYTES}
 """Bytes that are read of files whose names do not tell enough."""
 
-_OF_OTHERS: Final = 4096
-"""Bytes that are read of files of any other name: EDF and exports of devices are known by them."""
+_OF_OTHERS: Final = 2**16
+"""Bytes that are read of files of any other name: they are known by their content."""
 
 
 class ListedRecordings(NamedTuple):
@@ -80,7 +80,7 @@ def plan_peeks(names: Iterable[str]) -> dict[str, int]:
     a header beside them are left out.
 
     >>> plan_peeks(["r.EDF", "s.hea", "s.dat", "IM0001", "r.beats.csv", "notes.md.gz"])
-    {'r.EDF': 0, 's.hea': 1048576, 'IM0001': 4096}
+    {'r.EDF': 0, 's.hea': 65536, 'IM0001': 65536}
 
     Returns:
         Bytes of each that :func:`choose_recordings` needs; 0 where the name tells all.
@@ -117,13 +117,17 @@ def choose_recordings(names: Iterable[str], starts: Mapping[str, bytes]) -> list
     Returns:
         Names in their order, without segments of WFDB records and texts of another kind.
     """
+    every = list(names)
     segments = {segment for name in starts for segment in _segments_of(name, starts[name])}
-    return sorted(
+    chosen = {name for name in every if _is_recording(name, starts.get(name))}
+    # Samples of another name beside a recording of that name may be its annotations.
+    of_chosen = {name_of(Path(name)) for name in chosen}
+    chosen |= {
         name
-        for name in names
-        if _is_recording(name, starts.get(name))
-        and not (_is_header(name) and _stem(name) in segments)
-    )
+        for name in every
+        if _stem(name) not in of_chosen and _holds_samples(name, starts.get(name))
+    }
+    return sorted(name for name in chosen if not (_is_header(name) and _stem(name) in segments))
 
 
 def _is_recording(name: str, start: bytes | None) -> bool:
@@ -133,6 +137,13 @@ def _is_recording(name: str, start: bytes | None) -> bool:
     return begins_as_recording(start) or (
         is_taken and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
     )
+
+
+def _holds_samples(name: str, start: bytes | None) -> bool:
+    """Return whether a file whose name tells nothing is text of samples, or NPY."""
+    if start is None or _is_taken(name):
+        return False
+    return begins_as_samples(start, is_whole=len(start) < _OF_OTHERS)
 
 
 def _is_header(name: str) -> bool:

@@ -30,6 +30,7 @@ from ecg_lib.records.files.opening import (
     TEXT_SUFFIXES,
     UNKNOWN_SUFFIX,
     begins_as_recording,
+    begins_as_samples,
 )
 from ecg_lib.records.files.text.csv_file import may_be_recording
 from ecg_lib.records.files.wfdb.header import (
@@ -278,8 +279,15 @@ def _find_record(opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> lis
 def _find_file(
     opened: zipfile.ZipFile, entries: list[zipfile.ZipInfo], *, kind: str
 ) -> zipfile.ZipInfo:
-    """Find the only recording; a file named as an ECG goes before those of other signals."""
-    found = [entry for entry in entries if _may_be_recording(opened, entry)]
+    """Find the only recording; a file named as an ECG goes before those of other signals.
+
+    Text and NPY under other names may be annotations: they count when there is nothing else.
+    """
+    found = [entry for entry in entries if _may_be_recording(opened, entry)] or [
+        entry
+        for entry in entries
+        if _suffix(entry) not in _WEAK and _begins_as_samples(opened, entry)
+    ]
     if kind == ".npz":
         found = [entry for entry in entries if _suffix(entry) == ".npy"]
         if len(found) != 1:
@@ -306,12 +314,23 @@ def _may_be_recording(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
     suffix = _suffix(entry)
     if suffix in _STRONG:
         return True
+    start, is_whole = _peek(opened, entry)
+    return begins_as_recording(start) or (
+        suffix in TEXT_SUFFIXES and may_be_recording(start, is_whole=is_whole)
+    )
+
+
+def _begins_as_samples(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> bool:
+    start, is_whole = _peek(opened, entry)
+    return begins_as_samples(start, is_whole=is_whole)
+
+
+def _peek(opened: zipfile.ZipFile, entry: zipfile.ZipInfo) -> tuple[bytes, bool]:
+    """Read the beginning of a file, and tell whether that is all of it."""
     blocks = _unpack(opened, entry, MAX_UNPACKED_BYTES)
     start = next(blocks, b"")[:PEEK_BYTES]
     blocks.close()
-    return begins_as_recording(start) or (
-        suffix in TEXT_SUFFIXES and may_be_recording(start, is_whole=len(start) < PEEK_BYTES)
-    )
+    return start, len(start) < PEEK_BYTES
 
 
 def _several(names: Sequence[str], *, is_none_ecg: bool = False) -> UnsupportedRecordError:

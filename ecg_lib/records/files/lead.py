@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ecg_lib.errors import (
     InvalidSignalError,
     MissingDetailError,
+    RecordError,
     RecordTooLongError,
     UnknownLeadError,
     UnsupportedRecordError,
@@ -47,7 +48,7 @@ class Lead(NamedTuple):
     n_samples: int | None
     """None for text, whose rows are not counted yet."""
     label: str = ""
-    """The name in the file, where `name` is shorter."""
+    """The name in the file, where `name` is shorter or has a number added."""
     is_named: bool = True
     """False where the file names no lead, and `name` stands for its place."""
     has_unit: bool = True
@@ -169,22 +170,188 @@ def choose_lead(
     return leads[place]
 
 
+_BIN_S: Final = 2.0
+_FLAT_MV: Final = 0.01
+"""Stretches that span less are flat, as :mod:`ecg_lib.signal_path.readability.quality` judges."""
+
+_LEAST_LIVING_BINS: Final = 3
+"""Five seconds must be readable, see :data:`ecg_lib.classifier.beat_classifier.MIN_READABLE_S`."""
+
+_MAX_TRIED: Final = 16
+"""Leads that are tried; each that is dead is read to its end."""
+
+Blocks = Callable[[Lead], Iterable[NDArray[np.float32]]]
+
+
+class ChosenLeads(NamedTuple):
+    """The lead to analyse, and the one that has a say in the classes beside it."""
+
+    first: Lead
+    second: Lead | None = None
+    passed_over: tuple[tuple[Lead, str], ...] = ()
+    """Leads that would have been the first, and why they are not."""
+    unheard: tuple[tuple[Lead, str], ...] = ()
+    """Leads that would have been the second, and why they are not."""
+
+    def tell(self, name_of: Callable[[Lead], str] = lambda lead: lead.name) -> tuple[str, ...]:
+        """Return which leads were passed over and why, with the names that `name_of` gives them."""
+        first = name_of(self.first)
+        return (
+            *(
+                f"lead {name_of(lead)} {problem}, lead {first} is analysed instead"
+                for lead, problem in self.passed_over
+            ),
+            *(
+                f"lead {name_of(lead)} has no say in the classes: it {problem}"
+                for lead, problem in self.unheard
+            ),
+        )
+
+
+def choose_living_leads(
+    opened: RecordingFile, name: str | None = None, *, blocks: Blocks | None = None
+) -> ChosenLeads:
+    """Choose the leads of a recording by their names, and pass over those without a signal.
+
+    A lead that is named is taken as it is, and alone. Otherwise the first one is that of
+    :func:`choose_lead`, or the next ECG lead that lives; when none lives it is the preferred one,
+    for the analysis to refuse. The second one is that of :func:`choose_second_lead` that lives and
+    has other samples than the first.
+
+    Parameters
+    ----------
+    opened : RecordingFile
+    name : str, optional
+        Name of the lead, in the spelling of any device.
+    blocks : callable, optional
+        Gives the samples of a lead in mV, those of `opened` when left out. Of a lead that lives
+        little more than the beginning is read.
+
+    Raises
+    ------
+    UnknownLeadError
+        See :func:`choose_lead`.
+
+    """
+    preferred = choose_lead(opened.leads, name, others=opened.others)
+    if name is not None:
+        return ChosenLeads(preferred)
+    read = blocks or opened.blocks
+    dead: list[tuple[Lead, str]] = []
+    first: Lead | None = preferred
+    while first is not None and (problem := find_death(read(first), fs=first.fs)):
+        dead.append((first, problem))
+        first = _choose_next(opened.leads, without=dead)
+    if first is None:
+        return ChosenLeads(preferred)
+    living = tuple(lead for lead in opened.leads if lead not in [one for one, _ in dead])
+    second, unheard = choose_living_second_lead(living, first, blocks=read)
+    return ChosenLeads(first, second, tuple(dead), unheard)
+
+
+def choose_living_second_lead(
+    leads: tuple[Lead, ...], first: Lead, *, blocks: Blocks
+) -> tuple[Lead | None, tuple[tuple[Lead, str], ...]]:
+    """Choose the second lead as :func:`choose_second_lead`, of those that live and differ.
+
+    Returns
+    -------
+    second : Lead or None
+    unheard : tuple of (Lead, str)
+        Leads that would have been chosen, and why they are not.
+
+    """
+    unheard: list[tuple[Lead, str]] = []
+    while len(unheard) < _MAX_TRIED:
+        left = tuple(lead for lead in leads if lead not in [one for one, _ in unheard])
+        second = choose_second_lead(left, first)
+        if second is None:
+            break
+        problem = find_death(blocks(second), fs=second.fs)
+        if not problem and _are_equal(blocks(first), blocks(second)):
+            problem = "has the samples of the lead that is analysed"
+        if not problem:
+            return second, tuple(unheard)
+        unheard.append((second, problem))
+    return None, tuple(unheard)
+
+
+def _choose_next(leads: tuple[Lead, ...], *, without: list[tuple[Lead, str]]) -> Lead | None:
+    dead = [lead for lead, _ in without]
+    left = [
+        lead
+        for lead in leads
+        if lead not in dead and kind_of(lead.label or lead.name) is SignalKind.ECG
+    ]
+    place = find_ecg([lead.label or lead.name for lead in left])
+    return None if place is None or len(dead) >= _MAX_TRIED else left[place]
+
+
+def find_death(blocks: Iterable[NDArray[np.float32]], *, fs: float) -> str:
+    """Return why a lead has no signal: ``is flat or disconnected`` or ``has no samples``.
+
+    Empty when it has one. A lead that cannot be read counts as one that lives: the error is told
+    to whoever analyses it.
+
+    >>> find_death([np.zeros(2500, dtype=np.float32)], fs=250.0)
+    'is flat or disconnected'
+
+    """
+    width = max(1, round(_BIN_S * fs))
+    living, n_bins, is_missing = 0, 0, True
+    rest = np.zeros(0, dtype=np.float32)
+    try:
+        for block in blocks:
+            samples = np.concatenate([rest, block])
+            count = len(samples) // width
+            bins, rest = samples[: count * width].reshape(count, width), samples[count * width :]
+            is_missing = is_missing and bool(np.isnan(block).all())
+            spans = np.fmax.reduce(bins, axis=1) - np.fmin.reduce(bins, axis=1)
+            living, n_bins = living + int((spans >= _FLAT_MV).sum()), n_bins + count
+            if living >= _LEAST_LIVING_BINS:
+                return ""
+    except (InvalidSignalError, RecordError):
+        return ""
+    if living >= min(n_bins, _LEAST_LIVING_BINS):
+        return ""
+    return "has no samples" if is_missing else "is flat or disconnected"
+
+
+def _are_equal(
+    blocks: Iterable[NDArray[np.float32]], others: Iterable[NDArray[np.float32]]
+) -> bool:
+    """Return whether two leads of one length have the same samples; reads until they differ."""
+    try:
+        return all(
+            np.array_equal(one, other, equal_nan=True)
+            for one, other in zip(blocks, others, strict=False)
+        )
+    except (InvalidSignalError, RecordError):
+        return False
+
+
 _SECOND: Final = ("v1", "v5", "cm5", "v2")
 """Leads that see most of what the first one does not, in order."""
 
 
-def list_other_leads(leads: tuple[Lead, ...], read: str) -> str:
-    """List the other ECG leads, for the error of a lead that cannot be read; empty without any.
+def list_other_leads(opened: RecordingFile, read: str) -> str:
+    """List the other ECG leads that live, for the error of a lead that cannot be read.
 
-    >>> leads = (Lead("II", 250.0, 5000), Lead("V1", 250.0, 5000), Lead("PLETH", 250.0, 5000))
-    >>> list_other_leads(leads, "II"), list_other_leads(leads[:1], "II")
-    ('; that is lead II, lead may name another: V1', '')
-
+    Empty without any.
     """
-    names = [lead.name for lead in leads if lead.name != read]
-    of_ecg = [name[:MAX_NAME] for name in names if kind_of(name) is not SignalKind.OTHER]
-    listed = ", ".join(of_ecg[:MAX_SIGNALS])
-    return f"; that is lead {read[:MAX_NAME]}, lead may name another: {listed}" if of_ecg else ""
+    others = [
+        lead
+        for lead in opened.leads
+        if lead.name != read and kind_of(lead.label or lead.name) is not SignalKind.OTHER
+    ]
+    listed = [
+        lead.name[:MAX_NAME]
+        for lead in others[:_MAX_TRIED]
+        if not find_death(opened.blocks(lead), fs=lead.fs)
+    ]
+    if not listed:
+        return ""
+    return f"; that is lead {read[:MAX_NAME]}, lead may name another: {', '.join(listed)}"
 
 
 def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:

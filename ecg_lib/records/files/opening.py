@@ -101,6 +101,11 @@ def begins_as_recording(start: bytes) -> bool:
     return is_edf(start) or is_export(start)
 
 
+def begins_as_samples(start: bytes, *, is_whole: bool) -> bool:
+    """Return whether a file begins as NPY or as a text of samples, whatever its name is."""
+    return start.startswith(NPY_MAGIC) or may_be_recording(start, is_whole=is_whole)
+
+
 def _open_export(path: Path, *, fs: float | None, unit: str | None) -> RecordingFile | None:
     """Open an export of a device, which is recognised by its content; None for other files."""
     exported = open_device_file(path) if path.is_file() else None

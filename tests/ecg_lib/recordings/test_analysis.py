@@ -24,7 +24,7 @@ from scipy import ndimage
 import ecg_lib.recordings.analysis as module
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
-from ecg_lib.errors import UnreadableSignalError
+from ecg_lib.errors import MissingDetailError, UnreadableSignalError
 from ecg_lib.recordings.analysis import (
     Analysis,
     analyze_recording,
@@ -43,7 +43,7 @@ from ecg_lib.records.documents.drawing import to_svg
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.files.wfdb.annotation_file import encode_annotations
 from ecg_lib.records.simulation.patients import NoiseLevels, draw_patient
-from ecg_lib.records.simulation.simulator import simulate_record
+from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 
 
 @pytest.fixture(scope="module")
@@ -351,13 +351,37 @@ def test_a_second_lead_is_chosen_named_or_left_out(
     )
 
 
-def test_the_error_of_a_dead_lead_names_the_others(
+def test_a_dead_lead_is_passed_over_unless_it_is_named(
     classifier: BeatClassifier, tmp_path: Path
 ) -> None:
-    (tmp_path / "dead.csv").write_text("I,II,V1\n" + "0.2,0,0.1\n" * 7200)
-    with pytest.raises(UnreadableSignalError, match="lead II, lead may name another: I, V1"):
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    samples = np.stack([np.zeros(len(signal)), signal, np.zeros(len(signal))], axis=1)
+    path = tmp_path / "dead.csv"
+    np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V1", comments="")
+    opened = open_recording(path, fs=360.0)
+    analysis = analyze_recording(
+        opened, classifier=classifier, model={}, directory=tmp_path, warnings=("as told",)
+    )
+    recording = analysis.described["recording"]
+    assert (recording["lead"], recording["second_lead"]) == ("I", None)
+    told = {
+        "as told",
+        "lead II is flat or disconnected, lead I is analysed instead",
+        "lead V1 has no say in the classes: it is flat or disconnected",
+    }
+    assert told <= set(analysis.summary.warnings)
+    with pytest.raises(UnreadableSignalError, match=r"lead II, lead may name another: I$"):
+        analyze_recording(opened, lead="II", classifier=classifier, model={}, directory=tmp_path)
+
+
+def test_samples_in_volts_without_a_unit_ask_for_it(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    np.save(tmp_path / "volts.npy", signal.astype(np.float64) / 1000)
+    with pytest.raises(MissingDetailError, match="as V they show beats"):
         analyze_recording(
-            open_recording(tmp_path / "dead.csv", fs=360.0),
+            open_recording(tmp_path / "volts.npy", fs=360.0),
             classifier=classifier,
             model={},
             directory=tmp_path,

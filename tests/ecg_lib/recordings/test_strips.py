@@ -108,7 +108,7 @@ def test_a_file_that_is_too_short_or_flat_is_refused(
     with pytest.raises(MissingDetailError, match="sampling_rate must be given"):
         predict_file(tmp_path / "flat.npy", classifier=classifier)
     (tmp_path / "dead.csv").write_text("II,V1\n" + "0,0.1\n" * 7200)
-    with pytest.raises(UnreadableSignalError, match=r"flat.*; that is lead II, .* another: V1"):
+    with pytest.raises(UnreadableSignalError, match=r"flat or disconnected: .*\(flat\)$"):
         predict_file(tmp_path / "dead.csv", classifier=classifier, fs=360.0)
 
 
@@ -203,7 +203,44 @@ def test_a_dead_second_lead_is_named_as_having_no_say(
 ) -> None:
     path = _with_second_lead(tmp_path, second_mv=0.0)
     both = predict_file(path, classifier=classifier)
-    assert any("V1 has no say in the classes: it has no beat" in one for one in both.warnings)
+    assert "lead V1 has no say in the classes: it is flat or disconnected" in both.warnings
+
+
+def test_a_dead_lead_is_passed_over(classifier: BeatClassifier, tmp_path: Path) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    samples = np.stack([np.full(len(signal), 0.3), signal, -signal, signal], axis=1)
+    path = tmp_path / "dead.csv"
+    np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V2,V1", comments="")
+    done = predict_file(path, classifier=classifier, fs=360.0)
+    assert done.lead == "I"
+    assert "lead II is flat or disconnected, lead I is analysed instead" in done.warnings
+    same = "lead V1 has no say in the classes: it has the samples of the lead that is analysed"
+    assert same in done.warnings
+    samples[:, 0] = np.nan
+    np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V2,V1", comments="")
+    done = predict_file(path, classifier=classifier, fs=360.0)
+    assert "the column II has no numbers where the text begins, and is left out" in done.warnings
+    annotated = annotate_record(path, classifier=classifier, output_dir=tmp_path, fs=360.0)
+    assert (annotated.lead, annotated.beats) == ("I", len(done.classified))
+    samples[:, 0] = 0.3
+    np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V2,V1", comments="")
+    with pytest.raises(UnreadableSignalError, match=r"lead II, lead may name another: I, V2, V1$"):
+        predict_file(path, classifier=classifier, lead="II", fs=360.0)
+
+
+def test_samples_in_volts_without_a_unit_ask_for_it(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    path = tmp_path / "volts.csv"
+    np.savetxt(path, signal / 1000, "%.7f", header="II", comments="")
+    with pytest.raises(MissingDetailError, match="unit must be given") as caught:
+        predict_file(path, classifier=classifier, fs=360.0)
+    assert caught.value.detail == "unit"
+    expected = predict_file(path, classifier=classifier, fs=360.0, unit="V")
+    assert len(expected.classified) > 10
+    with pytest.raises(UnreadableSignalError, match="flat or disconnected"):
+        predict_file(path, classifier=classifier, fs=360.0, unit="mV")
 
 
 def test_a_second_column_that_cannot_be_read_does_not_stop_the_first(

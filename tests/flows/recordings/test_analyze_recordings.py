@@ -22,6 +22,7 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.records.files.npy_file import NPY_MAGIC
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.recordings.analysis_process import AnalysisProcess
@@ -130,7 +131,10 @@ def test_results_beside_the_recordings_are_none(toy_bundle: Bundle, tmp_path: Pa
 def test_recordings_of_a_directory_are_known_by_their_content(tmp_path: Path) -> None:
     edf, dicom = b"0       ".ljust(300), bytes(128) + b"DICM" + bytes(200)
     recordings = {"a.rec": edf, "b.dat": edf, "c.txt": edf, "IM0001": dicom, "d.hol": b"ISHNE1.0"}
+    text, array = b"ECG\n" + b"0.5\n" * 200, NPY_MAGIC + bytes(200)
+    recordings |= {"g.asc": text, "h": text, "i.data": array}
     others = {"e.pdf": b"%PDF", "README": b"", "DICOMDIR": dicom, "._a.rec": edf, "f.dat": b"x"}
+    others |= {"a.ann": text, "j.log": b"a word\n" * 200}
     for name, content in (recordings | others).items():
         (tmp_path / name).write_bytes(content)
     assert {path.name for path in list_recordings([tmp_path]).paths} == recordings.keys()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Mapping
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -68,6 +70,8 @@ class CsvColumn(NamedTuple):
     offset: float = 0.0
     has_unit: bool = True
     """See :class:`Lead`."""
+    label: str = ""
+    """The name in the heading, where another column has it too."""
 
 
 class TimeColumn(NamedTuple):
@@ -322,7 +326,7 @@ def find_leads(
     unclear: list[str] = []
     default = unit or next(iter(layout.stated_units), "mV")
     has_default = unit is not None or len(layout.stated_units) <= 1
-    doubled: set[str] = set()
+    doubled: Counter[str] = Counter()
     has_counts = False
     for number, (_, long_name, stated) in enumerate(headings):
         if not _holds_samples(layout, headings, number) or (time and time.number == number):
@@ -341,24 +345,42 @@ def find_leads(
         if stated and unit and UNIT_TO_MV.get(voltage or "") not in {None, UNIT_TO_MV[unit]}:
             msg = f"the file states {voltage}; unit must be that or left out"
             raise MissingDetailError(msg, detail="unit")
-        if name in leads or name in doubled:
-            doubled.add(name)
-            leads.pop(name, None)
-            continue
         if converter is not None:
             name = name if "ECG" in leads else "ECG"
-            leads[name] = CsvColumn(number, converter.gain_mv, converter.offset_mv)
-            continue
-        has_unit = bool(stated or unit or layout.stated_units)
-        leads[name] = CsvColumn(number, UNIT_TO_MV[voltage or "mV"], has_unit=has_unit)
+            column = CsvColumn(number, converter.gain_mv, converter.offset_mv)
+        else:
+            has_unit = bool(stated or unit or layout.stated_units)
+            column = CsvColumn(number, UNIT_TO_MV[voltage or "mV"], has_unit=has_unit)
+        unique = name
+        while unique in leads:
+            doubled[name] += 1
+            unique = f"{name} ({doubled[name] + 1})"
+        leads[unique] = column._replace(label="" if unique == name else name)
     _refuse_unclear(unclear, layout, has_others=bool(leads))
     others += unclear
     if not leads:
-        raise _no_lead(doubled=bool(doubled), has_counts=has_counts, others=others)
+        raise _no_lead(has_counts=has_counts, others=others)
     if len(leads) > MAX_SIGNALS:
         msg = f"the CSV file must have one column for each lead, at most {MAX_SIGNALS}"
         raise CorruptRecordError(msg)
-    return leads, (*others, *sorted(doubled))
+    return leads, tuple(others)
+
+
+def explain_columns(
+    layout: Layout, headings: list[Heading], columns: Mapping[str, CsvColumn]
+) -> tuple[str, ...]:
+    """Warn of leads that have no numbers where the text begins, and of equal names."""
+    blank = [
+        f"the column {name[:MAX_NAME]} has no numbers where the text begins, and is left out"
+        for numeric, (_, name, _) in zip(layout.is_numeric, headings, strict=True)
+        if not numeric and kind_of(name) is SignalKind.ECG
+    ]
+    doubled = [
+        f"several columns are named {column.label}, one of them is called {name} here"
+        for name, column in columns.items()
+        if column.label
+    ]
+    return (*blank, *doubled)
 
 
 def _holds_samples(layout: Layout, headings: list[Heading], number: int) -> bool:
@@ -380,12 +402,7 @@ def _refuse_unclear(names: list[str], layout: Layout, *, has_others: bool) -> No
         raise MissingDetailError(msg, detail="unit")
 
 
-def _no_lead(
-    *, doubled: bool, has_counts: bool, others: list[str]
-) -> CorruptRecordError | UnsupportedRecordError:
-    if doubled:
-        msg = "each lead of the CSV file must have a name of its own, two have the same"
-        return CorruptRecordError(msg)
+def _no_lead(*, has_counts: bool, others: list[str]) -> CorruptRecordError | UnsupportedRecordError:
     if has_counts:
         msg = (
             "the leads of a CSV file must be in mV, uV or V, one states counts, which need the "

@@ -31,6 +31,7 @@ from ecg_lib.records.files.text.columns import (
     CountColumn,
     CsvColumn,
     TimeColumn,
+    explain_columns,
     find_count,
     find_leads,
     find_time,
@@ -104,7 +105,7 @@ class CsvFile:
         headings = read_headings(layout)
         time, measured = find_time(layout, headings, given=fs)
         columns, others = find_leads(layout, headings, time, unit=unit)
-        warnings = layout.warnings
+        warnings = layout.warnings + explain_columns(layout, headings, columns)
         if measured is not None:
             _check_rate(measured.fs, is_clock=time is not None and not time.scale)
             fs, said = _settle(measured, given=fs, layout=layout)
@@ -139,7 +140,7 @@ class CsvFile:
         """Every column of numbers but time and counts of rows."""
         is_named = self.layout.names is not None or bool(self.layout.lead)
         return tuple(
-            Lead(name, self.fs, None, is_named=is_named, has_unit=column.has_unit)
+            Lead(name, self.fs, None, column.label, is_named=is_named, has_unit=column.has_unit)
             for name, column in self.columns.items()
         )
 

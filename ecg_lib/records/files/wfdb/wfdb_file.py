@@ -85,7 +85,9 @@ class WfdbFile:
                     others[name] = None
                     continue
                 rate = header.fs * signal.per_frame
-                known = leads.setdefault(name, Lead(name, rate, n_frames * signal.per_frame))
+                label = "" if signal.name == name else signal.name
+                lead = Lead(name, rate, n_frames * signal.per_frame, label)
+                known = leads.setdefault(name, lead)
                 if known.fs != rate:
                     msg = "a signal of a WFDB record must keep its rate in all segments"
                     raise CorruptRecordError(msg)

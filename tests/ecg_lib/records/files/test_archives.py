@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gzip
+import io
 import resource
 import stat
 import zipfile
@@ -146,9 +147,11 @@ EDF = b"0       " + b"Mustermann".ljust(80) + b"Startdate 02-MAR-2020 Ward 7".lj
         {"r.csv": TABLE},
         {"a/b/r.csv": TABLE, "a/README.txt": "a word or two", "a/.DS_Store": b"x"},
         {"r.csv": TABLE, "metadata.xml": "<study/>", "notes.txt": "1\n2\n"},
+        {"r.asc": TABLE, "README": "a word or two", "a.pdf": b"%PDF"},
+        {"r.csv": TABLE, "r.ann": TABLE},
         {"polar_ECG.csv": TABLE, "polar_ACC.csv": TABLE, "polar_HR.csv": TABLE},
     ],
-    ids=["alone", "with words", "with a description", "with other signals"],
+    ids=["alone", "with words", "with a description", "other name", "notes", "with other signals"],
 )
 def test_the_only_recording_is_found_among_other_files(
     tmp_path: Path, target: Path, files: dict[str, bytes | str]
@@ -157,6 +160,15 @@ def test_the_only_recording_is_found_among_other_files(
     assert path.read_text() == TABLE
     with module.unpacked(tmp_path / "a.zip") as unpacked:
         assert open_recording(unpacked).leads[0].name == "ECG"
+
+
+def test_an_array_in_a_zip_is_known_by_its_content(tmp_path: Path, target: Path) -> None:
+    array = io.BytesIO()
+    np.save(array, np.zeros(3600))
+    archive = _zip(tmp_path / "a.zip", {"signal.data": array.getvalue()})
+    assert list(unpack_recording(archive, target)) == ["signal.data"]
+    with module.unpacked(archive) as unpacked:
+        assert open_recording(unpacked, fs=360.0).kind == "npy"
 
 
 @pytest.mark.parametrize(
@@ -250,11 +262,8 @@ def test_the_kind_of_a_gzip_file_may_be_in_the_name_that_it_keeps(
     (name,) = unpack_recording(tmp_path / "r.gz", target)
     assert name == f"r{suffix}"
     if suffix == ".unknown":
-        with (
-            module.unpacked(tmp_path / "r.gz") as unpacked,
-            pytest.raises(UnsupportedRecordError, match=r"must be one of \.hea"),
-        ):
-            open_recording(unpacked)
+        with module.unpacked(tmp_path / "r.gz") as unpacked:
+            assert open_recording(unpacked).kind == "csv"
 
 
 def test_gzip_unpacks_to_a_limit(tmp_path: Path, target: Path) -> None:

@@ -68,7 +68,6 @@ def test_csv_without_a_header_has_leads_too(
         (b"time_s,MLII\n1,0\n1,0\n", "time must go forwards"),
         (b"time_s,MLII\n1,0\n", "two rows or more"),
         (b"time_s,MLII\n1,0\nx,0\n", "hold seconds"),
-        (b"MLII,MLII\n1,0\n1,0\n", "a name of its own"),
         (b"\x00\x01\x02\x03", "UTF-8"),
         (b"\xff\xfe\x00\x01", "rows of numbers"),
     ],
@@ -85,7 +84,7 @@ def test_headings_tell_leads_units_and_time(tmp_path: Path, csv_case: Any) -> No
     path.write_text(csv_case.text)
     fs = 250.0 if csv_case.fs is None else None
     if csv_case.leads is None:
-        with pytest.raises(RecordError, match=r"a name of its own|none but time|in s, ms"):
+        with pytest.raises(RecordError, match=r"none but time|in s, ms"):
             open_recording(path, fs=fs)
         return
     opened = open_recording(path, fs=fs)

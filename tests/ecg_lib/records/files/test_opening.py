@@ -8,6 +8,7 @@ from pathlib import Path
 import edfio
 import numpy as np
 import pytest
+import wfdb
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -19,7 +20,14 @@ from ecg_lib.errors import (
     UnknownLeadError,
     UnsupportedRecordError,
 )
-from ecg_lib.records.files.lead import Lead, RecordingFile, choose_lead, choose_second_lead
+from ecg_lib.records.files.lead import (
+    Lead,
+    RecordingFile,
+    choose_lead,
+    choose_living_leads,
+    choose_second_lead,
+    find_death,
+)
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -250,3 +258,43 @@ def test_any_numpy_header_is_read_or_refused(tmp_path: Path, header: bytes) -> N
     file = io.BytesIO(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
     path.write_bytes(file.getvalue() + b"\x00" * 8000)
     _expect_answer_or_refusal(path, fs=200.0)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "death"),
+    [
+        ([[0.2] * 3600], "is flat or disconnected"),
+        ([[0.2, 0.204] * 1800], "is flat or disconnected"),
+        ([[np.nan] * 3600], "has no samples"),
+        ([], ""),  # too short, which others refuse
+        ([[np.nan] * 3000, [0.2] * 600], "is flat or disconnected"),
+        ([[0.2] * 1000, [0.2, 0.3] * 1500, [0.2] * 1000], ""),
+        ([[0.2] * 3000, [0.2, 0.3] * 300], "is flat or disconnected"),
+        ([[0.2, 0.3] * 600], ""),
+    ],
+)
+def test_a_lead_lives_when_some_seconds_of_it_move(blocks: list[list[float]], death: str) -> None:
+    arrays = [np.array(block, dtype=np.float32) for block in blocks]
+    assert find_death(arrays, fs=250.0) == death
+
+
+def test_leads_of_equal_names_are_told_apart(tmp_path: Path) -> None:
+    """The first keeps the name, in each format; it is the one that is chosen."""
+    samples = np.sin(np.arange(3600) / 20)
+    two = np.stack([np.zeros(3600), samples, samples], axis=1)
+    wfdb.wrsamp(
+        "twice", fs=360, units=["mV"] * 3, sig_name=["V1", "II", "X"], p_signal=two,
+        fmt=["16"] * 3, write_dir=str(tmp_path),
+    )  # fmt: skip
+    header = tmp_path / "twice.hea"
+    header.write_text(header.read_text().replace(" X\n", " II\n"))
+    np.savetxt(tmp_path / "r.csv", two, "%.4f", delimiter=",", header="V1,II,II", comments="")
+    for name in ("twice.hea", "r.csv"):
+        opened = open_recording(tmp_path / name, fs=360.0)
+        assert [lead.name for lead in opened.leads] == ["V1", "II", "II (2)"]
+        leads = choose_living_leads(opened)
+        assert (leads.first.name, leads.second) == ("II", None)
+        assert leads.tell() == ("lead V1 has no say in the classes: it is flat or disconnected",)
+        assert choose_lead(opened.leads, "II").name == "II"
+        assert choose_lead(opened.leads, "II (2)").name == "II (2)"
+    assert any("columns are named II, one" in warning for warning in opened.warnings)
