@@ -33,11 +33,14 @@ shift
 "$0/initdb" -D "$place/data" -A trust -U {USER} --no-sync -E UTF8 --locale=C || exit
 "$0/postgres" -D "$place/data" "$@" &
 read -r _
-kill -INT $!
+kill -QUIT $!
 wait
 rm -rf "$place"
 """
-"""Run a server as long as the input of the shell is open, which ends with this process."""
+"""Run a server as long as the input of the shell is open, which ends with this process.
+
+It ends without a checkpoint: its data are removed, and hundreds of databases take minutes.
+"""
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def serving(programs: Path) -> Iterator[Postgres]:
             _wait_until_ready(process, programs, port, directory / "server.log")
             yield Postgres(programs, directory, port)
         finally:
-            process.communicate(timeout=60)
+            process.communicate(timeout=300)
 
 
 def _wait_until_ready(

@@ -590,6 +590,30 @@ def test_a_recording_without_an_ecg_fails_with_its_reason(http: httpx.Client) ->
     assert "flat" in job["error"]["detail"]
 
 
+def test_a_dead_lead_of_an_upload_is_passed_over(http: httpx.Client, record: Record) -> None:
+    signal_mv = record.signal_mv("MLII")[:10800].tolist()
+    content = "Lead II Doe,V5\n" + "".join(f"0.3,{value:.4f}\n" for value in signal_mv)
+    answered = _send(http, {"r.csv": content.encode()}, sampling_rate="360")
+    job = _wait(http, answered.json()["job_id"])
+    assert job["lead"] == "V5"
+    result = http.get(f"{RECORDINGS}{job['job_id']}/result").json()["signal_quality"]
+    told = "lead lead1 is flat or disconnected, lead V5 is analysed instead"
+    assert told in result["warnings"]
+    http.delete(f"{RECORDINGS}{job['job_id']}")
+    named = _send(http, {"r.csv": content.encode()}, sampling_rate="360", lead="lead1")
+    failed = _wait(http, named.json()["job_id"], until="failed")
+    assert "lead may name another: V5" in failed["error"]["detail"]
+
+
+def test_an_upload_in_volts_without_a_unit_is_asked_for_it(
+    http: httpx.Client, record: Record
+) -> None:
+    volts = record.signal_mv("MLII")[:10800].astype(np.float64) / 1000
+    answered = _send(http, {"r.npy": _npy(volts)}, sampling_rate="360")
+    job = _wait(http, answered.json()["job_id"], until="failed")
+    assert "unit must be given" in job["error"]["detail"]
+
+
 @pytest.mark.parametrize("path", ["", "/result", "/signal", "/beats"])
 @pytest.mark.parametrize("job_id", ["nix", "00000000-0000-4000-8000-000000000000", ".incoming"])
 def test_an_unknown_recording_is_not_found(http: httpx.Client, path: str, job_id: str) -> None:

@@ -104,7 +104,7 @@ def test_a_long_csv_file_becomes_a_recording_that_the_service_reads_the_same(
 ) -> None:
     page.goto(recordings.url)
     page.locator("#served dl").wait_for()
-    rows = (f"{at / 100},{at % 900},0" for at in range(180_100))
+    rows = (f"{at / 100},{at % 900},{at % 300}" for at in range(180_100))
     long = csv_file("time,V1 (uV),II (uV)", rows)
     page.set_input_files("#files", [long])
     page.locator("#summary").wait_for(timeout=60_000)

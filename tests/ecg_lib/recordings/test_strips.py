@@ -219,7 +219,8 @@ def test_a_dead_lead_is_passed_over(classifier: BeatClassifier, tmp_path: Path) 
     samples[:, 0] = np.nan
     np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V2,V1", comments="")
     done = predict_file(path, classifier=classifier, fs=360.0)
-    assert "the column II has no numbers where the text begins, and is left out" in done.warnings
+    blank = "column 1 (II) has no numbers where the text begins, and is left out"
+    assert blank in done.warnings
     annotated = annotate_record(path, classifier=classifier, output_dir=tmp_path, fs=360.0)
     assert (annotated.lead, annotated.beats) == ("I", len(done.classified))
     samples[:, 0] = 0.3

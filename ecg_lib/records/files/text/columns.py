@@ -36,6 +36,7 @@ from ecg_lib.records.signal_names import (
     UNIT_TO_MV,
     SignalKind,
     is_other_unit,
+    is_usual_name,
     kind_of,
     read_unit,
 )
@@ -371,16 +372,23 @@ def explain_columns(
 ) -> tuple[str, ...]:
     """Warn of leads that have no numbers where the text begins, and of equal names."""
     blank = [
-        f"the column {name[:MAX_NAME]} has no numbers where the text begins, and is left out"
-        for numeric, (_, name, _) in zip(layout.is_numeric, headings, strict=True)
+        f"{_name_column(name, number)} has no numbers where the text begins, and is left out"
+        for number, (numeric, (_, name, _)) in enumerate(
+            zip(layout.is_numeric, headings, strict=True)
+        )
         if not numeric and kind_of(name) is SignalKind.ECG
     ]
     doubled = [
-        f"several columns are named {column.label}, one of them is called {name} here"
+        f"{_name_column(name, column.number)} has the name of another one, and a number is added"
         for name, column in columns.items()
         if column.label
     ]
     return (*blank, *doubled)
+
+
+def _name_column(name: str, number: int) -> str:
+    """Name a column for a warning, which results keep: not by what may be a person's name."""
+    return f"column {number + 1}" + (f" ({name})" if is_usual_name(name) else "")
 
 
 def _holds_samples(layout: Layout, headings: list[Heading], number: int) -> bool:

@@ -297,4 +297,12 @@ def test_leads_of_equal_names_are_told_apart(tmp_path: Path) -> None:
         assert leads.tell() == ("lead V1 has no say in the classes: it is flat or disconnected",)
         assert choose_lead(opened.leads, "II").name == "II"
         assert choose_lead(opened.leads, "II (2)").name == "II (2)"
-    assert any("columns are named II, one" in warning for warning in opened.warnings)
+    told = "column 3 (II (2)) has the name of another one, and a number is added"
+    assert told in opened.warnings
+    names = "Doe Jane II,Doe Jane II,Lead V1 Roe"
+    two[:, 2] = np.nan
+    np.savetxt(tmp_path / "r.csv", two, "%.4f", delimiter=",", header=names, comments="")
+    warnings = " ".join(open_recording(tmp_path / "r.csv", fs=360.0).warnings)
+    assert "column 2 has the name" in warnings
+    assert "column 3 has no numbers" in warnings
+    assert "oe" not in warnings.replace("goes", "")
