@@ -50,7 +50,8 @@ def list_recordings(paths: Sequence[Path], *, are_parts: bool = False) -> Listed
             found.append(path)
             continue
         wanted = plan_peeks(one.name for one in path.iterdir() if one.is_file())
-        starts = {name: _read_start(path / name, n) for name, n in wanted.items() if n}
+        read = {name: _read_start(path / name, n) for name, n in wanted.items() if n}
+        starts = {name: start for name, start in read.items() if start is not None}
         inside = choose_recordings(wanted, starts)
         if not inside:
             empty[path] = NO_RECORDING
@@ -168,6 +169,10 @@ def _segments_of(name: str, content: bytes) -> list[str]:
     return [segment.name for segment in segments]
 
 
-def _read_start(path: Path, n_bytes: int) -> bytes:
-    with path.open("rb") as file:
-        return file.read(n_bytes)
+def _read_start(path: Path, n_bytes: int) -> bytes | None:
+    """Read how a file begins; None where it cannot be read, which its own error tells later."""
+    try:
+        with path.open("rb") as file:
+            return file.read(n_bytes)
+    except OSError:
+        return None

@@ -13,7 +13,7 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from prefect import flow
@@ -25,6 +25,7 @@ from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.training.model_card import write_model_card
 from ecg_lib.training.out_of_fold import OutOfFold, judge_folds, measure
+from flows.data.databases import DatabaseName
 from flows.data.dataset_versions import DatasetVersion, load_version
 from flows.data.ingest_records import ingest_records
 from flows.data.prepared_views import PreparedViews
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from ecg_lib.training.cross_validation import FoldOutput
     from ecg_lib.training.datasets import BeatDataset
 
+_DATABASES: Final = (DatabaseName.MITDB, DatabaseName.SVDB)
+
 
 @flow(name="judge-again")
 def judge_again(directory: Path) -> Bundle:
@@ -52,7 +55,7 @@ def judge_again(directory: Path) -> Bundle:
     """
     settings = read_settings()
     reference = read_reference()
-    version = load_version(settings.datasets_dir, ingest_records(databases=("mitdb", "svdb")))
+    version = load_version(settings.datasets_dir, ingest_records(databases=_DATABASES))
     out_of_fold = call_out_of_fold(reference, version, settings)
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     found, by_record = measure(

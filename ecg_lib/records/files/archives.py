@@ -73,8 +73,11 @@ _OF_RECORDS: Final = frozenset({_HEADER, ".dat", ".mat", ".atr"})
 _STRONG: Final = frozenset(SUFFIXES) - _WEAK - {_HEADER}
 _ZIP: Final = "zip archive"
 _GZ: Final = "gzip file"
-_LITTER: Final = frozenset({"__MACOSX", "Thumbs.db", "desktop.ini", "DICOMDIR"})
-"""Files that archivers, desktops and viewers add, beside those whose names begin with a point."""
+_LITTER: Final = frozenset(
+    {"__MACOSX", "Thumbs.db", "desktop.ini", "DICOMDIR", "RECORDS", "ANNOTATORS"}
+)
+"""Files that archivers, desktops and viewers add, beside those whose names begin with a point, and
+the lists of PhysioNet's databases."""
 
 
 @contextmanager

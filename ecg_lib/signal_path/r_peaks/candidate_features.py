@@ -87,8 +87,8 @@ def measure_candidates(
     envelopes : Envelopes
         Of the same signal.
     is_beat : ndarray of bool, shape (n,)
-        What the rules take for beats: the context. A candidate is never its own context, but the
-        last feature says what the rules take it for.
+        What the rules, or the first look, take for beats: the context. A candidate is never its own
+        context, but the last feature says what it was taken for.
 
     Returns
     -------

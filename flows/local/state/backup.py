@@ -170,7 +170,10 @@ def _list_secrets(settings: Settings) -> list[str]:
 
 def _name_keys(settings: Settings) -> list[Path]:
     """Name the keys below the home but outside of its folder of secrets, made yet or not."""
-    named = (settings.patient_key_path, settings.signal_key_path, settings.api_keys_file)
+    named = (
+        *(settings.patient_key_path, settings.signal_key_path, settings.api_keys_file),
+        settings.release_key_path,
+    )
     return [path for path in named if path is not None and path.is_relative_to(settings.home)]
 
 

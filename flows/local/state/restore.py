@@ -262,6 +262,7 @@ def _swap(home: Path, old: list[Path], staging: Path) -> None:
         aside.mkdir(mode=0o700)
         moves = [*((one, aside / one.name) for one in sorted(old)), *moves]
     done: list[tuple[Path, Path]] = []
+    was_half_done = (home / _MARK).exists()
     (home / _MARK).touch(mode=0o600)
     try:
         for source, target in moves:
@@ -272,6 +273,7 @@ def _swap(home: Path, old: list[Path], staging: Path) -> None:
             target.rename(source)
         if old:
             aside.rmdir()
-        (home / _MARK).unlink()
+        if not was_half_done:
+            (home / _MARK).unlink()
         raise
     (home / _MARK).unlink()

@@ -1,7 +1,8 @@
 """Delete old runs of our flows from Prefect's server.
 
 The server that ``ecg up`` starts, and that of the containers, cleans its tables itself, logs and
-events too. This is for a server of the site, on which other teams have flows: their runs stay.
+events too. This is for a server of the site, on which other teams have flows: their runs stay,
+except those of flows that have the name of one of ours.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -287,3 +288,20 @@ def test_the_command_analyses_what_it_can_and_says_what_it_cannot(
     assert "twice.npy: a recording must have a name of its own, 2 are twice" in done.stderr
     assert "Traceback" not in done.stderr
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["run.html", "run.json"]
+
+
+def test_a_file_that_cannot_be_read_or_lists_records_does_not_end_the_listing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "x.edf").write_bytes(b"0       ".ljust(300))
+    (tmp_path / "RECORDS").write_text("\n".join(map(str, range(100, 220))))
+    (tmp_path / "notes").write_text("0.5\n" * 200)
+    opened = Path.open
+
+    def open_or_refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+        if path.name == "notes":
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, "open", open_or_refuse)
+    assert [path.name for path in list_recordings([tmp_path]).paths] == ["x.edf"]

@@ -637,3 +637,32 @@ def test_the_commands_say_what_was_kept_and_what_was_not(
         assert "--replace" in str(refused.exception)
     finally:
         os.umask(mask)
+
+
+def test_the_key_of_releases_is_a_secret_wherever_it_is_below_the_home(
+    home: Settings, tmp_path: Path
+) -> None:
+    key = home.home / "keys" / "release"
+    key.parent.mkdir()
+    key.write_text("secret")
+    named = home.model_copy(update={"release_key_file": key})
+    made = make_backup(named, tmp_path / "state.zip")
+    assert "keys/release" not in made.manifest.files
+
+
+def test_a_second_restore_that_fails_leaves_the_home_marked_as_half_restored(
+    home: Settings, other: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_backup(home, tmp_path / "state.zip")
+    mark = other.home / ".restore-under-way"
+    mark.touch()
+    (other.home / "half").write_text("moved before the kill")
+
+    def refuse(path: Path, target: Path) -> None:
+        raise OSError(16, f"{path.name} is busy")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(BackupError):
+        restore_backup(other, tmp_path / "state.zip", is_replacing=True)
+    assert mark.exists()
+    assert (other.home / "half").exists()
