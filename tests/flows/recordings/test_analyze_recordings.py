@@ -11,7 +11,6 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -298,10 +297,10 @@ def test_a_file_that_cannot_be_read_or_lists_records_does_not_end_the_listing(
     (tmp_path / "notes").write_text("0.5\n" * 200)
     opened = Path.open
 
-    def open_or_refuse(path: Path, *arguments: Any, **named: Any) -> Any:
+    def open_or_refuse(path: Path, *arguments: str, **named: str) -> object:
         if path.name == "notes":
             raise PermissionError(13, "Permission denied")
-        return opened(path, *arguments, **named)
+        return opened(path, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", open_or_refuse)
     assert [path.name for path in list_recordings([tmp_path]).paths] == ["x.edf"]
