@@ -155,30 +155,46 @@ def find_work(
 ) -> tuple[list[Recording], dict[str, str]]:
     """Find the recordings without a row; those that must not be analysed get one.
 
+    A recording whose results would replace those of another one, of an earlier run, is refused.
+
     Returns:
         Recordings, and the directories and prefixes without any.
     """
     logger = get_run_logger()
-    done = output.settle()
+    done, owners = output.settle()
     found = find_recordings(paths, output=output.place)
     for url, reason in found.empty.items():
         logger.error("%s: %s", url, reason)
+    new = [one for one in found.recordings if one.path not in done]
+    taken = [
+        (one, _refuse_taken(one, owner))
+        for one in new
+        if (owner := owners.get((one.folder, one.name)))
+    ]
     refused = [
         make_failed(one, reason, model=model)
-        for one, reason in found.refused
+        for one, reason in (*found.refused, *taken)
         if one.path not in done
     ]
     for row in refused:
         output.note(row)
     output.publish(refused)
-    todo = [one for one in found.recordings if one.path not in done]
+    todo = [one for one in new if (one.folder, one.name) not in owners]
     logger.info(
         "%d recordings to analyse, %d have a row already, %d are refused",
         len(todo),
-        len(found.recordings) - len(todo),
-        len(found.refused),
+        len(found.recordings) - len(new),
+        len(found.refused) + len(taken),
     )
     return todo, found.empty
+
+
+def _refuse_taken(recording: Recording, owner: str) -> str:
+    place = f"{recording.folder}/{recording.name}" if recording.folder else recording.name
+    return (
+        f"a recording must have a name of its own in an output, and {place} has the results of "
+        f"{owner}; name another output_dir, or the directory above both"
+    )
 
 
 def analyze_all(

@@ -18,13 +18,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
@@ -100,6 +100,14 @@ _SCHEMA: Final = pa.schema(
 """Columns; the partition is the status."""
 
 
+class Settled(NamedTuple):
+    """The recordings that have a row."""
+
+    paths: set[str]
+    owners: dict[tuple[str, str], str]
+    """Path of the recording that was analysed, by the folder and the name of its results."""
+
+
 @dataclass(frozen=True, slots=True)
 class Output:
     """The place that a run writes to."""
@@ -170,9 +178,10 @@ class Output:
     def _waiting(self, path: str) -> Place:
         return self.place.below("_state", "waiting", _file_name(path))
 
-    def settle(self) -> set[str]:
-        """Publish what an earlier run left, and return the paths that have a row."""
-        published = set(self._published_paths())
+    def settle(self) -> Settled:
+        """Publish what an earlier run left, and read which recordings have a row."""
+        known = self._read_published()
+        published = known.paths
         place = self.place.below("_state", "waiting")
         names = [name for name in place.list_names() if name.endswith(".json")]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -180,7 +189,8 @@ class Output:
         place.remove_files([_file_name(row.path) for row in rows if row.path in published])
         left = [row for row in rows if row.path not in published]
         self.publish(left)
-        return published | {row.path for row in left}
+        owners = {(row.folder, row.name): row.path for row in left if row.status is Status.ANALYSED}
+        return Settled(published | {row.path for row in left}, known.owners | owners)
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Write rows that were noted as Parquet files, one a status, and remove the notes."""
@@ -225,9 +235,12 @@ class Output:
         rows: list[dict[str, Any]] = table.take(pa.array(order[:limit], pa.int64())).to_pylist()
         return rows
 
-    def _published_paths(self) -> Iterator[str]:
-        for status in Status:
-            yield from self._read(status, ("path",))["path"].to_pylist()
+    def _read_published(self) -> Settled:
+        failed = self._read(Status.FAILED, ("path",))["path"].to_pylist()
+        table = self._read(Status.ANALYSED, ("path", "folder", "name"))
+        paths, folders, names = (column.to_pylist() for column in table.columns)
+        owners = dict(zip(zip(folders, names, strict=True), paths, strict=True))
+        return Settled({*failed, *paths}, owners)
 
     def _read(self, status: Status, columns: Sequence[str]) -> pa.Table:
         place = self.place.below("recordings", f"status={status}")

@@ -24,6 +24,7 @@ from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from flows.recordings.analysis_process import AnalysisProcess
+from flows.recordings.analyze_recordings import find_work
 from flows.recordings.analyzed_files import AnalysisError, Request, analyze_file, describe_model
 from flows.recordings.batches.batch import Batch, Wanted, analyze_batch, make_failed
 from flows.recordings.batches.cluster import open_cluster
@@ -56,6 +57,11 @@ def _run(batch: Batch) -> list[Row]:
 def _batch(output: Output, *recordings: Recording, formats: tuple[str, ...] = ()) -> Batch:
     wanted = Wanted(output=output.place.url, formats=formats)
     return Batch(number=0, recordings=recordings, wanted=wanted)
+
+
+def _find_work(output: Output, *paths: Path) -> tuple[list[Recording], dict[str, str]]:
+    with disable_run_logger():
+        return find_work([str(path) for path in paths], output, output.read_model())
 
 
 def _read(output: Output) -> list[dict[str, object]]:
@@ -106,6 +112,27 @@ def test_an_empty_prefix_is_told_and_a_shared_name_refused(tmp_path: Path) -> No
     assert [one.path for one in found.recordings] == [str(tmp_path / "y/day.edf")]
     reason = "a recording must have a name of its own, 2 are day"
     assert [told for _, told in found.refused] == [reason, reason]
+
+
+def test_results_of_another_run_are_not_replaced(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "mon", 1)
+    write_recordings(tmp_path / "tue", 2)
+    first, _ = _find_work(output, tmp_path / "mon")
+    rows = _run(_batch(output, *first, formats=("json",)))
+    mine = output.place.below("r00.json").read()  # the rows wait, as those of a killed run
+    todo, _ = _find_work(output, tmp_path / "tue")
+    assert [one.path for one in todo] == [str(tmp_path / "tue" / "r01.hea")]
+    assert "r00 has the results of" in output.read_failures(9)[str(tmp_path / "tue" / "r00.hea")]
+    output.publish(_run(_batch(output, *todo, formats=("json",))))
+    assert output.place.below("r00.json").read() == mine
+    assert _find_work(output, tmp_path / "tue") == ([], {})
+    assert [row["path"] for row in _read(output)] == [
+        rows[0].path,
+        str(tmp_path / "tue" / "r00.hea"),
+        str(tmp_path / "tue" / "r01.hea"),
+    ]
 
 
 def test_segments_of_a_record_of_a_store_are_fetched_and_not_listed(
@@ -175,7 +202,8 @@ def test_a_batch_of_a_store_leaves_its_results_there(
         "a/r00.json",
     ]
     assert len(names) == 3
-    assert output.settle() == {"memory:///bucket/holters/a/r00.hea"}
+    path = "memory:///bucket/holters/a/r00.hea"
+    assert output.settle() == ({path}, {("a", "r00"): path})
     assert (output.count().analysed, output.count().failed) == (1, 0)
 
 
@@ -266,12 +294,12 @@ def test_a_kill_between_the_steps_of_publishing_loses_and_doubles_nothing(output
         output.note(row)
     output.publish(rows[:3])
     output.note(rows[0])  # written to a Parquet file, and the note not removed yet
-    assert output.settle() == {row.path for row in rows}
+    assert output.settle().paths == {row.path for row in rows}
     assert Counter(row["path"] for row in _read(output)) == {row.path: 1 for row in rows}
     assert output.place.below("_state", "waiting").list_names() == []
-    assert output.settle() == {row.path for row in rows}
+    assert output.settle() == ({row.path for row in rows}, {})
     output.forget_failed()
-    assert output.settle() == set()
+    assert output.settle() == (set(), {})
 
 
 def test_a_batch_that_is_run_again_goes_on_where_it_stopped(
