@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import sys
@@ -15,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow.dataset
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -26,6 +28,7 @@ from ecg_lib.records.simulation.simulator import StripKind, simulate_record, sim
 from flows.recordings.analysis_process import AnalysisProcess
 from flows.recordings.analyze_recordings import find_work
 from flows.recordings.analyzed_files import AnalysisError, Request, analyze_file, describe_model
+from flows.recordings.batches import places
 from flows.recordings.batches.batch import Batch, Wanted, analyze_batch, make_failed
 from flows.recordings.batches.cluster import open_cluster
 from flows.recordings.batches.found import Recording, fetch, find_recordings
@@ -133,6 +136,35 @@ def test_results_of_another_run_are_not_replaced(
         str(tmp_path / "tue" / "r00.hea"),
         str(tmp_path / "tue" / "r01.hea"),
     ]
+
+
+def test_files_that_cannot_be_read_become_rows_with_their_error(
+    output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    cat_file = LocalFileSystem.cat_file
+
+    def refuse(files: LocalFileSystem, path: str, *arguments: int) -> bytes:
+        name = Path(path).name
+        asked[name] += 1
+        if arguments and (name in {"IM0001", "day.ann"} or asked[name] == 1):
+            raise OSError(errno.EIO, "the disk does not answer", path)
+        content: bytes = cat_file(files, path, *arguments)
+        return content
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)
+    monkeypatch.setattr(places, "_PAUSE_S", 0.0)
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("IM0001", "notes.md", "day.ann"):
+        (root / name).write_text("words")
+    for name in ("late", "day.rec"):
+        (root / name).write_bytes(b"0       ".ljust(300))
+    found = find_recordings([str(root)], output=output.place)
+    assert [one.name for one in found.recordings] == ["IM0001", "day", "late"]
+    assert (asked["IM0001"], asked["notes.md"]) == (3, 2)
+    (row, *_) = _run(_batch(output, *found.recordings))
+    assert (row.name, row.status) == ("IM0001", Status.FAILED)
 
 
 def test_segments_of_a_record_of_a_store_are_fetched_and_not_listed(
