@@ -168,9 +168,14 @@ class Place:
                 {
                     name: int(about["size"] or 0)
                     for name, about in files.items()
-                    if name and about["type"] == "file"
+                    if name and self._is_file(about)
                 },
             )
+
+    def _is_file(self, about: dict[str, Any]) -> bool:
+        """Return whether an entry of a listing is a file, or a link to one."""
+        is_link = about.get("islink", False)
+        return about["type"] == "file" or bool(is_link and self.files.isfile(about["name"]))
 
     def as_path(self) -> Path:
         """Return the path of a local place."""

@@ -167,6 +167,22 @@ def test_files_that_cannot_be_read_become_rows_with_their_error(
     assert (row.name, row.status) == ("IM0001", Status.FAILED)
 
 
+def test_links_to_files_are_recordings_and_links_to_directories_are_passed_over(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "kept", 1)
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("r00.hea", "r00.dat"):
+        (root / name).symlink_to(tmp_path / "kept" / name)
+    (root / "linked").symlink_to(tmp_path / "kept")
+    found = find_recordings([str(root)], output=output.place)
+    n_bytes = sum((tmp_path / "kept" / name).stat().st_size for name in ("r00.hea", "r00.dat"))
+    assert found.recordings == [Recording(str(root / "r00.hea"), "", n_bytes)]
+    (row,) = _run(_batch(output, *found.recordings))
+    assert row.status is Status.ANALYSED
+
+
 def test_segments_of_a_record_of_a_store_are_fetched_and_not_listed(
     write_recordings: Callable[[Path, int], None], tmp_path: Path, store: str
 ) -> None:
