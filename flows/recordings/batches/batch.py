@@ -18,7 +18,7 @@ from flows.recordings.analysis_process import AnalysisProcess
 from flows.recordings.analyzed_files import AnalysisError, AnalyzedFile, Request
 from flows.recordings.batches.found import Recording, fetch
 from flows.recordings.batches.places import open_place
-from flows.recordings.batches.results import Output, Row, Status
+from flows.recordings.batches.results import RESULTS, Output, Row, Status
 
 _ATTEMPTS = 3
 _PAUSE_S = 2.0
@@ -93,7 +93,10 @@ def _analyze(
         runs=done.runs,
         risk_level=done.risk_level,
         warnings=done.warnings,
-        results=tuple(_below(recording.folder, Path(path).name) for path in done.results),
+        results=tuple(
+            "/".join(filter(None, (RESULTS, recording.folder, Path(path).name)))
+            for path in done.results
+        ),
         analysis_s=time.perf_counter() - started_s,
         cpu_s=done.cpu_s,
     )
@@ -123,7 +126,7 @@ def _analyze_copy(
     """Analyse a file of this machine, or a copy; results go to a store from here."""
     inputs, results = scratch / "input", scratch / "results"
     inputs.mkdir()
-    target = output.place.below(recording.folder)
+    target = output.place.below(RESULTS, recording.folder)
     done = process.analyze(
         Request(
             path=str(_fetch(recording, inputs)),
@@ -151,7 +154,3 @@ def _fetch(recording: Recording, scratch: Path) -> Path:
             get_run_logger().warning("%s is fetched again: %s", recording.name, error)
             time.sleep(_PAUSE_S * attempt)
     return fetch(recording, scratch)
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

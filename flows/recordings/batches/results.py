@@ -4,7 +4,7 @@
 
     recordings/status=analysed/*.parquet   the figures of each recording
     recordings/status=failed/*.parquet     why each of the others could not be analysed
-    FOLDER/NAME.json, ...                  the results of a recording, as `ecg analyze` writes them
+    results/FOLDER/NAME.json, ...          the results of a recording, as `ecg analyze` writes them
     _state/request.json                    what was asked for; a later run must ask for the same
     _state/model/                          the bundle, so that a resumed run uses no other
     _state/waiting/*.json                  rows that are not in a Parquet file yet
@@ -36,6 +36,9 @@ from flows.recordings.batches.places import Place
 
 ROWS_AT_ONCE: Final = 4096
 """Rows of a Parquet file at most; a million recordings are 245 files."""
+
+RESULTS: Final = "results"
+"""Folder of results, so that no folder of recordings has the place of the dataset."""
 
 _AT_ONCE: Final = 16
 """Small files that are read at a time; a store answers each after milliseconds."""

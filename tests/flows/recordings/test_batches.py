@@ -22,6 +22,7 @@ from prefect.logging import disable_run_logger
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import BundleIntegrityError, ConfigurationError
+from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
@@ -124,12 +125,12 @@ def test_results_of_another_run_are_not_replaced(
     write_recordings(tmp_path / "tue", 2)
     first, _ = _find_work(output, tmp_path / "mon")
     rows = _run(_batch(output, *first, formats=("json",)))
-    mine = output.place.below("r00.json").read()  # the rows wait, as those of a killed run
+    mine = output.place.below("results/r00.json").read()  # the rows wait, as those of a killed run
     todo, _ = _find_work(output, tmp_path / "tue")
     assert [one.path for one in todo] == [str(tmp_path / "tue" / "r01.hea")]
     assert "r00 has the results of" in output.read_failures(9)[str(tmp_path / "tue" / "r00.hea")]
     output.publish(_run(_batch(output, *todo, formats=("json",))))
-    assert output.place.below("r00.json").read() == mine
+    assert output.place.below("results/r00.json").read() == mine
     assert _find_work(output, tmp_path / "tue") == ([], {})
     assert [row["path"] for row in _read(output)] == [
         rows[0].path,
@@ -226,8 +227,10 @@ def test_a_batch_gives_what_the_command_gives(
     assert (row.status, row.beats, row.v_beats) == (Status.ANALYSED, done.beats, done.v_beats)
     assert (row.risk_level, row.runs, row.lead) == (done.risk_level, done.runs, done.lead)
     assert row.cpu_s > 0
-    ours = output.place.as_path()
-    assert row.results == ("deep/long.json", "deep/long.beats.csv", "deep/long.pvc")
+    ours = output.place.as_path() / "results"
+    assert row.results == (
+        "results/deep/long.json", "results/deep/long.beats.csv", "results/deep/long.pvc",
+    )  # fmt: skip
     for name in ("long.beats.csv", "long.pvc"):
         assert (ours / "deep" / name).read_bytes() == (by_command / name).read_bytes()
     results = [json.loads((at / "long.json").read_text()) for at in (ours / "deep", by_command)]
@@ -247,7 +250,7 @@ def test_a_batch_of_a_store_leaves_its_results_there(
     names = [name for name in output.place.list_names() if not name.startswith("_state/model")]
     assert [name for name in names if "recordings" not in name] == [
         "_state/request.json",
-        "a/r00.json",
+        "results/a/r00.json",
     ]
     assert len(names) == 3
     path = "memory:///bucket/holters/a/r00.hea"
@@ -348,6 +351,34 @@ def test_a_kill_between_the_steps_of_publishing_loses_and_doubles_nothing(output
     assert output.settle() == ({row.path for row in rows}, {})
     output.forget_failed()
     assert output.settle() == (set(), {})
+
+
+@pytest.mark.parametrize("folder", ["recordings/status=failed", "_state/waiting", "results"])
+def test_a_folder_of_recordings_may_be_named_as_one_of_the_output(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path, folder: str
+) -> None:
+    write_recordings(tmp_path / "in" / folder, 1)
+    todo, _ = _find_work(output, tmp_path / "in")
+    (row,) = _run(_batch(output, *todo, formats=("json",)))
+    output.publish([row])
+    assert row.results == (f"results/{folder}/r00.json",)
+    assert output.settle().paths == {row.path}
+    assert [one["path"] for one in _read(output)] == [row.path]
+
+
+def test_results_in_the_directory_of_the_recordings_are_passed_over(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    strip = simulate_strip(StripKind.RUN, seed=3, duration_s=30.0)
+    np.savetxt(tmp_path / "r.csv", strip.signals_mv[:, :1], header="MLII", comments="")
+    output = Output(open_place(str(tmp_path)))
+    output.pin({}, toy_bundle, describe_model(toy_bundle, version="3"))
+    found = find_recordings([str(tmp_path)], output=output.place)
+    wanted = Wanted(output=str(tmp_path), formats=tuple(ResultFormat), sampling_rate=strip.fs)
+    rows = _run(Batch(number=0, recordings=tuple(found.recordings), wanted=wanted))
+    output.publish(rows)
+    assert len(rows[0].results) == len(ResultFormat)
+    assert find_recordings([str(tmp_path)], output=output.place) == found
 
 
 def test_a_batch_that_is_run_again_goes_on_where_it_stopped(
