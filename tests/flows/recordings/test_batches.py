@@ -28,13 +28,19 @@ from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from flows.recordings.analysis_process import AnalysisProcess
 from flows.recordings.analyze_recordings import find_work
-from flows.recordings.analyzed_files import AnalysisError, Request, analyze_file, describe_model
+from flows.recordings.analyzed_files import (
+    AnalysisError,
+    Request,
+    WriteError,
+    analyze_file,
+    describe_model,
+)
 from flows.recordings.batches import places
 from flows.recordings.batches.batch import Batch, Wanted, analyze_batch, make_failed
 from flows.recordings.batches.cluster import open_cluster
 from flows.recordings.batches.found import Recording, fetch, find_recordings
 from flows.recordings.batches.only_run import only_run_on
-from flows.recordings.batches.places import open_place
+from flows.recordings.batches.places import Place, open_place
 from flows.recordings.batches.results import Output, Row, Status
 
 
@@ -351,6 +357,57 @@ def test_a_kill_between_the_steps_of_publishing_loses_and_doubles_nothing(output
     assert output.settle() == ({row.path for row in rows}, {})
     output.forget_failed()
     assert output.settle() == (set(), {})
+
+
+def test_results_that_cannot_be_written_end_the_batch(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "in", 1)
+    output.place.below("results").write(b"a file where the folder of results must be")
+    todo, _ = _find_work(output, tmp_path / "in")
+    with pytest.raises(WriteError, match="results must be written to"):
+        _run(_batch(output, *todo, formats=("json",)))
+    assert _find_work(output, tmp_path / "in") == (todo, {})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_of_copies_ends_the_batch(
+    write_recordings: Callable[[Path, int], None],
+    output: Output,
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def refuse(_place: Place, _path: Path) -> None:
+        raise OSError(number, "full")
+
+    write_recordings(tmp_path / "in", 1)
+    _upload(tmp_path / "in", store)
+    found = find_recordings([store], output=output.place)
+    monkeypatch.setattr(Place, "download", refuse)
+    with pytest.raises(WriteError, match="must have room for a copy of memory:"):
+        _run(_batch(output, *found.recordings))
+    assert output.settle().paths == set()
+
+
+def test_a_store_that_refuses_results_ends_the_batch(
+    write_recordings: Callable[[Path, int], None],
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_place: Place, _path: Path) -> None:
+        raise PermissionError(errno.EACCES, "no key for this prefix")
+
+    write_recordings(tmp_path, 1)
+    output = Output(open_place(store))
+    output.pin({}, toy_bundle, describe_model(toy_bundle, version="3"))
+    monkeypatch.setattr(Place, "upload", refuse)
+    found = find_recordings([str(tmp_path)], output=output.place)
+    with pytest.raises(WriteError, match="no key for this prefix"):
+        _run(_batch(output, *found.recordings, formats=("json",)))
 
 
 @pytest.mark.parametrize("folder", ["recordings/status=failed", "_state/waiting", "results"])
