@@ -28,6 +28,7 @@ from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
@@ -207,10 +208,26 @@ class Output:
             waiting = self.place.below("_state", "waiting")
             waiting.remove_files([_file_name(row.path) for row in rows])
 
-    def forget_failed(self) -> None:
-        """Remove the rows of recordings that failed, so that the next run takes them again."""
+    def forget_failed(self, paths: Iterable[str]) -> set[str]:
+        """Remove the published rows of recordings that failed, among these paths.
+
+        Returns:
+            Paths whose rows were removed.
+        """
+        forgotten = pa.array(list(paths), pa.string())
+        removed: set[str] = set()
         place = self.place.below("recordings", f"status={Status.FAILED}")
-        place.remove_files(place.list_names())
+        for name in [name for name in place.list_names() if name.endswith(".parquet")]:
+            one = place.below(name)
+            table = pq.read_table(pa.BufferReader(one.read()), schema=_SCHEMA)
+            is_removed = pc.is_in(table["path"], value_set=forgotten)
+            removed |= set(table.filter(is_removed)["path"].to_pylist())
+            kept = table.filter(pc.invert(is_removed))
+            if not len(kept):
+                place.remove_files([name])
+            elif len(kept) < len(table):
+                one.write(_write_parquet(kept))
+        return removed
 
     def count(self) -> Totals:
         """Sum up all rows."""
@@ -294,7 +311,11 @@ def _encode(rows: Iterable[Row]) -> bytes:
         for name, column in columns.items():
             value = values[name]
             column.append(list(value) if isinstance(value, tuple) else value)
+    return _write_parquet(pa.table(columns, schema=_SCHEMA))
+
+
+def _write_parquet(table: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     content: bytes = buffer.getvalue().to_pybytes()
     return content

@@ -69,9 +69,16 @@ def _batch(output: Output, *recordings: Recording, formats: tuple[str, ...] = ()
     return Batch(number=0, recordings=recordings, wanted=wanted)
 
 
-def _find_work(output: Output, *paths: Path) -> tuple[list[Recording], dict[str, str]]:
+def _find_work(
+    output: Output, *paths: Path, again_failed: bool = False
+) -> tuple[list[Recording], dict[str, str]]:
     with disable_run_logger():
-        return find_work([str(path) for path in paths], output, output.read_model())
+        return find_work(
+            [str(path) for path in paths],
+            output,
+            output.read_model(),
+            again_failed=again_failed,
+        )
 
 
 def _read(output: Output) -> list[dict[str, object]]:
@@ -355,8 +362,23 @@ def test_a_kill_between_the_steps_of_publishing_loses_and_doubles_nothing(output
     assert Counter(row["path"] for row in _read(output)) == {row.path: 1 for row in rows}
     assert output.place.below("_state", "waiting").list_names() == []
     assert output.settle() == ({row.path for row in rows}, {})
-    output.forget_failed()
-    assert output.settle() == (set(), {})
+
+
+def test_only_failures_of_this_run_are_analysed_again(output: Output, tmp_path: Path) -> None:
+    for name in ("a/y.edf", "a/z.edf", "b/x.edf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    todo, _ = _find_work(output, tmp_path / "a", tmp_path / "b")
+    rows = {one.name: make_failed(one, "why", model=output.read_model()) for one in todo}
+    gone = make_failed(Recording("/in/gone.edf", "", 1), "why", model=output.read_model())
+    for row in (*rows.values(), gone):
+        output.note(row)
+    output.publish([rows["y"], gone])  # of z the note is left, as by a run that was killed
+    todo, _ = _find_work(output, tmp_path / "a", again_failed=True)
+    assert sorted(one.name for one in todo) == ["y", "z"]
+    assert output.settle().paths == {"/in/gone.edf", str(tmp_path / "b" / "x.edf")}
+    assert len(_read(output)) == 2
+    assert output.find_waiting(todo[0].path) is None
 
 
 def test_results_that_cannot_be_written_end_the_batch(
