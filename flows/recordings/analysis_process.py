@@ -23,7 +23,14 @@ from typing import IO, Any, Final, Self
 from ecg_lib.errors import EcgError
 from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD, without_secrets
 from flows.doors.addresses import PROJECT_DIR
-from flows.recordings.analyzed_files import AnalysisError, AnalyzedFile, Request, analyze_file
+from flows.recordings.analyzed_files import (
+    AnalysisError,
+    AnalyzedFile,
+    Request,
+    WriteError,
+    analyze_file,
+    is_full,
+)
 
 _TOLD_BYTES: Final = 2000
 """Of what a process that failed wrote last."""
@@ -68,6 +75,7 @@ class AnalysisProcess:
 
         Raises:
             AnalysisError: If it cannot be analysed, takes too long, or ends the process.
+            WriteError: If results cannot be written, or a disk is full.
         """
         process = self._process or self._start()
         assert process.stdin is not None  # noqa: S101  pipes were asked for
@@ -82,7 +90,7 @@ class AnalysisProcess:
         if answer is None:
             raise AnalysisError(self._explain_end(is_too_long=stopped.is_set()))
         if "error" in answer:
-            raise AnalysisError(answer["error"])
+            raise (WriteError if answer["is_of_writing"] else AnalysisError)(answer["error"])
         answer |= {name: tuple(answer[name]) for name in ("results", "warnings")}
         return AnalyzedFile(**answer)
 
@@ -168,7 +176,8 @@ def _main() -> None:
             done = analyze_file(Request(**values), classifier=classifier, model=task["model"])
             answer = asdict(done)
         except (EcgError, OSError) as error:
-            answer = {"error": str(error)}
+            is_of_writing = isinstance(error, WriteError) or is_full(error)
+            answer = {"error": str(error), "is_of_writing": is_of_writing}
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

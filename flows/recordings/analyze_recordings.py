@@ -89,7 +89,7 @@ def analyze_recordings(
         unit: Unit of NPY, and of CSV that states none; `as stated` takes mV there.
         processes: Processes of a cluster on this machine; 0 for one a core. With ECG_DASK_ADDRESS
             that cluster is used as it is.
-        again_failed: Analyse those again that failed in earlier runs.
+        again_failed: Analyse those of `paths` again that failed in earlier runs.
 
     Returns:
         How many recordings of the output were analysed, and why others were not.
@@ -109,9 +109,7 @@ def analyze_recordings(
     )
     with only_run_on(output.place):
         model = pin_model(output, wanted, settings)
-        if again_failed:
-            output.forget_failed()
-        todo, empty = find_work(paths, output, model)
+        todo, empty = find_work(paths, output, model, again_failed=again_failed)
         if todo:
             at_most = processes or os.cpu_count() or 1
             with open_cluster(settings.dask_address, processes=min(at_most, len(todo))) as cluster:
@@ -151,34 +149,53 @@ def pin_model(output: Output, wanted: Wanted, settings: Settings) -> dict[str, s
 
 
 def find_work(
-    paths: Sequence[str], output: Output, model: dict[str, str]
+    paths: Sequence[str], output: Output, model: dict[str, str], *, again_failed: bool = False
 ) -> tuple[list[Recording], dict[str, str]]:
     """Find the recordings without a row; those that must not be analysed get one.
+
+    A recording whose results would replace those of another one, of an earlier run, is refused.
 
     Returns:
         Recordings, and the directories and prefixes without any.
     """
     logger = get_run_logger()
-    done = output.settle()
+    done, owners = output.settle()
     found = find_recordings(paths, output=output.place)
+    if again_failed:
+        every = (*found.recordings, *(one for one, _ in found.refused))
+        done -= output.forget_failed(one.path for one in every)
     for url, reason in found.empty.items():
         logger.error("%s: %s", url, reason)
+    new = [one for one in found.recordings if one.path not in done]
+    taken = [
+        (one, _refuse_taken(one, owner))
+        for one in new
+        if (owner := owners.get((one.folder, one.name)))
+    ]
     refused = [
         make_failed(one, reason, model=model)
-        for one, reason in found.refused
+        for one, reason in (*found.refused, *taken)
         if one.path not in done
     ]
     for row in refused:
         output.note(row)
     output.publish(refused)
-    todo = [one for one in found.recordings if one.path not in done]
+    todo = [one for one in new if (one.folder, one.name) not in owners]
     logger.info(
         "%d recordings to analyse, %d have a row already, %d are refused",
         len(todo),
-        len(found.recordings) - len(todo),
-        len(found.refused),
+        len(found.recordings) - len(new),
+        len(found.refused) + len(taken),
     )
     return todo, found.empty
+
+
+def _refuse_taken(recording: Recording, owner: str) -> str:
+    place = f"{recording.folder}/{recording.name}" if recording.folder else recording.name
+    return (
+        f"a recording must have a name of its own in an output, and {place} has the results of "
+        f"{owner}; name another output_dir, or the directory above both"
+    )
 
 
 def analyze_all(

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,31 @@ if TYPE_CHECKING:
 
 class AnalysisError(EcgError):
     """A file could not be analysed."""
+
+
+class WriteError(EcgError):
+    """A disk is full, or results cannot be written, whatever the recording is."""
+
+
+def is_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk or a quota is full."""
+    return isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+
+
+@contextmanager
+def writing(place: str) -> Iterator[None]:
+    """Tell errors of writing results from those of a recording.
+
+    Raises:
+        WriteError: If the block cannot write. A name that is too long is the recording's.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise
+        msg = f"results must be written to {place}, which fails: {error}"
+        raise WriteError(msg) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +121,7 @@ def analyze_file(
 
     Raises:
         EcgError: If the file cannot be read or analysed.
+        WriteError: If the results cannot be written.
     """
     path, output_dir = Path(request.path), Path(request.output_dir)
     name = name_of(path)
@@ -116,9 +143,10 @@ def analyze_file(
             threads=min(request.threads, os.cpu_count() or 1),
             source=RecordingSource(file=path.name, patient=request.patient),
         )
-        output_dir.mkdir(parents=True, exist_ok=True)
-        for kind, target in targets.items():
-            write_result(analysis, target, kind=kind, recording_id=name)
+        with writing(str(output_dir)):
+            output_dir.mkdir(parents=True, exist_ok=True)
+            for kind, target in targets.items():
+                write_result(analysis, target, kind=kind, recording_id=name)
     summary = analysis.summary
     return AnalyzedFile(
         name=name,

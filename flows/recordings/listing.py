@@ -112,8 +112,8 @@ def choose_recordings(names: Iterable[str], starts: Mapping[str, bytes]) -> list
 
     Args:
         names: Names of files that :func:`plan_peeks` chose.
-        starts: How files begin of which it asks for some bytes. A header that is missing here, or
-            broken, counts as a recording: its error is told when it is read.
+        starts: How files begin of which it asks for some bytes. One that is missing here, and a
+            broken header, count as recordings: their error is told when they are read.
 
     Returns:
         Names in their order, without segments of WFDB records and texts of another kind.
@@ -126,7 +126,7 @@ def choose_recordings(names: Iterable[str], starts: Mapping[str, bytes]) -> list
     chosen |= {
         name
         for name in every
-        if _stem(name) not in of_chosen and _holds_samples(name, starts.get(name))
+        if _stem(name) not in of_chosen and _may_hold_samples(name, starts.get(name))
     }
     return sorted(name for name in chosen if not (_is_header(name) and _stem(name) in segments))
 
@@ -140,11 +140,11 @@ def _is_recording(name: str, start: bytes | None) -> bool:
     )
 
 
-def _holds_samples(name: str, start: bytes | None) -> bool:
-    """Return whether a file whose name tells nothing is text of samples, or NPY."""
-    if start is None or _is_taken(name):
-        return False
-    return begins_as_samples(start, is_whole=len(start) < _OF_OTHERS)
+def _may_hold_samples(name: str, start: bytes | None) -> bool:
+    """Return whether a file whose name tells nothing is text of samples, NPY, or unreadable."""
+    if start is None:
+        return True
+    return not _is_taken(name) and begins_as_samples(start, is_whole=len(start) < _OF_OTHERS)
 
 
 def _is_header(name: str) -> bool:

@@ -15,10 +15,17 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from flows.recordings.analysis_process import AnalysisProcess
-from flows.recordings.analyzed_files import AnalysisError, AnalyzedFile, Request
+from flows.recordings.analyzed_files import (
+    AnalysisError,
+    AnalyzedFile,
+    Request,
+    WriteError,
+    is_full,
+    writing,
+)
 from flows.recordings.batches.found import Recording, fetch
 from flows.recordings.batches.places import open_place
-from flows.recordings.batches.results import Output, Row, Status
+from flows.recordings.batches.results import RESULTS, Output, Row, Status
 
 _ATTEMPTS = 3
 _PAUSE_S = 2.0
@@ -51,6 +58,10 @@ def analyze_batch(batch: Batch) -> list[Row]:
     """Analyse the recordings of a batch; one that cannot be analysed gives a row with its error.
 
     A batch that is run again, because its worker died, goes on where it stopped.
+
+    Raises:
+        WriteError: If results cannot be written, or a disk is full.
+        OSError: If a row cannot be noted.
     """
     output = Output(open_place(batch.wanted.output))
     model = output.read_model()
@@ -81,6 +92,9 @@ def _analyze(
         try:
             done = _analyze_copy(recording, wanted, output, process, Path(scratch))
         except (AnalysisError, OSError) as error:
+            if is_full(error):
+                msg = f"a worker must have room for a copy of {recording.path}: {error}"
+                raise WriteError(msg) from error
             return make_failed(recording, str(error), model=model)
     return Row(
         **_describe(recording, model),
@@ -93,7 +107,10 @@ def _analyze(
         runs=done.runs,
         risk_level=done.risk_level,
         warnings=done.warnings,
-        results=tuple(_below(recording.folder, Path(path).name) for path in done.results),
+        results=tuple(
+            "/".join(filter(None, (RESULTS, recording.folder, Path(path).name)))
+            for path in done.results
+        ),
         analysis_s=time.perf_counter() - started_s,
         cpu_s=done.cpu_s,
     )
@@ -123,7 +140,7 @@ def _analyze_copy(
     """Analyse a file of this machine, or a copy; results go to a store from here."""
     inputs, results = scratch / "input", scratch / "results"
     inputs.mkdir()
-    target = output.place.below(recording.folder)
+    target = output.place.below(RESULTS, recording.folder)
     done = process.analyze(
         Request(
             path=str(_fetch(recording, inputs)),
@@ -137,7 +154,8 @@ def _analyze_copy(
     )
     if not target.is_local:
         for path in done.results:
-            target.below(Path(path).name).upload(Path(path))
+            with writing(target.url):
+                target.below(Path(path).name).upload(Path(path))
     return done
 
 
@@ -148,10 +166,8 @@ def _fetch(recording: Recording, scratch: Path) -> Path:
         except FileNotFoundError:
             raise
         except OSError as error:
+            if is_full(error):
+                raise
             get_run_logger().warning("%s is fetched again: %s", recording.name, error)
             time.sleep(_PAUSE_S * attempt)
     return fetch(recording, scratch)
-
-
-def _below(folder: str, name: str) -> str:
-    return f"{folder}/{name}" if folder else name

@@ -27,7 +27,7 @@ class Recording(NamedTuple):
     path: str
     """Path or URL."""
     folder: str
-    """Where it is below the directory that was named; its results are there below the output."""
+    """Where it is below the directory that was named; its results are there below `results`."""
     n_bytes: int
     """Of the file; of a WFDB record, of all files with the name of its header."""
 

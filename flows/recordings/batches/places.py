@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,13 @@ from ecg_lib.records.atomic_files import replacing
 
 _STARTS_AT_ONCE: Final = 1000
 """Files whose beginnings are asked for at a time; a store answers hundreds at once."""
+
+_ATTEMPTS: Final = 3
+_PAUSE_S: Final = 2.0
+"""Before a store is asked again for beginnings, the second time twice as long."""
+
+_LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError)
+"""Errors that the same answer follows when it is asked again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,11 +107,29 @@ class Place:
     def read_starts(self, sizes: dict[str, int]) -> dict[str, bytes]:
         """Read how files of this directory begin, by name; those that cannot be read are missing.
 
+        A file is asked for again where its error may pass.
+
         Args:
             sizes: Bytes to read of each.
         """
-        names = list(sizes)
         found: dict[str, bytes] = {}
+        todo = dict(sizes)
+        for attempt in range(_ATTEMPTS):
+            if attempt:
+                time.sleep(_PAUSE_S * attempt)
+            failed: dict[str, int] = {}
+            for name, start in self._read_once(todo):
+                if isinstance(start, bytes):
+                    found[name] = start
+                elif not isinstance(start, _LASTING):
+                    failed[name] = todo[name]
+            if not failed:
+                break
+            todo = failed
+        return found
+
+    def _read_once(self, sizes: dict[str, int]) -> Iterator[tuple[str, bytes | Exception]]:
+        names = list(sizes)
         for at in range(0, len(names), _STARTS_AT_ONCE):
             some = names[at : at + _STARTS_AT_ONCE]
             contents = self.files.cat_ranges(
@@ -112,12 +138,7 @@ class Place:
                 [sizes[name] for name in some],
                 on_error="return",
             )
-            found |= {
-                name: content
-                for name, content in zip(some, contents, strict=True)
-                if isinstance(content, bytes)
-            }
-        return found
+            yield from zip(some, contents, strict=True)
 
     def walk(self, *, is_entered: Callable[[str], bool]) -> Iterator[tuple[str, dict[str, int]]]:
         """Go through this directory and all below.
@@ -147,9 +168,14 @@ class Place:
                 {
                     name: int(about["size"] or 0)
                     for name, about in files.items()
-                    if name and about["type"] == "file"
+                    if name and self._is_file(about)
                 },
             )
+
+    def _is_file(self, about: dict[str, Any]) -> bool:
+        """Return whether an entry of a listing is a file, or a link to one."""
+        is_link = about.get("islink", False)
+        return about["type"] == "file" or bool(is_link and self.files.isfile(about["name"]))
 
     def as_path(self) -> Path:
         """Return the path of a local place."""

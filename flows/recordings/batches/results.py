@@ -4,7 +4,7 @@
 
     recordings/status=analysed/*.parquet   the figures of each recording
     recordings/status=failed/*.parquet     why each of the others could not be analysed
-    FOLDER/NAME.json, ...                  the results of a recording, as `ecg analyze` writes them
+    results/FOLDER/NAME.json, ...          the results of a recording, as `ecg analyze` writes them
     _state/request.json                    what was asked for; a later run must ask for the same
     _state/model/                          the bundle, so that a resumed run uses no other
     _state/waiting/*.json                  rows that are not in a Parquet file yet
@@ -18,16 +18,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ecg_lib.classifier.bundle import Bundle, read_bundle
@@ -36,6 +37,9 @@ from flows.recordings.batches.places import Place
 
 ROWS_AT_ONCE: Final = 4096
 """Rows of a Parquet file at most; a million recordings are 245 files."""
+
+RESULTS: Final = "results"
+"""Folder of results, so that no folder of recordings has the place of the dataset."""
 
 _AT_ONCE: Final = 16
 """Small files that are read at a time; a store answers each after milliseconds."""
@@ -98,6 +102,14 @@ _SCHEMA: Final = pa.schema(
     ]
 )
 """Columns; the partition is the status."""
+
+
+class Settled(NamedTuple):
+    """The recordings that have a row."""
+
+    paths: set[str]
+    owners: dict[tuple[str, str], str]
+    """Path of the recording that was analysed, by the folder and the name of its results."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,9 +182,10 @@ class Output:
     def _waiting(self, path: str) -> Place:
         return self.place.below("_state", "waiting", _file_name(path))
 
-    def settle(self) -> set[str]:
-        """Publish what an earlier run left, and return the paths that have a row."""
-        published = set(self._published_paths())
+    def settle(self) -> Settled:
+        """Publish what an earlier run left, and read which recordings have a row."""
+        known = self._read_published()
+        published = known.paths
         place = self.place.below("_state", "waiting")
         names = [name for name in place.list_names() if name.endswith(".json")]
         with ThreadPoolExecutor(_AT_ONCE) as pool:
@@ -180,7 +193,8 @@ class Output:
         place.remove_files([_file_name(row.path) for row in rows if row.path in published])
         left = [row for row in rows if row.path not in published]
         self.publish(left)
-        return published | {row.path for row in left}
+        owners = {(row.folder, row.name): row.path for row in left if row.status is Status.ANALYSED}
+        return Settled(published | {row.path for row in left}, known.owners | owners)
 
     def publish(self, rows: Sequence[Row]) -> None:
         """Write rows that were noted as Parquet files, one a status, and remove the notes."""
@@ -194,10 +208,26 @@ class Output:
             waiting = self.place.below("_state", "waiting")
             waiting.remove_files([_file_name(row.path) for row in rows])
 
-    def forget_failed(self) -> None:
-        """Remove the rows of recordings that failed, so that the next run takes them again."""
+    def forget_failed(self, paths: Iterable[str]) -> set[str]:
+        """Remove the published rows of recordings that failed, among these paths.
+
+        Returns:
+            Paths whose rows were removed.
+        """
+        forgotten = pa.array(list(paths), pa.string())
+        removed: set[str] = set()
         place = self.place.below("recordings", f"status={Status.FAILED}")
-        place.remove_files(place.list_names())
+        for name in [name for name in place.list_names() if name.endswith(".parquet")]:
+            one = place.below(name)
+            table = pq.read_table(pa.BufferReader(one.read()), schema=_SCHEMA)
+            is_removed = pc.is_in(table["path"], value_set=forgotten)
+            removed |= set(table.filter(is_removed)["path"].to_pylist())
+            kept = table.filter(pc.invert(is_removed))
+            if not len(kept):
+                place.remove_files([name])
+            elif len(kept) < len(table):
+                one.write(_write_parquet(kept))
+        return removed
 
     def count(self) -> Totals:
         """Sum up all rows."""
@@ -225,9 +255,12 @@ class Output:
         rows: list[dict[str, Any]] = table.take(pa.array(order[:limit], pa.int64())).to_pylist()
         return rows
 
-    def _published_paths(self) -> Iterator[str]:
-        for status in Status:
-            yield from self._read(status, ("path",))["path"].to_pylist()
+    def _read_published(self) -> Settled:
+        failed = self._read(Status.FAILED, ("path",))["path"].to_pylist()
+        table = self._read(Status.ANALYSED, ("path", "folder", "name"))
+        paths, folders, names = (column.to_pylist() for column in table.columns)
+        owners = dict(zip(zip(folders, names, strict=True), paths, strict=True))
+        return Settled({*failed, *paths}, owners)
 
     def _read(self, status: Status, columns: Sequence[str]) -> pa.Table:
         place = self.place.below("recordings", f"status={status}")
@@ -278,7 +311,11 @@ def _encode(rows: Iterable[Row]) -> bytes:
         for name, column in columns.items():
             value = values[name]
             column.append(list(value) if isinstance(value, tuple) else value)
+    return _write_parquet(pa.table(columns, schema=_SCHEMA))
+
+
+def _write_parquet(table: pa.Table) -> bytes:
     buffer = pa.BufferOutputStream()
-    pq.write_table(pa.table(columns, schema=_SCHEMA), buffer, compression="zstd")
+    pq.write_table(table, buffer, compression="zstd")
     content: bytes = buffer.getvalue().to_pybytes()
     return content

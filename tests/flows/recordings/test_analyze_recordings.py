@@ -89,10 +89,10 @@ def test_a_broken_recording_is_skipped(
     assert failed["twice.edf"] == "a recording must have a name of its own, 2 are twice"
     assert "header" in failed["broken.edf"]
     assert "flat" in failed["flat.npy"]
-    result = json.loads((tmp_path / "out" / "run.json").read_text())
+    result = json.loads((tmp_path / "out" / "results" / "run.json").read_text())
     assert result["rhythm"]["longest_run_beats"] == 5
     assert result["model"]["version"] == "3"
-    assert {path.name for path in (tmp_path / "out").glob("normal.*")} == {
+    assert {path.name for path in (tmp_path / "out" / "results").glob("normal.*")} == {
         "normal.json", "normal.beats.csv", "normal.pvc", "normal.fhir.json", "normal.html",
         "normal.pdf",
     }  # fmt: skip

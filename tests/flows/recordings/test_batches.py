@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import sys
@@ -15,21 +16,31 @@ import numpy as np
 import psutil
 import pyarrow.dataset
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import BundleIntegrityError, ConfigurationError
+from ecg_lib.recordings.summary import ResultFormat
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from flows.recordings.analysis_process import AnalysisProcess
-from flows.recordings.analyzed_files import AnalysisError, Request, analyze_file, describe_model
+from flows.recordings.analyze_recordings import find_work
+from flows.recordings.analyzed_files import (
+    AnalysisError,
+    Request,
+    WriteError,
+    analyze_file,
+    describe_model,
+)
+from flows.recordings.batches import places
 from flows.recordings.batches.batch import Batch, Wanted, analyze_batch, make_failed
 from flows.recordings.batches.cluster import open_cluster
 from flows.recordings.batches.found import Recording, fetch, find_recordings
 from flows.recordings.batches.only_run import only_run_on
-from flows.recordings.batches.places import open_place
+from flows.recordings.batches.places import Place, open_place
 from flows.recordings.batches.results import Output, Row, Status
 
 
@@ -56,6 +67,18 @@ def _run(batch: Batch) -> list[Row]:
 def _batch(output: Output, *recordings: Recording, formats: tuple[str, ...] = ()) -> Batch:
     wanted = Wanted(output=output.place.url, formats=formats)
     return Batch(number=0, recordings=recordings, wanted=wanted)
+
+
+def _find_work(
+    output: Output, *paths: Path, again_failed: bool = False
+) -> tuple[list[Recording], dict[str, str]]:
+    with disable_run_logger():
+        return find_work(
+            [str(path) for path in paths],
+            output,
+            output.read_model(),
+            again_failed=again_failed,
+        )
 
 
 def _read(output: Output) -> list[dict[str, object]]:
@@ -108,6 +131,72 @@ def test_an_empty_prefix_is_told_and_a_shared_name_refused(tmp_path: Path) -> No
     assert [told for _, told in found.refused] == [reason, reason]
 
 
+def test_results_of_another_run_are_not_replaced(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "mon", 1)
+    write_recordings(tmp_path / "tue", 2)
+    first, _ = _find_work(output, tmp_path / "mon")
+    rows = _run(_batch(output, *first, formats=("json",)))
+    mine = output.place.below("results/r00.json").read()  # the rows wait, as those of a killed run
+    todo, _ = _find_work(output, tmp_path / "tue")
+    assert [one.path for one in todo] == [str(tmp_path / "tue" / "r01.hea")]
+    assert "r00 has the results of" in output.read_failures(9)[str(tmp_path / "tue" / "r00.hea")]
+    output.publish(_run(_batch(output, *todo, formats=("json",))))
+    assert output.place.below("results/r00.json").read() == mine
+    assert _find_work(output, tmp_path / "tue") == ([], {})
+    assert [row["path"] for row in _read(output)] == [
+        rows[0].path,
+        str(tmp_path / "tue" / "r00.hea"),
+        str(tmp_path / "tue" / "r01.hea"),
+    ]
+
+
+def test_files_that_cannot_be_read_become_rows_with_their_error(
+    output: Output, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: Counter[str] = Counter()
+    cat_file = LocalFileSystem.cat_file
+
+    def refuse(files: LocalFileSystem, path: str, *arguments: int) -> bytes:
+        name = Path(path).name
+        asked[name] += 1
+        if arguments and (name in {"IM0001", "day.ann"} or asked[name] == 1):
+            raise OSError(errno.EIO, "the disk does not answer", path)
+        content: bytes = cat_file(files, path, *arguments)
+        return content
+
+    monkeypatch.setattr(LocalFileSystem, "cat_file", refuse)
+    monkeypatch.setattr(places, "_PAUSE_S", 0.0)
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("IM0001", "notes.md", "day.ann"):
+        (root / name).write_text("words")
+    for name in ("late", "day.rec"):
+        (root / name).write_bytes(b"0       ".ljust(300))
+    found = find_recordings([str(root)], output=output.place)
+    assert [one.name for one in found.recordings] == ["IM0001", "day", "late"]
+    assert (asked["IM0001"], asked["notes.md"]) == (3, 2)
+    (row, *_) = _run(_batch(output, *found.recordings))
+    assert (row.name, row.status) == ("IM0001", Status.FAILED)
+
+
+def test_links_to_files_are_recordings_and_links_to_directories_are_passed_over(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "kept", 1)
+    root = tmp_path / "in"
+    root.mkdir()
+    for name in ("r00.hea", "r00.dat"):
+        (root / name).symlink_to(tmp_path / "kept" / name)
+    (root / "linked").symlink_to(tmp_path / "kept")
+    found = find_recordings([str(root)], output=output.place)
+    n_bytes = sum((tmp_path / "kept" / name).stat().st_size for name in ("r00.hea", "r00.dat"))
+    assert found.recordings == [Recording(str(root / "r00.hea"), "", n_bytes)]
+    (row,) = _run(_batch(output, *found.recordings))
+    assert row.status is Status.ANALYSED
+
+
 def test_segments_of_a_record_of_a_store_are_fetched_and_not_listed(
     write_recordings: Callable[[Path, int], None], tmp_path: Path, store: str
 ) -> None:
@@ -151,8 +240,10 @@ def test_a_batch_gives_what_the_command_gives(
     assert (row.status, row.beats, row.v_beats) == (Status.ANALYSED, done.beats, done.v_beats)
     assert (row.risk_level, row.runs, row.lead) == (done.risk_level, done.runs, done.lead)
     assert row.cpu_s > 0
-    ours = output.place.as_path()
-    assert row.results == ("deep/long.json", "deep/long.beats.csv", "deep/long.pvc")
+    ours = output.place.as_path() / "results"
+    assert row.results == (
+        "results/deep/long.json", "results/deep/long.beats.csv", "results/deep/long.pvc",
+    )  # fmt: skip
     for name in ("long.beats.csv", "long.pvc"):
         assert (ours / "deep" / name).read_bytes() == (by_command / name).read_bytes()
     results = [json.loads((at / "long.json").read_text()) for at in (ours / "deep", by_command)]
@@ -172,10 +263,11 @@ def test_a_batch_of_a_store_leaves_its_results_there(
     names = [name for name in output.place.list_names() if not name.startswith("_state/model")]
     assert [name for name in names if "recordings" not in name] == [
         "_state/request.json",
-        "a/r00.json",
+        "results/a/r00.json",
     ]
     assert len(names) == 3
-    assert output.settle() == {"memory:///bucket/holters/a/r00.hea"}
+    path = "memory:///bucket/holters/a/r00.hea"
+    assert output.settle() == ({path}, {("a", "r00"): path})
     assert (output.count().analysed, output.count().failed) == (1, 0)
 
 
@@ -266,12 +358,106 @@ def test_a_kill_between_the_steps_of_publishing_loses_and_doubles_nothing(output
         output.note(row)
     output.publish(rows[:3])
     output.note(rows[0])  # written to a Parquet file, and the note not removed yet
-    assert output.settle() == {row.path for row in rows}
+    assert output.settle().paths == {row.path for row in rows}
     assert Counter(row["path"] for row in _read(output)) == {row.path: 1 for row in rows}
     assert output.place.below("_state", "waiting").list_names() == []
-    assert output.settle() == {row.path for row in rows}
-    output.forget_failed()
-    assert output.settle() == set()
+    assert output.settle() == ({row.path for row in rows}, {})
+
+
+def test_only_failures_of_this_run_are_analysed_again(output: Output, tmp_path: Path) -> None:
+    for name in ("a/y.edf", "a/z.edf", "b/x.edf"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    todo, _ = _find_work(output, tmp_path / "a", tmp_path / "b")
+    rows = {one.name: make_failed(one, "why", model=output.read_model()) for one in todo}
+    gone = make_failed(Recording("/in/gone.edf", "", 1), "why", model=output.read_model())
+    for row in (*rows.values(), gone):
+        output.note(row)
+    output.publish([rows["y"], gone])  # of z the note is left, as by a run that was killed
+    todo, _ = _find_work(output, tmp_path / "a", again_failed=True)
+    assert sorted(one.name for one in todo) == ["y", "z"]
+    assert output.settle().paths == {"/in/gone.edf", str(tmp_path / "b" / "x.edf")}
+    assert len(_read(output)) == 2
+    assert output.find_waiting(todo[0].path) is None
+
+
+def test_results_that_cannot_be_written_end_the_batch(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path
+) -> None:
+    write_recordings(tmp_path / "in", 1)
+    output.place.below("results").write(b"a file where the folder of results must be")
+    todo, _ = _find_work(output, tmp_path / "in")
+    with pytest.raises(WriteError, match="results must be written to"):
+        _run(_batch(output, *todo, formats=("json",)))
+    assert _find_work(output, tmp_path / "in") == (todo, {})
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_of_copies_ends_the_batch(
+    write_recordings: Callable[[Path, int], None],
+    output: Output,
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+    number: int,
+) -> None:
+    def refuse(_place: Place, _path: Path) -> None:
+        raise OSError(number, "full")
+
+    write_recordings(tmp_path / "in", 1)
+    _upload(tmp_path / "in", store)
+    found = find_recordings([store], output=output.place)
+    monkeypatch.setattr(Place, "download", refuse)
+    with pytest.raises(WriteError, match="must have room for a copy of memory:"):
+        _run(_batch(output, *found.recordings))
+    assert output.settle().paths == set()
+
+
+def test_a_store_that_refuses_results_ends_the_batch(
+    write_recordings: Callable[[Path, int], None],
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(_place: Place, _path: Path) -> None:
+        raise PermissionError(errno.EACCES, "no key for this prefix")
+
+    write_recordings(tmp_path, 1)
+    output = Output(open_place(store))
+    output.pin({}, toy_bundle, describe_model(toy_bundle, version="3"))
+    monkeypatch.setattr(Place, "upload", refuse)
+    found = find_recordings([str(tmp_path)], output=output.place)
+    with pytest.raises(WriteError, match="no key for this prefix"):
+        _run(_batch(output, *found.recordings, formats=("json",)))
+
+
+@pytest.mark.parametrize("folder", ["recordings/status=failed", "_state/waiting", "results"])
+def test_a_folder_of_recordings_may_be_named_as_one_of_the_output(
+    write_recordings: Callable[[Path, int], None], output: Output, tmp_path: Path, folder: str
+) -> None:
+    write_recordings(tmp_path / "in" / folder, 1)
+    todo, _ = _find_work(output, tmp_path / "in")
+    (row,) = _run(_batch(output, *todo, formats=("json",)))
+    output.publish([row])
+    assert row.results == (f"results/{folder}/r00.json",)
+    assert output.settle().paths == {row.path}
+    assert [one["path"] for one in _read(output)] == [row.path]
+
+
+def test_results_in_the_directory_of_the_recordings_are_passed_over(
+    toy_bundle: Bundle, tmp_path: Path
+) -> None:
+    strip = simulate_strip(StripKind.RUN, seed=3, duration_s=30.0)
+    np.savetxt(tmp_path / "r.csv", strip.signals_mv[:, :1], header="MLII", comments="")
+    output = Output(open_place(str(tmp_path)))
+    output.pin({}, toy_bundle, describe_model(toy_bundle, version="3"))
+    found = find_recordings([str(tmp_path)], output=output.place)
+    wanted = Wanted(output=str(tmp_path), formats=tuple(ResultFormat), sampling_rate=strip.fs)
+    rows = _run(Batch(number=0, recordings=tuple(found.recordings), wanted=wanted))
+    output.publish(rows)
+    assert len(rows[0].results) == len(ResultFormat)
+    assert find_recordings([str(tmp_path)], output=output.place) == found
 
 
 def test_a_batch_that_is_run_again_goes_on_where_it_stopped(
