@@ -16,6 +16,7 @@ httpx and websockets.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import threading
 import time
@@ -45,6 +46,9 @@ RETRIED_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 4408, 4429
 
 _PIECE: Final = 30_000
 """Samples of half a message at most: one has up to 256 KiB."""
+
+_NEEDED_S: Final = 900.0
+"""Seconds of signal that the service may need again before more of them becomes final."""
 
 _EVERY_S: Final = 0.2
 """Samples are sent together that come within this time."""
@@ -111,12 +115,18 @@ class LiveStream:
         Name of the stream, 16 to 64 letters, digits, ``-`` and ``_``; drawn when left out.
     buffer_s : float
         Seconds of signal that are kept, so that they can be sent again. The service needs the
-        last 15 minutes for beats as those of a recording.
+        last 15 minutes for beats as those of a recording. Unless `drops_oldest`, the buffer must
+        hold 900 s and 30,000 samples.
     drops_oldest : bool
         What :meth:`write` does when the buffer is full: drop the oldest samples, as a device must,
         or wait, as for a file.
     give_up_s : float
         Seconds without a connection after which :meth:`write` and :meth:`finish` raise.
+
+    Raises
+    ------
+    ValueError
+        If the URL has another scheme than http and https, or the buffer is too small.
 
     """
 
@@ -143,6 +153,13 @@ class LiveStream:
         self.session = session or uuid.uuid4().hex
         self._fs = sampling_rate
         self._room = round(buffer_s * sampling_rate)
+        least = math.ceil(_NEEDED_S * sampling_rate) + _PIECE
+        if not drops_oldest and self._room < least:
+            msg = (
+                f"buffer_s must be at least {math.ceil(least / sampling_rate)} at {sampling_rate:g}"
+                f" Hz unless drops_oldest is set, got {buffer_s:g}"
+            )
+            raise ValueError(msg)
         self._drops_oldest = drops_oldest
         self._give_up_s = give_up_s
         self._changed = threading.Condition()
@@ -269,7 +286,14 @@ class LiveStream:
     def _add(self, segment: _Segment) -> None:
         with self._changed:
             if not self._drops_oldest:
-                self._changed.wait_for(lambda: self._has_room() or self._error is not None)
+                self._changed.wait_for(
+                    lambda: (
+                        self._has_room()
+                        or self._error is not None
+                        or self._is_finishing
+                        or self._is_closed
+                    )
+                )
             if self._error is not None:
                 raise self._error
             if self._is_finishing or self._is_closed:

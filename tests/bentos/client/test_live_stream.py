@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -201,12 +202,23 @@ def test_without_room_the_oldest_samples_are_dropped_and_missing(
 
 def test_without_room_a_file_waits(relay: Relay, signal: NDArray[np.float32]) -> None:
     target, relay.target = relay.target, "http://127.0.0.1:1"
-    with LiveStream(relay.url, sampling_rate=FS, buffer_s=20.0, give_up_s=0.1) as stream:
-        stream.write(signal[:4001])
+    with LiveStream(relay.url, sampling_rate=FS, buffer_s=1050.0, give_up_s=0.1) as stream:
+        stream.write(np.resize(signal, 210_001))
         with pytest.raises(UnreachableError, match="cannot be reached"):
-            stream.write(signal[4001:4100])
-        assert stream.written_to == 4001
+            stream.write(signal[:100])
+        assert stream.written_to == 210_001
     assert target
+
+
+def test_closing_wakes_a_write_that_waits(relay: Relay) -> None:
+    relay.target = "http://127.0.0.1:1"
+    stream = LiveStream(relay.url, sampling_rate=FS, buffer_s=1050.0)
+    stream.write(np.zeros(210_001))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(stream.write, np.zeros(1))
+        stream.close()
+        with pytest.raises(ValueError, match="is finished"):
+            waits.result(180)
 
 
 def test_what_the_service_refuses_is_raised(
@@ -245,6 +257,8 @@ def test_what_the_service_refuses_is_raised(
 def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of a conftest
     with pytest.raises(ValueError, match="http://"):
         LiveStream("ftp://127.0.0.1", sampling_rate=FS)
+    with pytest.raises(ValueError, match="buffer_s must be at least 1050 at 200 Hz"):
+        LiveStream(service.url, sampling_rate=FS, buffer_s=1049.0)
     with LiveStream(service.url, sampling_rate=FS) as stream:
         with pytest.raises(ValueError, match="of one lead"):
             stream.write(np.zeros((2, 5)))
