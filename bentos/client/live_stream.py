@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -70,6 +70,9 @@ class LiveBeat:
     rr_previous: float | None
     quality: str
     rule: str | None
+
+
+_BEAT_FIELDS: Final = tuple(field.name for field in fields(LiveBeat))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -331,6 +334,12 @@ class LiveStream:
                     unreachable.__cause__ = error
                     self._fail(unreachable)
                     return
+            except Exception as error:  # noqa: BLE001  whoever reads and writes must hear of it
+                msg = f"the stream ended by {type(error).__name__}: {error}"
+                unexpected = UnexpectedAnswerError(msg)
+                unexpected.__cause__ = error
+                self._fail(unexpected)
+                return
             with self._changed:
                 if not self._is_finished:
                     self._changed.wait_for(lambda: self._is_closed, wait_s)
@@ -501,7 +510,9 @@ def _read_change(message: dict[str, Any]) -> Change:
         start=message["from"],
         stop=message["to"],
         is_final=message["final"],
-        beats=tuple(LiveBeat(**beat) for beat in message["beats"]),
+        beats=tuple(
+            LiveBeat(**{name: beat[name] for name in _BEAT_FIELDS}) for beat in message["beats"]
+        ),
         unreadable=tuple(message["unreadable"]),
         findings=tuple(message["findings"]),
         signal_quality=message["signal_quality"],

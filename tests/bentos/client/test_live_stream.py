@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -14,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
-from bentos.client import ServiceProblemError, UnreachableError
+from bentos.client import ServiceProblemError, UnexpectedAnswerError, UnreachableError
 from bentos.client.live_stream import Change, LiveBeat, LiveStream
 from bentos.routes import live
 from bentos.runtime.live_model import LoadedModel
+from bentos.wire.live_messages import SUBPROTOCOL
 from ecg_lib.classifier.live.live_lead import LiveConfig
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
@@ -268,3 +272,68 @@ def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of 
         stream.finish(180)
         with pytest.raises(ValueError, match="is finished"):
             stream.write(np.zeros(5))
+
+
+BEAT = {
+    "position_sample": 5,
+    "arrhythmia_type": None,
+    "probability_v": None,
+    "rr_previous": None,
+    "quality": "unreadable",
+    "rule": None,
+}
+"""Of a service that is faked below."""
+
+
+@contextlib.contextmanager
+def _serve(*scripts: list[dict[str, Any]]) -> Iterator[str]:
+    """Answer each ``finish`` with the next script, and close the connection as a restart does."""
+    left = list(scripts)
+
+    def answer(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(json.dumps({"type": "started", "send_from": 0}))
+        while not isinstance(message := connection.recv(), str):
+            pass
+        assert json.loads(message) == {"type": "finish"}
+        for one in left.pop(0):
+            connection.send(json.dumps(one))
+        connection.close(1012)
+
+    with serve(answer, "127.0.0.1", 0, subprotocols=[Subprotocol(SUBPROTOCOL)]) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def _final(stop: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401  any JSON
+    return {
+        "type": "beats",
+        "from": 0,
+        "to": stop,
+        "final": True,
+        "beats": [BEAT | more],
+        "unreadable": [],
+        "findings": [],
+        "signal_quality": None,
+        "mark": {"block": 1, "position": stop},
+        "needed_from": 0,
+    }
+
+
+def test_fields_of_a_beat_that_are_new_are_ignored() -> None:
+    script = [_final(500, added_later=1.0), {"type": "finished"}]
+    with _serve(script) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        (change,) = stream.finish(180)
+    assert change.beats == (LiveBeat(**BEAT),)
+
+
+def test_an_answer_that_cannot_be_read_is_raised() -> None:
+    script = [{"type": "beats", "from": 0}]
+    with _serve(script) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        with pytest.raises(UnexpectedAnswerError, match="ended by KeyError: 'to'"):
+            stream.finish(180)
