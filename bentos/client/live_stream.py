@@ -327,6 +327,8 @@ class LiveStream:
                 self._fail(error)
                 return
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+                if self._has_last_beats():
+                    return
                 if self.connections > n_before:  # it was open
                     wait_s, since_s = _FIRST_WAIT_S, time.monotonic()
                 if time.monotonic() - since_s > self._give_up_s:
@@ -344,6 +346,14 @@ class LiveStream:
                 if not self._is_finished:
                     self._changed.wait_for(lambda: self._is_closed, wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _has_last_beats(self) -> bool:
+        """Finish a stream whose last beats came, though the connection broke after them."""
+        with self._changed:
+            if self._is_finishing and 0 < self._written_to == self._mark["position"]:
+                self._is_finished = True
+                self._changed.notify_all()
+            return self._is_finished
 
     def _fail(self, error: Exception) -> None:
         with self._changed:

@@ -274,7 +274,7 @@ def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of 
             stream.write(np.zeros(5))
 
 
-BEAT = {
+BEAT: dict[str, Any] = {
     "position_sample": 5,
     "arrhythmia_type": None,
     "probability_v": None,
@@ -337,3 +337,11 @@ def test_an_answer_that_cannot_be_read_is_raised() -> None:
         stream.write(np.zeros(500))
         with pytest.raises(UnexpectedAnswerError, match="ended by KeyError: 'to'"):
             stream.finish(180)
+
+
+def test_a_break_after_the_last_beats_ends_the_stream() -> None:
+    """No stream begins at the mark of an end, so the client must not ask for one."""
+    with _serve([_final(500)]) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        (change,) = stream.finish(180)
+        assert (change.stop, stream.final_to, stream.connections) == (500, 500, 1)
