@@ -60,6 +60,10 @@ _MOST_FILES: Final = 100_000
 _logger = logging.getLogger(__name__)
 
 
+class PointerError(ReleaseError):
+    """The pointer of the store names no release."""
+
+
 class Known(BaseModel):
     """The versions of the store that a home has taken or written."""
 
@@ -100,6 +104,8 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
         If the store cannot be reached, or the home has no key of releases.
     ReleaseError
         If the release is not in the store, or is not as it was signed.
+    PointerError
+        If the pointer cannot be read.
 
     """
     known = read_known(settings)
@@ -141,13 +147,21 @@ def publish_release(settings: Settings, store: ObjectStore) -> bool:
         return False
     known = read_known(settings)
     stored = store.read(POINTER)
-    if stored is not None and is_same_release(current, _parse(stored.content)):
-        if stored.version != known.pointer:
-            write_known(settings, known.model_copy(update={"pointer": stored.version}))
-        return False
+    expected = known.pointer
+    if stored is None:  # never written, or deleted
+        expected = None
+    else:
+        try:
+            is_same = is_same_release(current, _parse(stored.content))
+        except PointerError:  # damaged: whatever it named, no machine can take it
+            is_same, expected = False, stored.version
+        if is_same:
+            if stored.version != known.pointer:
+                write_known(settings, known.model_copy(update={"pointer": stored.version}))
+            return False
     upload_release(settings, store, current)
     content = current.model_dump_json(indent=2).encode()
-    version = store.replace(POINTER, content, expected=known.pointer)
+    version = store.replace(POINTER, content, expected=expected)
     write_known(settings, known.model_copy(update={"pointer": version}))
     return True
 
@@ -293,7 +307,7 @@ def _parse(content: bytes) -> Release:
         return Release.model_validate_json(content)
     except ValidationError as error:
         msg = f"{POINTER} of the store must hold a release, it does not"
-        raise ReleaseError(msg, bento_tag="unknown") from error
+        raise PointerError(msg, bento_tag="unknown") from error
 
 
 def _read_or_none(settings: Settings) -> Release | None:
