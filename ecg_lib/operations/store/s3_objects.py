@@ -37,15 +37,24 @@ class S3Objects:
     prefix : str
         Without slashes at its ends; may be empty.
 
+    Raises
+    ------
+    StoreError
+        If boto3 refuses its settings, such as an endpoint that is no URL.
+
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         with self._explained(""):
-            self._client = _make_client(
-                os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-            )
+            try:
+                self._client = _make_client(
+                    os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+                )
+            except ValueError as error:
+                msg = f"s3://{bucket} cannot be opened with the AWS_ variables: {error}"
+                raise StoreError(msg) from error
 
     def read(self, key: str) -> Stored | None:
         """Read a small object; None when there is none."""

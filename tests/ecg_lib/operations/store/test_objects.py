@@ -114,6 +114,14 @@ def test_a_server_that_does_not_answer_is_an_error(
         open_store(bucket_url).read("p")
 
 
+def test_an_endpoint_that_is_no_url_is_an_error(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no-scheme:9000/")
+    with pytest.raises(StoreError, match="cannot be opened with the AWS_ variables"):
+        open_store(bucket_url)
+
+
 def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be read or written"):
