@@ -45,7 +45,7 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.objects import ObjectStore, StoreError
+from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, StoreError
 from ecg_lib.records.atomic_files import write_durably
 
 RELEASE_LOCK: Final = "release.lock"
@@ -54,7 +54,9 @@ RELEASE_LOCK: Final = "release.lock"
 POINTER: Final = "serving/current.json"
 _KNOWN: Final = "store-state.json"
 _MANIFEST: Final = Path("bundle", "manifest.json")
-_MOST_BYTES: Final = 2 * 1024**3
+_MOST_BYTES: Final = MOST_FILE_BYTES
+_MOST_SIGNATURE_BYTES: Final = 2**16
+_MOST_POINTER_BYTES: Final = 2**20
 _MOST_FILES: Final = 100_000
 
 _logger = logging.getLogger(__name__)
@@ -109,7 +111,7 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
 
     """
     known = read_known(settings)
-    stored = store.read(POINTER)
+    stored = store.read(POINTER, most_bytes=_MOST_POINTER_BYTES)
     if stored is None or stored.version == known.pointer:
         return None
     release = _parse(stored.content)
@@ -146,7 +148,7 @@ def publish_release(settings: Settings, store: ObjectStore) -> bool:
     if current is None:
         return False
     known = read_known(settings)
-    stored = store.read(POINTER)
+    stored = store.read(POINTER, most_bytes=_MOST_POINTER_BYTES)
     expected = known.pointer
     if stored is None:  # never written, or deleted
         expected = None
@@ -247,7 +249,7 @@ def _fetch_signature(settings: Settings, store: ObjectStore, release: Release) -
     except SignatureError:
         path = signature_path(settings, release)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if store.download(_signature_key(path), path):
+        if store.download(_signature_key(path), path, most_bytes=_MOST_SIGNATURE_BYTES):
             check_signature(settings, release)
         else:
             raise
