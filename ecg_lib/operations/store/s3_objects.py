@@ -48,7 +48,7 @@ class S3Objects:
     Raises
     ------
     StoreError
-        If boto3 refuses its settings, such as an endpoint that is no URL.
+        If boto3 refuses its settings, such as an endpoint that has no scheme.
 
     """
 

@@ -140,7 +140,7 @@ def test_a_server_that_does_not_answer_is_an_error(
         open_store(bucket_url).read("p")
 
 
-def test_an_endpoint_that_is_no_url_is_an_error(
+def test_an_endpoint_without_a_scheme_is_an_error(
     bucket_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no-scheme:9000/")
