@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from bentos.recordings.job_queue import JobQueue
 from bentos.recordings.job_runner import JobRunner
@@ -44,7 +45,7 @@ from bentos.runtime.predictor import Runtime
 from bentos.wire.live_messages import MAX_MESSAGE_BYTES
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import read_release
-from ecg_lib.operations.settings import read_settings
+from ecg_lib.operations.settings import Settings, read_settings
 
 DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""
@@ -267,22 +268,7 @@ def main() -> int:
     )
     app.state.runtime = runtime
     app.state.recordings = JobQueue(store, runtime.settings, wake=runner.wake)
-    config = uvicorn.Config(
-        Edge(app),
-        http=make_protocol(raise_descriptor_limit()),
-        ws=GuardedWebSocket,
-        ws_max_size=MAX_MESSAGE_BYTES,
-        ws_per_message_deflate=False,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        # Else the address of a client is what it says itself.
-        proxy_headers=bool(runtime.settings.trusted_proxies),
-        forwarded_allow_ips=runtime.settings.trusted_proxies,
-        timeout_keep_alive=_KEEP_ALIVE_S,
-        timeout_graceful_shutdown=3,
-        lifespan="off",
-    )
+    config = make_config(Edge(app), runtime.settings)
     runtime.start()
     runner.start()
     # A full garbage collection takes 0.1 s, in which no request is answered; modules and the model
@@ -295,6 +281,29 @@ def main() -> int:
         )
         server.run(sockets=[])  # its own: it accepts itself
     return 0
+
+
+def make_config(app: ASGIApp, settings: Settings) -> uvicorn.Config:
+    """Make uvicorn's configuration of a worker."""
+    return uvicorn.Config(
+        app,
+        http=make_protocol(raise_descriptor_limit()),
+        ws=GuardedWebSocket,
+        ws_max_size=MAX_MESSAGE_BYTES,
+        ws_per_message_deflate=False,
+        # A pong waits behind samples that are not read yet, so pings would end the streams of a
+        # busy service. Streams without a message end by the route's own limit.
+        ws_ping_interval=None,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        # Else the address of a client is what it says itself.
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=settings.trusted_proxies,
+        timeout_keep_alive=_KEEP_ALIVE_S,
+        timeout_graceful_shutdown=3,
+        lifespan="off",
+    )
 
 
 def _open_runtime(path: Path | None) -> Runtime:

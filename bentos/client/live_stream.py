@@ -16,12 +16,13 @@ httpx and websockets.
 from __future__ import annotations
 
 import json
+import math
 import struct
 import threading
 import time
 import uuid
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from types import TracebackType
 from typing import Any, Final, NamedTuple, Self
 from urllib.parse import urlsplit, urlunsplit
@@ -46,6 +47,9 @@ RETRIED_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 4408, 4429
 _PIECE: Final = 30_000
 """Samples of half a message at most: one has up to 256 KiB."""
 
+_NEEDED_S: Final = 900.0
+"""Seconds of signal that the service may need again before more of them becomes final."""
+
 _EVERY_S: Final = 0.2
 """Samples are sent together that come within this time."""
 
@@ -66,6 +70,9 @@ class LiveBeat:
     rr_previous: float | None
     quality: str
     rule: str | None
+
+
+_BEAT_FIELDS: Final = tuple(field.name for field in fields(LiveBeat))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,12 +118,18 @@ class LiveStream:
         Name of the stream, 16 to 64 letters, digits, ``-`` and ``_``; drawn when left out.
     buffer_s : float
         Seconds of signal that are kept, so that they can be sent again. The service needs the
-        last 15 minutes for beats as those of a recording.
+        last 15 minutes for beats as those of a recording. Unless `drops_oldest`, the buffer must
+        hold 900 s and 30,000 samples.
     drops_oldest : bool
         What :meth:`write` does when the buffer is full: drop the oldest samples, as a device must,
         or wait, as for a file.
     give_up_s : float
         Seconds without a connection after which :meth:`write` and :meth:`finish` raise.
+
+    Raises
+    ------
+    ValueError
+        If the URL has another scheme than http and https, or the buffer is too small.
 
     """
 
@@ -143,6 +156,13 @@ class LiveStream:
         self.session = session or uuid.uuid4().hex
         self._fs = sampling_rate
         self._room = round(buffer_s * sampling_rate)
+        least = math.ceil(_NEEDED_S * sampling_rate) + _PIECE
+        if not drops_oldest and self._room < least:
+            msg = (
+                f"buffer_s must be at least {math.ceil(least / sampling_rate)} at {sampling_rate:g}"
+                f" Hz unless drops_oldest is set, got {buffer_s:g}"
+            )
+            raise ValueError(msg)
         self._drops_oldest = drops_oldest
         self._give_up_s = give_up_s
         self._changed = threading.Condition()
@@ -269,7 +289,14 @@ class LiveStream:
     def _add(self, segment: _Segment) -> None:
         with self._changed:
             if not self._drops_oldest:
-                self._changed.wait_for(lambda: self._has_room() or self._error is not None)
+                self._changed.wait_for(
+                    lambda: (
+                        self._has_room()
+                        or self._error is not None
+                        or self._is_finishing
+                        or self._is_closed
+                    )
+                )
             if self._error is not None:
                 raise self._error
             if self._is_finishing or self._is_closed:
@@ -300,6 +327,8 @@ class LiveStream:
                 self._fail(error)
                 return
             except (OSError, TimeoutError, InvalidHandshake, ConnectionClosed) as error:
+                if self._has_last_beats():
+                    return
                 if self.connections > n_before:  # it was open
                     wait_s, since_s = _FIRST_WAIT_S, time.monotonic()
                 if time.monotonic() - since_s > self._give_up_s:
@@ -307,10 +336,24 @@ class LiveStream:
                     unreachable.__cause__ = error
                     self._fail(unreachable)
                     return
+            except Exception as error:  # noqa: BLE001  whoever reads and writes must hear of it
+                msg = f"the stream ended by {type(error).__name__}: {error}"
+                unexpected = UnexpectedAnswerError(msg)
+                unexpected.__cause__ = error
+                self._fail(unexpected)
+                return
             with self._changed:
                 if not self._is_finished:
                     self._changed.wait_for(lambda: self._is_closed, wait_s)
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _has_last_beats(self) -> bool:
+        """Finish a stream whose last beats came, though the connection broke after them."""
+        with self._changed:
+            if self._is_finishing and 0 < self._written_to == self._mark["position"]:
+                self._is_finished = True
+                self._changed.notify_all()
+            return self._is_finished
 
     def _fail(self, error: Exception) -> None:
         with self._changed:
@@ -477,7 +520,9 @@ def _read_change(message: dict[str, Any]) -> Change:
         start=message["from"],
         stop=message["to"],
         is_final=message["final"],
-        beats=tuple(LiveBeat(**beat) for beat in message["beats"]),
+        beats=tuple(
+            LiveBeat(**{name: beat[name] for name in _BEAT_FIELDS}) for beat in message["beats"]
+        ),
         unreadable=tuple(message["unreadable"]),
         findings=tuple(message["findings"]),
         signal_quality=message["signal_quality"],

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from ecg_lib.operations.store.objects import ConflictError, Stored, StoreError
-from ecg_lib.records.atomic_files import replacing
+from ecg_lib.operations.store.objects import (
+    MOST_FILE_BYTES,
+    MOST_READ_BYTES,
+    ConflictError,
+    Stored,
+    StoreError,
+    check_size,
+)
+from ecg_lib.records.atomic_files import replacing, require_room
 
 _LOCK: Final = ".lock"
 
@@ -29,19 +37,25 @@ class FolderObjects:
     def __init__(self, root: Path) -> None:
         self._root = root
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
         """Read a small object; None when there is none."""
         with _explained(key):
             try:
-                content = self._path_of(key).read_bytes()
+                with self._path_of(key).open("rb") as file:
+                    check_size(key, os.fstat(file.fileno()).st_size, most_bytes=most_bytes)
+                    content = file.read()
             except FileNotFoundError:
                 return None
         return Stored(content, hashlib.sha256(content).hexdigest())
 
     def find_version(self, key: str) -> str | None:
         """Return the version of an object; None when there is none."""
-        found = self.read(key)
-        return None if found is None else found.version
+        with _explained(key):
+            try:
+                with self._path_of(key).open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest()
+            except FileNotFoundError:
+                return None
 
     def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
         """Write an object if it still has the expected version."""
@@ -65,13 +79,17 @@ class FolderObjects:
         with _explained(key), replacing(self._made(key)) as draft:
             shutil.copyfile(path, draft)
 
-    def download(self, key: str, path: Path) -> bool:
+    def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
         """Write an object to a file; False when there is none."""
         found = self._path_of(key)
         if not found.is_file():
             return False
-        with _explained(key), replacing(path) as draft:
-            shutil.copyfile(found, draft)
+        with _explained(key):
+            n_bytes = found.stat().st_size
+            check_size(key, n_bytes, most_bytes=most_bytes)
+            require_room(path.parent, n_bytes=n_bytes)
+            with replacing(path) as draft:
+                shutil.copyfile(found, draft)
         return True
 
     def list_keys(self, prefix: str) -> list[str]:

@@ -8,7 +8,12 @@ from typing import Final
 
 from ecg_lib.operations.releases import NOTES, ReleaseError
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
+from ecg_lib.operations.store.objects import (
+    MOST_READ_BYTES,
+    ObjectStore,
+    StoreError,
+    open_store,
+)
 from ecg_lib.operations.store.shared_releases import adopt_release, holding_releases
 
 NOTES_KEY: Final = f"ledger/{NOTES}"
@@ -71,7 +76,7 @@ class Follower:
         directory = self._settings.ledger_dir
         if not (directory / ".git").exists():  # a home with a ledger writes them itself
             directory.mkdir(parents=True, exist_ok=True)
-            self._store.download(NOTES_KEY, directory / NOTES)
+            self._store.download(NOTES_KEY, directory / NOTES, most_bytes=MOST_READ_BYTES)
 
     def _note(self, problem: str, refusal: ReleaseError | None) -> None:
         self.refusal = refusal

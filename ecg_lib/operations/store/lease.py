@@ -21,6 +21,12 @@ KEY: Final = "serving/lease.json"
 LEASE_S: Final = 300.0
 """Longer than a release waits for the service and copies its files."""
 
+_SKEW_S: Final = 60.0
+"""Clocks of machines differ by less; a lease that ends later was not written by one of them."""
+
+_NO_VERSION: Final = f'"{"0" * 32}"'
+"""In the form of an ETag; no object has it."""
+
 _POLL_S: Final = 0.5
 
 _logger = logging.getLogger(__name__)
@@ -97,28 +103,31 @@ def _take(store: ObjectStore, owner: str, now: Callable[[], float]) -> str | Non
     try:
         if found is None:
             version = store.replace(KEY, _dump(wanted), expected=None)
-            _check_conditions(store, wanted)
-            return version
-        held = _parse(found.content)
-        if held is not None and held.owner != owner and held.until_s > now():
-            return None
-        return store.replace(KEY, _dump(wanted), expected=found.version)
+        else:
+            held = _parse(found.content)
+            is_valid = held is not None and 0 < held.until_s - now() <= LEASE_S + _SKEW_S
+            if held is not None and held.owner != owner and is_valid:
+                return None
+            version = store.replace(KEY, _dump(wanted), expected=found.version)
     except ConflictError:
         return None
+    _check_conditions(store, wanted)
+    return version
 
 
 def _check_conditions(store: ObjectStore, lease: Lease) -> None:
     """Refuse a store that writes although the condition of the write is not met."""
     other = lease.model_copy(update={"token": secrets.token_hex(8)})
-    try:
-        store.replace(KEY, _dump(other), expected=None)
-    except ConflictError:
-        return
-    msg = (
-        "the store must have conditional writes (If-None-Match), it ignores them; two machines "
-        "could then serve different releases"
-    )
-    raise StoreError(msg)
+    for condition, expected in (("If-None-Match", None), ("If-Match", _NO_VERSION)):
+        try:
+            store.replace(KEY, _dump(other), expected=expected)
+        except ConflictError:
+            continue
+        msg = (
+            f"the store must have conditional writes ({condition}), it ignores them; two machines "
+            "could then serve different releases"
+        )
+        raise StoreError(msg)
 
 
 def _read(store: ObjectStore) -> Lease | None:

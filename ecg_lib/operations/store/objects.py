@@ -13,6 +13,12 @@ from urllib.parse import urlsplit
 
 from ecg_lib.errors import EcgError
 
+MOST_READ_BYTES: Final = 64 * 1024**2
+"""Of an object that is read into memory: a pointer, a lease, the ledger."""
+
+MOST_FILE_BYTES: Final = 2 * 1024**3
+"""Of an object that is written to a file: code or bundle of a release."""
+
 _S3: Final = "s3"
 _FOLDER: Final = "file"
 
@@ -39,8 +45,8 @@ class ObjectStore(Protocol):
     Each method raises :class:`StoreError` when the store cannot be reached or refuses.
     """
 
-    def read(self, key: str) -> Stored | None:
-        """Read a small object; None when there is none."""
+    def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
+        """Read a small object, refuse a larger one; None when there is none."""
 
     def find_version(self, key: str) -> str | None:
         """Return the version of an object without its content; None when there is none."""
@@ -57,11 +63,27 @@ class ObjectStore(Protocol):
     def upload(self, path: Path, key: str) -> None:
         """Write a file as an object, whatever is there."""
 
-    def download(self, key: str, path: Path) -> bool:
-        """Write an object to a file; False when there is none."""
+    def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
+        """Write an object to a file; False when there is none.
+
+        An object that is larger, or for which the disk has no room, is refused before it is copied.
+        """
 
     def list_keys(self, prefix: str) -> list[str]:
         """List the keys that begin with a prefix, sorted."""
+
+
+def check_size(key: str, n_bytes: int, *, most_bytes: int) -> None:
+    """Refuse an object that is larger than such an object can be.
+
+    Raises
+    ------
+    StoreError
+
+    """
+    if n_bytes > most_bytes:
+        msg = f"{key} of the store must have at most {most_bytes:,} bytes, it has {n_bytes:,}"
+        raise StoreError(msg)
 
 
 def open_store(url: str) -> ObjectStore:

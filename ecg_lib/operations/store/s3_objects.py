@@ -18,7 +18,15 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
-from ecg_lib.operations.store.objects import ConflictError, Stored, StoreError
+from ecg_lib.operations.store.objects import (
+    MOST_FILE_BYTES,
+    MOST_READ_BYTES,
+    ConflictError,
+    Stored,
+    StoreError,
+    check_size,
+)
+from ecg_lib.records.atomic_files import require_room
 
 _CONNECT_S: Final = 5
 _READ_S: Final = 30
@@ -37,22 +45,33 @@ class S3Objects:
     prefix : str
         Without slashes at its ends; may be empty.
 
+    Raises
+    ------
+    StoreError
+        If boto3 refuses its settings, such as an endpoint that has no scheme.
+
     """
 
     def __init__(self, bucket: str, prefix: str) -> None:
         self._bucket = bucket
         self._prefix = f"{prefix}/" if prefix else ""
         with self._explained(""):
-            self._client = _make_client(
-                os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-            )
+            try:
+                self._client = _make_client(
+                    os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+                )
+            except ValueError as error:
+                msg = f"s3://{bucket} cannot be opened with the AWS_ variables: {error}"
+                raise StoreError(msg) from error
 
-    def read(self, key: str) -> Stored | None:
+    def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
         """Read a small object; None when there is none."""
         with self._explained(key):
             try:
                 found = self._client.get_object(**self._name(key))
-                return Stored(found["Body"].read(), found["ETag"])
+                with found["Body"] as body:
+                    check_size(key, found["ContentLength"], most_bytes=most_bytes)
+                    return Stored(body.read(), found["ETag"])
             except ClientError as error:
                 if _code_of(error) in _MISSING:
                     return None
@@ -95,10 +114,13 @@ class S3Objects:
         with self._explained(key):
             self._client.upload_file(str(path), self._bucket, self._prefix + key)
 
-    def download(self, key: str, path: Path) -> bool:
+    def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
         """Write an object to a file; False when there is none."""
         with self._explained(key):
             try:  # boto3 writes a draft beside the file
+                n_bytes = int(self._client.head_object(**self._name(key))["ContentLength"])
+                check_size(key, n_bytes, most_bytes=most_bytes)
+                require_room(path.parent, n_bytes=n_bytes)
                 self._client.download_file(self._bucket, self._prefix + key, str(path))
             except ClientError as error:
                 if _code_of(error) in _MISSING:

@@ -45,7 +45,7 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.objects import ObjectStore, StoreError
+from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, StoreError
 from ecg_lib.records.atomic_files import write_durably
 
 RELEASE_LOCK: Final = "release.lock"
@@ -54,10 +54,16 @@ RELEASE_LOCK: Final = "release.lock"
 POINTER: Final = "serving/current.json"
 _KNOWN: Final = "store-state.json"
 _MANIFEST: Final = Path("bundle", "manifest.json")
-_MOST_BYTES: Final = 2 * 1024**3
+_MOST_BYTES: Final = MOST_FILE_BYTES
+_MOST_SIGNATURE_BYTES: Final = 2**16
+_MOST_POINTER_BYTES: Final = 2**20
 _MOST_FILES: Final = 100_000
 
 _logger = logging.getLogger(__name__)
+
+
+class PointerError(ReleaseError):
+    """The pointer of the store names no release."""
 
 
 class Known(BaseModel):
@@ -100,10 +106,12 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
         If the store cannot be reached, or the home has no key of releases.
     ReleaseError
         If the release is not in the store, or is not as it was signed.
+    PointerError
+        If the pointer cannot be read.
 
     """
     known = read_known(settings)
-    stored = store.read(POINTER)
+    stored = store.read(POINTER, most_bytes=_MOST_POINTER_BYTES)
     if stored is None or stored.version == known.pointer:
         return None
     release = _parse(stored.content)
@@ -140,14 +148,22 @@ def publish_release(settings: Settings, store: ObjectStore) -> bool:
     if current is None:
         return False
     known = read_known(settings)
-    stored = store.read(POINTER)
-    if stored is not None and is_same_release(current, _parse(stored.content)):
-        if stored.version != known.pointer:
-            write_known(settings, known.model_copy(update={"pointer": stored.version}))
-        return False
+    stored = store.read(POINTER, most_bytes=_MOST_POINTER_BYTES)
+    expected = known.pointer
+    if stored is None:  # never written, or deleted
+        expected = None
+    else:
+        try:
+            is_same = is_same_release(current, _parse(stored.content))
+        except PointerError:  # damaged: whatever it named, no machine can take it
+            is_same, expected = False, stored.version
+        if is_same:
+            if stored.version != known.pointer:
+                write_known(settings, known.model_copy(update={"pointer": stored.version}))
+            return False
     upload_release(settings, store, current)
     content = current.model_dump_json(indent=2).encode()
-    version = store.replace(POINTER, content, expected=known.pointer)
+    version = store.replace(POINTER, content, expected=expected)
     write_known(settings, known.model_copy(update={"pointer": version}))
     return True
 
@@ -233,7 +249,7 @@ def _fetch_signature(settings: Settings, store: ObjectStore, release: Release) -
     except SignatureError:
         path = signature_path(settings, release)
         path.parent.mkdir(parents=True, exist_ok=True)
-        if store.download(_signature_key(path), path):
+        if store.download(_signature_key(path), path, most_bytes=_MOST_SIGNATURE_BYTES):
             check_signature(settings, release)
         else:
             raise
@@ -293,7 +309,7 @@ def _parse(content: bytes) -> Release:
         return Release.model_validate_json(content)
     except ValidationError as error:
         msg = f"{POINTER} of the store must hold a release, it does not"
-        raise ReleaseError(msg, bento_tag="unknown") from error
+        raise PointerError(msg, bento_tag="unknown") from error
 
 
 def _read_or_none(settings: Settings) -> Release | None:

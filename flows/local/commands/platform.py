@@ -117,7 +117,7 @@ def up(
         with Platform(settings, report=typer.echo) as platform:
             if settings.fresh:
                 _set_aside(settings)
-            if is_serving := _find_served(settings) is not None:
+            if is_serving := find_served(settings) is not None:
                 platform.start_service()  # first, because it needs none of the others
             has_helpers = platform.try_to_start()
             if not is_serving and (is_serving := _install_reference(settings, platform.check)):
@@ -135,14 +135,15 @@ def up(
         typer.echo("stopped; everything that was started has ended")
 
 
-def _find_served(settings: Settings) -> Release | None:
+def find_served(settings: Settings) -> Release | None:
     """Finish what was left open and take what other machines released; else go on with our own."""
+    from flows.doors.release_history import LedgerError
     from flows.release.switch_service import read_current
     from flows.release.transaction import recover
 
     try:
         return recover(settings)
-    except (StoreError, ReleaseError) as error:
+    except (StoreError, ReleaseError, LedgerError) as error:
         typer.echo(f"this home goes on with its own release: {error}")
         return read_current(settings)
 

@@ -26,6 +26,7 @@ from ecg_lib.operations.store.following import NOTES_KEY
 from ecg_lib.operations.store.lease import leased
 from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
 from ecg_lib.operations.store.shared_releases import (
+    PointerError,
     adopt_release,
     fetch_release,
     publish_release,
@@ -33,6 +34,7 @@ from ecg_lib.operations.store.shared_releases import (
     write_known,
 )
 from flows.doors.ledger import find_head, merge_ledger, pack_ledger
+from flows.doors.release_history import LedgerError
 
 LEDGER_KEY: Final = "ledger/ledger.bundle"
 """The ledger as a git bundle."""
@@ -77,9 +79,9 @@ def join(settings: Settings) -> Release | None:
     """Take what other homes released and noted; return their release, if there is another one.
 
     Raises:
-        StoreError: If the store cannot be reached, or the home lacks the key of releases.
+        StoreError: If the store cannot be reached, the home lacks the key of releases, or the
+            ledgers cannot be merged.
         ReleaseError: If the release is not in the store, or is not as it was signed.
-        LedgerError: If the ledger cannot be written.
     """
     if settings.store_url is None:
         return None
@@ -89,11 +91,15 @@ def join(settings: Settings) -> Release | None:
     if version is not None and version != known.ledger:
         stored = store.read(LEDGER_KEY)
         if stored is not None:
-            merge_ledger(settings.ledger_dir, stored.content)
+            _merge_ledger(settings, stored.content)
             # Without the head: what only this home has noted is published.
             known = known.model_copy(update={"ledger": stored.version, "ledger_head": None})
             write_known(settings, known)
-    return adopt_release(settings, store)
+    try:
+        return adopt_release(settings, store)
+    except PointerError as error:
+        logger.warning("%s; this home writes its own release there", error)
+        return None
 
 
 def fetch_missing(settings: Settings, release: Release) -> None:
@@ -107,6 +113,17 @@ def fetch_missing(settings: Settings, release: Release) -> None:
     is_here = bento_source(settings.bentoml_home, release).is_dir() and model.is_dir()
     if settings.store_url is not None and not is_here:
         fetch_release(settings, open_store(settings.store_url), release)
+
+
+def _merge_ledger(settings: Settings, content: bytes) -> None:
+    try:
+        merge_ledger(settings.ledger_dir, content)
+    except LedgerError as error:
+        msg = (
+            f"{LEDGER_KEY} of the store cannot be taken: {error}; if it is damaged, delete it, and "
+            "the next release of a home writes its own"
+        )
+        raise StoreError(msg) from error
 
 
 def _publish(settings: Settings, store: ObjectStore) -> None:
@@ -124,10 +141,13 @@ def _publish(settings: Settings, store: ObjectStore) -> None:
 
 def _publish_ledger(settings: Settings, store: ObjectStore) -> None:
     head, known = find_head(settings.ledger_dir), read_known(settings)
-    if head is None or head == known.ledger_head:
+    if head is None:
+        return
+    is_there = store.find_version(LEDGER_KEY) is not None
+    if is_there and head == known.ledger_head:
         return
     content = pack_ledger(settings.ledger_dir)
-    version = store.replace(LEDGER_KEY, content, expected=known.ledger)
+    version = store.replace(LEDGER_KEY, content, expected=known.ledger if is_there else None)
     write_known(settings, known.model_copy(update={"ledger": version, "ledger_head": head}))
     notes = settings.ledger_dir / NOTES
     if notes.is_file():

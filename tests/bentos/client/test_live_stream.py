@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,11 +15,14 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
-from bentos.client import ServiceProblemError, UnreachableError
+from bentos.client import ServiceProblemError, UnexpectedAnswerError, UnreachableError
 from bentos.client.live_stream import Change, LiveBeat, LiveStream
 from bentos.routes import live
 from bentos.runtime.live_model import LoadedModel
+from bentos.wire.live_messages import SUBPROTOCOL
 from ecg_lib.classifier.live.live_lead import LiveConfig
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
@@ -201,12 +206,23 @@ def test_without_room_the_oldest_samples_are_dropped_and_missing(
 
 def test_without_room_a_file_waits(relay: Relay, signal: NDArray[np.float32]) -> None:
     target, relay.target = relay.target, "http://127.0.0.1:1"
-    with LiveStream(relay.url, sampling_rate=FS, buffer_s=20.0, give_up_s=0.1) as stream:
-        stream.write(signal[:4001])
+    with LiveStream(relay.url, sampling_rate=FS, buffer_s=1050.0, give_up_s=0.1) as stream:
+        stream.write(np.resize(signal, 210_001))
         with pytest.raises(UnreachableError, match="cannot be reached"):
-            stream.write(signal[4001:4100])
-        assert stream.written_to == 4001
+            stream.write(signal[:100])
+        assert stream.written_to == 210_001
     assert target
+
+
+def test_closing_wakes_a_write_that_waits(relay: Relay) -> None:
+    relay.target = "http://127.0.0.1:1"
+    stream = LiveStream(relay.url, sampling_rate=FS, buffer_s=1050.0)
+    stream.write(np.zeros(210_001))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(stream.write, np.zeros(1))
+        stream.close()
+        with pytest.raises(ValueError, match="is finished"):
+            waits.result(180)
 
 
 def test_what_the_service_refuses_is_raised(
@@ -245,6 +261,8 @@ def test_what_the_service_refuses_is_raised(
 def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of a conftest
     with pytest.raises(ValueError, match="http://"):
         LiveStream("ftp://127.0.0.1", sampling_rate=FS)
+    with pytest.raises(ValueError, match="buffer_s must be at least 1050 at 200 Hz"):
+        LiveStream(service.url, sampling_rate=FS, buffer_s=1049.0)
     with LiveStream(service.url, sampling_rate=FS) as stream:
         with pytest.raises(ValueError, match="of one lead"):
             stream.write(np.zeros((2, 5)))
@@ -254,3 +272,76 @@ def test_wrong_arguments_are_refused(service: Any) -> None:  # noqa: ANN401  of 
         stream.finish(180)
         with pytest.raises(ValueError, match="is finished"):
             stream.write(np.zeros(5))
+
+
+BEAT: dict[str, Any] = {
+    "position_sample": 5,
+    "arrhythmia_type": None,
+    "probability_v": None,
+    "rr_previous": None,
+    "quality": "unreadable",
+    "rule": None,
+}
+"""Of a service that is faked below."""
+
+
+@contextlib.contextmanager
+def _serve(*scripts: list[dict[str, Any]]) -> Iterator[str]:
+    """Answer each ``finish`` with the next script, and close the connection as a restart does."""
+    left = list(scripts)
+
+    def answer(connection: ServerConnection) -> None:
+        connection.recv()
+        connection.send(json.dumps({"type": "started", "send_from": 0}))
+        while not isinstance(message := connection.recv(), str):
+            pass
+        assert json.loads(message) == {"type": "finish"}
+        for one in left.pop(0):
+            connection.send(json.dumps(one))
+        connection.close(1012)
+
+    with serve(answer, "127.0.0.1", 0, subprotocols=[Subprotocol(SUBPROTOCOL)]) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.socket.getsockname()[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def _final(stop: int, **more: Any) -> dict[str, Any]:  # noqa: ANN401  any JSON
+    return {
+        "type": "beats",
+        "from": 0,
+        "to": stop,
+        "final": True,
+        "beats": [BEAT | more],
+        "unreadable": [],
+        "findings": [],
+        "signal_quality": None,
+        "mark": {"block": 1, "position": stop},
+        "needed_from": 0,
+    }
+
+
+def test_fields_of_a_beat_that_are_new_are_ignored() -> None:
+    script = [_final(500, added_later=1.0), {"type": "finished"}]
+    with _serve(script) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        (change,) = stream.finish(180)
+    assert change.beats == (LiveBeat(**BEAT),)
+
+
+def test_an_answer_that_cannot_be_read_is_raised() -> None:
+    script = [{"type": "beats", "from": 0}]
+    with _serve(script) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        with pytest.raises(UnexpectedAnswerError, match="ended by KeyError: 'to'"):
+            stream.finish(180)
+
+
+def test_a_break_after_the_last_beats_ends_the_stream() -> None:
+    """No stream begins at the mark of an end, so the client must not ask for one."""
+    with _serve([_final(500)]) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        (change,) = stream.finish(180)
+        assert (change.stop, stream.final_to, stream.connections) == (500, 500, 1)

@@ -17,9 +17,10 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.lease import LeaseHeldError, leased
 from ecg_lib.operations.store.objects import StoreError, open_store
 from ecg_lib.operations.store.shared_releases import POINTER
-from flows.doors.ledger import read_ledger
+from flows.doors.ledger import merge_ledger, read_ledger
 from flows.doors.release_history import EventKind
-from flows.release.integrity.sharing import LEDGER_KEY, PublishError
+from flows.local.commands.platform import find_served
+from flows.release.integrity.sharing import LEDGER_KEY, PublishError, join
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import (
     Step,
@@ -287,3 +288,51 @@ def test_on_an_s3_api_two_homes_release_in_turn(
         assert served.bento_tag == "ecg:3-a"
         assert len(_tags(home)) == 4
         assert all(kind == EventKind.RELEASE.value for kind, _ in _tags(home))
+
+
+@pytest.mark.parametrize("content", [b"", b"# v2 git bundle\ntorn"])
+def test_a_damaged_ledger_of_the_store_stops_no_service_and_is_replaced_when_deleted(
+    settings: Settings,
+    service: Service,
+    make_stored: Make,
+    store_url: str,
+    tmp_path: Path,
+    content: bytes,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    one, two = make_stored("1"), make_stored("2")
+    release_model(settings, one, why="first", steps=service.steps)
+    store = open_store(store_url)
+    store.write(LEDGER_KEY, content)
+    with pytest.raises(StoreError, match="if it is damaged, delete it"):
+        join(settings)
+    assert find_served(settings) == one  # of `ecg up`
+    assert "goes on with its own release" in capsys.readouterr().out
+    (tmp_path / "store" / LEDGER_KEY).unlink()
+    release_model(settings, two, why="second", steps=service.steps)
+    stored = store.read(LEDGER_KEY)
+    assert stored is not None
+    merge_ledger(tmp_path / "ledger", stored.content)
+    assert len(read_ledger(tmp_path / "ledger").entries) == 2
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{}"])
+def test_a_pointer_of_the_store_that_was_lost_is_written_again(
+    settings: Settings,
+    service: Service,
+    make_stored: Make,
+    store_url: str,
+    tmp_path: Path,
+    content: bytes | None,
+) -> None:
+    release_model(settings, make_stored("1"), why="first", steps=service.steps)
+    store = open_store(store_url)
+    if content is None:
+        (tmp_path / "store" / POINTER).unlink()
+    else:
+        store.write(POINTER, content)
+    two = make_stored("2")
+    release_model(settings, two, why="second", steps=service.steps)
+    stored = store.read(POINTER)
+    assert stored is not None
+    assert Release.model_validate_json(stored.content) == read_current(settings) == two

@@ -57,14 +57,39 @@ def test_a_lease_that_cannot_be_read_counts_as_none(store: ObjectStore) -> None:
         pass
 
 
-def test_a_store_without_conditional_writes_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("until", ["1e300", "Infinity", "NaN", f"{1000 + LEASE_S + 61}"])
+def test_a_lease_that_is_longer_than_any_counts_as_ended(store: ObjectStore, until: str) -> None:
+    store.write(KEY, b'{"owner": "b:/home", "token": "x", "until_s": %s}' % until.encode())
+    with leased(store, owner="a:/home", wait_s=0.0, now=lambda: 1000.0):
+        pass
+
+
+def test_a_machine_whose_clock_is_fast_holds_its_lease(store: ObjectStore) -> None:
+    with (
+        leased(store, owner="a:/home", wait_s=0.0, now=lambda: 1030.0),
+        pytest.raises(LeaseHeldError),
+        leased(store, owner="b:/home", wait_s=0.0, now=lambda: 1000.0),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("ignored", ["If-None-Match", "If-Match"])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_store_without_conditional_writes_is_refused(
+    tmp_path: Path, ignored: str, *, is_first: bool
+) -> None:
     class Careless(FolderObjects):
         def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
-            self.write(key, content)
-            return expected or "written"
+            if ignored == ("If-None-Match" if expected is None else "If-Match"):
+                self.write(key, content)
+                return str(self.find_version(key))
+            return super().replace(key, content, expected=expected)
 
+    if not is_first:
+        with leased(FolderObjects(tmp_path), owner="a:/home", wait_s=0.0):
+            pass
     with (
-        pytest.raises(StoreError, match="must have conditional writes"),
+        pytest.raises(StoreError, match=rf"must have conditional writes \({ignored}\)"),
         leased(Careless(tmp_path), owner="a:/home", wait_s=0.0),
     ):
         pass

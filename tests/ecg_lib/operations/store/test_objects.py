@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from pathlib import Path
 
 import pytest
 
 from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreError, open_store
+from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 from tests.object_store.server import SECRET, ObjectServer
 
 
@@ -43,6 +45,30 @@ def test_a_file_comes_back_as_it_was(store: ObjectStore, tmp_path: Path) -> None
     store.upload(tmp_path / "there", "models/x/y.tar.gz")
     assert store.download("models/x/y.tar.gz", tmp_path / "back")
     assert (tmp_path / "back").read_bytes() == content
+
+
+def test_an_object_that_is_too_large_is_refused_before_it_is_copied(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.write("a", b"12345")
+    assert store.read("a", most_bytes=5) is not None
+    assert store.download("a", tmp_path / "fits", most_bytes=5)
+    with pytest.raises(StoreError, match="a of the store must have at most 4 bytes, it has 5"):
+        store.read("a", most_bytes=4)
+    with pytest.raises(StoreError, match="at most 4 bytes"):
+        store.download("a", tmp_path / "b", most_bytes=4)
+    assert not (tmp_path / "b").exists()
+
+
+def test_an_object_for_which_the_disk_has_no_room_is_not_copied(
+    store: ObjectStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.write("a", b"12345")
+    free = LEAST_FREE_BYTES + 4
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(free, 0, free))
+    with pytest.raises(StoreError, match="must be free"):
+        store.download("a", tmp_path / "b")
+    assert not (tmp_path / "b").exists()
 
 
 def test_keys_are_listed_by_prefix_in_order(store: ObjectStore) -> None:
@@ -112,6 +138,14 @@ def test_a_server_that_does_not_answer_is_an_error(
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "http://127.0.0.1:9")
     with pytest.raises(StoreError, match="cannot be read or written"):
         open_store(bucket_url).read("p")
+
+
+def test_an_endpoint_without_a_scheme_is_an_error(
+    bucket_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "no-scheme:9000/")
+    with pytest.raises(StoreError, match="cannot be opened with the AWS_ variables"):
+        open_store(bucket_url)
 
 
 def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:

@@ -11,7 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from ecg_lib.operations.keys.signatures import SignatureError, make_key, sign_release
+from ecg_lib.operations.keys.signatures import (
+    SignatureError,
+    make_key,
+    sign_release,
+    signature_path,
+)
 from ecg_lib.operations.releases import (
     CURRENT,
     SERVING_PACKAGES,
@@ -101,6 +106,24 @@ def test_a_release_reaches_another_home_with_code_bundle_and_signature(
     assert (bundle / "manifest.json").read_text() == "1"
     assert adopt_release(other, store) is None
     assert adopt_release(one, store) is None
+
+
+def test_what_is_larger_than_a_release_can_be_is_not_copied(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    signature_key = f"signatures/{signature_path(one, release).name}"
+    signature = store.read(signature_key)
+    assert signature is not None
+    store.write(signature_key, bytes(2**16 + 1))
+    with pytest.raises(StoreError, match=r"signatures/.* must have at most 65,536 bytes"):
+        adopt_release(other, store)
+    store.write(signature_key, signature.content)
+    store.write(POINTER, bytes(2**20 + 1))
+    with pytest.raises(StoreError, match="at most 1,048,576 bytes"):
+        adopt_release(other, store)
+    assert _read(other) is None
 
 
 def test_homes_release_in_turn(one: Settings, other: Settings, store: ObjectStore) -> None:
