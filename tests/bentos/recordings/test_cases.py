@@ -91,7 +91,7 @@ def test_a_signal_file_without_its_header_is_refused(http: httpx.Client) -> None
     path = CASES / "dat-without-header" / "lonely.dat"
     answered = http.post(RECORDINGS, files=[("files", (path.name, path.read_bytes()))])
     assert answered.status_code == 422
-    assert "a WFDB header with its signals" in answered.json()["detail"]
+    assert "the header is missing: a WFDB record is read by its header" in answered.json()["detail"]
 
 
 def test_a_prediction_without_a_sampling_rate_says_what_is_assumed(http: httpx.Client) -> None:
