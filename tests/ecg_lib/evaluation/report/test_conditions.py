@@ -84,14 +84,14 @@ def test_a_strip_that_the_service_would_refuse_abstains(
 def test_a_strip_that_abstention_leaves_too_little_of_is_refused_as_a_whole(
     make_toy_bundle: Callable[..., Bundle], classifier: BeatClassifier
 ) -> None:
-    """In the second strip the electrodes move for eight seconds; in the third for two."""
+    """In the second strip the electrodes move for eight seconds; in the third for three."""
     limits = AbstentionConfig(min_beat_logit=2.0)
     doubting = BeatClassifier.load(make_toy_bundle("doubting", abstention=limits))
     record = simulate_strip(StripKind.NORMAL, seed=3, duration_s=40.0)
     signal = record.signal_mv().astype(np.float64)
     size_mv = 0.6 * float(np.ptp(signal))
     moved = simulate_movement(len(signal), fs=FS, rms_mv=size_mv, rng=np.random.default_rng(1))
-    for first_s, last_s in ((12, 20), (22, 24)):
+    for first_s, last_s in ((12, 20), (22, 25)):
         inside = slice(int(first_s * FS), int(last_s * FS))
         signal[inside] += moved[inside]
     shaken = _cut(record, signal.astype(np.float32))

@@ -1,6 +1,6 @@
 """Choose the limits of the reference bundle again, with networks as they are.
 
-``python -m flows.training.judge_again DIRECTORY`` is for a change of the R-peak detector. The
+``python -m flows.evaluation.judge_again DIRECTORY`` is for a change of the R-peak detector. The
 networks of the folds call the beats that it finds now; calibration, threshold, abstention and the
 limit of runs are chosen on these calls as a sweep chooses them, and figures, out-of-fold calls,
 drift reference, golden requests and card follow. RuleGuard stays as it was. Needs the records of
