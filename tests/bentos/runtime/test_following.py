@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,7 @@ def _publish(settings: Settings, bundle: Bundle, version: str, *, code: str = ""
         bundle_hash=bundle.hash,
         code_hash=hash_code(source),
         model_version=version,
-        released_at=str(time.time()),
+        released_at=datetime.now(UTC).isoformat(),
     )
     sign_release(settings, release, why="a test")
     write_release(settings.serving_dir / CURRENT, release)
