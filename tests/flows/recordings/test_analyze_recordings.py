@@ -303,4 +303,5 @@ def test_a_file_that_cannot_be_read_or_lists_records_does_not_end_the_listing(
         return opened(path, *arguments, **named)  # type: ignore[call-overload]
 
     monkeypatch.setattr(Path, "open", open_or_refuse)
-    assert [path.name for path in list_recordings([tmp_path]).paths] == ["x.edf"]
+    # The error of the one is told when it is read.
+    assert [path.name for path in list_recordings([tmp_path]).paths] == ["notes", "x.edf"]
