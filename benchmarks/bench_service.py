@@ -43,7 +43,7 @@ from make_home import KERAS_NETWORK
 ROOT: Final = Path(__file__).parents[1]
 RESULTS: Final = ROOT / "benchmarks" / "results"
 WORK: Final = ROOT / "var" / "bench"
-EARLIER: Final = "805345f"
+EARLIER: Final = "e6210750"
 CLIENTS: Final = 8
 N_STRIPS: Final = 16
 WARM_UP: Final = 20
