@@ -27,7 +27,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.recordings.process_limits import ONE_THREAD
+from ecg_lib.operations.processes.limits import ONE_THREAD
 
 ROOT: Final = Path(__file__).parents[1]
 FS_HZ: Final = 360.0

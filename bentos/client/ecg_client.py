@@ -259,7 +259,7 @@ class EcgClient:
             Name of the lead.
         leads : mapping of str to array_like, optional
             Other leads of the same time by name, in mV, each as long as `signal_mv`; one of them
-            has a say in the classes.
+            is used in the classification.
         patient_id : str, optional
             Whose ECG it is; the service keeps a keyed hash.
         apply_ruleguard : bool

@@ -1,4 +1,4 @@
-"""A lead that streams to the service, like a file: samples are written, changes of beats are read.
+"""Stream a lead to the service like a file: write samples, read changes of beats.
 
 ::
 
@@ -8,8 +8,8 @@
             for change in stream.read():
                 print(change.start, change.stop, change.is_final, change.beats)
 
-A thread of its own sends and receives. When the connection breaks it connects again, and sends
-again what the service needs; :meth:`LiveStream.read` gives each final beat once. It needs numpy,
+A background thread sends and receives. When the connection breaks, it connects again and sends
+again what the service needs; :meth:`LiveStream.read` returns each final beat once. Needs numpy,
 httpx and websockets.
 """
 
@@ -42,16 +42,16 @@ from bentos.client.ecg_client import (
 SUBPROTOCOL: Final = "ecg-live.v1"
 RETRIED_STATUSES: Final = frozenset({429, 500, 502, 503, 504})
 RETRIED_CODES: Final = frozenset({1001, 1005, 1006, 1011, 1012, 1013, 4408, 4429})
-"""Of a connection that was closed, after which it is worth another try."""
+"""Close codes after which the client connects again."""
 
 _PIECE: Final = 30_000
-"""Samples of half a message at most: one has up to 256 KiB."""
+"""Largest number of samples of half a message; a message has up to 256 KiB."""
 
 _NEEDED_S: Final = 900.0
-"""Seconds of signal that the service may need again before more of them becomes final."""
+"""Seconds of signal that the service may ask for again."""
 
 _EVERY_S: Final = 0.2
-"""Samples are sent together that come within this time."""
+"""Samples that are written within this time are sent together."""
 
 _FIRST_WAIT_S: Final = 0.2
 _LONGEST_WAIT_S: Final = 5.0
@@ -64,7 +64,7 @@ class LiveBeat:
     """One beat; class and probability are None unless its quality is ``ok``."""
 
     position_sample: int
-    """R-peak, in samples since the begin of the stream, gaps included."""
+    """R-peak, in samples since the start of the stream, gaps included."""
     arrhythmia_type: BeatClass | None
     probability_v: float | None
     rr_previous: float | None
@@ -77,12 +77,12 @@ _BEAT_FIELDS: Final = tuple(field.name for field in fields(LiveBeat))
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """The beats from `start` to `stop`, which replace those that were given there before."""
+    """The beats from `start` to `stop`, which replace earlier ones from that stretch."""
 
     start: int
     stop: int
     is_final: bool
-    """Final beats come in order, without a gap, and each once."""
+    """Final changes come in order, without gaps, each once."""
     beats: tuple[LiveBeat, ...]
     unreadable: tuple[dict[str, Any], ...]
     findings: tuple[dict[str, Any], ...]
@@ -105,7 +105,7 @@ class _Segment(NamedTuple):
 
 
 class LiveStream:
-    """A lead that streams.
+    """A live lead.
 
     Parameters
     ----------
@@ -117,9 +117,9 @@ class LiveStream:
     session : str, optional
         Name of the stream, 16 to 64 letters, digits, ``-`` and ``_``; drawn when left out.
     buffer_s : float
-        Seconds of signal that are kept, so that they can be sent again. The service needs the
-        last 15 minutes for beats as those of a recording. Unless `drops_oldest`, the buffer must
-        hold 900 s and 30,000 samples.
+        Seconds of signal that are held, so that they can be sent again. The service needs the
+        last 15 minutes to give the same beats as for a recording. Unless `drops_oldest`, the buffer
+        must hold 900 s and 30,000 samples.
     drops_oldest : bool
         What :meth:`write` does when the buffer is full: drop the oldest samples, as a device must,
         or wait, as for a file.
@@ -193,12 +193,12 @@ class LiveStream:
 
     @property
     def written_to(self) -> int:
-        """The clock: samples that were written, and those of gaps."""
+        """Position of the next sample: the samples written so far, gaps included."""
         return self._written_to
 
     @property
     def final_to(self) -> int:
-        """First sample whose beats are not final."""
+        """Position of the first sample whose beats are not final."""
         return self._mark["position"]
 
     def write(self, samples_mv: ArrayLike) -> int:
@@ -207,7 +207,7 @@ class LiveStream:
         Raises
         ------
         ServiceProblemError
-            If the service has refused the stream.
+            If the service rejected the stream.
         UnreachableError
             If there has been no connection for too long.
 
@@ -222,7 +222,7 @@ class LiveStream:
         return len(samples)
 
     def gap(self, n_samples: int) -> None:
-        """Declare samples that were not recorded: the clock moves, and there is no pause.
+        """Declare samples that were not recorded; they count as no pause.
 
         Raises
         ------
@@ -238,12 +238,12 @@ class LiveStream:
     def read(self) -> list[Change]:
         """Return what has changed since the last call, in order; does not wait.
 
-        Provisional beats that final ones have replaced meanwhile are left out.
+        Provisional beats that have become final meanwhile are left out.
 
         Raises
         ------
         ServiceProblemError
-            If the service has refused the stream, and everything before was read.
+            If the service rejected the stream, and everything before was read.
 
         """
         with self._changed:
@@ -277,7 +277,7 @@ class LiveStream:
         return self.read()
 
     def close(self) -> None:
-        """End the connection; beats that are not final stay so."""
+        """Close the connection; provisional beats stay provisional."""
         with self._changed:
             self._is_closed = True
             connection = self._connection
@@ -319,7 +319,7 @@ class LiveStream:
 
     def _run(self) -> None:
         wait_s, since_s = _FIRST_WAIT_S, time.monotonic()
-        while not (self._is_closed or self._is_finished):
+        while not (self._is_closed or self._is_finished or self._error):
             n_before = self.connections
             try:
                 self._connect()
@@ -336,11 +336,8 @@ class LiveStream:
                     unreachable.__cause__ = error
                     self._fail(unreachable)
                     return
-            except Exception as error:  # noqa: BLE001  whoever reads and writes must hear of it
-                msg = f"the stream ended by {type(error).__name__}: {error}"
-                unexpected = UnexpectedAnswerError(msg)
-                unexpected.__cause__ = error
-                self._fail(unexpected)
+            except Exception as error:  # noqa: BLE001  callers of read and write get it
+                self._fail(_wrap(error))
                 return
             with self._changed:
                 if not self._is_finished:
@@ -348,7 +345,7 @@ class LiveStream:
             wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
 
     def _has_last_beats(self) -> bool:
-        """Finish a stream whose last beats came, though the connection broke after them."""
+        """Finish a stream whose connection broke after the last beats had come."""
         with self._changed:
             if self._is_finishing and 0 < self._written_to == self._mark["position"]:
                 self._is_finished = True
@@ -416,7 +413,7 @@ class LiveStream:
                     self._apply(message)
         except ConnectionClosed as closed:
             code = 1006 if closed.rcvd is None else closed.rcvd.code
-            if self._is_finished or self._is_closed:
+            if self._is_finished or self._is_closed or self._error:
                 return
             if code in RETRIED_CODES:
                 raise
@@ -456,10 +453,13 @@ class LiveStream:
                 if self._written_to == self._sent_to and not is_finishing:
                     time.sleep(_EVERY_S)
         except ConnectionClosed:
-            return  # the thread that receives hears of it too
+            return  # the receiving thread gets it too
+        except Exception as error:  # noqa: BLE001  callers of read and write get it
+            self._fail(_wrap(error))
+            connection.close()
 
     def _take(self) -> bytes | str | None:
-        """Make a message of what is to be sent next; None when everything is sent."""
+        """Make the next message; None when everything is sent."""
         position, count = self._sent_to, 0
         parts: list[NDArray[np.float32]] = []
         for segment in self._segments:
@@ -492,7 +492,7 @@ class LiveStream:
             elif kind == "finished":
                 self._is_finished = True
             elif kind != "model":
-                msg = f"a message of the type {kind!r} came, which this client does not know"
+                msg = f"the service sent a message of the unknown type {kind!r}"
                 raise UnexpectedAnswerError(msg)
             self._changed.notify_all()
 
@@ -500,8 +500,8 @@ class LiveStream:
         if change.is_final:
             if change.start != self._mark["position"]:
                 msg = (
-                    f"final beats must go on at {self._mark['position']}, "
-                    f"those from {change.start} came"
+                    f"final beats must continue at {self._mark['position']}, "
+                    f"got those from {change.start}"
                 )
                 raise UnexpectedAnswerError(msg)
             self._mark = message["mark"]
@@ -509,6 +509,12 @@ class LiveStream:
                 self._drop()
             self._pending = [one for one in self._pending if one.is_final or one.stop > change.stop]
         self._pending.append(change)
+
+
+def _wrap(error: Exception) -> UnexpectedAnswerError:
+    unexpected = UnexpectedAnswerError(f"the stream ended by {type(error).__name__}: {error}")
+    unexpected.__cause__ = error
+    return unexpected
 
 
 def _write_gap(position: int, n_samples: int) -> str:

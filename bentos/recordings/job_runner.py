@@ -49,9 +49,9 @@ from bentos.wire.problems import (
 from ecg_lib import errors
 from ecg_lib.operations.keys.signatures import SignatureError, prepare_code
 from ecg_lib.operations.prediction_rows import RequestRow
+from ecg_lib.operations.processes.limits import MAX_ANALYSIS_S, environment_with, lower_priority
 from ecg_lib.operations.releases import bento_source
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, environment_with, lower_priority
 from ecg_lib.records.signal_names import lead_of
 
 _POLL_S: Final = 0.1

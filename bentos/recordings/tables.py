@@ -37,7 +37,7 @@ from ecg_lib.errors import (
     UnknownLeadError,
 )
 from ecg_lib.records.files.archives import is_archive, unpack_recording
-from ecg_lib.records.files.lead import RecordingFile, choose_lead, choose_living_leads
+from ecg_lib.records.files.lead import RecordingFile, choose_lead, choose_usable_leads
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.opening import TEXT_SUFFIXES, open_recording
 from ecg_lib.records.files.text.csv_file import CsvFile
@@ -105,7 +105,7 @@ class Looks:
     def _end(self, reading: asyncio.Future[bytes]) -> None:
         self._waiting -= 1
         if not reading.cancelled():
-            reading.exception()  # told to whoever still waits
+            reading.exception()  # whoever still waits gets it
 
 
 def read_table(texts: dict[str, str], files: dict[str, Path]) -> SignalTable:
@@ -182,11 +182,11 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         is_raw = True
         opened, _, _ = _open(path, is_part=is_part, unit=_RAW)
         columns = _read_columns(opened, deadline)
-    dead: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
     if lead is not None:
         samples = dict(zip(opened.leads, columns, strict=True))
-        leads = choose_living_leads(opened, blocks=lambda one: [samples[one]])
-        lead, dead = leads.first.name, leads._replace(unheard=()).tell()
+        leads = choose_usable_leads(opened, blocks=lambda one: [samples[one]])
+        lead, passed_over = leads.first.name, leads._replace(unused=()).describe()
     return SignalTable(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
@@ -195,7 +195,7 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         sampling_rate=None if "sampling_rate" in missing else opened.leads[0].fs,
         units=tuple("mV" if one.has_unit and not is_raw else None for one in opened.leads),
         missing=missing,
-        warnings=(*reasons, *opened.warnings, *dead),
+        warnings=(*reasons, *opened.warnings, *passed_over),
         columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
 

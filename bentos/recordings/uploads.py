@@ -38,6 +38,7 @@ from bentos.wire.problems import (
     explain_validation_error,
 )
 from ecg_lib.errors import EcgError, RecordNotFoundError
+from ecg_lib.recordings.leads import choose_leads
 from ecg_lib.records.files.archives import (
     ARCHIVE_SUFFIXES,
     find_header,
@@ -46,7 +47,7 @@ from ecg_lib.records.files.archives import (
 )
 from ecg_lib.records.files.devices.device_file import DeviceFile, write_copy
 from ecg_lib.records.files.edf_file import EdfFile, blank_annotations, blank_identity, is_edf
-from ecg_lib.records.files.lead import Lead, choose_lead, choose_living_leads
+from ecg_lib.records.files.lead import Lead, choose_lead
 from ecg_lib.records.files.opening import SUFFIXES, UNKNOWN_SUFFIX, open_recording
 from ecg_lib.records.files.parts import open_parts
 from ecg_lib.records.files.wfdb.header import (
@@ -99,7 +100,7 @@ class Recording:
     more_parts: tuple[Path, ...] = ()
     lead: Lead
     second_lead: str | None = None
-    """The lead that has a say in the classes, where the client named none."""
+    """The second lead of the classification, where the client named no lead."""
     warnings: tuple[str, ...] = ()
     """Which leads were passed over, and why."""
     leads: tuple[str, ...]
@@ -356,9 +357,9 @@ def lay_out(texts: dict[str, str], files: dict[str, Path], directory: Path) -> R
         paths = _arrange_parts(files, directory) if fields.join else [_arrange(files, directory)]
         opened = open_parts(paths, fs=fields.sampling_rate, unit=fields.unit)
         kept = KeptNames(opened)
-        leads = choose_living_leads(opened, kept.name_in_file(fields.lead))
+        leads = choose_leads(opened, kept.name_in_file(fields.lead))
         lead, second = leads.first, leads.second
-        warnings = leads.tell(lambda one: kept.keep(one).name)
+        warnings = leads.describe(lambda one: kept.keep(one).name)
         path, *more_parts = [
             _without_identity(path, lead.name, directory, number, fields)
             for number, path in enumerate(paths)

@@ -1,10 +1,9 @@
-"""A WebSocket for one lead that streams: samples come, beats go back.
+"""The WebSocket of a live lead: the client sends samples, the service sends beats.
 
-``docs/reference/live-protocol.md`` describes the messages. A connection keeps nothing that the
-client does not have: after a break, of the network or of this process, the client says up to where
-it holds final beats, and sends the samples again that the beats after them depend on. So any
-process of any machine may go on, nothing of a signal is written to a disk, and no beat is told
-twice as final.
+``docs/reference/live-protocol.md`` describes the messages. The client holds the state of a stream.
+After a break it connects again with the mark of its last final beats, and sends the samples again
+on which later beats depend. So any process on any machine can continue a stream, no signal is
+written to a disk, and each final beat is sent once.
 """
 
 from __future__ import annotations
@@ -59,19 +58,19 @@ PATH: Final = "/api/v1/live/"
 CONFIG: Final = LiveConfig()
 
 IDLE_S: Final = 30.0
-"""A connection without a message for so long is closed."""
+"""A connection is closed after this time without a message."""
 
 SEND_S: Final = 30.0
 """A client must take a message within this time."""
 
 MESSAGES_PER_S: Final = 50.0
 MESSAGES_AT_ONCE: Final = 1000
-"""Messages that a client may send at once, after a break; then so many in a second."""
+"""Messages that a client may send at once, as after a break, beyond those of each second."""
 
 _LOOK_S: Final = 1.0
 
 _CLOSE_CODES: Final = {503: 1012, 500: 1011}
-"""Codes of RFC 6455 and its registry: the service restarts, it failed. Others are 4000 + status."""
+"""Close codes of RFC 6455 and its registry, by HTTP status; any other is 4000 + status."""
 
 _MAX_REASON_BYTES: Final = 123
 
@@ -85,12 +84,12 @@ def add_live(app: FastAPI) -> None:
 
 
 def close_code(problem: ProblemError) -> int:
-    """Return the code that a connection is closed with because of a problem."""
+    """Return the WebSocket close code of a problem."""
     return _CLOSE_CODES.get(problem.kind.status, 4000 + problem.kind.status)
 
 
 async def stream_lead(socket: WebSocket) -> None:
-    """Take the samples of one lead, and tell its beats."""
+    """Receive the samples of one lead, and send its beats."""
     runtime: Runtime = socket.app.state.runtime
     caller = caller_of_scope(socket.scope)
     try:
@@ -112,7 +111,7 @@ async def stream_lead(socket: WebSocket) -> None:
 
 
 def _require_staying(runtime: Runtime) -> None:
-    """Reject leads when this process is about to end.
+    """Reject a lead while this process is shutting down.
 
     Raises
     ------
@@ -120,17 +119,19 @@ def _require_staying(runtime: Runtime) -> None:
 
     """
     if runtime.is_draining:
-        raise ProblemError(NOT_READY, "this process ends; connect again", retry_after_s=1)
+        raise ProblemError(
+            NOT_READY, "this process is shutting down; connect again", retry_after_s=1
+        )
 
 
 async def _serve(socket: WebSocket, runtime: Runtime, caller: Caller) -> None:
-    """Serve a connection until it ends, and say why when it is this side that ends it."""
+    """Serve a connection until it ends; give the reason if the service ends it."""
     try:
         await _Stream(socket, runtime, caller).run()
     except WebSocketDisconnect:
         return
     except TimeoutError:
-        # Nothing can be sent to a client that takes nothing; the protocol drops the connection.
+        # No reason can be sent to a client that does not read; the protocol drops the connection.
         runtime.metrics.count_refusal("stream-stalled")
         return
     except (InvalidSignalError, InvalidSamplingRateError) as error:
@@ -139,7 +140,7 @@ async def _serve(socket: WebSocket, runtime: Runtime, caller: Caller) -> None:
         problem = error
     except Exception:
         _logger.exception("a stream failed")
-        problem = ProblemError(INTERNAL, "the service failed; its log says why")
+        problem = ProblemError(INTERNAL, "the service failed; the reason is in its log")
     else:
         return
     runtime.metrics.count_refusal(problem.kind.name)
@@ -162,14 +163,14 @@ class _Stream:
         self._connection = 0
 
     async def run(self) -> None:
-        """Take messages until the client has finished.
+        """Handle messages until the client has finished.
 
         Raises
         ------
         ProblemError, InvalidSignalError, InvalidSamplingRateError
             If the connection must be closed.
         TimeoutError
-            If the client takes nothing.
+            If the client does not read.
         WebSocketDisconnect
             If the client is gone.
 
@@ -178,7 +179,7 @@ class _Stream:
         if not isinstance(start, Start):
             raise ProblemError(INVALID_REQUEST, "the first message must have the type start")
         sessions = self._runtime.streams.sessions
-        # Of another key it is another session.
+        # The same name under another API key is another session.
         self._session = f"{self._caller.owner or ''}:{start.session}"
         self._connection = sessions.claim(self._session)
         try:
@@ -212,10 +213,10 @@ class _Stream:
                 await self._socket.close()
                 return
             else:
-                raise ProblemError(INVALID_REQUEST, "the connection has started already")
+                raise ProblemError(INVALID_REQUEST, "start must be the first message and sent once")
 
     async def _take(self, lead: LiveLead, content: bytes, start: Start) -> None:
-        """Add samples, less those that came before, and look when it is time to."""
+        """Add samples, except those that came before, and analyse what is due."""
         piece = read_piece(content, start)
         n_known = _count_known(lead, piece.position)
         samples_mv = piece.samples_mv[n_known:]
@@ -233,19 +234,19 @@ class _Stream:
     async def _compute(
         self, lead: LiveLead, settle: Callable[[], Iterator[LiveBeats]], *, looks: bool = False
     ) -> None:
-        """Analyse what is due in the thread for it, and send what that gives.
+        """Analyse what is due in the thread for it, and send the beats.
 
-        A block takes long: what it gives is sent before the next one begins, and other leads come
-        in between.
+        A block takes long, so its beats are sent before the next one starts, and windows of other
+        leads are analysed in between.
         """
         blocks = settle()
-        while await self._tell(lead, lambda: next(blocks, None)):
+        while await self._report(lead, lambda: next(blocks, None)):
             pass
         if looks:
-            await self._tell(lead, lead.look)
+            await self._report(lead, lead.look)
 
-    async def _tell(self, lead: LiveLead, analyze: Callable[[], LiveBeats | None]) -> bool:
-        """Analyse one window and send its beats, if it gives any; return whether it does."""
+    async def _report(self, lead: LiveLead, analyze: Callable[[], LiveBeats | None]) -> bool:
+        """Analyse one window and send its beats; return False if it had no result."""
 
         def work() -> tuple[LiveBeats, str] | None:
             beats = analyze()
@@ -274,7 +275,7 @@ class _Stream:
         )
 
     async def _follow_model(self, lead: LiveLead, model: LoadedModel) -> LoadedModel:
-        """Classify with the model that is served now, and tell when it is another."""
+        """Use the model that is served now; tell the client if it has changed."""
         current = self._runtime.require_model()
         if current is not model:
             lead.classifier = current.classifier
@@ -286,7 +287,7 @@ class _Stream:
             yield await self._receive()
 
     async def _receive(self) -> Message:
-        """Receive a message; look at each, and once a second, whether the connection may go on."""
+        """Receive a message; check at each, and once a second, whether the connection may go on."""
         deadline = monotonic() + IDLE_S
         while monotonic() < deadline:
             message: Message | None = None
@@ -300,7 +301,8 @@ class _Stream:
                 self._allowed.take()
                 return message
         raise ProblemError(
-            STREAM_IDLE, f"a message must come within {IDLE_S:g} s; declare a gap to go on without"
+            STREAM_IDLE,
+            f"a message must come within {IDLE_S:g} s; declare a gap while nothing is recorded",
         )
 
     def _check(self) -> None:
@@ -314,7 +316,7 @@ class _Stream:
         """
         _require_staying(self._runtime)
         if self._caller.asks_keys and self._caller.key not in (self._runtime.api_keys or ()):
-            raise ProblemError(KEY_REQUIRED, "the API key is not valid any more")
+            raise ProblemError(KEY_REQUIRED, "the API key is no longer valid")
         sessions = self._runtime.streams.sessions
         if self._connection and not sessions.holds(self._session, self._connection):
             raise ProblemError(STREAM_REPLACED, "another connection has opened this session")
@@ -325,7 +327,7 @@ class _Stream:
 
 
 class _Allowance:
-    """The messages that a client may send now."""
+    """The number of messages that a client may still send."""
 
     def __init__(self) -> None:
         self._left = float(MESSAGES_AT_ONCE)
@@ -352,7 +354,7 @@ class _Allowance:
 
 
 def _open_lead(start: Start, mark: Mark, model: LoadedModel) -> tuple[LiveLead, int]:
-    """Make the lead, and tell how many samples after the mark the client has not any more."""
+    """Make the lead; return how many samples after the mark the client no longer holds."""
     fs = start.sampling_rate
     send_from = max(start.position, needed_from(mark, fs=fs, config=CONFIG))
     begin = min(send_from, mark.position)
@@ -361,19 +363,19 @@ def _open_lead(start: Start, mark: Mark, model: LoadedModel) -> tuple[LiveLead, 
 
 
 def _count_known(lead: LiveLead, position: int) -> int:
-    """Count the samples from a position on that have come already.
+    """Count the samples from a position on that were received before.
 
     Raises
     ------
     ProblemError
-        If samples before the position have not come.
+        If samples before the position are missing.
 
     """
     if position > lead.received_to:
         raise ProblemError(
             UNDECLARED_GAP,
-            f"the next sample must be that of position {lead.received_to}, got {position}; "
-            "send what lies between, or declare it as a gap",
+            f"the next sample must have the position {lead.received_to}, got {position}; "
+            "send the samples in between, or declare a gap",
         )
     return lead.received_to - position
 

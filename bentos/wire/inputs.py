@@ -34,7 +34,7 @@ from bentos.wire.schemas import (
     PredictionRequest,
     explain_duration,
 )
-from ecg_lib.records.files.lead import Lead, choose_living_second_lead
+from ecg_lib.records.files.lead import Lead, choose_usable_second_lead
 from ecg_lib.records.limits import MAX_ABS_MV
 
 JSON: Final = "application/json"
@@ -81,7 +81,7 @@ class PredictionInput:
     signal_mv: NDArray[np.float64]
     parameters: PredictionParameters
     second_lead: str | None = None
-    """The lead that has a say in the classes."""
+    """The second lead of the classification."""
     second_mv: NDArray[np.float64] | None = None
 
 
@@ -138,10 +138,10 @@ def _choose_second(
     signal_mv: NDArray[np.float64],
     others: Mapping[str, NDArray[np.float64]],
 ) -> str | None:
-    """Choose by the rule of recordings."""
+    """Choose the second lead as for a recording."""
     fs, n_samples = request.sampling_rate, len(request.signal_data)
     first = Lead(request.derivation, fs, n_samples)
-    chosen, _ = choose_living_second_lead(
+    chosen, _ = choose_usable_second_lead(
         tuple(Lead(name, fs, n_samples) for name in request.leads),
         first,
         blocks=lambda lead: [

@@ -1,4 +1,4 @@
-"""The messages of a lead that streams, as JSON and as binary frames.
+"""The messages of a live lead, as JSON and as binary frames.
 
 ``docs/reference/live-protocol.md`` describes them.
 """
@@ -43,7 +43,7 @@ class _Message(BaseModel):
 
 
 class MarkOfClient(_Message):
-    """Up to where the client holds final beats."""
+    """The mark of the last final beats that the client holds."""
 
     block: Position = 0
     position: Position = 0
@@ -58,13 +58,13 @@ class Start(_Message):
     encoding: Literal["float32", "int16"] = "float32"
     units_per_mv: Annotated[float, Field(gt=0, le=1e6)] | None = None
     position: Position = 0
-    """First sample that the client can send."""
+    """Position of the first sample that the client still holds."""
     mark: MarkOfClient = MarkOfClient()
 
     @model_validator(mode="after")
     def _check_unit(self) -> Self:
         if (self.encoding == "int16") != (self.units_per_mv is not None):
-            msg = "units_per_mv must be there for int16, and not for float32, which is in mV"
+            msg = "units_per_mv must be given with int16, and not with float32, which is in mV"
             raise ValueError(msg)
         return self
 
@@ -78,7 +78,7 @@ class Gap(_Message):
 
 
 class Finish(_Message):
-    """Nothing more comes."""
+    """The client has sent everything."""
 
     type: Literal["finish"]
 
@@ -100,23 +100,23 @@ def read_message(text: str) -> Start | Gap | Finish:
 
     """
     try:
-        said = orjson.loads(text)
+        content = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise ProblemError(MALFORMED_JSON, "the message must be JSON") from error
-    named = said.get("type") if isinstance(said, dict) else None
+    named = content.get("type") if isinstance(content, dict) else None
     kind = _KINDS.get(named) if isinstance(named, str) else None
     if kind is None:
         raise ProblemError(
             INVALID_REQUEST, f"the type of a message must be one of {', '.join(_KINDS)}"
         )
     try:
-        return kind.model_validate(said)
+        return kind.model_validate(content)
     except ValidationError as error:
         raise explain_validation_error(error) from error
 
 
 class Piece(NamedTuple):
-    """Samples that came."""
+    """Samples of one binary message."""
 
     position: int
     """Of the first one."""
@@ -129,7 +129,7 @@ def read_piece(content: bytes, start: Start) -> Piece:
     Raises
     ------
     ProblemError
-        If it has no samples, or not a whole number of them.
+        If its length fits no whole number of samples, or it has none.
 
     """
     dtype = np.dtype("<i2" if start.encoding == "int16" else "<f4")
@@ -167,12 +167,12 @@ def write_started(
 
 
 def write_model(model: dict[str, str]) -> str:
-    """Report that another model classifies from now on."""
+    """Report that another model is used from now on."""
     return _dump({"type": "model", "model": model})
 
 
 def write_finished(received_to: int) -> str:
-    """Report that nothing more is to be told."""
+    """Report that all beats are final and sent."""
     return _dump({"type": "finished", "received_to": received_to})
 
 
@@ -182,7 +182,7 @@ def write_problem(problem: ProblemError) -> str:
 
 
 def write_beats(beats: LiveBeats, *, received_to: int, needed_from: int) -> str:
-    """Write the beats of a stretch, which replace those told of it before."""
+    """Write the beats of a stretch, which replace those sent for it before."""
     columns = zip(
         beats.r_peaks.tolist(),
         np.where(beats.is_v, "V", "N").tolist(),

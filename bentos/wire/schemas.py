@@ -122,7 +122,7 @@ class PredictionRequest(PredictionParameters):
         default_factory=dict,
         max_length=MAX_OTHER_LEADS,
         description="Other leads of the same time in mV, each as long as `signal_data`; V1, else "
-        "V5, V2 or the first, has a say in the classes of the beats. At most "
+        "V5, V2 or the first, is used in the classification too. At most "
         f"{MAX_SAMPLES} samples with those of `signal_data`.",
     )
 
@@ -401,7 +401,7 @@ class Prediction(_Answer):
     sampling_rate: float
     derivation: Lead
     second_lead: Lead | None = Field(
-        description="The lead that had a say in the classes; null when none had."
+        description="The second lead that was used in the classification; null if none was."
     )
     duration_s: float
     ruleguard_applied: bool

@@ -59,7 +59,7 @@ class ClassifiedBeats:
     threshold: float
     run_threshold: float
     without_others: ClassifiedBeats | None = None
-    """The classes by this lead alone, where another lead had a say in one."""
+    """The classes by this lead alone, where another lead was used for one."""
 
     def __len__(self) -> int:
         return len(self.is_v)
@@ -81,7 +81,7 @@ class ClassifiedBeats:
 
     @property
     def is_helped(self) -> bool:
-        """True when another lead had a say in the class of a beat."""
+        """True when another lead was used for the class of a beat."""
         return self.without_others is not None
 
     @property
@@ -256,7 +256,7 @@ class BeatClassifier:
         fs : float
             Sampling rate in Hz, 100 to 1000.
         others_mv : sequence of ndarray of shape (n_samples,)
-            Other leads of the same time, which have a say in the classes.
+            Other leads of the same time, to be used in the classification.
         r_peaks : ndarray of int64, optional
             R-peaks to use instead of the detector's.
         apply_rule_guard : bool

@@ -1,8 +1,8 @@
-"""Let a second lead of the same beats have a say in their class.
+"""Classify beats by two leads.
 
 A ventricular beat that looks conducted in one lead often does not in another. So the logit of a
 beat is drawn to those that the network gives to the same beat in other leads. Beats, RR intervals
-and readability stay those of the first lead; a lead that cannot be read at a beat has no say there.
+and readability stay those of the first lead; a lead is not used at beats where it cannot be read.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FusedLogits(NamedTuple):
     logits: NDArray[np.float64]
     """Weighted means; the logit of the first lead where no other lead can be read."""
     is_helped: NDArray[np.bool_]
-    """True where another lead had a say."""
+    """True where another lead was used."""
 
 
 def fuse_leads(

@@ -16,23 +16,15 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.classifier.beat_classifier import (
-    BeatClassifier,
-    explain_unreadable,
-    require_readable,
-)
-from ecg_lib.errors import MissingDetailError, UnreadableSignalError
+from ecg_lib.classifier.beat_classifier import BeatClassifier, explain_unreadable
+from ecg_lib.errors import UnreadableSignalError
 from ecg_lib.recordings.fhir import make_bundle
+from ecg_lib.recordings.leads import choose_leads, read_second_lead, require_unit
 from ecg_lib.recordings.long_recordings import Progress, RecordingBeats, classify_recording
 from ecg_lib.recordings.report.content import Report, make_report
 from ecg_lib.recordings.report.html import write_html
 from ecg_lib.recordings.report.pdf import write_pdf
-from ecg_lib.recordings.signal_file import (
-    read_second_lead,
-    read_signal,
-    release_memory,
-    write_signal,
-)
+from ecg_lib.recordings.signal_file import read_signal, release_memory, write_signal
 from ecg_lib.recordings.summary import (
     RecordingSource,
     RecordingSummary,
@@ -46,7 +38,6 @@ from ecg_lib.records.files.lead import (
     RecordingFile,
     check_duration,
     choose_lead,
-    choose_living_leads,
     list_other_leads,
     refuse_too_long,
 )
@@ -57,10 +48,6 @@ from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 READ_SHARE: Final = 0.1
 """Share of the progress when the file is read; the rest is for classification."""
 _CLASSIFIED_SHARE: Final = 0.95
-
-_MAX_V: Final = 0.01
-"""No sample of an ECG in volts is farther from zero."""
-_BEGINNING_S: Final = 300.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -102,9 +89,9 @@ def analyze_recording(
     opened : RecordingFile
     lead : str, optional
         Name of the lead; when left out,
-        :func:`ecg_lib.records.files.lead.choose_living_leads` chooses both.
+        :func:`ecg_lib.recordings.leads.choose_leads` chooses both.
     second_lead : str, optional
-        Name of the lead that has a say in the classes, beside a lead that is named.
+        Name of the second lead of the classification, beside a lead that is named.
     classifier : BeatClassifier
     model : mapping
         Description of the model, for results.
@@ -125,19 +112,19 @@ def analyze_recording(
         If the file cannot be read, or too little of it can be analysed.
 
     """
-    tell = report or _ignore
-    leads = choose_living_leads(opened, lead)
+    report = report or _ignore
+    leads = choose_leads(opened, lead)
     chosen, second = leads.first, leads.second
     if lead is not None and second_lead is not None:
         second = choose_lead(opened.leads, second_lead)
-    n_samples = write_signal(_count_blocks(opened, chosen, tell), directory)
+    n_samples = write_signal(_count_blocks(opened, chosen, report), directory)
     check_duration(n_samples / chosen.fs)
     signal_mv = read_signal(directory)
     read = read_second_lead(opened, second, n_samples=n_samples, directory=directory)
 
     def report_part(share: float) -> None:
         release_memory(signal_mv)
-        tell(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE))
+        report(READ_SHARE + share * (_CLASSIFIED_SHARE - READ_SHARE))
 
     beats = classify_recording(
         signal_mv,
@@ -148,17 +135,17 @@ def analyze_recording(
         report=report_part,
     )
     if (problem := _explain_unreadable(beats)) is not None:
-        require_unit(signal_mv, lead=chosen, classifier=classifier)
+        require_unit(signal_mv, lead=chosen)
         raise UnreadableSignalError(problem + list_other_leads(opened, chosen.name))
-    heard, unheard = read.outcome(is_heard=beats.is_helped)
+    used, unused = read.outcome(is_used=beats.is_helped)
     summary = summarize_recording(
         beats,
         lead=chosen.name,
-        second_lead=heard,
+        second_lead=used,
         leads=tuple(other.name for other in opened.leads),
         start_clock_s=opened.start_clock_s,
         source=source,
-        warnings=(*opened.warnings, *warnings, *leads.tell(), *unheard),
+        warnings=(*opened.warnings, *warnings, *leads.describe(), *unused),
     )
     analysed_at = datetime.now(UTC).isoformat(timespec="seconds")
     return Analysis(
@@ -173,7 +160,7 @@ def _ignore(_share: float) -> None:
 
 
 def _count_blocks(
-    opened: RecordingFile, lead: Lead, tell: Progress
+    opened: RecordingFile, lead: Lead, report: Progress
 ) -> Iterator[NDArray[np.float32]]:
     """Pass blocks on; stop a text file that holds more than a day."""
     n_read = 0
@@ -182,7 +169,7 @@ def _count_blocks(
         if lead.n_samples is None:
             refuse_too_long(n_read / lead.fs)
         else:
-            tell(READ_SHARE * n_read / lead.n_samples)
+            report(READ_SHARE * n_read / lead.n_samples)
         yield block
 
 
@@ -193,38 +180,6 @@ def _explain_unreadable(beats: RecordingBeats) -> str | None:
         duration_s=beats.duration_s,
         has_beats=bool(beats.is_readable.any()),
     )
-
-
-def require_unit(
-    signal_mv: NDArray[np.floating], *, lead: Lead, classifier: BeatClassifier
-) -> None:
-    """Ask for the unit of a lead without one that cannot be read as mV, and can as V.
-
-    Parameters
-    ----------
-    signal_mv : ndarray of shape (n_samples,)
-        The lead, read as mV.
-    lead : Lead
-    classifier : BeatClassifier
-
-    Raises
-    ------
-    MissingDetailError
-        If there is no stated unit, no sample is beyond 0.01, and the beginning shows beats as V.
-
-    """
-    beginning = np.asarray(signal_mv[: round(_BEGINNING_S * lead.fs)], dtype=np.float64)
-    if lead.has_unit or not np.nanmax(np.abs(beginning), initial=0.0) <= _MAX_V:
-        return
-    try:
-        require_readable(classifier.classify(beginning * 1e3, fs=lead.fs).prepared)
-    except UnreadableSignalError:
-        return
-    msg = (
-        "unit must be given: no beat can be read in the samples as mV, which is assumed where no "
-        "unit is stated; as V they show beats"
-    )
-    raise MissingDetailError(msg, detail="unit")
 
 
 def write_result(analysis: Analysis, path: Path, *, kind: ResultFormat, recording_id: str) -> None:

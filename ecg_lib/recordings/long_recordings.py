@@ -83,7 +83,7 @@ class RecordingBeats:
     threshold: float
     run_threshold: float
     is_helped: bool = False
-    """True when another lead had a say in the class of a beat."""
+    """True when another lead was used for the class of a beat."""
 
     def __len__(self) -> int:
         return len(self.r_peaks)
@@ -180,7 +180,7 @@ def classify_recording(
         Sampling rate in Hz, 100 to 1000.
     classifier : BeatClassifier
     second_mv : ndarray of shape (n_samples,), optional
-        Another lead of the same time, which has a say in the classes.
+        Another lead of the same time, to be used in the classification.
     threads : int
         Parts that are worked on at a time.
     report : callable, optional

@@ -1,4 +1,4 @@
-"""A recording on disk: the lead that is analysed, to look at any stretch at once, and a second one.
+"""The analysed lead of a recording on disk, so that any stretch of it can be shown at once.
 
 The samples lie in ``signal.f32``, the least and greatest of every 16, 256 and 4096 of them in
 ``envelope-16.f32`` and so on, all as float32 little-endian in mV. A stretch of a day is read in
@@ -16,14 +16,10 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import InvalidSignalError, RecordError
-from ecg_lib.records.files.lead import Lead, RecordingFile
-
 SIGNAL: Final = "signal.f32"
-_SECOND_LEAD: Final = "second_lead.f32"
 STEPS: Final = (16, 256, 4096)
 
-_DTYPE: Final = np.dtype("<f4")
+DTYPE: Final = np.dtype("<f4")
 _RATIO: Final = 16
 _BINS_AT_ONCE: Final = 65_536
 
@@ -56,7 +52,7 @@ def write_signal(blocks: Iterable[NDArray[np.float32]], directory: Path) -> int:
     n_samples = 0
     with (directory / SIGNAL).open("wb") as file:
         for block in blocks:
-            file.write(block.astype(_DTYPE, copy=False).tobytes())
+            file.write(block.astype(DTYPE, copy=False).tobytes())
             n_samples += len(block)
     if n_samples == 0:
         return 0
@@ -67,7 +63,7 @@ def write_signal(blocks: Iterable[NDArray[np.float32]], directory: Path) -> int:
             for start in range(0, len(low), _RATIO * _BINS_AT_ONCE):
                 part = slice(start, start + _RATIO * _BINS_AT_ONCE)
                 pairs = np.stack([_halve(low[part], np.fmin), _halve(high[part], np.fmax)], axis=1)
-                file.write(pairs.astype(_DTYPE, copy=False).tobytes())
+                file.write(pairs.astype(DTYPE, copy=False).tobytes())
         low, high = _read_pairs(path).T
     return n_samples
 
@@ -85,7 +81,7 @@ def _halve(values: NDArray[np.float32], ufunc: np.ufunc) -> NDArray[np.float32]:
 
 def read_signal(directory: Path) -> NDArray[np.float32]:
     """Map the samples of a lead, shape ``(n_samples,)``."""
-    return np.memmap(directory / SIGNAL, dtype=_DTYPE, mode="r")
+    return np.memmap(directory / SIGNAL, dtype=DTYPE, mode="r")
 
 
 def release_memory(signal_mv: NDArray[np.float32]) -> None:
@@ -99,7 +95,7 @@ def release_memory(signal_mv: NDArray[np.float32]) -> None:
 
 
 def _read_pairs(path: Path) -> NDArray[np.float32]:
-    return np.memmap(path, dtype=_DTYPE, mode="r").reshape(-1, 2)
+    return np.memmap(path, dtype=DTYPE, mode="r").reshape(-1, 2)
 
 
 def read_stretch(
@@ -111,7 +107,7 @@ def read_stretch(
     multiples of their step, so those of neighbouring stretches fit together; the first one may
     begin before `start_s`.
     """
-    n_samples = (directory / SIGNAL).stat().st_size // _DTYPE.itemsize
+    n_samples = (directory / SIGNAL).stat().st_size // DTYPE.itemsize
     first = min(max(0, int(np.floor(start_s * fs))), n_samples)
     last = min(max(first, int(np.ceil((start_s + duration_s) * fs))), n_samples)
     if last - first <= max_points:
@@ -135,54 +131,3 @@ def read_stretch(
     low, high = np.fmin.reduceat(pairs[:, 0], edges), np.fmax.reduceat(pairs[:, 1], edges)
     envelope = np.stack([low, high], axis=1).ravel()
     return SignalStretch(SampleKind.ENVELOPE, first / fs, step / fs, envelope)
-
-
-class SecondLead(NamedTuple):
-    """A lead that may have a say in the classes."""
-
-    lead: Lead | None = None
-    signal_mv: NDArray[np.float32] | None = None
-    """None when there is none, or it cannot be used."""
-    problem: str = ""
-    """Why it cannot be used."""
-
-    def outcome(self, *, is_heard: bool) -> tuple[str | None, tuple[str, ...]]:
-        """Return the name, where the lead had a say, and the warning, where it had none."""
-        if self.lead is None or is_heard:
-            return (None if self.lead is None else self.lead.name), ()
-        problem = self.problem or "it has no beat that can be read"
-        return None, (f"lead {self.lead.name} has no say in the classes: {problem}",)
-
-
-def read_second_lead(
-    opened: RecordingFile, lead: Lead | None, *, n_samples: int, directory: Path
-) -> SecondLead:
-    """Read the second lead; what is wrong with it does not stop the analysis of the first.
-
-    Parameters
-    ----------
-    opened : RecordingFile
-    lead : Lead or None
-    n_samples : int
-        Length of the first lead.
-    directory : Path
-        Where the lead lies as long as it is needed: in a file without a name, so that a day takes
-        no memory.
-
-    """
-    if lead is None:
-        return SecondLead()
-    path = directory / _SECOND_LEAD
-    n_read = 0
-    try:
-        with path.open("wb") as file:
-            for block in opened.blocks(lead):
-                file.write(block.astype(_DTYPE, copy=False).tobytes())
-                n_read += len(block)
-        if n_read != n_samples:
-            return SecondLead(lead, problem=f"it has {n_read} samples, not {n_samples}")
-        return SecondLead(lead, np.memmap(path, dtype=_DTYPE, mode="r"))
-    except (InvalidSignalError, RecordError) as error:
-        return SecondLead(lead, problem=str(error))
-    finally:
-        path.unlink(missing_ok=True)

@@ -11,15 +11,14 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats, require_readable
 from ecg_lib.errors import UnreadableSignalError
-from ecg_lib.recordings.analysis import list_annotations, require_unit
+from ecg_lib.recordings.analysis import list_annotations
+from ecg_lib.recordings.leads import choose_leads, read_second_lead, require_unit
 from ecg_lib.recordings.long_recordings import check_invalid
-from ecg_lib.recordings.signal_file import read_second_lead
 from ecg_lib.records.files.archives import name_of, unpacked
 from ecg_lib.records.files.lead import (
     Lead,
     RecordingFile,
     check_duration,
-    choose_living_leads,
     list_other_leads,
 )
 from ecg_lib.records.files.opening import open_recording
@@ -82,7 +81,7 @@ def annotate_record(
     output_dir : Path
         Where the file goes.
     lead : str, optional
-        Name of the lead, see :func:`ecg_lib.records.files.lead.choose_living_leads`.
+        Name of the lead, see :func:`ecg_lib.recordings.leads.choose_leads`.
     fs : float, optional
         Sampling rate in Hz of a file that does not state it.
     unit : str, optional
@@ -151,7 +150,7 @@ def _classify(
     lead: str | None,
     is_strip: bool = False,
 ) -> Prediction:
-    leads = choose_living_leads(opened, lead)
+    leads = choose_leads(opened, lead)
     chosen, second = leads.first, leads.second
     signal = _read_lead(opened, chosen)
     if is_strip:
@@ -167,18 +166,18 @@ def _classify(
         try:
             require_readable(prepared)
         except UnreadableSignalError as error:
-            require_unit(signal, lead=chosen, classifier=classifier)
+            require_unit(signal, lead=chosen)
             msg = f"{error}{list_other_leads(opened, chosen.name)}"
             raise UnreadableSignalError(msg) from error
     doubts = list_doubts(prepared, what="samples")
-    _, unheard = read.outcome(is_heard=classified.is_helped)
+    _, unused = read.outcome(is_used=classified.is_helped)
     return Prediction(
         name=name_of(path),
         lead=chosen.name,
         fs=chosen.fs,
         classified=classified,
         invalid_samples=n_missing,
-        warnings=(*opened.warnings, *leads.tell(), *unheard, *doubts),
+        warnings=(*opened.warnings, *leads.describe(), *unused, *doubts),
     )
 
 

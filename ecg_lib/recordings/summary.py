@@ -157,7 +157,7 @@ def summarize_recording(
     lead : str
         Name of the lead that was analysed.
     second_lead : str, optional
-        Name of the lead that had a say in the classes.
+        Name of the second lead that was used in the classification.
     leads : tuple of str
         Names of all leads.
     start_clock_s : float, optional

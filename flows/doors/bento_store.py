@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from ecg_lib.classifier.bundle import Bundle, read_bundle
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.keys.signatures import remove_compiled
+from ecg_lib.operations.processes.limits import without_secrets
 from ecg_lib.operations.releases import (
     BUNDLE_MODEL,
     LOCK,
@@ -27,7 +28,6 @@ from ecg_lib.operations.releases import (
     check_bento_code,
     hash_code,
 )
-from ecg_lib.recordings.process_limits import without_secrets
 from ecg_lib.records.atomic_files import write_whole
 
 BENTO: Final = "ecg"

@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import IO, Any, Final, Self
 
 from ecg_lib.errors import EcgError
-from ecg_lib.recordings.process_limits import MAX_ANALYSIS_S, ONE_THREAD, without_secrets
+from ecg_lib.operations.processes.limits import MAX_ANALYSIS_S, ONE_THREAD, without_secrets
 from flows.doors.addresses import PROJECT_DIR
 from flows.recordings.analyzed_files import (
     AnalysisError,

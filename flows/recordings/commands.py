@@ -10,8 +10,8 @@ from typing import Annotated
 import typer
 
 from ecg_lib.errors import EcgError
+from ecg_lib.operations.processes.limits import ONE_THREAD
 from ecg_lib.operations.settings import read_settings
-from ecg_lib.recordings.process_limits import ONE_THREAD
 
 
 def predict(

@@ -238,7 +238,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 class GuardedWebSocket(WSProtocol):
-    """WebSockets of uvicorn, with limits of what costs before a message is whole."""
+    """WebSockets of uvicorn, with limits for clients that do not read or send too many pings."""
 
     def __init__(
         self,
@@ -248,7 +248,7 @@ class GuardedWebSocket(WSProtocol):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
-        # uvicorn's writes address and query of each connection as its own access log.
+        # uvicorn's own logger writes the address and query of each connection.
         self.logger = _logger
         self._stalled: asyncio.TimerHandle | None = None
         self._pings: deque[float] = deque(maxlen=_PINGS_AT_ONCE)
@@ -259,12 +259,12 @@ class GuardedWebSocket(WSProtocol):
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
-        """Drop the client if it does not take what is sent."""
+        """Drop the client if it does not read what is sent."""
         self._stalled = self.loop.call_later(_STALLED_S, self.transport.abort)
         super().pause_writing()
 
     def resume_writing(self) -> None:
-        """Note that the client takes it."""
+        """Note that the client reads again."""
         self._stop_waiting()
         super().resume_writing()
 

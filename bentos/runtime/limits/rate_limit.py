@@ -42,6 +42,18 @@ def open_rate_limit(per_minute: int) -> RateLimit | None:
     return RateLimit(per_minute, path=Path(path) if path else None)
 
 
+def open_table(path: Path | None, n_bytes: int) -> mmap.mmap:
+    """Map a file into memory for all workers of a host, made when missing; else memory alone."""
+    if path is None:
+        return mmap.mmap(-1, n_bytes)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        os.ftruncate(descriptor, n_bytes)
+        return mmap.mmap(descriptor, n_bytes)
+    finally:
+        os.close(descriptor)
+
+
 class RateLimit:
     """A table of clients and their requests.
 
@@ -57,16 +69,7 @@ class RateLimit:
 
     def __init__(self, per_minute: int, *, path: Path | None = None) -> None:
         self._per_minute = per_minute
-        size = _SLOTS * _SLOT.size
-        if path is None:
-            self._table = mmap.mmap(-1, size)
-            return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            self._table = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        self._table = open_table(path, _SLOTS * _SLOT.size)
 
     def take(self, client: bytes, *, now_s: float | None = None) -> int:
         """Count a request.

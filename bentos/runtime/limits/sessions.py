@@ -1,22 +1,22 @@
-"""The connection that a stream belongs to, over all workers of a host.
+"""Let only the latest connection of a live session go on, over all workers of a host.
 
-The workers share a table (a file mapped into memory): who opened a session last, by a number that
-is drawn for each connection. An older connection of the session, in whichever worker, finds another
-number there and closes. The table holds no session: one that is pushed out of it by others goes on.
+The workers share a table (a file mapped into memory) with a random number for the latest connection
+of each session. An older connection, in any worker, finds another number there and closes. When the
+table is full, old entries are overwritten; the connections of these sessions go on.
 """
 
 from __future__ import annotations
 
 import hashlib
-import mmap
-import os
 import secrets
 import struct
 from pathlib import Path
 from typing import Final
 
+from bentos.runtime.limits.rate_limit import open_table
+
 SESSIONS_VARIABLE: Final = "ECG_LIVE_SESSIONS_FILE"
-"""Names the file of the table to workers; set by the host."""
+"""Variable with the file of the table; the host sets it for its workers."""
 
 _SLOT: Final = struct.Struct("<QQ")  # session, connection
 _SLOTS: Final = 2**15
@@ -29,25 +29,15 @@ class Sessions:
     Parameters
     ----------
     path : Path, optional
-        File of the table, which is made when there is none; without it the table is that of
-        this process alone.
+        File of the table, made when missing; without it the table is of this process alone.
 
     """
 
     def __init__(self, path: Path | None = None) -> None:
-        size = _SLOTS * _SLOT.size
-        if path is None:
-            self._table = mmap.mmap(-1, size)
-            return
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            os.ftruncate(descriptor, size)
-            self._table = mmap.mmap(descriptor, size)
-        finally:
-            os.close(descriptor)
+        self._table = open_table(path, _SLOTS * _SLOT.size)
 
     def claim(self, session: str) -> int:
-        """Note a new connection of a session; return its number."""
+        """Register a new connection of a session; return its number."""
         who, connection = _hash(session), secrets.randbits(63) + 1
         places = self._places(who)
         empty = [place for place, slot in places if slot[0] == 0]

@@ -1,4 +1,4 @@
-"""How many leads stream to a process, and the thread that analyses them."""
+"""The live leads of a process: their number, and the thread that analyses them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from bentos.wire.problems import OVERLOADED, ProblemError
 
 
 class Streams:
-    """The leads that stream to this process.
+    """The live leads of this process.
 
     Parameters
     ----------
     most : int
-        Leads at a time.
+        Largest number of leads at a time.
 
     """
 
@@ -24,7 +24,7 @@ class Streams:
         path = os.environ.get(SESSIONS_VARIABLE)
         self.sessions = Sessions(Path(path) if path else None)
         self.executor = ThreadPoolExecutor(1, thread_name_prefix="live")
-        """Analyses one window at a time, so that predictions have their share of the processor."""
+        """Analyses one window at a time, to leave processor time for predictions."""
         self.n_open = 0
         self._most = most
 
@@ -40,7 +40,7 @@ class Streams:
         if self.n_open >= self._most:
             raise ProblemError(
                 OVERLOADED,
-                f"{self._most} leads stream to this process already (ECG_LIVE_LEADS)",
+                f"this process already has {self._most} live leads (ECG_LIVE_LEADS)",
                 retry_after_s=5,
             )
         self.n_open += 1
@@ -50,5 +50,5 @@ class Streams:
         self.n_open -= 1
 
     def close(self) -> None:
-        """End the thread; what waits is cancelled."""
+        """End the thread; cancel waiting work."""
         self.executor.shutdown(wait=False, cancel_futures=True)

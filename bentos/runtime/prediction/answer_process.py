@@ -14,7 +14,7 @@ from time import monotonic
 from typing import Any, Final
 
 from bentos.runtime.logs import set_up_logging
-from ecg_lib.recordings.process_limits import environment_with, lower_priority
+from ecg_lib.operations.processes.limits import environment_with, lower_priority
 
 _START_S: Final = 120.0
 

@@ -1,1 +1,1 @@
-"""A lead that streams: which windows are analysed when, and what of them is final."""
+"""Live leads: when windows of the signal are analysed, and which beats are final."""

@@ -1,4 +1,4 @@
-"""The beats of a stretch of a lead that streams, and up to where they are final."""
+"""Messages about the beats of a live lead."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason
 
 
 class Mark(NamedTuple):
-    """Up to where beats are final."""
+    """The end of the part of a stream whose beats are final."""
 
     block: int = 0
-    """Blocks that are final."""
+    """Number of final blocks."""
     position: int = 0
-    """First sample whose beats are not; it lies between two beats."""
+    """First sample after them; it lies between two beats."""
 
 
 class LiveBeats(NamedTuple):
-    """The beats from `start` to `stop`, which replace those that were given there before."""
+    """The beats from `start` to `stop`, which replace earlier ones from that stretch."""
 
     start: int
     stop: int
     is_final: bool
     mark: Mark
-    """Up to where beats are final now."""
+    """The mark after these beats."""
     r_peaks: NDArray[np.int64]
-    """Positions in samples since the begin of the stream; so are `start` and `stop`."""
+    """Positions in samples since the start of the stream, like `start` and `stop`."""
     is_v: NDArray[np.bool_]
     has_class: NDArray[np.bool_]
     probability_v: NDArray[np.float64]
@@ -42,11 +42,23 @@ class LiveBeats(NamedTuple):
     unreadable: tuple[Stretch, ...]
     findings: tuple[Finding, ...]
     signal_quality: float
-    """Mean of the seconds that are new in it, 0 to 1; NaN where there is nothing to judge."""
+    """Mean of the new seconds, 0 to 1; NaN where there is nothing to judge."""
+
+    def select(self, kept: slice) -> LiveBeats:
+        """Return the same stretch with a part of its beats."""
+        return self._replace(
+            r_peaks=self.r_peaks[kept],
+            is_v=self.is_v[kept],
+            has_class=self.has_class[kept],
+            probability_v=self.probability_v[kept],
+            rr_prev_s=self.rr_prev_s[kept],
+            quality=self.quality[kept],
+            rule=self.rule[kept],
+        )
 
 
 def no_beats(start: int, stop: int, mark: Mark, *, is_final: bool) -> LiveBeats:
-    """Return the answer for missing samples."""
+    """Return a stretch of missing samples, which has no beats."""
     nothing, names = np.zeros(0), np.zeros(0, dtype="U8")
     return LiveBeats(
         start=start,
@@ -66,16 +78,16 @@ def no_beats(start: int, stop: int, mark: Mark, *, is_final: bool) -> LiveBeats:
     )
 
 
-_Span = TypeVar("_Span", Stretch, Finding)
+Span = TypeVar("Span", Stretch, Finding)
 
 
-def shift(span: _Span, offset: int) -> _Span:
-    """Move a stretch or finding by some samples."""
+def shift(span: Span, offset: int) -> Span:
+    """Shift a stretch or finding by a number of samples."""
     return span._replace(start=span.start + offset, stop=span.stop + offset)
 
 
-def clip(spans: Iterable[_Span], first: int, last: int) -> tuple[_Span, ...]:
-    """Give what of each stretch or finding lies between two samples."""
+def clip(spans: Iterable[Span], first: int, last: int) -> tuple[Span, ...]:
+    """Return the parts of stretches or findings between two samples."""
     clipped = [
         span._replace(start=max(first, span.start), stop=min(last, span.stop)) for span in spans
     ]

@@ -1,20 +1,18 @@
-"""Classify the beats of a lead while it streams, with the code that classifies recordings.
+"""Classify the beats of a live lead, with the code that classifies recordings.
 
-Two windows move along the signal, and each goes the one path of every signal,
-:meth:`ecg_lib.classifier.beat_classifier.BeatClassifier.classify`:
+Two windows move along the signal. Both are classified by
+:meth:`ecg_lib.classifier.beat_classifier.BeatClassifier.classify`, as every signal is:
 
-- once a second the last eight to ten seconds, as a strip: what it gives is new and *provisional*;
-- once in two minutes a window of a quarter of an hour: ten minutes before these two minutes, they
-  themselves, and three minutes after them. What it gives is *final*.
+- once a second the last eight to ten seconds, as a strip. Its beats are *provisional*;
+- once in two minutes a window of a quarter of an hour: the two minutes, with ten minutes before
+  and three minutes after them. The beats of the two minutes are *final*.
 
-Three minutes of look-ahead, because what is conducted and what is ventricular shows when a new
-shape stays; ten minutes of history for the same reason. Both were chosen on DS1, against the
-analysis of the whole record (``make bench-live``).
+Whether a new shape is conducted or ventricular shows only when it stays; hence the history and the
+look-ahead. Both were chosen on DS1, against the analysis of the whole record (``make bench-live``).
 
-The final beats follow from the samples alone: neither the size of the pieces in which they came,
-nor a connection that broke in between, changes one of them. All that a next process must know is
-the :class:`Mark` up to which beats are final, and the samples from
-:attr:`LiveLead.needed_from` on.
+The final beats depend on the samples alone: not on the size of the pieces in which these came, nor
+on breaks of the connection. Another process can continue a stream from its :class:`Mark` and the
+samples from :attr:`LiveLead.needed_from` on.
 """
 
 from __future__ import annotations
@@ -28,7 +26,7 @@ from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier, ClassifiedBeats
 from ecg_lib.classifier.live.beats import LiveBeats, Mark, clip, no_beats, shift
-from ecg_lib.classifier.live.provisional import Told
+from ecg_lib.classifier.live.provisional import ReportedBeats
 from ecg_lib.classifier.live.recent_logits import RecentLogits
 from ecg_lib.classifier.live.samples import LiveSamples
 from ecg_lib.errors import InvalidSignalError
@@ -41,18 +39,18 @@ from ecg_lib.signal_path.readability.quality import (
 )
 
 MAX_GAP_S: Final = 24 * 3600.0
-"""Longest gap that may be declared; after a longer one a stream must begin again."""
+"""Longest gap that may be declared; after a longer one a new stream must be started."""
 
 _GRID_S: Final = 2
-"""Windows begin at multiples of it: the bins of the quality check, of 2 s, then stay in place."""
+"""Windows start at multiples of it, so that the 2 s bins of the quality check stay in place."""
 
 _SAME_BEAT_S: Final = 0.02
-"""A beat that moves by no more than this from one look to the next stays where it was."""
+"""A beat that moves by no more than this from one look to the next is not reported again."""
 
 _FIRST_LOOK_S: Final = 3.0
 
 _SEAM_REACH_S: Final = 1.0
-"""A seam lies so near to the end of its block at most."""
+"""Largest distance of a seam from the end of its block."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,13 +59,13 @@ class LiveConfig:
 
     look_every_s: float = 1.0
     strip_s: float = 8.0
-    """Least length of what a look sees; up to 2 s more, as it begins on a grid."""
+    """Least length of the window of a look; it is up to 2 s longer, as it starts on a grid."""
     settle_s: float = 0.25
-    """A beat is given when so much of the signal after it is there."""
+    """Signal needed after a beat before it is reported."""
     warm_up_s: float = 4.0
-    """Beats so near to the begin of a strip were seen better by the strips before."""
+    """Beats this near to the start of a strip are left to the strips before."""
     block_s: float = 120.0
-    """The final beats of so much signal come together."""
+    """Signal whose final beats are reported together."""
     ahead_s: float = 180.0
     history_s: float = 600.0
 
@@ -94,7 +92,7 @@ class _Window(NamedTuple):
 
 
 class LiveLead:
-    """One lead that streams; for one thread at a time.
+    """A live lead; not safe for several threads at a time.
 
     Parameters
     ----------
@@ -105,7 +103,7 @@ class LiveLead:
     start : int
         Position of the first sample that will come.
     mark : Mark
-        Up to where beats are final already, as another object of this class has told.
+        Where the final beats end that another object of this class has reported.
     config : LiveConfig, optional
 
     Raises
@@ -135,7 +133,7 @@ class LiveLead:
         self._samples = LiveSamples(start)
         self._seen_to = start
         """End of the samples at the last look."""
-        self._told = Told(self.mark.position)
+        self._reported = ReportedBeats(self.mark.position)
         self._recent = RecentLogits()
 
     @property
@@ -145,7 +143,7 @@ class LiveLead:
 
     @property
     def needed_from(self) -> int:
-        """Position of the first sample that the beats after the mark may depend on."""
+        """Position of the first sample that beats after the mark may depend on."""
         return needed_from(self.mark, fs=self.fs, config=self.config)
 
     def append(self, samples_mv: NDArray[np.floating]) -> None:
@@ -166,7 +164,7 @@ class LiveLead:
         self._samples.append(samples_mv)
 
     def append_gap(self, n_samples: int) -> Iterator[LiveBeats]:
-        """Move the clock by samples that were not recorded; yield what becomes final meanwhile.
+        """Add samples that were not recorded; yield the beats that become final meanwhile.
 
         Raises
         ------
@@ -178,7 +176,7 @@ class LiveLead:
             msg = f"a gap must last up to {MAX_GAP_S:g} s, got {n_samples} samples"
             raise InvalidSignalError(msg)
         self._check_length(n_samples)
-        # Piece by piece, so that no more is held than of a signal.
+        # Piece by piece, so that a gap takes no more memory than a signal.
         piece = round(self.config.block_s * self.fs)
         for done in range(0, n_samples, piece):
             self._samples.append_missing(min(piece, n_samples - done))
@@ -199,7 +197,7 @@ class LiveLead:
         return round(self.config.look_every_s * self.fs)
 
     def will_be_late(self, n_more: int) -> bool:
-        """Return whether a beat would be given late if the next look waits for `n_more` samples."""
+        """Return whether beats would be late if the next look waited for `n_more` samples."""
         return self.received_to + n_more - self._seen_to > self._look_every
 
     def settle(self) -> Iterator[LiveBeats]:
@@ -208,22 +206,22 @@ class LiveLead:
             yield self._end_block(self._edge(self.mark.block + 1), is_last=False)
 
     def look(self) -> LiveBeats | None:
-        """Give what the last seconds hold, as far as it is new or other than it was given."""
-        stop, told, fs = self.received_to, self._told, self.fs
+        """Return the new and changed beats of the last seconds; None if it is too early."""
+        stop, reported, fs = self.received_to, self._reported, self.fs
         self._seen_to = stop
         warm_up = round(self.config.warm_up_s * fs)
-        begin = min(stop - round(self.config.strip_s * fs), told.stop - warm_up)
+        begin = min(stop - round(self.config.strip_s * fs), reported.stop - warm_up)
         start = max(self._samples.start, self._on_grid(begin))
         last = stop - round(self.config.settle_s * fs)
-        if stop - start < _FIRST_LOOK_S * fs or last <= told.stop:
+        if stop - start < _FIRST_LOOK_S * fs or last <= reported.stop:
             return None
         window = self._analyze(start, stop, core=(start, stop), is_final=False)
-        first = max(told.start, start + warm_up if start > self._samples.start else start)
-        found = self._cut(window, first, last, is_final=False, quality_from=told.stop)
-        return told.update(found, within=round(_SAME_BEAT_S * fs))
+        first = max(reported.start, start + warm_up if start > self._samples.start else start)
+        found = self._cut(window, first, last, is_final=False, quality_from=reported.stop)
+        return reported.update(found, within=round(_SAME_BEAT_S * fs))
 
     def finish(self) -> Iterator[LiveBeats]:
-        """Yield the beats that are not final yet; nothing more can be added."""
+        """Yield the beats that are not final yet, as final ones; ends the stream."""
         end = self.received_to
         while self.mark.position < end:
             edge = self._edge(self.mark.block + 1)
@@ -237,7 +235,7 @@ class LiveLead:
         return round(block * self.config.block_s * self.fs)
 
     def _on_grid(self, position: int) -> int:
-        """The last position at or before one at which a window may begin."""
+        """Return the last position up to `position` at which a window may start."""
         return round(int(position / self.fs / _GRID_S) * _GRID_S * self.fs)
 
     def _end_block(self, edge: int, *, is_last: bool) -> LiveBeats:
@@ -248,18 +246,18 @@ class LiveLead:
         seam = edge if is_last else max(first, _find_seam(window, edge, fs=self.fs))
         self.mark = Mark(self.mark.block + 1, seam)
         ended = self._cut(window, first, seam, is_final=True, quality_from=first)
-        self._told.settle(seam)
+        self._reported.settle(seam)
         self._samples.forget(self.needed_from)
         return ended
 
     def _analyze(self, start: int, stop: int, *, core: tuple[int, int], is_final: bool) -> _Window:
-        """Classify a window, less the missing samples at its ends, if its core has a sample."""
+        """Classify a window without the missing samples at its ends, if its core has samples."""
         samples = self._samples.read(start, stop)
         is_there = ~np.isnan(samples)
         if not is_there[max(0, core[0] - start) : max(0, core[1] - start)].any():
             return _Window(start, None)
         there, room = np.flatnonzero(is_there), round(_GRID_S * self.fs)
-        # A gap within is bridged; of one at an end the edge is enough.
+        # Gaps within are bridged. Of a gap at an end, its edge is enough.
         first = max(start, self._on_grid(start + int(there[0]) - room))
         samples = samples[first - start : int(there[-1]) + 1 + room]
         least = int(np.ceil(MIN_DURATION_S * self.fs))
@@ -275,7 +273,7 @@ class LiveLead:
     def _cut(
         self, window: _Window, first: int, last: int, *, is_final: bool, quality_from: int
     ) -> LiveBeats:
-        """Take what lies from `first` to `last`."""
+        """Return the part of a window from `first` to `last`."""
         classified, offset = window.beats, window.start
         if classified is None:
             return no_beats(first, last, self.mark, is_final=is_final)
@@ -297,21 +295,21 @@ class LiveLead:
             stop=last,
             is_final=is_final,
             mark=self.mark,
-            r_peaks=r_peaks[kept],
-            is_v=classified.is_v[kept],
-            has_class=classified.has_class[kept],
-            probability_v=classified.probability_v[kept],
-            rr_prev_s=prepared.rr_prev_s[kept],
-            quality=prepared.beat_quality[kept],
-            rule=classified.rule[kept],
+            r_peaks=r_peaks,
+            is_v=classified.is_v,
+            has_class=classified.has_class,
+            probability_v=classified.probability_v,
+            rr_prev_s=prepared.rr_prev_s,
+            quality=prepared.beat_quality,
+            rule=classified.rule,
             unreadable=join_stretches(clip(unreadable, first, last)),
             findings=clip([shift(one, offset) for one in prepared.findings], first, last),
             signal_quality=_mean(prepared.quality_per_second[seconds]),
-        )
+        ).select(kept)
 
 
 def needed_from(mark: Mark, *, fs: float, config: LiveConfig) -> int:
-    """Return the position of the first sample that the beats after a mark may depend on."""
+    """Return the position of the first sample that beats after a mark may depend on."""
     return max(0, round((mark.block * config.block_s - config.history_s) * fs))
 
 

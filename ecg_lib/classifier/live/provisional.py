@@ -1,23 +1,21 @@
-"""The provisional beats of a stream that were told, so that only changes are told again."""
+"""The provisional beats of a stream that were reported, so that only changes are reported."""
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 import numpy as np
 
-from ecg_lib.classifier.live.beats import LiveBeats, clip
+from ecg_lib.classifier.live.beats import LiveBeats, Span, clip
 from ecg_lib.signal_path.readability.findings import Finding
 from ecg_lib.signal_path.readability.quality import Stretch
 
 
-class Told:
-    """The beats and stretches that were given of the signal that is not final.
+class ReportedBeats:
+    """The beats, stretches and findings that were reported and are not final.
 
     Parameters
     ----------
     start : int
-        Where that signal begins.
+        First sample that is not final.
 
     """
 
@@ -28,21 +26,26 @@ class Told:
         self._findings: tuple[Finding, ...] = ()
 
     def update(self, found: LiveBeats, *, within: int) -> LiveBeats:
-        """Return the part of what is found from where it differs from what was given, and note it.
+        """Return `found` from the first difference to the reported beats on, and note it.
 
-        A beat of the same class within some samples of one that was given is the same.
+        Parameters
+        ----------
+        found : LiveBeats
+        within : int
+            Distance in samples within which two beats of the same class are the same.
+
         """
         n_before = sum(position < found.start for position, _ in self._beats)
-        given = self._beats[n_before:]
+        reported = self._beats[n_before:]
         labels = np.where(found.has_class, np.where(found.is_v, "V", "N"), found.quality).tolist()
         beats = list(zip(found.r_peaks.tolist(), labels, strict=True))
         n_same = 0
-        for (old, old_label), (new, new_label) in zip(given, beats, strict=False):
+        for (old, old_label), (new, new_label) in zip(reported, beats, strict=False):
             if abs(old - new) > within or old_label != new_label:
                 break
             n_same += 1
-        # Position by position: of the first two that differ either may come first.
-        changed = [position for position, _ in (*given[n_same:][:1], *beats[n_same:][:1])]
+        # Of the first two beats that differ, either may come first.
+        changed = [position for position, _ in (*reported[n_same:][:1], *beats[n_same:][:1])]
         changed += _find_changed(self._unreadable, found.unreadable, found.start, self.stop)
         changed += _find_changed(self._findings, found.findings, found.start, self.stop)
         start = max(found.start, min([self.stop, *changed]))
@@ -52,49 +55,35 @@ class Told:
         self._unreadable = _join(clip(self._unreadable, self.start, start), unreadable)
         self._findings = _join(clip(self._findings, self.start, start), findings)
         self.stop = found.stop
-        rest = slice(n_same, None)
-        return found._replace(
-            start=start,
-            r_peaks=found.r_peaks[rest],
-            is_v=found.is_v[rest],
-            has_class=found.has_class[rest],
-            probability_v=found.probability_v[rest],
-            rr_prev_s=found.rr_prev_s[rest],
-            quality=found.quality[rest],
-            rule=found.rule[rest],
-            unreadable=unreadable,
-            findings=findings,
-        )
+        changes = found.select(slice(n_same, None))
+        return changes._replace(start=start, unreadable=unreadable, findings=findings)
 
     def settle(self, position: int) -> None:
-        """Forget what is before a position."""
+        """Forget everything before a position."""
         self.start, self.stop = position, max(position, self.stop)
         self._beats = [beat for beat in self._beats if beat[0] >= position]
         self._unreadable = clip(self._unreadable, position, self.stop)
         self._findings = clip(self._findings, position, self.stop)
 
 
-_Span = TypeVar("_Span", Stretch, Finding)
-
-
-def _join(before: tuple[_Span, ...], after: tuple[_Span, ...]) -> tuple[_Span, ...]:
-    """Join what the place between both has parted."""
+def _join(before: tuple[Span, ...], after: tuple[Span, ...]) -> tuple[Span, ...]:
+    """Join spans that were split between `before` and `after`."""
     joined = list(before)
     for span in after:
-        parted = [
+        split = [
             place
             for place, one in enumerate(joined)
             if one.stop == span.start and one == span._replace(start=one.start, stop=one.stop)
         ]
-        if parted:
-            joined[parted[0]] = joined[parted[0]]._replace(stop=span.stop)
+        if split:
+            joined[split[0]] = joined[split[0]]._replace(stop=span.stop)
         else:
             joined.append(span)
     return tuple(joined)
 
 
 def _find_changed(
-    given: tuple[_Span, ...], found: tuple[_Span, ...], start: int, stop: int
+    reported: tuple[Span, ...], found: tuple[Span, ...], start: int, stop: int
 ) -> list[int]:
-    """Find the begins of spans that only one of both has, between two positions."""
-    return [span.start for span in set(clip(given, start, stop)) ^ set(clip(found, start, stop))]
+    """Find the starts of spans between two positions that only one of both has."""
+    return [span.start for span in set(clip(reported, start, stop)) ^ set(clip(found, start, stop))]

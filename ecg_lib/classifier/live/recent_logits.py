@@ -1,7 +1,7 @@
-"""The network's answers for beats that the look before has seen, so that it is asked once for each.
+"""Cache of the network's outputs, so that it is run once for each provisional beat.
 
-What a beat is compared with changes little from one second to the next; final beats are judged by
-themselves. Beats at the end of the signal are asked for again: their next RR interval is not known.
+The template of a beat changes little from one second to the next. Final beats are computed again.
+So are provisional beats at the end of the signal, as their next RR interval is not known yet.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from ecg_lib.signal_path.preprocessing import PreparedBeats
 
 _SAME_BEAT_S: Final = 0.01
 _OPEN_S: Final = 2.0
-"""Beats so near to the end of the signal are asked for again."""
+"""Beats this near to the end of the signal are computed again."""
 
 
 class RecentLogits:
-    """Logits of beats by their position."""
+    """Cached logits of beats, by position."""
 
     def __init__(self) -> None:
         self._classifier: BeatClassifier | None = None
@@ -30,14 +30,14 @@ class RecentLogits:
     def predict(
         self, classifier: BeatClassifier, prepared: PreparedBeats, *, offset: int
     ) -> NDArray[np.float64]:
-        """Give the logits of beats, shape ``(n_beats, 2)``, and remember those that stay.
+        """Return the logits of beats, shape ``(n_beats, 2)``, and cache those that stay.
 
         Parameters
         ----------
         classifier : BeatClassifier
-            Answers of another one are forgotten.
+            A new one clears the cache.
         prepared : PreparedBeats
-            Beats of a window.
+            The beats of a window.
         offset : int
             Position of the first sample of the window.
 

@@ -1,4 +1,4 @@
-"""The samples of a lead that streams, as far back as they are needed."""
+"""The latest samples of a live lead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _ROOM: Final = 0.25
-"""Share of the samples that are held which may come before they are moved."""
+"""Spare room, as a share of the samples that are held."""
 
 _FIRST_ROOM: Final = 4096
 
@@ -26,7 +26,7 @@ class LiveSamples:
     def __init__(self, start: int = 0) -> None:
         self._held = np.empty(0, dtype=np.float32)
         self._first = 0
-        """Where in the array the samples begin."""
+        """Index of the first sample in the array."""
         self._n_held = 0
         self.start = start
         """Position of the first sample that is held."""
@@ -60,7 +60,7 @@ class LiveSamples:
         )
 
     def read(self, start: int, stop: int) -> NDArray[np.float32]:
-        """Return the samples from `start` to `stop`, to be read only before the next change."""
+        """Return the samples from `start` to `stop`, as a view until the next change."""
         offset = self._first - self.start
         return self._held[start + offset : stop + offset]
 

@@ -172,29 +172,29 @@ def choose_lead(
 
 _BIN_S: Final = 2.0
 _FLAT_MV: Final = 0.01
-"""Stretches that span less are flat, as :mod:`ecg_lib.signal_path.readability.quality` judges."""
+"""Bins that span less are flat, as for :mod:`ecg_lib.signal_path.readability.quality`."""
 
-_LEAST_LIVING_BINS: Final = 3
+_LEAST_USABLE_BINS: Final = 3
 """Five seconds must be readable, see :data:`ecg_lib.classifier.beat_classifier.MIN_READABLE_S`."""
 
 _MAX_TRIED: Final = 16
-"""Leads that are tried; each that is dead is read to its end."""
+"""Leads that are tried; one without a signal is read to its end."""
 
 Blocks = Callable[[Lead], Iterable[NDArray[np.float32]]]
 
 
 class ChosenLeads(NamedTuple):
-    """The lead to analyse, and the one that has a say in the classes beside it."""
+    """The lead to analyse, and the second lead of the classification."""
 
     first: Lead
     second: Lead | None = None
     passed_over: tuple[tuple[Lead, str], ...] = ()
-    """Leads that would have been the first, and why they are not."""
-    unheard: tuple[tuple[Lead, str], ...] = ()
-    """Leads that would have been the second, and why they are not."""
+    """Leads before the first in the order of preference, and why they are not used."""
+    unused: tuple[tuple[Lead, str], ...] = ()
+    """Leads before the second in the order of preference, and why they are not used."""
 
-    def tell(self, name_of: Callable[[Lead], str] = lambda lead: lead.name) -> tuple[str, ...]:
-        """Return which leads were passed over and why, with the names that `name_of` gives them."""
+    def describe(self, name_of: Callable[[Lead], str] = lambda lead: lead.name) -> tuple[str, ...]:
+        """Describe the leads that are not used, with the names that `name_of` gives them."""
         first = name_of(self.first)
         return (
             *(
@@ -202,21 +202,21 @@ class ChosenLeads(NamedTuple):
                 for lead, problem in self.passed_over
             ),
             *(
-                f"lead {name_of(lead)} has no say in the classes: it {problem}"
-                for lead, problem in self.unheard
+                f"lead {name_of(lead)} is not used in the classification: it {problem}"
+                for lead, problem in self.unused
             ),
         )
 
 
-def choose_living_leads(
+def choose_usable_leads(
     opened: RecordingFile, name: str | None = None, *, blocks: Blocks | None = None
 ) -> ChosenLeads:
     """Choose the leads of a recording by their names, and pass over those without a signal.
 
-    A lead that is named is taken as it is, and alone. Otherwise the first one is that of
-    :func:`choose_lead`, or the next ECG lead that lives; when none lives it is the preferred one,
-    for the analysis to refuse. The second one is that of :func:`choose_second_lead` that lives and
-    has other samples than the first.
+    A lead that is named is taken as it is, without a second one. Otherwise the first lead is that
+    of :func:`choose_lead`, or the next ECG lead with a signal; if none has one, the preferred lead,
+    which the analysis rejects. The second lead is that of :func:`choose_second_lead` among those
+    with a signal and other samples than the first.
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def choose_living_leads(
     name : str, optional
         Name of the lead, in the spelling of any device.
     blocks : callable, optional
-        Gives the samples of a lead in mV, those of `opened` when left out. Of a lead that lives
+        Gives the samples of a lead in mV; those of `opened` when left out. Of a lead with a signal,
         little more than the beginning is read.
 
     Raises
@@ -237,68 +237,71 @@ def choose_living_leads(
     if name is not None:
         return ChosenLeads(preferred)
     read = blocks or opened.blocks
-    dead: list[tuple[Lead, str]] = []
+    passed_over: list[tuple[Lead, str]] = []
     first: Lead | None = preferred
-    while first is not None and (problem := find_death(read(first), fs=first.fs)):
-        dead.append((first, problem))
-        first = _choose_next(opened.leads, without=dead)
+    while first is not None and (problem := explain_no_signal(read(first), fs=first.fs)):
+        passed_over.append((first, problem))
+        first = _choose_next(opened.leads, without=passed_over)
     if first is None:
         return ChosenLeads(preferred)
-    living = tuple(lead for lead in opened.leads if lead not in [one for one, _ in dead])
-    second, unheard = choose_living_second_lead(living, first, blocks=read)
-    return ChosenLeads(first, second, tuple(dead), unheard)
+    second, unused = choose_usable_second_lead(
+        _leave_out(opened.leads, passed_over), first, blocks=read
+    )
+    return ChosenLeads(first, second, tuple(passed_over), unused)
 
 
-def choose_living_second_lead(
+def choose_usable_second_lead(
     leads: tuple[Lead, ...], first: Lead, *, blocks: Blocks
 ) -> tuple[Lead | None, tuple[tuple[Lead, str], ...]]:
-    """Choose the second lead as :func:`choose_second_lead`, of those that live and differ.
+    """Choose the second lead like :func:`choose_second_lead`, with a signal and other samples.
 
     Returns
     -------
     second : Lead or None
-    unheard : tuple of (Lead, str)
-        Leads that would have been chosen, and why they are not.
+    unused : tuple of (Lead, str)
+        Leads before it in the order of preference, and why they are not used.
 
     """
-    unheard: list[tuple[Lead, str]] = []
-    while len(unheard) < _MAX_TRIED:
-        left = tuple(lead for lead in leads if lead not in [one for one, _ in unheard])
-        second = choose_second_lead(left, first)
+    unused: list[tuple[Lead, str]] = []
+    while len(unused) < _MAX_TRIED:
+        second = choose_second_lead(_leave_out(leads, unused), first)
         if second is None:
             break
-        problem = find_death(blocks(second), fs=second.fs)
+        problem = explain_no_signal(blocks(second), fs=second.fs)
         if not problem and _are_equal(blocks(first), blocks(second)):
-            problem = "has the samples of the lead that is analysed"
+            problem = "is a copy of the analysed lead"
         if not problem:
-            return second, tuple(unheard)
-        unheard.append((second, problem))
-    return None, tuple(unheard)
+            return second, tuple(unused)
+        unused.append((second, problem))
+    return None, tuple(unused)
+
+
+def _leave_out(leads: tuple[Lead, ...], tried: Sequence[tuple[Lead, str]]) -> tuple[Lead, ...]:
+    without = [lead for lead, _ in tried]
+    return tuple(lead for lead in leads if lead not in without)
 
 
 def _choose_next(leads: tuple[Lead, ...], *, without: list[tuple[Lead, str]]) -> Lead | None:
-    dead = [lead for lead, _ in without]
     left = [
         lead
-        for lead in leads
-        if lead not in dead and kind_of(lead.label or lead.name) is SignalKind.ECG
+        for lead in _leave_out(leads, without)
+        if kind_of(lead.label or lead.name) is SignalKind.ECG
     ]
     place = find_ecg([lead.label or lead.name for lead in left])
-    return None if place is None or len(dead) >= _MAX_TRIED else left[place]
+    return None if place is None or len(without) >= _MAX_TRIED else left[place]
 
 
-def find_death(blocks: Iterable[NDArray[np.float32]], *, fs: float) -> str:
+def explain_no_signal(blocks: Iterable[NDArray[np.float32]], *, fs: float) -> str:
     """Return why a lead has no signal: ``is flat or disconnected`` or ``has no samples``.
 
-    Empty when it has one. A lead that cannot be read counts as one that lives: the error is told
-    to whoever analyses it.
+    Empty if it has one, or if it cannot be read: its analysis then raises the error.
 
-    >>> find_death([np.zeros(2500, dtype=np.float32)], fs=250.0)
+    >>> explain_no_signal([np.zeros(2500, dtype=np.float32)], fs=250.0)
     'is flat or disconnected'
 
     """
     width = max(1, round(_BIN_S * fs))
-    living, n_bins, is_missing = 0, 0, True
+    n_usable, n_bins, is_missing = 0, 0, True
     rest = np.zeros(0, dtype=np.float32)
     try:
         for block in blocks:
@@ -307,12 +310,12 @@ def find_death(blocks: Iterable[NDArray[np.float32]], *, fs: float) -> str:
             bins, rest = samples[: count * width].reshape(count, width), samples[count * width :]
             is_missing = is_missing and bool(np.isnan(block).all())
             spans = np.fmax.reduce(bins, axis=1) - np.fmin.reduce(bins, axis=1)
-            living, n_bins = living + int((spans >= _FLAT_MV).sum()), n_bins + count
-            if living >= _LEAST_LIVING_BINS:
+            n_usable, n_bins = n_usable + int((spans >= _FLAT_MV).sum()), n_bins + count
+            if n_usable >= _LEAST_USABLE_BINS:
                 return ""
     except (InvalidSignalError, RecordError):
         return ""
-    if living >= min(n_bins, _LEAST_LIVING_BINS):
+    if n_usable >= min(n_bins, _LEAST_USABLE_BINS):
         return ""
     return "has no samples" if is_missing else "is flat or disconnected"
 
@@ -335,9 +338,9 @@ _SECOND: Final = ("v1", "v5", "cm5", "v2")
 
 
 def list_other_leads(opened: RecordingFile, read: str) -> str:
-    """List the other ECG leads that live, for the error of a lead that cannot be read.
+    """List the other ECG leads with a signal, for the error of a lead that cannot be read.
 
-    Empty without any.
+    Empty if there are none.
     """
     others = [
         lead
@@ -347,7 +350,7 @@ def list_other_leads(opened: RecordingFile, read: str) -> str:
     listed = [
         lead.name[:MAX_NAME]
         for lead in others[:_MAX_TRIED]
-        if not find_death(opened.blocks(lead), fs=lead.fs)
+        if not explain_no_signal(opened.blocks(lead), fs=lead.fs)
     ]
     if not listed:
         return ""
@@ -355,7 +358,7 @@ def list_other_leads(opened: RecordingFile, read: str) -> str:
 
 
 def choose_second_lead(leads: tuple[Lead, ...], first: Lead) -> Lead | None:
-    """Choose the lead that has a say in the classes beside the first one.
+    """Choose the second lead of the classification.
 
     V1, else V5 or V2, else the next that is an ECG by its name and not the first one again, of the
     rate and length of the first; None when there is none.
@@ -382,9 +385,9 @@ def _spelled(lead: Lead) -> str | None:
 
 
 def no_leads(kind: str, others: Sequence[str]) -> UnsupportedRecordError:
-    """Make the error for a file without a signal in volts; names that say nothing are not told."""
-    told = [name[:MAX_NAME] for name in others if kind_of(name) is not SignalKind.UNKNOWN]
-    among = f" among {', '.join(told)}" if told else ""
+    """Make the error for a file without a signal in volts; unknown names are left out."""
+    named = [name[:MAX_NAME] for name in others if kind_of(name) is not SignalKind.UNKNOWN]
+    among = f" among {', '.join(named)}" if named else ""
     msg = f"{kind} must have a signal in V, mV or uV, there is none{among}"
     return UnsupportedRecordError(msg)
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Final
 
+from ecg_lib.operations.processes.limits import ONE_THREAD
 from ecg_lib.operations.settings import Settings
-from ecg_lib.recordings.process_limits import ONE_THREAD
 from flows.doors.addresses import LOOPBACK, find_addresses
 from flows.local.servers.secret_files import PREFECT, read_secret
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ecg_lib.recordings.process_limits import environment_with
+from ecg_lib.operations.processes.limits import environment_with
 
 _LOGIN = "ecg:hunter2"
 
