@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Final
 
 LEAST_FREE_BYTES: Final = 2**30
-"""Room that flows, uploads, kept signals and backups leave for databases, logs and a rollback."""
+"""Free space that flows, uploads, kept signals and backups leave for databases, logs, a rollback."""
 
 
 def require_room(directory: Path, *, n_bytes: int = 0) -> None:
-    """Check that the disk of a directory stays free enough when something is written.
+    """Check that the disk of a directory keeps enough free space when something is written.
 
     Parameters
     ----------
     directory : Path
-        Where it is written; the nearest directory above it that exists counts.
+        Target; if it is missing, the nearest parent that exists.
     n_bytes : int
-        What is written, where that is known.
+        Bytes to write, if known.
 
     Raises
     ------
@@ -43,18 +43,30 @@ def require_room(directory: Path, *, n_bytes: int = 0) -> None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Give the path of a draft, which takes the place of a file when the block ends well.
+def replacing(path: Path, *, is_durable: bool = False) -> Iterator[Path]:
+    """Yield the path of a draft, which replaces a file when the block ends without an error.
 
-    When it does not, the draft is removed and the file stays as it was. Each process has a draft
-    of its own, in the directory of the file.
+    After an error the draft is removed and the file stays as it was. Each process has its own
+    draft, in the directory of the file. A durable file survives the loss of power.
     """
     draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
     try:
         yield draft
+        if is_durable:
+            _sync(draft)
         draft.replace(path)
+        if is_durable:
+            _sync(path.parent)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_whole(path: Path, text: str) -> None:
@@ -66,15 +78,8 @@ def write_whole(path: Path, text: str) -> None:
 def write_durably(path: Path, text: str) -> None:
     """Write a text file, in UTF-8, so that it also survives the loss of power."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(path) as draft, draft.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    directory = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    with replacing(path, is_durable=True) as draft:
+        draft.write_text(text, encoding="utf-8")
 
 
 def state_of(path: Path) -> tuple[int, ...] | None:

@@ -38,7 +38,7 @@ class FolderObjects:
         self._root = root
 
     def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
-        """Read a small object; None when there is none."""
+        """Read a small object; None if there is none."""
         with _explained(key):
             try:
                 with self._path_of(key).open("rb") as file:
@@ -49,7 +49,7 @@ class FolderObjects:
         return Stored(content, hashlib.sha256(content).hexdigest())
 
     def find_version(self, key: str) -> str | None:
-        """Return the version of an object; None when there is none."""
+        """Return the version of an object; None if there is none."""
         with _explained(key):
             try:
                 with self._path_of(key).open("rb") as file:
@@ -70,17 +70,17 @@ class FolderObjects:
         return hashlib.sha256(content).hexdigest()
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever is there."""
-        with _explained(key), replacing(self._made(key)) as draft:
+        """Write a small object, replacing any other."""
+        with _explained(key), replacing(self._make_parents(key), is_durable=True) as draft:
             draft.write_bytes(content)
 
     def upload(self, path: Path, key: str) -> None:
-        """Write a file as an object, whatever is there."""
-        with _explained(key), replacing(self._made(key)) as draft:
+        """Write a file as an object, replacing any other."""
+        with _explained(key), replacing(self._make_parents(key), is_durable=True) as draft:
             shutil.copyfile(path, draft)
 
     def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
-        """Write an object to a file; False when there is none."""
+        """Write an object to a file; False if there is none."""
         found = self._path_of(key)
         if not found.is_file():
             return False
@@ -92,21 +92,10 @@ class FolderObjects:
                 shutil.copyfile(found, draft)
         return True
 
-    def list_keys(self, prefix: str) -> list[str]:
-        """List the keys that begin with a prefix, sorted."""
-        folder = self._path_of(prefix) if prefix.endswith("/") else self._path_of(prefix).parent
-        with _explained(prefix):
-            names = (
-                path.relative_to(self._root).as_posix()
-                for path in folder.rglob("*")
-                if path.is_file() and not path.name.startswith(".")
-            )
-            return sorted(name for name in names if name.startswith(prefix))
-
     def _path_of(self, key: str) -> Path:
         return self._root.joinpath(*key.split("/"))
 
-    def _made(self, key: str) -> Path:
+    def _make_parents(self, key: str) -> Path:
         path = self._path_of(key)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path

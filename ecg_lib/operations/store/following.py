@@ -1,4 +1,4 @@
-"""A thread of the service that takes the releases of other machines from the store."""
+"""A thread of the service that follows the releases of other machines in the store."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ _logger = logging.getLogger(__name__)
 
 
 class Follower:
-    """Looks at the store from `start` until `close`; the workers then see ``current.json`` change.
+    """Polls the store from `start` until `close`; workers see a change of ``current.json``.
 
     Parameters
     ----------
     settings : Settings
-        With the URL of a store.
+        Must have the URL of a store.
 
     """
 
     def __init__(self, settings: Settings) -> None:
         self.refusal: ReleaseError | None = None
-        """The release of the store that cannot be taken; it is tried again."""
+        """Why the release of the store was rejected; it is tried again."""
         self._settings = settings
         self._store: ObjectStore | None = None
         self._problem = ""
@@ -47,7 +47,7 @@ class Follower:
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def look(self) -> None:
-        """Take the release of another machine, if there is one; a failure is logged once."""
+        """Take the release of another machine, if there is one; log a new failure once."""
         try:
             with holding_releases(self._settings) as is_free:
                 if is_free:  # otherwise this machine releases, or another process looks
@@ -59,11 +59,11 @@ class Follower:
             self._note(str(error), None)
 
     def start(self) -> None:
-        """Begin to look."""
+        """Start polling."""
         self._thread.start()
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop polling."""
         self._stop.set()
 
     def _take(self) -> None:
@@ -94,6 +94,6 @@ class Follower:
         while not self._stop.wait(self._pause_s):
             try:
                 self.look()
-            except Exception as error:  # whatever a look raises, later releases must be taken
+            except Exception as error:  # a later release must still be taken
                 self._note(f"{type(error).__name__}: {error}", None)
                 _logger.exception("the store is looked at again in %g s", self._pause_s)

@@ -1,7 +1,7 @@
-"""A lease in the store: one machine at a time releases or rolls back.
+"""A lease in the store, so that one machine at a time releases or rolls back.
 
-It ends by itself some minutes after its machine died. A machine that was only slow loses nothing
-by that: each write of the release that is served names the version that it replaces.
+It expires some minutes after its machine has died. That a slow machine may lose its lease is safe:
+each write of the served release names the version that it replaces.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreEr
 
 KEY: Final = "serving/lease.json"
 LEASE_S: Final = 300.0
-"""Longer than a release waits for the service and copies its files."""
+"""Longer than a release takes to copy its files and wait for the service."""
 
 _SKEW_S: Final = 60.0
-"""Clocks of machines differ by less; a lease that ends later was not written by one of them."""
+"""Largest difference between clocks; a lease that ends later than that allows is invalid."""
 
 _NO_VERSION: Final = f'"{"0" * 32}"'
-"""In the form of an ETag; no object has it."""
+"""An ETag that no object has."""
 
 _POLL_S: Final = 0.5
 
@@ -37,7 +37,7 @@ class LeaseHeldError(StoreError):
 
 
 class Lease(BaseModel):
-    """The home that may release, and until when; the clocks of machines must agree to seconds."""
+    """The home that may release, and until when. Clocks of machines must agree to some seconds."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -61,8 +61,8 @@ def leased(
     ----------
     store : ObjectStore
     owner : str
-        Names the home. Its own lease it takes over at once: who calls holds the lock of the home,
-        so that the process which had the lease is dead.
+        Names the home. A home takes over its own lease at once: the caller holds the lock of the
+        home, so the process that had the lease has ended.
     wait_s : float
         How long to wait for another machine.
     now : callable
@@ -71,7 +71,7 @@ def leased(
     Raises
     ------
     LeaseHeldError
-        If another machine holds it too long.
+        If another machine holds it for too long.
     StoreError
         If the store cannot be reached, or has no conditional writes.
 
@@ -81,7 +81,7 @@ def leased(
         if time.monotonic() >= deadline_s:
             held = _read(store)
             holder = "another machine" if held is None else held.owner
-            msg = f"one machine may release at a time, {holder} does; try again when it has ended"
+            msg = f"only one machine may release at a time, and {holder} does; try again later"
             raise LeaseHeldError(msg)
         time.sleep(_POLL_S)
     try:
@@ -91,9 +91,9 @@ def leased(
         try:
             store.replace(KEY, _dump(ended), expected=version)
         except ConflictError:
-            pass  # it had ended, and another machine has it
+            pass  # it had expired, and another machine has it
         except StoreError as error:
-            _logger.warning("the lease of releases ends by itself in some minutes: %s", error)
+            _logger.warning("the lease of releases was not given back and expires in some minutes: %s", error)
 
 
 def _take(store: ObjectStore, owner: str, now: Callable[[], float]) -> str | None:
@@ -116,7 +116,7 @@ def _take(store: ObjectStore, owner: str, now: Callable[[], float]) -> str | Non
 
 
 def _check_conditions(store: ObjectStore, lease: Lease) -> None:
-    """Refuse a store that writes although the condition of the write is not met."""
+    """Reject a store that ignores the condition of a write."""
     other = lease.model_copy(update={"token": secrets.token_hex(8)})
     for condition, expected in (("If-None-Match", None), ("If-Match", _NO_VERSION)):
         try:
@@ -136,7 +136,7 @@ def _read(store: ObjectStore) -> Lease | None:
 
 
 def _parse(content: bytes) -> Lease | None:
-    """Parse a lease; one that cannot be read counts as none, and is written again."""
+    """Parse a lease; None for a damaged one, which is replaced."""
     try:
         return Lease.model_validate_json(content)
     except ValidationError:

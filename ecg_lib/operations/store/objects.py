@@ -1,8 +1,8 @@
-"""The interface of a store of objects, which is opened by its URL.
+"""The interface of an object store, and how to open one by its URL.
 
-A write is conditional where two machines could write the same object: it names the version that it
-replaces, and fails when another one is there. Everything else is written once, under a name that
-is made of its content, or by one machine.
+Where two machines could write the same object, the write is conditional: it names the version that
+it replaces, and fails if the object has another one. All other objects are written once, under a
+name made from their content, or by one machine.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from urllib.parse import urlsplit
 from ecg_lib.errors import EcgError
 
 MOST_READ_BYTES: Final = 64 * 1024**2
-"""Of an object that is read into memory: a pointer, a lease, the ledger."""
+"""Largest object that is read into memory: a pointer, a lease, the ledger."""
 
 MOST_FILE_BYTES: Final = 2 * 1024**3
-"""Of an object that is written to a file: code or bundle of a release."""
+"""Largest object that is written to a file: code or bundle of a release."""
 
 _S3: Final = "s3"
 _FOLDER: Final = "file"
 
 
 class StoreError(EcgError):
-    """The store cannot be reached, or refuses what was asked."""
+    """The store cannot be reached, or rejects a request."""
 
 
 class ConflictError(StoreError):
-    """An object has another version than the one to replace: another machine wrote it."""
+    """Another machine has written an object meanwhile."""
 
 
 class Stored(NamedTuple):
@@ -40,41 +40,38 @@ class Stored(NamedTuple):
 
 
 class ObjectStore(Protocol):
-    """Objects by key, such as ``serving/current.json``; whole or not at all.
+    """Objects by key, such as ``serving/current.json``; each is written whole or not at all.
 
-    Each method raises :class:`StoreError` when the store cannot be reached or refuses.
+    Each method raises :class:`StoreError` if the store cannot be reached or rejects the request.
     """
 
     def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
-        """Read a small object, refuse a larger one; None when there is none."""
+        """Read an object of up to `most_bytes`; None if there is none."""
 
     def find_version(self, key: str) -> str | None:
-        """Return the version of an object without its content; None when there is none."""
+        """Return the version of an object without reading it; None if there is none."""
 
     def replace(self, key: str, content: bytes, *, expected: str | None) -> str:
-        """Write an object if it still has the expected version; None where there must be none.
+        """Write an object if it has the expected version, or if None is expected and it is missing.
 
-        Returns the new version. Raises :class:`ConflictError` when there is another one.
+        Returns the new version. Raises :class:`ConflictError` otherwise.
         """
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever is there."""
+        """Write a small object, replacing any other."""
 
     def upload(self, path: Path, key: str) -> None:
-        """Write a file as an object, whatever is there."""
+        """Write a file as an object, replacing any other."""
 
     def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
-        """Write an object to a file; False when there is none.
+        """Write an object to a file; False if there is none.
 
-        An object that is larger, or for which the disk has no room, is refused before it is copied.
+        An object that is too large for `most_bytes` or the disk is rejected before it is copied.
         """
-
-    def list_keys(self, prefix: str) -> list[str]:
-        """List the keys that begin with a prefix, sorted."""
 
 
 def check_size(key: str, n_bytes: int, *, most_bytes: int) -> None:
-    """Refuse an object that is larger than such an object can be.
+    """Reject an object that is too large.
 
     Raises
     ------
@@ -92,7 +89,7 @@ def open_store(url: str) -> ObjectStore:
     Parameters
     ----------
     url : str
-        Of :attr:`ecg_lib.operations.settings.Settings.store_url`, which checks its form.
+        As :attr:`ecg_lib.operations.settings.Settings.store_url`, which checks its form.
 
     Raises
     ------

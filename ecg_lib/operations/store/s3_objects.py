@@ -1,7 +1,8 @@
-"""A store behind an S3 API, by boto3: address and credentials come from its own variables.
+"""A store behind an S3 API, by boto3.
 
-``AWS_ENDPOINT_URL_S3``, ``AWS_ACCESS_KEY_ID``, ``AWS_REGION`` and all others of boto3 are valid
-here as they are for MLflow. The API must have conditional writes (``If-Match``, ``If-None-Match``).
+Address and credentials come from boto3's own variables, such as ``AWS_ENDPOINT_URL_S3``,
+``AWS_ACCESS_KEY_ID`` and ``AWS_REGION``, as for MLflow. The API must have conditional writes
+(``If-Match``, ``If-None-Match``).
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class S3Objects:
     Raises
     ------
     StoreError
-        If boto3 refuses its settings, such as an endpoint that has no scheme.
+        If boto3 rejects its settings, such as an endpoint without a scheme.
 
     """
 
@@ -65,7 +66,7 @@ class S3Objects:
                 raise StoreError(msg) from error
 
     def read(self, key: str, *, most_bytes: int = MOST_READ_BYTES) -> Stored | None:
-        """Read a small object; None when there is none."""
+        """Read a small object; None if there is none."""
         with self._explained(key):
             try:
                 found = self._client.get_object(**self._name(key))
@@ -78,7 +79,7 @@ class S3Objects:
                 raise
 
     def find_version(self, key: str) -> str | None:
-        """Return the version of an object; None when there is none."""
+        """Return the version of an object; None if there is none."""
         with self._explained(key):
             try:
                 return str(self._client.head_object(**self._name(key))["ETag"])
@@ -105,17 +106,17 @@ class S3Objects:
                 raise ConflictError(msg) from error
 
     def write(self, key: str, content: bytes) -> None:
-        """Write a small object, whatever is there."""
+        """Write a small object, replacing any other."""
         with self._explained(key):
             self._client.put_object(**self._name(key), Body=content)
 
     def upload(self, path: Path, key: str) -> None:
-        """Write a file as an object, whatever is there."""
+        """Write a file as an object, replacing any other."""
         with self._explained(key):
             self._client.upload_file(str(path), self._bucket, self._prefix + key)
 
     def download(self, key: str, path: Path, *, most_bytes: int = MOST_FILE_BYTES) -> bool:
-        """Write an object to a file; False when there is none."""
+        """Write an object to a file; False if there is none."""
         with self._explained(key):
             try:  # boto3 writes a draft beside the file
                 n_bytes = int(self._client.head_object(**self._name(key))["ContentLength"])
@@ -127,18 +128,6 @@ class S3Objects:
                     return False
                 raise
         return True
-
-    def list_keys(self, prefix: str) -> list[str]:
-        """List the keys that begin with a prefix, sorted."""
-        with self._explained(prefix):
-            pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self._bucket, Prefix=self._prefix + prefix
-            )
-            return sorted(
-                str(one["Key"])[len(self._prefix) :]
-                for page in pages
-                for one in page.get("Contents", ())
-            )
 
     def _name(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
@@ -166,7 +155,7 @@ def _make_client(endpoint: str) -> Any:  # noqa: ANN401  boto3 makes its classes
         # Other stores than Amazon's may not know the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # BUCKET.host needs names in a DNS that a store of one's own seldom has.
+        # Addresses such as BUCKET.host need DNS names that a store of one's own seldom has.
         s3={"addressing_style": "path"} if endpoint else None,
     )
     return boto3.session.Session().client("s3", config=config)

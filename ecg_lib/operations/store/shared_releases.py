@@ -1,13 +1,13 @@
-"""The release that is served, shared by several machines through the store.
+"""Share the served release between machines through the store.
 
-Each home keeps a copy of everything, and its service reads that copy alone; so a service goes on
-when the store is down. ``serving/current.json`` of the store names the release that all machines
-are to serve. Code and bundle are one archive each, under their tags, which are made of content.
-Nothing of the store is believed: signature, code and bundle are checked before they are used.
+Each home has its own copy of everything, and its service reads only that copy, so a service goes on
+while the store is down. The pointer ``serving/current.json`` of the store names the release that
+all machines are to serve. Code and bundle are one archive each, named by their tags. They are used
+only after signature and hashes have been checked. The pointer itself is not signed.
 
-A home notes which version of the store's pointer it knows. When the store has another one, another
-machine has released, and the home takes that; when the home has another release than the version
-that it knows, the home has released, and the store takes that.
+A home records which version of the pointer it knows. If the store has another version, another
+machine has released, and the home adopts that release. If the home serves another release than
+that version names, the home has released, and publishes it.
 """
 
 from __future__ import annotations
@@ -49,12 +49,11 @@ from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, Store
 from ecg_lib.records.atomic_files import write_durably
 
 RELEASE_LOCK: Final = "release.lock"
-"""Held by a release, a rollback, or who takes a release of the store; below ``serving``."""
+"""Lock below ``serving``, held by a release, a rollback, or the adoption of a release."""
 
 POINTER: Final = "serving/current.json"
 _KNOWN: Final = "store-state.json"
 _MANIFEST: Final = Path("bundle", "manifest.json")
-_MOST_BYTES: Final = MOST_FILE_BYTES
 _MOST_SIGNATURE_BYTES: Final = 2**16
 _MOST_POINTER_BYTES: Final = 2**20
 _MOST_FILES: Final = 100_000
@@ -67,21 +66,21 @@ class PointerError(ReleaseError):
 
 
 class Known(BaseModel):
-    """The versions of the store that a home has taken or written."""
+    """The versions in the store that a home knows."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     url: str = ""
     pointer: str | None = None
-    """Version of the pointer that the home has taken or written."""
+    """Version of the pointer that the home has adopted or written."""
     ledger: str | None = None
     """Version of the ledger."""
     ledger_head: str | None = None
-    """Commit of the home's ledger that this version ends with."""
+    """Last commit of this version of the ledger, if the home has written it."""
 
 
 def read_known(settings: Settings) -> Known:
-    """Read which versions the home knows; none when the settings name another store."""
+    """Read the versions that the home knows; none of them if the settings name another store."""
     try:
         known = Known.model_validate_json((settings.serving_dir / _KNOWN).read_bytes())
     except (FileNotFoundError, ValidationError):
@@ -91,12 +90,12 @@ def read_known(settings: Settings) -> Known:
 
 
 def write_known(settings: Settings, known: Known) -> None:
-    """Note which versions the home knows."""
+    """Record the versions that the home knows."""
     write_durably(settings.serving_dir / _KNOWN, known.model_dump_json(indent=2))
 
 
 def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
-    """Take the release of another machine; return it, or None when there is no other one.
+    """Adopt the release of another machine; return it, or None if there is no other one.
 
     The caller holds the lock of releases.
 
@@ -105,7 +104,7 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
     StoreError
         If the store cannot be reached, or the home has no key of releases.
     ReleaseError
-        If the release is not in the store, or is not as it was signed.
+        If the release is not in the store, or differs from what was signed.
     PointerError
         If the pointer cannot be read.
 
@@ -120,17 +119,17 @@ def adopt_release(settings: Settings, store: ObjectStore) -> Release | None:
         fetch_release(settings, store, release)
         if current is not None:
             _logger.warning(
-                "another machine released %s; it takes the place of %s",
+                "another machine released %s, which replaces %s",
                 *(release.bento_tag, current.bento_tag),
             )
-    # Also when it is served already: workers that refused the one between look at it again.
+    # Also when it is served already: workers that rejected the one in between look at it again.
     write_release(settings.serving_dir / CURRENT, release)
     write_known(settings, known.model_copy(update={"pointer": stored.version}))
     return release
 
 
 def publish_release(settings: Settings, store: ObjectStore) -> bool:
-    """Let all machines serve what this home serves; whether anything was written.
+    """Make all machines serve what this home serves; return whether anything was written.
 
     The caller holds the lock of releases.
 
@@ -155,7 +154,7 @@ def publish_release(settings: Settings, store: ObjectStore) -> bool:
     else:
         try:
             is_same = is_same_release(current, _parse(stored.content))
-        except PointerError:  # damaged: whatever it named, no machine can take it
+        except PointerError:  # damaged: no machine can adopt it
             is_same, expected = False, stored.version
         if is_same:
             if stored.version != known.pointer:
@@ -188,31 +187,41 @@ def upload_release(settings: Settings, store: ObjectStore, release: Release) -> 
 
 
 def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> None:
-    """Copy what the home lacks of a release, and check it.
+    """Copy the missing or damaged parts of a release to the home, and check them.
 
     Raises
     ------
     StoreError
         If the store cannot be reached, or the home has no key of releases.
     ReleaseError
-        If the store lacks it too, or it is not as it was signed; what was copied is removed.
+        If the store lacks it too, or it differs from what was signed; the copy is removed.
 
     """
     if not has_key(settings):
         msg = (
-            f"the key of releases {key_path(settings)} must be that of the machine which released "
-            f"{release.bento_tag}, there is none; copy it (ECG_RELEASE_KEY_FILE)"
+            f"{key_path(settings)} must hold the key of the machine that released "
+            f"{release.bento_tag}, it is missing; copy it (ECG_RELEASE_KEY_FILE)"
         )
         raise StoreError(msg)
     _fetch_signature(settings, store, release)
+    archives = dict(_archives(settings, release))
+    present = [directory for directory in archives if directory.is_dir()]
     made: list[Path] = []
     try:
-        for directory, key in _archives(settings, release):
-            if not directory.is_dir():
+        for directory, key in archives.items():
+            if directory not in present:
                 _unpack(store, key, directory, release)
                 made.append(directory)
-        check_code(settings, release)
-        _check_bundle(settings, release)
+        try:
+            _check(settings, release)
+        except ReleaseError as error:
+            if not present:
+                raise
+            _logger.warning("%s is damaged and copied again: %s", release.bento_tag, error)
+            for directory in present:
+                _unpack(store, archives[directory], directory, release)
+                made.append(directory)
+            _check(settings, release)
     except (ReleaseError, StoreError):
         for directory in made:
             shutil.rmtree(directory, ignore_errors=True)
@@ -221,7 +230,7 @@ def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> N
 
 @contextmanager
 def holding_releases(settings: Settings) -> Iterator[bool]:
-    """Hold the lock of releases if it is free; whether it is."""
+    """Hold the lock of releases, if it is free; yield whether it is."""
     settings.serving_dir.mkdir(parents=True, exist_ok=True)
     with (settings.serving_dir / RELEASE_LOCK).open("a") as lock:
         try:
@@ -255,6 +264,11 @@ def _fetch_signature(settings: Settings, store: ObjectStore, release: Release) -
             raise
 
 
+def _check(settings: Settings, release: Release) -> None:
+    check_code(settings, release)
+    _check_bundle(settings, release)
+
+
 def _check_bundle(settings: Settings, release: Release) -> None:
     manifest = model_directory(settings.bentoml_home, release) / _MANIFEST
     found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "none"
@@ -278,7 +292,7 @@ def _pack(directory: Path, archive: Path) -> None:
 
 
 def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> None:
-    """Copy a directory, whole or not at all."""
+    """Copy a directory, whole or not at all; replace a damaged one."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as place:
@@ -288,6 +302,8 @@ def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> 
                 raise ReleaseError(msg, bento_tag=release.bento_tag)
             with tarfile.open(archive, "r:gz") as packed:
                 packed.extractall(draft, members=_bounded(packed, key), filter="data")
+            if directory.is_dir():
+                directory.rename(Path(place) / "damaged")  # removed with the temporary directory
             draft.rename(directory)
     except (OSError, tarfile.TarError, EOFError) as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
@@ -298,7 +314,7 @@ def _bounded(packed: tarfile.TarFile, key: str) -> Iterator[tarfile.TarInfo]:
     n_bytes = 0
     for number, member in enumerate(packed):
         n_bytes += member.size
-        if n_bytes > _MOST_BYTES or number >= _MOST_FILES:
+        if n_bytes > MOST_FILE_BYTES or number >= _MOST_FILES:
             msg = f"{key} of the store must have at most 2 GiB and {_MOST_FILES} files"
             raise StoreError(msg)
         yield member
@@ -316,4 +332,4 @@ def _read_or_none(settings: Settings) -> Release | None:
     try:
         return read_release(settings.serving_dir / CURRENT)
     except ReleaseError:
-        return None  # torn; the one of the store takes its place
+        return None  # torn; the one of the store replaces it

@@ -36,7 +36,6 @@ def test_a_missing_object_is_none(store: ObjectStore, tmp_path: Path) -> None:
     assert store.find_version("a/missing") is None
     assert not store.download("a/missing", tmp_path / "file")
     assert not (tmp_path / "file").exists()
-    assert store.list_keys("a/") == []
 
 
 def test_a_file_comes_back_as_it_was(store: ObjectStore, tmp_path: Path) -> None:
@@ -69,13 +68,6 @@ def test_an_object_for_which_the_disk_has_no_room_is_not_copied(
     with pytest.raises(StoreError, match="must be free"):
         store.download("a", tmp_path / "b")
     assert not (tmp_path / "b").exists()
-
-
-def test_keys_are_listed_by_prefix_in_order(store: ObjectStore) -> None:
-    for key in ("a/2", "a/1", "ab/3", "b/4"):
-        store.write(key, b"x")
-    assert store.list_keys("a/") == ["a/1", "a/2"]
-    assert store.list_keys("a") == ["a/1", "a/2", "ab/3"]
 
 
 def test_a_conditional_write_needs_the_version_that_it_names(store: ObjectStore) -> None:

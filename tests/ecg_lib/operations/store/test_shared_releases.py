@@ -212,6 +212,27 @@ def test_an_archive_cannot_write_outside_its_directory(
     assert not list(tmp_path.rglob("outside"))
 
 
+def test_a_damaged_copy_of_a_release_is_copied_again(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    first = _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    _release(one, "2")
+    publish_release(one, store)
+    adopt_release(other, store)
+    source = bento_source(other.bentoml_home, first)
+    manifest = model_directory(other.bentoml_home, first) / "bundle" / "manifest.json"
+    (source / "bentos" / "code.py").write_text("changed")
+    manifest.unlink()
+    _release(one, "1")
+    publish_release(one, store)
+    assert adopt_release(other, store) == first
+    assert (source / "bentos" / "code.py").read_text() == "a"
+    assert manifest.read_text() == "1"
+    assert not list(other.bentoml_home.rglob(".fetch-*"))
+
+
 def test_a_release_that_the_store_lacks_is_refused(
     one: Settings, other: Settings, store: ObjectStore
 ) -> None:
