@@ -300,17 +300,20 @@ class BeatClassifier:
     ) -> ClassifiedBeats:
         """Classify beats that :func:`ecg_lib.signal_path.preprocessing.prepare_beats` gave.
 
-        `logits` are those of :meth:`predict_logits`, where they are known.
-        Other leads of the same time have their say before the calibration, see
-        :mod:`ecg_lib.classifier.lead_fusion`.
+        `logits` are those of :meth:`predict_logits`, if they are known already. Other leads of the
+        same time are used before the calibration, see :mod:`ecg_lib.classifier.lead_fusion`.
         """
         with observe("network"):
             read, voted = self._vote(prepared, logits)
             leads = []
             for other in others:
-                of_other, logits = self._vote(other)
+                of_other, voted_other = self._vote(other)
                 leads.append(
-                    OtherLead(r_peaks=other.r_peaks, logits=logits, is_readable=of_other.has_class)
+                    OtherLead(
+                        r_peaks=other.r_peaks,
+                        logits=voted_other,
+                        is_readable=of_other.has_class,
+                    )
                 )
         with observe("rules"):
             by_rules = partial(decide, read, config=self.config, apply_rule_guard=apply_rule_guard)

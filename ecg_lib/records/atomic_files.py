@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 LEAST_FREE_BYTES: Final = 2**30
-"""Free space that flows, uploads, kept signals and backups leave for databases, logs, a rollback."""
+"""Free space that is left for databases, logs and a rollback."""
 
 
 def require_room(directory: Path, *, n_bytes: int = 0) -> None:

@@ -140,12 +140,12 @@ class Registry:
         return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
 
     def _warn_of_place(self, location: str) -> None:
-        """Say that an experiment which was made without a store keeps its place for artifacts."""
+        """Warn that an experiment made without a store goes on without it."""
         self._has_warned = True
         if location != self._settings.mlflow_artifacts_url:
             logger.warning(
-                "the experiment %s keeps its artifacts at %s, where they were when it was made, "
-                "and not in the store; an empty registry (ECG_FRESH=1) begins in the store",
+                "the experiment %s was made without the store and keeps its artifacts at %s; a new "
+                "registry (ECG_FRESH=1) keeps them in the store",
                 *(EXPERIMENT, location),
             )
 
@@ -293,16 +293,14 @@ class Registry:
         from sqlalchemy.exc import SQLAlchemyError
 
         store = SqlAlchemyStore(self._settings.tracking_uri, self._settings.mlflow_dir.as_uri())
+        expected = (MlflowException, SQLAlchemyError, OSError, BotoCoreError, ClientError)
         problems = []
         for run_id in run_ids:
             try:
                 uri = store.get_run(run_id).info.artifact_uri
                 get_artifact_repository(uri).delete_artifacts()
                 store._hard_delete_run(run_id)  # noqa: SLF001  MLflow has no other way
-            except (
-                *(MlflowException, SQLAlchemyError, OSError),
-                *(BotoCoreError, ClientError),
-            ) as error:
+            except expected as error:
                 problems.append(f"{run_id}: {error}")
         return problems
 

@@ -1,10 +1,10 @@
-"""Choose the limits of the reference bundle again, with networks as they are.
+"""Choose the limits of the reference bundle again, without training its networks.
 
 ``python -m flows.evaluation.judge_again DIRECTORY`` is for a change of the R-peak detector. The
-networks of the folds call the beats that it finds now; calibration, threshold, abstention and the
-limit of runs are chosen on these calls as a sweep chooses them, and figures, out-of-fold calls,
-drift reference, golden requests and card follow. RuleGuard stays as it was. Needs the records of
-the recipe `all`.
+fold networks classify the beats that it now finds. Calibration, threshold, abstention and the limit
+of runs are chosen on these predictions as a sweep chooses them; figures, drift reference, golden
+requests and card follow from them. RuleGuard stays as it was. Needs the records of the recipe
+`all`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,9 @@ import numpy as np
 from prefect import flow
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
-from ecg_lib.classifier.bundle import Bundle, write_bundle
-from ecg_lib.classifier.golden import make_golden
+from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.operations.settings import Settings, read_settings
-from ecg_lib.training.model_card import write_model_card
 from ecg_lib.training.out_of_fold import OutOfFold, judge_folds, measure
 from flows.data.databases import DatabaseName
 from flows.data.dataset_versions import DatasetVersion, load_version
@@ -37,7 +35,7 @@ from flows.data.training_data import (
 )
 from flows.doors.ledger import read_git_commit
 from flows.release.load_released import read_reference
-from flows.training.candidate import make_drift_reference
+from flows.training.candidate import write_judged
 
 if TYPE_CHECKING:
     from ecg_lib.training.cross_validation import FoldOutput
@@ -48,15 +46,15 @@ _DATABASES: Final = (DatabaseName.MITDB, DatabaseName.SVDB)
 
 @flow(name="judge-again")
 def judge_again(directory: Path) -> Bundle:
-    """Write the reference bundle with limits that are chosen again.
+    """Write the reference bundle with new limits.
 
     Args:
-        directory: Where it goes; it must not exist.
+        directory: The new bundle; it must not exist.
     """
     settings = read_settings()
     reference = read_reference()
     version = load_version(settings.datasets_dir, ingest_records(databases=_DATABASES))
-    out_of_fold = call_out_of_fold(reference, version, settings)
+    out_of_fold = predict_out_of_fold(reference, version, settings)
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     found, by_record = measure(
         out_of_fold,
@@ -71,34 +69,32 @@ def judge_again(directory: Path) -> Bundle:
         dataset_version=version.version,
         git_commit=read_git_commit(),
     )
-    classifier = BeatClassifier(reference.network.read_bytes(), config=out_of_fold.config)
-    return write_bundle(
+    return write_judged(
         directory,
+        BeatClassifier(reference.network.read_bytes(), config=out_of_fold.config),
         network=reference.network,
         fold_networks=[reference.fold_network(fold) for fold in _folds_of(reference)],
         folds=reference.folds,
-        config=out_of_fold.config,
+        out_of_fold=out_of_fold,
+        prepared=prepared,
         provenance=provenance,
         metrics=metrics,
-        out_of_fold=out_of_fold.table(),
-        drift_reference=make_drift_reference(out_of_fold, prepared),
-        golden=make_golden(classifier),
-        model_card=write_model_card(provenance, metrics, by_record, out_of_fold.config),
+        by_record=by_record,
     )
 
 
-def call_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Settings) -> OutOfFold:
-    """Call the beats of each person by the network that has not seen the person, and choose limits.
+def predict_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Settings) -> OutOfFold:
+    """Classify the beats of each person by a network that has not seen the person; choose limits.
 
     Raises:
-        ValueError: If the folds of the bundle are not those of the dataset version.
+        ValueError: If the folds of the bundle differ from those of the dataset version.
     """
     folds = _folds_of(bundle)
     if version.folds[len(folds)] != bundle.folds:
         msg = f"dataset version {version.version} must have the folds of the bundle, it has others"
         raise ValueError(msg)
     dataset = load_training_data(find_training_data(version, QUICK_VIEWS, settings))
-    outputs = [_call(bundle, dataset, fold) for fold in folds]
+    outputs = [_predict(bundle, dataset, fold) for fold in folds]
     judged = judge_folds(dataset, outputs, n_missed=version.n_missed_v)
     config = replace(judged.config, rule_guard=bundle.config.rule_guard)
     guarded = apply_rules(
@@ -114,7 +110,7 @@ def _folds_of(bundle: Bundle) -> list[int]:
     return sorted(set(bundle.folds.values()))
 
 
-def _call(bundle: Bundle, dataset: BeatDataset, fold: int) -> FoldOutput:
+def _predict(bundle: Bundle, dataset: BeatDataset, fold: int) -> FoldOutput:
     from ecg_lib.training.cross_validation import FoldOutput
 
     records = [

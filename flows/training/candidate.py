@@ -137,11 +137,52 @@ def build_bundle(
         seed=seed,
         library_versions=_library_versions(),
     )
-    return write_bundle(
+    return write_judged(
         directory,
+        classifier,
         network=final.network,
         fold_networks=fold_networks,
         folds=version.folds[len(fold_networks)],
+        out_of_fold=out_of_fold,
+        prepared=prepared,
+        provenance=provenance,
+        metrics=metrics,
+        by_record=by_record,
+    )
+
+
+def write_judged(
+    directory: Path,
+    classifier: BeatClassifier,
+    *,
+    network: Path,
+    fold_networks: Sequence[Path],
+    folds: Mapping[str, int],
+    out_of_fold: OutOfFold,
+    prepared: PreparedViews,
+    provenance: Provenance,
+    metrics: dict[str, Any],
+    by_record: Mapping[str, BeatCounts],
+) -> Bundle:
+    """Write a bundle, with the configuration, reference and golden requests of its predictions.
+
+    Args:
+        directory: The bundle; it must not exist.
+        classifier: The network with the configuration of `out_of_fold`.
+        network: The network that serves.
+        fold_networks: Those that predicted out of fold.
+        folds: The fold of each person.
+        out_of_fold: The predictions.
+        prepared: The prepared strips of the records that they are of.
+        provenance: Where the network comes from.
+        metrics: The figures.
+        by_record: The figures of each record, for the model card.
+    """
+    return write_bundle(
+        directory,
+        network=network,
+        fold_networks=fold_networks,
+        folds=folds,
         config=out_of_fold.config,
         provenance=provenance,
         metrics=metrics,

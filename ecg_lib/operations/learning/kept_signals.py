@@ -31,8 +31,6 @@ from ecg_lib.records.atomic_files import replacing, require_room
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-"""Room on the disk that signals leave to everything else; answers that wait need it more."""
-
 _KEPT: Final = "kept"
 _WAITING: Final = "waiting"
 _SUFFIX: Final = ".signal"

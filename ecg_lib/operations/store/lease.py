@@ -93,7 +93,7 @@ def leased(
         except ConflictError:
             pass  # it had expired, and another machine has it
         except StoreError as error:
-            _logger.warning("the lease of releases was not given back and expires in some minutes: %s", error)
+            _logger.warning("the lease was not given back and expires in some minutes: %s", error)
 
 
 def _take(store: ObjectStore, owner: str, now: Callable[[], float]) -> str | None:

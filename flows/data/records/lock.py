@@ -1,7 +1,7 @@
-"""One lock between those who add prepared records and those who delete them.
+"""A lock that keeps retention from deleting prepared records that an ingest is about to use.
 
-A dataset version names its records when all of them are prepared. Until then, nothing tells that
-those which an earlier run had prepared are needed again.
+A dataset version names its records only when all of them are prepared. Until then, records that an
+earlier run has prepared look unused.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LOCK: Final = "records.lock"
 
 @contextmanager
 def adding_records(datasets_dir: Path) -> Iterator[None]:
-    """Let nobody delete prepared records within the block; several processes may add some."""
+    """Prevent the deletion of prepared records in the block; several processes may add records."""
     datasets_dir.mkdir(parents=True, exist_ok=True)
     with (datasets_dir / _LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
@@ -26,9 +26,9 @@ def adding_records(datasets_dir: Path) -> Iterator[None]:
 
 @contextmanager
 def deleting_records(datasets_dir: Path) -> Iterator[bool]:
-    """Let nobody add prepared records within the block; gives whether they may be deleted.
+    """Prevent adding prepared records in the block; yield whether records may be deleted.
 
-    They may not while another process adds or deletes some.
+    That is False while another process adds or deletes records.
     """
     datasets_dir.mkdir(parents=True, exist_ok=True)
     with (datasets_dir / _LOCK).open("a") as lock:

@@ -40,13 +40,13 @@ _MANIFEST_BYTES: Final = 2**30
 _SECRETS_BYTES: Final = 16 * 2**20
 _PACKED: Final = {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}
 _IS_ENCRYPTED: Final = 1
-"""Bit of a zip member that has a password, which ours never have."""
+"""Flag of a zip member with a password; ours have none."""
 
 SET_ASIDE: Final = "before-"
-"""Begins the name of the folder of a home with what a restore moved aside."""
+"""Prefix of the folder into which a restore moves the files of a home."""
 
 STAGING: Final = ".restore-"
-"""Begins the name of the folder of a home into which a backup is unpacked."""
+"""Prefix of the folder of a home into which a backup is unpacked."""
 
 
 class BackupError(EcgError):
@@ -54,7 +54,7 @@ class BackupError(EcgError):
 
 
 def describe(error: Exception) -> str:
-    """Describe an error; one of the system without its number."""
+    """Describe an error; a system error without its number."""
     if not isinstance(error, OSError) or error.strerror is None:
         return str(error)
     return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
@@ -203,21 +203,8 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
 def _check_packing(archive: zipfile.ZipFile) -> None:
     for one in archive.infolist():
         if one.compress_type not in _PACKED or one.flag_bits & _IS_ENCRYPTED:
-            msg = f"{one.filename} must be packed as `ecg backup` does, it is not: it was changed"
+            msg = f"{one.filename} must be packed as `ecg backup` packs it; it was changed"
             raise BackupError(msg)
-
-
-def read_secrets(archive: zipfile.ZipFile) -> bytes:
-    """Read the member with the secrets.
-
-    Raises:
-        BackupError: If it is too large to be one.
-    """
-    found = archive.getinfo(SECRETS)
-    if found.file_size > _SECRETS_BYTES:
-        msg = f"its secrets must be at most {_SECRETS_BYTES} bytes, got {found.file_size}"
-        raise BackupError(msg)
-    return archive.read(found)
 
 
 def _order(text: str) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 from flows.local.state.archive import (
     FILES,
     MANIFEST,
+    SECRETS,
     SET_ASIDE,
     STAGING,
     BackupError,
@@ -37,7 +38,6 @@ from flows.local.state.archive import (
     SecretsIn,
     describe,
     read_manifest,
-    read_secrets,
     unpack_secrets,
 )
 from flows.local.supervision.platform_status import read_status
@@ -132,7 +132,7 @@ def _alone(home: Path) -> Iterator[None]:
         try:
             fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            msg = f"only one process may restore {home} at a time, another one is doing it"
+            msg = f"another process is restoring {home}; wait until it has ended"
             raise BackupError(msg) from error
         yield
     finally:
@@ -169,7 +169,7 @@ def _restore(
 
 
 def _remove_leftovers(home: Path) -> None:
-    """Remove what a killed process had unpacked; what it has moved already stays."""
+    """Remove what a killed restore had unpacked, but nothing that it had moved."""
     for left in home.glob(f"{STAGING}*"):
         if left.is_dir():
             shutil.rmtree(left)
@@ -218,7 +218,7 @@ def _extract(archive: zipfile.ZipFile, manifest: Manifest, staging: Path) -> Non
 
 def _write_secrets(archive: zipfile.ZipFile, staging: Path, *, key_file: Path | None) -> None:
     files = unpack_secrets(
-        read_secrets(archive), key_file=key_file, manifest=archive.read(MANIFEST)
+        archive.read(SECRETS), key_file=key_file, manifest=archive.read(MANIFEST)
     )
     for name, content in files.items():
         target = staging / name

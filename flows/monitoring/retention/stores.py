@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
@@ -112,9 +113,20 @@ def _remove_fits(sweep: Path) -> None:
     """Delete the fits of a sweep, but not its state, by which sweeps are numbered."""
     for path in _fits_of(sweep):
         if path.is_dir():
-            shutil.rmtree(path)
+            _remove(path)
         else:
-            path.unlink()
+            path.unlink(missing_ok=True)
+
+
+def _remove(directory: Path) -> None:
+    """Delete a directory; another flow may be deleting it too."""
+    shutil.rmtree(directory, onerror=_pass_missing)
+
+
+def _pass_missing(_function: object, _path: str, raised: tuple[object, Any, object]) -> None:
+    _, error, _ = raised
+    if not isinstance(error, FileNotFoundError):
+        raise error
 
 
 def _keep_newest(
@@ -122,16 +134,15 @@ def _keep_newest(
     n_kept: int,
     *,
     is_needed: Callable[[Path], bool] = lambda _: False,
-    remove: Callable[[Path], None] = shutil.rmtree,
+    remove: Callable[[Path], None] = _remove,
 ) -> list[str]:
     """Delete all directories but the newest and those that are needed; return their names."""
     spare = []
     for path in paths:
-        with suppress(FileNotFoundError):  # another flow that deletes was first
+        with suppress(FileNotFoundError):  # another flow has deleted it
             if path.is_dir() and not is_needed(path):
                 spare.append((path.stat().st_mtime, path))
     old = [path for _, path in sorted(spare)[:-n_kept]]
     for path in old:
-        with suppress(FileNotFoundError):
-            remove(path)
+        remove(path)
     return [f"{path.parent.name}/{path.name}" for path in old]

@@ -28,7 +28,7 @@ from flows.release.switch_service import find_bundle
 from flows.training.sweep import settle_sweeps
 
 _OPENINGS = "ds2"
-"""Ends the names of reports on openings of the test set, which cannot be made again."""
+"""Suffix of reports on openings of the test set, which cannot be made again."""
 
 _PREPARED: Final = re.compile(r'"prepared":\s*"([^"]+)"')
 
@@ -74,7 +74,7 @@ def forget_old_training(settings: Settings) -> None:
             else []
         )
     if not may_delete:
-        logger.info("no dataset version is deleted, as ingest-records runs")
+        logger.info("no dataset version is deleted while ingest-records runs")
     hashes = {release.bundle_hash for release in releases}
     hashes |= {run.bundle_hash for run in runs if run.run_id in needed}
     reports = _forget_reports(settings, hashes)

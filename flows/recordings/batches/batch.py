@@ -27,10 +27,6 @@ from flows.recordings.batches.found import Recording, fetch
 from flows.recordings.batches.places import open_place
 from flows.recordings.batches.results import RESULTS, Output, Row, Status
 
-_ATTEMPTS = 3
-_PAUSE_S = 2.0
-"""Before a store is asked again for a file, the second time twice as long."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
@@ -143,7 +139,7 @@ def _analyze_copy(
     target = output.place.below(RESULTS, recording.folder)
     done = process.analyze(
         Request(
-            path=str(_fetch(recording, inputs)),
+            path=str(fetch(recording, inputs)),
             output_dir=str(target.as_path() if target.is_local else results),
             formats=wanted.formats,
             lead=wanted.lead,
@@ -157,17 +153,3 @@ def _analyze_copy(
             with writing(target.url):
                 target.below(Path(path).name).upload(Path(path))
     return done
-
-
-def _fetch(recording: Recording, scratch: Path) -> Path:
-    for attempt in range(1, _ATTEMPTS):
-        try:
-            return fetch(recording, scratch)
-        except FileNotFoundError:
-            raise
-        except OSError as error:
-            if is_full(error):
-                raise
-            get_run_logger().warning("%s is fetched again: %s", recording.name, error)
-            time.sleep(_PAUSE_S * attempt)
-    return fetch(recording, scratch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -27,9 +28,9 @@ class Recording(NamedTuple):
     path: str
     """Path or URL."""
     folder: str
-    """Where it is below the directory that was named; its results are there below `results`."""
+    """Its folder below the named directory; its results have the same folder below `results`."""
     n_bytes: int
-    """Of the file; of a WFDB record, of all files with the name of its header."""
+    """Size of the file; of a WFDB record, of all files with the name of its header."""
 
     @property
     def name(self) -> str:
@@ -50,8 +51,8 @@ class Found(NamedTuple):
 def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
     """Find the recordings among files, and below directories and prefixes of stores.
 
-    Files below the output are passed over, except where it is itself a directory that was named;
-    results are passed over anyway. Recordings whose results would have the same names are refused.
+    Files below the output are left out, unless it is itself a named directory; results are always
+    left out. Recordings whose results would have the same names are rejected.
 
     Raises:
         ConfigurationError: If a URL cannot be opened.
@@ -81,7 +82,10 @@ def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
 
 
 def _size_of(place: Place) -> int:
-    return int(place.files.size(place.path) or 0) if place.exists() else 0
+    try:
+        return place.size() or 0
+    except PermissionError:
+        return 0  # its error comes when it is read
 
 
 def _find_below(root: Place, output: Place) -> Iterator[Recording]:
@@ -101,11 +105,11 @@ def _find_below(root: Place, output: Place) -> Iterator[Recording]:
 
 
 def fetch(recording: Recording, scratch: Path) -> Path:
-    """Give the file of a recording to read; that of a store is copied, with its signals.
+    """Return the file of a recording; from a store it is copied first, with its signals.
 
     Raises:
         FileNotFoundError: If it is gone.
-        OSError: If the store does not give it.
+        OSError: If it cannot be copied.
     """
     place = open_place(recording.path)
     if place.is_local:
@@ -122,9 +126,9 @@ def fetch(recording: Recording, scratch: Path) -> Path:
 
 
 def _named_by(header: Path) -> list[str]:
-    """Name the files that a header names; none of a broken one, whose error comes when it is read.
+    """List the files that a header names; none for a broken header, which is rejected when read.
 
-    A header names plain files beside it, or it is refused.
+    A header may only name files beside it.
     """
     try:
         read = read_wfdb_header(header)
@@ -137,5 +141,6 @@ def _named_by(header: Path) -> list[str]:
 
 def _fetch_beside(place: Place, name: str, scratch: Path) -> None:
     beside = place.beside(name)
-    if not (scratch / name).exists() and beside.exists():
-        beside.download(scratch / name)
+    if not (scratch / name).exists():
+        with suppress(FileNotFoundError):  # the reader names the missing file
+            beside.download(scratch / name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,16 +16,21 @@ from fsspec.spec import AbstractFileSystem
 
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.records.atomic_files import replacing
+from flows.recordings.analyzed_files import is_full
 
 _STARTS_AT_ONCE: Final = 1000
-"""Files whose beginnings are asked for at a time; a store answers hundreds at once."""
+"""Files that a store is asked for at a time."""
 
 _ATTEMPTS: Final = 3
 _PAUSE_S: Final = 2.0
-"""Before a store is asked again for beginnings, the second time twice as long."""
+"""Pause before a store is asked again; the second pause is twice as long."""
 
 _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError)
-"""Errors that the same answer follows when it is asked again."""
+"""Errors that another attempt does not change."""
+
+_ABSENT: Final = (FileNotFoundError, NotADirectoryError)
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +65,42 @@ class Place:
         return Place(self.files, f"{self.path.rpartition('/')[0]}/{name}")
 
     def is_directory(self) -> bool:
-        """Return whether there is a directory, or anything with this prefix."""
-        return bool(self.files.isdir(self.path))
+        """Return whether there is a directory, or anything with this prefix.
+
+        False where access is denied: that error comes when the place is read.
+
+        Raises:
+            OSError: If the store cannot be asked.
+        """
+        try:
+            return bool(self._describe()["type"] == "directory")
+        except (*_ABSENT, PermissionError):
+            return False
 
     def exists(self) -> bool:
-        """Return whether there is a file."""
-        return bool(self.files.isfile(self.path))
+        """Return whether there is a file.
+
+        Raises:
+            OSError: If the store cannot be asked.
+        """
+        return self.size() is not None
+
+    def size(self) -> int | None:
+        """Return the size of a file in bytes; None if there is none.
+
+        Raises:
+            OSError: If the store cannot be asked.
+        """
+        try:
+            described = self._describe()
+        except _ABSENT:
+            return None
+        return int(described["size"] or 0) if described["type"] == "file" else None
+
+    def _describe(self) -> dict[str, Any]:
+        # isfile and isdir of fsspec take an error of the store for "no".
+        described: dict[str, Any] = self.files.info(self.path)
+        return described
 
     def read(self) -> bytes:
         """Read a file.
@@ -89,8 +125,22 @@ class Place:
         self.files.put_file(str(path), self.path)
 
     def download(self, path: Path) -> None:
-        """Copy a file to this machine."""
-        self.files.get_file(self.path, str(path))
+        """Copy a file to this machine; try again after an error that may pass.
+
+        Raises:
+            FileNotFoundError: If there is none.
+            OSError: If the store or the disk fails.
+        """
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                self.files.get_file(self.path, str(path))
+            except OSError as error:
+                if attempt == _ATTEMPTS or not _may_pass(error):
+                    raise
+                _logger.warning("%s is fetched again: %s", self.name, error)
+                time.sleep(_PAUSE_S * attempt)
+            else:
+                return
 
     def remove_files(self, names: Sequence[str]) -> None:
         """Remove files of this directory."""
@@ -99,15 +149,15 @@ class Place:
             self.files.rm([self.below(name).path for name in some])
 
     def list_names(self) -> list[str]:
-        """List the files below, by their names after this place; none where there is nothing."""
+        """List the files below, by their paths after this place; an absent place has none."""
         self.files.invalidate_cache()
         cut = len(self.path.rstrip("/")) + 1
         return sorted(path[cut:] for path in self.files.find(self.path))
 
     def read_starts(self, sizes: dict[str, int]) -> dict[str, bytes]:
-        """Read how files of this directory begin, by name; those that cannot be read are missing.
+        """Read the beginnings of files of this directory, by name; try again like a download.
 
-        A file is asked for again where its error may pass.
+        Files that cannot be read are left out.
 
         Args:
             sizes: Bytes to read of each.
@@ -121,7 +171,7 @@ class Place:
             for name, start in self._read_once(todo):
                 if isinstance(start, bytes):
                     found[name] = start
-                elif not isinstance(start, _LASTING):
+                elif _may_pass(start):
                     failed[name] = todo[name]
             if not failed:
                 break
@@ -141,11 +191,11 @@ class Place:
             yield from zip(some, contents, strict=True)
 
     def walk(self, *, is_entered: Callable[[str], bool]) -> Iterator[tuple[str, dict[str, int]]]:
-        """Go through this directory and all below.
+        """Walk through this directory and all below.
 
         Args:
-            is_entered: Whether a directory is gone through, by its path. Hidden ones and links to
-                directories are not.
+            is_entered: Whether to enter a directory, by its path. Hidden ones and links to
+                directories are never entered.
 
         Yields:
             The directory, as a path after this place, and the sizes of its files in bytes by name.
@@ -182,11 +232,16 @@ class Place:
         return Path(self.path)
 
 
+def _may_pass(error: Exception) -> bool:
+    """Return whether another attempt may succeed."""
+    return not isinstance(error, _LASTING) and not is_full(error)
+
+
 def open_place(url: str) -> Place:
     """Open a path of this machine, or the URL of a store such as ``s3://bucket/holters``.
 
     Raises:
-        ConfigurationError: If nothing that is installed reads such a URL.
+        ConfigurationError: If no installed package reads such a URL.
     """
     if "://" not in url:
         return Place(LocalFileSystem(), os.path.abspath(url))  # noqa: PTH100  no link is followed, ".." goes

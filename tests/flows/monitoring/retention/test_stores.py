@@ -96,22 +96,25 @@ def test_what_another_flow_deletes_at_the_same_time_fails_nothing(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for age in range(4):
-        _make(settings.home / "bundles" / f"run{age}", age=age)
-    rmtree = shutil.rmtree
+        directory = _make(settings.home / "bundles" / f"run{age}", age=age)
+        (directory / "another").touch()
+        os.utime(directory, (1e9 - age, 1e9 - age))
+    unlink = os.unlink
 
-    def come_first(path: Path) -> None:
-        rmtree(path)
-        rmtree(path)
+    def come_first(path: str, *, dir_fd: int | None = None) -> None:
+        unlink(path, dir_fd=dir_fd)
+        unlink(path, dir_fd=dir_fd)
 
-    with disable_run_logger():
-        _keep_newest((settings.home / "bundles").iterdir(), 2, remove=come_first)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", come_first)
+        _keep_newest((settings.home / "bundles").iterdir(), 2)
     assert _names(settings.home / "bundles") == {"run0", "run1"}
     is_dir = Path.is_dir
 
     def vanish(self: Path) -> bool:
         found = is_dir(self)
         if self.name == "run1":
-            rmtree(self)
+            shutil.rmtree(self)
         return found
 
     monkeypatch.setattr(Path, "is_dir", vanish)
