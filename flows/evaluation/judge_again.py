@@ -94,7 +94,7 @@ def call_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Settings
         ValueError: If the folds of the bundle are not those of the dataset version.
     """
     folds = _folds_of(bundle)
-    if version.folds[len(folds)] != bundle.folds:
+    if version.folds.get(len(folds)) != bundle.folds:
         msg = f"dataset version {version.version} must have the folds of the bundle, it has others"
         raise ValueError(msg)
     dataset = load_training_data(find_training_data(version, QUICK_VIEWS, settings))
