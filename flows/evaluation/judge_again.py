@@ -90,7 +90,7 @@ def predict_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Setti
         ValueError: If the folds of the bundle differ from those of the dataset version.
     """
     folds = _folds_of(bundle)
-    if version.folds[len(folds)] != bundle.folds:
+    if version.folds.get(len(folds)) != bundle.folds:
         msg = f"dataset version {version.version} must have the folds of the bundle, it has others"
         raise ValueError(msg)
     dataset = load_training_data(find_training_data(version, QUICK_VIEWS, settings))

@@ -10,14 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 import uvicorn
+from numpy.typing import NDArray
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from bentos.recordings.job_queue import JobQueue
 from bentos.recordings.job_runner import JobRunner
 from bentos.recordings.job_store import JobStore
+from bentos.routes import live
 from bentos.routes.app import make_app
 from bentos.routes.edge import Edge
 from bentos.runtime.limits.connections import GuardedWebSocket, make_protocol
@@ -26,10 +29,15 @@ from bentos.runtime.predictor import Runtime
 from bentos.wire.live_messages import MAX_MESSAGE_BYTES
 from ecg_lib.classifier.beat_classifier import BeatClassifier
 from ecg_lib.classifier.bundle import Bundle
+from ecg_lib.classifier.live.live_lead import LiveConfig
 from ecg_lib.operations.settings import Settings
-from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.records.simulation.patients import draw_patient
+from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 
 RequestMaker = Callable[..., dict[str, Any]]
+
+LIVE_FS = 200.0
+"""Sampling rate of the lead that the tests stream, in Hz."""
 
 
 def load_toy(bundle: Bundle, *, version: str = "1", bento_tag: str = "ecg:toy") -> LoadedModel:
@@ -120,6 +128,21 @@ def service(toy_model: LoadedModel, tmp_path_factory: pytest.TempPathFactory) ->
     service.runtime.live.use(toy_model)
     yield service
     service.close()
+
+
+@pytest.fixture(scope="module")
+def short_blocks() -> Iterator[None]:
+    """Make beats final after 40 s, so that a minute and a half has some of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(live, "CONFIG", LiveConfig(block_s=20.0, ahead_s=20.0, history_s=60.0))
+        yield
+
+
+@pytest.fixture(scope="session")
+def signal() -> NDArray[np.float32]:
+    """A lead of a minute and a half, in mV, to be streamed."""
+    record = simulate_record("live", patient=draw_patient(6), duration_s=90.0, seed=6, fs=LIVE_FS)
+    return record.signal_mv().astype(np.float32)
 
 
 @pytest.fixture

@@ -24,26 +24,13 @@ from bentos.runtime.live_model import LoadedModel
 from bentos.wire.live_messages import MAX_MESSAGE_BYTES, SUBPROTOCOL
 from ecg_lib.classifier.live.live_lead import LiveConfig
 from ecg_lib.operations.keys.api_keys import Scope, add_api_key, hash_api_key
-from ecg_lib.records.simulation.patients import draw_patient
-from ecg_lib.records.simulation.simulator import simulate_record
 from ecg_lib.signal_path.r_peaks.matching import match_beats
+from tests.bentos.conftest import LIVE_FS
 
-FS = 200.0
+pytestmark = pytest.mark.usefixtures("short_blocks")
+
+FS = LIVE_FS
 SESSION = "a-session-of-one-lead"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def short_blocks() -> Iterator[None]:
-    """Make beats final after 40 s, so that a minute and a half has some of them."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(live, "CONFIG", LiveConfig(block_s=20.0, ahead_s=20.0, history_s=60.0))
-        yield
-
-
-@pytest.fixture(scope="module")
-def signal() -> NDArray[np.float32]:
-    record = simulate_record("live", patient=draw_patient(6), duration_s=90.0, seed=6, fs=FS)
-    return record.signal_mv().astype(np.float32)
 
 
 class Socket:
@@ -170,7 +157,7 @@ def test_beats_come_within_a_second_of_signal_and_are_final_later(
     assert all(0 <= one["signal_quality"] <= 1 for one in told)
 
 
-def test_what_broke_goes_on_from_the_mark_and_no_final_beat_comes_twice(
+def test_a_broken_stream_resumes_from_the_mark_and_repeats_no_final_beat(
     opened: Callable[..., Socket],
     signal: NDArray[np.float32],
     unbroken: list[dict[str, Any]],
@@ -180,12 +167,12 @@ def test_what_broke_goes_on_from_the_mark_and_no_final_beat_comes_twice(
     first.send(signal[: round(45 * FS)], 0)
     while not first.finals:
         first.hear("beats")
-    first.connection.socket.close()  # without a word
+    first.connection.socket.close()  # without a closing frame
     mark = first.finals[-1]["mark"]
     assert mark["block"] == 1
     second = opened()
     started = second.start(mark=mark)
-    assert started["send_from"] == 0  # a minute before the mark there is nothing
+    assert started["send_from"] == 0  # the history would begin before the stream
     second.send(signal, 0)
     finals = first.finals + second.finish()
     assert [(one["from"], one["to"]) for one in finals] == [
@@ -290,54 +277,65 @@ def test_a_later_connection_of_a_session_takes_it_over(
     other.finish()
 
 
+def _start(**fields: Any) -> str:  # noqa: ANN401  any JSON
+    return json.dumps({"type": "start", "session": SESSION, "sampling_rate": 360} | fields)
+
+
 BAD = {
-    "not JSON": "{",
-    "a list": "[]",
-    "an unknown type": '{"type": "hello"}',
-    "a gap first": '{"type": "gap", "position": 0, "samples": 5}',
-    "an unknown field": '{"type": "start", "session": "%s", "sampling_rate": 360, "lead": "II"}',
-    "a short session": '{"type": "start", "session": "short", "sampling_rate": 360}',
-    "a rate": '{"type": "start", "session": "%s", "sampling_rate": 99}',
-    "NaN": '{"type": "start", "session": "%s", "sampling_rate": NaN}',
-    "no unit": '{"type": "start", "session": "%s", "sampling_rate": 360, "encoding": "int16"}',
-    "a mark": '{"type": "start", "session": "%s", "sampling_rate": 360, "mark": {"block": 1}}',
-    "bytes": b"12345678",
+    "not JSON": ("{", 4400),
+    "a list": ("[]", 4422),
+    "an unknown type": ('{"type": "hello"}', 4422),
+    "a gap first": ('{"type": "gap", "position": 0, "samples": 5}', 4422),
+    "a finish first": ('{"type": "finish"}', 4422),
+    "an unknown field": (_start(lead="II"), 4422),
+    "a short session": (_start(session="short"), 4422),
+    "a low rate": (_start(sampling_rate=99), 4422),
+    "a high rate": (_start(sampling_rate=1001), 4422),
+    "NaN": (_start(sampling_rate=float("nan")), 4400),
+    "int16 without a unit": (_start(encoding="int16"), 4422),
+    "float32 with a unit": (_start(units_per_mv=200), 4422),
+    "a mark of no stream": (_start(mark={"block": 1}), 4422),
+    "bytes": (b"12345678", 4422),
 }
 
 
-@pytest.mark.parametrize("message", BAD.values(), ids=BAD)
+@pytest.mark.parametrize(("message", "expected"), BAD.values(), ids=BAD)
 def test_a_wrong_first_message_is_refused(
-    opened: Callable[..., Socket], message: str | bytes
+    opened: Callable[..., Socket], message: str | bytes, expected: int
 ) -> None:
     socket = opened()
-    socket.connection.send(message % SESSION if "%s" in str(message) else message)
+    socket.connection.send(message)
     code, reason = socket.hear_close()
-    assert code in {4400, 4422}
-    assert reason
-    assert [one["type"] for one in socket.messages] == ["problem"]
+    (told,) = socket.messages
+    assert (code, told["type"]) == (expected, "problem")
+    assert reason.startswith(told["problem"]["type"].removeprefix("/problems/"))
 
 
 @pytest.mark.parametrize(
-    "message",
+    ("message", "expected"),
     [
-        json.dumps({"type": "start", "session": SESSION, "sampling_rate": 200}),
-        '{"type": "gap", "position": 0, "samples": 0}',
-        '{"type": "gap", "position": 0, "samples": 1e20}',
-        '{"type": "gap", "position": 0, "samples": 99999999}',
-        struct.pack("<Q", 0),
-        struct.pack("<Qfb", 0, 1.0, 1),
-        struct.pack("<Qf", 0, float("inf")),
-        struct.pack("<Qf", 0, 1e5),
-        struct.pack("<Qf", 2**64 - 1, 1.0),
+        (_start(sampling_rate=200), "invalid-request"),
+        (_start(session="another-session-name"), "invalid-request"),
+        ('{"type": "gap", "position": 0, "samples": 0}', "invalid-request"),
+        ('{"type": "gap", "position": 0, "samples": 1e20}', "invalid-request"),
+        ('{"type": "gap", "position": 0, "samples": 99999999}', "invalid-request"),
+        ('{"type": "gap", "position": 1, "samples": 5}', "undeclared-gap"),
+        (struct.pack("<Q", 0), "invalid-request"),
+        (struct.pack("<Qfb", 0, 1.0, 1), "invalid-request"),
+        (struct.pack("<Qf", 0, float("inf")), "invalid-request"),
+        (struct.pack("<Qf", 0, 1e5), "invalid-request"),
+        (struct.pack("<Qf", 1, 1.0), "undeclared-gap"),
+        (struct.pack("<Qf", 2**64 - 1, 1.0), "undeclared-gap"),
     ],
 )
 def test_a_wrong_message_later_is_refused(
-    opened: Callable[..., Socket], message: str | bytes
+    opened: Callable[..., Socket], message: str | bytes, expected: str
 ) -> None:
     socket = opened()
     socket.start()
     socket.connection.send(message)
-    assert socket.hear_close()[0] == 4422
+    code, reason = socket.hear_close()
+    assert (code, reason.partition(":")[0]) == (4422, expected)
 
 
 def test_a_message_that_is_too_large_is_refused(opened: Callable[..., Socket]) -> None:
@@ -373,11 +371,11 @@ def test_a_flood_of_messages_is_refused(
     assert socket.hear_close()[0] == 4429
 
 
-def test_a_client_that_takes_nothing_is_dropped(
+def test_a_client_that_reads_nothing_is_dropped(
     service: Any,  # noqa: ANN401  of a conftest
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The samples wait in its own buffers: nothing is read while something is to be sent."""
+    """Its samples stay in its own buffers: the service reads nothing while it must send."""
     monkeypatch.setattr(live, "SEND_S", 0.1)
     start = {"type": "start", "session": SESSION, "sampling_rate": FS}
     received = []
@@ -414,7 +412,7 @@ def live_app(service: Any) -> Any:  # noqa: ANN401  of a conftest
     return App
 
 
-def test_a_process_that_ends_says_so_and_takes_no_other(
+def test_a_process_that_ends_closes_its_streams_and_refuses_new_ones(
     toy_model: LoadedModel,
     tmp_path: Path,
     service: Any,  # noqa: ANN401  of a conftest
@@ -436,7 +434,7 @@ def test_a_process_that_ends_says_so_and_takes_no_other(
         ending.close()
 
 
-def test_another_model_is_told_of(
+def test_the_client_is_told_when_another_model_takes_over(
     toy_model: LoadedModel,
     service: Any,  # noqa: ANN401  of a conftest
     opened: Callable[..., Socket],
@@ -504,7 +502,7 @@ def test_pages_of_other_sites_are_refused(guarded: tuple[Any, dict[str, str]]) -
     assert _status_of(service.url, **key, Origin=service.url) == 101
 
 
-def test_a_key_that_is_taken_away_ends_its_streams(
+def test_removing_a_key_ends_its_streams(
     guarded: tuple[Any, dict[str, str]], opened: Callable[..., Socket]
 ) -> None:
     service, keys = guarded
@@ -520,7 +518,7 @@ def test_a_key_that_is_taken_away_ends_its_streams(
         service.runtime.api_keys = accepted
 
 
-def test_sessions_of_two_keys_are_two(
+def test_two_keys_may_use_one_session_name(
     guarded: tuple[Any, dict[str, str]],
     opened: Callable[..., Socket],
     signal: NDArray[np.float32],
@@ -537,14 +535,14 @@ def test_sessions_of_two_keys_are_two(
     other.finish()
 
 
-def test_more_leads_than_a_process_carries_are_refused(
+def test_more_leads_than_a_process_may_serve_are_refused(
     guarded: tuple[Any, dict[str, str]], opened: Callable[..., Socket]
 ) -> None:
     service, keys = guarded
     key = {"X-API-Key": keys["own"]}
     deadline = time.monotonic() + 180
     while service.runtime.streams.n_open and time.monotonic() < deadline:
-        time.sleep(0.05)  # those of the tests before
+        time.sleep(0.05)  # streams of earlier tests are closing
     sockets = [opened(service.url, additional_headers=key) for _ in range(3)]
     assert _status_of(service.url, **key) == 503
     sockets[0].close()
@@ -575,7 +573,7 @@ def test_the_metrics_count_leads_and_their_final_beats(
     assert value("ecg_requests_total", route="/api/v1/live/", status="101") > 0
 
 
-def test_other_addresses_have_no_socket(service: Any) -> None:  # noqa: ANN401  of a conftest
+def test_other_paths_accept_no_websocket(service: Any) -> None:  # noqa: ANN401  of a conftest
     with pytest.raises(InvalidStatus) as refused:
         connect(service.url.replace("http", "ws") + "/api/v1/predictions/", proxy=None)
     assert refused.value.response.status_code == 403

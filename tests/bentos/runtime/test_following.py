@@ -19,10 +19,11 @@ import pytest
 
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.keys.signatures import make_key, sign_release
-from ecg_lib.operations.releases import CURRENT, Release, hash_code, write_release
+from ecg_lib.operations.releases import CURRENT, hash_code, write_release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.objects import open_store
 from ecg_lib.operations.store.shared_releases import publish_release
+from tests.homes import make_release
 from tests.object_store.server import SECRET, serving
 
 pytestmark = pytest.mark.slow
@@ -43,12 +44,12 @@ def _publish(settings: Settings, bundle: Bundle, version: str, *, code: str = ""
         about.write_text(f"{about.read_text()}# {code}\n")
     stored = settings.bentoml_home / "models" / "ecg_bundle" / version / "bundle"
     shutil.copytree(bundle.directory, stored)
-    release = Release(
-        bento_tag=f"ecg:{tag}",
-        model_tag=f"ecg_bundle:{version}",
+    release = make_release(
+        tag,
+        model=version,
+        version=version,
         bundle_hash=bundle.hash,
         code_hash=hash_code(source),
-        model_version=version,
         released_at=datetime.now(UTC).isoformat(),
     )
     sign_release(settings, release, why="a test")

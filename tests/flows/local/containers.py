@@ -24,6 +24,7 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.releases import NOT_SERVING, Release, bento_source, hash_code
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR
+from tests.homes import make_release
 
 PACKAGES: Final = Path(np.__file__).parents[1]
 _SYSTEM: Final = ("/usr/bin:/usr/local/bin", "/bin")
@@ -129,13 +130,8 @@ def _runs(python: Path, account: pwd.struct_passwd) -> bool:
 
 def store_release(settings: Settings, bundle: Bundle) -> Release:
     """Put a bundle and this code into the store of a home, as a release."""
-    release = Release(
-        bento_tag="ecg:toy",
-        model_tag="ecg_bundle:toy",
-        bundle_hash=bundle.hash,
-        code_hash=hash_code(PROJECT_DIR),
-        model_version="7",
-        released_at="2026-01-01T00:00:00.000+00:00",
+    release = make_release(
+        "toy", version="7", bundle_hash=bundle.hash, code_hash=hash_code(PROJECT_DIR)
     )
     source = bento_source(settings.bentoml_home, release)
     ignored = shutil.ignore_patterns("__pycache__", *(Path(one).name for one in NOT_SERVING))

@@ -11,9 +11,9 @@ import pytest
 from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.drift.slices import find_unfamiliar
 from ecg_lib.operations.prediction_rows import DriftCheckRow
-from ecg_lib.operations.releases import Release
 from flows.monitoring.evidence import Served, find_familiar
 from flows.release.load_released import read_reference
+from tests.homes import make_release
 
 NEW_LEAD = {"lead": {"V1": 10}, "rate": {"360 Hz": 10}}
 
@@ -88,13 +88,8 @@ def test_checks_before_a_change_of_the_baseline_do_not_count(
     toy_bundle: Bundle, changed_after_h: int | None, counts_from_h: int
 ) -> None:
     released = datetime(2026, 3, 1, tzinfo=UTC)
-    release = Release(
-        bento_tag="ecg:2",
-        model_tag="ecg_bundle:abc",
-        bundle_hash=toy_bundle.hash,
-        model_version="2",
-        code_hash="c" * 64,
-        released_at=released.isoformat(),
+    release = make_release(
+        "2", bundle_hash=toy_bundle.hash, code_hash="c" * 64, released_at=released.isoformat()
     )
     changed = None if changed_after_h is None else released + timedelta(hours=changed_after_h)
     served = Served(release, toy_bundle, released, baseline_since=changed)

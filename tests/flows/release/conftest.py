@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -10,37 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from ecg_lib.operations.releases import (
-    CURRENT,
-    SERVING_PACKAGES,
-    Release,
-    ReleaseError,
-    hash_code,
-    read_release,
-)
+from ecg_lib.operations.releases import CURRENT, Release, ReleaseError, read_release
 from ecg_lib.operations.settings import Settings
 from flows.release.switch_service import Health, Presence
 from flows.release.transaction import Steps
-
-
-def make_stored(settings: Settings, version: str, code: str = "a") -> Release:
-    """Make a release whose code and bundle are in the store, as far as a release looks."""
-    name = f"{version}-{code}"
-    source = settings.bentoml_home / "bentos" / "ecg" / name / "src"
-    for package in SERVING_PACKAGES:
-        (source / package).mkdir(parents=True, exist_ok=True)
-        (source / package / "code.py").write_text(code)
-    bundle = settings.bentoml_home / "models" / "ecg_bundle" / version / "bundle"
-    bundle.mkdir(parents=True, exist_ok=True)
-    (bundle / "manifest.json").write_text(version)
-    return Release(
-        bento_tag=f"ecg:{name}",
-        model_tag=f"ecg_bundle:{version}",
-        bundle_hash=hashlib.sha256(version.encode()).hexdigest(),
-        code_hash=hash_code(source),
-        model_version=version,
-        released_at="2026-01-01T00:00:00.000+00:00",
-    )
+from tests.homes import store_release
 
 
 @dataclass
@@ -79,12 +52,12 @@ class FakeService:
 
 @pytest.fixture(name="make_stored")
 def _make_stored(settings: Settings) -> Callable[..., Release]:
-    return partial(make_stored, settings)
+    return partial(store_release, settings)
 
 
 @pytest.fixture
 def make_release() -> Callable[..., Release]:
-    return make_stored
+    return store_release
 
 
 @pytest.fixture

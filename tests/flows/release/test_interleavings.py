@@ -36,6 +36,7 @@ from flows.release.transaction import (
     release_model,
     roll_back,
 )
+from tests.homes import KilledError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -43,10 +44,6 @@ N_INTERLEAVINGS = 1000
 MODELS = st.sampled_from(["1", "2", "3"])
 KILLS = st.none() | st.sampled_from(list(Step))
 TORN = st.sampled_from([CURRENT, INTENT, "registry-pending.json", "release.lock"])
-
-
-class KilledError(BaseException):
-    """Takes the place of SIGKILL."""
 
 
 class Aliases:

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import pytest
 
-from ecg_lib.operations.keys.signatures import make_key
-from ecg_lib.operations.releases import Release, read_release_notes
+from ecg_lib.operations.releases import Release, is_same_release, read_release_notes
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.lease import LeaseHeldError, leased
 from ecg_lib.operations.store.objects import StoreError, open_store
@@ -30,6 +30,7 @@ from flows.release.transaction import (
     release_model,
     roll_back,
 )
+from tests.homes import KilledError, make_sharing_home
 
 Make = Callable[..., Release]
 GIT = shutil.which("git")
@@ -44,10 +45,6 @@ class Service(Protocol):
     def steps(self) -> Steps: ...
 
 
-class KilledError(BaseException):
-    """Takes the place of SIGKILL."""
-
-
 @pytest.fixture
 def store_url(tmp_path: Path) -> str:
     return (tmp_path / "store").as_uri()
@@ -55,26 +52,18 @@ def store_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def settings(tmp_path: Path, store_url: str) -> Settings:
-    return _make_home(tmp_path, "home", store_url)
+    return make_sharing_home(tmp_path, "home", store_url)
 
 
 @pytest.fixture
 def other(tmp_path: Path, store_url: str) -> Settings:
-    return _make_home(tmp_path, "other", store_url)
+    return make_sharing_home(tmp_path, "other", store_url)
 
 
 @pytest.fixture
 def elsewhere(other: Settings, make_service: Callable[[Settings], Service]) -> Service:
     """The service of the other home."""
     return make_service(other)
-
-
-def _make_home(tmp_path: Path, name: str, store_url: str) -> Settings:
-    settings = Settings(
-        home=tmp_path / name, store_url=store_url, release_key_file=tmp_path / "release-key"
-    )
-    make_key(settings)
-    return settings
 
 
 def _tags(settings: Settings) -> list[tuple[str, str]]:
@@ -144,7 +133,7 @@ def test_one_home_at_a_time_releases(
     assert read_current(settings) == one
 
 
-def test_what_the_service_refuses_never_reaches_other_homes(
+def test_a_release_that_the_service_refuses_never_reaches_other_homes(
     settings: Settings, service: Service, make_stored: Make, other: Settings, elsewhere: Service
 ) -> None:
     one, bad = make_stored("1"), make_stored("2")
@@ -168,7 +157,7 @@ def test_nothing_is_changed_while_the_store_cannot_be_reached(
     assert _tags(settings) == []
 
 
-def test_a_home_that_was_changed_alone_publishes_that_later(
+def test_a_release_that_was_made_without_the_store_is_published_later(
     settings: Settings, service: Service, make_stored: Make, other: Settings, elsewhere: Service
 ) -> None:
     one, two = make_stored("1"), make_stored("2")
@@ -181,7 +170,7 @@ def test_a_home_that_was_changed_alone_publishes_that_later(
     assert _tags(other) == _tags(settings)
 
 
-def test_of_homes_that_were_changed_apart_the_ledgers_keep_all_events(
+def test_ledgers_of_homes_that_diverged_are_merged_with_all_events(
     settings: Settings,
     service: Service,
     make_stored: Make,
@@ -206,32 +195,40 @@ def test_of_homes_that_were_changed_apart_the_ledgers_keep_all_events(
     assert history.latest.event.release.bento_tag == "ecg:3-a"
 
 
-@pytest.mark.parametrize("step", list(Step)[1:7])
-def test_a_release_that_is_killed_at_any_step_ends_with_the_same_release_everywhere(
+@pytest.mark.parametrize("step", list(Step)[:-1])
+@pytest.mark.parametrize("kind", ["release", "rollback"])
+def test_a_kill_at_any_step_is_finished_or_undone_in_every_home(
     settings: Settings,
     service: Service,
     make_stored: Make,
     other: Settings,
     elsewhere: Service,
+    kind: str,
     step: Step,
 ) -> None:
-    one, two = make_stored("1"), make_stored("2")
-    release_model(settings, one, why="first", steps=service.steps)
+    one, two, three = (make_stored(version) for version in "123")
+    for release in (one, two):
+        release_model(settings, release, why=release.bento_tag, steps=service.steps)
 
     def kill(reached: Step) -> None:
         if reached is step:
             raise KilledError
 
+    act = partial(release_model, wanted=three) if kind == "release" else roll_back
     with pytest.raises(KilledError):
-        release_model(settings, two, why="second", steps=replace(service.steps, on_step=kill))
-    served = recover(settings, steps=service.steps)
-    assert served in {one, two}
-    assert recover(other, steps=elsewhere.steps) == served
-    assert recover(settings, steps=service.steps) == served
+        act(settings, why="a kill", steps=replace(service.steps, on_step=kill))
+    is_done = step not in {Step.LOCKED, Step.INTENT_WRITTEN}
+    wanted = (three if kind == "release" else one) if is_done else two
+    for home, of_home in ((settings, service), (other, elsewhere), (settings, service)):
+        served = recover(home, steps=of_home.steps)
+        assert served is not None
+        assert is_same_release(served, wanted)
     assert _tags(other) == _tags(settings)
+    served_tags = [tag for event, tag in _tags(other) if event in {"release", "rollback"}]
+    assert served_tags == [wanted.bento_tag] * is_done + ["ecg:2-a", "ecg:1-a"]
 
 
-def test_a_release_that_the_store_does_not_take_is_reported_and_published_by_the_next(
+def test_a_failed_publication_is_reported_and_made_up_for_by_the_next_command(
     settings: Settings,
     service: Service,
     make_stored: Make,
@@ -277,7 +274,7 @@ def test_on_an_s3_api_two_homes_release_in_turn(
     make_release: Callable[..., Release],
     make_service: Callable[[Settings], Service],
 ) -> None:
-    homes = [_make_home(tmp_path, name, bucket_url) for name in ("a", "b")]
+    homes = [make_sharing_home(tmp_path, name, bucket_url) for name in ("a", "b")]
     services = [make_service(home) for home in homes]
     for number in range(4):
         home, service = homes[number % 2], services[number % 2]

@@ -30,6 +30,7 @@ from flows.release.transaction import (
     release_model,
     roll_back,
 )
+from tests.homes import KilledError
 
 Make = Callable[..., Release]
 
@@ -43,10 +44,6 @@ class Service(Protocol):
 
     @property
     def steps(self) -> Steps: ...
-
-
-class KilledError(BaseException):
-    """Takes the place of SIGKILL."""
 
 
 def served_tag(settings: Settings) -> str | None:

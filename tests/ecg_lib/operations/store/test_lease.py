@@ -16,7 +16,7 @@ def store(store_url: str) -> ObjectStore:
     return open_store(store_url)
 
 
-def test_another_machine_waits_until_the_lease_is_given_back(store: ObjectStore) -> None:
+def test_a_lease_that_is_held_is_refused_until_it_is_given_back(store: ObjectStore) -> None:
     with (
         leased(store, owner="a:/home", wait_s=0.0),
         pytest.raises(LeaseHeldError, match="a:/home does"),
@@ -27,7 +27,7 @@ def test_another_machine_waits_until_the_lease_is_given_back(store: ObjectStore)
         pass
 
 
-def test_the_lease_of_a_dead_machine_ends_by_itself(store: ObjectStore) -> None:
+def test_the_lease_of_a_dead_machine_expires(store: ObjectStore) -> None:
     now_s = 1000.0
     dead = leased(store, owner="a:/home", wait_s=0.0, now=lambda: now_s)
     dead.__enter__()
@@ -51,14 +51,14 @@ def test_a_home_takes_its_own_lease_over_at_once(store: ObjectStore) -> None:
         pass
 
 
-def test_a_lease_that_cannot_be_read_counts_as_none(store: ObjectStore) -> None:
+def test_an_unreadable_lease_counts_as_expired(store: ObjectStore) -> None:
     store.write(KEY, b"{")
     with leased(store, owner="a:/home", wait_s=0.0):
         pass
 
 
 @pytest.mark.parametrize("until", ["1e300", "Infinity", "NaN", f"{1000 + LEASE_S + 61}"])
-def test_a_lease_that_is_longer_than_any_counts_as_ended(store: ObjectStore, until: str) -> None:
+def test_a_lease_longer_than_any_can_be_counts_as_expired(store: ObjectStore, until: str) -> None:
     store.write(KEY, b'{"owner": "b:/home", "token": "x", "until_s": %s}' % until.encode())
     with leased(store, owner="a:/home", wait_s=0.0, now=lambda: 1000.0):
         pass

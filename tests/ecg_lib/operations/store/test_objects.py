@@ -31,7 +31,7 @@ def test_a_small_object_is_read_as_it_was_written(store: ObjectStore) -> None:
     assert again.version != found.version
 
 
-def test_a_missing_object_is_none(store: ObjectStore, tmp_path: Path) -> None:
+def test_a_missing_object_reads_as_none(store: ObjectStore, tmp_path: Path) -> None:
     assert store.read("a/missing") is None
     assert store.find_version("a/missing") is None
     assert not store.download("a/missing", tmp_path / "file")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import logging
 import shutil
@@ -19,11 +18,9 @@ from ecg_lib.operations.keys.signatures import (
 )
 from ecg_lib.operations.releases import (
     CURRENT,
-    SERVING_PACKAGES,
     Release,
     ReleaseError,
     bento_source,
-    hash_code,
     model_directory,
     read_release,
     write_release,
@@ -38,16 +35,17 @@ from ecg_lib.operations.store.shared_releases import (
     publish_release,
 )
 from ecg_lib.records.atomic_files import state_of
+from tests.homes import make_sharing_home, store_release
 
 
 @pytest.fixture
 def one(tmp_path: Path, store_url: str) -> Settings:
-    return _make_home(tmp_path, "one", store_url)
+    return make_sharing_home(tmp_path, "one", store_url)
 
 
 @pytest.fixture
 def other(tmp_path: Path, store_url: str) -> Settings:
-    return _make_home(tmp_path, "other", store_url)
+    return make_sharing_home(tmp_path, "other", store_url)
 
 
 @pytest.fixture
@@ -55,35 +53,30 @@ def store(store_url: str) -> ObjectStore:
     return open_store(store_url)
 
 
-def _make_home(tmp_path: Path, name: str, store_url: str) -> Settings:
-    """Make a home; all have the same key, which a person copies."""
-    key = tmp_path / "release-key"
-    settings = Settings(home=tmp_path / name, store_url=store_url, release_key_file=key)
-    make_key(settings)
-    return settings
-
-
 def _release(settings: Settings, version: str, code: str = "a") -> Release:
     """Make a release, sign it and name it as the one to serve."""
-    source = settings.bentoml_home / "bentos" / "ecg" / f"{version}-{code}" / "src"
-    for package in SERVING_PACKAGES:
-        (source / package / "__pycache__").mkdir(parents=True, exist_ok=True)
-        (source / package / "code.py").write_text(code)
-        (source / package / "__pycache__" / "code.pyc").write_text("compiled")
-    bundle = settings.bentoml_home / "models" / "ecg_bundle" / version / "bundle"
-    bundle.mkdir(parents=True, exist_ok=True)
-    (bundle / "manifest.json").write_text(version)
-    release = Release(
-        bento_tag=f"ecg:{version}-{code}",
-        model_tag=f"ecg_bundle:{version}",
-        bundle_hash=hashlib.sha256(version.encode()).hexdigest(),
-        code_hash=hash_code(source),
-        model_version=version,
-        released_at="2026-01-01T00:00:00.000+00:00",
-    )
+    release = store_release(settings, version, code)
     sign_release(settings, release, why="a test")
     write_release(settings.serving_dir / CURRENT, release)
     return release
+
+
+def _member(name: str, *, kind: bytes = tarfile.REGTYPE, target: str = "") -> tarfile.TarInfo:
+    """Describe a member of an archive: a file of four bytes, or a link to `target`."""
+    member = tarfile.TarInfo(name)
+    member.type, member.linkname = kind, target
+    member.size = 4 if kind == tarfile.REGTYPE else 0
+    return member
+
+
+def _replace_archive(
+    store: ObjectStore, key: str, scratch: Path, *members: tarfile.TarInfo
+) -> None:
+    """Replace an archive of the store by one with these members."""
+    with tarfile.open(scratch / "bad", "w:gz") as packed:
+        for member in members:
+            packed.addfile(member, io.BytesIO(b"evil") if member.isreg() else None)
+    store.upload(scratch / "bad", key)
 
 
 def _read(settings: Settings) -> Release | None:
@@ -108,7 +101,7 @@ def test_a_release_reaches_another_home_with_code_bundle_and_signature(
     assert adopt_release(one, store) is None
 
 
-def test_what_is_larger_than_a_release_can_be_is_not_copied(
+def test_objects_larger_than_any_release_are_not_copied(
     one: Settings, other: Settings, store: ObjectStore
 ) -> None:
     release = _release(one, "1")
@@ -139,7 +132,7 @@ def test_homes_release_in_turn(one: Settings, other: Settings, store: ObjectStor
     assert _read(other) == back
 
 
-def test_of_two_homes_that_release_at_once_the_first_is_served(
+def test_when_two_homes_release_at_once_the_first_is_served(
     one: Settings, other: Settings, store: ObjectStore
 ) -> None:
     first = _release(one, "1")
@@ -152,7 +145,7 @@ def test_of_two_homes_that_release_at_once_the_first_is_served(
     assert adopt_release(one, store) is None
 
 
-def test_a_home_that_was_cut_off_publishes_later(
+def test_a_home_that_could_not_reach_the_store_publishes_later(
     one: Settings, other: Settings, store: ObjectStore
 ) -> None:
     _release(one, "1")
@@ -164,7 +157,7 @@ def test_a_home_that_was_cut_off_publishes_later(
     assert adopt_release(other, store) == third
 
 
-def test_a_home_without_the_key_takes_nothing(
+def test_a_home_without_the_key_adopts_no_release(
     one: Settings, tmp_path: Path, store: ObjectStore, store_url: str
 ) -> None:
     _release(one, "1")
@@ -185,12 +178,8 @@ def test_an_archive_that_was_changed_in_the_store_is_refused_until_it_is_repaire
     release = _release(one, "1")
     publish_release(one, store)
     store.download(part, tmp_path / "good")
-    with tarfile.open(tmp_path / "bad", "w:gz") as packed:
-        for name in ("src/bentos/code.py", "src/ecg_lib/code.py", "bundle/manifest.json"):
-            member = tarfile.TarInfo(name)
-            member.size = 4
-            packed.addfile(member, io.BytesIO(b"evil"))
-    store.upload(tmp_path / "bad", part)
+    names = "src/bentos/code.py", "src/ecg_lib/code.py", "bundle/manifest.json"
+    _replace_archive(store, part, tmp_path, *map(_member, names))
     with pytest.raises(ReleaseError, match="must"):
         adopt_release(other, store)
     assert _read(other) is None
@@ -199,17 +188,31 @@ def test_an_archive_that_was_changed_in_the_store_is_refused_until_it_is_repaire
     assert adopt_release(other, store) == release
 
 
+OUTSIDE = {
+    "a path upwards": _member("../../../outside"),
+    "a link upwards": _member("src/outside", kind=tarfile.SYMTYPE, target="../../../../outside"),
+    "a hard link": _member("src/outside", kind=tarfile.LNKTYPE, target="../../../../release-key"),
+    "a device": _member("src/outside", kind=tarfile.CHRTYPE),
+}
+
+
+@pytest.mark.parametrize("part", ["bentos/ecg/1-a.tar.gz", "models/ecg_bundle/1.tar.gz"])
+@pytest.mark.parametrize("member", OUTSIDE.values(), ids=OUTSIDE)
 def test_an_archive_cannot_write_outside_its_directory(
-    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+    one: Settings,
+    other: Settings,
+    store: ObjectStore,
+    tmp_path: Path,
+    member: tarfile.TarInfo,
+    part: str,
 ) -> None:
     _release(one, "1")
     publish_release(one, store)
-    with tarfile.open(tmp_path / "bad", "w:gz") as packed:
-        packed.addfile(tarfile.TarInfo("../../../outside"))
-    store.upload(tmp_path / "bad", "bentos/ecg/1-a.tar.gz")
+    _replace_archive(store, part, tmp_path, member)
     with pytest.raises(StoreError, match="cannot be unpacked"):
         adopt_release(other, store)
     assert not list(tmp_path.rglob("outside"))
+    assert _read(other) is None
 
 
 def test_a_damaged_copy_of_a_release_is_copied_again(
@@ -260,7 +263,7 @@ def test_a_home_may_move_to_another_store(
     assert adopt_release(there, open_store(second_url)) == _read(one)
 
 
-def test_a_follower_takes_releases_and_says_why_it_does_not(
+def test_a_follower_adopts_releases_and_logs_once_why_it_refuses_one(
     one: Settings,
     other: Settings,
     store: ObjectStore,

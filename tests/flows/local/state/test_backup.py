@@ -46,6 +46,7 @@ from flows.local.supervision.process_state import ProcessRecord, State
 from flows.release.integrity.doctor import examine
 from flows.release.load_released import load_released_bundle
 from flows.release.transaction import release_model
+from tests.homes import make_release
 
 NOBODY = 1
 """A port that no server has: tcpmux."""
@@ -77,14 +78,7 @@ def _store(settings: Settings, bundle: Bundle) -> Release:
         (source / package).mkdir(parents=True)
         (source / package / "code.py").write_text("A = 1\n")
     shutil.copytree(bundle.directory, store / "models" / "ecg_bundle" / "1" / "bundle")
-    return Release(
-        bento_tag="ecg:1",
-        model_tag="ecg_bundle:1",
-        bundle_hash=bundle.hash,
-        code_hash=hash_code(source),
-        model_version="1",
-        released_at="2026-01-01T00:00:00.000+00:00",
-    )
+    return make_release("1", bundle_hash=bundle.hash, code_hash=hash_code(source))
 
 
 @pytest.fixture

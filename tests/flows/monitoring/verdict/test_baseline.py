@@ -32,6 +32,7 @@ from flows.monitoring.verdict.baseline import (
     read_compared,
     remove_baseline,
 )
+from tests.homes import make_release
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -50,13 +51,8 @@ def log(settings: Settings) -> Iterator[PredictionLog]:
 
 @pytest.fixture
 def release(toy_bundle: Bundle) -> Release:
-    return Release(
-        bento_tag="ecg:2",
-        model_tag="ecg_bundle:abc",
-        bundle_hash=toy_bundle.hash,
-        model_version="2",
-        code_hash="c" * 64,
-        released_at=NOW.isoformat(),
+    return make_release(
+        "2", bundle_hash=toy_bundle.hash, code_hash="c" * 64, released_at=NOW.isoformat()
     )
 
 

@@ -50,6 +50,7 @@ from flows.release.transaction import (
     release_model,
     roll_back,
 )
+from tests.homes import KilledError
 
 Make = Callable[..., Release]
 PLAN = Plan(
@@ -57,10 +58,6 @@ PLAN = Plan(
         Stage(share=share, min_hours=1, min_strips=2, min_groups=2) for share in (0.0, 0.1, 0.5)
     )
 )
-
-
-class KilledError(BaseException):
-    """Takes the place of SIGKILL."""
 
 
 class Service(Protocol):
