@@ -257,7 +257,7 @@ def test_an_undeclared_gap_is_refused(
     socket.send(signal[2001:4000], 2001)
     code, reason = socket.hear_close()
     assert code == 4422
-    assert reason.startswith("undeclared-gap: the next sample must be that of position 2000")
+    assert reason.startswith("undeclared-gap: the next sample must have the position 2000")
     problem = socket.messages[-1]["problem"]
     assert (problem["type"], problem["status"]) == ("/problems/undeclared-gap", 422)
 
@@ -513,7 +513,7 @@ def test_removing_a_key_ends_its_streams(
         service.runtime.api_keys = tuple(
             key for key in accepted if key.hash != hash_api_key(keys["own"].encode())
         )
-        assert socket.hear_close() == (4401, "api-key-required: the API key is not valid any more")
+        assert socket.hear_close() == (4401, "api-key-required: the API key is no longer valid")
     finally:
         service.runtime.api_keys = accepted
 

@@ -367,7 +367,7 @@ def test_a_dead_lead_is_passed_over_unless_it_is_named(
     told = {
         "as told",
         "lead II is flat or disconnected, lead I is analysed instead",
-        "lead V1 has no say in the classes: it is flat or disconnected",
+        "lead V1 is not used in the classification: it is flat or disconnected",
     }
     assert told <= set(analysis.summary.warnings)
     with pytest.raises(UnreadableSignalError, match=r"lead II, lead may name another: I$"):
@@ -379,7 +379,7 @@ def test_samples_in_volts_without_a_unit_ask_for_it(
 ) -> None:
     signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
     np.save(tmp_path / "volts.npy", signal.astype(np.float64) / 1000)
-    with pytest.raises(MissingDetailError, match="as V they show beats"):
+    with pytest.raises(MissingDetailError, match="unit must be given"):
         analyze_recording(
             open_recording(tmp_path / "volts.npy", fs=360.0),
             classifier=classifier,

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import zipfile
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from ecg_lib.errors import (
     UnknownLeadError,
     UnreadableSignalError,
 )
+from ecg_lib.recordings.analysis import analyze_recording
 from ecg_lib.recordings.strips import annotate_record, describe, list_beats, predict_file
+from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import read_wfdb, write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
@@ -195,15 +198,13 @@ def test_a_second_lead_that_cannot_be_used_is_left_out_with_a_warning(
     both = predict_file(path, classifier=classifier)
     alone = predict_file(path, classifier=classifier, lead="MLII")
     np.testing.assert_array_equal(both.classified.probability_v, alone.classified.probability_v)
-    assert any("V1 has no say in the classes" in warning for warning in both.warnings)
+    assert any("V1 is not used in the classification" in warning for warning in both.warnings)
 
 
-def test_a_dead_second_lead_is_named_as_having_no_say(
-    classifier: BeatClassifier, tmp_path: Path
-) -> None:
+def test_a_flat_second_lead_is_named_as_unused(classifier: BeatClassifier, tmp_path: Path) -> None:
     path = _with_second_lead(tmp_path, second_mv=0.0)
     both = predict_file(path, classifier=classifier)
-    assert "lead V1 has no say in the classes: it is flat or disconnected" in both.warnings
+    assert "lead V1 is not used in the classification: it is flat or disconnected" in both.warnings
 
 
 def test_a_dead_lead_is_passed_over(classifier: BeatClassifier, tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_dead_lead_is_passed_over(classifier: BeatClassifier, tmp_path: Path) 
     done = predict_file(path, classifier=classifier, fs=360.0)
     assert done.lead == "I"
     assert "lead II is flat or disconnected, lead I is analysed instead" in done.warnings
-    same = "lead V1 has no say in the classes: it has the samples of the lead that is analysed"
+    same = "lead V1 is not used in the classification: it is a copy of the analysed lead"
     assert same in done.warnings
     samples[:, 0] = np.nan
     np.savetxt(path, samples, "%.4f", delimiter=",", header="II,I,V2,V1", comments="")
@@ -242,6 +243,24 @@ def test_samples_in_volts_without_a_unit_ask_for_it(
     assert len(expected.classified) > 10
     with pytest.raises(UnreadableSignalError, match="flat or disconnected"):
         predict_file(path, classifier=classifier, fs=360.0, unit="mV")
+
+
+def test_a_lead_in_volts_without_a_unit_is_not_passed_over(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    path = tmp_path / "two.csv"
+    two = np.stack([signal / 1000, signal], axis=1)
+    np.savetxt(path, two, "%.7f", delimiter=",", header="II,I", comments="")
+    with pytest.raises(MissingDetailError, match="unit must be given: lead II") as caught:
+        predict_file(path, classifier=classifier, fs=360.0)
+    assert caught.value.detail == "unit"
+    analysed = partial(analyze_recording, classifier=classifier, model={}, directory=tmp_path)
+    with pytest.raises(MissingDetailError, match="unit must be given: lead II"):
+        analysed(open_recording(path, fs=360.0))
+    named = predict_file(path, classifier=classifier, lead="I", fs=360.0)
+    assert named.lead == "I"
+    assert len(named.classified) > 10
 
 
 def test_a_second_column_that_cannot_be_read_does_not_stop_the_first(

@@ -23,7 +23,7 @@ from flows.data.records import sources
 from flows.data.records.sources import Source
 from flows.data.training_data import SCORING_VIEWS, ViewPlan, find_training_data
 from flows.evaluation import judge_again as module
-from flows.evaluation.judge_again import call_out_of_fold, judge_again
+from flows.evaluation.judge_again import predict_out_of_fold, judge_again
 
 pytestmark = pytest.mark.slow
 
@@ -72,7 +72,7 @@ def test_beats_are_called_only_by_the_network_that_has_not_seen_the_person(
 ) -> None:
     """The network of one fold gives logits below -900, and those of the others do not."""
     bundle = make_toy_bundle("blind", folds=data.folds, blind_fold=blind_fold)
-    called = call_out_of_fold(bundle, data.version, data.settings)
+    called = predict_out_of_fold(bundle, data.version, data.settings)
     dataset = called.dataset
     subjects = np.array(dataset.subjects)[dataset.record[called.rows]]
     of_person = np.array([data.folds[subject] for subject in subjects])
@@ -94,7 +94,7 @@ def test_the_rule_guard_stays_and_decides(
     data: Data, bundle: Bundle, guard: RuleGuardConfig
 ) -> None:
     guarded = replace(bundle, config=replace(bundle.config, rule_guard=guard))
-    called = call_out_of_fold(guarded, data.version, data.settings)
+    called = predict_out_of_fold(guarded, data.version, data.settings)
     assert called.config.rule_guard == guard
     expected = apply_rules(
         called.probability_v,
@@ -131,12 +131,12 @@ def test_folds_that_differ_are_refused(
     )
     bundle = make_toy_bundle("folds", folds=FOLDS)
     with pytest.raises(ValueError, match="version v1 must have the folds of the bundle"):
-        call_out_of_fold(bundle, version, Settings(home=tmp_path))
+        predict_out_of_fold(bundle, version, Settings(home=tmp_path))
 
 
 @pytest.fixture
 def chosen(data: Data, bundle: Bundle) -> OutOfFold:
-    return call_out_of_fold(bundle, data.version, data.settings)
+    return predict_out_of_fold(bundle, data.version, data.settings)
 
 
 def test_the_bundle_that_is_written_has_the_limits_that_were_chosen(

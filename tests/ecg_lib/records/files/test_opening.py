@@ -24,9 +24,9 @@ from ecg_lib.records.files.lead import (
     Lead,
     RecordingFile,
     choose_lead,
-    choose_living_leads,
+    choose_usable_leads,
     choose_second_lead,
-    find_death,
+    explain_no_signal,
 )
 from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import write_wfdb
@@ -261,7 +261,7 @@ def test_any_numpy_header_is_read_or_refused(tmp_path: Path, header: bytes) -> N
 
 
 @pytest.mark.parametrize(
-    ("blocks", "death"),
+    ("blocks", "reason"),
     [
         ([[0.2] * 3600], "is flat or disconnected"),
         ([[0.2, 0.204] * 1800], "is flat or disconnected"),
@@ -273,9 +273,9 @@ def test_any_numpy_header_is_read_or_refused(tmp_path: Path, header: bytes) -> N
         ([[0.2, 0.3] * 600], ""),
     ],
 )
-def test_a_lead_lives_when_some_seconds_of_it_move(blocks: list[list[float]], death: str) -> None:
+def test_a_lead_lives_when_some_seconds_of_it_move(blocks: list[list[float]], reason: str) -> None:
     arrays = [np.array(block, dtype=np.float32) for block in blocks]
-    assert find_death(arrays, fs=250.0) == death
+    assert explain_no_signal(arrays, fs=250.0) == reason
 
 
 def test_leads_of_equal_names_are_told_apart(tmp_path: Path) -> None:
@@ -292,9 +292,11 @@ def test_leads_of_equal_names_are_told_apart(tmp_path: Path) -> None:
     for name in ("twice.hea", "r.csv"):
         opened = open_recording(tmp_path / name, fs=360.0)
         assert [lead.name for lead in opened.leads] == ["V1", "II", "II (2)"]
-        leads = choose_living_leads(opened)
+        leads = choose_usable_leads(opened)
         assert (leads.first.name, leads.second) == ("II", None)
-        assert leads.tell() == ("lead V1 has no say in the classes: it is flat or disconnected",)
+        assert leads.describe() == (
+            "lead V1 is not used in the classification: it is flat or disconnected",
+        )
         assert choose_lead(opened.leads, "II").name == "II"
         assert choose_lead(opened.leads, "II (2)").name == "II (2)"
     told = "column 3 (II (2)) has the name of another one, and a number is added"
