@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.server import ServerConnection, serve
 from websockets.typing import Subprotocol
 
@@ -315,8 +316,11 @@ def _serve(*scripts: list[dict[str, Any]]) -> Iterator[str]:
     def answer(connection: ServerConnection) -> None:
         connection.recv()
         connection.send(json.dumps({"type": "started", "send_from": 0}))
-        while not isinstance(message := connection.recv(), str):
-            pass
+        try:
+            while not isinstance(message := connection.recv(), str):
+                pass
+        except ConnectionClosed:
+            return
         assert json.loads(message) == {"type": "finish"}
         for one in left.pop(0):
             connection.send(json.dumps(one))
@@ -365,6 +369,18 @@ def test_an_answer_that_cannot_be_read_raises(answer: Any, reason: str) -> None:
     with _serve([answer]) as url, LiveStream(url, sampling_rate=FS) as stream:
         stream.write(np.zeros(500))
         with pytest.raises(UnexpectedAnswerError, match=f"ended by .*{reason}"):
+            stream.finish(180)
+
+
+def test_a_failure_of_the_sending_thread_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_stream: LiveStream) -> bytes:
+        msg = "no memory for a message"
+        raise MemoryError(msg)
+
+    monkeypatch.setattr(LiveStream, "_take", fail)
+    with _serve([]) as url, LiveStream(url, sampling_rate=FS) as stream:
+        stream.write(np.zeros(500))
+        with pytest.raises(UnexpectedAnswerError, match="ended by MemoryError: no memory"):
             stream.finish(180)
 
 

@@ -355,7 +355,7 @@ def test_a_connection_without_messages_is_closed(
     assert silent.hear_close()[0] == 4408
     assert started.hear_close() == (
         4408,
-        "stream-idle: a message must come within 0.3 s; declare a gap to go on without",
+        "stream-idle: a message must come within 0.3 s; declare a gap while nothing is recorded",
     )
 
 

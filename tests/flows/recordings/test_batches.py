@@ -17,6 +17,7 @@ import psutil
 import pyarrow.dataset
 import pytest
 from fsspec.implementations.local import LocalFileSystem
+from fsspec.implementations.memory import MemoryFileSystem
 from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -390,6 +391,47 @@ def test_results_that_cannot_be_written_end_the_batch(
     with pytest.raises(WriteError, match="results must be written to"):
         _run(_batch(output, *todo, formats=("json",)))
     assert _find_work(output, tmp_path / "in") == (todo, {})
+
+
+def test_a_store_that_fails_for_a_moment_costs_no_file(
+    write_recordings: Callable[[Path, int], None],
+    output: Output,
+    tmp_path: Path,
+    store: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Not the signal file either, whose header is then there alone."""
+    failed: set[str] = set()
+
+    def get_file(files: MemoryFileSystem, source: str, target: str) -> None:
+        if source not in failed:
+            failed.add(source)
+            raise OSError(errno.EIO, "503 Slow Down", source)
+        Path(target).write_bytes(files.cat_file(source))
+
+    write_recordings(tmp_path / "in", 1)
+    _upload(tmp_path / "in", store)
+    found = find_recordings([store], output=output.place)
+    monkeypatch.setattr(MemoryFileSystem, "get_file", get_file)
+    monkeypatch.setattr(places, "_PAUSE_S", 0.0)
+    (row, *_) = _run(_batch(output, *found.recordings))
+    assert {Path(path).suffix for path in failed} == {".hea", ".dat"}
+    assert (row.status, row.error) == (Status.ANALYSED, "")
+
+
+def test_a_store_that_cannot_be_asked_has_not_lost_its_files(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_files: MemoryFileSystem, path: str) -> None:
+        raise OSError(errno.EIO, "503 Slow Down", path)
+
+    place = open_place(store)
+    assert not place.exists()
+    assert not place.is_directory()
+    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
+    for asked in (place.exists, place.size, place.is_directory):
+        with pytest.raises(OSError, match="Slow Down"):
+            asked()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])

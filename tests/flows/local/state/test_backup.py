@@ -366,7 +366,7 @@ def test_two_restores_of_a_home_do_not_run_at_once(
     folder = os.open(other.home, os.O_RDONLY)
     fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        with pytest.raises(BackupError, match="only one process may restore"):
+        with pytest.raises(BackupError, match="another process is restoring"):
             restore_backup(other, tmp_path / "state.zip")
     finally:
         os.close(folder)
