@@ -1,4 +1,4 @@
-"""A second lead has a say in the classes, where it can be read and has the same beats."""
+"""A second lead is used in the classification if it can be read and has the same beats."""
 
 from __future__ import annotations
 
