@@ -249,7 +249,9 @@ def _fit(version: DatasetVersion, settings: Settings, fit: Fit) -> BeatClassifie
         )
         for fold in range(N_FOLDS)
     ]
-    judged = judge_folds(dataset, outputs, n_missed=version.n_missed_v)
+    judged = judge_folds(
+        dataset, outputs, n_missed=version.n_missed_v, databases=version.development_databases
+    )
     final = fit_subjects(dataset, subjects=set(folds), seed=0, **shared)
     network = settings.home / "network.onnx"
     export_onnx(final.model, network)

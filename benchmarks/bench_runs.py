@@ -51,6 +51,7 @@ def _read_calls(bundle: Bundle) -> dict[str, list[RecordCalls]]:
             probability_v=beats["probability_v"].to_numpy(),
             label=beats["label"].to_numpy().astype(np.str_),
             fs=_FS_HZ if record in DS1 else _SVDB_FS_HZ,
+            database="mitdb" if record in DS1 else "svdb",
         )
         people.setdefault(str(person), []).append(calls)
     return people

@@ -116,7 +116,13 @@ class OutOfFold:
         )
 
 
-def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: int) -> OutOfFold:
+def judge_folds(
+    dataset: BeatDataset,
+    outputs: list[FoldOutput],
+    *,
+    n_missed: int,
+    databases: Mapping[str, str] | None = None,
+) -> OutOfFold:
     """Calibrate, choose the threshold and apply the rules to the predictions of all folds.
 
     Parameters
@@ -125,6 +131,8 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
     outputs : list of FoldOutput
     n_missed : int
         V beats of the development records without a detection.
+    databases : mapping of str to str, optional
+        The database of each record, see :func:`choose_run_threshold`.
 
     """
     from ecg_lib.training.cross_validation import vote_out_of_fold
@@ -174,7 +182,8 @@ def judge_folds(dataset: BeatDataset, outputs: list[FoldOutput], *, n_missed: in
                     is_v=guarded.is_v[one],
                     probability_v=probability[one],
                     label=label[one],
-                    fs=dataset.fs[dataset.record[rows[one[0]]]],
+                    fs=dataset.fs[(record := dataset.record[rows[one[0]]])],
+                    database=(databases or {}).get(dataset.record_names[record], ""),
                 )
                 for one in _whole_records(dataset, rows)
             ],
@@ -312,6 +321,8 @@ _V_OF_RUNS: Final = ("V", "F", "!")
 _RUN_THRESHOLDS: Final = tuple(round(0.05 * step, 2) for step in range(20))
 _FALSE_TO_MISSED: Final = 4.0
 """A false run weighs as much as four missed ones, as in :func:`choose_abstention`."""
+_FALSE_AN_HOUR: Final = 0.1
+"""Most false runs an hour; half of what may be expected of other people."""
 
 
 class RecordCalls(NamedTuple):
@@ -324,6 +335,12 @@ class RecordCalls(NamedTuple):
     probability_v: NDArray[np.float64]
     label: NDArray[np.str_]
     fs: float
+    database: str = ""
+
+    @property
+    def hours(self) -> float:
+        """Time of the last prediction."""
+        return float(self.positions[-1]) / self.fs / 3600 if len(self.positions) else 0.0
 
 
 def judge_runs(
@@ -356,7 +373,10 @@ def _longest(is_there: NDArray[np.bool_]) -> int:
 
 
 def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) -> float:
-    """Choose how likely V the beats of a run are in the mean, by the greatest F0.5 of runs.
+    """Choose the least mean probability of the beats of a run.
+
+    It is the limit with the greatest F0.5 of runs among those by which no database has more than
+    one false run in ten hours, or more than one in less time; the strictest if there is none.
 
     Parameters
     ----------
@@ -369,17 +389,38 @@ def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) ->
         The least of the best limits; 0 without a run.
 
     """
-    means, is_true = judge_runs(records, threshold=threshold)
-    weight = 1 / _FALSE_TO_MISSED
+    judged = {
+        database: judge_runs(
+            [one for one in records if one.database == database], threshold=threshold
+        )
+        for database in sorted({one.database for one in records})
+    }
+    most_false = {
+        database: max(
+            1, int(_FALSE_AN_HOUR * sum(one.hours for one in records if one.database == database))
+        )
+        for database in judged
+    }
+
+    def count(limit: float, database: str) -> tuple[int, int, int]:
+        means, is_true = judged[database]
+        kept = means >= limit
+        n_true = int((kept & is_true).sum())
+        return n_true, int(is_true.sum()) - n_true, int((kept & ~is_true).sum())
+
+    def is_quiet(limit: float) -> bool:
+        return all(count(limit, one)[2] <= most_false[one] for one in judged)
 
     def weigh(limit: float) -> float:
-        kept = means >= limit
-        n_true, n_false = int((kept & is_true).sum()), int((kept & ~is_true).sum())
-        n_missed = int(is_true.sum()) - n_true
+        n_true, n_missed, n_false = np.sum([count(limit, one) for one in judged], axis=0)
+        weight = 1 / _FALSE_TO_MISSED
         gain = (1 + weight) * n_true
-        return gain / max(1.0, gain + weight * n_missed + n_false)
+        return float(gain / max(1.0, gain + weight * n_missed + n_false))
 
-    return max(_RUN_THRESHOLDS, key=weigh)
+    if not judged:
+        return 0.0
+    quiet = [limit for limit in _RUN_THRESHOLDS if is_quiet(limit)]
+    return max(quiet or _RUN_THRESHOLDS[-1:], key=weigh)
 
 
 def _whole_records(dataset: BeatDataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -95,7 +95,9 @@ def predict_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Setti
         raise ValueError(msg)
     dataset = load_training_data(find_training_data(version, QUICK_VIEWS, settings))
     outputs = [_predict(bundle, dataset, fold) for fold in folds]
-    judged = judge_folds(dataset, outputs, n_missed=version.n_missed_v)
+    judged = judge_folds(
+        dataset, outputs, n_missed=version.n_missed_v, databases=version.development_databases
+    )
     config = replace(judged.config, rule_guard=bundle.config.rule_guard)
     guarded = apply_rules(
         judged.probability_v,

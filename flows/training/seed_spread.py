@@ -172,4 +172,6 @@ def predict_seeds(
     dataset = load_training_data(data)
     for one in seeds:
         folds = [load_fold(files[one, fold]) for fold in range(n_folds)]
-        yield judge_folds(dataset, folds, n_missed=version.n_missed_v)
+        yield judge_folds(
+            dataset, folds, n_missed=version.n_missed_v, databases=version.development_databases
+        )

@@ -213,7 +213,9 @@ def choose_best(
     version, annotations = prepared.version, prepared.read_development_annotations()
     judged = []
     for one in confirmed:
-        out_of_fold = judge_folds(dataset, one.folds, n_missed=version.n_missed_v)
+        out_of_fold = judge_folds(
+            dataset, one.folds, n_missed=version.n_missed_v, databases=version.development_databases
+        )
         metrics, by_record = measure(
             out_of_fold,
             annotations,

@@ -261,6 +261,24 @@ def test_a_false_run_weighs_as_much_as_four_missed() -> None:
         assert choose_run_threshold([false, sure, lost], threshold=0.4) == limit
 
 
+@pytest.mark.parametrize(
+    ("hours", "limit"),
+    [(0.1, 0.85), (10.0, 0.85), (19.9, 0.85), (20.1, 0.75), (29.9, 0.75), (30.1, 0.0)],
+)
+def test_no_database_has_more_than_one_false_run_in_ten_hours(hours: float, limit: float) -> None:
+    """Or more than one in less time, and whatever the F0.5 of all runs says."""
+    found = [_rows(*[(0.7, "VVV")] * 100), _rows(*[(0.9, "VVV")] * 100)]
+    noisy = _rows((0.72, "NNN"), (0.81, "NNN"), (0.9, "NNN"), (0.0, "N"))
+    noisy.positions[-1] = round(hours * 3600 * 360)
+    records = [*found, noisy._replace(database="another")]
+    assert choose_run_threshold(records, threshold=0.4) == limit
+
+
+def test_the_strictest_limit_is_chosen_where_none_rejects_the_false_runs() -> None:
+    sure = _rows((0.96, "NNN"), (0.97, "NNN"))
+    assert choose_run_threshold([_rows((0.9, "VVV")), sure], threshold=0.4) == 0.95
+
+
 def test_a_run_is_true_when_three_in_a_row_of_it_are_v_or_f() -> None:
     sure = _rows(*[(0.9, "VVV")] * 20)
     assert choose_run_threshold([sure, _rows((0.5, "NVFVN"))], threshold=0.4) == 0.0
