@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-30-04139481791c.json"
+OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-30-5f460b6717e6.json"
 REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-29-1743-873736e777cd.json"
 
 
