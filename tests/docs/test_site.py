@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-30-5f460b6717e6.json"
-REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-29-1743-873736e777cd.json"
+REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-30-1618-5f460b6717e6.json"
 
 
 @pytest.fixture(scope="module")
