@@ -100,12 +100,22 @@ class Mutant:
     line: int
     change: str
     """Scope, text before and text after, numbered where a scope has the same change twice."""
-    tree: ast.Module
+    source: str
+    site: int
+    form: int
 
     @property
     def name(self) -> str:
         """The name by which ``mutants.toml`` lists a survivor: it does not depend on the line."""
         return f"{self.path}: {self.change}"
+
+    @property
+    def tree(self) -> ast.Module:
+        """The changed module, made when it is asked for: the processes of the tests ask."""
+        tree = ast.parse(self.source)
+        node, _ = list(_find_sites(tree, ""))[self.site]
+        changed: ast.Module = _Replace(node, list(_change(node))[self.form]).visit(tree)
+        return ast.fix_missing_locations(changed)
 
 
 def _find_sites(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
@@ -206,20 +216,14 @@ class _Replace(ast.NodeTransformer):
 def find_mutants(path: str, source: str) -> Iterator[Mutant]:
     """Make all mutants of a module, in the order of its text."""
     seen: Counter[str] = Counter()
-    count = len(list(_find_sites(ast.parse(source), "")))
-    for at in range(count):
-        forms = len(list(_change(list(_find_sites(ast.parse(source), ""))[at][0])))
-        for form in range(forms):
-            tree = ast.parse(source)
-            node, scope = list(_find_sites(tree, ""))[at]
-            other = list(_change(node))[form]
+    for site, (node, scope) in enumerate(_find_sites(ast.parse(source), "")):
+        for form, other in enumerate(_change(node)):
             change = f"{scope or 'module'}: {_say(node)} -> {_say(other)}"
-            line = node.lineno  # type: ignore[attr-defined]
-            changed = ast.fix_missing_locations(_Replace(node, other).visit(tree))
             seen[change] += 1
             if seen[change] > 1:
                 change += f" #{seen[change]}"
-            yield Mutant(path=path, line=line, change=change, tree=changed)
+            line = node.lineno  # type: ignore[attr-defined]
+            yield Mutant(path=path, line=line, change=change, source=source, site=site, form=form)
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):

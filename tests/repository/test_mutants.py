@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -84,6 +85,15 @@ def test_each_mutant_is_one_change_and_has_a_name_of_its_own(mutants: ModuleType
     whole = ast.unparse(ast.parse(source))
     assert len({one.name for one in made}) == len(made)
     assert whole not in {ast.unparse(one.tree) for one in made}
+
+
+def test_pytest_starts_with_the_options_of_mutants(mutants: ModuleType) -> None:
+    # Without xdist a hook of the conftest that only xdist knows ends pytest.
+    command = [sys.executable, "-m", "pytest", "--collect-only", *mutants._PYTEST]
+    done = subprocess.run(  # noqa: S603
+        [*command, "tests/ecg_lib/rhythm/test_risk.py"], cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_modules_and_tests_that_are_named_exist() -> None:
