@@ -60,6 +60,7 @@ def test_a_place_is_changed_in_these_ways(
         "@task(retries=3)\ndef f(): ...\n",
         'raise ValueError(f"must be {1 + 1}")\n',
         'logger.info("%s", 3)\n',
+        "x = zip(a, b, strict=True)\n",
     ],
 )
 def test_text_annotations_decorators_and_logs_are_left_alone(

@@ -90,6 +90,15 @@ def test_certainty_does_not_divide_by_zero(probability: float) -> None:
     assert _apply(probability, _features(**CONDUCTED)) == (probability == 1.0, "")
 
 
+@pytest.mark.parametrize(("band", "found"), [(20.71, False), (20.74, True)])
+def test_a_certain_answer_lies_20_logits_from_an_even_one(band: float, found: bool) -> None:  # noqa: FBT001
+    # 0 and 1 count as 1e-9 and 1 - 1e-9: log(1e-9) is -20.723.
+    config = RuleGuardConfig(band_logit=band)
+    of_n = propose_changes(np.zeros(1), _features(**VENTRICULAR), threshold=0.5, config=config)
+    of_v = propose_changes(np.ones(1), _features(**CONDUCTED), threshold=0.5, config=config)
+    assert (of_n.any(), of_v.any()) == (found, found)
+
+
 def test_limits_come_from_the_configuration() -> None:
     is_v, _ = apply_rules(
         np.array([0.4]),
