@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -254,6 +254,7 @@ def _start(mutant: Mutant | None, tests: list[str]) -> int:
     if child := os.fork():
         return child
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     code = 1
     with contextlib.suppress(BaseException):
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -292,27 +293,18 @@ def find_survivors(
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
             running[_start(mutant, tests)] = mutant, time.monotonic()
-        # A signal interrupts the wait when the oldest has had its time.
-        oldest = min(begin for _, begin in running.values())
-        signal.setitimer(signal.ITIMER_REAL, max(oldest + limit_s - time.monotonic(), 0.01))
-        try:
-            child, status = os.waitpid(-1, 0)
-        except InterruptedError:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child == 0:
+            oldest = min(begin for _, begin in running.values())
+            signal.sigtimedwait({signal.SIGCHLD}, max(oldest + limit_s - time.monotonic(), 0.01))
             for late, (_, begin) in running.items():
                 if time.monotonic() - begin >= limit_s:
                     _end(late)
-            continue
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if child in running:
+        elif child in running:
             mutant, _ = running.pop(child)
             _end(child)  # what its tests may have left running
             if os.waitstatus_to_exitcode(status) == 0:
                 yield mutant
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise InterruptedError
 
 
 def main() -> int:
@@ -331,7 +323,7 @@ def main() -> int:
 
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    signal.signal(signal.SIGALRM, _interrupt)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it waits for the loop to take it
     chosen = {
         path: tests
         for path, tests in settings["modules"].items()
