@@ -1,4 +1,4 @@
-"""What several folders of tests list: the records of MIT-BIH, and the predictions of a log."""
+"""Lists that several folders of tests use: the records of MIT-BIH, the predictions of a log."""
 
 from __future__ import annotations
 
