@@ -211,7 +211,7 @@ def _analyze_one(day: Path, bundle: Path, out: Path) -> None:
     read_at_s = started_s
 
     def report(share: float) -> None:
-        # Blocks that were read are told of first, then parts that were classified.
+        # Progress counts blocks that were read first, then parts that were classified.
         nonlocal read_at_s
         if share <= READ_SHARE + 1e-9:
             read_at_s = time.perf_counter()

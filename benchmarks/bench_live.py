@@ -57,14 +57,14 @@ def replay(record: Record, classifier: BeatClassifier) -> Replay:
     assert annotations is not None  # noqa: S101  read with them
     signal_mv, fs = record.signal_mv(record.choose_lead()).astype(np.float32), record.fs
     whole = classify_recording(signal_mv, fs=fs, classifier=classifier)
-    lead, told = LiveLead(classifier, fs=fs), list[LiveBeats]()
+    lead, final = LiveLead(classifier, fs=fs), list[LiveBeats]()
     minute = round(60 * fs)
     for start in range(0, len(signal_mv), minute):
         lead.append(signal_mv[start : start + minute])
-        told += lead.settle()
-    told += lead.finish()
+        final += lead.settle()
+    final += lead.finish()
     r_peaks, is_v, has_class = (
-        np.concatenate([getattr(one, name) for one in told])
+        np.concatenate([getattr(one, name) for one in final])
         for name in ("r_peaks", "is_v", "has_class")
     )
     match = match_beats(whole.r_peaks, r_peaks, tolerance=_TOLERANCE)
@@ -132,11 +132,11 @@ def _print_cost(record: Record, bundle: Bundle, minutes: float) -> None:
         started = time.process_time()
         ended = list(lead.settle())
         settled = time.process_time()
-        told = lead.look()
+        provisional = lead.look()
         looks_s.append(time.process_time() - settled)
         blocks_s += [settled - started] if ended else []
-        if told is not None:
-            ages += _ages_of(told, lead, seen)
+        if provisional is not None:
+            ages += _ages_of(provisional, lead, seen)
     # Medians: other processes of the machine make some of them longer.
     look_s, block_s = float(np.median(looks_s)), float(np.median(blocks_s))
     of_looks, of_blocks = look_s / lead.config.look_every_s, block_s / lead.config.block_s
@@ -147,14 +147,14 @@ def _print_cost(record: Record, bundle: Bundle, minutes: float) -> None:
         f"{1e3 * np.mean(looks_s):.2f} ms)"
     )
     _say(
-        f"a beat is told when its R-peak is {np.median(ages):.2f} s old (median), "
+        f"a beat is first reported when its R-peak is {np.median(ages):.2f} s old (median), "
         f"{np.quantile(ages, 0.99):.2f} s (99 %), in time of the signal"
     )
 
 
-def _ages_of(told: LiveBeats, lead: LiveLead, seen: set[int]) -> list[float]:
-    """Give the age of beats that are told for the first time."""
-    new: NDArray[np.int64] = told.r_peaks
+def _ages_of(provisional: LiveBeats, lead: LiveLead, seen: set[int]) -> list[float]:
+    """Return the ages of beats that are reported for the first time."""
+    new: NDArray[np.int64] = provisional.r_peaks
     ages = [
         (lead.received_to - position) / lead.fs
         for position in new.tolist()

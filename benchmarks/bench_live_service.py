@@ -113,16 +113,16 @@ async def stream(
 async def _hear(
     socket_: ClientConnection, sent_at: dict[int, float], delays_s: list[float]
 ) -> None:
-    piece, told_to = round(_PIECE_S * _FS), round(_SETTLE_S * _FS)
+    piece, reported_to = round(_PIECE_S * _FS), round(_SETTLE_S * _FS)
     async for text in socket_:
         message, now = json.loads(text), time.monotonic()
         for beat in message.get("beats", ()):
             position = beat["position_sample"]
-            if position >= told_to:
+            if position >= reported_to:
                 # The sample itself was taken before its piece was whole.
                 age_s = _PIECE_S - (position % piece) / _FS
                 delays_s.append(now - sent_at[position // piece] + age_s)
-        told_to = max(told_to, message.get("to", 0))
+        reported_to = max(reported_to, message.get("to", 0))
 
 
 async def _measure(url: str, process: psutil.Process, n_leads: int, seconds: float) -> None:

@@ -49,7 +49,7 @@ def fuzz_http(port: int, *, cases: int, seed: int) -> FuzzReport:
     Raises
     ------
     OSError
-        If it does not answer ``/health`` any more; the last failure says after what.
+        If it no longer answers ``/health``; the last failure says after which request.
 
     """
     rng = random.Random(seed)  # noqa: S311  nothing secret

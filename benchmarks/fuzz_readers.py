@@ -3,7 +3,7 @@
 ``--engine atheris`` (group ``fuzz`` of pyproject.toml) is led by coverage; ``--engine mutate``
 needs nothing and is seeded. Both give each case to :func:`read_one`, in this process. Prints JSON.
 ``--each`` mutates ``--cases`` inputs of every reader, each reader in a process of its own so that
-its memory can be told, prints a table, and keeps the figures in ``results/fuzz_readers.json``.
+its memory can be measured, prints a table, and keeps the figures in ``results/fuzz_readers.json``.
 """
 
 from __future__ import annotations

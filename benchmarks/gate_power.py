@@ -54,7 +54,7 @@ class Rule(NamedTuple):
     has_spread: bool
     """Whether the spread of seeds and thresholds is in the interval."""
     is_spread_measured: bool = False
-    """Whether the gate is told the V-F1 of all seeds of a recipe."""
+    """Whether the gate knows the V-F1 of all seeds of a recipe."""
 
 
 def main() -> None:
@@ -180,7 +180,7 @@ def print_tables(candidates: dict[str, list[Candidate]]) -> None:
         Rule("nested alone", is_nested=True, has_spread=False),
         Rule("now", is_nested=True, has_spread=True),
         Rule(
-            "now, told the figures of all seeds",
+            "now, with the figures of all seeds known",
             is_nested=True,
             has_spread=True,
             is_spread_measured=True,

@@ -181,7 +181,7 @@ class Host:
     def _kill_hung(self) -> None:
         for worker in [*self._workers, *self._replaced]:
             if worker.look():
-                _logger.error("a worker does not answer any more and is killed")
+                _logger.error("a worker no longer answers and is killed")
                 worker.kill()
 
     async def _complete(self) -> None:

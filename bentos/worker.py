@@ -100,7 +100,7 @@ class Worker(uvicorn.Server):
         self._readable: asyncio.Future[None] | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Start, and tell the host how it went."""
+        """Start, and report the outcome to the host."""
         await super().startup(sockets)
         loop, live = asyncio.get_running_loop(), self._runtime.live
         # Kept: a writer that nobody holds closes its connection.
@@ -131,7 +131,7 @@ class Worker(uvicorn.Server):
     async def _accept(self) -> None:
         """Accept connections, those first who have fewer.
 
-        Every worker is told of a new connection, and the first to ask gets it: without a pause
+        Every worker hears of a new connection, and the first to accept gets it: without a pause
         the one that is awake takes all that come together, and another core has nothing to do.
         A worker with many connections takes several before it pauses, so that a new client does
         not wait behind all that another one opens.
@@ -197,7 +197,7 @@ class Worker(uvicorn.Server):
             while line := await reader.readline():
                 self._apply(json.loads(line))
         except ConnectionError:
-            pass  # it was gone when this worker told it something
+            pass  # the host had ended before it could read
         _logger.warning("the host is gone")
         if not self._runtime.is_draining:
             await self._drain()
@@ -220,7 +220,7 @@ class Worker(uvicorn.Server):
         await asyncio.sleep(0)  # the wait for a connection ends
         self._listener.close()  # a next host may need the port
         deadline = asyncio.get_running_loop().time() + DRAIN_S
-        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn tells nobody when one closes
+        while self.server_state.connections and asyncio.get_running_loop().time() < deadline:  # noqa: ASYNC110  uvicorn does not notify when one closes
             await asyncio.sleep(0.1)
         self.should_exit = True
 

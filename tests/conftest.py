@@ -120,6 +120,7 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return f"sqlite:///{tmp_path / 'database.db'}"
 
 
+@pytest.hookimpl(optionalhook=True)  # `make mutants` runs without pytest-xdist
 def pytest_xdist_auto_num_workers() -> int:
     """Start three workers for two cores: half of the time, tests wait for other processes."""
     cores = os.cpu_count() or 1

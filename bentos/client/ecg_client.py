@@ -371,7 +371,7 @@ class EcgClient:
         return _build(Health, answer, model=_build(Model, model) if model else None)
 
     def get_example(self, kind: str = "isolated_pvc") -> ExampleStrip:
-        """Get a simulated strip whose rhythm is known; a wrong kind is told which there are."""
+        """Get a simulated strip whose rhythm is known; an error for a wrong kind lists all."""
         answer = self._ask("GET", f"/api/v1/examples/{kind}")
         return ExampleStrip(np.array(answer["signal_data"]), answer["sampling_rate"])
 

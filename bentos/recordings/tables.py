@@ -48,7 +48,7 @@ MAX_TABLE_BYTES: Final = 16 * 2**20
 MAX_WAITING: Final = 8
 _RETRY_S: Final = 5
 LONGEST_READ_S: Final = 10.0
-"""Of a processor, so that other work of the machine decides nothing."""
+"""CPU time, so that the load of the machine does not matter."""
 MAX_NUMBERS: Final = 4_000_000
 """Samples of all leads: what a page can show."""
 
@@ -58,7 +58,7 @@ MAX_UNPACKED_BYTES: Final = 4 * MAX_TABLE_BYTES
 _TEXT: Final = frozenset(TEXT_SUFFIXES)
 _SUFFIXES: Final = _TEXT | {".npy"}
 SUFFIXES: Final = (*sorted(_SUFFIXES), ".npz", *(f"{suffix}.gz" for suffix in sorted(_SUFFIXES)))
-"""Ends of the names of files that are read."""
+"""Suffixes of files that are read."""
 _KINDS: Final = frozenset({"csv", "npy"})
 _DIGITS: Final = 7
 _RAW: Final = "uV"

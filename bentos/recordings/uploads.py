@@ -246,7 +246,7 @@ def _refuse(name: str, reason: str) -> ProblemError:
 
 
 def explain_no_room() -> ProblemError:
-    """Tell that the disk is full."""
+    """Report that the disk is full."""
     return ProblemError(
         STORAGE_FULL, "there is no room for the recording now", retry_after_s=RETRY_S
     )
@@ -444,9 +444,9 @@ def _arrange(files: dict[str, Path], directory: Path) -> Path:
         return _arrange_wfdb(files, directory)
     raise _refuse(
         "files",
-        "must be one EDF, CSV, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, or a WFDB header with "
-        "its signals, or a zip or gzip file of one recording; parts of one recording need "
-        "join=true",
+        "must be one EDF, text, NPY, DICOM, ISHNE, SCP-ECG, ATC or XML file, a WFDB header with "
+        "its signals, or a zip or gzip file of one recording; set join=true if they are parts of "
+        "one recording",
     )
 
 

@@ -73,7 +73,7 @@ def make_app() -> FastAPI:
         # A redirect would name the host as the service, and not its client, sees it.
         redirect_slashes=False,
         servers=[{"url": ".", "description": "Where this description comes from."}],
-        # Its own would tell the whole address, and that may hold the identifier of a patient.
+        # Its own message would show the whole address, which may hold a patient's identifier.
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.mount("/static_content", StaticFiles(directory=_SWAGGER), name="static_content")
@@ -185,7 +185,7 @@ def _add_pages(app: FastAPI) -> None:
         "/health",
         _read_health,
         methods=["GET"],
-        summary="Tell how the service is",
+        summary="Report the state of the service",
         tags=["operations"],
         responses={200: {"model": Health}, 503: {"model": Health}},
     )
@@ -293,4 +293,4 @@ async def _answer_gone_client(_request: Request, _error: Exception) -> Response:
 
 async def _answer_failure(request: Request, _error: Exception) -> Response:
     runtime_of(request).metrics.count_refusal(INTERNAL.name)
-    return ProblemError(INTERNAL, "the service failed; its log says why").respond()
+    return ProblemError(INTERNAL, "the service failed; the reason is in its log").respond()

@@ -24,7 +24,7 @@ from bentos.wire.problems import (
 from ecg_lib.operations.keys.api_keys import Scope, find_api_key
 
 GUARDED: Final = ("/api/", "/metrics", "/ops/drift/")
-"""Begin of the paths that ask for a key and count; pages without data and /health do not."""
+"""Prefixes of paths that require a key and count as requests; pages without data do not."""
 
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""

@@ -275,7 +275,7 @@ class _Stream:
         )
 
     async def _follow_model(self, lead: LiveLead, model: LoadedModel) -> LoadedModel:
-        """Use the model that is served now; tell the client if it has changed."""
+        """Use the model that is served now; notify the client if it has changed."""
         current = self._runtime.require_model()
         if current is not model:
             lead.classifier = current.classifier

@@ -50,7 +50,7 @@ MAX_FEEDBACK_BYTES: Final = 2**20
 
 
 async def create_prediction(request: Request) -> Response:
-    """Find and classify the beats of one lead, and tell what rhythm they make."""
+    """Find and classify the beats of one lead, and describe the rhythm."""
     runtime = runtime_of(request)
     runtime.require_model()
     caller, query = caller_of(request), request.query_params.multi_items()

@@ -113,7 +113,7 @@ async def create_recording(request: Request) -> Response:
 async def _take(
     request: Request, texts: dict[str, str], files: dict[str, Path], directory: Path
 ) -> Job:
-    """Queue an upload, or leave nothing of it: also when nobody waits for its end any more."""
+    """Queue an upload, or leave nothing of it, even when the client has gone."""
     runtime, recordings, caller = runtime_of(request), recordings_of(request), caller_of(request)
 
     def take() -> Job:
@@ -133,7 +133,7 @@ async def _take(
     try:
         return await asyncio.shield(taken)
     except asyncio.CancelledError:
-        # A thread cannot be stopped. A job that nobody was told of is not to be analysed.
+        # A thread cannot be stopped. A job whose id no client received is not to be analysed.
         taken.add_done_callback(give_back)
         raise
 
@@ -455,8 +455,8 @@ _FORM: Final = _describe_form(
         "type": "array",
         "items": _BINARY,
         "minItems": 1,
-        "description": "EDF and exports of devices are recognised by their content, others by "
-        "their suffix.",
+        "description": "WFDB, zip and npz are recognised by their suffix; EDF, NPY, text, gzip and "
+        "exports of devices by their content too.",
     },
     lead={
         "type": "string",

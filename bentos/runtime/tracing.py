@@ -1,7 +1,7 @@
 """Traces by OpenTelemetry, when its standard ``OTEL_`` variables ask for them; else none.
 
 A request is a span, and each stage of a prediction one below it. Method, route, status and request
-id are told and nothing else: an address may hold the identifier of a patient.
+id are recorded and nothing else: an address may hold the identifier of a patient.
 """
 
 from __future__ import annotations

@@ -43,7 +43,7 @@ class DriftCheck(BaseModel):
     check_id: str
     created_at: datetime
     action: str = Field(description="KEEP, RETRAIN or ROLLBACK.")
-    is_conclusive: bool = Field(description="False when there was too little traffic to tell.")
+    is_conclusive: bool = Field(description="False when there was too little traffic to decide.")
     is_breach: bool = Field(description="True when the traffic has moved.")
     is_candidate: bool = Field(
         description="True when it is of a candidate that broke its bounds, not of what is served."

@@ -114,7 +114,7 @@ class PredictionRequest(PredictionParameters):
     signal_data: Annotated[list[float], FailFast()] = Field(
         description="Samples of one lead in mV, from 10 s to 30 min.",
         max_length=MAX_SAMPLES,
-        # Not min_length: a signal that is too short is told so in seconds.
+        # Not min_length: the error for a signal that is too short is in seconds.
         json_schema_extra={"minItems": round(MIN_DURATION_S * MIN_FS_HZ)},
     )
 

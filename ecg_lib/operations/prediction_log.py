@@ -40,7 +40,6 @@ from ecg_lib.operations.prediction_rows import (
     DecisionRow,
     DriftCheckRow,
     FeedbackRow,
-    ObservedRow,
     PredictionRow,
     QueuedRow,
     RetrainingRow,
@@ -249,51 +248,6 @@ class PredictionLog:
             row = connection.execute(query).mappings().first()
         return None if row is None else _prediction_of(row)
 
-    def read_predictions(
-        self,
-        *,
-        since: datetime | None = None,
-        bundle_hash: str | None = None,
-        limit: int | None = None,
-    ) -> list[ObservedRow]:
-        """Read what was observed of the latest predictions, oldest first.
-
-        Parameters
-        ----------
-        since : datetime, optional
-            Only those made at this time or later.
-        bundle_hash : str, optional
-            Only those of this bundle.
-        limit : int, optional
-            At most so many, the latest.
-
-        """
-        table = PREDICTIONS.c
-        query = sa.select(
-            table.prediction_id,
-            table.created_at,
-            table.patient_key,
-            table.bento_tag,
-            table.duration_s,
-            table.observed,
-        ).order_by(table.created_at.desc(), table.prediction_id.desc())
-        query = query.where(*_conditions(since, bundle_hash))
-        if limit is not None:
-            query = query.limit(limit)
-        with self._connect() as connection:
-            rows = [
-                ObservedRow(
-                    prediction_id=row["prediction_id"],
-                    created_at=datetime.fromisoformat(row["created_at"]),
-                    patient_key=row["patient_key"],
-                    bento_tag=row["bento_tag"],
-                    duration_s=row["duration_s"],
-                    observed=orjson.loads(row["observed"]),
-                )
-                for row in _stream(connection, query)
-            ]
-        return rows[::-1]
-
     def read_reviewed(self, *, since: datetime, bundle_hash: str) -> list[ReviewedRow]:
         """Read all predictions that have feedback, oldest first.
 
@@ -311,7 +265,11 @@ class PredictionLog:
         has_feedback = sa.exists().where(FEEDBACK.c.prediction_id == table.prediction_id)
         query = (
             sa.select(table.prediction_id, table.patient_key, table.response, table.is_drawn)
-            .where(*_conditions(since, bundle_hash), has_feedback)
+            .where(
+                PREDICTIONS.c.created_at >= _to_text(since),
+                PREDICTIONS.c.bundle_hash == bundle_hash,
+                has_feedback,
+            )
             .order_by(table.created_at, table.prediction_id)
         )
         with self._connect() as connection:
@@ -373,7 +331,7 @@ class PredictionLog:
         )
         query = (
             sa.select(PREDICTIONS)
-            .where(*_conditions(since, None), table.doubt.is_not(None), ~is_labelled)
+            .where(table.created_at >= _to_text(since), table.doubt.is_not(None), ~is_labelled)
             .order_by(table.is_drawn.desc(), table.doubt.desc(), table.prediction_id)
             .limit(limit)
         )
@@ -503,15 +461,6 @@ class PredictionLog:
         insert = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
         with self._connect() as connection:
             connection.execute(insert.on_conflict_do_nothing(), rows)
-
-
-def _conditions(
-    since: datetime | None, bundle_hash: str | None
-) -> Iterator[sa.ColumnElement[bool]]:
-    if since is not None:
-        yield PREDICTIONS.c.created_at >= _to_text(since)
-    if bundle_hash is not None:
-        yield PREDICTIONS.c.bundle_hash == bundle_hash
 
 
 def _stream(

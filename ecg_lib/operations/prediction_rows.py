@@ -41,18 +41,6 @@ class PredictionRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ObservedRow:
-    """The columns of an answered request that monitoring reads, without the body."""
-
-    prediction_id: str
-    created_at: datetime
-    patient_key: str | None
-    bento_tag: str
-    duration_s: float
-    observed: dict[str, list[Any]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestRow:
     """Where a request came from, and whether its signal was refused.
 

@@ -71,9 +71,6 @@ DS2: Final = tuple(
 PACED: Final = ("102", "104", "107", "217")
 """Records with a pacemaker, which EC57 leaves out of the figures."""
 
-MITDB_RECORDS: Final = tuple(sorted(DS1 + DS2 + PACED))
-"""The 48 records of the MIT-BIH Arrhythmia Database."""
-
 _SUBJECT_OF_RECORD: Final = {"202": "201"}
 
 SHARED_SUBJECT: Final = frozenset({"201", "202"})

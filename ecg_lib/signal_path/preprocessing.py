@@ -198,7 +198,7 @@ def prepare_beats(
     config = config or PreprocessingConfig()
     check_sampling_rate(fs)
     if np.ndim(signal_mv) != 1:
-        msg = f"signal must be that of one lead, got shape {np.shape(signal_mv)}"
+        msg = f"signal must be one-dimensional, one lead, got shape {np.shape(signal_mv)}"
         raise InvalidSignalError(msg)
     duration_s = len(signal_mv) / fs
     if duration_s < MIN_DURATION_S:

@@ -350,7 +350,7 @@ def simplify_network(network: Any) -> None:  # noqa: ANN401  onnx has no types
 
     Scales and offsets become part of the convolutions before them, ``Min, Max`` become ``Clip``,
     and the pools at the end take what the last convolution gives. From the first convolution to the
-    pools no layout changes any more. Together the answers take less than half of the time.
+    pools no layout changes. Together the answers take less than half of the time.
 
     Parameters
     ----------

@@ -48,7 +48,7 @@ class Role(StrEnum):
 
 
 class DatabaseName(StrEnum):
-    """The databases that `ingest-records` can be told to read."""
+    """The databases that `ingest-records` can read."""
 
     MITDB = "mitdb"
     SVDB = "svdb"

@@ -213,7 +213,7 @@ def read_ledger(directory: Path) -> LedgerHistory:
 
 
 def list_set_aside(directory: Path) -> list[str]:
-    """List the ledgers that were not git repositories any more and made room for a new one."""
+    """List the ledgers that were no longer git repositories and made room for a new one."""
     return sorted(path.name for path in directory.glob(f"{_ASIDE}*"))
 
 

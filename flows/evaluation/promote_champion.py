@@ -3,7 +3,7 @@
 The challenger is judged on the out-of-fold predictions in its bundle, which are scored again here
 against the annotations of the dataset. A gain is judged on nested calls: the beats of a fold are
 called by a threshold that was chosen on the other folds. The code may have changed so much that the
-champion cannot be read any more. Then it is judged on the figures in its bundle, which passed the
+champion can no longer be read. Then it is judged on the figures in its bundle, which passed the
 same check when it was the challenger, and the gate says so.
 """
 

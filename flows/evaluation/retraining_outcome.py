@@ -38,7 +38,7 @@ class Obstacle(NamedTuple):
 
 
 HELD: Final = "RETRAIN is due but held"
-"""Begin of the reason of a KEEP that stands for a retraining."""
+"""How the reason starts of a KEEP that replaces a RETRAIN."""
 
 
 @task(cache_policy=NO_CACHE)

@@ -78,7 +78,7 @@ class Served(NamedTuple):
     bundle: Bundle
     since: datetime
     tried_since: datetime | None = None
-    """Begin of the rollout that came before the release, in which it answered a part."""
+    """Start of the rollout before the release, during which it answered a share of the requests."""
     baseline_since: datetime | None = None
     """When a baseline of it was last accepted or reset."""
 
@@ -92,7 +92,7 @@ class Traffic(NamedTuple):
     """Traffic that one check looks at."""
 
     begin: datetime
-    """Begin of the window: newer than what an earlier check with drift has looked at."""
+    """Start of the window, after that of any earlier check that found drift."""
     volume: Volume
     """Requests to the served bundle in the window, counted."""
     current: ObservedBeats
@@ -303,7 +303,7 @@ def store_check(
             "reasons": list(decision.reasons),
             "figures": decision.figures,
             "slices_seen": {
-                # Fewer are a test, or the first ones of a change that is still to be told.
+                # Fewer are a test, or the first ones of a change that is not reported yet.
                 name: sorted(
                     value
                     for value, count in values.items()

@@ -18,7 +18,7 @@ from flows.release.transaction import INTENT, read_intent
 
 
 class UnknownReleasesError(EcgError):
-    """There were releases that no readable entry of the ledger tells of."""
+    """There were releases without a readable entry in the ledger."""
 
 
 def list_needed_releases(settings: Settings, *, versions: Sequence[str] = ()) -> list[Release]:
@@ -39,7 +39,7 @@ def list_needed_releases(settings: Settings, *, versions: Sequence[str] = ()) ->
     if aside := list_set_aside(settings.ledger_dir):
         msg = (
             f"the release ledger must be whole, but a broken one was set aside; restore "
-            f"{_join(aside)}, or remove it if its releases are not needed any more"
+            f"{_join(aside)}, or remove it if its releases are no longer needed"
         )
         raise UnknownReleasesError(msg)
     if not history.entries and (signs := _find_signs(settings, versions)):

@@ -32,7 +32,7 @@ from flows.recordings.analyzed_files import (
     is_full,
 )
 
-_TOLD_BYTES: Final = 2000
+_ERROR_BYTES: Final = 2000
 """Of what a process that failed wrote last."""
 _END_S: Final = 10.0
 
@@ -132,12 +132,12 @@ class AnalysisProcess:
         assert process is not None  # noqa: S101
         assert errors is not None  # noqa: S101
         status = process.wait()
-        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TOLD_BYTES))
-        told = errors.read().decode(errors="replace").strip()
+        errors.seek(max(0, errors.seek(0, os.SEEK_END) - _ERROR_BYTES))
+        text = errors.read().decode(errors="replace").strip()
         self.close()
         if is_too_long:
             return f"an analysis must end within {self._limit_s:g} s, this one did not"
-        last = told.splitlines()[-1] if told else "it wrote no error"
+        last = text.splitlines()[-1] if text else "it wrote no error"
         return f"the process that analysed it ended with status {status}: {last}"
 
 

@@ -211,7 +211,7 @@ def analyze_all(
     bar = ProgressBar("Recordings analysed")
     model = output.read_model()
     batches = deque(_split(todo, wanted, processes=cluster.count_processes()))
-    n_batches, n_done, n_told = len(batches), 0, 0
+    n_batches, n_done, n_logged = len(batches), 0, 0
     gathered: list[Row] = []
     failures: list[Exception] = []
     for batch, outcome in cluster.run_bounded(analyze_batch, batches, name="batch"):
@@ -226,7 +226,7 @@ def analyze_all(
         else:
             rows = outcome
         for row in rows:
-            if row.status is Status.FAILED and (n_told := n_told + 1) <= _LOGGED:
+            if row.status is Status.FAILED and (n_logged := n_logged + 1) <= _LOGGED:
                 logger.error("%s is left out: %s", row.path.rpartition("/")[2], row.error)
         n_done += len(rows)
         bar.update(n_done, len(todo))

@@ -18,10 +18,13 @@ HEADER: Final = ".hea"
 
 _TAKEN: Final = (*SUFFIXES, *ARCHIVE_SUFFIXES)
 
-NO_RECORDING: Final = f"the directory holds no recording that is read ({', '.join(_TAKEN)})"
+NO_RECORDING: Final = (
+    f"the directory must hold a recording, it holds none by its suffix ({', '.join(_TAKEN)}) "
+    "or its content (EDF, NPY, text of samples, exports of devices)"
+)
 
 _PEEKED: Final = {".txt": PEEK_BYTES, HEADER: MAX_HEADER_BYTES}
-"""Bytes that are read of files whose names do not tell enough."""
+"""Bytes that are read of files whose kind the name does not show."""
 
 _OF_OTHERS: Final = 2**16
 """Bytes that are read of files of any other name: they are known by their content."""
@@ -84,7 +87,7 @@ def plan_peeks(names: Iterable[str]) -> dict[str, int]:
     {'r.EDF': 0, 's.hea': 65536, 'IM0001': 65536}
 
     Returns:
-        Bytes of each that :func:`choose_recordings` needs; 0 where the name tells all.
+        Bytes of each that :func:`choose_recordings` needs; 0 where the name is enough.
     """
     every = list(names)
     of_headers = {_stem(name) for name in every if _is_header(name)}
@@ -112,8 +115,8 @@ def choose_recordings(names: Iterable[str], starts: Mapping[str, bytes]) -> list
 
     Args:
         names: Names of files that :func:`plan_peeks` chose.
-        starts: How files begin of which it asks for some bytes. One that is missing here, and a
-            broken header, count as recordings: their error is told when they are read.
+        starts: First bytes of the files that it names. A file that is missing here and a broken
+            header count as recordings: reading them raises the error.
 
     Returns:
         Names in their order, without segments of WFDB records and texts of another kind.
@@ -141,7 +144,7 @@ def _is_recording(name: str, start: bytes | None) -> bool:
 
 
 def _may_hold_samples(name: str, start: bytes | None) -> bool:
-    """Return whether a file whose name tells nothing is text of samples, NPY, or unreadable."""
+    """Return whether a file of unknown suffix is text of samples, NPY, or unreadable."""
     if start is None:
         return True
     return not _is_taken(name) and begins_as_samples(start, is_whole=len(start) < _OF_OTHERS)
@@ -170,7 +173,7 @@ def _segments_of(name: str, content: bytes) -> list[str]:
 
 
 def _read_start(path: Path, n_bytes: int) -> bytes | None:
-    """Read how a file begins; None where it cannot be read, which its own error tells later."""
+    """Read the first bytes of a file; None where it cannot be read: its analysis fails later."""
     try:
         with path.open("rb") as file:
             return file.read(n_bytes)

@@ -1,6 +1,6 @@
 """Ask the running service what it serves, and wait until it serves a release.
 
-A service that is silent is not the same as none: whether one runs is told by its port, and its
+A service that is silent is not the same as none: whether one runs is known by its port, and its
 answers are waited for.
 """
 

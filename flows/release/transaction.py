@@ -3,7 +3,8 @@
 One process at a time holds the lock. It writes its intent, tells the service by ``current.json``,
 waits for the service's own answers, notes the event in the ledger, notes which alias must follow,
 and removes the intent. Every step can be repeated: the next holder of the lock finds the intent of
-a process that was killed and finishes it when the service was told already, else undoes it.
+a process that was killed. If the service was already asked to switch it finishes the release,
+else it undoes it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ logger = logging.getLogger(__name__)
 
 
 class TransactionError(EcgError):
-    """A release or rollback is refused before the service is told of it."""
+    """A release or rollback is refused before the service is asked to switch."""
 
 
 class SupersededError(TransactionError):
@@ -247,7 +248,7 @@ def read_intent(settings: Settings) -> Intent | None:
     except FileNotFoundError:
         return None
     except ValidationError:
-        logger.warning("%s is torn: the release that it told of is found by what is served", INTENT)
+        logger.warning("%s is torn: the release that it named is found by what is served", INTENT)
         return None
 
 
@@ -327,7 +328,7 @@ def _decide(
     who: str | None,
     why: str,
 ) -> Intent:
-    """Check what can be checked before the service is told."""
+    """Check what can be checked before the service is asked to switch."""
     check_stored(settings, wanted)
     if kind is EventKind.RELEASE:
         ensure_signed(settings, wanted, why=why)

@@ -53,7 +53,7 @@ def measure_seeds(
         annotations: Annotations of its development records, by record.
         data: Its training beats.
         keep: Gives the file of a fit by its name.
-        on_fit: Told how many fits are done, of how many.
+        on_fit: Called with the number of fits done and of all fits.
 
     Returns:
         The seed and the figures of each, as the bundle's metrics hold them.
@@ -96,7 +96,7 @@ def judge_seeds(
         annotations: Annotations of its development records, by record.
         data: Its training beats.
         keep: Gives the file of a fit by its name; fits whose file is there are not made again.
-        on_fit: Told how many fits are done, of how many.
+        on_fit: Called with the number of fits done and of all fits.
 
     Returns:
         Metrics of each seed, see :func:`ecg_lib.training.out_of_fold.measure`.
@@ -141,7 +141,7 @@ def predict_seeds(
         version: Dataset.
         data: Its training beats.
         keep: Gives the file of a fit by its name; fits whose file is there are not made again.
-        on_fit: Told how many fits are done, of how many.
+        on_fit: Called with the number of fits done and of all fits.
     """
     from ecg_lib.training.out_of_fold import judge_folds
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from ecg_lib.records.limits import MAX_DURATION_S
+
 ROOT = Path(__file__).parents[2]
 OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-30-5f460b6717e6.json"
 REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-30-1618-5f460b6717e6.json"
@@ -107,6 +109,31 @@ def test_readme_shows_the_weak_figures_of_the_report(report: dict[str, Any]) -> 
     assert f"movement of 12 / 6 / 0 dB gives {false_v} false V an hour" in text
     average = _v_f1(report, "own_r_peaks", "whole")["average"]
     assert f"mean V-F1 of a record is {average:.2f}," in text
+
+
+def test_the_spanish_page_shows_the_figures_of_the_report(report: dict[str, Any]) -> None:
+    page = (ROOT / "docs" / "es" / "index.md").read_text(encoding="utf-8")
+    text = " ".join(page.split()).replace("**", "")
+    whole = _v_f1(report, "own_r_peaks", "whole")
+    noisy = _v_f1(report, "noise_ma_0_db", "noisy_minutes")
+    runs = json.loads(OUT_OF_FOLD.read_text(encoding="utf-8"))["runs"]["short_run"]["sensitivity"]
+
+    def say(value: float, digits: int = 3) -> str:
+        return f"{value:.{digits}f}".replace(".", ",")
+
+    low, high = say(whole["low"]), say(whole["high"])
+    assert f"{say(whole['gross'])} (intervalo del 95 %: {low} a {high})" in text
+    assert f"0 dB baja a {say(noisy['gross'])};" in text
+    assert f"la media por registro es {say(whole['average'], 2)}." in text
+    assert f"De {runs['total']} salvas de 3 a 5 latidos V en" in text
+    assert f"se encuentran enteras {runs['true']}." in text
+
+
+@pytest.mark.parametrize("page", ["docs/how-to/recordings.md", "docs/es/inicio-rapido.md"])
+def test_the_longest_recording_is_stated_as_it_is_enforced(page: str) -> None:
+    days = MAX_DURATION_S / 86_400
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert f"Up to {days:.0f} days" in text or f"Hasta {days:.0f} días" in text
 
 
 def test_readme_fits_a_screen() -> None:

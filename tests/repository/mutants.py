@@ -4,7 +4,7 @@ Each change is tried in a forked process that loads the changed module from memo
 touched and the libraries are imported once. Limits are changed on both sides, constants outside
 functions and defaults of dataclasses included, which `mutmut` and `cosmic-ray` leave alone
 (docs/decisions/0005-mutation-testing.md). Text is not changed: neither strings, nor what is raised
-or logged.
+or logged; nor is ``strict=True`` of ``zip``, which changes nothing while the code is right.
 
 The modules, their tests and the survivors that were judged are in ``mutants.toml``.
 """
@@ -30,7 +30,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, ModuleType
+from types import ModuleType
 from typing import Any, Final
 
 import pytest
@@ -100,18 +100,30 @@ class Mutant:
     line: int
     change: str
     """Scope, text before and text after, numbered where a scope has the same change twice."""
-    tree: ast.Module
+    source: str
+    site: int
+    form: int
 
     @property
     def name(self) -> str:
         """The name by which ``mutants.toml`` lists a survivor: it does not depend on the line."""
         return f"{self.path}: {self.change}"
 
+    @property
+    def tree(self) -> ast.Module:
+        """The changed module, made when it is asked for: the processes of the tests ask."""
+        tree = ast.parse(self.source)
+        node, _ = list(_find_sites(tree, ""))[self.site]
+        changed: ast.Module = _Replace(node, list(_change(node))[self.form]).visit(tree)
+        return ast.fix_missing_locations(changed)
+
 
 def _find_sites(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
     """Walk what can be changed: no annotations, decorators, docstrings or messages."""
     for field, value in ast.iter_fields(node):
         if field in {"annotation", "returns", "decorator_list", "type_params"}:
+            continue
+        if isinstance(node, ast.keyword) and node.arg == "strict":
             continue
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST):
@@ -206,20 +218,14 @@ class _Replace(ast.NodeTransformer):
 def find_mutants(path: str, source: str) -> Iterator[Mutant]:
     """Make all mutants of a module, in the order of its text."""
     seen: Counter[str] = Counter()
-    count = len(list(_find_sites(ast.parse(source), "")))
-    for at in range(count):
-        forms = len(list(_change(list(_find_sites(ast.parse(source), ""))[at][0])))
-        for form in range(forms):
-            tree = ast.parse(source)
-            node, scope = list(_find_sites(tree, ""))[at]
-            other = list(_change(node))[form]
+    for site, (node, scope) in enumerate(_find_sites(ast.parse(source), "")):
+        for form, other in enumerate(_change(node)):
             change = f"{scope or 'module'}: {_say(node)} -> {_say(other)}"
-            line = node.lineno  # type: ignore[attr-defined]
-            changed = ast.fix_missing_locations(_Replace(node, other).visit(tree))
             seen[change] += 1
             if seen[change] > 1:
                 change += f" #{seen[change]}"
-            yield Mutant(path=path, line=line, change=change, tree=changed)
+            line = node.lineno  # type: ignore[attr-defined]
+            yield Mutant(path=path, line=line, change=change, source=source, site=site, form=form)
 
 
 class _Changed(importlib.abc.MetaPathFinder, importlib.abc.Loader):
@@ -248,6 +254,7 @@ def _start(mutant: Mutant | None, tests: list[str]) -> int:
     if child := os.fork():
         return child
     os.setsid()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
     code = 1
     with contextlib.suppress(BaseException):
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -286,27 +293,18 @@ def find_survivors(
         while waiting and len(running) < jobs:
             mutant = waiting.pop()
             running[_start(mutant, tests)] = mutant, time.monotonic()
-        # A signal interrupts the wait when the oldest has had its time.
-        oldest = min(begin for _, begin in running.values())
-        signal.setitimer(signal.ITIMER_REAL, max(oldest + limit_s - time.monotonic(), 0.01))
-        try:
-            child, status = os.waitpid(-1, 0)
-        except InterruptedError:
+        child, status = os.waitpid(-1, os.WNOHANG)
+        if child == 0:
+            oldest = min(begin for _, begin in running.values())
+            signal.sigtimedwait({signal.SIGCHLD}, max(oldest + limit_s - time.monotonic(), 0.01))
             for late, (_, begin) in running.items():
                 if time.monotonic() - begin >= limit_s:
                     _end(late)
-            continue
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        if child in running:
+        elif child in running:
             mutant, _ = running.pop(child)
             _end(child)  # what its tests may have left running
             if os.waitstatus_to_exitcode(status) == 0:
                 yield mutant
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise InterruptedError
 
 
 def main() -> int:
@@ -317,6 +315,7 @@ def main() -> int:
     parser.add_argument(
         "--sample", type=int, help="so many of each module, drawn with a fixed seed"
     )
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
     arguments = parser.parse_args()
     settings = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -324,7 +323,7 @@ def main() -> int:
 
     os.chdir(ROOT)
     sys.path.insert(0, str(ROOT))
-    signal.signal(signal.SIGALRM, _interrupt)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})  # it waits for the loop to take it
     chosen = {
         path: tests
         for path, tests in settings["modules"].items()
@@ -340,7 +339,7 @@ def main() -> int:
     for path, tests in chosen.items():
         mutants = list(find_mutants(path, (ROOT / path).read_text(encoding="utf-8")))
         if arguments.sample is not None and arguments.sample < len(mutants):
-            mutants = random.Random(0).sample(mutants, arguments.sample)
+            mutants = random.Random(arguments.seed).sample(mutants, arguments.sample)
         if arguments.list:
             print(*(mutant.name for mutant in mutants), sep="\n")
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib.util
+import subprocess
 import sys
 import tomllib
 from pathlib import Path
@@ -59,6 +60,7 @@ def test_a_place_is_changed_in_these_ways(
         "@task(retries=3)\ndef f(): ...\n",
         'raise ValueError(f"must be {1 + 1}")\n',
         'logger.info("%s", 3)\n',
+        "x = zip(a, b, strict=True)\n",
     ],
 )
 def test_text_annotations_decorators_and_logs_are_left_alone(
@@ -84,6 +86,14 @@ def test_each_mutant_is_one_change_and_has_a_name_of_its_own(mutants: ModuleType
     whole = ast.unparse(ast.parse(source))
     assert len({one.name for one in made}) == len(made)
     assert whole not in {ast.unparse(one.tree) for one in made}
+
+
+def test_pytest_starts_with_the_options_of_mutants(mutants: ModuleType) -> None:
+    # Without xdist a hook of the conftest that only xdist knows ends pytest.
+    command = [sys.executable, "-m", "pytest", "--collect-only", *mutants._PYTEST]
+    command.append("tests/ecg_lib/rhythm/test_risk.py")
+    done = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_modules_and_tests_that_are_named_exist() -> None:

@@ -33,9 +33,6 @@ from ecg_lib.operations.drift.permutation import (
     permute_together,
 )
 
-DIMENSIONS: Final = ("lead", "device", "site", "rate", "key")
-"""Properties by which traffic is cut."""
-
 MAX_SLICES: Final = 40
 """Slices that are compared, those with most groups."""
 

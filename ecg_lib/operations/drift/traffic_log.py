@@ -6,7 +6,7 @@ the address of a client without one. A client may stand for many people, but not
 proves it: one patient's monitor sends for hours, and comes back after a pause. The number of
 clients is therefore a lower bound of the number of people, whatever they send, as long as no
 person changes the key or address; 360 strips of one anonymous patient are one group. The price is
-that anonymous patients behind one key cannot be told apart, so their traffic decides nothing.
+that anonymous patients behind one key cannot be distinguished, so their traffic decides nothing.
 
 Sample. Each group gives the same number of strips, as far as it has them, from the whole window:
 those whose ids have the lowest hashes, which is a random sample that is the same each time. Ids are

@@ -174,8 +174,8 @@ def read_api_keys(path: Path) -> tuple[ApiKey, ...]:
             raise ConfigurationError(msg)
         if _is_open_to_all(path):
             msg = (
-                "every user can replace ECG_API_KEYS_FILE, as a directory above it can be written "
-                f"by all, or did so; look at {path} and those above it"
+                "ECG_API_KEYS_FILE must not be replaceable by other users, it belongs to one or a "
+                f"directory above it is writable by all; check {path} and the directories above it"
             )
             raise ConfigurationError(msg)
     found = read_keys_file(path)

@@ -2,7 +2,7 @@
 
 A drift check writes which beats they are, without their signals; the service draws them when the
 page of the check is opened. So a signal that is deleted, by age or at the request of its patient,
-is on no page any more.
+is no longer on any page.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ class HelperStatus(StrEnum):
     WAITING = "waiting"
     """Ended; the next start is due after a pause."""
     LOST = "lost"
-    """The supervisor does not watch the helpers any more."""
+    """The supervisor no longer watches the helpers."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -405,7 +405,7 @@ def _describe_quality(summary: RecordingSummary) -> str:
         stretches = "1 stretch" if len(unread) == 1 else f"{len(unread):,} stretches"
         text = (
             f"{_duration(beats.unreadable_s)} in {stretches} could not be "
-            f"read ({named}); beats there have no class and count nowhere."
+            f"read ({named}); beats there have no class and are not counted."
         )
     if beats.flutter_s:
         text += (

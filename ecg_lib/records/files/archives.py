@@ -52,10 +52,10 @@ MAX_UNPACKED_BYTES: Final = 2**30
 MAX_RATIO: Final = 100
 """Greatest ratio of unpacked to packed bytes; ECG samples pack to a third or so."""
 
-_MAX_TOLD: Final = 8
+_MAX_SHOWN: Final = 8
 """Most file names that an error lists."""
 
-_MAX_TOLD_NAME: Final = 64
+_MAX_SHOWN_CHARS: Final = 64
 
 _GZIP: Final = b"\x1f\x8b"
 _GZIP_HEADER_BYTES: Final = 300
@@ -344,10 +344,10 @@ def _several(names: Sequence[str], *, is_none_ecg: bool = False) -> UnsupportedR
 
 def _tell(names: Iterable[str]) -> str:
     """List file names without folders; replace characters that cannot be printed."""
-    told = [PurePosixPath(name).name[:_MAX_TOLD_NAME] for name in names]
-    told = ["".join(char if char.isprintable() else "?" for char in name) for name in told]
-    more = f" and {len(told) - _MAX_TOLD} more" if len(told) > _MAX_TOLD else ""
-    return ", ".join(told[:_MAX_TOLD]) + more
+    shown = [PurePosixPath(name).name[:_MAX_SHOWN_CHARS] for name in names]
+    shown = ["".join(char if char.isprintable() else "?" for char in name) for name in shown]
+    more = f" and {len(shown) - _MAX_SHOWN} more" if len(shown) > _MAX_SHOWN else ""
+    return ", ".join(shown[:_MAX_SHOWN]) + more
 
 
 def find_header(files: Mapping[str, Path]) -> str:

@@ -170,8 +170,8 @@ def _explain_header(text: bytes) -> CorruptRecordError | UnsupportedRecordError:
         return CorruptRecordError(must)
     if dtype["fields"]:
         names = [name.decode() for name in _FIELD.findall(text)]
-        told = ", ".join(names[:_MAX_FIELDS]) + ", ..." * (len(names) > _MAX_FIELDS)
-        msg = f"{must}, it is a structured array ({told}); save the field of the signal alone"
+        fields = ", ".join(names[:_MAX_FIELDS]) + ", ..." * (len(names) > _MAX_FIELDS)
+        msg = f"{must}, it is a structured array ({fields}); save the field of the signal alone"
         return UnsupportedRecordError(msg)
     kind = dtype["plain"].decode("latin-1").lstrip("<>=|")[:1]
     if kind in _NO_NUMBERS:

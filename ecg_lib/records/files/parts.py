@@ -27,7 +27,7 @@ _DAY_S: Final = 86_400.0
 _CLOCK_ERROR_S: Final = 2.0
 """Clocks of files are whole seconds at both ends of a seam."""
 _LONGEST_GAP_S: Final = 12 * 3600.0
-"""A longer gap is not told from parts that overlap, or are not in order."""
+"""A longer gap looks like parts that overlap, or are out of order."""
 _SAMPLES_AT_ONCE: Final = 2**20
 
 

@@ -237,7 +237,7 @@ _NO_ECTOPY: Final = _Ectopy()
 _ONE_PVC: Final = _Ectopy(1)
 
 _EctopyAt = Callable[[float], _Ectopy]
-"""Tells at each conducted beat, given its time in seconds, what comes after it."""
+"""Returns what follows a conducted beat, given its time in seconds."""
 
 
 def _random_ectopy(patient: Patient, rng: np.random.Generator) -> _EctopyAt:

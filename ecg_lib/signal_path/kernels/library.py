@@ -103,7 +103,7 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
     ]
     result: int = function(*passed)
     if result < 0:
-        msg = f"the kernel {name} must be able to allocate memory, it was not"
+        msg = f"the kernel {name} could not allocate memory"
         raise MemoryError(msg)
     return result
 

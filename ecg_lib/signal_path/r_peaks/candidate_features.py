@@ -46,7 +46,7 @@ VERDICT_FEATURES: Final = (
       ("before", "second_before", "after", "second_after")),
     "is_accepted_by_rules",
 )  # fmt: skip
-"""Features of a second look beside these: the first verdicts on a candidate and its neighbours."""
+"""Additional features of the second look: the first verdicts on a candidate and its neighbours."""
 
 _GREATEST_VERDICT: Final = 10.0
 _GREATEST_DISTANCE_S: Final = 2.0

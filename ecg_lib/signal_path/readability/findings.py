@@ -1,4 +1,4 @@
-"""Find what a reader must be told before any beat: flutter, a standstill, a pacemaker.
+"""Find what a reader must know before any beat: flutter, a standstill, a pacemaker.
 
 All three are suspicions from one lead. Their beats are not N or V: in flutter there are none, in
 a standstill what is detected is noise, and a paced beat is neither conducted nor ectopic.

@@ -52,7 +52,7 @@ def remove_copies_of_patient(datasets_dir: Path, patient_key: str) -> Removal:
 
 
 def remove_copies_without_signal(datasets_dir: Path, store: SignalStore) -> Removal:
-    """Delete what was prepared of signals that are not kept any more, or left unencrypted.
+    """Delete what was prepared of signals that are no longer kept, or left unencrypted.
 
     Args:
         datasets_dir: Directory of the datasets.

@@ -236,7 +236,7 @@ def read_strip(directory: Path, record: PreparedRecord) -> Record:
         record: The record.
 
     Raises:
-        DatasetError: If the signal is not kept any more, or a mark is not in it.
+        DatasetError: If the signal is no longer kept, or a mark is not in it.
         SignalStoreError: If it cannot be opened.
     """
     (source,) = record.files or ("",)
@@ -249,7 +249,7 @@ def read_strip(directory: Path, record: PreparedRecord) -> Record:
         store = SignalStore(directory, key)
         signal = store.read(parts[1], Path(source).stem)
     if signal is None or labels is None:
-        msg = f"the signal of record {record.name} is not kept any more; run ingest-records again"
+        msg = f"the signal of record {record.name} is no longer kept; run ingest-records again"
         raise DatasetError(msg)
     outside = [sample for sample in labels.samples if sample >= len(signal.signal_mv)]
     if outside:

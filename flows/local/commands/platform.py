@@ -91,8 +91,8 @@ def prepare_home(settings: Settings) -> None:
             mode = parent.stat().st_mode
             if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
                 msg = (
-                    "every user can replace ECG_HOME, as "
-                    f"{parent} can be written by all; choose another place, or chmod o-w {parent}"
+                    "ECG_HOME must not be replaceable by other users, "
+                    f"{parent} is writable by all; choose another place, or chmod o-w {parent}"
                 )
                 raise ConfigurationError(msg)
         if stat.S_IMODE(found.st_mode) & 0o077:

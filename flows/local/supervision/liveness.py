@@ -1,4 +1,4 @@
-"""Find processes that run and do not answer any more.
+"""Find processes that run but no longer answer.
 
 Each process is asked in a thread of its own, so that a slow answer delays nothing else. The time
 between two questions counts as silence when the second one got no answer, and only up to
@@ -55,7 +55,7 @@ class Liveness:
     Parameters
     ----------
     answers : callable
-        Whether the process answers, None when that cannot be told; must return in bounded time.
+        Whether the process answers, None when that is unknown; must return in bounded time.
     is_ready : callable
         Whether a process that answers is ready; must return in bounded time.
     is_stopped : callable

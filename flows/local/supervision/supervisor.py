@@ -251,7 +251,7 @@ class Supervisor:
             Whether the process does its work; decides its status after a restart, and from when
             the time counts after which its failures are forgotten.
         is_alive : callable, optional
-            Whether the process still answers, None when that cannot be told, which counts neither
+            Whether the process still answers, None when that is unknown, which counts neither
             way and extends the limit by up to a minute. `is_ready` when left out.
         hung_after_s : float
             A process that is silent for so long is killed, and started again.
@@ -390,7 +390,7 @@ class Supervisor:
             child.status = HelperStatus.RUNNING
             self._report(f"{name} runs again")
         if is_hung and not child.is_killed:
-            found = "does not answer any more" if liveness.has_answered else "has never answered"
+            found = "no longer answers" if liveness.has_answered else "has never answered"
             self._report(f"{name} runs and {found}; it is killed")
             child.process.kill()
             child.is_killed = True

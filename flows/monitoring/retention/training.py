@@ -35,7 +35,7 @@ _PREPARED: Final = re.compile(r'"prepared":\s*"([^"]+)"')
 
 @task(cache_policy=NO_CACHE)
 def forget_old_training(settings: Settings) -> None:
-    """Delete runs, dataset versions and reports that nothing needs any more."""
+    """Delete runs, dataset versions and reports that nothing needs anymore."""
     registry = Registry(settings)
     logger = get_run_logger()
     try:

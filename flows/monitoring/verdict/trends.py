@@ -195,7 +195,7 @@ def _draw_releases(points: Sequence[TrendPoint]) -> list[Shape]:
         if index % 2:
             shapes.append(Box(left, _TOP, right - left, _y(0.0) - _TOP, Colour.PALE, release))
         if right - left >= _LEAST_LABEL:
-            # The start of its version tells releases apart.
+            # The start of its version distinguishes releases.
             shown = shorten(release, longest=_LONGEST_TAG)
             shapes.append(Text(left + 2, _TOP - 2, shown, 6.5, Colour.SOFT))
     return shapes

@@ -125,6 +125,6 @@ def open_cluster(address: str | None, *, processes: int) -> Iterator[Cluster]:
         try:
             Cluster(runner).count_processes()
         except OSError as error:
-            msg = f"ECG_DASK_ADDRESS must be that of a Dask scheduler, {address} is not: {error}"
+            msg = f"ECG_DASK_ADDRESS must name a Dask scheduler, none answers at {address}: {error}"
             raise ConfigurationError(msg) from error
         yield Cluster(runner)

@@ -11,7 +11,7 @@
 
 A worker notes a row when the recording is done, under a name that its path gives. The flow gathers
 rows, writes a Parquet file of many, and only then removes those that wait. So a kill at any moment
-loses no row, and a row that was written twice is told by its path.
+loses no row, and a row that was written twice is known by its path.
 """
 
 from __future__ import annotations

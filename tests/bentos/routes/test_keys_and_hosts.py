@@ -200,7 +200,7 @@ def test_a_file_that_every_user_can_replace_accepts_no_key(
         os.chown(place / "keys", owner, owner)
     assert read_keys_file(path).keys == (() if is_refused else read_api_keys(path))
     if is_refused:
-        with pytest.raises(ConfigurationError, match="every user can replace ECG_API_KEYS_FILE"):
+        with pytest.raises(ConfigurationError, match="must not be replaceable by other users"):
             read_api_keys(path)
 
 

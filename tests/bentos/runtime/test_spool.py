@@ -35,6 +35,7 @@ from ecg_lib.operations.drift.traffic_log import Window, read_volume
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
 from ecg_lib.operations.settings import Settings
+from tests.lists import list_predictions
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -129,7 +130,7 @@ def test_a_prediction_and_its_request_are_one_row_and_both_are_stored(
     spool.drain()
     assert len(spool) == 0
     log = PredictionLog(url)
-    assert [row.prediction_id for row in log.read_predictions()] == ["p1"]
+    assert list_predictions(log) == ["p1"]
     window = Window(since=NOW - timedelta(hours=1), until=NOW)
     assert read_volume(log, window).groups == {"client c": (1, 0)}
 
@@ -151,7 +152,7 @@ def test_rows_are_written_and_the_file_is_emptied(spool: Spool, url: str, tmp_pa
     spool.start()
     wait_until(lambda: len(spool) == 0)
     log = PredictionLog(url)
-    assert [row.prediction_id for row in log.read_predictions()] == ["p1"]
+    assert list_predictions(log) == ["p1"]
     assert len(log.read_feedback(["p0"])) == 1
     (file,) = (tmp_path / "spool").iterdir()
     assert file.stat().st_size == 0
@@ -163,7 +164,7 @@ def test_what_is_written_while_the_spool_closes_is_not_lost(url: str, tmp_path: 
     for number in range(500):
         spool.append(f"p{number}", line_of(f"p{number}"))
     spool.close()
-    assert len(PredictionLog(url).read_predictions()) == 500
+    assert len(list_predictions(PredictionLog(url))) == 500
     assert list((tmp_path / "spool").iterdir()) == []
 
 
@@ -184,7 +185,7 @@ def test_a_database_that_is_gone_delays_nothing_and_gets_its_rows_when_it_is_bac
     wait_until(lambda: len(spool) == 0)
     assert spool.problem is None
     spool.close()
-    assert len(PredictionLog(f"sqlite:///{place / 'log.db'}").read_predictions()) == 100
+    assert len(list_predictions(PredictionLog(f"sqlite:///{place / 'log.db'}"))) == 100
 
 
 def test_a_database_that_is_deleted_under_way_is_made_again(spool: Spool, tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_a_database_that_is_deleted_under_way_is_made_again(spool: Spool, tmp_pa
     spool.start()
     wait_until(lambda: len(spool) == 0)
     log = PredictionLog(f"sqlite:///{tmp_path / 'log.db'}")
-    assert [row.prediction_id for row in log.read_predictions()] == ["p2"]
+    assert list_predictions(log) == ["p2"]
 
 
 def test_a_locked_database_delays_no_answer(spool: Spool, url: str, tmp_path: Path) -> None:
@@ -214,7 +215,7 @@ def test_a_locked_database_delays_no_answer(spool: Spool, url: str, tmp_path: Pa
     blocker.execute("COMMIT")
     blocker.close()
     wait_until(lambda: len(spool) == 0)
-    assert len(PredictionLog(url).read_predictions()) == 50
+    assert len(list_predictions(PredictionLog(url))) == 50
 
 
 def test_a_full_disk_keeps_rows_in_memory_and_counts_what_is_lost(
@@ -233,7 +234,7 @@ def test_a_full_disk_keeps_rows_in_memory_and_counts_what_is_lost(
     assert spool.find_prediction("p1") is not None
     spool.append("p9", line_of("p9"))
     spool.drain()
-    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    stored = set(list_predictions(PredictionLog(url)))
     assert stored == {"p0", "p1", "p9"}
 
 
@@ -257,7 +258,7 @@ def test_a_slow_database_delays_no_answer(
         assert spool.find_prediction(f"p{number}") is not None
     assert time.perf_counter() - start < 0.5
     wait_until(lambda: len(spool) == 0, timeout_s=20)
-    stored = [row.prediction_id for row in PredictionLog(url).read_predictions()]
+    stored = list_predictions(PredictionLog(url))
     assert sorted(stored) == sorted(f"p{number}" for number in range(50))
 
 
@@ -281,7 +282,7 @@ def test_a_full_database_gets_its_rows_when_there_is_room_again(tmp_path: Path, 
     wait_until(lambda: len(spool) == 0, timeout_s=30)
     spool.close()
     assert spool.lost == 0
-    stored = [row.prediction_id for row in log.read_predictions()]
+    stored = list_predictions(log)
     assert sorted(stored) == sorted(ids)
 
 
@@ -297,7 +298,7 @@ def test_what_cannot_be_read_in_the_directory_stops_nothing_for_good(
     strange.rmdir()
     spool.append("p2", line_of("p2"))
     wait_until(lambda: spool.problem is None and len(spool) == 0)
-    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    stored = set(list_predictions(PredictionLog(url)))
     assert stored == {"p1", "p2"}
 
 
@@ -345,7 +346,7 @@ def test_a_killed_process_loses_nothing_and_its_rows_are_stored_once(
     spool.drain()
     spool.close()
     log = PredictionLog(url)
-    stored = [row.prediction_id for row in log.read_predictions()]
+    stored = list_predictions(log)
     assert whole <= set(stored)
     assert len(stored) == len(set(stored)) <= len(whole) + 1
     assert list((tmp_path / "spool").iterdir()) == []
@@ -356,7 +357,7 @@ def test_the_file_of_a_living_process_is_left_alone(spool: Spool, url: str, tmp_
     spool.append("p1", line_of("p1"))
     other = Spool(tmp_path / "spool", lambda: PredictionLog(url))
     other.drain()
-    assert len(PredictionLog(url).read_predictions()) == 0
+    assert len(list_predictions(PredictionLog(url))) == 0
     other.close()
     assert len(list((tmp_path / "spool").iterdir())) == 1
 
@@ -377,7 +378,7 @@ def test_a_torn_line_is_passed_over_and_a_broken_file_is_kept(
     (tmp_path / "spool" / "1-torn.jsonl").write_bytes(line_of("p1") + line_of("p2")[:50])
     (tmp_path / "spool" / "1-wrong.jsonl").write_bytes(b"what?\n" + line_of("p3"))
     spool.drain()
-    stored = {row.prediction_id for row in PredictionLog(url).read_predictions()}
+    stored = set(list_predictions(PredictionLog(url)))
     assert stored == {"p1", "p3"}
     names = {path.name for path in (tmp_path / "spool").iterdir()}
     assert "1-torn.jsonl" not in names
@@ -397,7 +398,7 @@ def test_what_an_older_version_could_not_read_is_stored_by_the_next_start(
         assert time.monotonic() < deadline_s
         time.sleep(0.05)
     spool.close()
-    assert {row.prediction_id for row in PredictionLog(url).read_predictions()} == {"p1", "p2"}
+    assert set(list_predictions(PredictionLog(url))) == {"p1", "p2"}
     assert [path.name for path in directory.iterdir()] == ["2-damaged.broken"]
 
 

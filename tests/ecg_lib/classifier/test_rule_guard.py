@@ -90,6 +90,15 @@ def test_certainty_does_not_divide_by_zero(probability: float) -> None:
     assert _apply(probability, _features(**CONDUCTED)) == (probability == 1.0, "")
 
 
+@pytest.mark.parametrize(("band", "found"), [(20.71, False), (20.74, True)])
+def test_a_certain_answer_lies_20_logits_from_an_even_one(band: float, found: bool) -> None:  # noqa: FBT001
+    # 0 and 1 count as 1e-9 and 1 - 1e-9: log(1e-9) is -20.723.
+    config = RuleGuardConfig(band_logit=band)
+    of_n = propose_changes(np.zeros(1), _features(**VENTRICULAR), threshold=0.5, config=config)
+    of_v = propose_changes(np.ones(1), _features(**CONDUCTED), threshold=0.5, config=config)
+    assert (of_n.any(), of_v.any()) == (found, found)
+
+
 def test_limits_come_from_the_configuration() -> None:
     is_v, _ = apply_rules(
         np.array([0.4]),
@@ -336,3 +345,35 @@ def test_a_rule_proposes_nothing_for_a_beat_that_the_threshold_calls_v() -> None
     assert not at_threshold[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]
     below = propose_changes(np.array([np.nextafter(0.5, 0)]), ventricular, threshold=0.5)
     assert below[0, CATALOGUE.index(Rule.PREMATURE_AND_WIDE)]
+
+
+def test_a_narrow_beat_and_one_of_a_run_at_a_limit_of_the_configuration() -> None:
+    """At limits that single precision holds exactly, which both exclude."""
+    config = RuleGuardConfig(wide_qrs_s=0.125, wide_similarity=0.5)
+
+    def proposes(rule: Rule, calls: list[float], **of_second: float) -> bool:
+        beats = np.concatenate([_features(), _features(**of_second)])
+        changes = propose_changes(np.array(calls), beats, threshold=0.5, config=config)
+        return bool(changes[1, CATALOGUE.index(rule)])
+
+    def narrow(width_s: float) -> bool:
+        return proposes(Rule.CONDUCTED_WIDTH, [0.1, 0.6], qrs_similarity=0.92, qrs_width_s=width_s)
+
+    def of_run(similarity: float) -> bool:
+        beat = {"rr_prev_ratio": np.log(0.7), "similarity_to_previous": 0.95}
+        return proposes(Rule.RUN, [0.9, 0.4], qrs_similarity=similarity, **beat)
+
+    assert (narrow(0.124), narrow(0.125)) == (True, False)
+    assert (of_run(0.499), of_run(0.5)) == (True, False)
+
+
+def test_a_beat_at_the_edge_of_the_band_is_left_alone() -> None:
+    distance = float(np.log(0.25) - np.log1p(-0.25))  # 0.25, from the even 0.5
+    beat = _features(**VENTRICULAR)
+
+    def found(band: float) -> bool:
+        config = RuleGuardConfig(band_logit=band)
+        return bool(propose_changes(np.array([0.25]), beat, threshold=0.5, config=config).any())
+
+    assert not found(abs(distance))
+    assert found(np.nextafter(abs(distance), 2))

@@ -12,7 +12,6 @@ from ecg_lib.records.annotations import (
     CLASS_OF_SYMBOL,
     DS1,
     DS2,
-    MITDB_RECORDS,
     PACED,
     AamiClass,
     Annotations,
@@ -20,6 +19,7 @@ from ecg_lib.records.annotations import (
     subject_of,
 )
 from ecg_lib.records.record import read_wfdb
+from tests.lists import MITDB_RECORDS
 
 PUBLISHED = {
     "DS1": (DS1, (45866, 944, 3788, 415, 8)),

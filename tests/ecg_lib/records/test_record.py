@@ -17,9 +17,10 @@ from ecg_lib.errors import (
     RecordNotFoundError,
     UnknownLeadError,
 )
-from ecg_lib.records.annotations import MITDB_RECORDS, Annotations
+from ecg_lib.records.annotations import Annotations
 from ecg_lib.records.record import Record, read_wfdb, write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from tests.lists import MITDB_RECORDS
 
 
 @pytest.fixture

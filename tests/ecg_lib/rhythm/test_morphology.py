@@ -9,7 +9,14 @@ import pytest
 
 from ecg_lib.records.simulation.patients import Morphology, Patient, draw_patient
 from ecg_lib.records.simulation.simulator import simulate_record
-from ecg_lib.rhythm.morphology import OTHER, Morphologies, cut_shapes, group_shapes
+from ecg_lib.rhythm.morphology import (
+    OTHER,
+    Morphologies,
+    MorphologyConfig,
+    _join_alike,
+    cut_shapes,
+    group_shapes,
+)
 from ecg_lib.signal_path.preprocessing import prepare_beats
 
 
@@ -114,3 +121,52 @@ def test_many_beats_are_grouped_as_few_are() -> None:
     order = np.random.default_rng(2).permutation(len(shapes))
     found = group_shapes(shapes[order])
     assert sorted(np.bincount(found.labels).tolist()) == [3000, 9000]
+
+
+def test_the_limits_are_those_that_were_chosen() -> None:
+    assert MorphologyConfig() == MorphologyConfig(
+        same_form=0.85, one_form=0.9, min_beats=5, min_share=0.02
+    )
+
+
+def _noise(seed: int, n_samples: int = 200) -> np.ndarray:
+    """A trace that is like itself at no other shift."""
+    return np.random.default_rng(seed).standard_normal(n_samples).astype(np.float32)
+
+
+@pytest.mark.parametrize("least", [3, 2])
+def test_three_beats_found_a_form_and_two_do_not(least: int) -> None:
+    config = MorphologyConfig(min_beats=least)
+    assert group_shapes(_bumps([58], least, noise=0.0), config=config).n_forms == (least == 3)
+
+
+def test_beats_that_are_cut_a_little_off_are_of_one_form() -> None:
+    trace = _noise(0)
+    shapes = np.stack([trace[20 + shift : 164 + shift] for shift in (0, -4, 4, -8, 8, -12, 12)])
+    found = group_shapes(np.repeat(shapes, 10, axis=0))
+    assert found.labels.tolist() == [0] * 70
+    beyond = np.stack([trace[20:164]] * 10 + [trace[34:178]] * 4)
+    assert set(group_shapes(beyond).labels[10:]) == {OTHER}
+
+
+def _two_alike(correlation: float) -> tuple[np.ndarray, np.ndarray]:
+    """Two traces of unit power with a correlation, and none at other shifts."""
+    one, two = (row - row.mean() for row in (_noise(1, 120), _noise(2, 120)))
+    one /= np.linalg.norm(one)
+    two -= one * (one @ two)
+    two /= np.linalg.norm(two)
+    return one, correlation * one + np.sqrt(1 - correlation**2) * two
+
+
+@pytest.mark.parametrize(("correlation", "n_forms"), [(0.89, 2), (0.91, 1)])
+def test_forms_that_are_alike_are_joined(correlation: float, n_forms: int) -> None:
+    forms = np.stack([*_two_alike(correlation), _noise(3, 120)]).astype(np.float32)
+    assert len(_join_alike(forms, MorphologyConfig())) == n_forms + 1
+    assert len(_join_alike(forms[::-1], MorphologyConfig())) == n_forms + 1
+
+
+@pytest.mark.parametrize(("correlation", "n_forms"), [(0.83, 2), (0.87, 1)])
+def test_beats_that_are_alike_found_one_form(correlation: float, n_forms: int) -> None:
+    shapes = np.pad(np.stack(_two_alike(correlation)), ((0, 0), (12, 12)), mode="edge")
+    found = group_shapes(np.repeat(shapes, 20, axis=0).astype(np.float32))
+    assert found.n_forms == n_forms

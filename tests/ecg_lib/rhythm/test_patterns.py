@@ -401,6 +401,17 @@ def test_paced_beats_are_beats_but_not_conducted_ones() -> None:
     assert _summarize("NVNVNV").bigeminy_beats == 3
 
 
+def test_three_beats_are_enough_for_an_r_on_t_candidate() -> None:
+    # The usual interval is the middle of 0.3 s and 1.9 s: 1.1 s, with a QT of 0.42 s.
+    assert _summarize("NVN", times_s=[0.0, 0.3, 2.2]).r_on_t == 1
+    assert _summarize("NV", times_s=[0.0, 0.3]).r_on_t == 0
+
+
+def test_two_beats_alone_have_a_heart_rate() -> None:
+    assert _summarize("NN", times_s=[0.0, 0.8]).heart_rate_bpm == pytest.approx(75)
+    assert _summarize("N", times_s=[0.0]).heart_rate_bpm is None
+
+
 def test_the_usual_interval_of_r_on_t_is_that_of_its_minute() -> None:
     """Of a fast and a slow hour, only the V beat of the slow one is early for its rate."""
     slow, fast = [1.2] * 200, [0.5] * 800

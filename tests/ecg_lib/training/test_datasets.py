@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ecg_lib.classifier.shape_vote import vote
 from ecg_lib.errors import DatasetError
 from ecg_lib.evaluation.beat_scoring import IN_FLUTTER, NO_BEAT, label_beats
-from ecg_lib.records.annotations import DS1, MITDB_RECORDS, Annotations, subject_of
+from ecg_lib.records.annotations import DS1, Annotations, subject_of
 from ecg_lib.records.noise import measure_noise_rms, measure_qrs_amplitude
 from ecg_lib.records.record import Record, read_wfdb
 from ecg_lib.records.simulation.movement import simulate_movement
@@ -28,6 +28,7 @@ from ecg_lib.training.datasets import (
     join_records,
 )
 from ecg_lib.training.views import WHOLE, View, prepare_view, seed_generator, view_signal
+from tests.lists import MITDB_RECORDS
 
 OTHER_LEAD = View(angle_deg=90)
 MIXED = View(angle_deg=45, strip_s=20)

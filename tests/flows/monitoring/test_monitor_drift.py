@@ -45,6 +45,7 @@ from flows.local.cli import app
 from flows.monitoring.evidence import REFERENCE_COUNTS
 from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift, read_served
 from flows.release.switch_service import find_bundle
+from tests.lists import list_predictions
 
 ROOT = Path(__file__).parents[3]
 
@@ -450,7 +451,7 @@ def test_the_log_forgets_what_the_settings_no_longer_keep(
     def count() -> int:
         log = PredictionLog(settings.monitoring_database_url)
         try:
-            return len(log.read_predictions())
+            return len(list_predictions(log))
         finally:
             log.close()
 

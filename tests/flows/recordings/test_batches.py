@@ -125,7 +125,7 @@ def test_an_empty_prefix_is_told_and_a_shared_name_refused(tmp_path: Path) -> No
     output = open_place(str(tmp_path / "out"))
     found = find_recordings([str(tmp_path / "empty")], output=output)
     assert found.recordings == []
-    assert "holds no recording that is read" in found.empty[str(tmp_path / "empty")]
+    assert "it holds none by its suffix" in found.empty[str(tmp_path / "empty")]
     found = find_recordings([str(tmp_path)], output=output)
     assert [one.path for one in found.recordings] == [str(tmp_path / "y/day.edf")]
     reason = "a recording must have a name of its own, 2 are day"

@@ -286,7 +286,7 @@ def test_an_address_where_no_scheduler_answers_is_an_error_of_the_setting(
 ) -> None:
     monkeypatch.setattr(clusters, "_CONNECT_S", 0.5)
     with (
-        pytest.raises(ConfigurationError, match="ECG_DASK_ADDRESS must be that of a Dask"),
+        pytest.raises(ConfigurationError, match="ECG_DASK_ADDRESS must name a Dask scheduler"),
         open_cluster("tcp://127.0.0.1:9", processes=1),
     ):
         pass

@@ -12,7 +12,7 @@ export const GUTTER_PX = Math.round(11 * PX_PER_MM);
 export const SPEEDS_MM_PER_S = [12.5, 25, 50];
 export const GAINS_MM_PER_MV = [5, 10, 20];
 
-/** Below this speed a square does not measure time any more, and lines across are times. */
+/** Below this speed a square no longer measures time, and lines across are times. */
 export const SLOWEST_PAPER_MM_PER_S = 6;
 
 export const USUAL_VIEW = Object.freeze({ startS: 0, speed: 25, gain: 10 });

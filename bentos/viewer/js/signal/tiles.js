@@ -17,7 +17,7 @@ const RETRY_MS = 2000;
  * @typedef {object} TileCache
  * @property {(level: number, index: number) => T | undefined} get
  * @property {(wanted: TileKey[]) => void} want What is seen now, most urgent first; requests for
- *   what is not wanted any more are given up.
+ *   what is no longer wanted are cancelled.
  * @property {() => void} close Give up all requests.
  */
 

@@ -157,7 +157,7 @@ class Candidate(BaseModel):
     is_forced: bool = False
     """True when it is tried although it was rolled back, taken back or rejected before."""
     is_noted: bool = False
-    """True when the ledger tells of its present stage."""
+    """True when the ledger has its present stage."""
     ending: Ending | None = None
 
     @property

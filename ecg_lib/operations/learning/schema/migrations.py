@@ -1,6 +1,6 @@
 """Upgrade or downgrade the schema of the monitoring database, by Alembic.
 
-One query tells that a database is up to date, without Alembic. A version may only add to the one
+One query shows that a database is up to date, without Alembic. A version may only add to the one
 before it, so that an earlier release of the service still works after a rollback: it leaves a
 version that it does not know as it is. A database from before versions existed is treated as an
 empty one, as every step leaves what exists alone.

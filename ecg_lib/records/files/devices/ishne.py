@@ -83,7 +83,7 @@ def read_ishne(path: Path) -> DeviceFile:
 def _check_sum(header: bytes) -> None:
     stated = int.from_bytes(header[8:10], "little")
     if stated not in {0, binascii.crc_hqx(header[10:], 0xFFFF)}:
-        msg = "the checksum of the ISHNE header must be that of its bytes, the header is damaged"
+        msg = "the checksum of the ISHNE header must match its bytes, the header is damaged"
         raise CorruptRecordError(msg)
 
 

@@ -96,7 +96,7 @@ def _read_blocks(content: bytes) -> dict[bytes, bytes]:
         stated = int.from_bytes(content[end : end + 4], "little")
         block = content[at:end]
         if stated not in {0, zlib.crc32(block), sum(block) & 0xFFFFFFFF}:
-            msg = "the checksum of an ATC block must be that of its bytes, a block is damaged"
+            msg = "the checksum of an ATC block must match its bytes, a block is damaged"
             raise CorruptRecordError(msg)
         blocks.setdefault(head[:4], block[8:])
         at = end + 4

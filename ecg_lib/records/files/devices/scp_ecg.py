@@ -125,7 +125,7 @@ def _split(content: bytes) -> Mapping[int, bytes]:
         raise CorruptRecordError(msg)
     content = content[:length]
     if check_sum != binascii.crc_hqx(content[2:], 0xFFFF):
-        msg = "the checksum of the SCP-ECG file must be that of its bytes, the file is damaged"
+        msg = "the checksum of the SCP-ECG file must match its bytes, the file is damaged"
         raise CorruptRecordError(msg)
     sections: dict[int, bytes] = {}
     for number, size, index in struct.iter_unpack("<HII", _pointers(content)):

@@ -64,9 +64,9 @@ def is_number(cell: str, decimal: str) -> bool:
 
 def is_numeric_column(cells: list[str], decimal: str) -> bool:
     """Return whether a column holds numbers, by some of its cells."""
-    told = [cell for cell in cells if not is_missing(cell)]
-    numbers = sum(is_number(cell, decimal) for cell in told)
-    return numbers > 0 and numbers >= 0.5 * len(told)
+    present = [cell for cell in cells if not is_missing(cell)]
+    numbers = sum(is_number(cell, decimal) for cell in present)
+    return numbers > 0 and numbers >= 0.5 * len(present)
 
 
 def find_nameless(sampled: list[list[str]], first: list[list[str]]) -> int | None:

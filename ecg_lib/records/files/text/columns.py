@@ -191,7 +191,7 @@ def _measure_period(numbers: NDArray[np.float64], wraps: NDArray[np.intp], step:
 
 
 def find_count(layout: Layout, headings: list[Heading]) -> CountColumn | None:
-    """Find the first column that counts rows; without a column of time it tells lost ones."""
+    """Find the first column that counts rows; without a column of time it shows lost ones."""
     for number, heading in enumerate(headings):
         if heading.kind is ColumnKind.COUNT and layout.is_numeric[number]:
             measured = _measure_count(_numbers_of(layout, number))

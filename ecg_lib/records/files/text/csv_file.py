@@ -87,7 +87,7 @@ class CsvFile:
     others: tuple[str, ...]
     time: TimeColumn | None
     count: CountColumn | None
-    """Where there is no time, the column that tells which rows were lost."""
+    """Column that counts rows, and so shows which are lost; only used without a time column."""
     fs: float
     is_regular: bool
     warnings: tuple[str, ...]
@@ -248,7 +248,7 @@ class CsvFile:
 
 def _explain_second_headings(place: int) -> UnsupportedRecordError:
     msg = (
-        "the CSV file must hold one block of samples, its headings come again in line "
+        "the CSV file must hold one block of samples, its headings are repeated in line "
         f"{place + 1}; save each block as a file of its own and join the files"
     )
     return UnsupportedRecordError(msg)

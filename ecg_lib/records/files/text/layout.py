@@ -119,7 +119,7 @@ class Layout:
     heading: str | None
     """First cell of the headings."""
     second_headings: int | None
-    """Line at which they come again among the samples."""
+    """Line among the samples in which the headings are repeated."""
     stated_units: tuple[str, ...]
     lead: str | None
     """As the preamble states them; two units or more contradict each other."""
@@ -157,7 +157,7 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
     CorruptRecordError
         If there are no rows of numbers.
     UnsupportedRecordError
-        If decimals and separators cannot be told apart.
+        If decimals and separators cannot be distinguished.
 
     """
     _refuse_other_content(start)
@@ -445,11 +445,11 @@ def _is_count_row(
     it fits the rows and stands below a line with the number of channels.
     """
     row, n_rows = table[first][1], len(table) - first - 1
-    told = {cell for cell in row if cell}
+    values = {cell for cell in row if cell}
     are_channels = first > 0 and all(map(_CHANNEL.fullmatch, table[first - 1][1]))
-    if not are_channels or n_rows == 0 or len(told) != 1:
+    if not are_channels or n_rows == 0 or len(values) != 1:
         return False
-    (count,) = told
+    (count,) = values
     if re.fullmatch(r"\d{1,12}", count) is None:
         return False
     rest = int(count) - n_rows

@@ -76,9 +76,9 @@ def read_interval(text: str, unit_s: float) -> RoundedRate | None:
     if len(fitting) == 1:
         return rate._replace(fs=fitting[0], note=f"{said}: {fitting[0]:g} Hz is taken")
     if usual:
-        told = ", ".join(f"{fs:g}" for fs in usual)
+        possible = ", ".join(f"{fs:g}" for fs in usual)
         taken = f"{written:.6g} Hz is taken, sampling_rate may be given"
-        return rate._replace(note=f"{said} ({told} Hz are possible): {taken}")
+        return rate._replace(note=f"{said} ({possible} Hz are possible): {taken}")
     return rate
 
 

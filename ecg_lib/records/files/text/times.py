@@ -214,7 +214,7 @@ def settle_rate(measured: Rate, given: float | None) -> float:
 
 
 class Clock:
-    """Follows a column of time block by block, and tells where samples are missing.
+    """Follows a column of time block by block, and finds where samples are missing.
 
     The last rows of a block wait for the next one, because a gap is known by what follows it.
     """

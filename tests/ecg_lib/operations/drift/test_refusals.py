@@ -41,6 +41,27 @@ def test_without_a_request_there_is_no_share(groups: dict[str, GroupVolume]) -> 
     assert measure_refusals(groups) is None
 
 
+def _uneven(n_groups: int) -> dict[str, GroupVolume]:
+    """Groups whose shares all differ, so that an interval shows how it was drawn."""
+    return {str(n): GroupVolume(1000, (37 * n) % 997) for n in range(n_groups)}
+
+
+@pytest.mark.parametrize(
+    ("n_groups", "low", "high"),
+    [
+        (10, 0.094923360440304, 0.17500510545904668),
+        (1000, 0.29768612786622156, 0.3123422374185167),  # the most groups with 2,000 resamples
+        (1001, 0.29679949789870247, 0.311382226051175),  # with 200
+    ],
+)
+def test_an_interval_is_drawn_by_as_many_resamples_as_before(
+    n_groups: int, low: float, high: float
+) -> None:
+    found = measure_refusals(_uneven(n_groups))
+    assert found is not None
+    assert (found.low, found.high) == pytest.approx((low, high), rel=1e-9)
+
+
 def test_many_groups_have_an_interval_too() -> None:
     found = measure_refusals({str(n): GroupVolume(1, n % 4 == 0) for n in range(1001)})
     assert found is not None

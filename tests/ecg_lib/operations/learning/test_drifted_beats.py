@@ -77,7 +77,7 @@ def test_a_kept_beat_is_drawn_on_paper_and_marked(tmp_path: Path, store: SignalS
     assert "the service draws them" not in shown
     assert 'viewBox="0 0 175 45"' in shown  # 7 s at 25 mm/s
     assert "25 mm/s   10 mm/mV" in shown
-    # The beat at 5 s is 3.5 s after the begin of the strip, 1.5 s to 8.5 s.
+    # The beat at 5 s is 3.5 s after the start of the strip, 1.5 s to 8.5 s.
     assert 'points="87.50,5.00 87.50,7.50"' in shown
     assert (
         "qrs_width_ms 190 ms, called V, lead V5&lt;, 2026-03-01 12:00 UTC, prediction p1" in shown

@@ -18,7 +18,6 @@ from pathlib import Path
 import pytest
 
 from ecg_lib.errors import ConfigurationError
-from ecg_lib.records.annotations import MITDB_RECORDS
 from flows.data.databases import expected_sha256, read_published_files
 from flows.doors.archives.download import (
     UnreachableError,
@@ -38,6 +37,7 @@ from tests.flows.doors.file_server import (
     served,
     stall_after,
 )
+from tests.lists import MITDB_RECORDS
 
 
 def test_table_has_the_48_records_with_three_files_each() -> None:

@@ -47,6 +47,7 @@ from flows.release.integrity.doctor import examine
 from flows.release.load_released import load_released_bundle
 from flows.release.transaction import release_model
 from tests.homes import make_release
+from tests.lists import list_predictions
 
 NOBODY = 1
 """A port that no server has: tcpmux."""
@@ -118,7 +119,7 @@ def _probabilities(settings: Settings) -> list[float]:
 
 def _ids(settings: Settings) -> list[str]:
     log = PredictionLog(settings.monitoring_database_url)
-    rows = [row.prediction_id for row in log.read_predictions()]
+    rows = list_predictions(log)
     log.close()
     return rows
 

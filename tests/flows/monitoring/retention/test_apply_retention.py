@@ -19,6 +19,7 @@ from flows.doors.addresses import PROJECT_DIR
 from flows.monitoring.retention.apply_retention import apply_retention
 from flows.monitoring.retention.flow_runs import OUR_FLOWS, forget_old_flow_runs
 from flows.monitoring.retention.sizes import KEPT_BY, measure_stores
+from tests.lists import list_predictions
 
 pytestmark = pytest.mark.slow
 
@@ -65,7 +66,7 @@ def test_old_rows_files_and_runs_go_and_new_ones_stay(
         os.utime(folder, (1e9 - age, 1e9 - age))
     done = apply_retention()
     log = PredictionLog(settings.monitoring_database_url)
-    assert [row.prediction_id for row in log.read_predictions()] == ["new"]
+    assert list_predictions(log) == ["new"]
     log.close()
     assert [path.name for path in (settings.home / "bundles").iterdir()] == ["newest"]
     assert (done["before"]["bundles"], done["after"]["bundles"]) == (20_000, 10_000)

@@ -154,7 +154,7 @@ def test_drift_that_is_confirmed_says_since_when_and_what_is_started() -> None:
 
 
 def test_drift_from_a_baseline_is_open_since_a_check_that_compared_with_it() -> None:
-    # Earlier checks than the begin of `make`, three days ago, were compared with something else.
+    # Earlier checks than the start of `make`, three days ago, were compared with something else.
     verdict = make(DRIFTED, CALM, history=(past(96 * HOUR, is_breach=True),))
     assert verdict.action is DriftAction.KEEP
     assert verdict.since == "First seen in the check of 2026-03-01 12:00 UTC."
