@@ -41,7 +41,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 
 _RESERVED: Final = ".reserved-"
-"""Begin of the name of a file that says how much an upload may still write, and for whom."""
+"""Prefix of the name of a file that states how much an upload may still write, and its owner."""
 
 _LOOK: Final = ".look"
 """Name of a file that marks an upload which is only looked at."""

@@ -24,7 +24,8 @@ from bentos.wire.problems import (
 from ecg_lib.operations.keys.api_keys import Scope, find_api_key
 
 GUARDED: Final = ("/api/", "/metrics", "/ops/drift/")
-"""Begin of the paths that ask for a key and count; pages without data and /health do not."""
+"""Prefixes of the paths that need a key and count against the rate limit. Pages without data and
+/health are open."""
 
 KEY_HEADER: Final = b"x-api-key"
 """Where a client puts its API key."""

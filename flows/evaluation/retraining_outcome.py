@@ -38,7 +38,7 @@ class Obstacle(NamedTuple):
 
 
 HELD: Final = "RETRAIN is due but held"
-"""Begin of the reason of a KEEP that stands for a retraining."""
+"""Start of the reason of a KEEP that stands for a retraining."""
 
 
 @task(cache_policy=NO_CACHE)

@@ -122,7 +122,7 @@ def make_verdict(
         evidence: What it found.
         volume: The traffic of its window.
         history: Earlier checks, latest first.
-        since: Begin of the window.
+        since: Start of the window.
         now: Time of the check, and end of the window.
         policy: The limits.
         is_dry_run: True when nothing is done about it.
