@@ -2,10 +2,11 @@
 
 The development people of the MIT-BIH Supraventricular database are the new population. Strips of
 each are answered by the model that ships, and kept and labelled as the service and a reader would,
-with the annotations of the database as the reader. Half of the people are held out, as the
-promotion gate does. The network is then fitted to DS1 with the strips of so many labelled people,
-with calibration and threshold from three folds, and scored as the gate scores it. The champion is
-the same fit to DS1 alone, since the model that ships was trained on these people. Prints a table.
+with the annotations of the database as the reader. People are held out by their hash, as the
+promotion gate does: 17 of the 37, so that 20 are left to label. The network is then fitted to DS1
+with the strips of so many labelled people, with calibration and threshold from three folds, and
+scored as the gate scores it. The champion is the same fit to DS1 alone, as the model
+that ships was trained on these people. Prints a table.
 
 Needs ECG_MITDB_DIR and ECG_SVDB_DIR. Reads DS1 and the development part of svdb alone. With --home
 what was sent, fitted and scored is kept, and a run that was ended goes on from there; a home is for
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 STRIP_S: Final = 10
 N_FOLDS: Final = 3
+SALT: Final = "5"
+"""Of the hashes of people: the lowest number by which 20 people are not held out."""
 
 
 class Fit(NamedTuple):
@@ -122,7 +125,7 @@ def _send_strips(
     names = [name for name, role in SVDB.roles.items() if role is Role.DEVELOPMENT]
     for name in names:
         person = SVDB.person_of(name)
-        patient_key = hashlib.sha256(person.encode()).hexdigest()
+        patient_key = hashlib.sha256(f"{SALT}{person}".encode()).hexdigest()
         identity = RecordIdentity(name=name, person=person)
         record = read_source(directory, name, database=SVDB.name, of=identity)
         signal, length = record.signal_mv(), round(STRIP_S * record.fs)

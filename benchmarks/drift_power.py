@@ -2,7 +2,9 @@
 
 Windows of traffic are drawn from development records only (DS1, and the development part of svdb,
 where the model was developed with it): a number of people, with strips in random order. Each is
-checked twice, on separate strips of the same people, as a decision needs two checks in a row.
+checked twice, on separate strips of the same people, as a decision needs two checks in a row. A
+check without a shift, of the same people, is the first of the release, to which the direction of
+R-peaks is compared.
 "Before" is the check as it was: each strip without a patient was a group of its own, one column
 never sufficed, refused strips were not counted and a gain that changed counted. The people of svdb
 are the other population of a reference that lacks them.
@@ -21,7 +23,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -41,6 +43,12 @@ from ecg_lib.operations.drift.decision import (
     PastCheck,
     decide_action,
 )
+from ecg_lib.operations.drift.group_shares import (
+    GroupVolume,
+    Polarity,
+    measure_polarity,
+    measure_refusals,
+)
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, estimate_performance
 from ecg_lib.operations.drift.observation import (
     DERIVED_COLUMNS,
@@ -50,7 +58,6 @@ from ecg_lib.operations.drift.observation import (
     gather_strips,
     read_reference,
 )
-from ecg_lib.operations.drift.refusals import GroupVolume, measure_refusals
 from ecg_lib.operations.drift.slices import find_unfamiliar
 from flows.release.load_released import REFERENCE
 
@@ -91,6 +98,9 @@ class Outcome(NamedTuple):
     action: DriftAction
     is_alarm: bool
     is_harmless: bool
+    """Whether a gain that changed is noted."""
+    is_turned: bool
+    """Whether leads that were reversed are noted."""
     is_unfamiliar: bool
     """Whether the lead or rate is said to be new, where it is stated."""
     estimated: EstimatedPerformance | None
@@ -207,19 +217,32 @@ def _check_one(job: tuple[Case, int]) -> Outcome:
     n_each = max(N_STRIPS // case.n_people, 1)
     # Of few people there are not so many strips: they come again.
     windows = [[np.resize(of_one[part::2], n_each) for of_one in strips] for part in range(2)]
-    first = check(case, pool, reference, windows[0], ())
-    if not first.is_breach:
-        return first.outcome
-    past = PastCheck(
-        created_at=NOW - timedelta(hours=1),
+    usual = PastCheck(
+        created_at=NOW - timedelta(hours=2),
         bundle_hash="",
         bento_tag="",
         action=DriftAction.KEEP,
         is_conclusive=True,
-        is_breach=True,
+        is_breach=False,
         newest_at=None,
+        polarity=find_usual(pools[NONE.name], chosen, part=1),
     )
-    return check(case, pool, reference, windows[1], (past,)).outcome
+    first = check(case, pool, reference, windows[0], (usual,))
+    if not first.is_breach:
+        return first.outcome
+    past = replace(usual, created_at=NOW - timedelta(hours=1), is_breach=True, polarity=None)
+    return check(case, pool, reference, windows[1], (past, usual)).outcome
+
+
+def find_usual(pool: Pool, people: Sequence[str], *, part: int) -> Polarity | None:
+    """Count the directions of R-peaks of people in every other strip without a shift."""
+    strips = [
+        (int(pool.strip_of[one]), f"group {number}")
+        for number, person in enumerate(people)
+        for one in np.flatnonzero(pool.person == person)[part::2]
+        if pool.strip_of[one] >= 0
+    ]
+    return measure_polarity(take_strips(pool.beats, strips))
 
 
 class Checked(NamedTuple):
@@ -257,11 +280,13 @@ def check(
     traffic = compare_quickly(reference, current, policy)
     if case.is_before:
         is_breach = was_breach(traffic) and current.n_strips >= policy.min_strips
-        action = DriftAction.RETRAIN if is_breach and history else DriftAction.KEEP
+        is_second = any(past.is_breach for past in history)
+        action = DriftAction.RETRAIN if is_breach and is_second else DriftAction.KEEP
         outcome = Outcome(
             action=action,
             is_alarm=False,
             is_harmless=False,
+            is_turned=False,
             is_unfamiliar=False,
             estimated=None,
             summed=0.0,
@@ -274,7 +299,9 @@ def check(
         estimate = estimate_performance(
             current, drift=traffic, refused_share=refused.share if refused else 0.0
         )
-    evidence = DriftEvidence(traffic=traffic, refused=refused, estimate=estimate)
+    evidence = DriftEvidence(
+        traffic=traffic, refused=refused, estimate=estimate, polarity=measure_polarity(current)
+    )
     decision = decide_action(
         evidence,
         history=history,
@@ -288,7 +315,8 @@ def check(
     outcome = Outcome(
         action=decision.action,
         is_alarm=bool(decision.alarms),
-        is_harmless=any(reason.startswith("harmless") for reason in decision.reasons),
+        is_harmless=any(reason.startswith("harmless: ampl") for reason in decision.reasons),
+        is_turned=any("R-peaks" in reason for reason in decision.reasons),
         is_unfamiliar=is_new(pool, window, policy, is_population=case.shift == POPULATION.name),
         estimated=estimate if is_judged else None,
         summed=sum_probabilities(current),
@@ -334,6 +362,9 @@ def take_strips(beats: ObservedBeats, strips: Sequence[tuple[int, str]]) -> Obse
         strip=np.repeat(np.arange(len(strips)), lengths),
         group=np.array([name for _, name in strips], dtype=np.str_),
         strip_s=beats.strip_s[[one for one, _ in strips]],
+        points_down=None
+        if beats.points_down is None
+        else beats.points_down[[one for one, _ in strips]],
     )
 
 
@@ -427,8 +458,10 @@ class _Key(NamedTuple):
 def _count_actions(outcomes: Sequence[Outcome]) -> str:
     n_actions = sum(one.action is not DriftAction.KEEP for one in outcomes)
     n_alarms = sum(one.is_alarm for one in outcomes)
+    n_turned = sum(one.is_turned for one in outcomes)
     alarms = f", {n_alarms} alarms" if n_alarms else ""
-    return f"{n_actions} of {len(outcomes)}{alarms}"
+    turned = f", {n_turned} notes on the polarity" if n_turned else ""
+    return f"{n_actions} of {len(outcomes)}{alarms}{turned}"
 
 
 def _describe(outcomes: Sequence[Outcome]) -> str:
@@ -440,10 +473,13 @@ def _describe(outcomes: Sequence[Outcome]) -> str:
         if one.is_alarm:
             words["alarm"] += 1
         if one.is_harmless:
-            words["harmless"] += 1
+            words["gain noted"] += 1
+        if one.is_turned:
+            words["polarity noted"] += 1
         if one.is_unfamiliar:
             words["new if stated"] += 1
-        if one.action is DriftAction.KEEP and not one.is_alarm and not one.is_harmless:
+        is_noted = one.is_alarm or one.is_harmless or one.is_turned
+        if one.action is DriftAction.KEEP and not is_noted:
             words["nothing"] += 1
     return ", ".join(f"{word} {n / len(outcomes):.0%}" for word, n in sorted(words.items()))
 

@@ -25,7 +25,7 @@ from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import InvalidSignalError
 from ecg_lib.evaluation.beat_scoring import BeatCounts, score_beats
 from ecg_lib.evaluation.blind_verifiers import load_blind_verifier
-from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.drift.observation import observe_beats, observe_polarity
 from ecg_lib.records.annotations import DS1, Annotations
 from ecg_lib.records.record import Record, read_wfdb
 from ecg_lib.records.simulation.simulator import simulate_cohort_member
@@ -182,7 +182,11 @@ def hear(
         classified = classifier.classify(signal[start : start + length], fs=fs)
         try:
             require_readable(classified.prepared)
-            observed, readable = observe_beats(classified), classified.has_class
+            observed: dict[str, NDArray[np.generic]] | None = {
+                **observe_beats(classified),
+                **observe_polarity(classified),
+            }
+            readable = classified.has_class
         except InvalidSignalError:
             observed, readable = None, np.zeros(len(classified), dtype=np.bool_)
         counts = score_beats(

@@ -23,10 +23,12 @@ from ecg_lib.classifier.bundle import read_bundle
 from ecg_lib.errors import EcgError, InvalidSignalError
 from ecg_lib.operations.drift.observation import (
     OBSERVED_COLUMNS,
+    POINTS_DOWN,
     STRETCH,
     Piece,
     cut_pieces,
     observe_beats,
+    observe_polarity,
 )
 from ecg_lib.recordings.analysis import analyze_recording, write_result
 from ecg_lib.recordings.beat_file import NAMES, write_beats
@@ -99,7 +101,9 @@ def _analyze(job: Path, task: dict[str, Any]) -> None:
 
 def _observe(pieces: Iterator[Piece], classifier: BeatClassifier) -> dict[str, Any]:
     """Observe pieces as requests are, whose strips are as long."""
-    observed: dict[str, list[Any]] = {name: [] for name in (*OBSERVED_COLUMNS, STRETCH)}
+    observed: dict[str, list[Any]] = {
+        name: [] for name in (*OBSERVED_COLUMNS, POINTS_DOWN, STRETCH)
+    }
     n_pieces = n_refused = 0
     for number, (signal_mv, fs) in enumerate(pieces):
         n_pieces += 1
@@ -109,7 +113,8 @@ def _observe(pieces: Iterator[Piece], classifier: BeatClassifier) -> dict[str, A
         except InvalidSignalError:
             n_refused += 1
             continue
-        for name, values in observe_beats(classified).items():
+        found = observe_beats(classified) | observe_polarity(classified)
+        for name, values in found.items():
             # JSON has no NaN.
             observed[name] += [None if value != value else value for value in values.tolist()]  # noqa: PLR0124
         observed[STRETCH] += [number] * (len(observed["rule"]) - len(observed[STRETCH]))

@@ -182,7 +182,7 @@ class DatasetVersion:
         )
 
     def records_of(self, role: Role) -> tuple[PreparedRecord, ...]:
-        """Return the records of one role, by name."""
+        """Return the records of one role, in order."""
         return tuple(record for record in self.records if record.role is role)
 
     @property
@@ -302,7 +302,7 @@ def make_version(
             v_beats[record.subject] = v_beats.get(record.subject, 0) + record.annotated["V"]
     counts = FOLD_COUNTS if v_beats else ()
     folds = {count: assign_folds(v_beats, n_folds=count) for count in counts}
-    ordered = tuple(sorted(records, key=lambda record: record.name))
+    ordered = tuple(sorted(records, key=_place))
     content = json.dumps(
         {
             "source": data_source,
@@ -321,6 +321,17 @@ def make_version(
         folds=folds,
         other_directories={name: str(path) for name, path in (other_directories or {}).items()},
     )
+
+
+def _place(record: PreparedRecord) -> tuple[str, str, tuple[int, ...], str]:
+    """Return the sort key of a record: its name, or what a labelled strip holds.
+
+    Names of strips are random, and networks see beats in the order of the records: the same strips
+    must train the same network.
+    """
+    if record.labels is None:
+        return record.name, "", (), ""
+    return f"{record.database}:", record.subject, record.labels.samples, record.name
 
 
 def _describe(record: PreparedRecord) -> dict[str, object]:

@@ -23,6 +23,7 @@ from ecg_lib.operations.drift.decision import (
     PastCheck,
     confirm_after,
 )
+from ecg_lib.operations.drift.group_shares import Polarity, measure_polarity, measure_refusals
 from ecg_lib.operations.drift.last_check import FILE as LAST_CHECK
 from ecg_lib.operations.drift.last_check import write_last_check
 from ecg_lib.operations.drift.live_performance import (
@@ -36,7 +37,6 @@ from ecg_lib.operations.drift.observation import (
     gather_strips,
     read_reference,
 )
-from ecg_lib.operations.drift.refusals import measure_refusals
 from ecg_lib.operations.drift.slices import compare_slices, count_groups, find_unfamiliar
 from ecg_lib.operations.drift.traffic_log import (
     Volume,
@@ -259,6 +259,7 @@ def gather_evidence(
             bento_tag=release.bento_tag,
         ),
         refused=refused,
+        polarity=measure_polarity(current),
         slices=compare_slices(
             reference,
             current,
@@ -340,6 +341,7 @@ def open_log(settings: Settings) -> Iterator[PredictionLog]:
 
 def _past_check(row: DriftCheckRow) -> PastCheck:
     newest = row.summary["newest_at"]
+    polarity = row.summary["figures"].get("polarity")  # checks of earlier code have none
     return PastCheck(
         created_at=row.created_at,
         bundle_hash=row.bundle_hash,
@@ -348,6 +350,7 @@ def _past_check(row: DriftCheckRow) -> PastCheck:
         is_conclusive=row.summary["is_conclusive"],
         is_breach=row.summary["is_breach"],
         newest_at=None if newest is None else datetime.fromisoformat(newest),
+        polarity=None if polarity is None else Polarity(**polarity),
     )
 
 

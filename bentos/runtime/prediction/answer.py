@@ -28,7 +28,7 @@ from bentos.wire.problems import ProblemError, explain_signal_error
 from bentos.wire.schemas import PredictionParameters
 from ecg_lib.classifier.beat_classifier import require_readable
 from ecg_lib.errors import InvalidSamplingRateError, InvalidSignalError
-from ecg_lib.operations.drift.observation import observe_beats
+from ecg_lib.operations.drift.observation import observe_beats, observe_polarity
 from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.operations.learning.kept_signals import KeptSignal
 from ecg_lib.operations.learning.rollout.candidate import is_chosen
@@ -271,7 +271,7 @@ def _classify(
             bento_tag=model.bento_tag,
             duration_s=prepared.duration_s,
             response=body,
-            observed=observe_beats(classified),
+            observed=observe_beats(classified) | observe_polarity(classified),
             owner=question.owner,
         ) + encode_request(request)
     signal = None

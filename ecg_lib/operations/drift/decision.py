@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from ecg_lib.evaluation.bootstrap import Interval
 from ecg_lib.operations.drift.comparison import Comparison, ComparisonConfig
+from ecg_lib.operations.drift.group_shares import Polarity, RefusedShare, compare_polarity
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.operations.drift.observation import (
     COMPARED_COLUMNS,
@@ -29,7 +30,6 @@ from ecg_lib.operations.drift.observation import (
     HARMLESS_COLUMNS,
     INPUT_COLUMNS,
 )
-from ecg_lib.operations.drift.refusals import RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 
 STEP_COLUMNS: Final = ("arrhythmia_type", "rule")
@@ -85,13 +85,17 @@ class DriftPolicy:
     """Least share of labelled beats for a strip to count."""
     max_f1_drop: float = 0.05
     """Largest accepted distance of the upper bound of the labelled V-F1 below the promised one."""
+    min_turned_share: float = 0.25
+    """Least change of the share of groups whose R-peaks point down, for a note; its p-value is at
+    most `strong_alpha`. Chosen, not tuned."""
     min_output_step: float = 0.10
     """Least change of class mix or RuleGuard rate at a release (total variation)."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
         shares = ("min_drifted_share", "strong_alpha", "strong_distance", "max_refused_share",
-                  "min_unfamiliar_share", "min_labelled_share", "min_output_step")  # fmt: skip
+                  "min_unfamiliar_share", "min_labelled_share", "min_output_step",
+                  "min_turned_share")  # fmt: skip
         for name in shares:
             value = getattr(self, name)
             if not 0 < value <= 1:
@@ -122,6 +126,8 @@ class PastCheck:
     """True when the input had drifted."""
     newest_at: datetime | None
     """Time of the newest prediction in the check."""
+    polarity: Polarity | None = None
+    """None in a check of earlier code."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +145,8 @@ class DriftEvidence:
     slices: tuple[SliceDrift, ...] = ()
     unfamiliar: tuple[str, ...] = ()
     """Leads, rates and devices that were not there before."""
+    polarity: Polarity | None = None
+    """Groups whose R-peaks point down; None where the log does not tell."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,6 +235,8 @@ def decide_action(
     has_drifted_since = is_drifting and any(not check.is_breach for check in past)
     against_model, notes, warned = _weigh_model(evidence, policy, is_excused=has_drifted_since)
     alarms = (*warned, *_find_alarms(evidence, policy))
+    if not shortage:
+        notes += _find_turned(evidence.polarity, past, policy)
     drift_note = _describe_drift(drifted, shortage, n_breaches, evidence.traffic, policy)
     if shortage and past and past[0].is_breach:
         drift_note += f"; the drift of {past[0].created_at:%Y-%m-%d %H:%M} is not confirmed yet"
@@ -262,6 +272,7 @@ def decide_action(
             "refused": None if evidence.refused is None else asdict(evidence.refused),
             "slices": [asdict(one) for one in evidence.slices],
             "unfamiliar": list(evidence.unfamiliar),
+            "polarity": None if evidence.polarity is None else evidence.polarity._asdict(),
             "alarms": list(alarms),
         },
     )
@@ -313,6 +324,26 @@ def _find_alarms(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[str, ...
             "promised figures were not measured on it, labels of it would tell"
         )
     return tuple(alarms)
+
+
+def _find_turned(now: Polarity | None, past: Sequence[PastCheck], policy: DriftPolicy) -> list[str]:
+    """Note that leads were turned since the first conclusive check of the release.
+
+    The first, as a window that slides over a change turns little by little.
+    """
+    known = [(check.created_at, check.polarity) for check in past if check.polarity is not None]
+    if now is None or not known:
+        return []
+    first_at, first = known[-1]
+    p_value = compare_polarity(now, first)
+    if p_value > policy.strong_alpha or abs(now.share - first.share) < policy.min_turned_share:
+        return []
+    note = (
+        f"harmless: the R-peaks of {now} groups point down, of {first} in the check of "
+        f"{first_at:%Y-%m-%d %H:%M} (p {p_value:.3f}): leads or electrodes may be reversed; the "
+        "classes do not depend on the polarity"
+    )
+    return [note]
 
 
 def _conclusive(

@@ -22,6 +22,7 @@ from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.signal_path.filtering import median
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.quality import UnreadableReason
+from ecg_lib.signal_path.template import CENTRE
 
 NUMERICAL_COLUMNS: Final = (
     "rr_prev_s",
@@ -50,6 +51,10 @@ STRETCH: Final = "stretch"
 
 STRETCH_S: Final = 10.0
 """Length of the stretches, which is that of the strips of the reference."""
+
+POINTS_DOWN: Final = "points_down"
+"""Key of the direction of each R-peak: True below the baseline. It is logged, and compared with
+earlier traffic instead of the reference, which lacks it."""
 
 LONGEST_WHOLE_S: Final = 1.5 * STRETCH_S
 """Longer strips are observed in stretches."""
@@ -97,6 +102,24 @@ def observe_beats(classified: ClassifiedBeats) -> dict[str, NDArray[np.generic]]
         "rule": np.where(rule == "", "none", rule),
     }
     return observed | ({STRETCH: stretch} if is_long else {})
+
+
+def observe_polarity(classified: ClassifiedBeats) -> dict[str, NDArray[np.bool_]]:
+    """Return the direction of the R-peak of each beat that :func:`observe_beats` has a row of.
+
+    Parameters
+    ----------
+    classified : ClassifiedBeats
+
+    Returns
+    -------
+    dict of ndarray
+        :data:`POINTS_DOWN`, shape ``(n_classed_beats,)``.
+
+    """
+    classified = classified.of_one_lead
+    at_peak = classified.prepared.windows[classified.has_class, CENTRE, 0]
+    return {POINTS_DOWN: at_peak < 0}
 
 
 class Piece(NamedTuple):
@@ -195,6 +218,9 @@ class ObservedBeats:
     """Length of each strip in seconds."""
     slices: dict[str, NDArray[np.str_]] = field(default_factory=dict)
     """By dimension the value of each strip, an empty text where it is not known."""
+    points_down: NDArray[np.float64] | None = None
+    """Share of the R-peaks of each strip that point down, shape ``(n_strips,)``; NaN where the log
+    of earlier code does not tell, None in a reference."""
 
     @property
     def n_beats(self) -> int:
@@ -221,6 +247,7 @@ class ObservedBeats:
             group=self.group[keep],
             strip_s=self.strip_s[keep],
             slices={name: values[keep] for name, values in self.slices.items()},
+            points_down=None if self.points_down is None else self.points_down[keep],
         )
 
 
@@ -251,7 +278,7 @@ def gather_strips(strips: Iterable[ObservedStrip]) -> ObservedBeats:
 
     A strip that was observed in stretches becomes as many strips as are wanted of it.
     """
-    pieces: list[tuple[ObservedStrip, float, dict[str, NDArray[np.generic]]]] = []
+    pieces: list[_Gathered] = []
     for strip in strips:
         values = {
             name: np.array(
@@ -259,30 +286,44 @@ def gather_strips(strips: Iterable[ObservedStrip]) -> ObservedBeats:
             )  # None becomes NaN
             for name in OBSERVED_COLUMNS
         }
+        n_beats = len(values["rule"])
+        down = np.array(strip.observed.get(POINTS_DOWN, (np.nan,) * n_beats), dtype=np.float64)
         if STRETCH not in strip.observed:
-            pieces += [(strip, strip.duration_s, values)] if len(values["rule"]) else []
+            if n_beats:
+                pieces.append(_Gathered(strip, strip.duration_s, values, float(down.mean())))
             continue
         stretch = np.array(strip.observed[STRETCH], dtype=np.int64)
         for one in _spread(np.unique(stretch), strip.n_wanted):
             is_in = stretch == one
-            pieces.append((strip, STRETCH_S, {name: v[is_in] for name, v in values.items()}))
+            of_piece = {name: v[is_in] for name, v in values.items()}
+            pieces.append(_Gathered(strip, STRETCH_S, of_piece, float(down[is_in].mean())))
     columns: dict[str, NDArray[np.generic]] = {}
     for name in OBSERVED_COLUMNS:
         kind = np.float64 if name in NUMERICAL_COLUMNS else np.str_
         none: NDArray[np.generic] = np.zeros(0, dtype=kind)
-        columns[name] = np.concatenate([none, *(values[name] for _, _, values in pieces)])
-    index = np.repeat(np.arange(len(pieces)), [len(values["rule"]) for _, _, values in pieces])
-    dimensions = dict.fromkeys(name for strip, _, _ in pieces for name in strip.slices)
+        columns[name] = np.concatenate([none, *(one.columns[name] for one in pieces)])
+    index = np.repeat(np.arange(len(pieces)), [len(one.columns["rule"]) for one in pieces])
+    dimensions = dict.fromkeys(name for one in pieces for name in one.strip.slices)
     return ObservedBeats(
         columns=_derive(columns, index),
         strip=index,
-        group=np.array([strip.group for strip, _, _ in pieces], dtype=np.str_),
-        strip_s=np.array([length_s for _, length_s, _ in pieces], dtype=np.float64),
+        group=np.array([one.strip.group for one in pieces], dtype=np.str_),
+        strip_s=np.array([one.length_s for one in pieces], dtype=np.float64),
         slices={
-            name: np.array([strip.slices.get(name, "") for strip, _, _ in pieces], dtype=np.str_)
+            name: np.array([one.strip.slices.get(name, "") for one in pieces], dtype=np.str_)
             for name in dimensions
         },
+        points_down=np.array([one.points_down for one in pieces], dtype=np.float64),
     )
+
+
+class _Gathered(NamedTuple):
+    """A strip, or a stretch of one, with its columns."""
+
+    strip: ObservedStrip
+    length_s: float
+    columns: dict[str, NDArray[np.generic]]
+    points_down: float
 
 
 def _spread(values: NDArray[np.int64], n_wanted: int | None) -> NDArray[np.int64]:

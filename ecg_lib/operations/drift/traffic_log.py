@@ -26,8 +26,8 @@ import orjson
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ecg_lib.operations.drift.group_shares import GroupVolume
 from ecg_lib.operations.drift.observation import LONGEST_WHOLE_S, STRETCH, ObservedStrip
-from ecg_lib.operations.drift.refusals import GroupVolume
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import RequestRow, name_group
 

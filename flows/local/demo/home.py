@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Final
 
+from ecg_lib.operations.keys.key_files import make_key_file
 from ecg_lib.operations.settings import Profile, Settings
 from flows.doors.addresses import LOOPBACK
 from flows.local.commands.platform import enter_platform
@@ -16,7 +17,12 @@ from flows.local.commands.platform import enter_platform
 _NOWHERE: Final = f"http://{LOOPBACK}:9/mitdb/1.0.0/"
 """Nothing is downloaded, whatever the network: the port of the discard service."""
 
-_AUDIT_SHARE: Final = 0.5
+_AUDIT_SHARE: Final = 1.0
+"""All strips are drawn for review, so that the same ones are labelled each time."""
+
+_PATIENT_KEY: Final = "ecg demo loop, simulated people 0"
+"""Key of the patient hashes: it decides who is held out, 12 of the 32 new people. A secret at a
+site; the people of the demo are simulated."""
 
 
 def make_home(directory: Path | None) -> Path:
@@ -38,8 +44,8 @@ def make_home(directory: Path | None) -> Path:
 def enter_home(home: Path) -> Settings:
     """Enter the home with the settings of the demo; those of the user do not count.
 
-    Half of the strips are drawn for review, and their signals kept: the demo has minutes where a
-    site has weeks.
+    All strips are drawn for review, and their signals kept: the demo has minutes where a site has
+    weeks. The key of the patient hashes is fixed, so that the same people are held out each time.
     """
     for name in [name for name in os.environ if name.startswith("ECG_")]:
         del os.environ[name]
@@ -57,7 +63,9 @@ def enter_home(home: Path) -> Settings:
             "ECG_KEEP_SIGNALS": "true",
         }
     )
-    return enter_platform()
+    settings = enter_platform()
+    make_key_file(settings.patient_key_path, _PATIENT_KEY)
+    return settings
 
 
 def find_free_ports(count: int) -> list[int]:

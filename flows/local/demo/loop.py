@@ -23,8 +23,8 @@ from flows.release.switch_service import read_current
 _WORDS: Final = ("KEEP", "RETRAIN", "promoted", "ROLLBACK")
 _HEALTHY_STRIPS: Final = 192
 _NEW_PEOPLE: Final = 32
-_STRIPS_EACH: Final = 8
-"""Of the new people, in each of two batches; about half of them are drawn for review."""
+_STRIPS_EACH: Final = 4
+"""Of the new people, in each of two batches; those of the first are labelled."""
 _CANARY_PEOPLE: Final = 80
 """Of the same population: a bound counts each person once, so few people prove little."""
 _CANARY_STRIPS: Final = 3

@@ -22,7 +22,7 @@ from bentos.runtime.predictor import Runtime
 from bentos.wire.answers import build_answer
 from bentos.wire.schemas import Feedback, Health, ModelCard, Prediction, PredictionRequest
 from ecg_lib.classifier.beat_classifier import ClassifiedBeats
-from ecg_lib.operations.drift.observation import OBSERVED_COLUMNS
+from ecg_lib.operations.drift.observation import OBSERVED_COLUMNS, POINTS_DOWN
 from ecg_lib.operations.keys.patient_key import hash_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
@@ -221,7 +221,8 @@ def test_the_log_keeps_observations_and_only_a_hash_of_the_patient(
     rows = [runtime.log.get_prediction(prediction_id) for prediction_id in ids]
     key = (home / "patient.key").read_bytes()
     assert [row.patient_key for row in rows] == [hash_patient(secret, key=key)] * 2
-    assert set(rows[0].observed) == set(OBSERVED_COLUMNS)
+    assert set(rows[0].observed) == {*OBSERVED_COLUMNS, POINTS_DOWN}
+    assert rows[0].observed[POINTS_DOWN][0] in (True, False)
     assert rows[0].observed["rr_prev_s"][0] is None
     assert (home / "patient.key").stat().st_mode & 0o777 == 0o600
     written = b"".join(path.read_bytes() for path in home.rglob("*") if path.is_file())

@@ -8,8 +8,19 @@ from pathlib import Path
 import pytest
 
 import ecg_lib
+from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig
-from flows.data.dataset_versions import CUTTING, PREPARING, TRAINING, find_code, prepared_key
+from flows.data.databases import SITE, Role
+from flows.data.dataset_versions import (
+    CUTTING,
+    PREPARING,
+    TRAINING,
+    PreparedRecord,
+    StripLabels,
+    find_code,
+    make_version,
+    prepared_key,
+)
 
 ROOT = Path(ecg_lib.__file__).parent
 
@@ -91,3 +102,42 @@ def test_the_name_of_a_prepared_record_tells_code_constants_and_files() -> None:
     assert name == prepared_key(dict(reversed(files.items())), config)
     assert len({name, prepared_key(files, other), prepared_key({**files, "r.dat": "c"})}) == 3
     assert len({one.split("-")[0] for one in (name, prepared_key(files, other))}) == 1
+
+
+def _record(name: str, *, person: str | None = None, at: tuple[int, ...] = ()) -> PreparedRecord:
+    labels = StripLabels(
+        samples=at, symbols="N" * len(at), not_beats=(), is_complete=True, is_drawn=True, weight=5.0
+    )
+    return PreparedRecord(
+        name=name,
+        role=Role.DEVELOPMENT,
+        files={},
+        prepared="",
+        duration_s=10.0,
+        lead="MLII",
+        annotated={"N": 3, "V": 1},
+        detected=4,
+        unreadable_s=0.0,
+        database=SITE.name if at else name.partition(":")[0],
+        person=person,
+        labels=labels if at else None,
+    )
+
+
+def test_labelled_strips_are_in_the_order_of_their_content_as_their_names_are_random() -> None:
+    archive = [_record(name) for name in ("svdb:801", "102", "101", "103", "104")]
+    contents = [("site:p2", (5, 9)), ("site:p1", (7,)), ("site:p1", (3, 8))]
+    for names in (("site:a", "site:b", "site:c"), ("site:f", "site:e", "site:d")):
+        strips = [
+            _record(name, person=person, at=at)
+            for name, (person, at) in zip(names, contents, strict=True)
+        ]
+        version = make_version(
+            data_source=DataSource.RECORDS,
+            source_directory=Path(),
+            records=[*strips, *archive],
+            broken=[],
+        )
+        assert [one.name for one in version.records] == [
+            "101", "102", "103", "104", names[2], names[1], names[0], "svdb:801"
+        ]  # fmt: skip

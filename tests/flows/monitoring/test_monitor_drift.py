@@ -28,6 +28,7 @@ from ecg_lib.errors import BundleIntegrityError
 from ecg_lib.operations.drift.last_check import read_last_check
 from ecg_lib.operations.drift.observation import (
     OBSERVED_COLUMNS,
+    POINTS_DOWN,
     ObservedBeats,
     observe_beats,
     read_reference,
@@ -233,6 +234,29 @@ def test_replayed_reference_traffic_keeps_the_model(
     said = json.loads(Path(decision["evidently"]).with_suffix(".json").read_text())
     assert (said["is_detected"], said["detected"]) == (False, [])
     assert "Dataset Drift is NOT detected" in Path(decision["evidently"]).read_text()
+
+
+def test_leads_that_are_reversed_under_a_release_are_a_note_on_the_page_of_the_check(
+    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+) -> None:
+    def turn(*, points_down: bool) -> list[Observed]:
+        return [one | {POINTS_DOWN: [points_down] * len(one["rule"])} for one in replayed]
+
+    n_groups = len({one[PATIENT][0] for one in replayed})
+    send(settings, turn(points_down=False), ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    before = monitor_drift()
+    assert before["figures"]["polarity"] == {"n_down": 0, "n_groups": n_groups}
+    assert "R-peaks" not in Path(before["report"]).read_text()
+    send(
+        settings, turn(points_down=True), ago=5 * MINUTE, bundle_hash=release.bundle_hash, name="q"
+    )
+    after = monitor_drift(window_hours=0.5)
+    assert (after["action"], after["alarms"]) == ("KEEP", [])
+    (note,) = [reason for reason in after["reasons"] if "R-peaks" in reason]
+    assert note.startswith(
+        f"harmless: the R-peaks of {n_groups} of {n_groups} groups point down, of 0 of {n_groups} "
+    )
+    assert "leads or electrodes may be reversed" in Path(after["report"]).read_text()
 
 
 def test_noise_that_stays_starts_retraining_once(

@@ -20,9 +20,9 @@ from ecg_lib.operations.drift.decision import (
     confirm_after,
     decide_action,
 )
+from ecg_lib.operations.drift.group_shares import Polarity, RefusedShare
 from ecg_lib.operations.drift.live_performance import EstimatedPerformance, LabelledPerformance
 from ecg_lib.operations.drift.observation import COMPARED_COLUMNS
-from ecg_lib.operations.drift.refusals import RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -31,6 +31,7 @@ HOUR = timedelta(hours=1)
 SHARES = (
     "min_drifted_share", "strong_alpha", "strong_distance", "max_refused_share",
     "min_unfamiliar_share", "min_labelled_share", "min_output_step",
+    "min_turned_share",
 )  # fmt: skip
 
 
@@ -344,6 +345,7 @@ def test_the_usual_limits_are_those_of_the_documentation() -> None:
         min_labelled_groups=5,
         min_labelled_share=0.8,
         max_f1_drop=0.05,
+        min_turned_share=0.25,
         min_output_step=0.10,
         comparison=ComparisonConfig(),
     )
@@ -716,3 +718,62 @@ def test_a_lead_that_was_not_there_before_is_an_alarm() -> None:
     assert decision.alarms[0].startswith(
         "not in the reference or the traffic before: lead ECG1 (9 of 10 groups); "
     )
+
+
+UP = Polarity(1, 8)
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "is_noted"),
+    [
+        (UP, Polarity(7, 8), True),  # p 0.0101
+        (Polarity(7, 8), UP, True),
+        (UP, Polarity(6, 8), False),  # p 0.041
+        (Polarity(100, 1000), Polarity(351, 1000), True),
+        (Polarity(100, 1000), Polarity(349, 1000), False),  # less than a quarter of the groups
+        (UP, UP, False),
+        (None, Polarity(8, 8), False),
+        (UP, None, False),
+    ],
+)
+def test_leads_that_were_turned_are_a_note_and_start_nothing(
+    before: Polarity | None, now: Polarity | None, *, is_noted: bool
+) -> None:
+    evidence = replace(QUIET, polarity=now)
+    decision = decide(evidence, past(HOUR, polarity=before))
+    notes = [one for one in decision.reasons if "R-peaks" in one]
+    assert len(notes) == is_noted
+    assert (decision.action, decision.alarms, decision.is_breach) == (DriftAction.KEEP, (), False)
+    if is_noted:
+        assert notes[0].startswith(
+            f"harmless: the R-peaks of {now} groups point down, of {before} in the check of "
+            "2026-03-01 11:00 (p 0.0"
+        )
+
+
+def test_leads_that_turn_while_the_window_slides_over_the_change_are_noted() -> None:
+    history = [
+        past(hours * HOUR, polarity=Polarity(n_down, 20))
+        for hours, n_down in ((1, 13), (2, 10), (3, 7), (4, 4), (5, 1))
+    ]
+    decision = decide(replace(QUIET, polarity=Polarity(16, 20)), *history)
+    (note,) = [one for one in decision.reasons if "R-peaks" in one]
+    assert "of 16 of 20 groups point down, of 1 of 20 in the check of 2026-03-01 07:00" in note
+
+
+def test_the_direction_before_the_release_or_in_too_little_traffic_does_not_count() -> None:
+    turned = replace(QUIET, polarity=Polarity(8, 8))
+    assert "R-peaks" in " ".join(decide(turned, past(HOUR, polarity=UP)).reasons)
+    for foreign in (
+        past(timedelta(days=11), polarity=UP),
+        past(HOUR, polarity=UP, bundle_hash="another"),
+        past(HOUR, polarity=UP, is_conclusive=False),
+    ):
+        assert "R-peaks" not in " ".join(decide(turned, foreign).reasons)
+    little = replace(turned, traffic=compare(n_groups=4))
+    assert "R-peaks" not in " ".join(decide(little, past(HOUR, polarity=UP)).reasons)
+
+
+def test_the_direction_is_a_figure_of_the_check() -> None:
+    assert decide(replace(QUIET, polarity=UP)).figures["polarity"] == {"n_down": 1, "n_groups": 8}
+    assert decide(QUIET).figures["polarity"] is None

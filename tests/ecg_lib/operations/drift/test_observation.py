@@ -15,12 +15,14 @@ from ecg_lib.operations.drift.observation import (
     CATEGORICAL_COLUMNS,
     NUMERICAL_COLUMNS,
     OBSERVED_COLUMNS,
+    POINTS_DOWN,
     REFERENCE_KEYS,
     STRETCH,
     ObservedStrip,
     cut_pieces,
     gather_strips,
     observe_beats,
+    observe_polarity,
 )
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
@@ -204,3 +206,42 @@ def test_the_reference_of_a_bundle_has_the_columns_of_the_live_log(toy_bundle: B
     columns = toy_bundle.read_drift_reference().column_names
     assert columns == [*REFERENCE_KEYS, *OBSERVED_COLUMNS]
     assert set(CATEGORICAL_COLUMNS) < set(columns)
+
+
+def test_r_peaks_of_a_lead_that_is_upside_down_point_down_and_the_classes_stay(
+    classifier: BeatClassifier,
+) -> None:
+    strip = simulate_strip(StripKind.NORMAL, seed=1)
+    upright = classifier.classify(strip.signal_mv(), fs=strip.fs)
+    turned = classifier.classify(-strip.signal_mv(), fs=strip.fs)
+    assert observe_polarity(upright)[POINTS_DOWN].tolist() == [False] * len(upright)
+    assert observe_polarity(turned)[POINTS_DOWN].tolist() == [True] * len(turned)
+    np.testing.assert_array_equal(upright.is_v, turned.is_v)
+
+
+def test_the_direction_has_a_row_for_each_row_of_the_columns(classifier: BeatClassifier) -> None:
+    strip = simulate_strip(StripKind.BIGEMINY, seed=1, duration_s=15.0)
+    signal = strip.signal_mv().copy()
+    signal[2700:] = np.random.default_rng(1).standard_normal(len(signal) - 2700)
+    beats = classifier.classify(signal, fs=strip.fs)
+    n_rows = len(_observe(beats)["rule"])
+    assert 0 < n_rows < len(beats)
+    assert len(observe_polarity(beats)[POINTS_DOWN]) == n_rows
+
+
+def test_the_share_of_r_peaks_that_point_down_is_gathered_by_strip_and_stretch() -> None:
+    rr = [1.0, 1.0, 1.0, 1.0]
+    whole = _strip(rr, "NNNN") | {POINTS_DOWN: [True, False, False, False]}
+    cut = _strip(rr, "NNNN", [0, 0, 1, 1]) | {POINTS_DOWN: [True, True, False, True]}
+    beats = gather_strips(
+        [
+            ObservedStrip("a", 10.0, whole),
+            ObservedStrip("b", 20.0, cut, n_wanted=None),
+            ObservedStrip("c", 10.0, _strip(rr, "NNNN")),  # of earlier code
+        ]
+    )
+    assert beats.points_down is not None
+    np.testing.assert_array_equal(beats.points_down, [0.25, 1.0, 0.5, np.nan])
+    chosen = beats.select(np.array([False, True, False, True])).points_down
+    assert chosen is not None
+    np.testing.assert_array_equal(chosen, [1.0, np.nan])

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from ecg_lib.operations.keys.patient_key import hash_patient, read_patient_key
 from ecg_lib.operations.settings import Profile
+from flows.data.records.site import is_held_out
 from flows.local.cli import app
 from flows.local.demo.home import enter_home, find_free_ports, make_home
 
@@ -40,6 +42,19 @@ def test_settings_of_the_user_do_not_count(tmp_path: Path, monkeypatch: pytest.M
     assert settings.keep_signals
     assert len({settings.service_port, settings.prefect_port, settings.mlflow_port}) == 3
     assert os.environ["PREFECT_API_URL"] == f"http://127.0.0.1:{settings.prefect_port}/api"
+
+
+def test_each_run_labels_all_strips_and_holds_the_same_people_out(tmp_path: Path) -> None:
+    held_out = []
+    for name in "ab":
+        settings = enter_home(make_home(tmp_path / name))
+        assert settings.audit_share == 1.0
+        key = read_patient_key(settings.patient_key_path)
+        people = [f"new person {number}" for number in range(32)]
+        held_out.append([one for one in people if is_held_out(hash_patient(one, key=key))])
+    assert held_out[0] == held_out[1]
+    assert len(held_out[0]) == 12
+    assert settings.patient_key_path.stat().st_mode & 0o777 == 0o600
 
 
 def test_ports_that_are_found_can_be_bound() -> None:

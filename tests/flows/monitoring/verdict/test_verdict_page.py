@@ -18,7 +18,7 @@ from ecg_lib.operations.drift.decision import (
     PastCheck,
     decide_action,
 )
-from ecg_lib.operations.drift.refusals import GroupVolume, RefusedShare
+from ecg_lib.operations.drift.group_shares import GroupVolume, RefusedShare
 from ecg_lib.operations.drift.slices import SliceDrift
 from ecg_lib.operations.drift.traffic_log import Volume
 from ecg_lib.operations.learning.drifted_beats import (

@@ -1,10 +1,19 @@
-"""The share of the traffic that is refused."""
+"""Shares over groups: what is refused, and whose R-peaks point down."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy import stats
 
-from ecg_lib.operations.drift.refusals import GroupVolume, measure_refusals
+from ecg_lib.operations.drift.group_shares import (
+    GroupVolume,
+    Polarity,
+    compare_polarity,
+    measure_polarity,
+    measure_refusals,
+)
+from ecg_lib.operations.drift.observation import ObservedBeats
 
 
 def test_groups_weigh_alike_however_much_they_send() -> None:
@@ -66,3 +75,43 @@ def test_many_groups_have_an_interval_too() -> None:
     found = measure_refusals({str(n): GroupVolume(1, n % 4 == 0) for n in range(1001)})
     assert found is not None
     assert found.low < found.share < found.high
+
+
+def _strips(**points_down: list[float]) -> ObservedBeats:
+    group = [name for name, shares in points_down.items() for _ in shares]
+    return ObservedBeats(
+        columns={},
+        strip=np.zeros(0, dtype=np.int64),
+        group=np.array(group, dtype=np.str_),
+        strip_s=np.full(len(group), 10.0),
+        points_down=np.array([one for shares in points_down.values() for one in shares]),
+    )
+
+
+def test_a_group_points_down_when_most_r_peaks_of_its_strips_do() -> None:
+    nan = float("nan")
+    beats = _strips(up=[0.0, 0.1], down=[1.0, 0.4, nan], even=[0.5], unknown=[nan])
+    assert measure_polarity(beats) == Polarity(n_down=1, n_groups=3)
+
+
+def test_a_direction_that_nothing_tells_is_not_counted() -> None:
+    assert measure_polarity(_strips(a=[float("nan")])) is None
+    assert measure_polarity(_strips()) is None
+    reference = ObservedBeats(
+        columns={},
+        strip=np.zeros(0, dtype=np.int64),
+        group=np.array(["a"]),
+        strip_s=np.array([10.0]),
+    )
+    assert measure_polarity(reference) is None
+
+
+@pytest.mark.parametrize(
+    ("one", "other"), [((1, 8), (7, 8)), ((0, 5), (5, 5)), ((3, 20), (9, 31)), ((2, 4), (2, 4))]
+)
+def test_the_p_value_is_that_of_fishers_exact_test(
+    one: tuple[int, int], other: tuple[int, int]
+) -> None:
+    table = [[n_down, n_groups - n_down] for n_down, n_groups in (one, other)]
+    expected = float(stats.fisher_exact(table).pvalue)
+    assert compare_polarity(Polarity(*one), Polarity(*other)) == pytest.approx(expected)
