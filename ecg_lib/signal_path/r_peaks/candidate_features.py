@@ -47,8 +47,8 @@ VERDICT_FEATURES: Final = (
 )  # fmt: skip
 """Features of a second look beside these: the first verdicts on a candidate and its neighbours."""
 
-_SHAPE_FLOATS: Final = 5 * 20
-"""Of each candidate: five shifts of 17 points, with room for 20."""
+_SHAPE_FLOATS: Final = 5 * 20 + 25
+"""Of each candidate: five shifts of 17 points, with room for 20, and its likeness to 25 others."""
 
 
 class Candidates(NamedTuple):
@@ -84,7 +84,7 @@ class FirstLook(NamedTuple):
     sizes: NDArray[np.float64]
     """Span and curvature, shape ``(2, n)``."""
     shapes: NDArray[np.float32]
-    """Shapes of the candidates, as the kernel compares them."""
+    """Shapes of the candidates, as the kernel compares them, and what it found."""
 
 
 def measure_candidates(

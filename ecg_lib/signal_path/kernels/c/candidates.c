@@ -11,6 +11,9 @@ enum {
     QRS_FROM = 19, QRS_POINTS = 13,
     BEFORE_FROM = 1, AFTER_FROM = 35, BASELINE_POINTS = 15,
     SHIFTS = 5,             /* -2 to 2 points of the picture */
+    KNOWN_REACH = 12,       /* candidates on each side whose likeness is kept */
+    KNOWN = 2 * KNOWN_REACH + 1,
+    UNKNOWN = 3,            /* no correlation */
     SIZES = 4,
     CURVE_STEP = 5,         /* 14 ms: a second difference that T waves hardly have */
     CURVE_REACH = 9, CURVE_QRS_REACH = 38,
@@ -26,6 +29,7 @@ typedef struct {
     const i64 *position;
     const double *sizes[SIZES]; /* height, slope, span, curvature */
     const float *shapes;    /* (n, SHIFTS, ROW), centred, of length one */
+    float *known;           /* (n, KNOWN), likeness to the candidates around as far as known */
 } Candidates;
 
 static double log_ratio(double one, double other) {
@@ -151,6 +155,15 @@ static double compare(const Candidates *all, i64 i, i64 neighbour) {
     return best;
 }
 
+/* The same, once for each two candidates that are near. */
+static double compare_once(const Candidates *all, i64 i, i64 neighbour) {
+    const i64 away = neighbour - i + KNOWN_REACH;
+    if (away < 0 || away >= KNOWN) return compare(all, i, neighbour);
+    float *known = all->known + i * KNOWN + away;
+    if (*known == UNKNOWN) *known = (float)compare(all, i, neighbour);
+    return *known;
+}
+
 /* Greatest, second and mean correlation with each group, and that with the nearest beats. */
 static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const i64 *others,
                            float *to) {
@@ -161,7 +174,7 @@ static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const
         i64 count = 0;
         for (i64 k = 0; k < GROUP; ++k) {
             if (group[k] < 0) continue;
-            const double alike = compare(all, i, group[k]);
+            const double alike = compare_once(all, i, group[k]);
             if (kind == 0 && k % AROUND == 0) nearest[k / AROUND] = (float)alike;
             sum += alike;
             ++count;
@@ -220,7 +233,7 @@ static i64 put_context(const Candidates *all, i64 n, const unsigned char *is_bea
 
 /* Compute the features of each candidate, the first FEATURES of each row of `columns`. What a
  * second look needs again is kept: `sizes`, the span and the curvature, shape (2, n), and `shapes`,
- * shape (n, SHIFTS, ROW). */
+ * shape (n, SHIFTS * ROW + KNOWN): the shapes of all, then their likeness. */
 KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, const double *slope,
                                   i64 n, const double *steep, const double *slow,
                                   const double *smooth, i64 n_samples, const double *steep_level,
@@ -271,7 +284,9 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
         *to++ = (float)smaller((n_samples - here) / FS, 2.0);
     }
     free(sums);
-    const Candidates all = {position, {height, slope, span, curve}, shapes};
+    const Candidates all = {position, {height, slope, span, curve}, shapes,
+                            shapes + n * SHIFTS * ROW};
+    for (i64 i = 0; i < n * KNOWN; ++i) all.known[i] = UNKNOWN;
     return put_context(&all, n, is_beat, columns, features);
 }
 
@@ -297,7 +312,7 @@ static void put_verdicts(const i64 *position, i64 i, i64 n, const float *verdict
 /* Complete rows of ecg_measure_candidates for a second look: the features of the context as the
  * verdicts have it, and then the verdicts and what the rules say. */
 KERNEL i64 ecg_look_again(const i64 *position, const double *height, const double *slope, i64 n,
-                          const double *sizes, const float *shapes, const unsigned char *by_rules,
+                          const double *sizes, float *shapes, const unsigned char *by_rules,
                           const float *verdicts, i64 columns, float *features) {
     unsigned char *is_beat = malloc(n);
     if (!is_beat) return -1;
@@ -307,7 +322,8 @@ KERNEL i64 ecg_look_again(const i64 *position, const double *height, const doubl
         put_verdicts(position, i, n, verdicts, to);
         to[9] = by_rules[i];
     }
-    const Candidates all = {position, {height, slope, sizes, sizes + n}, shapes};
+    const Candidates all = {position, {height, slope, sizes, sizes + n}, shapes,
+                            shapes + n * SHIFTS * ROW};
     const i64 result = put_context(&all, n, is_beat, columns, features);
     free(is_beat);
     return result;
