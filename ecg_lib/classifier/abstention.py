@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
+from ecg_lib.signal_path.filtering import pad_ends
 from ecg_lib.signal_path.preprocessing import PreparedBeats
 from ecg_lib.signal_path.readability.findings import OK
 from ecg_lib.signal_path.readability.quality import (
@@ -60,9 +60,10 @@ def are_credible(
     ndarray of bool, shape (n_beats,)
 
     """
-    around = ndimage.uniform_filter1d(
-        np.clip(beat_logits, -_CLIP, _CLIP), _NEIGHBOURS, mode="nearest"
-    )
+    if len(beat_logits) == 0:
+        return np.zeros(0, dtype=np.bool_)
+    clipped = pad_ends(beat_logits.clip(-_CLIP, _CLIP), _NEIGHBOURS // 2)
+    around = np.convolve(clipped, np.ones(_NEIGHBOURS), mode="valid") / _NEIGHBOURS
     return np.asarray(
         (beat_logits >= config.min_beat_logit) & (around >= config.min_neighbourhood_logit)
     )

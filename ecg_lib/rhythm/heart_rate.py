@@ -12,10 +12,10 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ecg_lib.rhythm.patterns import RhythmSummary, average_rr
 from ecg_lib.rhythm.rows import follow_each_other
+from ecg_lib.signal_path.filtering import filter_rank
 from ecg_lib.signal_path.readability.quality import Stretch, UnreadableReason, find_spans
 
 HOUR_S: Final = 3600.0
@@ -236,7 +236,7 @@ def measure_variability(
     if is_normal.any():
         places = np.flatnonzero(is_normal)
         size = min(_NN_NEIGHBOURS, len(places))
-        usual_s = ndimage.median_filter(rr_s[places], size=size, mode="nearest")
+        usual_s = filter_rank(rr_s[places], size=size)
         is_usual = np.abs(rr_s[places] - usual_s) <= _NN_DEVIATION * usual_s
         is_normal[places] = is_usual
     nn_s = rr_s[is_normal]

@@ -19,10 +19,9 @@ from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ecg_lib.rhythm.rows import MIN_RUN, find_rows, find_stretches, follow_each_other
-from ecg_lib.signal_path.filtering import median, quantile
+from ecg_lib.signal_path.filtering import filter_rank, median, quantile
 from ecg_lib.signal_path.readability.quality import Stretch
 
 MIN_CYCLES: Final = 3
@@ -361,7 +360,7 @@ def _find_r_on_t(
         usual_rr_s = (
             np.full(len(rr_s), median(rr_s))
             if len(rr_s) <= _USUAL_RR_BEATS
-            else ndimage.median_filter(rr_s, size=_USUAL_RR_BEATS, mode="nearest")
+            else filter_rank(rr_s, size=_USUAL_RR_BEATS)
         )
         calls = is_v[stretch]
         is_early = rr_s < 0.85 * 0.40 * np.sqrt(usual_rr_s)

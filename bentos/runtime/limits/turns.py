@@ -43,6 +43,17 @@ class _Work:
     future: Future[Any] = field(compare=False)
 
 
+@dataclass(slots=True, eq=False)
+class _Thread:
+    """A thread that takes work; it waits for its lock, which the one who wakes it releases."""
+
+    takes_long: bool
+    wake: threading.Lock = field(default_factory=threading.Lock)
+
+    def __post_init__(self) -> None:
+        self.wake.acquire()
+
+
 @dataclass(slots=True)
 class _Client:
     """Counts of a client that has work here."""
@@ -71,12 +82,14 @@ class Turns:
         self.unfinished = 0
         """Pieces of work that wait or are done now."""
         self._is_closed = False
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._idle: list[_Thread] = []
+        """Threads without work, the last one to have some at the end."""
         n_for_long = max(1, n_threads // 2)
         for number in range(n_threads + 1):
-            is_for_short = number >= n_for_long
+            thread = _Thread(takes_long=number < n_for_long)
             threading.Thread(
-                target=self._serve, args=(is_for_short,), name=f"compute-{number}", daemon=True
+                target=self._serve, args=(thread,), name=f"compute-{number}", daemon=True
             ).start()
 
     def submit(self, run: Callable[[], T], *, client: str, cost: int) -> Future[T]:
@@ -88,7 +101,7 @@ class Turns:
             If too much waits already.
 
         """
-        with self._changed:
+        with self._lock:
             own = self._clients[client]
             if (
                 self.unfinished >= _MAX_WAITING
@@ -108,19 +121,21 @@ class Turns:
             future: Future[T] = Future()
             work = _Work(start_tag, self._number, cost, client, run, future)
             heapq.heappush(self._short if cost <= SHORT else self._long, work)
-            self._changed.notify_all()
+            self._wake()
         return future
 
     def close(self) -> None:
         """End the threads after what they do now; what waits is cancelled."""
-        with self._changed:
+        with self._lock:
             self._is_closed = True
             for work in [*self._short, *self._long]:
                 work.future.cancel()
-            self._changed.notify_all()
+            for thread in self._idle:
+                thread.wake.release()
+            self._idle.clear()
 
-    def _serve(self, is_for_short: bool) -> None:  # noqa: FBT001  an argument of a thread
-        while (work := self._next(is_for_short=is_for_short)) is not None:
+    def _serve(self, thread: _Thread) -> None:
+        while (work := self._next(thread)) is not None:
             if work.future.set_running_or_notify_cancel():
                 try:
                     work.future.set_result(work.run())
@@ -129,21 +144,33 @@ class Turns:
             self._note_end(work)
             del work  # with the body of its request
 
-    def _next(self, *, is_for_short: bool) -> _Work | None:
-        with self._changed:
-            while not self._is_closed:
-                heaps = [heap for heap in (self._short, self._long) if heap]
-                if is_for_short:
-                    heaps = [heap for heap in heaps if heap is self._short]
-                if heaps:
-                    work = heapq.heappop(min(heaps, key=lambda heap: heap[0]))
+    def _next(self, thread: _Thread) -> _Work | None:
+        while True:
+            with self._lock:
+                if self._is_closed:
+                    return None
+                heaps = [self._short, self._long] if thread.takes_long else [self._short]
+                if filled := [heap for heap in heaps if heap]:
+                    work = heapq.heappop(min(filled, key=lambda heap: heap[0]))
                     self._now = max(self._now, work.start_tag)
+                    self._wake()
                     return work
-                self._changed.wait()
-            return None
+                self._idle.append(thread)
+            thread.wake.acquire()
+
+    def _wake(self) -> None:
+        """Wake one thread for what waits, and no more: each that wakes takes turns with others.
+
+        It is the one that had work last, whose memory is in the caches. It wakes the next one if
+        more waits.
+        """
+        for index in reversed(range(len(self._idle))):
+            if self._short or (self._long and self._idle[index].takes_long):
+                self._idle.pop(index).wake.release()
+                return
 
     def _note_end(self, work: _Work) -> None:
-        with self._changed:
+        with self._lock:
             self.unfinished -= 1
             own = self._clients[work.client]
             own.waiting, own.cost = own.waiting - 1, own.cost - work.cost

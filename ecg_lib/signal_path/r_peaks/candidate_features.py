@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.kernels.library import run_kernel
 
 _OFFSETS_MS = range(-400, 401, 50)
@@ -48,8 +47,8 @@ VERDICT_FEATURES: Final = (
 )  # fmt: skip
 """Additional features of the second look: the first verdicts on a candidate and its neighbours."""
 
-_GREATEST_VERDICT: Final = 10.0
-_GREATEST_DISTANCE_S: Final = 2.0
+_SHAPE_FLOATS: Final = 5 * 20 + 25
+"""Of each candidate: five shifts of 17 points, with room for 20, and its likeness to 25 others."""
 
 
 class Candidates(NamedTuple):
@@ -75,9 +74,22 @@ class Envelopes(NamedTuple):
     slow_level: NDArray[np.float64]
 
 
+class FirstLook(NamedTuple):
+    """The features of candidates, and what a second look at them needs."""
+
+    features: NDArray[np.float32]
+    """Shape ``(n, len(CANDIDATE_FEATURES))``."""
+    rows: NDArray[np.float32]
+    """The rows that `features` are the first columns of; their others have no values yet."""
+    sizes: NDArray[np.float64]
+    """Span and curvature, shape ``(2, n)``."""
+    shapes: NDArray[np.float32]
+    """Shapes of the candidates, as the kernel compares them, and what it found."""
+
+
 def measure_candidates(
     candidates: Candidates, envelopes: Envelopes, is_beat: NDArray[np.bool_]
-) -> NDArray[np.float32]:
+) -> FirstLook:
     """Compute the features of each candidate.
 
     Parameters
@@ -87,21 +99,23 @@ def measure_candidates(
     envelopes : Envelopes
         Of the same signal.
     is_beat : ndarray of bool, shape (n,)
-        What the rules, or the first look, take for beats: the context. A candidate is never its own
-        context, but the last feature says what it was taken for.
+        What the rules take for beats: the context. A candidate is never its own context, but the
+        last feature says what it was taken for.
 
     Returns
     -------
-    ndarray of float32, shape (n, len(CANDIDATE_FEATURES))
+    FirstLook
 
     """
-    features = np.empty((len(candidates.position), len(CANDIDATE_FEATURES)), dtype=np.float32)
+    n, n_features = len(candidates.position), len(CANDIDATE_FEATURES)
+    rows = np.empty((n, n_features + len(VERDICT_FEATURES)), dtype=np.float32)
+    sizes, shapes = np.empty((2, n)), np.empty((n, _SHAPE_FLOATS), dtype=np.float32)
     run_kernel(
         "measure_candidates",
         candidates.position,
         candidates.height,
         candidates.slope,
-        len(features),
+        n,
         envelopes.steep,
         envelopes.slow,
         envelopes.smooth,
@@ -109,14 +123,17 @@ def measure_candidates(
         envelopes.steep_level,
         envelopes.slow_level,
         is_beat,
-        features,
+        sizes,
+        shapes,
+        rows.shape[1],
+        rows,
     )
-    return features
+    return FirstLook(rows[:, :n_features], rows, sizes, shapes)
 
 
 def look_again(
     candidates: Candidates,
-    envelopes: Envelopes,
+    first: FirstLook,
     by_rules: NDArray[np.bool_],
     verdicts: NDArray[np.float32],
 ) -> NDArray[np.float32]:
@@ -126,8 +143,8 @@ def look_again(
     ----------
     candidates : Candidates
         At least one.
-    envelopes : Envelopes
-        Of the same signal.
+    first : FirstLook
+        Of these candidates.
     by_rules : ndarray of bool, shape (n,)
         What the rules take for beats.
     verdicts : ndarray of float32, shape (n,)
@@ -138,18 +155,18 @@ def look_again(
     ndarray of float32, shape (n, len(CANDIDATE_FEATURES) + len(VERDICT_FEATURES))
 
     """
-    n = len(verdicts)
-    time_s = candidates.position / FS_HZ
-    bounded = np.clip(verdicts, -_GREATEST_VERDICT, _GREATEST_VERDICT)
-    nobody, far = np.full(2, -_GREATEST_VERDICT), np.full(2, np.inf)
-    logit = np.concatenate([nobody, bounded, nobody])
-    at_s = np.concatenate([-far, time_s, far])
-    shifts = (-1, -2, 1, 2)
-    beside = [logit[2 + shift : 2 + shift + n] for shift in shifts]
-    away_s = [
-        np.minimum(np.abs(at_s[2 + shift : 2 + shift + n] - time_s), _GREATEST_DISTANCE_S)
-        for shift in shifts
-    ]
-    known = np.stack([bounded, *beside, *away_s, by_rules], axis=1)
-    features = measure_candidates(candidates, envelopes, verdicts > 0)
-    return np.concatenate([features, known], axis=1, dtype=np.float32)
+    features = first.rows.copy()
+    run_kernel(
+        "look_again",
+        candidates.position,
+        candidates.height,
+        candidates.slope,
+        len(verdicts),
+        first.sizes,
+        first.shapes,
+        by_rules,
+        verdicts,
+        features.shape[1],
+        features,
+    )
+    return features

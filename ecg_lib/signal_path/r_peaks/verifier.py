@@ -150,8 +150,9 @@ class BeatVerifier:
             What the rules take for beats.
 
         """
-        verdicts = self.first.logits(measure_candidates(candidates, envelopes, by_rules))
-        return self.second.logits(look_again(candidates, envelopes, by_rules, verdicts))
+        first = measure_candidates(candidates, envelopes, by_rules)
+        verdicts = self.first.logits(first.features)
+        return self.second.logits(look_again(candidates, first, by_rules, verdicts))
 
 
 def _read(arrays: Mapping[str, NDArray[np.float32]], look: str) -> Perceptron:

@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from ecg_lib.records.limits import FS_HZ
 from ecg_lib.signal_path.filtering import Bands, filter_rank
@@ -224,7 +223,9 @@ def measure_rail_share(
     for rail in (samples.min(), samples.max()):
         is_there = samples == rail
         if np.count_nonzero(is_there) >= run:
-            at_rail += ndimage.binary_opening(is_there, structure=np.ones(run))
+            for start, stop in find_spans(is_there):
+                if stop - start >= run:
+                    at_rail[start:stop] += 1.0
     return _mean_of_bins(at_rail, edges)
 
 

@@ -265,10 +265,11 @@ def _measure(
     weight = np.full(len(is_beat), stretch.weight)
     classes = annotations.beat_classes[match.of_detected[is_beat]]
     weight[is_beat] *= [_CLASS_WEIGHTS.get(str(each), 1.0) for each in classes]
-    features = measure_candidates(candidates, envelopes, by_rules)
+    look = measure_candidates(candidates, envelopes, by_rules)
+    features = look.features
     if firsts:
         again = [
-            look_again(candidates, envelopes, by_rules, first.logits(features)) for first in firsts
+            look_again(candidates, look, by_rules, first.logits(look.features)) for first in firsts
         ]
         features = np.stack(again, axis=1)
     if inside is not None:

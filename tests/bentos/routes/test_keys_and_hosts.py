@@ -47,7 +47,7 @@ def test_serving_imports_no_training_or_orchestration_library() -> None:
     code = (
         "import sys, bentos.service, bentos.worker\n"
         "heavy = {'tensorflow', 'keras', 'mlflow', 'prefect', 'optuna', 'evidently', 'sklearn',"
-        " 'pandas', 'flows'}\n"
+        " 'pandas', 'scipy', 'flows'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run(

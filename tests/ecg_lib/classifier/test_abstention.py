@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ecg_lib.classifier.abstention import AbstentionConfig, abstain, are_credible
 from ecg_lib.classifier.beat_classifier import BeatClassifier, require_readable
@@ -270,3 +271,12 @@ def test_doubted_detections_have_no_vote_on_the_others(
     assert set(found.is_readable[1::2]) == {beat_logit > -20}
     voted = np.log(found.probability_v / (1 - found.probability_v))[::2]
     np.testing.assert_allclose(voted, logit, atol=0.5 if logit > 0 else 1e-9)
+
+
+@pytest.mark.parametrize("n_beats", [0, 1, 2, 4, 5, 30])
+def test_the_neighbourhood_is_the_mean_of_five_detections_as_scipy_has_it(n_beats: int) -> None:
+    logits = np.random.default_rng(n_beats).normal(0.0, 4.0, n_beats)
+    around = ndimage.uniform_filter1d(logits.clip(-4, 4), 5, mode="nearest")
+    for limit in (-2.0, -0.3, 0.4, 1.7):
+        found = _credible(logits.tolist(), min_neighbourhood_logit=limit)
+        assert found == ((logits >= -20) & (around >= limit)).tolist()

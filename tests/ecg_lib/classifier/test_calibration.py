@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy import special
 
-from ecg_lib.classifier.calibration import Calibration, expected_calibration_error, reliability_bins
+from ecg_lib.classifier.calibration import (
+    Calibration,
+    expected_calibration_error,
+    reliability_bins,
+    sigmoid,
+)
 
 
 def test_without_calibration_a_logit_is_a_log_odds() -> None:
@@ -58,3 +64,9 @@ def test_bins_hold_each_beat_once_with_what_was_stated_and_observed() -> None:
     assert bins[9] == (0.9, 1.0, 2, 0.975, 1.0)
     assert np.isnan(bins[1].stated)
     assert np.isnan(bins[1].observed)
+
+
+def test_the_sigmoid_is_that_of_scipy() -> None:
+    logits = np.linspace(-800, 800, 4001)
+    np.testing.assert_allclose(sigmoid(logits), special.expit(logits), rtol=1e-14, atol=1e-300)
+    assert np.isnan(sigmoid(np.array([np.nan]))).all()

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from scipy import fft
 
 from ecg_lib.errors import (
     InvalidSamplingRateError,
@@ -20,6 +21,7 @@ from ecg_lib.errors import (
 )
 from ecg_lib.records.noise import (
     baseline_wander,
+    find_fast_length,
     mains_hum,
     measure_noise_rms,
     measure_qrs_amplitude,
@@ -311,3 +313,8 @@ def test_shaped_noise_has_the_spectrum_that_was_asked_for() -> None:
         amplitude_at=lambda hz: (hz > 20) & (hz < 30),
     )
     assert _share_of_power(noise, FS, 19.5, 30.5) > 0.99
+
+
+@given(st.integers(1, 20_000_000))
+def test_fast_lengths_are_those_of_scipy(least: int) -> None:
+    assert find_fast_length(least) == fft.next_fast_len(least, real=True)

@@ -11,19 +11,25 @@ enum {
     QRS_FROM = 19, QRS_POINTS = 13,
     BEFORE_FROM = 1, AFTER_FROM = 35, BASELINE_POINTS = 15,
     SHIFTS = 5,             /* -2 to 2 points of the picture */
+    KNOWN_REACH = 12,       /* candidates on each side whose likeness is kept */
+    KNOWN = 2 * KNOWN_REACH + 1,
+    UNKNOWN = 3,            /* no correlation */
     SIZES = 4,
     CURVE_STEP = 5,         /* 14 ms: a second difference that T waves hardly have */
     CURVE_REACH = 9, CURVE_QRS_REACH = 38,
     LEVEL_WIDTH = 720, LEVEL_BINS = 17,
-    FEATURES = 3 * ENVELOPE_POINTS + 31 + 3 * SIZES
+    SURROUNDINGS = 3 * ENVELOPE_POINTS + 6, /* features that no other candidate plays a part in */
+    FEATURES = SURROUNDINGS + 25 + 3 * SIZES
 };
 
 static const double TINY = 1e-12, FLOOR = 0.02;
+static const double GREATEST_VERDICT = 10.0, GREATEST_DISTANCE_S = 2.0;
 
 typedef struct {
     const i64 *position;
     const double *sizes[SIZES]; /* height, slope, span, curvature */
     const float *shapes;    /* (n, SHIFTS, ROW), centred, of length one */
+    float *known;           /* (n, KNOWN), likeness to the candidates around as far as known */
 } Candidates;
 
 static double log_ratio(double one, double other) {
@@ -149,6 +155,15 @@ static double compare(const Candidates *all, i64 i, i64 neighbour) {
     return best;
 }
 
+/* The same, once for each two candidates that are near. */
+static double compare_once(const Candidates *all, i64 i, i64 neighbour) {
+    const i64 away = neighbour - i + KNOWN_REACH;
+    if (away < 0 || away >= KNOWN) return compare(all, i, neighbour);
+    float *known = all->known + i * KNOWN + away;
+    if (*known == UNKNOWN) *known = (float)compare(all, i, neighbour);
+    return *known;
+}
+
 /* Greatest, second and mean correlation with each group, and that with the nearest beats. */
 static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const i64 *others,
                            float *to) {
@@ -159,7 +174,7 @@ static float *put_likeness(const Candidates *all, i64 i, const i64 *beats, const
         i64 count = 0;
         for (i64 k = 0; k < GROUP; ++k) {
             if (group[k] < 0) continue;
-            const double alike = compare(all, i, group[k]);
+            const double alike = compare_once(all, i, group[k]);
             if (kind == 0 && k % AROUND == 0) nearest[k / AROUND] = (float)alike;
             sum += alike;
             ++count;
@@ -196,61 +211,67 @@ static double greatest_of(const double *values, i64 n, i64 first, i64 last) {
     return greatest;
 }
 
-/* Compute the features of each candidate, shape (n, FEATURES). */
+/* Put the features that depend on what the others are taken for. -1 without memory. */
+static i64 put_context(const Candidates *all, i64 n, const unsigned char *is_beat, i64 columns,
+                       float *features) {
+    i64 *beats = malloc(n * (2 * GROUP + 1) * sizeof(i64));
+    if (!beats) return -1;
+    i64 *others = beats + n * GROUP, *members = others + n * GROUP;
+    find_neighbours(is_beat, 1, n, members, beats);
+    find_neighbours(is_beat, 0, n, members, others);
+    for (i64 i = 0; i < n; ++i) {
+        const i64 *near = beats + i * GROUP, *near_others = others + i * GROUP;
+        float *to = features + i * columns + SURROUNDINGS;
+        to = put_rhythm(all, i, near, to);
+        to = put_sizes(all, i, near, near_others, to);
+        to = put_likeness(all, i, near, near_others, to);
+        *to = is_beat[i];
+    }
+    free(beats);
+    return 0;
+}
+
+/* Compute the features of each candidate, the first FEATURES of each row of `columns`. What a
+ * second look needs again is kept: `sizes`, the span and the curvature, shape (2, n), and `shapes`,
+ * shape (n, SHIFTS * ROW + KNOWN): the shapes of all, then their likeness. */
 KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, const double *slope,
                                   i64 n, const double *steep, const double *slow,
                                   const double *smooth, i64 n_samples, const double *steep_level,
                                   const double *slow_level, const unsigned char *is_beat,
-                                  float *features) {
-    double *sums = malloc((2 * n_samples + 1 + 3 * n) * sizeof(double));
-    float *shapes = malloc(n * SHIFTS * ROW * sizeof(float));
-    i64 *beats = malloc(n * (2 * GROUP + 1) * sizeof(i64));
-    if (!sums || !shapes || !beats) {
-        free(sums);
-        free(shapes);
-        free(beats);
-        return -1;
-    }
-    double *curvature = sums + n_samples + 1, *span = curvature + n_samples;
-    double *curve = span + n, *curve_level = curve + n;
+                                  double *sizes, float *shapes, i64 columns, float *features) {
+    double *sums = malloc((2 * n_samples + 1 + n) * sizeof(double));
+    if (!sums) return -1;
+    double *curvature = sums + n_samples + 1, *curve_level = curvature + n_samples;
+    double *span = sizes, *curve = sizes + n;
     measure_curvature(smooth, n_samples, curvature);
     if (local_level(curvature, n_samples, position, n, LEVEL_WIDTH, LEVEL_BINS, curve_level) < 0) {
         free(sums);
-        free(shapes);
-        free(beats);
         return -1;
     }
-    i64 *others = beats + n * GROUP, *members = others + n * GROUP;
-    find_neighbours(is_beat, 1, n, members, beats);
-    find_neighbours(is_beat, 0, n, members, others);
     sums[0] = 0;
     for (i64 i = 0; i < n_samples; ++i) sums[i + 1] = sums[i] + steep[i];
     double picture[PICTURE_POINTS];
     for (i64 i = 0; i < n; ++i) {
-        read_picture(smooth, n_samples, position[i], picture);
-        span[i] = span_of(picture + QRS_FROM, QRS_POINTS) + TINY;
-        curve[i] = greatest_of(curvature, n_samples, position[i] - CURVE_QRS_REACH,
-                               position[i] + CURVE_QRS_REACH);
-        for (i64 shift = 0; shift < SHIFTS; ++shift) {
-            normalise(picture + SHAPE_FROM + shift - SHIFTS / 2,
-                      shapes + (i * SHIFTS + shift) * ROW);
-        }
-    }
-    const Candidates all = {position, {height, slope, span, curve}, shapes};
-    for (i64 i = 0; i < n; ++i) {
         const i64 here = position[i];
-        float *to = features + i * FEATURES;
+        float *to = features + i * columns;
         for (i64 k = 0; k < ENVELOPE_POINTS; ++k) {
-            const i64 at = inside(here + (k - ENVELOPE_POINTS / 2) * 18, n_samples);
+            const i64 middle = here + (k - ENVELOPE_POINTS / 2) * 18;
+            const i64 at = inside(middle, n_samples);
             to[k] = (float)log(steep[at] / steep_level[i] + FLOOR);
             to[ENVELOPE_POINTS + k] = (float)log(slow[at] / slow_level[i] + FLOOR);
-            const i64 middle = here + (k - ENVELOPE_POINTS / 2) * 18;
             const double greatest = greatest_of(curvature, n_samples, middle - CURVE_REACH,
                                                 middle + CURVE_REACH - 1);
             to[2 * ENVELOPE_POINTS + k] = (float)smaller(greatest / curve_level[i], 3.0);
         }
         to += 3 * ENVELOPE_POINTS;
         read_picture(smooth, n_samples, here, picture);
+        span[i] = span_of(picture + QRS_FROM, QRS_POINTS) + TINY;
+        curve[i] =
+            greatest_of(curvature, n_samples, here - CURVE_QRS_REACH, here + CURVE_QRS_REACH);
+        for (i64 shift = 0; shift < SHIFTS; ++shift) {
+            normalise(picture + SHAPE_FROM + shift - SHIFTS / 2,
+                      shapes + (i * SHIFTS + shift) * ROW);
+        }
         const i64 first = at_least(here - 360, 0), last = at_most(here + 360, n_samples);
         const double noise = (sums[last] - sums[first]) / (last - first);
         const double drift =
@@ -261,13 +282,49 @@ KERNEL i64 ecg_measure_candidates(const i64 *position, const double *height, con
         *to++ = (float)smaller(drift / span[i], 3.0);
         *to++ = (float)smaller(here / FS, 2.0);
         *to++ = (float)smaller((n_samples - here) / FS, 2.0);
-        to = put_rhythm(&all, i, beats + i * GROUP, to);
-        to = put_sizes(&all, i, beats + i * GROUP, others + i * GROUP, to);
-        to = put_likeness(&all, i, beats + i * GROUP, others + i * GROUP, to);
-        *to = is_beat[i];
     }
     free(sums);
-    free(shapes);
-    free(beats);
-    return 0;
+    const Candidates all = {position, {height, slope, span, curve}, shapes,
+                            shapes + n * SHIFTS * ROW};
+    for (i64 i = 0; i < n * KNOWN; ++i) all.known[i] = UNKNOWN;
+    return put_context(&all, n, is_beat, columns, features);
+}
+
+static float bounded_verdict(const float *verdicts, i64 i, i64 n) {
+    if (i < 0 || i >= n) return (float)-GREATEST_VERDICT;
+    return (float)bounded(verdicts[i], -GREATEST_VERDICT, GREATEST_VERDICT);
+}
+
+/* Put the verdicts on a candidate and its neighbours, with their distances. */
+static void put_verdicts(const i64 *position, i64 i, i64 n, const float *verdicts, float *to) {
+    static const i64 BESIDE[4] = {-1, -2, 1, 2};
+    to[0] = bounded_verdict(verdicts, i, n);
+    for (i64 k = 0; k < 4; ++k) {
+        const i64 other = i + BESIDE[k];
+        to[1 + k] = bounded_verdict(verdicts, other, n);
+        const double away_s = other < 0 || other >= n
+                                  ? GREATEST_DISTANCE_S
+                                  : fabs(position[other] / FS - position[i] / FS);
+        to[5 + k] = (float)smaller(away_s, GREATEST_DISTANCE_S);
+    }
+}
+
+/* Complete rows of ecg_measure_candidates for a second look: the features of the context as the
+ * verdicts have it, and then the verdicts and what the rules say. */
+KERNEL i64 ecg_look_again(const i64 *position, const double *height, const double *slope, i64 n,
+                          const double *sizes, float *shapes, const unsigned char *by_rules,
+                          const float *verdicts, i64 columns, float *features) {
+    unsigned char *is_beat = malloc(n);
+    if (!is_beat) return -1;
+    for (i64 i = 0; i < n; ++i) {
+        float *to = features + i * columns + FEATURES;
+        is_beat[i] = verdicts[i] > 0;
+        put_verdicts(position, i, n, verdicts, to);
+        to[9] = by_rules[i];
+    }
+    const Candidates all = {position, {height, slope, sizes, sizes + n}, shapes,
+                            shapes + n * SHIFTS * ROW};
+    const i64 result = put_context(&all, n, is_beat, columns, features);
+    free(is_beat);
+    return result;
 }

@@ -60,4 +60,9 @@ void unit_row(const float *row, i64 n, i64 step, float *unit);
 
 double product(const float *one, const float *other, i64 n);
 
+/* Of values that are `step` apart: their sum, and that of the squares of their distances from
+ * `middle`. Four sums at once: each addition of one sum waits for the one before it. */
+double sum_of(const float *values, i64 n, i64 step);
+double squares_of(const float *values, i64 n, i64 step, double middle);
+
 #endif

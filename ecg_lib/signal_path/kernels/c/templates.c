@@ -240,22 +240,24 @@ static void put_rhythm(const Block *block) {
 }
 
 static double distance(const float *one, const float *other, i64 n, i64 step) {
-    double squares = 0;
-    for (i64 i = 0; i < n; ++i) {
-        const double gap = (double)one[i * step] - other[i * step];
-        squares += gap * gap;
+    double squares[4] = {0, 0, 0, 0};
+    i64 i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (i64 k = 0; k < 4; ++k) {
+            const double gap = (double)one[(i + k) * step] - other[(i + k) * step];
+            squares[k] += gap * gap;
+        }
     }
-    return sqrt(squares);
+    for (; i < n; ++i) {
+        const double gap = (double)one[i * step] - other[i * step];
+        squares[0] += gap * gap;
+    }
+    return sqrt((squares[0] + squares[1]) + (squares[2] + squares[3]));
 }
 
 /* Length of values about their mean. */
 static double size_of(const float *values, i64 n, i64 step) {
-    double sum = 0, squares = 0;
-    for (i64 i = 0; i < n; ++i) sum += values[i * step];
-    for (i64 i = 0; i < n; ++i) {
-        squares += (values[i * step] - sum / n) * (values[i * step] - sum / n);
-    }
-    return sqrt(squares) + 1e-9;
+    return sqrt(squares_of(values, n, step, sum_of(values, n, step) / n)) + 1e-9;
 }
 
 static double range_of(const float *values, i64 n) {
@@ -358,29 +360,34 @@ static void put_excess(const Block *block) {
 
 /* What is left of a beat outside its QRS complex: level, greatest, slope and drift. */
 static void measure_noise(const float *difference, double *to) {
-    double sum = 0, squares = 0, slopes = 0, greatest = 0, parts[2] = {0, 0};
-    const i64 bounds[2][2] = {{0, REST_BEFORE}, {REST_AFTER, WINDOW}};
+    double squares = 0, slopes = 0, parts[2];
+    float steps[WINDOW];
+    const i64 from[2] = {0, REST_AFTER}, lengths[2] = {REST_BEFORE, WINDOW - REST_AFTER};
     const i64 n = REST_BEFORE + WINDOW - REST_AFTER;
     for (i64 part = 0; part < 2; ++part) {
-        for (i64 i = bounds[part][0]; i < bounds[part][1]; ++i) {
-            parts[part] += difference[i];
-            greatest = larger(greatest, fabs((double)difference[i]));
-            if (i > bounds[part][0]) {
-                const float slope = difference[i] - difference[i - 1];
-                slopes += (double)slope * slope;
+        const float *values = difference + from[part];
+        const i64 length = lengths[part];
+        for (i64 i = 0; i + 1 < length; ++i) steps[i] = values[i + 1] - values[i];
+        slopes += squares_of(steps, length - 1, 1, 0.0);
+        parts[part] = sum_of(values, length, 1);
+    }
+    const double mean = (parts[0] + parts[1]) / n;
+    double greatest[4] = {0, 0, 0, 0};
+    for (i64 part = 0; part < 2; ++part) {
+        const float *values = difference + from[part];
+        i64 i = 0;
+        squares += squares_of(values, lengths[part], 1, mean);
+        for (; i + 4 <= lengths[part]; i += 4) {
+            for (i64 k = 0; k < 4; ++k) {
+                greatest[k] = larger(greatest[k], fabs((double)values[i + k]));
             }
         }
-        sum += parts[part];
-    }
-    for (i64 part = 0; part < 2; ++part) {
-        for (i64 i = bounds[part][0]; i < bounds[part][1]; ++i) {
-            squares += (difference[i] - sum / n) * (difference[i] - sum / n);
-        }
+        for (; i < lengths[part]; ++i) greatest[0] = larger(greatest[0], fabs((double)values[i]));
     }
     to[0] = log(sqrt(squares / n) + 0.01);
-    to[1] = log(greatest + 0.02);
+    to[1] = log(larger(larger(greatest[0], greatest[1]), larger(greatest[2], greatest[3])) + 0.02);
     to[2] = log(sqrt(slopes / (n - 2)) + 0.001);
-    to[6] = log(fabs(parts[1] / (WINDOW - REST_AFTER) - parts[0] / REST_BEFORE) + 0.01);
+    to[6] = log(fabs(parts[1] / lengths[1] - parts[0] / lengths[0]) + 0.01);
 }
 
 /* Only of the beats from `first` to `stop`, and of those that their medians need. */
@@ -495,11 +502,16 @@ KERNEL i64 ecg_describe(const float *wide, i64 n, i64 margin, const float *qrs, 
         for (i64 k = 0; k < FEATURES; ++k) {
             features[to * FEATURES + k] = (float)block.features[i * FEATURES + k];
         }
+        const float *row = shifted + i * WINDOW;
+        float own[WINDOW], rest[WINDOW];
+        for (i64 k = 0; k < WINDOW; ++k) own[k] = clipped(row[k] / (float)amplitude);
         for (i64 k = 0; k < WINDOW; ++k) {
-            const float value = shifted[i * WINDOW + k];
+            rest[k] = clipped((row[k] - template[k]) / (float)amplitude);
+        }
+        for (i64 k = 0; k < WINDOW; ++k) {
             float *both = windows + (to * WINDOW + k) * CHANNELS;
-            both[0] = clipped(value / (float)amplitude);
-            both[1] = clipped((value - template[k]) / (float)amplitude);
+            both[0] = own[k];
+            both[1] = rest[k];
         }
     }
     free(memory);

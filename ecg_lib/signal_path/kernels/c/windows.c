@@ -45,12 +45,32 @@ KERNEL i64 ecg_measure_widths(const float *rows, i64 count, i64 row_step, i64 ce
     return 0;
 }
 
+double sum_of(const float *values, i64 n, i64 step) {
+    double sums[4] = {0, 0, 0, 0};
+    i64 i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (i64 k = 0; k < 4; ++k) sums[k] += values[(i + k) * step];
+    }
+    for (; i < n; ++i) sums[0] += values[i * step];
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
+double squares_of(const float *values, i64 n, i64 step, double middle) {
+    double sums[4] = {0, 0, 0, 0};
+    i64 i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (i64 k = 0; k < 4; ++k) {
+            const double away = values[(i + k) * step] - middle;
+            sums[k] += away * away;
+        }
+    }
+    for (; i < n; ++i) sums[0] += (values[i * step] - middle) * (values[i * step] - middle);
+    return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 void unit_row(const float *row, i64 n, i64 step, float *unit) {
-    double sum = 0, squares = 0;
-    for (i64 i = 0; i < n; ++i) sum += row[i * step];
-    const double mean = sum / n;
-    for (i64 i = 0; i < n; ++i) squares += (row[i * step] - mean) * (row[i * step] - mean);
-    const double norm = larger(sqrt(squares), 1e-9);
+    const double mean = sum_of(row, n, step) / n;
+    const double norm = larger(sqrt(squares_of(row, n, step, mean)), 1e-9);
     for (i64 i = 0; i < n; ++i) unit[i] = (float)((row[i * step] - mean) / norm);
 }
 

@@ -191,7 +191,7 @@ def test_candidates_their_features_and_rules_are_those_of_numpy(case: Case) -> N
     generator = np.random.default_rng(0)
     for is_beat in (by_rules, by_rules & False, generator.random(len(by_rules)) < 0.5):
         np.testing.assert_allclose(
-            measure_candidates(found, envelopes, is_beat),
+            measure_candidates(found, envelopes, is_beat).features,
             oracle_candidates.measure_candidates(expected, expected_envelopes, is_beat),
             atol=1e-6,
         )
@@ -418,7 +418,7 @@ def test_beats_of_records_are_those_of_numpy(mitdb_dir: Path, name: str) -> None
     by_rules = oracle_detection.accept_by_rules(expected, config=CONFIG)
     np.testing.assert_array_equal(accept_by_rules(candidates, config=CONFIG), by_rules)
     np.testing.assert_allclose(
-        measure_candidates(candidates, envelopes, by_rules),
+        measure_candidates(candidates, envelopes, by_rules).features,
         oracle_candidates.measure_candidates(expected, expected_envelopes, by_rules),
         atol=1e-6,
     )

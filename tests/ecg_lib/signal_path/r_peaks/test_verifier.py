@@ -25,7 +25,8 @@ CONFIG = DetectionConfig()
 
 def _measure(signal: NDArray[np.float64]) -> NDArray[np.float32]:
     candidates, envelopes = find_candidates(signal, config=CONFIG)
-    return measure_candidates(candidates, envelopes, accept_by_rules(candidates, config=CONFIG))
+    by_rules = accept_by_rules(candidates, config=CONFIG)
+    return measure_candidates(candidates, envelopes, by_rules).features
 
 
 def _strip(kind: StripKind = StripKind.ISOLATED_PVC) -> NDArray[np.float64]:
@@ -54,7 +55,7 @@ def test_features_are_finite_whatever_the_context() -> None:
     candidates, envelopes = find_candidates(_strip(), config=CONFIG)
     n = len(candidates.position)
     for is_beat in (np.zeros(n, bool), np.ones(n, bool), np.arange(n) == 3):
-        features = measure_candidates(candidates, envelopes, is_beat)
+        features = measure_candidates(candidates, envelopes, is_beat).features
         assert features.shape == (n, N_FEATURES)
         assert features.dtype == np.float32
         assert np.isfinite(features).all()
@@ -70,11 +71,11 @@ def test_features_of_noise_are_finite(seed: int, n_samples: int) -> None:
 def test_a_candidate_is_not_its_own_context() -> None:
     candidates, envelopes = find_candidates(_strip(), config=CONFIG)
     is_beat = accept_by_rules(candidates, config=CONFIG)
-    before = measure_candidates(candidates, envelopes, is_beat)
+    before = measure_candidates(candidates, envelopes, is_beat).features
     for index in (0, 5, len(is_beat) - 1):
         turned = is_beat.copy()
         turned[index] = ~turned[index]
-        after = measure_candidates(candidates, envelopes, turned)
+        after = measure_candidates(candidates, envelopes, turned).features
         np.testing.assert_array_equal(after[index, :-1], before[index, :-1])
         assert after[index, -1] != before[index, -1]
 
@@ -88,7 +89,7 @@ def test_a_t_wave_bends_less_than_the_qrs_complex_before_it_however_tall_it_is()
     features = dict(
         zip(
             candidate_features.CANDIDATE_FEATURES,
-            measure_candidates(candidates, envelopes, by_rules).T,
+            measure_candidates(candidates, envelopes, by_rules).features.T,
             strict=True,
         )
     )
@@ -104,11 +105,12 @@ def test_a_second_look_knows_the_verdicts_on_the_neighbours() -> None:
     by_rules = accept_by_rules(candidates, config=CONFIG)
     n = len(by_rules)
     verdicts = np.linspace(-12, 12, n).astype(np.float32)
-    again = look_again(candidates, envelopes, by_rules, verdicts)
+    look = measure_candidates(candidates, envelopes, by_rules)
+    again = look_again(candidates, look, by_rules, verdicts)
     assert again.shape == (n, N_AGAIN)
     assert again.dtype == np.float32
     np.testing.assert_array_equal(
-        again[:, :N_FEATURES], measure_candidates(candidates, envelopes, verdicts > 0)
+        again[:, :N_FEATURES], measure_candidates(candidates, envelopes, verdicts > 0).features
     )
     bounded = np.clip(verdicts, -10, 10)
     time_s = candidates.position / 360
@@ -129,8 +131,9 @@ def test_the_second_look_decides_after_the_first() -> None:
     candidates, envelopes = find_candidates(_strip(), config=CONFIG)
     by_rules = accept_by_rules(candidates, config=CONFIG)
     verifier = load_verifier()
-    first = verifier.first.logits(measure_candidates(candidates, envelopes, by_rules))
-    second = verifier.second.logits(look_again(candidates, envelopes, by_rules, first))
+    look = measure_candidates(candidates, envelopes, by_rules)
+    first = verifier.first.logits(look.features)
+    second = verifier.second.logits(look_again(candidates, look, by_rules, first))
     np.testing.assert_array_equal(verifier.judge(candidates, envelopes, by_rules), second)
 
 

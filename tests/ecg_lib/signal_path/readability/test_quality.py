@@ -10,12 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from scipy import ndimage
 
 from ecg_lib.records.annotations import DS1, PACED
 from ecg_lib.records.record import read_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
 from ecg_lib.signal_path.readability.quality import (
+    QualityConfig,
     Stretch,
     UnreadableReason,
     assess_quality,
@@ -195,3 +197,18 @@ def test_touching_the_greatest_value_now_and_then_is_not_clipping() -> None:
     signal = np.sin(np.arange(3600) * 0.1)
     signal[::100] = 2.0
     assert measure_rail_share(signal, fs=360.0).max() == 0
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rails_are_runs_as_the_opening_of_scipy_finds_them(seed: int) -> None:
+    samples = np.random.default_rng(seed).choice([-1.0, 0.0, 1.0], 1500, p=[0.45, 0.1, 0.45])
+    run = 3
+    at_rail = sum(
+        ndimage.binary_opening(samples == rail, structure=np.ones(run)).astype(float)
+        for rail in (-1.0, 1.0)
+    )
+    expected = [at_rail[:720].mean(), at_rail[720:].mean()]
+    config = QualityConfig(clipped_run_s=(run + 0.5) / 360)
+    found = measure_rail_share(samples, fs=360.0, config=config)
+    np.testing.assert_allclose(found, expected)
+    assert found.min() > 0.2
