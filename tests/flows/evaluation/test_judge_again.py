@@ -23,7 +23,7 @@ from flows.data.records import sources
 from flows.data.records.sources import Source
 from flows.data.training_data import SCORING_VIEWS, ViewPlan, find_training_data
 from flows.evaluation import judge_again as module
-from flows.evaluation.judge_again import predict_out_of_fold, judge_again
+from flows.evaluation.judge_again import judge_again, predict_out_of_fold
 
 pytestmark = pytest.mark.slow
 

@@ -24,8 +24,8 @@ from ecg_lib.records.files.lead import (
     Lead,
     RecordingFile,
     choose_lead,
-    choose_usable_leads,
     choose_second_lead,
+    choose_usable_leads,
     explain_no_signal,
 )
 from ecg_lib.records.files.opening import open_recording
