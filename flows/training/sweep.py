@@ -257,9 +257,15 @@ def _start_sweep(
     return Sweep(name=name, run_id=run_id, directory=directory, seed=seed, plan=plan, tags=tags)
 
 
-def describe_sweep(sweep: Sweep) -> dict[str, Any]:
-    """Describe a sweep in its study, for workers that did not open it."""
+def describe_sweep(sweep: Sweep, *, data: str | None = None) -> dict[str, Any]:
+    """Describe a sweep in its study, for workers that did not open it.
+
+    Args:
+        sweep: The sweep.
+        data: Hash of its data in the store, if they are shared.
+    """
     return {
+        "data": data,
         "name": sweep.name,
         "run_id": sweep.run_id,
         "seed": sweep.seed,

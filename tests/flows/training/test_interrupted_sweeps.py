@@ -200,7 +200,7 @@ def test_a_sweep_without_a_lead_stays_open_while_a_worker_lives(
 ) -> None:
     one = _open(registry, settings, n_trials=9)
     trial = registry.start_run("t", kind=RunKind.TRIAL, tags={}, parent_run_id=one.run_id)
-    with present(one.directory, is_here=True):
+    with present(one.directory):
         let_go(one)
         assert _settle(registry, settings, one) == (True, False)
         again = _open(registry, settings, n_trials=9)
