@@ -56,6 +56,10 @@ POSTGRES_TESTS := tests/postgres tests/ecg_lib/operations \
 	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py \
 	tests/flows/training/workers/test_patient_storage.py
 
+.PHONY: scenario
+scenario: $(INSTALLED) ## run the pipeline on PostgreSQL and S3 while machines are killed, and compare champions
+	$(BIN)/python -m tests.scenario $(ARGS)
+
 .PHONY: test-containers
 test-containers: $(INSTALLED) ## start each container's command with its variables, without an engine
 	$(BIN)/python -m pytest --containers tests/flows/local/test_containers_start.py \

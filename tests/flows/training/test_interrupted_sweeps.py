@@ -172,14 +172,21 @@ def test_a_sweep_whose_run_was_deleted_is_given_up(registry: Registry, settings:
     assert json.loads((after.directory / "sweep.json").read_text())["is_given_up"] is True
 
 
-@pytest.mark.parametrize(("server", "status"), [(None, "KILLED"), ("http://none", "RUNNING")])
+@pytest.mark.parametrize(
+    ("elsewhere", "status"),
+    [
+        ({}, "KILLED"),
+        ({"mlflow_tracking_uri": "http://none"}, "RUNNING"),
+        ({"mlflow_store_url": "postgresql+pg8000://none/d"}, "RUNNING"),
+    ],
+)
 def test_a_run_without_a_directory_ends_unless_a_server_may_have_it_of_another_machine(
-    registry: Registry, settings: Settings, server: str | None, status: str
+    registry: Registry, settings: Settings, elsewhere: dict[str, str], status: str
 ) -> None:
     run_id = registry.start_run("s", kind=RunKind.SWEEP, tags={"ecg.sweep": "key-1"})
-    shared = settings.model_copy(update={"mlflow_tracking_uri": server})
+    shared = settings.model_copy(update=elsewhere)
     found = settle_sweeps(registry.list_runs(), registry, shared)
-    assert (run_id in found.open) == (server is not None)
+    assert (run_id in found.open) == bool(elsewhere)
     assert _status(registry, run_id) == status
 
 
