@@ -20,7 +20,7 @@ _PAUSE_S: Final = 0.2
 
 @dataclass(slots=True)
 class Sent:
-    """What came of the requests."""
+    """The fate of the requests."""
 
     answered: list[str] = field(default_factory=list)
     """Prediction ids of the answers with status 201."""

@@ -1,4 +1,4 @@
-"""What the scenario must show, and the table that it prints."""
+"""The conditions that a run of the scenario must meet, and the table that it prints."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEASURED: Final = ("microseconds_per_beat",)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Champion:
-    """What makes a champion the same in two runs: all but names of runs, versions and times."""
+    """The content of a champion, without names of runs, versions and times."""
 
     network: str
     """SHA-256 of the ONNX graph."""
@@ -29,7 +29,7 @@ class Champion:
     out_of_fold: str
     """SHA-256 of the prediction of every development beat."""
     figures: str
-    """SHA-256 of the figures but for speed."""
+    """SHA-256 of the figures except for speed."""
     v_f1: float
     recipe: str
     """SHA-256 of the parameters of the MLflow run."""
@@ -67,7 +67,7 @@ def _hash(*contents: bytes) -> str:
 
 @dataclass(slots=True, kw_only=True)
 class Outcome:
-    """What a run of the scenario came to."""
+    """The outcome of a run of the scenario."""
 
     undisturbed: Champion
     champion: Champion

@@ -138,7 +138,7 @@ def run_steps(world: World, *, n_trials: int, pace: float, say: Say) -> Outcome:
 
 
 class Disturbed:
-    """What was done to the machines while the pipeline ran."""
+    """The disturbances of a pipeline."""
 
     def __init__(self) -> None:
         self.cut_off: list[int] = []

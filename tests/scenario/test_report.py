@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +24,7 @@ CHAMPION = Champion(
 )
 
 
-def _outcome(**changes: Any) -> Outcome:
+def _outcome(**changes: Any) -> Outcome:  # noqa: ANN401  fields of any type
     fields: dict[str, Any] = {
         "undisturbed": CHAMPION,
         "champion": CHAMPION,
@@ -90,7 +91,7 @@ def test_table_and_file_name_both_champions_and_no_prediction() -> None:
 
 
 def test_champions_differ_by_content_and_not_by_name_or_speed(
-    toy_bundle: Bundle, make_toy_bundle: Any
+    toy_bundle: Bundle, make_toy_bundle: Callable[..., Bundle]
 ) -> None:
     one = describe_champion(toy_bundle, {"seed": "0"})
     assert one == describe_champion(make_toy_bundle("other"), {"seed": "0"})
