@@ -10,8 +10,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from typing import Any, Final, TypeVar
 
+from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from ecg_lib.operations.releases import Release
@@ -239,20 +241,22 @@ def running_pipeline(
 
 def list_studies(settings: Settings) -> list[str]:
     """List the studies that can be joined."""
-    storage = open_storage(settings.study_storage_url)
-    found = [one.study_name for one in storage.get_all_studies() if "sweep" in one.user_attrs]
-    storage.engine.dispose()
-    return found
+    studies = storage_at(settings.study_storage_url).get_all_studies()
+    return [one.study_name for one in studies if "sweep" in one.user_attrs]
 
 
 def read_trials(settings: Settings, study: str | None = None) -> list[FrozenTrial]:
     """Read the trials of a study, or of the newest."""
-    storage = open_storage(settings.study_storage_url)
+    storage = storage_at(settings.study_storage_url)
     newest = max(storage.get_all_studies(), key=lambda one: one._study_id)
     name = study or newest.study_name
-    trials = storage.get_all_trials(storage.get_study_id_from_name(name))
-    storage.engine.dispose()
-    return trials
+    return storage.get_all_trials(storage.get_study_id_from_name(name))
+
+
+@lru_cache
+def storage_at(url: str) -> RDBStorage:
+    """Open the storage of studies once."""
+    return open_storage(url)
 
 
 def list_taken(world: World, settings: Settings, study: str) -> list[int]:
