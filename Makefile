@@ -53,7 +53,12 @@ test-postgres: $(INSTALLED) ## run the tests of the stores, and the platform, on
 		$(POSTGRES_TESTS) $(ARGS)
 
 POSTGRES_TESTS := tests/postgres tests/ecg_lib/operations \
-	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py
+	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py \
+	tests/flows/training/workers/test_patient_storage.py
+
+.PHONY: scenario
+scenario: $(INSTALLED) ## run the pipeline on PostgreSQL and S3 while machines are killed, and compare champions
+	$(BIN)/python -m tests.scenario $(ARGS)
 
 .PHONY: test-containers
 test-containers: $(INSTALLED) ## start each container's command with its variables, without an engine

@@ -60,6 +60,7 @@ def pipeline(
     plan: Plan = DEFAULT_PLAN,
     needs_approval: bool = False,
     approval_hours: Annotated[float, Field(gt=0, le=720)] = 24.0,
+    workers: Annotated[int, Field(ge=1, le=100)] = 1,
 ) -> Any:  # noqa: ANN401  Prefect takes the result or a named state
     """Ingest, train, promote, package, release and report.
 
@@ -81,6 +82,8 @@ def pipeline(
         plan: Stages and bounds of a gradual rollout.
         needs_approval: Wait until a person allows the release, by a form in Prefect.
         approval_hours: How long a person may take; without an answer nothing is released.
+        workers: Flow runs that will work on the trials, this one among them: runs of
+            `work-on-sweep`, started beside it.
 
     Returns:
         The release, the verdict on the new candidate, and the seconds of each stage.
@@ -111,7 +114,11 @@ def pipeline(
         progress.time(
             "train-sweep",
             lambda: train_sweep(
-                dataset_version=version, profile=profile, n_trials=n_trials, seed=seed
+                dataset_version=version,
+                profile=profile,
+                n_trials=n_trials,
+                seed=seed,
+                workers=workers,
             ),
         )
         verdict = progress.time(

@@ -412,12 +412,25 @@ def load_version(datasets_dir: Path, version: str | None = None) -> DatasetVersi
         msg = "there is no dataset yet; run ingest-records first"
         raise DatasetError(msg)
     try:
-        text = (directory / f"{name}.json").read_text(encoding="utf-8")
-        return TypeAdapter(DatasetVersion).validate_json(text)
+        content = (directory / f"{name}.json").read_bytes()
     except FileNotFoundError as error:
         msg = f"dataset version must be one of {list_versions(datasets_dir)}, got {name!r}"
         raise DatasetError(msg) from error
-    except (ValidationError, UnicodeDecodeError) as error:
+    return parse_version(content, name)
+
+
+def parse_version(content: bytes, name: str) -> DatasetVersion:
+    """Parse the file of a version.
+
+    Raises
+    ------
+    DatasetError
+        If it cannot be read; with the name.
+
+    """
+    try:
+        return TypeAdapter(DatasetVersion).validate_json(content)
+    except ValidationError as error:
         msg = f"dataset version {name} cannot be read: {error}"
         raise DatasetError(msg) from error
 

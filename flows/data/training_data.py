@@ -91,14 +91,19 @@ def find_training_data(version: DatasetVersion, plan: ViewPlan, settings: Settin
 
     Of two sweeps that need the same beats one cuts them, and the other waits.
     """
-    records = version.records_of(Role.DEVELOPMENT)
-    directory = settings.datasets_dir / "training" / _key(records, plan)
+    directory = training_data_dir(version, plan, settings)
     if not directory.exists():
         with one_at_a_time(directory.with_name(f".{directory.name}.lock")):
             if not directory.exists():
                 prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
                 _make(prepared, plan, directory)
     return directory
+
+
+def training_data_dir(version: DatasetVersion, plan: ViewPlan, settings: Settings) -> Path:
+    """Return the directory of the beats of a version, whether it is there or not."""
+    records = version.records_of(Role.DEVELOPMENT)
+    return settings.datasets_dir / "training" / _key(records, plan)
 
 
 def _key(records: tuple[PreparedRecord, ...], plan: ViewPlan) -> str:

@@ -257,9 +257,15 @@ def _start_sweep(
     return Sweep(name=name, run_id=run_id, directory=directory, seed=seed, plan=plan, tags=tags)
 
 
-def describe_sweep(sweep: Sweep) -> dict[str, Any]:
-    """Describe a sweep in its study, for workers that did not open it."""
+def describe_sweep(sweep: Sweep, *, data: str | None = None) -> dict[str, Any]:
+    """Describe a sweep in its study, for workers that did not open it.
+
+    Args:
+        sweep: The sweep.
+        data: Hash of its data in the store, if they are shared.
+    """
     return {
+        "data": data,
         "name": sweep.name,
         "run_id": sweep.run_id,
         "seed": sweep.seed,
@@ -344,7 +350,7 @@ def settle_sweeps(
         is_open = run.is_open or run.run_id in with_open_runs
         directory = _find_directory(run, settings)
         if directory is None:
-            if is_open and settings.mlflow_tracking_uri is not None:
+            if is_open and _has_shared_runs(settings):
                 found.open.add(run.run_id)  # perhaps of another machine that uses this server
             elif is_open:
                 _end_killed(run, registry)
@@ -373,8 +379,13 @@ def _find_directory(run: KnownRun, settings: Settings) -> Path | None:
         return None
     state = _read_state(directory)
     if state is None:  # a sweep of another machine may have the same name
-        return directory if settings.mlflow_tracking_uri is None else None
+        return None if _has_shared_runs(settings) else directory
     return directory if state["run_id"] == run.run_id else None
+
+
+def _has_shared_runs(settings: Settings) -> bool:
+    """Check whether runs in MLflow may be of another machine: it has a server or database."""
+    return settings.mlflow_tracking_uri is not None or settings.mlflow_store_url is not None
 
 
 def _give_up_lost(directory: Path, run_ids: set[str]) -> None:

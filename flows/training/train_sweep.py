@@ -57,6 +57,7 @@ from flows.training.sweep import (
     plan_of,
 )
 from flows.training.workers.search import announce, choose_finalists, take_trials
+from flows.training.workers.shared_data import SharedData, remove_data, share_data
 
 if TYPE_CHECKING:
     from ecg_lib.training.cross_validation import Recipe
@@ -105,8 +106,9 @@ def train_sweep(
     registry = Registry(settings)
     sweep = open_sweep(version, plan, None if seed < 0 else seed, registry, settings)
     try:
-        announce(sweep, settings)
         data = cut_training_beats(version, plan.views, settings)
+        shared = share_data(sweep, SharedData(version, data), settings)
+        announce(sweep, settings, data=shared)
         take_trials(sweep, version, data, registry, settings, is_leading=True)
         return finish_sweep(sweep, version, data, registry, settings)
     finally:
@@ -124,6 +126,7 @@ def finish_sweep(
     best = repeat_with_seeds(prepared, data, best, sweep, registry)
     run_id = build_candidate(prepared, best, sweep, registry, settings)
     close_sweep(sweep, run_id, registry)
+    remove_data(sweep, settings)
     f1 = best.metrics["oof_v_f1"]
     name_run(f"{_name(sweep.plan.n_trials, version)}: V-F1 {f1:.4f}")
     return run_id

@@ -21,6 +21,7 @@ from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.addresses import PROJECT_DIR
 from flows.doors.registry import Alias, Registry, RunKind
+from flows.local.supervision.environments import make_flow_environment
 from tests.postgres.server import Postgres
 
 pytestmark = pytest.mark.slow
@@ -66,6 +67,25 @@ def test_a_champion_is_registered_and_found_on_postgres(
     assert again.fetch_bundle(champion.run_id).hash == toy_bundle.hash
     assert not (tmp_path / "mlflow" / "mlflow.db").exists()
     assert again.remove_runs([again.start_run("x", kind=RunKind.TRIAL, tags={})]) == []
+
+
+def test_the_registry_answers_after_postgres_has_ended_its_connections(
+    postgres: Postgres, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = postgres.make_database()
+    settings = Settings(home=tmp_path, mlflow_store_url=url)
+    pool = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
+    monkeypatch.setenv(pool, make_flow_environment(settings)[pool])
+    registry = Registry(settings)
+    run_id = registry.start_run("candidate", kind=RunKind.CANDIDATE, tags={})
+    for count in range(5):
+        postgres.run_sql(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()",
+            database=url.rpartition("/")[2],
+        )
+        registry.log(run_id, metrics={f"m{count}": 1.0})
+    assert [run.run_id for run in registry.list_runs()] == [run_id]
 
 
 def _find_free_ports(count: int) -> list[int]:

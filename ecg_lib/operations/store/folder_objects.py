@@ -92,6 +92,11 @@ class FolderObjects:
                 shutil.copyfile(found, draft)
         return True
 
+    def remove(self, key: str) -> None:
+        """Remove an object, if there is one."""
+        with _explained(key):
+            self._path_of(key).unlink(missing_ok=True)
+
     def _path_of(self, key: str) -> Path:
         return self._root.joinpath(*key.split("/"))
 

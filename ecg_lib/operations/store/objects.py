@@ -69,6 +69,9 @@ class ObjectStore(Protocol):
         An object that is too large for `most_bytes` or the disk is rejected before it is copied.
         """
 
+    def remove(self, key: str) -> None:
+        """Remove an object, if there is one."""
+
 
 def check_size(key: str, n_bytes: int, *, most_bytes: int) -> None:
     """Reject an object that is too large.

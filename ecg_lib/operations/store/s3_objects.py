@@ -129,6 +129,11 @@ class S3Objects:
                 raise
         return True
 
+    def remove(self, key: str) -> None:
+        """Remove an object, if there is one."""
+        with self._explained(key):
+            self._client.delete_object(**self._name(key))
+
     def _name(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}
 

@@ -16,7 +16,6 @@ import fcntl
 import hashlib
 import logging
 import shutil
-import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +44,8 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, StoreError
+from ecg_lib.operations.store.archives import download_directory, upload_directory
+from ecg_lib.operations.store.objects import ObjectStore, StoreError
 from ecg_lib.records.atomic_files import write_durably
 
 RELEASE_LOCK: Final = "release.lock"
@@ -56,7 +56,6 @@ _KNOWN: Final = "store-state.json"
 _MANIFEST: Final = Path("bundle", "manifest.json")
 _MOST_SIGNATURE_BYTES: Final = 2**16
 _MOST_POINTER_BYTES: Final = 2**20
-_MOST_FILES: Final = 100_000
 
 _logger = logging.getLogger(__name__)
 
@@ -178,10 +177,7 @@ def upload_release(settings: Settings, store: ObjectStore, release: Release) -> 
     """
     for directory, key in _archives(settings, release):
         if store.find_version(key) is None:
-            with tempfile.TemporaryDirectory(prefix="ecg-upload-") as draft:
-                archive = Path(draft) / "archive.tar.gz"
-                _pack(directory, archive)
-                store.upload(archive, key)
+            upload_directory(store, directory, key, leave_out=BYTECODE)
     path = signature_path(settings, release)
     store.upload(path, _signature_key(path))
 
@@ -279,45 +275,21 @@ def _check_bundle(settings: Settings, release: Release) -> None:
         raise ReleaseError(msg, bento_tag=release.bento_tag)
 
 
-def _pack(directory: Path, archive: Path) -> None:
-    def keep(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-        return None if BYTECODE in Path(member.name).parts else member
-
-    try:
-        with tarfile.open(archive, "w:gz", compresslevel=6) as packed:
-            packed.add(directory, arcname=".", filter=keep)
-    except OSError as error:
-        msg = f"{directory.name} cannot be packed for the store: {error.strerror or error}"
-        raise StoreError(msg) from error
-
-
 def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> None:
     """Copy a directory, whole or not at all; replace a damaged one."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as place:
-            archive, draft = Path(place) / "archive.tar.gz", Path(place) / "draft"
-            if not store.download(key, archive):
+            draft = Path(place) / "draft"
+            if not download_directory(store, key, draft):
                 msg = f"{release.bento_tag} must be in the store, {key} is not"
                 raise ReleaseError(msg, bento_tag=release.bento_tag)
-            with tarfile.open(archive, "r:gz") as packed:
-                packed.extractall(draft, members=_bounded(packed, key), filter="data")
             if directory.is_dir():
                 directory.rename(Path(place) / "damaged")  # removed with the temporary directory
             draft.rename(directory)
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except OSError as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
-
-
-def _bounded(packed: tarfile.TarFile, key: str) -> Iterator[tarfile.TarInfo]:
-    n_bytes = 0
-    for number, member in enumerate(packed):
-        n_bytes += member.size
-        if n_bytes > MOST_FILE_BYTES or number >= _MOST_FILES:
-            msg = f"{key} of the store must have at most 2 GiB and {_MOST_FILES} files"
-            raise StoreError(msg)
-        yield member
 
 
 def _parse(content: bytes) -> Release:

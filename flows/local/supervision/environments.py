@@ -86,6 +86,7 @@ def make_prefect_server_environment(settings: Settings) -> dict[str, str]:
 def make_mlflow_server_environment(settings: Settings) -> dict[str, str]:
     """Make the environment of MLflow's server, which reads its secret from the file."""
     return {
+        **_find_pool(settings),
         **_take(*_MLFLOW_SERVER),
         **_find_gate(settings),
         **_find_store(settings),
@@ -228,4 +229,12 @@ def _find_stores(settings: Settings) -> dict[str, str]:
         "KERAS_HOME": str(cache / "keras"),
         "MPLCONFIGDIR": str(cache / "matplotlib"),
         "MLFLOW_TRACKING_URI": settings.tracking_uri,
+        **_find_pool(settings),
     }
+
+
+def _find_pool(settings: Settings) -> dict[str, str]:
+    """Let MLflow keep no connection to a database server: one that was cut fails the next call."""
+    if settings.mlflow_store_url is None:
+        return {}
+    return {"MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool"}

@@ -14,17 +14,15 @@ _WORKERS: Final = "workers"
 
 
 @contextmanager
-def present(sweep: Path, *, is_here: bool) -> Iterator[str]:
+def present(sweep: Path) -> Iterator[str]:
     """Be a worker of a sweep; yields its name.
 
-    The lock file stays, so that the others see that its process has ended. A machine that does not
-    have the sweep itself has no lock file, and only heartbeats tell whether the worker lives.
+    The lock file stays, so that others see that its process has ended: those with the same
+    directory, which is of the sweep itself on the machine that leads it. On others only heartbeats
+    tell whether the worker lives.
     """
     worker = f"{socket.gethostname()}-{uuid4().hex[:8]}"
-    if not is_here:
-        yield worker
-        return
-    (sweep / _WORKERS).mkdir(exist_ok=True)
+    (sweep / _WORKERS).mkdir(parents=True, exist_ok=True)
     with (sweep / _WORKERS / worker).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield worker
@@ -40,6 +38,13 @@ def is_gone(sweep: Path, worker: str) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def forget_gone(sweep: Path) -> None:
+    """Remove the locks of workers that have ended, once nothing names them any more."""
+    for path in (sweep / _WORKERS).glob("*"):
+        if is_gone(sweep, path.name):
+            path.unlink(missing_ok=True)
 
 
 def has_workers(sweep: Path) -> bool:

@@ -24,7 +24,7 @@ from flows.doors.registry import Registry, RunEnd, RunKind
 from flows.doors.ui.links import tag_origin
 from flows.training.fitting import TrialResult, fit_processes, run_trial
 from flows.training.sweep import Sweep, SweepPlan, describe_sweep, is_here, take_lead
-from flows.training.workers.presence import is_gone, present
+from flows.training.workers.presence import forget_gone, is_gone, present
 
 if TYPE_CHECKING:
     import optuna
@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from flows.training.workers.trial_queue import TrialQueue
 
 _POLL_S: Final = 1.0
+
+_VISITS: Final = "visited-sweeps"
+"""Folder of the locks of workers of sweeps that another machine leads."""
 
 _LEAD_S: Final = 600
 """A worker of another machine waits so long for a sign of the run that leads."""
@@ -46,12 +49,18 @@ class Share(NamedTuple):
     """True when it must go on: confirm recipes and build the candidate."""
 
 
-def announce(sweep: Sweep, settings: Settings) -> None:
-    """Make the study of a sweep, so that other runs can join it."""
+def announce(sweep: Sweep, settings: Settings, *, data: str | None = None) -> None:
+    """Make the study of a sweep, so that other runs can join it.
+
+    Args:
+        sweep: The sweep.
+        settings: Where the study is.
+        data: Hash of its data in the store, if they are shared.
+    """
     from flows.training.workers.search_space import open_study
 
     study = open_study(sweep.study, storage_url=settings.study_storage_url, seed=sweep.seed)
-    study.set_user_attr("sweep", describe_sweep(sweep))
+    study.set_user_attr("sweep", describe_sweep(sweep, data=data))
 
 
 @task(cache_policy=NO_CACHE)
@@ -95,8 +104,11 @@ def take_trials(
         settings=settings,
     )
     bar, lead = ProgressBar("Trials"), _Lead(sweep, registry, settings, is_held=is_leading)
-    with present(sweep.directory, is_here=is_here(sweep)) as worker, ExitStack() as pools:
+    place = sweep.directory if is_here(sweep) else settings.home / _VISITS / sweep.study
+    with present(place) as worker, ExitStack() as pools:
         queue = TrialQueue(sweep.study, storage_url=settings.study_storage_url, worker=worker)
+        if not is_here(sweep):
+            hand_back(queue, place)
         own = _OwnTrials(sweep, queue, registry, lambda: pools.enter_context(fit_processes()), fit)
         with queue.beating():
             while True:
@@ -109,6 +121,16 @@ def take_trials(
                 own.fill()
                 n_here += own.wait()
     return Share(n_here, lead.is_held)
+
+
+def hand_back(queue: TrialQueue, place: Path) -> None:
+    """Hand back the trials of earlier workers of this machine that were killed.
+
+    Without this, the run that leads would wait for their heartbeats.
+    """
+    for number in queue.hand_back(partial(is_gone, place)):
+        get_run_logger().warning("trial %d of a killed worker of this machine is free", number)
+    forget_gone(place)
 
 
 class _Lead:

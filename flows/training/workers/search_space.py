@@ -21,6 +21,7 @@ from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import AugmentationConfig
 from flows.doors.parallel import one_at_a_time
+from flows.training.workers.patient_storage import PatientStorage
 
 _BASE_FILTERS: Final = CnnConfig().filters
 _WIDTHS: Final = {"narrow": 0.67, "usual": 1.0, "wide": 1.5}
@@ -93,10 +94,17 @@ def open_storage(
     storage_url: str, *, heartbeat_interval: int | None = None, grace_period: int | None = None
 ) -> optuna.storages.RDBStorage:
     """Open the storage of studies, or make it; seconds of heartbeats are those of Optuna."""
+    if not storage_url.startswith("sqlite"):
+        return PatientStorage(
+            storage_url,
+            engine_kwargs={"pool_pre_ping": True},
+            heartbeat_interval=heartbeat_interval,
+            grace_period=grace_period,
+        )
     with alone_in_sqlite(storage_url):
         return optuna.storages.RDBStorage(
             storage_url,
-            engine_kwargs={"connect_args": {"timeout": 60}} if "sqlite" in storage_url else None,
+            engine_kwargs={"connect_args": {"timeout": 60}},
             heartbeat_interval=heartbeat_interval,
             grace_period=grace_period,
         )

@@ -221,6 +221,21 @@ class TrialQueue:
                 )
         return lost
 
+    def hand_back(self, is_gone: Callable[[str], bool]) -> list[int]:
+        """Fail the trials of workers that are gone, for the run that leads to queue them again.
+
+        Returns:
+            Their numbers.
+        """
+        lost = [
+            trial.number
+            for trial in self._list(TrialState.RUNNING)
+            if (worker := trial.user_attrs.get(_WORKER)) is not None and is_gone(worker)
+        ]
+        for number in lost:
+            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+        return lost
+
     def _has_watched(self) -> bool:
         """Check whether heartbeats had time to come since this process, or the machine, slept."""
         now = time.time()

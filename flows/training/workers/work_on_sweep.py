@@ -8,12 +8,13 @@ from prefect import flow, get_run_logger
 
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.atomic_files import require_room
-from flows.data.dataset_versions import load_version
+from flows.data.dataset_versions import list_versions, load_version
 from flows.doors.registry import Registry, RunKind
 from flows.doors.ui.run_names import name_run
 from flows.training.sweep import Sweep, SweepError, let_go, read_sweep, study_of
 from flows.training.train_sweep import cut_training_beats, finish_sweep
 from flows.training.workers.search import take_trials
+from flows.training.workers.shared_data import fetch_data
 
 NEWEST: Final = "newest"
 """Name for the newest sweep, where one may be given."""
@@ -26,8 +27,8 @@ def work_on_sweep(sweep: str = NEWEST) -> str | None:
     The run of `train-sweep` confirms the best recipes and builds the candidate. If it ends while
     trials run, a worker that has its ECG_HOME takes the lead and does this. Workers leave when all
     trials have ended. If the run of `train-sweep` ends after that, no worker takes the lead: run
-    it again with the same parameters. On another machine, a worker needs the same MLflow server,
-    ECG_STUDY_URL and dataset version.
+    it again with the same parameters. On another machine, a worker needs the same MLflow server
+    and ECG_STUDY_URL, and the dataset version or the same ECG_STORE_URL, where it finds the beats.
 
     Args:
         sweep: Name of the sweep, or its run in MLflow, or `newest`.
@@ -38,15 +39,20 @@ def work_on_sweep(sweep: str = NEWEST) -> str | None:
     Raises:
         SweepError: If no such sweep is under way, other code trains here, a trial has no retry
             left, or the MLflow run of the sweep was deleted.
+        DatasetError: If the dataset version is neither on this machine nor in the store.
     """
     settings = read_settings()
     require_room(settings.home)
     registry = Registry(settings)
-    found = find_sweep(sweep, registry, settings)
+    found, shared = find_sweep(sweep, registry, settings)
     name_run(f"share of sweep {found.name}")
     logger = get_run_logger()
-    version = load_version(settings.datasets_dir, found.tags["ecg.dataset_version"])
-    data = cut_training_beats(version, found.plan.views, settings)
+    name = found.tags["ecg.dataset_version"]
+    if name in list_versions(settings.datasets_dir):
+        version = load_version(settings.datasets_dir, name)
+        data = cut_training_beats(version, found.plan.views, settings)
+    else:
+        version, data = fetch_data(found, shared, settings)
     try:
         share = take_trials(found, version, data, registry, settings, is_leading=False)
         if share.is_leading:
@@ -62,8 +68,12 @@ def work_on_sweep(sweep: str = NEWEST) -> str | None:
     return None
 
 
-def find_sweep(wanted: str, registry: Registry, settings: Settings) -> Sweep:
-    """Find a sweep that is under way, by its name or its MLflow run, or the newest."""
+def find_sweep(wanted: str, registry: Registry, settings: Settings) -> tuple[Sweep, str | None]:
+    """Find a sweep that is under way, by its name or its MLflow run, or the newest.
+
+    Returns:
+        The sweep, and the hash of its data in the store if they are shared.
+    """
     import optuna
 
     from flows.training.workers.search_space import open_storage
@@ -88,4 +98,4 @@ def find_sweep(wanted: str, registry: Registry, settings: Settings) -> Sweep:
             f"the study of sweep {run.sweep} must be in the storage of ECG_STUDY_URL, it is not: "
             "its run has only begun, or uses another storage"
         ) from error
-    return read_sweep(described, settings)
+    return read_sweep(described, settings), described.get("data")

@@ -172,14 +172,21 @@ def test_a_sweep_whose_run_was_deleted_is_given_up(registry: Registry, settings:
     assert json.loads((after.directory / "sweep.json").read_text())["is_given_up"] is True
 
 
-@pytest.mark.parametrize(("server", "status"), [(None, "KILLED"), ("http://none", "RUNNING")])
+@pytest.mark.parametrize(
+    ("elsewhere", "status"),
+    [
+        ({}, "KILLED"),
+        ({"mlflow_tracking_uri": "http://none"}, "RUNNING"),
+        ({"mlflow_store_url": "postgresql+pg8000://none/d"}, "RUNNING"),
+    ],
+)
 def test_a_run_without_a_directory_ends_unless_a_server_may_have_it_of_another_machine(
-    registry: Registry, settings: Settings, server: str | None, status: str
+    registry: Registry, settings: Settings, elsewhere: dict[str, str], status: str
 ) -> None:
     run_id = registry.start_run("s", kind=RunKind.SWEEP, tags={"ecg.sweep": "key-1"})
-    shared = settings.model_copy(update={"mlflow_tracking_uri": server})
+    shared = settings.model_copy(update=elsewhere)
     found = settle_sweeps(registry.list_runs(), registry, shared)
-    assert (run_id in found.open) == (server is not None)
+    assert (run_id in found.open) == bool(elsewhere)
     assert _status(registry, run_id) == status
 
 
@@ -200,7 +207,7 @@ def test_a_sweep_without_a_lead_stays_open_while_a_worker_lives(
 ) -> None:
     one = _open(registry, settings, n_trials=9)
     trial = registry.start_run("t", kind=RunKind.TRIAL, tags={}, parent_run_id=one.run_id)
-    with present(one.directory, is_here=True):
+    with present(one.directory):
         let_go(one)
         assert _settle(registry, settings, one) == (True, False)
         again = _open(registry, settings, n_trials=9)

@@ -46,6 +46,17 @@ def test_a_file_comes_back_as_it_was(store: ObjectStore, tmp_path: Path) -> None
     assert (tmp_path / "back").read_bytes() == content
 
 
+def test_an_object_that_is_removed_is_gone_and_may_be_removed_again(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    store.write("sweeps/a/data.tar.gz", b"1")
+    store.write("sweeps/b/data.tar.gz", b"2")
+    for _ in range(2):
+        store.remove("sweeps/a/data.tar.gz")
+        assert not store.download("sweeps/a/data.tar.gz", tmp_path / "file")
+    assert store.find_version("sweeps/b/data.tar.gz") is not None
+
+
 def test_an_object_that_is_too_large_is_refused_before_it_is_copied(
     store: ObjectStore, tmp_path: Path
 ) -> None:

@@ -159,3 +159,18 @@ def test_threads_are_limited_unless_the_caller_says_otherwise(
     assert SERVICE(settings)["OMP_NUM_THREADS"] == "1"
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert SERVICE(settings)["OMP_NUM_THREADS"] == "3"
+
+
+def test_mlflow_keeps_no_connections_to_a_database_server_unless_its_operator_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "MLFLOW_SQLALCHEMYSTORE_POOLCLASS"
+    server = environments.make_mlflow_server_environment
+    monkeypatch.delenv(name, raising=False)
+    alone = Settings(home=tmp_path)
+    on_a_server = Settings(home=tmp_path, mlflow_store_url="postgresql+pg8000://db/mlflow")
+    for make in (FLOWS, server):
+        assert name not in make(alone)
+        assert make(on_a_server)[name] == "NullPool"
+    monkeypatch.setenv(name, "QueuePool")
+    assert server(on_a_server)[name] == "QueuePool"

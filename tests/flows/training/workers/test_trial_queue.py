@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,7 +26,7 @@ from flows.doors.registry import RunEnd
 from flows.training.fitting import TrialResult
 from flows.training.sweep import Sweep, SweepError, SweepPlan
 from flows.training.workers import trial_queue
-from flows.training.workers.presence import has_workers, is_gone, present
+from flows.training.workers.presence import forget_gone, has_workers, is_gone, present
 from flows.training.workers.search import _Lead, _OwnTrials, announce
 from flows.training.workers.search_space import KNOWN_GOOD, finished, open_study, suggest_recipe
 from flows.training.workers.trial_queue import TakenTrial, TrialQueue
@@ -45,7 +46,7 @@ BE_PRESENT = """
 import sys
 from pathlib import Path
 from flows.training.workers.presence import present
-with present(Path(sys.argv[1]), is_here=True) as worker:
+with present(Path(sys.argv[1])) as worker:
     print(worker, flush=True)
     sys.stdin.read()
 """
@@ -483,8 +484,29 @@ def test_a_worker_is_gone_when_its_process_is_killed_and_not_before(tmp_path: Pa
     assert not has_workers(tmp_path)
 
 
+def test_a_worker_that_starts_again_hands_back_what_its_predecessor_had_and_nothing_else(
+    storage_url: str, tmp_path: Path
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=1)
+    lead, other = _join(storage_url, "lead"), _join(storage_url, "other")
+    lead.draw(study.sampler, 3, 6, BASE)
+    with present(tmp_path / "visited") as worker:
+        killed = _join(storage_url, worker)
+        taken = [queue.take() for queue in (killed, lead, other)]
+        assert None not in taken
+        hand_back = partial(lead.hand_back, partial(is_gone, tmp_path / "visited"))
+        assert hand_back() == []
+    numbers = [trial.number for trial in taken if trial is not None]
+    assert hand_back() == numbers[:1]
+    assert hand_back() == []
+    again = lead.recover(lambda _: False)
+    assert [trial.number for trial in again] == numbers[:1]
+    forget_gone(tmp_path / "visited")
+    assert list((tmp_path / "visited").rglob("*-*")) == []
+
+
 def test_a_worker_of_another_machine_is_never_taken_for_gone_by_its_lock(tmp_path: Path) -> None:
-    with present(tmp_path / "of another home", is_here=False) as worker:
+    with present(tmp_path / "of another home") as worker:
         assert not is_gone(tmp_path, worker)
     assert not is_gone(tmp_path, worker)
     assert not has_workers(tmp_path)

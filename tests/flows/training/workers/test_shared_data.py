@@ -1,0 +1,128 @@
+"""The data of a sweep reach workers with another home through a store, and nothing else does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from prefect.logging import disable_run_logger
+
+from ecg_lib.classifier.bundle import DataSource
+from ecg_lib.errors import DatasetError
+from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import open_store
+from flows.data.dataset_versions import DatasetVersion
+from flows.data.training_data import training_data_dir
+from flows.training.sweep import Sweep, SweepPlan, describe_sweep
+from flows.training.workers import shared_data
+from flows.training.workers.shared_data import SharedData, fetch_data, remove_data, share_data
+
+VERSION = DatasetVersion(
+    version="d1",
+    created_at="2026-01-01T00:00:00+00:00",
+    data_source=DataSource.SIMULATED,
+    source_directory="/of/the/lead",
+    records=(),
+    broken=(),
+    folds={3: {"a": 0}},
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_flow_run() -> Iterator[None]:
+    with disable_run_logger():
+        yield
+
+
+@pytest.fixture
+def lead(tmp_path: Path, store_url: str) -> Settings:
+    return Settings(home=tmp_path / "lead", store_url=store_url)
+
+
+@pytest.fixture
+def worker(tmp_path: Path, store_url: str) -> Settings:
+    return Settings(home=tmp_path / "worker", store_url=store_url)
+
+
+@pytest.fixture
+def sweep(lead: Settings) -> Sweep:
+    return Sweep(
+        name="s-1",
+        run_id="0123456789",
+        directory=lead.home / "sweeps" / "s-1",
+        seed=0,
+        plan=SweepPlan(n_workers=2),
+        tags={"ecg.dataset_version": "d1"},
+    )
+
+
+@pytest.fixture
+def data(lead: Settings, sweep: Sweep) -> SharedData:
+    beats = training_data_dir(VERSION, sweep.plan.views, lead)
+    (beats / "sealed").mkdir(parents=True)
+    (beats / "windows.npy").write_bytes(bytes(range(256)) * 1000)
+    (beats / "sealed" / "0.beats").write_bytes(b"encrypted")
+    return SharedData(VERSION, beats)
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    found = (path for path in directory.rglob("*") if path.is_file())
+    return {path.relative_to(directory).as_posix(): path.read_bytes() for path in found}
+
+
+def test_a_worker_gets_version_and_beats_as_the_lead_has_them(
+    lead: Settings, worker: Settings, sweep: Sweep, data: SharedData
+) -> None:
+    shared = share_data.fn(sweep, data, lead)
+    assert describe_sweep(sweep, data=shared)["data"] == shared
+    for _ in range(2):  # a worker that starts again has the beats
+        version, beats = fetch_data.fn(sweep, shared, worker)
+        assert version == VERSION
+        assert beats == training_data_dir(VERSION, sweep.plan.views, worker)
+        assert _files(beats) == _files(data.beats)
+    assert list(beats.parent.iterdir()) == [beats]
+
+
+def test_beats_that_were_changed_in_the_store_are_rejected(
+    lead: Settings, worker: Settings, sweep: Sweep, data: SharedData
+) -> None:
+    shared = share_data.fn(sweep, data, lead)
+    (data.beats / "windows.npy").write_bytes(b"others")
+    share_data.fn(sweep, data, lead)
+    with pytest.raises(DatasetError, match="must be those that its study names"):
+        fetch_data.fn(sweep, shared, worker)
+    assert list((worker.datasets_dir / "training").iterdir()) == []
+
+
+def test_the_data_of_a_sweep_that_is_over_leave_the_store(
+    lead: Settings, worker: Settings, sweep: Sweep, data: SharedData
+) -> None:
+    shared = share_data.fn(sweep, data, lead)
+    other = replace(sweep, run_id="other")
+    kept = share_data.fn(other, data, lead)
+    remove_data(sweep, lead)
+    with pytest.raises(DatasetError, match="it is over"):
+        fetch_data.fn(sweep, shared, worker)
+    assert fetch_data.fn(other, kept, worker).version == VERSION
+
+
+def test_a_sweep_for_one_worker_or_without_a_store_shares_nothing(
+    lead: Settings, worker: Settings, sweep: Sweep, data: SharedData
+) -> None:
+    alone = replace(sweep, plan=SweepPlan())
+    assert share_data.fn(alone, data, lead) is None
+    assert open_store(str(lead.store_url)).read(shared_data._version_key(alone)) is None
+    assert share_data.fn(sweep, data, Settings(home=lead.home)) is None
+    with pytest.raises(DatasetError, match="dataset d1 must be on this machine or shared"):
+        fetch_data.fn(sweep, None, worker)
+    with pytest.raises(DatasetError, match="ECG_STORE_URL"):
+        fetch_data.fn(sweep, "0" * 64, Settings(home=worker.home))
+
+
+def test_a_store_that_is_away_ends_no_sweep(tmp_path: Path, sweep: Sweep, data: SharedData) -> None:
+    (tmp_path / "file").touch()
+    away = Settings(home=tmp_path / "lead", store_url=(tmp_path / "file" / "store").as_uri())
+    assert share_data.fn(sweep, data, away) is None
+    remove_data(sweep, away)
