@@ -110,7 +110,7 @@ def test_several_files_that_are_not_said_to_be_parts_are_refused(
 ) -> None:
     np.save(tmp_path / "part.npy", signal_mv)
     content = (tmp_path / "part.npy").read_bytes()
-    with pytest.raises(ProblemError, match="need join=true"):
+    with pytest.raises(ProblemError, match="set join=true"):
         _upload(tmp_path, {"a.npy": content, "b.npy": content}, sampling_rate="250")
     with pytest.raises(ProblemError, match="parts to join must be"):
         _upload(tmp_path, {"a.dat": b"PK", "b.npy": content}, sampling_rate="250", join="true")

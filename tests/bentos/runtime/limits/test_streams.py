@@ -48,7 +48,7 @@ def test_a_process_carries_so_many_leads() -> None:
     carried = Streams(2)
     carried.enter()
     carried.enter()
-    with pytest.raises(ProblemError, match="2 leads stream") as refused:
+    with pytest.raises(ProblemError, match="has 2 live leads") as refused:
         carried.enter()
     assert (refused.value.kind.status, refused.value.retry_after_s) == (503, 5)
     carried.leave()
