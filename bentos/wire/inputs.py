@@ -139,6 +139,8 @@ def _choose_second(
     others: Mapping[str, NDArray[np.float64]],
 ) -> str | None:
     """Choose the second lead as for a recording."""
+    if not others:
+        return None
     fs, n_samples = request.sampling_rate, len(request.signal_data)
     first = Lead(request.derivation, fs, n_samples)
     chosen, _ = choose_usable_second_lead(

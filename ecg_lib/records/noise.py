@@ -384,7 +384,7 @@ def shaped_noise(
     _check_noise(n_samples, fs=fs, rms=rms)
     # Twice as long as needed, since the end of what the transform makes runs into its start.
     size = find_fast_length(2 * n_samples)
-    frequencies = np.fft.rfftfreq(size, 1 / fs)
+    frequencies = np.asarray(np.fft.rfftfreq(size, 1 / fs), dtype=np.float64)
     spectrum = np.fft.rfft(rng.standard_normal(size)) * amplitude_at(frequencies)
     noise: NDArray[np.float64] = np.fft.irfft(spectrum, size)[:n_samples]
     return _scaled(noise, rms)

@@ -9,6 +9,7 @@ tests compare). They are designed here and run in C, four bands of a signal side
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache
@@ -335,17 +336,19 @@ def filter_rank(
 
 def median(values: NDArray[np.floating]) -> float:
     """Take the median of at least one value: ``np.median``, in a fifth of the time of few."""
-    ordered = np.sort(values)
-    if np.isnan(ordered[-1]):
-        return float("nan")
-    middle = len(ordered) // 2
+    ordered = values.copy()
+    ordered.sort()
+    last, middle = float(ordered[-1]), len(ordered) // 2
+    if math.isnan(last):
+        return last
     upper = float(ordered[middle])
     return upper if len(ordered) % 2 else (float(ordered[middle - 1]) + upper) / 2
 
 
 def quantile(values: NDArray[np.floating], share: float) -> float:
     """Take a quantile of at least one value: ``np.quantile``, in a tenth of the time of few."""
-    ordered = np.sort(values)
+    ordered = values.copy()
+    ordered.sort()
     place = share * (len(ordered) - 1)
     below = int(place)
     low, high = float(ordered[below]), float(ordered[min(below + 1, len(ordered) - 1)])
