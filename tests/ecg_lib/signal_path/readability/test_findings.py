@@ -483,7 +483,7 @@ def test_a_quiet_line_is_asystole_unless_half_of_it_is_straight() -> None:
     assert parts((0, 900), (3100, 9000)) == (1, 0)
 
 
-def test_a_quiet_line_that_ends_in_a_gap_is_no_asystole_and_what_is_left_must_last() -> None:
+def test_a_quiet_line_that_ends_in_a_gap_is_not_asystole_and_its_rest_must_last() -> None:
     quiet = ((1000, 3000),)
     for missing in ((3000, 4000), (0, 1000)):
         assert _part_quiet(quiet, flat=(), missing=(missing,), shortest=720) == ((), quiet)
