@@ -303,7 +303,9 @@ def test_a_second_block_is_named_as_the_reason(
 ) -> None:
     path = tmp_path / "r.csv"
     path.write_text(text, encoding=encoding, newline="")
-    with pytest.raises(UnsupportedRecordError, match=f"come again in line {line}; save each block"):
+    with pytest.raises(
+        UnsupportedRecordError, match=f"are repeated in line {line}; save each block"
+    ):
         open_recording(path, fs=250.0)
 
 
@@ -311,7 +313,7 @@ def test_a_second_block_beyond_the_beginning_is_named_as_the_reason(tmp_path: Pa
     text = "time,ECG\n" + _rows(np.arange(40 * N) / 250, np.tile(ECG, 40))
     assert len(text) > 2**20
     (lead,) = (opened := _open(tmp_path, text + "time,ECG\n0,0.5\n")).leads
-    with pytest.raises(UnsupportedRecordError, match=f"come again in line {40 * N + 2};"):
+    with pytest.raises(UnsupportedRecordError, match=f"are repeated in line {40 * N + 2};"):
         list(opened.blocks(lead))
 
 
