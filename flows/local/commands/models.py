@@ -56,7 +56,7 @@ def rollback(
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Go to a release that was rolled back itself.")
+        bool, typer.Option("--force", help="Also accept a release that was itself rolled back.")
     ] = False,
 ) -> None:
     """Serve an earlier release again, code and model; needs neither Prefect nor MLflow."""
@@ -87,7 +87,7 @@ def doctor(
         ),
     ] = None,
 ) -> None:
-    """Check all stores against each other and mend what can be mended."""
+    """Check all stores against each other and repair what can be repaired."""
     from flows.release.integrity import doctor as stores
 
     if sign is not None:
@@ -187,7 +187,7 @@ def lineage(
 def evaluate(
     *,
     quick: Annotated[
-        bool, typer.Option("--quick", help="No noise, longer strips or second lead.")
+        bool, typer.Option("--quick", help="Leave out noise, longer strips and the second lead.")
     ] = False,
     final: Annotated[
         bool, typer.Option("--final", help="Open DS2, and record that in docs/ds2-openings.md.")
@@ -337,7 +337,7 @@ def _say_progress(done: int, total: int) -> None:
 def traffic(
     kind: Annotated[str, typer.Argument(help="replayed, noisy or simulated.")],
     count: Annotated[int, typer.Option(min=1, help="Number of strips.")] = 200,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the choice of strips.")] = 0,
 ) -> None:
     """Send strips of 10 s to the service, to exercise monitoring."""
     from flows.monitoring.traffic import Traffic, make_strips, send_many

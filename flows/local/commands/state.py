@@ -63,7 +63,7 @@ def restore(
     ] = False,
     replace: Annotated[
         bool,
-        typer.Option("--replace", help="First move what is in the home into its before-TIME."),
+        typer.Option("--replace", help="First move the home's files into before-TIME."),
     ] = False,
 ) -> None:
     """Restore a backup into ECG_HOME, which must be empty; the platform must be down."""

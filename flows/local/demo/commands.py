@@ -11,12 +11,12 @@ import typer
 
 from flows.local.demo.home import enter_home, make_home
 
-demo = typer.Typer(help="Shows in a home of their own.", no_args_is_help=True)
+demo = typer.Typer(help="Run a demonstration in a home of its own.", no_args_is_help=True)
 
 
 @demo.callback()
 def _group() -> None:
-    """Shows in a home of their own."""
+    """Run a demonstration in a home of its own."""
 
 
 @demo.command("loop")

@@ -10,15 +10,15 @@ import typer
 from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import read_settings
 
-feedback = typer.Typer(help="Labels of readers.", no_args_is_help=True)
+feedback = typer.Typer(help="Import labels of readers.", no_args_is_help=True)
 
 
-signals = typer.Typer(help="Signals that are kept for review.", no_args_is_help=True)
+signals = typer.Typer(help="Delete kept signals.", no_args_is_help=True)
 
 
 @feedback.callback()
 def _group() -> None:
-    """Labels of readers."""
+    """Import labels of readers."""
 
 
 @feedback.command("import")
@@ -79,7 +79,7 @@ def import_feedback(
 
 @signals.callback()
 def _signals_group() -> None:
-    """Signals that are kept for review and training."""
+    """Delete signals that are kept for review and training."""
 
 
 @signals.command("delete")

@@ -72,7 +72,7 @@ def status() -> None:
 def advance(
     *,
     force: Annotated[
-        bool, typer.Option("--force", help="Although the stage is not complete.")
+        bool, typer.Option("--force", help="Advance even if the stage is not complete.")
     ] = False,
 ) -> None:
     """Go to the next stage, or release the candidate after the last one."""
@@ -105,7 +105,7 @@ def advance(
 def stop(
     reason: Annotated[str, typer.Option(help="Why, for the ledger.")] = "asked for by hand",
     *,
-    worse: Annotated[bool, typer.Option("--worse", help="It is not to be offered again.")] = False,
+    worse: Annotated[bool, typer.Option("--worse", help="Never offer it again.")] = False,
 ) -> None:
     """End the candidate: the served release answers everybody."""
     from flows.doors.registry import follow_pending

@@ -170,3 +170,8 @@ def test_beats_that_are_alike_found_one_form(correlation: float, n_forms: int) -
     shapes = np.pad(np.stack(_two_alike(correlation)), ((0, 0), (12, 12)), mode="edge")
     found = group_shapes(np.repeat(shapes, 20, axis=0).astype(np.float32))
     assert found.n_forms == n_forms
+
+
+def test_each_beat_is_of_the_form_that_it_resembles_most() -> None:
+    found = group_shapes(np.concatenate([_bumps([40], 10), _bumps([-70], 30), _bumps([100], 20)]))
+    assert found.labels.tolist() == [2] * 10 + [0] * 30 + [1] * 20

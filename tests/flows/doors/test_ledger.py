@@ -283,7 +283,7 @@ def test_an_empty_release_file_in_a_commit_is_passed_over(tmp_path: Path) -> Non
     author = b"ecg <ledger@localhost>"
     porcelain.commit(str(tmp_path), message=b"release model 2", author=author, committer=author)
     history = read_ledger(tmp_path)
-    assert len(history.torn) == 1
+    assert history.torn == [Repo(str(tmp_path)).head().decode()[:12]]
     assert [entry.release.model_version for entry in history.entries] == ["1"]
     _append(tmp_path, "3")
     assert len(read_ledger(tmp_path).entries) == 2
@@ -298,7 +298,9 @@ def test_a_torn_branch_is_found_again(tmp_path: Path, name: str, content: bytes 
         path.unlink()
     else:
         path.write_bytes(content)
-    assert [entry.commit for entry in read_ledger(tmp_path).entries] == commits[::-1]
+    history = read_ledger(tmp_path)
+    assert [entry.commit for entry in history.entries] == commits[::-1]
+    assert history.torn == ([] if name == "HEAD" else [(content or b"HEAD").decode()])
     _append(tmp_path, "3")
     assert [e.release.model_version for e in read_ledger(tmp_path).entries] == ["3", "2", "1"]
 
@@ -313,6 +315,44 @@ def test_a_lock_that_git_left_is_removed(tmp_path: Path, name: str) -> None:
     _append(tmp_path, "2")
     assert len(read_ledger(tmp_path).entries) == 2
     assert not lock.exists()
+
+
+@pytest.mark.parametrize(("age_s", "waits_s"), [(0.0, 5.0), (2.0, 3.0), (4.5, 0.5)])
+def test_a_git_of_somebody_else_is_given_five_seconds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float, waits_s: float
+) -> None:
+    _append(tmp_path, "1")
+    lock = tmp_path / ".git" / "index.lock"
+    lock.touch()
+    now = lock.stat().st_mtime
+    os.utime(lock, (now - age_s, now - age_s))
+    waited: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waited.append(seconds)
+        lock.unlink()  # it has ended meanwhile
+
+    monkeypatch.setattr("flows.doors.ledger.time.time", lambda: now)
+    monkeypatch.setattr("flows.doors.ledger.time.sleep", wait)
+    _append(tmp_path, "2")
+    assert waited == pytest.approx([waits_s], abs=1e-3)
+    assert len(read_ledger(tmp_path).entries) == 2
+
+
+@pytest.mark.parametrize("age_s", [5.0, -1.0])
+def test_a_lock_that_is_old_or_of_a_clock_ahead_is_removed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age_s: float
+) -> None:
+    _append(tmp_path, "1")
+    lock = tmp_path / ".git" / "index.lock"
+    lock.touch()
+    now = float(round(lock.stat().st_mtime))
+    os.utime(lock, (now - age_s, now - age_s))
+    waited: list[float] = []
+    monkeypatch.setattr("flows.doors.ledger.time.time", lambda: now)
+    monkeypatch.setattr("flows.doors.ledger.time.sleep", waited.append)
+    _append(tmp_path, "2")
+    assert (waited, lock.exists()) == ([], False)
 
 
 def test_a_repository_that_was_cut_off_while_it_was_made_is_set_aside(tmp_path: Path) -> None:

@@ -21,6 +21,7 @@ from ecg_lib.signal_path.readability.findings import (
     FindingKind,
     FindingsConfig,
     Judgement,
+    _part_quiet,
     are_paced,
     are_readable,
     have_class,
@@ -467,3 +468,29 @@ def test_the_limits_of_quality_and_the_rails_are_used() -> None:
     assert judge_signal(signal, r_peaks).unreadable == ()
     lenient = QualityConfig(clipped_share=1.0)
     assert judge_signal(signal, r_peaks, rail_share=rails, quality=lenient).unreadable == ()
+
+
+def test_a_quiet_line_is_asystole_unless_half_of_it_is_straight() -> None:
+    quiet = ((1000, 3000),)
+
+    def parts(*flat: tuple[int, int]) -> tuple[int, int]:
+        asystole, dead = _part_quiet(quiet, flat=flat, missing=(), shortest=720)
+        assert {*asystole, *dead} == {*quiet}
+        return len(asystole), len(dead)
+
+    assert parts((0, 2000)) == parts((2000, 9000)) == parts((500, 1500), (2500, 9000)) == (1, 0)
+    assert parts((0, 2001)) == parts((1999, 9000)) == parts((500, 1501), (2500, 9000)) == (0, 1)
+    assert parts((0, 900), (3100, 9000)) == (1, 0)
+
+
+def test_a_quiet_line_that_ends_in_a_gap_is_not_asystole_and_its_rest_must_last() -> None:
+    quiet = ((1000, 3000),)
+    for missing in ((3000, 4000), (0, 1000)):
+        assert _part_quiet(quiet, flat=(), missing=(missing,), shortest=720) == ((), quiet)
+    for missing in ((3001, 4000), (0, 999)):
+        assert _part_quiet(quiet, flat=(), missing=(missing,), shortest=720) == (quiet, ())
+    cut = ((1700, 2279),)
+    left = ((1000, 1700), (2279, 3000))
+    assert _part_quiet(quiet, flat=(), missing=cut, shortest=699) == ((), left)
+    assert _part_quiet(quiet, flat=(), missing=cut, shortest=720) == ((), left[1:])
+    assert _part_quiet(quiet, flat=(), missing=cut, shortest=721) == ((), ())

@@ -15,11 +15,14 @@ from scipy import ndimage
 from ecg_lib.records.annotations import DS1, PACED
 from ecg_lib.records.record import read_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.filtering import Bands
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
     Stretch,
     UnreadableReason,
+    _likeness_of_bins,
+    _longest_rr_of_bins,
     assess_quality,
     find_spans,
     is_inside,
@@ -212,3 +215,63 @@ def test_rails_are_runs_as_the_opening_of_scipy_finds_them(seed: int) -> None:
     found = measure_rail_share(samples, fs=360.0, config=config)
     np.testing.assert_allclose(found, expected)
     assert found.min() > 0.2
+
+
+def test_the_limits_are_those_that_were_chosen() -> None:
+    assert QualityConfig() == QualityConfig(
+        bin_s=2.0,
+        flat_range_mv=0.01,
+        clipped_run_s=0.03,
+        clipped_share=0.2,
+        smooth_bins=5,
+        tone_prominence=1.6,
+        noise_prominence=2.9,
+        clear_prominence=7.0,
+        same_shape=0.7,
+        fast_rr_s=0.4,
+        fast_same_shape=0.95,
+    )
+
+
+def _grades(usual: list[float], tallest: list[float]) -> list[float]:
+    """Grades of seconds whose slopes have this usual size, of each bin, and this greatest one."""
+    energy = np.repeat(np.array(usual), 2 * FS)[: len(tallest) * FS]
+    energy[FS // 2 :: FS] = tallest
+    signal = _clean(duration_s=10.0)[: len(energy)]
+    no_beats = np.zeros(0, dtype=np.int64)
+    return assess_quality(signal, no_beats, energy=energy).per_second.tolist()
+
+
+def test_a_second_is_graded_by_the_tallest_slope_of_it_and_its_neighbours() -> None:
+    found = _grades([1.0, 1.0, 1.0, 1.0], [8.0, 8.0, 8.0, 20.0, 8.0, 8.0, 8.0, 8.0])
+    usual, tall = 1 - 2.9 / 8, 1 - 2.9 / 20
+    assert found == pytest.approx([usual, usual, tall, tall, tall, usual, usual, usual])
+
+
+def test_each_bin_of_two_seconds_has_a_usual_slope_of_its_own() -> None:
+    high, low = 1 - 2.9 / 40, 1 - 2.9 / 20
+    assert _grades([1.0, 2.0], [40.0] * 4) == pytest.approx([high, high, low, low])
+    assert _grades([1.0, 2.0, 1.0], [40.0] * 5) == pytest.approx([high, high, low, low, low])
+    assert _grades([2.0], [40.0]) == pytest.approx([low])
+
+
+def test_the_likeness_of_beats_is_as_before() -> None:
+    signal = _clean(duration_s=60.0) + 0.1 * np.random.default_rng(3).standard_normal(60 * FS)
+    r_peaks = detect_r_peaks(signal)
+    edges = np.arange(30) * 2 * FS
+    likeness = _likeness_of_bins(Bands(signal), edges, r_peaks)
+    assert likeness[[0, 7, 15, 22, 29]] == pytest.approx(
+        [0.98534215846, 0.98646873738, 0.98726255710, 0.98602422221, 0.98589093456], abs=1e-10
+    )
+    assert _likeness_of_bins(Bands(signal), edges, r_peaks[:3]).tolist() == [1.0] * 30
+    assert (_likeness_of_bins(Bands(signal), edges, r_peaks[:4]) < 1).all()
+
+
+def test_the_longest_interval_is_that_of_four_of_five_around_a_bin() -> None:
+    rr_s = np.array([0.3] * 8 + [0.5] * 2 + [0.3] * 8)
+    r_peaks = np.rint(np.cumsum([0.1, *rr_s]) * FS).astype(np.int64)
+    edges = np.arange(3) * 2 * FS
+    found = _longest_rr_of_bins(edges, r_peaks, 6 * FS)
+    assert found == pytest.approx([0.3, 0.5, 0.3], abs=0.003)
+    assert np.isinf(_longest_rr_of_bins(edges, r_peaks[:3], 6 * FS)).all()
+    assert np.isfinite(_longest_rr_of_bins(edges, r_peaks[:4], 6 * FS)).all()

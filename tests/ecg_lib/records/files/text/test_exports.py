@@ -303,7 +303,9 @@ def test_a_second_block_is_named_as_the_reason(
 ) -> None:
     path = tmp_path / "r.csv"
     path.write_text(text, encoding=encoding, newline="")
-    with pytest.raises(UnsupportedRecordError, match=f"are repeated in line {line}; save each block"):
+    with pytest.raises(
+        UnsupportedRecordError, match=f"are repeated in line {line}; save each block"
+    ):
         open_recording(path, fs=250.0)
 
 
