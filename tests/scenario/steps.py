@@ -292,7 +292,12 @@ def flow_environment(settings: Settings, world: World) -> dict[str, str]:
     """Make the environment of a flow run outside the work pool, on the same Prefect server."""
     settings.home.mkdir(parents=True, exist_ok=True)
     secret = read_secret(world.settings_of("flows"), PREFECT)
-    return {**make_flow_environment(settings), "PREFECT_API_AUTH_STRING": secret.login}
+    return {
+        **make_flow_environment(settings),
+        "PREFECT_API_AUTH_STRING": secret.login,
+        # The fonts of the first home: to list them takes a good part of a minute.
+        "MPLCONFIGDIR": str(world.root / "flows" / "cache" / "matplotlib"),
+    }
 
 
 def worker_environment(world: World) -> dict[str, str]:

@@ -32,7 +32,7 @@ ROOT = Path(__file__).parents[3]
 WAIT_S = 240.0
 
 
-def _publish(settings: Settings, bundle: Bundle, version: str, *, code: str = "") -> str:
+def publish(settings: Settings, bundle: Bundle, version: str, *, code: str = "") -> str:
     """Release this checkout's code with a bundle, as the home that packaged it does."""
     tag = f"{version}-{code or 'same'}"
     source = settings.bentoml_home / "bentos" / "ecg" / tag / "src"
@@ -122,13 +122,13 @@ def test_a_service_on_another_machine_follows_an_s3_store_and_goes_on_without_it
             for name in ("one", "other")
         )
         make_key(one)
-        first = _publish(one, make_toy_bundle("one"), "1")
+        first = publish(one, make_toy_bundle("one"), "1")
         with _running(other, variables, port) as log:
             _wait_until_served(url, first, log)
             # The same code is swapped in process, other code by new workers.
-            second = _publish(one, make_toy_bundle("two", threshold=0.4), "2")
+            second = publish(one, make_toy_bundle("two", threshold=0.4), "2")
             _wait_until_served(url, second, log)
-            third = _publish(one, make_toy_bundle("three", threshold=0.6), "3", code="other")
+            third = publish(one, make_toy_bundle("three", threshold=0.6), "3", code="other")
             _wait_until_served(url, third, log)
             server.stop()
             answered = httpx.post(f"{url}/api/v1/predictions/", json=make_request(), timeout=60)

@@ -25,9 +25,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 _FLOWS = """
 import sys, time
-from pathlib import Path
 from ecg_lib.operations.settings import read_settings
-from flows.data.dataset_versions import load_version
+from flows.data.training_data import training_data_dir
 from flows.training import sweep, train_sweep
 from flows.training.fitting import TrialResult
 from flows.training.workers import search, work_on_sweep
@@ -40,6 +39,12 @@ def fit(*, params, settings, **_):
         time.sleep(0.05)
     return TrialResult((0.5, params["dropout"]), is_pruned=False)
 
+def cut(version, views, settings):
+    beats = training_data_dir(version, views, settings)
+    beats.mkdir(parents=True, exist_ok=True)
+    (beats / "windows.npy").write_text("beats of the lead")
+    return beats
+
 def finish(one, version, data, registry, settings):
     runs = [run for run in registry.list_runs() if run.parent_run_id == one.run_id]
     print("OPEN", sum(run.is_open for run in runs), "OF", len(runs), flush=True)
@@ -49,7 +54,7 @@ def finish(one, version, data, registry, settings):
 if __name__ == "__main__":
     search.run_trial = fit
     for flow in (train_sweep, work_on_sweep):
-        flow.cut_training_beats = lambda *_: Path()
+        flow.cut_training_beats = cut
         flow.finish_sweep = finish
     train_sweep.select_records = lambda version, *_: version
     if sys.argv[1] == "lead":
@@ -62,8 +67,23 @@ if __name__ == "__main__":
 class _Runs:
     """Flow runs that share a home."""
 
-    def __init__(self, home: Path) -> None:
-        self.settings = Settings(home=home)
+    def __init__(self, settings: Settings, *, has_data: bool = True) -> None:
+        self.settings = settings
+        home = settings.home
+        home.mkdir()
+        if has_data:
+            self._save_version()
+        self._script = home / "run.py"
+        self._script.write_text(_FLOWS)
+        self._environment = make_flow_environment(self.settings) | {
+            "PREFECT_API_URL": PREFECT_API_URL.value(),
+            "PYTHONPATH": os.getcwd(),  # noqa: PTH109  a string
+        }
+        self._environment.pop("PREFECT_API_AUTH_STRING", None)
+        self.started: list[subprocess.Popen[str]] = []
+        self._outputs: dict[int, Path] = {}
+
+    def _save_version(self) -> None:
         save_version(
             DatasetVersion(
                 version="d1",
@@ -76,15 +96,6 @@ class _Runs:
             ),
             self.settings.datasets_dir,
         )
-        self._script = home / "run.py"
-        self._script.write_text(_FLOWS)
-        self._environment = make_flow_environment(self.settings) | {
-            "PREFECT_API_URL": PREFECT_API_URL.value(),
-            "PYTHONPATH": os.getcwd(),  # noqa: PTH109  a string
-        }
-        self._environment.pop("PREFECT_API_AUTH_STRING", None)
-        self.started: list[subprocess.Popen[str]] = []
-        self._outputs: dict[int, Path] = {}
 
     def start(self, what: str) -> subprocess.Popen[str]:
         output = self.settings.home / f"{what}-{len(self.started)}.log"
@@ -131,13 +142,32 @@ class _Runs:
 
 @pytest.fixture
 def runs(prefect_server: None, tmp_path: Path) -> Iterator[_Runs]:
-    home = tmp_path / "runs"
-    home.mkdir()
-    runs = _Runs(home)
+    runs = _Runs(Settings(home=tmp_path / "runs"))
     yield runs
+    _end(runs)
+
+
+def _end(runs: _Runs) -> None:
     for process in runs.started:
         process.kill()
         process.wait()
+
+
+@pytest.fixture
+def machines(prefect_server: None, tmp_path: Path) -> Iterator[tuple[_Runs, _Runs]]:
+    """Two homes that share databases and a store; the first has the data."""
+    shared: dict[str, Any] = {
+        "study_url": f"sqlite:///{tmp_path / 'studies.db'}",
+        "mlflow_store_url": f"sqlite:///{tmp_path / 'mlflow.db'}",
+        "store_url": (tmp_path / "store").as_uri(),
+    }
+    made = tuple(
+        _Runs(Settings(home=tmp_path / name, **shared), has_data=name == "one")
+        for name in ("one", "other")
+    )
+    yield made[0], made[1]
+    for runs in made:
+        _end(runs)
 
 
 def _check_each_is_done_once(trials: list[FrozenTrial]) -> None:
@@ -222,6 +252,35 @@ def test_trials_of_a_live_worker_stay_its_own_when_the_sweep_is_resumed(runs: _R
     assert lost in taken.values()
     assert "was taken for cut off" not in runs.output(other)
     assert "RESULT None" in runs.output(other)
+
+
+def test_a_worker_with_another_home_gets_the_data_and_is_replaced_at_once_when_it_is_killed(
+    machines: tuple[_Runs, _Runs],
+) -> None:
+    here, elsewhere = machines
+    for runs in machines:
+        runs.hold()
+    lead = here.start("lead")
+    while not (here.settings.home / "fits").exists():
+        assert lead.poll() is None, here.output(lead)
+        time.sleep(0.1)
+    killed = elsewhere.start("work")
+    taken = here.wait_until_all_have_trials()
+    assert "with its training beats from the store" in elsewhere.output(killed)
+    beats = list(elsewhere.settings.datasets_dir.rglob("windows.npy"))
+    assert [path.read_text() for path in beats] == ["beats of the lead"]
+    killed.kill()
+    killed.wait()
+    again = elsewhere.start("work")
+    here.wait_for(lead, "was cut off and is queued again")
+    assert "of a killed worker of this machine is free" in elsewhere.output(again)
+    for runs in machines:
+        runs.go_on()
+    assert (lead.wait(), again.wait()) == (0, 0), here.output(lead) + elsewhere.output(again)
+    trials = here.trials()
+    _check_each_is_done_once(trials)
+    lost = [one.number for one in trials if one.state is TrialState.FAIL]
+    assert lost in taken.values()
 
 
 def test_a_worker_without_a_sweep_says_what_to_do(runs: _Runs) -> None:
