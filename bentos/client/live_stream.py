@@ -261,16 +261,21 @@ class LiveStream:
             See :meth:`write`.
         TimeoutError
             If it takes longer.
+        ValueError
+            If the stream was closed before.
 
         """
         with self._changed:
             self._is_finishing = True
             self._changed.notify_all()
             is_done = self._changed.wait_for(
-                lambda: self._is_finished or self._error is not None, timeout_s
+                lambda: self._is_finished or self._is_closed or self._error is not None, timeout_s
             )
             if self._error is not None:
                 raise self._error
+            if self._is_closed and not self._is_finished:
+                msg = "the stream is closed: no more beats become final"
+                raise ValueError(msg)
         if not is_done:
             msg = f"the beats must be final within {timeout_s} s, they are not"
             raise TimeoutError(msg)

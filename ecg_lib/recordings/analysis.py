@@ -135,7 +135,7 @@ def analyze_recording(
         report=report_part,
     )
     if (problem := _explain_unreadable(beats)) is not None:
-        require_unit(signal_mv, lead=chosen)
+        require_unit(signal_mv, lead=chosen, opened=opened)
         raise UnreadableSignalError(problem + list_other_leads(opened, chosen.name))
     used, unused = read.outcome(is_used=beats.is_helped)
     summary = summarize_recording(

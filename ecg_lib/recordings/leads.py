@@ -16,7 +16,13 @@ from ecg_lib.errors import (
     UnreadableSignalError,
 )
 from ecg_lib.recordings.signal_file import DTYPE
-from ecg_lib.records.files.lead import ChosenLeads, Lead, RecordingFile, choose_usable_leads
+from ecg_lib.records.files.lead import (
+    MAX_NAME,
+    ChosenLeads,
+    Lead,
+    RecordingFile,
+    choose_usable_leads,
+)
 from ecg_lib.signal_path.preprocessing import prepare_beats
 
 _SECOND_LEAD: Final = "second_lead.f32"
@@ -39,7 +45,7 @@ def choose_leads(opened: RecordingFile, name: str | None = None) -> ChosenLeads:
     leads = choose_usable_leads(opened, name)
     for lead, _ in leads.passed_over:
         if not lead.has_unit:
-            require_unit(_read_beginning(opened, lead), lead=lead)
+            require_unit(_read_beginning(opened, lead), lead=lead, opened=opened)
     return leads
 
 
@@ -53,31 +59,37 @@ def _read_beginning(opened: RecordingFile, lead: Lead) -> NDArray[np.float32]:
     return np.concatenate(blocks)
 
 
-def require_unit(signal_mv: NDArray[np.floating], *, lead: Lead) -> None:
+def require_unit(signal_mv: NDArray[np.floating], *, lead: Lead, opened: RecordingFile) -> None:
     """Ask for the unit of a lead that states none, if it shows beats in volts and not in mV.
+
+    Not where other leads state one: a unit is given for the whole file, and must not contradict it.
 
     Parameters
     ----------
     signal_mv : ndarray of shape (n_samples,)
         The lead, read as mV.
     lead : Lead
+    opened : RecordingFile
+        Where the lead is from.
 
     Raises
     ------
     MissingDetailError
-        If no unit is stated, no sample is beyond 0.01, and the beginning shows beats in volts.
+        If no lead states a unit, no sample is beyond 0.01, and the beginning shows beats in volts.
 
     """
+    if any(one.has_unit for one in opened.leads):
+        return
     beginning = np.asarray(signal_mv[: round(_BEGINNING_S * lead.fs)], dtype=np.float64)
-    if lead.has_unit or not np.nanmax(np.abs(beginning), initial=0.0) <= _MAX_V:
+    if not np.nanmax(np.abs(beginning), initial=0.0) <= _MAX_V:
         return
     try:
         require_readable(prepare_beats(beginning * 1e3, fs=lead.fs))
     except (UnreadableSignalError, InvalidSignalError):
         return
     msg = (
-        f"unit must be given: lead {lead.name} states none, and shows no beats in mV, but beats in "
-        "volts"
+        f"unit must be given: lead {lead.name[:MAX_NAME]} states none, and shows no beats in mV, "
+        "but beats in volts"
     )
     raise MissingDetailError(msg, detail="unit")
 

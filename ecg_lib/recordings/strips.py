@@ -166,7 +166,7 @@ def _classify(
         try:
             require_readable(prepared)
         except UnreadableSignalError as error:
-            require_unit(signal, lead=chosen)
+            require_unit(signal, lead=chosen, opened=opened)
             msg = f"{error}{list_other_leads(opened, chosen.name)}"
             raise UnreadableSignalError(msg) from error
     doubts = list_doubts(prepared, what="samples")

@@ -111,9 +111,13 @@ def compare_polarity(one: Polarity, other: Polarity) -> float:
     0.0101
     """
     n_down, total = one.n_down + other.n_down, one.n_groups + other.n_groups
-    ways = [
-        math.comb(one.n_groups, k) * math.comb(other.n_groups, n_down - k)
-        for k in range(max(0, n_down - other.n_groups), min(n_down, one.n_groups) + 1)
-    ]
-    found = math.comb(one.n_groups, one.n_down) * math.comb(other.n_groups, other.n_down)
+    least, most = max(0, n_down - other.n_groups), min(n_down, one.n_groups)
+    way = math.comb(one.n_groups, least) * math.comb(other.n_groups, n_down - least)
+    ways = [way]
+    for k in range(least, most):
+        # The next one from this one: binomials of thousands of groups take long.
+        way *= (one.n_groups - k) * (n_down - k)
+        way //= (k + 1) * (other.n_groups - n_down + k + 1)
+        ways.append(way)
+    found = ways[one.n_down - least]
     return sum(way for way in ways if way <= found) / math.comb(total, n_down)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -90,7 +91,7 @@ def download_directory(
         with tarfile.open(archive, "r:gz") as packed:
             packed.extractall(draft, members=_bounded(packed, key, most_bytes), filter="data")
         archive.unlink()
-    except (OSError, tarfile.TarError, EOFError) as error:
+    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
     return True

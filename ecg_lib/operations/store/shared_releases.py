@@ -17,7 +17,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
@@ -190,7 +190,7 @@ def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> N
     StoreError
         If the store cannot be reached, or the home has no key of releases.
     ReleaseError
-        If the store lacks it too, or it differs from what was signed; the copy is removed.
+        If the store lacks it too, or it differs from what was signed; the home is left as it was.
 
     """
     if not has_key(settings):
@@ -214,10 +214,7 @@ def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> N
             if not present:
                 raise
             _logger.warning("%s is damaged and copied again: %s", release.bento_tag, error)
-            for directory in present:
-                _unpack(store, archives[directory], directory, release)
-                made.append(directory)
-            _check(settings, release)
+            _copy_again(settings, store, release, {one: archives[one] for one in present})
     except (ReleaseError, StoreError):
         for directory in made:
             shutil.rmtree(directory, ignore_errors=True)
@@ -275,8 +272,10 @@ def _check_bundle(settings: Settings, release: Release) -> None:
         raise ReleaseError(msg, bento_tag=release.bento_tag)
 
 
-def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> None:
-    """Copy a directory, whole or not at all; replace a damaged one."""
+def _unpack(
+    store: ObjectStore, key: str, directory: Path, release: Release, *, aside: Path | None = None
+) -> None:
+    """Copy a directory, whole or not at all; move the one that is there to `aside`."""
     try:
         directory.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as place:
@@ -284,12 +283,33 @@ def _unpack(store: ObjectStore, key: str, directory: Path, release: Release) -> 
             if not download_directory(store, key, draft):
                 msg = f"{release.bento_tag} must be in the store, {key} is not"
                 raise ReleaseError(msg, bento_tag=release.bento_tag)
-            if directory.is_dir():
-                directory.rename(Path(place) / "damaged")  # removed with the temporary directory
+            if aside is not None:
+                directory.rename(aside)
             draft.rename(directory)
     except OSError as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
+
+
+def _copy_again(
+    settings: Settings, store: ObjectStore, release: Release, archives: Mapping[Path, str]
+) -> None:
+    """Replace parts that the home has; restore them if the release is still not as signed.
+
+    Another release, the served one among them, may share a part that is not damaged.
+    """
+    with tempfile.TemporaryDirectory(dir=settings.bentoml_home, prefix=".fetch-") as place:
+        replaced = {one: Path(place) / str(number) for number, one in enumerate(archives)}
+        try:
+            for directory, key in archives.items():
+                _unpack(store, key, directory, release, aside=replaced[directory])
+            _check(settings, release)
+        except (ReleaseError, StoreError):
+            for directory, old in replaced.items():
+                if old.is_dir():
+                    shutil.rmtree(directory, ignore_errors=True)
+                    old.rename(directory)
+            raise
 
 
 def _parse(content: bytes) -> Release:

@@ -237,6 +237,17 @@ def test_closing_wakes_a_write_that_waits(relay: Relay) -> None:
             waits.result(180)
 
 
+def test_closing_wakes_a_finish_that_waits(relay: Relay) -> None:
+    relay.target = NOBODY
+    stream = LiveStream(relay.url, sampling_rate=FS)
+    stream.write(np.zeros(10))
+    with ThreadPoolExecutor(1) as pool:
+        waits = pool.submit(stream.finish, 180)
+        stream.close()
+        with pytest.raises(ValueError, match="is closed"):
+            waits.result(180)
+
+
 def test_a_stream_that_another_connection_replaced_raises(
     service: Any,  # noqa: ANN401  of a conftest
     signal: NDArray[np.float32],

@@ -263,6 +263,22 @@ def test_a_lead_in_volts_without_a_unit_is_not_passed_over(
     assert len(named.classified) > 10
 
 
+def test_a_unit_that_would_contradict_the_file_is_not_asked_for(
+    classifier: BeatClassifier, tmp_path: Path
+) -> None:
+    signal = simulate_strip(StripKind.BIGEMINY, seed=11, duration_s=20.0).signal_mv()
+    path = tmp_path / "mixed.csv"
+    two = np.stack([signal / 1000, signal], axis=1)
+    np.savetxt(path, two, "%.7f", delimiter=",", header="II,I (mV)", comments="")
+    with pytest.raises(MissingDetailError, match="the file states mV"):
+        predict_file(path, classifier=classifier, fs=360.0, unit="V")
+    found = predict_file(path, classifier=classifier, fs=360.0)
+    assert found.lead == "I"
+    assert found.warnings == ("lead II is flat or disconnected, lead I is analysed instead",)
+    with pytest.raises(UnreadableSignalError, match=r"lead may name another: I$"):
+        predict_file(path, classifier=classifier, lead="II", fs=360.0)
+
+
 def test_a_second_column_that_cannot_be_read_does_not_stop_the_first(
     classifier: BeatClassifier, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, wait
 
@@ -108,6 +109,20 @@ def test_a_client_may_queue_11_strips_of_30_minutes(turns: Turns) -> None:
 
 def test_one_signal_may_be_as_long_as_a_request_allows(turns: Turns) -> None:
     assert turns.submit(lambda: 1, client="a", cost=8_000_000).result(10) == 1
+
+
+def test_long_work_behind_a_short_one_wakes_a_thread_that_takes_it() -> None:
+    """The threads for short work are woken first here: they were the last to have some."""
+    turns = Turns(2)
+    for _ in range(50):
+        for release in [occupy(turns, cost=cost, client="a") for cost in (LONG, SHORT, SHORT)]:
+            n_before = turns.unfinished
+            release()
+            while turns.unfinished == n_before:
+                time.sleep(0.001)
+        both = [turns.submit(lambda: None, client="a", cost=cost) for cost in (SHORT, LONG)]
+        assert not wait(both, 10).not_done
+    turns.close()
 
 
 def test_what_is_given_up_before_its_turn_is_not_done(turns: Turns) -> None:

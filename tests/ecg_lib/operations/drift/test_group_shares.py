@@ -107,7 +107,16 @@ def test_a_direction_that_nothing_tells_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize(
-    ("one", "other"), [((1, 8), (7, 8)), ((0, 5), (5, 5)), ((3, 20), (9, 31)), ((2, 4), (2, 4))]
+    ("one", "other"),
+    [
+        ((1, 8), (7, 8)),
+        ((0, 5), (5, 5)),
+        ((3, 20), (9, 31)),
+        ((2, 4), (2, 4)),
+        ((0, 5), (0, 7)),
+        ((5, 5), (7, 7)),
+        ((8600, 17_000), (10_300, 20_000)),
+    ],
 )
 def test_the_p_value_is_that_of_fishers_exact_test(
     one: tuple[int, int], other: tuple[int, int]

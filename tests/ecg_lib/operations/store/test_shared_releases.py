@@ -236,6 +236,24 @@ def test_a_damaged_copy_of_a_release_is_copied_again(
     assert not list(other.bentoml_home.rglob(".fetch-*"))
 
 
+def test_a_damaged_release_of_the_store_takes_nothing_from_the_served_one(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path
+) -> None:
+    first = _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    second = _release(one, "1", "b")  # new code, the same bundle
+    publish_release(one, store)
+    _replace_archive(store, "bentos/ecg/1-b.tar.gz", tmp_path, _member("src/ecg_lib/code.py"))
+    with pytest.raises(ReleaseError, match="must"):
+        adopt_release(other, store)
+    assert _read(other) == first
+    bundle = model_directory(other.bentoml_home, first) / "bundle"
+    assert (bundle / "manifest.json").read_text() == "1"
+    assert not bento_source(other.bentoml_home, second).exists()
+    assert not list(other.bentoml_home.rglob(".fetch-*"))
+
+
 def test_a_release_that_the_store_lacks_is_refused(
     one: Settings, other: Settings, store: ObjectStore
 ) -> None:
