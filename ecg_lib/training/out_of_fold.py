@@ -376,7 +376,8 @@ def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) ->
     """Choose the least mean probability of the beats of a run.
 
     It is the limit with the greatest F0.5 of runs among those by which no database has more than
-    one false run in ten hours, or more than one in less time; the strictest if there is none.
+    one false run in ten hours, or more than one in less time. False runs with a sure beat, which
+    no limit rejects, may exceed that; then the limit rejects the others.
 
     Parameters
     ----------
@@ -397,9 +398,11 @@ def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) ->
     }
     most_false = {
         database: max(
-            1, int(_FALSE_AN_HOUR * sum(one.hours for one in records if one.database == database))
+            1,
+            int(_FALSE_AN_HOUR * sum(one.hours for one in records if one.database == database)),
+            int((~is_true & (reached >= _RUN_THRESHOLDS[-1])).sum()),
         )
-        for database in judged
+        for database, (reached, is_true) in judged.items()
     }
 
     def count(limit: float, database: str) -> tuple[int, int, int]:
@@ -419,8 +422,7 @@ def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) ->
 
     if not judged:
         return 0.0
-    quiet = [limit for limit in _RUN_THRESHOLDS if is_quiet(limit)]
-    return max(quiet or _RUN_THRESHOLDS[-1:], key=weigh)
+    return max(filter(is_quiet, _RUN_THRESHOLDS), key=weigh)
 
 
 def _whole_records(dataset: BeatDataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -274,9 +274,12 @@ def test_no_database_has_more_than_one_false_run_in_ten_hours(hours: float, limi
     assert choose_run_threshold(records, threshold=0.4) == limit
 
 
-def test_the_strictest_limit_is_chosen_where_none_rejects_the_false_runs() -> None:
-    sure = _rows((0.96, "NNN"), (0.97, "NNN"))
-    assert choose_run_threshold([_rows((0.9, "VVV")), sure], threshold=0.4) == 0.95
+def test_false_runs_that_no_limit_rejects_make_it_no_stricter() -> None:
+    found = [_rows(*[(mean, "VVV")] * 100) for mean in (0.7, 0.83)]
+    sure = _rows((0.96, "NNN"), (0.97, "NNN"), (0.98, "NNN"))._replace(database="another")
+    assert choose_run_threshold([*found, sure], threshold=0.4) == 0.0
+    doubtful = _rows((0.96, "NNN"), (0.97, "NNN"), (0.72, "NNN"))._replace(database="another")
+    assert choose_run_threshold([*found, doubtful], threshold=0.4) == 0.75
 
 
 def test_a_run_is_true_when_three_in_a_row_of_it_are_v_or_f() -> None:
