@@ -313,7 +313,7 @@ def _find_alarms(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[str, ...
         )
     alarms += [
         f"{drift.dimension} {drift.value} drifted: {drift.column} by {drift.distance:.2f} "
-        f"(p {drift.p_adjusted:.3f} after correction for {len(evidence.slices)} slices, "
+        f"({_say_p(drift.p_adjusted)} after correction for {len(evidence.slices)} slices, "
         f"{_count(drift.n_groups, 'group')})"
         for drift in evidence.slices
         if drift.is_drifted
@@ -327,7 +327,7 @@ def _find_alarms(evidence: DriftEvidence, policy: DriftPolicy) -> tuple[str, ...
 
 
 def _find_turned(now: Polarity | None, past: Sequence[PastCheck], policy: DriftPolicy) -> list[str]:
-    """Note that leads were turned since the first conclusive check of the release.
+    """Note that leads were turned since the first conclusive check of the release that is known.
 
     The first, as a window that slides over a change turns little by little.
     """
@@ -340,10 +340,14 @@ def _find_turned(now: Polarity | None, past: Sequence[PastCheck], policy: DriftP
         return []
     note = (
         f"harmless: the R-peaks of {now} groups point down, of {first} in the check of "
-        f"{first_at:%Y-%m-%d %H:%M} (p {p_value:.3f}): leads or electrodes may be reversed; the "
+        f"{first_at:%Y-%m-%d %H:%M} ({_say_p(p_value)}): leads or electrodes may be reversed; the "
         "classes do not depend on the polarity"
     )
     return [note]
+
+
+def _say_p(p_value: float) -> str:
+    return f"p {p_value:.3f}" if p_value >= 0.0005 else "p < 0.001"
 
 
 def _conclusive(

@@ -759,6 +759,7 @@ def test_leads_that_turn_while_the_window_slides_over_the_change_are_noted() -> 
     decision = decide(replace(QUIET, polarity=Polarity(16, 20)), *history)
     (note,) = [one for one in decision.reasons if "R-peaks" in one]
     assert "of 16 of 20 groups point down, of 1 of 20 in the check of 2026-03-01 07:00" in note
+    assert "(p < 0.001): leads or electrodes may be reversed" in note
 
 
 def test_the_direction_before_the_release_or_in_too_little_traffic_does_not_count() -> None:
