@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -747,8 +748,9 @@ def test_leads_that_were_turned_are_a_note_and_start_nothing(
     if is_noted:
         assert notes[0].startswith(
             f"harmless: the R-peaks of {now} groups point down, of {before} in the check of "
-            "2026-03-01 11:00 (p 0.0"
+            "2026-03-01 11:00 (p "
         )
+        assert re.search(r"\(p (0\.0\d\d|< 0\.001)\): leads or", notes[0])
 
 
 def test_leads_that_turn_while_the_window_slides_over_the_change_are_noted() -> None:
