@@ -4,8 +4,8 @@ A machine with the flows, a second sweep worker and two replicas of the service,
 its own, share PostgreSQL, an S3 API and nothing else. While clients send predictions, the pipeline
 trains and releases a champion. Meanwhile the worker and a replica are killed and start again,
 PostgreSQL ends all connections, and the S3 server stops answering for some seconds. In the end the
-champion must equal the one of an undisturbed run with the same seed on SQLite and files, both replicas
-must serve it, and every answer must be in the log.
+champion must equal the one of an undisturbed run with the same seed on SQLite and files, both
+replicas must serve it, and every answer must be in the log.
 
 Prints the figures, writes ``benchmarks/results/scenario.json``, and ends with 1 if anything is not
 as it must be.
