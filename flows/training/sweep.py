@@ -5,7 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -52,6 +52,7 @@ class SweepSize(StrEnum):
 _SWEEPS: Final = "sweeps"
 _STATE: Final = "sweep.json"
 _LOCK: Final = ".lock"
+_HAS_DATA: Final = "has_shared_data"
 _HELD: Final[dict[Path, TextIO]] = {}
 """Locks of the sweeps that this process works on; they fall with it."""
 
@@ -501,6 +502,37 @@ def kept_fold(sweep: Sweep, recipe: Recipe, name: str) -> Path:
 
 def _hash_recipe(recipe: Recipe) -> str:
     return hashlib.sha256(json.dumps(asdict(recipe), sort_keys=True).encode()).hexdigest()[:12]
+
+
+def note_shared_data(sweep: Sweep, *, has_data: bool) -> None:
+    """Note whether data of a sweep may be in the store; only the run that leads it does."""
+    state = _read_state(sweep.directory)
+    if state is not None:
+        _write_state(sweep.directory, {**state, _HAS_DATA: has_data})
+
+
+def settle_shared_data(settings: Settings, remove: Callable[[str], bool]) -> None:
+    """Remove the data of sweeps that are over.
+
+    Args:
+        settings: Where the sweeps are.
+        remove: Removes the data of a sweep, by its MLflow run; False if it could not.
+    """
+    for path in (settings.home / _SWEEPS).glob(f"*/{_STATE}"):
+        directory = path.parent
+        if not _has_left_data(directory) or not _hold(directory):
+            continue
+        try:
+            state = _read_state(directory)
+            if state is not None and remove(state["run_id"]):
+                _write_state(directory, {**state, _HAS_DATA: False})
+        finally:
+            _let_go(directory)
+
+
+def _has_left_data(directory: Path) -> bool:
+    state = _read_state(directory)
+    return state is not None and bool(state.get(_HAS_DATA)) and not _is_unfinished(state)
 
 
 @task(cache_policy=NO_CACHE)

@@ -26,6 +26,7 @@ from flows.doors.registry import Alias, KnownRun, Registry, RunKind, read_pendin
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 from flows.release.switch_service import find_bundle
 from flows.training.sweep import settle_sweeps
+from flows.training.workers.shared_data import remove_left_data
 
 _OPENINGS = "ds2"
 """Suffix of reports on openings of the test set, which cannot be made again."""
@@ -46,6 +47,7 @@ def forget_old_training(settings: Settings) -> None:
         return
     needed = _needed_runs(settings, registry, releases)
     unfinished = settle_sweeps(registry.list_runs(), registry, settings)
+    remove_left_data(settings)
     deleted = registry.list_runs(are_deleted=True)
     runs = registry.list_runs() + [run for run in deleted if run.run_id in needed]
     spare = choose_spare_runs(

@@ -1,14 +1,15 @@
 """Dataset and training beats of a sweep in the store, for workers on other machines.
 
-They are there as long as the sweep is under way. Their hash stands in the study, so whoever can
-write to the store alone cannot change what workers train on. Signals of labelled traffic stay
-encrypted: a worker needs the key of the kept signals.
+They are there as long as the sweep is under way or can be resumed. Their hash stands in the study,
+so whoever can write to the store alone cannot change what workers train on. Signals of labelled
+traffic stay encrypted: a worker needs the key of the kept signals.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -23,13 +24,16 @@ from ecg_lib.operations.store.archives import download_directory, upload_directo
 from ecg_lib.operations.store.objects import StoreError, open_store
 from flows.data.dataset_versions import DatasetVersion, parse_version
 from flows.data.training_data import training_data_dir
-from flows.training.sweep import Sweep
+from flows.doors.parallel import one_at_a_time
+from flows.training.sweep import Sweep, note_shared_data, settle_shared_data
 
 MOST_BYTES: Final = 32 * 1024**3
 """Largest training beats that are shared."""
 
 _COMPRESSION: Final = 1
 """Windows of samples hardly get smaller, whatever the time."""
+
+_DRAFT: Final = ".fetch-"
 
 
 class SharedData(NamedTuple):
@@ -50,10 +54,11 @@ def share_data(sweep: Sweep, data: SharedData, settings: Settings) -> str | None
     if not _is_shared(sweep, settings):
         return None
     text = json.dumps(asdict(data.version)).encode()
+    note_shared_data(sweep, has_data=True)
     try:
         store = open_store(str(settings.store_url))
-        store.write(_version_key(sweep), text)
-        upload_directory(store, data.beats, _beats_key(sweep), compression=_COMPRESSION)
+        store.write(_version_key(sweep.run_id), text)
+        upload_directory(store, data.beats, _beats_key(sweep.run_id), compression=_COMPRESSION)
     except StoreError as error:
         get_run_logger().warning("workers on other machines cannot join this sweep: %s", error)
         return None
@@ -62,7 +67,9 @@ def share_data(sweep: Sweep, data: SharedData, settings: Settings) -> str | None
 
 @task(cache_policy=NO_CACHE)
 def fetch_data(sweep: Sweep, expected: str | None, settings: Settings) -> SharedData:
-    """Fetch the data of a sweep from the store.
+    """Fetch the data of a sweep from the store, unless an earlier worker of this home did.
+
+    Of several workers of a home, one fetches them and the others wait.
 
     Args:
         sweep: Sweep that this worker joins.
@@ -83,53 +90,72 @@ def fetch_data(sweep: Sweep, expected: str | None, settings: Settings) -> Shared
         raise DatasetError(msg)
     store = open_store(settings.store_url)
     place = settings.datasets_dir / "training"
-    place.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=place, prefix=".fetch-") as directory:
-        draft = Path(directory) / "beats"
-        stored = store.read(_version_key(sweep))
-        if stored is None or not download_directory(
-            store, _beats_key(sweep), draft, most_bytes=MOST_BYTES
-        ):
-            msg = f"the data of sweep {sweep.name} must be in the store, they are not: it is over"
-            raise DatasetError(msg)
-        if (found := _hash(stored.content, draft)) != expected:
-            msg = (
-                f"the data of sweep {sweep.name} in the store must be those that its study names "
-                f"({expected[:12]}), they are others ({found[:12]})"
-            )
-            raise DatasetError(msg)
+    with one_at_a_time(place / ".fetch.lock"):
+        for left in place.glob(f"{_DRAFT}*"):  # of a worker that was killed
+            shutil.rmtree(left)
+        stored = store.read(_version_key(sweep.run_id))
+        if stored is None:
+            raise DatasetError(_explain_missing(sweep))
         version = parse_version(stored.content, name)
         beats = training_data_dir(version, sweep.plan.views, settings)
-        if not beats.exists():
-            draft.rename(beats)
+        if beats.exists() and _hash(stored.content, beats) == expected:
+            return SharedData(version, beats)
+        with tempfile.TemporaryDirectory(dir=place, prefix=_DRAFT) as directory:
+            draft = Path(directory) / "beats"
+            key = _beats_key(sweep.run_id)
+            if not download_directory(store, key, draft, most_bytes=MOST_BYTES):
+                raise DatasetError(_explain_missing(sweep))
+            if (found := _hash(stored.content, draft)) != expected:
+                msg = (
+                    f"the data of sweep {sweep.name} in the store must be those that its study "
+                    f"names ({expected[:12]}), they are others ({found[:12]})"
+                )
+                raise DatasetError(msg)
+            if not beats.exists():
+                draft.rename(beats)
     get_run_logger().info("fetched dataset %s with its training beats from the store", name)
     return SharedData(version, beats)
 
 
+def _explain_missing(sweep: Sweep) -> str:
+    return f"the data of sweep {sweep.name} must be in the store, they are not: it is over"
+
+
 def remove_data(sweep: Sweep, settings: Settings) -> None:
     """Remove the data of a sweep that is over from the store."""
-    if not _is_shared(sweep, settings):
-        return
+    if _is_shared(sweep, settings) and _remove(sweep.run_id, settings):
+        note_shared_data(sweep, has_data=False)
+
+
+def remove_left_data(settings: Settings) -> None:
+    """Remove the data of sweeps that were given up, or killed at their end, from the store."""
+    if settings.store_url is not None:
+        settle_shared_data(settings, lambda run_id: _remove(run_id, settings))
+
+
+def _remove(run_id: str, settings: Settings) -> bool:
     try:
         store = open_store(str(settings.store_url))
-        for key in (_version_key(sweep), _beats_key(sweep)):
+        for key in (_version_key(run_id), _beats_key(run_id)):
             store.remove(key)
     except StoreError as error:
         get_run_logger().warning(
-            "the data of the sweep stay in the store, as sweeps/%s: %s", sweep.run_id, error
+            "the data of the sweep stay in the store, as sweeps/%s: %s", run_id, error
         )
+        return False
+    return True
 
 
 def _is_shared(sweep: Sweep, settings: Settings) -> bool:
     return settings.store_url is not None and sweep.plan.n_workers > 1
 
 
-def _version_key(sweep: Sweep) -> str:
-    return f"sweeps/{sweep.run_id}/version.json"
+def _version_key(run_id: str) -> str:
+    return f"sweeps/{run_id}/version.json"
 
 
-def _beats_key(sweep: Sweep) -> str:
-    return f"sweeps/{sweep.run_id}/beats.tar.gz"
+def _beats_key(run_id: str) -> str:
+    return f"sweeps/{run_id}/beats.tar.gz"
 
 
 def _hash(version: bytes, beats: Path) -> str:

@@ -11,16 +11,17 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Final, NamedTuple
 
 import optuna
-from optuna.exceptions import ExperimentalWarning, StorageInternalError, UpdateFinishedTrialError
+from optuna.exceptions import ExperimentalWarning, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from ecg_lib.training.cross_validation import Recipe
 from flows.training.fitting import TrialResult
 from flows.training.sweep import SweepError
+from flows.training.workers.patient_storage import PASSING
 from flows.training.workers.search_space import (
     FIRST_OF_ROUND,
     alone_in_sqlite,
@@ -233,7 +234,9 @@ class TrialQueue:
             if (worker := trial.user_attrs.get(_WORKER)) is not None and is_gone(worker)
         ]
         for number in lost:
-            self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
+            # Another worker that starts, or the run that leads, may do the same.
+            with suppress(UpdateFinishedTrialError):
+                self.study.tell(number, state=TrialState.FAIL, skip_if_finished=True)
         return lost
 
     def _has_watched(self) -> bool:
@@ -253,7 +256,7 @@ class TrialQueue:
             while not is_over.wait(HEARTBEAT_S):
                 try:
                     self._beat()
-                except StorageInternalError:
+                except PASSING:
                     logger.warning("a heartbeat was not recorded", exc_info=True)
 
         thread = threading.Thread(target=beat, daemon=True)

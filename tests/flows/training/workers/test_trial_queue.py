@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -16,6 +17,8 @@ from typing import Any, Final
 import optuna
 import pytest
 import sqlalchemy as sa
+from optuna.exceptions import StorageInternalError
+from optuna.storages import RDBStorage
 from optuna.trial import TrialState
 from prefect.logging import disable_run_logger
 
@@ -465,6 +468,46 @@ def test_heartbeats_are_recorded_while_a_trial_runs(
     assert count_new() == 1
     assert queue.read_lead() == clock.now
     engine.dispose()
+
+
+@pytest.mark.parametrize("error", [StorageInternalError("gone"), ConnectionResetError("reset")])
+def test_heartbeats_go_on_after_an_outage(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    monkeypatch.setattr(trial_queue, "HEARTBEAT_S", 0.01)
+    open_study("s", storage_url=storage_url, seed=0)
+    queue = _join(storage_url)
+    answers: list[Exception | None] = [error, None]
+    beats_again = threading.Event()
+
+    def beat() -> None:
+        if not answers:
+            beats_again.set()
+        elif (answer := answers.pop(0)) is not None:
+            raise answer
+
+    monkeypatch.setattr(queue, "_beat", beat)
+    with queue.beating():
+        assert beats_again.wait(180)
+
+
+def test_a_trial_that_two_workers_hand_back_at_once_is_handed_back_once(
+    storage_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study("s", storage_url=storage_url, seed=0)
+    queue, other = _join(storage_url, "a"), _join(storage_url, "b")
+    queue.draw(study.sampler, 1, 1, BASE)
+    assert other.take() is not None
+    set_state = RDBStorage.set_trial_state_values
+
+    def finish_first(storage: RDBStorage, trial_id: int, **given: Any) -> bool:  # noqa: ANN401
+        monkeypatch.undo()
+        assert other.hand_back(lambda _: True) == [0]  # both have seen that it runs
+        return set_state(storage, trial_id, **given)
+
+    monkeypatch.setattr(RDBStorage, "set_trial_state_values", finish_first)
+    assert queue.hand_back(lambda _: True) == [0]
+    assert [one.state for one in queue.study.trials] == [TrialState.FAIL]
 
 
 def test_a_worker_is_gone_when_its_process_is_killed_and_not_before(tmp_path: Path) -> None:
