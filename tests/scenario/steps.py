@@ -58,7 +58,7 @@ from ecg_lib.operations.settings import Profile
 from flows.pipeline import pipeline
 from flows.training.sweep import PLANS
 PLANS[Profile.DEMO] = replace(
-    PLANS[Profile.DEMO], search_beats=300, confirm_epochs=1, confirm_beats=300
+    PLANS[Profile.DEMO], search_beats=1000, confirm_epochs=2, confirm_beats=1000
 )
 pipeline(source="simulator", n_trials=1, seed=1, min_v_f1=0.0)
 """
