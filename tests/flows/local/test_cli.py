@@ -343,7 +343,7 @@ def test_the_lineage_of_the_shipped_model_is_printed_and_a_strange_name_is_an_er
 ) -> None:
     shown = _ecg("lineage", "shipped")
     assert shown.exit_code == 0, shown.output
-    assert "dataset      9a901b3989a1c2cc, 62 development records" in shown.output
+    assert "dataset      30b61b290fea9e5c, 62 development records" in shown.output
     assert "5ba7d2237fc838438efd8bb0a3baeffc5de2e70c76e3ab7e401e811ad82f43e0" in shown.output
     document = json.loads(_ecg("lineage", "203", "--json").output)
     assert document["record"]["models"][0]["use"].startswith("trained on it")

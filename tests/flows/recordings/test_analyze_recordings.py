@@ -106,7 +106,7 @@ def test_a_broken_recording_is_skipped(
     with pytest.raises(AnalysisError, match="all 1 failed"):
         analyze_recordings([str(recordings / "broken.edf")])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(AnalysisError, match="no recording that is read"):
+    with pytest.raises(AnalysisError, match="the directory must hold a recording"):
         analyze_recordings([str(tmp_path / "empty")])
 
 

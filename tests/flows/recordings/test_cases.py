@@ -128,7 +128,7 @@ def test_a_directory_without_recordings_is_refused(tmp_path: Path) -> None:
     (tmp_path / "README.txt").write_text("Nothing but words.\n")
     listed = list_recordings([tmp_path])
     assert listed.paths == []
-    assert "no recording that is read" in listed.refused[tmp_path]
+    assert "the directory must hold a recording" in listed.refused[tmp_path]
     assert [path.name for path in list_recordings([CASES / "directory-nothing-read"]).paths] == [
         "plain.bdf",
         "polar.txt",
