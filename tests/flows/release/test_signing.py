@@ -304,7 +304,7 @@ def test_a_doctor_that_only_reports_leaves_every_file_as_it_is(
     release = make_stored("1")
     release_model(settings, release, why="first", steps=service.steps)
     compiled = bento_source(settings.bentoml_home, release) / "bentos" / "__pycache__"
-    compiled.mkdir()
+    compiled.mkdir(exist_ok=True)
     (compiled / "code.cpython-311.pyc").write_bytes(b"x")
     for path in settings.signatures_dir.iterdir():
         path.unlink()
