@@ -341,8 +341,40 @@ def export_onnx(model: Any, path: Path) -> None:  # noqa: ANN401  keras has no t
         model.export(str(path), format="onnx", opset_version=ONNX_OPSET, verbose=False)
     network = onnx.load(str(path))
     simplify_network(network)
+    name_by_place(network)
     onnx.checker.check_model(network)
     onnx.save(network, str(path))
+
+
+def name_by_place(network: Any) -> None:  # noqa: ANN401  onnx has no types
+    """Name values, nodes and the free size by their place in the graph (in place).
+
+    The export names them by a counter of its process. Equal weights then give an equal file,
+    whatever the process exported before. Inputs and outputs keep their names.
+
+    Parameters
+    ----------
+    network : onnx.ModelProto
+
+    """
+    graph = network.graph
+    names = {one.name: one.name for one in (*graph.input, *graph.output)} | {"": ""}
+    for number, constant in enumerate(graph.initializer):
+        names.setdefault(constant.name, f"constant_{number}")
+        constant.name = names[constant.name]
+    for number, node in enumerate(graph.node):
+        node.name = f"{node.op_type}_{number}"
+        for place, value in enumerate(node.output):
+            names.setdefault(value, f"{node.name}_{place}")
+    for node in graph.node:
+        node.input[:] = [names[value] for value in node.input]
+        node.output[:] = [names[value] for value in node.output]
+    for one in (*graph.input, *graph.output):
+        for size in one.type.tensor_type.shape.dim:
+            if size.dim_param:
+                size.dim_param = "n_beats"
+    graph.ClearField("doc_string")
+    del graph.value_info[:]
 
 
 def simplify_network(network: Any) -> None:  # noqa: ANN401  onnx has no types

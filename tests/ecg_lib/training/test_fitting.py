@@ -195,6 +195,13 @@ def exported(fitted: FittedCnn, tmp_path_factory: pytest.TempPathFactory) -> byt
     return path.read_bytes()
 
 
+def test_equal_weights_give_an_equal_file(fitted: FittedCnn, tmp_path: Path) -> None:
+    """Whatever the process exported before; the export counts its names on."""
+    for name in ("one", "other"):
+        export_onnx(fitted.model, tmp_path / name)
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "other").read_bytes()
+
+
 def test_convolutions_are_folded(exported: bytes) -> None:
     network = onnx.load_from_string(exported)
     assert fold_convolutions(network) == 7
