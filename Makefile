@@ -54,7 +54,7 @@ test-postgres: $(INSTALLED) ## run the tests of the stores, and the platform, on
 
 POSTGRES_TESTS := tests/postgres tests/ecg_lib/operations \
 	tests/flows/training/workers/test_trial_queue.py tests/flows/training/workers/test_search_space.py \
-	tests/flows/training/workers/test_patient_storage.py tests/scenario
+	tests/flows/training/workers/test_retrying_storage.py tests/scenario
 
 .PHONY: scenario
 scenario: $(INSTALLED) ## run the pipeline on PostgreSQL and S3 while machines are killed, and compare champions

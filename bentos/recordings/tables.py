@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -36,8 +36,15 @@ from ecg_lib.errors import (
     RecordTooLongError,
     UnknownLeadError,
 )
+from ecg_lib.recordings.leads import require_unit
 from ecg_lib.records.files.archives import is_archive, unpack_recording
-from ecg_lib.records.files.lead import RecordingFile, choose_lead, choose_usable_leads
+from ecg_lib.records.files.lead import (
+    ChosenLeads,
+    Lead,
+    RecordingFile,
+    choose_lead,
+    choose_usable_leads,
+)
 from ecg_lib.records.files.npy_file import NpyFile
 from ecg_lib.records.files.opening import TEXT_SUFFIXES, open_recording
 from ecg_lib.records.files.text.csv_file import CsvFile
@@ -186,7 +193,8 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
     if lead is not None:
         samples = dict(zip(opened.leads, columns, strict=True))
         leads = choose_usable_leads(opened, blocks=lambda one: [samples[one]])
-        lead, passed_over = leads.first.name, leads._replace(unused=()).describe()
+        if not _may_be_in_volts(leads, samples, opened):
+            lead, passed_over = leads.first.name, leads._replace(unused=()).describe()
     return SignalTable(
         kind=opened.kind,
         leads=tuple(one.name for one in opened.leads),
@@ -198,6 +206,18 @@ def _read(path: Path, *, is_part: bool) -> SignalTable:
         warnings=(*reasons, *opened.warnings, *passed_over),
         columns=tuple(_as_in_the_file(one) if is_raw else one for one in columns),
     )
+
+
+def _may_be_in_volts(
+    leads: ChosenLeads, samples: Mapping[Lead, NDArray[np.float32]], opened: RecordingFile
+) -> bool:
+    """Return whether a lead that looks flat in mV shows beats in volts; its unit is asked for."""
+    try:
+        for one, _ in leads.passed_over:
+            require_unit(samples[one], lead=one, opened=opened)
+    except MissingDetailError:
+        return True
+    return False
 
 
 def _read_columns(opened: RecordingFile, deadline: float) -> list[NDArray[np.float32]]:

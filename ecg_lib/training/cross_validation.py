@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.classifier.calibration import sigmoid
 from ecg_lib.classifier.shape_vote import ShapeVoteConfig, vote
 from ecg_lib.evaluation.beat_scoring import NO_BEAT, BeatCounts, score_beats
 from ecg_lib.records.annotations import Annotations
@@ -337,9 +338,7 @@ def score_quickly(
     names = {dataset.record_names[index] for index in np.unique(dataset.record[rows])}
     n_missed = sum(missed_v[name] for name in names) + int(((label == "V") & ~readable).sum())
     keep = counts & readable
-    return choose_threshold(
-        1 / (1 + np.exp(-logits[keep])), dataset.is_v[rows[keep]], n_missed=n_missed
-    )
+    return choose_threshold(sigmoid(logits[keep]), dataset.is_v[rows[keep]], n_missed=n_missed)
 
 
 def score_records(

@@ -93,10 +93,10 @@ the patient's own conducted beats, joined by RR and shape features; a vote among
 calibrated by Platt scaling; a threshold of {config.threshold:.4f}; {rules}. A second output says
 how likely a detection is a beat; where that is doubtful, it has no class. Three and more V beats in
 a row are a run when their mean probability is {config.run_threshold:.2f} or more, a limit chosen
-out of fold by the F0.5 of runs, with at most one false run in ten hours of each database. One lead
-is analysed; a second one, if there is one, is used in the classification. Training data: {data}; a
-few simulated patients with runs of ventricular beats, or a fast conducted rhythm, are always among
-them, and noise and movement are simulated.
+out of fold by the F0.5 of runs, with at most one false run in ten hours of each database as far as
+a limit reaches that. One lead is analysed; a second one, if there is one, is used in the
+classification. Training data: {data}; a few simulated patients with runs of ventricular beats, or a
+fast conducted rhythm, are always among them, and noise and movement are simulated.
 
 - made: {provenance.created_at}, by MLflow run `{provenance.run_id}`
 - code: commit `{provenance.git_commit}`

@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
-from scipy.special import expit
 
 from ecg_lib.classifier.abstention import AbstentionConfig, are_credible
 from ecg_lib.classifier.bundle import ClassifierConfig
-from ecg_lib.classifier.calibration import expected_calibration_error
+from ecg_lib.classifier.calibration import expected_calibration_error, sigmoid
 from ecg_lib.classifier.rule_guard import RuleGuardConfig, apply_rules
 from ecg_lib.evaluation.beat_scoring import (
     NO_BEAT,
@@ -258,8 +257,8 @@ def choose_abstention(
     is_moved = counts & (dataset.view[rows] == dataset.views.index(MOVED))
     is_v = label == "V"
     n_v = int((is_clean & is_v).sum()) + n_missed
-    threshold = choose_threshold(expit(voted[is_clean]), is_v[is_clean], n_missed=n_missed)
-    called = expit(voted) >= threshold.threshold
+    threshold = choose_threshold(sigmoid(voted[is_clean]), is_v[is_clean], n_missed=n_missed)
+    called = sigmoid(voted) >= threshold.threshold
 
     def score(read: NDArray[np.bool_], beta: float) -> float:
         true, false = int((read & called & is_v).sum()), int((read & called & ~is_v).sum())
@@ -390,39 +389,39 @@ def choose_run_threshold(records: Sequence[RecordCalls], *, threshold: float) ->
         The least of the best limits; 0 without a run.
 
     """
-    judged = {
-        database: judge_runs(
-            [one for one in records if one.database == database], threshold=threshold
-        )
-        for database in sorted({one.database for one in records})
-    }
-    most_false = {
-        database: max(
-            1,
-            int(_FALSE_AN_HOUR * sum(one.hours for one in records if one.database == database)),
-            int((~is_true & (reached >= _RUN_THRESHOLDS[-1])).sum()),
-        )
-        for database, (reached, is_true) in judged.items()
-    }
+    databases: dict[str, list[RecordCalls]] = {}
+    for one in records:
+        databases.setdefault(one.database, []).append(one)
+    judged = [judge_runs(calls, threshold=threshold) for calls in databases.values()]
+    most_false = [
+        _allow_false(calls, *runs) for calls, runs in zip(databases.values(), judged, strict=True)
+    ]
 
-    def count(limit: float, database: str) -> tuple[int, int, int]:
-        means, is_true = judged[database]
-        kept = means >= limit
-        n_true = int((kept & is_true).sum())
-        return n_true, int(is_true.sum()) - n_true, int((kept & ~is_true).sum())
+    def count(limit: float) -> tuple[int, int, list[int]]:
+        """Count true and missed runs, and the false ones of each database."""
+        n_true = sum(int((means[is_true] >= limit).sum()) for means, is_true in judged)
+        n_missed = sum(len(means[is_true]) for means, is_true in judged) - n_true
+        n_false = [int((means[~is_true] >= limit).sum()) for means, is_true in judged]
+        return n_true, n_missed, n_false
 
     def is_quiet(limit: float) -> bool:
-        return all(count(limit, one)[2] <= most_false[one] for one in judged)
+        return all(n <= most for n, most in zip(count(limit)[2], most_false, strict=True))
 
     def weigh(limit: float) -> float:
-        n_true, n_missed, n_false = np.sum([count(limit, one) for one in judged], axis=0)
+        n_true, n_missed, n_false = count(limit)
         weight = 1 / _FALSE_TO_MISSED
         gain = (1 + weight) * n_true
-        return float(gain / max(1.0, gain + weight * n_missed + n_false))
+        return gain / max(1.0, gain + weight * n_missed + sum(n_false))
 
-    if not judged:
-        return 0.0
     return max(filter(is_quiet, _RUN_THRESHOLDS), key=weigh)
+
+
+def _allow_false(
+    calls: Sequence[RecordCalls], means: NDArray[np.float64], is_true: NDArray[np.bool_]
+) -> int:
+    """Return how many false runs a database may have."""
+    n_sure = int((means[~is_true] >= _RUN_THRESHOLDS[-1]).sum())
+    return max(1, int(_FALSE_AN_HOUR * sum(one.hours for one in calls)), n_sure)
 
 
 def _whole_records(dataset: BeatDataset, rows: NDArray[np.int64]) -> list[NDArray[np.int64]]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +16,9 @@ import psutil
 
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import PROJECT_DIR, find_addresses
-from tests.scenario.world import ScenarioError
+from flows.local.demo.home import find_free_ports
+from flows.local.supervision.environments import make_service_environment
+from tests.scenario.world import ScenarioError, World
 
 READY_S: Final = 300.0
 _END_S: Final = 60.0
@@ -135,3 +138,14 @@ def make_worker(settings: Settings, environment: Mapping[str, str]) -> Machine:
     """Make a machine that works on the newest sweep."""
     log = settings.home.with_suffix(".log")
     return Machine(settings.home.name, [sys.executable, "-c", WORK], environment, log)
+
+
+def start_replica(world: World, name: str, ends: ExitStack) -> Replica:
+    """Start a replica with a home of its own, which ends with the stack."""
+    (port,) = find_free_ports(1)
+    settings = world.settings_of(name, port=port)
+    settings.home.mkdir(parents=True)
+    replica = Replica(settings, make_service_environment(settings))
+    ends.callback(replica.end)
+    replica.start()
+    return replica

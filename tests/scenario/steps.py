@@ -24,15 +24,14 @@ from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.addresses import PROJECT_DIR
 from flows.doors.registry import Alias, Registry
 from flows.local.commands.platform import enter_platform
-from flows.local.demo.home import find_free_ports
 from flows.local.flow_runs import pause_schedules, run_and_follow
 from flows.local.processes import Platform
 from flows.local.servers.secret_files import PREFECT, read_secret
-from flows.local.supervision.environments import make_flow_environment, make_service_environment
+from flows.local.supervision.environments import make_flow_environment
 from flows.release.switch_service import read_current
 from flows.training.workers.search_space import open_storage
 from tests.scenario.clients import Clients
-from tests.scenario.machines import Machine, Replica, make_worker
+from tests.scenario.machines import Machine, Replica, make_worker, start_replica
 from tests.scenario.report import Champion, Outcome, describe_champion
 from tests.scenario.world import NOWHERE, ScenarioError, World
 
@@ -339,17 +338,6 @@ def find_champion(settings: Settings) -> tuple[Champion, str]:
         raise ScenarioError(msg)
     params = registry._client.get_run(champion.run_id).data.params
     return describe_champion(registry.fetch_bundle(champion.run_id), params), champion.version
-
-
-def start_replica(world: World, name: str, machines: ExitStack) -> Replica:
-    """Start a replica with a home of its own."""
-    (port,) = find_free_ports(1)
-    settings = world.settings_of(name, port=port)
-    settings.home.mkdir(parents=True)
-    replica = Replica(settings, make_service_environment(settings))
-    machines.callback(replica.end)
-    replica.start()
-    return replica
 
 
 def make_bodies() -> list[dict[str, Any]]:

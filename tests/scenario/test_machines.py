@@ -12,12 +12,10 @@ import pytest
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
-from flows.local.demo.home import find_free_ports
-from flows.local.supervision.environments import make_service_environment
 from tests.bentos.runtime.test_following import publish
 from tests.scenario.clients import Clients
-from tests.scenario.machines import Replica
-from tests.scenario.world import World, making_world
+from tests.scenario.machines import start_replica
+from tests.scenario.world import making_world
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -28,16 +26,6 @@ LOGGED_S = 180.0
 def _only_where_it_is_asked_for(request: pytest.FixtureRequest) -> None:
     if not request.config.getoption("--postgres"):
         pytest.skip("needs --postgres: make test-postgres")
-
-
-def _start(world: World, name: str, ends: ExitStack) -> Replica:
-    (port,) = find_free_ports(1)
-    settings = world.settings_of(name, port=port)
-    settings.home.mkdir(parents=True)
-    replica = Replica(settings, make_service_environment(settings))
-    ends.callback(replica.end)
-    replica.start()
-    return replica
 
 
 def _wait_for_requests(clients: Clients, count: int) -> None:
@@ -56,7 +44,7 @@ def test_no_answer_is_lost_when_a_replica_is_killed_and_connections_are_cut(
             monkeypatch.setenv(name, text)
         flows: Settings = world.settings_of("flows")
         publish(flows, make_toy_bundle("one"), "1")
-        one, other = (_start(world, name, ends) for name in ("one", "other"))
+        one, other = (start_replica(world, name, ends) for name in ("one", "other"))
         for replica in (one, other):
             replica.wait_for_model("1")
         strip = simulate_strip(StripKind.RUN, seed=1)

@@ -40,7 +40,10 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
     Copies go whenever their signal is gone, whatever deleted it, so that a run that was killed
     between both is made good by the next one.
     """
+    from flows.data.prepared_views import is_of_traffic
     from flows.data.records.copies import remove_copies_without_signal
+    from flows.data.records.site import name_strip
+    from flows.training.workers.shared_data import remove_data_with
 
     logger = get_run_logger()
     store = open_signals(settings)
@@ -62,6 +65,15 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
         logger.info("prepared beats of deleted signals: %d directories deleted", copies.n_removed)
     if copies.left:
         logger.warning("%s", _describe_left(copies.left))
+    kept = {name_strip(file.prediction_id) for file in store.list_files()}
+    shared = remove_data_with(
+        lambda version: any(
+            is_of_traffic(record.name) and record.name not in kept for record in version.records
+        ),
+        settings,
+    )
+    if shared:
+        logger.warning("%s", _describe_shared(shared))
     # A signal is at most as old as the longer of both when it goes.
     longest = timedelta(days=max(settings.signals_kept_days, settings.signals_wait_days))
     n_named = remove_old_beats(settings.reports_dir / "drift", before=now - longest)
@@ -98,7 +110,8 @@ def sort_signals(
 def delete_patient(settings: Settings, patient_key: str) -> int:
     """Delete the kept signals of a patient, and the beats that were taken from them.
 
-    These are what training prepared, and what pages of drift checks name.
+    These are what training prepared, what sweeps share in the store, and what pages of drift checks
+    name.
 
     Args:
         settings: The home.
@@ -109,15 +122,23 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
 
     Raises:
         ConfigurationError: If it is not the hash of a patient.
-        DatasetError: If directories do not tell whose beats they hold, or files or directories
-            cannot be deleted. All others are deleted by then.
+        DatasetError: If directories do not state whose beats they hold, or files, directories or
+            objects of the store cannot be deleted. All others are deleted by then.
     """
     from flows.data.records.copies import remove_copies_of_patient
+    from flows.data.records.site import name_person
+    from flows.training.workers.shared_data import remove_data_with
 
+    person = name_person(patient_key)
     n_deleted = open_signals(settings).delete_patient(patient_key)
     named = remove_patient(settings.reports_dir / "drift", patient_key)
     copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
+    shared = remove_data_with(
+        lambda version: any(record.subject == person for record in version.records), settings
+    )
     wrong = [_describe_left(copies.left)] if copies.left else []
+    if shared:
+        wrong.append(f"{_describe_shared(shared)}; repeat the command")
     if named:
         wrong.append(
             "files of drift checks must be writable, these still name beats of the patient; "
@@ -127,6 +148,13 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
         msg = "; ".join([f"{n_deleted} signals deleted", *wrong])
         raise DatasetError(msg)
     return n_deleted
+
+
+def _describe_shared(problems: list[str]) -> str:
+    return (
+        "training beats of deleted signals must be removed from the store, this failed: "
+        + ", ".join(problems)
+    )
 
 
 def _describe_left(left: tuple[Path, ...]) -> str:

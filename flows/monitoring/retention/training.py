@@ -36,7 +36,7 @@ _PREPARED: Final = re.compile(r'"prepared":\s*"([^"]+)"')
 
 @task(cache_policy=NO_CACHE)
 def forget_old_training(settings: Settings) -> None:
-    """Delete runs, dataset versions and reports that nothing needs anymore."""
+    """Delete runs, dataset versions and reports that are no longer needed."""
     registry = Registry(settings)
     logger = get_run_logger()
     try:

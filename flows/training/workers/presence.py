@@ -41,7 +41,7 @@ def is_gone(sweep: Path, worker: str) -> bool:
 
 
 def forget_gone(sweep: Path) -> None:
-    """Remove the locks of workers that have ended, once nothing names them any more."""
+    """Remove the locks of workers that have ended; no trial may name one of them."""
     for path in (sweep / _WORKERS).glob("*"):
         if is_gone(sweep, path.name):
             path.unlink(missing_ok=True)

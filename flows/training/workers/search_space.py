@@ -21,7 +21,7 @@ from ecg_lib.training.cnn import CnnConfig
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import AugmentationConfig
 from flows.doors.parallel import one_at_a_time
-from flows.training.workers.patient_storage import PatientStorage
+from flows.training.workers.retrying_storage import RetryingStorage
 
 _BASE_FILTERS: Final = CnnConfig().filters
 _WIDTHS: Final = {"narrow": 0.67, "usual": 1.0, "wide": 1.5}
@@ -95,7 +95,7 @@ def open_storage(
 ) -> optuna.storages.RDBStorage:
     """Open the storage of studies, or make it; seconds of heartbeats are those of Optuna."""
     if not storage_url.startswith("sqlite"):
-        return PatientStorage(
+        return RetryingStorage(
             storage_url,
             engine_kwargs={"pool_pre_ping": True},
             heartbeat_interval=heartbeat_interval,

@@ -11,6 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -21,11 +22,16 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.errors import DatasetError
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.archives import download_directory, upload_directory
-from ecg_lib.operations.store.objects import StoreError, open_store
+from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
 from flows.data.dataset_versions import DatasetVersion, parse_version
 from flows.data.training_data import training_data_dir
 from flows.doors.parallel import one_at_a_time
-from flows.training.sweep import Sweep, note_shared_data, settle_shared_data
+from flows.training.sweep import (
+    Sweep,
+    list_shared_data,
+    note_shared_data,
+    settle_shared_data,
+)
 
 MOST_BYTES: Final = 32 * 1024**3
 """Largest training beats that are shared."""
@@ -52,6 +58,14 @@ def share_data(sweep: Sweep, data: SharedData, settings: Settings) -> str | None
     on: workers with the home of this one do not need it.
     """
     if not _is_shared(sweep, settings):
+        return None
+    n_bytes = sum(path.stat().st_size for path in data.beats.rglob("*") if path.is_file())
+    if n_bytes > MOST_BYTES:
+        get_run_logger().warning(
+            "workers on other machines cannot join this sweep: its beats are %.1f GiB, and at most "
+            "%.0f GiB are shared",
+            *(n_bytes / 2**30, MOST_BYTES / 2**30),
+        )
         return None
     text = json.dumps(asdict(data.version)).encode()
     note_shared_data(sweep, has_data=True)
@@ -133,17 +147,49 @@ def remove_left_data(settings: Settings) -> None:
         settle_shared_data(settings, lambda run_id: _remove(run_id, settings))
 
 
+def remove_data_with(is_due: Callable[[DatasetVersion], bool], settings: Settings) -> list[str]:
+    """Remove the data of sweeps of this home from the store, also of those that are under way.
+
+    Workers that have fetched them go on; others can no longer join.
+
+    Args:
+        is_due: Whether the data of a dataset version must go.
+        settings: Where the store and the sweeps are.
+
+    Returns:
+        What could not be removed, and why.
+    """
+    if settings.store_url is None:
+        return []
+    problems = []
+    for run_id in list_shared_data(settings):
+        try:
+            store = open_store(settings.store_url)
+            stored = store.read(_version_key(run_id))
+            if stored is None:
+                continue
+            if is_due(parse_version(stored.content, run_id)):
+                _remove_keys(store, run_id)
+        except (StoreError, DatasetError) as error:
+            problems.append(f"sweeps/{run_id} in the store: {error}")
+    return problems
+
+
 def _remove(run_id: str, settings: Settings) -> bool:
     try:
-        store = open_store(str(settings.store_url))
-        for key in (_version_key(run_id), _beats_key(run_id)):
-            store.remove(key)
+        _remove_keys(open_store(str(settings.store_url)), run_id)
     except StoreError as error:
         get_run_logger().warning(
             "the data of the sweep stay in the store, as sweeps/%s: %s", run_id, error
         )
         return False
     return True
+
+
+def _remove_keys(store: ObjectStore, run_id: str) -> None:
+    # The beats first: the version says whose they are.
+    for key in (_beats_key(run_id), _version_key(run_id)):
+        store.remove(key)
 
 
 def _is_shared(sweep: Sweep, settings: Settings) -> bool:

@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ecg_lib.training.cross_validation import Recipe
 from flows.training.fitting import TrialResult
 from flows.training.sweep import SweepError
-from flows.training.workers.patient_storage import PASSING
+from flows.training.workers.retrying_storage import PASSING
 from flows.training.workers.search_space import (
     FIRST_OF_ROUND,
     alone_in_sqlite,

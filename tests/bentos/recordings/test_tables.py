@@ -15,6 +15,7 @@ import pytest
 from bentos.recordings import tables
 from bentos.recordings.job_queue import JobQueue
 from bentos.recordings.tables import MAX_TABLE_BYTES
+from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 
 SIGNALS = "/api/v1/signals/"
 ROWS = 2500
@@ -160,6 +161,16 @@ def test_a_unit_is_that_of_its_lead_alone(http: httpx.Client) -> None:
     assert units == {"V1": "mV", "II": None}
     columns = dict(zip(table["leads"], table["columns"], strict=True))
     assert (columns["V1"][1], columns["II"][1]) == (pytest.approx(0.001), 901.0)
+
+
+def test_a_lead_in_volts_without_a_unit_is_not_called_flat(http: httpx.Client) -> None:
+    signal = simulate_strip(StripKind.NORMAL, seed=11, duration_s=20.0).signal_mv()
+    for first, lead, word in ((signal / 1000, "II", ""), (0 * signal, "I", "lead II is flat")):
+        rows = "".join(f"{one:.7f},{other:.7f}\n" for one, other in zip(first, signal, strict=True))
+        table = _read(http, "a.csv", f"II,I\n{rows}".encode())
+        assert (table["lead"], table["units"]) == (lead, [None, None])
+        assert word in " ".join(table["warnings"])
+        assert ("flat" in " ".join(table["warnings"])) is bool(word)
 
 
 def test_missing_samples_are_null(http: httpx.Client) -> None:

@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import open_store
 from ecg_lib.records.simulation.patients import draw_patient
 from ecg_lib.records.simulation.simulator import StripKind, simulate_record, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
@@ -362,6 +363,51 @@ def test_deleting_a_patient_deletes_what_was_prepared_for_training(
     assert left == {one.prepared for one in records if one.subject == f"site:{other[:16]}"}
     assert [path.name for path in (settings.datasets_dir / "training").iterdir()] == ["theirs"]
     assert delete_patient(settings, TRAINED) == 0
+
+
+def _share(settings: Settings, run_id: str, records: list[PreparedRecord]) -> None:
+    """Put the data of a sweep that is under way in the store."""
+    version = _save(settings, records)
+    store = open_store(str(settings.store_url))
+    store.write(f"sweeps/{run_id}/version.json", json.dumps(asdict(version)).encode())
+    store.write(f"sweeps/{run_id}/beats.tar.gz", b"sealed")
+    directory = settings.home / "sweeps" / run_id
+    directory.mkdir(parents=True)
+    state = {"run_id": run_id, "seed": 0, "candidate_run_id": None, "has_shared_data": True}
+    (directory / "sweep.json").write_text(json.dumps(state))
+
+
+def test_deleting_a_patient_deletes_what_sweeps_share_of_it(
+    settings: Settings, store: SignalStore, log: PredictionLog, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"store_url": (tmp_path / "store").as_uri()})
+    made = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": "b" * 63 + "0"})
+    mine, theirs = sorted(made, key=lambda one: one.subject)
+    for run_id, records in (("one", [mine, theirs]), ("other", [theirs])):
+        _share(settings, run_id, records)
+    assert delete_patient(settings, TRAINED) == 1
+    shared = {path.parent.name for path in (tmp_path / "store" / "sweeps").rglob("*.*")}
+    assert shared == {"other"}
+    (tmp_path / "store" / "sweeps" / "other" / "version.json").write_text("torn")
+    with pytest.raises(DatasetError, match="removed from the store, this failed: sweeps/other"):
+        delete_patient(settings, TRAINED)
+
+
+def test_what_sweeps_share_goes_with_the_signals_whose_days_are_over(
+    settings: Settings, store: SignalStore, log: PredictionLog, tmp_path: Path
+) -> None:
+    settings = settings.model_copy(update={"store_url": (tmp_path / "store").as_uri()})
+    prepared = _prepare_marked(settings, store, log, {"p1": TRAINED, "p2": TRAINED})
+    made = {one.name: one for one in prepared}
+    (old,) = [file for file in store.list_files() if file.prediction_id == "p1"]
+    at_s = (NOW - timedelta(days=365)).timestamp()
+    os.utime(old.path, (at_s, at_s))
+    for run_id, name in (("old", "p1"), ("new", "p2")):
+        _share(settings, run_id, [made[name_strip(name)]])
+    with disable_run_logger():
+        sort_kept_signals.fn(settings, log, now=NOW)
+    shared = {path.parent.name for path in (tmp_path / "store" / "sweeps").rglob("*.*")}
+    assert shared == {"new"}
 
 
 def test_a_torn_version_does_not_keep_the_prepared_beats_of_a_deleted_patient(

@@ -97,6 +97,19 @@ def test_a_worker_gets_version_and_beats_as_the_lead_has_them(
     assert list(beats.parent.glob(".fetch-*")) == []
 
 
+def test_beats_that_no_worker_would_take_are_not_shared(
+    lead: Settings, sweep: Sweep, data: SharedData, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    n_bytes = sum(map(len, _files(data.beats).values()))
+    monkeypatch.setattr(shared_data, "MOST_BYTES", n_bytes - 1)
+    assert share_data.fn(sweep, data, lead) is None
+    assert (
+        open_store(str(lead.store_url)).find_version(f"sweeps/{sweep.run_id}/version.json") is None
+    )
+    monkeypatch.setattr(shared_data, "MOST_BYTES", n_bytes)
+    assert share_data.fn(sweep, data, lead) is not None
+
+
 def test_beats_that_were_changed_in_the_store_are_rejected(
     lead: Settings, worker: Settings, sweep: Sweep, data: SharedData
 ) -> None:

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import TrainingConfig
 from flows.training.fitting import TrialResult
-from flows.training.workers import patient_storage
-from flows.training.workers.patient_storage import PatientStorage, wait_out
+from flows.training.workers import retrying_storage
+from flows.training.workers.retrying_storage import RetryingStorage, wait_out
 from flows.training.workers.search_space import open_storage, open_study
 from flows.training.workers.trial_queue import TrialQueue
 from tests.postgres.server import Postgres
@@ -26,7 +26,7 @@ BASE = Recipe(training=TrainingConfig(epochs=2), max_beats=500)
 
 @pytest.fixture(autouse=True)
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(patient_storage, "_POLL_S", 0.01)
+    monkeypatch.setattr(retrying_storage, "_POLL_S", 0.01)
 
 
 def _lost(cause: Exception | None = None) -> StorageInternalError:
@@ -83,7 +83,7 @@ def _lose_answer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
 
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
-    storage = PatientStorage(f"sqlite:///{tmp_path / 's.db'}")
+    storage = RetryingStorage(f"sqlite:///{tmp_path / 's.db'}")
     return optuna.create_study(study_name="s", storage=storage, direction="maximize")
 
 

@@ -76,7 +76,7 @@ def _make_repeating(name: str) -> Callable[..., Any]:
     return ask
 
 
-class PatientStorage(optuna.storages.RDBStorage):
+class RetryingStorage(optuna.storages.RDBStorage):
     """A storage that sends a request again when its connection was lost.
 
     A commit may have been made though its answer was lost. So a trial is added only if it is not
@@ -124,4 +124,4 @@ class PatientStorage(optuna.storages.RDBStorage):
 
 
 for _name in _REPEATABLE:
-    setattr(PatientStorage, _name, _make_repeating(_name))
+    setattr(RetryingStorage, _name, _make_repeating(_name))
