@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -31,6 +33,17 @@ _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError)
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 
 _logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def _asking_store() -> Iterator[None]:
+    """Raise errors of a store's library as OSError, such as those of botocore without a network."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError) or type(error).__module__ == "builtins":
+            raise
+        raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +110,13 @@ class Place:
             return None
         return int(described["size"] or 0) if described["type"] == "file" else None
 
+    @_asking_store()
     def _describe(self) -> dict[str, Any]:
         # isfile and isdir of fsspec take an error of the store for "no".
         described: dict[str, Any] = self.files.info(self.path)
         return described
 
+    @_asking_store()
     def read(self) -> bytes:
         """Read a file.
 
@@ -111,6 +126,7 @@ class Place:
         content: bytes = self.files.cat_file(self.path)
         return content
 
+    @_asking_store()
     def write(self, content: bytes) -> None:
         """Write a file whole or not at all: a store shows an object when all of it is there."""
         if not self.is_local:
@@ -120,6 +136,7 @@ class Place:
         with replacing(self.as_path()) as draft:
             draft.write_bytes(content)
 
+    @_asking_store()
     def upload(self, path: Path) -> None:
         """Write a file with the content of one of this machine."""
         self.files.put_file(str(path), self.path)
@@ -133,7 +150,8 @@ class Place:
         """
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                self.files.get_file(self.path, str(path))
+                with _asking_store():
+                    self.files.get_file(self.path, str(path))
             except OSError as error:
                 if attempt == _ATTEMPTS or not _may_pass(error):
                     raise
@@ -142,12 +160,14 @@ class Place:
             else:
                 return
 
+    @_asking_store()
     def remove_files(self, names: Sequence[str]) -> None:
         """Remove files of this directory."""
         for start in range(0, len(names), _STARTS_AT_ONCE):
             some = names[start : start + _STARTS_AT_ONCE]
             self.files.rm([self.below(name).path for name in some])
 
+    @_asking_store()
     def list_names(self) -> list[str]:
         """List the files below, by their paths after this place; an absent place has none."""
         self.files.invalidate_cache()
@@ -203,24 +223,25 @@ class Place:
         Raises:
             OSError: If a directory cannot be listed.
         """
-        self.files.invalidate_cache()
-        root = self.path.rstrip("/")
-        walked: Iterator[tuple[str, dict[str, Any], dict[str, Any]]] = self.files.walk(
-            root, detail=True, on_error="raise"
-        )
-        for folder, directories, files in walked:
-            for name, about in list(directories.items()):
-                is_link = about.get("islink", False)
-                if name.startswith(".") or is_link or not is_entered(about["name"].rstrip("/")):
-                    del directories[name]
-            yield (
-                folder.rstrip("/")[len(root) + 1 :],
-                {
-                    name: int(about["size"] or 0)
-                    for name, about in files.items()
-                    if name and self._is_file(about)
-                },
+        with _asking_store():
+            self.files.invalidate_cache()
+            root = self.path.rstrip("/")
+            walked: Iterator[tuple[str, dict[str, Any], dict[str, Any]]] = self.files.walk(
+                root, detail=True, on_error="raise"
             )
+            for folder, directories, files in walked:
+                for name, about in list(directories.items()):
+                    is_link = about.get("islink", False)
+                    if name.startswith(".") or is_link or not is_entered(about["name"].rstrip("/")):
+                        del directories[name]
+                yield (
+                    folder.rstrip("/")[len(root) + 1 :],
+                    {
+                        name: int(about["size"] or 0)
+                        for name, about in files.items()
+                        if name and self._is_file(about)
+                    },
+                )
 
     def _is_file(self, about: dict[str, Any]) -> bool:
         """Return whether an entry of a listing is a file, or a link to one."""

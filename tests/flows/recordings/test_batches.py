@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pyarrow.dataset
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 from prefect.logging import disable_run_logger
@@ -393,12 +394,20 @@ def test_results_that_cannot_be_written_end_the_batch(
     assert _find_work(output, tmp_path / "in") == (todo, {})
 
 
+_PASSING = [
+    OSError(errno.EIO, "503 Slow Down"),
+    EndpointConnectionError(endpoint_url="http://store"),  # s3fs passes it on as it is
+]
+
+
+@pytest.mark.parametrize("error", _PASSING, ids=type)
 def test_a_store_that_fails_for_a_moment_costs_no_file(
     write_recordings: Callable[[Path, int], None],
     output: Output,
     tmp_path: Path,
     store: str,
     monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
 ) -> None:
     """Not the signal file either, whose header is then there alone."""
     failed: set[str] = set()
@@ -406,7 +415,7 @@ def test_a_store_that_fails_for_a_moment_costs_no_file(
     def get_file(files: MemoryFileSystem, source: str, target: str) -> None:
         if source not in failed:
             failed.add(source)
-            raise OSError(errno.EIO, "503 Slow Down", source)
+            raise error
         Path(target).write_bytes(files.cat_file(source))
 
     write_recordings(tmp_path / "in", 1)
@@ -419,19 +428,34 @@ def test_a_store_that_fails_for_a_moment_costs_no_file(
     assert (row.status, row.error) == (Status.ANALYSED, "")
 
 
+@pytest.mark.parametrize("error", _PASSING, ids=type)
 def test_a_store_that_cannot_be_asked_has_not_lost_its_files(
-    store: str, monkeypatch: pytest.MonkeyPatch
+    store: str, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def refuse(_files: MemoryFileSystem, path: str) -> None:
-        raise OSError(errno.EIO, "503 Slow Down", path)
+    def refuse(_files: MemoryFileSystem, *_given: object, **_named: object) -> None:
+        raise error
 
     place = open_place(store)
     assert not place.exists()
     assert not place.is_directory()
-    monkeypatch.setattr(MemoryFileSystem, "info", refuse)
-    for asked in (place.exists, place.size, place.is_directory):
-        with pytest.raises(OSError, match="Slow Down"):
+    for method in ("info", "find", "walk", "cat_file", "pipe_file", "put_file", "rm"):
+        monkeypatch.setattr(MemoryFileSystem, method, refuse)
+    for asked in (
+        *(place.exists, place.size, place.is_directory, place.read, place.list_names),
+        *(lambda: place.write(b""), lambda: place.upload(Path(__file__))),
+        lambda: place.remove_files(["x"]),
+        lambda: list(place.walk(is_entered=bool)),
+    ):
+        with pytest.raises(OSError, match=r"Slow Down|EndpointConnectionError: Could not connect"):
             asked()
+
+
+def test_a_fault_of_the_code_is_no_fault_of_the_store(
+    store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda _files: b"")
+    with pytest.raises(TypeError):
+        open_place(store).read()
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
