@@ -129,6 +129,24 @@ def test_the_spanish_page_shows_the_figures_of_the_report(report: dict[str, Any]
     assert f"se encuentran enteras {runs['true']}." in text
 
 
+def test_the_pages_show_the_figures_of_the_benchmark_of_the_service() -> None:
+    results = ROOT / "benchmarks" / "results" / "service.json"
+    table = [row for row in json.loads(results.read_text())["table"] if row.startswith("|")]
+    page = (ROOT / "docs" / "explanation" / "figures.md").read_text(encoding="utf-8")
+    assert "\n\n" + "\n".join(table) + "\n\n" in page
+    cells = ([cell.strip() for cell in row.split("|")[1:-1]] for row in table)
+    rows = {name: figures for name, *figures in cells}
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for words, name in (
+        ("start to first answer, s", "exec to first 201, s"),
+        ("one JSON request, median, ms", "JSON, 1 client, p50, ms"),
+        ("requests/s, 8 clients", "throughput, 8 clients, JSON, /s"),
+        ("memory of a worker, MiB", "memory (PSS), 1 worker, after 100 requests, MiB"),
+    ):
+        here, peer, *_, limit = rows[name]
+        assert f"| {words} | {here} | {peer} | {limit} |" in readme
+
+
 @pytest.mark.parametrize("page", ["docs/how-to/recordings.md", "docs/es/inicio-rapido.md"])
 def test_the_longest_recording_is_stated_as_it_is_enforced(page: str) -> None:
     days = MAX_DURATION_S / 86_400
