@@ -450,7 +450,7 @@ def test_a_store_that_cannot_be_asked_has_not_lost_its_files(
             asked()
 
 
-def test_a_fault_of_the_code_is_no_fault_of_the_store(
+def test_a_fault_of_the_code_is_not_called_one_of_the_store(
     store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(MemoryFileSystem, "cat_file", lambda _files: b"")
