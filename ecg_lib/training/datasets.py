@@ -25,7 +25,7 @@ from ecg_lib.evaluation.prepared_views import PreparedStrip
 from ecg_lib.records.record import Record
 from ecg_lib.signal_path.features import FEATURE_NAMES
 from ecg_lib.signal_path.template import ShapeBlock
-from ecg_lib.training.views import View, prepare_view, seed_generator
+from ecg_lib.training.views import View, has_view, prepare_view, seed_generator
 
 STRIPS_10_S: Final = View(strip_s=10)
 """The record's own lead in strips like those of requests."""
@@ -255,7 +255,8 @@ def build_beats(
         Views of which every beat is kept.
     training_views : sequence of View
         Further views of which only trainable beats are kept: all V, S and false detections, and
-        a random share of N. Views that need a second lead are left out when there is none.
+        a random share of N. Views that need what the record lacks are left out, see
+        :func:`ecg_lib.training.views.has_view`.
     conducted_share : float
         That share, 0 to 1.
     seed : int
@@ -282,7 +283,7 @@ def build_beats(
     rng = seed_generator(f"{seed} {record.name}")
     parts: list[BeatDataset] = []
     for index, view in enumerate(views):
-        if view.angle_deg != 0 and len(record.leads) < 2:
+        if not has_view(record, view):
             continue
         strips = prepare_view(record, view) if prepare is None else prepare(view)
         for start, beats in strips:

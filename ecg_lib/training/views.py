@@ -9,9 +9,14 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from ecg_lib.errors import DatasetError
+from ecg_lib.errors import DatasetError, InvalidSignalError
 from ecg_lib.evaluation.prepared_views import PreparedStrip
-from ecg_lib.records.noise import mix_at_snr, muscle_noise, noise_gain
+from ecg_lib.records.noise import (
+    measure_qrs_amplitude,
+    mix_at_snr,
+    muscle_noise,
+    noise_gain,
+)
 from ecg_lib.records.record import Record
 from ecg_lib.records.simulation.movement import simulate_movement
 from ecg_lib.signal_path.preprocessing import PreprocessingConfig, prepare_beats
@@ -58,6 +63,25 @@ WHOLE: Final = View()
 """The record's own lead from end to end: the headline figure."""
 
 
+def has_view(record: Record, view: View) -> bool:
+    """Return False if the record lacks what the view needs.
+
+    A mixture needs a second lead. Noise needs a QRS complex whose amplitude it is scaled by: a
+    labelled strip may hold none.
+    """
+    if view.angle_deg != 0 and len(record.leads) < 2:
+        return False
+    if (view.noise_db is None and view.movement_db is None) or record.annotations is None:
+        return True
+    try:
+        amplitude_mv = measure_qrs_amplitude(
+            _turn(record, view), r_peaks=_measured_beats(record, view), fs=record.fs
+        )
+    except InvalidSignalError:
+        return False
+    return amplitude_mv > 0
+
+
 def view_signal(record: Record, view: View) -> NDArray[np.float32]:
     """Compute the lead that a view looks at, shape ``(n_samples,)``.
 
@@ -66,6 +90,8 @@ def view_signal(record: Record, view: View) -> NDArray[np.float32]:
     DatasetError
         If the view needs a second lead and the record has one only, or has noise and the record
         no annotations, which say where the QRS complexes are.
+    InvalidSignalError
+        If the view has noise and the record no QRS complex to scale it by, see :func:`has_view`.
 
     """
     signal = _turn(record, view)
@@ -88,16 +114,23 @@ def _turn(record: Record, view: View) -> NDArray[np.float32]:
     return np.asarray(mixed, dtype=np.float32)
 
 
-def _add_noise(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
-    if record.annotations is None or view.noise_db is None:
+def _measured_beats(record: Record, view: View) -> NDArray[np.int64]:
+    """Find the beats that noise is scaled by: those that are not V, or all where all are V."""
+    if record.annotations is None:
         msg = f"view {view} needs annotations, record {record.name} has none"
         raise DatasetError(msg)
+    beats = record.annotations.beat_samples
+    others = beats[record.annotations.beat_classes != "V"]
+    return others if len(others) else beats
+
+
+def _add_noise(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
+    beats = _measured_beats(record, view)
     rng = seed_generator(f"{record.name} {view}")
-    beats = record.annotations.beat_samples[record.annotations.beat_classes != "V"]
     return mix_at_snr(
         signal,
         muscle_noise(len(signal), fs=record.fs, rms_mv=1.0, rng=rng),
-        snr_db=view.noise_db,
+        snr_db=float(view.noise_db or 0),
         r_peaks=beats,
         fs=record.fs,
     ).astype(np.float32)
@@ -108,13 +141,11 @@ _MOVEMENT_STEPS_DB: Final = (0, -6, 6)
 
 
 def _add_movement(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
-    if record.annotations is None or view.movement_db is None:
-        msg = f"view {view} needs annotations, record {record.name} has none"
-        raise DatasetError(msg)
+    beats = _measured_beats(record, view)
     rng = seed_generator(f"{record.name} {view}")
-    beats = record.annotations.beat_samples[record.annotations.beat_classes != "V"]
     movement = simulate_movement(len(signal), fs=record.fs, rms_mv=1.0, rng=rng)
-    gain = noise_gain(signal, movement, snr_db=view.movement_db, r_peaks=beats, fs=record.fs)
+    snr_db = float(view.movement_db or 0)
+    gain = noise_gain(signal, movement, snr_db=snr_db, r_peaks=beats, fs=record.fs)
     if view.strip_s is None:
         part = np.arange(len(signal)) // round(_MOVEMENT_PART_S * record.fs)
         steps_db = np.array(_MOVEMENT_STEPS_DB)[part // 2 % len(_MOVEMENT_STEPS_DB)]

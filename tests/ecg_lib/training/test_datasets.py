@@ -27,7 +27,14 @@ from ecg_lib.training.datasets import (
     build_beats,
     join_records,
 )
-from ecg_lib.training.views import WHOLE, View, prepare_view, seed_generator, view_signal
+from ecg_lib.training.views import (
+    WHOLE,
+    View,
+    has_view,
+    prepare_view,
+    seed_generator,
+    view_signal,
+)
 from tests.lists import MITDB_RECORDS
 
 OTHER_LEAD = View(angle_deg=90)
@@ -211,6 +218,50 @@ def test_movement_needs_to_know_where_the_beats_are() -> None:
 def test_noise_needs_to_know_where_the_beats_are() -> None:
     with pytest.raises(DatasetError, match="noise of 6 dB needs annotations, record sim1 has none"):
         view_signal(replace(_record(1), annotations=None), View(noise_db=6))
+
+
+@pytest.mark.parametrize("noisy", [View(noise_db=6), View(movement_db=6)])
+@pytest.mark.parametrize(
+    ("at_s", "gain", "is_there"),
+    [
+        ((), 1.0, False),
+        ((0.01,), 1.0, False),  # less than 50 ms from the start
+        ((2.0, 3.0), 0.0, False),  # a flat line
+        ((2.0, 3.0), 1.0, True),
+    ],
+)
+def test_views_with_noise_need_a_qrs_complex_to_scale_it_by(
+    noisy: View, at_s: tuple[float, ...], gain: float, *, is_there: bool
+) -> None:
+    whole = _record(1, duration_s=10.0)
+    marks = np.array([round(at * whole.fs) for at in at_s], dtype=np.int64)
+    record = replace(
+        whole,
+        signals_mv=whole.signals_mv * np.float32(gain),
+        annotations=Annotations(samples=marks, symbols=np.full(len(marks), "N")),
+    )
+    cut = build_beats(record, scoring_views=[WHOLE], training_views=[noisy], conducted_share=1.0)
+    assert has_view(record, noisy) is is_there
+    assert has_view(record, WHOLE)
+    assert (cut.view == 1).any() == is_there
+
+
+@pytest.mark.parametrize("noisy", [View(noise_db=6), View(movement_db=6)])
+def test_where_all_beats_are_v_noise_is_scaled_by_them(noisy: View) -> None:
+    record = _record(1, duration_s=10.0)
+    assert record.annotations is not None
+    beats = record.annotations.beat_samples
+    signals = [
+        view_signal(
+            replace(
+                record,
+                annotations=Annotations(samples=beats, symbols=np.full(len(beats), symbol)),
+            ),
+            noisy,
+        )
+        for symbol in "NV"
+    ]
+    np.testing.assert_array_equal(*signals)
 
 
 def test_a_strip_has_at_least_five_seconds() -> None:
