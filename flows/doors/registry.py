@@ -583,6 +583,12 @@ def _locked(settings: Settings) -> Iterator[None]:
         yield
 
 
+def has_runs(settings: Settings) -> bool:
+    """Return False if MLflow's database is a file that nothing has been written to yet."""
+    uri = settings.tracking_uri
+    return not uri.startswith(_SQLITE) or Path(uri.removeprefix(_SQLITE)).exists()
+
+
 def explain_unreachable(settings: Settings) -> str:
     """Say within seconds why MLflow cannot be written; nothing when it can."""
     uri = settings.tracking_uri

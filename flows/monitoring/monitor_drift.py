@@ -30,6 +30,7 @@ from flows.doors.release_history import find_baseline_change, find_rollout_begin
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import link_version
 from flows.doors.ui.run_names import name_run
+from flows.doors.ui.tracking import tag_check
 from flows.evaluation.retraining_outcome import hold_useless_retraining
 from flows.monitoring.evidence import (
     Served,
@@ -46,6 +47,7 @@ from flows.monitoring.verdict.baseline import read_baseline, read_compared
 from flows.monitoring.verdict.drifted_strips import choose_drifted, find_drifted_beats
 from flows.monitoring.verdict.verdict_page import (
     Verdict,
+    link_page,
     make_verdict,
     page_name,
     remove_old_pages,
@@ -155,6 +157,12 @@ def monitor_drift(
         announce(served, decision)
         with open_log(settings) as log:
             deliver_decisions(log, now=now)
+        tag_check(
+            settings,
+            served.release.model_version,
+            verdict=f"{decision.action.value}, {now:%Y-%m-%d %H:%M} UTC",
+            page=link_page(service_url(settings), page),
+        )
     # Last: these strips explain a decision, and an error of theirs must not take its place.
     if (drift := choose_drifted(evidence.traffic.columns)) is not None:
         write_drifted(settings, served, traffic, drift, page, now=now)

@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any, Final
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.settings import Settings
 from flows.doors.addresses import find_addresses
-from flows.doors.registry import EXPERIMENT, MODEL_NAME, Registry
+from flows.doors.registry import (
+    EXPERIMENT,
+    MODEL_NAME,
+    Registry,
+    explain_unreachable,
+    has_runs,
+)
 from flows.doors.ui.columns import PREFECT_RUN, STATE, V_F1, V_F1_OF_SEARCH
 from flows.doors.ui.links import (
     as_markdown,
@@ -34,6 +40,11 @@ logger = logging.getLogger(__name__)
 
 VIEW: Final = "ecg"
 """Key of the shared view of the run list, in ``#/experiments/ID/runs?viewStateShareKey=ecg``."""
+
+DRIFT_CHECK: Final = "drift.check"
+"""Tag of a model version: the decision of its latest drift check, and when it was made."""
+DRIFT_PAGE: Final = "drift.page"
+"""Tag of a model version: address of the page of that check."""
 
 _UPDATED: Final = "ecg.earlier_runs"
 """Tag of the experiment, set once the runs of earlier code have the columns of now."""
@@ -178,6 +189,26 @@ def describe_version(
         )
         card = shorten(bundle.model_card, _LONGEST - len(head), rest=f"\n\n{rest}")
         client.update_model_version(MODEL_NAME, version, head + card)
+
+
+def tag_check(settings: Settings, version: str, *, verdict: str, page: str) -> None:
+    """Tag a model version with its latest drift check, where there are model versions.
+
+    Args:
+        settings: Where MLflow is.
+        version: The version that was served.
+        verdict: The decision, and when it was made.
+        page: Address of the page of the check.
+    """
+    if not has_runs(settings):
+        return
+    if reason := explain_unreachable(settings):
+        logger.warning("MLflow has no tag of the drift check of version %s: %s", version, reason)
+        return
+    with _describing(f"the drift check of version {version}"):
+        client = _open(settings)
+        for key, value in ((DRIFT_CHECK, verdict), (DRIFT_PAGE, page)):
+            client.set_model_version_tag(MODEL_NAME, version, key, value)
 
 
 def _describe_origin(settings: Settings, bundle: Bundle, run: str, tags: Mapping[str, str]) -> str:

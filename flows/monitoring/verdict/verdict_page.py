@@ -301,6 +301,11 @@ def remove_old_beats(directory: Path, *, before: datetime) -> int:
     return len(old) + remove_orphans(directory)
 
 
+def link_page(service: str, page: Path) -> str:
+    """Address of a page of a check, of which the service shows those of this home."""
+    return f"{service}/ops/drift/{page.stem}"
+
+
 def to_markdown(
     verdict: Verdict, *, page: Path, evidently: Path | None, service: str, model: str
 ) -> str:
@@ -354,15 +359,14 @@ def to_markdown(
             ),
             "",
         ]
-    address = f"{service}/ops/drift"
     evidence = (
-        f"[Evidently's report]({address}/{evidently.stem})"
+        f"[Evidently's report]({link_page(service, evidently)})"
         if evidently
         else "No Evidently report: too little traffic"
     )
     lines.append(
-        f"[Page of this check]({address}/{page.stem}) · {evidence} · [All checks]({service}/ops) "
-        f"· [Model in MLflow]({model})"
+        f"[Page of this check]({link_page(service, page)}) · {evidence} · "
+        f"[All checks]({service}/ops) · [Model in MLflow]({model})"
     )
     return "\n".join(lines)
 

@@ -216,8 +216,17 @@ def test_an_empty_log_keeps_the_model(
 
 
 def test_replayed_reference_traffic_keeps_the_model(
-    prefect_server: None, settings: Settings, release: Release, replayed: list[Observed]
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    replayed: list[Observed],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    tagged: list[tuple[str, dict[str, str]]] = []
+    monkeypatch.setattr(
+        "flows.monitoring.monitor_drift.tag_check",
+        lambda _settings, version, **tags: tagged.append((version, tags)),
+    )
     send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
     decision = monitor_drift()
     assert decision["action"] == "KEEP"
@@ -228,6 +237,9 @@ def test_replayed_reference_traffic_keeps_the_model(
     stem = Path(decision["report"]).stem
     (artifact,) = [text for text in read_artifacts("drift-check") if f"/ops/drift/{stem})" in text]
     assert "/#/models/ecg/versions/2)" in artifact
+    ((version, tags),) = tagged
+    assert (version, tags["verdict"][:8]) == ("2", "KEEP, 20")
+    assert f"({tags['page']})" in artifact
     with get_client(sync_client=True) as client:
         assert "check 1 of v2: KEEP" in {run.name for run in client.read_flow_runs()}
     # Evidently's page beside it says the same.

@@ -21,6 +21,7 @@ from flows.doors.ui.tracking import (
     describe_version,
     find_landing,
     shorten,
+    tag_check,
 )
 
 pytestmark = pytest.mark.slow
@@ -125,8 +126,10 @@ def test_a_server_of_mlflow_that_is_down_fails_nothing_that_is_only_described(
     describe_experiment(registry, settings)
     describe_run(registry, settings, "r1", about="A sweep.", lines={})
     describe_version(registry, settings, "7", run_id="r1", bundle=toy_bundle)
+    tag_check(settings, "7", verdict="KEEP", page="http://x")
     for what in ("the experiment", "run r1", "version 7"):
         assert f"MLflow does not describe {what}: " in caplog.text
+    assert "MLflow has no tag of the drift check of version 7: no answer" in caplog.text
 
 
 def test_a_run_says_what_it_is_and_where_it_came_from(
@@ -143,6 +146,36 @@ def test_a_run_says_what_it_is_and_where_it_came_from(
     tags = client.get_run(run_id).data.tags
     assert tags["mlflow.note.content"] == "A sweep.\n\n- Commit: `abc`\n- Page: [open](http://x)"
     assert PREFECT_RUN not in tags  # no flow run made it
+
+
+def test_a_version_shows_its_latest_drift_check(
+    registry: Registry, settings: Settings, client: MlflowClient, toy_bundle: Bundle
+) -> None:
+    run_id = registry.start_run("candidate", kind=RunKind.CANDIDATE, tags={})
+    registry.log_bundle(run_id, toy_bundle)
+    registry.end_run(run_id)
+    version = registry.register(run_id, tags={}).version
+    for decision in ("KEEP, yesterday", "RETRAIN, today"):
+        tag_check(settings, version, verdict=decision, page=f"http://x/{decision[:4]}")
+    tags = client.get_model_version(MODEL_NAME, version).tags
+    assert (tags["drift.check"], tags["drift.page"]) == ("RETRAIN, today", "http://x/RETR")
+
+
+def test_a_drift_check_of_a_version_that_another_registry_made_is_a_line_in_the_log(
+    settings: Settings, client: MlflowClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    client.search_experiments()  # makes the database
+    tag_check(settings, "99", verdict="KEEP", page="http://x")
+    assert "MLflow does not describe the drift check of version 99" in caplog.text
+
+
+def test_a_drift_check_before_the_first_run_makes_no_database(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = Settings(home=tmp_path)
+    tag_check(settings, "1", verdict="KEEP", page="http://x")
+    assert not settings.mlflow_dir.exists()
+    assert not caplog.text
 
 
 def test_a_version_shows_its_figures_links_and_card(
