@@ -115,7 +115,7 @@ fuzz-readers: $(INSTALLED) ## 20,000 odd files for each reader: cases, findings,
 
 .PHONY: faults
 faults: $(INSTALLED) ## inject the faults of docs/how-to/faults.md and print the times of recovery
-	$(BIN)/python -m pytest -s -q tests/faults tests/flows/local/test_platform.py $(ARGS)
+	$(BIN)/python -m pytest -s -q tests/faults tests/flows/local/running $(ARGS)
 
 .PHONY: check
 check: lint ## lint and the pure tests, in a minute: what to run before each commit

@@ -48,8 +48,8 @@ _DATABASES: Final = {f"ECG_{name}_DIR" for name in ("MITDB", "NSTDB", "SVDB", "L
 
 _LONG: Final = (
     "test_end_to_end.py",
-    "flows/local/test_platform.py",
-    "flows/monitoring/test_monitor_drift.py",
+    "flows/local/running/test_platform.py",
+    "flows/monitoring/drift_check/test_monitor_drift.py",
     "flows/training/workers/test_workers.py",
     "faults/test_release_faults.py",
     "faults/test_store_faults.py",

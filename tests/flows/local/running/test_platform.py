@@ -7,41 +7,32 @@ import base64
 import json
 import os
 import re
-import shutil
 import signal
 import socket
 import stat
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from ecg_lib.operations.processes.helper_states import HelperStatus
-from ecg_lib.operations.settings import Settings
-from flows.doors.addresses import find_addresses
-from flows.local.servers.secret_files import read_secret
 from flows.local.servers.sign_in import make_sign_in_links
 from flows.local.supervision.platform_status import read_status
+from tests.flows.local.running.started import API_KEY, PUBLIC, Started
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
+
 HELPERS = ("prefect-server", "mlflow-server", "worker")
-_ECG = "from flows.local.cli import main; main()"
-API_KEY = "key-of-the-command-line"
-PUBLIC = "https://ecg.example"
+
 
 _ATTACK = """async ([prefect, mlflow, deployment]) => {
   const open = (url) => new Promise((done) => {
@@ -77,148 +68,6 @@ _ATTACK = """async ([prefect, mlflow, deployment]) => {
     read: await read(`${prefect}/api/admin/settings`),
   };
 }"""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Started:
-    """The platform of this module."""
-
-    settings: Settings
-    printed: Path
-    supervisor: subprocess.Popen[bytes]
-
-    @property
-    def prefect(self) -> str:
-        return find_addresses(self.settings).prefect
-
-    @property
-    def mlflow(self) -> str:
-        return find_addresses(self.settings).mlflow
-
-    @property
-    def service(self) -> str:
-        return find_addresses(self.settings).service
-
-    def login(self, name: str) -> tuple[str, str]:
-        found = read_secret(self.settings, name)
-        return found.user, found.password
-
-    def pid(self, name: str) -> int:
-        return next(one.pid for one in read_status(self.settings) if one.name == name)
-
-    def count_restarts(self, name: str) -> int:
-        (status,) = [one for one in read_status(self.settings) if one.name == name]
-        assert status.helper is not None
-        return status.helper.restarts
-
-    def is_whole(self, name: str) -> bool:
-        """Return whether a process runs and is ready."""
-        (status,) = [one for one in read_status(self.settings) if one.name == name]
-        return status.helper is not None and status.helper.status is HelperStatus.RUNNING
-
-    def call(self, path: str, body: Any = None) -> Any:  # noqa: ANN401  JSON
-        """Call Prefect with the login."""
-        url, auth = f"{self.prefect}/api{path}", self.login("prefect")
-        answer = (
-            httpx.get(url, auth=auth, timeout=30)
-            if body is None
-            else httpx.post(url, json=body, auth=auth, timeout=30)
-        )
-        return answer.raise_for_status().json()
-
-    def ecg(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", _ECG, *arguments],
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-
-    @property
-    def environment(self) -> dict[str, str]:
-        settings = self.settings
-        return {
-            **os.environ,
-            "ECG_HOME": str(settings.home),
-            "ECG_PREFECT_PORT": str(settings.prefect_port),
-            "ECG_MLFLOW_PORT": str(settings.mlflow_port),
-            "ECG_SERVICE_PORT": str(settings.service_port),
-            "ECG_PUBLIC_ORIGINS": PUBLIC,
-        }
-
-
-def _free_ports() -> dict[str, int]:
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return dict(zip(("prefect_port", "mlflow_port", "service_port"), ports, strict=True))
-
-
-@pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Started]:
-    """`ecg up` without the pipeline, started by a shell with an open umask."""
-    home = tmp_path_factory.mktemp("platform") / "home"
-    home.mkdir(mode=0o755)
-    settings = Settings(home=home, **_free_ports())
-    printed = home.parent / "printed"
-    with printed.open("wb") as output:
-        started = Started(settings=settings, printed=printed, supervisor=None)  # type: ignore[arg-type]
-        process = subprocess.Popen(
-            [sys.executable, "-c", _ECG, "up", "--no-pipeline"],
-            env={**started.environment, "ECG_API_KEY": API_KEY, "STRANGERS_TOKEN": API_KEY},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            umask=0,
-        )
-    try:
-        deadline_s = time.monotonic() + 500
-        while "READY" not in printed.read_text():
-            assert process.poll() is None, printed.read_text()
-            assert time.monotonic() < deadline_s, printed.read_text()
-            time.sleep(0.5)
-        yield Started(settings=settings, printed=printed, supervisor=process)
-    finally:
-        process.terminate()
-        process.wait(timeout=90)
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-    if found is None:
-        pytest.skip("Chromium is not installed: apt-get install chromium")
-    arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    arguments.append("--host-resolver-rules=MAP evil.example 127.0.0.1")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=found, args=arguments)
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def foreign_page() -> Iterator[str]:
-    """Address of a page on another port, which keeps what it is sent."""
-
-    class _Page(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.send_header("content-type", "text/html")
-            self.end_headers()
-            self.wfile.write(b"<title>another site</title>")
-
-        def log_message(self, *_: object) -> None:
-            return
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Page)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}/"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize(
