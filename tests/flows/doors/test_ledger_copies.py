@@ -1,0 +1,120 @@
+"""Files that lie beside the ledger's commits, and the bundle that carries them elsewhere."""
+
+from __future__ import annotations
+
+import io
+import json
+import uuid
+from pathlib import Path
+
+import pytest
+from dulwich.bundle import read_bundle
+from dulwich.worktree import WorkTree
+
+from ecg_lib.operations.releases import Release, read_release_notes
+from flows.doors.ledger import append_event, find_head, merge_ledger, pack_ledger, read_ledger
+from flows.doors.release_history import EventKind, LedgerEvent
+
+
+def append(directory: Path, version: str, kind: EventKind = EventKind.RELEASE) -> None:
+    release = Release(
+        bento_tag=f"ecg:{version}",
+        model_tag=f"ecg_bundle:{version}",
+        bundle_hash=version * 8,
+        code_hash="c" * 8,
+        model_version=version,
+        released_at="2026-01-01T00:00:00+00:00",
+    )
+    event = LedgerEvent(
+        id=str(uuid.uuid4()),
+        kind=kind,
+        who="a test",
+        why="because",
+        at="2026-01-01T00:00:00+00:00",
+        before=None,
+        release=release,
+        is_verified=True,
+    )
+    append_event(
+        directory, event, reason=f"{kind.value} {version}", metrics={"n": int(version)},
+        model_card=f"# Card {version}\n",
+    )  # fmt: skip
+
+
+def read_copies(directory: Path) -> tuple[str, str, int, str]:
+    """Versions of the event and of what is served, and the figures and card of that."""
+    event = json.loads((directory / "event.json").read_text())
+    release = json.loads((directory / "release.json").read_text())
+    metrics = json.loads((directory / "metrics.json").read_text())
+    card = (directory / "model_card.md").read_text()
+    return event["release"]["model_version"], release["model_version"], metrics["n"], card
+
+
+@pytest.fixture
+def without_index(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The index of git, which would write the files again, cannot be written."""
+
+    def fail(_: WorkTree) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(WorkTree, "reset_index", fail)
+
+
+@pytest.mark.usefixtures("without_index")
+def test_copies_do_not_wait_for_the_index(tmp_path: Path) -> None:
+    append(tmp_path, "1")
+    assert read_copies(tmp_path) == ("1", "1", 1, "# Card 1\n")
+    append(tmp_path, "2", EventKind.REFUSED)
+    assert read_copies(tmp_path) == ("2", "1", 1, "# Card 1\n")
+    assert len(read_ledger(tmp_path).entries) == 2
+
+
+@pytest.mark.usefixtures("without_index")
+def test_a_ledger_that_takes_another_one_in_has_the_copies_of_its_latest_event(
+    tmp_path: Path,
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    append(one, "1")
+    append(one, "2")
+    append(one, "3", EventKind.REFUSED)
+    merge_ledger(other, pack_ledger(one))
+    assert read_copies(other) == ("3", "2", 2, "# Card 2\n")
+
+
+@pytest.mark.usefixtures("without_index")
+def test_events_that_follow_those_of_another_ledger_show_what_is_served_then(
+    tmp_path: Path,
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    append(one, "1")
+    merge_ledger(other, pack_ledger(one))
+    append(one, "2")
+    append(one, "3", EventKind.REFUSED)
+    append(other, "4", EventKind.REFUSED)
+    merge_ledger(one, pack_ledger(other))
+    assert read_copies(one) == ("3", "2", 2, "# Card 2\n")
+    assert [entry.release.model_version for entry in read_ledger(one).entries] == list("3241")
+
+
+def test_the_notes_of_a_merged_ledger_are_those_of_its_history(tmp_path: Path) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    for number in range(1, 22):
+        append(one, str(number))
+    merge_ledger(other, pack_ledger(one))
+    notes = read_release_notes(other / "history.json")
+    assert notes is not None
+    assert [note.model_version for note in notes] == [str(number) for number in range(21, 1, -1)]
+
+
+def test_a_packed_ledger_names_its_branch(tmp_path: Path) -> None:
+    append(tmp_path, "1")
+    with read_bundle(io.BytesIO(pack_ledger(tmp_path))) as bundle:
+        references = {name.decode(): head.decode() for name, head in bundle.references.items()}
+    assert references == {"refs/heads/master": find_head(tmp_path)}
+
+
+def test_the_files_of_an_event_are_indented_for_people(tmp_path: Path) -> None:
+    append(tmp_path, "1")
+    assert (tmp_path / "event.json").read_text().startswith('{\n  "id": ')
+    assert (tmp_path / "release.json").read_text().startswith('{\n  "bento_tag": ')
+    assert (tmp_path / "metrics.json").read_text() == '{\n  "n": 1\n}'
