@@ -1,7 +1,8 @@
-"""Files that lie beside the ledger's commits, and the bundle that carries them elsewhere."""
+"""Files beside the ledger's commits, the bundle that carries them elsewhere, and its one writer."""
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
 import uuid
@@ -9,10 +10,20 @@ from pathlib import Path
 
 import pytest
 from dulwich.bundle import read_bundle
+from dulwich.objects import Commit
+from dulwich.repo import Repo
 from dulwich.worktree import WorkTree
 
 from ecg_lib.operations.releases import Release, read_release_notes
-from flows.doors.ledger import append_event, find_head, merge_ledger, pack_ledger, read_ledger
+from flows.doors import ledger
+from flows.doors.ledger import (
+    append_event,
+    find_head,
+    list_set_aside,
+    merge_ledger,
+    pack_ledger,
+    read_ledger,
+)
 from flows.doors.release_history import EventKind, LedgerEvent
 
 
@@ -118,3 +129,55 @@ def test_the_files_of_an_event_are_indented_for_people(tmp_path: Path) -> None:
     assert (tmp_path / "event.json").read_text().startswith('{\n  "id": ')
     assert (tmp_path / "release.json").read_text().startswith('{\n  "bento_tag": ')
     assert (tmp_path / "metrics.json").read_text() == '{\n  "n": 1\n}'
+
+
+def test_the_ledger_of_a_home_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
+    append(tmp_path / "home" / "ledger", "1")
+    append(tmp_path / "home" / "ledger", "2")
+    assert len(read_ledger(tmp_path / "home" / "ledger").entries) == 2
+
+
+def test_an_event_is_written_under_the_lock(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move, is_free = ledger._move_branch, []
+
+    def look(repository: Repo, commit: bytes) -> None:
+        with (tmp_path / ".lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                is_free.append(True)
+            except BlockingIOError:
+                is_free.append(False)
+        move(repository, commit)  # type: ignore[arg-type]  # an id of dulwich
+
+    monkeypatch.setattr(ledger, "_move_branch", look)
+    append(tmp_path, "1")
+    assert is_free == [False]
+
+
+def test_what_is_no_repository_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+    (tmp_path / ".git" / "objects").mkdir(parents=True)
+    (tmp_path / ".git" / "objects" / "a").write_text("of somebody")
+    append(tmp_path, "1")
+    (aside,) = list_set_aside(tmp_path)
+    assert aside.startswith(".git.broken-")
+    assert (tmp_path / aside / "objects" / "a").read_text() == "of somebody"
+    assert len(read_ledger(tmp_path).entries) == 1
+
+
+def test_a_merge_that_somebody_made_by_hand_is_followed_to_its_first_parent(
+    tmp_path: Path,
+) -> None:
+    for version in "123":
+        append(tmp_path, version)
+    entries = read_ledger(tmp_path).entries
+    with Repo(str(tmp_path)) as repository:
+        merge = repository[repository.head()].copy()
+        assert isinstance(merge, Commit)
+        merge.parents = [repository.head(), entries[-1].commit.encode()]  # type: ignore[list-item]
+        merge.message = b"by hand"
+        repository.object_store.add_object(merge)
+        repository.refs[b"refs/heads/master"] = merge.id  # type: ignore[index]
+    found = read_ledger(tmp_path).entries
+    assert [entry.commit for entry in found[1:]] == [entry.commit for entry in entries]

@@ -77,6 +77,15 @@ def test_the_drift_that_waits_is_that_of_the_latest_of_several_checks() -> None:
     assert "the drift of 2026-03-01 11:00 is not confirmed yet" in decision.reasons[0]
 
 
+def test_drift_that_went_away_does_not_wait() -> None:
+    decision = decide(
+        DriftEvidence(traffic=replace(QUIET, n_strips=1)),
+        check(1, is_breach=False),
+        check(30, is_breach=True),
+    )
+    assert "is not confirmed yet" not in decision.reasons[0]
+
+
 @pytest.mark.parametrize(("n_now", "is_noted"), [(300, True), (299, False)])
 def test_leads_are_turned_from_a_quarter_of_the_groups_on(n_now: int, *, is_noted: bool) -> None:
     now, before = Polarity(n_now, 400), Polarity(200, 400)

@@ -168,3 +168,11 @@ def test_strips_are_parted_by_group_and_length() -> None:
     assert starts[0] == 0
     assert len(set(dealt.tolist())) == len(dealt)
     assert (np.diff([*starts, len(dealt)]) > 0).all()
+
+
+def test_the_strips_of_each_subject_begin_where_those_before_end() -> None:
+    subjects = StripCounts.of(np.array(["a", "b", "b", "c"]), np.full(4, 10.0))
+    traffic = StripCounts.of(np.array(["x", "x"]), np.full(2, 10.0))
+    dealt, starts = deal_strips(subjects, traffic, np.random.default_rng(0))
+    assert starts.tolist() == [0, 1, 3]
+    assert sorted(dealt.tolist()) == [0, 1, 2, 3]
