@@ -7,8 +7,10 @@ import io
 import json
 import uuid
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from dulwich import porcelain
 from dulwich.bundle import read_bundle
 from dulwich.objects import Commit
 from dulwich.repo import Repo
@@ -22,6 +24,7 @@ from flows.doors.ledger import (
     list_set_aside,
     merge_ledger,
     pack_ledger,
+    read_git_commit,
     read_ledger,
 )
 from flows.doors.release_history import EventKind, LedgerEvent
@@ -157,12 +160,12 @@ def test_an_event_is_written_under_the_lock(
 
 
 def test_what_is_no_repository_is_kept_beside_the_new_one(tmp_path: Path) -> None:
-    (tmp_path / ".git" / "objects").mkdir(parents=True)
-    (tmp_path / ".git" / "objects" / "a").write_text("of somebody")
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "config").write_text("of somebody")
     append(tmp_path, "1")
     (aside,) = list_set_aside(tmp_path)
     assert aside.startswith(".git.broken-")
-    assert (tmp_path / aside / "objects" / "a").read_text() == "of somebody"
+    assert (tmp_path / aside / "config").read_text() == "of somebody"
     assert len(read_ledger(tmp_path).entries) == 1
 
 
@@ -181,3 +184,43 @@ def test_a_merge_that_somebody_made_by_hand_is_followed_to_its_first_parent(
         repository.refs[b"refs/heads/master"] = merge.id  # type: ignore[index]
     found = read_ledger(tmp_path).entries
     assert [entry.commit for entry in found[1:]] == [entry.commit for entry in entries]
+    # Its tree has the event of another commit, so it counts as one of code that knew no events.
+    event = found[0].event
+    assert (event.kind, event.why, event.is_verified) == (EventKind.RELEASE, "by hand", False)
+    assert (found[0].metrics, found[0].model_card) == ({"n": 3}, "# Card 3\n")
+
+
+def test_past_a_torn_commit_events_come_in_the_order_of_their_times(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for version in "1234":
+        now_s = 1_700_000_000.0 + int(version)
+        clock = SimpleNamespace(time=lambda now_s=now_s: now_s)
+        monkeypatch.setattr(ledger, "time", clock)
+        append(tmp_path, version)
+    torn = read_ledger(tmp_path).entries[0].commit
+    (tmp_path / ".git" / "objects" / torn[:2] / torn[2:]).unlink()
+    history = read_ledger(tmp_path)
+    assert [entry.release.model_version for entry in history.entries] == list("321")
+    assert history.torn == [torn[:12]]
+
+
+def test_the_commit_of_the_checkout_says_whether_tracked_files_have_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "__file__", str(tmp_path / "ledger.py"))
+    assert read_git_commit() == "no git repository"
+    with porcelain.init(str(tmp_path)) as repository:
+        assert read_git_commit() == "no git repository"
+        code = tmp_path / "code.py"
+        code.write_text("one")
+        porcelain.add(repository, [str(code)])
+        author = b"a test <a@test>"
+        commit = porcelain.commit(repository, b"first", author=author, committer=author).decode()
+        assert read_git_commit() == commit
+        (tmp_path / "untracked.py").write_text("one")
+        assert read_git_commit() == commit
+        code.write_text("changed")
+        assert read_git_commit() == f"{commit}+changes"
+        porcelain.add(repository, [str(code)])
+        assert read_git_commit() == f"{commit}+changes"

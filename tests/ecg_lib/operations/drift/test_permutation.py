@@ -176,3 +176,15 @@ def test_the_strips_of_each_subject_begin_where_those_before_end() -> None:
     dealt, starts = deal_strips(subjects, traffic, np.random.default_rng(0))
     assert starts.tolist() == [0, 1, 3]
     assert sorted(dealt.tolist()) == [0, 1, 2, 3]
+
+
+def test_a_column_that_is_equally_far_after_each_exchange_is_no_witness() -> None:
+    """One group of 24 has another amplitude: a distance of 1/12 on whichever side it is."""
+    ours, theirs, layout = count_values(
+        observe([[0.5]] * 12, amplitude=[[1.0]] * 12),
+        observe([[0.9]] * 12, amplitude=[[2.0]] + [[1.0]] * 11),
+        ["rr_prev_s", "amplitude_mv"],
+    )
+    rng = np.random.default_rng(0)
+    p_value = permute_together(ours, theirs, layout, n_permutations=199, rng=rng)
+    assert p_value == pytest.approx(1 / 200)
