@@ -7,7 +7,6 @@ run. Aliases say what it is: ``challenger``, ``champion``, ``previous_champion``
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
 import sqlite3
@@ -24,9 +23,7 @@ import httpx
 
 from ecg_lib.classifier.bundle import Bundle, BundleFigures, read_bundle, read_figures
 from ecg_lib.errors import EcgError
-from ecg_lib.operations.releases import CURRENT, read_release
 from ecg_lib.operations.settings import Settings
-from ecg_lib.records.atomic_files import write_durably
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -39,8 +36,6 @@ ELIGIBLE: Final = "ecg.eligible"
 """Tag of candidates: ``false`` after a gate refused one or its release was rolled back."""
 
 _BUNDLE: Final = "bundle"
-_PENDING: Final = "registry-pending.json"
-_LOCK: Final = "registry.lock"
 _SQLITE: Final = "sqlite:///"
 _PROBE_TIMEOUT_S: Final = 3.0
 _RUNS_AT_ONCE: Final = 200
@@ -108,13 +103,6 @@ class KnownRun(NamedTuple):
     sweep: str
     """Name of the sweep that it belongs to; empty where the run does not tell."""
     chosen_trial: str = ""
-
-
-class Pending(NamedTuple):
-    """The version that the aliases must follow."""
-
-    version: str
-    rolled_back: list[str]
 
 
 class Registry:
@@ -463,124 +451,24 @@ class Registry:
             yield Path(self._client.download_artifacts(run_id, _BUNDLE, draft))
 
 
-def find_alias_problem(settings: Settings, served: str, *, worse: set[str]) -> str:
-    """Say in what the aliases contradict what is served; nothing when they do not.
-
-    Args:
-        settings: Where MLflow is.
-        served: The version that is served.
-        worse: Versions that were rolled back.
-    """
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    if reason := explain_unreachable(settings):
-        return f"MLflow cannot be used: {reason}"
-    try:
-        registry = Registry(settings)
-        known = {version.version: version for version in registry.versions()}
-        champion = registry.get_alias(Alias.CHAMPION)
-    except (MlflowException, SQLAlchemyError) as error:
-        return f"MLflow cannot be used: {str(error).splitlines()[0]}"
-    if served not in known:
-        return ""  # released by another registry, or by hand
-    if champion is None or champion.version != served:
-        found = "nothing" if champion is None else f"model {champion.version}"
-        return f"the champion is {found}, model {served} is served"
-    unmarked = [
-        version
-        for version in sorted(worse & set(known))
-        if known[version].tags.get("rolled_back") != "true"
-    ]
-    return f"models {unmarked} were rolled back and may be promoted" if unmarked else ""
-
-
-def note_pending(settings: Settings, version: str, *, rolled_back: str | None = None) -> None:
-    """Note durably which version the aliases must follow, before anything is asked of MLflow.
-
-    Args:
-        settings: Where it is noted.
-        version: The version that is served.
-        rolled_back: The version that it replaces because that one was worse.
-    """
-    with _locked(settings):
-        earlier = _read_pending(settings)
-        bad = [] if earlier is None else earlier.rolled_back
-        if rolled_back is not None and rolled_back not in bad:
-            bad = [*bad, rolled_back]
-        noted = Pending(version, bad)._asdict()
-        write_durably(settings.home / _PENDING, json.dumps(noted))
-
-
-def read_pending(settings: Settings) -> Pending | None:
-    """Read what the aliases must still follow; None when they follow."""
-    with _locked(settings):
-        return _read_pending(settings)
-
-
-def follow_pending(settings: Settings) -> bool:
-    """Let the aliases follow what is served; False when MLflow cannot be reached or is locked.
-
-    What could not be done stays noted. A file that is torn counts as a note to follow
-    ``current.json``.
-    """
-    while (pending := read_pending(settings)) is not None:
-        reason = explain_unreachable(settings) or _follow(settings, pending)
-        if reason:
-            logger.warning(
-                "MLflow cannot be used (%s): its aliases follow model %s when it can",
-                reason,
-                pending.version,
-            )
-            return False
-        with _locked(settings):
-            # Another process may have noted another one meanwhile: the loop follows that.
-            if _read_pending(settings) == pending:
-                (settings.home / _PENDING).unlink(missing_ok=True)
-        logger.info("the aliases follow model %s", pending.version)
-    return True
-
-
-def _follow(settings: Settings, pending: Pending) -> str:
-    """Let the aliases follow; return why they do not."""
-    # Only now: MLflow takes seconds to import, and a rollback does not wait for it.
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        Registry(settings).follow_release(pending.version, rolled_back=pending.rolled_back)
-    except (MlflowException, SQLAlchemyError, RegistryError) as error:
-        return str(error).splitlines()[0] if str(error) else type(error).__name__
-    return ""
-
-
-def _read_pending(settings: Settings) -> Pending | None:
-    path = settings.home / _PENDING
-    try:
-        noted = json.loads(path.read_text(encoding="utf-8"))
-        bad = noted["rolled_back"]
-        # Earlier code noted one version, or none.
-        return Pending(
-            str(noted["version"]),
-            [str(one) for one in bad] if isinstance(bad, list) else [str(bad)] if bad else [],
-        )
-    except FileNotFoundError:
-        return None
-    except (ValueError, TypeError, KeyError):
-        logger.warning("%s is torn; the aliases follow %s", _PENDING, CURRENT)
-    current = read_release(settings.serving_dir / CURRENT)
-    if current is None:
-        path.unlink(missing_ok=True)
-        return None
-    return Pending(current.model_version, [])
-
-
 @contextmanager
-def _locked(settings: Settings) -> Iterator[None]:
-    settings.home.mkdir(parents=True, exist_ok=True)
-    with (settings.home / _LOCK).open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
+def reaching_registry(settings: Settings) -> Iterator[Registry]:
+    """Use the registry where that is not certain to work; errors of MLflow become its own.
+
+    Raises:
+        RegistryError: If MLflow does not answer, its database is locked, or a request fails.
+    """
+    if reason := explain_unreachable(settings):
+        raise RegistryError(reason)
+    # Only now: MLflow takes seconds to import.
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield Registry(settings)
+    except (MlflowException, SQLAlchemyError) as error:
+        msg = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RegistryError(msg) from error
 
 
 def explain_unreachable(settings: Settings) -> str:

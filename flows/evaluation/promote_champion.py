@@ -34,18 +34,12 @@ from ecg_lib.records.annotations import Annotations
 from flows.data.databases import SITE, Role
 from flows.data.dataset_versions import LATEST, DatasetVersion, load_version
 from flows.data.prepared_views import PreparedViews
-from flows.doors.registry import (
-    ELIGIBLE,
-    Alias,
-    ModelVersion,
-    Registry,
-    RegistryError,
-    follow_pending,
-)
+from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry, RegistryError
 from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.links import as_markdown, link_version
 from flows.doors.ui.run_names import name_run
 from flows.doors.ui.tracking import describe_version
+from flows.release.integrity.aliases import follow_pending
 
 if TYPE_CHECKING:
     from ecg_lib.classifier.beat_classifier import BeatClassifier

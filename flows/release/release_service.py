@@ -13,10 +13,11 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN, Plan
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.registry import Alias, RegistryError, follow_pending, note_pending
+from flows.doors.registry import Alias, RegistryError
 from flows.doors.ui.artifacts import show_artifact
 from flows.doors.ui.links import as_markdown, link_operations, link_version
 from flows.doors.ui.run_names import name_run
+from flows.release.integrity.aliases import follow_pending, note_pending
 from flows.release.package_bento import package_bento
 from flows.release.rollout.approval import RejectedError, wait_for_approval
 from flows.release.rollout.steps import Rollout, start_rollout

@@ -18,12 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from ecg_lib.classifier.bundle import read_figures
-from ecg_lib.errors import BundleError, EcgError
+from ecg_lib.errors import EcgError
 from ecg_lib.operations.keys.signatures import SignatureError, check_code, is_signed
 from ecg_lib.operations.learning.rollout.candidate import CANDIDATE
 from ecg_lib.operations.releases import (
@@ -38,8 +37,7 @@ from ecg_lib.operations.releases import (
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.shared_releases import RELEASE_LOCK
 from ecg_lib.records.atomic_files import write_durably
-from flows.doors.ledger import append_event, push_ledger, read_ledger
-from flows.doors.registry import note_pending
+from flows.doors.ledger import push_ledger, read_ledger
 from flows.doors.release_history import (
     EventKind,
     LedgerError,
@@ -51,6 +49,8 @@ from flows.doors.release_history import (
     format_now,
     make_event,
 )
+from flows.release.integrity.aliases import note_pending
+from flows.release.integrity.ledger_notes import is_damaged, note_event, note_unrecorded
 from flows.release.integrity.sharing import fetch_missing, join, sharing
 from flows.release.integrity.signing import ensure_signed, prepare_signing
 from flows.release.rollout.journal import read_open, settle
@@ -69,7 +69,6 @@ INTENT: Final = "release-intent.json"
 
 _LOCK_TIMEOUT_S: Final = 150.0
 _LOCK_POLL_S: Final = 0.05
-_MODEL_CARD: Final = "model_card.md"
 
 logger = logging.getLogger(__name__)
 
@@ -474,50 +473,6 @@ def _resume(intent: Intent, settings: Settings, steps: Steps) -> None:
         _put_back(intent, settings, EventKind.ABANDONED, "interrupted", steps)
 
 
-def is_damaged(settings: Settings, history: LedgerHistory, current: Release | None) -> bool:
-    """Return whether a file holds a release of the ledger with a wrong version or hash.
-
-    Such a release has no signature. Noted as served, it would be rolled back under the name of the
-    one that is good.
-    """
-    if current is None:
-        return False
-    tag = current.bento_tag
-    known = [one.release for one in history.entries if one.is_served]
-    namesakes = [one for one in known if one.bento_tag == tag]
-    is_known = any(is_same_release(one, current) for one in namesakes)
-    return bool(namesakes) and not is_known and not is_signed(settings, current)
-
-
-def note_unrecorded(settings: Settings, history: LedgerHistory, current: Release | None) -> bool:
-    """Note a release that is served and that the ledger does not tell of; whether it was one."""
-    latest = history.latest
-    if current is None or (latest is not None and is_same_release(latest.release, current)):
-        return False
-    event = make_event(
-        EventKind.NOTED,
-        current,
-        why="served, and not in the ledger",
-        before=None if latest is None else latest.release,
-        is_signed=is_signed(settings, current),
-    )
-    metrics, card = _read_figures(settings, current)
-    append_event(
-        settings.ledger_dir,
-        event,
-        reason=f"note model {current.model_version}, which is served",
-        metrics=metrics,
-        model_card=card,
-    )
-    logger.warning("%s was served and not in the ledger; it is noted", current.bento_tag)
-    if not event.is_signed:
-        logger.warning(
-            "%s is not signed and will not be served: look at it, then `ecg doctor --sign %s`",
-            *(current.bento_tag, current.bento_tag),
-        )
-    return True
-
-
 def _note(
     settings: Settings, intent: Intent, kind: EventKind, reason: str, *, is_verified: bool
 ) -> None:
@@ -532,25 +487,12 @@ def _note(
         is_verified=is_verified,
         is_signed=is_signed(settings, intent.wanted),
     )
-    metrics, card = _read_figures(settings, intent.wanted)
-    append_event(settings.ledger_dir, event, reason=reason, metrics=metrics, model_card=card)
+    note_event(settings, event, reason=reason)
     if settings.ledger_remote is not None:
         try:
             push_ledger(settings.ledger_dir, settings.ledger_remote)
         except LedgerError as error:
             logger.warning("%s; the next event is pushed with this one", error)
-
-
-def _read_figures(settings: Settings, release: Release) -> tuple[dict[str, Any], str]:
-    """Read figures and card of a bundle that earlier code may have made."""
-    directory = find_bundle(settings, release.model_tag)
-    try:
-        figures = read_figures(directory)
-        card = (directory / _MODEL_CARD).read_text(encoding="utf-8")
-    except (BundleError, OSError) as error:
-        logger.warning("the ledger has no figures of %s: %s", release.model_tag, error)
-        return {}, ""
-    return {k: v for k, v in figures.metrics.items() if isinstance(v, int | float)}, card
 
 
 def _write_intent(intent: Intent, settings: Settings) -> None:

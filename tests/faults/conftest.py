@@ -31,7 +31,7 @@ from ecg_lib.operations.releases import NOT_SERVING, Release, hash_code, is_same
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import read_pending
+from flows.release.integrity.aliases import read_pending
 from flows.release.switch_service import read_current
 from flows.release.transaction import INTENT
 

@@ -23,8 +23,8 @@ import pytest
 
 from ecg_lib.operations.releases import CURRENT, bento_source, write_release
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import follow_pending, read_pending
 from flows.doors.release_history import EventKind
+from flows.release.integrity.aliases import follow_pending, read_pending
 from flows.release.integrity.doctor import examine
 from flows.release.switch_service import find_bundle, read_current
 from flows.release.transaction import INTENT, Step, release_model, roll_back

@@ -34,7 +34,7 @@ from ecg_lib.operations.releases import (
 )
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import follow_pending, read_pending
+from flows.release.integrity.aliases import follow_pending, read_pending
 from flows.release.integrity.doctor import examine
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import INTENT, Step, Steps, release_model, roll_back

@@ -60,7 +60,7 @@ def rollback(
     ] = False,
 ) -> None:
     """Serve an earlier release again, code and model; needs neither Prefect nor MLflow."""
-    from flows.doors.registry import follow_pending
+    from flows.release.integrity.aliases import follow_pending
     from flows.release.transaction import roll_back
 
     if version is not None and to is not None:

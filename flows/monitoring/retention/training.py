@@ -22,8 +22,9 @@ from ecg_lib.operations.settings import Settings
 from flows.data.dataset_versions import list_versions, load_version, read_latest
 from flows.data.prepared_views import records_dir
 from flows.data.records.lock import deleting_records
-from flows.doors.registry import Alias, KnownRun, Registry, RunKind, read_pending
+from flows.doors.registry import Alias, KnownRun, Registry, RunKind
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
+from flows.release.integrity.aliases import read_pending
 from flows.release.switch_service import find_bundle
 from flows.training.sweep import settle_sweeps
 from flows.training.workers.shared_data import remove_left_data

@@ -1,1 +1,1 @@
-"""Signatures of releases, and checks of all stores against each other."""
+"""Signatures, notes and aliases of releases, and checks of all stores against each other."""

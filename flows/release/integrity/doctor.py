@@ -36,18 +36,19 @@ from ecg_lib.operations.releases import (
 )
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import (
-    find_alias_problem,
-    follow_pending,
-    note_pending,
-    read_pending,
-)
 from flows.doors.release_history import (
     LedgerHistory,
     find_known_worse,
     find_release,
     list_way_back,
 )
+from flows.release.integrity.aliases import (
+    find_alias_problem,
+    follow_pending,
+    note_pending,
+    read_pending,
+)
+from flows.release.integrity.ledger_notes import is_damaged, note_unrecorded
 from flows.release.integrity.signing import (
     SigningError,
     prepare_signing,
@@ -56,7 +57,7 @@ from flows.release.integrity.signing import (
 )
 from flows.release.rollout.journal import settle
 from flows.release.switch_service import Presence, ask_service, find_bundle
-from flows.release.transaction import INTENT, is_damaged, locked, note_unrecorded, recover
+from flows.release.transaction import INTENT, locked, recover
 
 _LEFTOVER_AGE_S: Final = 3600.0
 """Age of a draft that no process is writing."""

@@ -76,10 +76,10 @@ def advance(
     ] = False,
 ) -> None:
     """Go to the next stage, or release the candidate after the last one."""
-    from flows.doors.registry import follow_pending
     from flows.doors.release_history import find_user
     from flows.local.commands.platform import enter_platform
     from flows.monitoring.evidence import open_log
+    from flows.release.integrity.aliases import follow_pending
     from flows.release.rollout.look import Verdict, look_at_candidate
     from flows.release.rollout.steps import NO_CANDIDATE, RolloutError
 
@@ -108,8 +108,8 @@ def stop(
     worse: Annotated[bool, typer.Option("--worse", help="Never offer it again.")] = False,
 ) -> None:
     """End the candidate: the served release answers everybody."""
-    from flows.doors.registry import follow_pending
     from flows.local.commands.platform import enter_platform
+    from flows.release.integrity.aliases import follow_pending
     from flows.release.rollout.steps import end_rollout
 
     settings = enter_platform()

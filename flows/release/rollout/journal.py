@@ -25,8 +25,8 @@ from ecg_lib.operations.learning.rollout.candidate import (
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import append_event
-from flows.doors.registry import note_pending
 from flows.doors.release_history import EventKind, LedgerHistory, make_event
+from flows.release.integrity.aliases import note_pending
 
 _KINDS: Final = {
     EndKind.TAKEN_BACK: EventKind.TAKEN_BACK,

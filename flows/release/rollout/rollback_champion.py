@@ -12,10 +12,10 @@ from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed
 
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.registry import follow_pending
 from flows.doors.release_history import EventKind
 from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.run_names import name_run
+from flows.release.integrity.aliases import follow_pending
 from flows.release.rollout.steps import RolloutError, take_back
 from flows.release.transaction import Outcome, SupersededError, roll_back
 

@@ -19,7 +19,6 @@ from ecg_lib.operations.learning.rollout.candidate import (
 from ecg_lib.operations.releases import Release, is_same_release
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.objects import StoreError
-from flows.doors.registry import note_pending
 from flows.doors.release_history import (
     EventKind,
     LedgerError,
@@ -27,6 +26,7 @@ from flows.doors.release_history import (
     find_user,
     format_now,
 )
+from flows.release.integrity.aliases import note_pending
 from flows.release.integrity.signing import ensure_signed
 from flows.release.rollout import journal
 from flows.release.transaction import (

@@ -13,11 +13,11 @@ from prefect.states import Completed
 from ecg_lib.operations.drift.decision import DriftAction
 from ecg_lib.operations.learning.rollout.candidate import Candidate
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.registry import follow_pending
 from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.run_names import name_run
 from flows.monitoring.evidence import open_log
 from flows.monitoring.outbox import deliver_decisions
+from flows.release.integrity.aliases import follow_pending
 from flows.release.rollout.look import Look, Verdict, look_at_candidate
 
 _NOTHING = "no candidate is tried beside the served release"

@@ -15,18 +15,7 @@ from ecg_lib.classifier.bundle import MANIFEST, Bundle, read_bundle
 from ecg_lib.errors import BundleError
 from ecg_lib.operations.releases import CURRENT, write_release
 from ecg_lib.operations.settings import Settings, read_settings
-from flows.doors.registry import (
-    ELIGIBLE,
-    Alias,
-    Registry,
-    RegistryError,
-    RunEnd,
-    RunKind,
-    find_alias_problem,
-    follow_pending,
-    note_pending,
-    read_pending,
-)
+from flows.doors.registry import ELIGIBLE, Alias, Registry, RegistryError, RunEnd, RunKind
 from flows.pipeline import find_kept_release
 from flows.release.switch_service import make_release
 from tests.object_store.server import ObjectServer
@@ -159,60 +148,6 @@ def test_aliases_follow_promotion_rollback_and_registration_is_done_once(
     assert champion is not None
     assert champion.version == first.version
     assert registry.find_candidate({"ecg.dataset_version": "d"}) == runs[0]
-
-
-@pytest.mark.parametrize("fault", ["down", "locked"])
-def test_aliases_follow_later_when_mlflow_cannot_be_used(
-    registry: Registry, toy_bundle: Bundle, caplog: pytest.LogCaptureFixture, fault: str
-) -> None:
-    run_id = _candidate(registry, toy_bundle, v_f1=0.9, dataset=f"e-{fault}")
-    version = registry.register(run_id, tags={})
-    settings = registry._settings
-    note_pending(settings, version.version)
-    if fault == "down":
-        down = Settings(home=settings.home, mlflow_tracking_uri="http://127.0.0.1:9")
-        assert not follow_pending(down)
-    else:
-        with contextlib.closing(sqlite3.connect(settings.mlflow_dir / "mlflow.db")) as database:
-            database.execute("BEGIN EXCLUSIVE")
-            assert not follow_pending(settings)
-    assert "MLflow cannot be used" in caplog.text
-    pending = read_pending(settings)
-    assert pending is not None
-    assert pending.version == version.version
-
-    assert follow_pending(settings)
-
-    champion = registry.get_alias(Alias.CHAMPION)
-    assert champion is not None
-    assert champion.version == version.version
-    assert read_pending(settings) is None
-
-
-def test_a_note_of_earlier_code_is_followed(registry: Registry, toy_bundle: Bundle) -> None:
-    settings = registry._settings
-    old, new = (
-        registry.register(_candidate(registry, toy_bundle, v_f1=0.9, dataset=f"h{n}"), tags={})
-        for n in (1, 2)
-    )
-    text = json.dumps({"version": old.version, "rolled_back": new.version})
-    (settings.home / "registry-pending.json").write_text(text)
-    assert find_alias_problem(settings, old.version, worse={new.version}) != ""
-    assert follow_pending(settings)
-    assert registry.get_version(new.version).tags["rolled_back"] == "true"
-    assert find_alias_problem(settings, old.version, worse={new.version}) == ""
-    assert "is served" in find_alias_problem(settings, new.version, worse=set())
-
-
-def test_a_served_version_that_mlflow_does_not_know_holds_up_nothing(
-    registry: Registry, caplog: pytest.LogCaptureFixture
-) -> None:
-    settings = registry._settings
-    champion = registry.get_alias(Alias.CHAMPION)
-    note_pending(settings, "998", rolled_back="999")
-    assert follow_pending(settings)
-    assert "model 998 is served and is not in MLflow" in caplog.text
-    assert registry.get_alias(Alias.CHAMPION) == champion
 
 
 def test_runs_carry_parameters_curves_figures_and_the_dataset(registry: Registry) -> None:

@@ -25,7 +25,8 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.releases import CURRENT, is_same_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import Alias, ModelVersion, follow_pending, read_pending
+from flows.doors.registry import Alias, ModelVersion
+from flows.release.integrity.aliases import follow_pending, read_pending
 from flows.release.integrity.doctor import examine
 from flows.release.switch_service import read_current
 from flows.release.transaction import (

@@ -14,8 +14,8 @@ import pytest
 from ecg_lib.operations.releases import CURRENT, Release, ReleaseError, read_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import read_pending
 from flows.doors.release_history import EventKind, LedgerError
+from flows.release.integrity.aliases import read_pending
 from flows.release.integrity.signing import ensure_signed
 from flows.release.switch_service import ReleaseRefusedError, read_current
 from flows.release.transaction import (

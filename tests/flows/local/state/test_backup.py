@@ -36,13 +36,14 @@ from ecg_lib.operations.releases import Release, hash_code
 from ecg_lib.operations.settings import Settings
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import Alias, Registry, RunKind, follow_pending
+from flows.doors.registry import Alias, Registry, RunKind
 from flows.local.cli import app
 from flows.local.state.archive import MANIFEST, BackupError, SecretsIn, own_version
 from flows.local.state.backup import make_backup
 from flows.local.state.restore import check_whole, restore_backup
 from flows.local.supervision.platform_status import state_path
 from flows.local.supervision.process_state import ProcessRecord, State
+from flows.release.integrity.aliases import follow_pending
 from flows.release.integrity.doctor import examine
 from flows.release.load_released import load_released_bundle
 from flows.release.transaction import release_model

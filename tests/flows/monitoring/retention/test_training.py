@@ -20,14 +20,7 @@ from flows.data.databases import Role
 from flows.data.dataset_versions import DatasetVersion, PreparedRecord, list_versions
 from flows.data.records.lock import adding_records
 from flows.doors.ledger import append_event
-from flows.doors.registry import (
-    ELIGIBLE,
-    Alias,
-    KnownRun,
-    Registry,
-    RunKind,
-    note_pending,
-)
+from flows.doors.registry import ELIGIBLE, Alias, KnownRun, Registry, RunKind
 from flows.doors.release_history import EventKind, LedgerEvent
 from flows.monitoring.retention.training import (
     _forget_dataset_versions,
@@ -35,6 +28,7 @@ from flows.monitoring.retention.training import (
     forget_old_training,
 )
 from flows.pipeline import pipeline
+from flows.release.integrity.aliases import note_pending
 from flows.training import sweep
 
 

@@ -26,10 +26,10 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import read_pending
 from flows.doors.release_history import EventKind
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 from flows.release.integrity import doctor
+from flows.release.integrity.aliases import read_pending
 from flows.release.rollout import journal
 from flows.release.rollout.look import Look, Verdict, look_at_candidate
 from flows.release.rollout.steps import (
