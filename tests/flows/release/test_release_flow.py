@@ -15,7 +15,8 @@ from ecg_lib.operations.learning.rollout.candidate import read_candidate
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
-from flows.doors.registry import Pending, RegistryError, read_pending
+from flows.doors.registry import RegistryError
+from flows.release.integrity.aliases import Pending, read_pending
 from flows.doors.release_history import EventKind
 from flows.release import release_service as module
 from flows.release.release_service import begin_rollout, release_service, show, switch_to

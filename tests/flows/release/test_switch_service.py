@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from ecg_lib.operations.releases import Release
+from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.release import switch_service
 from flows.release.switch_service import (
@@ -19,6 +19,7 @@ from flows.release.switch_service import (
     Switch,
     ask_service,
     make_release,
+    read_current,
     wait_until_served,
 )
 
@@ -256,3 +257,9 @@ def test_a_release_is_made_as_of_now() -> None:
     )  # fmt: skip
     age = datetime.now(UTC) - datetime.fromisoformat(made.released_at)
     assert 0 <= age.total_seconds() < 60
+
+
+def test_what_is_to_be_served_is_read(settings: Settings) -> None:
+    assert read_current(settings) is None
+    write_release(settings.serving_dir / CURRENT, WANTED)
+    assert read_current(settings) == WANTED

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import find_head, read_ledger
-from flows.doors.registry import read_pending
+from flows.release.integrity.aliases import read_pending
 from flows.doors.release_history import EventKind, find_user
 from flows.release import transaction
 from flows.release.integrity.signing import ensure_signed
