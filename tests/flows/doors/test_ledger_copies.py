@@ -159,7 +159,7 @@ def test_an_event_is_written_under_the_lock(
     assert is_free == [False]
 
 
-def test_what_is_no_repository_is_kept_beside_the_new_one(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_repository_is_kept_beside_the_new_one(tmp_path: Path) -> None:
     (tmp_path / ".git").mkdir()
     (tmp_path / ".git" / "config").write_text("of somebody")
     append(tmp_path, "1")

@@ -263,7 +263,7 @@ def test_a_bundle_is_fetched_once(
 def test_an_error_that_is_not_that_of_a_missing_run_or_alias_is_raised(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  it takes seconds
 
     def fail(*_: Any, **__: Any) -> None:  # noqa: ANN401
         raise MlflowException("busy")
@@ -292,11 +292,11 @@ def test_without_a_store_an_experiment_of_another_place_is_nothing_to_warn_of(
 
 
 def test_errors_of_mlflow_are_told_in_one_line(settings: Settings) -> None:
-    from mlflow.exceptions import MlflowException
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  it takes seconds
 
-    with pytest.raises(RegistryError, match="^first$"), reaching_registry(settings):
+    with pytest.raises(RegistryError, match=r"^first$"), reaching_registry(settings):
         raise MlflowException("first\nsecond")
-    with pytest.raises(RegistryError, match="^MlflowException$"), reaching_registry(settings):
+    with pytest.raises(RegistryError, match=r"^MlflowException$"), reaching_registry(settings):
         raise MlflowException("")
     with reaching_registry(settings) as registry:
         assert registry.versions() == []

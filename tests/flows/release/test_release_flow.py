@@ -16,9 +16,9 @@ from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import RegistryError
-from flows.release.integrity.aliases import Pending, read_pending
 from flows.doors.release_history import EventKind
 from flows.release import release_service as module
+from flows.release.integrity.aliases import Pending, read_pending
 from flows.release.release_service import begin_rollout, release_service, show, switch_to
 from flows.release.rollout.approval import RejectedError
 from flows.release.rollout.steps import Rollout
@@ -67,7 +67,7 @@ class Run:
         assert self.package is not None
         return self.package.model_dump()
 
-    def _wait(self, _: Settings, wanted: Release, *, what: str, hours: float) -> None:
+    def _wait(self, _: Settings, __: Release, *, what: str, hours: float) -> None:
         self.approvals.append((what, hours))
         self.on_approval()
 

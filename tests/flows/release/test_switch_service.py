@@ -1,4 +1,4 @@
-"""What the service is asked, and how long an answer is waited for, by a clock of the test's own."""
+"""Questions to the service and the wait for its answer, by a clock that the test moves."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def wait(
     before: Health = BEFORE,
     timeout_s: float = 90.0,
 ) -> tuple[Switch, int]:
-    """Wait for a service that gives these answers, the last of them for ever; count them."""
+    """Wait for a service that gives these answers, the last one again and again; count them."""
     asked = 0
 
     def ask(_: Settings) -> Health:
@@ -227,9 +227,7 @@ def test_another_program_at_the_port_is_silent(
     assert asked.health(settings, body) == Health(Presence.SILENT)
 
 
-def test_a_closed_port_is_no_service_and_a_slow_one_is_silent(
-    settings: Settings, asked: Asked
-) -> None:
+def test_a_closed_port_means_absent_and_a_slow_one_silent(settings: Settings, asked: Asked) -> None:
     asked.answer = httpx.ConnectError("refused")
     assert ask_service(settings) == Health(Presence.ABSENT)
     asked.answer = httpx.ReadTimeout("slow")
@@ -259,7 +257,7 @@ def test_a_release_is_made_as_of_now() -> None:
     assert 0 <= age.total_seconds() < 60
 
 
-def test_what_is_to_be_served_is_read(settings: Settings) -> None:
+def test_the_release_to_serve_is_read(settings: Settings) -> None:
     assert read_current(settings) is None
     write_release(settings.serving_dir / CURRENT, WANTED)
     assert read_current(settings) == WANTED

@@ -1,4 +1,4 @@
-"""What each step of a release does, and what it leaves where it fails."""
+"""The steps of a release, and the state that each leaves where it fails."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pydantic import ValidationError
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import find_head, read_ledger
-from flows.release.integrity.aliases import read_pending
 from flows.doors.release_history import EventKind, find_user
 from flows.release import transaction
+from flows.release.integrity.aliases import read_pending
 from flows.release.integrity.signing import ensure_signed
 from flows.release.switch_service import ReleaseRefusedError, Switch, read_current
 from flows.release.transaction import (
@@ -400,7 +400,7 @@ def test_a_current_file_with_a_wrong_hash_is_mended_by_the_ledger(
     assert kinds == {EventKind.RELEASE}
 
 
-def test_an_earlier_release_that_was_put_there_by_hand_is_no_damage(
+def test_an_earlier_release_that_was_put_there_by_hand_stays(
     settings: Settings, service: FakeService, make_stored: Make
 ) -> None:
     one = make_stored("1")

@@ -156,7 +156,7 @@ def test_without_a_spread_there_is_no_effect() -> None:
     assert find(observe({"a": [0.5, 0.5]}), MOVED, QUICK, "rr_prev_s").effect is None
 
 
-def test_a_value_that_is_missing_is_no_part_of_the_effect() -> None:
+def test_a_missing_value_does_not_count_in_the_effect() -> None:
     nan = float("nan")
     reference = observe({"a": [0.0, 0.5, 1.0]})
     traffic = observe({"b": [nan, 0.75, nan], "c": [nan, nan]})

@@ -132,7 +132,7 @@ def test_a_p_value_that_rounds_to_nothing_is_said_to_be_below_a_thousandth(
     ("high", "action"),
     [(0.95 - 0.05, DriftAction.KEEP), (0.95 - 0.05 - 1e-9, DriftAction.ROLLBACK)],
 )
-def test_labels_that_just_reach_the_accepted_drop_are_no_evidence(
+def test_labels_at_the_accepted_drop_do_not_count_as_evidence(
     high: float, action: DriftAction
 ) -> None:
     labelled = LabelledPerformance(

@@ -106,7 +106,7 @@ def test_a_group_of_one_beat_weighs_as_much_as_any_other() -> None:
     assert measure_distances(theirs, ours, layout).tolist() == pytest.approx([0.5])
 
 
-def test_a_side_without_a_value_after_an_exchange_is_no_error() -> None:
+def test_a_side_may_have_no_value_after_an_exchange() -> None:
     """One group of all has a value of the amplitude, so one side always has none."""
     nan = float("nan")
     names = ["rr_prev_s", "amplitude_mv"]
@@ -178,7 +178,7 @@ def test_the_strips_of_each_subject_begin_where_those_before_end() -> None:
     assert sorted(dealt.tolist()) == [0, 1, 2, 3]
 
 
-def test_a_column_that_is_equally_far_after_each_exchange_is_no_witness() -> None:
+def test_a_column_that_is_equally_far_after_each_exchange_says_nothing() -> None:
     """One group of 24 has another amplitude: a distance of 1/12 on whichever side it is."""
     ours, theirs, layout = count_values(
         observe([[0.5]] * 12, amplitude=[[1.0]] * 12),

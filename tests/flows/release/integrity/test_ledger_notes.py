@@ -1,4 +1,4 @@
-"""What the ledger is told of a release, and when what is served counts as damaged."""
+"""Notes of releases in the ledger, and releases that count as damaged."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_the_figures_of_a_release_are_the_numbers_of_its_bundle(
     (entry,) = note(settings, one).entries
     numbers = {k: v for k, v in toy_bundle.metrics.items() if isinstance(v, (int, float))}
     assert entry.metrics == numbers
-    assert 0 < len(numbers)
+    assert len(numbers) > 0
     assert entry.model_card == "# A card\n"
 
 
@@ -69,7 +69,7 @@ def test_only_a_namesake_that_the_ledger_and_the_key_do_not_know_is_damaged(
     assert not is_damaged(settings, history, None)
     assert not is_damaged(settings, history, one)
     assert not is_damaged(settings, history, two)
-    # What was only tried does not make it known.
+    # A refused release does not make it known.
     assert is_damaged(settings, note(settings, wrong, EventKind.REFUSED), wrong)
     # Served under both hashes, either is known.
     both = note(settings, wrong)
