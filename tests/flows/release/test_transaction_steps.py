@@ -15,6 +15,8 @@ import pytest
 from dulwich.repo import Repo
 from pydantic import ValidationError
 
+from ecg_lib.operations.keys.signatures import SignatureError, signature_path
+from ecg_lib.operations.learning.rollout.candidate import DEFAULT_PLAN
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
 from flows.doors.ledger import find_head, read_ledger
@@ -22,6 +24,7 @@ from flows.doors.release_history import EventKind, find_user
 from flows.release import transaction
 from flows.release.integrity.aliases import read_pending
 from flows.release.integrity.signing import ensure_signed
+from flows.release.rollout.steps import start_rollout
 from flows.release.switch_service import ReleaseRefusedError, Switch, read_current
 from flows.release.transaction import (
     INTENT,
@@ -409,3 +412,53 @@ def test_an_earlier_release_that_was_put_there_by_hand_stays(
     assert recover(settings, steps=service.steps) == one
     latest = read_ledger(settings.ledger_dir).entries[0]
     assert (latest.event.kind, latest.release) == (EventKind.NOTED, one)
+
+
+def test_a_release_that_is_served_is_signed_again_where_its_signature_is_gone(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    one = make_stored("1")
+    release_all(settings, service, one, make_stored("2"), one)
+    signature_path(settings, one).unlink()
+    release_all(settings, service, one)
+    assert signature_path(settings, one).exists()
+
+
+def test_a_release_that_is_tried_is_served_by_its_rollout_or_by_force_alone(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    one, two, three = (make_stored(version) for version in "123")
+    release_all(settings, service, one)
+    release_all(settings, service, two, one)
+    start_rollout(settings, three, plan=DEFAULT_PLAN, why="better", steps=service.steps)
+    with pytest.raises(TransactionError, match="ecg:3-a is being tried in a gradual rollout"):
+        release_all(settings, service, three)
+    release_all(settings, service, two)  # another one may be released
+    start_rollout(settings, three, plan=DEFAULT_PLAN, why="better", steps=service.steps)
+    checked: list[bool] = []
+    release_model(
+        settings, three, why="a rollout", check=lambda: checked.append(True), steps=service.steps
+    )
+    assert (checked, served_tag(settings)) == ([True], "ecg:3-a")
+
+
+def test_a_release_that_is_tried_is_served_by_force(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    release_all(settings, service, make_stored("1"))
+    start_rollout(settings, make_stored("2"), plan=DEFAULT_PLAN, why="better", steps=service.steps)
+    release_model(settings, make_stored("2"), why="at once", force=True, steps=service.steps)
+    assert served_tag(settings) == "ecg:2-a"
+
+
+def test_a_release_whose_code_has_changed_is_not_gone_back_to(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    release_all(settings, service, make_stored("1"), make_stored("2"))
+    source = settings.bentoml_home / "bentos" / "ecg" / "1-a" / "src"
+    next(source.rglob("code.py")).write_text("changed")
+    with pytest.raises(SignatureError):
+        roll_back(settings, why="worse", steps=service.steps)
+    assert served_tag(settings) == "ecg:2-a"
+    assert not (settings.serving_dir / INTENT).exists()
+    assert len(read_ledger(settings.ledger_dir).entries) == 2

@@ -177,6 +177,10 @@ def test_the_effect_on_categories_has_the_sign_of_the_change() -> None:
     assert find(plain, mixed, QUICK, "rule").effect == pytest.approx(-0.5)
     assert find(mixed, plain, QUICK, "rule").effect == pytest.approx(0.5)
     assert abs(find(plain, fired, QUICK, "rule").effect or 0.0) == pytest.approx(1.0)
+    # A category of one side alone: `escape` comes from nothing, or goes altogether.
+    both = replace(plain, columns=plain.columns | {"rule": np.array(["x", "y", "x", "y"])})
+    assert find(both, fired, QUICK, "rule").effect == pytest.approx(1.0)
+    assert find(fired, both, QUICK, "rule").effect == pytest.approx(-1.0)
 
 
 def test_the_default_config_is_used_when_none_is_given() -> None:
