@@ -440,6 +440,7 @@ def test_a_release_that_is_tried_is_served_by_its_rollout_or_by_force_alone(
         settings, three, why="a rollout", check=lambda: checked.append(True), steps=service.steps
     )
     assert (checked, served_tag(settings)) == ([True], "ecg:3-a")
+    assert not (settings.serving_dir / "candidate.json").exists()
 
 
 def test_a_release_that_is_tried_is_served_by_force(
@@ -462,3 +463,14 @@ def test_a_release_whose_code_has_changed_is_not_gone_back_to(
     assert served_tag(settings) == "ecg:2-a"
     assert not (settings.serving_dir / INTENT).exists()
     assert len(read_ledger(settings.ledger_dir).entries) == 2
+
+
+def test_the_aliases_follow_the_release_that_stays_after_a_refusal(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    release_all(settings, service, make_stored("1"))
+    (settings.home / "registry-pending.json").unlink()  # they have followed
+    service.bad.add("ecg:2-a")
+    with pytest.raises(ReleaseRefusedError):
+        release_all(settings, service, make_stored("2"))
+    assert read_pending(settings) == ("1", [])
