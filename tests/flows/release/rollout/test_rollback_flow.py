@@ -25,7 +25,7 @@ Make = Callable[..., Release]
 
 
 class Told:
-    """What the flow tells MLflow and Prefect."""
+    """Names and artifacts of the run, and when the aliases follow."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.followed: list[Pending | None] = []
@@ -143,7 +143,7 @@ def test_a_candidate_is_taken_back_and_what_is_served_stays(
     assert roll_back(**given).name == "CandidateTakenBack"
 
 
-def test_a_candidate_that_is_not_tried_any_more_is_superseded(
+def test_a_candidate_that_has_ended_is_superseded(
     settings: Settings, told: Told, releases: list[Release], make_stored: Make
 ) -> None:
     candidate = try_out(settings, make_stored("4"))
