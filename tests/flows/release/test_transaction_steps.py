@@ -474,3 +474,17 @@ def test_the_aliases_follow_the_release_that_stays_after_a_refusal(
     with pytest.raises(ReleaseRefusedError):
         release_all(settings, service, make_stored("2"))
     assert read_pending(settings) == ("1", [])
+
+
+def test_a_candidate_whose_champion_is_not_served_any_longer_is_ended(
+    settings: Settings, service: FakeService, make_stored: Make
+) -> None:
+    release_all(settings, service, make_stored("1"), make_stored("3"), make_stored("1"))
+    start_rollout(settings, make_stored("2"), plan=DEFAULT_PLAN, why="better", steps=service.steps)
+    recover(settings, steps=service.steps)
+    assert (settings.serving_dir / "candidate.json").exists()
+    write_release(settings.serving_dir / CURRENT, make_stored("3"))
+    with locked(settings, steps=service.steps):
+        _, history = recover_locked(settings, service.steps)
+    assert not (settings.serving_dir / "candidate.json").exists()
+    assert history == read_ledger(settings.ledger_dir)

@@ -50,7 +50,7 @@ def append(directory: Path, version: str, kind: EventKind = EventKind.RELEASE) -
         is_verified=True,
     )
     append_event(
-        directory, event, reason=f"{kind.value} {version}", metrics={"n": int(version)},
+        directory, event, reason=f"{kind.value} {version}", metrics={"n": int(version), "also": 0},
         model_card=f"# Card {version}\n",
     )  # fmt: skip
 
@@ -131,7 +131,7 @@ def test_the_files_of_an_event_are_indented_for_people(tmp_path: Path) -> None:
     append(tmp_path, "1")
     assert (tmp_path / "event.json").read_text().startswith('{\n  "id": ')
     assert (tmp_path / "release.json").read_text().startswith('{\n  "bento_tag": ')
-    assert (tmp_path / "metrics.json").read_text() == '{\n  "n": 1\n}'
+    assert (tmp_path / "metrics.json").read_text() == '{\n  "also": 0,\n  "n": 1\n}'
 
 
 def test_the_ledger_of_a_home_that_is_not_there_yet_is_made(tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def test_a_merge_that_somebody_made_by_hand_is_followed_to_its_first_parent(
     # Its tree has the event of another commit, so it counts as one of code that knew no events.
     event = found[0].event
     assert (event.kind, event.why, event.is_verified) == (EventKind.RELEASE, "by hand", False)
-    assert (found[0].metrics, found[0].model_card) == ({"n": 3}, "# Card 3\n")
+    assert (found[0].metrics, found[0].model_card) == ({"also": 0, "n": 3}, "# Card 3\n")
 
 
 def test_past_a_torn_commit_events_come_in_the_order_of_their_times(
