@@ -4,7 +4,8 @@ Each change is tried in a forked process that loads the changed module from memo
 touched and the libraries are imported once. Limits are changed on both sides, constants outside
 functions and defaults of dataclasses included, which `mutmut` and `cosmic-ray` leave alone
 (docs/decisions/0005-mutation-testing.md). Text is not changed: neither strings, nor what is raised
-or logged; nor is ``strict=True`` of ``zip``, which changes nothing while the code is right.
+or logged; nor is ``strict=True`` of ``zip``, which changes nothing while the code is right, nor
+``if TYPE_CHECKING``, whose imports only type checkers read.
 
 The modules, their tests and the survivors that were judged are in ``mutants.toml``.
 """
@@ -130,7 +131,7 @@ def _find_sites(node: ast.AST, scope: str) -> Iterator[tuple[ast.AST, str]]:
         for child in value if isinstance(value, list) else [value]:
             if not isinstance(child, ast.AST):
                 continue
-            if isinstance(child, ast.Raise) or _is_message(child):
+            if isinstance(child, ast.Raise) or _is_message(child) or _is_of_types(child):
                 continue
             inner = scope
             if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -149,6 +150,14 @@ def _is_message(node: ast.AST) -> bool:
         isinstance(call, ast.Call)
         and isinstance(call.func, ast.Attribute)
         and call.func.attr in _LOGS
+    )
+
+
+def _is_of_types(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.If)
+        and isinstance(node.test, ast.Name)
+        and node.test.id == "TYPE_CHECKING"
     )
 
 

@@ -61,6 +61,7 @@ def test_a_place_is_changed_in_these_ways(
         'raise ValueError(f"must be {1 + 1}")\n',
         'logger.info("%s", 3)\n',
         "x = zip(a, b, strict=True)\n",
+        "if TYPE_CHECKING:\n    import a\n",
     ],
 )
 def test_text_annotations_decorators_and_logs_are_left_alone(

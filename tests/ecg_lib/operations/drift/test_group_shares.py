@@ -124,3 +124,15 @@ def test_the_p_value_is_that_of_fishers_exact_test(
     table = [[n_down, n_groups - n_down] for n_down, n_groups in (one, other)]
     expected = float(stats.fisher_exact(table).pvalue)
     assert compare_polarity(Polarity(*one), Polarity(*other)) == pytest.approx(expected)
+
+
+def test_the_share_is_that_of_the_groups() -> None:
+    assert Polarity(3, 4).share == 0.75
+    assert str(Polarity(3, 4)) == "3 of 4"
+
+
+@pytest.mark.parametrize(("share", "n_down"), [(0.51, 1), (0.5, 0), (0.49, 0)])
+def test_a_group_points_down_when_more_than_half_of_it_does(share: float, n_down: int) -> None:
+    assert measure_polarity(_strips(a=[share], b=[0.0])) == Polarity(n_down, 2)
+    assert measure_polarity(_strips(a=[share - 0.2, share + 0.2], b=[0.0])) == Polarity(n_down, 2)
+    assert measure_polarity(_strips(a=[share, share, share])) == Polarity(n_down, 1)
