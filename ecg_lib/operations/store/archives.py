@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import tempfile
 import zlib
@@ -13,6 +14,10 @@ from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, Store
 
 _MOST_FILES: Final = 100_000
 _COMPRESSION: Final = 6
+
+
+class DamagedArchiveError(StoreError):
+    """An archive of the store that cannot be unpacked."""
 
 
 def upload_directory(
@@ -80,8 +85,9 @@ def download_directory(
     Raises
     ------
     StoreError
-        If the store cannot be reached, or the archive is damaged, too large, or has members
-        outside its directory.
+        If the store cannot be reached, or the archive is too large.
+    DamagedArchiveError
+        If the archive is damaged, or has members outside its directory.
 
     """
     archive = draft.with_name(f"{draft.name}.tar.gz")
@@ -91,7 +97,10 @@ def download_directory(
         with tarfile.open(archive, "r:gz") as packed:
             packed.extractall(draft, members=_bounded(packed, key, most_bytes), filter="data")
         archive.unlink()
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        msg = f"{key} of the store cannot be unpacked: {error}"
+        raise DamagedArchiveError(msg) from error
+    except OSError as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
     return True
