@@ -6,7 +6,7 @@ import gzip
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -60,6 +60,20 @@ def upload_directory(
             msg = f"{directory.name} cannot be packed for the store: {error.strerror or error}"
             raise StoreError(msg) from error
         store.upload(archive, key)
+
+
+def pack_files(directory: Path, names: Sequence[str], archive: Path) -> None:
+    """Pack files of a directory, with their times of change.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+
+    """
+    with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
+        for name in names:
+            packed.add(directory / name, arcname=name, recursive=False)
 
 
 def download_directory(

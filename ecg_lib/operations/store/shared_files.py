@@ -18,8 +18,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import math
 import os
 import secrets
+import socket
 import tempfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -64,6 +66,8 @@ class Entry(BaseModel):
     """Names of the parts that belong to it."""
     is_part: bool = False
     """True for a part, which goes when no file needs it."""
+    owner: str = ""
+    """The home that published it."""
 
 
 class Index(BaseModel):
@@ -104,6 +108,8 @@ class Addition(NamedTuple):
     modified_s: float
     needs: tuple[str, ...] = ()
     is_part: bool = False
+    patient: str | None = None
+    """Keyed hash of the patient whose signal it is; it is left out if that was deleted since."""
 
 
 class SharedFiles:
@@ -123,6 +129,8 @@ class SharedFiles:
 
     def __init__(self, store: ObjectStore, area: str, *, url: str, copy: Path) -> None:
         self._store, self._area, self._url, self._copy = store, area, url, copy
+        self.owner = f"{socket.gethostname()}:{copy}"
+        """Names this home in the index."""
 
     @property
     def _index_key(self) -> str:
@@ -194,9 +202,10 @@ class SharedFiles:
         written: dict[str, Entry] = {}
 
         def change(index: Index) -> Index:
+            names = [name for name, file in files.items() if not _is_erased(file, index)]
             with ThreadPoolExecutor(_N_REQUESTS) as pool:
-                found = pool.map(lambda name: self._place(index, name, files[name], written), files)
-                entries = dict(zip(files, found, strict=True))
+                found = pool.map(lambda name: self._place(index, name, files[name], written), names)
+                entries = dict(zip(names, found, strict=True))
             kept = {name: one for name, one in index.files.items() if name not in removed}
             return index.model_copy(
                 update={"files": kept | entries, "latest": latest or index.latest}
@@ -341,6 +350,7 @@ class SharedFiles:
             modified_s=file.modified_s,
             needs=file.needs,
             is_part=file.is_part,
+            owner=self.owner,
         )
         return written[name]
 
@@ -396,6 +406,10 @@ class SharedFiles:
         except ConflictError:
             return index  # they are gone, and the next change takes them off the list
         return cleared
+
+
+def _is_erased(file: Addition, index: Index) -> bool:
+    return file.patient is not None and file.modified_s <= index.erased.get(file.patient, -math.inf)
 
 
 def _settle(before: Index, after: Index) -> Index:

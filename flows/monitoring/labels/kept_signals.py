@@ -5,7 +5,7 @@ With a signal go the beats that training prepared of it, and those that pages of
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,7 @@ from ecg_lib.operations.learning.drifted_beats import remove_patient
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.monitoring.verdict.verdict_page import remove_old_beats
 
 
@@ -43,10 +44,18 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
     from flows.data.prepared_views import is_of_traffic
     from flows.data.records.copies import remove_copies_without_signal
     from flows.data.records.site import name_strip
+    from flows.data.shared_versions import follow_deletions
     from flows.training.workers.shared_data import remove_data_with
 
     logger = get_run_logger()
     store = open_signals(settings)
+    try:
+        n_followed = follow_deletions(settings, store, now=now)
+    except StoreError as error:
+        logger.warning("signals that other machines deleted are deleted the next time: %s", error)
+    else:
+        if n_followed:
+            logger.info("signals of patients that another machine deleted: %d", n_followed)
     found = sort_signals(
         store,
         log,
@@ -127,6 +136,7 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     """
     from flows.data.records.copies import remove_copies_of_patient
     from flows.data.records.site import name_person
+    from flows.data.shared_versions import forget_shared_patient
     from flows.training.workers.shared_data import remove_data_with
 
     person = name_person(patient_key)
@@ -136,6 +146,10 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     shared = remove_data_with(
         lambda version: any(record.subject == person for record in version.records), settings
     )
+    try:
+        forget_shared_patient(settings, patient_key, now=datetime.now(UTC))
+    except StoreError as error:
+        shared.append(f"signals of dataset versions in the store: {error}")
     wrong = [_describe_left(copies.left)] if copies.left else []
     if shared:
         wrong.append(f"{_describe_shared(shared)}; repeat the command")
