@@ -238,6 +238,23 @@ def follow_deletions(settings: Settings, signals: SignalStore, *, now: datetime)
     return n_deleted
 
 
+def list_shared_signals(settings: Settings) -> set[str]:
+    """List the signals of labelled strips in the store, by their names in its index.
+
+    Raises:
+        StoreError: If the store cannot be reached.
+    """
+    if settings.store_url is None:
+        return set()
+    index, _ = _open(settings).read()
+    return {name for name in index.files if name.startswith(_SIGNALS)}
+
+
+def name_signal(record: PreparedRecord) -> str:
+    """Name a labelled strip as :func:`list_shared_signals` does."""
+    return _name_part(record)
+
+
 def list_fetched(settings: Settings) -> list[Path]:
     """List the directories of records that came from the store."""
     return sorted(path for path in (settings.data_dir / _FETCHED).glob("[!.]*") if path.is_dir())

@@ -511,12 +511,6 @@ def note_shared_data(sweep: Sweep, *, has_data: bool) -> None:
         _write_state(sweep.directory, {**state, _HAS_DATA: has_data})
 
 
-def list_shared_data(settings: Settings) -> list[str]:
-    """List the MLflow runs of the sweeps whose data may be in the store."""
-    states = [_read_state(path.parent) for path in (settings.home / _SWEEPS).glob(f"*/{_STATE}")]
-    return [state["run_id"] for state in states if state is not None and state.get(_HAS_DATA)]
-
-
 def settle_shared_data(settings: Settings, remove: Callable[[str], bool]) -> None:
     """Remove the data of sweeps that are over.
 

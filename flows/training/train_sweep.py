@@ -139,7 +139,6 @@ def name_data(version: DatasetVersion) -> str:
     return f"{'+'.join(version.databases)}-{version.version}"
 
 
-@task(cache_policy=NO_CACHE)
 def open_dataset(name: str, recipe: ReferenceRecipe, settings: Settings) -> DatasetVersion:
     """Load a dataset version of this home or the store, with the records of a recipe.
 

@@ -20,6 +20,7 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, DatasetError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import changing_reports
 from ecg_lib.operations.store.objects import StoreError
 from flows.data.dataset_versions import (
     DatasetVersion,
@@ -62,7 +63,8 @@ def forget_old_training(settings: Settings) -> None:
         return
     needed = _needed_runs(settings, registry, releases)
     unfinished = settle_sweeps(registry.list_runs(), registry, settings, datasets=existing)
-    remove_left_data(settings)
+    over = {run.run_id for run in registry.list_runs() if run.kind == RunKind.SWEEP}
+    remove_left_data(settings, ended=over - unfinished.open - unfinished.resumable)
     deleted = registry.list_runs(are_deleted=True)
     runs = registry.list_runs() + [run for run in deleted if run.run_id in needed]
     spare = choose_spare_runs(
@@ -92,7 +94,8 @@ def forget_old_training(settings: Settings) -> None:
     _forget_in_store(settings, needed_data, gone=old_versions)
     hashes = {release.bundle_hash for release in releases}
     hashes |= {run.bundle_hash for run in runs if run.run_id in needed}
-    reports = _forget_reports(settings, hashes)
+    with changing_reports(settings):
+        reports = _forget_reports(settings, hashes)
     if spare or left or old_versions or reports:
         logger.info(
             "old and deleted: %d runs of MLflow, dataset versions %s, reports %s",

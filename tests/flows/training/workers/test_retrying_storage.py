@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -232,32 +233,30 @@ def test_a_commit_that_is_still_under_way_adds_no_second_trial(
 ) -> None:
     """The connection is lost while the server is at the commit, which it finishes later."""
     study = open_study("s", storage_url=database_url, seed=1)
-    commit, lost, held = Session.commit, [], threading.Event()
+    add_once, at_commit = RetryingStorage._add_once, threading.Event()
+    slow: list[threading.Thread] = []
 
-    def hold(session: Session) -> None:
-        if lost:
-            commit(session)
-            return
-        lost.append(True)
-        connection = session.connection()
-        session.flush()
+    def lose_connection(*request: Any) -> int:  # noqa: ANN401  that of the method
+        if slow:
+            return add_once(*request)
+        slow.append(threading.Thread(target=add_once, args=request))
+        slow[0].start()
+        assert at_commit.wait(60)
+        raise _lost()
 
-        def finish() -> None:
-            held.wait(60)
-            connection.connection.dbapi_connection.commit()
+    def hold(_: Session) -> None:
+        if threading.current_thread() in slow:
+            at_commit.set()
+            time.sleep(1.0)
 
-        threading.Thread(target=finish).start()
-        threading.Timer(1.0, held.set).start()
-        monkeypatch.setattr(session, "rollback", lambda: None)
-        monkeypatch.setattr(session, "close", lambda: None)
-        raise sa.exc.OperationalError("COMMIT", None, Exception("terminated"))
-
-    n_before = len(study.trials)
-    monkeypatch.setattr(Session, "commit", hold)
-    storage: Any = study._storage
-    storage.scoped_session.remove()
-    study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
-    assert held.is_set()
+    monkeypatch.setattr(RetryingStorage, "_add_once", lose_connection)
+    sa.event.listen(Session, "before_commit", hold)
+    try:
+        n_before = len(study.trials)
+        study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
+    finally:
+        slow[0].join()
+        sa.event.remove(Session, "before_commit", hold)
     assert len(study.trials) == n_before + 1
 
 
