@@ -545,6 +545,9 @@ def test_data_of_operators_asks_for_a_key_with_their_scope(
         add_api_key(tmp_path / "keys", scope.value, scopes=[scope])
     service = serve(api_keys_file=tmp_path / "keys")
     write_pages(service)
+    evaluation = service.runtime.settings.reports_dir / "evaluation" / f"{EVALUATION}.html"
+    evaluation.parent.mkdir()
+    evaluation.write_text("E")
 
     def ask(key: str) -> int:
         status: int = service.http.get(path, headers={"X-API-Key": key}).status_code
