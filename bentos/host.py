@@ -55,7 +55,7 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings, read_settings
-from ecg_lib.operations.store.following import Follower
+from ecg_lib.operations.store.following import Follower, ReportsFollower
 
 _POLL_S: Final = 0.2
 _BEAT_S: Final = 1.0
@@ -455,13 +455,15 @@ def following(settings: Settings) -> Iterator[Follower | None]:
     if settings.store_url is None:
         yield None
         return
-    follower = Follower(settings)
+    follower, reports = Follower(settings), ReportsFollower(settings)
     if not (settings.serving_dir / CURRENT).exists():
         follower.look()
     follower.start()
+    reports.start()
     try:
         yield follower
     finally:
+        reports.close()
         follower.close()
 
 

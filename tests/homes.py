@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
+from urllib.parse import urlsplit
 
 from ecg_lib.operations.keys.signatures import make_key
 from ecg_lib.operations.releases import SERVING_PACKAGES, Release, hash_code
@@ -20,6 +25,25 @@ def make_sharing_home(tmp_path: Path, name: str, store_url: str) -> Settings:
     settings = Settings(home=tmp_path / name, store_url=store_url, release_key_file=key)
     make_key(settings)
     return settings
+
+
+@contextmanager
+def keep_from_store(url: str) -> Iterator[None]:
+    """Let a store not answer in the block to whoever opens it there."""
+    parts = urlsplit(url)
+    if parts.scheme == "s3":
+        with mock.patch.dict(os.environ, {"AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}):
+            yield
+        return
+    folder = Path(parts.path)
+    aside = folder.with_name(f"{folder.name}-aside")
+    folder.rename(aside)
+    folder.touch()
+    try:
+        yield
+    finally:
+        folder.unlink()
+        aside.rename(folder)
 
 
 def make_release(

@@ -23,7 +23,7 @@ from bentos.wire.problems import (
 )
 from ecg_lib.operations.keys.api_keys import Scope, find_api_key
 
-GUARDED: Final = ("/api/", "/metrics", "/ops/drift/")
+GUARDED: Final = ("/api/", "/metrics", "/ops/drift/", "/ops/evaluation/")
 """Prefixes of paths that require a key and count as requests; pages without data do not."""
 
 KEY_HEADER: Final = b"x-api-key"
@@ -101,7 +101,7 @@ def _check_scope(caller: Caller, scope: Connection) -> None:
         raise ProblemError(MISSING_SCOPE, "the API key must have the scopes label and operate")
     if path.startswith("/metrics"):
         wanted = Scope.METRICS
-    elif path.startswith(("/api/v1/ops", "/ops/drift/")):
+    elif path.startswith(("/api/v1/ops", "/ops/drift/", "/ops/evaluation/")):
         wanted = Scope.OPERATE
     elif path.startswith(("/api/v1/feedback", "/api/v1/review-queue")):
         wanted = Scope.LABEL

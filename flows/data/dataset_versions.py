@@ -167,7 +167,7 @@ class DatasetVersion:
             If there are none, or fewer development subjects than folds.
 
         """
-        records = [record for record in self.records if record.database == name]
+        records = self.records_in(name)
         if not records:
             msg = (
                 f"dataset {self.version} must have records of {name}, it has those of "
@@ -184,6 +184,10 @@ class DatasetVersion:
     def records_of(self, role: Role) -> tuple[PreparedRecord, ...]:
         """Return the records of one role, in order."""
         return tuple(record for record in self.records if record.role is role)
+
+    def records_in(self, database: str) -> tuple[PreparedRecord, ...]:
+        """Return the records of one database, in order."""
+        return tuple(record for record in self.records if record.database == database)
 
     @property
     def duration_s(self) -> dict[str, float]:
@@ -433,6 +437,25 @@ def parse_version(content: bytes, name: str) -> DatasetVersion:
     except ValidationError as error:
         msg = f"dataset version {name} cannot be read: {error}"
         raise DatasetError(msg) from error
+
+
+def has_its_content(content: bytes, name: str) -> bool:
+    """Return whether the file of a version holds what its name is the hash of.
+
+    >>> has_its_content(b"{}", "4f53cda18c2baa0c")
+    False
+    """
+    try:
+        fields = json.loads(content)
+        records = [
+            {key: value for key, value in one.items() if key != "labels" or value is not None}
+            for one in fields["records"]
+        ]
+        hashed = {"source": fields["data_source"], "records": records, "folds": fields["folds"]}
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return False
+    text = json.dumps(hashed, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[: len(name)] == name
 
 
 def hash_files(directory: Path, names: Sequence[str]) -> dict[str, str]:

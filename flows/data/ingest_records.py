@@ -48,6 +48,7 @@ from flows.data.records.sources import (
     find_published,
     find_records,
 )
+from flows.data.shared_versions import share_version
 from flows.doors.ui.run_names import name_run
 
 DEFAULT_DATABASES = (DatabaseName.MITDB,)
@@ -227,9 +228,12 @@ def publish_version(
     broken: list[BrokenRecord],
     settings: Settings,
 ) -> DatasetVersion:
-    """Make the version, save it and show it as a table.
+    """Make the version, save it here and in the store, and show it as a table.
 
     A version that nothing can be trained on does not become the latest one.
+
+    Raises:
+        StoreError: If a store is set and cannot be reached; no version is made then.
     """
     first, *others = found
     has_site = any(record.database == SITE.name for record in prepared)
@@ -243,6 +247,8 @@ def publish_version(
         broken=broken,
         other_directories=directories,
     )
+    # First the store: if it fails, nothing has changed, and the next run takes seconds.
+    share_version(version, settings, is_latest=bool(version.folds))
     save_version(version, settings.datasets_dir, is_latest=bool(version.folds))
     create_table_artifact(
         key="dataset",

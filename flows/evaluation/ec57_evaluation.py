@@ -38,10 +38,9 @@ from flows.data.databases import MITDB, PUBLISHED, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
-    list_versions,
-    load_version,
 )
 from flows.data.prepared_views import PreparedViews
+from flows.data.shared_versions import list_all_versions, open_version
 from flows.doors.ledger import read_git_commit
 from flows.doors.parallel import run_in_processes
 
@@ -70,16 +69,18 @@ class WrittenReport(NamedTuple):
 
 
 def find_dataset(bundle: Bundle, settings: Settings) -> DatasetVersion:
-    """Load the dataset that a bundle was made from, or the latest when that one is not here.
+    """Load the dataset that a bundle was made from, or the latest when there is no such version.
 
-    Folds go by subject, so a bundle that was made elsewhere can be judged on the same people.
+    It may be in this home or in the store. Folds go by subject, so a bundle that was made elsewhere
+    can be judged on the same people.
 
     Raises:
         DatasetError: If there is no dataset.
+        StoreError: If a store is set and cannot be reached.
     """
     wanted = bundle.provenance.dataset_version
-    is_here = wanted in list_versions(settings.datasets_dir)
-    return load_version(settings.datasets_dir, wanted if is_here else None)
+    is_known = wanted in list_all_versions(settings)
+    return open_version(settings, wanted if is_known else None)
 
 
 def evaluate_development(

@@ -13,6 +13,7 @@ from prefect.cache_policies import NO_CACHE
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.evaluation.report.record_scores import Extent
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.operations.store.mirror import changing_reports
 from ecg_lib.records.atomic_files import require_room
 from flows.data.progress import ProgressBar
 from flows.doors.registry import Alias, ModelVersion, Registry, read_version
@@ -29,6 +30,7 @@ from flows.evaluation.ec57_evaluation import (
     write_evaluation,
 )
 from flows.evaluation.other_databases import add_databases
+from flows.release.switch_service import service_url
 
 
 @flow(name="evaluate-champion")
@@ -52,7 +54,8 @@ def evaluate_champion(
     bundle = registry.fetch_bundle(version.run_id)
     written = report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
     evaluation = evaluate_in_flow(bundle, extent, settings)
-    write_evaluation(evaluation, written)
+    with changing_reports(settings):
+        write_evaluation(evaluation, written)
     publish(evaluation, written, version, registry, settings)
     f1 = bundle.metrics["oof_v_f1"]
     name_run(f"report of model {version.version} ({extent}): V-F1 {f1:.4f} out of fold")
@@ -90,11 +93,13 @@ def publish(
     rows = "\n".join(f"| {name} | {value} |" for name, value in headline.items())
     address = link_run(settings, registry.experiment_id(), version.run_id)
     model = link_version(settings, version.version)
+    served = f"{service_url(settings)}/ops/evaluation/{written.html.stem}"
     show_artifact(
         key="evaluation",
         markdown=f"# {document['title']}: model {version.version}\n\n| | |\n|---|---|\n{rows}\n\n"
         f"{as_markdown('The report, evaluation/' + written.html.name, f'{address}/artifacts')} is "
-        f"among the files of the run; {as_markdown(f'model {version.version}', model)}.\n",
+        f"among the files of the run, and {as_markdown('served', served)} beside the model; "
+        f"{as_markdown(f'model {version.version}', model)}.\n",
         description=f"EC57 report of model {version.version}",
     )
     get_run_logger().info(

@@ -32,8 +32,9 @@ from ecg_lib.operations.learning.promotion import (
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.annotations import Annotations
 from flows.data.databases import SITE, Role
-from flows.data.dataset_versions import LATEST, DatasetVersion, load_version
+from flows.data.dataset_versions import LATEST, DatasetVersion
 from flows.data.prepared_views import PreparedViews
+from flows.data.shared_versions import open_version
 from flows.doors.registry import ELIGIBLE, Alias, ModelVersion, Registry, RegistryError
 from flows.doors.ui.artifacts import escape_markdown, show_artifact
 from flows.doors.ui.links import as_markdown, link_version
@@ -78,7 +79,7 @@ def promote_champion(
         msg = "the aliases must follow what is served before a promotion, MLflow cannot be reached"
         raise RegistryError(msg)
     registry = Registry(settings)
-    version = load_version(settings.datasets_dir, dataset_version)
+    version = open_version(settings, dataset_version)
     challenger = choose_challenger(registry, version.version, settings)
     champion = registry.get_alias(Alias.CHAMPION)
     if champion is not None and champion.version == challenger.version:

@@ -25,6 +25,7 @@ from ecg_lib.operations.drift.traffic_log import Window
 from ecg_lib.operations.keys.signatures import prepare_code
 from ecg_lib.operations.learning.drifted_beats import write_drifted_beats
 from ecg_lib.operations.settings import Settings, read_settings
+from ecg_lib.operations.store.mirror import changing_reports
 from flows.doors.ledger import read_ledger
 from flows.doors.release_history import find_baseline_change, find_rollout_begin
 from flows.doors.ui.artifacts import show_artifact
@@ -150,8 +151,9 @@ def monitor_drift(
         is_dry_run=dry_run,
         trend=traffic.trend,
     )
-    evidently = write_report(settings, served, traffic, evidence, decision, now=now)
-    page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
+    with changing_reports(settings):
+        evidently = write_report(settings, served, traffic, evidence, decision, now=now)
+        page = publish(settings, served, verdict, evidently, now=now, is_dry_run=dry_run)
     if not dry_run:
         store_check(settings, served, traffic, decision, page, now=now, policy=policy)
         announce(served, decision)
@@ -165,7 +167,8 @@ def monitor_drift(
         )
     # Last: these strips explain a decision, and an error of theirs must not take its place.
     if (drift := choose_drifted(evidence.traffic.columns)) is not None:
-        write_drifted(settings, served, traffic, drift, page, now=now)
+        with changing_reports(settings):
+            write_drifted(settings, served, traffic, drift, page, now=now)
     return {
         "action": decision.action.value,
         "reasons": list(decision.reasons),

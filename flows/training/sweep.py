@@ -19,7 +19,7 @@ from ecg_lib.errors import EcgError
 from ecg_lib.operations.settings import Profile, Settings
 from ecg_lib.records.atomic_files import write_whole
 from flows.data.databases import Role
-from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code, list_versions
+from flows.data.dataset_versions import TRAINING, DatasetVersion, hash_code
 from flows.data.training_data import (
     DEMO_VIEWS,
     FULL_VIEWS,
@@ -328,7 +328,7 @@ def is_here(sweep: Sweep) -> bool:
 
 
 def settle_sweeps(
-    runs: Iterable[KnownRun], registry: Registry, settings: Settings
+    runs: Iterable[KnownRun], registry: Registry, settings: Settings, *, datasets: set[str]
 ) -> UnfinishedSweeps:
     """End the runs of sweeps that no process works on; a killed process left them open.
 
@@ -340,18 +340,18 @@ def settle_sweeps(
         runs: All runs of the registry.
         registry: Where they are ended.
         settings: Where the sweeps are.
+        datasets: Dataset versions that there are.
     """
     found = UnfinishedSweeps(set(), set())
     known = list(runs)
     with_open_runs = {run.parent_run_id for run in known if run.is_open}
-    datasets = set(list_versions(settings.datasets_dir))
     for run in known:
         if run.kind != RunKind.SWEEP:
             continue
         is_open = run.is_open or run.run_id in with_open_runs
         directory = _find_directory(run, settings)
         if directory is None:
-            if is_open and _has_shared_runs(settings):
+            if is_open and has_shared_runs(settings):
                 found.open.add(run.run_id)  # perhaps of another machine that uses this server
             elif is_open:
                 _end_killed(run, registry)
@@ -380,11 +380,11 @@ def _find_directory(run: KnownRun, settings: Settings) -> Path | None:
         return None
     state = _read_state(directory)
     if state is None:  # a sweep of another machine may have the same name
-        return None if _has_shared_runs(settings) else directory
+        return None if has_shared_runs(settings) else directory
     return directory if state["run_id"] == run.run_id else None
 
 
-def _has_shared_runs(settings: Settings) -> bool:
+def has_shared_runs(settings: Settings) -> bool:
     """Check whether runs in MLflow may be of another machine: it has a server or database."""
     return settings.mlflow_tracking_uri is not None or settings.mlflow_store_url is not None
 
@@ -509,12 +509,6 @@ def note_shared_data(sweep: Sweep, *, has_data: bool) -> None:
     state = _read_state(sweep.directory)
     if state is not None:
         _write_state(sweep.directory, {**state, _HAS_DATA: has_data})
-
-
-def list_shared_data(settings: Settings) -> list[str]:
-    """List the MLflow runs of the sweeps whose data may be in the store."""
-    states = [_read_state(path.parent) for path in (settings.home / _SWEEPS).glob(f"*/{_STATE}")]
-    return [state["run_id"] for state in states if state is not None and state.get(_HAS_DATA)]
 
 
 def settle_shared_data(settings: Settings, remove: Callable[[str], bool]) -> None:

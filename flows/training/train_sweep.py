@@ -25,11 +25,11 @@ from flows.data.dataset_versions import (
     LATEST,
     DatasetVersion,
     ReferenceRecipe,
-    load_version,
     select_records,
 )
 from flows.data.prepared_views import PreparedViews
 from flows.data.progress import ProgressBar
+from flows.data.shared_versions import ensure_shared, open_version
 from flows.data.training_data import ViewPlan, find_training_data, load_training_data
 from flows.doors.registry import ELIGIBLE, Registry, RunKind
 from flows.doors.ui.artifacts import show_artifact
@@ -96,9 +96,7 @@ def train_sweep(
     """
     settings = read_settings()
     require_room(settings.home)
-    version = select_records(
-        load_version(settings.datasets_dir, dataset_version), recipe, settings.datasets_dir
-    )
+    version = open_dataset(dataset_version, recipe, settings)
     plan = plan_of(profile, settings)
     plan = replace(plan, n_trials=n_trials or plan.n_trials, n_seeds=seeds or plan.n_seeds)
     plan = replace(plan, n_workers=workers)
@@ -139,6 +137,18 @@ def _name(n_trials: int, version: DatasetVersion) -> str:
 def name_data(version: DatasetVersion) -> str:
     """Name a dataset version with its databases, for names of runs."""
     return f"{'+'.join(version.databases)}-{version.version}"
+
+
+def open_dataset(name: str, recipe: ReferenceRecipe, settings: Settings) -> DatasetVersion:
+    """Load a dataset version of this home or the store, with the records of a recipe.
+
+    Raises:
+        DatasetError: If there is no such version, or nothing can be trained on.
+        StoreError: If a store is set and cannot be reached.
+    """
+    version = select_records(open_version(settings, name), recipe, settings.datasets_dir)
+    ensure_shared(version, settings)
+    return version
 
 
 @task(cache_policy=NO_CACHE)

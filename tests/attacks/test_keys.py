@@ -26,6 +26,7 @@ REQUESTS = {
     ("GET", "/api/v1/ops/"): {"operate"},
     ("GET", "/api/v1/ops"): {"operate"},
     ("GET", "/ops/drift/none"): {"operate"},
+    ("GET", "/ops/evaluation/none"): {"operate"},
     ("GET", "/api/v1/review-queue/"): {"label"},
 }
 

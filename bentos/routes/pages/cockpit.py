@@ -1,7 +1,8 @@
-"""The pages of operators and readers: ``/ops``, ``/ops/review`` and the pages of drift checks.
+"""The pages of operators and readers: ``/ops``, ``/ops/review``, drift checks and evaluations.
 
 ``/ops`` and ``/ops/review`` hold no data, as the viewer: their scripts ask for it with the key that
-the user enters. The pages of drift checks are files of ``monitor-drift`` and guarded themselves.
+the user enters. The reports are files of ``monitor-drift`` and ``evaluate-champion``, and guarded
+themselves.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ from ecg_lib.operations.settings import Settings
 
 _DRIFT_PAGE: Final = re.compile(r"\d{8}T\d{12}Z(-evidently)?(-decision)?")
 
+_EVALUATION: Final = re.compile(r"[0-9a-f]{12}-[\w-][\w.-]{0,100}\.(html|json)")
+
+_NO_EVALUATION: Final = "there is no evaluation report with this name"
+
 _NO_PAGE: Final = "there is no page of a drift check with this name"
 
 _HEADERS: Final = {
@@ -54,7 +59,7 @@ logger = logging.getLogger(__name__)
 
 
 def add_cockpit(app: FastAPI) -> None:
-    """Serve the operations page with its JSON, the page of the review queue, and drift pages."""
+    """Serve the operations page with its JSON, the review queue, and reports."""
     app.add_api_route(
         "/api/v1/ops/",
         read_overview,
@@ -66,6 +71,9 @@ def add_cockpit(app: FastAPI) -> None:
     app.add_api_route("/ops", _show_cockpit, methods=["GET"], include_in_schema=False)
     app.add_api_route("/ops/review", _show_review, methods=["GET"], include_in_schema=False)
     app.add_api_route("/ops/drift/{name}", _show_drift, methods=["GET"], include_in_schema=False)
+    app.add_api_route(
+        "/ops/evaluation/{name}", _show_evaluation, methods=["GET"], include_in_schema=False
+    )
 
 
 async def read_overview(request: Request) -> Response:
@@ -119,3 +127,21 @@ async def _show_drift(request: Request, name: str) -> Response:
         raise ProblemError(NOT_READY, "the page of this drift check cannot be read now") from error
     headers = _REPORT_HEADERS if EVIDENTLY in stem else None
     return Response(page, headers=headers, media_type="text/html; charset=utf-8")
+
+
+async def _show_evaluation(request: Request, name: str) -> Response:
+    """Give an evaluation report: its page or, where the name ends so, its JSON."""
+    file = name if name.endswith((".html", ".json")) else f"{name}.html"
+    if not _EVALUATION.fullmatch(file):
+        raise ProblemError(NOT_FOUND, _NO_EVALUATION)
+    path = runtime_of(request).settings.reports_dir / "evaluation" / file
+    try:
+        content = await run_in_threadpool(path.read_bytes)
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
+        raise ProblemError(NOT_FOUND, _NO_EVALUATION) from error
+    except OSError as error:
+        logger.warning("the evaluation report %s cannot be read: %s", file, error)
+        raise ProblemError(NOT_READY, "this evaluation report cannot be read now") from error
+    if file.endswith(".json"):
+        return Response(content, media_type="application/json")
+    return Response(content, headers=_REPORT_HEADERS, media_type="text/html; charset=utf-8")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import tarfile
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,10 @@ from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, Store
 
 _MOST_FILES: Final = 100_000
 _COMPRESSION: Final = 6
+
+
+class DamagedArchiveError(StoreError):
+    """An archive of the store that cannot be unpacked."""
 
 
 def upload_directory(
@@ -57,6 +62,20 @@ def upload_directory(
         store.upload(archive, key)
 
 
+def pack_files(directory: Path, names: Sequence[str], archive: Path) -> None:
+    """Pack files of a directory, with their times of change.
+
+    Raises
+    ------
+    OSError
+        If a file cannot be read.
+
+    """
+    with tarfile.open(archive, "w:gz", compresslevel=1) as packed:
+        for name in names:
+            packed.add(directory / name, arcname=name, recursive=False)
+
+
 def download_directory(
     store: ObjectStore, key: str, draft: Path, *, most_bytes: int = MOST_FILE_BYTES
 ) -> bool:
@@ -80,8 +99,9 @@ def download_directory(
     Raises
     ------
     StoreError
-        If the store cannot be reached, or the archive is damaged, too large, or has members
-        outside its directory.
+        If the store cannot be reached, or the archive is too large.
+    DamagedArchiveError
+        If the archive is damaged, or has members outside its directory.
 
     """
     archive = draft.with_name(f"{draft.name}.tar.gz")
@@ -91,7 +111,10 @@ def download_directory(
         with tarfile.open(archive, "r:gz") as packed:
             packed.extractall(draft, members=_bounded(packed, key, most_bytes), filter="data")
         archive.unlink()
-    except (OSError, tarfile.TarError, EOFError, zlib.error) as error:
+    except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
+        msg = f"{key} of the store cannot be unpacked: {error}"
+        raise DamagedArchiveError(msg) from error
+    except OSError as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
     return True

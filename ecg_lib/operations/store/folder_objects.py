@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from ecg_lib.operations.store.objects import (
     MOST_FILE_BYTES,
     MOST_READ_BYTES,
     ConflictError,
+    Listed,
     Stored,
     StoreError,
     check_size,
@@ -96,6 +98,17 @@ class FolderObjects:
         """Remove an object, if there is one."""
         with _explained(key):
             self._path_of(key).unlink(missing_ok=True)
+
+    def list_objects(self, prefix: str) -> Iterator[Listed]:
+        """List the objects below a prefix, without drafts."""
+        with _explained(prefix):
+            for path in self._path_of(prefix.removesuffix("/")).rglob("*"):
+                try:
+                    status = path.stat()
+                except FileNotFoundError:
+                    continue  # it was removed meanwhile
+                if stat.S_ISREG(status.st_mode) and not path.name.startswith("."):
+                    yield Listed(path.relative_to(self._root).as_posix(), status.st_mtime)
 
     def _path_of(self, key: str) -> Path:
         return self._root.joinpath(*key.split("/"))

@@ -7,6 +7,7 @@ name made from their content, or by one machine.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -37,6 +38,14 @@ class Stored(NamedTuple):
     content: bytes
     version: str
     """Changes when the content does."""
+
+
+class Listed(NamedTuple):
+    """An object of a listing."""
+
+    key: str
+    modified_s: float
+    """When it was written, by the clock of the store, in seconds since 1970."""
 
 
 class ObjectStore(Protocol):
@@ -71,6 +80,9 @@ class ObjectStore(Protocol):
 
     def remove(self, key: str) -> None:
         """Remove an object, if there is one."""
+
+    def list_objects(self, prefix: str) -> Iterator[Listed]:
+        """List the objects below a prefix that ends with a slash, in no order."""
 
 
 def check_size(key: str, n_bytes: int, *, most_bytes: int) -> None:

@@ -23,6 +23,7 @@ from ecg_lib.operations.store.objects import (
     MOST_FILE_BYTES,
     MOST_READ_BYTES,
     ConflictError,
+    Listed,
     Stored,
     StoreError,
     check_size,
@@ -133,6 +134,17 @@ class S3Objects:
         """Remove an object, if there is one."""
         with self._explained(key):
             self._client.delete_object(**self._name(key))
+
+    def list_objects(self, prefix: str) -> Iterator[Listed]:
+        """List the objects below a prefix."""
+        with self._explained(prefix):
+            pages = self._client.get_paginator("list_objects_v2").paginate(
+                Bucket=self._bucket, Prefix=self._prefix + prefix
+            )
+            for page in pages:
+                for found in page.get("Contents", ()):
+                    key = str(found["Key"]).removeprefix(self._prefix)
+                    yield Listed(key, found["LastModified"].timestamp())
 
     def _name(self, key: str) -> dict[str, str]:
         return {"Bucket": self._bucket, "Key": self._prefix + key}

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import json
 import logging
 import shutil
 import tempfile
@@ -22,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.operations.keys.signatures import (
     SignatureError,
@@ -44,8 +45,13 @@ from ecg_lib.operations.releases import (
     write_release,
 )
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.archives import download_directory, upload_directory
+from ecg_lib.operations.store.archives import (
+    DamagedArchiveError,
+    download_directory,
+    upload_directory,
+)
 from ecg_lib.operations.store.objects import ObjectStore, StoreError
+from ecg_lib.operations.store.shared_files import hash_file
 from ecg_lib.records.atomic_files import write_durably
 
 RELEASE_LOCK: Final = "release.lock"
@@ -76,6 +82,8 @@ class Known(BaseModel):
     """Version of the ledger."""
     ledger_head: str | None = None
     """Last commit of this version of the ledger, if the home has written it."""
+    archives: dict[str, str] = Field(default_factory=dict)
+    """Versions of the archives of the served release that hold what this home has."""
 
 
 def read_known(settings: Settings) -> Known:
@@ -156,30 +164,81 @@ def publish_release(settings: Settings, store: ObjectStore) -> bool:
         except PointerError:  # damaged: no machine can adopt it
             is_same, expected = False, stored.version
         if is_same:
+            is_repaired = upload_release(settings, store, current)
+            known = read_known(settings)
             if stored.version != known.pointer:
                 write_known(settings, known.model_copy(update={"pointer": stored.version}))
-            return False
+            return is_repaired
     upload_release(settings, store, current)
     content = current.model_dump_json(indent=2).encode()
     version = store.replace(POINTER, content, expected=expected)
-    write_known(settings, known.model_copy(update={"pointer": version}))
+    write_known(settings, read_known(settings).model_copy(update={"pointer": version}))
     return True
 
 
-def upload_release(settings: Settings, store: ObjectStore, release: Release) -> None:
-    """Write code, bundle and signature of a release to the store, unless they are there.
+def upload_release(settings: Settings, store: ObjectStore, release: Release) -> bool:
+    """Write what is missing or damaged of a release to the store: code, bundle and signature.
+
+    An archive whose version this home knows is not read; another one is compared with the home.
+
+    Returns
+    -------
+    bool
+        Whether anything was written.
 
     Raises
     ------
     StoreError
         If the store cannot be reached, or a file cannot be read.
+    ReleaseError
+        If the copy of this home is not as it was signed; nothing is written.
 
     """
-    for directory, key in _archives(settings, release):
-        if store.find_version(key) is None:
+    known = read_known(settings).archives
+    archives = dict(_archives(settings, release))
+    found = {key: store.find_version(key) for key in archives.values()}
+    unsure = {
+        directory: key
+        for directory, key in archives.items()
+        if found[key] is None or found[key] != known.get(key)
+    }
+    is_changed = False
+    if unsure:
+        _check(settings, release)
+    for directory, key in unsure.items():
+        if found[key] is None or not _holds(store, key, directory):
             upload_directory(store, directory, key, leave_out=BYTECODE)
+            found[key] = store.find_version(key)
+            is_changed = True
+    versions = {key: version for key, version in found.items() if version is not None}
+    if versions != known:
+        write_known(settings, read_known(settings).model_copy(update={"archives": versions}))
     path = signature_path(settings, release)
-    store.upload(path, _signature_key(path))
+    signature = store.read(_signature_key(path))
+    if signature is None or signature.content != path.read_bytes():
+        store.upload(path, _signature_key(path))
+        is_changed = True
+    return is_changed
+
+
+def _holds(store: ObjectStore, key: str, directory: Path) -> bool:
+    """Return whether an archive of the store holds the files of a directory."""
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".fetch-") as place:
+        draft = Path(place) / "draft"
+        try:
+            is_there = download_directory(store, key, draft)
+        except DamagedArchiveError as error:
+            _logger.warning("%s", error)
+            return False
+        return is_there and _hash_files(draft) == _hash_files(directory)
+
+
+def _hash_files(directory: Path) -> dict[str, str]:
+    return {
+        path.relative_to(directory).as_posix(): hash_file(path)
+        for path in directory.rglob("*")
+        if path.is_file() and BYTECODE not in path.relative_to(directory).parts
+    }
 
 
 def fetch_release(settings: Settings, store: ObjectStore, release: Release) -> None:
@@ -263,13 +322,22 @@ def _check(settings: Settings, release: Release) -> None:
 
 
 def _check_bundle(settings: Settings, release: Release) -> None:
+    """Check the manifest of a bundle, whose hash the release names, and the files that it lists."""
     manifest = model_directory(settings.bentoml_home, release) / _MANIFEST
-    found = hashlib.sha256(manifest.read_bytes()).hexdigest() if manifest.is_file() else "none"
-    if found != release.bundle_hash:
+    text = manifest.read_bytes() if manifest.is_file() else None
+    found = "none" if text is None else hashlib.sha256(text).hexdigest()
+    if text is None or found != release.bundle_hash:
         msg = (
             f"{release.model_tag} must be the bundle {release.bundle_hash[:12]}, it is {found[:12]}"
         )
         raise ReleaseError(msg, bento_tag=release.bento_tag)
+    content = json.loads(text)
+    listed = content.get("files", {}) if isinstance(content, dict) else {}
+    for name, expected in listed.items():
+        path = manifest.parent / name
+        if not path.is_file() or hash_file(path) != expected:
+            msg = f"{name} of {release.model_tag} must have the SHA-256 of the manifest, it has not"
+            raise ReleaseError(msg, bento_tag=release.bento_tag)
 
 
 def _unpack(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -13,6 +14,7 @@ import typer
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.settings import read_settings
+from ecg_lib.operations.store.mirror import changing_reports
 from flows.doors.addresses import PROJECT_DIR
 from flows.local.commands.platform import (
     enter_platform,
@@ -263,7 +265,8 @@ def evaluate(
         if extent is Extent.FULL:
             found = add_databases(found, bundle, settings, on_record=_say_progress)
         written = evaluation.report_path(settings.reports_dir, bundle, f"out-of-fold-{extent}")
-    evaluation.write_evaluation(found, written)
+    with changing_reports(settings):
+        evaluation.write_evaluation(found, written)
     _show_report(evaluation.summarize_headline(found.document), found.document, written.html)
 
 
@@ -318,7 +321,8 @@ def _evaluate_database(
     written = evaluation.report_path(settings.reports_dir, bundle, f"database-{place.name}")
     if output is not None:
         written = evaluation.WrittenReport(output.with_suffix(".json"), output.with_suffix(".html"))
-    evaluation.write_evaluation(found, written)
+    with changing_reports(settings) if output is None else nullcontext():
+        evaluation.write_evaluation(found, written)
     _show_report(summarize_database(found.document), found.document, written.html)
 
 

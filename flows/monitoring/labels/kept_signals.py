@@ -5,7 +5,7 @@ With a signal go the beats that training prepared of it, and those that pages of
 
 from __future__ import annotations
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ from ecg_lib.operations.learning.drifted_beats import remove_patient
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import changing_reports
+from ecg_lib.operations.store.objects import StoreError
 from flows.monitoring.verdict.verdict_page import remove_old_beats
 
 
@@ -40,13 +42,11 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
     Copies go whenever their signal is gone, whatever deleted it, so that a run that was killed
     between both is made good by the next one.
     """
-    from flows.data.prepared_views import is_of_traffic
     from flows.data.records.copies import remove_copies_without_signal
-    from flows.data.records.site import name_strip
-    from flows.training.workers.shared_data import remove_data_with
 
     logger = get_run_logger()
     store = open_signals(settings)
+    _follow_deletions(settings, store, now=now)
     found = sort_signals(
         store,
         log,
@@ -65,20 +65,51 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
         logger.info("prepared beats of deleted signals: %d directories deleted", copies.n_removed)
     if copies.left:
         logger.warning("%s", _describe_left(copies.left))
-    kept = {name_strip(file.prediction_id) for file in store.list_files()}
-    shared = remove_data_with(
-        lambda version: any(
-            is_of_traffic(record.name) and record.name not in kept for record in version.records
-        ),
-        settings,
-    )
-    if shared:
+    if shared := _remove_shared_without_signal(settings, store):
         logger.warning("%s", _describe_shared(shared))
     # A signal is at most as old as the longer of both when it goes.
     longest = timedelta(days=max(settings.signals_kept_days, settings.signals_wait_days))
-    n_named = remove_old_beats(settings.reports_dir / "drift", before=now - longest)
+    with changing_reports(settings):
+        n_named = remove_old_beats(settings.reports_dir / "drift", before=now - longest)
     if n_named:
         logger.info("beats of drift checks whose signals are gone: %d files deleted", n_named)
+
+
+def _follow_deletions(settings: Settings, store: SignalStore, *, now: datetime) -> None:
+    """Delete the signals of patients that another home has deleted."""
+    from flows.data.shared_versions import follow_deletions
+
+    try:
+        n_followed = follow_deletions(settings, store, now=now)
+    except StoreError as error:
+        get_run_logger().warning(
+            "signals that other machines deleted are deleted the next time: %s", error
+        )
+        return
+    if n_followed:
+        get_run_logger().info("signals of patients that another machine deleted: %d", n_followed)
+
+
+def _remove_shared_without_signal(settings: Settings, store: SignalStore) -> list[str]:
+    """Remove what sweeps share of strips that neither this home nor the store keeps."""
+    from flows.data.prepared_views import is_of_traffic
+    from flows.data.records.site import name_strip
+    from flows.data.shared_versions import list_shared_signals, name_signal
+    from flows.training.workers.shared_data import remove_data_with
+
+    kept = {name_strip(file.prediction_id) for file in store.list_files()}
+    try:
+        of_others = list_shared_signals(settings)
+    except StoreError as error:
+        return [str(error)]
+    return remove_data_with(
+        lambda version: any(
+            record.name not in kept and name_signal(record) not in of_others
+            for record in version.records
+            if is_of_traffic(record.name)
+        ),
+        settings,
+    )
 
 
 def sort_signals(
@@ -111,7 +142,8 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     """Delete the kept signals of a patient, and the beats that were taken from them.
 
     These are what training prepared, what sweeps share in the store, and what pages of drift checks
-    name.
+    name. From the store go the signals of dataset versions too, and other homes delete their copies
+    at their next drift check or retention.
 
     Args:
         settings: The home.
@@ -127,18 +159,34 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     """
     from flows.data.records.copies import remove_copies_of_patient
     from flows.data.records.site import name_person
+    from flows.data.shared_versions import forget_shared_patient
     from flows.training.workers.shared_data import remove_data_with
 
     person = name_person(patient_key)
     n_deleted = open_signals(settings).delete_patient(patient_key)
-    named = remove_patient(settings.reports_dir / "drift", patient_key)
+    drift_pages, unreachable = settings.reports_dir / "drift", []
+    try:
+        with changing_reports(settings, must_publish=True):
+            named = remove_patient(drift_pages, patient_key)
+    except StoreError as error:
+        unreachable.append(f"pages of drift checks: {error}")
+        named = remove_patient(drift_pages, patient_key)
     copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
     shared = remove_data_with(
         lambda version: any(record.subject == person for record in version.records), settings
     )
+    try:
+        forget_shared_patient(settings, patient_key, now=datetime.now(UTC))
+    except StoreError as error:
+        unreachable.append(f"signals of dataset versions: {error}")
     wrong = [_describe_left(copies.left)] if copies.left else []
     if shared:
         wrong.append(f"{_describe_shared(shared)}; repeat the command")
+    if unreachable:
+        wrong.append(
+            "the store still has what names the patient, repeat the command when it can be "
+            f"reached: {'; '.join(unreachable)}"
+        )
     if named:
         wrong.append(
             "files of drift checks must be writable, these still name beats of the patient; "

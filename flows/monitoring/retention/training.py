@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
@@ -19,14 +20,28 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, DatasetError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
-from flows.data.dataset_versions import list_versions, load_version, read_latest
+from ecg_lib.operations.store.mirror import changing_reports
+from ecg_lib.operations.store.objects import StoreError
+from flows.data.dataset_versions import (
+    DatasetVersion,
+    list_versions,
+    load_version,
+    read_latest,
+)
 from flows.data.prepared_views import records_dir
 from flows.data.records.lock import deleting_records
+from flows.data.shared_versions import (
+    fetched_dir,
+    forget_shared_versions,
+    list_all_versions,
+    list_fetched,
+    remove_killed_publications,
+)
 from flows.doors.registry import Alias, KnownRun, Registry, RunKind
 from flows.monitoring.needed_releases import UnknownReleasesError, list_needed_releases
 from flows.release.integrity.aliases import read_pending
 from flows.release.switch_service import find_bundle
-from flows.training.sweep import settle_sweeps
+from flows.training.sweep import has_shared_runs, settle_sweeps
 from flows.training.workers.shared_data import remove_left_data
 
 _OPENINGS = "ds2"
@@ -43,19 +58,21 @@ def forget_old_training(settings: Settings) -> None:
     try:
         versions = [one.version for one in registry.versions()]
         releases = list_needed_releases(settings, versions=versions)
-    except UnknownReleasesError as error:
+        existing = set(list_all_versions(settings))
+    except (UnknownReleasesError, StoreError) as error:
         logger.warning("nothing of earlier trainings is deleted: %s", error)
         return
     needed = _needed_runs(settings, registry, releases)
-    unfinished = settle_sweeps(registry.list_runs(), registry, settings)
-    remove_left_data(settings)
+    unfinished = settle_sweeps(registry.list_runs(), registry, settings, datasets=existing)
+    over = {run.run_id for run in registry.list_runs() if run.kind == RunKind.SWEEP}
+    remove_left_data(settings, ended=over - unfinished.open - unfinished.resumable)
     deleted = registry.list_runs(are_deleted=True)
     runs = registry.list_runs() + [run for run in deleted if run.run_id in needed]
     spare = choose_spare_runs(
         runs,
         needed=needed | unfinished.open | unfinished.resumable,
         n_kept=settings.mlflow_sweeps_kept,
-        datasets=set(list_versions(settings.datasets_dir)),
+        datasets=existing,
     )
     left = [run.run_id for run in deleted if run.run_id not in needed]
     if settings.mlflow_tracking_uri is not None:  # its own `mlflow gc` removes them
@@ -70,17 +87,16 @@ def forget_old_training(settings: Settings) -> None:
         if run.run_id not in gone
         and (run.parent_run_id not in unfinished.resumable or run.run_id in needed)
     }
+    needed_data = datasets | _datasets_of(settings, releases)
     with deleting_records(settings.datasets_dir) as may_delete:
-        old_versions = (
-            _forget_dataset_versions(settings, datasets | _datasets_of(settings, releases))
-            if may_delete
-            else []
-        )
+        old_versions = _forget_dataset_versions(settings, needed_data) if may_delete else []
     if not may_delete:
         logger.info("no dataset version is deleted while ingest-records runs")
+    _forget_in_store(settings, needed_data, gone=old_versions)
     hashes = {release.bundle_hash for release in releases}
     hashes |= {run.bundle_hash for run in runs if run.run_id in needed}
-    reports = _forget_reports(settings, hashes)
+    with changing_reports(settings):
+        reports = _forget_reports(settings, hashes)
     if spare or left or old_versions or reports:
         logger.info(
             "old and deleted: %d runs of MLflow, dataset versions %s, reports %s",
@@ -150,7 +166,7 @@ def _datasets_of(settings: Settings, releases: list[Release]) -> set[str]:
 def _forget_dataset_versions(settings: Settings, needed: set[str]) -> list[str]:
     """Delete old versions, and prepared records that only they name; return their names."""
     folder = settings.datasets_dir / "versions"
-    records: dict[str, set[str]] = {}
+    versions: dict[str, DatasetVersion] = {}
     still_used: set[str] = set()
     for name in list_versions(settings.datasets_dir):
         try:
@@ -159,7 +175,10 @@ def _forget_dataset_versions(settings: Settings, needed: set[str]) -> list[str]:
             text = (folder / f"{name}.json").read_text(encoding="utf-8", errors="replace")
             still_used.update(_PREPARED.findall(text))
             continue
-        records[name] = {record.prepared for record in version.records}
+        versions[name] = version
+    records = {
+        name: {record.prepared for record in version.records} for name, version in versions.items()
+    }
     if not records:
         return []
     newest_first = sorted(
@@ -169,11 +188,39 @@ def _forget_dataset_versions(settings: Settings, needed: set[str]) -> list[str]:
     kept |= set(newest_first[: settings.dataset_versions_kept])
     old = [name for name in newest_first if name not in kept]
     still_used.update(*(records[name] for name in records if name in kept))
+    fetched = {
+        fetched_dir(settings, version.records_in(database))
+        for name, version in versions.items()
+        if name in kept
+        for database in version.databases
+    }
     for name in old:
         (folder / f"{name}.json").unlink()
         for prepared in records[name] - still_used:
             shutil.rmtree(records_dir(settings.datasets_dir) / prepared, ignore_errors=True)
+    for directory in list_fetched(settings):
+        if old and directory not in fetched:  # the store has them
+            shutil.rmtree(directory, ignore_errors=True)
     return sorted(old)
+
+
+def _forget_in_store(settings: Settings, needed: set[str], *, gone: list[str]) -> None:
+    """Remove old versions from the store, and what killed publications left there."""
+    logger = get_run_logger()
+    try:
+        removed = forget_shared_versions(
+            settings, needed, are_runs_shared=has_shared_runs(settings), gone=gone
+        )
+        n_left = remove_killed_publications(settings, now=datetime.now(UTC))
+    except StoreError as error:
+        logger.warning("old dataset versions stay in the store until the next time: %s", error)
+        return
+    if removed or n_left:
+        logger.info(
+            "removed from the store: dataset versions %s, %d objects of killed publications",
+            ", ".join(removed) or "none",
+            n_left,
+        )
 
 
 def _forget_reports(settings: Settings, hashes: set[str]) -> list[str]:

@@ -8,6 +8,7 @@ the estimate without labels, stay compared with what the bundle promises.
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -30,6 +31,8 @@ from ecg_lib.operations.drift.traffic_log import Window, read_volume, sample_tra
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import changing_baselines, mirror_baselines
+from ecg_lib.operations.store.objects import StoreError
 from ecg_lib.records.atomic_files import replacing
 from flows.doors.ledger import append_event
 from flows.doors.release_history import EventKind, find_user, make_event
@@ -42,6 +45,8 @@ MIN_STRIPS: Final = 200
 MAX_STRIPS: Final = 10_000
 
 _ABOUT: Final = b"ecg.baseline"
+
+logger = logging.getLogger(__name__)
 
 
 class BaselineError(EcgError):
@@ -90,6 +95,7 @@ def accept_baseline(
     Raises:
         BaselineError: If it is too little traffic.
         LedgerError: If the ledger cannot be written; nothing is changed then.
+        StoreError: If a store is set and cannot be reached.
     """
     window = Window(since=now - timedelta(days=days), until=now, bundle_hash=release.bundle_hash)
     volume = read_volume(log, window)
@@ -111,7 +117,7 @@ def accept_baseline(
     )
     path = _path(settings, release.bundle_hash)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with replacing(path) as draft:
+    with changing_baselines(settings), replacing(path) as draft:
         pq.write_table(_to_table(beats, baseline), draft)
         _note(settings, release, f"accept {baseline.words}", why=why)
     return baseline
@@ -124,10 +130,11 @@ def remove_baseline(settings: Settings, release: Release, *, why: str) -> bool:
         Whether there was a baseline.
     """
     path = _path(settings, release.bundle_hash)
-    if not path.exists():
-        return False
-    _note(settings, release, "compare drift with the reference of the model again", why=why)
-    path.unlink(missing_ok=True)
+    with changing_baselines(settings):
+        if not path.exists():
+            return False
+        _note(settings, release, "compare drift with the reference of the model again", why=why)
+        path.unlink(missing_ok=True)
     return True
 
 
@@ -153,6 +160,13 @@ def read_compared(settings: Settings, bundle: Bundle) -> ObservedBeats:
 
 def _read(settings: Settings, bundle_hash: str) -> pa.Table | None:
     path = _path(settings, bundle_hash)
+    if settings.store_url is not None:
+        try:
+            mirror_baselines(settings).pull()
+        except StoreError as error:
+            logger.warning(
+                "a baseline of another machine may be newer than the one here: %s", error
+            )
     try:
         table = pq.read_table(path)
     except FileNotFoundError:

@@ -24,8 +24,10 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
 from ecg_lib.operations.releases import BUNDLE_MODEL
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.data.databases import PUBLISHED, DatabaseName, Role, expected_sha256
-from flows.data.dataset_versions import DatasetVersion, list_versions, load_version
+from flows.data.dataset_versions import DatasetVersion, list_versions
+from flows.data.shared_versions import list_all_versions, read_version
 from flows.doors.ledger import read_ledger
 from flows.doors.registry import KnownRun, Registry, explain_unreachable
 from flows.doors.release_history import LedgerEntry
@@ -501,10 +503,15 @@ def _list_bundles(settings: Settings, note: Callable[[str], None]) -> dict[str, 
 def _list_datasets(
     settings: Settings, note: Callable[[str], None]
 ) -> Iterator[tuple[str, DatasetVersion]]:
-    for name in list_versions(settings.datasets_dir):
+    try:
+        names = list_all_versions(settings)
+    except StoreError as error:
+        note(f"dataset versions of other machines are not known: {error}")
+        names = list_versions(settings.datasets_dir)
+    for name in names:
         try:
-            yield name, load_version(settings.datasets_dir, name)
-        except DatasetError as error:
+            yield name, read_version(settings, name)
+        except (DatasetError, StoreError) as error:
             note(str(error).splitlines()[0])
 
 

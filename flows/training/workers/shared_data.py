@@ -11,7 +11,7 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Final, NamedTuple
@@ -28,7 +28,6 @@ from flows.data.training_data import training_data_dir
 from flows.doors.parallel import one_at_a_time
 from flows.training.sweep import (
     Sweep,
-    list_shared_data,
     note_shared_data,
     settle_shared_data,
 )
@@ -141,20 +140,34 @@ def remove_data(sweep: Sweep, settings: Settings) -> None:
         note_shared_data(sweep, has_data=False)
 
 
-def remove_left_data(settings: Settings) -> None:
-    """Remove the data of sweeps that were given up, or killed at their end, from the store."""
-    if settings.store_url is not None:
-        settle_shared_data(settings, lambda run_id: _remove(run_id, settings))
+def remove_left_data(settings: Settings, *, ended: Collection[str] = ()) -> None:
+    """Remove the data of sweeps that were given up, or killed at their end, from the store.
+
+    Args:
+        settings: Where the store and the sweeps are.
+        ended: MLflow runs of sweeps that are over, also of those whose state was lost.
+    """
+    if settings.store_url is None:
+        return
+    settle_shared_data(settings, lambda run_id: _remove(run_id, settings))
+    try:
+        left = set(_list_runs(open_store(settings.store_url)))
+    except StoreError as error:
+        get_run_logger().warning("data of sweeps that are over stay in the store: %s", error)
+        return
+    for run_id in sorted(left.intersection(ended)):
+        _remove(run_id, settings)
 
 
 def remove_data_with(is_due: Callable[[DatasetVersion], bool], settings: Settings) -> list[str]:
-    """Remove the data of sweeps of this home from the store, also of those that are under way.
+    """Remove the data of sweeps from the store, also of those that are under way.
 
-    Workers that have fetched them go on; others can no longer join.
+    They are found in the store, whatever home has shared them and whether that still knows. Workers
+    that have fetched them go on; others can no longer join.
 
     Args:
         is_due: Whether the data of a dataset version must go.
-        settings: Where the store and the sweeps are.
+        settings: Where the store is.
 
     Returns:
         What could not be removed, and why.
@@ -162,17 +175,25 @@ def remove_data_with(is_due: Callable[[DatasetVersion], bool], settings: Setting
     if settings.store_url is None:
         return []
     problems = []
-    for run_id in list_shared_data(settings):
+    try:
+        store = open_store(settings.store_url)
+        run_ids = _list_runs(store)
+    except StoreError as error:
+        return [f"sweeps in the store: {error}"]
+    for run_id in run_ids:
         try:
-            store = open_store(settings.store_url)
             stored = store.read(_version_key(run_id))
-            if stored is None:
-                continue
-            if is_due(parse_version(stored.content, run_id)):
+            # Beats without a version do not tell whose they are, and no worker can use them.
+            if stored is None or is_due(parse_version(stored.content, run_id)):
                 _remove_keys(store, run_id)
         except (StoreError, DatasetError) as error:
             problems.append(f"sweeps/{run_id} in the store: {error}")
     return problems
+
+
+def _list_runs(store: ObjectStore) -> list[str]:
+    """List the MLflow runs of the sweeps that have data in the store."""
+    return sorted({one.key.split("/")[1] for one in store.list_objects("sweeps/")})
 
 
 def _remove(run_id: str, settings: Settings) -> bool:

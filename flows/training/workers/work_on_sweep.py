@@ -8,7 +8,8 @@ from prefect import flow, get_run_logger
 
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.records.atomic_files import require_room
-from flows.data.dataset_versions import list_versions, load_version
+from flows.data.dataset_versions import list_versions
+from flows.data.shared_versions import list_all_versions, open_version
 from flows.doors.registry import Registry, RunKind
 from flows.doors.ui.run_names import name_run
 from flows.training.sweep import Sweep, SweepError, let_go, read_sweep, study_of
@@ -48,10 +49,11 @@ def work_on_sweep(sweep: str = NEWEST) -> str | None:
     name_run(f"share of sweep {found.name}")
     logger = get_run_logger()
     name = found.tags["ecg.dataset_version"]
-    if name in list_versions(settings.datasets_dir):
-        version = load_version(settings.datasets_dir, name)
+    is_here = name in list_versions(settings.datasets_dir)
+    if is_here or (shared is None and name in list_all_versions(settings)):
+        version = open_version(settings, name)
         data = cut_training_beats(version, found.plan.views, settings)
-    else:
+    else:  # beats that the run that leads has cut
         version, data = fetch_data(found, shared, settings)
     try:
         share = take_trials(found, version, data, registry, settings, is_leading=False)

@@ -37,10 +37,15 @@ from ecg_lib.operations.processes.helper_states import (
     write_helper_states,
 )
 from ecg_lib.operations.releases import ReleaseNote, write_release_notes
+from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.following import ReportsFollower
+from ecg_lib.operations.store.mirror import changing_reports
+from tests.homes import keep_from_store
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PAGE = "20260301T120000000000Z-decision"
 REPORT = "20260301T120000000000Z-evidently-decision"
+EVALUATION = "0123456789ab-out-of-fold-quick"
 VERDICT = "<!doctype html><style>h1{color:red}</style><h1>RETRAIN</h1>"
 
 Serve = Callable[..., Any]
@@ -309,6 +314,65 @@ def test_a_folder_is_not_shown_as_a_drift_check(serve: Serve) -> None:
     assert service.http.get(f"/ops/drift/{PAGE}").status_code == 404
 
 
+def test_evaluation_reports_are_served_as_page_and_as_json(serve: Serve) -> None:
+    service = serve()
+    folder = service.runtime.settings.reports_dir / "evaluation"
+    folder.mkdir(parents=True)
+    (folder / f"{EVALUATION}.html").write_text("<h1>EC57</h1>")
+    (folder / f"{EVALUATION}.json").write_text('{"v_f1": 0.9}')
+    for name in (EVALUATION, f"{EVALUATION}.html"):
+        page = service.http.get(f"/ops/evaluation/{name}")
+        assert (page.status_code, page.text) == (200, "<h1>EC57</h1>")
+        assert page.headers["content-security-policy"].startswith("sandbox allow-scripts")
+    assert service.http.get(f"/ops/evaluation/{EVALUATION}.json").json() == {"v_f1": 0.9}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "0123456789ab-none",
+        "..%2fdrift%2fx.html",
+        "index",
+        "0123456789ab-x.py",
+        "0123456789ab-.html",
+    ],
+)
+def test_other_names_are_not_evaluation_reports(serve: Serve, name: str) -> None:
+    service = serve()
+    write_pages(service)
+    assert service.http.get(f"/ops/evaluation/{name}").status_code == 404
+
+
+def test_reports_that_another_machine_wrote_are_served(
+    serve: Serve, tmp_path: Path, store_url: str
+) -> None:
+    service = serve()
+    add_drift(service)
+    here = service.runtime.settings.model_copy(update={"store_url": store_url})
+    writer = Settings(home=tmp_path / "writer", store_url=store_url)
+    follower = ReportsFollower(here)
+    follower.look()
+    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 404
+    with changing_reports(writer):
+        for name, text in ((f"drift/{PAGE}.html", VERDICT), (f"evaluation/{EVALUATION}.html", "E")):
+            (writer.reports_dir / name).parent.mkdir(parents=True)
+            (writer.reports_dir / name).write_text(text)
+    follower.look()
+    assert service.http.get(f"/ops/drift/{PAGE}").text == VERDICT
+    assert service.http.get(f"/ops/evaluation/{EVALUATION}").text == "E"
+    assert read(service)["drift"][0]["page"] == PAGE
+    (here.reports_dir / "drift" / f"{PAGE}.html").write_text("damaged")
+    follower.look()
+    assert service.http.get(f"/ops/drift/{PAGE}").text == VERDICT
+    with keep_from_store(store_url):
+        ReportsFollower(here).look()
+        assert service.http.get(f"/ops/drift/{PAGE}").text == VERDICT
+    with changing_reports(writer):
+        (writer.reports_dir / "drift" / f"{PAGE}.html").unlink()
+    follower.look()
+    assert service.http.get(f"/ops/drift/{PAGE}").status_code == 404
+
+
 def test_releases_are_those_of_the_ledger(serve: Serve) -> None:
     service = serve()
     notes = [
@@ -471,7 +535,9 @@ def test_an_address_of_mlflow_that_is_none_costs_its_link_alone(
     assert found["served"]
 
 
-@pytest.mark.parametrize("path", ["/api/v1/ops/", "/api/v1/ops", f"/ops/drift/{PAGE}"])
+@pytest.mark.parametrize(
+    "path", ["/api/v1/ops/", "/api/v1/ops", f"/ops/drift/{PAGE}", f"/ops/evaluation/{EVALUATION}"]
+)
 def test_data_of_operators_asks_for_a_key_with_their_scope(
     serve: Serve, tmp_path: Path, path: str
 ) -> None:
@@ -479,6 +545,9 @@ def test_data_of_operators_asks_for_a_key_with_their_scope(
         add_api_key(tmp_path / "keys", scope.value, scopes=[scope])
     service = serve(api_keys_file=tmp_path / "keys")
     write_pages(service)
+    evaluation = service.runtime.settings.reports_dir / "evaluation" / f"{EVALUATION}.html"
+    evaluation.parent.mkdir()
+    evaluation.write_text("E")
 
     def ask(key: str) -> int:
         status: int = service.http.get(path, headers={"X-API-Key": key}).status_code

@@ -28,6 +28,8 @@ from ecg_lib.records.annotations import DS1, DS2, PACED
 from ecg_lib.records.record import Record, write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.preprocessing import prepare_beats
+from ecg_lib.training.datasets import BeatDataset
+from ecg_lib.training.views import View
 from flows.data import ingest_records as ingesting
 from flows.data.databases import MITDB, Role
 from flows.data.dataset_versions import (
@@ -42,8 +44,15 @@ from flows.data.records import preparation as record_preparation
 from flows.data.records import sources as record_sources
 from flows.data.records.lock import deleting_records
 from flows.data.records.sources import Records, Source, of_directory, simulate
-from flows.data.training_data import ViewPlan, cut_beats
+from flows.data.shared_versions import open_version
+from flows.data.training_data import (
+    ViewPlan,
+    cut_beats,
+    find_training_data,
+    load_training_data,
+)
 from flows.doors.archives.download import UnreachableError
+from flows.release.integrity.lineage import trace
 
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
@@ -395,3 +404,30 @@ def test_strips_that_cannot_be_read_are_reported_and_do_not_end_an_ingest(
     assert [record.database for record in version.broken] == ["site", "site"]
     assert {str(settings.signal_key_path) in record.reason for record in version.broken} == {True}
     assert version.records == load_version(settings.datasets_dir, archive).records
+
+
+def _cut(version: DatasetVersion, settings: Settings) -> BeatDataset:
+    @flow(name="cut-in-test")
+    def cut() -> Path:
+        plan = ViewPlan(training_views=(View(angle_deg=35),))
+        return find_training_data(version, plan, settings)
+
+    return load_training_data(cut())
+
+
+def test_a_version_of_another_machine_is_trained_on_with_the_same_beats(
+    small_cohort: None, tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("ECG_STORE_URL", store_url)
+    name = ingest_records(source=Source.SIMULATOR)
+    assert ingest_records(source=Source.SIMULATOR) == name
+    beats = _cut(open_version(Settings(), name), Settings())
+    shutil.rmtree(Settings().home)
+    other = Settings(home=tmp_path / "other")
+    found = open_version(other)
+    assert found.version == name
+    again = _cut(found, other)
+    assert again.windows.tobytes() == beats.windows.tobytes()
+    assert again.features.tobytes() == beats.features.tobytes()
+    assert again.record_names == beats.record_names
+    assert trace(other, name="sim001").record is not None

@@ -1,4 +1,4 @@
-"""What was prepared of labelled traffic: encrypted, and deleted with its patient or its days."""
+"""The prepared beats of labelled traffic: encrypted, and deleted with its patient or its days."""
 
 from __future__ import annotations
 
@@ -101,6 +101,26 @@ def test_deleting_a_patient_deletes_what_sweeps_share_of_it(
     (tmp_path / "store" / "sweeps" / "other" / "version.json").write_text("torn")
     with pytest.raises(DatasetError, match="removed from the store, this failed: sweeps/other"):
         delete_patient(settings, TRAINED)
+
+
+@pytest.mark.parametrize("state", ["{torn", None])
+def test_deleting_a_patient_deletes_what_a_sweep_shares_whose_state_was_lost(
+    settings: Settings,
+    store: SignalStore,
+    log: PredictionLog,
+    tmp_path: Path,
+    state: str | None,
+) -> None:
+    settings = settings.model_copy(update={"store_url": (tmp_path / "store").as_uri()})
+    (mine,) = _prepare_marked(settings, store, log, {"p1": TRAINED})
+    _share(settings, "one", [mine])
+    path = settings.home / "sweeps" / "one" / "sweep.json"
+    if state is None:
+        path.unlink()
+    else:
+        path.write_text(state)
+    assert delete_patient(settings, TRAINED) == 1
+    assert not list((tmp_path / "store" / "sweeps").rglob("*.*"))
 
 
 def test_what_sweeps_share_goes_with_the_signals_whose_days_are_over(

@@ -13,7 +13,7 @@ from prefect.logging import disable_run_logger
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.operations.settings import Settings
-from flows.data.dataset_versions import DatasetVersion, save_version
+from flows.data.dataset_versions import DatasetVersion, list_versions, save_version
 from flows.doors.registry import Registry, RunKind
 from flows.training import train_sweep
 from flows.training.sweep import (
@@ -68,13 +68,17 @@ def _open(registry: Registry, settings: Settings, *, n_trials: int) -> Sweep:
     return open_sweep.fn(_VERSION, SweepPlan(n_trials=n_trials), None, registry, settings)
 
 
+def _datasets(settings: Settings) -> set[str]:
+    return set(list_versions(settings.datasets_dir))
+
+
 def _status(registry: Registry, run_id: str) -> str:
     return str(registry._client.get_run(run_id).info.status)
 
 
 def _settle(registry: Registry, settings: Settings, one: Sweep) -> tuple[bool, bool]:
     """Settle all sweeps; return whether one is open, and whether it would be resumed."""
-    found = settle_sweeps(registry.list_runs(), registry, settings)
+    found = settle_sweeps(registry.list_runs(), registry, settings, datasets=_datasets(settings))
     return one.run_id in found.open, one.run_id in found.resumable
 
 
@@ -168,7 +172,7 @@ def test_a_sweep_whose_run_was_deleted_is_given_up(registry: Registry, settings:
     assert after.run_id != one.run_id
     let_go(after)
     registry._client.delete_run(after.run_id)
-    settle_sweeps(registry.list_runs(), registry, settings)
+    settle_sweeps(registry.list_runs(), registry, settings, datasets=_datasets(settings))
     assert json.loads((after.directory / "sweep.json").read_text())["is_given_up"] is True
 
 
@@ -185,7 +189,7 @@ def test_a_run_without_a_directory_ends_unless_a_server_may_have_it_of_another_m
 ) -> None:
     run_id = registry.start_run("s", kind=RunKind.SWEEP, tags={"ecg.sweep": "key-1"})
     shared = settings.model_copy(update=elsewhere)
-    found = settle_sweeps(registry.list_runs(), registry, shared)
+    found = settle_sweeps(registry.list_runs(), registry, shared, datasets=_datasets(shared))
     assert (run_id in found.open) == bool(elsewhere)
     assert _status(registry, run_id) == status
 
@@ -197,7 +201,7 @@ def test_a_sweep_of_another_machine_with_the_same_name_is_left_alone(
     let_go(one)
     other = registry.start_run(one.name, kind=RunKind.SWEEP, tags={"ecg.sweep": one.name})
     shared = settings.model_copy(update={"mlflow_tracking_uri": "http://none"})
-    found = settle_sweeps(registry.list_runs(), registry, shared)
+    found = settle_sweeps(registry.list_runs(), registry, shared, datasets=_datasets(shared))
     assert other in found.open
     assert (_status(registry, other), _status(registry, one.run_id)) == ("RUNNING", "KILLED")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -155,3 +156,24 @@ def test_a_folder_that_is_a_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="cannot be read or written"):
         open_store((tmp_path / "file").as_uri()).write("p", b"x")
+
+
+def test_a_listing_gives_the_objects_below_a_prefix_with_their_times(
+    store: ObjectStore, tmp_path: Path
+) -> None:
+    before_s = time.time()
+    assert list(store.list_objects("reports/")) == []
+    (tmp_path / "file").write_bytes(b"3")
+    store.write("reports/a", b"1")
+    store.upload(tmp_path / "file", "reports/deep/b")
+    store.write("reports-of-others", b"2")
+    found = {one.key: one.modified_s for one in store.list_objects("reports/")}
+    assert found.keys() == {"reports/a", "reports/deep/b"}
+    assert all(abs(modified_s - before_s) < 60 for modified_s in found.values())
+
+
+def test_a_listing_may_have_more_objects_than_an_answer_of_the_store(bucket_url: str) -> None:
+    store = open_store(bucket_url)
+    for number in range(1005):  # an answer has 1,000 at most
+        store.write(f"many/{number}", b"")
+    assert len(list(store.list_objects("many/"))) == 1005

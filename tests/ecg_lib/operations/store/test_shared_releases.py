@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import logging
 import shutil
 import tarfile
@@ -31,6 +33,7 @@ from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreEr
 from ecg_lib.operations.store.shared_releases import (
     POINTER,
     adopt_release,
+    fetch_release,
     holding_releases,
     publish_release,
 )
@@ -349,3 +352,98 @@ def test_a_follower_goes_on_while_the_store_cannot_be_reached(
     follower.look()
     assert caplog.text.count("the store cannot be followed") == 1
     assert follower.refusal is None
+
+
+PARTS = ["bentos/ecg/1-a.tar.gz", "models/ecg_bundle/1.tar.gz"]
+
+
+@pytest.mark.parametrize("damage", ["a bit", "torn", "empty", "other files", "gone"])
+@pytest.mark.parametrize("part", PARTS)
+def test_an_archive_that_was_damaged_in_the_store_is_written_again_by_publishing_again(
+    one: Settings, other: Settings, store: ObjectStore, tmp_path: Path, part: str, damage: str
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    store.download(part, tmp_path / "good")
+    content = (tmp_path / "good").read_bytes()
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    if damage == "gone":
+        store.remove(part)
+    elif damage == "other files":
+        _replace_archive(store, part, tmp_path, _member("src/bentos/code.py"))
+    else:
+        store.write(part, {"a bit": changed, "torn": content[:middle], "empty": b""}[damage])
+    with pytest.raises((ReleaseError, StoreError)):
+        adopt_release(other, store)
+    assert publish_release(one, store)
+    assert adopt_release(other, store) == release
+    assert not publish_release(one, store)
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_an_archive_that_another_home_repairs_needs_no_home_that_wrote_it(
+    one: Settings, other: Settings, tmp_path: Path, store: ObjectStore, part: str
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    assert not publish_release(other, store)  # it reads the archives once: they are what it has
+    store.write(part, b"damaged")
+    assert publish_release(other, store)
+    third = make_sharing_home(tmp_path, "third", str(one.store_url))
+    assert adopt_release(third, store) == release
+    assert not publish_release(one, store)
+
+
+def test_a_signature_that_was_damaged_in_the_store_is_written_again(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    key = f"signatures/{signature_path(one, release).name}"
+    store.write(key, b"damaged")
+    with pytest.raises(SignatureError, match="cannot be read"):
+        adopt_release(other, store)
+    assert publish_release(one, store)
+    assert adopt_release(other, store) == release
+
+
+def test_a_home_does_not_repair_the_store_with_a_damaged_copy(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    release = _release(one, "1")
+    publish_release(one, store)
+    adopt_release(other, store)
+    (bento_source(other.bentoml_home, release) / "bentos" / "code.py").write_text("changed")
+    store.write(PARTS[0], b"damaged")
+    with pytest.raises(SignatureError, match="must have the code"):
+        publish_release(other, store)
+    assert publish_release(one, store)
+    fetch_release(other, store, release)
+    assert (bento_source(other.bentoml_home, release) / "bentos" / "code.py").read_text() == "a"
+
+
+@pytest.mark.parametrize("damage", ["changed", None])
+def test_a_file_of_a_bundle_that_was_damaged_is_copied_again(
+    one: Settings, other: Settings, store: ObjectStore, damage: str | None
+) -> None:
+    files = {"network.onnx": hashlib.sha256(b"weights").hexdigest()}
+    manifest = json.dumps({"files": files})
+    release = store_release(one, "1")
+    bundle = model_directory(one.bentoml_home, release) / "bundle"
+    (bundle / "network.onnx").write_bytes(b"weights")
+    (bundle / "manifest.json").write_text(manifest)
+    bundle_hash = hashlib.sha256(manifest.encode()).hexdigest()
+    release = release.model_copy(update={"bundle_hash": bundle_hash})
+    sign_release(one, release, why="a test")
+    write_release(one.serving_dir / CURRENT, release)
+    publish_release(one, store)
+    adopt_release(other, store)
+    network = model_directory(other.bentoml_home, release) / "bundle" / "network.onnx"
+    if damage is None:
+        network.unlink()
+    else:
+        network.write_text(damage)
+    fetch_release(other, store, release)
+    assert network.read_bytes() == b"weights"

@@ -1,4 +1,4 @@
-"""What a check holds against a release: requests, the step at its start, reviewed strips."""
+"""Evidence of a check against a release: requests, the step at its start, reviewed strips."""
 
 from __future__ import annotations
 

@@ -20,6 +20,7 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import DriftCheckRow
 from ecg_lib.operations.releases import Release, bento_source
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import mirror_reports
 from flows.local.cli import app
 from flows.monitoring.monitor_drift import NOTHING_SERVED, monitor_drift
 from tests.flows.monitoring.drift_check.observed_traffic import (
@@ -100,6 +101,25 @@ def test_replayed_reference_traffic_keeps_the_model(
     said = json.loads(Path(decision["evidently"]).with_suffix(".json").read_text())
     assert (said["is_detected"], said["detected"]) == (False, [])
     assert "Dataset Drift is NOT detected" in Path(decision["evidently"]).read_text()
+
+
+def test_the_pages_of_a_check_reach_another_machine(
+    prefect_server: None,
+    settings: Settings,
+    release: Release,
+    replayed: list[Observed],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    url = (tmp_path / "store").as_uri()
+    monkeypatch.setenv("ECG_STORE_URL", url)
+    send(settings, replayed, ago=60 * MINUTE, bundle_hash=release.bundle_hash)
+    decision = monitor_drift()
+    other = Settings(home=tmp_path / "other", store_url=url)
+    mirror_reports(other).pull()
+    for written in (decision["report"], decision["evidently"]):
+        copy = other.reports_dir / "drift" / Path(written).name
+        assert copy.read_bytes() == Path(written).read_bytes()
 
 
 def test_leads_that_are_reversed_under_a_release_are_a_note_on_the_page_of_the_check(

@@ -21,6 +21,7 @@ from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import changing_reports, mirror_reports
 from flows.local.cli import app
 from flows.monitoring.labels.kept_signals import (
     delete_patient,
@@ -29,6 +30,7 @@ from flows.monitoring.labels.kept_signals import (
     sort_signals,
 )
 from flows.monitoring.verdict.verdict_page import page_name
+from tests.homes import keep_from_store
 
 NOW = datetime(2026, 3, 10, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -168,3 +170,37 @@ def test_deletion_names_the_files_of_checks_that_it_cannot_change(settings: Sett
     with pytest.raises(DatasetError, match=r"0 signals deleted; files of drift checks must be"):
         delete_patient(settings, "a" * 64)
     assert "a" * 64 not in own.read_text()
+
+
+def test_a_patient_who_is_deleted_is_named_by_no_check_of_any_home(
+    settings: Settings, tmp_path: Path, store_url: str
+) -> None:
+    one = settings.model_copy(update={"store_url": store_url})
+    other = Settings(home=tmp_path / "other", store_url=store_url)
+    with changing_reports(one):
+        own, theirs = name_beats(one, NOW), name_beats(one, NOW + DAY, "b" * 64)
+    mirror_reports(other).pull()
+    copies = [other.reports_dir / "drift" / path.name for path in (own, theirs)]
+    assert "a" * 64 in copies[0].read_text()
+    delete_patient(other, "a" * 64)
+    mirror_reports(one).pull()
+    for path in (own, copies[0]):
+        assert "a" * 64 not in path.read_text()
+    assert copies[1].read_text() == theirs.read_text()
+
+
+def test_a_deletion_that_the_store_has_not_taken_is_an_error_until_it_is_repeated(
+    settings: Settings, tmp_path: Path, store_url: str
+) -> None:
+    one = settings.model_copy(update={"store_url": store_url})
+    with changing_reports(one):
+        own = name_beats(one, NOW)
+    with keep_from_store(store_url):
+        with pytest.raises(DatasetError, match="the store still has what names the patient"):
+            delete_patient(one, "a" * 64)
+        assert "a" * 64 not in own.read_text()
+    delete_patient(one, "a" * 64)
+    other = Settings(home=tmp_path / "other", store_url=store_url)
+    mirror_reports(other).pull()
+    for settings_ in (one, other):
+        assert "a" * 64 not in (settings_.reports_dir / "drift" / own.name).read_text()

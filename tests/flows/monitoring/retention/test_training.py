@@ -16,9 +16,17 @@ from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.learning.pipeline_run import read_pipeline_run
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.mirror import changing_reports, mirror_reports
+from ecg_lib.operations.store.objects import open_store
 from flows.data.databases import Role
-from flows.data.dataset_versions import DatasetVersion, PreparedRecord, list_versions
+from flows.data.dataset_versions import (
+    DatasetVersion,
+    PreparedRecord,
+    list_versions,
+    save_version,
+)
 from flows.data.records.lock import adding_records
+from flows.data.shared_versions import list_all_versions, share_version
 from flows.doors.ledger import append_event
 from flows.doors.registry import ELIGIBLE, Alias, KnownRun, Registry, RunKind
 from flows.doors.release_history import EventKind, LedgerEvent
@@ -179,6 +187,63 @@ def test_no_dataset_version_is_deleted_while_records_are_prepared(tmp_path: Path
         forget_old_training.fn(settings)
     assert list_versions(settings.datasets_dir) == ["data2"]
     assert {path.name for path in (settings.datasets_dir / "records").iterdir()} == {"of-2"}
+
+
+@pytest.mark.slow
+def test_retention_reaches_the_copies_in_the_store(tmp_path: Path, store_url: str) -> None:
+    settings = Settings(
+        home=tmp_path / "home",
+        store_url=store_url,
+        dataset_versions_kept=1,
+        evaluation_reports_kept=1,
+    )
+    for number in range(3):
+        made_at = f"2026-01-0{number + 1}T00:00:00+00:00"
+        version = DatasetVersion(
+            version=f"data{number}",
+            created_at=made_at,
+            data_source=DataSource.MITDB,
+            source_directory="",
+            records=(),
+            broken=(),
+            folds={},
+        )
+        share_version(version, settings, is_latest=True)
+        save_version(version, settings.datasets_dir)
+        path = settings.datasets_dir / "versions" / f"data{number}.json"
+        os.utime(path, (1e9 + number, 1e9 + number))
+    reports = settings.reports_dir / "evaluation"
+    with changing_reports(settings):
+        reports.mkdir(parents=True)
+        for number, name in enumerate(("aaaaaaaaaaaa-x.html", "bbbbbbbbbbbb-x.html")):
+            (reports / name).write_text(name)
+            os.utime(reports / name, (1e9 + number, 1e9 + number))
+    other = Settings(home=tmp_path / "other", store_url=store_url)
+    mirror_reports(other).pull()
+    with disable_run_logger():
+        forget_old_training.fn(settings)
+    assert list_all_versions(other) == ["data2"]
+    mirror_reports(other).pull()
+    for home in (settings, other):
+        left = [path.name for path in (home.reports_dir / "evaluation").iterdir()]
+        assert left == ["bbbbbbbbbbbb-x.html"]
+    objects = list(open_store(store_url).list_objects("reports/objects/"))
+    assert len(objects) == 1
+
+
+@pytest.mark.slow
+def test_retention_deletes_nothing_while_the_store_is_away(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    settings = Settings(
+        home=tmp_path / "home",
+        store_url=(tmp_path / "file" / "store").as_uri(),
+        dataset_versions_kept=1,
+    )
+    for number in range(3):
+        _add_version(settings, f"data{number}", prepared=f"of-{number}", age=9 - number)
+    with disable_run_logger():
+        forget_old_training.fn(settings)
+    assert list_versions(settings.datasets_dir) == ["data0", "data1", "data2"]
 
 
 @pytest.mark.slow

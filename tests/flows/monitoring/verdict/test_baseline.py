@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import PredictionRow
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import StoreError
 from flows.doors.ledger import read_ledger
 from flows.local.cli import app
 from flows.monitoring.evidence import open_log
@@ -32,7 +34,7 @@ from flows.monitoring.verdict.baseline import (
     read_compared,
     remove_baseline,
 )
-from tests.homes import make_release
+from tests.homes import keep_from_store, make_release
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
@@ -168,3 +170,28 @@ def test_without_a_served_model_there_is_nothing_to_accept(settings: Settings) -
     done = CliRunner().invoke(app, ["baseline", "show"])
     assert isinstance(done.exception, BaselineError)
     assert "none is: run the pipeline first" in str(done.exception)
+
+
+def test_a_baseline_holds_on_every_machine_until_one_resets_it(
+    settings: Settings,
+    release: Release,
+    log: PredictionLog,
+    toy_bundle: Bundle,
+    tmp_path: Path,
+    store_url: str,
+) -> None:
+    _send(log, release)
+    one = settings.model_copy(update={"store_url": store_url})
+    other = Settings(home=tmp_path / "other", store_url=store_url)
+    _accept(one, release, log)
+    assert read_baseline(other, toy_bundle.hash) == read_baseline(one, toy_bundle.hash)
+    assert read_compared(other, toy_bundle).n_strips == 200
+    (one.home / "baselines" / f"{toy_bundle.hash[:16]}.parquet").write_bytes(b"damaged")
+    assert read_compared(one, toy_bundle).n_strips == 200
+    with keep_from_store(store_url):
+        assert read_compared(other, toy_bundle).n_strips == 200
+        with pytest.raises(StoreError):
+            remove_baseline(other, release, why="usual no more")
+    assert remove_baseline(other, release, why="usual no more")
+    assert read_baseline(one, toy_bundle.hash) is None
+    assert read_baseline(other, toy_bundle.hash) is None

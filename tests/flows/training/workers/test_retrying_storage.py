@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 import sqlalchemy as sa
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState
+from sqlalchemy.orm import Session
 
 from ecg_lib.training.cross_validation import Recipe
 from ecg_lib.training.fitting import TrainingConfig
@@ -66,6 +69,52 @@ def test_an_outage_that_lasts_and_a_request_that_is_rejected_are_errors() -> Non
     assert len(sent) == 1
 
 
+class _ServerError(Exception):
+    """An error of pg8000: the fields of the server's message."""
+
+
+def _from_server(state: str) -> sa.exc.DatabaseError:
+    return sa.exc.DatabaseError("x", None, _ServerError({"C": state, "M": "a message"}))
+
+
+@pytest.mark.parametrize(
+    ("cause", "is_passing"),
+    [
+        (_from_server("57P01"), True),  # the server is shut down
+        (_from_server("57P03"), True),  # it starts
+        (_from_server("53300"), True),  # too many connections
+        (_from_server("40P01"), True),  # a deadlock
+        (_from_server("08006"), True),  # the connection broke
+        (_from_server("42P01"), False),  # no such table
+        (_from_server("42601"), False),  # wrong SQL
+        (_from_server("3D000"), False),  # no such database
+        (_from_server("28P01"), False),  # a wrong password
+        (_from_server("22001"), False),  # too long
+        (sa.exc.ProgrammingError("x", None, Exception("no such table")), False),
+        (sa.exc.DataError("x", None, Exception("too long")), False),
+        (sa.exc.OperationalError("x", None, Exception("refused")), True),
+        (sa.exc.InterfaceError("x", None, Exception("network error")), True),
+        (sa.exc.TimeoutError(), True),  # of the pool
+        (sa.exc.InvalidRequestError("a mistake of ours"), False),
+    ],
+)
+def test_only_an_error_that_may_pass_is_waited_out(cause: Exception, *, is_passing: bool) -> None:
+    sent = []
+
+    def ask() -> int:
+        sent.append(1)
+        if len(sent) == 1:
+            raise _lost(cause)
+        return 7
+
+    if is_passing:
+        assert wait_out(ask) == 7
+    else:
+        with pytest.raises(StorageInternalError):
+            wait_out(ask)
+        assert len(sent) == 1
+
+
 def _lose_answer(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """Let the answer of the next commit of a kind be lost."""
     method = getattr(optuna.storages.RDBStorage, name)
@@ -90,11 +139,38 @@ def study(tmp_path: Path) -> optuna.Study:
 def test_a_trial_whose_answer_was_lost_is_added_once(
     study: optuna.Study, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    commit, lost = Session.commit, []
+
+    def lose_answer(session: Session) -> None:
+        commit(session)
+        if len(lost) < 3:
+            lost.append(True)
+            raise sa.exc.OperationalError("COMMIT", None, Exception("terminated"))
+
     waiting = optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 3})
     study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
-    _lose_answer(monkeypatch, "create_new_trial")
+    monkeypatch.setattr(Session, "commit", lose_answer)
     study.add_trial(waiting)
+    assert len(lost) == 3
     assert [one.user_attrs["retry_of"] for one in study.trials] == [2, 3]
+
+
+def test_a_trial_that_is_like_another_one_is_added(
+    study: optuna.Study, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit, lost = Session.commit, []
+
+    def lose_request(session: Session) -> None:
+        if not lost:
+            lost.append(True)
+            raise sa.exc.OperationalError("COMMIT", None, Exception("terminated"))
+        commit(session)
+
+    study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
+    monkeypatch.setattr(Session, "commit", lose_request)
+    study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
+    assert lost
+    assert [one.number for one in study.trials] == [0, 1]
 
 
 def test_a_result_whose_answer_was_lost_counts_and_another_one_does_not(
@@ -149,6 +225,54 @@ def test_a_sweep_goes_on_when_the_server_ends_all_its_connections(
     trials = queues[0].study.trials
     assert [one.state for one in trials] == [TrialState.COMPLETE] * 5
     assert len({str(one.params) for one in trials}) == 5
+
+
+@pytest.mark.slow
+def test_a_commit_that_is_still_under_way_adds_no_second_trial(
+    database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The connection is lost while the server is at the commit, which it finishes later."""
+    study = open_study("s", storage_url=database_url, seed=1)
+    add_once, at_commit = RetryingStorage._add_once, threading.Event()
+    slow: list[threading.Thread] = []
+
+    def lose_connection(*request: Any) -> int:  # noqa: ANN401  that of the method
+        if slow:
+            return add_once(*request)
+        slow.append(threading.Thread(target=add_once, args=request))
+        slow[0].start()
+        assert at_commit.wait(60)
+        raise _lost()
+
+    def hold(_: Session) -> None:
+        if threading.current_thread() in slow:
+            at_commit.set()
+            time.sleep(1.0)
+
+    monkeypatch.setattr(RetryingStorage, "_add_once", lose_connection)
+    sa.event.listen(Session, "before_commit", hold)
+    try:
+        n_before = len(study.trials)
+        study.add_trial(optuna.create_trial(state=TrialState.WAITING, user_attrs={"retry_of": 2}))
+    finally:
+        slow[0].join()
+        sa.event.remove(Session, "before_commit", hold)
+    assert len(study.trials) == n_before + 1
+
+
+@pytest.mark.slow
+def test_a_table_that_is_missing_is_an_error_at_once(
+    postgres: Postgres, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = open_study("s", storage_url=database_url, seed=1)
+    postgres.run_sql(
+        "ALTER TABLE trial_values RENAME TO lost", database=database_url.rpartition("/")[2]
+    )
+    monkeypatch.setattr(
+        retrying_storage.time, "sleep", lambda _: pytest.fail("the error was waited out")
+    )
+    with pytest.raises(StorageInternalError):
+        study.get_trials()
 
 
 @pytest.mark.slow

@@ -218,6 +218,21 @@ def test_retention_removes_the_data_of_sweeps_that_are_over(
     assert json.loads(path.read_text())["has_shared_data"] is is_kept
 
 
+def test_retention_removes_the_data_of_a_sweep_that_is_over_and_whose_state_is_torn(
+    lead: Settings, sweep: Sweep, data: SharedData
+) -> None:
+    sweep.directory.mkdir(parents=True)
+    path = sweep.directory / "sweep.json"
+    path.write_text(json.dumps({"run_id": sweep.run_id, "seed": 0, "candidate_run_id": None}))
+    share_data.fn(sweep, data, lead)
+    path.write_text("{torn")
+    store = open_store(str(lead.store_url))
+    remove_left_data(lead, ended={"another"})
+    assert store.find_version(shared_data._version_key(sweep.run_id)) is not None
+    remove_left_data(lead, ended={sweep.run_id})
+    assert list(store.list_objects("sweeps/")) == []
+
+
 def test_data_that_are_removed_at_the_end_of_a_sweep_are_not_removed_again(
     lead: Settings, sweep: Sweep, data: SharedData
 ) -> None:

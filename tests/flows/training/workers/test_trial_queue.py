@@ -500,10 +500,10 @@ def test_a_trial_that_two_workers_hand_back_at_once_is_handed_back_once(
     assert other.take() is not None
     set_state = RDBStorage.set_trial_state_values
 
-    def finish_first(storage: RDBStorage, trial_id: int, **given: Any) -> bool:  # noqa: ANN401
+    def finish_first(storage: RDBStorage, *given: Any, **named: Any) -> bool:  # noqa: ANN401
         monkeypatch.undo()
         assert other.hand_back(lambda _: True) == [0]  # both have seen that it runs
-        return set_state(storage, trial_id, **given)
+        return set_state(storage, *given, **named)
 
     monkeypatch.setattr(RDBStorage, "set_trial_state_values", finish_first)
     assert queue.hand_back(lambda _: True) == [0]
