@@ -51,7 +51,7 @@ DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""
 
 _KEEP_ALIVE_S: Final = 75
-_SWITCH_INTERVAL_S: Final = 0.001
+_SWITCH_INTERVAL_S: Final = 0.0002
 _PAUSE_S: Final = 1.0
 _TURN_S: Final = 0.001
 _MOST_TURNS: Final = 10
@@ -250,7 +250,8 @@ def main() -> int:
     parser.add_argument("--release", type=Path, help="file of the release to start with")
     arguments = parser.parse_args()
     set_up_logging()
-    # Threads that compute must give the event loop its turn soon.
+    # Threads that compute must give the event loop its turn soon: it waits this long each time
+    # that something happens, twice or more for each request.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     control = socket.socket(fileno=arguments.control_fd)
     try:
