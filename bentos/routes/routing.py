@@ -1,4 +1,4 @@
-"""What routes share: the way to them, parts of the application, caller, addresses, JSON answers."""
+"""Shared by routes: the way to them, parts of the application, caller, addresses, JSON answers."""
 
 from __future__ import annotations
 

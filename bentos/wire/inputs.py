@@ -199,7 +199,7 @@ def estimate_samples(body: bytes, *, media_type: str) -> int:
     """Estimate how many samples a body holds, without reading it."""
     if media_type != JSON:
         return len(body) // 4
-    # In a tenth of the time of body.count, which begins anew after each comma.
+    # In a tenth of the time of body.count, which starts again after each comma.
     return int(np.count_nonzero(np.frombuffer(body, dtype=np.uint8) == ord(","))) + 1
 
 

@@ -148,7 +148,7 @@ def _expect_array(dtype: np.dtype[np.generic], *, is_whole: bool) -> _Address:
 class _Kernel(NamedTuple):
     function: Callable[..., int]
     addresses: tuple[_Address | None, ...]
-    """What finds the address of each parameter; None for a number."""
+    """The function that finds the address of each parameter; None for a number."""
 
 
 @lru_cache(maxsize=1)
