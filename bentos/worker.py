@@ -51,7 +51,7 @@ DRAIN_S: Final = 15.0
 """How long connections that send nothing are kept open by a worker that was replaced."""
 
 _KEEP_ALIVE_S: Final = 75
-_SWITCH_INTERVAL_S: Final = 0.0002
+_SWITCH_INTERVAL_S: Final = 0.001
 _PAUSE_S: Final = 1.0
 _TURN_S: Final = 0.001
 _MOST_TURNS: Final = 10
