@@ -250,7 +250,8 @@ def main() -> int:
     parser.add_argument("--release", type=Path, help="file of the release to start with")
     arguments = parser.parse_args()
     set_up_logging()
-    # Threads that compute must give the event loop its turn soon.
+    # Threads that compute must give the event loop its turn soon: it waits this long each time
+    # that something happens, twice or more for each request.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     control = socket.socket(fileno=arguments.control_fd)
     try:

@@ -24,6 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bentos.routes.guard import GUARDED, check_request
 from bentos.routes.recordings import SIGNAL_HEADERS
+from bentos.routes.routing import DirectRoutes
 from bentos.runtime.logs import ACCESS_LOGGER, request_id
 from bentos.runtime.predictor import Runtime
 from bentos.wire.problems import BODY_STALLED, TIME_LIMIT, ProblemError
@@ -68,6 +69,7 @@ class Edge:
 
     def __init__(self, app: FastAPI) -> None:
         self.app = app
+        self._routes = DirectRoutes(app)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -131,7 +133,7 @@ class Edge:
             runtime.metrics.count_refusal(problem.kind.name)
             await problem.respond()(scope, receive, send)
         else:
-            await self.app(scope, receive, send)
+            await self._routes(scope, receive, send)
 
 
 class _Exchange:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from time import perf_counter
 from typing import Final, NamedTuple
@@ -86,14 +86,16 @@ class Metrics:
         self._durations = self._histogram(
             "ecg_request_seconds", "Time of a request by route", "route"
         )
+        self._by_request: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self.in_flight = self._gauge(
             "ecg_requests_in_flight", "Requests that are being answered", mode="livesum"
         )
         stages = self._histogram("ecg_stage_seconds", "Time of a prediction by stage", "stage")
         self._stages = {name: stages.labels(name) for name in STAGES}
-        self._beats = self._counter(
+        beats = self._counter(
             "ecg_beats", "Beats by class (N, V, paced, unreadable)", "arrhythmia_type"
         )
+        self._beats = {name: beats.labels(name) for name in ("N", "V", "paced", "unreadable")}
         self._n_beats = Histogram(
             "ecg_beats_per_prediction",
             "Beats of a prediction, of every class",
@@ -107,9 +109,8 @@ class Metrics:
             "ecg_live_beats", "Final beats of leads that stream, by class", "arrhythmia_type"
         )
         self._rules = self._counter("ecg_rules", "Classes changed by rule", "rule")
-        self._signal = self._counter(
-            "ecg_signal_seconds", "Seconds of ECG by readability", "readable"
-        )
+        signal = self._counter("ecg_signal_seconds", "Seconds of ECG by readability", "readable")
+        self._signal = {name: signal.labels(name) for name in ("yes", "no")}
         self._refusals = self._counter("ecg_refusals", "Requests refused by problem", "problem")
         self._waiting = self._gauge(
             "ecg_log_backlog_rows", "Rows that wait for the prediction log", mode="livesum"
@@ -178,16 +179,22 @@ class Metrics:
 
     def count_request(self, route: str, method: str, status: int, seconds: float) -> None:
         """Count a request that was answered."""
-        self._requests.labels(route, method, str(status)).inc()
-        self._durations.labels(route).observe(seconds)
+        key = (route, method, status)
+        found = self._by_request.get(key)  # to look for labels takes longer than to count
+        if found is None:
+            found = self._by_request[key] = (
+                self._requests.labels(route, method, str(status)),
+                self._durations.labels(route),
+            )
+        requests, durations = found
+        requests.inc()
+        durations.observe(seconds)
 
     def count_beats(self, *, normal: int, ventricular: int, paced: int, unreadable: int) -> None:
         """Count the beats of a prediction."""
-        self._beats.labels("N").inc(normal)
-        self._beats.labels("V").inc(ventricular)
-        self._beats.labels("paced").inc(paced)
-        self._beats.labels("unreadable").inc(unreadable)
-        self._n_beats.observe(normal + ventricular + paced + unreadable)
+        counts = {"N": normal, "V": ventricular, "paced": paced, "unreadable": unreadable}
+        _add(self._beats, counts)
+        self._n_beats.observe(sum(counts.values()))
 
     def count_live_beats(
         self, *, normal: int, ventricular: int, paced: int, unreadable: int
@@ -200,8 +207,7 @@ class Metrics:
 
     def count_signal(self, *, readable_s: float, unreadable_s: float) -> None:
         """Count the seconds of a signal."""
-        self._signal.labels("yes").inc(readable_s)
-        self._signal.labels("no").inc(unreadable_s)
+        _add(self._signal, {"yes": readable_s, "no": unreadable_s})
 
     def count_rules(self, rules: Iterable[str]) -> None:
         """Count the rules that changed a class."""
@@ -288,3 +294,9 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+def _add(counters: Mapping[str, Counter], amounts: Mapping[str, float]) -> None:
+    for name, amount in amounts.items():
+        if amount:
+            counters[name].inc(amount)

@@ -109,7 +109,7 @@ class Runtime:
                 f"comparison {row.prediction_id}", encode_comparison(row)
             ),
         )
-        self.turns = Turns(os.cpu_count() or 1)
+        self.turns = Turns(max(1, (os.cpu_count() or 1) // 2))
         self._long = LongStrips(settings)
         # The log may be slow: requests that wait for it must not keep predictions waiting.
         self.look_up = ThreadPoolExecutor(4, thread_name_prefix="look-up")

@@ -366,10 +366,16 @@ class Spool:
         if not self._has_tables:
             log.create_tables()
             self._has_tables = True
-        log.add_predictions([row for row in together if isinstance(row, PredictionRow)])
-        log.add_feedback([row for row in together if isinstance(row, FeedbackRow)])
-        add_requests(log, [row for row in together if isinstance(row, RequestRow)])
-        add_comparisons(log, [row for row in together if isinstance(row, ComparisonRow)])
+        # One transaction: each costs the disk a write, and SQLite a connection.
+        with log.open_transaction() as within:
+            predictions = [row for row in together if isinstance(row, PredictionRow)]
+            log.add_predictions(predictions, within=within)
+            feedback = [row for row in together if isinstance(row, FeedbackRow)]
+            log.add_feedback(feedback, within=within)
+            requests = [row for row in together if isinstance(row, RequestRow)]
+            add_requests(log, requests, within=within)
+            comparisons = [row for row in together if isinstance(row, ComparisonRow)]
+            add_comparisons(log, comparisons, within=within)
 
     def _adopt(self, path: Path) -> None:
         """Write the file of a process that has ended."""

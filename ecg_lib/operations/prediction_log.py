@@ -94,8 +94,18 @@ class PredictionLog:
         """Give back all connections."""
         self._engine.dispose()
 
-    def add_predictions(self, rows: Sequence[PredictionRow]) -> None:
-        """Store predictions; those that are stored already stay as they are."""
+    def add_predictions(
+        self, rows: Sequence[PredictionRow], *, within: Connection | None = None
+    ) -> None:
+        """Store predictions; those that are stored already stay as they are.
+
+        Parameters
+        ----------
+        rows : sequence of PredictionRow
+        within : Connection, optional
+            The transaction that stores them; without it they have one of their own.
+
+        """
         self._insert(
             PREDICTIONS,
             [
@@ -114,10 +124,13 @@ class PredictionLog:
                 }
                 for row in rows
             ],
+            within=within,
         )
 
-    def add_feedback(self, rows: Sequence[FeedbackRow]) -> None:
-        """Store feedback; what is stored already stays as it is."""
+    def add_feedback(
+        self, rows: Sequence[FeedbackRow], *, within: Connection | None = None
+    ) -> None:
+        """Store feedback, as :meth:`add_predictions` does; what is stored already stays."""
         self._insert(
             FEEDBACK,
             [
@@ -133,6 +146,7 @@ class PredictionLog:
                 }
                 for row in rows
             ],
+            within=within,
         )
 
     def delete_before(self, moment: datetime, *, keep: Collection[str] = ()) -> tuple[int, int]:
@@ -444,8 +458,11 @@ class PredictionLog:
         )
 
     @contextmanager
-    def open_transaction(self) -> Iterator[Connection]:
-        """Open a transaction for tables that other modules keep in this database."""
+    def open_transaction(self, within: Connection | None = None) -> Iterator[Connection]:
+        """Open a transaction, or go on with one; tables of other modules are in it too."""
+        if within is not None:
+            yield within
+            return
         with self._connect() as connection:
             yield connection
 
@@ -454,12 +471,14 @@ class PredictionLog:
         with _errors_explained(), self._engine.begin() as connection:
             yield connection
 
-    def _insert(self, table: sa.Table, rows: list[dict[str, Any]]) -> None:
+    def _insert(
+        self, table: sa.Table, rows: list[dict[str, Any]], *, within: Connection | None = None
+    ) -> None:
         if not rows:
             return
         is_sqlite = self._engine.dialect.name == "sqlite"
         insert = sqlite.insert(table) if is_sqlite else postgresql.insert(table)
-        with self._connect() as connection:
+        with self.open_transaction(within) as connection:
             connection.execute(insert.on_conflict_do_nothing(), rows)
 
 

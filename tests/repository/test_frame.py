@@ -111,6 +111,25 @@ def test_the_serving_lock_has_what_the_service_imports() -> None:
     assert missing == set()
 
 
+def test_a_worker_starts_with_what_the_serving_lock_has() -> None:
+    """Also what a library imports of others: uvicorn's parser is a library of its own."""
+    locked = _read_versions("requirements-serving.lock")
+    left_out = {
+        name
+        for name, distributions in packages_distributions().items()
+        if not any(canonicalize_name(one) in locked for one in distributions)
+    } - set(PACKAGES)
+    start = (
+        "import sys\n"
+        f"sys.modules |= dict.fromkeys({sorted(left_out)!r})\n"
+        "import bentos.host, bentos.worker, uvloop\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", start], cwd=ROOT, check=False, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("package", ["tensorflow", "tensorflow-cpu", "keras", "mlflow", "prefect"])
 def test_the_serving_lock_has_nothing_that_trains_or_orchestrates(package: str) -> None:
     assert package not in _read_versions("requirements-serving.lock")

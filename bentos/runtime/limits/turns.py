@@ -3,8 +3,9 @@
 Start-time fair queueing (Goyal, Vin and Cheng 1996, DOI 10.1145/248156.248171): each piece of work
 has a start tag, the later of the virtual time and of the end of the same client's work before it;
 the least tag comes first. A client with one strip does not wait for the queue of another. A long
-signal that has begun is not interrupted, and while its JSON is read no other thread of the process
-runs; so half of the threads take long signals, and one more thread takes short signals only.
+signal that has begun is not interrupted, so it has threads of its own, which wait for another
+process. Short signals have one thread: it needs the interpreter nearly all of its time, so a second
+one would make nothing faster, and the event loop would wait for both.
 """
 
 from __future__ import annotations
@@ -47,7 +48,8 @@ class _Work:
 class _Thread:
     """A thread that takes work; it waits for its lock, which the one who wakes it releases."""
 
-    takes_long: bool
+    queue: list[_Work]
+    """The work that it takes, as a heap."""
     wake: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
@@ -68,12 +70,12 @@ class Turns:
 
     Parameters
     ----------
-    n_threads : int
-        Threads that take work; half of them take long work too, and another one is for short work.
+    n_for_long : int
+        Threads that take long work; another one takes short work.
 
     """
 
-    def __init__(self, n_threads: int) -> None:
+    def __init__(self, n_for_long: int) -> None:
         self._short: list[_Work] = []
         self._long: list[_Work] = []
         self._clients: dict[str, _Client] = defaultdict(_Client)
@@ -85,9 +87,8 @@ class Turns:
         self._lock = threading.Lock()
         self._idle: list[_Thread] = []
         """Threads without work, the last one to have some at the end."""
-        n_for_long = max(1, n_threads // 2)
-        for number in range(n_threads + 1):
-            thread = _Thread(takes_long=number < n_for_long)
+        for number, queue in enumerate([self._short, *[self._long] * n_for_long]):
+            thread = _Thread(queue)
             threading.Thread(
                 target=self._serve, args=(thread,), name=f"compute-{number}", daemon=True
             ).start()
@@ -120,8 +121,9 @@ class Turns:
             self.unfinished, self._number = self.unfinished + 1, self._number + 1
             future: Future[T] = Future()
             work = _Work(start_tag, self._number, cost, client, run, future)
-            heapq.heappush(self._short if cost <= SHORT else self._long, work)
-            self._wake()
+            queue = self._short if cost <= SHORT else self._long
+            heapq.heappush(queue, work)
+            self._wake(queue)
         return future
 
     def close(self) -> None:
@@ -149,23 +151,23 @@ class Turns:
             with self._lock:
                 if self._is_closed:
                     return None
-                heaps = [self._short, self._long] if thread.takes_long else [self._short]
-                if filled := [heap for heap in heaps if heap]:
-                    work = heapq.heappop(min(filled, key=lambda heap: heap[0]))
+                if thread.queue:
+                    work = heapq.heappop(thread.queue)
                     self._now = max(self._now, work.start_tag)
-                    self._wake()
+                    if thread.queue:
+                        self._wake(thread.queue)
                     return work
                 self._idle.append(thread)
             thread.wake.acquire()
 
-    def _wake(self) -> None:
-        """Wake one thread for what waits, and no more: each that wakes takes turns with others.
+    def _wake(self, queue: list[_Work]) -> None:
+        """Wake one thread for a queue, and no more: each that wakes takes turns with others.
 
         It is the one that had work last, whose memory is in the caches. It wakes the next one if
         more waits.
         """
         for index in reversed(range(len(self._idle))):
-            if self._short or (self._long and self._idle[index].takes_long):
+            if self._idle[index].queue is queue:
                 self._idle.pop(index).wake.release()
                 return
 

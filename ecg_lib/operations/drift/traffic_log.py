@@ -91,11 +91,13 @@ class Volume:
         return sum(group.refused for group in self.groups.values())
 
 
-def add_requests(log: PredictionLog, rows: Sequence[RequestRow]) -> None:
+def add_requests(
+    log: PredictionLog, rows: Sequence[RequestRow], *, within: sa.Connection | None = None
+) -> None:
     """Store where requests came from; what is stored already stays as it is."""
     if not rows:
         return
-    with log.open_transaction() as connection:
+    with log.open_transaction(within) as connection:
         is_sqlite = connection.dialect.name == "sqlite"
         insert = sqlite.insert(_REQUESTS) if is_sqlite else postgresql.insert(_REQUESTS)
         connection.execute(

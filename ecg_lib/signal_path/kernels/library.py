@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,6 +36,7 @@ _DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
     "f": np.dtype(np.float32),
     "I": np.dtype(np.int64),
     "B": np.dtype(np.bool_),
+    "U": np.dtype(np.uint8),
 }
 _NUMBERS: Final = {"i": ctypes.c_int64, "d": ctypes.c_double}
 
@@ -62,14 +63,15 @@ KERNELS: Final = {
     "measure_widths": "FiiidD",
     "median_of_bins": "DiiiD",
     "median_of_columns": "fiiiiD",
+    "read_numbers": "UiiDiI",
     "resample": "DiDiiiDi",
     "robust_scale": "DiD",
     "span_around": "DiIiiiD",
     "survey": "FFiiDDDdDFDDF",
 }
-"""Parameters of each kernel: arrays of float64 (D), float32 (F), int64 (I) or bool (B), whole
-numbers (i) and floats (d). An array of float32 with steps (f) need not be contiguous: the kernel
-gets its first value, and the steps of rows and columns as numbers."""
+"""Parameters of each kernel: arrays of float64 (D), float32 (F), int64 (I), bool (B) or uint8 (U),
+whole numbers (i) and floats (d). An array of float32 with steps (f) need not be contiguous: the
+kernel gets its first value, and the steps of rows and columns as numbers."""
 
 
 def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
@@ -97,10 +99,10 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
         If the kernel could not allocate memory.
 
     """
-    function, parameters = _functions()[name]
+    function, addresses = _functions()[name]
     passed = [
-        argument if dtype is None else _address(argument, dtype, is_whole)
-        for argument, (dtype, is_whole) in zip(arguments, parameters, strict=True)
+        argument if find_address is None else find_address(argument)
+        for argument, find_address in zip(arguments, addresses, strict=True)
     ]
     result: int = function(*passed)
     if result < 0:
@@ -109,35 +111,44 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
     return result
 
 
-def _address(
-    array: NDArray[np.generic] | float,
-    dtype: np.dtype[np.generic],
-    is_whole: bool,  # noqa: FBT001  called a hundred times for each strip
-) -> ctypes.Array[ctypes.c_char] | int:
-    if not isinstance(array, np.ndarray) or array.dtype != dtype:
-        msg = f"a kernel must be given an array of {dtype}, got {getattr(array, 'dtype', array)}"
-        raise TypeError(msg)
-    if array.flags.c_contiguous:
-        if array.flags.writeable:  # in a quarter of the time of `array.ctypes`
-            return _address_of(array)  # type: ignore[arg-type]  # an array is a buffer
-        return array.ctypes.data
-    if is_whole:
-        msg = f"a kernel must be given an array without gaps, got strides of {array.strides}"
-        raise ValueError(msg)
-    return array.ctypes.data
-
-
+_Address = Callable[[Any], ctypes.Array[ctypes.c_char] | int]
 _Memory: Final = ctypes.c_char * 0
 """Type of a buffer whose address alone is of interest."""
 
 _address_of: Final = _Memory.from_buffer
-"""Of an array that may be written to."""
+"""Of an array that may be written to and has no gaps, in a quarter of the time of others."""
+
+
+def _expect_array(dtype: np.dtype[np.generic], *, is_whole: bool) -> _Address:
+    """Make the function that checks an array and finds its address."""
+
+    def find_address(array: object) -> ctypes.Array[ctypes.c_char] | int:
+        if not isinstance(array, np.ndarray) or array.dtype != dtype:
+            msg = (
+                f"a kernel must be given an array of {dtype}, got {getattr(array, 'dtype', array)}"
+            )
+            raise TypeError(msg)
+        if is_whole and not array.flags.c_contiguous:
+            msg = f"a kernel must be given an array without gaps, got strides of {array.strides}"
+            raise ValueError(msg)
+        address: int = array.__array_interface__["data"][0]
+        return address
+
+    def find_fast(array: Any) -> ctypes.Array[ctypes.c_char] | int:  # noqa: ANN401  checked below
+        if type(array) is np.ndarray and array.dtype is dtype:
+            try:
+                return _address_of(array)  # type: ignore[arg-type]  # an array is a buffer
+            except (TypeError, ValueError):
+                pass  # it has gaps, or must not be written to
+        return find_address(array)
+
+    return find_fast if is_whole else find_address
 
 
 class _Kernel(NamedTuple):
     function: Callable[..., int]
-    parameters: tuple[tuple[np.dtype[np.generic] | None, bool], ...]
-    """The dtype of each, None for a number, and whether it must be contiguous."""
+    addresses: tuple[_Address | None, ...]
+    """The function that finds the address of each parameter; None for a number."""
 
 
 @lru_cache(maxsize=1)
@@ -145,12 +156,14 @@ def _functions() -> dict[str, _Kernel]:
     """Load the library, once."""
     library = _load(find_library())
     functions: dict[str, _Kernel] = {}
+    addresses = {
+        letter: _expect_array(dtype, is_whole=letter.isupper()) for letter, dtype in _DTYPES.items()
+    }
     for name, parameters in KERNELS.items():
         function = getattr(library, f"ecg_{name}")
         function.restype = ctypes.c_int64
         function.argtypes = [_NUMBERS.get(letter, ctypes.c_void_p) for letter in parameters]
-        kinds = tuple((_DTYPES.get(letter), letter.isupper()) for letter in parameters)
-        functions[name] = _Kernel(function, kinds)
+        functions[name] = _Kernel(function, tuple(addresses.get(one) for one in parameters))
     return functions
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 import pytest
 import sqlalchemy
+from sqlalchemy.engine import Connection
 
 from bentos.runtime.limits.caller import SERVICE_ITSELF
 from bentos.runtime.live_model import LoadedModel
@@ -31,6 +32,7 @@ from bentos.runtime.spool import (
 )
 from bentos.wire.schemas import FeedbackRequest
 from ecg_lib.errors import PredictionLogError
+from ecg_lib.operations.drift import traffic_log
 from ecg_lib.operations.drift.traffic_log import Window, read_volume
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.prediction_rows import FeedbackRow, PredictionRow, RequestRow
@@ -243,10 +245,12 @@ def test_a_slow_database_delays_no_answer(
 ) -> None:
     real, began = PredictionLog.add_predictions, threading.Event()
 
-    def add_slowly(log: PredictionLog, rows: Sequence[PredictionRow]) -> None:
+    def add_slowly(
+        log: PredictionLog, rows: Sequence[PredictionRow], *, within: Connection | None = None
+    ) -> None:
         began.set()
         time.sleep(1.0)
-        real(log, rows)
+        real(log, rows, within=within)
 
     monkeypatch.setattr(PredictionLog, "add_predictions", add_slowly)
     spool.start()
@@ -260,6 +264,23 @@ def test_a_slow_database_delays_no_answer(
     wait_until(lambda: len(spool) == 0, timeout_s=20)
     stored = list_predictions(PredictionLog(url))
     assert sorted(stored) == sorted(f"p{number}" for number in range(50))
+
+
+def test_rows_that_belong_together_are_stored_by_one_transaction(
+    spool: Spool, url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise PredictionLogError("no requests now")
+
+    monkeypatch.setattr(traffic_log, "add_requests", fail)
+    spool.append("p0", line_of("p0"))
+    with pytest.raises(PredictionLogError):
+        spool.drain()
+    assert list(list_predictions(PredictionLog(url))) == []
+    assert spool.find_prediction("p0") is not None
+    monkeypatch.undo()
+    spool.drain()
+    assert list(list_predictions(PredictionLog(url))) == ["p0"]
 
 
 def test_a_full_database_gets_its_rows_when_there_is_room_again(tmp_path: Path, url: str) -> None:

@@ -125,11 +125,13 @@ class DisagreementRow:
     beats: list[dict[str, Any]]
 
 
-def add_comparisons(log: PredictionLog, rows: Sequence[ComparisonRow]) -> None:
+def add_comparisons(
+    log: PredictionLog, rows: Sequence[ComparisonRow], *, within: sa.Connection | None = None
+) -> None:
     """Store comparisons; what is stored already stays as it is."""
     if not rows:
         return
-    with log.open_transaction() as connection:
+    with log.open_transaction(within) as connection:
         is_sqlite = connection.dialect.name == "sqlite"
         insert = sqlite.insert(_COMPARISONS) if is_sqlite else postgresql.insert(_COMPARISONS)
         connection.execute(insert.on_conflict_do_nothing(), [_to_values(row) for row in rows])

@@ -112,16 +112,29 @@ def test_one_signal_may_be_as_long_as_a_request_allows(turns: Turns) -> None:
 
 
 def test_long_work_behind_a_short_one_wakes_a_thread_that_takes_it() -> None:
-    """The threads for short work are woken first here: they were the last to have some."""
+    """The thread for short work was the last to have some, and would be woken first."""
     turns = Turns(2)
     for _ in range(50):
-        for release in [occupy(turns, cost=cost, client="a") for cost in (LONG, SHORT, SHORT)]:
+        for release in [occupy(turns, cost=cost, client="a") for cost in (LONG, LONG, SHORT)]:
             n_before = turns.unfinished
             release()
             while turns.unfinished == n_before:
                 time.sleep(0.001)
         both = [turns.submit(lambda: None, client="a", cost=cost) for cost in (SHORT, LONG)]
         assert not wait(both, 10).not_done
+    turns.close()
+
+
+def test_short_work_is_done_by_one_thread_in_the_order_of_its_turns() -> None:
+    turns = Turns(2)
+    release, done = occupy(turns, cost=SHORT), []
+    futures = [turns.submit(lambda n=n: done.append(n), client="a", cost=SHORT) for n in range(20)]
+    release_long = occupy(turns, cost=LONG)
+    assert not any(future.running() or future.done() for future in futures)
+    release()
+    assert not wait(futures, 10).not_done
+    assert done == list(range(20))
+    release_long()
     turns.close()
 
 
