@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,10 @@ import uvicorn
 from uvicorn.server import ServerState
 from wsproto.events import Ping
 
-from bentos.runtime.limits import connections, sessions
+from bentos.runtime.limits import connections, sessions, streams
 from bentos.runtime.limits.connections import GuardedWebSocket
 from bentos.runtime.limits.sessions import Sessions
-from bentos.runtime.limits.streams import Streams
+from bentos.runtime.limits.streams import Batches, Streams
 from bentos.wire.problems import ProblemError
 
 
@@ -54,6 +56,92 @@ def test_a_process_carries_so_many_leads() -> None:
     carried.leave()
     carried.enter()
     carried.close()
+
+
+def test_windows_are_analysed_in_one_batch_and_short_ones_first() -> None:
+    analysed: list[tuple[str, str]] = []
+
+    def analyze(name: str) -> str:
+        analysed.append((name, threading.current_thread().name))
+        return name.upper()
+
+    async def run() -> list[str]:
+        batches = Batches()
+        waiting = [
+            asyncio.ensure_future(batches.run(partial(analyze, name), is_long=is_long, waits=True))
+            for name, is_long in (("block", True), ("look", False), ("other look", False))
+        ]
+        await asyncio.sleep(0)
+        assert analysed == []  # more may come
+        results = list(await asyncio.gather(*waiting))
+        batches.close()
+        return results
+
+    assert asyncio.run(run()) == ["BLOCK", "LOOK", "OTHER LOOK"]
+    assert [name for name, _ in analysed] == ["look", "other look", "block"]
+    assert {thread for _, thread in analysed} == {"live_0"}
+
+
+def test_a_window_that_does_not_wait_starts_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GATHER_S", 3600.0)
+
+    async def run() -> list[int]:
+        batches = Batches()
+        waits = asyncio.ensure_future(batches.run(lambda: 1, waits=True))
+        await asyncio.sleep(0)
+        results = [await batches.run(lambda: 2), await waits]
+        batches.close()
+        return results
+
+    assert asyncio.run(run()) == [2, 1]
+
+
+def test_work_that_comes_while_a_batch_runs_is_part_of_it() -> None:
+    async def run() -> int:
+        batches, may_end = Batches(), threading.Event()
+        first = asyncio.ensure_future(batches.run(lambda: may_end.wait(180)))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(batches.run(lambda: 2, waits=True))
+        await asyncio.sleep(0)
+        may_end.set()
+        assert await first
+        result = await second
+        batches.close()
+        return result
+
+    assert asyncio.run(run()) == 2
+
+
+def test_an_error_of_a_window_is_raised_to_its_stream_alone() -> None:
+    async def run() -> list[object]:
+        batches = Batches()
+        results = await asyncio.gather(
+            batches.run(lambda: 1 / 0, waits=True),
+            batches.run(lambda: "fine", waits=True),
+            return_exceptions=True,
+        )
+        batches.close()
+        return list(results)
+
+    failed, fine = asyncio.run(run())
+    assert isinstance(failed, ZeroDivisionError)
+    assert fine == "fine"
+
+
+def test_a_stream_that_has_ended_is_not_analysed() -> None:
+    analysed: list[int] = []
+
+    async def run() -> None:
+        batches = Batches()
+        ended = asyncio.ensure_future(batches.run(lambda: analysed.append(1), waits=True))
+        await asyncio.sleep(0)
+        ended.cancel()
+        await asyncio.sleep(0)
+        await batches.run(lambda: analysed.append(2))
+        batches.close()
+
+    asyncio.run(run())
+    assert analysed == [2]
 
 
 class Transport:
