@@ -266,9 +266,9 @@ class LiveLead:
         if len(samples) < least:
             rest = np.full(least - len(samples), np.nan, dtype=np.float32)
             samples = np.concatenate([samples, rest])
+        prepared = self.classifier.prepare(samples, fs=self.fs, measures_plausibility=False)
         if is_final:
-            return _Window(first, self.classifier.classify(samples, fs=self.fs))
-        prepared = self.classifier.prepare(samples, fs=self.fs, finds_stray_line=False)
+            return _Window(first, self.classifier.classify_prepared(prepared))
         logits = self._recent.predict(self.classifier, prepared, offset=first)
         return _Window(first, self.classifier.classify_prepared(prepared, logits=logits))
 

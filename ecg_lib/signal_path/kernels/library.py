@@ -98,10 +98,15 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
 
     """
     function, parameters = _functions()[name]
-    passed = [
-        argument if dtype is None else _address(argument, dtype, is_whole)
-        for argument, (dtype, is_whole) in zip(arguments, parameters, strict=True)
-    ]
+    passed: list[ctypes.Array[ctypes.c_char] | float] = []
+    for argument, (dtype, is_whole) in zip(arguments, parameters, strict=True):
+        if dtype is None:
+            passed.append(argument)  # type: ignore[arg-type]  # ctypes rejects an array here
+        elif type(argument) is np.ndarray and argument.dtype is dtype and argument.flags.carray:
+            # Most arrays, without a call for each.
+            passed.append(_address_of(argument))  # type: ignore[arg-type]  # an array is a buffer
+        else:
+            passed.append(_address(argument, dtype, is_whole))
     result: int = function(*passed)
     if result < 0:
         msg = f"the kernel {name} could not allocate memory"
