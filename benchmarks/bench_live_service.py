@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import multiprocessing
 import random
@@ -92,16 +93,23 @@ def serve(listener: socket.socket, most: int) -> None:
             access_log=False,
             lifespan="off",
         )
+        # As in a worker of the host.
         sys.setswitchinterval(0.001)
+        gc.collect()
+        gc.freeze()
         uvicorn.Server(config).run([listener])
 
 
 async def stream(
-    url: str, signal_mv: NDArray[np.float32], number: int, seconds: float, delays_s: list[float]
+    url: str,
+    signal_mv: NDArray[np.float32],
+    number: int,
+    seconds: float,
+    delays_s: list[float],
+    all_begin: asyncio.Barrier,
 ) -> None:
     """Send one lead in its own time, and note the delays of its beats."""
     rng = random.Random(number)  # noqa: S311  no secret
-    await asyncio.sleep(rng.random() * _PIECE_S * 4)
     piece, config = round(_PIECE_S * _FS), LiveConfig()
     # The next block of each lead is due at another time within the length of one.
     until_due_s = rng.random() * config.block_s
@@ -117,10 +125,14 @@ async def stream(
         await socket_.send(json.dumps(start))
         position = json.loads(await socket_.recv())["send_from"]
         while position < known:
-            count = min(_SENT_AT_ONCE, known - position)
+            count = (known - position) % _SENT_AT_ONCE or _SENT_AT_ONCE
             await socket_.send(_pack(signal_mv, position, count))
             position += count
+        while json.loads(await socket_.recv())["received_to"] < known:
+            pass
         hearing = asyncio.create_task(_hear(socket_, known, sent_at, delays_s))
+        await all_begin.wait()
+        await asyncio.sleep(rng.random() * _PIECE_S * 4)
         begin = time.monotonic()
         for index in range(round((seconds + _SETTLE_S) / _PIECE_S)):
             await asyncio.sleep(max(0.0, begin + (index + 1) * _PIECE_S - time.monotonic()))
@@ -165,10 +177,12 @@ async def _measure(
         for seed, patient in enumerate(patients)
     ]
     delays_s: list[float] = []
+    all_begin = asyncio.Barrier(n_leads + 1)
     leads = [
-        asyncio.create_task(stream(url, signals[number % 8], number, seconds, delays_s))
+        asyncio.create_task(stream(url, signals[number % 8], number, seconds, delays_s, all_begin))
         for number in range(n_leads)
     ]
+    await all_begin.wait()
     await asyncio.sleep(_SETTLE_S)
     before, began = sum(process.cpu_times()[:2]), time.monotonic()
     await asyncio.sleep(seconds - 2.0)

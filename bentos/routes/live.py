@@ -219,7 +219,10 @@ class _Stream:
             await self._settle(lead, lead.append_gap(missing))
         while True:
             message = await self._receive()
-            model = await self._follow_model(lead, model)
+            current = self._runtime.require_model()
+            if current is not model:
+                model, lead.classifier = current, current.classifier
+                await self._send(write_model(model.info))
             content = message.get("bytes")
             if content is not None:
                 await self._take(lead, content, start)
@@ -296,14 +299,6 @@ class _Stream:
             paced=int(is_paced.sum()),
             unreadable=int((~has_class & ~is_paced).sum()),
         )
-
-    async def _follow_model(self, lead: LiveLead, model: LoadedModel) -> LoadedModel:
-        """Use the model that is served now; notify the client if it has changed."""
-        current = self._runtime.require_model()
-        if current is not model:
-            lead.classifier = current.classifier
-            await self._send(write_model(current.info))
-        return current
 
     async def _receive(self) -> Message:
         self._receiving_since = self._loop.time()

@@ -294,9 +294,8 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
 
         uvicorn stops reading at each message, which takes two system calls.
         """
-        n_bytes = sum(len(frame) for frame in self.frames)
         was_paused = self.read_paused
-        reads_on = n_bytes <= _LARGE_BYTES and self.queue.qsize() < _MOST_WAITING
+        reads_on = self.queue.qsize() < _MOST_WAITING and sum(map(len, self.frames)) <= _LARGE_BYTES
         self.read_paused = was_paused or reads_on
         super().send_receive_event_to_app()
         if reads_on:
