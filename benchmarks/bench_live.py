@@ -5,6 +5,8 @@ The development records of MIT-BIH (`ECG_MITDB_DIR`) are replayed through
 compared with the analysis of the whole record. Then one of them is streamed in pieces of a quarter
 of a second, as a device sends it, and the processor time of each second is taken.
 
+Writes ``benchmarks/results/live.json``: the part `engine`, and of all records the part `replay`.
+
 ::
 
     make bench-live
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 
 import numpy as np
+from live_results import write_results
 from numpy.typing import NDArray
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
@@ -89,7 +92,7 @@ def replay(record: Record, classifier: BeatClassifier) -> Replay:
     )
 
 
-def _print_replays(records: list[Record], bundle: Bundle) -> None:
+def _print_replays(records: list[Record], bundle: Bundle) -> dict[str, float]:
     replays = []
     for record in records:
         classifier = BeatClassifier.load(
@@ -111,9 +114,18 @@ def _print_replays(records: list[Record], bundle: Bundle) -> None:
         f"{same / found:.3%} of the same class; V-F1 {whole:.4f} of the whole, {stream:.4f} "
         f"streamed ({stream - whole:+.4f})"
     )
+    return {
+        "records": len(records),
+        "beats": beats,
+        "found": found / beats,
+        "extra": extra / beats,
+        "same_class": same / found,
+        "v_f1_of_whole": whole,
+        "v_f1_of_stream": stream,
+    }
 
 
-def _print_cost(record: Record, bundle: Bundle, minutes: float) -> None:
+def _print_cost(record: Record, bundle: Bundle, minutes: float) -> dict[str, float]:
     """Stream a record in small pieces, and take the time of its two windows."""
     signal_mv, fs = record.signal_mv(record.choose_lead()).astype(np.float32), record.fs
     lead = LiveLead(BeatClassifier.load(bundle), fs=fs)
@@ -150,6 +162,12 @@ def _print_cost(record: Record, bundle: Bundle, minutes: float) -> None:
         f"a beat is first reported when its R-peak is {np.median(ages):.2f} s old (median), "
         f"{np.quantile(ages, 0.99):.2f} s (99 %), in time of the signal"
     )
+    return {
+        "ms_of_a_look": round(1e3 * look_s, 2),
+        "ms_of_a_block": round(1e3 * block_s, 1),
+        "ms_a_lead_second": round(1e3 * (of_looks + of_blocks), 2),
+        "leads_a_core": round(1 / (of_looks + of_blocks)),
+    }
 
 
 def _ages_of(provisional: LiveBeats, lead: LiveLead, seen: set[int]) -> list[float]:
@@ -183,8 +201,10 @@ def main() -> None:
     bundle = read_bundle(arguments.bundle)
     records = [read_wfdb(directory / name, with_annotations=True) for name in arguments.records]
     if not arguments.no_replay:
-        _print_replays(records, bundle)
-    _print_cost(records[0], bundle, arguments.minutes)
+        replayed = _print_replays(records, bundle)
+        if len(records) == len(DS1):
+            write_results(replay=replayed)
+    write_results(engine=_print_cost(records[0], bundle, arguments.minutes))
 
 
 if __name__ == "__main__":

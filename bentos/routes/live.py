@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
 from typing import Final
 
@@ -67,7 +67,7 @@ MESSAGES_PER_S: Final = 50.0
 MESSAGES_AT_ONCE: Final = 1000
 """Messages that a client may send at once, as after a break, beyond those of each second."""
 
-_LOOK_S: Final = 1.0
+_WATCH_S: Final = 1.0
 
 _CLOSE_CODES: Final = {503: 1012, 500: 1011}
 """Close codes of RFC 6455 and its registry, by HTTP status; any other is 4000 + status."""
@@ -161,6 +161,13 @@ class _Stream:
         self._allowed = _Allowance()
         self._session = ""
         self._connection = 0
+        self._looked_at_s = 0.0
+        self._loop = asyncio.get_running_loop()
+        self._limit = asyncio.timeout(None)
+        self._watch: asyncio.TimerHandle = self._loop.call_later(_WATCH_S, self._check)
+        self._problem: ProblemError | None = None
+        self._receiving_since: float | None = None
+        self._sending_since: float | None = None
 
     async def run(self) -> None:
         """Handle messages until the client has finished.
@@ -175,6 +182,17 @@ class _Stream:
             If the client is gone.
 
         """
+        try:
+            async with self._limit:
+                await self._run()
+        except TimeoutError:
+            if self._problem is None:
+                raise
+            raise self._problem from None
+        finally:
+            self._watch.cancel()
+
+    async def _run(self) -> None:
         start = read_message(_text_of(await self._receive()))
         if not isinstance(start, Start):
             raise ProblemError(INVALID_REQUEST, "the first message must have the type start")
@@ -183,11 +201,11 @@ class _Stream:
         self._session = f"{self._caller.owner or ''}:{start.session}"
         self._connection = sessions.claim(self._session)
         try:
-            await self._run(start)
+            await self._serve(start)
         finally:
             sessions.release(self._session, self._connection)
 
-    async def _run(self, start: Start) -> None:
+    async def _serve(self, start: Start) -> None:
         model = self._runtime.require_model()
         mark = Mark(start.mark.block, start.mark.position)
         lead, missing = _open_lead(start, mark, model)
@@ -198,17 +216,23 @@ class _Stream:
             )
         )
         if missing:
-            await self._compute(lead, lambda: lead.append_gap(missing))
-        async for message in self._messages():
-            model = await self._follow_model(lead, model)
-            if message.get("bytes") is not None:
-                await self._take(lead, message["bytes"], start)
+            await self._settle(lead, lead.append_gap(missing))
+        while True:
+            message = await self._receive()
+            current = self._runtime.require_model()
+            if current is not model:
+                model, lead.classifier = current, current.classifier
+                await self._send(write_model(model.info))
+            content = message.get("bytes")
+            if content is not None:
+                await self._take(lead, content, start)
                 continue
             said = read_message(_text_of(message))
+            self._require_going_on(self._loop.time())
             if isinstance(said, Gap):
                 await self._take_gap(lead, said)
             elif isinstance(said, Finish):
-                await self._compute(lead, lead.finish)
+                await self._settle(lead, lead.finish())
                 await self._send(write_finished(lead.received_to))
                 await self._socket.close()
                 return
@@ -219,33 +243,36 @@ class _Stream:
         """Add samples, except those that came before, and analyse what is due."""
         piece = read_piece(content, start)
         n_known = _count_known(lead, piece.position)
-        samples_mv = piece.samples_mv[n_known:]
+        samples_mv = piece.samples_mv[n_known:] if n_known else piece.samples_mv
         if len(samples_mv) == 0:
             return
         lead.append(samples_mv)
         if lead.is_due or lead.will_be_late(len(samples_mv)):
-            await self._compute(lead, lead.settle, looks=True)
+            if lead.is_block_due:
+                await self._settle(lead, lead.settle())
+            # A client that sends what it has kept does not wait for other leads.
+            waits = self._loop.time() - self._looked_at_s > lead.config.look_every_s / 2
+            await self._report(lead, lead.look, waits=waits)
+            self._looked_at_s = self._loop.time()
 
     async def _take_gap(self, lead: LiveLead, gap: Gap) -> None:
         n_known = _count_known(lead, gap.position)
         if gap.samples > n_known:
-            await self._compute(lead, lambda: lead.append_gap(gap.samples - n_known))
+            await self._settle(lead, lead.append_gap(gap.samples - n_known))
 
-    async def _compute(
-        self, lead: LiveLead, settle: Callable[[], Iterator[LiveBeats]], *, looks: bool = False
-    ) -> None:
-        """Analyse what is due in the thread for it, and send the beats.
-
-        A block takes long, so its beats are sent before the next one starts, and windows of other
-        leads are analysed in between.
-        """
-        blocks = settle()
-        while await self._report(lead, lambda: next(blocks, None)):
+    async def _settle(self, lead: LiveLead, blocks: Iterator[LiveBeats]) -> None:
+        """Analyse blocks, and send the beats of each before the next one starts."""
+        while await self._report(lead, lambda: next(blocks, None), is_long=True):
             pass
-        if looks:
-            await self._report(lead, lead.look)
 
-    async def _report(self, lead: LiveLead, analyze: Callable[[], LiveBeats | None]) -> bool:
+    async def _report(
+        self,
+        lead: LiveLead,
+        analyze: Callable[[], LiveBeats | None],
+        *,
+        is_long: bool = False,
+        waits: bool = False,
+    ) -> bool:
         """Analyse one window and send its beats; return False if it had no result."""
 
         def work() -> tuple[LiveBeats, str] | None:
@@ -255,8 +282,7 @@ class _Stream:
             received_to, needed = lead.received_to, lead.needed_from
             return beats, write_beats(beats, received_to=received_to, needed_from=needed)
 
-        loop = asyncio.get_running_loop()
-        made = await loop.run_in_executor(self._runtime.streams.executor, work)
+        made = await self._runtime.streams.batches.run(work, is_long=is_long, waits=waits)
         if made is None:
             return False
         beats, text = made
@@ -274,44 +300,40 @@ class _Stream:
             unreadable=int((~has_class & ~is_paced).sum()),
         )
 
-    async def _follow_model(self, lead: LiveLead, model: LoadedModel) -> LoadedModel:
-        """Use the model that is served now; notify the client if it has changed."""
-        current = self._runtime.require_model()
-        if current is not model:
-            lead.classifier = current.classifier
-            await self._send(write_model(current.info))
-        return current
-
-    async def _messages(self) -> AsyncIterator[Message]:
-        while True:
-            yield await self._receive()
-
     async def _receive(self) -> Message:
-        """Receive a message; check at each, and once a second, whether the connection may go on."""
-        deadline = monotonic() + IDLE_S
-        while monotonic() < deadline:
-            message: Message | None = None
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LOOK_S):
-                    message = await self._socket.receive()
-            if message is not None and message["type"] == "websocket.disconnect":
-                raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
-            self._check()
-            if message is not None:
-                self._allowed.take()
-                return message
-        raise ProblemError(
-            STREAM_IDLE,
-            f"a message must come within {IDLE_S:g} s; declare a gap while nothing is recorded",
-        )
+        self._receiving_since = self._loop.time()
+        message = await self._socket.receive()
+        self._receiving_since = None
+        if message["type"] == "websocket.disconnect":
+            raise WebSocketDisconnect(message.get("code", 1005), message.get("reason"))
+        self._allowed.take()
+        return message
+
+    async def _send(self, text: str) -> None:
+        self._sending_since = self._loop.time()
+        await self._socket.send_text(text)
+        self._sending_since = None
 
     def _check(self) -> None:
-        """Check whether the connection may go on.
+        """Check once a second whether the connection may go on; end it if not."""
+        now_s, sending_since = self._loop.time(), self._sending_since
+        try:
+            self._require_going_on(now_s)
+        except ProblemError as problem:
+            self._problem = problem
+        if self._problem is not None or (
+            sending_since is not None and now_s - sending_since > SEND_S
+        ):
+            self._limit.reschedule(now_s)
+        else:
+            self._watch = self._loop.call_later(_WATCH_S, self._check)
+
+    def _require_going_on(self, now_s: float) -> None:
+        """Reject a connection that may not go on.
 
         Raises
         ------
         ProblemError
-            If not.
 
         """
         _require_staying(self._runtime)
@@ -320,10 +342,12 @@ class _Stream:
         sessions = self._runtime.streams.sessions
         if self._connection and not sessions.holds(self._session, self._connection):
             raise ProblemError(STREAM_REPLACED, "another connection has opened this session")
-
-    async def _send(self, text: str) -> None:
-        async with asyncio.timeout(SEND_S):
-            await self._socket.send_text(text)
+        since = self._receiving_since
+        if since is not None and now_s - since > IDLE_S:
+            raise ProblemError(
+                STREAM_IDLE,
+                f"a message must come within {IDLE_S:g} s; declare a gap while nothing is recorded",
+            )
 
 
 class _Allowance:

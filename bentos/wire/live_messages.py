@@ -30,6 +30,10 @@ MAX_MESSAGE_BYTES: Final = 2**18
 SUBPROTOCOL: Final = "ecg-live.v1"
 
 _POSITION: Final = struct.Struct("<Q")
+_DTYPES: Final[dict[str, np.dtype[Any]]] = {
+    "float32": np.dtype("<f4"),
+    "int16": np.dtype("<i2"),
+}
 _MISSING: Final = -(2**15)
 """The int16 that marks a missing sample, as in WFDB format 16."""
 
@@ -132,7 +136,7 @@ def read_piece(content: bytes, start: Start) -> Piece:
         If its length fits no whole number of samples, or it has none.
 
     """
-    dtype = np.dtype("<i2" if start.encoding == "int16" else "<f4")
+    dtype = _DTYPES[start.encoding]
     n_bytes = len(content) - _POSITION.size
     if n_bytes <= 0 or n_bytes % dtype.itemsize:
         raise ProblemError(

@@ -221,7 +221,7 @@ class BeatClassifier:
         *,
         fs: float,
         r_peaks: NDArray[np.int64] | None = None,
-        finds_stray_line: bool = True,
+        measures_plausibility: bool = True,
     ) -> PreparedBeats:
         """Prepare the beats of one lead with the constants of the bundle.
 
@@ -234,7 +234,7 @@ class BeatClassifier:
             r_peaks=r_peaks,
             config=self.config.preprocessing,
             verifier=self._verifier,
-            finds_stray_line=finds_stray_line,
+            measures_plausibility=measures_plausibility,
         )
 
     def classify(

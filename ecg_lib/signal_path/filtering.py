@@ -108,13 +108,19 @@ def resample(signal: NDArray[np.floating], *, fs: float) -> Resampled:
         raise NonFiniteSignalError(msg)
     if fs == FS_HZ:
         return Resampled(samples, 1.0)
-    ratio = Fraction(FS_HZ / fs).limit_denominator(MAX_DENOMINATOR)
-    up, down = ratio.numerator, ratio.denominator
+    up, down = _find_ratio(fs)
     weights = design_resampling(up, down)
     resampled = np.empty(-(-len(samples) * up // down))
     width, n_resampled = weights.shape[1], len(resampled)
     run_kernel("resample", samples, len(samples), weights, width, up, down, resampled, n_resampled)
-    return Resampled(resampled, float(ratio))
+    return Resampled(resampled, up / down)
+
+
+@lru_cache(maxsize=64)
+def _find_ratio(fs: float) -> tuple[int, int]:
+    """Find the whole numbers by which a rate is multiplied and divided to get 360 Hz."""
+    ratio = Fraction(FS_HZ / fs).limit_denominator(MAX_DENOMINATOR)
+    return ratio.numerator, ratio.denominator
 
 
 def band_pass(

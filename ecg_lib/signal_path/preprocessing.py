@@ -7,13 +7,14 @@ nothing else in the project filters a signal, finds R-peaks for it or cuts a win
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.errors import InvalidSignalError, SignalTooShortError
 from ecg_lib.records.limits import FS_HZ, check_sampling_rate
-from ecg_lib.signal_path.features import extract_beats
+from ecg_lib.signal_path.features import BeatFeatures, extract_beats
 from ecg_lib.signal_path.filtering import BandPassConfig, Bands, resample, robust_scale
 from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.r_peaks.detection import (
@@ -159,7 +160,7 @@ def prepare_beats(
     r_peaks: NDArray[np.int64] | None = None,
     config: PreprocessingConfig | None = None,
     verifier: BeatVerifier | None = None,
-    finds_stray_line: bool = True,
+    measures_plausibility: bool = True,
 ) -> PreparedBeats:
     """Resample, filter, scale, find R-peaks, judge quality, cut windows and compute features.
 
@@ -176,8 +177,9 @@ def prepare_beats(
     config : PreprocessingConfig, optional
     verifier : BeatVerifier, optional
         The detector's network, see :func:`ecg_lib.signal_path.r_peaks.detection.detect_r_peaks`.
-    finds_stray_line : bool
-        False where nobody asks for doubts about the rate; `stray_line_hz` is then NaN.
+    measures_plausibility : bool
+        False where nobody asks for doubts about the rate or the unit: what
+        :mod:`ecg_lib.signal_path.readability.plausibility` alone needs is then NaN.
 
     Returns
     -------
@@ -246,7 +248,11 @@ def prepare_beats(
         robust_scale(filtered), peaks, config=config.beats, breaks=_part_by(peaks, missing)
     )
     last = len(signal_mv)
-    stray_hz = measure_stray_line(resampled.signal, fs=fs) if finds_stray_line else float("nan")
+    plausibility = (
+        _measure_plausibility(resampled.signal, filtered, judged.energy, peaks, beats, fs=fs)
+        if measures_plausibility
+        else _Plausibility(*(np.full(len(peaks), np.nan) for _ in _Plausibility._fields))
+    )
 
     def to_source(position: int) -> int:
         return min(round(position / resampled.ratio), last)
@@ -269,11 +275,11 @@ def prepare_beats(
         rr_prev_s=beats.rr_prev_s,
         rr_next_s=beats.rr_next_s,
         qrs_width_s=beats.qrs_width_s,
-        amplitude_mv=_measure_amplitude(filtered, peaks),
-        qrs_hz=measure_qrs_hz(beats.windows[:, :, 0]),
-        t_peak_s=measure_t_peak(beats.windows[:, :, 0], beats.rr_prev_s),
-        stray_line_hz=np.full(len(peaks), stray_hz),
-        deflection=measure_deflections(judged.energy, peaks),
+        amplitude_mv=plausibility.amplitude_mv,
+        qrs_hz=plausibility.qrs_hz,
+        t_peak_s=plausibility.t_peak_s,
+        stray_line_hz=plausibility.stray_line_hz,
+        deflection=plausibility.deflection,
         beat_quality=beat_quality,
         shapes=beats.shapes,
         unreadable=unreadable,
@@ -287,6 +293,35 @@ def prepare_beats(
         unreadable_s=_seconds_of(judged_s) - flutter_s - bridged_s + missing_s,
         flutter_s=flutter_s,
         missing_s=missing_s,
+    )
+
+
+class _Plausibility(NamedTuple):
+    """Input of :mod:`ecg_lib.signal_path.readability.plausibility`, a row for each beat."""
+
+    amplitude_mv: NDArray[np.float64]
+    qrs_hz: NDArray[np.float64]
+    t_peak_s: NDArray[np.float64]
+    stray_line_hz: NDArray[np.float64]
+    deflection: NDArray[np.float64]
+
+
+def _measure_plausibility(
+    signal_mv: NDArray[np.float64],
+    filtered_mv: NDArray[np.float64],
+    energy: NDArray[np.float64],
+    peaks: NDArray[np.int64],
+    beats: BeatFeatures,
+    *,
+    fs: float,
+) -> _Plausibility:
+    shapes = beats.windows[:, :, 0]
+    return _Plausibility(
+        amplitude_mv=_measure_amplitude(filtered_mv, peaks),
+        qrs_hz=measure_qrs_hz(shapes),
+        t_peak_s=measure_t_peak(shapes, beats.rr_prev_s),
+        stray_line_hz=np.full(len(peaks), measure_stray_line(signal_mv, fs=fs)),
+        deflection=measure_deflections(energy, peaks),
     )
 
 

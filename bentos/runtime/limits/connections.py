@@ -15,9 +15,9 @@ from typing import Any, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
-from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from wsproto.events import Ping
+from websockets.frames import Frame
 
 MAX_HEAD_BYTES: Final = 32 * 2**10
 """Bytes of request line and headers; of trailers and of what separates chunks too."""
@@ -33,6 +33,15 @@ _OVERHEAD: Final = 8
 
 _PINGS_AT_ONCE: Final = 60
 """Pings of a client in a minute, each of which is answered."""
+
+_MOST_FRAGMENTS: Final = 1024
+"""Fragments of one WebSocket message."""
+
+_LARGE_BYTES: Final = 4 * 2**10
+_MOST_WAITING: Final = 8
+"""WebSocket messages that wait for the application before no more are read."""
+
+_BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 _PIECE_BYTES: Final = 16 * 2**10
 _CHECK_S: Final = 1.0
@@ -237,8 +246,8 @@ class GuardedProtocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-class GuardedWebSocket(WSProtocol):
-    """WebSockets of uvicorn, with limits for clients that do not read or send too many pings."""
+class GuardedWebSocket(WebSocketsSansIOProtocol):
+    """WebSockets of uvicorn, with limits for clients that send too much or do not read."""
 
     def __init__(
         self,
@@ -249,7 +258,7 @@ class GuardedWebSocket(WSProtocol):
     ) -> None:
         super().__init__(config, server_state, app_state, _loop)
         # uvicorn's own logger writes the address and query of each connection.
-        self.logger = _logger
+        self.logger = self.conn.logger = _logger
         self._stalled: asyncio.TimerHandle | None = None
         self._pings: deque[float] = deque(maxlen=_PINGS_AT_ONCE)
 
@@ -257,6 +266,40 @@ class GuardedWebSocket(WSProtocol):
         """Forget the connection."""
         self._stop_waiting()
         super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse frames; answer a head that uvicorn took and the WebSocket library does not."""
+        super().data_received(data)
+        if self.conn.handshake_exc is not None and not self.handshake_initiated:
+            self.handshake_initiated = True
+            self.transport.write(_BAD_REQUEST)
+            self.transport.close()
+
+    def handle_parser_exception(self) -> None:
+        """Close a connection with an invalid frame, with a reason if it is open."""
+        if self.conn.close_sent is None:  # a frame before the handshake
+            self.transport.abort()
+        else:
+            super().handle_parser_exception()
+
+    def handle_cont(self, event: Frame) -> None:
+        """Add a fragment, unless there are too many: empty ones count in no limit of bytes."""
+        if len(self.frames) >= _MOST_FRAGMENTS:
+            self.transport.abort()
+            return
+        super().handle_cont(event)
+
+    def send_receive_event_to_app(self) -> None:
+        """Pass a message on; read no more when many wait, or a large one does.
+
+        uvicorn stops reading at each message, which takes two system calls.
+        """
+        was_paused = self.read_paused
+        reads_on = self.queue.qsize() < _MOST_WAITING and sum(map(len, self.frames)) <= _LARGE_BYTES
+        self.read_paused = was_paused or reads_on
+        super().send_receive_event_to_app()
+        if reads_on:
+            self.read_paused = was_paused
 
     def pause_writing(self) -> None:
         """Drop the client if it does not read what is sent."""
@@ -268,14 +311,14 @@ class GuardedWebSocket(WSProtocol):
         self._stop_waiting()
         super().resume_writing()
 
-    def handle_ping(self, event: Ping) -> None:
+    def handle_ping(self) -> None:
         """Answer a ping, unless there are too many."""
         now_s = self.loop.time()
         if len(self._pings) == _PINGS_AT_ONCE and now_s - self._pings[0] < _MINUTE_S:
             self.transport.abort()
             return
         self._pings.append(now_s)
-        super().handle_ping(event)
+        super().handle_ping()
 
     def _stop_waiting(self) -> None:
         if self._stalled is not None:

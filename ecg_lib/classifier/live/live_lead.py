@@ -130,6 +130,8 @@ class LiveLead:
         self.config = config or LiveConfig()
         self.mark = mark or Mark()
         _check_mark(self.mark, self._edge(self.mark.block), fs=fs)
+        self._next_block_at = self._find_next_block()
+        self._look_every = round(self.config.look_every_s * fs)
         self._samples = LiveSamples(start)
         self._seen_to = start
         """End of the samples at the last look."""
@@ -155,9 +157,7 @@ class LiveLead:
             If a sample is infinite or beyond 10 V, or the stream is longer than 14 days.
 
         """
-        with np.errstate(invalid="ignore"):
-            is_wrong = np.abs(samples_mv) > MAX_ABS_MV
-        if is_wrong.any():
+        if not _are_possible(samples_mv):
             msg = f"samples must be in mV, between -{MAX_ABS_MV:g} and {MAX_ABS_MV:g}"
             raise InvalidSignalError(msg)
         self._check_length(len(samples_mv))
@@ -190,11 +190,12 @@ class LiveLead:
     @property
     def is_due(self) -> bool:
         """True when :meth:`settle` or :meth:`look` has something to do."""
-        return self._is_block_due() or self.received_to - self._seen_to >= self._look_every
+        return self.is_block_due or self.received_to - self._seen_to >= self._look_every
 
     @property
-    def _look_every(self) -> int:
-        return round(self.config.look_every_s * self.fs)
+    def is_block_due(self) -> bool:
+        """True when :meth:`settle` has something to do."""
+        return self.received_to >= self._next_block_at
 
     def will_be_late(self, n_more: int) -> bool:
         """Return whether beats would be late if the next look waited for `n_more` samples."""
@@ -202,7 +203,7 @@ class LiveLead:
 
     def settle(self) -> Iterator[LiveBeats]:
         """Yield the beats that are final now, block by block."""
-        while self._is_block_due():
+        while self.is_block_due:
             yield self._end_block(self._edge(self.mark.block + 1), is_last=False)
 
     def look(self) -> LiveBeats | None:
@@ -227,9 +228,9 @@ class LiveLead:
             edge = self._edge(self.mark.block + 1)
             yield self._end_block(min(edge, end), is_last=edge >= end)
 
-    def _is_block_due(self) -> bool:
-        ahead = round(self.config.ahead_s * self.fs)
-        return self.received_to >= self._edge(self.mark.block + 1) + ahead
+    def _find_next_block(self) -> int:
+        """Find the position that must be received before the next block is analysed."""
+        return self._edge(self.mark.block + 1) + round(self.config.ahead_s * self.fs)
 
     def _edge(self, block: int) -> int:
         return round(block * self.config.block_s * self.fs)
@@ -245,6 +246,7 @@ class LiveLead:
         window = self._analyze(start, stop, core=(first, edge), is_final=True)
         seam = edge if is_last else max(first, _find_seam(window, edge, fs=self.fs))
         self.mark = Mark(self.mark.block + 1, seam)
+        self._next_block_at = self._find_next_block()
         ended = self._cut(window, first, seam, is_final=True, quality_from=first)
         self._reported.settle(seam)
         self._samples.forget(self.needed_from)
@@ -264,9 +266,9 @@ class LiveLead:
         if len(samples) < least:
             rest = np.full(least - len(samples), np.nan, dtype=np.float32)
             samples = np.concatenate([samples, rest])
+        prepared = self.classifier.prepare(samples, fs=self.fs, measures_plausibility=False)
         if is_final:
-            return _Window(first, self.classifier.classify(samples, fs=self.fs))
-        prepared = self.classifier.prepare(samples, fs=self.fs, finds_stray_line=False)
+            return _Window(first, self.classifier.classify_prepared(prepared))
         logits = self._recent.predict(self.classifier, prepared, offset=first)
         return _Window(first, self.classifier.classify_prepared(prepared, logits=logits))
 
@@ -311,6 +313,15 @@ class LiveLead:
 def needed_from(mark: Mark, *, fs: float, config: LiveConfig) -> int:
     """Return the position of the first sample that beats after a mark may depend on."""
     return max(0, round((mark.block * config.block_s - config.history_s) * fs))
+
+
+def _are_possible(samples_mv: NDArray[np.floating]) -> bool:
+    """Return whether all samples are missing or within the limits."""
+    largest = float(np.maximum.reduce(np.abs(samples_mv), initial=0.0))
+    if largest <= MAX_ABS_MV:  # without a missing sample
+        return True
+    with np.errstate(invalid="ignore"):
+        return not bool((np.abs(samples_mv) > MAX_ABS_MV).any())
 
 
 def _check_mark(mark: Mark, edge: int, *, fs: float) -> None:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from operator import itemgetter
+from typing import Final
+
 import numpy as np
 
 from ecg_lib.classifier.live.beats import LiveBeats, Span, clip
 from ecg_lib.signal_path.readability.findings import Finding
 from ecg_lib.signal_path.readability.quality import Stretch
+
+_position_of: Final = itemgetter(0)
 
 
 class ReportedBeats:
@@ -35,7 +41,7 @@ class ReportedBeats:
             Distance in samples within which two beats of the same class are the same.
 
         """
-        n_before = sum(position < found.start for position, _ in self._beats)
+        n_before = bisect_left(self._beats, found.start, key=_position_of)
         reported = self._beats[n_before:]
         labels = np.where(found.has_class, np.where(found.is_v, "V", "N"), found.quality).tolist()
         beats = list(zip(found.r_peaks.tolist(), labels, strict=True))
@@ -49,7 +55,7 @@ class ReportedBeats:
         changed += _find_changed(self._unreadable, found.unreadable, found.start, self.stop)
         changed += _find_changed(self._findings, found.findings, found.start, self.stop)
         start = max(found.start, min([self.stop, *changed]))
-        self._beats = [*self._beats[: n_before + n_same], *beats[n_same:]]
+        self._beats[n_before + n_same :] = beats[n_same:]
         unreadable = clip(found.unreadable, start, found.stop)
         findings = clip(found.findings, start, found.stop)
         self._unreadable = _join(clip(self._unreadable, self.start, start), unreadable)

@@ -244,6 +244,22 @@ def test_a_signal_of_several_leads_is_refused() -> None:
         prepare_beats(_strip().signals_mv, fs=360.0)
 
 
+def test_beats_do_not_depend_on_the_measures_of_plausibility() -> None:
+    record = _strip()
+    measured = _prepare(record)
+    alone = prepare_beats(record.signal_mv(), fs=record.fs, measures_plausibility=False)
+    of_plausibility = ("amplitude_mv", "qrs_hz", "t_peak_s", "stray_line_hz", "deflection")
+    for name in PreparedBeats.__dataclass_fields__:
+        one, other = getattr(measured, name), getattr(alone, name)
+        if name in of_plausibility:
+            assert np.isnan(other).all()
+            assert other.shape == one.shape
+        elif name == "shapes":
+            assert all((a.sameness == b.sameness).all() for a, b in zip(one, other, strict=True))
+        else:
+            np.testing.assert_array_equal(one, other)
+
+
 def test_training_and_serving_see_the_same_arrays_and_probabilities(toy_bundle: Bundle) -> None:
     """The invariant of the signal path: from raw samples, by the dataset and by the classifier."""
     classifier = BeatClassifier.load(toy_bundle)

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 import uvicorn
 from uvicorn.server import ServerState
-from wsproto.events import Ping
+from websockets.frames import Frame, Opcode
 
-from bentos.runtime.limits import connections, sessions
+from bentos.runtime.limits import connections, sessions, streams
 from bentos.runtime.limits.connections import GuardedWebSocket
 from bentos.runtime.limits.sessions import Sessions
-from bentos.runtime.limits.streams import Streams
+from bentos.runtime.limits.streams import Batches, Streams
 from bentos.wire.problems import ProblemError
 
 
@@ -56,17 +58,119 @@ def test_a_process_carries_so_many_leads() -> None:
     carried.close()
 
 
+def test_windows_are_analysed_in_one_batch_and_short_ones_first() -> None:
+    analysed: list[tuple[str, str]] = []
+
+    def analyze(name: str) -> str:
+        analysed.append((name, threading.current_thread().name))
+        return name.upper()
+
+    async def run() -> list[str]:
+        batches = Batches()
+        waiting = [
+            asyncio.ensure_future(batches.run(partial(analyze, name), is_long=is_long, waits=True))
+            for name, is_long in (("block", True), ("look", False), ("other look", False))
+        ]
+        await asyncio.sleep(0)
+        assert analysed == []  # more may come
+        results = list(await asyncio.gather(*waiting))
+        batches.close()
+        return results
+
+    assert asyncio.run(run()) == ["BLOCK", "LOOK", "OTHER LOOK"]
+    assert [name for name, _ in analysed] == ["look", "other look", "block"]
+    assert {thread for _, thread in analysed} == {"live_0"}
+
+
+def test_a_window_that_does_not_wait_starts_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GATHER_S", 3600.0)
+
+    async def run() -> list[int]:
+        batches = Batches()
+        waits = asyncio.ensure_future(batches.run(lambda: 1, waits=True))
+        await asyncio.sleep(0)
+        results = [await batches.run(lambda: 2), await waits]
+        batches.close()
+        return results
+
+    assert asyncio.run(run()) == [2, 1]
+
+
+def test_work_that_comes_while_a_batch_runs_is_part_of_it() -> None:
+    async def run() -> int:
+        batches, may_end = Batches(), threading.Event()
+        first = asyncio.ensure_future(batches.run(lambda: may_end.wait(180)))
+        await asyncio.sleep(0)
+        second = asyncio.ensure_future(batches.run(lambda: 2, waits=True))
+        await asyncio.sleep(0)
+        may_end.set()
+        assert await first
+        result = await second
+        batches.close()
+        return result
+
+    assert asyncio.run(run()) == 2
+
+
+def test_an_error_of_a_window_is_raised_to_its_stream_alone() -> None:
+    async def run() -> list[object]:
+        batches = Batches()
+        results = await asyncio.gather(
+            batches.run(lambda: 1 / 0, waits=True),
+            batches.run(lambda: "fine", waits=True),
+            return_exceptions=True,
+        )
+        batches.close()
+        return list(results)
+
+    failed, fine = asyncio.run(run())
+    assert isinstance(failed, ZeroDivisionError)
+    assert fine == "fine"
+
+
+def test_a_stream_that_has_ended_is_not_analysed() -> None:
+    analysed: list[int] = []
+
+    async def run() -> None:
+        batches = Batches()
+        ended = asyncio.ensure_future(batches.run(lambda: analysed.append(1), waits=True))
+        await asyncio.sleep(0)
+        ended.cancel()
+        await asyncio.sleep(0)
+        await batches.run(lambda: analysed.append(2))
+        batches.close()
+
+    asyncio.run(run())
+    assert analysed == [2]
+
+
 class Transport:
-    """Notes whether it was dropped."""
+    """Notes what is done with it."""
 
     def __init__(self) -> None:
-        self.is_aborted = False
+        self.is_aborted = self.is_closed = self.is_paused = False
+        self.written = b""
 
     def abort(self) -> None:
         self.is_aborted = True
 
-    def write(self, _data: bytes) -> None:
-        """Take what is sent."""
+    def close(self) -> None:
+        self.is_closed = True
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def write(self, data: bytes) -> None:
+        self.written += data
+
+    def pause_reading(self) -> None:
+        self.is_paused = True
+
+    def resume_reading(self) -> None:
+        self.is_paused = False
+
+    def get_extra_info(self, _name: str) -> None:
+        """Know nothing of the connection."""
 
 
 async def _open_socket() -> tuple[GuardedWebSocket, Transport]:
@@ -97,14 +201,81 @@ def test_a_client_that_takes_nothing_for_long_is_dropped(
     assert asyncio.run(stall()) is not takes_again
 
 
-def test_a_client_that_pings_too_often_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_client_that_pings_too_often_is_dropped() -> None:
     async def ping() -> list[bool]:
         socket, transport = await _open_socket()
-        monkeypatch.setattr(socket.conn, "send", lambda _event: b"")
         dropped = []
         for _ in range(61):
-            socket.handle_ping(Ping())
+            socket.handle_ping()
             dropped.append(transport.is_aborted)
         return dropped
 
     assert asyncio.run(ping()) == [False] * 60 + [True]
+
+
+HEAD = (
+    "GET /api/v1/live/ HTTP/1.1\r\nHost: here\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def _frame(data: bytes, *, opcode: Opcode = Opcode.BINARY, fin: bool = True) -> bytes:
+    return Frame(opcode, data, fin=fin).serialize(mask=True)
+
+
+async def _hand_over(*frames: bytes, head: str = HEAD) -> tuple[GuardedWebSocket, Transport]:
+    socket, transport = await _open_socket()
+    socket.connection_made(transport)  # type: ignore[arg-type]  # a part of one
+    socket.data_received(f"{head}\r\n".encode())
+    if socket.handshake_initiated and socket.conn.handshake_exc is None:
+        await socket.send({"type": "websocket.accept"})
+    for frame in frames:
+        socket.data_received(frame)
+    return socket, transport
+
+
+@pytest.mark.parametrize(("n_empty", "is_aborted"), [(1023, False), (1024, True)])
+def test_a_message_in_too_many_fragments_is_refused(
+    n_empty: int,
+    is_aborted: bool,  # noqa: FBT001  a parameter
+) -> None:
+    first = _frame(b"", fin=False)
+    others = [_frame(b"", opcode=Opcode.CONT, fin=False)] * n_empty
+    _, transport = asyncio.run(_hand_over(first, *others))
+    assert transport.is_aborted is is_aborted
+
+
+def test_a_frame_that_is_not_one_closes_the_connection() -> None:
+    socket, transport = asyncio.run(_hand_over(b"\xff\xff\xff"))
+    assert transport.is_closed
+    assert socket.conn.close_sent is not None
+    assert socket.conn.close_sent.code == 1002
+
+
+def test_a_head_that_the_web_socket_library_refuses_is_answered() -> None:
+    _, transport = asyncio.run(_hand_over(head=f"{HEAD}X-Long: {'x' * 9000}\r\n"))
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    assert transport.is_closed
+
+
+def test_reading_pauses_when_messages_wait() -> None:
+    async def count() -> tuple[list[bool], bool]:
+        socket, transport = await _hand_over()
+        paused = []
+        for _ in range(9):
+            socket.data_received(_frame(b"samples"))
+            paused.append(transport.is_paused)
+        while not socket.queue.empty():
+            await socket.receive()
+        return paused, transport.is_paused
+
+    paused, is_paused = asyncio.run(count())
+    assert paused == [False] * 7 + [True] * 2  # the connection itself is the first
+    assert not is_paused
+
+
+def test_reading_pauses_at_a_large_message() -> None:
+    _, transport = asyncio.run(_hand_over(_frame(bytes(4097))))
+    assert transport.is_paused
+    _, transport = asyncio.run(_hand_over(_frame(bytes(4096))))
+    assert not transport.is_paused

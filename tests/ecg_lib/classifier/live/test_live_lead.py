@@ -229,7 +229,11 @@ def test_samples_that_are_not_in_mv_are_refused(classifier: BeatClassifier, valu
     lead = LiveLead(classifier, fs=FS)
     with pytest.raises(InvalidSignalError, match="must be in mV"):
         lead.append(np.array([0.0, value], dtype=np.float32))
+    with pytest.raises(InvalidSignalError, match="must be in mV"):
+        lead.append(np.array([np.nan, value], dtype=np.float32))
     assert lead.received_to == 0
+    lead.append(np.array([np.nan, 1e4, -1e4], dtype=np.float32))
+    assert lead.received_to == 3
 
 
 @pytest.mark.parametrize("count", [0, -1, round(MAX_GAP_S * FS) + 1])
