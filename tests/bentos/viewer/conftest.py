@@ -54,7 +54,7 @@ RECORDINGS: Final = "/api/v1/recordings/"
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed: apt-get install chromium")
-    expect.set_options(timeout=60_000)  # as for actions: a busy machine is no failure
+    expect.set_options(timeout=60_000)  # as for actions, on a busy machine
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
         yield browser
