@@ -1,4 +1,4 @@
-"""What was prepared of labelled traffic: encrypted, and deleted with its patient or its days."""
+"""Prepared labelled traffic: encrypted, and deleted with its patient or its days."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check holds against a release: requests, the step at its start, reviewed strips."""
+"""Evidence on a release: requests, the step at its start, reviewed strips."""
 
 from __future__ import annotations
 
