@@ -232,10 +232,10 @@ def _distances(
     chosen = is_theirs.astype(np.float32)
     theirs, n_theirs = chosen @ shares, chosen @ has_value
     ours, n_ours = shares.sum(axis=0) - theirs, has_value.sum(axis=0) - n_theirs
-    gap = np.abs(
-        theirs / np.maximum(n_theirs, 1)[:, layout.column_of]
-        - ours / np.maximum(n_ours, 1)[:, layout.column_of]
-    )
+    # In place: pages of new arrays cost more than the arithmetic.
+    theirs /= np.maximum(n_theirs, 1)[:, layout.column_of]
+    ours /= np.maximum(n_ours, 1)[:, layout.column_of]
+    gap = np.abs(np.subtract(theirs, ours, out=theirs), out=theirs)
     greatest = np.maximum.reduceat(gap, layout.starts, axis=1)
     variation = np.add.reduceat(gap, layout.starts, axis=1) / 2
     return np.asarray(np.where(layout.is_numerical, greatest, variation), dtype=np.float32)

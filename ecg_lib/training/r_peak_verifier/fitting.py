@@ -12,7 +12,6 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Any, Final
 
-import keras
 import numpy as np
 
 from ecg_lib.signal_path.r_peaks.verifier import Perceptron
@@ -65,6 +64,8 @@ def _build_network(n_features: int, rng: np.random.Generator) -> Any:  # noqa: A
 
     The first weights are random, after He et al. 2015, DOI 10.1109/ICCV.2015.123.
     """
+    import keras
+
     keras.backend.clear_session()
     # Half, because Keras adds the square and not half of it.
     decay = keras.regularizers.L2(_DECAY / 2)

@@ -10,9 +10,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-import check_jsonschema
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
@@ -93,6 +90,8 @@ def replicas() -> dict[tuple[str, str], dict[str, Any]]:
 def test_the_official_schema_of_kubernetes_accepts_the_replicas(
     replicas: dict[tuple[str, str], dict[str, Any]],
 ) -> None:
+    import kubernetes_validate  # noqa: PLC0415  it imports jsonschema, see below
+
     for one in replicas.values():
         kubernetes_validate.validate(one, SCHEMA, strict=True)
     template = replicas["Deployment", "replica"]["spec"]["template"]
@@ -151,6 +150,8 @@ def test_the_keys_of_a_replica_can_be_read_by_its_user_alone(
 def test_the_official_schema_of_kubernetes_accepts_every_object(
     objects: list[dict[str, Any]],
 ) -> None:
+    import kubernetes_validate  # noqa: PLC0415  it imports jsonschema, see below
+
     for one in objects:
         kubernetes_validate.validate(one, SCHEMA, strict=True)  # strict: no unknown fields
     objects[-1]["spec"]["podSelectors"] = {}
@@ -160,6 +161,8 @@ def test_the_official_schema_of_kubernetes_accepts_every_object(
 
 def _read_compose_schema() -> dict[str, Any]:
     """Read the schema of the Compose Specification, which check-jsonschema brings along."""
+    import check_jsonschema  # noqa: PLC0415  as below
+
     vendor = Path(check_jsonschema.__file__).parent / "builtin_schemas" / "vendor"
     schema: dict[str, Any] = json.loads((vendor / "compose-spec.json").read_text())
     assert schema["title"] == "Compose Specification"
@@ -167,6 +170,8 @@ def _read_compose_schema() -> dict[str, Any]:
 
 
 def test_the_schema_of_the_compose_specification_accepts_the_file() -> None:
+    import jsonschema  # noqa: PLC0415  it compiles grammars for seconds
+
     content = yaml.safe_load((DIRECTORY / "compose.yaml").read_text())
     validator = jsonschema.Draft202012Validator(_read_compose_schema())
     assert [error.message for error in validator.iter_errors(content)] == []

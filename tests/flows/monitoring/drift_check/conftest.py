@@ -29,7 +29,7 @@ from tests.flows.monitoring.drift_check.observed_traffic import (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def replayed(toy_bundle: Bundle) -> list[Observed]:
     """The strips of the reference, as the log holds them."""
     reference = read_reference(toy_bundle.read_drift_reference())
@@ -39,7 +39,7 @@ def replayed(toy_bundle: Bundle) -> list[Observed]:
     ]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def noisy(toy_bundle: Bundle) -> list[Observed]:
     """The patients of the reference under muscle noise at 6 dB."""
     classifier = BeatClassifier.load(toy_bundle)
