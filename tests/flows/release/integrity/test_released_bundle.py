@@ -49,12 +49,15 @@ def test_a_bundle_that_is_not_signed_is_refused(settings: Settings) -> None:
 
 
 def test_another_bundle_than_the_released_one_is_refused(
-    settings: Settings, release: Release
+    settings: Settings, release: Release, make_toy_bundle: Callable[..., Bundle]
 ) -> None:
-    other = release.model_copy(update={"bundle_hash": "f" * 64})
-    write_release(settings.serving_dir / CURRENT, other)
-    ensure_signed(settings, other, why="a test")
-    with pytest.raises(BundleIntegrityError, match="must be the bundle ffffffffffff"):
+    ensure_signed(settings, release, why="a test")
+    directory = find_bundle(settings, release.model_tag)
+    shutil.rmtree(directory)
+    shutil.copytree(make_toy_bundle("another").directory, directory)
+    with pytest.raises(
+        BundleIntegrityError, match=f"must be the bundle {release.bundle_hash[:12]}"
+    ):
         load_released_bundle(settings)
 
 
