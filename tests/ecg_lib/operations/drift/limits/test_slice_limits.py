@@ -130,6 +130,14 @@ def test_the_median_of_the_draws_counts_in_a_slice() -> None:
     assert len(set(p_values)) > 2
 
 
+@pytest.mark.parametrize(("n_values", "n_found"), [(39, 39), (40, 40), (41, 40)])
+def test_the_forty_largest_slices_are_compared(n_values: int, n_found: int) -> None:
+    strips = [(f"b{n}", f"lead {n}", PLAIN) for n in range(n_values)]
+    found = compare(observe([*strips, ("c", f"lead {n_values - 1}", PLAIN)]))
+    assert len(found) == n_found
+    assert f"lead {n_values - 1}" in found  # it has two groups
+
+
 def test_groups_of_each_value_are_counted() -> None:
     beats = observe([("a", "I", [0.5]), ("a", "I", [0.5]), ("b", "I", [0.5]), ("c", "", [0.5])])
     assert count_groups(beats) == {"lead": {"I": 2}}
