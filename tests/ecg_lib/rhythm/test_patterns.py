@@ -218,6 +218,11 @@ def test_a_v_beat_on_the_t_wave_is_a_candidate(coupling_s: float, r_on_t: int) -
     assert _summarize("NNVVNNN", times_s=times).r_on_t == 0  # after another V beat it is a couplet
 
 
+@pytest.mark.parametrize(("coupling_s", "r_on_t"), [(0.339, 1), (0.34, 0)])
+def test_a_v_beat_at_the_limit_of_the_t_wave_is_not_on_it(coupling_s: float, r_on_t: int) -> None:
+    assert _summarize("NVNNNN", times_s=[0.0, coupling_s, 2.0, 3.0, 4.0, 5.0]).r_on_t == r_on_t
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [

@@ -60,6 +60,8 @@ class Run:
 
     def _follow(self, settings: Settings) -> bool:
         self.followed.append(read_pending(settings))
+        if self.can_follow:
+            (settings.home / "registry-pending.json").unlink(missing_ok=True)
         return self.can_follow
 
     def _package(self, model_version: str) -> dict[str, str]:

@@ -12,7 +12,7 @@ from ecg_lib.operations.drift.observation import ObservedBeats
 SAME = Comparison(
     columns=(), n_strips=1, n_beats=1, n_groups=1, n_reference_groups=1, left_out=()
 )  # fmt: skip
-PROBABILITIES = [[0.9, 0.1], [0.7, 0.6], [0.2, 0.1], [0.8, 0.4], [0.95, 0.9], [0.3, 0.6]]
+PROBABILITIES = np.random.default_rng(4).random((20, 2)).tolist()
 
 
 def observe() -> ObservedBeats:
@@ -25,7 +25,7 @@ def observe() -> ObservedBeats:
             "readable_share": np.ones(len(p)),
         },
         strip=np.repeat(np.arange(len(PROBABILITIES)), 2),
-        group=np.array([f"patient {n}" for n in range(len(PROBABILITIES))]),
+        group=np.array([f"patient {n:02}" for n in range(len(PROBABILITIES))]),
         strip_s=np.full(len(PROBABILITIES), 10.0),
     )
 
@@ -34,8 +34,8 @@ def observe() -> ObservedBeats:
 def test_the_interval_is_one_of_90_percent_of_400_draws_of_groups(seed: int) -> None:
     p = np.array(PROBABILITIES)
     true, called, expected = ((p * (p >= 0.5)).sum(1), (p >= 0.5).sum(1), p.sum(1))
-    drawn = np.random.default_rng(seed).multinomial(6, np.full(6, 1 / 6), size=400)
-    weights = np.vstack([np.ones(6), drawn])
+    drawn = np.random.default_rng(seed).multinomial(20, np.full(20, 1 / 20), size=400)
+    weights = np.vstack([np.ones(20), drawn])
     f1 = 2 * (weights @ true) / (weights @ (called + expected))
     low, high = np.quantile(f1, [0.05, 0.95])
     options = {} if seed == 0 else {"seed": seed}
@@ -47,7 +47,7 @@ def test_the_interval_is_one_of_90_percent_of_400_draws_of_groups(seed: int) -> 
 
 def test_the_upper_bound_is_at_most_one() -> None:
     beats = observe()
-    certain = beats.columns | {"probability_v": np.ones(12), "arrhythmia_type": np.full(12, "V")}
+    certain = beats.columns | {"probability_v": np.ones(40), "arrhythmia_type": np.full(40, "V")}
     sure = ObservedBeats(
         columns=certain, strip=beats.strip, group=beats.group, strip_s=beats.strip_s
     )

@@ -90,6 +90,16 @@ def test_one_value_alone_or_a_value_that_is_not_stated_has_no_slice() -> None:
     assert set(compare(observe([("b0", "I", PLAIN), *unnamed]))) == {"I"}
 
 
+@pytest.mark.parametrize("is_of_reference", [True, False])
+def test_a_column_without_a_value_on_one_side_is_left_out(*, is_of_reference: bool) -> None:
+    reference = observe([(f"a{n}", "", PLAIN) for n in range(20)])
+    current = traffic(10)
+    side = reference if is_of_reference else current
+    side.columns["heart_rate_bpm"] = np.full(side.n_beats, np.nan)
+    found = compare_slices(reference, current, min_groups=1, min_strips=1, config=QUICK)
+    assert {drift.value: drift.column for drift in found}["V1"] == "arrhythmia_type"
+
+
 def test_a_gain_that_moved_is_harmless_in_a_slice() -> None:
     louder = observe([(f"b{n}", "I" if n % 2 else "V1", PLAIN) for n in range(20)], amplitude=5.0)
     assert [drift.distance for drift in compare(louder).values()] == [0.0, 0.0]
@@ -128,6 +138,14 @@ def test_the_median_of_the_draws_counts_in_a_slice() -> None:
     tenths = 10 * np.array(p_values)
     np.testing.assert_allclose(tenths, tenths.round())
     assert len(set(p_values)) > 2
+
+
+@pytest.mark.parametrize(("n_values", "n_found"), [(39, 39), (40, 40), (41, 40)])
+def test_the_forty_largest_slices_are_compared(n_values: int, n_found: int) -> None:
+    strips = [(f"b{n}", f"lead {n}", PLAIN) for n in range(n_values)]
+    found = compare(observe([*strips, ("c", f"lead {n_values - 1}", PLAIN)]))
+    assert len(found) == n_found
+    assert f"lead {n_values - 1}" in found  # it has two groups
 
 
 def test_groups_of_each_value_are_counted() -> None:
