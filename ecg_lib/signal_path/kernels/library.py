@@ -14,9 +14,12 @@ import sys
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
+
+# The backend of cffi without its parser of declarations, which takes 80 ms at each start.
+from _cffi_backend import FFI
 from numpy.typing import NDArray
 
 from ecg_lib.errors import KernelError
@@ -38,7 +41,11 @@ _DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
     "B": np.dtype(np.bool_),
     "U": np.dtype(np.uint8),
 }
-_NUMBERS: Final = {"i": ctypes.c_int64, "d": ctypes.c_double}
+_NUMBERS: Final = {"i": "int64_t", "d": "double"}
+"""Types in C of what is not an array."""
+
+_NO_DTYPE: Final = np.dtype("V")
+"""Of no array here: arrays with steps are always looked at."""
 
 KERNELS: Final = {
     "accept_by_rules": "IDDiDB",
@@ -99,11 +106,22 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
         If the kernel could not allocate memory.
 
     """
-    function, addresses = _functions()[name]
-    passed = [
-        argument if find_address is None else find_address(argument)
-        for argument, find_address in zip(arguments, addresses, strict=True)
-    ]
+    function, parameters = _functions()[name]
+    try:
+        passed = [
+            argument
+            if find_address is None
+            # Without a call of Python: a strip has 140 arrays.
+            else _address_of(argument)
+            if type(argument) is np.ndarray and argument.dtype is dtype
+            else find_address(argument)
+            for argument, (dtype, find_address) in zip(arguments, parameters, strict=True)
+        ]
+    except ValueError as error:
+        if "contiguous" not in str(error):
+            raise
+        msg = f"the kernel {name} must be given arrays without gaps"
+        raise ValueError(msg) from error
     result: int = function(*passed)
     if result < 0:
         msg = f"the kernel {name} could not allocate memory"
@@ -111,59 +129,53 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
     return result
 
 
-_Address = Callable[[Any], ctypes.Array[ctypes.c_char] | int]
-_Memory: Final = ctypes.c_char * 0
-"""Type of a buffer whose address alone is of interest."""
-
-_address_of: Final = _Memory.from_buffer
-"""Of an array that may be written to and has no gaps, in a quarter of the time of others."""
+_ffi: Final = FFI()
+_address_of: Final = _ffi.from_buffer
+"""Of an array without gaps; raises ValueError for another one."""
 
 
-def _expect_array(dtype: np.dtype[np.generic], *, is_whole: bool) -> _Address:
-    """Make the function that checks an array and finds its address."""
+def _expect_array(dtype: np.dtype[np.generic], *, is_whole: bool) -> Callable[[object], object]:
+    """Make the function that checks an array that is not of the usual kind."""
 
-    def find_address(array: object) -> ctypes.Array[ctypes.c_char] | int:
+    def find_address(array: object) -> object:
         if not isinstance(array, np.ndarray) or array.dtype != dtype:
             msg = (
                 f"a kernel must be given an array of {dtype}, got {getattr(array, 'dtype', array)}"
             )
             raise TypeError(msg)
-        if is_whole and not array.flags.c_contiguous:
-            msg = f"a kernel must be given an array without gaps, got strides of {array.strides}"
-            raise ValueError(msg)
-        address: int = array.__array_interface__["data"][0]
-        return address
+        if is_whole:
+            return _address_of(array)
+        return _ffi.cast("void *", array.__array_interface__["data"][0])
 
-    def find_fast(array: Any) -> ctypes.Array[ctypes.c_char] | int:  # noqa: ANN401  checked below
-        if type(array) is np.ndarray and array.dtype is dtype:
-            try:
-                return _address_of(array)  # type: ignore[arg-type]  # an array is a buffer
-            except (TypeError, ValueError):
-                pass  # it has gaps, or must not be written to
-        return find_address(array)
+    return find_address
 
-    return find_fast if is_whole else find_address
+
+_Parameter = tuple[np.dtype[np.generic] | None, Callable[[object], object] | None]
+"""The usual dtype of an array, and the function that checks another one; None for a number."""
 
 
 class _Kernel(NamedTuple):
     function: Callable[..., int]
-    addresses: tuple[_Address | None, ...]
-    """The function that finds the address of each parameter; None for a number."""
+    parameters: tuple[_Parameter, ...]
 
 
 @lru_cache(maxsize=1)
 def _functions() -> dict[str, _Kernel]:
     """Load the library, once."""
     library = _load(find_library())
+    parameter_of: dict[str, _Parameter] = dict.fromkeys(_NUMBERS, (None, None))
+    for letter, dtype in _DTYPES.items():
+        is_whole = letter.isupper()
+        usual = dtype if is_whole else _NO_DTYPE
+        parameter_of[letter] = (usual, _expect_array(dtype, is_whole=is_whole))
     functions: dict[str, _Kernel] = {}
-    addresses = {
-        letter: _expect_array(dtype, is_whole=letter.isupper()) for letter, dtype in _DTYPES.items()
-    }
     for name, parameters in KERNELS.items():
-        function = getattr(library, f"ecg_{name}")
-        function.restype = ctypes.c_int64
-        function.argtypes = [_NUMBERS.get(letter, ctypes.c_void_p) for letter in parameters]
-        functions[name] = _Kernel(function, tuple(addresses.get(one) for one in parameters))
+        address = ctypes.cast(getattr(library, f"ecg_{name}"), ctypes.c_void_p).value
+        types = ", ".join(_NUMBERS.get(letter, "void *") for letter in parameters)
+        functions[name] = _Kernel(
+            _ffi.cast(f"int64_t(*)({types})", address),
+            tuple(parameter_of[letter] for letter in parameters),
+        )
     return functions
 
 
