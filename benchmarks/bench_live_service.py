@@ -7,7 +7,8 @@ JSON. A delay is from the time at which the R-peak of a beat was recorded, which
 piece that it is in is whole, to the time at which the client has the beat. Clients run on the same
 machine, so the delays are those of a machine that has cores to spare.
 
-Writes ``benchmarks/results/live.json``, the part `service`; :mod:`bench_live` writes the others.
+Writes the part `service` of ``benchmarks/results/live.json``, or `few_leads`; :mod:`bench_live`
+writes the others.
 
 ::
 
@@ -212,6 +213,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--leads", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=30.0)
+    parser.add_argument(
+        "--part",
+        choices=("service", "few_leads"),
+        default="service",
+        help="of the results; few leads show delays on a machine with other work",
+    )
     arguments = parser.parse_args()
     with socket.create_server(("127.0.0.1", 0), backlog=1024) as listener:
         port = listener.getsockname()[1]
@@ -225,7 +232,7 @@ def main() -> None:
             measured = asyncio.run(
                 _measure(url, psutil.Process(server.pid), arguments.leads, arguments.seconds)
             )
-            write_results(service=measured)
+            write_results(**{arguments.part: measured})
         finally:
             server.terminate()
             server.join()

@@ -147,6 +147,38 @@ def test_the_pages_show_the_figures_of_the_benchmark_of_the_service() -> None:
         assert f"| {words} | {here} | {peer} | {limit} |" in readme
 
 
+def test_the_page_of_live_leads_shows_the_figures_of_its_benchmarks() -> None:
+    results = json.loads((ROOT / "benchmarks" / "results" / "live.json").read_text())
+    replay, engine, service = (results[part] for part in ("replay", "engine", "service"))
+    text = " ".join((ROOT / "docs" / "how-to" / "live.md").read_text(encoding="utf-8").split())
+    assert replay["found"] >= 0.999
+    assert abs(replay["v_f1_of_stream"] - replay["v_f1_of_whole"]) <= 0.005
+    assert service["leads_a_core"] >= 300
+    assert (
+        f"of {replay['beats']:,} beats {replay['found']:.2%} are found within a sample and "
+        f"{replay['extra']:.2%} are added, {replay['same_class']:.2%} have the same class, and "
+        f"V-F1 is {replay['v_f1_of_stream']:.3f} against {replay['v_f1_of_whole']:.3f}."
+    ).replace("%", " %") in text
+    assert (
+        f"{engine['ms_a_lead_second']:.2f} ms of a processor for a second of a lead: "
+        f"{engine['ms_of_a_look']:.2f} ms its look, the rest its share of a final block of "
+        f"{engine['ms_of_a_block']:.0f} ms. That is {engine['leads_a_core']} leads a core."
+    ) in text
+    assert (
+        f"{service['ms_a_lead_second']:.2f} ms for a second of each of {service['leads']} leads, "
+        f"final blocks included: {service['leads_a_core']} leads a core."
+    ) in text
+    few = results["few_leads"]
+    assert (
+        f"was reported {few['delay_p50_s']:.2f} s after its R-peak ({few['delay_p99_s']:.2f} s at "
+        f"99 %) with {few['leads']} leads, {service['delay_p50_s']:.2f} s "
+        f"({service['delay_p99_s']:.2f} s) with {service['leads']}."
+    ) in text
+    parts = ("engine", "service", "few_leads")
+    loads = [round(results[part]["about"]["load_average"][0]) for part in parts]
+    assert f"programs made a load of {min(loads)} to {max(loads)} on two cores" in text
+
+
 @pytest.mark.parametrize("page", ["docs/how-to/recordings.md", "docs/es/inicio-rapido.md"])
 def test_the_longest_recording_is_stated_as_it_is_enforced(page: str) -> None:
     days = MAX_DURATION_S / 86_400
