@@ -161,3 +161,9 @@ def test_a_new_value_is_told_from_its_least_share_of_the_groups_on(
     familiar = {"lead": frozenset({"II"}), "device": frozenset[str]()}
     found = find_unfamiliar(groups, familiar, n_groups=100, min_share=0.2)
     assert found == ((f"lead aVR ({count} of 100 groups)",) if is_told else ())
+
+
+def test_a_dimension_with_one_value_does_not_hide_the_next() -> None:
+    current = traffic(10)
+    slices = {"device": np.full(current.n_strips, "one")} | current.slices
+    assert set(compare(replace(current, slices=slices))) == {"I", "V1"}
