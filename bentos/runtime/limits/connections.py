@@ -281,6 +281,9 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
         else:
             super().handle_parser_exception()
+        # To the application, which may be at work on an earlier message, the client is gone;
+        # uvicorn calls what it sends from here on a mistake of the application.
+        self.disconnected = True
 
     def handle_cont(self, event: Frame) -> None:
         """Add a fragment, unless there are too many: empty ones count in no limit of bytes."""

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
@@ -250,6 +251,21 @@ def test_a_frame_that_is_not_one_closes_the_connection() -> None:
     assert transport.is_closed
     assert socket.conn.close_sent is not None
     assert socket.conn.close_sent.code == 1002
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"\xff\xff\xff", _frame(b"\xff", opcode=Opcode.TEXT), _frame(b"\x01", opcode=Opcode.CLOSE)],
+)
+def test_a_client_is_gone_after_a_wrong_frame_even_if_the_application_is_at_work(
+    wrong: bytes,
+) -> None:
+    async def answer() -> None:
+        socket, _ = await _hand_over(wrong)
+        with pytest.raises(ClientDisconnected):
+            await socket.send({"type": "websocket.send", "text": "beats of an earlier message"})
+
+    asyncio.run(answer())
 
 
 def test_a_head_that_the_web_socket_library_refuses_is_answered() -> None:
