@@ -166,7 +166,7 @@ class SharedFiles:
         return self._store.find_version(self._index_key)
 
     def read(self) -> tuple[Index, str | None]:
-        """Read the index, and its version.
+        """Read the index, with the deletions of patients that this home knows, and its version.
 
         Raises
         ------
@@ -176,6 +176,10 @@ class SharedFiles:
             If the index cannot be read, or is no longer there.
 
         """
+        index, version = self._read_stored()
+        return _merge_erased(index, self.read_known().index), version
+
+    def _read_stored(self) -> tuple[Index, str | None]:
         stored = self._store.read(self._index_key)
         if stored is None:
             if self.read_known().version is not None:
@@ -277,9 +281,14 @@ class SharedFiles:
         ------
         StoreError
             If the store cannot be reached, or an object cannot be removed. The index no longer
-            names the files then, and the next change removes the objects.
+            names the files then, and the next change removes the objects. Patients whose signals
+            must go are then told to other homes by the next change of this one.
 
         """
+        if erased:
+            known = self.read_known()
+            told = _merge_erased(known.index, Index(erased=dict(erased)))
+            self.write_known(known.model_copy(update={"index": told}))
         gone: tuple[str, ...] = ()
 
         def change(index: Index) -> Index:
@@ -445,7 +454,7 @@ class SharedFiles:
     def _read_to_change(self) -> tuple[Index, str | None, bool]:
         """Read the index, or begin a new one: with the copy of this home if it is damaged."""
         try:
-            index, version = self.read()
+            index, version = self._read_stored()
         except DamagedError as error:
             _logger.warning("%s; this home begins a new one", error)
             index, version = self._leave_out_missing(self.read_known().index), error.version

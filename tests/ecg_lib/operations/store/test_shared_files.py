@@ -143,21 +143,21 @@ def test_an_index_that_another_machine_has_just_repaired_is_not_replaced(
     files.publish({"a.txt": _text("one")})
     other.publish({"b.txt": _text("two")})
     store.write(_KEY, b"{torn")
-    read, is_first = files.read, [True]
+    read, repairs = files._read_stored, [lambda: other.publish({"c.txt": _text("three")})]
 
     def read_late() -> object:
         try:
             return read()
         finally:
-            if is_first.pop() if is_first else False:
-                other.publish({"c.txt": _text("three")})
+            if repairs:
+                repairs.pop()()
 
-    monkeypatch.setattr(files, "read", read_late)
+    monkeypatch.setattr(files, "_read_stored", read_late)
     files.publish({"d.txt": _text("four")})
     assert other.read()[0].files.keys() == {"a.txt", "b.txt", "c.txt", "d.txt"}
 
 
-def test_deletions_of_patients_outlive_a_lost_or_restored_index(
+def test_deletions_of_patients_stay_when_an_index_is_lost_or_restored(
     tmp_path: Path, store_url: str, store: ObjectStore
 ) -> None:
     files, other = _files(tmp_path, store_url), _files(tmp_path, store_url, "other")
