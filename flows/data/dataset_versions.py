@@ -30,6 +30,7 @@ from ecg_lib.signal_path.preprocessing import PreprocessingConfig
 from ecg_lib.training.datasets import assign_folds
 from flows.data.databases import MITDB, SIMULATED, SVDB, DatabaseName, Role
 
+_NAME_DIGITS: Final = 16
 FOLD_COUNTS: Final = (3, 5)
 """Numbers of folds that the subjects of a version are divided into."""
 
@@ -316,7 +317,7 @@ def make_version(
         sort_keys=True,
     )
     return DatasetVersion(
-        version=hashlib.sha256(content.encode()).hexdigest()[:16],
+        version=hashlib.sha256(content.encode()).hexdigest()[:_NAME_DIGITS],
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         data_source=data_source,
         source_directory=str(source_directory),
@@ -455,7 +456,7 @@ def has_its_content(content: bytes, name: str) -> bool:
     except (ValueError, TypeError, KeyError, AttributeError):
         return False
     text = json.dumps(hashed, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[: len(name)] == name
+    return hashlib.sha256(text.encode()).hexdigest()[:_NAME_DIGITS] == name
 
 
 def hash_files(directory: Path, names: Sequence[str]) -> dict[str, str]:

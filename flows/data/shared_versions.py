@@ -19,9 +19,9 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from ecg_lib.errors import DatasetError
@@ -73,8 +73,8 @@ def share_version(version: DatasetVersion, settings: Settings, *, is_latest: boo
         is_latest: Whether homes are to take it where none is named.
 
     Raises:
-        StoreError: If the store cannot be reached, or a file has changed since the version was
-            made. Other homes see nothing of it then.
+        StoreError: If the store cannot be reached, or a file has changed or gone since the version
+            was made. Other homes see nothing of it then.
     """
     if settings.store_url is None:
         return
@@ -135,6 +135,16 @@ def open_version(settings: Settings, version: str | None = None) -> DatasetVersi
     return _with_records(_load(name, files, index, settings), index, settings)
 
 
+def open_own_version(settings: Settings, name: str) -> DatasetVersion:
+    """Load a version of this home with the files of its records, without the store.
+
+    Raises:
+        DatasetError: If there is no such version here, it is damaged, or its records are not here.
+    """
+    nothing = Index()
+    return _with_records(_load(name, _open(settings), nothing, settings), nothing, settings)
+
+
 def read_version(settings: Settings, name: str) -> DatasetVersion:
     """Load a version from this home or the store, without the files of its records.
 
@@ -172,8 +182,8 @@ def forget_shared_versions(
     kept = needed | set(newest[: settings.dataset_versions_kept])
 
     def is_due(name: str, entry: Entry) -> bool:
-        if not _is_version(name) or name == index.latest or _read_name(name) in kept:
-            return False
+        if versions.get(_read_name(name)) != entry or _read_name(name) in kept:
+            return False  # among them those that were published since
         return are_runs_shared or (entry.owner == files.owner and _read_name(name) in gone)
 
     return sorted(_read_name(name) for name in files.remove(is_due))
@@ -205,7 +215,9 @@ def forget_shared_patient(settings: Settings, patient_key: str, *, now: datetime
 
 
 def follow_deletions(settings: Settings, signals: SignalStore, *, now: datetime) -> int:
-    """Delete signals here whose patient another home has deleted, and old ones from the store.
+    """Delete signals whose patient another home has deleted, here, and old ones from the store.
+
+    From the store go those of deleted patients too, which a lost or restored index may name.
 
     Args:
         settings: Where the store is, and how long signals are kept.
@@ -224,18 +236,34 @@ def follow_deletions(settings: Settings, signals: SignalStore, *, now: datetime)
     index, _ = files.read()
     n_deleted = 0
     for file in list(signals.list_files()):
-        if file.written_s <= index.erased.get(file.patient_key, float("-inf")):
+        if _is_deleted(file.patient_key, file.written_s, index):
             signals.delete(file)
             n_deleted += 1
     kept = timedelta(days=settings.signals_kept_days)
     waits = timedelta(days=settings.signals_wait_days)
     files.remove(
         lambda name, entry: (
-            name.startswith(_SIGNALS) and entry.modified_s <= (now - kept).timestamp()
+            name.startswith(_SIGNALS)
+            and (
+                entry.modified_s <= (now - kept).timestamp()
+                or _is_deleted(name.split("/")[1], entry.modified_s, index)
+            )
         ),
         forget_before_s=(now - max(kept, waits)).timestamp(),
     )
     return n_deleted
+
+
+def list_deleted_patients(settings: Settings) -> dict[str, datetime]:
+    """List the keyed hashes of the patients whose signals must go, with the time of the deletion.
+
+    Raises:
+        StoreError: If the store cannot be reached.
+    """
+    if settings.store_url is None:
+        return {}
+    index, _ = _open(settings).read()
+    return {patient: datetime.fromtimestamp(at_s, UTC) for patient, at_s in index.erased.items()}
 
 
 def list_shared_signals(settings: Settings) -> set[str]:
@@ -280,6 +308,10 @@ def _list_shared(settings: Settings) -> list[str]:
     return [_read_name(name) for name in index.files if _is_version(name)]
 
 
+def _is_deleted(patient_key: str, written_s: float, index: Index) -> bool:
+    return written_s <= index.erased.get(patient_key, float("-inf"))
+
+
 def _name_version(version: str) -> str:
     return f"{_VERSIONS}{version}.json"
 
@@ -314,7 +346,14 @@ def _name_part(record: PreparedRecord) -> str:
 
 def _describe(record: PreparedRecord, version: DatasetVersion) -> Addition:
     directory, is_signal = version.directory_of(record), record.database == SITE.name
-    written = [(directory / name).stat().st_mtime for name in record.files]
+    try:
+        written = [(directory / name).stat().st_mtime for name in record.files]
+    except OSError as error:
+        msg = (
+            f"the files of record {record.name} must be there to be shared, {error.filename} is "
+            "not; run ingest-records again"
+        )
+        raise StoreError(msg) from error
     return Addition(
         partial(_pack, directory, record),
         None,
@@ -370,9 +409,23 @@ def _load(name: str, files: SharedFiles, index: Index, settings: Settings) -> Da
             msg = f"dataset version {name} of the store must hold what its name is the hash of"
             raise StoreError(msg)
         version = parse_version(content, name)
+        _check_files(version)
         write_whole(path, content.decode())
     _logger.info("dataset version %s was taken from the store", name)
     return version
+
+
+def _check_files(version: DatasetVersion) -> None:
+    """Reject files outside the directory of their records, to which they would be copied."""
+    for record in version.records:
+        for name in record.files:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts:
+                msg = (
+                    f"files of dataset version {version.version} of the store must be below the "
+                    f"directory of their records, got {name!r}"
+                )
+                raise DatasetError(msg)
 
 
 def _with_records(version: DatasetVersion, index: Index, settings: Settings) -> DatasetVersion:
@@ -402,7 +455,7 @@ def _place(
             if not _list_missing(records, directory):
                 return directory
     missing = _list_missing(records, target)
-    entries = [(record, index.files.get(_name_part(record))) for record in missing]
+    entries = [(record, _find_part(record, index)) for record in missing]
     unknown = [record.name for record, entry in entries if entry is None]
     if unknown and database == SITE.name:  # an error for whoever reads them
         _logger.warning("signals of %d labelled strips are no longer kept", len(unknown))
@@ -419,6 +472,15 @@ def _place(
     if jobs:
         _logger.info("%d records of %s were taken from the store", len(jobs), database)
     return target
+
+
+def _find_part(record: PreparedRecord, index: Index) -> Entry | None:
+    """Find the archive of a record; None for a signal whose patient was deleted."""
+    entry = index.files.get(_name_part(record))
+    if entry is None or record.database != SITE.name:
+        return entry
+    patient_key = _name_part(record).split("/")[1]
+    return None if _is_deleted(patient_key, entry.modified_s, index) else entry
 
 
 def _list_directories(

@@ -8,6 +8,7 @@ scored with the network that is served, and only by an opening
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -33,19 +34,23 @@ from ecg_lib.evaluation.report.record_scores import (
 from ecg_lib.evaluation.report.scoring import Part
 from ecg_lib.evaluation.report.summary import summarize
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import StoreError
 from ecg_lib.records.atomic_files import write_whole
 from flows.data.databases import MITDB, PUBLISHED, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
     PreparedRecord,
+    list_versions,
 )
 from flows.data.prepared_views import PreparedViews
-from flows.data.shared_versions import list_all_versions, open_version
+from flows.data.shared_versions import list_all_versions, open_own_version, open_version
 from flows.doors.ledger import read_git_commit
 from flows.doors.parallel import run_in_processes
 
 if TYPE_CHECKING:
     from ecg_lib.evaluation.peak_scoring import PeakScores
+
+logger = logging.getLogger(__name__)
 
 OUT_OF_FOLD: Final = "out_of_fold"
 OPENING: Final = "opening"
@@ -72,15 +77,22 @@ def find_dataset(bundle: Bundle, settings: Settings) -> DatasetVersion:
     """Load the dataset that a bundle was made from, or the latest when there is no such version.
 
     It may be in this home or in the store. Folds go by subject, so a bundle that was made elsewhere
-    can be judged on the same people.
+    can be judged on the same people. While the store cannot be reached, the copy of this home
+    serves, and a warning says so.
 
     Raises:
         DatasetError: If there is no dataset.
-        StoreError: If a store is set and cannot be reached.
+        StoreError: If a store is set and cannot be reached, and this home lacks the dataset.
     """
     wanted = bundle.provenance.dataset_version
-    is_known = wanted in list_all_versions(settings)
-    return open_version(settings, wanted if is_known else None)
+    try:
+        is_known = wanted in list_all_versions(settings)
+        return open_version(settings, wanted if is_known else None)
+    except StoreError as error:
+        if wanted not in list_versions(settings.datasets_dir):
+            raise
+        logger.warning("the copy of dataset %s in this home is evaluated: %s", wanted, error)
+        return open_own_version(settings, wanted)
 
 
 def evaluate_development(

@@ -17,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
-from websockets.frames import Frame
+from websockets.frames import CloseCode, Frame
 
 MAX_HEAD_BYTES: Final = 32 * 2**10
 """Bytes of request line and headers; of trailers and of what separates chunks too."""
@@ -281,6 +281,9 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
         else:
             super().handle_parser_exception()
+        # To the application, which may be at work on an earlier message, the client is gone;
+        # uvicorn calls what it sends from here on a mistake of the application.
+        self.disconnected = True
 
     def handle_cont(self, event: Frame) -> None:
         """Add a fragment, unless there are too many: empty ones count in no limit of bytes."""
@@ -292,8 +295,15 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def send_receive_event_to_app(self) -> None:
         """Pass a message on; read no more when many wait, or a large one does.
 
-        uvicorn stops reading at each message, which takes two system calls.
+        uvicorn stops reading at each message, which takes two system calls. It also logs an error
+        with its stack for a text that is not UTF-8, which is the client's mistake.
         """
+        if self.curr_msg_data_type == "text" and not _is_utf8(b"".join(self.frames)):
+            self.frames = []
+            if not self.close_sent:
+                self.conn.send_close(CloseCode.INVALID_DATA)
+                self.handle_parser_exception()
+            return
         was_paused = self.read_paused
         reads_on = self.queue.qsize() < _MOST_WAITING and sum(map(len, self.frames)) <= _LARGE_BYTES
         self.read_paused = was_paused or reads_on
@@ -324,3 +334,11 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def _is_utf8(text: bytes) -> bool:
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

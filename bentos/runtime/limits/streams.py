@@ -21,7 +21,7 @@ The first window of a batch takes half as long again as those after it, which fi
 caches of the processor (``make bench-live-service``)."""
 
 _DELIVER_S: Final = 0.02
-"""Results are delivered at least this often while a batch runs."""
+"""Results are delivered at least this often while a batch runs, and before a long window."""
 
 _Result = TypeVar("_Result")
 
@@ -85,6 +85,9 @@ class Batches:
 
     def close(self) -> None:
         """End the thread after the window that it analyses; the streams must have ended."""
+        if self._start is not None:
+            self._start.cancel()
+            self._start = None
         self._short.clear()
         self._long.clear()
         self._executor.shutdown(wait=False)
@@ -104,7 +107,8 @@ class Batches:
         while (work := self._next()) is not None:
             done.append(_analyze(work))
             now = monotonic()
-            if now - delivered_at > _DELIVER_S:
+            is_long_next = bool(self._long) and not self._short
+            if is_long_next or now - delivered_at > _DELIVER_S:
                 loop.call_soon_threadsafe(_deliver, done)
                 done, delivered_at = [], now
         loop.call_soon_threadsafe(self._end, loop, done)

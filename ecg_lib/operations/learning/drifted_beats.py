@@ -8,7 +8,7 @@ is no longer on any page.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Final
@@ -120,17 +120,29 @@ def remove_patient(directory: Path, patient_key: str) -> tuple[Path, ...]:
         Files that could not be changed.
 
     """
+    return _remove(directory, lambda beat: beat.patient_key == patient_key)
+
+
+def remove_patients(directory: Path, deleted: Mapping[str, datetime]) -> tuple[Path, ...]:
+    """Remove the beats of patients up to the time when each was deleted, as `remove_patient`."""
+    return _remove(
+        directory,
+        lambda beat: beat.patient_key in deleted and beat.created_at <= deleted[beat.patient_key],
+    )
+
+
+def _remove(directory: Path, is_due: Callable[[DriftedBeat], bool]) -> tuple[Path, ...]:
     left = []
     for path in list_beats(directory):
         try:
-            _remove_patient_from(path, patient_key)
+            _remove_from(path, is_due)
         except OSError:
             logger.exception("the beats of a patient cannot be removed from %s", path.name)
             left.append(path)
     return tuple(left)
 
 
-def _remove_patient_from(path: Path, patient_key: str) -> None:
+def _remove_from(path: Path, is_due: Callable[[DriftedBeat], bool]) -> None:
     try:
         found = DriftedBeats.model_validate_json(path.read_bytes())
     except FileNotFoundError:
@@ -139,7 +151,7 @@ def _remove_patient_from(path: Path, patient_key: str) -> None:
         logger.warning("%s does not hold beats and is removed", path.name)
         path.unlink(missing_ok=True)
         return
-    others = tuple(beat for beat in found.beats if beat.patient_key != patient_key)
+    others = tuple(beat for beat in found.beats if not is_due(beat))
     if len(others) < len(found.beats):
         changed = found.model_copy(update={"beats": others})
         write_whole(path, changed.model_dump_json(indent=2))

@@ -11,7 +11,9 @@ publication uses a spare object again, so that a slow removal cannot take what a
 just published.
 
 A home keeps a copy of the last index that it has seen. If the index of the store is damaged or
-deleted, the next publication begins a new one with that copy.
+deleted, the next publication begins a new one with those files of that copy whose objects are still
+there. Deletions of patients that a home knows of are part of every index that it writes, also after
+the store was restored to an earlier state.
 """
 
 from __future__ import annotations
@@ -31,9 +33,11 @@ from typing import Final, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from ecg_lib.operations.store.objects import (
+    MOST_READ_BYTES,
     ConflictError,
     ObjectStore,
     StoreError,
+    check_size,
 )
 from ecg_lib.records.atomic_files import replacing, write_durably
 
@@ -48,6 +52,9 @@ _logger = logging.getLogger(__name__)
 
 class DamagedError(StoreError):
     """A file or an index of the store is not what was published."""
+
+    version: str | None = None
+    """Version of the index that was found damaged."""
 
 
 class Entry(BaseModel):
@@ -77,6 +84,8 @@ class Index(BaseModel):
 
     generation: str = ""
     """Changes when an index replaces a damaged one."""
+    revision: int = 0
+    """Grows with each change; a smaller one than before is of a store that was restored."""
     files: dict[str, Entry] = Field(default_factory=dict)
     latest: str | None = None
     """The file that is meant when none is named."""
@@ -94,8 +103,9 @@ class Known(BaseModel):
     url: str = ""
     version: str | None = None
     index: Index = Field(default_factory=Index)
-    pending: tuple[str, ...] = ()
-    """Files that were changed here while the store could not be reached."""
+    pending: dict[str, str | None] = Field(default_factory=dict)
+    """Files that were changed here and are not published yet, with the hash of what was there
+    before; None for a new file."""
 
 
 class Addition(NamedTuple):
@@ -110,6 +120,9 @@ class Addition(NamedTuple):
     is_part: bool = False
     patient: str | None = None
     """Keyed hash of the patient whose signal it is; it is left out if that was deleted since."""
+    replaces: frozenset[str | None] | None = None
+    """Hashes of the file that may be replaced, with None for no file; it is left out if the index
+    has another one, which is undamaged. Without, any file is replaced."""
 
 
 class SharedFiles:
@@ -153,7 +166,7 @@ class SharedFiles:
         return self._store.find_version(self._index_key)
 
     def read(self) -> tuple[Index, str | None]:
-        """Read the index, and its version.
+        """Read the index, with the deletions of patients that this home knows, and its version.
 
         Raises
         ------
@@ -163,23 +176,43 @@ class SharedFiles:
             If the index cannot be read, or is no longer there.
 
         """
+        index, version = self._read_stored()
+        return _merge_erased(index, self.read_known().index), version
+
+    def _read_stored(self) -> tuple[Index, str | None]:
         stored = self._store.read(self._index_key)
         if stored is None:
-            if self.read_known().index.files:
+            if self.read_known().version is not None:
                 msg = f"{self._index_key} must be in the store, it is missing; {self._advice()}"
                 raise DamagedError(msg)
             return Index(), None
         try:
-            return Index.model_validate_json(stored.content), stored.version
-        except ValidationError as error:
+            index = Index.model_validate_json(stored.content)
+            self._check_keys(index)
+        except ValueError as error:
             msg = f"{self._index_key} of the store cannot be read; {self._advice()}"
-            raise DamagedError(msg) from error
+            damaged = DamagedError(msg)
+            damaged.version = stored.version
+            raise damaged from error
+        return index, stored.version
+
+    def _check_keys(self, index: Index) -> None:
+        """Reject an index whose objects are not all of this area: they are read and removed."""
+        for key in (*(one.key for one in index.files.values()), *index.spare):
+            parts = key.removeprefix(f"{self._area}/objects/").split("/")
+            if not key.startswith(f"{self._area}/objects/") or not {"", ".", ".."}.isdisjoint(
+                parts
+            ):
+                msg = (
+                    f"objects of {self._index_key} must be below {self._area}/objects, got {key!r}"
+                )
+                raise ValueError(msg)
 
     def publish(
         self,
         files: Mapping[str, Addition],
         *,
-        removed: frozenset[str] = frozenset(),
+        removed: Mapping[str, str | None] | None = None,
         latest: str | None = None,
     ) -> Index:
         """Publish files, all of them or none; return the index.
@@ -188,8 +221,9 @@ class SharedFiles:
         ----------
         files : mapping of str to Addition
             Files by name. One that is there already, undamaged, is not written again.
-        removed : frozenset of str
-            Names that go with the same publication.
+        removed : mapping of str to str, optional
+            Names that go with the same publication, with the hash that each must still have; a file
+            that has another one stays.
         latest : str, optional
             Name to be meant when none is given.
 
@@ -202,16 +236,28 @@ class SharedFiles:
         written: dict[str, Entry] = {}
 
         def change(index: Index) -> Index:
-            names = [name for name, file in files.items() if not _is_erased(file, index)]
+            names = [
+                name
+                for name, file in files.items()
+                if not _is_erased(file, index) and self._may_replace(index.files.get(name), file)
+            ]
             with ThreadPoolExecutor(_N_REQUESTS) as pool:
                 found = pool.map(lambda name: self._place(index, name, files[name], written), names)
                 entries = dict(zip(names, found, strict=True))
-            kept = {name: one for name, one in index.files.items() if name not in removed}
+            kept = {
+                name: one
+                for name, one in index.files.items()
+                if removed is None or name not in removed or removed[name] != one.sha256
+            }
             return index.model_copy(
                 update={"files": kept | entries, "latest": latest or index.latest}
             )
 
-        return self._change(change)
+        after = self._change(change)
+        # Those of an attempt that was made again, such as signals of a patient deleted meanwhile.
+        for key in {one.key for one in written.values()} - {e.key for e in after.files.values()}:
+            self._store.remove(key)
+        return after
 
     def remove(
         self,
@@ -225,7 +271,7 @@ class SharedFiles:
         Parameters
         ----------
         is_due : callable
-            Tells by name and entry which files go.
+            Tells by name and entry which files go; the latest one stays.
         erased : mapping of str to float, optional
             Patients whose signals other homes must delete, with the time of the deletion.
         forget_before_s : float
@@ -235,20 +281,26 @@ class SharedFiles:
         ------
         StoreError
             If the store cannot be reached, or an object cannot be removed. The index no longer
-            names the files then, and the next change removes the objects.
+            names the files then, and the next change removes the objects. Patients whose signals
+            must go are then told to other homes by the next change of this one.
 
         """
+        if erased:
+            known = self.read_known()
+            told = _merge_erased(known.index, Index(erased=dict(erased)))
+            self.write_known(known.model_copy(update={"index": told}))
         gone: tuple[str, ...] = ()
 
         def change(index: Index) -> Index:
             nonlocal gone
-            gone = tuple(name for name, one in index.files.items() if is_due(name, one))
+            gone = tuple(
+                name
+                for name, one in index.files.items()
+                if name != index.latest and is_due(name, one)
+            )
             kept = {name: one for name, one in index.files.items() if name not in gone}
             known = {one: at for one, at in index.erased.items() if at >= forget_before_s}
-            latest = index.latest if index.latest in kept else None
-            return index.model_copy(
-                update={"files": kept, "latest": latest, "erased": known | dict(erased or {})}
-            )
+            return index.model_copy(update={"files": kept, "erased": known | dict(erased or {})})
 
         self._change(change)
         return gone
@@ -306,7 +358,9 @@ class SharedFiles:
             for one in self._store.list_objects(f"{self._area}/objects/")
             if one.modified_s < now_s - ORPHAN_S
         ]
-        index, _ = self.read()
+        index, version = self.read()
+        if version is None:  # deleted, perhaps, and a home that has seen it will begin a new one
+            return 0
         named = {one.key for one in index.files.values()}
         orphans = [key for key in old if key not in named]
         for key in orphans:
@@ -316,6 +370,17 @@ class SharedFiles:
     def _advice(self) -> str:
         return f"the next publication of a machine that has {self._area} of its own repairs it"
 
+    def _may_replace(self, entry: Entry | None, file: Addition) -> bool:
+        found = entry.sha256 if entry is not None else None
+        return (
+            file.replaces is None
+            or found in {*file.replaces, file.sha256}
+            or (entry is not None and not self._is_whole(entry))
+        )
+
+    def _is_whole(self, entry: Entry) -> bool:
+        return self._store.find_version(entry.key) == entry.version
+
     def _place(self, index: Index, name: str, file: Addition, written: dict[str, Entry]) -> Entry:
         """Return the entry of a file, of which there is an undamaged object."""
         entry = written.get(name) or index.files.get(name)
@@ -323,7 +388,7 @@ class SharedFiles:
             entry is not None
             and file.sha256 in {None, entry.sha256}
             and entry.key not in index.spare
-            and self._store.find_version(entry.key) == entry.version
+            and self._is_whole(entry)
         ):
             return entry.model_copy(update={"needs": file.needs, "is_part": file.is_part})
         with tempfile.TemporaryDirectory(prefix="ecg-publish-") as folder:
@@ -358,11 +423,13 @@ class SharedFiles:
         """Change the index, whatever other machines do meanwhile, then remove what is spare."""
         for _ in range(_N_ATTEMPTS):
             before, version, is_new = self._read_to_change()
-            after = _settle(before, change(before))
+            known = _merge_erased(before, self.read_known().index)
+            after = _settle(before, change(known))
             if after == before and not (is_new and after.files):
                 if not is_new:
                     self._note(after, version)
                 break
+            after = after.model_copy(update={"revision": before.revision + 1})
             try:
                 version = self._write(after, version)
             except ConflictError:
@@ -375,6 +442,7 @@ class SharedFiles:
 
     def _write(self, index: Index, expected: str | None) -> str:
         content = index.model_dump_json(indent=1).encode()
+        check_size(self._index_key, len(content), most_bytes=MOST_READ_BYTES)
         version = self._store.replace(self._index_key, content, expected=expected)
         self._note(index, version)
         return version
@@ -386,21 +454,35 @@ class SharedFiles:
     def _read_to_change(self) -> tuple[Index, str | None, bool]:
         """Read the index, or begin a new one: with the copy of this home if it is damaged."""
         try:
-            index, version = self.read()
+            index, version = self._read_stored()
         except DamagedError as error:
             _logger.warning("%s; this home begins a new one", error)
-            index, version = self.read_known().index, self.find_version()
+            index, version = self._leave_out_missing(self.read_known().index), error.version
         else:
             if version is not None:
                 return index, version, False
         return index.model_copy(update={"generation": secrets.token_hex(4)}), version, True
+
+    def _leave_out_missing(self, index: Index) -> Index:
+        """Leave out files whose objects were removed or damaged since the copy was made."""
+        with ThreadPoolExecutor(_N_REQUESTS) as pool:
+            are_whole = list(pool.map(self._is_whole, index.files.values()))
+        files = {
+            name: one
+            for (name, one), is_whole in zip(index.files.items(), are_whole, strict=True)
+            if is_whole
+        }
+        lost = {name for name, one in index.files.items() if one.is_part and name not in files}
+        files = {name: one for name, one in files.items() if lost.isdisjoint(one.needs)}
+        latest = index.latest if index.latest in files else None
+        return index.model_copy(update={"files": files, "latest": latest, "spare": ()})
 
     def _remove_spare(self, index: Index, version: str | None) -> Index:
         if not index.spare:
             return index
         with ThreadPoolExecutor(_N_REQUESTS) as pool:
             list(pool.map(self._store.remove, index.spare))
-        cleared = index.model_copy(update={"spare": ()})
+        cleared = index.model_copy(update={"spare": (), "revision": index.revision + 1})
         try:
             self._write(cleared, version)
         except ConflictError:
@@ -410,6 +492,14 @@ class SharedFiles:
 
 def _is_erased(file: Addition, index: Index) -> bool:
     return file.patient is not None and file.modified_s <= index.erased.get(file.patient, -math.inf)
+
+
+def _merge_erased(index: Index, known: Index) -> Index:
+    """Add the deletions that this home knows to an index that was begun again or restored."""
+    erased = dict(index.erased)
+    for patient, at_s in known.erased.items():
+        erased[patient] = max(at_s, erased.get(patient, at_s))
+    return index.model_copy(update={"erased": erased})
 
 
 def _settle(before: Index, after: Index) -> Index:

@@ -13,7 +13,7 @@ from prefect import get_run_logger, task
 from prefect.cache_policies import NO_CACHE
 
 from ecg_lib.errors import DatasetError
-from ecg_lib.operations.learning.drifted_beats import remove_patient
+from ecg_lib.operations.learning.drifted_beats import remove_patient, remove_patients
 from ecg_lib.operations.learning.kept_signals import SignalStore
 from ecg_lib.operations.prediction_log import PredictionLog
 from ecg_lib.operations.settings import Settings
@@ -76,11 +76,14 @@ def sort_kept_signals(settings: Settings, log: PredictionLog, *, now: datetime) 
 
 
 def _follow_deletions(settings: Settings, store: SignalStore, *, now: datetime) -> None:
-    """Delete the signals of patients that another home has deleted."""
-    from flows.data.shared_versions import follow_deletions
+    """Delete the signals of patients that another home has deleted, and what names them."""
+    from flows.data.shared_versions import follow_deletions, list_deleted_patients
 
     try:
         n_followed = follow_deletions(settings, store, now=now)
+        if deleted := list_deleted_patients(settings):
+            with changing_reports(settings):
+                remove_patients(settings.reports_dir / "drift", deleted)
     except StoreError as error:
         get_run_logger().warning(
             "signals that other machines deleted are deleted the next time: %s", error
@@ -163,22 +166,23 @@ def delete_patient(settings: Settings, patient_key: str) -> int:
     from flows.training.workers.shared_data import remove_data_with
 
     person = name_person(patient_key)
-    n_deleted = open_signals(settings).delete_patient(patient_key)
     drift_pages, unreachable = settings.reports_dir / "drift", []
+    try:  # first, as a training that begins meanwhile would take them from the store again
+        forget_shared_patient(settings, patient_key, now=datetime.now(UTC))
+    except StoreError as error:
+        unreachable.append(f"signals of dataset versions: {error}")
+    n_deleted = open_signals(settings).delete_patient(patient_key)
     try:
         with changing_reports(settings, must_publish=True):
             named = remove_patient(drift_pages, patient_key)
     except StoreError as error:
         unreachable.append(f"pages of drift checks: {error}")
-        named = remove_patient(drift_pages, patient_key)
+        with changing_reports(settings):  # the next drift check publishes it
+            named = remove_patient(drift_pages, patient_key)
     copies = remove_copies_of_patient(settings.datasets_dir, patient_key)
     shared = remove_data_with(
         lambda version: any(record.subject == person for record in version.records), settings
     )
-    try:
-        forget_shared_patient(settings, patient_key, now=datetime.now(UTC))
-    except StoreError as error:
-        unreachable.append(f"signals of dataset versions: {error}")
     wrong = [_describe_left(copies.left)] if copies.left else []
     if shared:
         wrong.append(f"{_describe_shared(shared)}; repeat the command")

@@ -20,7 +20,7 @@ from ecg_lib.classifier.bundle import read_figures
 from ecg_lib.errors import BundleError, DatasetError
 from ecg_lib.operations.releases import Release
 from ecg_lib.operations.settings import Settings
-from ecg_lib.operations.store.mirror import changing_reports
+from ecg_lib.operations.store.mirror import changing_reports, mirror_baselines, mirror_reports
 from ecg_lib.operations.store.objects import StoreError
 from flows.data.dataset_versions import (
     DatasetVersion,
@@ -211,7 +211,11 @@ def _forget_in_store(settings: Settings, needed: set[str], *, gone: list[str]) -
         removed = forget_shared_versions(
             settings, needed, are_runs_shared=has_shared_runs(settings), gone=gone
         )
-        n_left = remove_killed_publications(settings, now=datetime.now(UTC))
+        now = datetime.now(UTC)
+        n_left = remove_killed_publications(settings, now=now)
+        if settings.store_url is not None:
+            for mirror in (mirror_reports(settings), mirror_baselines(settings)):
+                n_left += mirror.remove_orphans(now_s=now.timestamp())
     except StoreError as error:
         logger.warning("old dataset versions stay in the store until the next time: %s", error)
         return

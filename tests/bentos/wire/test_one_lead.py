@@ -91,7 +91,7 @@ def describe(read: PredictionInput | ProblemError) -> dict[str, Any]:
     if isinstance(read, ProblemError):
         return {"kind": read.kind, "detail": read.detail, "errors": read.errors}
     return {
-        "signal": read.signal_mv.tolist(),
+        "signal": read.signal_mv.tobytes(),
         "dtype": read.signal_mv.dtype,
         "stated": read.parameters.model_fields_set - {"signal_data"},
         "second": read.second_lead,
@@ -106,6 +106,7 @@ def describe(read: PredictionInput | ProblemError) -> dict[str, Any]:
         REQUEST.replace(" ", "\n\t "),
         '{"sampling_rate": 360.5, "patient_id": "p", "signal_data": [*]}',
         '{"signal_data":[*]}',
+        REQUEST.replace("*", "-0,0,-0.0,-0e1,-0.0e5,0E+0,-0 ,*"),
         # Faults.
         REQUEST[:-1],
         REQUEST + "x",

@@ -6,11 +6,12 @@ import json
 import os
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
-from typing import Final
+from types import SimpleNamespace
+from typing import Any, Final, cast
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ from ecg_lib.errors import DatasetError
 from ecg_lib.operations.learning.kept_signals import KeptSignal, SignalStore
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
-from ecg_lib.operations.store.shared_files import DamagedError
+from ecg_lib.operations.store.shared_files import Addition, DamagedError, Entry, SharedFiles
 from flows.data.databases import SITE, Role
 from flows.data.dataset_versions import (
     DatasetVersion,
@@ -41,10 +42,12 @@ from flows.data.shared_versions import (
     forget_shared_patient,
     forget_shared_versions,
     list_all_versions,
+    list_deleted_patients,
     open_version,
     read_version,
     share_version,
 )
+from flows.evaluation.ec57_evaluation import find_dataset
 from tests.homes import keep_from_store
 
 NAMES: Final = ("101", "106", "108", "109", "112")
@@ -467,3 +470,115 @@ def test_the_folder_of_fetched_records_is_named_by_their_content(one: Settings) 
     first, second = _make(one), _make(one, "second")
     assert fetched_dir(one, first.records) == fetched_dir(one, first.records[::-1])
     assert fetched_dir(one, first.records) != fetched_dir(one, second.records)
+
+
+def test_a_deletion_while_the_store_is_away_is_told_to_it_by_the_next_drift_check(
+    one: Settings, other: Settings, store_url: str
+) -> None:
+    _make(one, extra=(_strip(one),))
+    open_version(other)
+    with keep_from_store(store_url), pytest.raises(StoreError):
+        forget_shared_patient(one, PATIENT, now=datetime.now(UTC))
+    shutil.rmtree(one.signals_dir)
+    open_version(one)  # takes nothing of the patient from the store
+    assert not list(one.signals_dir.rglob("*.signal"))
+    for settings in (one, other):
+        signals = SignalStore(settings.signals_dir, one.home / "signals.key")
+        follow_deletions(settings, signals, now=datetime.now(UTC))
+        assert list(signals.list_files()) == []
+    assert PATIENT in list_deleted_patients(other)
+    assert not any("signal" in key for key in _list_names(other))
+
+
+def _list_names(settings: Settings) -> set[str]:
+    """List what the index of the store names."""
+    stored = open_store(str(settings.store_url)).read("datasets/index.json")
+    assert stored is not None
+    return set(json.loads(stored.content)["files"])
+
+
+def test_signals_of_a_deleted_patient_that_a_lost_index_names_again_leave_the_store(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    _make(one, extra=(_strip(one),))
+    open_version(other)
+    earlier = {found.key: store.read(found.key) for found in store.list_objects("datasets/")}
+    forget_shared_patient(other, PATIENT, now=datetime.now(UTC))
+    for key, stored in earlier.items():  # the bucket is restored
+        assert stored is not None
+        store.write(key, stored.content)
+    assert any(name.startswith("signals/") for name in _list_names(one))
+    signals = SignalStore(other.signals_dir, other.home / "signals.key")
+    follow_deletions(other, signals, now=datetime.now(UTC))
+    assert not any(name.startswith("signals/") for name in _list_names(one))
+    own = SignalStore(one.signals_dir, one.home / "signals.key")
+    assert follow_deletions(one, own, now=datetime.now(UTC)) == 1
+
+
+def test_retention_does_not_remove_a_version_that_is_published_meanwhile(
+    one: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = one.model_copy(update={"dataset_versions_kept": 1})
+    _make(one), _make(one, "second")
+    remove, newest = SharedFiles.remove, []
+
+    def publish_first(files: SharedFiles, is_due: Callable[[str, Entry], bool]) -> tuple[str, ...]:
+        newest.append(_make(other, "third").version)
+        newest.append(_make(other, "fourth").version)
+        return remove(files, is_due)
+
+    monkeypatch.setattr(SharedFiles, "remove", publish_first)
+    assert len(forget_shared_versions(one, set(), are_runs_shared=True, gone=[])) == 1
+    assert set(newest) <= set(list_all_versions(other))
+    assert open_version(one).version == newest[-1]
+
+
+def test_a_signal_that_is_deleted_before_its_version_is_shared_is_an_error(one: Settings) -> None:
+    strip = _strip(one)
+    (one.signals_dir / next(iter(strip.files))).unlink()
+    with pytest.raises(StoreError, match=r"must be there to be shared, .*s1\.signal is not"):
+        _make(one, extra=(strip,))
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/tmp/evil"])  # noqa: S108  never written
+def test_a_version_cannot_name_files_outside_its_directory(
+    one: Settings, other: Settings, name: str
+) -> None:
+    record = _record(one.home / "source", "101", "first")
+    version = make_version(
+        data_source=DataSource.MITDB,
+        source_directory=one.home / "source",
+        records=[replace(record, files={name: "0" * 64}, role=Role.TEST)],
+        broken=[],
+    )
+    files = SharedFiles(
+        open_store(str(one.store_url)),
+        "datasets",
+        url=str(one.store_url),
+        copy=one.datasets_dir / "datasets-shared.json",
+    )
+    content = json.dumps(asdict(version))
+    path = f"versions/{version.version}.json"
+    files.publish({path: Addition(lambda draft: _write(draft, content), None, 0.0)}, latest=path)
+    with pytest.raises(DatasetError, match="must be below the directory of their records"):
+        open_version(other)
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8")
+
+
+def test_an_evaluation_goes_on_with_the_copy_of_the_home_while_the_store_is_away(
+    one: Settings, other: Settings, store_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = _make(one)
+    shutil.rmtree(one.home)
+    open_version(other)
+    bundle = cast("Any", SimpleNamespace(provenance=SimpleNamespace(dataset_version=made.version)))
+    with keep_from_store(store_url):
+        found = find_dataset(bundle, other)
+        assert {record.name for record in found.records} == set(NAMES)
+        assert _read(found)
+        assert "the copy of dataset" in caplog.text
+        with pytest.raises(StoreError):
+            find_dataset(bundle, one)

@@ -56,6 +56,7 @@ KERNEL i64 ecg_read_numbers(
         if (at >= length || !is_digit(text[at])) return 0;
         uint64_t mantissa = 0;
         i64 digits = 0, power = 0;
+        int is_whole = 1;
         if (text[at] == '0') {
             at++;
             if (at < length && is_digit(text[at])) return 0;
@@ -64,6 +65,7 @@ KERNEL i64 ecg_read_numbers(
             mantissa = 10 * mantissa + (text[at] - '0');
         if (digits > MOST_DIGITS) return 0;
         if (at < length && text[at] == '.') {
+            is_whole = 0;
             i64 first = ++at;
             for (; at < length && is_digit(text[at]); at++) {
                 digits += mantissa != 0 || text[at] != '0';
@@ -74,6 +76,7 @@ KERNEL i64 ecg_read_numbers(
             power = first - at;
         }
         if (at < length && (text[at] == 'e' || text[at] == 'E')) {
+            is_whole = 0;
             int is_small = ++at < length && text[at] == '-';
             at += at < length && (text[at] == '-' || text[at] == '+');
             i64 first = at, exponent = 0;
@@ -85,8 +88,10 @@ KERNEL i64 ecg_read_numbers(
             power += is_small ? -exponent : exponent;
         }
         double value;
-        if (mantissa == 0) value = 0.0;
-        else if (mantissa <= EXACT_MANTISSA && power >= -EXACT_POWER && power <= EXACT_POWER)
+        if (mantissa == 0) {
+            value = 0.0;
+            is_negative = is_negative && !is_whole; /* pydantic reads -0 as an integer */
+        } else if (mantissa <= EXACT_MANTISSA && power >= -EXACT_POWER && power <= EXACT_POWER)
             value = power < 0 ? (double)mantissa / TENS[-power] : (double)mantissa * TENS[power];
         else if (power <= 0 && power >= -MOST_FIVES) value = divide_by_tens(mantissa, -power);
         else return 0;

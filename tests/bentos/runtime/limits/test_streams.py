@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import uvicorn
+from uvicorn.protocols.utils import ClientDisconnected
 from uvicorn.server import ServerState
 from websockets.frames import Frame, Opcode
 
@@ -110,6 +111,39 @@ def test_work_that_comes_while_a_batch_runs_is_part_of_it() -> None:
         return result
 
     assert asyncio.run(run()) == 2
+
+
+def test_a_result_does_not_wait_for_a_long_window_after_it() -> None:
+    async def run() -> bool:
+        batches, may_end = Batches(), threading.Event()
+        block = asyncio.ensure_future(
+            batches.run(lambda: may_end.wait(180), is_long=True, waits=True)
+        )
+        await batches.run(lambda: None, waits=True)
+        may_end.set()
+        is_first = await block
+        batches.close()
+        return is_first
+
+    assert asyncio.run(run())
+
+
+def test_no_batch_starts_after_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "GATHER_S", 0.01)
+    failures: list[object] = []
+
+    async def run() -> None:
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, failure: failures.append(failure))
+        batches = Batches()
+        waiting = asyncio.ensure_future(batches.run(lambda: 1, waits=True))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        batches.close()
+        await asyncio.sleep(0.1)
+
+    asyncio.run(run())
+    assert failures == []
 
 
 def test_an_error_of_a_window_is_raised_to_its_stream_alone() -> None:
@@ -250,6 +284,34 @@ def test_a_frame_that_is_not_one_closes_the_connection() -> None:
     assert transport.is_closed
     assert socket.conn.close_sent is not None
     assert socket.conn.close_sent.code == 1002
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [b"\xff\xff\xff", _frame(b"\xff", opcode=Opcode.TEXT), _frame(b"\x01", opcode=Opcode.CLOSE)],
+)
+def test_a_client_is_gone_after_a_wrong_frame_even_if_the_application_is_at_work(
+    wrong: bytes,
+) -> None:
+    async def answer() -> None:
+        socket, _ = await _hand_over(wrong)
+        with pytest.raises(ClientDisconnected):
+            await socket.send({"type": "websocket.send", "text": "beats of an earlier message"})
+
+    asyncio.run(answer())
+
+
+def test_a_text_that_is_not_utf_8_closes_the_connection_without_an_error_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    parts = _frame(b"\xc3", opcode=Opcode.TEXT, fin=False), _frame(b"\xa9", opcode=Opcode.CONT)
+    socket, _ = asyncio.run(_hand_over(*parts))  # one character in two fragments
+    assert socket.conn.close_sent is None
+    socket, transport = asyncio.run(_hand_over(_frame(b"\xff", opcode=Opcode.TEXT)))
+    assert transport.is_closed
+    assert socket.conn.close_sent is not None
+    assert socket.conn.close_sent.code == 1007
+    assert caplog.records == []
 
 
 def test_a_head_that_the_web_socket_library_refuses_is_answered() -> None:

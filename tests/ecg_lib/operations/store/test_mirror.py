@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from ecg_lib.operations.settings import Settings
 from ecg_lib.operations.store.mirror import Mirror, mirror_reports
-from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
+from ecg_lib.operations.store.objects import (
+    ConflictError,
+    ObjectStore,
+    StoreError,
+    open_store,
+)
+from ecg_lib.operations.store.shared_files import ORPHAN_S
 from tests.homes import keep_from_store
 
 
@@ -226,3 +233,127 @@ def test_a_home_that_was_wiped_gets_everything_back(one: Settings, tmp_path: Pat
     Mirror(wiped, wiped.reports_dir, ("drift",), area="reports").pull()
     assert _read(wiped) == {"drift/a.html": "A2"}
     assert (wiped.reports_dir / "drift" / "a.html").stat().st_mtime == 2000
+
+
+def test_a_slow_change_brings_back_nothing_that_another_home_changed_or_deleted_meanwhile(
+    one: Settings, other: Settings
+) -> None:
+    _share(one, "drift/a.beats.json", "a deleted patient and others")
+    _share(one, "drift/old.html", "old")
+    with mirror_reports(other).changing():  # a drift check takes minutes
+        _share(one, "drift/a.beats.json", "others")
+        _share(one, "drift/old.html", None)
+        _write(other, "drift/new.html", "new")
+    _share(other, "drift/new.html", "new again")
+    _share(other, "drift/new.html", "new")
+    for settings in (one, other):
+        _pull(settings)
+        assert _read(settings) == {"drift/a.beats.json": "others", "drift/new.html": "new"}
+
+
+def test_a_home_that_cannot_fetch_a_newer_file_does_not_publish_its_older_one(
+    one: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _share(one, "drift/a.beats.json", "a deleted patient and others")
+    _pull(other)
+    _share(one, "drift/a.beats.json", "others")
+    mirror = mirror_reports(other)
+    with monkeypatch.context() as patch:
+
+        def fail(*_: object) -> None:
+            message = "the store answers 500"
+            raise StoreError(message)
+
+        patch.setattr(mirror._files, "fetch", fail)
+        with mirror.changing():
+            _write(other, "drift/b.html", "B")
+    for settings in (one, other):
+        _pull(settings)
+        assert _read(settings) == {"drift/a.beats.json": "others", "drift/b.html": "B"}
+
+
+def test_of_a_file_that_two_homes_change_at_once_the_first_version_stays(
+    one: Settings, other: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    _share(one, "drift/a.beats.json", "p and q")
+
+    def change_at_once() -> None:
+        with mirror_reports(other).changing(must_publish=True):
+            _share(one, "drift/a.beats.json", "p")
+            _write(other, "drift/a.beats.json", "q")
+
+    with pytest.raises(ConflictError, match=r"a\.beats\.json was changed by another machine"):
+        change_at_once()
+    with caplog.at_level(logging.WARNING):
+        _pull(other)
+    assert "was changed by another machine, whose version stays" in caplog.text
+    assert _read(other) == _read(one) == {"drift/a.beats.json": "p"}
+    _share(other, "drift/a.beats.json", "neither")
+    _pull(one)
+    assert _read(one) == {"drift/a.beats.json": "neither"}
+
+
+def test_a_home_that_was_restored_publishes_nothing_over_newer_reports(
+    one: Settings, other: Settings, tmp_path: Path, store_url: str
+) -> None:
+    _share(one, "drift/a.html", "first")
+    with keep_from_store(store_url):
+        _share(one, "drift/a.html", "changed while the store was away")
+    shutil.copytree(one.home, tmp_path / "backup")
+    _share(one, "drift/b.html", "B")
+    _pull(other)
+    _share(other, "drift/a.html", "newest")
+    shutil.rmtree(one.home)
+    shutil.copytree(tmp_path / "backup", one.home)
+    _share(one, "drift/c.html", "C")
+    assert _read(one)["drift/a.html"] == "newest"
+    _pull(other)
+    assert _read(other) == _read(one)
+
+
+def test_homes_keep_and_publish_what_a_store_that_was_restored_lacks(
+    one: Settings, other: Settings, store: ObjectStore
+) -> None:
+    _share(one, "drift/a.html", "A")
+    earlier = {one.key: store.read(one.key) for one in store.list_objects("reports/")}
+    _share(one, "drift/b.html", "B")
+    _pull(other)
+    for key in {one.key for one in store.list_objects("reports/")} - earlier.keys():
+        store.remove(key)
+    for key, stored in earlier.items():
+        assert stored is not None
+        store.write(key, stored.content)
+    _pull(other)
+    assert _read(other) == {"drift/a.html": "A", "drift/b.html": "B"}
+    _share(other, "drift/c.html", "C")
+    _pull(one)
+    assert _read(one) == {"drift/a.html": "A", "drift/b.html": "B", "drift/c.html": "C"}
+
+
+def test_a_pull_gives_up_when_a_store_fails_again_and_again(
+    one: Settings, other: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with mirror_reports(one).changing():
+        for number in range(9):
+            _write(one, f"drift/{number}.html", str(number))
+    mirror, asked = mirror_reports(other), []
+
+    def fail(entry: object, _path: Path) -> None:
+        asked.append(entry)
+        message = "no answer in 30 s"
+        raise StoreError(message)
+
+    monkeypatch.setattr(mirror._files, "fetch", fail)
+    with pytest.raises(StoreError, match="no answer"):
+        mirror.pull()
+    assert len(asked) == 3
+
+
+def test_what_a_killed_publication_of_reports_left_is_removed(
+    one: Settings, store: ObjectStore
+) -> None:
+    _share(one, "drift/a.html", "A")
+    store.write("reports/objects/0-0/b.html", b"B")
+    now_s = max(one.modified_s for one in store.list_objects("reports/objects/"))
+    assert mirror_reports(one).remove_orphans(now_s=now_s + ORPHAN_S + 1) == 1
+    assert _pull(one) == 0

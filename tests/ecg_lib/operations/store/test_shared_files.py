@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from pathlib import Path
 from typing import Final
@@ -121,6 +122,117 @@ def test_a_damaged_index_is_rejected_by_readers_and_replaced_by_the_next_publica
     assert second.files.keys() == {"a.txt", "b.txt"}
     assert second.generation != first.generation
     assert files.publish({"b.txt": _text("two")}) == second
+
+
+def test_a_new_index_leaves_out_files_that_others_removed_since_the_copy_was_made(
+    tmp_path: Path, store_url: str, store: ObjectStore
+) -> None:
+    files = _files(tmp_path, store_url)
+    part = {"part": _text("part", is_part=True)}
+    files.publish({**part, "a": _text("a", needs=("part",)), "b": _text("b"), "c": _text("c")})
+    other = _files(tmp_path, store_url, "other")
+    other.remove(lambda name, _: name in {"a", "b"})
+    store.remove(_KEY)
+    assert files.publish({"d": _text("d")}).files.keys() == {"c", "d"}
+
+
+def test_an_index_that_another_machine_has_just_repaired_is_not_replaced(
+    tmp_path: Path, store_url: str, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, other = _files(tmp_path, store_url), _files(tmp_path, store_url, "other")
+    files.publish({"a.txt": _text("one")})
+    other.publish({"b.txt": _text("two")})
+    store.write(_KEY, b"{torn")
+    read, repairs = files._read_stored, [lambda: other.publish({"c.txt": _text("three")})]
+
+    def read_late() -> object:
+        try:
+            return read()
+        finally:
+            if repairs:
+                repairs.pop()()
+
+    monkeypatch.setattr(files, "_read_stored", read_late)
+    files.publish({"d.txt": _text("four")})
+    assert other.read()[0].files.keys() == {"a.txt", "b.txt", "c.txt", "d.txt"}
+
+
+def test_deletions_of_patients_stay_when_an_index_is_lost_or_restored(
+    tmp_path: Path, store_url: str, store: ObjectStore
+) -> None:
+    files, other = _files(tmp_path, store_url), _files(tmp_path, store_url, "other")
+    other.publish({"signals/p/1": _text("1")})
+    earlier = store.read(_KEY)
+    assert earlier is not None
+    files.remove(lambda name, _: name.startswith("signals/p/"), erased={"p": 2000.0})
+    store.remove(_KEY)
+    other.publish({"b.txt": _text("two")})  # has not seen the deletion
+    files.publish({"c.txt": _text("three")})
+    assert other.read()[0].erased == {"p": 2000.0}
+    store.write(_KEY, earlier.content)
+    files.publish({"c.txt": _text("three")})
+    assert other.read()[0].erased == {"p": 2000.0}
+
+
+def test_a_signal_that_was_uploaded_while_its_patient_was_deleted_leaves_the_store(
+    tmp_path: Path, store_url: str, store: ObjectStore
+) -> None:
+    files, other = _files(tmp_path, store_url), _files(tmp_path, store_url, "other")
+    files.publish({"a.txt": _text("one")})
+    deletions = [lambda: other.remove(lambda *_: False, erased={"p": 2000.0})]
+
+    def write(draft: Path) -> None:
+        _write(draft, "signal")
+        if deletions:
+            deletions.pop()()
+
+    signal = Addition(write, None, 1000.0, patient="p")
+    assert files.publish({"signals/p/1": signal}).files.keys() == {"a.txt"}
+    assert len(_objects(store)) == 1
+
+
+def test_the_latest_file_is_never_removed(tmp_path: Path, store_url: str) -> None:
+    files = _files(tmp_path, store_url)
+    files.publish({"a.txt": _text("one"), "b.txt": _text("two")}, latest="b.txt")
+    assert files.remove(lambda *_: True) == ("a.txt",)
+    index, _ = files.read()
+    assert (index.files.keys(), index.latest) == ({"b.txt"}, "b.txt")
+
+
+def test_objects_stay_while_there_is_no_index(
+    tmp_path: Path, store_url: str, store: ObjectStore
+) -> None:
+    _files(tmp_path, store_url).publish({"a.txt": _text("one")})
+    store.remove(_KEY)
+    now_s = max(one.modified_s for one in store.list_objects("area/objects/"))
+    fresh = _files(tmp_path, store_url, "fresh")
+    assert fresh.remove_orphans(now_s=now_s + ORPHAN_S + 1) == 0
+    assert len(_objects(store)) == 1
+
+
+@pytest.mark.parametrize(
+    "key", ["../victim", "area/objects/../../victim", "serving/current.json", "area/objects//x"]
+)
+@pytest.mark.parametrize("place", ["spare", "files"])
+def test_an_index_cannot_name_objects_outside_its_area(
+    tmp_path: Path, store_url: str, store: ObjectStore, key: str, place: str
+) -> None:
+    files = _files(tmp_path, store_url)
+    files.publish({"a.txt": _text("one")})
+    stored = store.read(_KEY)
+    assert stored is not None
+    content = json.loads(stored.content)
+    if place == "spare":
+        content["spare"] = [key]
+    else:
+        content["files"]["a.txt"]["key"] = key
+    store.write(_KEY, json.dumps(content).encode())
+    store.write("serving/current.json", b"{}")
+    with pytest.raises(DamagedError, match="cannot be read"):
+        files.read()
+    files.publish({"b.txt": _text("two")})
+    assert store.read("serving/current.json") is not None
+    assert files.read()[0].files.keys() == {"a.txt", "b.txt"}
 
 
 def test_nothing_is_seen_of_a_publication_that_fails(

@@ -204,3 +204,21 @@ def test_a_deletion_that_the_store_has_not_taken_is_an_error_until_it_is_repeate
     mirror_reports(other).pull()
     for settings_ in (one, other):
         assert "a" * 64 not in (settings_.reports_dir / "drift" / own.name).read_text()
+
+
+def test_a_check_that_names_a_patient_while_another_home_deletes_it_is_cleaned_by_the_next(
+    settings: Settings, log: PredictionLog, tmp_path: Path, store_url: str
+) -> None:
+    one = settings.model_copy(update={"store_url": store_url})
+    other = Settings(home=tmp_path / "other", store_url=store_url)
+    with changing_reports(one):
+        delete_patient(other, "a" * 64)
+        at = datetime.now(UTC)
+        before, after = name_beats(one, at - DAY), name_beats(one, at + DAY)
+    with disable_run_logger():
+        sort_kept_signals.fn(one, log, now=at)
+    mirror_reports(other).pull()
+    for settings_ in (one, other):
+        pages = settings_.reports_dir / "drift"
+        assert "a" * 64 not in (pages / before.name).read_text()
+        assert "a" * 64 in (pages / after.name).read_text()  # with a later consent

@@ -16,6 +16,7 @@ from ecg_lib.classifier.bundle import Bundle, DataSource
 from ecg_lib.operations.learning.pipeline_run import read_pipeline_run
 from ecg_lib.operations.releases import CURRENT, Release, write_release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store import shared_files
 from ecg_lib.operations.store.mirror import changing_reports, mirror_reports
 from ecg_lib.operations.store.objects import open_store
 from flows.data.databases import Role
@@ -190,7 +191,9 @@ def test_no_dataset_version_is_deleted_while_records_are_prepared(tmp_path: Path
 
 
 @pytest.mark.slow
-def test_retention_reaches_the_copies_in_the_store(tmp_path: Path, store_url: str) -> None:
+def test_retention_reaches_the_copies_in_the_store(
+    tmp_path: Path, store_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = Settings(
         home=tmp_path / "home",
         store_url=store_url,
@@ -220,6 +223,8 @@ def test_retention_reaches_the_copies_in_the_store(tmp_path: Path, store_url: st
             os.utime(reports / name, (1e9 + number, 1e9 + number))
     other = Settings(home=tmp_path / "other", store_url=store_url)
     mirror_reports(other).pull()
+    open_store(store_url).write("reports/objects/0-0/x.html", b"of a killed publication")
+    monkeypatch.setattr(shared_files, "ORPHAN_S", -60.0)
     with disable_run_logger():
         forget_old_training.fn(settings)
     assert list_all_versions(other) == ["data2"]
