@@ -11,13 +11,16 @@ import asyncio
 import logging
 import resource
 from collections import Counter, deque
-from typing import Any, Final, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Final, cast
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 from uvicorn.server import ServerState
 from websockets.frames import CloseCode, Frame
+
+if TYPE_CHECKING:
+    from uvicorn._types import ASGISendEvent
 
 MAX_HEAD_BYTES: Final = 32 * 2**10
 """Bytes of request line and headers; of trailers and of what separates chunks too."""
@@ -40,6 +43,9 @@ _MOST_FRAGMENTS: Final = 1024
 _LARGE_BYTES: Final = 4 * 2**10
 _MOST_WAITING: Final = 8
 """WebSocket messages that wait for the application before no more are read."""
+
+_MOST_CLOSING: Final = 256
+"""WebSockets that wait for the client to confirm their end; it has 10 s for it."""
 
 _BAD_REQUEST: Final = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
@@ -249,6 +255,9 @@ class GuardedProtocol(HttpToolsProtocol):
 class GuardedWebSocket(WebSocketsSansIOProtocol):
     """WebSockets of uvicorn, with limits for clients that send too much or do not read."""
 
+    closing: ClassVar[dict[GuardedWebSocket, None]] = {}
+    """Those that the service has ended and the client has not; the oldest comes first."""
+
     def __init__(
         self,
         config: Config,
@@ -265,7 +274,22 @@ class GuardedWebSocket(WebSocketsSansIOProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._stop_waiting()
+        self.closing.pop(self, None)
         super().connection_lost(exc)
+
+    async def send(self, message: ASGISendEvent) -> None:
+        """Send a message; keep few of the connections that their clients do not end after it.
+
+        Their streams have ended, so that no other limit counts them.
+        """
+        await super().send(message)
+        if self.close_timer is None or self.disconnected:
+            return
+        self.closing[self] = None
+        if len(self.closing) > _MOST_CLOSING:
+            oldest = next(iter(self.closing))
+            del self.closing[oldest]
+            oldest.transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Parse frames; answer a head that uvicorn took and the WebSocket library does not."""

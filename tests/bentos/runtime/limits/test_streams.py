@@ -314,6 +314,22 @@ def test_a_text_that_is_not_utf_8_closes_the_connection_without_an_error_in_the_
     assert caplog.records == []
 
 
+def test_connections_that_clients_do_not_end_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connections, "_MOST_CLOSING", 2)
+    monkeypatch.setattr(GuardedWebSocket, "closing", {})
+
+    async def close() -> tuple[list[bool], int]:
+        opened = [await _hand_over() for _ in range(4)]
+        for socket, _ in opened[:3]:
+            await socket.send({"type": "websocket.close", "code": 4422, "reason": "wrong"})
+        aborted = [transport.is_aborted for _, transport in opened]
+        for socket, _ in opened:
+            socket.connection_lost(None)
+        return aborted, len(GuardedWebSocket.closing)
+
+    assert asyncio.run(close()) == ([True, False, False, False], 0)
+
+
 def test_a_head_that_the_web_socket_library_refuses_is_answered() -> None:
     _, transport = asyncio.run(_hand_over(head=f"{HEAD}X-Long: {'x' * 9000}\r\n"))
     assert transport.written.startswith(b"HTTP/1.1 400 ")
