@@ -36,16 +36,23 @@ MAX_STRETCHES: Final = 12
 
 _AT_ONCE: Final = 100
 
-_REQUESTS: Final = sa.table(
+_METADATA: Final = sa.MetaData()
+
+_REQUESTS: Final = sa.Table(
     "requests",
-    *(
-        sa.column(name)
-        for name in (
-            "request_id", "created_at", "bundle_hash", "bento_tag", "duration_s", "refused",
-            "patient_key", "client", "owner", "slices", "observed",
-        )
-    ),
-)  # fmt: skip
+    _METADATA,
+    sa.Column("request_id", sa.String(36), primary_key=True),
+    sa.Column("created_at", sa.String(32), nullable=False, index=True),
+    sa.Column("bundle_hash", sa.String(64), nullable=False),
+    sa.Column("bento_tag", sa.String(128), nullable=False),
+    sa.Column("duration_s", sa.Float, nullable=False),
+    sa.Column("refused", sa.String(64)),
+    sa.Column("patient_key", sa.String(64), index=True),
+    sa.Column("client", sa.String(64)),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("slices", sa.Text, nullable=False),
+    sa.Column("observed", sa.Text),
+)
 """Where requests came from; those without a prediction were refused, or are recordings."""
 
 _PREDICTIONS: Final = sa.table(

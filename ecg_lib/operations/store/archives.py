@@ -14,6 +14,7 @@ from ecg_lib.operations.store.objects import MOST_FILE_BYTES, ObjectStore, Store
 
 _MOST_FILES: Final = 100_000
 _COMPRESSION: Final = 6
+_MOST_PADDING: Final = 2**20
 
 
 class DamagedArchiveError(StoreError):
@@ -108,8 +109,9 @@ def download_directory(
     try:
         if not store.download(key, archive, most_bytes=most_bytes):
             return False
-        with tarfile.open(archive, "r:gz") as packed:
+        with gzip.open(archive) as stream, tarfile.open(fileobj=stream, mode="r:") as packed:
             packed.extractall(draft, members=_bounded(packed, key, most_bytes), filter="data")
+            _check_end(stream)
         archive.unlink()
     except (gzip.BadGzipFile, tarfile.TarError, EOFError, zlib.error) as error:
         msg = f"{key} of the store cannot be unpacked: {error}"
@@ -118,6 +120,13 @@ def download_directory(
         msg = f"{key} of the store cannot be unpacked: {error}"
         raise StoreError(msg) from error
     return True
+
+
+def _check_end(stream: gzip.GzipFile) -> None:
+    """Read what pads the archive, after which gzip compares the checksum of the whole."""
+    if len(stream.read(_MOST_PADDING)) == _MOST_PADDING:
+        msg = f"more than {_MOST_PADDING} bytes follow its last file"
+        raise gzip.BadGzipFile(msg)
 
 
 def _bounded(packed: tarfile.TarFile, key: str, most_bytes: int) -> Iterator[tarfile.TarInfo]:
