@@ -289,6 +289,7 @@ def test_a_frame_that_is_not_one_closes_the_connection() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [b"\xff\xff\xff", _frame(b"\xff", opcode=Opcode.TEXT), _frame(b"\x01", opcode=Opcode.CLOSE)],
+    ids=["no frame", "bad UTF-8", "bad close"],
 )
 def test_a_client_is_gone_after_a_wrong_frame_even_if_the_application_is_at_work(
     wrong: bytes,
