@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
+from ecg_lib.signal_path.filtering import Bands
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
 from ecg_lib.signal_path.readability import findings
 from ecg_lib.signal_path.readability.asystole import QuietStretches
@@ -179,8 +180,28 @@ def test_seconds_are_bad_when_their_middle_is_missing(found: _Found) -> None:
     assert np.flatnonzero(judged.per_second == 0).tolist() == [2, 3, 4, 5, 10]
 
 
-def test_a_straight_line_is_flat_and_not_a_standstill(found: _Found) -> None:
-    found.signal[1440:2880] = found.signal[1440]
+def test_a_straight_line_that_climbs_is_flat_and_not_a_standstill(found: _Found) -> None:
+    found.signal[1440:2880] = np.linspace(0.0, 2.0, 1440)
     judged = found.judge(asystole=((1440, 2880),))
     assert judged.findings == ()
     assert Stretch(1440, 2880, UnreadableReason.FLAT) in judged.unreadable
+    found.signal[1440:2880:2] += 0.001
+    judged = found.judge(asystole=((1440, 2880),))
+    assert judged.findings == (Finding(FindingKind.ASYSTOLE, 1440, 2880),)
+
+
+def test_bands_that_were_made_already_are_used(
+    found: _Found, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Bands] = []
+
+    def note_bands(*_: object, bands: Bands, **__: object) -> Spans:
+        used.append(bands)
+        return ()
+
+    monkeypatch.setattr(findings, "find_flutter", note_bands)
+    bands = Bands(found.signal)
+    judge_signal(found.signal, found.r_peaks, bands=bands)
+    judge_signal(found.signal, found.r_peaks)
+    assert used[0] is bands
+    assert isinstance(used[1], Bands)
