@@ -8,12 +8,17 @@ import pytest
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from ecg_lib.signal_path.filtering import Bands
 from ecg_lib.signal_path.r_peaks.detection import detect_r_peaks
+from ecg_lib.signal_path.readability import quality
 from ecg_lib.signal_path.readability.quality import (
     QualityConfig,
+    Stretch,
     UnreadableReason,
     _grade_seconds,
+    _is_noise,
+    _likeness_of_bins,
     _longest_rr_of_bins,
     assess_quality,
+    join_stretches,
     measure_rail_share,
     measure_slope_energy,
 )
@@ -33,17 +38,20 @@ def test_the_two_seconds_of_a_flat_bin_have_the_quality_zero() -> None:
     strip = simulate_strip(StripKind.NORMAL, seed=4, duration_s=30.0)
     signal = strip.signal_mv().astype(np.float64)
     signal[6 * 360 : 8 * 360] = 0.0
+    signal[28 * 360 :] = 0.0
     per_second = assess_quality(signal, detect_r_peaks(signal)).per_second
-    assert np.flatnonzero(per_second == 0).tolist() == [6, 7]
+    assert np.flatnonzero(per_second == 0).tolist() == [6, 7, 28, 29]
 
 
 def test_a_second_is_graded_by_the_tallest_slope_near_it_over_the_median_of_its_bin() -> None:
     energy = np.zeros(8 * 360 + 180)
-    energy[359 + 360 * np.arange(8)] = 10, 2, 2, 2, 40, 2, 2, 2
-    energy[-1] = 20
+    energy[359 + 360 * np.arange(8)] = 10, 2, 2, 2, 2, 2, 2, 2
+    energy[4 * 360], energy[-1] = 40, 20
     grades = _grade_seconds(energy, np.array([1.0, 2.0, 4.0, 5.0]), QualityConfig())
     expected = [0.71, 0.71, 0.0, 0.855, 0.71, 0.71, 0.0, 0.275, 0.275]
     np.testing.assert_allclose(grades, expected, rtol=1e-12)
+    best = _grade_seconds(np.full(360, 290.0), np.ones(1), QualityConfig())
+    np.testing.assert_allclose(best, [0.99], rtol=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -84,3 +92,80 @@ def test_slope_energy_is_that_of_5_to_18_hz_over_36_samples() -> None:
         (measure_slope_energy(signal, bands=bands), bands),
     ):
         np.testing.assert_array_equal(energy, of.slope(5.0, 18.0, window=36).average)
+
+
+@pytest.mark.parametrize(
+    ("prominence", "likeness", "rr_s", "is_noise"),
+    [
+        # A tone, though beats are fast and alike.
+        (1.59, 0.99, 0.3, True),
+        (1.6, 0.99, 0.3, False),
+        # Nothing stands out.
+        (2.89, 1.0, 1.0, True),
+        (2.9, 1.0, 1.0, False),
+        # Little stands out, and beats are fast.
+        (2.0, 0.99, 0.4, True),
+        (2.0, 0.99, 0.39, False),
+        (2.0, 0.949, 0.3, True),
+        (2.0, 0.95, 0.3, False),
+        # Something stands out, and is not of one shape.
+        (5.0, 0.69, 1.0, True),
+        (5.0, 0.7, 1.0, False),
+        (6.99, 0.5, 1.0, True),
+        (7.0, 0.5, 1.0, False),
+    ],
+)
+def test_what_is_noise(
+    prominence: float,
+    likeness: float,
+    rr_s: float,
+    *,
+    is_noise: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    edges = np.arange(6) * 720
+    energy = np.repeat([prominence] * 6, 720)
+    monkeypatch.setattr(quality, "_likeness_of_bins", lambda *_: np.full(6, likeness))
+    monkeypatch.setattr(quality, "_longest_rr_of_bins", lambda *_: np.full(6, rr_s))
+    found = _is_noise(Bands(energy), energy, np.ones(6), edges, np.arange(4) * 900, QualityConfig())
+    assert found.tolist() == [is_noise] * 6
+
+
+@pytest.mark.parametrize(("share", "is_clipped"), [(0.2, False), (0.21, True)])
+def test_a_bin_is_clipped_of_which_more_than_a_fifth_is_at_the_rail(
+    share: float, *, is_clipped: bool
+) -> None:
+    signal = simulate_strip(StripKind.NORMAL, seed=4, duration_s=20.0).signal_mv()
+    found = assess_quality(signal, detect_r_peaks(signal), rail_share=np.full(10, share))
+    assert [stretch.reason for stretch in found.unreadable] == [UnreadableReason.CLIPPED] * (
+        is_clipped
+    )
+
+
+def test_the_last_share_at_the_rail_is_that_of_a_bin_more() -> None:
+    signal = simulate_strip(StripKind.NORMAL, seed=4, duration_s=20.0).signal_mv()
+    found = assess_quality(signal, detect_r_peaks(signal), rail_share=np.array([0.0] * 8 + [1.0]))
+    assert found.unreadable == ((16 * 360, 20 * 360, UnreadableReason.CLIPPED),)
+
+
+def test_two_bins_are_read_in_their_middles_as_three_are() -> None:
+    signal = np.random.default_rng(0).standard_normal(3000)
+    r_peaks = np.array([100, 400, 500, 900, 1000, 1600, 1700, 2300, 2900])
+    edges = np.arange(3) * 720
+    bands = Bands(signal)
+    likeness = _likeness_of_bins(bands, edges, r_peaks)
+    assert likeness[0] != likeness[1]
+    np.testing.assert_array_equal(_likeness_of_bins(bands, edges[:2], r_peaks), likeness[:2])
+    assert _likeness_of_bins(bands, edges[:1], r_peaks).shape == (1,)
+    longest = _longest_rr_of_bins(edges, r_peaks, 3000)
+    assert longest[0] != longest[1]
+    np.testing.assert_array_equal(_longest_rr_of_bins(edges[:2], r_peaks, 3000), longest[:2])
+
+
+def test_stretches_of_one_reason_that_touch_are_joined() -> None:
+    noise, flat = UnreadableReason.NOISE, UnreadableReason.FLAT
+    spans = ((0, 10, noise), (20, 30, flat), (30, 40, flat), (40, 50, noise), (51, 60, noise))
+    assert join_stretches(Stretch(*span) for span in spans) == (
+        *((0, 10, noise), (20, 40, flat)),
+        *((40, 50, noise), (51, 60, noise)),
+    )
