@@ -169,3 +169,17 @@ def test_stretches_of_one_reason_that_touch_are_joined() -> None:
         *((0, 10, noise), (20, 40, flat)),
         *((40, 50, noise), (51, 60, noise)),
     )
+
+
+def test_one_pause_of_six_intervals_is_not_counted() -> None:
+    r_peaks = np.cumsum([0, 180, 180, 360, 180, 180, 180])
+    assert _longest_rr_of_bins(np.zeros(1, dtype=np.int64), r_peaks, 1100).tolist() == [0.5]
+
+
+@pytest.mark.parametrize(("period", "are_alike"), [(10, True), (11, False)])
+def test_beats_are_compared_with_ten_before_and_ten_after(period: int, *, are_alike: bool) -> None:
+    shapes = np.random.default_rng(0).standard_normal((period, 400))
+    signal = np.concatenate([shapes[beat % period] for beat in range(44)])
+    r_peaks = 200 + 400 * np.arange(44)
+    likeness = _likeness_of_bins(Bands(signal), np.arange(24) * 720, r_peaks)
+    assert (likeness[8:16] > 0.6).all() if are_alike else (likeness < 0.4).all()
