@@ -90,3 +90,7 @@ def test_a_reference_is_read_into_strips_of_its_subjects() -> None:
     assert beats.columns["rule"].tolist() == ["none", "x", "none", "none"]
     assert beats.columns["rr_prev_s"].tolist() == [0.1, 0.2, 0.3, 0.4]
     assert np.isnan(beats.columns["rr_irregularity"]).all()
+
+
+def test_one_stretch_of_a_strip_is_taken_when_nothing_else_is_said() -> None:
+    assert ObservedStrip("a", 1000.0, _strip(list(range(100)))).n_wanted == 1
