@@ -430,6 +430,8 @@ def _check_files(version: DatasetVersion) -> None:
 
 def _with_records(version: DatasetVersion, index: Index, settings: Settings) -> DatasetVersion:
     """Return the version with directories of this home that hold the files of its records."""
+    if not version.records:
+        return version
     found = {
         name: str(_place(version.records_in(name), version, index, settings))
         for name in version.databases

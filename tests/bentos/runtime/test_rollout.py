@@ -109,6 +109,14 @@ class Platform:
     def look(self) -> Any:  # noqa: ANN401  a Look
         return look_at_candidate(self.settings, self.log, now=datetime.now(UTC))
 
+    def wait_for_look(self, verdict: Verdict) -> None:
+        """Send strips until a look at the candidate has a verdict."""
+        deadline_s = time.monotonic() + 180
+        while (look := self.look()).verdict is not verdict:
+            assert look.verdict is Verdict.WAITS, look
+            assert time.monotonic() < deadline_s, look
+            self.send()
+
 
 @pytest.fixture
 def platform(make_toy_bundle: Callable[..., Bundle], tmp_path: Path) -> Iterator[Platform]:
@@ -192,16 +200,11 @@ def test_a_bad_candidate_is_taken_back_in_shadow_and_a_good_one_goes_all_the_way
     assert 0 < len(chosen) < len(PEOPLE)
     assert platform.send() == first  # one person, one model
     # A busy service drops comparisons: strips are sent until enough were compared.
-    platform.wait(
-        lambda: platform.look().verdict is Verdict.ADVANCED or not platform.send(),
-        "the stage is complete",
-    )
+    platform.wait_for_look(Verdict.ADVANCED)
     platform.wait_for_stage(2)
     second = platform.send()
     assert chosen < {person for person, tag in second.items() if tag == "ecg:good"}
-    platform.wait(
-        lambda: platform.look().verdict is Verdict.RELEASED or not platform.send(), "the release"
-    )
+    platform.wait_for_look(Verdict.RELEASED)
     assert set(platform.send().values()) == {"ecg:good"}
     kinds = [entry.event.kind.value for entry in read_ledger(platform.settings.ledger_dir).entries]
     assert kinds[::-1] == [

@@ -18,7 +18,7 @@ from prefect.settings import PREFECT_API_URL
 
 from ecg_lib.classifier.bundle import DataSource
 from ecg_lib.operations.settings import Settings
-from flows.data.dataset_versions import DatasetVersion, save_version
+from flows.data.dataset_versions import make_version, save_version
 from flows.local.supervision.environments import make_flow_environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -84,18 +84,10 @@ class _Runs:
         self._outputs: dict[int, Path] = {}
 
     def _save_version(self) -> None:
-        save_version(
-            DatasetVersion(
-                version="d1",
-                created_at="",
-                data_source=DataSource.SIMULATED,
-                source_directory="",
-                records=(),
-                broken=(),
-                folds={},
-            ),
-            self.settings.datasets_dir,
+        version = make_version(
+            data_source=DataSource.SIMULATED, source_directory=Path(), records=(), broken=()
         )
+        save_version(version, self.settings.datasets_dir)
 
     def start(self, what: str) -> subprocess.Popen[str]:
         output = self.settings.home / f"{what}-{len(self.started)}.log"
