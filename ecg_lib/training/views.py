@@ -96,8 +96,10 @@ def view_signal(record: Record, view: View) -> NDArray[np.float32]:
     """
     signal = _turn(record, view)
     if view.noise_db is not None:
-        signal = _add_noise(signal, record, view)
-    return signal if view.movement_db is None else _add_movement(signal, record, view)
+        signal = _add_noise(signal, record, view, snr_db=view.noise_db)
+    if view.movement_db is not None:
+        signal = _add_movement(signal, record, view, snr_db=view.movement_db)
+    return signal
 
 
 def _turn(record: Record, view: View) -> NDArray[np.float32]:
@@ -124,13 +126,15 @@ def _measured_beats(record: Record, view: View) -> NDArray[np.int64]:
     return others if len(others) else beats
 
 
-def _add_noise(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
+def _add_noise(
+    signal: NDArray[np.float32], record: Record, view: View, *, snr_db: float
+) -> NDArray[np.float32]:
     beats = _measured_beats(record, view)
     rng = seed_generator(f"{record.name} {view}")
     return mix_at_snr(
         signal,
         muscle_noise(len(signal), fs=record.fs, rms_mv=1.0, rng=rng),
-        snr_db=float(view.noise_db or 0),
+        snr_db=snr_db,
         r_peaks=beats,
         fs=record.fs,
     ).astype(np.float32)
@@ -140,11 +144,12 @@ _MOVEMENT_PART_S: Final = 40.0
 _MOVEMENT_STEPS_DB: Final = (0, -6, 6)
 
 
-def _add_movement(signal: NDArray[np.float32], record: Record, view: View) -> NDArray[np.float32]:
+def _add_movement(
+    signal: NDArray[np.float32], record: Record, view: View, *, snr_db: float
+) -> NDArray[np.float32]:
     beats = _measured_beats(record, view)
     rng = seed_generator(f"{record.name} {view}")
     movement = simulate_movement(len(signal), fs=record.fs, rms_mv=1.0, rng=rng)
-    snr_db = float(view.movement_db or 0)
     gain = noise_gain(signal, movement, snr_db=snr_db, r_peaks=beats, fs=record.fs)
     if view.strip_s is None:
         part = np.arange(len(signal)) // round(_MOVEMENT_PART_S * record.fs)
