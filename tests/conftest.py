@@ -31,6 +31,7 @@ from ecg_lib.operations.drift.observation import observe_beats
 from ecg_lib.operations.keys.signatures import make_key, sign_release
 from ecg_lib.operations.releases import CURRENT, Release, bento_source, write_release
 from ecg_lib.operations.settings import Settings
+from ecg_lib.operations.store.objects import ObjectStore, open_store
 from ecg_lib.records.annotations import subject_of
 from ecg_lib.records.signal_names import UNIT_TO_MV
 from ecg_lib.records.simulation.patients import draw_patient
@@ -110,6 +111,22 @@ def store_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         url: str = request.getfixturevalue("bucket_url")
         return url
     return (tmp_path / "store").as_uri()
+
+
+@pytest.fixture
+def store(store_url: str) -> ObjectStore:
+    return open_store(store_url)
+
+
+@pytest.fixture
+def one(tmp_path: Path, store_url: str) -> Settings:
+    """A home that shares a store with another one."""
+    return Settings(home=tmp_path / "one", store_url=store_url)
+
+
+@pytest.fixture
+def other(tmp_path: Path, store_url: str) -> Settings:
+    return Settings(home=tmp_path / "other", store_url=store_url)
 
 
 @pytest.fixture

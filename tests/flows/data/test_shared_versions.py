@@ -58,17 +58,8 @@ _DAYS: Final = count()
 
 
 @pytest.fixture
-def one(tmp_path: Path, store_url: str) -> Settings:
-    return Settings(home=tmp_path / "one", store_url=store_url)
-
-
-@pytest.fixture
-def other(tmp_path: Path, store_url: str) -> Settings:
-    return Settings(home=tmp_path / "other", store_url=store_url)
-
-
-@pytest.fixture
 def store(store_url: str) -> ObjectStore:
+    """The store of datasets; that of this folder's conftest is of signals."""
     return open_store(store_url)
 
 

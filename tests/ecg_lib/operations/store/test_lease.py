@@ -8,12 +8,7 @@ import pytest
 
 from ecg_lib.operations.store.folder_objects import FolderObjects
 from ecg_lib.operations.store.lease import KEY, LEASE_S, LeaseHeldError, leased
-from ecg_lib.operations.store.objects import ObjectStore, StoreError, open_store
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
+from ecg_lib.operations.store.objects import ObjectStore, StoreError
 
 
 def test_a_lease_that_is_held_is_refused_until_it_is_given_back(store: ObjectStore) -> None:

@@ -15,25 +15,9 @@ from ecg_lib.operations.store.objects import (
     ConflictError,
     ObjectStore,
     StoreError,
-    open_store,
 )
 from ecg_lib.operations.store.shared_files import ORPHAN_S
 from tests.homes import keep_from_store
-
-
-@pytest.fixture
-def one(tmp_path: Path, store_url: str) -> Settings:
-    return Settings(home=tmp_path / "one", store_url=store_url)
-
-
-@pytest.fixture
-def other(tmp_path: Path, store_url: str) -> Settings:
-    return Settings(home=tmp_path / "other", store_url=store_url)
-
-
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
 
 
 def _write(settings: Settings, name: str, text: str) -> None:

@@ -14,11 +14,6 @@ from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 from tests.object_store.server import SECRET, ObjectServer
 
 
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
 def test_a_small_object_is_read_as_it_was_written(store: ObjectStore) -> None:
     store.write("serving/a.json", b"one")
     found = store.read("serving/a.json")

@@ -21,11 +21,6 @@ from ecg_lib.operations.store.shared_files import (
 _KEY: Final = "area/index.json"
 
 
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
 def _files(tmp_path: Path, store_url: str, home: str = "one") -> SharedFiles:
     return SharedFiles(
         open_store(store_url), "area", url=store_url, copy=tmp_path / home / "shared.json"

@@ -53,11 +53,6 @@ def other(tmp_path: Path, store_url: str) -> Settings:
     return make_sharing_home(tmp_path, "other", store_url)
 
 
-@pytest.fixture
-def store(store_url: str) -> ObjectStore:
-    return open_store(store_url)
-
-
 def _release(settings: Settings, version: str, code: str = "a") -> Release:
     """Make a release, sign it and name it as the one to serve."""
     release = store_release(settings, version, code)
