@@ -104,9 +104,16 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
         If there is no library for this machine.
     MemoryError
         If the kernel could not allocate memory.
+    TypeError
+        If the number of arguments, or the dtype of one, is another.
+    ValueError
+        If an array that must be contiguous is not.
 
     """
     function, parameters = _functions()[name]
+    if len(arguments) != len(parameters):
+        msg = f"the kernel {name} must be given {len(parameters)} arguments, got {len(arguments)}"
+        raise TypeError(msg)
     try:
         passed = [
             argument
@@ -118,8 +125,6 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
             for argument, (dtype, find_address) in zip(arguments, parameters, strict=True)
         ]
     except ValueError as error:
-        if "contiguous" not in str(error):
-            raise
         msg = f"the kernel {name} must be given arrays without gaps"
         raise ValueError(msg) from error
     result: int = function(*passed)
