@@ -172,6 +172,14 @@ def test_a_pair_over_the_start_counts_by_its_annotation() -> None:
     assert score(2.98) == score(1.02)
 
 
+@pytest.mark.parametrize(("stop_s", "n_extra"), [(1.0, 0), (1.01, 1)])
+def test_an_extra_detection_at_the_stop_belongs_to_what_follows(
+    stop_s: float, n_extra: int
+) -> None:
+    assert _score("..", ".V", stop_s=stop_s) == BeatCounts(extra=n_extra, v_false=n_extra)
+    assert _score("..", ".V", start_s=stop_s) == BeatCounts(extra=1 - n_extra, v_false=1 - n_extra)
+
+
 def test_flutter_before_the_start_is_not_counted() -> None:
     assert _score("[V]N", "NVNN", start_s=3.0).in_flutter == 0
 

@@ -258,6 +258,21 @@ def test_the_first_and_the_last_intervals_belong_to_their_hour() -> None:
         assert hour.heart_rate_min_bpm == pytest.approx(slowest, rel=0.01)
 
 
+def test_an_hour_has_the_range_of_its_own_rates() -> None:
+    """A pause of 20 s parts an hour at 60/min and an hour at 120/min."""
+    times_s = np.concatenate([np.arange(0.0, 3590.5, 1.0), np.arange(3610.0, 7200.0, 0.5)])
+    first, second, empty = _hours(_beats(times_s), 7201.0)
+    assert (first.heart_rate_min_bpm, first.heart_rate_max_bpm) == pytest.approx((60.0, 60.0))
+    assert (second.heart_rate_min_bpm, second.heart_rate_max_bpm) == pytest.approx((120.0, 120.0))
+    assert (empty.heart_rate_min_bpm, empty.heart_rate_max_bpm) == (None, None)
+
+
+@pytest.mark.parametrize("times_s", [[], [0.5], [0.5, 4.0]])
+def test_an_hour_without_two_beats_in_a_row_has_no_range(times_s: list[float]) -> None:
+    (hour,) = _hours(_beats(np.array(times_s)), 10.0)
+    assert (hour.heart_rate_min_bpm, hour.heart_rate_max_bpm) == (None, None)
+
+
 def test_beats_couplets_and_runs_count_in_the_hour_in_which_they_begin() -> None:
     times_s = np.concatenate([np.arange(3590.0, 3600.0, 1.0), np.arange(3600.0, 3620.0, 1.0)])
     beats = _beats(times_s, v_at=(8, 9, 10, 12, 13))
@@ -341,6 +356,18 @@ def test_an_interval_is_normal_within_a_fifth_of_its_neighbours(
     found = measure_variability(**_beats(np.cumsum([0.0, *rr_s])), fs=FS)
     assert found.nn_intervals == (400 if is_normal else 399)
     assert found.nn_share == pytest.approx(1.0 if is_normal else 399 / 400)
+
+
+@pytest.mark.parametrize(("samples", "n_normal"), [(127, 399), (128, 400), (192, 400), (193, 399)])
+def test_an_interval_that_differs_by_exactly_a_fifth_is_normal(samples: int, n_normal: int) -> None:
+    """Beside 1.25 s, a fifth more is 1.5 s and a fifth less 1 s; at 128 Hz each is exact."""
+    intervals = np.full(400, 160)
+    intervals[200] = samples
+    r_peaks = np.cumsum([0, *intervals])
+    found = measure_variability(
+        r_peaks, is_v=np.zeros(401, np.bool_), is_readable=np.ones(401, np.bool_), fs=128.0
+    )
+    assert found.nn_intervals == n_normal
 
 
 @pytest.mark.parametrize(("n_slow", "n_normal"), [(5, 395), (6, 400)])

@@ -315,6 +315,22 @@ def test_a_challenger_that_is_scored_on_fewer_beats_of_anybody_is_not_compared(
     assert ("s03 left out" in reason) is (beats == 1001)
 
 
+def test_the_first_of_those_with_fewer_beats_is_named_with_its_counts() -> None:
+    fewer = {"s03": _counts(beats=700), "s07": _counts(beats=800)}
+    decision = _decide(_challenger(counts=_subjects() | fewer), _challenger())
+    assert "fewer beats of 2 of 12 subjects (subject s03: 700 of 1000)" in decision.reasons[0]
+
+
+@pytest.mark.parametrize(("n_people", "is_promoted"), [(1, False), (2, True)])
+def test_two_people_are_the_least_that_models_are_compared_on(
+    n_people: int, *, is_promoted: bool
+) -> None:
+    better = _challenger(counts=_subjects(n_people, v_true=99))
+    decision = _decide(better, _challenger(counts=_subjects(n_people)))
+    assert decision.is_promoted is is_promoted
+    assert ("dataset d1 and d1, 2 are needed" in decision.gates[-1].reason) is not is_promoted
+
+
 @pytest.mark.parametrize(("n_changed", "is_compared"), [(6, True), (7, False)])
 def test_people_who_were_annotated_otherwise_since_are_left_out(
     n_changed: int, *, is_compared: bool
@@ -387,6 +403,26 @@ def test_as_long_as_new_people_cannot_judge_a_gain_on_the_common_set_is_needed(
     assert words in better.gates[-1].reason
     alike = _decide_with(_challenger(), new_people)
     assert _failed(alike) == ["better than champion"]
+
+
+@pytest.mark.parametrize(("n_common", "is_judged"), [(5, True), (4, False)])
+def test_new_people_are_those_that_both_models_were_scored_on(
+    n_common: int, *, is_judged: bool
+) -> None:
+    own = {"site:ours": _counts(v_true=100)}
+    ours, theirs = _people(n_common, v_true=18) | own, _people(n_common, v_true=12)
+    new_people = NewPeople(challenger=ours, champion=theirs | {"site:theirs": _counts()})
+    words = f"on {n_common} held-out" if is_judged else f"not judged: {n_common} held-out people"
+    assert words in _decide_with(_challenger(), new_people).gates[-1].reason
+
+
+@pytest.mark.parametrize(("v_beats", "is_judged"), [(0, False), (1, True)])
+def test_one_v_beat_of_one_new_person_is_enough_to_judge(v_beats: int, *, is_judged: bool) -> None:
+    one = {"site:0": _counts(v_beats=v_beats, v_true=0)}
+    people = _people(5, v_beats=0) | one
+    decision = _decide_with(_challenger(), NewPeople(challenger=people, champion=people))
+    assert ("with 1 V beats" in decision.gates[-1].reason) is is_judged
+    assert ("not judged: no V beat among 5" in decision.gates[-1].reason) is not is_judged
 
 
 def test_without_a_gain_on_new_people_nothing_is_promoted() -> None:

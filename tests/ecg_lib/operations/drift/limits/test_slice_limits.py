@@ -84,6 +84,17 @@ def test_a_slice_tells_the_column_that_moved_and_the_least_likely_comes_first() 
     assert moved.p_adjusted == pytest.approx(2 * moved.p_value)
 
 
+def test_of_slices_that_are_as_unlikely_the_farthest_comes_first() -> None:
+    """All beats of lead V2 became V, and a quarter of those of V1, which has more groups."""
+    plain = [(f"b{n}", "I", PLAIN) for n in range(10)]
+    near = [(f"c{n}", "V1", MOVED) for n in range(10)]
+    far = [(f"d{n}", "V2", [1.1, 1.2, 1.3, 1.4]) for n in range(9)]
+    found = compare(observe([*plain, *near, *far]))
+    assert list(found) == ["V2", "V1", "I"]
+    assert found["V2"].p_value == found["V1"].p_value
+    assert found["V2"].distance > found["V1"].distance
+
+
 def test_one_value_alone_or_a_value_that_is_not_stated_has_no_slice() -> None:
     assert compare(observe([(f"b{n}", "I", PLAIN) for n in range(10)])) == {}
     unnamed = [(f"c{n}", "", MOVED) for n in range(10)]
@@ -98,6 +109,19 @@ def test_a_column_without_a_value_on_one_side_is_left_out(*, is_of_reference: bo
     side.columns["heart_rate_bpm"] = np.full(side.n_beats, np.nan)
     found = compare_slices(reference, current, min_groups=1, min_strips=1, config=QUICK)
     assert {drift.value: drift.column for drift in found}["V1"] == "arrhythmia_type"
+
+
+def test_a_column_with_some_values_is_compared() -> None:
+    """The first beat of each strip has no interval before it."""
+    nan = float("nan")
+    reference = observe([(f"a{n}", "", [nan, 0.5, 0.6, 0.7]) for n in range(20)])
+    plain = [(f"b{n}", "I", [nan, 0.5, 0.6, 0.7]) for n in range(10)]
+    faster = [(f"c{n}", "V1", [nan, 0.2, 0.3, 0.4]) for n in range(10)]
+    found = compare_slices(
+        reference, observe(plain + faster), min_groups=1, min_strips=1, config=QUICK
+    )
+    assert (found[0].value, found[0].column) == ("V1", "rr_prev_s")
+    assert found[0].distance == pytest.approx(1.0)
 
 
 def test_a_gain_that_moved_is_harmless_in_a_slice() -> None:
