@@ -53,3 +53,34 @@ def test_the_upper_bound_is_at_most_one() -> None:
     )
     found = estimate_performance(sure, drift=SAME, refused_share=0.0).f1
     assert found == pytest.approx((0.98, 0.92, 1.0))
+
+
+def test_draws_without_any_v_are_left_out_of_the_interval() -> None:
+    beats = ObservedBeats(
+        columns={
+            "probability_v": np.array([0.9, 0.0]),
+            "arrhythmia_type": np.array(["V", "N"]),
+            "readable_share": np.ones(2),
+        },
+        strip=np.array([0, 1]),
+        group=np.array(["a", "b"]),
+        strip_s=np.full(2, 10.0),
+    )
+    f1 = 2 * 0.9 / (1 + 0.9)  # of each draw that has group a
+    found = estimate_performance(beats, drift=SAME, refused_share=0.0).f1
+    assert found == pytest.approx((0.98 * f1, 0.92 * f1, f1 + 0.04))
+
+
+def test_each_strip_counts_once_in_what_is_readable() -> None:
+    beats = ObservedBeats(
+        columns={
+            "probability_v": np.array([0.9, 0.7, 0.4, 0.0]),
+            "arrhythmia_type": np.array(["V", "V", "N", "N"]),
+            "readable_share": np.array([1.0, 1.0, 1.0, 0.6]),
+        },
+        strip=np.array([0, 0, 0, 1]),
+        group=np.array(["a", "a"]),
+        strip_s=np.full(2, 10.0),
+    )
+    found = estimate_performance(beats, drift=SAME, refused_share=0.0).f1
+    assert found.estimate == pytest.approx(0.98 * 2 * 1.6 / (2 + 2.0 / 0.8))
