@@ -15,9 +15,10 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import httpx
+from flows.doors.ui.prefect_api import open_api
 
 if TYPE_CHECKING:
+    import httpx
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
@@ -278,7 +279,7 @@ def main() -> None:
     user, _, password = os.environ.get("PREFECT_API_AUTH_STRING", "").partition(":")
     url = os.environ["PREFECT_API_URL"]
     auth = (user, password) if user else None
-    with httpx.Client(base_url=url, auth=auth, timeout=30.0, trust_env=False) as client:
+    with open_api(url, auth=auth) as client:
         renamed = replace_earlier(client)
         put_automations(client)
     for name in renamed.deployments:

@@ -9,6 +9,7 @@ from typing import Any, Final, Self
 import httpx
 
 from flows.doors.ui.deployments import Renamed, put_automations, replace_earlier
+from flows.doors.ui.prefect_api import open_api
 from flows.local.servers.gate import Credentials
 
 _UNFINISHED: Final = ("RUNNING", "PENDING", "CANCELLING")
@@ -84,11 +85,10 @@ class PrefectClient:
     """
 
     def __init__(self, address: str, *, credentials: Credentials, timeout_s: float = 30.0) -> None:
-        self._client = httpx.Client(
-            base_url=f"{address}/api",
+        self._client = open_api(
+            f"{address}/api",
             auth=(credentials.user, credentials.password),
-            timeout=timeout_s,
-            trust_env=False,  # a proxy does not reach loopback
+            timeout_s=timeout_s,
         )
 
     def __enter__(self) -> Self:

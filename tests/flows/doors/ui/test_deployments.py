@@ -23,6 +23,7 @@ from flows.doors.ui.deployments import (
     put_automations,
     replace_earlier,
 )
+from flows.doors.ui.prefect_api import open_api
 
 pytestmark = pytest.mark.slow
 
@@ -35,7 +36,7 @@ def client(prefect_server: None) -> Iterator[SyncPrefectClient]:
 
 @pytest.fixture
 def api(client: SyncPrefectClient) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=str(client.api_url), timeout=30.0, trust_env=False) as api:
+    with open_api(str(client.api_url), auth=None) as api:
         yield api
 
 
@@ -236,7 +237,8 @@ def test_the_automations_have_names_and_descriptions_and_keep_their_switches(
     assert first["Check for drift after a release"]["enabled"] is False
     assert first["Check for drift after a release"]["actions"][0]["deployment_id"] == str(check)
     for one in first.values():
-        api.patch(f"/automations/{one['id']}", json={"enabled": not one["enabled"]})
+        body = {"enabled": not one["enabled"]}
+        api.patch(f"/automations/{one['id']}", json=body).raise_for_status()
     switched = {name: automations(api)[name]["enabled"] for name in names}
     assert switched == {name: not first[name]["enabled"] for name in names}
     put_automations(api)

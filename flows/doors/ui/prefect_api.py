@@ -1,0 +1,61 @@
+"""HTTP client of a Prefect server's API, without an import of Prefect."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+import httpx
+
+_PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Pauses before a request is sent again."""
+
+
+class RetryingTransport(httpx.BaseTransport):
+    """Sends a request again while Prefect answers 503.
+
+    Prefect answers so when another connection holds the lock of its database: the request changed
+    nothing, and its own client sends it again too. The last answer is returned as it is.
+
+    Args:
+        send: Sends each request.
+        sleep: Waits for as many seconds.
+    """
+
+    def __init__(
+        self, send: httpx.BaseTransport, *, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._send = send
+        self._sleep = sleep
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        """Send a request, up to seven times."""
+        for pause_s in _PAUSES_S:
+            answer = self._send.handle_request(request)
+            if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
+                return answer
+            answer.close()
+            self._sleep(pause_s)
+        return self._send.handle_request(request)
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._send.close()
+
+
+def open_api(url: str, *, auth: tuple[str, str] | None, timeout_s: float = 30.0) -> httpx.Client:
+    """Open a client of a Prefect server; to be used as a context.
+
+    Args:
+        url: Of its API, such as ``http://127.0.0.1:4200/api``.
+        auth: User and password.
+        timeout_s: How long each answer may take.
+    """
+    return httpx.Client(
+        base_url=url,
+        auth=auth,
+        timeout=timeout_s,
+        trust_env=False,  # a proxy does not reach loopback
+        transport=RetryingTransport(httpx.HTTPTransport()),
+    )
