@@ -31,7 +31,7 @@ from flows.recordings.batches.cluster import (
     WorkerDiedError,
     open_cluster,
 )
-from flows.recordings.batches.found import Recording, find_recordings
+from flows.recordings.batches.found import Recording, find_recordings, require_inputs
 from flows.recordings.batches.only_run import only_run_on
 from flows.recordings.batches.places import open_place
 from flows.recordings.batches.results import ROWS_AT_ONCE, Output, Row, Status
@@ -107,6 +107,7 @@ def analyze_recordings(
         sampling_rate=sampling_rate or None,
         unit=None if unit is UnitChoice.AS_STATED else unit.value,
     )
+    require_inputs(paths)
     with only_run_on(output.place):
         model = pin_model(output, wanted, settings)
         todo, empty = find_work(paths, output, model, again_failed=again_failed)
@@ -156,7 +157,7 @@ def find_work(
     A recording whose results would replace those of another one, of an earlier run, is refused.
 
     Returns:
-        Recordings, and the directories and prefixes without any.
+        Recordings, and the directories and prefixes without any or without a listing.
     """
     logger = get_run_logger()
     done, owners = output.settle()

@@ -58,13 +58,16 @@ class ObjectServer:
 
 
 @contextmanager
-def serving() -> Iterator[ObjectServer]:
-    """Run a server until the end of the block."""
+def serving(*, believes_everybody: bool = True) -> Iterator[ObjectServer]:
+    """Run a server until the end of the block; one that believes nobody refuses all requests."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port = int(probe.getsockname()[1])
     process = subprocess.Popen(
         [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-        env={key: text for key, text in os.environ.items() if not key.startswith("AWS_")},
+        env={
+            **{key: text for key, text in os.environ.items() if not key.startswith("AWS_")},
+            **({} if believes_everybody else {"INITIAL_NO_AUTH_ACTION_COUNT": "0"}),
+        },
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

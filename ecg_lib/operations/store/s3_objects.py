@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import boto3
 from boto3.exceptions import Boto3Error
@@ -33,6 +34,10 @@ from ecg_lib.records.atomic_files import require_room
 _CONNECT_S: Final = 5
 _READ_S: Final = 30
 _ATTEMPTS: Final = 4
+CONNECTIONS: Final = 32
+"""Requests of a process that the store has at a time."""
+
+_AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
 _MISSING: Final = frozenset({"404", "NoSuchKey"})
 _CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
@@ -59,9 +64,7 @@ class S3Objects:
         self._prefix = f"{prefix}/" if prefix else ""
         with self._explained(""):
             try:
-                self._client = _make_client(
-                    os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
-                )
+                self._client = open_client()
             except ValueError as error:
                 msg = f"s3://{bucket} cannot be opened with the AWS_ variables: {error}"
                 raise StoreError(msg) from error
@@ -162,20 +165,39 @@ class S3Objects:
             raise StoreError(msg) from error
 
 
+def open_client() -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
+    """Open the client of the store that the ``AWS_`` variables and boto3's files name.
+
+    Threads may share it. It takes a good part of a second, the first time.
+
+    Raises
+    ------
+    ValueError
+        If an endpoint has no scheme.
+    BotoCoreError
+        If the variables name a profile that is not there.
+
+    """
+    return _make_client(tuple(sorted(one for one in os.environ.items() if one[0][:4] == "AWS_")))
+
+
 @lru_cache(maxsize=4)
-def _make_client(endpoint: str) -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
-    """Make a client, which threads may share; it takes a good part of a second."""
+def _make_client(_variables: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN401  as above
+    session = boto3.session.Session()
     config = Config(
         connect_timeout=_CONNECT_S,
         read_timeout=_READ_S,
         retries={"mode": "standard", "total_max_attempts": _ATTEMPTS},
+        max_pool_connections=CONNECTIONS,
         # Other stores than Amazon's may not know the newer checksums.
         request_checksum_calculation="when_required",
         response_checksum_validation="when_required",
-        # Addresses such as BUCKET.host need DNS names that a store of one's own seldom has.
-        s3={"addressing_style": "path"} if endpoint else None,
     )
-    return boto3.session.Session().client("s3", config=config)
+    client = session.client("s3", config=config)
+    if str(urlsplit(client.meta.endpoint_url).hostname).endswith(_AMAZON):
+        return client
+    # Addresses such as BUCKET.host need DNS names that a store of one's own seldom has.
+    return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
 
 
 def _code_of(error: ClientError) -> str:

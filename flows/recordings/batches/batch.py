@@ -26,6 +26,7 @@ from flows.recordings.analyzed_files import (
 from flows.recordings.batches.found import Recording, fetch
 from flows.recordings.batches.places import open_place
 from flows.recordings.batches.results import RESULTS, Output, Row, Status
+from flows.recordings.batches.s3_files import StoreAccessError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ def analyze_batch(batch: Batch) -> list[Row]:
 
     Raises:
         WriteError: If results cannot be written, or a disk is full.
-        OSError: If a row cannot be noted.
+        OSError: If a row cannot be noted, or no recording of a store can be reached.
     """
     output = Output(open_place(batch.wanted.output))
     model = output.read_model()
@@ -87,6 +88,8 @@ def _analyze(
     with tempfile.TemporaryDirectory(prefix="ecg-") as scratch:
         try:
             done = _analyze_copy(recording, wanted, output, process, Path(scratch))
+        except StoreAccessError:
+            raise  # all others would fail like this one
         except (AnalysisError, OSError) as error:
             if is_full(error):
                 msg = f"a worker must have room for a copy of {recording.path}: {error}"

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from ecg_lib.errors import EcgError
 from ecg_lib.records.files.archives import name_of
 from ecg_lib.records.files.wfdb.header import NULL_SEGMENT
 from ecg_lib.records.files.wfdb.wfdb_file import read_wfdb_header
+from flows.recordings.analyzed_files import AnalysisError
 from flows.recordings.batches.places import Place, open_place
 from flows.recordings.listing import (
     HEADER,
@@ -20,6 +21,9 @@ from flows.recordings.listing import (
     plan_peeks,
     refuse_shared_name,
 )
+
+_NAMED: Final = 5
+"""Paths in an error message at most."""
 
 
 class Recording(NamedTuple):
@@ -45,7 +49,7 @@ class Found(NamedTuple):
     refused: list[tuple[Recording, str]]
     """Recordings that are not analysed, and why."""
     empty: dict[str, str]
-    """Directories and prefixes without a recording, and what is wrong."""
+    """Directories and prefixes without a recording or a listing, and what is wrong."""
 
 
 def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
@@ -65,9 +69,11 @@ def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
         if not place.is_directory():
             found[place.url] = Recording(place.url, "", _size_of(place))
             continue
-        inside = {one.path: one for one in _find_below(place, output)}
-        if not inside:
+        denied: dict[str, str] = {}
+        inside = {one.path: one for one in _find_below(place, output, denied)}
+        if not inside and not denied:
             empty[place.url] = NO_RECORDING
+        empty |= denied
         found |= inside
     counts = Counter((one.folder, one.name) for one in found.values())
     return Found(
@@ -81,6 +87,30 @@ def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
     )
 
 
+def require_inputs(urls: Sequence[str]) -> None:
+    """Reject paths of which none is there; of some that are there, each other one gets a row.
+
+    Raises:
+        AnalysisError: If there is none.
+        ConfigurationError: If a URL cannot be opened.
+        OSError: If a store cannot be asked, or denies access.
+    """
+    places = [open_place(url) for url in urls]
+    if not [place for place in places if place.is_directory() or _is_file(place)]:
+        named = ", ".join(place.url for place in places[:_NAMED])
+        msg = f"at least one of the paths must be there, and none is: {named}"
+        raise AnalysisError(msg)
+
+
+def _is_file(place: Place) -> bool:
+    try:
+        return place.exists()
+    except PermissionError:
+        if place.is_local:
+            return True  # its error comes when it is read
+        raise
+
+
 def _size_of(place: Place) -> int:
     try:
         return place.size() or 0
@@ -88,10 +118,16 @@ def _size_of(place: Place) -> int:
         return 0  # its error comes when it is read
 
 
-def _find_below(root: Place, output: Place) -> Iterator[Recording]:
+def _find_below(root: Place, output: Place, denied: dict[str, str]) -> Iterator[Recording]:
     own = output.path.rstrip("/")
     state = output.below("_state").path
-    for folder, sizes in root.walk(is_entered=lambda path: path not in {own, state}):
+
+    def note_denied(place: Place, error: PermissionError) -> None:
+        denied[place.url] = f"the directory must be listed, which is denied: {error}"
+
+    for folder, sizes in root.walk(
+        is_entered=lambda path: path not in {own, state}, note_denied=note_denied
+    ):
         wanted = plan_peeks(sizes)
         place = root.below(folder)
         starts = place.read_starts({name: n for name, n in wanted.items() if n})

@@ -1,4 +1,4 @@
-"""Directories of this machine and prefixes of stores, by one interface; the only door to fsspec."""
+"""Directories of this machine and prefixes of stores, by one interface, which is that of fsspec."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from botocore.exceptions import BotoCoreError
 from fsspec.core import url_to_fs
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.spec import AbstractFileSystem
 
 from ecg_lib.errors import ConfigurationError
+from ecg_lib.operations.store.s3_objects import open_client
 from ecg_lib.records.atomic_files import replacing
 from flows.recordings.analyzed_files import is_full
+from flows.recordings.batches.s3_files import PROTOCOL, S3Files
 
 _STARTS_AT_ONCE: Final = 1000
 """Files that a store is asked for at a time."""
@@ -29,6 +32,9 @@ _PAUSE_S: Final = 2.0
 
 _LASTING: Final = (FileNotFoundError, PermissionError, IsADirectoryError)
 """Errors that another attempt does not change."""
+
+_NO_PARTS: Final = frozenset({"", ".", ".."})
+"""Parts of a key that would lead results out of the output, or over those of another recording."""
 
 _ABSENT: Final = (FileNotFoundError, NotADirectoryError)
 
@@ -80,15 +86,19 @@ class Place:
     def is_directory(self) -> bool:
         """Return whether there is a directory, or anything with this prefix.
 
-        False where access is denied: that error comes when the place is read.
+        False where this machine denies access: that error comes when the place is read.
 
         Raises:
-            OSError: If the store cannot be asked.
+            OSError: If the store cannot be asked, or denies access.
         """
         try:
             return bool(self._describe()["type"] == "directory")
-        except (*_ABSENT, PermissionError):
+        except _ABSENT:
             return False
+        except PermissionError:
+            if self.is_local:
+                return False
+            raise  # nothing below could be listed
 
     def exists(self) -> bool:
         """Return whether there is a file.
@@ -167,12 +177,20 @@ class Place:
             some = names[start : start + _STARTS_AT_ONCE]
             self.files.rm([self.below(name).path for name in some])
 
-    @_asking_store()
     def list_names(self) -> list[str]:
-        """List the files below, by their paths after this place; an absent place has none."""
-        self.files.invalidate_cache()
-        cut = len(self.path.rstrip("/")) + 1
-        return sorted(path[cut:] for path in self.files.find(self.path))
+        """List the files below, by their paths after this place; an absent place has none.
+
+        Raises:
+            OSError: If a directory cannot be listed.
+        """
+        try:
+            return sorted(
+                f"{folder}/{name}" if folder else name
+                for folder, files in self.walk(is_entered=bool)
+                for name in files
+            )
+        except _ABSENT:
+            return []
 
     def read_starts(self, sizes: dict[str, int]) -> dict[str, bytes]:
         """Read the beginnings of files of this directory, by name; try again like a download.
@@ -210,12 +228,19 @@ class Place:
             )
             yield from zip(some, contents, strict=True)
 
-    def walk(self, *, is_entered: Callable[[str], bool]) -> Iterator[tuple[str, dict[str, int]]]:
+    def walk(
+        self,
+        *,
+        is_entered: Callable[[str], bool],
+        note_denied: Callable[[Place, PermissionError], None] | None = None,
+    ) -> Iterator[tuple[str, dict[str, int]]]:
         """Walk through this directory and all below.
 
         Args:
             is_entered: Whether to enter a directory, by its path. Hidden ones and links to
                 directories are never entered.
+            note_denied: Called with each directory below that must not be listed; without it that
+                is an error.
 
         Yields:
             The directory, as a path after this place, and the sizes of its files in bytes by name.
@@ -223,25 +248,69 @@ class Place:
         Raises:
             OSError: If a directory cannot be listed.
         """
-        with _asking_store():
-            self.files.invalidate_cache()
-            root = self.path.rstrip("/")
-            walked: Iterator[tuple[str, dict[str, Any], dict[str, Any]]] = self.files.walk(
-                root, detail=True, on_error="raise"
-            )
-            for folder, directories, files in walked:
-                for name, about in list(directories.items()):
-                    is_link = about.get("islink", False)
-                    if name.startswith(".") or is_link or not is_entered(about["name"].rstrip("/")):
-                        del directories[name]
-                yield (
-                    folder.rstrip("/")[len(root) + 1 :],
-                    {
-                        name: int(about["size"] or 0)
-                        for name, about in files.items()
-                        if name and self._is_file(about)
-                    },
-                )
+        if isinstance(self.files, S3Files):
+            yield from self._walk_listing(self.files.list_below(self.path), is_entered)
+            return
+        self.files.invalidate_cache()
+        todo = [self.path.rstrip("/")]
+        cut = len(todo[0]) + 1
+        while todo:
+            path = todo.pop()
+            try:
+                directories, sizes = self._list_one(path)
+            except FileNotFoundError:
+                if len(path) < cut:
+                    raise
+                continue  # removed meanwhile
+            except PermissionError as error:
+                if len(path) < cut or note_denied is None:
+                    raise
+                note_denied(Place(self.files, path), error)
+                continue
+            todo += [one for one in reversed(directories) if is_entered(one)]
+            yield path[cut:], sizes
+
+    @_asking_store()
+    def _list_one(self, path: str) -> tuple[list[str], dict[str, int]]:
+        """List the directories of one that may be entered, and the sizes of its files."""
+        directories, sizes = [], {}
+        for about in self.files.ls(path, detail=True):
+            one = about["name"].rstrip("/")
+            name = one.rpartition("/")[2]
+            if one == path:  # a store may have an object for the directory itself
+                continue
+            if self._is_file(about):
+                sizes[name] = int(about["size"] or 0)
+            elif about["type"] == "directory" and not (
+                about.get("islink", False) or name.startswith(".")
+            ):
+                directories.append(one)
+        return directories, sizes
+
+    def _walk_listing(
+        self, listed: Iterator[tuple[str, int]], is_entered: Callable[[str], bool]
+    ) -> Iterator[tuple[str, dict[str, int]]]:
+        """Walk through a listing of all that is below, folder by folder."""
+        root = self.path.rstrip("/")
+        folders: dict[str, dict[str, int]] = {}
+        entered: dict[str, bool] = {"": True}
+
+        def enters(folder: str) -> bool:
+            if folder not in entered:
+                above, _, name = folder.rpartition("/")
+                is_hidden = name.startswith(".")
+                entered[folder] = enters(above) and not is_hidden and is_entered(f"{root}/{folder}")
+            return entered[folder]
+
+        for path, size in listed:
+            folder, _, name = path.rpartition("/")
+            if not name:  # an object for the folder itself
+                continue
+            if not _NO_PARTS.isdisjoint(path.split("/")):
+                _logger.warning("%s/%s is left out: no file can have this path", root, path)
+            elif enters(folder):
+                folders.setdefault(folder, {})[name] = size
+        yield from folders.items()
 
     def _is_file(self, about: dict[str, Any]) -> bool:
         """Return whether an entry of a listing is a file, or a link to one."""
@@ -262,10 +331,13 @@ def open_place(url: str) -> Place:
     """Open a path of this machine, or the URL of a store such as ``s3://bucket/holters``.
 
     Raises:
-        ConfigurationError: If no installed package reads such a URL.
+        ConfigurationError: If no installed package reads such a URL, or settings of an S3 API are
+            not valid.
     """
     if "://" not in url:
         return Place(LocalFileSystem(), os.path.abspath(url))  # noqa: PTH100  no link is followed, ".." goes
+    if url.startswith(f"{PROTOCOL}://"):
+        return _open_s3(url)
     try:
         files, path = url_to_fs(url)
     except (ImportError, ValueError) as error:
@@ -274,3 +346,16 @@ def open_place(url: str) -> Place:
     if isinstance(files, LocalFileSystem):
         return open_place(path)
     return Place(files, path)
+
+
+def _open_s3(url: str) -> Place:
+    path = url.removeprefix(f"{PROTOCOL}://").rstrip("/")
+    if not path.partition("/")[0]:
+        msg = f"{url} must be {PROTOCOL}://BUCKET/PREFIX, it names no bucket"
+        raise ConfigurationError(msg)
+    try:
+        open_client()
+    except (BotoCoreError, ValueError) as error:
+        msg = f"{url} cannot be opened with the AWS_ variables: {error}"
+        raise ConfigurationError(msg) from error
+    return Place(S3Files(), path)

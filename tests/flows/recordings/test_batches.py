@@ -438,7 +438,7 @@ def test_a_store_that_cannot_be_asked_has_not_lost_its_files(
     place = open_place(store)
     assert not place.exists()
     assert not place.is_directory()
-    for method in ("info", "find", "walk", "cat_file", "pipe_file", "put_file", "rm"):
+    for method in ("info", "ls", "cat_file", "pipe_file", "put_file", "rm"):
         monkeypatch.setattr(MemoryFileSystem, method, refuse)
     for asked in (
         *(place.exists, place.size, place.is_directory, place.read, place.list_names),

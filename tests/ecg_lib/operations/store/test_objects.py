@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from ecg_lib.operations.store import s3_objects
 from ecg_lib.operations.store.objects import ConflictError, ObjectStore, StoreError, open_store
 from ecg_lib.records.atomic_files import LEAST_FREE_BYTES
 from tests.object_store.server import SECRET, ObjectServer
@@ -172,3 +173,18 @@ def test_a_listing_may_have_more_objects_than_an_answer_of_the_store(bucket_url:
     for number in range(1005):  # an answer has 1,000 at most
         store.write(f"many/{number}", b"")
     assert len(list(store.list_objects("many/"))) == 1005
+
+
+def test_an_endpoint_of_the_configuration_file_is_addressed_like_one_of_the_environment(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3")
+    # By a name, as with an IP address no client would try BUCKET.HOST.
+    (tmp_path / "config").write_text(
+        f"[default]\nendpoint_url = http://localhost:{object_server.port}\n"
+    )
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
+    client = s3_objects.open_client()
+    bucket = bucket_url.removeprefix("s3://").partition("/")[0]
+    signed = client.generate_presigned_url("get_object", Params={"Bucket": bucket, "Key": "k"})
+    assert signed.startswith(f"http://localhost:{object_server.port}/{bucket}/k?")
