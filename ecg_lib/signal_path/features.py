@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
+from ecg_lib.signal_path.conducted_shapes import assign_shapes, find_conducted_shapes
 from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.template import (
     WINDOW_SAMPLES,
@@ -145,11 +146,7 @@ def extract_beats(
     blocks = [Block.survey(beats, start, stop) for start, stop in block_bounds(n_beats, config)]
     recording = recording_template(blocks, config)
     kept = kept_parts(n_beats, config)
-    described = _Described(
-        np.empty((n_beats, WINDOW_SAMPLES, 2), dtype=np.float32),
-        np.empty((n_beats, len(FEATURE_NAMES)), dtype=np.float32),
-        np.empty(n_beats, dtype=np.bool_),
-    )
+    described = _Described.empty(n_beats)
     for block, keep in zip(blocks, kept, strict=True):
         _describe_block(block, beats, recording, keep=keep, described=described)
     return BeatFeatures(
@@ -186,10 +183,28 @@ def _no_beats() -> BeatFeatures:
     )
 
 
+_NEVER: Final = -1e6
+"""Score of a beat that no template is made of."""
+
+_NEIGHBOURS: Final = tuple(
+    tuple(FEATURE_NAMES.index(name + of) for of in ("", "_of_previous", "_of_next"))
+    for name in ("qrs_similarity", "beat_similarity")
+)
+"""Columns of features that are those of the beats before and after."""
+
+
 class _Described(NamedTuple):
     windows: NDArray[np.float32]
     features: NDArray[np.float32]
     is_template_beat: NDArray[np.bool_]
+
+    @staticmethod
+    def empty(n_beats: int) -> _Described:
+        return _Described(
+            np.empty((n_beats, WINDOW_SAMPLES, 2), dtype=np.float32),
+            np.empty((n_beats, len(FEATURE_NAMES)), dtype=np.float32),
+            np.empty(n_beats, dtype=np.bool_),
+        )
 
 
 def _describe_block(
@@ -200,14 +215,55 @@ def _describe_block(
     keep: slice,
     described: _Described,
 ) -> None:
+    """Compute windows and features against the template, or against another conducted shape.
+
+    See :mod:`ecg_lib.signal_path.conducted_shapes`.
+    """
+    rows = slice(block.part.start + keep.start, block.part.start + keep.stop)
+    kept = _Described(
+        described.windows[rows], described.features[rows], described.is_template_beat[rows]
+    )
+    _describe(block, beats, recording, score=block.score, keep=keep, described=kept)
+    is_template = block.sameness[block.choose_template(recording, beats.config)] > 0.5
+    shapes = find_conducted_shapes(
+        block,
+        is_template=is_template,
+        rr_prev=beats.rr_prev[block.part],
+        rr_next=beats.rr_next[block.part],
+        width=beats.width[block.part],
+    )
+    if not shapes:
+        return
+    owner = assign_shapes(is_template, shapes)[keep]
+    other = _Described.empty(len(owner))
+    for number, shape in enumerate(shapes, 1):
+        weights = block.sameness[shape.beat] * shape.members
+        template = (weights / weights.sum()) @ beats.windows[block.part]
+        score = np.where(shape.members, block.score, _NEVER)
+        _describe(block, beats, template, score=score, keep=keep, described=other)
+        for of_kept, of_other in zip(kept, other, strict=True):
+            of_kept[owner == number] = of_other[owner == number]
+    for own, previous, following in _NEIGHBOURS:
+        kept.features[1:, previous] = kept.features[:-1, own]
+        kept.features[:-1, following] = kept.features[1:, own]
+
+
+def _describe(
+    block: Block,
+    beats: Beats,
+    recording: NDArray[np.float32],
+    *,
+    score: NDArray[np.float64],
+    keep: slice,
+    described: _Described,
+) -> None:
     """Compute windows and features against the template that fits the whole recording.
 
-    The template is that of the beat whose shape looks most like the conducted one and like the
-    recording's. Beats are shifted to it, by up to 35 ms where that makes their QRS complexes more
-    alike, and it is made again of the shifted ones.
+    The template is that of the beat whose shape looks most like the conducted one, by its score,
+    and like the recording's. Beats are shifted to it, by up to 35 ms where that makes their QRS
+    complexes more alike, and it is made again of the shifted ones.
     """
     part = block.part
-    rows = slice(part.start + keep.start, part.start + keep.stop)
     run_kernel(
         "describe",
         beats.wide[part],
@@ -215,7 +271,7 @@ def _describe_block(
         beats.margin,
         *block.forms,
         block.sameness,
-        block.score,
+        score,
         block.shape_features,
         recording,
         beats.rr_prev[part],
@@ -225,7 +281,5 @@ def _describe_block(
         list_constants(beats.config),
         keep.start,
         keep.stop,
-        described.windows[rows],
-        described.features[rows],
-        described.is_template_beat[rows],
+        *described,
     )
