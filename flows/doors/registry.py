@@ -493,7 +493,6 @@ def explain_unreachable(settings: Settings) -> str:
         with closing(sqlite3.connect(path, timeout=_PROBE_TIMEOUT_S)) as database:
             database.execute("BEGIN IMMEDIATE")
             database.execute("SELECT count(*) FROM sqlite_master")
-            database.rollback()
     except sqlite3.Error as error:
         return f"its database: {error}"
     return ""

@@ -25,6 +25,7 @@ from flows.doors.registry import (
     RunEnd,
     RunKind,
     explain_unreachable,
+    has_runs,
     reaching_registry,
     read_version,
 )
@@ -315,8 +316,30 @@ def test_why_a_database_cannot_be_written_is_said(settings: Settings) -> None:
         pass
     database.unlink()
     assert explain_unreachable(settings) == ""
+    assert not database.exists()
     other = settings.model_copy(update={"mlflow_tracking_uri": "postgresql://a/b"})
     assert explain_unreachable(other) == ""
+
+
+def test_a_database_whose_tables_cannot_be_read_is_named(settings: Settings) -> None:
+    database = settings.mlflow_dir / "mlflow.db"
+    content = database.read_bytes()
+    database.write_bytes(content[:100] + bytes([255]) * 3996 + content[4096:])
+    assert explain_unreachable(settings) == "its database: database disk image is malformed"
+
+
+def test_a_registry_makes_its_folder(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "new" / "home")
+    Registry(settings)
+    assert settings.mlflow_dir.is_dir()
+    Registry(settings)
+
+
+def test_runs_are_looked_for_where_a_database_file_or_a_server_is(settings: Settings) -> None:
+    assert has_runs(settings)
+    (settings.mlflow_dir / "mlflow.db").unlink()
+    assert not has_runs(settings)
+    assert has_runs(settings.model_copy(update={"mlflow_tracking_uri": "http://127.0.0.1:9"}))
 
 
 @pytest.mark.parametrize(
