@@ -51,11 +51,11 @@ def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -
     n_forms = 0
     for rows, columns, sameness in shapes:
         _join_known(form, rows, columns, sameness, has_class)
-        waiting = np.flatnonzero(has_class[rows] & (form[rows] == NO_FORM))
+        waiting = (has_class[rows] & (form[rows] == NO_FORM)).nonzero()[0]
         alike = sameness[waiting][:, waiting + rows.start - columns.start] >= _LEAST_SAMENESS
         while len(waiting):
             members = alike[int(alike.sum(axis=1).argmax())]
-            if members.sum() < _LEAST_BEATS:
+            if np.count_nonzero(members) < _LEAST_BEATS:
                 break
             form[waiting[members] + rows.start] = n_forms
             n_forms += 1
@@ -72,12 +72,13 @@ def _join_known(
 ) -> None:
     """Give beats of a block the form of earlier blocks that they are like."""
     of_columns = form[columns]
-    known = np.unique(of_columns[of_columns != NO_FORM])
-    if len(known) == 0:
+    formed = of_columns[of_columns != NO_FORM]
+    if len(formed) == 0:
         return
+    known = np.unique(formed)
     fit = np.stack([sameness[:, of_columns == one].mean(axis=1) for one in known], axis=1)
     is_due = has_class[rows] & (form[rows] == NO_FORM) & (fit.max(axis=1) >= _LEAST_SAMENESS)
-    form[np.flatnonzero(is_due) + rows.start] = known[fit.argmax(axis=1)][is_due]
+    form[is_due.nonzero()[0] + rows.start] = known[fit.argmax(axis=1)][is_due]
 
 
 def _number_by_size(form: NDArray[np.int64], n_forms: int) -> NDArray[np.int64]:
