@@ -278,12 +278,8 @@ def robust_scale(signal: NDArray[np.float64]) -> NDArray[np.float64]:
     if len(signal) == 0:
         msg = "a median needs at least one sample, got none"
         raise ValueError(msg)
-    centre_and_deviation = np.empty(2)
-    run_kernel("robust_scale", signal, len(signal), centre_and_deviation)
-    centre, deviation = centre_and_deviation.tolist()
-    scaled = signal - centre
-    if deviation > 0:
-        scaled /= deviation
+    scaled = np.empty_like(signal)
+    run_kernel("robust_scale", signal, len(signal), scaled)
     return scaled
 
 

@@ -52,6 +52,7 @@ KERNELS: Final = {
     "average_slope": "DiiDD",
     "band_pass": "DiiiDDID",
     "cut_beats": "DiIiiiiiFFF",
+    "cut_parts": "DIiDiD",
     "describe": "FiiFFFDDFDDDdDiiFFB",
     "filter_rank": "DiiiD",
     "find_extrema": "DiIiiidI",

@@ -266,10 +266,10 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     # A long signal is sampled: hum is there all the time.
     count = min(count, _MAX_SPECTRA)
     step = (len(signal_mv) - length) / max(1, count - 1)
-    starts = [int(number * step) for number in range(count)]
-    parts = np.stack([signal_mv[start : start + length] for start in starts])
-    means = np.add.reduce(parts, axis=1, keepdims=True) / length
-    spectra = np.fft.rfft((parts - means) * _hann_window(length), axis=1)
+    starts = np.array([int(number * step) for number in range(count)])
+    parts = np.empty((count, length))
+    run_kernel("cut_parts", signal_mv, starts, count, _hann_window(length), length, parts)
+    spectra = np.fft.rfft(parts, axis=1)
     n_spectra, n_bins = spectra.shape
     step_hz = FS_HZ / length
     near, far = round(1 / step_hz), round(6 / step_hz)
