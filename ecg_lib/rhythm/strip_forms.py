@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.template import ShapeBlock
 
 FORMS: Final = string.ascii_uppercase
@@ -22,9 +23,6 @@ NO_FORM: Final = -1
 
 _LEAST_SAMENESS: Final = 0.5
 """Half way between the same and another shape, as the template compares them."""
-
-_LEAST_BEATS: Final = 2
-"""A beat that looks like no other is marked by its index."""
 
 
 def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -51,15 +49,16 @@ def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -
     n_forms = 0
     for rows, columns, sameness in shapes:
         _join_known(form, rows, columns, sameness, has_class)
-        waiting = (has_class[rows] & (form[rows] == NO_FORM)).nonzero()[0]
-        alike = sameness[waiting][:, waiting + rows.start - columns.start] >= _LEAST_SAMENESS
-        while len(waiting):
-            members = alike[int(alike.sum(axis=1).argmax())]
-            if np.count_nonzero(members) < _LEAST_BEATS:
-                break
-            form[waiting[members] + rows.start] = n_forms
-            n_forms += 1
-            waiting, alike = waiting[~members], alike[~members][:, ~members]
+        n_forms = run_kernel(
+            "group_shapes",
+            sameness,
+            *sameness.shape,
+            rows.start - columns.start,
+            _LEAST_SAMENESS,
+            n_forms,
+            has_class[rows] & (form[rows] == NO_FORM),
+            form[rows],
+        )
     return _number_by_size(form, n_forms)
 
 

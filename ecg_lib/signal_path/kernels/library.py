@@ -61,6 +61,7 @@ KERNELS: Final = {
     "find_maxima": "DiiI",
     "find_quiet": "DiddI",
     "find_spikes": "DIiBDB",
+    "group_shapes": "FiiidiBI",
     "likeness_of_beats": "DiIiiiD",
     "look_again": "IDDiDFBFiF",
     "max_around": "DiIiiiiD",
