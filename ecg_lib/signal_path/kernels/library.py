@@ -44,6 +44,8 @@ _DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
 _NUMBERS: Final = {"i": "int64_t", "d": "double"}
 """Types in C of what is not an array."""
 
+_ndarray: Final = np.ndarray
+
 _NO_DTYPE: Final = np.dtype("V")
 """Of no array here: arrays with steps are always looked at."""
 
@@ -122,7 +124,7 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
             if find_address is None
             # Without a call of Python: a strip has 140 arrays.
             else _address_of(argument)
-            if type(argument) is np.ndarray and argument.dtype is dtype
+            if type(argument) is _ndarray and argument.dtype is dtype
             else find_address(argument)
             for argument, (dtype, find_address) in zip(arguments, parameters, strict=True)
         ]
