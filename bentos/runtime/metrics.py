@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from time import perf_counter
 from typing import Final, NamedTuple
 
@@ -235,12 +235,9 @@ class Metrics:
         """Count a request that was answered with a problem."""
         self._refusals.labels(problem).inc()
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Measure one of :data:`STAGES`."""
-        start = perf_counter()
-        yield
-        self.observe_stage(name, perf_counter() - start)
+    def stage(self, name: str) -> AbstractContextManager[None]:
+        """Measure one of :data:`STAGES`, unless it raises."""
+        return _Timed(self._stages[name])
 
     def observe_stage(self, name: str, seconds: float) -> None:
         """Note the time of one of :data:`STAGES`."""
@@ -294,6 +291,22 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
+
+
+class _Timed(AbstractContextManager[None]):
+    """Observes the time in it; a generator would take five times as long."""
+
+    __slots__ = ("_start_s", "_times")
+
+    def __init__(self, times: Histogram) -> None:
+        self._times = times
+
+    def __enter__(self) -> None:
+        self._start_s = perf_counter()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._times.observe(perf_counter() - self._start_s)
 
 
 def _add(counters: Mapping[str, Counter], amounts: Mapping[str, float]) -> None:

@@ -264,13 +264,9 @@ class Runtime:
             _logger.error("signals are not kept: %s", problem)  # once, not for each request
         self._signals_problem = problem
 
-    @contextlib.contextmanager
-    def _stage(self, name: str) -> Iterator[None]:
-        with (
-            self.metrics.stage(name),
-            self.tracing.stage(name) if self.tracing else contextlib.nullcontext(),
-        ):
-            yield
+    def _stage(self, name: str) -> contextlib.AbstractContextManager[None]:
+        measured = self.metrics.stage(name)
+        return measured if self.tracing is None else _open_both(measured, self.tracing.stage(name))
 
     def _note_stage(self, stage: Stage) -> None:
         self.metrics.observe_stage(stage.name, stage.seconds)
@@ -304,3 +300,11 @@ class Runtime:
             unreadable=counts.unreadable,
         )
         self.metrics.count_rules(counts.rules)
+
+
+@contextlib.contextmanager
+def _open_both(
+    one: contextlib.AbstractContextManager[object], other: contextlib.AbstractContextManager[object]
+) -> Iterator[None]:
+    with one, other:
+        yield

@@ -74,7 +74,7 @@ def build_answer(
         "confidence": confidence,
         **describe_risk(risk),
         **describe_beat_counts(
-            rhythm, detected=len(classified), paced=int(prepared.is_paced.sum())
+            rhythm, detected=len(classified), paced=int(np.count_nonzero(prepared.is_paced))
         ),
         "beat_predictions": _list_beats(classified),
         "rhythm": {
@@ -146,9 +146,9 @@ def _list_beats(classified: ClassifiedBeats) -> list[dict[str, Any]]:
             form,
         ) in enumerate(columns)
     ]
-    for index in np.flatnonzero(~classified.has_class).tolist():
+    for index in (~classified.has_class).nonzero()[0].tolist():
         beats[index].update(arrhythmia_type=None, confidence=None, probability_v=None)
-    for index in np.flatnonzero(~classified.is_readable).tolist():
+    for index in (~classified.is_readable).nonzero()[0].tolist():
         beats[index].update(qrs_width_ms=None)
     return beats
 

@@ -62,11 +62,12 @@ def are_credible(
     """
     if len(beat_logits) == 0:
         return np.zeros(0, dtype=np.bool_)
+    is_beat = beat_logits >= config.min_beat_logit
+    if config.min_neighbourhood_logit <= -_CLIP:  # less than the mean of any that are clipped
+        return np.asarray(is_beat)
     clipped = pad_ends(beat_logits.clip(-_CLIP, _CLIP), _NEIGHBOURS // 2)
     around = np.convolve(clipped, np.ones(_NEIGHBOURS), mode="valid") / _NEIGHBOURS
-    return np.asarray(
-        (beat_logits >= config.min_beat_logit) & (around >= config.min_neighbourhood_logit)
-    )
+    return np.asarray(is_beat & (around >= config.min_neighbourhood_logit))
 
 
 def abstain(
@@ -88,7 +89,7 @@ def abstain(
 
     """
     is_doubted = ~are_credible(beat_logits, config=config) & (prepared.beat_quality == OK)
-    if not is_doubted.any():
+    if not np.count_nonzero(is_doubted):
         return prepared
     beat_quality = prepared.beat_quality.copy()
     beat_quality[is_doubted] = UnreadableReason.NOISE.value
@@ -117,10 +118,11 @@ def _spans_of(
     peaks = prepared.r_peaks
     last = round(prepared.duration_s * prepared.fs)
     reach = reach_s * prepared.fs
-    before = np.minimum(np.diff(peaks, prepend=-(2 * last)) / 2, reach)
-    after = np.minimum(np.diff(peaks, append=3 * last) / 2, reach)
+    gaps = np.concatenate([[peaks[0] + 2 * last], peaks[1:] - peaks[:-1], [3 * last - peaks[-1]]])
+    reaches = np.minimum(gaps / 2, reach)
+    before, after = reaches[:-1], reaches[1:]
     spans: list[tuple[int, int]] = []
-    for index in np.flatnonzero(is_doubted).tolist():
+    for index in is_doubted.nonzero()[0].tolist():
         start = max(0, round(peaks[index] - before[index]))
         stop = min(last, round(peaks[index] + after[index]))
         if spans and start <= spans[-1][1]:

@@ -319,7 +319,7 @@ class BeatClassifier:
             by_rules = partial(decide, read, config=self.config, apply_rule_guard=apply_rule_guard)
             alone = by_rules(self.config.calibration.probabilities(voted))
             fused = fuse_leads(voted, r_peaks=prepared.r_peaks, others=leads, fs=prepared.fs)
-            if not fused.is_helped.any():
+            if not np.count_nonzero(fused.is_helped):
                 return alone
             both = by_rules(self.config.calibration.probabilities(fused.logits))
         return replace(both, without_others=alone)

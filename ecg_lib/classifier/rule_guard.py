@@ -121,8 +121,10 @@ def apply_rules(
     """
     config = config or RuleGuardConfig()
     beats = _Beats(features, probability_v >= threshold)
-    is_unsure = _is_unsure(probability_v, threshold, config)
     rule = np.full(len(features), Rule.NONE.value, dtype="U24")
+    if not config.in_force:
+        return GuardedBeats(beats.is_v, rule)
+    is_unsure = _is_unsure(probability_v, threshold, config)
     for name in config.in_force:
         rule[is_unsure & (rule == Rule.NONE.value) & _applies(name, beats, config)] = name.value
     return GuardedBeats(beats.is_v ^ (rule != Rule.NONE.value), rule)

@@ -57,7 +57,7 @@ def vote(
 
     """
     config = config or ShapeVoteConfig()
-    voices = np.clip(logits, -config.max_logit, config.max_logit)
+    voices = np.minimum(np.maximum(logits, -config.max_logit), config.max_logit)
     has_voice = is_readable.astype(np.float64)
     voted = logits.copy()
     for rows, columns, sameness in shapes:

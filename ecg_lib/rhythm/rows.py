@@ -67,7 +67,7 @@ def find_stretches(
 
     """
     follows = follow_each_other(r_peaks, is_readable=is_readable, unreadable=unreadable)
-    in_a_row = follows & (np.diff(r_peaks) <= LONGEST_RR_S * fs)
+    in_a_row = follows & (r_peaks[1:] - r_peaks[:-1] <= LONGEST_RR_S * fs)
     stretches = _part(np.arange(len(r_peaks)), ~in_a_row)
     return [stretch for stretch in stretches if len(stretch) and is_readable[stretch[0]]]
 
@@ -85,7 +85,7 @@ def find_rows(stretch: NDArray[np.int64], is_v: NDArray[np.bool_]) -> list[NDArr
     v_beats = stretch[is_v[stretch]]
     if len(v_beats) == 0:
         return []
-    return _part(v_beats, np.diff(v_beats) > 1)
+    return _part(v_beats, v_beats[1:] - v_beats[:-1] > 1)
 
 
 def _part(beats: NDArray[np.int64], is_last: NDArray[np.bool_]) -> list[NDArray[np.int64]]:

@@ -62,6 +62,8 @@ def find_credible(
 
     """
     credible = is_v & is_readable & (probability_v >= threshold)
+    if not np.count_nonzero(credible):
+        return credible
     stretches = find_stretches(r_peaks, is_readable=is_readable, fs=fs, unreadable=unreadable)
     for row in (row for stretch in stretches for row in find_rows(stretch, credible)):
         if len(row) >= MIN_RUN and probability_v[row].mean() < run_threshold:

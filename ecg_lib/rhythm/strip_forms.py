@@ -13,6 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.template import ShapeBlock
 
 FORMS: Final = string.ascii_uppercase
@@ -22,9 +23,6 @@ NO_FORM: Final = -1
 
 _LEAST_SAMENESS: Final = 0.5
 """Half way between the same and another shape, as the template compares them."""
-
-_LEAST_BEATS: Final = 2
-"""A beat that looks like no other is marked by its index."""
 
 
 def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -51,15 +49,16 @@ def group_beats(shapes: Iterable[ShapeBlock], *, has_class: NDArray[np.bool_]) -
     n_forms = 0
     for rows, columns, sameness in shapes:
         _join_known(form, rows, columns, sameness, has_class)
-        waiting = np.flatnonzero(has_class[rows] & (form[rows] == NO_FORM))
-        alike = sameness[waiting][:, waiting + rows.start - columns.start] >= _LEAST_SAMENESS
-        while len(waiting):
-            members = alike[int(alike.sum(axis=1).argmax())]
-            if members.sum() < _LEAST_BEATS:
-                break
-            form[waiting[members] + rows.start] = n_forms
-            n_forms += 1
-            waiting, alike = waiting[~members], alike[~members][:, ~members]
+        n_forms = run_kernel(
+            "group_shapes",
+            sameness,
+            *sameness.shape,
+            rows.start - columns.start,
+            _LEAST_SAMENESS,
+            n_forms,
+            has_class[rows] & (form[rows] == NO_FORM),
+            form[rows],
+        )
     return _number_by_size(form, n_forms)
 
 
@@ -72,12 +71,13 @@ def _join_known(
 ) -> None:
     """Give beats of a block the form of earlier blocks that they are like."""
     of_columns = form[columns]
-    known = np.unique(of_columns[of_columns != NO_FORM])
-    if len(known) == 0:
+    formed = of_columns[of_columns != NO_FORM]
+    if len(formed) == 0:
         return
+    known = np.unique(formed)
     fit = np.stack([sameness[:, of_columns == one].mean(axis=1) for one in known], axis=1)
     is_due = has_class[rows] & (form[rows] == NO_FORM) & (fit.max(axis=1) >= _LEAST_SAMENESS)
-    form[np.flatnonzero(is_due) + rows.start] = known[fit.argmax(axis=1)][is_due]
+    form[is_due.nonzero()[0] + rows.start] = known[fit.argmax(axis=1)][is_due]
 
 
 def _number_by_size(form: NDArray[np.int64], n_forms: int) -> NDArray[np.int64]:

@@ -164,8 +164,8 @@ def measure_intervals(
     r_peaks: NDArray[np.int64], breaks: NDArray[np.bool_] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Measure the seconds since the beat before and to the next one, NaN where unknown."""
-    intervals = np.diff(r_peaks) / FS_HZ
-    if breaks is not None and breaks.any():
+    intervals = (r_peaks[1:] - r_peaks[:-1]) / FS_HZ
+    if breaks is not None and np.count_nonzero(breaks):
         intervals[breaks] = np.nan
     return np.concatenate([[np.nan], intervals]), np.concatenate([intervals, [np.nan]])
 

@@ -186,13 +186,14 @@ def answer(
                 failure = f"failed: {type(error).__name__}"
         is_slow = watched.is_slow
         if made is not None:
-            return replace(made, is_by_candidate=True, is_slow=is_slow)
-    begun_s = perf_counter()
+            return replace(made, is_by_candidate=True, is_slow=is_slow, seconds=0.0)
     try:
         made = _classify(model, asked, question, request, observe=observe, start_s=start_s)
     except RefusedSignalError as error:
         raise RefusedSignalError(error, row=error.row, failure=failure, is_slow=is_slow) from error
-    return replace(made, failure=failure, is_slow=is_slow, seconds=perf_counter() - begun_s)
+    if failure is None:
+        return made
+    return replace(made, failure=failure, is_slow=is_slow)
 
 
 def _describe_request(model: LoadedModel, asked: PredictionInput, question: Question) -> RequestRow:
@@ -230,7 +231,7 @@ def _classify(
         If the signal cannot be read.
 
     """
-    parameters = asked.parameters
+    begun_s, parameters = perf_counter(), asked.parameters
     try:
         classified = model.classifier.classify(
             asked.signal_mv,
@@ -302,6 +303,7 @@ def _classify(
         signal=signal,
         created_at=request.created_at,
         traffic_group=name_group(request.patient_key, request.client),
+        seconds=perf_counter() - begun_s,
     )
 
 

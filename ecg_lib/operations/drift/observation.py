@@ -173,7 +173,7 @@ def _readable_shares(prepared: PreparedBeats, *, fs: float) -> NDArray[np.float6
 def _median_of_each(values: NDArray[np.float64], part: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return for each value the median of its part; NaN where none is known."""
     medians = np.full(len(values), np.nan)
-    for one in np.unique(part):
+    for one in set(part.tolist()):
         known = values[(part == one) & np.isfinite(values)]
         if len(known):
             medians[part == one] = median(known)

@@ -44,6 +44,8 @@ _DTYPES: Final[dict[str, np.dtype[np.generic]]] = {
 _NUMBERS: Final = {"i": "int64_t", "d": "double"}
 """Types in C of what is not an array."""
 
+_ndarray: Final = np.ndarray
+
 _NO_DTYPE: Final = np.dtype("V")
 """Of no array here: arrays with steps are always looked at."""
 
@@ -52,6 +54,7 @@ KERNELS: Final = {
     "average_slope": "DiiDD",
     "band_pass": "DiiiDDID",
     "cut_beats": "DiIiiiiiFFF",
+    "cut_parts": "DIiDiD",
     "describe": "FiiFFFDDFDDDdDiiFFB",
     "filter_rank": "DiiiD",
     "find_extrema": "DiIiiidI",
@@ -60,6 +63,7 @@ KERNELS: Final = {
     "find_maxima": "DiiI",
     "find_quiet": "DiddI",
     "find_spikes": "DIiBDB",
+    "group_shapes": "FiiidiBI",
     "likeness_of_beats": "DiIiiiD",
     "look_again": "IDDiDFBFiF",
     "max_around": "DiIiiiiD",
@@ -120,7 +124,7 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
             if find_address is None
             # Without a call of Python: a strip has 140 arrays.
             else _address_of(argument)
-            if type(argument) is np.ndarray and argument.dtype is dtype
+            if type(argument) is _ndarray and argument.dtype is dtype
             else find_address(argument)
             for argument, (dtype, find_address) in zip(arguments, parameters, strict=True)
         ]

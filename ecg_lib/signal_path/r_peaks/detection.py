@@ -130,7 +130,7 @@ def detect_r_peaks(
     r_peaks = _find_extrema(envelopes.smooth, position, config)
     hidden = find_hidden(envelopes.steep, envelopes.smooth, position=position, r_peaks=r_peaks)
     is_hum = _are_hum(signal, envelopes.smooth, candidates, accepted, config)
-    if len(hidden) or is_hum.any():
+    if len(hidden) or np.count_nonzero(is_hum):
         position = np.sort(np.append(position[~is_hum], hidden))
         r_peaks = _find_extrema(envelopes.smooth, position, config)
     # Each beat is moved to the extremum of its complex once.
@@ -146,7 +146,7 @@ def _are_hum(
 ) -> NDArray[np.bool_]:
     """Return True for accepted candidates that are made by hum at the ends of the signal."""
     position = candidates.position[accepted]
-    if not are_near_ends(position, n_samples=len(signal)).any():
+    if not np.count_nonzero(are_near_ends(position, n_samples=len(signal))):
         return np.zeros(len(position), dtype=np.bool_)
     reach = int(config.peak_search_s * FS_HZ)
     span = np.empty(len(position))

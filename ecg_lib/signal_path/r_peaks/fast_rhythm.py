@@ -62,8 +62,8 @@ def find_hidden(
         Maxima of the energy, ascending.
 
     """
-    gaps = np.diff(r_peaks)
-    places = np.flatnonzero((gaps >= _GAP[0]) & (gaps <= _GAP[1]))
+    gaps = r_peaks[1:] - r_peaks[:-1]
+    places = ((gaps >= _GAP[0]) & (gaps <= _GAP[1])).nonzero()[0]
     if len(places) == 0:
         return np.zeros(0, dtype=np.int64)
     hidden, is_as_tall = _find_tall(steep, position, r_peaks, places)

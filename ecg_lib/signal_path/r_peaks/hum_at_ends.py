@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.filtering import band_pass
+from ecg_lib.signal_path.filtering import band_pass, median
 
 _REACH: Final = round(0.05 * FS_HZ)
 """A step at the end makes a beat this near to it, in samples."""
@@ -60,12 +60,12 @@ def are_hum(
     is_hum = np.zeros(len(position), dtype=np.bool_)
     last = len(signal) - 1
     for from_end, part in ((position, signal[:_PART][::-1]), (last - position, signal[-_PART:])):
-        near = np.flatnonzero(from_end < _REACH)
+        near = (from_end < _REACH).nonzero()[0]
         if len(near) == 0 or len(part) <= 2 * _REACH:
             continue
         calm = np.convolve(part, _NO_HUM, mode="valid")
         cut = len(_NO_HUM) // 2
-        hum = np.median(np.abs(part[cut : cut + len(calm)] - calm))
+        hum = median(np.abs(part[cut : cut + len(calm)] - calm))
         if hum < _LEAST_HUM * usual_span:
             continue
         left = np.abs(np.gradient(band_pass(calm, low_hz=band_hz[0], high_hz=band_hz[1])))

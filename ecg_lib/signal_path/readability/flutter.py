@@ -109,7 +109,7 @@ def find_flutter(
     waves = (bands or Bands(signal_mv)).band(*config.band_hz)
     is_flutter = np.empty((len(waves) // _DECIMATION - width) // step + 1, dtype=np.bool_)
     run_kernel("find_flutter", waves, len(waves), width, step, _list_limits(config), is_flutter)
-    starts = np.flatnonzero(is_flutter) * step
+    starts = is_flutter.nonzero()[0] * step
     if len(starts):
         coarse = waves[: len(waves) // _DECIMATION * _DECIMATION].reshape(-1, _DECIMATION).mean(1)
         starts = starts[~_repeat_later(coarse, starts, width)]

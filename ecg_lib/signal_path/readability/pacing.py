@@ -82,7 +82,7 @@ def find_paced(
     inside = (r_peaks >= _BEFORE + 1) & (r_peaks < len(signal_mv) - _AFTER - 1)
     asked, limits = is_readable & inside, _list_limits(config)
     run_kernel("find_spikes", signal_mv, r_peaks, len(r_peaks), asked, limits, has_spike)
-    if not has_spike.any():
+    if not np.count_nonzero(has_spike):
         return has_spike, ()
     window = (r_peaks // int(config.window_s * FS_HZ)).astype(np.int64)
     n_windows = int(window[-1]) + 1

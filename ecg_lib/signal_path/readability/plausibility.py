@@ -9,6 +9,7 @@ none is doubted at its own rate. `benchmarks/wrong_rates.py` measures how many a
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Final, Protocol
 
@@ -265,10 +266,10 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
     # A long signal is sampled: hum is there all the time.
     count = min(count, _MAX_SPECTRA)
     step = (len(signal_mv) - length) / max(1, count - 1)
-    starts = [int(number * step) for number in range(count)]
-    parts = np.stack([signal_mv[start : start + length] for start in starts])
-    means = np.add.reduce(parts, axis=1, keepdims=True) / length
-    spectra = np.fft.rfft((parts - means) * _hann_window(length), axis=1)
+    starts = np.array([int(number * step) for number in range(count)])
+    parts = np.empty((count, length))
+    run_kernel("cut_parts", signal_mv, starts, count, _hann_window(length), length, parts)
+    spectra = np.fft.rfft(parts, axis=1)
     n_spectra, n_bins = spectra.shape
     step_hz = FS_HZ / length
     near, far = round(1 / step_hz), round(6 / step_hz)
@@ -290,7 +291,7 @@ def _find_lines(signal_mv: NDArray[np.float64], *, last_hz: float) -> list[float
         bins,
         ratios,
     )
-    is_line = np.flatnonzero(ratios[:count] > _LINE_RATIO)
+    is_line = (ratios[:count] > _LINE_RATIO).nonzero()[0]
     strongest = is_line[np.argsort(-ratios[is_line], kind="stable")]
     return [place * step_hz for place in bins[strongest].tolist()]
 
@@ -336,7 +337,7 @@ def explain_amplitude(
         The doubt; None when the amplitude is usual, or there is no beat.
 
     """
-    if not is_readable.any():
+    if not np.count_nonzero(is_readable):
         return None
     usual_mv = median(amplitude_mv[is_readable])
     low_mv, high_mv = USUAL_RANGE_MV
@@ -356,21 +357,23 @@ def explain_rate(beats: MeasuredBeats) -> str | None:
     """
     is_known = beats.is_readable
     lines_hz = beats.stray_line_hz
-    if 2 * np.isfinite(lines_hz).sum() > len(lines_hz):
+    if 2 * np.count_nonzero(np.isfinite(lines_hz)) > len(lines_hz):
         return (
             f"sampling_rate may be wrong: the spectrum has a line of {np.nanmedian(lines_hz):.1f} "
             "Hz, where hum of the mains (50 or 60 Hz) cannot be; check the rate of the recording"
         )
     intervals_s = beats.rr_prev_s[is_known]
     intervals_s = intervals_s[np.isfinite(intervals_s)]
-    if len(intervals_s) < _MIN_BEATS or beats.is_paced.sum() > _MAX_PACED * is_known.sum():
+    n_paced, n_known = np.count_nonzero(beats.is_paced), np.count_nonzero(is_known)
+    if len(intervals_s) < _MIN_BEATS or n_paced > _MAX_PACED * n_known:
         return None
     rr_s = median(intervals_s)
     qrs_hz = median(beats.qrs_hz[is_known])
     width_s = median(beats.qrs_width_s[is_known])
     t_s = median(beats.t_peak_s[is_known])
     deflections = beats.deflection[is_known]
-    unexplained = float(np.mean(deflections[np.isfinite(deflections)] > _TALL_DEFLECTION))
+    n_measured = int(np.count_nonzero(np.isfinite(deflections)))
+    unexplained = int(np.count_nonzero(deflections > _TALL_DEFLECTION)) / max(n_measured, 1)
     if unexplained > _MAX_UNEXPLAINED and t_s < _EARLY_T * rr_s:
         return (
             f"sampling_rate may be too high: {unexplained:.0%} of the RR intervals hold a steep "
@@ -383,7 +386,7 @@ def explain_rate(beats: MeasuredBeats) -> str | None:
         (rr_s / qrs_hz, 1 / _USUAL_HZ_PER_S[1], 1 / _USUAL_HZ_PER_S[0]),
         (width_s, *_USUAL_QRS_S),
         (t_s, *_USUAL_T_S),
-        (float(np.prod(np.power((rr_s, qrs_hz, t_s), _TEMPO_POWERS))), *_USUAL_TEMPO),
+        (math.prod(map(pow, (rr_s, qrs_hz, t_s), _TEMPO_POWERS)), *_USUAL_TEMPO),
     ]
     is_high = any(value < low for value, low, _ in measured)
     is_low = any(value > high for value, _, high in measured)

@@ -132,7 +132,7 @@ def assess_quality(
     if rail_share is None:
         rail_share = measure_rail_share(samples, fs=FS_HZ, config=config)
     # Rounding may make one bin of difference between both time bases.
-    rail_share = np.resize(np.append(rail_share, rail_share[-1:]), len(edges))
+    rail_share = rail_share[np.minimum(np.arange(len(edges)), len(rail_share) - 1)]
     is_clipped = rail_share > config.clipped_share
     medians = np.maximum(_median_of_bins(energy, edges), 1e-12)
     is_noise = _is_noise(bands, energy, medians, edges, r_peaks, config)
@@ -218,20 +218,20 @@ def measure_rail_share(
     samples = np.asarray(signal_mv, dtype=np.float64)
     n_bins = max(1, int(len(samples) / (config.bin_s * fs)))
     edges = (np.arange(n_bins) * config.bin_s * fs).astype(np.int64)
-    at_rail = np.zeros(len(samples), dtype=np.float64)
     run = max(2, int(config.clipped_run_s * fs))
-    for rail in (samples.min(), samples.max()):
-        is_there = samples == rail
-        if np.count_nonzero(is_there) >= run:
-            for start, stop in find_spans(is_there):
-                if stop - start >= run:
-                    at_rail[start:stop] += 1.0
-    return _mean_of_bins(at_rail, edges)
-
-
-def _mean_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
-    sizes = np.diff(np.append(edges, len(values)))
-    return np.asarray(np.add.reduceat(values, edges) / sizes)
+    at_rail = [
+        (start, stop)
+        for rail in (samples.min(), samples.max())
+        if np.count_nonzero(is_there := samples == rail) >= run
+        for start, stop in find_spans(is_there)
+        if stop - start >= run
+    ]
+    if not at_rail:
+        return np.zeros(n_bins)
+    counts = np.zeros(len(samples))
+    for start, stop in at_rail:
+        counts[start:stop] += 1.0
+    return np.asarray(np.add.reduceat(counts, edges) / np.diff(edges, append=len(samples)))
 
 
 def _median_of_bins(values: NDArray[np.float64], edges: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -252,7 +252,7 @@ def _grade_seconds(
     tallest = np.maximum(np.maximum(around[:-2], around[2:]), tallest)
     bins = np.minimum(np.arange(len(seconds)) // config.bin_s, len(medians) - 1)
     prominence = np.maximum(tallest / medians[bins.astype(np.int64)], 1e-12)
-    return np.asarray(np.clip(1 - config.noise_prominence / prominence, 0.0, 1.0))
+    return np.asarray(np.minimum(np.maximum(1 - config.noise_prominence / prominence, 0.0), 1.0))
 
 
 def _is_noise(
@@ -269,7 +269,7 @@ def _is_noise(
     is_tone = prominence < config.tone_prominence
     is_low = prominence < config.noise_prominence
     is_unclear = prominence < config.clear_prominence
-    if not (is_unclear & ~is_tone).any():
+    if not np.count_nonzero(is_unclear & ~is_tone):
         return np.asarray(is_low)
     likeness = _likeness_of_bins(bands, edges, r_peaks)
     is_fast = (_longest_rr_of_bins(edges, r_peaks, len(bands.signal)) < config.fast_rr_s) & (
@@ -287,7 +287,7 @@ def _longest_rr_of_bins(
     """
     if len(r_peaks) < 4:
         return np.full(len(edges), np.inf)
-    rr_s = np.diff(r_peaks) / FS_HZ
+    rr_s = (r_peaks[1:] - r_peaks[:-1]) / FS_HZ
     size = min(9, len(rr_s))
     longest = filter_rank(rr_s, size=size, rank=int(0.8 * size))
     middle = edges + (edges[1] - edges[0] if len(edges) > 1 else n_samples) / 2

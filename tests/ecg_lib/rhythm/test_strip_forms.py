@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
@@ -70,6 +72,29 @@ def test_a_form_goes_on_in_the_next_block_and_a_new_one_has_a_letter_of_its_own(
     ]
     form = group_beats(blocks, has_class=np.ones(8, dtype=np.bool_))
     assert _letters(form) == "ABABAACC"
+
+
+@settings(max_examples=100, deadline=None)
+@given(seed=st.integers(0, 1000), n=st.integers(0, 40), offset=st.integers(0, 5))
+def test_forms_are_those_of_numpy(seed: int, n: int, offset: int) -> None:
+    rng = np.random.default_rng(seed)
+    sameness = rng.random((n, n + offset)).astype(np.float32)
+    has_class = rng.random(n) < 0.8
+    block = ShapeBlock(slice(offset, offset + n), slice(0, offset + n), sameness)
+    form = group_beats([block], has_class=np.append(np.zeros(offset, dtype=np.bool_), has_class))
+    waiting, members = np.flatnonzero(has_class), []
+    while len(waiting):
+        alike = sameness[waiting][:, waiting + offset] >= 0.5
+        of_one = alike[alike.sum(axis=1).argmax()]
+        if of_one.sum() < 2:
+            break
+        members.append(waiting[of_one] + offset)
+        waiting = waiting[~of_one]
+    members.sort(key=len, reverse=True)
+    expected = np.full(offset + n, -1)
+    for number, of_form in enumerate(members[: len(FORMS)]):
+        expected[of_form] = number
+    np.testing.assert_array_equal(form, expected)
 
 
 def test_there_are_no_more_forms_than_letters() -> None:

@@ -204,11 +204,8 @@ static void measure_curvature(const double *smooth, i64 n, double *curvature) {
 
 /* The greatest of the values from `first` to `last`; zero when all are outside the signal. */
 static double greatest_of(const double *values, i64 n, i64 first, i64 last) {
-    double greatest = 0;
-    for (i64 i = at_least(first, 0); i <= at_most(last, n - 1); ++i) {
-        greatest = larger(greatest, values[i]);
-    }
-    return greatest;
+    const i64 from = at_least(first, 0);
+    return greatest_value(values + from, at_most(last, n - 1) + 1 - from, 0);
 }
 
 /* Put the features that depend on what the others are taken for. -1 without memory. */

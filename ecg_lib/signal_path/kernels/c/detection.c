@@ -86,10 +86,8 @@ i64 local_level(const double *envelope, i64 n, const i64 *position, i64 count, i
     double *greatest = memory, *usual = memory + n_bins, *middle = memory + 2 * n_bins;
     for (i64 bin = 0; bin < n_bins; ++bin) {
         const i64 stop = bin == n_bins - 1 ? n : (bin + 1) * width;
-        greatest[bin] = envelope[bin * width];
-        for (i64 i = bin * width + 1; i < stop; ++i) {
-            greatest[bin] = larger(greatest[bin], envelope[i]);
-        }
+        const double *first = envelope + bin * width;
+        greatest[bin] = greatest_value(first, stop - bin * width, *first);
         middle[bin] = bin * width + width / 2.0;
     }
     filter_rank(greatest, n_bins, size, size / 2, memory + 3 * n_bins, usual);

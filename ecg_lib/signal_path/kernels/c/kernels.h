@@ -27,6 +27,17 @@ static inline double bounded(double value, double least, double greatest) {
     return value < least ? least : value > greatest ? greatest : value;
 }
 
+/* The greatest of values and of `least`. Four at once: each comparison waits for the one before. */
+static inline double greatest_value(const double *values, i64 n, double least) {
+    double greatest[4] = {least, least, least, least};
+    i64 i = 0;
+    for (; i + 4 <= n; i += 4) {
+        for (i64 k = 0; k < 4; ++k) greatest[k] = larger(greatest[k], values[i + k]);
+    }
+    for (; i < n; ++i) greatest[0] = larger(greatest[0], values[i]);
+    return larger(larger(greatest[0], greatest[1]), larger(greatest[2], greatest[3]));
+}
+
 /* The index of a sample of a signal that goes on with its end values. */
 static inline i64 inside(i64 index, i64 n) { return index < 0 ? 0 : index >= n ? n - 1 : index; }
 
@@ -35,6 +46,10 @@ double select_rank(double *values, i64 n, i64 k);
 
 /* The median; of an even number the mean of the two in the middle. Reorders the values. */
 double median_of(double *values, i64 n);
+
+/* The same of each column of at most MOST_ROWS rows, without a branch that depends on a value. */
+enum { COLUMNS = 8, MOST_ROWS = 48 };
+void median_of_columns(double (*rows)[COLUMNS], i64 n, double *medians);
 
 /* The value of a rank in a window around each value; the ends go on with their values.
  * `window` holds `size` values. */

@@ -21,14 +21,20 @@ static double draw(const double *values, i64 n, uint64_t *seed) {
     return values[(*seed >> 33) % (uint64_t)n];
 }
 
-/* The middle one of three values. With the first, middle and last of many, values that rise and
- * fall again would take the square of their number. */
-static double choose_pivot(const double *values, i64 n, uint64_t *seed) {
-    const int is_long = n > 1000;
-    const double a = is_long ? draw(values, n, seed) : values[0];
-    const double b = is_long ? draw(values, n, seed) : values[n / 2];
-    const double c = is_long ? draw(values, n, seed) : values[n - 1];
+static double middle_of_three(double a, double b, double c) {
     return a < b ? (b < c ? b : larger(a, c)) : (a < c ? a : larger(b, c));
+}
+
+/* The middle one of three values, or of many the middle one of three such. With the first, middle
+ * and last of many, values that rise and fall again would take the square of their number. */
+static double choose_pivot(const double *values, i64 n, uint64_t *seed) {
+    if (n <= 100) return middle_of_three(values[0], values[n / 2], values[n - 1]);
+    double middle[3];
+    for (i64 i = 0; i < 3; ++i) {
+        const double a = draw(values, n, seed), b = draw(values, n, seed);
+        middle[i] = middle_of_three(a, b, draw(values, n, seed));
+    }
+    return middle_of_three(middle[0], middle[1], middle[2]);
 }
 
 double select_rank(double *values, i64 n, i64 k) {
@@ -39,11 +45,13 @@ double select_rank(double *values, i64 n, i64 k) {
         const i64 first = low + partition(values + low, high - low, pivot, 0);
         if (k < first) {
             high = first;
-            continue;
+        } else if (first > low) {
+            low = first;
+        } else { /* the pivot is the least: those that equal it go, or none where it is NaN */
+            const i64 after = low + partition(values + low, high - low, pivot, 1);
+            if (k < after || after == low) return values[k];
+            low = after;
         }
-        const i64 after = first + partition(values + first, high - first, pivot, 1);
-        if (k < after || after == low) return values[k]; /* `after` is `low` for NaN alone */
-        low = after;
     }
     return values[k];
 }
@@ -54,6 +62,26 @@ double median_of(double *values, i64 n) {
     double lower = values[0];
     for (i64 i = 1; i < n / 2; ++i) lower = larger(lower, values[i]);
     return (lower + upper) / 2;
+}
+
+void median_of_columns(double (*rows)[COLUMNS], i64 n, double *medians) {
+    double top[COLUMNS], above[COLUMNS];
+    /* Each round moves the greatest of what is left out of it, from the greatest of all down to the
+     * lower one of the two in the middle. */
+    for (i64 left = n; left > (n - 1) / 2; --left) {
+        for (i64 c = 0; c < COLUMNS; ++c) {
+            above[c] = left < n ? top[c] : 0;
+            top[c] = rows[0][c];
+        }
+        for (i64 row = 1; row < left; ++row) {
+            for (i64 c = 0; c < COLUMNS; ++c) {
+                const double value = rows[row][c];
+                rows[row - 1][c] = smaller(top[c], value);
+                top[c] = larger(top[c], value);
+            }
+        }
+    }
+    for (i64 c = 0; c < COLUMNS; ++c) medians[c] = n % 2 ? top[c] : (top[c] + above[c]) / 2;
 }
 
 void filter_rank(const double *values, i64 n, i64 size, i64 rank, double *window,
@@ -102,16 +130,13 @@ double span_of(const double *values, i64 n) {
     return greatest - least;
 }
 
-/* Median and 1.4826 times the median absolute deviation, in `centre_and_scale`. */
-KERNEL i64 ecg_robust_scale(const double *values, i64 n, double *centre_and_scale) {
-    double *copy = malloc(n * sizeof(double));
-    if (!copy) return -1;
-    memcpy(copy, values, n * sizeof(double));
-    const double centre = median_of(copy, n);
-    for (i64 i = 0; i < n; ++i) copy[i] = fabs(values[i] - centre);
-    centre_and_scale[0] = centre;
-    centre_and_scale[1] = 1.4826 * median_of(copy, n);
-    free(copy);
+/* Subtract the median, and divide by 1.4826 times the median absolute deviation unless it is 0. */
+KERNEL i64 ecg_robust_scale(const double *values, i64 n, double *scaled) {
+    memcpy(scaled, values, n * sizeof(double));
+    const double centre = median_of(scaled, n);
+    for (i64 i = 0; i < n; ++i) scaled[i] = fabs(values[i] - centre);
+    const double deviation = 1.4826 * median_of(scaled, n), unit = deviation > 0 ? deviation : 1;
+    for (i64 i = 0; i < n; ++i) scaled[i] = (values[i] - centre) / unit;
     return 0;
 }
 
@@ -139,17 +164,24 @@ KERNEL i64 ecg_median_of_bins(const double *values, i64 n, i64 width, i64 n_bins
 /* Median of each column of single precision values, `row_step` and `step` values apart. */
 KERNEL i64 ecg_median_of_columns(const float *values, i64 n_rows, i64 n_columns, i64 row_step,
                                  i64 step, double *medians) {
-    enum { AT_ONCE = 8 }; /* columns that lie in one line of the cache, or in two */
-    double *columns = malloc(AT_ONCE * n_rows * sizeof(double));
+    double few[MOST_ROWS][COLUMNS], of_few[COLUMNS];
+    double *columns = malloc(COLUMNS * n_rows * sizeof(double));
     if (!columns) return -1;
-    for (i64 first = 0; first < n_columns; first += AT_ONCE) {
-        const i64 count = at_most(AT_ONCE, n_columns - first);
+    for (i64 first = 0; first < n_columns; first += COLUMNS) {
+        const i64 count = at_most(COLUMNS, n_columns - first);
+        const int is_few = count == COLUMNS && n_rows <= MOST_ROWS;
         for (i64 row = 0; row < n_rows; ++row) {
             const float *from = values + row * row_step + first * step;
-            for (i64 c = 0; c < count; ++c) columns[c * n_rows + row] = from[c * step];
+            if (is_few) {
+                for (i64 c = 0; c < COLUMNS; ++c) few[row][c] = from[c * step];
+            } else {
+                for (i64 c = 0; c < count; ++c) columns[c * n_rows + row] = from[c * step];
+            }
         }
+        if (is_few) median_of_columns(few, n_rows, of_few);
         for (i64 c = 0; c < count; ++c) {
-            medians[first + c] = (float)median_of(columns + c * n_rows, n_rows);
+            const double median = is_few ? of_few[c] : median_of(columns + c * n_rows, n_rows);
+            medians[first + c] = (float)median;
         }
     }
     free(columns);

@@ -186,13 +186,43 @@ KERNEL i64 ecg_likeness_of_beats(const double *x, i64 n, const i64 *peaks, i64 c
 KERNEL i64 ecg_max_between(const double *energy, const i64 *peaks, i64 count, i64 clear,
                            double *between) {
     for (i64 b = 0; b + 1 < count; ++b) {
-        double greatest = 0;
-        for (i64 i = peaks[b] + clear; i < peaks[b + 1] - clear; ++i) {
-            greatest = larger(greatest, energy[i]);
-        }
-        between[b] = greatest;
+        const i64 first = peaks[b] + clear;
+        between[b] = greatest_value(energy + first, peaks[b + 1] - clear - first, 0);
     }
     return 0;
+}
+
+/* Cut parts of a signal, less their means, and weight them by a window of their length. */
+KERNEL i64 ecg_cut_parts(const double *x, const i64 *starts, i64 count, const double *window,
+                         i64 length, double *parts) {
+    for (i64 k = 0; k < count; ++k) {
+        const double *from = x + starts[k], mean = mean_of(from, length);
+        for (i64 i = 0; i < length; ++i) parts[k * length + i] = (from[i] - mean) * window[i];
+    }
+    return 0;
+}
+
+/* The median power of each bin from `first` on; `column` has room for `n_spectra`. */
+static void measure_power(const double *spectra, i64 n_spectra, i64 n_bins, i64 first,
+                          double *column, double *power) {
+    double few[MOST_ROWS][COLUMNS];
+    i64 bin = first;
+    for (; n_spectra <= MOST_ROWS && bin + COLUMNS <= n_bins; bin += COLUMNS) {
+        for (i64 k = 0; k < n_spectra; ++k) {
+            const double *at = spectra + (k * n_bins + bin) * 2;
+            for (i64 c = 0; c < COLUMNS; ++c) {
+                few[k][c] = at[2 * c] * at[2 * c] + at[2 * c + 1] * at[2 * c + 1];
+            }
+        }
+        median_of_columns(few, n_spectra, power + bin);
+    }
+    for (; bin < n_bins; ++bin) {
+        for (i64 k = 0; k < n_spectra; ++k) {
+            const double *at = spectra + (k * n_bins + bin) * 2;
+            column[k] = at[0] * at[0] + at[1] * at[1];
+        }
+        power[bin] = median_of(column, n_spectra);
+    }
 }
 
 /* Find peaks of the median spectrum of some parts of a signal, and their power over a quantile of
@@ -208,13 +238,8 @@ KERNEL i64 ecg_find_lines(const double *spectra, i64 n_spectra, i64 n_bins, i64 
     double *around = malloc((n + n_bins + n_spectra) * sizeof(double));
     if (!around) return -1;
     double *power = around + n, *column = power + n_bins;
-    for (i64 bin = at_most(first - far, first - 2 * near); bin < n_bins; ++bin) {
-        for (i64 k = 0; k < n_spectra; ++k) {
-            const double *at = spectra + (k * n_bins + bin) * 2;
-            column[k] = at[0] * at[0] + at[1] * at[1];
-        }
-        power[bin] = median_of(column, n_spectra);
-    }
+    measure_power(spectra, n_spectra, n_bins, at_most(first - far, first - 2 * near), column,
+                  power);
     i64 count = 0;
     for (i64 bin = first; bin < last; ++bin) {
         int is_peak = 1;

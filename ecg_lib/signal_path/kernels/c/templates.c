@@ -519,3 +519,31 @@ KERNEL i64 ecg_describe(const float *wide, i64 n, i64 margin, const float *qrs, 
     free(in_template);
     return 0;
 }
+
+/* Part beats by shape: the one that is like most of those that are due starts a form of these, and
+ * so on until none is like another. Rows of `sameness` have `columns` values; that of a beat with
+ * itself is `offset` from the first of its row's number. Clears `is_due` of beats with a form;
+ * returns the number of forms, of which there were `n_forms` before. */
+KERNEL i64 ecg_group_shapes(const float *sameness, i64 n, i64 columns, i64 offset, double least,
+                            i64 n_forms, unsigned char *is_due, i64 *form) {
+    for (;; ++n_forms) {
+        i64 best = 0, most = 0;
+        for (i64 i = 0; i < n; ++i) {
+            if (!is_due[i]) continue;
+            const float *row = sameness + i * columns + offset;
+            i64 count = 0;
+            for (i64 k = 0; k < n; ++k) count += is_due[k] & (row[k] >= least);
+            if (count > most) {
+                most = count;
+                best = i;
+            }
+        }
+        if (most < 2) return n_forms; /* a beat that looks like no other is marked by its index */
+        const float *row = sameness + best * columns + offset;
+        for (i64 k = 0; k < n; ++k) {
+            if (!is_due[k] || !(row[k] >= least)) continue;
+            is_due[k] = 0;
+            form[k] = n_forms;
+        }
+    }
+}

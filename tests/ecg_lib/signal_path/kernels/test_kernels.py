@@ -172,10 +172,11 @@ def test_medians_are_those_of_numpy(seed: int, n: int, kinds: int) -> None:
     deviation = 1.4826 * np.median(np.abs(centred))
     expected = centred / deviation if deviation > 0 else centred
     np.testing.assert_allclose(robust_scale(values), expected, rtol=1e-12)
-    columns = values.reshape(1, -1).repeat(3, axis=0).astype(np.float32)
-    columns[1] += 5
-    found = plausibility._median_of_columns(columns)
-    np.testing.assert_array_equal(found, np.median(columns, axis=0))
+    for n_rows in (1, 3, 4, 48, 49, 50):
+        rows = np.random.default_rng(seed).permuted(values.reshape(1, -1).repeat(n_rows, axis=0))
+        columns = rows.astype(np.float32)
+        found = plausibility._median_of_columns(columns)
+        np.testing.assert_array_equal(found, np.median(columns, axis=0))
 
 
 def test_candidates_their_features_and_rules_are_those_of_numpy(case: Case) -> None:
@@ -395,10 +396,16 @@ def test_windows_that_are_too_short_to_measure_are_refused() -> None:
         measure_qrs_width(np.ones((1, 123)))
 
 
-def test_lines_are_those_of_numpy() -> None:
-    time_s = np.arange(7200) / 360.0
-    signal = np.random.default_rng(0).standard_normal(7200) + np.sin(2 * np.pi * 71.0 * time_s)
-    spectra = np.fft.rfft(np.lib.stride_tricks.sliding_window_view(signal, 1440)[::720])
+@pytest.mark.parametrize("n_spectra", [1, 4, 9, 48, 49])
+def test_lines_are_those_of_numpy(n_spectra: int) -> None:
+    n_samples = 720 * (n_spectra + 1)
+    hum = np.sin(2 * np.pi * 71.0 * np.arange(n_samples) / 360.0)
+    signal, window = np.random.default_rng(0).standard_normal(n_samples) + hum, np.hanning(1440)
+    starts, parts = 720 * np.arange(n_spectra), np.empty((n_spectra, 1440))
+    run_kernel("cut_parts", signal, starts, n_spectra, window, 1440, parts)
+    cut = np.lib.stride_tricks.sliding_window_view(signal, 1440)[starts]
+    np.testing.assert_allclose(parts, (cut - cut.mean(axis=1, keepdims=True)) * window, atol=1e-12)
+    spectra = np.fft.rfft(parts)
     power = np.median(np.abs(spectra) ** 2, axis=0)
     places, ratios = np.empty(300, dtype=np.int64), np.empty(300)
     shape, bounds = spectra.shape, (140, 440, 4, 24)
