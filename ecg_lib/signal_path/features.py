@@ -8,7 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ecg_lib.records.limits import FS_HZ
-from ecg_lib.signal_path.conducted_shapes import assign_shapes, find_conducted_shapes
+from ecg_lib.signal_path.conducted_shapes import (
+    ConductedShape,
+    assign_shapes,
+    find_conducted_shapes,
+)
+from ecg_lib.signal_path.filtering import filter_rank, pad_ends
 from ecg_lib.signal_path.kernels.library import run_kernel
 from ecg_lib.signal_path.template import (
     WINDOW_SAMPLES,
@@ -87,7 +92,8 @@ class BeatFeatures(NamedTuple):
     windows: NDArray[np.float32]
     """Shape ``(n_beats, 360, 2)``: the beat, and the beat minus its template.
 
-    Both are in units of the template's QRS amplitude, so the gain of the lead drops out.
+    Both are in units of the template's QRS amplitude, so the gain of the lead drops out. The
+    template of a beat is that of the conducted shape that it is compared with.
     """
 
     features: NDArray[np.float32]
@@ -103,7 +109,7 @@ class BeatFeatures(NamedTuple):
     """Width of the QRS complex in seconds."""
 
     is_template_beat: NDArray[np.bool_]
-    """True for the beats that the template was made of."""
+    """True for the beats that a template was made of."""
 
     shapes: tuple[ShapeBlock, ...]
     """Which beats are of one shape; the rows of all blocks are the beats in order."""
@@ -186,11 +192,17 @@ def _no_beats() -> BeatFeatures:
 _NEVER: Final = -1e6
 """Score of a beat that no template is made of."""
 
+_NOISE_BEATS: Final = 9
+_REACH: Final = _NOISE_BEATS // 2
+"""Neighbours on either side that the columns of a beat need."""
+
+_COLUMN: Final = {name: column for column, name in enumerate(FEATURE_NAMES)}
+
 _NEIGHBOURS: Final = tuple(
-    tuple(FEATURE_NAMES.index(name + of) for of in ("", "_of_previous", "_of_next"))
+    tuple(_COLUMN[name + of] for of in ("", "_of_previous", "_of_next"))
     for name in ("qrs_similarity", "beat_similarity")
 )
-"""Columns of features that are those of the beats before and after."""
+"""Columns that are those of the beats before and after."""
 
 
 class _Described(NamedTuple):
@@ -206,6 +218,9 @@ class _Described(NamedTuple):
             np.empty(n_beats, dtype=np.bool_),
         )
 
+    def part(self, rows: slice) -> _Described:
+        return _Described(self.windows[rows], self.features[rows], self.is_template_beat[rows])
+
 
 def _describe_block(
     block: Block,
@@ -219,12 +234,9 @@ def _describe_block(
 
     See :mod:`ecg_lib.signal_path.conducted_shapes`.
     """
-    rows = slice(block.part.start + keep.start, block.part.start + keep.stop)
-    kept = _Described(
-        described.windows[rows], described.features[rows], described.is_template_beat[rows]
-    )
-    _describe(block, beats, recording, score=block.score, keep=keep, described=kept)
-    is_template = block.sameness[block.choose_template(recording, beats.config)] > 0.5
+    kept = described.part(slice(block.part.start + keep.start, block.part.start + keep.stop))
+    best = _describe(block, beats, recording, score=block.score, keep=keep, described=kept)
+    is_template = block.sameness[best] > 0.5
     shapes = find_conducted_shapes(
         block,
         is_template=is_template,
@@ -232,20 +244,56 @@ def _describe_block(
         rr_next=beats.rr_next[block.part],
         width=beats.width[block.part],
     )
-    if not shapes:
-        return
-    owner = assign_shapes(is_template, shapes)[keep]
-    other = _Described.empty(len(owner))
+    if shapes:
+        _describe_shapes(block, beats, recording, is_template, shapes, keep=keep, described=kept)
+
+
+def _describe_shapes(
+    block: Block,
+    beats: Beats,
+    recording: NDArray[np.float32],
+    is_template: NDArray[np.bool_],
+    shapes: list[ConductedShape],
+    *,
+    keep: slice,
+    described: _Described,
+) -> None:
+    """Describe each beat against the conducted shape that it is assigned to.
+
+    Rows of another shape than the recording's have that shape in place of the recording's template.
+    """
+    n_beats = len(is_template)
+    # With the neighbours that some columns need.
+    wide = slice(max(keep.start - _REACH, 0), min(keep.stop + _REACH, n_beats))
+    merged, other = (_Described.empty(wide.stop - wide.start) for _ in range(2))
+    _describe(block, beats, recording, score=block.score, keep=wide, described=merged)
+    owner = assign_shapes(is_template, shapes)[wide]
     for number, shape in enumerate(shapes, 1):
         weights = block.sameness[shape.beat] * shape.members
         template = (weights / weights.sum()) @ beats.windows[block.part]
         score = np.where(shape.members, block.score, _NEVER)
-        _describe(block, beats, template, score=score, keep=keep, described=other)
-        for of_kept, of_other in zip(kept, other, strict=True):
-            of_kept[owner == number] = of_other[owner == number]
+        _describe(block, beats, template, score=score, keep=wide, described=other)
+        for of_merged, of_other in zip(merged, other, strict=True):
+            of_merged[owner == number] = of_other[owner == number]
+    _put_neighbours(merged.features)
+    trimmed = merged.part(slice(keep.start - wide.start, keep.stop - wide.start))
+    for of_kept, of_merged in zip(described, trimmed, strict=True):
+        of_kept[:] = of_merged
+
+
+def _put_neighbours(features: NDArray[np.float32]) -> None:
+    """Compute the columns that come from neighbouring beats, of rows against several templates."""
     for own, previous, following in _NEIGHBOURS:
-        kept.features[1:, previous] = kept.features[:-1, own]
-        kept.features[:-1, following] = kept.features[1:, own]
+        features[1:, previous] = features[:-1, own]
+        features[:-1, following] = features[1:, own]
+    level = features[:, _COLUMN["noise_level"]].astype(np.float64)
+    slope = features[:, _COLUMN["noise_slope"]].astype(np.float64)
+    size = min(_NOISE_BEATS, len(features))
+    features[:, _COLUMN["noise_level_around"]] = filter_rank(level, size=size)
+    features[:, _COLUMN["noise_slope_around"]] = filter_rank(slope, size=size)
+    around = pad_ends(level, 1)
+    worst = np.maximum(np.maximum(around[:-2], around[2:]), level)
+    features[:, _COLUMN["noise_worst_around"]] = worst
 
 
 def _describe(
@@ -256,15 +304,17 @@ def _describe(
     score: NDArray[np.float64],
     keep: slice,
     described: _Described,
-) -> None:
+) -> int:
     """Compute windows and features against the template that fits the whole recording.
+
+    Returns the beat of the block whose shape the template is of.
 
     The template is that of the beat whose shape looks most like the conducted one, by its score,
     and like the recording's. Beats are shifted to it, by up to 35 ms where that makes their QRS
     complexes more alike, and it is made again of the shifted ones.
     """
     part = block.part
-    run_kernel(
+    return run_kernel(
         "describe",
         beats.wide[part],
         part.stop - part.start,

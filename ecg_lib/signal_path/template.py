@@ -320,14 +320,6 @@ class Block:
             weight=float(sameness[best].sum()),
         )
 
-    def choose_template(self, recording: NDArray[np.float32], config: BeatConfig) -> int:
-        """Choose the beat whose shape looks most like the conducted one and the recording's."""
-        qrs, beat = (
-            unit_rows(recording[None, part]) for part in FormBounds.of(config).parts_of_a_window()
-        )
-        likeness = self.forms.similarity(Forms(qrs, beat), config)[:, 0]
-        return int(np.argmax(self.score + config.score_recording * likeness.clip(0, 1)))
-
     def shapes(self, keep: slice) -> ShapeBlock:
         """Return the sameness of some of the block's beats with all of it."""
         start = self.part.start

@@ -5,9 +5,6 @@ fold networks classify the beats that it now finds. Calibration, threshold, abst
 of runs are chosen on these predictions as a sweep chooses them; figures, drift reference, golden
 requests and card follow from them. RuleGuard stays as it was. Needs the records of the recipe
 `all`.
-
-With ``--keep-limits`` calibration, threshold and limit of runs stay too: for a change of code that
-concerns few beats, so that its effect is not mixed with that of other limits.
 """
 
 from __future__ import annotations
@@ -22,7 +19,7 @@ import numpy as np
 from prefect import flow
 
 from ecg_lib.classifier.beat_classifier import BeatClassifier
-from ecg_lib.classifier.bundle import Bundle, ClassifierConfig
+from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.classifier.rule_guard import apply_rules
 from ecg_lib.operations.settings import Settings, read_settings
 from ecg_lib.training.out_of_fold import OutOfFold, judge_folds, measure
@@ -48,17 +45,16 @@ _DATABASES: Final = (DatabaseName.MITDB, DatabaseName.SVDB)
 
 
 @flow(name="judge-again")
-def judge_again(directory: Path, *, keep_limits: bool = False) -> Bundle:
-    """Write the reference bundle with new limits, or with new figures alone.
+def judge_again(directory: Path) -> Bundle:
+    """Write the reference bundle with new limits.
 
     Args:
         directory: The new bundle; it must not exist.
-        keep_limits: Keep calibration, threshold and the limit of runs.
     """
     settings = read_settings()
     reference = read_reference()
     version = load_version(settings.datasets_dir, ingest_records(databases=_DATABASES))
-    out_of_fold = predict_out_of_fold(reference, version, settings, keep_limits=keep_limits)
+    out_of_fold = predict_out_of_fold(reference, version, settings)
     prepared = PreparedViews(version=version, datasets_dir=settings.datasets_dir)
     found, by_record = measure(
         out_of_fold,
@@ -87,14 +83,11 @@ def judge_again(directory: Path, *, keep_limits: bool = False) -> Bundle:
     )
 
 
-def predict_out_of_fold(
-    bundle: Bundle, version: DatasetVersion, settings: Settings, *, keep_limits: bool = False
-) -> OutOfFold:
+def predict_out_of_fold(bundle: Bundle, version: DatasetVersion, settings: Settings) -> OutOfFold:
     """Classify the beats of each person by a network that has not seen the person; choose limits.
 
     Raises:
-        ValueError: If the folds of the bundle differ from those of the dataset version, or limits
-            are to be kept and those of abstention would be others.
+        ValueError: If the folds of the bundle differ from those of the dataset version.
     """
     folds = _folds_of(bundle)
     if version.folds.get(len(folds)) != bundle.folds:
@@ -106,8 +99,6 @@ def predict_out_of_fold(
         dataset, outputs, n_missed=version.n_missed_v, databases=version.development_databases
     )
     config = replace(judged.config, rule_guard=bundle.config.rule_guard)
-    if keep_limits:
-        judged, config = _judge_by(bundle.config, judged), bundle.config
     guarded = apply_rules(
         judged.probability_v,
         dataset.features[judged.rows],
@@ -115,19 +106,6 @@ def predict_out_of_fold(
         config=config.rule_guard,
     )
     return replace(judged, config=config, is_v=guarded.is_v, rule=guarded.rule)
-
-
-def _judge_by(config: ClassifierConfig, judged: OutOfFold) -> OutOfFold:
-    from ecg_lib.training.cross_validation import vote_out_of_fold
-
-    if judged.config.abstention != config.abstention:
-        msg = (
-            f"limits cannot be kept, as those of abstention are {judged.config.abstention} now "
-            f"instead of {config.abstention}: choose all of them again"
-        )
-        raise ValueError(msg)
-    voted = vote_out_of_fold(judged.dataset, judged.rows, judged.logits)
-    return replace(judged, probability_v=config.calibration.probabilities(voted))
 
 
 def _folds_of(bundle: Bundle) -> list[int]:
@@ -153,4 +131,4 @@ def _predict(bundle: Bundle, dataset: BeatDataset, fold: int) -> FoldOutput:
 
 
 if __name__ == "__main__":
-    judge_again(Path(sys.argv[1]).absolute(), keep_limits="--keep-limits" in sys.argv[2:])
+    judge_again(Path(sys.argv[1]).absolute())

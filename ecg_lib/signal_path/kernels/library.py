@@ -129,6 +129,8 @@ def run_kernel(name: str, *arguments: NDArray[np.generic] | float) -> int:
             for argument, (dtype, find_address) in zip(arguments, parameters, strict=True)
         ]
     except ValueError as error:
+        if "contiguous" not in str(error):
+            raise
         msg = f"the kernel {name} must be given arrays without gaps"
         raise ValueError(msg) from error
     result: int = function(*passed)

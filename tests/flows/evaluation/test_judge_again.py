@@ -179,25 +179,3 @@ def test_the_bundle_that_is_written_has_the_limits_that_were_chosen(
     assert written.provenance.created_at > bundle.provenance.created_at
     assert set(written.read_drift_reference()["subject"].to_pylist()) == set(data.folds)
     assert check_golden(BeatClassifier.load(written), written.golden.read_text()) == ()
-
-
-def test_limits_can_be_kept(data: Data, bundle: Bundle, chosen: OutOfFold) -> None:
-    with pytest.raises(ValueError, match="limits cannot be kept, as those of abstention are"):
-        predict_out_of_fold(bundle, data.version, data.settings, keep_limits=True)
-    config = replace(bundle.config, abstention=chosen.config.abstention)
-    same = replace(bundle, config=config)
-    kept = predict_out_of_fold(same, data.version, data.settings, keep_limits=True)
-    assert kept.config == config
-    assert kept.rows.tolist() == chosen.rows.tolist()
-    earlier = chosen.config.calibration
-    logit = np.log(chosen.probability_v / (1 - chosen.probability_v))
-    voted = (logit - earlier.intercept) / earlier.slope
-    assert kept.probability_v == pytest.approx(config.calibration.probabilities(voted), abs=1e-6)
-    guarded = apply_rules(
-        kept.probability_v,
-        chosen.dataset.features[chosen.rows],
-        threshold=config.threshold,
-        config=config.rule_guard,
-    )
-    assert kept.is_v.tolist() == guarded.is_v.tolist()
-    assert kept.is_v.tolist() != chosen.is_v.tolist()

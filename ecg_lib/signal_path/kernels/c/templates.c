@@ -436,6 +436,7 @@ static double similarity(const float *qrs, const float *beat, const float *other
  * recording: the template of the recording
  * windows (kept, 360, 2), features (kept, FEATURES) and is_template (kept,) take the rows from
  * `first` to `stop`
+ * returns the index of the beat whose shape the template is of
  */
 KERNEL i64 ecg_describe(const float *wide, i64 n, i64 margin, const float *qrs, const float *beat,
                         const float *sameness, const double *score, const double *shapes,
@@ -517,7 +518,7 @@ KERNEL i64 ecg_describe(const float *wide, i64 n, i64 margin, const float *qrs, 
     free(memory);
     free(shifted);
     free(in_template);
-    return 0;
+    return best;
 }
 
 /* Part beats by shape: the one that is like most of those that are due starts a form of these, and
