@@ -27,7 +27,8 @@ static inline double bounded(double value, double least, double greatest) {
     return value < least ? least : value > greatest ? greatest : value;
 }
 
-/* The greatest of values and of `least`. Four at once: each comparison waits for the one before. */
+/* The greatest of finite values and of `least`. Four at once: each comparison waits for the one
+ * before. */
 static inline double greatest_value(const double *values, i64 n, double least) {
     double greatest[4] = {least, least, least, least};
     i64 i = 0;
@@ -47,7 +48,8 @@ double select_rank(double *values, i64 n, i64 k);
 /* The median; of an even number the mean of the two in the middle. Reorders the values. */
 double median_of(double *values, i64 n);
 
-/* The same of each column of at most MOST_ROWS rows, without a branch that depends on a value. */
+/* The same of each column of 1 to MOST_ROWS rows of finite values, without a branch that depends on
+ * a value. */
 enum { COLUMNS = 8, MOST_ROWS = 48 };
 void median_of_columns(double (*rows)[COLUMNS], i64 n, double *medians);
 
