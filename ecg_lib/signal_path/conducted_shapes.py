@@ -22,7 +22,6 @@ from numpy.typing import NDArray
 from ecg_lib.signal_path.filtering import filter_rank
 from ecg_lib.signal_path.template import Block
 
-_LEAST_BEATS: Final = 8
 _LEAST_STRETCH: Final = 8
 """Beats in a row that one stretch of the shape has at least."""
 _NARROW_S: Final = 0.15
@@ -74,17 +73,15 @@ def find_conducted_shapes(
 
     """
     is_left = ~is_template
-    if is_left.sum() < _LEAST_BEATS:
+    if is_left.sum() < _LEAST_STRETCH:
         return []
     is_on_time = _find_on_time(rr_prev, rr_next, median_rr_s=block.median_rr_s)
     template_rr = _median_of_known(rr_prev[is_template])
     found = []
-    while is_left.sum() >= _LEAST_BEATS:
+    while is_left.sum() >= _LEAST_STRETCH:
         beat = int(np.argmax(np.where(is_left, block.score, -np.inf)))
         members = (block.sameness[beat] > 0.5) & is_left
         is_left &= ~members
-        if members.sum() < _LEAST_BEATS:
-            continue
         rr = _median_of_known(rr_prev[members])
         if (
             _measure_longest(members) >= _LEAST_STRETCH
