@@ -13,7 +13,7 @@ import pytest
 from ecg_lib.records.limits import MAX_DURATION_S
 
 ROOT = Path(__file__).parents[2]
-OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-11-30-5f460b6717e6.json"
+OUT_OF_FOLD = ROOT / "docs" / "evaluation" / "ds1-2026-12-01-5f460b6717e6.json"
 REPORT = ROOT / "docs" / "evaluation" / "ds2-2026-11-30-1618-5f460b6717e6.json"
 
 

@@ -169,7 +169,7 @@ def test_a_bigeminy_has_one_template() -> None:
     assert beats.is_template_beat[~is_wide].all()
 
 
-def test_intervals_of_nothing_are_no_rhythm() -> None:
+def test_an_interval_of_zero_gives_finite_rows() -> None:
     signal, peaks = draw(alternate(12))
     doubled = np.sort(np.concatenate([peaks, peaks[25:31]]))
     with warnings.catch_warnings():
