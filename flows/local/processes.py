@@ -354,11 +354,12 @@ class Platform:
         for name in renamed.automations:
             self._report(f"automation {name!r} refers to the new deployment")
 
-    def _open_prefect(self, *, timeout_s: float = 30.0) -> PrefectClient:
+    def _open_prefect(self, *, timeout_s: float = 30.0, repeats: bool = True) -> PrefectClient:
         return PrefectClient(
             self._addresses.prefect,
             credentials=read_secret(self._settings, PREFECT),
             timeout_s=timeout_s,
+            repeats=repeats,
         )
 
     def _prefect_answers(self) -> bool:
@@ -386,7 +387,7 @@ class Platform:
         if not self._holds_port(PREFECT_SERVER, self._settings.prefect_port):
             msg = "the Prefect server does not listen"
             raise httpx.ConnectError(msg)  # and whatever does must not see its login
-        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S, repeats=False) as prefect:
             return prefect.read_heartbeat(WORK_POOL, _WORKER_NAME)
 
     def _service_has_model(self) -> bool:
@@ -400,7 +401,7 @@ class Platform:
         if not self._prefect_answers():
             return
         alive = find_variable("PREFECT__FLOW_RUN_ID", mark=self._supervisor.mark)
-        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S) as prefect:
+        with self._open_prefect(timeout_s=_CHECK_TIMEOUT_S, repeats=False) as prefect:
             closed = prefect.close_runs_without_process(
                 alive, older_than=timedelta(seconds=older_than_s), message=message
             )

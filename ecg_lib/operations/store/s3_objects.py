@@ -20,6 +20,7 @@ from boto3.exceptions import Boto3Error
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
 
+from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.store.objects import (
     MOST_FILE_BYTES,
     MOST_READ_BYTES,
@@ -174,6 +175,8 @@ def open_client() -> Any:  # noqa: ANN401  boto3 makes its classes when it runs
     ------
     ValueError
         If an endpoint has no scheme.
+    ConfigurationError
+        If it has a user or a password.
     BotoCoreError
         If the variables name a profile that is not there.
 
@@ -194,7 +197,15 @@ def _make_client(_variables: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN40
         response_checksum_validation="when_required",
     )
     client = session.client("s3", config=config)
-    if str(urlsplit(client.meta.endpoint_url).hostname).endswith(_AMAZON):
+    endpoint = urlsplit(client.meta.endpoint_url)
+    if endpoint.username or endpoint.password:
+        # Its errors would show them.
+        msg = (
+            "the endpoint of S3 must be without user and password: "
+            "use AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws/credentials"
+        )
+        raise ConfigurationError(msg)
+    if str(endpoint.hostname).endswith(_AMAZON):
         return client
     # Addresses such as BUCKET.host need DNS names that a store of one's own seldom has.
     return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))

@@ -12,6 +12,7 @@ import json
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -31,6 +32,8 @@ ASKED_BY_DRIFT: Final = "drift"
 """Tag of the runs that a drift check asked for."""
 
 _PAGE: Final = 200
+_NOT_FOUND: Final = 404
+_UNAVAILABLE: Final = 503
 _HUNG_AFTER_S: Final = 3600
 _MOVED: Final = "Moved"
 """State of a run that was cancelled to be asked of the new deployment."""
@@ -96,7 +99,9 @@ def replace_earlier(client: httpx.Client) -> Renamed:
     automations = tuple(_point_to(client, old))
     for before, after in old.items():
         _move_waiting(client, before, after)
-        client.delete(f"/deployments/{before}").raise_for_status()
+        answer = client.delete(f"/deployments/{before}")
+        if answer.status_code != _NOT_FOUND:  # by a request that was sent again
+            answer.raise_for_status()
     gone = [f"{flows[one['flow_id']]}/{EARLIER_NAME}" for one in deployments if one["id"] in old]
     return Renamed(tuple(sorted(gone)), automations)
 
@@ -196,10 +201,23 @@ def put_automations(client: httpx.Client) -> None:
     for automation in make_automations(check=deployments["monitor-drift"]):
         found = existing.get(automation["name"])
         if found is None:
-            client.post("/automations/", json=automation).raise_for_status()
+            _create_automation(client, automation)
         else:
             body = {**automation, "enabled": found["enabled"]}
             client.put(f"/automations/{found['id']}", json=body).raise_for_status()
+
+
+def _create_automation(client: httpx.Client, automation: Mapping[str, Any]) -> None:
+    """Create an automation once, also where a request that failed has created it."""
+    for pause_s in (0.2, 0.8, 3.2, None):
+        # Sent again blindly, it could make a second one of the name.
+        answer = client.post("/automations/", json=automation, extensions={"repeats": False})
+        if answer.status_code != _UNAVAILABLE or pause_s is None:
+            answer.raise_for_status()
+            return
+        time.sleep(pause_s)
+        if any(one["name"] == automation["name"] for one in _list(client, "automations")):
+            return
 
 
 def make_automations(*, check: str) -> list[dict[str, Any]]:

@@ -15,8 +15,10 @@ _PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 class RetryingTransport(httpx.BaseTransport):
     """Sends a request again while Prefect answers 503.
 
-    Prefect answers so when another connection holds the lock of its database: the request changed
-    nothing, and its own client sends it again too. The last answer is returned as it is.
+    Prefect answers so when another connection holds the lock of its database, and its own client
+    sends the request again too. On PostgreSQL a connection that is lost looks the same, and then
+    the request may have changed something: requests that must not be repeated have the extension
+    ``{"repeats": False}``. The last answer is returned as it is.
 
     Args:
         send: Sends each request.
@@ -31,7 +33,7 @@ class RetryingTransport(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         """Send a request, up to seven times."""
-        for pause_s in _PAUSES_S:
+        for pause_s in _PAUSES_S if request.extensions.get("repeats", True) else ():
             answer = self._send.handle_request(request)
             if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE:
                 return answer
@@ -44,18 +46,22 @@ class RetryingTransport(httpx.BaseTransport):
         self._send.close()
 
 
-def open_api(url: str, *, auth: tuple[str, str] | None, timeout_s: float = 30.0) -> httpx.Client:
+def open_api(
+    url: str, *, auth: tuple[str, str] | None, timeout_s: float = 30.0, repeats: bool = True
+) -> httpx.Client:
     """Open a client of a Prefect server; to be used as a context.
 
     Args:
         url: Of its API, such as ``http://127.0.0.1:4200/api``.
         auth: User and password.
         timeout_s: How long each answer may take.
+        repeats: Send a request again, up to seven times in all, while Prefect answers 503.
     """
+    send = httpx.HTTPTransport(trust_env=False)
     return httpx.Client(
         base_url=url,
         auth=auth,
         timeout=timeout_s,
         trust_env=False,  # a proxy does not reach loopback
-        transport=RetryingTransport(httpx.HTTPTransport()),
+        transport=RetryingTransport(send) if repeats else send,
     )

@@ -82,13 +82,22 @@ class PrefectClient:
         address: Where the server answers, without ``/api``.
         credentials: Its login. Make sure that the server is ours before the first call.
         timeout_s: How long an answer may take.
+        repeats: See :func:`flows.doors.ui.prefect_api.open_api`; checks ask again themselves.
     """
 
-    def __init__(self, address: str, *, credentials: Credentials, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: Credentials,
+        timeout_s: float = 30.0,
+        repeats: bool = True,
+    ) -> None:
         self._client = open_api(
             f"{address}/api",
             auth=(credentials.user, credentials.password),
             timeout_s=timeout_s,
+            repeats=repeats,
         )
 
     def __enter__(self) -> Self:

@@ -306,7 +306,7 @@ class Place:
             folder, _, name = path.rpartition("/")
             if not name:  # an object for the folder itself
                 continue
-            if not _NO_PARTS.isdisjoint(path.split("/")):
+            if "\0" in path or not _NO_PARTS.isdisjoint(path.split("/")):
                 _logger.warning("%s/%s is left out: no file can have this path", root, path)
             elif enters(folder):
                 folders.setdefault(folder, {})[name] = size

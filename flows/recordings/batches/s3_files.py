@@ -25,8 +25,6 @@ from typing import IO, Any, Final
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
-    ConnectionError,  # noqa: A004  the name that botocore gives it
-    HTTPClientError,
     IncompleteReadError,
     ResponseStreamingError,
 )
@@ -49,12 +47,15 @@ _OF_ALL: Final = frozenset(
 )
 """Codes that say nothing about an object: every request to the bucket gets them."""
 
-_OF_ONE: Final = (HTTPClientError, IncompleteReadError, ResponseStreamingError)
-"""Errors on the way, such as an answer that ends too early: another request may succeed."""
+_OUTAGES: Final = frozenset({"InternalError", "ServiceUnavailable", "SlowDown", "RequestTimeout"})
+"""Codes of a store that fails after all attempts; the next run has to ask again."""
+
+_OF_ONE: Final = (IncompleteReadError, ResponseStreamingError)
+"""Answers that end too early: another request may succeed."""
 
 
 class StoreAccessError(OSError):
-    """No object of the bucket can be reached: no answer, no such bucket, no valid credentials."""
+    """No object can be reached: no answer, an outage, no such bucket, no valid credentials."""
 
 
 class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
@@ -193,6 +194,7 @@ class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
 
 
 _COPIED_BYTES: Final = 1 << 20
+_SERVER_ERROR: Final = 500
 
 
 class _Reading(AbstractBufferedFile):  # type: ignore[misc]  # it has no types
@@ -216,6 +218,10 @@ def _code_of(error: ClientError) -> str:
     return str(error.response.get("Error", {}).get("Code", ""))
 
 
+def _status_of(error: ClientError) -> int:
+    return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 @contextmanager
 def _explained(path: str) -> Iterator[None]:
     url = f"{PROTOCOL}://{path}"
@@ -229,11 +235,14 @@ def _explained(path: str) -> Iterator[None]:
             raise PermissionError(
                 errno.EACCES, f"the store denies access ({error})", url
             ) from error
-        kind = StoreAccessError if code in _OF_ALL else OSError
+        if code == "KeyTooLongError":
+            raise OSError(errno.ENAMETOOLONG, "the key is too long", url) from error
+        is_of_all = code in _OF_ALL | _OUTAGES or _status_of(error) >= _SERVER_ERROR
+        kind = StoreAccessError if is_of_all else OSError
         msg = f"{url} cannot be read or written: {error}"
         raise kind(msg) from error
     except BotoCoreError as error:
-        is_of_one = isinstance(error, _OF_ONE) and not isinstance(error, ConnectionError)
+        is_of_one = isinstance(error, _OF_ONE)
         msg = f"{url} cannot be read or written: {type(error).__name__}: {error}"
         raise (OSError if is_of_one else StoreAccessError)(msg) from error
 
