@@ -84,12 +84,18 @@ class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
             except PermissionError as error:  # also the answer for a mere prefix
                 denied = error
             else:
-                return {"name": path, "size": int(head["ContentLength"]), "type": "file"}
-        with _explained(path):
-            page = open_client().list_objects_v2(Bucket=bucket, Prefix=_as_prefix(key), MaxKeys=1)
-        if key and not page.get("Contents"):
+                size = int(head["ContentLength"])
+                # Some tools write an empty object for a folder.
+                if size or not self._has_below(bucket, key):
+                    return {"name": path, "size": size, "type": "file"}
+        if not self._has_below(bucket, key) and key:
             raise denied or _make_missing(path)
         return {"name": path, "size": 0, "type": "directory"}
+
+    def _has_below(self, bucket: str, key: str) -> bool:
+        with _explained(f"{bucket}/{key}"):
+            page = open_client().list_objects_v2(Bucket=bucket, Prefix=_as_prefix(key), MaxKeys=1)
+        return bool(page.get("Contents"))
 
     def list_below(self, path: str) -> Iterator[tuple[str, int]]:
         """List all objects below a prefix, by what their keys have after it, and their sizes."""

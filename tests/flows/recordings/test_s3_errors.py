@@ -100,3 +100,37 @@ def test_an_endpoint_with_a_password_is_refused_without_repeating_it(
     with pytest.raises(ConfigurationError, match="must be without user and password") as caught:
         open_client()
     assert "hunter2" not in str(caught.value)
+
+
+class Bucket:
+    """A client of S3 with objects of given sizes."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        self._sizes = sizes
+
+    def head_object(self, *, Key: str, **_: object) -> dict[str, int]:  # noqa: N803  boto3's
+        if Key not in self._sizes:
+            raise answer("404", 404)
+        return {"ContentLength": self._sizes[Key]}
+
+    def list_objects_v2(self, *, Prefix: str, **_: object) -> dict[str, object]:  # noqa: N803
+        found = [{"Key": key} for key in self._sizes if key.startswith(Prefix)]
+        return {"Contents": found} if found else {}
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kind"),
+    [
+        ({"ward": 0, "ward/a.edf": 9}, "directory"),
+        ({"ward": 0}, "file"),
+        ({"ward": 5, "ward/a.edf": 9}, "file"),
+        ({"ward/a.edf": 9}, "directory"),
+    ],
+)
+def test_an_empty_object_with_the_name_of_a_folder_hides_nothing(
+    sizes: dict[str, int], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(s3_files, "open_client", lambda: Bucket(sizes))
+    assert S3Files().info("bucket/ward")["type"] == kind
+    with pytest.raises(FileNotFoundError):
+        S3Files().info("bucket/other")
