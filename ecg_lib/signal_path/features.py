@@ -193,6 +193,7 @@ _NEVER: Final = -1e6
 """Score of a beat that no template is made of."""
 
 _NOISE_BEATS: Final = 9
+"""As in `templates.c`, which computes these columns where a block has one template."""
 _REACH: Final = _NOISE_BEATS // 2
 """Neighbours on either side that the columns of a beat need."""
 
@@ -202,7 +203,7 @@ _NEIGHBOURS: Final = tuple(
     tuple(_COLUMN[name + of] for of in ("", "_of_previous", "_of_next"))
     for name in ("qrs_similarity", "beat_similarity")
 )
-"""Columns that are those of the beats before and after."""
+"""Columns that repeat a column of the beats before and after."""
 
 
 class _Described(NamedTuple):

@@ -36,10 +36,11 @@ _CONNECT_S: Final = 5
 _READ_S: Final = 30
 _ATTEMPTS: Final = 4
 CONNECTIONS: Final = 32
-"""Requests of a process that the store has at a time."""
+"""Requests that a process sends to the store at a time."""
 
 _AMAZON: Final = (".amazonaws.com", ".amazonaws.com.cn")
-_MISSING: Final = frozenset({"404", "NoSuchKey"})
+MISSING: Final = frozenset({"404", "NoSuchKey"})
+"""Codes of an object that is not there."""
 _CONFLICTS: Final = frozenset({"PreconditionFailed", "ConditionalRequestConflict", "412", "409"})
 
 
@@ -66,7 +67,7 @@ class S3Objects:
         with self._explained(""):
             try:
                 self._client = open_client()
-            except ValueError as error:
+            except (ConfigurationError, ValueError) as error:
                 msg = f"s3://{bucket} cannot be opened with the AWS_ variables: {error}"
                 raise StoreError(msg) from error
 
@@ -79,7 +80,7 @@ class S3Objects:
                     check_size(key, found["ContentLength"], most_bytes=most_bytes)
                     return Stored(body.read(), found["ETag"])
             except ClientError as error:
-                if _code_of(error) in _MISSING:
+                if code_of(error) in MISSING:
                     return None
                 raise
 
@@ -89,7 +90,7 @@ class S3Objects:
             try:
                 return str(self._client.head_object(**self._name(key))["ETag"])
             except ClientError as error:
-                if _code_of(error) in _MISSING:
+                if code_of(error) in MISSING:
                     return None
                 raise
 
@@ -101,7 +102,7 @@ class S3Objects:
                 done = self._client.put_object(**self._name(key), Body=content, **condition)
                 return str(done["ETag"])
             except ClientError as error:
-                if _code_of(error) not in _CONFLICTS | _MISSING:
+                if code_of(error) not in _CONFLICTS | MISSING:
                     raise
                 # A first attempt may have been written though its answer was lost.
                 found = self.read(key)
@@ -129,7 +130,7 @@ class S3Objects:
                 require_room(path.parent, n_bytes=n_bytes)
                 self._client.download_file(self._bucket, self._prefix + key, str(path))
             except ClientError as error:
-                if _code_of(error) in _MISSING:
+                if code_of(error) in MISSING:
                     return False
                 raise
         return True
@@ -211,5 +212,6 @@ def _make_client(_variables: tuple[tuple[str, str], ...]) -> Any:  # noqa: ANN40
     return session.client("s3", config=config.merge(Config(s3={"addressing_style": "path"})))
 
 
-def _code_of(error: ClientError) -> str:
+def code_of(error: ClientError) -> str:
+    """Return the code of an error that the store answered with; empty if it has none."""
     return str(error.response.get("Error", {}).get("Code", ""))

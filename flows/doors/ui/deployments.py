@@ -16,10 +16,11 @@ import time
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+import httpx
+
 from flows.doors.ui.prefect_api import open_api
 
 if TYPE_CHECKING:
-    import httpx
     from prefect.client.orchestration import SyncPrefectClient
     from prefect.client.schemas.responses import DeploymentResponse
 
@@ -32,8 +33,6 @@ ASKED_BY_DRIFT: Final = "drift"
 """Tag of the runs that a drift check asked for."""
 
 _PAGE: Final = 200
-_NOT_FOUND: Final = 404
-_UNAVAILABLE: Final = 503
 _HUNG_AFTER_S: Final = 3600
 _MOVED: Final = "Moved"
 """State of a run that was cancelled to be asked of the new deployment."""
@@ -100,7 +99,7 @@ def replace_earlier(client: httpx.Client) -> Renamed:
     for before, after in old.items():
         _move_waiting(client, before, after)
         answer = client.delete(f"/deployments/{before}")
-        if answer.status_code != _NOT_FOUND:  # by a request that was sent again
+        if answer.status_code != httpx.codes.NOT_FOUND:  # by a request that was sent again
             answer.raise_for_status()
     gone = [f"{flows[one['flow_id']]}/{EARLIER_NAME}" for one in deployments if one["id"] in old]
     return Renamed(tuple(sorted(gone)), automations)
@@ -212,7 +211,7 @@ def _create_automation(client: httpx.Client, automation: Mapping[str, Any]) -> N
     for pause_s in (0.2, 0.8, 3.2, None):
         # Sent again blindly, it could make a second one of the name.
         answer = client.post("/automations/", json=automation, extensions={"repeats": False})
-        if answer.status_code != _UNAVAILABLE or pause_s is None:
+        if answer.status_code != httpx.codes.SERVICE_UNAVAILABLE or pause_s is None:
             answer.raise_for_status()
             return
         time.sleep(pause_s)

@@ -15,10 +15,10 @@ _PAUSES_S: Final = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 class RetryingTransport(httpx.BaseTransport):
     """Sends a request again while Prefect answers 503.
 
-    Prefect answers so when another connection holds the lock of its database, and its own client
-    sends the request again too. On PostgreSQL a connection that is lost looks the same, and then
-    the request may have changed something: requests that must not be repeated have the extension
-    ``{"repeats": False}``. The last answer is returned as it is.
+    Prefect gives this answer when another connection holds the lock of its database, and its own
+    client sends the request again too. On PostgreSQL a connection that is lost looks the same, and
+    then the request may have changed something: requests that must not be repeated have the
+    extension ``{"repeats": False}``. The last answer is returned as it is.
 
     Args:
         send: Sends each request.

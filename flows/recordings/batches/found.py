@@ -49,7 +49,7 @@ class Found(NamedTuple):
     refused: list[tuple[Recording, str]]
     """Recordings that are not analysed, and why."""
     empty: dict[str, str]
-    """Directories and prefixes without a recording or a listing, and what is wrong."""
+    """What no recording was found in, such as a directory or a key, and what is wrong."""
 
 
 def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
@@ -69,11 +69,11 @@ def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
         if not place.is_directory():
             found[place.url] = Recording(place.url, "", _size_of(place))
             continue
-        denied: dict[str, str] = {}
-        inside = {one.path: one for one in _find_below(place, output, denied)}
-        if not inside and not denied:
+        left_out: dict[str, str] = {}
+        inside = {one.path: one for one in _find_below(place, output, left_out)}
+        if not inside and not left_out:
             empty[place.url] = NO_RECORDING
-        empty |= denied
+        empty |= left_out
         found |= inside
     counts = Counter((one.folder, one.name) for one in found.values())
     return Found(
@@ -118,25 +118,25 @@ def _size_of(place: Place) -> int:
         return 0  # its error comes when it is read
 
 
-def _find_below(root: Place, output: Place, denied: dict[str, str]) -> Iterator[Recording]:
+def _find_below(root: Place, output: Place, left_out: dict[str, str]) -> Iterator[Recording]:
     own = output.path.rstrip("/")
     state = output.below("_state").path
 
-    def note_denied(place: Place, error: PermissionError) -> None:
-        denied[place.url] = f"the directory must be listed, which is denied: {error}"
+    def note_left_out(place: Place, reason: str) -> None:
+        left_out[place.url] = reason
 
     for folder, sizes in root.walk(
-        is_entered=lambda path: path not in {own, state}, note_denied=note_denied
+        is_entered=lambda path: path not in {own, state}, note_left_out=note_left_out
     ):
         wanted = plan_peeks(sizes)
         place = root.below(folder)
         starts = place.read_starts({name: n for name, n in wanted.items() if n})
         of_stem: Counter[str] = Counter()
         for name, size in sizes.items():
-            of_stem[PurePosixPath(name).stem] += size
+            of_stem[PurePosixPath(name).stem.casefold()] += size
         for name in choose_recordings(wanted, starts):
             is_header = PurePosixPath(name).suffix.lower() == HEADER
-            n_bytes = of_stem[PurePosixPath(name).stem] if is_header else sizes[name]
+            n_bytes = of_stem[PurePosixPath(name).stem.casefold()] if is_header else sizes[name]
             yield Recording(place.below(name).url, folder, n_bytes)
 
 
@@ -176,7 +176,10 @@ def _named_by(header: Path) -> list[str]:
 
 
 def _fetch_beside(place: Place, name: str, scratch: Path) -> None:
-    beside = place.beside(name)
-    if not (scratch / name).exists():
+    if (scratch / name).exists():
+        return
+    try:
+        place.beside(name).download(scratch / name)
+    except FileNotFoundError:
         with suppress(FileNotFoundError):  # the reader names the missing file
-            beside.download(scratch / name)
+            place.find_beside(name).download(scratch / name)

@@ -20,6 +20,7 @@ from fsspec.spec import AbstractFileSystem
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.store.s3_objects import open_client
 from ecg_lib.records.atomic_files import replacing
+from ecg_lib.records.files.wfdb.header import find_name
 from flows.recordings.analyzed_files import is_full
 from flows.recordings.batches.s3_files import PROTOCOL, S3Files
 
@@ -52,6 +53,10 @@ def _asking_store() -> Iterator[None]:
         raise OSError(errno.EIO, f"{type(error).__name__}: {error}") from error
 
 
+def _ignore(_place: Place, _reason: str) -> None:
+    """Note nothing: who lists names asks for those that there can be."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A directory of this machine or a prefix of a store, or a file there."""
@@ -82,6 +87,16 @@ class Place:
     def beside(self, name: str) -> Place:
         """Name a file in the same directory."""
         return Place(self.files, f"{self.path.rpartition('/')[0]}/{name}")
+
+    def find_beside(self, name: str) -> Place:
+        """Find a file in the same directory, also in other capitals; by its name if none is there.
+
+        Raises:
+            OSError: If the directory cannot be listed.
+        """
+        with _asking_store():
+            paths = self.files.ls(self.path.rpartition("/")[0], detail=False)
+        return self.beside(find_name((path.rpartition("/")[2] for path in paths), name) or name)
 
     def is_directory(self) -> bool:
         """Return whether there is a directory, or anything with this prefix.
@@ -232,15 +247,16 @@ class Place:
         self,
         *,
         is_entered: Callable[[str], bool],
-        note_denied: Callable[[Place, PermissionError], None] | None = None,
+        note_left_out: Callable[[Place, str], None] | None = None,
     ) -> Iterator[tuple[str, dict[str, int]]]:
         """Walk through this directory and all below.
 
         Args:
             is_entered: Whether to enter a directory, by its path. Hidden ones and links to
                 directories are never entered.
-            note_denied: Called with each directory below that must not be listed; without it that
-                is an error.
+            note_left_out: Called with each directory below that must not be listed, and each key
+                that no file can have as its path, and the reason. Without it the former is an
+                error.
 
         Yields:
             The directory, as a path after this place, and the sizes of its files in bytes by name.
@@ -249,7 +265,8 @@ class Place:
             OSError: If a directory cannot be listed.
         """
         if isinstance(self.files, S3Files):
-            yield from self._walk_listing(self.files.list_below(self.path), is_entered)
+            listed = self.files.list_below(self.path)
+            yield from self._walk_listing(listed, is_entered, note_left_out or _ignore)
             return
         self.files.invalidate_cache()
         todo = [self.path.rstrip("/")]
@@ -263,9 +280,10 @@ class Place:
                     raise
                 continue  # removed meanwhile
             except PermissionError as error:
-                if len(path) < cut or note_denied is None:
+                if len(path) < cut or note_left_out is None:
                     raise
-                note_denied(Place(self.files, path), error)
+                reason = f"the directory must be listed, which is denied: {error}"
+                note_left_out(Place(self.files, path), reason)
                 continue
             todo += [one for one in reversed(directories) if is_entered(one)]
             yield path[cut:], sizes
@@ -288,7 +306,10 @@ class Place:
         return directories, sizes
 
     def _walk_listing(
-        self, listed: Iterator[tuple[str, int]], is_entered: Callable[[str], bool]
+        self,
+        listed: Iterator[tuple[str, int]],
+        is_entered: Callable[[str], bool],
+        note_left_out: Callable[[Place, str], None],
     ) -> Iterator[tuple[str, dict[str, int]]]:
         """Walk through a listing of all that is below, folder by folder."""
         root = self.path.rstrip("/")
@@ -307,7 +328,7 @@ class Place:
             if not name:  # an object for the folder itself
                 continue
             if "\0" in path or not _NO_PARTS.isdisjoint(path.split("/")):
-                _logger.warning("%s/%s is left out: no file can have this path", root, path)
+                note_left_out(Place(self.files, f"{root}/{path}"), "no file can have this path")
             elif enters(folder):
                 folders.setdefault(folder, {})[name] = size
         yield from folders.items()

@@ -30,11 +30,15 @@ from botocore.exceptions import (
 )
 from fsspec.spec import AbstractBufferedFile, AbstractFileSystem
 
-from ecg_lib.operations.store.s3_objects import CONNECTIONS, open_client
+from ecg_lib.operations.store.s3_objects import (
+    CONNECTIONS,
+    MISSING,
+    code_of,
+    open_client,
+)
 
 PROTOCOL: Final = "s3"
 
-_MISSING: Final = frozenset({"404", "NoSuchKey"})
 _DENIED: Final = frozenset({"403", "AccessDenied"})
 _PAST_THE_END: Final = frozenset({"416", "InvalidRange"})
 _OF_ALL: Final = frozenset(
@@ -68,7 +72,7 @@ class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
     protocol = PROTOCOL
 
     def info(self, path: str, **_: Any) -> dict[str, Any]:  # noqa: ANN401  as fsspec has it
-        """Describe an object, or a prefix with objects; a bucket is one also when it is empty.
+        """Describe an object, or a prefix with objects; an empty bucket counts as a directory.
 
         Raises:
             FileNotFoundError: If there is neither.
@@ -107,6 +111,20 @@ class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
                 for one in page.get("Contents", ()):
                     yield str(one["Key"])[len(prefix) :], int(one["Size"])
 
+    def ls(self, path: str, detail: bool = True, **_: Any) -> list[Any]:  # noqa: ANN401, FBT001, FBT002
+        """List the objects of one folder, without the folders in it."""
+        bucket, key = _split(path)
+        prefix = _as_prefix(key)
+        with _explained(path):
+            pages = open_client().get_paginator("list_objects_v2")
+            found = [
+                {"name": f"{bucket}/{one['Key']}", "size": int(one["Size"]), "type": "file"}
+                for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/")
+                for one in page.get("Contents", ())
+                if one["Key"] != prefix
+            ]
+        return found if detail else [one["name"] for one in found]
+
     def cat_file(
         self,
         path: str,
@@ -130,7 +148,7 @@ class S3Files(AbstractFileSystem):  # type: ignore[misc]  # it has no types
                 with found["Body"] as body:
                     content: bytes = body.read()
             except ClientError as error:
-                if _code_of(error) in _PAST_THE_END:
+                if code_of(error) in _PAST_THE_END:
                     return b""
                 raise
         return content
@@ -220,10 +238,6 @@ def _as_prefix(key: str) -> str:
     return f"{key.rstrip('/')}/" if key else ""
 
 
-def _code_of(error: ClientError) -> str:
-    return str(error.response.get("Error", {}).get("Code", ""))
-
-
 def _status_of(error: ClientError) -> int:
     return int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
 
@@ -234,8 +248,8 @@ def _explained(path: str) -> Iterator[None]:
     try:
         yield
     except ClientError as error:
-        code = _code_of(error)
-        if code in _MISSING:
+        code = code_of(error)
+        if code in MISSING:
             raise _make_missing(path) from error
         if code in _DENIED:
             raise PermissionError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from pathlib import Path
 
 import pytest
 from botocore.exceptions import (
@@ -16,7 +17,8 @@ from botocore.exceptions import (
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.operations.store.s3_objects import open_client
 from flows.recordings.batches import s3_files
-from flows.recordings.batches.places import Place
+from flows.recordings.batches.found import find_recordings
+from flows.recordings.batches.places import open_place
 from flows.recordings.batches.s3_files import S3Files, StoreAccessError
 
 
@@ -83,14 +85,18 @@ def test_an_error_of_one_object_is_that_recordings(
     assert found.errno == number
 
 
-def test_a_key_that_no_file_can_have_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_key_that_no_file_can_have_is_counted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    listed = [("a\0b.edf", 3), ("c.edf", 4)]
+    listed = [("a\0b.edf", 3), ("d/../e.edf", 5), ("c.edf", 4)]
     monkeypatch.setattr(S3Files, "list_below", lambda *_: iter(listed))
-    found = Place(S3Files(), "bucket/in").walk(is_entered=lambda _: True)
-    assert list(found) == [("", {"c.edf": 4})]
-    assert "is left out: no file can have this path" in caplog.text
+    monkeypatch.setattr(S3Files, "info", lambda *_: {"type": "directory"})
+    found = find_recordings(["s3://bucket/in"], output=open_place(str(tmp_path)))
+    assert [one.path for one in found.recordings] == ["s3://bucket/in/c.edf"]
+    why = "no file can have this path"
+    assert found.empty == dict.fromkeys(
+        ["s3://bucket/in/a\0b.edf", "s3://bucket/in/d/../e.edf"], why
+    )
 
 
 def test_an_endpoint_with_a_password_is_refused_without_repeating_it(

@@ -26,12 +26,13 @@ from prefect.settings import PREFECT_API_URL
 from ecg_lib.classifier.bundle import Bundle
 from ecg_lib.errors import ConfigurationError
 from ecg_lib.recordings.summary import ResultFormat
+from ecg_lib.records.files.opening import open_recording
 from ecg_lib.records.record import write_wfdb
 from ecg_lib.records.simulation.simulator import StripKind, simulate_strip
 from flows.recordings.analyze_recordings import analyze_recordings
 from flows.recordings.analyzed_files import AnalysisError, describe_model
 from flows.recordings.batches.batch import Batch, Wanted, analyze_batch
-from flows.recordings.batches.found import Recording, find_recordings, require_inputs
+from flows.recordings.batches.found import Recording, fetch, find_recordings, require_inputs
 from flows.recordings.batches.places import Place, open_place
 from flows.recordings.batches.results import Output, Row
 from flows.recordings.batches.s3_files import S3Files, StoreAccessError
@@ -221,7 +222,7 @@ def test_a_run_on_a_store_that_is_killed_is_resumed_and_analyses_each_recording_
 
 
 def test_a_listing_of_more_than_a_thousand_objects_is_read_to_its_end(
-    bucket_url: str, object_server: ObjectServer, caplog: pytest.LogCaptureFixture
+    bucket_url: str, object_server: ObjectServer
 ) -> None:
     bucket, _, prefix = bucket_url.removeprefix("s3://").partition("/")
 
@@ -236,15 +237,46 @@ def test_a_listing_of_more_than_a_thousand_objects_is_read_to_its_end(
         put(name)
     put("other/y.edf")
     object_server.client.put_object(Bucket=bucket, Key=f"{prefix}-2/y.edf", Body=b"")
-    found = _find(bucket_url, f"{bucket_url}/out")
+    listed = find_recordings([bucket_url], output=open_place(f"{bucket_url}/out"))
+    found = listed.recordings
     expected.add("other/y.edf")
     assert {one.path.removeprefix(f"{bucket_url}/") for one in found} == expected
     assert {one.folder for one in found} == {"ward 0", "ward 1", "ward 2", "other"}
     assert {one.n_bytes for one in found} == {7}
-    assert caplog.text.count("is left out: no file can have this path") == 2
+    assert listed.empty == {
+        f"{bucket_url}/ward 2//x.edf": "no file can have this path",
+        f"{bucket_url}/ward 2/../../x.edf": "no file can have this path",
+    }
     names = open_place(f"{bucket_url}/ward 1").list_names()
     assert len(names) == 402
     assert names == sorted(names)
+
+
+@pytest.mark.parametrize("is_upper", [True, False])
+def test_signals_of_a_header_are_found_in_other_capitals_as_in_a_folder(
+    bucket_url: str, object_server: ObjectServer, tmp_path: Path, *, is_upper: bool
+) -> None:
+    """As a copy from a file system that does not keep capitals has them."""
+    made = write_wfdb(simulate_strip(StripKind.NORMAL), tmp_path / "made")
+    source = tmp_path / "in"
+    source.mkdir()
+    for path in made.parent.glob(f"{made.stem}.*"):
+        name = path.name.upper() if is_upper and path.suffix == ".dat" else path.name
+        (source / name).write_bytes(path.read_bytes())
+    _upload(object_server, source, f"{bucket_url}/in")
+    ((recording,), (local,)) = (
+        find_recordings([url], output=open_place(str(tmp_path / "out"))).recordings
+        for url in (f"{bucket_url}/in", str(source))
+    )
+    assert recording.n_bytes == local.n_bytes == sum(p.stat().st_size for p in source.iterdir())
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    copy, original = fetch(recording, scratch), fetch(local, scratch)
+    of_store, of_folder = open_recording(copy), open_recording(original)
+    assert [lead.name for lead in of_store.leads] == [lead.name for lead in of_folder.leads]
+    np.testing.assert_array_equal(
+        *(np.concatenate([*one.blocks(one.leads[0])]) for one in (of_store, of_folder))
+    )
 
 
 def test_objects_are_read_in_parts_and_removed(bucket_url: str) -> None:
