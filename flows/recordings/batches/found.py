@@ -49,7 +49,7 @@ class Found(NamedTuple):
     refused: list[tuple[Recording, str]]
     """Recordings that are not analysed, and why."""
     empty: dict[str, str]
-    """What no recording was found in, such as a directory or a key, and what is wrong."""
+    """Directories, prefixes and keys without a recording, and the reason."""
 
 
 def find_recordings(urls: Sequence[str], *, output: Place) -> Found:
