@@ -243,7 +243,7 @@ def _describe_block(
         is_template=is_template,
         rr_prev=beats.rr_prev[block.part],
         rr_next=beats.rr_next[block.part],
-        width=beats.width[block.part],
+        windows=beats.wide[block.part],
     )
     if shapes:
         _describe_shapes(block, beats, recording, is_template, shapes, keep=keep, described=kept)

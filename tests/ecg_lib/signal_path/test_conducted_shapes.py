@@ -16,10 +16,11 @@ from ecg_lib.signal_path.features import FEATURE_NAMES, BeatFeatures, extract_be
 from flows.release.load_released import read_reference
 
 FS = 360.0
-NARROW, OTHER, WIDE = "narrow", "other", "wide"
+NARROW, OTHER, WIDE, LOW = "narrow", "other", "wide", "low"
 _QRS = {
     NARROW: ((-0.028, 0.009, -0.2), (0.0, 0.010, 1.2), (0.028, 0.009, -0.3)),
     OTHER: ((-0.020, 0.010, 0.5), (0.005, 0.011, -1.1), (0.034, 0.010, 0.2)),
+    LOW: ((-0.012, 0.009, 0.06), (0.012, 0.011, -0.2)),
     WIDE: ((-0.040, 0.030, 0.3), (0.020, 0.035, -1.2), (0.100, 0.040, 0.4)),
 }
 """Time, deviation in seconds and height in mV of each wave."""
@@ -37,8 +38,11 @@ def draw(
     for shape, beat_s in zip(shapes, at_s, strict=True):
         p_wave = () if shape == WIDE else ((-0.16, 0.02, 0.12),)
         for offset_s, deviation_s, height_mv in (*p_wave, *_QRS[shape], (0.28, 0.05, 0.3)):
-            away = (time_s - beat_s - offset_s) / deviation_s
-            signal += height_mv * np.exp(-0.5 * away**2)
+            middle_s = beat_s + offset_s
+            near = slice(*np.searchsorted(time_s, (middle_s - 0.5, middle_s + 0.5)))
+            signal[near] += height_mv * np.exp(
+                -0.5 * ((time_s[near] - middle_s) / deviation_s) ** 2
+            )
     return signal, np.round(at_s * FS).astype(np.int64)
 
 
@@ -94,6 +98,24 @@ def test_columns_of_neighbours_hold_over_the_borders_of_blocks(first: int) -> No
     for name in ("noise_level", "noise_slope"):
         around = [np.median(part) for part in sliding_window_view(column(beats, name), 9)]
         assert column(beats, f"{name}_around")[4:-4] == pytest.approx(np.array(around), abs=0.3)
+
+
+def test_a_low_shape_whose_beats_look_wide_in_noise_is_as_wide_as_its_average() -> None:
+    shapes = alternate(30, shape=LOW)
+    is_low = np.array(shapes) == LOW
+    beats = extract_beats(*draw(shapes))
+    assert np.median(beats.qrs_width_s[is_low]) > 0.2
+    assert np.median(column(beats, "qrs_similarity")[is_low]) > 0.9
+
+
+def test_p_waves_taken_for_beats_do_not_break_the_rhythm_of_a_shape() -> None:
+    shapes = alternate(30)
+    signal, peaks = draw(shapes)
+    of_other = peaks[np.array(shapes) == OTHER]
+    p_waves = of_other.reshape(-1, 30)[:, 18:26].ravel() - round(0.16 * FS)
+    both = np.sort(np.concatenate([peaks, p_waves]))
+    found = column(extract_beats(signal, both), "qrs_similarity")
+    assert np.median(found[np.isin(both, of_other)]) > 0.95
 
 
 def test_a_shape_needs_eight_beats_in_a_row() -> None:
