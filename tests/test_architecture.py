@@ -123,3 +123,12 @@ def test_the_serving_path_loads_no_training_and_no_orchestration() -> None:
     assert not loaded & NOT_SERVED
     # It takes a second to load, and 40 MB.
     assert "scipy.signal" not in modules
+
+
+def test_processes_that_prepare_records_load_neither_prefect_nor_scipy() -> None:
+    """Each takes a second or two of their start, of the seven that 48 records take."""
+    code = "import sys, flows.data.records.preparation, ecg_lib.records.record; print(*sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert not {"prefect", "scipy.signal", "tensorflow", "mlflow"} & set(done.stdout.split())

@@ -81,20 +81,23 @@ def find_conducted_shapes(
     is_left = ~is_template
     if is_left.sum() < _LEAST_STRETCH:
         return []
-    is_on_time = _find_on_time(rr_prev, rr_next, median_rr_s=block.median_rr_s)
     template_rr = _median_of_known(rr_prev[is_template])
     candidates = []
     while is_left.sum() >= _LEAST_STRETCH:
         beat = int(np.argmax(np.where(is_left, block.score, -np.inf)))
         members = (block.sameness[beat] > 0.5) & is_left
         is_left &= ~members
+        if members.sum() < _LEAST_STRETCH or _measure_longest(members) < _LEAST_STRETCH:
+            continue
         rr = _median_of_known(rr_prev[members])
         if (
-            _measure_longest(members) >= _LEAST_STRETCH
-            and abs(rr - template_rr) <= _SAME_RATE * template_rr
+            abs(rr - template_rr) <= _SAME_RATE * template_rr
             and _measure_average_width(block.sameness[beat] * members, windows) <= _NARROW_S
         ):
             candidates.append(ConductedShape(beat, members))
+    if not candidates:
+        return []
+    is_on_time = _find_on_time(rr_prev, rr_next, median_rr_s=block.median_rr_s)
     is_known = is_template.copy()
     for shape in candidates:
         is_known |= shape.members

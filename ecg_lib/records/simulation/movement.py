@@ -33,7 +33,6 @@ from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal as scipy_signal
 
 from ecg_lib.records.noise import muscle_noise, shaped_noise
 
@@ -139,6 +138,8 @@ def _draw_activity(
     n_samples: int, fs: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.float64], list[tuple[int, int, float]]]:
     """Draw bouts of movement and rest: their level at each sample, and their bounds."""
+    from scipy import signal as scipy_signal  # noqa: PLC0415  0.6 s, which only this needs
+
     level = np.zeros(n_samples)
     bouts = []
     start = 0
@@ -238,6 +239,8 @@ def _lose_contact(
 
 def _as_recorded(noise: NDArray[np.float64], fs: float) -> NDArray[np.float64]:
     """Pass the band of an ambulatory recorder, whose high-pass filter makes steps recover."""
+    from scipy import signal as scipy_signal  # noqa: PLC0415  see above
+
     high = min(_BAND_HZ[1], 0.45 * fs)
     sos = scipy_signal.butter(1, (_BAND_HZ[0], high), btype="bandpass", fs=fs, output="sos")
     return np.asarray(scipy_signal.sosfilt(sos, noise))

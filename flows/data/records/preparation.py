@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from ecg_lib.errors import CorruptRecordError, EcgError, RecordNotFoundError
 from ecg_lib.records.annotations import count_classes, subject_of
@@ -30,8 +30,11 @@ from flows.data.prepared_views import (
     write_annotations,
     write_view,
 )
-from flows.data.records.sources import Records
 from flows.doors.parallel import N_PROCESSES, run_in_processes
+
+if TYPE_CHECKING:
+    # Prefect, which the processes that prepare need not: two seconds of their start.
+    from flows.data.records.sources import Records
 
 SUMMARY: Final = "summary.json"
 """Description of a record that has all its files."""
