@@ -23,6 +23,8 @@ MISSING_CELLS: Final = tuple(
     )
 )
 
+_MISSING_FORMS: Final = frozenset(_MISSING)
+
 _MISSING_AS_COMMENTS: Final = tuple(word for word in _MISSING if word.startswith(_COMMENTS))
 
 NUMBERED_ROWS: Final = 20
@@ -31,6 +33,10 @@ NUMBERED_ROWS: Final = 20
 _MOSTLY: Final = 0.9
 
 _NUMBER: Final = r"[-+]?(?:\d+(?:{point}\d*)?|{point}\d+)(?:[eE][-+]?\d+)?"
+
+_NUMBERS: Final = {
+    decimal: re.compile(_NUMBER.replace("{point}", re.escape(decimal))) for decimal in (".", ",")
+}
 
 
 def is_comment(line: str) -> bool:
@@ -51,15 +57,12 @@ def has_comment_mark(text: bytes) -> bool:
 
 def is_missing(cell: str) -> bool:
     """Return whether a cell is that of a missing sample."""
-    return cell.strip("'\" ").casefold() in _MISSING
+    return cell.strip("'\" ").casefold() in _MISSING_FORMS
 
 
 def is_number(cell: str, decimal: str) -> bool:
     """Return whether a cell holds a number, or is that of a missing one."""
-    point = r"\." if decimal == "." else ","
-    if is_missing(cell):
-        return True
-    return bool(re.fullmatch(_NUMBER.replace("{point}", point), cell.strip("'\" ")))
+    return bool(_NUMBERS[decimal].fullmatch(cell.strip("'\" "))) or is_missing(cell)
 
 
 def is_numeric_column(cells: list[str], decimal: str) -> bool:

@@ -186,8 +186,11 @@ def find_layout(start: bytes, *, is_whole: bool) -> Layout:
         raise _no_rows(below=shape.width > 0 and len(content) <= 1)
     preamble = [line for place, line in content if place < table[first][0]]
     heading = _find_first_heading(preamble, shape)
-    data = [place for place, row in table[first:] if _is_data(row, is_numeric, shape)]
-    between = (place for place in cells_of if data[0] < place < data[-1])
+    first_data, last_data = (
+        next(place for place, row in rows if _is_data(row, is_numeric, shape))
+        for rows in (table[first:], reversed(table[first:]))
+    )
+    between = (place for place in cells_of if first_data < place < last_data)
     second = find_second_headings(heading, ((place, cells_of[place][:1]) for place in between))
     has_count_row = _is_count_row(table, first, preamble, is_whole=is_whole)
     first += has_count_row
@@ -330,6 +333,8 @@ def split_cells(line: str, delimiter: str | None) -> list[str]:
     """Split a line into cells; quotes are taken off."""
     if delimiter is None:
         return line.split()
+    if '"' not in line and len(line) <= csv.field_size_limit():
+        return [cell.strip() for cell in line.split(delimiter)]
     try:
         cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error as error:
