@@ -53,7 +53,8 @@ LOG_S: Final = 2.0
 """The log of predictions is written that long after an answer at most."""
 MEMORY_AFTER: Final = 100
 HEALTH_EVERY_S: Final = 0.02
-"""Five hundred in a round: of a hundred, the 99th percentile is the greatest."""
+"""Up to five hundred in the ten seconds of a round: of a hundred, the 99th percentile is the
+greatest."""
 
 OURS: Final = "this commit"
 KERAS: Final = "FastAPI + Keras"

@@ -8,9 +8,9 @@ shape is never taken for conducted, as an accelerated idioventricular rhythm goe
 nor is a narrow one of another rate, as in a fascicular tachycardia. Stretches of fewer than eight
 beats alone, as in a short strip, tell too little.
 
-What is known of a shape is known of its average beat, and of its beats between two of known shape:
-where QRS complexes are low, noise and P waves make single beats look wide, and a P wave that was
-taken for a beat breaks the rhythm.
+A shape is as wide as its average beat, and its rhythm is that of its intervals to beats of a known
+shape: where QRS complexes are low, noise and P waves make single beats look wide, and a P wave that
+was taken for a beat seems to break the rhythm.
 
 Constants were chosen on DS1 and the development part of svdb, out of fold: stretches of 5 to 8
 beats and widths of 0.145 to 0.16 s give the same V-F1 to two digits.
@@ -35,9 +35,9 @@ _RHYTHM_BEATS: Final = 11
 """Beats around each beat whose median RR interval is the rhythm."""
 _SAME_INTERVAL: Final = 0.15
 """Greatest difference of an interval to the rhythm, as a share of it."""
-_LEAST_ON_TIME: Final = 0.8
-"""Share of beats with the interval of the rhythm before and after them, of the beats between two
-of the template or of a shape that may be conducted."""
+_MOST_OFF_TIME: Final = 0.2
+"""Greatest share of beats with another interval than that of the rhythm. Only intervals to beats of
+the template, or of a shape that may be conducted, count."""
 _SAME_RATE: Final = 0.2
 """Greatest difference of the median interval to that of the template, as a share of it."""
 
@@ -97,15 +97,18 @@ def find_conducted_shapes(
             candidates.append(ConductedShape(beat, members))
     if not candidates:
         return []
-    is_on_time = _find_on_time(rr_prev, rr_next, median_rr_s=block.median_rr_s)
     is_known = is_template.copy()
     for shape in candidates:
         is_known |= shape.members
-    is_between = np.concatenate([[False], is_known[:-1]]) & np.concatenate([is_known[1:], [False]])
+    after_known = np.concatenate([[False], is_known[:-1]])
+    before_known = np.concatenate([is_known[1:], [False]])
+    is_off_before, is_off_after = _find_off_time(rr_prev, rr_next, median_rr_s=block.median_rr_s)
+    is_off_time = (is_off_before & after_known) | (is_off_after & before_known)
+    is_judged = after_known | before_known
     return [
         shape
         for shape in candidates
-        if float(is_on_time[shape.members & is_between].mean()) >= _LEAST_ON_TIME
+        if float(is_off_time[shape.members & is_judged].mean()) <= _MOST_OFF_TIME
     ]
 
 
@@ -140,15 +143,15 @@ def assign_shapes(
     return np.asarray(np.where(owner >= 0, owner, between))
 
 
-def _find_on_time(
+def _find_off_time(
     rr_prev: NDArray[np.float64], rr_next: NDArray[np.float64], *, median_rr_s: float
-) -> NDArray[np.bool_]:
-    """Find beats whose intervals before and after are those of the rhythm around them."""
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find beats whose interval before, and those whose interval after, is not the rhythm's."""
     filled = np.where(np.isfinite(rr_prev), rr_prev, median_rr_s)
     rhythm = filter_rank(filled, size=_RHYTHM_BEATS)
     # An unknown interval, NaN, is not that of the rhythm.
-    before, after = (np.abs(rr - rhythm) <= _SAME_INTERVAL * rhythm for rr in (rr_prev, rr_next))
-    return np.asarray(before & after)
+    before, after = (~(np.abs(rr - rhythm) <= _SAME_INTERVAL * rhythm) for rr in (rr_prev, rr_next))
+    return before, after
 
 
 def _median_of_known(values: NDArray[np.float64]) -> float:

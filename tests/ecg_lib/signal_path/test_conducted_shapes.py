@@ -16,11 +16,15 @@ from ecg_lib.signal_path.features import FEATURE_NAMES, BeatFeatures, extract_be
 from flows.release.load_released import read_reference
 
 FS = 360.0
-NARROW, OTHER, WIDE, LOW = "narrow", "other", "wide", "low"
+NARROW, OTHER, WIDE, LOW, STEEP = "narrow", "other", "wide", "low", "steep"
+BELOW, ABOVE = "just below the limit of width", "just above it"
 _QRS = {
     NARROW: ((-0.028, 0.009, -0.2), (0.0, 0.010, 1.2), (0.028, 0.009, -0.3)),
     OTHER: ((-0.020, 0.010, 0.5), (0.005, 0.011, -1.1), (0.034, 0.010, 0.2)),
     LOW: ((-0.012, 0.009, 0.06), (0.012, 0.011, -0.2)),
+    STEEP: ((-0.010, 0.010, -0.5), (0.020, 0.014, -1.6), (0.075, 0.035, 0.25)),
+    BELOW: ((-0.020, 0.015, 0.3), (0.010, 0.0175, -1.2), (0.050, 0.020, 0.4)),
+    ABOVE: ((-0.024, 0.018, 0.3), (0.012, 0.021, -1.2), (0.060, 0.024, 0.4)),
     WIDE: ((-0.040, 0.030, 0.3), (0.020, 0.035, -1.2), (0.100, 0.040, 0.4)),
 }
 """Time, deviation in seconds and height in mV of each wave."""
@@ -106,6 +110,27 @@ def test_a_low_shape_whose_beats_look_wide_in_noise_is_as_wide_as_its_average() 
     beats = extract_beats(*draw(shapes))
     assert np.median(beats.qrs_width_s[is_low]) > 0.2
     assert np.median(column(beats, "qrs_similarity")[is_low]) > 0.9
+
+
+@pytest.mark.parametrize(
+    ("shape", "width_s", "is_conducted"), [(BELOW, 0.144, True), (ABOVE, 0.171, False)]
+)
+def test_a_shape_is_narrow_up_to_150_ms(shape: str, width_s: float, *, is_conducted: bool) -> None:
+    shapes = alternate(16, shape=shape)
+    signal, peaks = draw(shapes)
+    width = np.median(extract_beats(signal, peaks).qrs_width_s[np.array(shapes) == shape])
+    assert width == pytest.approx(width_s, abs=0.006)
+    assert (likeness(shapes, shape) > 0.9) == is_conducted
+
+
+def test_premature_beats_before_a_beat_of_no_known_shape_count_too() -> None:
+    """A ventricular shape, narrow at its start: a slow rhythm, and couplets with another shape."""
+    shapes = [NARROW] * 30 + [STEEP] * 16 + [NARROW] * 12
+    intervals = [0.8] * len(shapes)
+    for _ in range(7):
+        shapes += [*([NARROW] * 5), STEEP, WIDE]
+        intervals += [1.1, *([0.8] * 4), 0.5, 0.45]
+    assert likeness(shapes, STEEP, rr_s=intervals) < 0.6
 
 
 def test_p_waves_taken_for_beats_do_not_break_the_rhythm_of_a_shape() -> None:

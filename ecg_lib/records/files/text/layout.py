@@ -334,7 +334,7 @@ def split_cells(line: str, delimiter: str | None) -> list[str]:
     if delimiter is None:
         return line.split()
     if '"' not in line and len(line) <= csv.field_size_limit():
-        return [cell.strip() for cell in line.split(delimiter)]
+        return [cell.strip() for cell in line.split(delimiter)] if line.strip("\r\n") else []
     try:
         cells = next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), [])
     except csv.Error as error:

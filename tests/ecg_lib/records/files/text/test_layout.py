@@ -479,3 +479,9 @@ def test_headings_of_rdsamp_are_parted_by_more_than_one_blank(tmp_path: Path) ->
     opened = _open(tmp_path, head + rows)
     assert [(lead.name, lead.fs) for lead in opened.leads] == [("MLII", 250.0), ("V1", 250.0)]
     np.testing.assert_allclose(_read(opened), VALUES, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["# II", "# II\n#", "#####\n# II\n#####", "# II\n# "])
+def test_a_rule_below_a_commented_heading_hides_no_name(tmp_path: Path, head: str) -> None:
+    opened = _open(tmp_path, "\n".join([head, *ROWS]), fs=FS)
+    assert [lead.name for lead in opened.leads] == ["II"]
