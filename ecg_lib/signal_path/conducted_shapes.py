@@ -12,8 +12,9 @@ A shape is as wide as its average beat, and its rhythm is that of its intervals 
 shape: where QRS complexes are low, noise and P waves make single beats look wide, and a P wave that
 was taken for a beat seems to break the rhythm.
 
-Constants were chosen on DS1 and the development part of svdb, out of fold: stretches of 5 to 8
-beats and widths of 0.145 to 0.16 s give the same V-F1 to two digits.
+Constants were chosen on DS1 and the development part of svdb, out of fold. Stretches of 5 to 12
+beats, widths of 0.14 and 0.15 s and shares of 0.2 and 0.3 give the same V-F1 of DS1; at 0.16 s a
+ventricular tachycardia of record 205 is lost, and at a share of 0.1 nothing is gained in record 108.
 """
 
 from __future__ import annotations
