@@ -14,7 +14,7 @@ was taken for a beat seems to break the rhythm.
 
 Constants were chosen on DS1 and the development part of svdb, out of fold. Stretches of 5 to 12
 beats, widths of 0.14 and 0.15 s and shares of 0.2 and 0.3 give the same V-F1 of DS1; at 0.16 s a
-ventricular tachycardia of record 205 is lost, and at a share of 0.1 nothing is gained in record 108.
+ventricular tachycardia of record 205 is lost, at a share of 0.1 record 108 gains nothing.
 """
 
 from __future__ import annotations
