@@ -3,11 +3,11 @@
 The conducted beats of one recording may have several shapes: with intermittent pre-excitation or
 bundle branch block, or when an electrode or the body moves. Compared with the template of one of
 them, all the others look like ventricular beats. What tells them from ventricular beats is the
-rhythm: whole stretches of them go on at the rate of the sinus rhythm, with narrow complexes. A shape
-of more than 0.15 s is never taken for conducted, as an accelerated idioventricular rhythm goes on
-like this too; nor is a narrow one of another rate, as in a fascicular tachycardia. A narrow
-ventricular rhythm at the rate of the sinus rhythm cannot be told from it here. Stretches of fewer
-than eight beats alone, as in a short strip, tell too little.
+rhythm: whole stretches of them go on at the rate of the sinus rhythm, with narrow complexes. One of
+more than 0.15 s is never taken for conducted, as an accelerated idioventricular rhythm goes on like
+this too; nor is a narrow one of another rate, as in a fascicular tachycardia. A narrow ventricular
+rhythm at the rate of the sinus rhythm cannot be told from it here. Stretches of fewer than eight
+beats alone, as in a short strip, tell too little.
 
 A shape is as wide as its average beat, and its rhythm is that of its intervals to beats of a known
 shape: where QRS complexes are low, noise and P waves make single beats look wide, and a P wave that

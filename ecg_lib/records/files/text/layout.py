@@ -333,7 +333,7 @@ def split_cells(line: str, delimiter: str | None) -> list[str]:
     """Split a line into cells; quotes are taken off."""
     if delimiter is None:
         return line.split()
-    # The reader of quotes takes twice as long.
+    # The reader, which knows quotes, takes four times as long.
     if '"' not in line and len(line) <= csv.field_size_limit():
         return [cell.strip() for cell in line.split(delimiter)] if line.strip("\r\n") else []
     try:
